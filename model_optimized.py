@@ -1,0 +1,156 @@
+"""The LightningModule of fine-tuning: a SeqSetVAE backbone, frozen or not, and a two-layer head.
+
+Legend: N stays of a batch, S sets, D latent width, V variables, I embedding width.
+One module lives through both stages; `freeze_backbone` / `unfreeze_backbone` is called before each fit, never inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
+from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import FINGERPRINTS
+from seqsetvae.model import losses
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.head import Head, pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """Shape of the head: how the history is pooled, units of the middle layer, dropout."""
+
+    pooling: str
+    hidden: int
+    dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """`name` is cross_entropy or focal; each reads only its own numbers."""
+
+    name: str
+    positive_weight: float
+    label_smoothing: float
+    focal_gamma: float
+    focal_alpha: float | None
+
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 2], classes [N] → scalar."""
+        if self.name == "focal":
+            return losses.focal(logits, target, self.focal_gamma, self.focal_alpha)
+        return losses.cross_entropy(logits, target, self.positive_weight, self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Learning rates by part, and weight decay (on matrices only)."""
+
+    head_lr: float
+    backbone_lr: float
+    weight_decay: float
+
+
+class SeqSetVAEFineTuner(pl.LightningModule):
+    """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
+
+    embeddings: torch.Tensor
+
+    def __init__(self, sizes: BackboneSizes, head: HeadSettings, loss: LossSettings, optimizer: OptimizerSettings,
+                 embeddings: torch.Tensor, fingerprints: dict[str, str]) -> None:
+        """`embeddings` [V, I] are the vectors of the cohort's variables; they belong to the data, not to the weights.
+        `fingerprints` say which mean, std and embedding each variable has, so that a checkpoint remembers it."""
+        super().__init__()
+        self.save_hyperparameters({"sizes": sizes.as_dict(), "head": asdict(head), "loss": asdict(loss),
+                                   "optimizer": asdict(optimizer), FINGERPRINTS: fingerprints})
+        self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
+        self.backbone = Backbone(sizes)
+        self.head = Head(sizes.latent_dim, head.pooling, head.hidden, head.dropout)
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        self.val_metrics = MetricCollection({"val_auc": BinaryAUROC(), "val_auprc": BinaryAveragePrecision()})
+        self._unfinished: list[torch.Tensor] = []  # per validation batch: are all its scores finite? (on the device)
+        self.freeze_backbone()
+
+    def freeze_backbone(self) -> None:
+        """Stage 1: the backbone gets no gradient and no dropout."""
+        self.backbone.requires_grad_(False)
+        self.frozen = True
+
+    def unfreeze_backbone(self) -> None:
+        """Stage 2: everything trains."""
+        self.backbone.requires_grad_(True)
+        self.frozen = False
+
+    def train(self, mode: bool = True) -> SeqSetVAEFineTuner:
+        """Training mode for what trains; a frozen backbone stays in evaluation mode, whoever calls this."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of each stay: [N, 2]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            pooled = pool(self.backbone(batch, self.embeddings), batch, self.pooling)
+        return self.head(pooled)
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Mean loss of the batch."""
+        loss = self.loss(self(batch), batch.label)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Scores go to the metric objects as they are; nothing is read back to the host here."""
+        logits = self(batch)
+        self.val_metrics.update(ranking_score(logits), batch.label)
+        self._unfinished.append(logits.isfinite().all())
+        self.log("val_loss", self.loss(logits, batch.label), on_step=False, on_epoch=True, batch_size=batch.n_stays)
+        self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=batch.n_stays)
+
+    def on_validation_epoch_end(self) -> None:
+        """Stop before anything ranks this epoch by scores that are not numbers."""
+        finite = torch.stack(self._unfinished)
+        self._unfinished.clear()
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            raise FloatingPointError(
+                f"val_auc is not finite: the scores of validation batch {first} (and {int((~finite).sum()) - 1} more) "
+                "are NaN or infinite. Lower lr and cls_head_lr, or use precision 32-true; best.ckpt is still the best "
+                "earlier epoch.")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
+        settings = self.optimizer_settings
+        groups = _groups("head", self.head, settings.head_lr, settings.weight_decay)
+        groups += _groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
+        return torch.optim.AdamW(groups, fused=self.device.type == "cuda")
+
+    def trained_parameters(self) -> dict[str, int]:
+        """Number of values that train, by part."""
+        return {name: sum(value.numel() for value in part.parameters() if value.requires_grad)
+                for name, part in (("head", self.head), ("backbone", self.backbone))}
+
+
+def ranking_score(logits: torch.Tensor) -> torch.Tensor:
+    """Scores in (0, 1) that rank stays exactly as their logits do: logits [N, 2] → [N] float64.
+
+    Not the probability: a sigmoid rounds sure predictions to the same number, and those ties would change the AUROC.
+    """
+    margin = logits.detach().double().diff(dim=1).squeeze(1)
+    return 0.5 + 0.5 * margin / (1 + margin.abs())
+
+
+def _groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of one part: matrices decay, biases, norms and scalars do not (Loshchilov & Hutter, 2019)."""
+    trainable = [value for value in part.parameters() if value.requires_grad]
+    groups = [
+        {"name": name, "params": [value for value in trainable if value.ndim >= 2], "weight_decay": weight_decay},
+        {"name": f"{name}_no_decay", "params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group | {"part": name, "lr": lr, "initial_lr": lr} for group in groups if group["params"]]

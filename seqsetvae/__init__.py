@@ -1,0 +1,1 @@
+"""Fine-tuning SeqSetVAE: fast, exact, honest. docs/architecture.md shows how the rooms of this package fit together."""

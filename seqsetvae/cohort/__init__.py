@@ -1,0 +1,16 @@
+"""Patients on disk: sources are compiled once into a cohort of memory-mapped arrays. Nothing in here imports torch."""
+
+from seqsetvae.cohort.compile import compile_cohort, summary
+from seqsetvae.cohort.find import content_key, find_cohort
+from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
+
+__all__ = [
+    "Cohort",
+    "Split",
+    "compile_cohort",
+    "content_key",
+    "find_cohort",
+    "is_compiled",
+    "open_cohort",
+    "summary",
+]

@@ -1,0 +1,151 @@
+"""From the folder a user names to an open cohort: a compiled one as it stands, an old layout through the cache."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort
+from seqsetvae.cohort.format import FORMAT_VERSION, AlreadyThereError, Cohort, file_sha256, is_compiled, open_cohort
+from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+
+DEFAULT_LABEL = "in_hospital_mortality"
+
+
+@dataclass(frozen=True)
+class LayoutFiles:
+    """The files of an old layout. None = there is none: no labels, embeddings made from the names."""
+
+    patient_ehr: Path
+    stats: Path
+    labels: Path | None
+    embeddings: Path | None
+
+
+def find_cohort(
+    data_dir: str | Path,
+    *,
+    stats_path: str | Path | None = None,
+    label_path: str | Path | None = None,
+    embeddings_path: str | Path | None = None,
+    label_name: str = DEFAULT_LABEL,
+    cache_root: str | Path,
+    skip_bad: bool = False,
+    progress: bool = True,
+) -> Cohort:
+    """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
+
+    An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
+    is found again as long as nothing has changed, and compiled afresh when anything has.
+
+    Raises:
+        InputError: no data there, a side file is missing or given for a compiled cohort, or the data have a fault.
+    """
+    data_dir = Path(data_dir)
+    given = {"--params_map_path": stats_path, "--label_path": label_path, "--embeddings_path": embeddings_path}
+    if is_compiled(data_dir):
+        surplus = [f"{flag} {path}" for flag, path in given.items() if path is not None]
+        if surplus:
+            raise InputError(
+                f"{data_dir} is a compiled cohort, which holds its statistics, labels and embeddings already. "
+                f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
+            )
+        return open_cohort(data_dir)
+    files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
+    entry = Path(cache_root) / content_key(files, label_name, skip_bad)
+    if not is_compiled(entry):
+        try:
+            compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
+        except AlreadyThereError:
+            if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
+                raise
+    return open_cohort(entry)
+
+
+def locate_layout(
+    data_dir: Path,
+    stats_path: str | Path | None = None,
+    label_path: str | Path | None = None,
+    embeddings_path: str | Path | None = None,
+) -> LayoutFiles:
+    """The files of an old layout: those given, else those beside or inside patient_ehr.
+
+    Raises:
+        InputError: no patient_ehr, no stats.csv, or a file that was given does not exist.
+    """
+    patient_ehr = find_patient_ehr(data_dir)
+    stats = _side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
+    if stats is None:
+        raise InputError(
+            f"{patient_ehr}: no stats.csv beside it or in it. A checkpoint needs the means and stds it was trained "
+            "with: pass the file with --params_map_path (columns variable, mean, std)."
+        )
+    labels = _side_file(patient_ehr, "oc.csv", "--label_path", label_path)
+    embeddings = _side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
+    return LayoutFiles(patient_ehr, stats, labels, embeddings)
+
+
+def _side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
+    if given is not None:
+        if not Path(given).is_file():
+            raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
+        return Path(given)
+    usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
+    return next((path for path in usual if path.is_file()), None)
+
+
+def compile_layout(
+    files: LayoutFiles,
+    out: str | Path,
+    *,
+    label_name: str = DEFAULT_LABEL,
+    embedding_dim: int | None = None,
+    skip_bad: bool = False,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> Cohort:
+    """Compile an old layout into the new folder `out`; see compile_cohort for the arguments and errors.
+
+    Raises:
+        InputError: also if embedding_dim is given beside a cached.csv, which has a width of its own.
+    """
+    if files.embeddings and embedding_dim is not None:
+        raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
+    width = {} if embedding_dim is None else {"embedding_dim": embedding_dim}
+    return compile_cohort(
+        SeqSetVAELayout(files.patient_ehr),
+        out,
+        label_name=label_name,
+        labels=read_labels(files.labels, label_name) if files.labels else None,
+        stats=read_stats(files.stats),
+        embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
+        skip_bad=skip_bad,
+        jobs=jobs,
+        progress=progress,
+        **width,
+    )
+
+
+def content_key(files: LayoutFiles, label_name: str, skip_bad: bool) -> str:
+    """A hash of all that the compiled cohort depends on: names and contents, never modification times."""
+    stays = sorted(path for split in SPLITS for path in (files.patient_ehr / split).glob("*.parquet"))
+    named = {path.relative_to(files.patient_ehr).as_posix(): path for path in stays}
+    sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
+    named |= {f"side:{name}": path for name, path in sides.items() if path is not None}
+    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad]
+    content = [options, *zip(named, _checksums(named.values()), strict=True)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _checksums(paths: Iterable[Path]) -> list[str]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            return list(pool.map(file_sha256, paths))
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,327 @@
+"""The compiled cohort on disk: memory-mapped flat arrays and one manifest. docs/cohort-format.md describes it.
+
+Letters: V variables, I width of an embedding; in a split N stays, S sets, E events.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+
+FORMAT = "seqsetvae-cohort"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+EMBEDDINGS = "embeddings.npy"
+ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
+    "variable": np.dtype("<i4"),
+    "value": np.dtype("<f8"),
+    "set_offset": np.dtype("<i8"),
+    "minute": np.dtype("<f8"),
+    "stay_offset": np.dtype("<i8"),
+    "stay_id": np.dtype("<i8"),
+    "label": np.dtype("i1"),
+}
+_HEADER_BYTES = 128  # of the .npy of any one-dimensional array
+
+
+class Split:
+    """One split of a cohort, memory-mapped and read-only.
+
+    The events of set s are variable[set_offset[s]:set_offset[s + 1]]; the sets of stay n are
+    minute[stay_offset[n]:stay_offset[n + 1]]. Pickling keeps the folder alone and opens the maps again.
+
+    Attributes:
+        variable: int32 [E], index into the vocabulary.
+        value: float64 [E], z-score; the raw value where the cohort has no statistics for the variable.
+        set_offset: int64 [S + 1], into the events.
+        minute: float64 [S], minutes since admission.
+        stay_offset: int64 [N + 1], into the sets.
+        stay_id: int64 [N].
+        label: int8 [N], 0 or 1; -1 = the stay has no label.
+    """
+
+    variable: NDArray[np.int32]
+    value: NDArray[np.float64]
+    set_offset: NDArray[np.int64]
+    minute: NDArray[np.float64]
+    stay_offset: NDArray[np.int64]
+    stay_id: NDArray[np.int64]
+    label: NDArray[np.int8]
+
+    def __init__(self, folder: Path) -> None:
+        """Map the arrays of a split folder. Raises InputError naming an array that is missing or damaged."""
+        self.folder = folder
+        self.name = folder.name
+        for array, dtype in ARRAYS.items():
+            setattr(self, array, _map(folder / f"{array}.npy", dtype, n_dim=1))
+
+    def __reduce__(self) -> tuple[type["Split"], tuple[Path]]:
+        return Split, (self.folder,)
+
+    @property
+    def n_stays(self) -> int:
+        """Stays in this split (N)."""
+        return len(self.stay_id)
+
+    @property
+    def n_sets(self) -> int:
+        """Sets in this split (S)."""
+        return len(self.minute)
+
+    @property
+    def n_events(self) -> int:
+        """Events in this split (E)."""
+        return len(self.value)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A compiled cohort, open for reading.
+
+    Attributes:
+        path: its folder.
+        manifest: manifest.json as read.
+        vocabulary: the V variables that occur, sorted by name.
+        mean: float64 [V], in the variable's own unit; NaN = no statistics, the raw value was kept.
+        std: float64 [V], likewise.
+        embeddings: float64 [V, I].
+        embeddings_generated: were they made from the names, for want of a cached.csv?
+        label_name: the column of oc.csv that the labels come from.
+        splits: only those that the source had, in the order train, valid, test.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    vocabulary: tuple[str, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    embeddings: NDArray[np.float64]
+    embeddings_generated: bool
+    label_name: str
+    splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """The split of this name. Raises InputError naming those there are."""
+        if name not in self.splits:
+            raise InputError(f"{self.path}: the cohort has no split {name!r}; it has {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over all arrays, the vocabulary and the statistics: equal hashes mean the same data."""
+        parts = {key: self.manifest[key] for key in ("checksums", "vocabulary", "mean", "std", "label_name")}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def fingerprints(self) -> dict[str, str]:
+        """What each variable means here: a short hash of its mean, std and embedding, by name.
+
+        A checkpoint that keeps them can tell later whether a cohort speaks its language.
+        """
+        meaning = np.column_stack([self.mean, self.std, self.embeddings]).astype("<f8")  # [V, 2 + I]
+        meaning[np.isnan(meaning)] = np.nan  # one NaN, whatever its bits were
+        return {
+            name: hashlib.sha256(row.tobytes()).hexdigest()[:16]
+            for name, row in zip(self.vocabulary, meaning, strict=True)
+        }
+
+
+def is_compiled(path: str | Path) -> bool:
+    """Is this the folder of a compiled cohort (whole or damaged)?"""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
+    """Open a compiled cohort after checking format, dtypes, sizes and offsets, and with `verify` every byte.
+
+    Raises:
+        InputError: naming the file that is missing, damaged, or of another version.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
+    embeddings = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
+    if embeddings.shape != (len(manifest["vocabulary"]), manifest["embeddings"]["width"]):
+        raise _damaged(path / EMBEDDINGS, f"shape {embeddings.shape} disagrees with the manifest")
+    if verify:
+        _check_bytes(path, manifest)
+    for name, split in splits.items():
+        _check_split(split, manifest["splits"][name], len(manifest["vocabulary"]))
+    return Cohort(
+        path=path,
+        manifest=manifest,
+        vocabulary=tuple(manifest["vocabulary"]),
+        mean=_from_json(manifest["mean"]),
+        std=_from_json(manifest["std"]),
+        embeddings=embeddings,
+        embeddings_generated=manifest["embeddings"]["source"] != "file",
+        label_name=manifest["label_name"],
+        splits=splits,
+    )
+
+
+_MANIFEST_KEYS = ("vocabulary", "mean", "std", "embeddings", "label_name", "splits", "checksums", "report")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} is not a compiled cohort: {MANIFEST} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise _damaged(file, f"not JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{file}: not the manifest of a compiled cohort (no \"format\": \"{FORMAT}\").")
+    if manifest.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format version {manifest.get('version')}, while this program reads version {FORMAT_VERSION}. "
+            "Compile the data again."
+        )
+    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
+    if missing or not len(manifest["vocabulary"]) == len(manifest["mean"]) == len(manifest["std"]):
+        raise _damaged(file, f"{', '.join(missing) or 'vocabulary, mean and std'} missing or of unequal length")
+    return manifest
+
+
+def _damaged(file: Path, what: str) -> InputError:
+    return InputError(f"{file}: damaged ({what}). Delete the folder {file.parent} and compile the data again.")
+
+
+def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise _damaged(file, "the file is missing") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise _damaged(file, str(error)) from None
+    if array.dtype != dtype or array.ndim != n_dim:
+        raise _damaged(file, f"{array.dtype} with {array.ndim} dimensions, expected {dtype} with {n_dim}")
+    return array.view(np.ndarray)  # the subclass memmap makes every slice slower
+
+
+def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
+    names = [EMBEDDINGS, *(f"{split}/{array}.npy" for split in manifest["splits"] for array in ARRAYS)]
+    for name in names:
+        if file_sha256(path / name) != manifest["checksums"].get(name):
+            raise _damaged(path / name, "its bytes are not those that were written")
+
+
+def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None:
+    n_stays, n_sets, n_events = counts["stays"], counts["sets"], counts["events"]
+    sizes = {"variable": n_events, "value": n_events, "set_offset": n_sets + 1, "minute": n_sets}
+    sizes |= {"stay_offset": n_stays + 1, "stay_id": n_stays, "label": n_stays}
+    for array, size in sizes.items():
+        if len(getattr(split, array)) != size:
+            raise _damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
+    for array, end in (("set_offset", n_events), ("stay_offset", n_sets)):
+        offset = getattr(split, array)
+        if offset[0] != 0 or offset[-1] != end or (np.diff(offset) < 1).any():
+            raise _damaged(split.folder / f"{array}.npy", f"offsets do not rise from 0 to {end}")
+    if n_events and not 0 <= split.variable.min() <= split.variable.max() < n_variables:
+        raise _damaged(split.folder / "variable.npy", f"an index outside 0 to {n_variables - 1}")
+
+
+def _from_json(numbers: list[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+
+
+def to_json(numbers: NDArray[np.float64]) -> list[float | None]:
+    """Floats for the manifest, which read back to the same bits; NaN becomes null."""
+    return [None if np.isnan(number) else float(number) for number in numbers]
+
+
+def file_sha256(file: Path) -> str:
+    """The checksum of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class ArrayWriter:
+    """Writes a one-dimensional .npy of unknown length, piece by piece, in bounded memory."""
+
+    def __init__(self, file: Path, dtype: np.dtype[Any]) -> None:
+        """Start an array of this dtype at `file`."""
+        self.dtype, self.length = dtype, 0
+        self._stream = file.open("wb")
+        self._write_header()
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Add a one-dimensional piece at the end."""
+        self._stream.write(np.ascontiguousarray(piece, dtype=self.dtype).data)
+        self.length += len(piece)
+
+    def _write_header(self) -> None:
+        header = io.BytesIO()
+        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(header, described)
+        assert len(header.getvalue()) == _HEADER_BYTES  # numpy pads it so that a shape can grow in place
+        self._stream.write(header.getvalue())
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.seek(0)
+        self._write_header()
+        self._stream.close()
+
+
+class AlreadyThereError(InputError):
+    """The folder to be written is there already."""
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises AlreadyThereError, an InputError, if `out` exists: a cohort is never overwritten."""
+    if out.exists():
+        raise AlreadyThereError(f"{out} exists already and is not overwritten. Name another folder or delete it.")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name when the block ends well, and vanishes when it does not.
+
+    Raises:
+        AlreadyThereError: `out` exists, at the start or by the end.
+    """
+    refuse_existing(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}. Name a folder that you may write to.") from None
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp made it private
+        refuse_existing(out)
+        try:
+            partial.rename(out)
+        except OSError:  # another process was faster by a moment
+            refuse_existing(out)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write manifest.json with the checksums of all arrays; the last file of a cohort to be written."""
+    arrays = sorted(folder.rglob("*.npy"))
+    checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
+    manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
+    with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
+        json.dump(manifest, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,202 @@
+"""The small tables beside the stays: statistics (stats.csv), labels (oc.csv) and embeddings (cached.csv)."""
+
+import csv
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.errors import InputError
+
+Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
+Labels = dict[int, int]  # stay -> 0 or 1; a stay that is absent has no label
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of a cached.csv. `row` maps a variable to its row of `vectors` [K, I], float64."""
+
+    row: dict[str, int]
+    vectors: NDArray[np.float64]
+
+
+def read_stats(path: Path) -> Stats:
+    """Mean and std of each variable in a stats.csv (columns variable, mean, std; an empty cell is NaN).
+
+    Whether a std can be used is asked later, of the variables that occur (`check_stats`).
+
+    Raises:
+        InputError: not readable, a column is missing, a cell is not a number, or a variable has two meanings.
+    """
+    stats: Stats = {}
+    for line, cells in _rows(path, ("variable", "mean", "std")):
+        name = cells["variable"]
+        pair = (_number(path, line, "mean", cells["mean"]), _number(path, line, "std", cells["std"]))
+        if repr(stats.setdefault(name, pair)) != repr(pair):  # repr, since NaN differs from itself
+            raise InputError(
+                f"{path}, line {line}: variable {name!r} is given twice, with (mean, std) {stats[name]} and {pair}. "
+                "Keep one of the two lines."
+            )
+    return stats
+
+
+def unusable_stats(stats: Stats, variables: Iterable[str]) -> list[str]:
+    """One line for each of these variables whose statistics cannot make a z-score."""
+    bad = []
+    for name in variables:
+        mean, std = stats.get(name, (0.0, 1.0))
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            bad.append(f"{name!r}: mean {mean}, std {std}")
+    return bad
+
+
+def check_stats(stats: Stats, variables: Iterable[str]) -> None:
+    """Raises InputError, listing them, if statistics of variables that occur are not finite or a std is not above 0."""
+    bad = unusable_stats(stats, variables)
+    if bad:
+        raise InputError(
+            "stats.csv cannot normalise these variables of the data (a mean must be finite, a std finite and above 0):"
+            + "".join(f"\n  {line}" for line in bad)
+            + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
+        )
+
+
+def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labels:
+    """The label of each stay in a file like oc.csv (columns stay_column and label_name; others are not looked at).
+
+    A stay may be written 200001.0. An empty label means that the stay has none.
+
+    Raises:
+        InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
+    """
+    labels: Labels = {}
+    for line, cells in _rows(path, (stay_column, label_name)):
+        stay, text = stay_number(cells[stay_column]), cells[label_name].strip()
+        if stay is None:
+            raise InputError(f"{path}, line {line}: {stay_column} is {cells[stay_column]!r}; it must be a whole number.")
+        if not text:
+            continue
+        label = _number(path, line, label_name, text)
+        if label not in (0, 1):
+            raise InputError(f"{path}, line {line}: {label_name} of stay {stay} is {text!r}; it must be 0, 1 or empty.")
+        if labels.setdefault(stay, int(label)) != label:
+            raise InputError(f"{path}, line {line}: stay {stay} has label 0 on one line and 1 on another. Keep one.")
+    return labels
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """The embedding of each variable in a cached.csv (column Key, then I numbers a line).
+
+    Raises:
+        InputError: not readable, no column Key, a cell that is not a number, or a variable with two vectors.
+    """
+    row: dict[str, int] = {}
+    vectors: list[NDArray[np.float64]] = []
+    for line, name, cells in _keyed_rows(path):
+        try:
+            vector = np.array(cells, dtype=np.float64)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}, variable {name!r}: {error}. Every cell must be a number.") from None
+        at = row.setdefault(name, len(vectors))
+        if at == len(vectors):
+            vectors.append(vector)
+        elif not np.array_equal(vectors[at], vector, equal_nan=True):
+            raise InputError(f"{path}, line {line}: variable {name!r} has two different vectors. Keep one of them.")
+    if not vectors:
+        raise InputError(f"{path}: holds no embedding. It needs a line `<variable>,<numbers>` for every variable.")
+    return Embeddings(row, np.stack(vectors))
+
+
+def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[V, I] The vectors of these variables. n_events [V] is for the message.
+
+    Raises:
+        InputError: variables without a vector, or with one that is not finite, each listed.
+    """
+    counted = zip(variables, n_events, strict=True)
+    missing = [f"\n  {name!r}: {n:,} events" for name, n in counted if name not in given.row]
+    if missing:
+        raise InputError(
+            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(missing)}\n"
+            "Add a line for each to cached.csv, or take their rows out of the data."
+        )
+    chosen = given.vectors[[given.row[name] for name in variables]]
+    bad = [variables[i] for i in np.flatnonzero(~np.isfinite(chosen).all(axis=1))]
+    if bad:
+        raise InputError(f"cached.csv: the embedding of {', '.join(map(repr, bad))} holds numbers that are not finite.")
+    return chosen
+
+
+def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
+    """[width] A vector that depends on the name alone, so that it is the same in every cohort, for ever.
+
+    SHAKE-256 of the name in UTF-8 gives `width` little-endian uint32; they become uniform in [-sqrt 3, sqrt 3), which
+    has mean 0 and variance 1. A longer vector starts with the numbers of the shorter one.
+    """
+    raw = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * width), dtype="<u4")
+    return (raw / 2.0**31 - 1.0) * math.sqrt(3.0)
+
+
+def stay_number(text: str) -> int | None:
+    """The stay that a text such as "200001" or "200001.0" names; None if it is no whole number."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _number(path: Path, line: int, column: str, text: str) -> float:
+    try:
+        return float(text) if text.strip() else math.nan
+    except ValueError:
+        raise InputError(f"{path}, line {line}: {column} is {text!r}; it must be a number.") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
+            reader = csv.reader(file)
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
+
+
+def _header(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str]) -> list[str]:
+    _, header = next(lines, (0, []))
+    missing = [column for column in columns if column not in header]
+    if missing:
+        there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+        raise InputError(f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}.")
+    return header
+
+
+def _check_width(path: Path, line: int, cells: list[str], header: list[str]) -> None:
+    if len(cells) != len(header):
+        raise InputError(f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}.")
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line in the file, counted from 1; the cells of these columns)"""
+    lines = _lines(path)
+    header = _header(path, lines, columns)
+    places = [(column, header.index(column)) for column in columns]
+    for line, cells in lines:
+        _check_width(path, line, cells, header)
+        yield line, {column: cells[at] for column, at in places}
+
+
+def _keyed_rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """(line in the file, Key, all other cells)"""
+    lines = _lines(path)
+    header = _header(path, lines, ("Key",))
+    at = header.index("Key")
+    if len(header) == 1:
+        raise InputError(f"{path}: has no numbers beside the column Key.")
+    for line, cells in lines:
+        _check_width(path, line, cells, header)
+        yield line, cells[at], cells[:at] + cells[at + 1 :]

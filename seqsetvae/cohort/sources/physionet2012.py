@@ -1,0 +1,353 @@
+"""PhysioNet/CinC Challenge 2012, as published: set-a, set-b, set-c (folders or archives) and Outcomes-<set>.txt.
+
+The convention of the literature, whose counts the tests check: the RecordID row is no variable; a stay of 5 rows or
+fewer besides it is left out (counted before anything else is dropped); negative values mean "missing" and are dropped, as are exact
+duplicate rows; ICUType k becomes the variable ICUType_k with value 1. A set is all that is measured at one time.
+
+Letters: F files (stays) of the challenge, R rows of their texts, E rows that remain.
+"""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.sidefiles import Labels, read_labels, stay_number
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay
+from seqsetvae.errors import InputError
+
+LABEL_NAME = "in_hospital_mortality"
+MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out
+_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
+_HEADER = b"Time,Parameter,Value"
+
+
+class PhysioNet2012:
+    """The stays of the challenge, divided into splits; see the Source protocol. All sets are held in memory (30 MB each).
+
+    Attributes:
+        labels: in-hospital death by stay.
+    """
+
+    def __init__(
+        self,
+        src: str | Path,
+        assigned: Mapping[str, Sequence[str]] | None = None,
+        fractions: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Read and divide the sets that SRC holds.
+
+        Args:
+            src: the folder with the sets and the outcomes.
+            assigned: whole sets by split, such as {"test": ["c"]}; the stays of all other sets are divided at random.
+            fractions: shares of train, valid and test in that division, which keeps the death rate of each equal;
+                default 0.7, 0.15, 0.15, or 0.8, 0.2, 0 if whole sets are the test split.
+            seed: of the division, which does not depend on the order of files.
+
+        Raises:
+            InputError: a set or its outcomes are absent, a set is assigned twice, or fractions that cannot be.
+        """
+        src = Path(src)
+        sets = _find_sets(src)
+        split_of_set = _check_assigned(src, sets, assigned or {})
+        self.description = f"PhysioNet/CinC Challenge 2012, sets {', '.join(sets)} of {src.resolve()}"
+        self.labels: Labels = {}
+        self.skips: list[Skip] = []
+        self._table_of: dict[Stay, tuple[_Table, int]] = {}
+        self.stays: dict[str, list[Stay]] = {split: [] for split in SPLITS}
+        loose: list[Stay] = []
+        for name, path in sets.items():
+            self.labels |= _read_outcomes(src, name)
+            table, skips = _read_set(path)
+            self.skips += skips
+            self._table_of |= {stay: (table, at) for at, stay in enumerate(table.stays)}
+            (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(table.stays)
+        if fractions is not None and not loose:
+            raise InputError("--fractions divides the sets that no split is given, but every set is assigned. Leave it out.")
+        self._divide(loose, check_fractions(fractions, bool(self.stays["test"])), seed)
+        self.stays = {split: sorted(stays) for split, stays in self.stays.items() if stays}
+
+    def _divide(self, stays: list[Stay], fractions: Sequence[float], seed: int) -> None:
+        """Spread stays over the splits, deaths, survivors and unlabelled stays each by the same fractions."""
+        rng = np.random.default_rng(seed)
+        for label in (0, 1, None):
+            group = sorted(stay for stay in stays if self.labels.get(stay.stay_id) == label)
+            shuffled = [group[i] for i in rng.permutation(len(group))]
+            ends = np.rint(np.cumsum(fractions) * len(group)).astype(int)
+            for split, start, end in zip(SPLITS, [0, *ends[:-1]], ends, strict=True):
+                self.stays[split].extend(shuffled[start:end])
+
+    def read(self, stays: Sequence[Stay]) -> Rows:
+        """The rows of these stays, which may lie in different sets."""
+        parts = [self._table_of[stay] for stay in stays]
+        names: dict[str, int] = {}
+        pieces: list[tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]] = []
+        codes = {id(table): _codes(table.names, names) for table in {id(t): t for t, _ in parts}.values()}
+        for table, at in parts:
+            rows = slice(table.offset[at], table.offset[at + 1])
+            pieces.append((codes[id(table)][table.variable[rows]], table.value[rows], table.minute[rows]))
+        variable, value, minute = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        n_rows = np.array([len(piece[0]) for piece in pieces], dtype=np.int64)
+        return Rows(stays, n_rows, list(names), variable, value, minute, None, np.zeros(len(stays), dtype=bool))
+
+
+def check_fractions(fractions: Sequence[float] | None, test_is_given: bool) -> Sequence[float]:
+    """The fractions to divide by. Raises InputError if those given are no three shares of one whole."""
+    if fractions is None:
+        return (0.8, 0.2, 0.0) if test_is_given else (0.7, 0.15, 0.15)
+    if len(fractions) != 3 or min(fractions) < 0 or not abs(sum(fractions) - 1) < 1e-9:
+        given = " ".join(f"{fraction:g}" for fraction in fractions)
+        raise InputError(f"--fractions {given}: needs three shares (train, valid, test), none negative, that sum to 1.")
+    return fractions
+
+
+# ------------------------------------------------------------------ finding the sets
+
+
+def _find_sets(src: Path) -> dict[str, Path]:
+    """Where each set lies that SRC has: a folder or an archive, by its letter."""
+    found = {}
+    for name in "abc":
+        places = [src / f"set-{name}", *(src / f"set-{name}{suffix}" for suffix in _ARCHIVES)]
+        place = next((place for place in places if place.exists()), None)
+        if place is not None:
+            found[name] = place
+    if not found:
+        raise InputError(f"{src}: holds no set of the challenge. Expected set-a, set-b or set-c, as folder, .tar.gz or .zip.")
+    return found
+
+
+def _check_assigned(src: Path, sets: Iterable[str], assigned: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The split of each set that is assigned as a whole."""
+    split_of: dict[str, str] = {}
+    for split, names in assigned.items():
+        for name in names:
+            if name not in sets:
+                raise InputError(f"--{split}_sets {name}: {src} has no set {name}; it has {', '.join(sets)}.")
+            if split_of.setdefault(name, split) != split:
+                raise InputError(f"set {name} is given to {split_of[name]} and to {split}. Give it to one of them.")
+    return split_of
+
+
+def _read_outcomes(src: Path, name: str) -> Labels:
+    file = src / f"Outcomes-{name}.txt"
+    if not file.is_file():
+        raise InputError(f"{file}: not found. The outcomes of set {name} are published beside it; put the file there.")
+    return read_labels(file, "In-hospital_death", stay_column="RecordID")
+
+
+# ------------------------------------------------------------------ reading one set
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The stays of one set, their rows one after the other."""
+
+    stays: list[Stay]
+    offset: NDArray[np.int64]  # [stays + 1] into the rows
+    names: list[str]
+    variable: NDArray[np.int32]  # [E]
+    value: NDArray[np.float64]  # [E]
+    minute: NDArray[np.float64]  # [E]
+
+
+def _read_set(path: Path) -> tuple[_Table, list[Skip]]:
+    """Read the texts of a set, all at once; only if that fails one by one, to find the faulty ones."""
+    bodies, skips = _bodies(path)
+    try:
+        texts = _parse(bodies)
+    except (pa.ArrowInvalid, _BadTextError):
+        bodies, faults = _sift(bodies)
+        skips += faults
+        texts = _parse(bodies)
+    table, short = _clean(list(bodies), texts)
+    return table, [*skips, *short]
+
+
+def _bodies(path: Path) -> tuple[dict[Stay, bytes], list[Skip]]:
+    """The text of each stay without its header, one line feed after every row."""
+    bodies: dict[Stay, bytes] = {}
+    skips: list[Skip] = []
+    for file, text in sorted(_texts(path)):
+        stay = stay_number(Path(file).stem)
+        header, _, body = text.replace(b"\r\n", b"\n").partition(b"\n")
+        if stay is None:
+            skips.append(Skip(file, f"the name {Path(file).name!r} is not a stay number such as 132539.txt"))
+        elif header.strip() != _HEADER:
+            skips.append(Skip(file, f"the first line is {header[:60]!r}, not {_HEADER.decode()!r}"))
+        else:
+            body = body.rstrip(b"\n")
+            bodies[Stay(stay, file)] = body + b"\n" if body else b""
+    return bodies, skips
+
+
+def _texts(path: Path) -> Iterable[tuple[str, bytes]]:
+    """(name for messages, content) of every .txt file of a folder or archive."""
+    try:
+        if path.is_dir():
+            return [(str(file), file.read_bytes()) for file in path.rglob("*.txt")]
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return [(f"{path}:{name}", archive.read(name)) for name in archive.namelist() if _is_stay(name)]
+        with tarfile.open(path) as tar:
+            return [(f"{path}:{entry.name}", _content(tar, entry)) for entry in tar if _is_stay(entry.name)]
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read: {error}. Download it again.") from None
+
+
+def _is_stay(name: str) -> bool:
+    return name.endswith(".txt") and not Path(name).name.startswith(".")  # macOS adds ._ files to archives
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(entry)
+    return stream.read() if stream else b""
+
+
+class _BadTextError(Exception):
+    """A row that cannot be: its number and what is wrong."""
+
+    def __init__(self, row: int, variable: str, reason: str) -> None:
+        super().__init__(reason)
+        self.row, self.variable = row, variable
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The rows of some texts, as written. stay [R] points at the text."""
+
+    stay: NDArray[np.int64]
+    minute: NDArray[np.float64]  # [R]
+    names: list[str]
+    parameter: NDArray[np.int32]  # [R] index into names
+    value: NDArray[np.float64]  # [R]
+
+
+def _parse(bodies: Mapping[Stay, bytes]) -> _Texts:
+    """Raises pa.ArrowInvalid or _BadTextError if any row is no `HH:MM,name,number`."""
+    n_rows = np.array([body.count(b"\n") for body in bodies.values()], dtype=np.int64)
+    if not n_rows.sum():
+        return _Texts(np.zeros(0, np.int64), np.zeros(0), [], np.zeros(0, np.int32), np.zeros(0))
+    table = pacsv.read_csv(
+        io.BytesIO(b"".join(bodies.values())),
+        read_options=pacsv.ReadOptions(column_names=["time", "parameter", "value"]),
+        parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+        convert_options=pacsv.ConvertOptions(
+            column_types={"time": pa.string(), "parameter": pa.string(), "value": pa.float64()}
+        ),
+    )
+    assert len(table) == n_rows.sum()
+    times, time_code = _encode(table["time"])
+    names, parameter = _encode(table["parameter"])
+    value = table["value"].to_numpy()  # a number that is missing becomes NaN
+    minute_of = np.array([_minutes(time) for time in times])
+    minute = minute_of[time_code]
+    bad = np.flatnonzero(~np.isfinite(value) | np.isnan(minute) | (parameter == _index(names, "")))
+    if len(bad):
+        row = int(bad[0])
+        what = f"Time {times[time_code[row]]!r}, Value {value[row]}"
+        raise _BadTextError(row, names[parameter[row]], f"not a row of HH:MM, a name and a finite number ({what})")
+    return _Texts(np.repeat(np.arange(len(n_rows)), n_rows), minute, names, parameter, value)
+
+
+def _encode(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
+
+
+def _minutes(time: str) -> float:
+    """Minutes since admission of a time such as 07:45; NaN if it is none."""
+    hours, colon, minutes = time.partition(":")
+    if not (colon and hours.isdecimal() and minutes.isdecimal() and int(minutes) < 60):
+        return float("nan")
+    return int(hours) * 60.0 + int(minutes)
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else -1
+
+
+def _sift(bodies: Mapping[Stay, bytes]) -> tuple[dict[Stay, bytes], list[Skip]]:
+    """The texts that parse, and for each of the others the row to blame."""
+    good: dict[Stay, bytes] = {}
+    faults = []
+    for stay, body in bodies.items():
+        try:
+            _parse({stay: body})
+            good[stay] = body
+        except (pa.ArrowInvalid, _BadTextError):
+            faults.append(_blame(stay, body))
+    return good, faults
+
+
+def _blame(stay: Stay, body: bytes) -> Skip:
+    """The first faulty row of a text that does not parse."""
+    for row, line in enumerate(body.split(b"\n")[:-1]):
+        try:
+            _parse({stay: line + b"\n"})
+        except _BadTextError as error:
+            return Skip(stay.file, str(error), row, error.variable)
+        except pa.ArrowInvalid:
+            shown = line.decode(errors="replace")[:80]
+            cells = shown.split(",")
+            variable = cells[1] if len(cells) > 1 else None
+            return Skip(stay.file, f"not a row of HH:MM, a name and a number: {shown!r}", row, variable)
+    raise AssertionError(f"{stay.file} fails as a whole but not row by row")
+
+
+def _clean(stays: list[Stay], texts: _Texts) -> tuple[_Table, list[Skip]]:
+    """Apply the convention of the literature (top of this file)."""
+    counted = texts.parameter != _index(texts.names, "RecordID")
+    n_rows = np.bincount(texts.stay[counted], minlength=len(stays))
+    enough = n_rows >= MIN_ROWS
+    keep = np.flatnonzero(counted & enough[texts.stay] & (texts.value >= 0))
+    keep = keep[~_is_repeated(texts, keep)]
+    names = list(texts.names)
+    parameter = _split_icu_type(stays, names, texts, keep)
+    value = np.where(texts.parameter[keep] == _index(texts.names, "ICUType"), 1.0, texts.value[keep])
+    kept_stays = [stay for stay, is_kept in zip(stays, enough, strict=True) if is_kept]
+    per_stay = np.bincount(texts.stay[keep], minlength=len(stays))[enough]
+    offset = np.concatenate([[0], np.cumsum(per_stay)])
+    short = [
+        Skip(stays[at].file, f"{n_rows[at]} rows, fewer than {MIN_ROWS}", is_fault=False) for at in np.flatnonzero(~enough)
+    ]
+    return _Table(kept_stays, offset, names, parameter, value, texts.minute[keep]), short
+
+
+def _is_repeated(texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[rows] Is the row equal to an earlier one of its stay in time, parameter and value?"""
+    key = (texts.stay[rows] * 100_000 + texts.minute[rows].astype(np.int64)) * 1_000 + texts.parameter[rows]
+    order = np.lexsort((texts.value[rows], key))  # stable: of equal rows the first of the file comes first
+    repeated = np.zeros(len(rows), dtype=bool)
+    by_key, by_value = key[order], texts.value[rows][order]
+    repeated[order[1:]] = (by_key[1:] == by_key[:-1]) & (by_value[1:] == by_value[:-1])
+    return repeated
+
+
+def _split_icu_type(
+    stays: list[Stay], names: list[str], texts: _Texts, rows: NDArray[np.intp]
+) -> NDArray[np.int32]:
+    """[rows] The parameter of each row, with ICUType k replaced by ICUType_k, which are added to names."""
+    parameter = texts.parameter[rows].copy()
+    is_type = texts.parameter[rows] == _index(names, "ICUType")
+    for kind in np.unique(texts.value[rows][is_type]):
+        here = is_type & (texts.value[rows] == kind)
+        if kind not in (1, 2, 3, 4):
+            file = stays[texts.stay[rows[here][0]]].file
+            raise InputError(f"{file}, variable 'ICUType': value is {kind:g}, not 1, 2, 3 or 4. Mend or remove the file.")
+        parameter[here] = len(names)
+        names.append(f"ICUType_{int(kind)}")
+    return parameter
+
+
+def _codes(own: Sequence[str], names: dict[str, int]) -> NDArray[np.int32]:
+    """[own] The shared code of each name, with new ones added to names."""
+    return np.array([names.setdefault(name, len(names)) for name in own], dtype=np.int32)

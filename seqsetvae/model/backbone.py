@@ -1,0 +1,83 @@
+"""The SeqSetVAE backbone: set encoder, then history encoder. Its state dict has the keys of a pretrained checkpoint.
+
+Legend: S sets (stay by stay, in time order), D latent width, I embedding width, V variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seqsetvae.batch import Batch
+from seqsetvae.model.history_encoder import (
+    TIME_BUCKETS,
+    CausalTransformer,
+    Grid,
+    HistoryEncoderSizes,
+    position_encoding,
+    time_bucket_edges,
+    time_buckets,
+)
+from seqsetvae.model.set_encoder import MAB, SetEncoder, SetEncoderSizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSizes(SetEncoderSizes, HistoryEncoderSizes):
+    """All the numbers that shape a backbone, under the names that checkpoints use in `hyper_parameters`."""
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """A patient's sets → history states."""
+
+    time_edges: torch.Tensor
+
+    def __init__(self, sizes: BackboneSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.set_encoder = SetEncoder(sizes)
+        self.transformer = CausalTransformer(sizes)
+        self.post_transformer_norm = nn.LayerNorm(sizes.latent_dim, eps=1e-6)
+        self.rel_time_bucket_embed = nn.Embedding(TIME_BUCKETS, sizes.latent_dim)
+        # Inert scalars of the old time bias: kept so that checkpoints round-trip; buffers, so that nothing trains them.
+        self.register_buffer("alibi_slope", torch.tensor(1.0))
+        self.register_buffer("time_tau", torch.tensor(60.0))
+        self.register_buffer("time_edges", time_bucket_edges(), persistent=False)
+
+    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """History state of every set: [S, D]. `embeddings` [V, I] are the vectors of the cohort's variables."""
+        return self.history(self.set_means(batch, embeddings), batch)
+
+    def set_features(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """What the Gaussian of each set is read from: [S, D]."""
+        features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.size_runs)
+        return features.index_select(0, batch.set_row)
+
+    def set_means(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """mu of every set: [S, D]."""
+        return self.set_encoder.mean(self.set_features(batch, embeddings))
+
+    def history(self, mu: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Set means [S, D] → history states [S, D]; a state sees its own set and those before it."""
+        index = batch.slot % batch.max_sets
+        buckets = time_buckets(batch.minute, index, self.time_edges)
+        x = mu + position_encoding(index, mu.shape[1], mu.dtype) + self.rel_time_bucket_embed(buckets)
+        x = F.layer_norm(x, x.shape[-1:])
+        return self.post_transformer_norm(self.transformer(x, Grid(batch.slot, batch.n_stays, batch.max_sets)))
+
+    def compile_dense_parts(self) -> None:
+        """torch.compile the parts whose shapes vary in row count only, in place, so that state-dict keys stay.
+
+        The ragged loops stay eager: their shapes differ in every batch and would recompile each time.
+        """
+        for module in self.set_encoder.modules():
+            if isinstance(module, MAB):
+                module.compile(dynamic=True)
+        self.set_encoder.mu_logvar.compile(dynamic=True)
+        for layer in self.transformer.layers:
+            layer.compile(dynamic=True)

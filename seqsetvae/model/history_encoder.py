@@ -1,0 +1,104 @@
+"""The history encoder: a causal transformer over the means of a stay's sets.
+
+Legend: S sets of the batch (flat: stay by stay, in time order), N stays, T most sets of a stay, D width, h heads.
+Linear maps and norms run on the flat rows [S, D]; only attention sees the padded grid [N, T, ...]. Padding is on the
+right, so no valid set ever sees it and the causal kernel needs no mask tensor.
+
+The checkpoints' time bias (alibi_slope, time_tau) is exactly 0 for every pair that causality allows, so it is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+TIME_BUCKETS = 64
+FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES = 0.5, 1440.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryEncoderSizes:
+    """The numbers that shape a history encoder."""
+
+    latent_dim: int  # D
+    ff_dim: int
+    transformer_heads: int  # h
+    transformer_layers: int
+    transformer_dropout: float  # in training only
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the flat rows stand in the padded grid."""
+
+    slot: torch.Tensor  # [S] int64, stay · T + index in the stay
+    n_stays: int  # N
+    max_sets: int  # T
+
+    def pad(self, flat: torch.Tensor) -> torch.Tensor:
+        """[S, C] → [N, T, C], zeros where a stay has fewer sets."""
+        padded = flat.new_zeros(self.n_stays * self.max_sets, flat.shape[1])
+        return padded.index_copy(0, self.slot, flat).view(self.n_stays, self.max_sets, -1)
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """[N, T, C] → [S, C]."""
+        return padded.flatten(0, 1).index_select(0, self.slot)
+
+
+class CausalLayer(nn.TransformerEncoderLayer):
+    """Pre-norm transformer layer with torch's parameters and a causal attention over ragged stays."""
+
+    def __init__(self, sizes: HistoryEncoderSizes) -> None:
+        super().__init__(sizes.latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout,
+                         activation="gelu", batch_first=True, norm_first=True)
+
+    def forward(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:  # type: ignore[override]
+        """[S, D] → [S, D]."""
+        x = x + self.dropout1(self._attend(self.norm1(x), grid))
+        hidden = self.dropout(F.gelu(self.linear1(self.norm2(x))))
+        return x + self.dropout2(self.linear2(hidden))
+
+    def _attend(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
+        attention = self.self_attn
+        projected = grid.pad(F.linear(x, attention.in_proj_weight, attention.in_proj_bias))  # [N, T, 3D]
+        query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, h, T, d]
+        dropout = attention.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return attention.out_proj(grid.unpad(mixed.transpose(1, 2).flatten(2)))
+
+
+class CausalTransformer(nn.Module):
+    """The layers one after the other; no norm after the last."""
+
+    def __init__(self, sizes: HistoryEncoderSizes) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CausalLayer(sizes) for _ in range(sizes.transformer_layers))
+
+    def forward(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """[S, D] → [S, D]."""
+        for layer in self.layers:
+            x = layer(x, grid)
+        return x
+
+
+def position_encoding(index: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
+    """Sinusoids of the set's 0-based index in its stay: [S] → [S, D] (Vaswani et al., 2017, section 3.5)."""
+    even = torch.arange(0, dim, 2, device=index.device, dtype=torch.float64)
+    angle = index[:, None].double() * 10000.0 ** (-even / dim)  # double: sin of a large float32 angle is coarse
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim].to(dtype)
+
+
+def time_bucket_edges() -> torch.Tensor:
+    """log1p of the 63 edges in minutes, float64; they are not in the checkpoints."""
+    edges = np.geomspace(FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES, TIME_BUCKETS - 1)
+    return torch.from_numpy(np.log1p(edges))
+
+
+def time_buckets(minute: torch.Tensor, index: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Bucket of the minutes since the previous set of the same stay (0 for the first): [S], [S], [63] → [S] int64."""
+    since = torch.cat([minute.new_zeros(1), minute.diff()]).clamp(min=0).masked_fill(index == 0, 0)
+    return torch.bucketize(since.log1p(), edges)

@@ -1,0 +1,112 @@
+"""What several modes do alike: open the cohort, load the backbone, build the loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data import CohortDataModule
+from seqsetvae.checkpoint import Checkpoint, LoadReport, infer_sizes, load_backbone, read_checkpoint, sizes_from_settings
+from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.errors import InputError
+from seqsetvae.model.backbone import Backbone
+from seqsetvae.settings import Settings
+
+COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
+
+
+def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
+    """The cohort of the settings; an old data folder is compiled once and found again by its content."""
+    folder = data_dir or settings.data_dir
+    assert folder is not None, "settings are checked before a mode runs"
+    cohort = find_cohort(
+        folder, stats_path=settings.params_map_path, label_path=settings.label_path,
+        embeddings_path=settings.embeddings_path, label_name=settings.label_name, skip_bad=settings.skip_bad,
+        cache_root=settings.output_root_dir / COHORT_CACHE,
+    )
+    counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())
+    print(f"Data: {cohort.path} ({counts} stays)")
+    return cohort
+
+
+def data_module(settings: Settings, cohort: Cohort) -> CohortDataModule:
+    """Loaders over the cohort; says how many stays `max_sets` cuts."""
+    data = CohortDataModule(cohort, batch_size=settings.batch_size, max_events=settings.max_events_per_batch,
+                            max_sets=settings.max_sets, num_workers=settings.num_workers, dtype=value_type(settings),
+                            seed=settings.seed)
+    if settings.max_sets is not None:
+        cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
+        print(f"Cut to their last {settings.max_sets} sets: {cut} stays")
+    return data
+
+
+def value_type(settings: Settings) -> type:
+    """Type of values in a batch: double where the run is in double precision."""
+    return np.float64 if settings.precision == "64-true" else np.float32
+
+
+def load_pretrained(settings: Settings) -> tuple[Backbone, Checkpoint, LoadReport]:
+    """The backbone of --pretrained_ckpt, with the loading table printed."""
+    assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
+    checkpoint = read_checkpoint(settings.pretrained_ckpt)
+    backbone = Backbone(infer_sizes(checkpoint, settings.as_plain()))
+    report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
+    print(report)
+    unsaid = sizes_from_settings(checkpoint)
+    if unsaid:
+        values = ", ".join(f"{name} = {getattr(backbone.sizes, name)}" for name in unsaid)
+        print(f"⚠️  The checkpoint does not say {values}: taken from the settings. Other numbers of heads give other "
+              "results without any error, so check them against the training of the checkpoint.")
+    return backbone, checkpoint, report
+
+
+def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str] | None, path: Path) -> None:
+    """The cohort's variables must mean to the model what they meant when it was trained.
+
+    Raises:
+        InputError: another embedding width, or another mean, std or embedding of some variables.
+    """
+    width = cohort.embeddings.shape[1]
+    if width != input_dim:
+        raise InputError(f"{path}: was trained with variable embeddings of width {input_dim}, the cohort {cohort.path} has "
+                         f"width {width}. Give it the cached.csv of that training (--embeddings_path).")
+    if fingerprints is None:
+        if cohort.embeddings_generated:
+            print("⚠️  The variable embeddings were made from the variables' names, since there is no cached.csv, and the "
+                  "checkpoint does not say which it was trained with. With others its predictions mean nothing.")
+        return
+    ours = cohort.fingerprints()
+    changed = sorted(name for name in ours.keys() & fingerprints.keys() if ours[name] != fingerprints[name])
+    if changed:
+        raise InputError(f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "
+                         f"{', '.join(changed[:8])}. Give the data the stats.csv and cached.csv of that training.")
+    new = sorted(ours.keys() - fingerprints.keys())
+    if new:
+        print(f"⚠️  {len(new)} variables of {cohort.path} were not in the training data: {', '.join(new[:8])}")
+
+
+def embedding_table(cohort: Cohort) -> torch.Tensor:
+    """Vectors of the cohort's variables: [V, I] float64; the module's precision decides what becomes of them."""
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=np.float64))
+
+
+def torch_device(settings: Settings) -> torch.device:
+    """The device that the accelerator setting means.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("accelerator: received 'gpu', but torch sees none; use --accelerator cpu, or install a CUDA "
+                         "build of torch")
+    use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def inference_context(settings: Settings, device: torch.device) -> Any:
+    """Autocast where the precision is mixed; nothing otherwise."""
+    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(settings.precision)
+    return torch.autocast(device.type, dtype=mixed, enabled=mixed is not None)

@@ -1,0 +1,358 @@
+"""Config module + flags → one frozen, validated `Settings`; all problems are reported at once.
+
+Settings are read here, once, and handed down as plain values; nobody else imports the config module. The help text of a
+flag is the comment behind the setting in the config file, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import io
+import math
+import tokenize
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from seqsetvae.errors import InputError
+
+MODES = ("finetune", "evaluate", "embed", "demo")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting may be: `convert` takes a config value or a flag's text and raises ValueError if not allowed."""
+
+    allowed: str
+    convert: Callable[[Any], Any]
+
+
+def _bounded(value: float, low: float, high: float, above: bool) -> bool:
+    return math.isfinite(value) and (value > low if above else value >= low) and value <= high
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Kind:
+    """A finite number from low (or above it) to high."""
+
+    def convert(received: Any) -> float:
+        if isinstance(received, bool) or not _bounded(float(received), low, high, above):
+            raise ValueError
+        return float(received)
+
+    return Kind(f"a number {'above' if above else 'from'} {low:g}" + _until(high), convert)
+
+
+def integer(low: int, high: float = math.inf) -> Kind:
+    """A whole number from low to high."""
+
+    def convert(received: Any) -> int:
+        value = int(received)
+        if isinstance(received, bool | float) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Kind(f"a whole number from {low}{_until(high)}", convert)
+
+
+def _until(high: float) -> str:
+    return "" if math.isinf(high) else f" to {high:g}"
+
+
+def choice(*names: str, **aliases: str) -> Kind:
+    """One of these names; an alias stands for one of them."""
+
+    def convert(received: Any) -> str:
+        name = aliases.get(f"_{received}".replace("-", "_"), str(received))
+        if name not in names:
+            raise ValueError
+        return name
+
+    return Kind("one of " + ", ".join(names), convert)
+
+
+def boolean() -> Kind:
+    """True or False; as a flag also without a value."""
+    words = {"true": True, "false": False}
+
+    def convert(received: Any) -> bool:
+        try:
+            return words[str(received).lower()]
+        except KeyError:
+            raise ValueError from None
+
+    return Kind("true or false", convert)
+
+
+def path() -> Kind:
+    return Kind("a path", lambda received: Path(_text(received)).expanduser())
+
+
+def text() -> Kind:
+    return Kind("a text", _text)
+
+
+def _text(received: Any) -> str:
+    if not isinstance(received, str | Path) or not str(received).strip():
+        raise ValueError
+    return str(received)
+
+
+def optional(kind: Kind) -> Kind:
+    """None (as a flag: none), or what `kind` allows."""
+    return Kind(f"{kind.allowed}, or None",
+                lambda received: None if received in (None, "none", "None") else kind.convert(received))
+
+
+def either(first: Kind, second: Kind) -> Kind:
+    """What one of the two allows."""
+
+    def convert(received: Any) -> Any:
+        try:
+            return first.convert(received)
+        except (ValueError, TypeError):
+            return second.convert(received)
+
+    return Kind(f"{first.allowed}, or {second.allowed}", convert)
+
+
+def _setting(kind: Kind) -> Any:
+    """A field whose default and help stand in the config module."""
+    return field(metadata={"kind": kind})
+
+
+def _argument(kind: Kind, help_text: str, default: Any = None) -> Any:
+    """A field that belongs to one call and stands in no config file: a flag only."""
+    return field(default=default, metadata={"kind": kind, "help": help_text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run is told. Meaning, unit and reason of each setting stand in the config module."""
+
+    mode: str = _argument(choice(*MODES), "what to do: " + ", ".join(MODES))
+    pretrained_ckpt: Path | None = _argument(optional(path()), "checkpoint whose backbone to fine-tune or embed with")
+    ckpt: Path | None = _argument(optional(path()), "evaluate: a run folder, or a checkpoint of one")
+    split: str | None = _argument(optional(choice("train", "valid", "test")), "evaluate, embed: which split")
+    output: Path | None = _argument(optional(path()), "embed: the .npz file to write")
+    allow_partial_backbone: bool = _argument(
+        boolean(), "go on although backbone weights are missing or of another shape; recorded in the run", default=False)
+
+    data_dir: Path | None = _setting(optional(path()))
+    params_map_path: Path | None = _setting(optional(path()))
+    label_path: Path | None = _setting(optional(path()))
+    embeddings_path: Path | None = _setting(optional(path()))
+    label_name: str = _setting(text())
+    skip_bad: bool = _setting(boolean())
+    max_sets: int | None = _setting(optional(integer(1)))
+    batch_size: int = _setting(integer(1))
+    max_events_per_batch: int = _setting(integer(1))
+    num_workers: int = _setting(integer(0))
+
+    reduced_dim: int | None = _setting(optional(integer(1)))
+    latent_dim: int = _setting(integer(2))
+    levels: int = _setting(integer(1))
+    heads: int = _setting(integer(1))
+    m: int = _setting(integer(1))
+    ff_dim: int = _setting(integer(1))
+    transformer_heads: int = _setting(integer(1))
+    transformer_layers: int = _setting(integer(1))
+    transformer_dropout: float = _setting(number(0, 0.9))
+
+    head_pooling: str = _setting(choice("last", "mean", "last_mean"))
+    head_hidden: int = _setting(integer(1))
+    head_dropout: float = _setting(number(0, 0.9))
+
+    loss: str = _setting(choice("cross_entropy", "focal"))
+    class_weight: str | float = _setting(either(choice("none", "balanced"), number(0, above=True)))
+    label_smoothing: float = _setting(number(0, 0.9))
+    focal_gamma: float = _setting(number(0))
+    focal_alpha: float | None = _setting(optional(number(0, 1)))
+
+    cls_head_lr: float = _setting(number(0, above=True))
+    lr: float = _setting(number(0, above=True))
+    weight_decay: float = _setting(number(0))
+    warmup_steps: int = _setting(integer(0))
+    gradient_clip_val: float = _setting(number(0, above=True))
+    gradient_accumulation_steps: int = _setting(integer(1))
+
+    max_epochs: int = _setting(integer(1))
+    unfreeze_after: int | None = _setting(optional(integer(0)))
+    lr_factor: float = _setting(number(0, 0.999, above=True))
+    lr_patience: int = _setting(integer(0))
+    min_lr: float = _setting(number(0))
+    es_patience: int = _setting(integer(1))
+
+    output_root_dir: Path = _setting(path())
+    seed: int = _setting(integer(0, 2**32 - 1))
+    accelerator: str = _setting(choice("auto", "cpu", "gpu"))
+    devices: int = _setting(integer(1))
+    strategy: str = _setting(choice("auto", "ddp", _ddp_find_unused_parameters_true="ddp"))
+    precision: str = _setting(choice("32-true", "bf16-mixed", "16-mixed", "64-true",
+                                     _32="32-true", _16="16-mixed", _bf16="bf16-mixed", _64="64-true"))
+    deterministic: bool = _setting(boolean())
+    compile_model: bool = _setting(boolean())
+
+    def as_plain(self) -> dict[str, Any]:
+        """Every setting as str, int, float, bool or None, for JSON and checkpoints."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def from_config() -> list[str]:
+    """Names of the settings that the config module must give, each once."""
+    return [item.name for item in fields(Settings) if "help" not in item.metadata]
+
+
+def config_comments(config: ModuleType) -> dict[str, str]:
+    """The comment behind each assignment of a config module: {name: comment}."""
+    comments: dict[str, str] = {}
+    name = ""
+    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(config)).readline):
+        if token.type == tokenize.NAME and token.start[1] == 0:
+            name = token.string
+        elif token.type == tokenize.COMMENT and token.start[1] > 0:
+            comments[name] = token.string.lstrip("# ")
+    return comments
+
+
+def parser(config: ModuleType) -> argparse.ArgumentParser:
+    """The command line: one flag a setting. Values are checked later, together with the config's."""
+    command = argparse.ArgumentParser(
+        prog="train_optimized.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Fine-tune a SeqSetVAE checkpoint on patient records.",
+        epilog="examples:\n"
+        "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
+        "  train_optimized.py --mode evaluate --ckpt RUN --split test\n"
+        "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
+        "  train_optimized.py --mode demo",
+    )
+    comments = config_comments(config)
+    for item in fields(Settings):
+        default = f" [{getattr(config, item.name)}]" if hasattr(config, item.name) else ""
+        help_text = (item.metadata.get("help") or comments.get(item.name, "")) + default
+        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
+        command.add_argument(f"--{item.name}", help=help_text.replace("%", "%%"), metavar=_metavar(item), **as_switch)
+    return command
+
+
+def _metavar(item: Any) -> str:
+    kind: Kind = item.metadata["kind"]
+    if kind.allowed.startswith("one of "):
+        return "{" + kind.allowed.removeprefix("one of ").removesuffix(", or None").replace(", ", ",") + "}"
+    return item.name.split("_")[-1].upper()
+
+
+def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
+    """Settings of this call: the config module's values, overridden by the flags.
+
+    Raises:
+        InputError: lists every problem with its name, the received value and what is allowed.
+    """
+    flags, unknown = parser(config).parse_known_args(argv)
+    received = {name: getattr(config, name) for name in from_config() if hasattr(config, name)} | vars(flags)
+    problems = [_unknown_flag(word) for word in unknown if word.startswith("--")]
+    problems += [f"{word!r}: no flag takes this value" for word in unknown if not word.startswith("--")]
+    problems += [f"{name}: not in {config.__name__}.py; add a line for it" for name in from_config()
+                 if name not in received]
+    problems += _unknown_in_config(config)
+    values = _convert(received, problems)
+    if problems:
+        raise _report(problems)
+    settings = Settings(**values)
+    problems = check(settings)
+    if problems:
+        raise _report(problems)
+    return settings
+
+
+def _report(problems: list[str]) -> InputError:
+    count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return InputError("\n  ".join([f"{count} with the settings, nothing was read or written:", *problems]))
+
+
+def _convert(received: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    values = {}
+    for item in fields(Settings):
+        if item.name not in received:
+            continue
+        kind: Kind = item.metadata["kind"]
+        try:
+            values[item.name] = kind.convert(received[item.name])
+        except (ValueError, TypeError):
+            problems.append(f"{item.name}: received {received[item.name]!r}; allowed: {kind.allowed}")
+    return values
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, [item.name for item in fields(Settings)], n=1)
+    return f"; did you mean {close[0]}?" if close else "; --help lists all"
+
+
+def _unknown_flag(word: str) -> str:
+    return f"{word}: no such flag{_suggestion(word.lstrip('-').split('=')[0])}"
+
+
+def _unknown_in_config(config: ModuleType) -> list[str]:
+    names = [name for name in vars(config) if not name.startswith("_")]
+    return [f"{name}: no such setting (in {config.__name__}.py){_suggestion(name)}" for name in names
+            if name not in from_config()]
+
+
+def check(settings: Settings) -> list[str]:
+    """What is wrong with settings that are fine one by one but not together, or name files that are not there."""
+    needs: dict[str | None, list[str]] = {
+        "finetune": ["pretrained_ckpt", "data_dir"],
+        "evaluate": ["ckpt", "split"],
+        "embed": ["pretrained_ckpt", "data_dir", "split", "output"],
+    }
+    if settings.mode is None:
+        return [f"mode: not given; pass --mode with {Settings.__dataclass_fields__['mode'].metadata['kind'].allowed}"]
+    problems = [_needed(settings.mode, name) for name in needs.get(settings.mode, []) if getattr(settings, name) is None]
+    for name in ("pretrained_ckpt", "ckpt", "data_dir", "params_map_path", "label_path", "embeddings_path"):
+        given = getattr(settings, name)
+        if given is not None and not given.exists():
+            problems.append(f"{name}: received {str(given)!r}; allowed: a path that exists")
+    return problems + _training_problems(settings) + _output_problems(settings)
+
+
+def _needed(mode: str, name: str) -> str:
+    why = ": fine-tuning starts from a pretrained checkpoint, never from random weights" * (
+        mode == "finetune" and name == "pretrained_ckpt")
+    return f"{name}: not given; --mode {mode} needs --{name}{why}"
+
+
+def _training_problems(settings: Settings) -> list[str]:
+    rules = [
+        (settings.mode == "finetune" and settings.batch_size < 4,
+         f"batch_size: received {settings.batch_size}; allowed: 4 or more when fine-tuning"),
+        (settings.es_patience <= settings.lr_patience,
+         f"es_patience: received {settings.es_patience}; allowed: above lr_patience ({settings.lr_patience}), or "
+         "training stops before a lower learning rate is tried"),
+        (settings.devices > 1,
+         f"devices: received {settings.devices}; allowed: 1 (this version trains in one process)"),
+        (settings.loss == "focal" and settings.label_smoothing > 0,
+         f"label_smoothing: received {settings.label_smoothing}; allowed: 0 with the focal loss"),
+        (settings.loss == "focal" and settings.class_weight != "none",
+         f"class_weight: received {settings.class_weight!r}; allowed: none with the focal loss, which has focal_alpha"),
+        (settings.min_lr > min(settings.lr, settings.cls_head_lr),
+         f"min_lr: received {settings.min_lr:g}; allowed: at most lr ({settings.lr:g}) and cls_head_lr "
+         f"({settings.cls_head_lr:g})"),
+    ]
+    return [problem for wrong, problem in rules if wrong]
+
+
+def _output_problems(settings: Settings) -> list[str]:
+    output = settings.output
+    if output is None:
+        return []
+    rules = [
+        (output.suffix != ".npz", f"output: received {str(output)!r}; allowed: a file that ends in .npz"),
+        (output.exists(), f"output: received {str(output)!r}, which exists; allowed: a new file"),
+        (not output.parent.is_dir(), f"output: received {str(output)!r}; allowed: a file in a folder that exists"),
+    ]
+    return [problem for wrong, problem in rules if wrong]

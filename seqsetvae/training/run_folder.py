@@ -1,0 +1,80 @@
+"""The folder of one run: resolved settings, checkpoints, metrics, summary. There is one way to write it, this one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from seqsetvae.errors import InputError
+
+CHECKPOINTS = "checkpoints"
+CONFIG, SUMMARY = "config.json", "summary.json"
+
+
+class RunFolder:
+    """Paths of a run, and atomic writes into it.
+
+        <root>/<mode>-<date>-<time>/
+            config.json               every setting as resolved, what was loaded, which data
+            checkpoints/best.ckpt     highest val_auc over both stages
+            checkpoints/last.ckpt     the newest validation's state
+            metrics.csv               a row a validation
+            tensorboard/              the same as curves
+            summary.json, summary.txt what came of it
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / CHECKPOINTS
+
+    @classmethod
+    def create(cls, root: Path, mode: str) -> RunFolder:
+        """A new folder named by mode and time; an existing one is never written into."""
+        root.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for attempt in range(1000):
+            path = root / (f"{mode}-{stamp}" + (f"-{attempt + 1}" if attempt else ""))
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            (path / CHECKPOINTS).mkdir()
+            return cls(path)
+        raise InputError(f"{root}: holds a thousand runs of {stamp}; pass another --output_root_dir")
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, content: str) -> None:
+        """Written under a temporary name, then renamed: a reader never sees half a file."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
+    """The checkpoint that a path means, and its run: a run folder means its best.ckpt.
+
+    Raises:
+        InputError: a folder without checkpoints/best.ckpt.
+    """
+    if path.is_dir():
+        run = RunFolder(path)
+        if not run.best.is_file():
+            raise InputError(f"{path}: no {CHECKPOINTS}/best.ckpt in it; pass a run folder or a .ckpt file with --ckpt")
+        return run.best, run
+    run = RunFolder(path.resolve().parent.parent)
+    return path, run if (run.path / CONFIG).is_file() else None

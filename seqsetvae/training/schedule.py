@@ -1,0 +1,54 @@
+"""Learning rates over a stage: a short linear rise, and cuts when val_auc stalls. Both count in one process's steps.
+
+Lightning does not own the plateau scheduler: it writes a checkpoint before it steps one, and so would resume from a
+state that is one validation old (pitfalls with evidence stand in docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+MONITOR, MODE = "val_auc", "max"  # what scheduler, early stopping and best checkpoint watch
+
+
+class WarmUp(pl.Callback):
+    """Learning rates rise linearly over the first `steps` optimizer steps, at most one epoch (so before any cut)."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int) -> None:
+        steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        steps = min(self.steps, steps_per_epoch)
+        if trainer.global_step < steps:
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] * (trainer.global_step + 1) / steps
+
+
+class Plateau(pl.Callback):
+    """Multiply all learning rates by `factor` after more than `patience` validations without a better val_auc."""
+
+    def __init__(self, factor: float, patience: int, min_lr: float) -> None:
+        self.options: dict[str, Any] = {"factor": factor, "patience": patience, "min_lr": min_lr}
+        self.scheduler: ReduceLROnPlateau | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # A strict comparison, like that of early stopping and best checkpoint: the three never disagree on "better".
+        self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode=MODE, threshold=0.0, threshold_mode="abs",
+                                           **self.options)
+        if self._restored is not None:
+            self.scheduler.load_state_dict(self._restored)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.scheduler is not None and not trainer.sanity_checking:
+            self.scheduler.step(float(trainer.callback_metrics[MONITOR]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None

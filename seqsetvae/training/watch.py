@@ -1,0 +1,129 @@
+"""What a run tells of itself while it trains: time spent and waited, one row and one line a validation."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from seqsetvae.batch import Batch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One validation. Times are of the training epoch before it."""
+
+    stage: int
+    epoch: int  # counted over both stages, from 1
+    step: int  # optimizer steps so far, over both stages
+    train_loss: float
+    val_loss: float
+    val_auc: float
+    val_auprc: float
+    lr_head: float
+    lr_backbone: float  # 0 while frozen
+    stays_per_second: float  # training, validation apart
+    waiting: float  # share of the training time in which the loop waited for its next batch
+    seconds: float  # training epoch
+
+
+class Clock(pl.Callback):
+    """Time of the last training epoch and of the waits in it, by the host's clock; no device is waited for."""
+
+    def __init__(self) -> None:
+        self.stays, self.working, self.waiting = 0, 0.0, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.stays, self.working, self.waiting = 0, 0.0, 0.0
+        self._mark = time.perf_counter()
+
+    def _lap(self) -> float:
+        now, before = time.perf_counter(), self._mark
+        self._mark = now
+        return now - before
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_index: int
+                             ) -> None:
+        self.waiting += self._lap()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch,
+                           batch_index: int) -> None:
+        self.working += self._lap()
+        self.stays += batch.n_stays
+
+    @property
+    def seconds(self) -> float:
+        return self.working + self.waiting
+
+
+class MetricsTable:
+    """metrics.csv and TensorBoard curves of a run: one `add` a validation, both stages in one table."""
+
+    def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
+        self.rows: list[Row] = []
+        self.csv_path = csv_path
+        self.curves = SummaryWriter(str(tensorboard_dir))
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on disk when this returns."""
+        with self.csv_path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(asdict(row)))
+            if not self.rows:
+                writer.writeheader()
+            writer.writerow(asdict(row))
+        self.rows.append(row)
+        for name, value in asdict(row).items():
+            if name not in ("stage", "epoch", "step"):
+                self.curves.add_scalar(name, value, row.step)
+        self.curves.flush()
+
+    def close(self) -> None:
+        self.curves.close()
+
+
+class Reporter(pl.Callback):
+    """Adds a row to the table and says a line after every validation."""
+
+    def __init__(self, table: MetricsTable, clock: Clock, stage: int, epochs_in_all: int,
+                 say: Callable[[str], None] = print) -> None:
+        self.table, self.clock, self.stage, self.epochs_in_all, self.say = table, clock, stage, epochs_in_all, say
+        self.epochs_before = table.rows[-1].epoch if table.rows else 0
+        self.steps_before = table.rows[-1].step if table.rows else 0
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Before the plateau may cut them: the rates that this epoch was trained with.
+        self.rates = {group["part"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Validation has run by now, and train_loss of the whole epoch stands among the metrics.
+        metric = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = Row(
+            stage=self.stage, epoch=self.epochs_before + trainer.current_epoch + 1,
+            step=self.steps_before + trainer.global_step,
+            **{name: metric[name] for name in ("train_loss", "val_loss", "val_auc", "val_auprc")},
+            lr_head=self.rates["head"], lr_backbone=self.rates.get("backbone", 0.0),
+            stays_per_second=self.clock.stays / self.clock.seconds,
+            waiting=self.clock.waiting / self.clock.seconds, seconds=self.clock.seconds,
+        )
+        self.table.add(row)
+        self.say(f"stage {row.stage}  epoch {row.epoch:>3}/{self.epochs_in_all}  train_loss {row.train_loss:.4f}  "
+                 f"val_loss {row.val_loss:.4f}  val_auc {row.val_auc:.4f}  val_auprc {row.val_auprc:.4f}  "
+                 f"{row.stays_per_second:,.0f} stays/s")
+
+
+def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float) -> str:
+    """How busy the device was, in words."""
+    if device.type != "cuda":
+        return f"CPU, {cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads busy on average"
+    memory = f"at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB in use"
+    try:
+        return f"{torch.cuda.get_device_name(device)}, {torch.cuda.utilization(device)} % busy at the end, {memory}"
+    except (ModuleNotFoundError, RuntimeError):  # utilization needs the package nvidia-ml-py
+        return f"{torch.cuda.get_device_name(device)}, {memory}; install nvidia-ml-py to see how busy it is"

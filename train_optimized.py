@@ -1,0 +1,33 @@
+"""Fine-tune a SeqSetVAE checkpoint: `python train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import finetune_config_optimized
+from seqsetvae.errors import InputError
+from seqsetvae.settings import resolve
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
+    try:
+        settings = resolve(finetune_config_optimized, argv)
+        # Imported only now, so that --help and a mistyped flag do not wait seconds for torch.
+        importlib.import_module(f"seqsetvae.modes.{settings.mode}").run(settings)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the run folder holds the last validated state", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
