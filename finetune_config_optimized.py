@@ -9,15 +9,16 @@
 data_dir = None  # folder: patient_ehr/ (or the folder above it) of the old layout, or a compiled cohort
 params_map_path = None  # stats.csv of the old layout; None: the one beside patient_ehr/
 label_path = None  # oc.csv of the old layout; None: the one beside patient_ehr/
-embeddings_path = None  # cached.csv of the old layout; None: the one beside patient_ehr/, else vectors made from the names
+embeddings_path = None  # cached.csv of the old layout; None: the one beside patient_ehr/, else made from the names
 label_name = "in_hospital_mortality"  # column of oc.csv to predict, 0 or 1
 skip_bad = False  # leave unreadable stays out and list them in skipped.csv, instead of stopping at the first
 max_sets = None  # sets: keep only the last so many of each stay; None keeps all, as the old code did
 batch_size = 8  # stays per step; 4 or more, since a rare outcome is missing from most smaller batches
 max_events_per_batch = 65536  # events: bounds a batch's memory when stays are long; about 150 ordinary ICU stays
-num_workers = 0  # loader processes: batches are index arithmetic on memory-mapped arrays, so 0 is fastest until measured
+num_workers = 0  # loader processes: batches are index arithmetic on memory-mapped arrays, so 0 is usually fastest
 
-# --- Backbone: only where a checkpoint does not say it itself (heads never show in the shapes of weights) --------------
+# --- Backbone: for pretraining, and where a checkpoint does not say it (shapes of weights never show heads) -----------
+preset = "full"  # full: the sizes below; small: a quarter of the width (see SMALL in seqsetvae/settings.py), for CPUs
 reduced_dim = 256  # width of an event vector; None: that of the variable embeddings
 latent_dim = 256  # width of a set's Gaussian and of the history
 levels = 2  # set-attention blocks
@@ -35,7 +36,7 @@ head_dropout = 0.1  # probability, between the two layers
 
 # --- Loss -------------------------------------------------------------------------------------------------------------
 loss = "cross_entropy"  # cross_entropy or focal
-class_weight = "none"  # weight of a positive stay in cross_entropy: none (1), balanced (negatives / positives) or a number
+class_weight = "none"  # weight of positives in cross_entropy: none (1), balanced (negatives / positives) or a number
 label_smoothing = 0.0  # share of each target moved to the uniform distribution, cross_entropy only
 focal_gamma = 2.0  # focal loss: how fast sure predictions lose weight (Lin et al., 2017)
 focal_alpha = None  # focal loss: weight of positives, 1 - alpha for negatives; None weighs both by 1
@@ -44,15 +45,21 @@ focal_alpha = None  # focal loss: weight of positives, 1 - alpha for negatives; 
 cls_head_lr = 3e-4  # learning rate of the head: new weights, so above the backbone's
 lr = 5e-5  # learning rate of the backbone once unfrozen: pretrained weights, so well below the head's
 weight_decay = 0.01  # AdamW, on weight matrices only
-warmup_steps = 100  # optimizer steps over which both rates rise from 0 after unfreezing; at most one epoch
+warmup_steps = 100  # optimizer steps over which rates rise after unfreezing, or in pretraining; at most one epoch
 gradient_clip_val = 1.0  # largest gradient norm
 gradient_accumulation_steps = 1  # batches per optimizer step
+
+# --- Pretraining only -------------------------------------------------------------------------------------------------
+pretrain_lr = 1e-3  # learning rate from random weights
+max_beta = 0.1  # weight of the KL term once it has risen
+beta_warmup_steps = 5000  # optimizer steps over which it rises from 0, so that reconstruction is learned first
+free_bits = 0.1  # nats of KL per dimension that cost nothing, against posterior collapse
 
 # --- Schedule: every patience counts validations, one at the end of each epoch ----------------------------------------
 max_epochs = 20  # epochs of both stages together
 unfreeze_after = 5  # epochs with a frozen backbone (stage 1); 0 trains all from the start, None never unfreezes
 lr_factor = 0.8  # learning rates are multiplied by this when val_auc stalls
-lr_patience = 4  # validations without a better val_auc before that
+lr_patience = 4  # validations without a better val_auc (pretraining: val_loss) before that
 min_lr = 1e-6  # learning rates do not fall below this
 es_patience = 8  # validations without a better val_auc before a stage ends; above lr_patience, so that a cut can help
 

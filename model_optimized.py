@@ -19,7 +19,10 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.head import Head, pool
+from seqsetvae.model.history_encoder import TIME_BUCKETS
+from seqsetvae.model.posterior import PosteriorHealth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,27 @@ class SeqSetVAEFineTuner(pl.LightningModule):
 
     embeddings: torch.Tensor
 
-    def __init__(self, sizes: BackboneSizes, head: HeadSettings, loss: LossSettings, optimizer: OptimizerSettings,
-                 embeddings: torch.Tensor, fingerprints: dict[str, str]) -> None:
+    def __init__(
+        self,
+        sizes: BackboneSizes,
+        head: HeadSettings,
+        loss: LossSettings,
+        optimizer: OptimizerSettings,
+        embeddings: torch.Tensor,
+        fingerprints: dict[str, str],
+    ) -> None:
         """`embeddings` [V, I] are the vectors of the cohort's variables; they belong to the data, not to the weights.
         `fingerprints` say which mean, std and embedding each variable has, so that a checkpoint remembers it."""
         super().__init__()
-        self.save_hyperparameters({"sizes": sizes.as_dict(), "head": asdict(head), "loss": asdict(loss),
-                                   "optimizer": asdict(optimizer), FINGERPRINTS: fingerprints})
+        self.save_hyperparameters(
+            {
+                "sizes": sizes.as_dict(),
+                "head": asdict(head),
+                "loss": asdict(loss),
+                "optimizer": asdict(optimizer),
+                FINGERPRINTS: fingerprints,
+            }
+        )
         self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
         self.backbone = Backbone(sizes)
         self.head = Head(sizes.latent_dim, head.pooling, head.hidden, head.dropout)
@@ -122,19 +139,15 @@ class SeqSetVAEFineTuner(pl.LightningModule):
             raise FloatingPointError(
                 f"val_auc is not finite: the scores of validation batch {first} (and {int((~finite).sum()) - 1} more) "
                 "are NaN or infinite. Lower lr and cls_head_lr, or use precision 32-true; best.ckpt is still the best "
-                "earlier epoch.")
+                "earlier epoch."
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
         settings = self.optimizer_settings
         groups = _groups("head", self.head, settings.head_lr, settings.weight_decay)
         groups += _groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
-        return torch.optim.AdamW(groups, fused=self.device.type == "cuda")
-
-    def trained_parameters(self) -> dict[str, int]:
-        """Number of values that train, by part."""
-        return {name: sum(value.numel() for value in part.parameters() if value.requires_grad)
-                for name, part in (("head", self.head), ("backbone", self.backbone))}
+        return torch.optim.AdamW(groups)
 
 
 def ranking_score(logits: torch.Tensor) -> torch.Tensor:
@@ -154,3 +167,108 @@ def _groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[
         {"name": f"{name}_no_decay", "params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
     ]
     return [group | {"part": name, "lr": lr, "initial_lr": lr} for group in groups if group["params"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """Weight of the KL term: rises linearly from 0 to `max_beta` in `beta_warmup_steps`; `free_bits` per dimension."""
+
+    max_beta: float
+    beta_warmup_steps: int
+    free_bits: float
+
+
+class SeqSetVAEPretrainer(pl.LightningModule):
+    """Reconstructs every set from its history state; its checkpoints have the layout of the old pretraining script.
+
+    val_loss weighs the KL term by max_beta whatever the step, so that epochs compare.
+    """
+
+    embeddings: torch.Tensor
+
+    def __init__(
+        self,
+        model: PretrainingModel,
+        objective: ObjectiveSettings,
+        lr: float,
+        weight_decay: float,
+        embeddings: torch.Tensor,
+        fingerprints: dict[str, str],
+    ) -> None:
+        """`embeddings` [V, I] and `fingerprints` as for the fine-tuner."""
+        super().__init__()
+        # Under the names of the old script, which reads them back.
+        self.save_hyperparameters(
+            {
+                **model.sizes.as_dict(),
+                "lr": lr,
+                "beta": objective.max_beta,
+                "warmup_beta": True,
+                **asdict(objective),
+                "time_num_frequencies": TIME_BUCKETS,
+            }
+        )
+        self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
+        self.fingerprints = fingerprints
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        self.posterior = PosteriorHealth(model.sizes.latent_dim)
+
+    def beta(self) -> float:
+        """Weight of the KL term at this step."""
+        return self.objective.max_beta * min(1.0, self.global_step / max(1, self.objective.beta_warmup_steps))
+
+    def terms(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(reconstruction, KL) of a batch, scalars, and the Gaussians (mu, logvar) behind them, [S, D] each."""
+        encoder = self.model.set_encoder
+        mu, logvar = encoder.gaussian(self.model.set_features(batch, self.embeddings))
+        history = self.model.history(mu, batch)  # stay by stay
+        states = torch.empty_like(history).index_copy(0, batch.set_row, history)  # in order of size
+        target = encoder.event_vectors(batch.variable, batch.value, self.embeddings)
+        recon = losses.reconstruction(self.model.decoder(states, batch.size_runs), target, batch.size_runs)
+        return recon, losses.kl_with_free_bits(mu, logvar, self.objective.free_bits), mu, logvar
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Reconstruction plus beta · KL."""
+        recon, kl, _, _ = self.terms(batch)
+        loss = recon + self.beta() * kl
+        self.log_dict(
+            {"train_loss": loss, "train_recon": recon, "train_kl": kl},
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.n_sets,
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """The same with beta at its end; the decoder's seeds are the same in every validation."""
+        with torch.random.fork_rng():
+            torch.manual_seed(batch_index)
+            recon, kl, mu, logvar = self.terms(batch)
+        self.posterior.update(mu, logvar)
+        self.log_dict(
+            {"val_loss": recon + self.objective.max_beta * kl, "val_recon": recon, "val_kl": kl},
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.n_sets,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Posterior health: dimensions of mu that vary between sets, and KL per dimension."""
+        active, kl_per_dimension = self.posterior.compute()
+        self.posterior.reset()
+        self.log_dict({"val_active_units": active, "val_kl_per_dim": kl_per_dimension, "beta": self.beta()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; the weights that the loss never reaches have no gradient and are in no group."""
+        return torch.optim.AdamW(_groups("model", self.model, self.lr, self.weight_decay))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The file's keys are those of the old pretraining script."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name.removeprefix("model."): value for name, value in state.items()}
+        checkpoint[FINGERPRINTS] = self.fingerprints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reverse, so that Lightning can resume."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {f"model.{name}": value for name, value in state.items()}

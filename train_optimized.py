@@ -1,4 +1,4 @@
-"""Fine-tune a SeqSetVAE checkpoint: `python train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR`."""
+"""The command: `python train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR`."""
 
 from __future__ import annotations
 

@@ -114,8 +114,9 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
     return end - first, split.set_offset[end] - split.set_offset[first]
 
 
-def group_by_length(order: np.ndarray, n_sets: np.ndarray, n_events: np.ndarray, batch_size: int,
-                    max_events: int) -> list[np.ndarray]:
+def group_by_length(
+    order: np.ndarray, n_sets: np.ndarray, n_events: np.ndarray, batch_size: int, max_events: int
+) -> list[np.ndarray]:
     """Cut stays, taken in `order`, into batches of similar length.
 
     Pools of POOL_BATCHES batches are sorted by number of sets and cut wherever a batch is full, by stays or by events.
@@ -146,8 +147,17 @@ class LengthBucketSampler(Sampler[np.ndarray]):
     batches go from short to long, the same every time.
     """
 
-    def __init__(self, stays: np.ndarray, n_sets: np.ndarray, n_events: np.ndarray, *, batch_size: int,
-                 max_events: int, shuffle: bool, seed: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self,
+        stays: np.ndarray,
+        n_sets: np.ndarray,
+        n_events: np.ndarray,
+        *,
+        batch_size: int,
+        max_events: int,
+        shuffle: bool,
+        seed: Sequence[int] = (0,),
+    ) -> None:
         self.stays, self.n_sets, self.n_events = stays, n_sets, n_events
         self.batch_size, self.max_events, self.shuffle, self.seed = batch_size, max_events, shuffle, seed
         self.set_epoch(0)
@@ -158,8 +168,9 @@ class LengthBucketSampler(Sampler[np.ndarray]):
         self.batches = self._shuffled(np.random.default_rng([*self.seed, epoch])) if self.shuffle else self._sorted()
 
     def _shuffled(self, rng: np.random.Generator) -> list[np.ndarray]:
-        batches = group_by_length(rng.permutation(self.stays), self.n_sets, self.n_events, self.batch_size,
-                                  self.max_events)
+        batches = group_by_length(
+            rng.permutation(self.stays), self.n_sets, self.n_events, self.batch_size, self.max_events
+        )
         return [batches[position] for position in rng.permutation(len(batches))]
 
     def _sorted(self) -> list[np.ndarray]:

@@ -22,8 +22,16 @@ from seqsetvae.model.backbone import Backbone, BackboneSizes
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile put into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a whole backbone held by another module, as in our own fine-tuned checkpoints
 # Weights that fine-tuning does not build, so that leaving them out is no loss.
-SKIPPED_ON_PURPOSE = ("decoder.", "set_encoder.decoder_layers.", "set_encoder.out.", "cls_head.", "head.",
-                      "feature_fusion.", "feature_projection.", "vae_feature_fusion.")
+SKIPPED_ON_PURPOSE = (
+    "decoder.",
+    "set_encoder.decoder_layers.",
+    "set_encoder.out.",
+    "cls_head.",
+    "head.",
+    "feature_fusion.",
+    "feature_projection.",
+    "vae_feature_fusion.",
+)
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 SIZES_NOT_IN_SHAPES = ("heads", "transformer_heads", "transformer_dropout")
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
@@ -48,8 +56,15 @@ def _numpy_globals() -> list[Any]:
     core = np._core.multiarray  # type: ignore[attr-defined]
     scalar, rebuild = core.scalar, core._reconstruct
     kinds = [type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "?")]
-    return [np.ndarray, np.dtype, *kinds, scalar, rebuild,
-            (scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
+    return [
+        np.ndarray,
+        np.dtype,
+        *kinds,
+        scalar,
+        rebuild,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+    ]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -62,8 +77,10 @@ def read_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused, since it holds more than tensors and plain values{_unsafe(path)}. Re-save "
-                         "its state_dict alone, with torch.save, where the file was made.") from error
+        raise InputError(
+            f"{path}: refused, since it holds more than tensors and plain values{_unsafe(path)}. Re-save "
+            "its state_dict alone, with torch.save, where the file was made."
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a checkpoint that torch can read ({error})") from error
     if not isinstance(content, dict):
@@ -128,28 +145,36 @@ def infer_sizes(checkpoint: Checkpoint, fallback: dict[str, Any]) -> BackboneSiz
         InputError: no set encoder in the file, shapes contradict hyper-parameters, or heads do not divide the width.
     """
     if not any(name.startswith("set_encoder.") for name in checkpoint.weights):
-        raise InputError(f"{checkpoint.path}: not a SeqSetVAE checkpoint, it has no set encoder. Its weights are "
-                         f"{', '.join(list(checkpoint.weights)[:4])}, ...")
+        raise InputError(
+            f"{checkpoint.path}: not a SeqSetVAE checkpoint, it has no set encoder. Its weights are "
+            f"{', '.join(list(checkpoint.weights)[:4])}, ..."
+        )
     said = {name: value for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
     shown = _sizes_in_shapes(checkpoint)
     for name in ("levels", "transformer_layers"):  # a layer that is wholly missing must be reported, not overlooked
         shown[name] = max(shown.get(name, 0), int(said.get(name) or 0)) or fallback[name]
     for name in shown.keys() & said.keys():
         if shown[name] != said[name]:
-            raise InputError(f"{checkpoint.path}: its hyper-parameters say {name} = {said[name]!r}, its weights show "
-                             f"{shown[name]!r}; the file was put together from two models")
+            raise InputError(
+                f"{checkpoint.path}: its hyper-parameters say {name} = {said[name]!r}, its weights show "
+                f"{shown[name]!r}; the file was put together from two models"
+            )
     values = {name: fallback[name] for name in _size_names() if name in fallback} | said | shown
     return _checked_sizes(values, checkpoint)
 
 
 def _checked_sizes(values: dict[str, Any], checkpoint: Checkpoint) -> BackboneSizes:
     if "input_dim" not in values:
-        raise InputError(f"{checkpoint.path}: set_encoder.dim_reducer.weight is missing, which shows the width of the "
-                         "variable embeddings")
+        raise InputError(
+            f"{checkpoint.path}: set_encoder.dim_reducer.weight is missing, which shows the width of the "
+            "variable embeddings"
+        )
     for name in ("heads", "transformer_heads"):
         if values["latent_dim"] % values[name]:
-            raise InputError(f"{checkpoint.path}: {name} = {values[name]} does not divide the checkpoint's width "
-                             f"{values['latent_dim']}; pass --{name} with the number it was trained with")
+            raise InputError(
+                f"{checkpoint.path}: {name} = {values[name]} does not divide the checkpoint's width "
+                f"{values['latent_dim']}; pass --{name} with the number it was trained with"
+            )
     return BackboneSizes(**values)
 
 
@@ -169,7 +194,8 @@ def _sizes_in_shapes(checkpoint: Checkpoint) -> dict[str, Any]:
     look("latent_dim", "set_encoder.embed.0.weight", 0)
     look("m", "set_encoder.encoder_layers.0.inducing", 0)
     look("ff_dim", "transformer.layers.0.linear1.weight", 0)
-    if any(name.startswith("set_encoder.dim_reducer.") for name in shapes) or checkpoint.hyper_parameters.get("reduced_dim"):
+    reduces = any(name.startswith("set_encoder.dim_reducer.") for name in shapes)
+    if reduces or checkpoint.hyper_parameters.get("reduced_dim"):
         look("reduced_dim", "set_encoder.dim_reducer.weight", 0)
         look("input_dim", "set_encoder.dim_reducer.weight", 1)
     else:
@@ -221,13 +247,20 @@ class LoadReport:
     def problems(self) -> str:
         """Every missing or mismatched weight, a line each."""
         lines = [f"missing: {name}" for name in self.missing]
-        lines += [f"shape mismatch: {name} is {tuple(ours)} in the file, {tuple(wanted)} in the model"
-                  for name, (ours, wanted) in self.mismatched.items()]
+        lines += [
+            f"shape mismatch: {name} is {tuple(ours)} in the file, {tuple(wanted)} in the model"
+            for name, (ours, wanted) in self.mismatched.items()
+        ]
         return "\n  ".join(lines)
 
     def as_plain(self) -> dict[str, Any]:
-        return {"loaded": len(self.loaded), "skipped": self.skipped, "not_recognised": self.unknown,
-                "missing": self.missing, "shape_mismatch": list(self.mismatched)}
+        return {
+            "loaded": len(self.loaded),
+            "skipped": self.skipped,
+            "not_recognised": self.unknown,
+            "missing": self.missing,
+            "shape_mismatch": list(self.mismatched),
+        }
 
 
 def _grouped(names: list[str]) -> str:
@@ -244,9 +277,11 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint, allow_partial: boo
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
         alone = f"\n{SET_ENCODER_ALONE}" if checkpoint.is_set_encoder_alone else ""
-        raise InputError(f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
-                         f"{len(report.mismatched)} have another shape:\n  {report.problems()}{alone}\n"
-                         "--allow_partial_backbone goes on with random weights in their place, and records it.")
+        raise InputError(
+            f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
+            f"{len(report.mismatched)} have another shape:\n  {report.problems()}{alone}\n"
+            "--allow_partial_backbone goes on with random weights in their place, and records it."
+        )
     backbone.load_state_dict({name: checkpoint.weights[name] for name in report.loaded}, strict=False)
     return report
 
@@ -262,6 +297,7 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         skipped=[name for name in others if name.startswith(SKIPPED_ON_PURPOSE)],
         unknown=[name for name in others if not name.startswith(SKIPPED_ON_PURPOSE)],
         missing=[name for name in wanted if name not in have],
-        mismatched={name: (have[name], wanted[name]) for name in wanted
-                    if name in shared and have[name] != wanted[name]},
+        mismatched={
+            name: (have[name], wanted[name]) for name in wanted if name in shared and have[name] != wanted[name]
+        },
     )

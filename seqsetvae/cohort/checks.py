@@ -1,22 +1,32 @@
 """What a careful person wants to know about data before training on them. Faults are reported here, not raised."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from seqsetvae.cohort.compile import compile_cohort
+from seqsetvae.cohort.compile import compile_cohort, read_skipped
 from seqsetvae.cohort.find import locate_layout
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
-from seqsetvae.cohort.sidefiles import Stats, read_embeddings, read_labels, read_stats, unusable_stats
+from seqsetvae.cohort.sidefiles import (
+    Embeddings,
+    Labels,
+    Stats,
+    read_embeddings,
+    read_labels,
+    read_stats,
+    unusable_stats,
+)
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr
-from seqsetvae.cohort.tidy import Skip, Stay
+from seqsetvae.cohort.tidy import Stay
 from seqsetvae.errors import InputError
 
 EXTREME_Z = 10.0  # a z-score beyond this is looked at: a unit mixed up, a typing error, or a very sick patient
 SHOWN = 10  # lines of any one finding
+T = TypeVar("T")
 
 
 @dataclass
@@ -26,6 +36,14 @@ class Findings:
     facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """What `read` returns; an InputError becomes a problem, and None."""
+        try:
+            return read()
+        except InputError as error:
+            self.problems.append(str(error))
+            return None
 
     def text(self) -> str:
         """The report, ending with a verdict line."""
@@ -43,7 +61,8 @@ def check_folder(path: str | Path, label_name: str) -> Findings:
     path, findings = Path(path), Findings()
     try:
         if is_compiled(path):
-            _check_cohort(open_cohort(path), findings)
+            findings.facts.append(f"{path} (compiled cohort)")
+            _describe(open_cohort(path), findings)
         else:
             _check_layout(path, label_name, findings)
     except InputError as error:
@@ -52,40 +71,39 @@ def check_folder(path: str | Path, label_name: str) -> Findings:
 
 
 def _check_layout(path: Path, label_name: str, findings: Findings) -> None:
-    """Compile what can be compiled into a temporary folder, with every fault left out, noted and counted."""
-    patient_ehr = find_patient_ehr(path)
-    source = SeqSetVAELayout(patient_ehr)
+    """Compile what can be compiled into a temporary folder, leaving every fault out and noting it."""
+    source = SeqSetVAELayout(find_patient_ehr(path))
+    findings.facts.append(f"{source.patient_ehr} (SeqSetVAE layout)")
     _drop_repeated_stays(source, findings)
-    try:
-        files = locate_layout(path)
-        labels = read_labels(files.labels, label_name) if files.labels else None
-        stats = read_stats(files.stats)
-        given = read_embeddings(files.embeddings) if files.embeddings else None
-    except InputError as error:
-        findings.problems.append(str(error))
-        labels, stats, given = None, {}, None
-    usable = _usable_stats(stats)
+    stats, labels, embeddings = _side_files(path, label_name, findings)
     with tempfile.TemporaryDirectory() as folder:
         cohort = compile_cohort(
-            source, Path(folder, "cohort"), label_name=label_name, labels=labels, stats=usable, embedding_dim=1,
+            source,
+            Path(folder, "cohort"),
+            label_name=label_name,
+            labels=labels,
+            stats={name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])},
+            embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
             skip_bad=True,
-        )  # fmt: skip
-        _note_faults(source, cohort, findings)
-        bad = unusable_stats(stats, cohort.vocabulary)
-        if bad:
-            findings.problems.append(_listed("statistics that cannot normalise (mean must be finite, std above 0)", bad))
-        if given is not None:
-            lacking = [repr(name) for name in cohort.vocabulary if name not in given.row]
-            broken = [repr(k) for k, row in given.row.items() if not np.isfinite(given.vectors[row]).all()]
-            if lacking:
-                findings.problems.append(_listed("variables without an embedding in cached.csv", lacking))
-            if broken:
-                findings.problems.append(_listed("embeddings that are not finite", broken))
-        _check_cohort(cohort, findings, f"{patient_ehr} (SeqSetVAE layout)", embeddings_known=given is not None)
+        )
+        _check_side_files(cohort, stats, embeddings, findings)
+        _describe(cohort, findings)
 
 
-def _usable_stats(stats: Stats) -> Stats:
-    return {name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])}
+def _side_files(path: Path, label_name: str, findings: Findings) -> tuple[Stats, Labels, Embeddings | None]:
+    """Statistics, labels and embeddings; what cannot be read is a problem and counts as empty."""
+    try:
+        files = locate_layout(path)
+    except InputError as error:
+        findings.problems.append(str(error))
+        return {}, {}, None
+    if files.embeddings is None:
+        findings.remarks.append("there is no cached.csv: embeddings will be made from the names of the variables")
+    return (
+        findings.attempt(lambda: read_stats(files.stats)) or {},
+        findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}) or {},
+        findings.attempt(lambda: read_embeddings(files.embeddings) if files.embeddings else None),
+    )
 
 
 def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
@@ -102,25 +120,105 @@ def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
                 kept.append(stay)
         source.stays[split] = kept
     if repeated:
-        findings.problems.append(_listed("stays in two splits or files; the later ones are not counted above", repeated))
+        findings.problems.append(_listed("stays in two splits or files; only the first is counted", repeated))
 
 
-class _Recorded(SeqSetVAELayout):
-    """A layout whose skips the check can read back."""
+def _check_side_files(cohort: Cohort, stats: Stats, embeddings: Embeddings | None, findings: Findings) -> None:
+    bad = unusable_stats(stats, cohort.vocabulary)
+    if bad:
+        findings.problems.append(_listed("variables whose mean is not finite or whose std is not above 0", bad))
+    if embeddings is None:
+        return
+    lacking = [repr(name) for name in cohort.vocabulary if name not in embeddings.row]
+    if lacking:
+        findings.problems.append(_listed("variables without an embedding in cached.csv", lacking))
+    there = [name for name in cohort.vocabulary if name in embeddings.row]
+    broken = [repr(name) for name in there if not np.isfinite(embeddings.vectors[embeddings.row[name]]).all()]
+    if broken:
+        findings.problems.append(_listed("variables whose embedding is not finite", broken))
 
 
-def _note_faults(source: SeqSetVAELayout, cohort: Cohort, findings: Findings) -> None:
-    skips = cohort.skips()
+def _describe(cohort: Cohort, findings: Findings) -> None:
+    """Add what the arrays of a cohort tell."""
+    findings.facts += _table(cohort)
+    skips = read_skipped(cohort.path)
     faults = [str(skip) for skip in skips if skip.is_fault]
-    empty = [skip.file for skip in skips if not skip.is_fault]
+    left_out = [str(skip) for skip in skips if not skip.is_fault]
     if faults:
         findings.problems.append(_listed("faulty files (--skip_bad leaves them out)", faults))
-    if empty:
-        findings.remarks.append(_listed("empty stays, which are left out", empty))
+    if left_out:
+        findings.remarks.append(_listed("stays left out, for want of rows", left_out))
+    report = cohort.manifest["report"]
+    if report["stays_out_of_order"]:
+        findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
+    unknown = [f"{name!r}: {n:,} events" for name, n in report["variables_without_statistics"].items()]
+    if unknown:
+        findings.remarks.append(_listed("variables without statistics, which keep their raw value", unknown))
+    extremes = _extremes(cohort)
+    if extremes:
+        findings.remarks.append(_listed(f"variables with values beyond {EXTREME_Z:g} standard deviations", extremes))
+    _check_labels(cohort, findings)
 
 
-def _check_cohort(cohort: Cohort, findings: Findings, title: str = "", embeddings_known: bool = True) -> None:
-    pass
+def _table(cohort: Cohort) -> list[str]:
+    head = ("split", "stays", "sets", "events", "sets/stay", "events/stay", "events/set", "unlabelled", "positive")
+    under = ("", "", "", "", "median / max", "median / max", "max", "", "")
+    rows = [head, under, *(_row(split) for split in cohort.splits.values())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    return [f"label: {cohort.label_name}    variables: {len(cohort.vocabulary)}", "", *lines]
+
+
+def _row(split: Split) -> tuple[str, ...]:
+    sets, events = np.diff(split.stay_offset), np.diff(split.set_offset[split.stay_offset])
+    labelled = split.label[split.label >= 0]
+    share = f" ({labelled.mean():.1%})" if len(labelled) else ""
+    return (
+        split.name,
+        f"{split.n_stays:,}",
+        f"{split.n_sets:,}",
+        f"{split.n_events:,}",
+        f"{np.median(sets):,.0f} / {sets.max():,}",
+        f"{np.median(events):,.0f} / {events.max():,}",
+        f"{np.diff(split.set_offset).max():,}",
+        f"{split.n_stays - len(labelled):,}",
+        f"{labelled.sum():,}{share}",
+    )
+
+
+def _extremes(cohort: Cohort) -> list[str]:
+    """One line for each variable with a z-score beyond EXTREME_Z: how many, and the furthest in its own unit."""
+    count, furthest = np.zeros(len(cohort.vocabulary), dtype=np.int64), np.zeros(len(cohort.vocabulary))
+    known = np.isfinite(cohort.std)
+    for split in cohort.splits.values():
+        at = np.flatnonzero(known[split.variable] & (np.abs(split.value) > EXTREME_Z))
+        for variable, z in zip(split.variable[at], split.value[at], strict=True):
+            count[variable] += 1
+            furthest[variable] = max(furthest[variable], z, key=abs)
+    by_count = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
+    raw = furthest * cohort.std + cohort.mean
+    return [
+        f"{cohort.vocabulary[v]!r}: {count[v]:,} events, furthest {raw[v]:g} (z = {furthest[v]:+.1f})" for v in by_count
+    ]
+
+
+def _check_labels(cohort: Cohort, findings: Findings) -> None:
+    counts = cohort.manifest["splits"]
+    if not any(n["labelled"] for n in counts.values()):
+        findings.problems.append(f"no stay has a label {cohort.label_name}: the data can be embedded, not trained on")
+        return
+    for needed in ("train", "valid"):
+        if needed not in counts:
+            findings.problems.append(f"there is no {needed} split")
+    for name, n in counts.items():
+        if n["labelled"] < n["stays"]:
+            findings.remarks.append(f"{name}: {n['stays'] - n['labelled']:,} stays without a label, which are not 0")
+        if n["positives"] in (0, n["labelled"]):
+            one_class = f"{name}: {n['positives']:,} positive among {n['labelled']:,} labelled; AUC needs both"
+            (findings.remarks if name == "test" else findings.problems).append(one_class)
 
 
 def _listed(what: str, items: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,13 +59,17 @@ def find_cohort(
             )
         return open_cohort(data_dir)
     files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
-    entry = Path(cache_root) / content_key(files, label_name, skip_bad)
+    key = content_key(files, label_name, skip_bad)
+    entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
             compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
         except AlreadyThereError:
             if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
                 raise
+        if content_key(files, label_name, skip_bad) != key:  # else the entry would answer to a name not its own
+            shutil.rmtree(entry)
+            raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
 
 
@@ -134,7 +139,7 @@ def compile_layout(
 
 def content_key(files: LayoutFiles, label_name: str, skip_bad: bool) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times."""
-    stays = sorted(path for split in SPLITS for path in (files.patient_ehr / split).glob("*.parquet"))
+    stays = sorted((path for s in SPLITS for path in (files.patient_ehr / s).glob("*.parquet")), key=str)
     named = {path.relative_to(files.patient_ehr).as_posix(): path for path in stays}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
     named |= {f"side:{name}": path for name, path in sides.items() if path is not None}

@@ -185,7 +185,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(file, f"not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{file}: not the manifest of a compiled cohort (no \"format\": \"{FORMAT}\").")
+        raise InputError(f'{file}: not the manifest of a compiled cohort (no "format": "{FORMAT}").')
     if manifest.get("version") != FORMAT_VERSION:
         raise InputError(
             f"{file}: format version {manifest.get('version')}, while this program reads version {FORMAT_VERSION}. "

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,12 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
     for line, cells in _rows(path, (stay_column, label_name)):
         stay, text = stay_number(cells[stay_column]), cells[label_name].strip()
         if stay is None:
-            raise InputError(f"{path}, line {line}: {stay_column} is {cells[stay_column]!r}; it must be a whole number.")
+            raise InputError(f"{path}, line {line}: {stay_column} is {cells[stay_column]!r}, not a whole number.")
         if not text:
             continue
         label = _number(path, line, label_name, text)
         if label not in (0, 1):
-            raise InputError(f"{path}, line {line}: {label_name} of stay {stay} is {text!r}; it must be 0, 1 or empty.")
+            raise InputError(f"{path}, line {line}: {label_name} of stay {stay} is {text!r}; allowed: 0, 1, empty.")
         if labels.setdefault(stay, int(label)) != label:
             raise InputError(f"{path}, line {line}: stay {stay} has label 0 on one line and 1 on another. Keep one.")
     return labels
@@ -125,7 +126,7 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
             "Add a line for each to cached.csv, or take their rows out of the data."
         )
     chosen = given.vectors[[given.row[name] for name in variables]]
-    bad = [variables[i] for i in np.flatnonzero(~np.isfinite(chosen).all(axis=1))]
+    bad = [variables[int(i)] for i in np.flatnonzero(~np.isfinite(chosen).all(axis=1))]
     if bad:
         raise InputError(f"cached.csv: the embedding of {', '.join(map(repr, bad))} holds numbers that are not finite.")
     return chosen
@@ -142,12 +143,10 @@ def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
 
 
 def stay_number(text: str) -> int | None:
-    """The stay that a text such as "200001" or "200001.0" names; None if it is no whole number."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
+    """The stay that a text such as "200001" or "200001.0" names; None if it is no whole number of 64 bits."""
+    match = re.fullmatch(r"(-?\d+)(\.0*)?", text.strip(), re.ASCII)  # not float(): it garbles ids beyond 2^53
+    number = int(match[1]) if match else None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def _number(path: Path, line: int, column: str, text: str) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "valid", "test")
+LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: a larger value would be infinite there
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -120,7 +121,7 @@ def _row_in_file(rows: Rows, row: int, stay: int) -> int:
 def _bad_rows(rows: Rows) -> dict[int, Skip]:
     """The first faulty row of each stay that has one, by the stay's place in the chunk."""
     nameless = np.array([not name.strip() for name in rows.names] + [True])  # the last answers to index -1
-    bad = nameless[rows.variable] | ~np.isfinite(rows.value) | ~np.isfinite(rows.minute)
+    bad = nameless[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~np.isfinite(rows.minute)
     if rows.set_index is not None:
         bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
     at = np.flatnonzero(bad)
@@ -133,8 +134,8 @@ def _blame(rows: Rows, row: int, stay: int) -> Skip:
     name = rows.names[code] if code >= 0 else None
     if name is None or not name.strip():
         reason = "the variable has no name"
-    elif not np.isfinite(rows.value[row]):
-        reason = f"value is {rows.value[row]}, not a finite number"
+    elif not abs(rows.value[row]) <= LARGEST:
+        reason = f"value is {rows.value[row]}, not a finite number that float32 can hold"
     elif not np.isfinite(rows.minute[row]):
         reason = f"minute is {rows.minute[row]}, not a finite number"
     else:
@@ -144,8 +145,8 @@ def _blame(rows: Rows, row: int, stay: int) -> Skip:
 
 
 def _empty_stays(rows: Rows) -> dict[int, Skip]:
-    empty = np.flatnonzero(rows.n_rows == 0)
-    return {int(stay): Skip(rows.stays[stay].file, "the stay has no rows", is_fault=False) for stay in empty}
+    empty = np.flatnonzero(rows.n_rows == 0).tolist()
+    return {stay: Skip(rows.stays[stay].file, "the stay has no rows", is_fault=False) for stay in empty}
 
 
 def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
@@ -162,7 +163,7 @@ def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
     for i in np.flatnonzero(same_set & (minute[1:] != minute[:-1])):
         at, row = int(stay[i + 1]), int(order[i + 1])
         reason = f"set_index {index[i]:g} has two minutes, {minute[i]:g} and {minute[i + 1]:g}"
-        name = rows.names[rows.variable[row]]
+        name = rows.names[int(rows.variable[row])]
         found.setdefault(at, Skip(rows.stays[at].file, reason, _row_in_file(rows, row, at), name))
     return found
 

@@ -5,6 +5,7 @@ Legend: S sets (stay by stay, in time order), D latent width, I embedding width,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -48,6 +49,12 @@ class Backbone(nn.Module):
         self.register_buffer("alibi_slope", torch.tensor(1.0))
         self.register_buffer("time_tau", torch.tensor(60.0))
         self.register_buffer("time_edges", time_bucket_edges(), persistent=False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Backbone:
+        """Casts and moves reach everything but the precision of the edges: rounded, a gap on an edge changes bucket."""
+        super()._apply(fn, recurse)
+        self.time_edges = time_bucket_edges().to(self.time_edges.device)
+        return self
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """History state of every set: [S, D]. `embeddings` [V, I] are the vectors of the cohort's variables."""

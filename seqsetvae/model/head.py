@@ -48,7 +48,9 @@ class Head(nn.Module):
     def __init__(self, latent_dim: int, pooling: str, hidden: int, dropout: float) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(POOLINGS[pooling][1] * latent_dim, hidden), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(POOLINGS[pooling][1] * latent_dim, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
             nn.Linear(hidden, CLASSES),
         )
 

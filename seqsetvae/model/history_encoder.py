@@ -53,8 +53,15 @@ class CausalLayer(nn.TransformerEncoderLayer):
     """Pre-norm transformer layer with torch's parameters and a causal attention over ragged stays."""
 
     def __init__(self, sizes: HistoryEncoderSizes) -> None:
-        super().__init__(sizes.latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout,
-                         activation="gelu", batch_first=True, norm_first=True)
+        super().__init__(
+            sizes.latent_dim,
+            sizes.transformer_heads,
+            sizes.ff_dim,
+            sizes.transformer_dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
 
     def forward(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""

@@ -1,4 +1,4 @@
-"""Losses of fine-tuning. All are computed in float32 at least.
+"""Losses of fine-tuning and pretraining. All are computed in float32 at least.
 
 Legend: N stays, C = 2 classes.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from seqsetvae.model.ragged import Runs, views
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, smoothing: float = 0.0
-                  ) -> torch.Tensor:
+
+def cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy of logits [N, 2] and classes [N], a weighted mean over the stays.
 
     `positive_weight` weighs the stays of class 1 against those of class 0; `smoothing` moves so much of each target to
@@ -38,3 +41,61 @@ def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+# --- Pretraining ------------------------------------------------------------------------------------------------------
+# Legend: S sets, E events (sets in ascending order of size), n events of a set, R width of an event, D latent width.
+
+DIRECTION_WEIGHT, MAGNITUDE_WEIGHT, CHAMFER_WEIGHT, SPREAD_WEIGHT = 1.0, 1.0, 3.0, 0.1
+LOGVAR_WEIGHT = 0.1  # pull of the mean logvar beside the KL divergence
+LENGTH_EPSILON = 1e-8
+MAX_PAIRS = 2**22  # event pairs compared at once: 16 MiB a matrix, whatever the number and the size of the sets
+
+
+def set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Permutation-invariant distance of sets of one size: [count, n, R], [count, n, R] → [count].
+
+    1·direction + 1·magnitude + 3·squared Euclidean, each as a chamfer distance, minus 0.1·variance of the
+    reconstruction over its events.
+    """
+    recon, target = _at_least_float32(recon), _at_least_float32(target)
+    recon_length, target_length = recon.norm(dim=2), target.norm(dim=2)  # [count, n]
+    dot = recon @ target.transpose(1, 2)  # [count, n, n]
+    direction = 1 - dot / ((recon_length[:, :, None] + LENGTH_EPSILON) * (target_length[:, None, :] + LENGTH_EPSILON))
+    magnitude = (recon_length[:, :, None] - target_length[:, None, :]).abs()
+    squared = (recon_length.square()[:, :, None] + target_length.square()[:, None, :] - 2 * dot).clamp_min(0)
+    return (
+        DIRECTION_WEIGHT * _chamfer(direction)
+        + MAGNITUDE_WEIGHT * _chamfer(magnitude)
+        + CHAMFER_WEIGHT * _chamfer(squared)
+        - SPREAD_WEIGHT * recon.var(dim=1, correction=0).mean(dim=1)
+    )
+
+
+def _chamfer(distance: torch.Tensor) -> torch.Tensor:
+    """½ (mean over i of min over j + mean over j of min over i): [count, n, n] → [count]."""
+    return 0.5 * (distance.amin(dim=2).mean(dim=1) + distance.amin(dim=1).mean(dim=1))
+
+
+def reconstruction(recon: torch.Tensor, target: torch.Tensor, runs: Runs) -> torch.Tensor:
+    """Mean distance over all sets: [E, R], [E, R] → scalar. Sets are compared in pieces of at most MAX_PAIRS pairs."""
+    total = recon.new_zeros((), dtype=torch.promote_types(recon.dtype, torch.float32))
+    for size, count, events, _ in views(runs, 1):
+        pieces = max(1, MAX_PAIRS // (size * size))
+        shape = (count, size, recon.shape[1])
+        pairs = zip(recon[events].view(shape).split(pieces), target[events].view(shape).split(pieces), strict=True)
+        for recon_piece, target_piece in pairs:
+            total = total + set_distance(recon_piece, target_piece).sum()
+    return total / sum(count for _, count in runs)
+
+
+def kl_of_dimensions(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL(N(mu, e^logvar) ‖ N(0, 1)) of every set and dimension: [S, D], [S, D] → [S, D]."""
+    mu, logvar = _at_least_float32(mu), _at_least_float32(logvar)
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
+def kl_with_free_bits(mu: torch.Tensor, logvar: torch.Tensor, free_bits: float) -> torch.Tensor:
+    """Mean over sets of max(KL, free_bits · D) − 0.1 · mean logvar: [S, D], [S, D] → scalar (Kingma et al., 2016)."""
+    kl = kl_of_dimensions(mu, logvar).sum(dim=1).clamp_min(free_bits * mu.shape[1])
+    return (kl - LOGVAR_WEIGHT * _at_least_float32(logvar).mean(dim=1)).mean()

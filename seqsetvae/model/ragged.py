@@ -15,7 +15,7 @@ import torch
 Runs = tuple[tuple[int, int], ...]  # (events per set, number of such sets), ascending
 
 
-def _views(runs: Runs, m: int) -> Iterator[tuple[int, int, slice, slice]]:
+def views(runs: Runs, m: int) -> Iterator[tuple[int, int, slice, slice]]:
     """(size, count, rows of the run's events, rows of its inducing points) for each run."""
     event, row = 0, 0
     for size, count in runs:
@@ -31,7 +31,7 @@ def pool_events(scores: torch.Tensor, values: torch.Tensor, runs: Runs, heads: i
     """
     width = values.shape[1] // heads
     mixed = []
-    for size, count, events, _ in _views(runs, m):
+    for size, count, events, _ in views(runs, m):
         if size == 1:
             mixed.append(values[events].view(count, heads, width).sum(1))
             continue
@@ -45,7 +45,7 @@ def read_rows(queries: torch.Tensor, rows: torch.Tensor, runs: Runs, heads: int,
     """Each event attends to its set's inducing rows: queries [E, h·D], rows [R, D] → mixed [E, h·D], one per head."""
     width = rows.shape[1]
     mixed = []
-    for size, count, events, keys in _views(runs, m):
+    for size, count, events, keys in views(runs, m):
         if size == 1:
             mixed.append(rows[keys].repeat(1, heads))
             continue
@@ -58,7 +58,7 @@ def read_rows(queries: torch.Tensor, rows: torch.Tensor, runs: Runs, heads: int,
 
 def mean_of_events(x: torch.Tensor, runs: Runs) -> torch.Tensor:
     """Mean over each set's events: [E, D] → [S, D]."""
-    return torch.cat([x[events].view(count, size, -1).mean(1) for size, count, events, _ in _views(runs, 1)])
+    return torch.cat([x[events].view(count, size, -1).mean(1) for size, count, events, _ in views(runs, 1)])
 
 
 def _softmax_dtype(x: torch.Tensor) -> torch.dtype:

@@ -164,8 +164,9 @@ class SetEncoder(nn.Module):
             table = F.linear(self.directions(embeddings), linear.weight)  # [V, D]
             return torch.addcmul(linear.bias, table[variable], value[:, None])
 
-    def features(self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, runs: Runs
-                 ) -> torch.Tensor:
+    def features(
+        self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, runs: Runs
+    ) -> torch.Tensor:
         """Mean event of each set after the last level: [S, D], sets in ascending order of size."""
         x = self.embed[2](self.embed[1](self._embedded(variable, value, embeddings)))
         for layer in self.encoder_layers:
@@ -174,11 +175,9 @@ class SetEncoder(nn.Module):
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """mu of each set: [S, D] → [S, D]; the half of the last map that gives logvar is not computed."""
-        *first, last = self.mu_logvar
-        for module in first:
-            features = module(features)
-        dim = features.shape[1]
-        return F.linear(features, last.weight[:dim], last.bias[:dim])
+        last, dim = self.mu_logvar[-1], features.shape[1]
+        assert isinstance(last, nn.Linear)
+        return F.linear(self.mu_logvar[:-1](features), last.weight[:dim], last.bias[:dim])
 
     def gaussian(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(mu, logvar) of each set: [S, D] → [S, D] each."""

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 
 from data import CohortDataModule
-from seqsetvae.checkpoint import Checkpoint, LoadReport, infer_sizes, load_backbone, read_checkpoint, sizes_from_settings
+from seqsetvae.checkpoint import (
+    Checkpoint,
+    LoadReport,
+    infer_sizes,
+    load_backbone,
+    read_checkpoint,
+    sizes_from_settings,
+)
 from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.errors import InputError
-from seqsetvae.model.backbone import Backbone
+from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.settings import Settings
+from seqsetvae.training.run_folder import CONFIG, RunFolder
+from seqsetvae.training.schedule import Watched
+from seqsetvae.training.stages import Run, Schedule
+from seqsetvae.training.summary import Summary, summarize
+from seqsetvae.training.watch import MetricsTable, Row, device_use
 
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
 
@@ -23,8 +39,12 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
     folder = data_dir or settings.data_dir
     assert folder is not None, "settings are checked before a mode runs"
     cohort = find_cohort(
-        folder, stats_path=settings.params_map_path, label_path=settings.label_path,
-        embeddings_path=settings.embeddings_path, label_name=settings.label_name, skip_bad=settings.skip_bad,
+        folder,
+        stats_path=settings.params_map_path,
+        label_path=settings.label_path,
+        embeddings_path=settings.embeddings_path,
+        label_name=settings.label_name,
+        skip_bad=settings.skip_bad,
         cache_root=settings.output_root_dir / COHORT_CACHE,
     )
     counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())
@@ -32,14 +52,24 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
     return cohort
 
 
-def data_module(settings: Settings, cohort: Cohort) -> CohortDataModule:
-    """Loaders over the cohort; says how many stays `max_sets` cuts."""
-    data = CohortDataModule(cohort, batch_size=settings.batch_size, max_events=settings.max_events_per_batch,
-                            max_sets=settings.max_sets, num_workers=settings.num_workers, dtype=value_type(settings),
-                            seed=settings.seed)
+def data_module(settings: Settings, cohort: Cohort, labelled: bool = True) -> CohortDataModule:
+    """Loaders over the cohort; says how many stays `max_sets` cuts, and how many have no label where one is needed."""
+    data = CohortDataModule(
+        cohort,
+        batch_size=settings.batch_size,
+        max_events=settings.max_events_per_batch,
+        max_sets=settings.max_sets,
+        num_workers=settings.num_workers,
+        dtype=value_type(settings),
+        seed=settings.seed,
+        labelled=labelled,
+    )
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
         print(f"Cut to their last {settings.max_sets} sets: {cut} stays")
+    unlabelled = {name: int((split.label < 0).sum()) for name, split in cohort.splits.items()}
+    if labelled and any(unlabelled.values()):
+        print("Stays left out for want of a label: " + ", ".join(f"{name} {n:,}" for name, n in unlabelled.items()))
     return data
 
 
@@ -52,14 +82,16 @@ def load_pretrained(settings: Settings) -> tuple[Backbone, Checkpoint, LoadRepor
     """The backbone of --pretrained_ckpt, with the loading table printed."""
     assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
     checkpoint = read_checkpoint(settings.pretrained_ckpt)
-    backbone = Backbone(infer_sizes(checkpoint, settings.as_plain()))
+    backbone = Backbone(infer_sizes(checkpoint, settings.sizes()))
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
     print(report)
     unsaid = sizes_from_settings(checkpoint)
     if unsaid:
         values = ", ".join(f"{name} = {getattr(backbone.sizes, name)}" for name in unsaid)
-        print(f"⚠️  The checkpoint does not say {values}: taken from the settings. Other numbers of heads give other "
-              "results without any error, so check them against the training of the checkpoint.")
+        print(
+            f"⚠️  The checkpoint does not say {values}: taken from the settings. Other numbers of heads give other "
+            "results without any error, so check them against the training of the checkpoint."
+        )
     return backbone, checkpoint, report
 
 
@@ -71,26 +103,32 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
     """
     width = cohort.embeddings.shape[1]
     if width != input_dim:
-        raise InputError(f"{path}: was trained with variable embeddings of width {input_dim}, the cohort {cohort.path} has "
-                         f"width {width}. Give it the cached.csv of that training (--embeddings_path).")
+        raise InputError(
+            f"{path}: was trained with variable embeddings of width {input_dim}, the cohort {cohort.path} "
+            f"has width {width}. Give it the cached.csv of that training (--embeddings_path)."
+        )
     if fingerprints is None:
         if cohort.embeddings_generated:
-            print("⚠️  The variable embeddings were made from the variables' names, since there is no cached.csv, and the "
-                  "checkpoint does not say which it was trained with. With others its predictions mean nothing.")
+            print(
+                "⚠️  The variable embeddings were made from the variables' names, since there is no cached.csv, and "
+                "the checkpoint does not say which it was trained with. With others its predictions mean nothing."
+            )
         return
     ours = cohort.fingerprints()
     changed = sorted(name for name in ours.keys() & fingerprints.keys() if ours[name] != fingerprints[name])
     if changed:
-        raise InputError(f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "
-                         f"{', '.join(changed[:8])}. Give the data the stats.csv and cached.csv of that training.")
+        raise InputError(
+            f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "
+            f"{', '.join(changed[:8])}. Give the data the stats.csv and cached.csv of that training."
+        )
     new = sorted(ours.keys() - fingerprints.keys())
     if new:
         print(f"⚠️  {len(new)} variables of {cohort.path} were not in the training data: {', '.join(new[:8])}")
 
 
-def embedding_table(cohort: Cohort) -> torch.Tensor:
-    """Vectors of the cohort's variables: [V, I] float64; the module's precision decides what becomes of them."""
-    return torch.from_numpy(np.array(cohort.embeddings, dtype=np.float64))
+def embedding_table(cohort: Cohort, settings: Settings) -> torch.Tensor:
+    """Vectors of the cohort's variables, in the precision of the run: [V, I]."""
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(settings)))
 
 
 def torch_device(settings: Settings) -> torch.device:
@@ -100,8 +138,9 @@ def torch_device(settings: Settings) -> torch.device:
         InputError: a GPU is asked for and there is none.
     """
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("accelerator: received 'gpu', but torch sees none; use --accelerator cpu, or install a CUDA "
-                         "build of torch")
+        raise InputError(
+            "accelerator: received 'gpu', but torch sees none; use --accelerator cpu, or install a CUDA build of torch"
+        )
     use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if use_gpu else "cpu")
 
@@ -110,3 +149,68 @@ def inference_context(settings: Settings, device: torch.device) -> Any:
     """Autocast where the precision is mixed; nothing otherwise."""
     mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(settings.precision)
     return torch.autocast(device.type, dtype=mixed, enabled=mixed is not None)
+
+
+def start_run(
+    settings: Settings,
+    module: pl.LightningModule,
+    data: CohortDataModule,
+    sizes: BackboneSizes,
+    report: LoadReport | None,
+    *,
+    watched: Watched,
+    metrics: Sequence[str],
+    parts: Sequence[str],
+) -> Run:
+    """Make the run folder, write down what is run, and return the run; nothing was written before this."""
+    folder = RunFolder.create(settings.output_root_dir, settings.mode)
+    folder.write_json(
+        CONFIG,
+        {
+            "settings": settings.as_plain(),
+            "sizes": sizes.as_dict(),
+            "pretrained": None if report is None else report.as_plain(),
+            "partial_backbone": report is not None and not report.is_complete,
+            "cohort": {"path": str(data.cohort.path.resolve()), "content": data.cohort.content_hash},
+            "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
+        },
+    )
+    print(f"Run: {folder.path}")
+    return Run(
+        module=module,
+        data=data,
+        folder=folder,
+        watched=watched,
+        metrics=metrics,
+        parts=parts,
+        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
+        schedule=Schedule(**{item.name: getattr(settings, item.name) for item in fields(Schedule)}),
+        trainer_options={
+            "accelerator": settings.accelerator,
+            "devices": settings.devices,
+            "strategy": settings.strategy,
+            "precision": settings.precision,
+            "deterministic": settings.deterministic,
+            "gradient_clip_val": settings.gradient_clip_val,
+            "accumulate_grad_batches": settings.gradient_accumulation_steps,
+        },
+    )
+
+
+def train_and_summarize(
+    run: Run, device: torch.device, train: Callable[[], None], advice: Callable[[list[Row]], list[str]]
+) -> Summary:
+    """Train, then write and print the summary."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        train()
+    finally:
+        run.table.close()
+    seconds = time.perf_counter() - wall
+    use = device_use(device, time.process_time() - cpu, seconds)
+    rows = run.table.rows
+    summary = summarize(rows, run.watched, run.trained, use, seconds, run.folder.path, advice(rows))
+    run.folder.write_json("summary.json", asdict(summary))
+    run.folder.write_text("summary.txt", f"{summary}\n")
+    print(f"\n{summary}", flush=True)
+    return summary

@@ -27,7 +27,8 @@ from seqsetvae.settings import Settings
 
 def run(settings: Settings) -> Path:
     """Write `<id>/mu` and `<id>/history` (sets × latent_dim, float32) for every stay of --split; needs no labels."""
-    assert settings.split is not None and settings.output is not None, "settings are checked before a mode runs"
+    assert settings.split is not None, "settings are checked before a mode runs"
+    assert settings.output is not None, "settings are checked before a mode runs"
     device = torch_device(settings)
     backbone, checkpoint, _ = load_pretrained(settings)
     cohort = open_data(settings)
@@ -37,8 +38,8 @@ def run(settings: Settings) -> Path:
     backbone = backbone.to(device, dtype).eval()
     if settings.compile_model:
         backbone.compile_dense_parts()
-    table = embedding_table(cohort).to(device, dtype)
-    loader = data_module(settings, cohort).loader(settings.split, labelled=False)
+    table = embedding_table(cohort, settings).to(device)
+    loader = data_module(settings, cohort, labelled=False).loader(settings.split)
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:
             with inference_context(settings, device):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,20 @@ from typing import Any
 import torch
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from data import CohortDataModule, require_both_classes
+from data import require_both_classes
 from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, ranking_score
+from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, read_file
-from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.model.backbone import BackboneSizes
-from seqsetvae.modes.common import check_embeddings, data_module, embedding_table, inference_context, open_data, torch_device
+from seqsetvae.modes.common import (
+    check_embeddings,
+    data_module,
+    embedding_table,
+    inference_context,
+    open_data,
+    torch_device,
+)
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 
@@ -32,7 +41,8 @@ class Evaluation:
 
 def run(settings: Settings) -> Evaluation:
     """Evaluate --ckpt on --split; the data are those of the run unless --data_dir says otherwise."""
-    assert settings.ckpt is not None and settings.split is not None, "settings are checked before a mode runs"
+    assert settings.ckpt is not None, "settings are checked before a mode runs"
+    assert settings.split is not None, "settings are checked before a mode runs"
     device = torch_device(settings)
     path, folder = find_checkpoint(settings.ckpt)
     content = read_finetuned(path)
@@ -40,12 +50,13 @@ def run(settings: Settings) -> Evaluation:
     require_both_classes(cohort, settings.split)
     saved = content["hyper_parameters"]
     check_embeddings(cohort, saved["sizes"]["input_dim"], saved.get(FINGERPRINTS), path)
-    module = rebuild(content, cohort).to(device)
-    if settings.precision == "64-true":
-        module.double()
-    result = evaluate(module, data_module(settings, cohort), settings, device)
-    print(f"{path}\n  split {settings.split}: {result.stays:,} stays, {result.positives:,} positive "
-          f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}")
+    module = rebuild(content, embedding_table(cohort, settings)).to(device)
+    loader = data_module(settings, cohort).loader(settings.split)
+    result = evaluate(module, loader, inference_context(settings, device))
+    print(
+        f"{path}\n  split {settings.split}: {result.stays:,} stays, {result.positives:,} positive "
+        f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"
+    )
     return result
 
 
@@ -71,26 +82,34 @@ def read_finetuned(path: Path) -> dict[str, Any]:
     return content
 
 
-def rebuild(content: dict[str, Any], cohort: Cohort) -> SeqSetVAEFineTuner:
-    """The module that a fine-tuned checkpoint holds, every weight in place, in evaluation mode."""
+def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineTuner:
+    """The module that a fine-tuned checkpoint holds, every weight in place, in evaluation mode.
+
+    `embeddings` [V, I] are those of the cohort to score; their precision is the module's.
+    """
     saved = content["hyper_parameters"]
     module = SeqSetVAEFineTuner(
-        BackboneSizes(**saved["sizes"]), HeadSettings(**saved["head"]), LossSettings(**saved["loss"]),
-        OptimizerSettings(**saved["optimizer"]), embedding_table(cohort).float(), saved[FINGERPRINTS],
+        BackboneSizes(**saved["sizes"]),
+        HeadSettings(**saved["head"]),
+        LossSettings(**saved["loss"]),
+        OptimizerSettings(**saved["optimizer"]),
+        embeddings,
+        saved[FINGERPRINTS],
     )
     module.load_state_dict(content["state_dict"])
-    return module.eval()
+    return module.to(embeddings.dtype).eval()
 
 
 @torch.inference_mode()
-def evaluate(module: SeqSetVAEFineTuner, data: CohortDataModule, settings: Settings, device: torch.device) -> Evaluation:
-    """Score every labelled stay of the split once."""
-    assert settings.split is not None
-    auc, auprc = BinaryAUROC().to(device), BinaryAveragePrecision().to(device)
+def evaluate(
+    module: SeqSetVAEFineTuner, batches: Iterable[Batch], precision: AbstractContextManager[Any]
+) -> Evaluation:
+    """Score every stay of these batches once."""
+    auc, auprc = BinaryAUROC().to(module.device), BinaryAveragePrecision().to(module.device)
     stays = positives = 0
-    for batch in data.loader(settings.split, labelled=True):
-        batch = batch.to(device)
-        with inference_context(settings, device):
+    for cpu_batch in batches:
+        batch = cpu_batch.to(module.device)
+        with precision:
             score = ranking_score(module(batch))
         auc.update(score, batch.label)
         auprc.update(score, batch.label)

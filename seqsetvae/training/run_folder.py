@@ -16,13 +16,13 @@ CONFIG, SUMMARY = "config.json", "summary.json"
 class RunFolder:
     """Paths of a run, and atomic writes into it.
 
-        <root>/<mode>-<date>-<time>/
-            config.json               every setting as resolved, what was loaded, which data
-            checkpoints/best.ckpt     highest val_auc over both stages
-            checkpoints/last.ckpt     the newest validation's state
-            metrics.csv               a row a validation
-            tensorboard/              the same as curves
-            summary.json, summary.txt what came of it
+    <root>/<mode>-<date>-<time>/
+        config.json               every setting as resolved, what was loaded, which data
+        checkpoints/best.ckpt     highest val_auc over both stages
+        checkpoints/last.ckpt     the newest validation's state
+        metrics.csv               a row a validation
+        tensorboard/              the same as curves
+        summary.json, summary.txt what came of it
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates over a stage: a short linear rise, and cuts when val_auc stalls. Both count in one process's steps.
+"""Learning rates over a stage: a short linear rise, and cuts when the watched metric stalls.
 
 Lightning does not own the plateau scheduler: it writes a checkpoint before it steps one, and so would resume from a
 state that is one validation old (pitfalls with evidence stand in docs/architecture.md).
@@ -6,12 +6,23 @@ state that is one validation old (pitfalls with evidence stand in docs/architect
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-MONITOR, MODE = "val_auc", "max"  # what scheduler, early stopping and best checkpoint watch
+
+@dataclass(frozen=True)
+class Watched:
+    """The one metric that scheduler, early stopping and best checkpoint watch, and which way is better."""
+
+    metric: str
+    mode: Literal["max", "min"]
+
+
+VAL_AUC = Watched("val_auc", "max")
+VAL_LOSS = Watched("val_loss", "min")
 
 
 class WarmUp(pl.Callback):
@@ -20,7 +31,9 @@ class WarmUp(pl.Callback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int
+    ) -> None:
         steps_per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
         steps = min(self.steps, steps_per_epoch)
         if trainer.global_step < steps:
@@ -29,23 +42,25 @@ class WarmUp(pl.Callback):
 
 
 class Plateau(pl.Callback):
-    """Multiply all learning rates by `factor` after more than `patience` validations without a better val_auc."""
+    """Multiply all learning rates by `factor` after more than `patience` validations without a better metric."""
 
-    def __init__(self, factor: float, patience: int, min_lr: float) -> None:
+    def __init__(self, watched: Watched, factor: float, patience: int, min_lr: float) -> None:
+        self.watched = watched
         self.options: dict[str, Any] = {"factor": factor, "patience": patience, "min_lr": min_lr}
         self.scheduler: ReduceLROnPlateau | None = None
         self._restored: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # A strict comparison, like that of early stopping and best checkpoint: the three never disagree on "better".
-        self.scheduler = ReduceLROnPlateau(trainer.optimizers[0], mode=MODE, threshold=0.0, threshold_mode="abs",
-                                           **self.options)
+        self.scheduler = ReduceLROnPlateau(
+            trainer.optimizers[0], mode=self.watched.mode, threshold=0.0, threshold_mode="abs", **self.options
+        )
         if self._restored is not None:
             self.scheduler.load_state_dict(self._restored)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.scheduler is not None and not trainer.sanity_checking:
-            self.scheduler.step(float(trainer.callback_metrics[MONITOR]))
+            self.scheduler.step(float(trainer.callback_metrics[self.watched.metric]))
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.scheduler is None else self.scheduler.state_dict()

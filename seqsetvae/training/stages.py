@@ -1,7 +1,7 @@
-"""Two stages, two fits: first the head on a frozen backbone, then everything from the best of the first.
+"""Stages of a run: one Trainer and one fit each, over one table, one best checkpoint and one last one.
 
-One Trainer a stage, because freezing inside one fit breaks resume and multi-process training; for the user it is one
-run, with one table, one best checkpoint (highest val_auc over both stages) and one last one.
+Fine-tuning has two: first the head on a frozen backbone, then everything from the best of the first. Freezing inside
+one fit would break resume and multi-process training, so nothing is frozen or unfrozen while a fit runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,13 +20,13 @@ from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import MODE, MONITOR, Plateau, WarmUp
+from seqsetvae.training.schedule import Plateau, WarmUp, Watched
 from seqsetvae.training.watch import Clock, MetricsTable, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long each stage runs and what ends it; patience counts validations."""
+    """How long a run goes on and what ends it; patience counts validations."""
 
     max_epochs: int
     unfreeze_after: int | None
@@ -35,90 +36,139 @@ class Schedule:
     min_lr: float
     es_patience: int
 
-    def stages(self) -> list[int]:
-        """Stages of the run: 1 (frozen backbone), 2 (all)."""
+    def finetuning_stages(self) -> list[int]:
+        """Stages of fine-tuning: 1 (frozen backbone), 2 (all)."""
         if self.unfreeze_after is None or self.unfreeze_after >= self.max_epochs:
             return [1]
         return [1, 2] if self.unfreeze_after > 0 else [2]
 
-    def epochs(self, stage: int, already: int) -> int:
+    def epochs_of(self, stage: int, already: int) -> int:
         """Most epochs of a stage, after `already` epochs of the one before."""
-        last = self.stages()[-1] == stage
-        return self.max_epochs - already if last or self.unfreeze_after is None else self.unfreeze_after
+        if stage == self.finetuning_stages()[-1]:
+            return self.max_epochs - already
+        assert self.unfreeze_after is not None
+        return self.unfreeze_after
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What all stages of one run share."""
+
+    module: pl.LightningModule
+    data: CohortDataModule
+    folder: RunFolder
+    table: MetricsTable
+    watched: Watched
+    schedule: Schedule
+    metrics: Sequence[str]  # logged names that a row of the table holds
+    parts: Sequence[str]  # parts of the model that have a learning rate
+    trainer_options: dict[str, Any]
+    trained: dict[int, dict[str, int]] = field(default_factory=dict)  # values that train, by stage and part
+    best: ModelCheckpoint | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        return self.table.rows[-1].epoch if self.table.rows else 0
+
+    def fit(self, stage: int, max_epochs: int, *, warm_up: bool) -> None:
+        """Train one stage; best.ckpt keeps the best validation of all stages so far."""
+        quiet_lightning()
+        self.trained[stage] = trained_parameters(self.module)
+        best = best_checkpoint(self.folder, self.watched)
+        if self.best is not None:
+            best.load_state_dict(self.best.state_dict())
+        self.data.stage = stage
+        trainer = self._trainer(stage, max_epochs, best, warm_up)
+        trainer.fit(self.module, datamodule=self.data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self.best = best
+
+    def _trainer(self, stage: int, max_epochs: int, best: ModelCheckpoint, warm_up: bool) -> pl.Trainer:
+        clock, schedule, watched = Clock(), self.schedule, self.watched
+        interactive = sys.stderr.isatty()
+        callbacks: list[pl.Callback] = [
+            clock,
+            *([WarmUp(schedule.warmup_steps)] if warm_up and schedule.warmup_steps else []),
+            Plateau(watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr),
+            EarlyStopping(
+                watched.metric,
+                mode=watched.mode,
+                patience=schedule.es_patience,
+                strict=True,
+                check_on_train_epoch_end=False,
+            ),
+            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.parts),
+            *([TQDMProgressBar(leave=False)] if interactive else []),
+            best,  # checkpoints after everything whose state they hold, the newest after the best
+            last_checkpoint(self.folder),
+        ]
+        return pl.Trainer(
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=interactive,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches, and perhaps another number of them
+            default_root_dir=self.folder.path,
+            **self.trainer_options,
+        )
+
+
+def finetune_in_stages(run: Run, module: SeqSetVAEFineTuner, compile_model: bool) -> None:
+    """Both stages of fine-tuning; afterwards best.ckpt holds the highest val_auc over both."""
+    for stage in run.schedule.finetuning_stages():
+        if stage == 1:
+            module.freeze_backbone()
+        else:
+            if run.best is not None:  # stage 2 goes on from the best of stage 1, not from its end
+                module.load_state_dict(read_file(run.folder.best)["state_dict"])
+            module.unfreeze_backbone()
+        if compile_model:
+            module.backbone.compile_dense_parts()
+        run.fit(stage, run.schedule.epochs_of(stage, run.epochs_done), warm_up=stage == 2)
+
+
+def trained_parameters(module: pl.LightningModule) -> dict[str, int]:
+    """Number of values that train, by part of the module."""
+    return {
+        name: sum(value.numel() for value in part.parameters() if value.requires_grad)
+        for name, part in module.named_children()
+        if any(True for _ in part.parameters())
+    }
 
 
 def quiet_lightning() -> None:
     """Silence what we decided on purpose; every other warning stays."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # measured: none is fastest
-    warnings.filterwarnings("ignore", message=".*module.* in eval mode at the start of training.*")  # frozen backbone
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch
 
 
-def best_checkpoint(run: RunFolder) -> ModelCheckpoint:
-    return ModelCheckpoint(dirpath=run.checkpoints, filename="best", monitor=MONITOR, mode=MODE, save_top_k=1,
-                           save_on_train_epoch_end=False, enable_version_counter=False)
+def best_checkpoint(folder: RunFolder, watched: Watched) -> ModelCheckpoint:
+    """Keeps best.ckpt: the best validation."""
+    return ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="best",
+        monitor=watched.metric,
+        mode=watched.mode,
+        save_top_k=1,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
 
 
-def last_checkpoint(run: RunFolder) -> ModelCheckpoint:
-    return ModelCheckpoint(dirpath=run.checkpoints, filename="last", monitor=None, save_top_k=1,
-                           save_on_train_epoch_end=False, enable_version_counter=False)
-
-
-def train(module: SeqSetVAEFineTuner, data: CohortDataModule, run: RunFolder, schedule: Schedule, table: MetricsTable,
-          trainer_options: dict[str, Any], compile_model: bool = False) -> dict[int, dict[str, int]]:
-    """Train through all stages; afterwards the module holds the weights of the last step, best.ckpt those of the best.
-
-    Returns:
-        {stage: {part: number of values that trained}}.
-    """
-    trained: dict[int, dict[str, int]] = {}
-    best_so_far: ModelCheckpoint | None = None
-    for stage in schedule.stages():
-        _enter(stage, module, run)
-        if compile_model:
-            module.backbone.compile_dense_parts()
-        trained[stage] = module.trained_parameters()
-        best = best_checkpoint(run)
-        if best_so_far is not None:
-            best.load_state_dict(best_so_far.state_dict())
-        data.stage = stage
-        already = table.rows[-1].epoch if table.rows else 0
-        trainer = _trainer(schedule, stage, already, best, run, table, trainer_options)
-        trainer.fit(module, datamodule=data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        best_so_far = best
-    return trained
-
-
-def _enter(stage: int, module: SeqSetVAEFineTuner, run: RunFolder) -> None:
-    if stage == 1:
-        module.freeze_backbone()
-        return
-    if run.best.is_file():  # stage 2 goes on from the best of stage 1, not from its end
-        module.load_state_dict(read_file(run.best)["state_dict"])
-    module.unfreeze_backbone()
-
-
-def _trainer(schedule: Schedule, stage: int, already: int, best: ModelCheckpoint, run: RunFolder, table: MetricsTable,
-             options: dict[str, Any]) -> pl.Trainer:
-    clock = Clock()
-    interactive = sys.stderr.isatty()
-    callbacks: list[pl.Callback] = [
-        clock,
-        *([WarmUp(schedule.warmup_steps)] if stage == 2 and schedule.warmup_steps else []),
-        Plateau(schedule.lr_factor, schedule.lr_patience, schedule.min_lr),
-        EarlyStopping(MONITOR, mode=MODE, patience=schedule.es_patience, strict=True, check_on_train_epoch_end=False),
-        Reporter(table, clock, stage, schedule.max_epochs),
-        *([TQDMProgressBar(leave=False)] if interactive else []),
-        best,  # checkpoints after everything whose state they hold, the newest after the best
-        last_checkpoint(run),
-    ]
-    return pl.Trainer(
-        max_epochs=schedule.epochs(stage, already), callbacks=callbacks, logger=False, num_sanity_val_steps=0,
-        enable_model_summary=False, enable_progress_bar=interactive, use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches, and perhaps another number of them
-        default_root_dir=run.path, **options,
+def last_checkpoint(folder: RunFolder) -> ModelCheckpoint:
+    """Keeps last.ckpt: the newest validation (Lightning's save_last follows the best instead)."""
+    return ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="last",
+        monitor=None,
+        save_top_k=1,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
     )

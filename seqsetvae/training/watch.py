@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ class Row:
     stage: int
     epoch: int  # counted over both stages, from 1
     step: int  # optimizer steps so far, over both stages
-    train_loss: float
-    val_loss: float
-    val_auc: float
-    val_auprc: float
-    lr_head: float
-    lr_backbone: float  # 0 while frozen
+    metrics: dict[str, float]  # train_loss, val_loss, ... in the order in which they are said
+    rates: dict[str, float]  # lr_<part>: learning rate of each part, 0 while frozen
     stays_per_second: float  # training, validation apart
     waiting: float  # share of the training time in which the loop waited for its next batch
     seconds: float  # training epoch
+
+    def as_flat(self) -> dict[str, float]:
+        """One column a number."""
+        place = {"stage": self.stage, "epoch": self.epoch, "step": self.step}
+        pace = {name: getattr(self, name) for name in ("stays_per_second", "waiting", "seconds")}
+        return place | self.metrics | self.rates | pace
 
 
 class Clock(pl.Callback):
@@ -49,12 +51,14 @@ class Clock(pl.Callback):
         self._mark = now
         return now - before
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_index: int
-                             ) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_index: int
+    ) -> None:
         self.waiting += self._lap()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch,
-                           batch_index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
+    ) -> None:
         self.working += self._lap()
         self.stays += batch.n_stays
 
@@ -74,12 +78,12 @@ class MetricsTable:
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns."""
         with self.csv_path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(row)))
+            writer = csv.DictWriter(file, list(row.as_flat()))
             if not self.rows:
                 writer.writeheader()
-            writer.writerow(asdict(row))
+            writer.writerow(row.as_flat())
         self.rows.append(row)
-        for name, value in asdict(row).items():
+        for name, value in row.as_flat().items():
             if name not in ("stage", "epoch", "step"):
                 self.curves.add_scalar(name, value, row.step)
         self.curves.flush()
@@ -91,31 +95,42 @@ class MetricsTable:
 class Reporter(pl.Callback):
     """Adds a row to the table and says a line after every validation."""
 
-    def __init__(self, table: MetricsTable, clock: Clock, stage: int, epochs_in_all: int,
-                 say: Callable[[str], None] = print) -> None:
-        self.table, self.clock, self.stage, self.epochs_in_all, self.say = table, clock, stage, epochs_in_all, say
+    def __init__(
+        self,
+        table: MetricsTable,
+        clock: Clock,
+        stage: int,
+        epochs_in_all: int,
+        metrics: Sequence[str],
+        parts: Sequence[str],
+    ) -> None:
+        """`metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate."""
+        self.table, self.clock, self.stage, self.epochs_in_all = table, clock, stage, epochs_in_all
+        self.metrics, self.parts = metrics, parts
         self.epochs_before = table.rows[-1].epoch if table.rows else 0
         self.steps_before = table.rows[-1].step if table.rows else 0
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Before the plateau may cut them: the rates that this epoch was trained with.
-        self.rates = {group["part"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+        rates = {group["part"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+        self.rates = {f"lr_{part}": rates.get(part, 0.0) for part in self.parts}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Validation has run by now, and train_loss of the whole epoch stands among the metrics.
-        metric = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Validation has run by now, and the training loss of the whole epoch stands among the metrics.
         row = Row(
-            stage=self.stage, epoch=self.epochs_before + trainer.current_epoch + 1,
+            stage=self.stage,
+            epoch=self.epochs_before + trainer.current_epoch + 1,
             step=self.steps_before + trainer.global_step,
-            **{name: metric[name] for name in ("train_loss", "val_loss", "val_auc", "val_auprc")},
-            lr_head=self.rates["head"], lr_backbone=self.rates.get("backbone", 0.0),
+            metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
+            rates=self.rates,
             stays_per_second=self.clock.stays / self.clock.seconds,
-            waiting=self.clock.waiting / self.clock.seconds, seconds=self.clock.seconds,
+            waiting=self.clock.waiting / self.clock.seconds,
+            seconds=self.clock.seconds,
         )
         self.table.add(row)
-        self.say(f"stage {row.stage}  epoch {row.epoch:>3}/{self.epochs_in_all}  train_loss {row.train_loss:.4f}  "
-                 f"val_loss {row.val_loss:.4f}  val_auc {row.val_auc:.4f}  val_auprc {row.val_auprc:.4f}  "
-                 f"{row.stays_per_second:,.0f} stays/s")
+        said = "  ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
+        place = f"stage {row.stage}  epoch {row.epoch:>3}/{self.epochs_in_all}"
+        print(f"{place}  {said}  {row.stays_per_second:,.0f} stays/s", flush=True)
 
 
 def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float) -> str:

@@ -1,8 +1,9 @@
 """PhysioNet/CinC Challenge 2012, as published: set-a, set-b, set-c (folders or archives) and Outcomes-<set>.txt.
 
 The convention of the literature, whose counts the tests check: the RecordID row is no variable; a stay of 5 rows or
-fewer besides it is left out (counted before anything else is dropped); negative values mean "missing" and are dropped, as are exact
-duplicate rows; ICUType k becomes the variable ICUType_k with value 1. A set is all that is measured at one time.
+fewer besides it is left out (counted before anything else is dropped); negative values mean "missing" and are dropped,
+as are exact duplicate rows; ICUType k becomes the variable ICUType_k with value 1. A set is all that is measured at one
+time.
 
 Letters: F files (stays) of the challenge, R rows of their texts, E rows that remain.
 """
@@ -30,7 +31,7 @@ _HEADER = b"Time,Parameter,Value"
 
 
 class PhysioNet2012:
-    """The stays of the challenge, divided into splits; see the Source protocol. All sets are held in memory (30 MB each).
+    """The stays of the challenge, divided into splits; see the Source protocol. Held in memory, 30 MB a set.
 
     Attributes:
         labels: in-hospital death by stay.
@@ -71,7 +72,7 @@ class PhysioNet2012:
             self._table_of |= {stay: (table, at) for at, stay in enumerate(table.stays)}
             (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(table.stays)
         if fractions is not None and not loose:
-            raise InputError("--fractions divides the sets that no split is given, but every set is assigned. Leave it out.")
+            raise InputError("--fractions divides sets that are in no split yet, but all are assigned. Leave it out.")
         self._divide(loose, check_fractions(fractions, bool(self.stays["test"])), seed)
         self.stays = {split: sorted(stays) for split, stays in self.stays.items() if stays}
 
@@ -121,7 +122,7 @@ def _find_sets(src: Path) -> dict[str, Path]:
         if place is not None:
             found[name] = place
     if not found:
-        raise InputError(f"{src}: holds no set of the challenge. Expected set-a, set-b or set-c, as folder, .tar.gz or .zip.")
+        raise InputError(f"{src}: holds no set of the challenge: set-a, set-b or set-c as a folder, .tar.gz or .zip.")
     return found
 
 
@@ -317,7 +318,8 @@ def _clean(stays: list[Stay], texts: _Texts) -> tuple[_Table, list[Skip]]:
     per_stay = np.bincount(texts.stay[keep], minlength=len(stays))[enough]
     offset = np.concatenate([[0], np.cumsum(per_stay)])
     short = [
-        Skip(stays[at].file, f"{n_rows[at]} rows, fewer than {MIN_ROWS}", is_fault=False) for at in np.flatnonzero(~enough)
+        Skip(stays[at].file, f"{n_rows[at]} rows, fewer than {MIN_ROWS}", is_fault=False)
+        for at in np.flatnonzero(~enough)
     ]
     return _Table(kept_stays, offset, names, parameter, value, texts.minute[keep]), short
 
@@ -332,9 +334,7 @@ def _is_repeated(texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     return repeated
 
 
-def _split_icu_type(
-    stays: list[Stay], names: list[str], texts: _Texts, rows: NDArray[np.intp]
-) -> NDArray[np.int32]:
+def _split_icu_type(stays: list[Stay], names: list[str], texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.int32]:
     """[rows] The parameter of each row, with ICUType k replaced by ICUType_k, which are added to names."""
     parameter = texts.parameter[rows].copy()
     is_type = texts.parameter[rows] == _index(names, "ICUType")
@@ -342,7 +342,7 @@ def _split_icu_type(
         here = is_type & (texts.value[rows] == kind)
         if kind not in (1, 2, 3, 4):
             file = stays[texts.stay[rows[here][0]]].file
-            raise InputError(f"{file}, variable 'ICUType': value is {kind:g}, not 1, 2, 3 or 4. Mend or remove the file.")
+            raise InputError(f"{file}, variable 'ICUType': value is {kind:g}, not 1 to 4. Mend or remove the file.")
         parameter[here] = len(names)
         names.append(f"ICUType_{int(kind)}")
     return parameter

@@ -17,6 +17,7 @@ from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay
 from seqsetvae.errors import InputError
 
+ORIGIN_NOTE = "source.txt"
 _NUMBERS = ("value", "minute", "set_index")
 _COLUMNS = ("variable", *_NUMBERS)
 
@@ -44,12 +45,12 @@ class SeqSetVAELayout:
 
     def __init__(self, patient_ehr: Path) -> None:
         """List the files. A name that is no stay number is a fault, reported by `skips`."""
-        self.description = f"SeqSetVAE layout {patient_ehr.resolve()}"
+        self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{_origin(patient_ehr)}"
         self.patient_ehr = patient_ehr
         self.stays: dict[str, list[Stay]] = {}
         self.skips: list[Skip] = []
         for split in SPLITS:
-            files = sorted((patient_ehr / split).glob("*.parquet"))
+            files = sorted((patient_ehr / split).glob("*.parquet"), key=str)
             if files:
                 self.stays[split] = self._list(files)
 
@@ -75,16 +76,18 @@ class SeqSetVAELayout:
                 tables.append(_read_parquet(stay.file, checked))
                 good.append(stay)
             except _UnreadableError as error:
-                skips.append(Skip(stay.file, str(error), variable=error.column))
+                skips.append(Skip(stay.file, str(error)))
         return _as_rows(good, tables, skips)
 
 
-class _UnreadableError(Exception):
-    """A parquet file that is none, or whose columns are not those of the layout."""
+def _origin(patient_ehr: Path) -> str:
+    """What a source.txt beside patient_ehr says about where the data come from, for the manifest."""
+    note = patient_ehr.resolve().parent / ORIGIN_NOTE
+    return f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
 
-    def __init__(self, reason: str, column: str | None = None) -> None:
-        super().__init__(reason)
-        self.column = column
+
+class _UnreadableError(Exception):
+    """A file that is no parquet, or whose columns are not those of the layout."""
 
 
 def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
@@ -118,12 +121,12 @@ def _check_columns(schema: pa.Schema) -> None:
 
 def _is_number(kind: pa.DataType) -> bool:
     # A column of a stay without rows, or of nulls alone, has the type null.
-    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
     return any(is_kind(kind) for is_kind in kinds)
 
 
 def _as_rows(stays: list[Stay], tables: list[pa.Table], skips: list[Skip]) -> Rows:
-    """Join tables; neighbours of one schema in one go, since a few large conversions are far quicker than many small."""
+    """Join tables; neighbours of one schema in one go, since few large conversions are quicker than many small."""
     codes: dict[str, int] = {}
     empty = np.zeros(0)
     variable: list[NDArray[np.int32]] = [empty.astype(np.int32)]
@@ -155,8 +158,8 @@ def _codes(column: pa.ChunkedArray, codes: dict[str, int]) -> NDArray[np.int32]:
         column = column.cast(pa.large_string()).dictionary_encode()
     encoded = column.unify_dictionaries().combine_chunks()
     local = encoded.dictionary.to_pylist()
-    shared = np.array([-1 if name is None else codes.setdefault(name, len(codes)) for name in local] + [-1], dtype=np.int32)
-    return shared[pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
+    shared = [-1 if name is None else codes.setdefault(name, len(codes)) for name in local]
+    return np.array([*shared, -1], dtype=np.int32)[pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:

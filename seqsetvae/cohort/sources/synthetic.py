@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import refuse_existing
 from seqsetvae.cohort.sidefiles import generate_embedding
-from seqsetvae.cohort.sources.seqsetvae_layout import StayTable, write_stay, write_table
+from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, StayTable, write_stay, write_table
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 HOURS = 48
 
 # name: (mean and std in a healthy stay, drift per unit of severity in stds, measurements an hour)
 VITALS = {
-    "heart rate": (85.0, 14.0, 0.5, 0.5),
-    "mean arterial pressure": (80.0, 12.0, -0.5, 0.5),
-    "respiratory rate": (18.0, 4.0, 0.45, 0.4),
-    "oxygen saturation": (97.0, 2.0, -0.35, 0.4),
+    "heart rate": (85.0, 14.0, 0.7, 0.5),
+    "mean arterial pressure": (80.0, 12.0, -0.7, 0.5),
+    "respiratory rate": (18.0, 4.0, 0.65, 0.4),
+    "oxygen saturation": (97.0, 2.0, -0.5, 0.4),
     "temperature": (37.0, 0.7, 0.15, 0.2),
-    "urine output": (110.0, 60.0, -0.4, 0.3),
+    "urine output": (110.0, 60.0, -0.55, 0.3),
 }
 LABORATORY = {
-    "lactate": (1.6, 0.8, 0.6, 0.06),
+    "lactate": (1.6, 0.8, 0.9, 0.06),
     "creatinine": (1.1, 0.6, 0.35, 0.06),
     "glucose": (135.0, 40.0, 0.1, 0.08),
     "haemoglobin": (11.0, 1.6, -0.15, 0.06),
@@ -32,16 +32,14 @@ LABORATORY = {
 AGE = "age"
 
 
-def write_synthetic(
-    out: str | Path, n_stays: int = 600, seed: int = 0, embedding_width: int | None = None
-) -> Path:
+def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embedding_width: int | None = None) -> Path:
     """Write a synthetic cohort in the SeqSetVAE layout and return its patient_ehr folder.
 
     A hidden severity drives the drift of the vital signs, how often things are measured, and the risk of death, so that
     a linear model on the means and last values reaches an AUROC of about 0.8. About a quarter of the stays die.
 
     Args:
-        out: new folder for patient_ehr/{train,valid,test}, stats.csv and oc.csv.
+        out: new folder for patient_ehr/{train,valid,test}, stats.csv, oc.csv and a source.txt that says "synthetic".
         n_stays: over the three splits, 60/20/20.
         seed: equal seeds write equal data.
         embedding_width: also write a cached.csv of this width; without it embeddings are made from the names.
@@ -61,6 +59,8 @@ def write_synthetic(
             write_stay(folder, stay)
     write_table(out / "stats.csv", ("variable", "mean", "std"), _stats([stay for stay, _ in drawn[: ends[1]]]))
     write_table(out / "oc.csv", ("ts_id", "in_hospital_mortality"), ((stay.stay_id, died) for stay, died in drawn))
+    note = f"synthetic, no real patients ({n_stays} stays, seed {seed})"
+    (out / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
     if embedding_width is not None:
         names = sorted([AGE, *VITALS, *LABORATORY])
         vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
@@ -71,7 +71,7 @@ def write_synthetic(
 def _draw_stay(rng: np.random.Generator, stay_id: int) -> tuple[StayTable, int]:
     """One stay and whether it dies."""
     severity = rng.normal()
-    died = int(rng.random() < 1 / (1 + math.exp(1.6 - 1.5 * severity)))
+    died = int(rng.random() < 1 / (1 + math.exp(1.8 - 2.2 * severity)))
     names, values, minutes = [AGE], [np.clip(65 + 6 * severity + rng.normal(0, 14), 18, 95)], [0.0]
     hours = HOURS * rng.uniform(0.4, 1.0)
     for name, (mean, std, drift, rate) in {**VITALS, **LABORATORY}.items():

@@ -1,0 +1,153 @@
+"""`python data.py ...`: compile data for training, and look at data before training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from seqsetvae.cohort.checks import check_folder
+from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort, summary
+from seqsetvae.cohort.find import DEFAULT_LABEL, compile_layout, locate_layout
+from seqsetvae.cohort.format import Cohort, refuse_existing
+from seqsetvae.cohort.sidefiles import read_embeddings, read_stats
+from seqsetvae.cohort.sources.physionet2012 import LABEL_NAME, PhysioNet2012
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one data command. Returns the exit status: 0 good, 1 a check found what would stop training, 2 bad input."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run_physionet2012(arguments: argparse.Namespace) -> int:
+    refuse_existing(arguments.out)
+    if arguments.embeddings and arguments.embedding_dim:
+        raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
+    stats = read_stats(arguments.stats) if arguments.stats else None
+    embeddings = read_embeddings(arguments.embeddings) if arguments.embeddings else None
+    assigned = {split: getattr(arguments, f"{split}_sets") for split in SPLITS}
+    source = PhysioNet2012(arguments.src, assigned, arguments.fractions, arguments.seed)
+    cohort = compile_cohort(
+        source,
+        arguments.out,
+        label_name=LABEL_NAME,
+        labels=source.labels,
+        stats=stats,
+        embeddings=embeddings,
+        embedding_dim=arguments.embedding_dim or DEFAULT_WIDTH,
+        skip_bad=arguments.skip_bad,
+        jobs=arguments.jobs,
+    )
+    return _tell(cohort)
+
+
+def _run_compile(arguments: argparse.Namespace) -> int:
+    refuse_existing(arguments.out)
+    files = locate_layout(arguments.patient_ehr, arguments.stats, arguments.labels, arguments.embeddings)
+    cohort = compile_layout(
+        files,
+        arguments.out,
+        label_name=arguments.label_name,
+        embedding_dim=arguments.embedding_dim,
+        skip_bad=arguments.skip_bad,
+        jobs=arguments.jobs,
+    )
+    return _tell(cohort)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    findings = check_folder(arguments.dir, arguments.label_name)
+    print(findings.text())
+    return 1 if findings.problems else 0
+
+
+def _tell(cohort: Cohort) -> int:
+    print(f"{cohort.path}\n{summary(cohort)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="data.py", description="Compile patient data for training, or check them.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_physionet2012(commands)
+    _add_compile(commands)
+    _add_check(commands)
+    return parser
+
+
+def _add_physionet2012(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Compile the PhysioNet/CinC Challenge 2012 as published (set-a, set-b, set-c, Outcomes-*.txt)."
+    parser = commands.add_parser("physionet2012", help=text, description=text)
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+    for split in SPLITS:
+        flag = f"--{split}_sets"
+        parser.add_argument(flag, nargs="+", choices="abc", default=[], help=f"whole sets for the {split} split")
+    parser.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        metavar=tuple(split.upper() for split in SPLITS),
+        help="how to divide the stays of all other sets (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
+    _add_stats(parser, "mean and std of each variable; by default computed from the train split alone")
+    _add_common(parser, "made from the names")
+    parser.set_defaults(run=_run_physionet2012)
+
+
+def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Compile the SeqSetVAE layout (a patient_ehr folder)."
+    parser = commands.add_parser("compile", help=text, description=text)
+    parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+    _add_stats(parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR)")
+    parser.add_argument(
+        "--labels", "--label_path", type=Path, metavar="OC_CSV", help="default: the oc.csv beside PATIENT_EHR, if any"
+    )
+    _add_label_name(parser)
+    _add_common(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
+    parser.set_defaults(run=_run_compile)
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Print what to know about data before training on them. Status 1 = something would stop training."
+    parser = commands.add_parser("check", help=text, description=text)
+    parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
+    _add_label_name(parser)
+    parser.set_defaults(run=_run_check)
+
+
+def _add_stats(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--stats", "--params_map_path", type=Path, metavar="STATS_CSV", help=text)
+
+
+def _add_label_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--label_name", default=DEFAULT_LABEL, help="column of oc.csv (default %(default)s)")
+
+
+def _add_common(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--embeddings",
+        "--embeddings_path",
+        type=Path,
+        metavar="CACHED_CSV",
+        help=f"a vector for each variable (default: {default})",
+    )
+    width = f"width of vectors made from the names (default {DEFAULT_WIDTH})"
+    parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
+    parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="threads (default: one per core)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number

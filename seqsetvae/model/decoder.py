@@ -1,0 +1,120 @@
+"""The decoder of pretraining: one history state becomes a set of as many events as its set has.
+
+Legend: S sets and E events (sets in ascending order of size), D latent width, R width of an event vector, h heads.
+Built for pretraining only; fine-tuning never has it.
+
+The first level starts from one row a set. With one key every softmax is 1, so that its blocks are computed once a set
+and not once an event; the events of a set then differ by their seeds alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.ragged import Runs, views
+from seqsetvae.model.set_encoder import ISAB, MAB, SetEncoderSizes
+
+OUTPUT_DROPOUT = 0.1
+SEED_NOISE = 0.3  # standard deviation added to the seeds in training
+
+
+class PMA(nn.Module):
+    """Pooling by multihead attention with random seeds in place of learned ones (Lee et al., 2019, equation 11)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.mab = MAB(dim, heads)
+        self.ff = nn.Linear(dim, dim)
+        self.ln = nn.LayerNorm(dim)
+
+    def keys(self, z: torch.Tensor) -> torch.Tensor:
+        """What the seeds attend to: [..., D] → [..., D]."""
+        return self.ln(F.gelu(self.ff(z)))
+
+
+class DecoderLayer(nn.Module):
+    """One level: refine what there is, then let random seeds read it."""
+
+    def __init__(self, sizes: SetEncoderSizes) -> None:
+        super().__init__()
+        self.isab = ISAB(sizes.latent_dim, sizes.heads, sizes.m)
+        self.pma = PMA(sizes.latent_dim, sizes.heads)
+
+    def forward(self, x: torch.Tensor, seeds: torch.Tensor, runs: Runs) -> torch.Tensor:
+        """Events [E, D] and seeds [E, D] → [E, D]."""
+        keys = self.pma.keys(self.isab(x, runs))
+        return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, runs)), seeds)
+
+    def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, runs: Runs) -> torch.Tensor:
+        """The same where each set is one row, [S, D], and its seeds are [E, D]: → [E, D]."""
+        keys = self.pma.keys(self.isab(c, ((1, len(c)),)))
+        attention = self.pma.mab.multihead
+        value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
+        attended = attention.out_proj(F.linear(keys, value_weight, value_bias))  # softmax over one key is 1
+        return self._output(spread(self.pma.mab(attended), runs), seeds)
+
+    def _output(self, attended: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        return F.dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
+
+
+def spread(rows: torch.Tensor, runs: Runs) -> torch.Tensor:
+    """Repeat each set's row for each of its events: [S, D] → [E, D]."""
+    return torch.cat([rows[row].repeat_interleave(size, dim=0) for size, _, _, row in views(runs, 1)])
+
+
+def attend_within_sets(
+    attention: nn.MultiheadAttention, queries: torch.Tensor, keys: torch.Tensor, runs: Runs
+) -> torch.Tensor:
+    """Multihead attention of each event's query to all events of its set: [E, D], [E, D] → [E, D]."""
+    query_weight, *other_weights = attention.in_proj_weight.chunk(3)
+    query_bias, *other_biases = attention.in_proj_bias.chunk(3)
+    q = F.linear(queries, query_weight, query_bias)
+    k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
+    mixed = []
+    for size, count, events, _ in views(runs, 1):
+        shape = (count, size, attention.num_heads, -1)
+        query, key, value = (part[events].view(shape).transpose(1, 2) for part in (q, k, v))  # [count, h, size, d]
+        mixed.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(count * size, -1))
+    return attention.out_proj(torch.cat(mixed))
+
+
+class Decoder(nn.Module):
+    """History states → reconstructed events, one set of as many events as was seen for each state."""
+
+    def __init__(self, sizes: SetEncoderSizes) -> None:
+        super().__init__()
+        self.decoder_layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.levels))
+        self.out = nn.Linear(sizes.latent_dim, sizes.event_dim)
+
+    def forward(self, states: torch.Tensor, runs: Runs) -> torch.Tensor:
+        """States [S, D], in ascending order of set size → events [E, R]."""
+        *others, first = self.decoder_layers  # levels run from the last to the first
+        assert isinstance(first, DecoderLayer)
+        x = spread(states, runs)
+        x = first.from_one_row(states, self._seeds(x), runs) + x
+        for layer in reversed(others):
+            x = layer(x, self._seeds(x), runs) + x
+        return self.out(x)
+
+    def _seeds(self, like: torch.Tensor) -> torch.Tensor:
+        """N(0, 1) and, in training, noise of variance SEED_NOISE² on top: one normal of the summed variance."""
+        scale = (1 + SEED_NOISE**2) ** 0.5 if self.training else 1.0
+        return torch.randn_like(like) * scale
+
+
+class PretrainingModel(Backbone):
+    """Backbone and decoder; its state dict is exactly that of a pretrained checkpoint.
+
+    Those checkpoints also hold a decoder inside the set encoder, which neither pretraining's loss nor fine-tuning uses.
+    It is carried along untouched and without gradient, so that the old scripts find every weight they expect.
+    """
+
+    def __init__(self, sizes: BackboneSizes) -> None:
+        super().__init__(sizes)
+        self.decoder = Decoder(sizes)
+        unused = Decoder(sizes).requires_grad_(False)
+        self.set_encoder.decoder_layers = unused.decoder_layers
+        self.set_encoder.out = nn.Sequential(unused.out)

@@ -1,0 +1,77 @@
+"""Pretrain: make the checkpoint that fine-tuning needs, or go on with one."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+
+from model_optimized import ObjectiveSettings, SeqSetVAEPretrainer
+from seqsetvae.checkpoint import LoadReport, infer_sizes, load_backbone, read_checkpoint
+from seqsetvae.cohort import Cohort
+from seqsetvae.model.backbone import BackboneSizes
+from seqsetvae.model.decoder import PretrainingModel
+from seqsetvae.modes.common import (
+    check_embeddings,
+    data_module,
+    embedding_table,
+    open_data,
+    start_run,
+    torch_device,
+    train_and_summarize,
+)
+from seqsetvae.settings import Settings
+from seqsetvae.training.schedule import VAL_LOSS
+from seqsetvae.training.summary import Summary, pretraining_advice
+
+METRICS = (
+    "train_loss",
+    "train_recon",
+    "train_kl",
+    "val_loss",
+    "val_recon",
+    "val_kl",
+    "val_active_units",
+    "val_kl_per_dim",
+    "beta",
+)
+
+
+def run(settings: Settings) -> Summary:
+    """Pretrain on --data_dir, labelled or not, from random weights or from --pretrained_ckpt with its sizes."""
+    device = torch_device(settings)
+    pl.seed_everything(settings.seed, verbose=False)
+    cohort = open_data(settings)
+    cohort.split("train"), cohort.split("valid")  # both are needed: say so before anything is built
+    model, report = build_model(settings, cohort)
+    data = data_module(settings, cohort, labelled=False)
+    objective = ObjectiveSettings(
+        max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
+    )
+    module = SeqSetVAEPretrainer(
+        model,
+        objective,
+        settings.pretrain_lr,
+        settings.weight_decay,
+        embedding_table(cohort, settings),
+        cohort.fingerprints(),
+    )
+    if settings.compile_model:
+        model.compile_dense_parts()
+    run = start_run(settings, module, data, model.sizes, report, watched=VAL_LOSS, metrics=METRICS, parts=("model",))
+    return train_and_summarize(
+        run,
+        device,
+        lambda: run.fit(1, settings.max_epochs, warm_up=True),
+        lambda rows: pretraining_advice(rows, model.sizes.latent_dim),
+    )
+
+
+def build_model(settings: Settings, cohort: Cohort) -> tuple[PretrainingModel, LoadReport | None]:
+    """A model of the settings' sizes, or the one that --pretrained_ckpt holds, decoder included."""
+    if settings.pretrained_ckpt is None:
+        return PretrainingModel(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes())), None
+    checkpoint = read_checkpoint(settings.pretrained_ckpt)
+    model = PretrainingModel(infer_sizes(checkpoint, settings.sizes()))
+    report = load_backbone(model, checkpoint, settings.allow_partial_backbone)
+    print(report)
+    check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return model, report

@@ -1,0 +1,67 @@
+"""Small cohorts in the old layout, written stay by stay so that a test shows its data in full."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Row = tuple[str | None, float | None, float | None]  # variable, value, minute
+
+
+class Folder:
+    """A processed/ folder in the making: patient_ehr/, stats.csv, oc.csv, cached.csv."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.ehr = root, root / "patient_ehr"
+
+    def stay(self, split: str, name: str, rows: Sequence[Row], set_index: Sequence[int] | None = None) -> Path:
+        """Write one stay and return its file."""
+        columns: dict[str, object] = {
+            "variable": pa.array([row[0] for row in rows], pa.string()),
+            "value": pa.array([row[1] for row in rows], pa.float64()),
+            "minute": pa.array([row[2] for row in rows], pa.float64()),
+        }
+        if set_index is not None:
+            columns["set_index"] = pa.array(set_index, pa.int64())
+        return self.table(split, name, columns)
+
+    def table(self, split: str, name: str, columns: dict[str, object]) -> Path:
+        """Write one file with any columns and return its path."""
+        file = self.ehr / split / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), file)
+        return file
+
+    def csv(self, name: str, text: str) -> Path:
+        """Write a side file and return its path."""
+        (self.root / name).write_text(text, encoding="utf-8")
+        return self.root / name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Two training stays, one validation stay: heart rate (mean 80, std 10) and lactate (mean 2, std 1)."""
+    data = Folder(tmp_path / "processed")
+    data.stay("train", "1.0", [("heart rate", 90, 0), ("lactate", 3, 0), ("heart rate", 70, 30)])
+    data.stay("train", "2.0", [("lactate", 1, 5)])
+    data.stay("valid", "3.0", [("heart rate", 100, 0), ("lactate", 2, 60)])
+    data.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nlactate,2,1\n")
+    data.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2.0,1\n3,1\n")
+    data.csv("cached.csv", "Key,0,1\nheart rate,0.5,-1.5\nlactate,2,3\n")
+    return data
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """A file or folder of the shared data beside the repository; skips the test where there is none."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).parents[3] / "shared"))
+        if not (root / name).exists():
+            pytest.skip(f"{name} is not in {root}; SEQSETVAE_SHARED says where it is")
+        return root / name
+
+    return find

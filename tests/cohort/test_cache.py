@@ -1,0 +1,190 @@
+"""From a folder to an open cohort: what is found, what recompiles, what a crash or a damaged byte does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import Cohort, find_cohort, is_compiled, open_cohort
+from seqsetvae.cohort import compile as compiling
+from seqsetvae.cohort.format import ARRAYS, AlreadyThereError
+from seqsetvae.errors import InputError
+
+from .conftest import Folder
+from .test_compile import compiled
+
+
+def found(folder: Folder, **options: object) -> Cohort:
+    cache = folder.root.parent / "cache"
+    return find_cohort(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
+
+
+def test_an_old_layout_is_compiled_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = found(folder)
+    monkeypatch.setattr("seqsetvae.cohort.find.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
+    assert found(folder).path == first.path
+    assert find_cohort(folder.root, cache_root=first.path.parent).path == first.path  # its parent names the same data
+    for file in folder.root.rglob("*.*"):
+        file.touch()  # times are not content
+    assert found(folder).path == first.path
+
+
+CHANGES: dict[str, Callable[[Folder], object]] = {
+    "a stay is changed": lambda f: f.stay("train", "2.0", [("lactate", 1.5, 5)]),
+    "a stay is added": lambda f: f.stay("train", "9.0", [("lactate", 1, 5)]),
+    "a stay is removed": lambda f: (f.ehr / "train" / "2.0.parquet").unlink(),
+    "a stay is renamed": lambda f: (f.ehr / "train" / "2.0.parquet").rename(f.ehr / "train" / "4.0.parquet"),
+    "a stay changes split": lambda f: (f.ehr / "train" / "2.0.parquet").rename(f.ehr / "valid" / "2.0.parquet"),
+    "stats.csv": lambda f: f.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nlactate,2,2\n"),
+    "oc.csv": lambda f: f.csv("oc.csv", "ts_id,in_hospital_mortality\n1,1\n"),
+    "no oc.csv": lambda f: (f.root / "oc.csv").unlink(),
+    "cached.csv": lambda f: f.csv("cached.csv", "Key,0\nheart rate,0.5\nlactate,2\n"),
+    "no cached.csv": lambda f: (f.root / "cached.csv").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
+    before = found(folder)
+    CHANGES[change](folder)
+    after = found(folder)
+    assert after.path != before.path
+    assert after.content_hash != before.content_hash
+
+
+def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
+    folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
+    other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
+    paths = {found(folder).path, found(folder, label_name="sepsis").path, found(folder, stats_path=other).path}
+    assert len(paths) == 3
+    assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
+    assert found(folder, stats_path=other).split("train").value.tolist() == [90, 3, 70, 1]
+
+
+def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
+    cohort = compiled(folder)
+    assert find_cohort(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
+    with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
+        find_cohort(cohort.path, label_path="oc.csv", cache_root=folder.root)
+
+
+def test_stats_csv_is_required_beside_the_data(folder: Folder) -> None:
+    moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
+    assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
+    moved.unlink()
+    with pytest.raises(InputError, match=r"no stats.csv beside it.*--params_map_path"):
+        found(folder)
+    with pytest.raises(InputError, match=r"--params_map_path nowhere\.csv: no such file"):
+        found(folder, stats_path="nowhere.csv")
+
+
+def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:
+    (folder.root / "patient_ehr").rename(folder.root / "ehr")
+    with pytest.raises(InputError, match=r"neither a compiled cohort.*Found: cached.csv, ehr/, oc.csv, stats.csv"):
+        find_cohort(folder.root, cache_root=folder.root)
+
+
+def test_one_split_alone_will_do(folder: Folder) -> None:
+    for file in (folder.ehr / "train").iterdir():
+        file.unlink()
+    assert list(found(folder).splits) == ["valid"]
+
+
+def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiling, "_normalise", crash)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(folder)
+    assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
+
+
+def test_an_existing_folder_is_never_overwritten(folder: Folder) -> None:
+    (folder.root.parent / "out").mkdir()
+    with pytest.raises(AlreadyThereError, match="exists already and is not overwritten"):
+        compiled(folder)
+
+
+def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compiling._write_skipped
+
+    def overtaken(partial: Path, skips: list[object]) -> None:
+        monkeypatch.setattr(compiling, "_write_skipped", real)
+        found(folder)  # another process finishes the same entry while this one still works
+        real(partial, skips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compiling, "_write_skipped", overtaken)
+    cohort = found(folder)
+    assert [path.name for path in cohort.path.parent.iterdir()] == [cohort.path.name]
+
+
+def test_files_that_change_while_they_are_compiled_leave_no_entry(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = compiling._write_skipped
+
+    def disturbed(partial: Path, skips: list[object]) -> None:
+        folder.stay("train", "2.0", [("lactate", 1.5, 5)])
+        real(partial, skips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compiling, "_write_skipped", disturbed)
+    with pytest.raises(InputError, match="files changed while they were being compiled"):
+        found(folder)
+    assert not list((folder.root.parent / "cache").iterdir())
+
+
+FILES = [f"train/{array}.npy" for array in ARRAYS] + ["embeddings.npy"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_changed_byte_is_noticed(folder: Folder, name: str) -> None:
+    path = compiled(folder).path
+    file = path / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: damaged .*compile the data again"):
+        open_cohort(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_or_missing_file_is_noticed_without_checksums(folder: Folder, name: str) -> None:
+    path = compiled(folder).path
+    file = path / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{name}: damaged"):
+        open_cohort(path, verify=False)
+    file.unlink()
+    with pytest.raises(InputError, match=f"{name}: damaged .the file is missing"):
+        open_cohort(path, verify=False)
+
+
+def test_an_array_of_another_shape_is_noticed_without_checksums(folder: Folder) -> None:
+    path = compiled(folder).path
+    np.save(path / "train" / "label.npy", np.zeros(3, dtype=np.int8))
+    with pytest.raises(InputError, match=r"label.npy: damaged \(3 entries, not 2\)"):
+        open_cohort(path, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "damaged .not JSON"),
+        ('{"format": "other"}', "not the manifest of a compiled cohort"),
+        ('{"format": "seqsetvae-cohort", "version": 99}', "format version 99, while this program reads version 1"),
+        ('{"format": "seqsetvae-cohort", "version": 1}', "damaged .vocabulary"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    assert is_compiled(tmp_path)
+    with pytest.raises(InputError, match=message):
+        open_cohort(tmp_path)
+
+
+def test_a_folder_that_is_no_cohort(tmp_path: Path) -> None:
+    assert not is_compiled(tmp_path)
+    with pytest.raises(InputError, match="is not a compiled cohort"):
+        open_cohort(tmp_path)

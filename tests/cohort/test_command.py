@@ -1,0 +1,90 @@
+"""`python data.py ...` as a user meets it: flags, output, exit status."""
+
+import subprocess
+import sys
+
+import pytest
+
+from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.sidefiles import stay_number
+
+from .conftest import Folder
+
+
+def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.stay("train", "9", [])
+    folder.stay("valid", "4", [("ferritin", 5, 7), ("ferritin", 4, 3)])
+    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nferritin,3\n")
+    out = folder.root.parent / "out"
+    assert main(["compile", str(folder.ehr), str(out), "--jobs", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "train            2            3             4           0         1   50.0%" in text
+    assert "valid            2            4             4           1         1  100.0%" in text
+    assert "1 stays had rows out of time order" in text
+    assert "left out: 1 stays with too few rows; see" in text
+    assert "raw values kept: ferritin (2 events)" in text
+
+
+def test_side_files_go_by_their_new_and_their_old_flags(folder: Folder) -> None:
+    stats = folder.csv("s.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
+    labels = folder.csv("l.csv", "ts_id,died\n1,1\n")
+    vectors = folder.csv("e.csv", "Key,0,1,2\nheart rate,1,2,3\nlactate,4,5,6\n")
+    hashes = set()
+    for name, flags in (
+        ("new", ("--stats", "--labels", "--embeddings")),
+        ("old", ("--params_map_path", "--label_path", "--embeddings_path")),
+    ):
+        given = [part for flag, file in zip(flags, (stats, labels, vectors), strict=True) for part in (flag, str(file))]
+        out = folder.root.parent / name
+        assert main(["compile", str(folder.root), str(out), "--label_name", "died", *given]) == 0
+        hashes.add(open_cohort(out).content_hash)
+    assert len(hashes) == 1
+    cohort = open_cohort(out)
+    assert cohort.mean.tolist() == [0, 0]
+    assert cohort.split("train").label.tolist() == [1, -1]
+    assert cohort.embeddings.shape == (2, 3)
+
+
+def test_errors_are_one_line_on_stderr_with_status_2(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["compile", str(folder.ehr), str(folder.root)], "exists already"),
+        (["compile", str(folder.ehr / "train"), "out"], "holds neither a compiled cohort"),
+        (["compile", str(folder.ehr), "out", "--embedding_dim", "4"], "--embedding_dim 4 makes embeddings, but"),
+    ):
+        assert main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ")
+        assert message in captured.err
+        assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", [[], ["physionet2012"], ["compile"], ["check"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: data.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("200001", 200001),
+        ("200001.0", 200001),
+        ("900719925474099301.0", 900719925474099301),  # beyond what a float holds
+        ("-5", -5),
+        ("1.5", None),
+        ("1_0", None),
+        ("nan", None),
+        ("", None),
+        ("9" * 30, None),
+    ],
+)
+def test_stay_numbers(text: str, number: int | None) -> None:
+    assert stay_number(text) == number
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, seqsetvae.cohort.command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

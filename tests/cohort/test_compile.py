@@ -1,0 +1,231 @@
+"""What a compiled cohort holds: the arrays against a naive pandas twin, order, sets, statistics, embeddings."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort.compile import STAYS_PER_CHUNK
+from seqsetvae.cohort.find import compile_layout, locate_layout
+from seqsetvae.cohort.format import ARRAYS
+from seqsetvae.cohort.sidefiles import generate_embedding, read_embeddings
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, write_layout
+from seqsetvae.errors import InputError
+
+from .conftest import Folder
+
+
+def compiled(folder: Folder, out: str = "out", **options: object) -> Cohort:
+    return compile_layout(locate_layout(folder.root), folder.root.parent / out, **options)  # type: ignore[arg-type]
+
+
+def train_only(folder: Folder, out: str = "out") -> Cohort:
+    """Compiled with statistics from the train split and embeddings from the names."""
+    source = SeqSetVAELayout(folder.ehr)
+    return compile_cohort(source, folder.root.parent / out, label_name="died", embedding_dim=4)
+
+
+def sets_of(cohort: Cohort, split: str, stay: int) -> list[tuple[float, list[tuple[str, float]]]]:
+    """[(minute, [(variable, z-score), ...]), ...] of the stay at this place, read through the offsets."""
+    s = cohort.split(split)
+    found = []
+    for i in range(s.stay_offset[stay], s.stay_offset[stay + 1]):
+        events = range(s.set_offset[i], s.set_offset[i + 1])
+        found.append((float(s.minute[i]), [(cohort.vocabulary[s.variable[e]], float(s.value[e])) for e in events]))
+    return found
+
+
+def test_a_cohort_holds_sets_z_scores_labels_and_embeddings(folder: Folder) -> None:
+    cohort = compiled(folder)
+    assert cohort.vocabulary == ("heart rate", "lactate")
+    assert sets_of(cohort, "train", 0) == [(0, [("heart rate", 1.0), ("lactate", 1.0)]), (30, [("heart rate", -1.0)])]
+    assert sets_of(cohort, "valid", 0) == [(0, [("heart rate", 2.0)]), (60, [("lactate", 0.0)])]
+    assert cohort.split("train").stay_id.tolist() == [1, 2]
+    assert cohort.split("train").label.tolist() == [0, 1]
+    assert cohort.embeddings.tolist() == [[0.5, -1.5], [2, 3]]
+    assert not cohort.embeddings_generated
+    assert list(cohort.splits) == ["train", "valid"]
+    with pytest.raises(InputError, match="no split 'test'; it has train, valid"):
+        cohort.split("test")
+
+
+def random_layout(folder: Folder, n_stays: int, seed: int = 0) -> None:
+    """Stays of 1 to 60 rows in random order, some with set_index and some without."""
+    rng = np.random.default_rng(seed)
+    for stay in range(100, 100 + n_stays):
+        n = int(rng.integers(1, 60))
+        names = rng.choice(["heart rate", "lactate", "Größe é"], n)
+        minute = np.sort(rng.integers(0, 20, n)).astype(float)
+        set_index = (np.unique(minute, return_inverse=True)[1] * 2 + rng.integers(0, 2, n)).tolist()
+        order = rng.permutation(n)
+        rows = [(str(names[i]), float(rng.normal()), float(minute[i])) for i in order]
+        folder.stay("test", f"{stay}.0", rows, [set_index[i] for i in order] if stay % 2 else None)
+    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nGröße é,3\n")
+
+
+def twin(file: Path, stats: dict[str, tuple[float, float]]) -> list[tuple[float, list[tuple[str, float]]]]:
+    """The sets of one file, the plain way."""
+    table = pd.read_parquet(file)
+    key = ["minute", "set_index"] if "set_index" in table else ["minute"]
+    sets = []
+    for group, rows in table.sort_values(key, kind="stable").groupby(key, sort=True):
+        known = [stats.get(variable, (0.0, 1.0)) for variable in rows.variable]
+        z = [(x - mean) / std for x, (mean, std) in zip(rows.value, known, strict=True)]
+        sets.append((group[0], list(zip(rows.variable, z, strict=True))))
+    return sets
+
+
+def test_arrays_equal_a_naive_twin(folder: Folder) -> None:
+    random_layout(folder, 40)
+    cohort = compiled(folder)
+    stats = {"heart rate": (80.0, 10.0), "lactate": (2.0, 1.0)}
+    for at, stay in enumerate(cohort.split("test").stay_id):
+        assert sets_of(cohort, "test", at) == twin(folder.ehr / "test" / f"{stay}.0.parquet", stats)
+
+
+def test_threads_and_chunks_do_not_change_the_result(folder: Folder) -> None:
+    random_layout(folder, STAYS_PER_CHUNK + 60)
+    one, four = compiled(folder, "one", jobs=1), compiled(folder, "four", jobs=4)
+    assert one.manifest["checksums"] == four.manifest["checksums"]
+    assert one.content_hash == four.content_hash
+
+
+def test_round_trip_through_the_old_layout(folder: Folder) -> None:
+    random_layout(folder, 20)
+    first = compiled(folder, "first")
+    write_layout(first, folder.root.parent / "again")
+    second = compile_layout(locate_layout(folder.root.parent / "again"), folder.root.parent / "second")
+    assert second.fingerprints() == first.fingerprints()
+    for name, split in first.splits.items():
+        for array in ARRAYS:
+            np.testing.assert_allclose(getattr(second.split(name), array), getattr(split, array), atol=1e-12)
+
+
+def test_rows_out_of_time_order_are_sorted_and_counted(folder: Folder) -> None:
+    folder.stay("train", "2.0", [("lactate", 4, 9), ("lactate", 1, 5), ("lactate", 2, 9), ("lactate", 3, 5)])
+    cohort = compiled(folder)
+    assert sets_of(cohort, "train", 1) == [
+        (5, [("lactate", -1.0), ("lactate", 1.0)]),  # rows of one minute keep the order of the file
+        (9, [("lactate", 2.0), ("lactate", 0.0)]),
+    ]
+    assert cohort.manifest["report"]["stays_out_of_order"] == 1
+
+
+def test_two_set_indices_of_one_minute_stay_two_sets(folder: Folder) -> None:
+    folder.stay("train", "2.0", [("lactate", 1, 5), ("lactate", 2, 5), ("lactate", 3, 5)], set_index=[4, 7, 4])
+    assert sets_of(compiled(folder), "train", 1) == [
+        (5, [("lactate", -1.0), ("lactate", 1.0)]),
+        (5, [("lactate", 0.0)]),
+    ]
+
+
+def test_ordinary_oddities_just_work(folder: Folder) -> None:
+    folder.stay("test", "10", [("lactate", i, 0) for i in range(300)])  # a set of 300 events, all one variable
+    folder.stay("test", "11", [("heart rate", 80, i) for i in range(3000)])  # thousands of sets
+    folder.stay("test", "12", [("Taux de créatinine (µmol/L), à jeun", 1.5, 7)])  # one event
+    folder.csv("cached.csv", 'Key,0\nheart rate,1\nlactate,2\n"Taux de créatinine (µmol/L), à jeun",3\n')
+    cohort = compiled(folder)
+    test = cohort.split("test")
+    assert np.diff(test.stay_offset).tolist() == [1, 3000, 1]
+    assert np.diff(test.set_offset)[0] == 300
+    assert sets_of(cohort, "test", 2) == [(7, [("Taux de créatinine (µmol/L), à jeun", 1.5)])]
+
+
+def test_numbers_of_any_type_and_other_columns_are_read(folder: Folder) -> None:
+    columns = {"note": ["x"], "minute": pa.array([5], pa.int16()), "value": pa.array([3], pa.float32())}
+    folder.table("train", "2.0", {**columns, "variable": pa.array(["lactate"]).dictionary_encode()})
+    assert sets_of(compiled(folder), "train", 1) == [(5, [("lactate", 1.0)])]
+
+
+def test_statistics_come_from_the_train_split_alone(folder: Folder) -> None:
+    folder.stay("valid", "4", [("heart rate", 1e9, 0)])
+    cohort = train_only(folder)
+    assert cohort.mean.tolist() == [80.0, 2.0]
+    np.testing.assert_allclose(cohort.std, [np.std([90, 70], ddof=1), np.std([3, 1], ddof=1)])
+    assert cohort.manifest["statistics"] == "train split"
+
+
+def test_statistics_survive_a_mean_far_above_the_std(folder: Folder) -> None:
+    folder.stay("train", "5", [("sodium", 1e9 + i, i) for i in range(3)])
+    cohort = train_only(folder)
+    assert cohort.std[cohort.vocabulary.index("sodium")] == 1.0
+
+
+def test_a_constant_of_training_keeps_a_value_of_one(folder: Folder) -> None:
+    folder.stay("train", "5", [("ICU type", 1, 0), ("shift", -4, 0), ("flag", 0, 0), ("ICU type", 1, 3)])
+    cohort = train_only(folder)
+    assert sets_of(cohort, "train", 2)[0] == (0, [("ICU type", 1.0), ("shift", -1.0), ("flag", 0.0)])
+
+
+def test_a_variable_that_training_lacks_has_no_statistics(folder: Folder) -> None:
+    folder.stay("valid", "4", [("ferritin", 300, 0)])
+    cohort = train_only(folder)
+    assert np.isnan(cohort.mean[0])
+    assert sets_of(cohort, "valid", 1) == [(0, [("ferritin", 300.0)])]
+    assert cohort.manifest["report"]["variables_without_statistics"] == {"ferritin": 1}
+
+
+def test_statistics_need_a_train_split(folder: Folder) -> None:
+    for file in (folder.ehr / "train").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="no train split to compute statistics from"):
+        train_only(folder)
+
+
+def test_generated_embeddings_depend_on_the_name_alone(folder: Folder) -> None:
+    # These numbers are for ever: cohorts and checkpoints elsewhere hold them.
+    expected = [-1.1018071823588573, -1.186975318556293, 1.6036185292140486]
+    np.testing.assert_allclose(generate_embedding("lactate", 3), expected, rtol=1e-12)
+    cohort = train_only(folder)
+    assert cohort.embeddings_generated
+    assert cohort.embeddings[1].tolist() == generate_embedding("lactate", 4).tolist()
+    wide = generate_embedding("lactate", 20_000)
+    assert abs(wide.mean()) < 0.03
+    assert abs(wide.std() - 1) < 0.02
+
+
+def test_fingerprints_tell_what_a_variable_means(folder: Folder) -> None:
+    before = compiled(folder, "before").fingerprints()
+    folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nlactate,2,1.5\n")
+    after = compiled(folder, "after").fingerprints()
+    assert before["heart rate"] == after["heart rate"]
+    assert before["lactate"] != after["lactate"]
+
+
+def test_a_cohort_pickles_by_its_path(folder: Folder) -> None:
+    random_layout(folder, 100)
+    split = compiled(folder).split("test")
+    copy = pickle.loads(pickle.dumps(split))
+    assert len(pickle.dumps(split)) < 1000
+    assert np.array_equal(copy.value, split.value)
+    with pytest.raises(ValueError, match="read-only"):
+        copy.value[0] = 0
+
+
+def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path) -> None:
+    tiny = shared("golden/tiny")
+    cohort = compile_layout(locate_layout(tiny / "patient_ehr"), tmp_path / "out")
+    stats = {row.variable: (row.mean, row.std) for row in pd.read_csv(tiny / "stats.csv").itertuples()}
+    expected = np.load(tiny / "expected.npz")
+    for at, stay in enumerate(cohort.split("train").stay_id):
+        file = tiny / "patient_ehr" / "train" / f"{stay}.0.parquet"
+        assert len(sets_of(cohort, "train", at)) == len(expected[f"{stay}/mu"])
+        for got, want in zip(sets_of(cohort, "train", at), twin(file, stats), strict=True):
+            assert got[0] == want[0]
+            assert [v for v, _ in got[1]] == [v for v, _ in want[1]]
+            np.testing.assert_allclose([z for _, z in got[1]], [z for _, z in want[1]], rtol=1e-12)
+    vectors = read_embeddings(tiny / "cached.csv")
+    assert np.array_equal(cohort.embeddings[3], vectors.vectors[vectors.row[cohort.vocabulary[3]]])
+    assert (cohort.split("train").label == -1).all()
+
+
+def test_open_cohort_gives_what_was_compiled(folder: Folder) -> None:
+    cohort = compiled(folder)
+    again = open_cohort(cohort.path)
+    assert again.content_hash == cohort.content_hash
+    assert again.mean.tolist() == cohort.mean.tolist()

@@ -1,0 +1,226 @@
+"""Faulty data, fault by fault, as docs/data-faults.md lists them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.errors import InputError
+
+from .conftest import Folder
+from .test_compile import compiled, sets_of
+
+BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
+    "NaN value": (
+        lambda f: f.stay("train", "9", [("lactate", 1, 0), ("lactate", float("nan"), 1)]),
+        r"9\.parquet, row 1 .*variable 'lactate': value is nan",
+    ),
+    "infinite value": (
+        lambda f: f.stay("train", "9", [("lactate", float("-inf"), 0)]),
+        "row 0 .*variable 'lactate': value is -inf",
+    ),
+    "value beyond float32": (lambda f: f.stay("train", "9", [("lactate", 1e39, 0)]), "'lactate': value is 1e\\+39"),
+    "null value": (lambda f: f.stay("train", "9", [("lactate", None, 0)]), "row 0 .*variable 'lactate': value is nan"),
+    "no minute": (lambda f: f.stay("train", "9", [("lactate", 1, None)]), "row 0 .*'lactate': minute is nan"),
+    "null variable": (lambda f: f.stay("train", "9", [(None, 1, 0)]), "row 0 .*: the variable has no name"),
+    "blank variable": (lambda f: f.stay("train", "9", [("a", 1, 0), (" ", 1, 0)]), "row 1 .*the variable has no name"),
+    "set with two minutes": (
+        lambda f: f.stay("train", "9", [("a", 1, 5), ("b", 1, 9), ("c", 1, 6)], set_index=[1, 2, 1]),
+        "row 2 .*variable 'c': set_index 1 has two minutes, 5 and 6",
+    ),
+    "text for numbers": (
+        lambda f: f.table("train", "9", {"variable": ["a"], "value": ["high"], "minute": [0]}),
+        "column value holds string, not numbers",
+    ),
+    "missing column": (
+        lambda f: f.table("train", "9", {"variable": ["a"], "value": [1.0]}),
+        "column minute is missing; the columns are variable, value",
+    ),
+    "no set_index in one row": (
+        lambda f: f.table(
+            "train", "9", {"variable": ["a"], "value": [1.0], "minute": [0], "set_index": pa.array([None], pa.int64())}
+        ),
+        "row 0 .*variable 'a': set_index is nan",
+    ),
+    "no parquet": (lambda f: _damage(f), r"9\.parquet: not a readable parquet file"),
+    "name of the file": (lambda f: f.stay("train", "patient", [("a", 1, 0)]), "'patient.parquet' is not a stay number"),
+}
+
+
+def _damage(folder: Folder) -> Path:
+    file = folder.stay("train", "9", [("lactate", 1, 0)])
+    file.write_bytes(file.read_bytes()[:-9])
+    return file
+
+
+@pytest.mark.parametrize("fault", BAD_FILES)
+def test_a_bad_file_stops_compilation_or_is_skipped(folder: Folder, fault: str) -> None:
+    make, message = BAD_FILES[fault]
+    make(folder)
+    with pytest.raises(InputError, match=f"(?s){message}.*--skip_bad"):
+        compiled(folder)
+    assert not (folder.root.parent / "out").exists()
+    cohort = compiled(folder, skip_bad=True)
+    assert cohort.split("train").stay_id.tolist() == [1, 2]
+    assert cohort.vocabulary == ("heart rate", "lactate")  # nothing of the faulty file is left
+    assert cohort.manifest["report"]["faulty_files"] == 1
+    assert [skip.is_fault for skip in read_skipped(cohort.path)] == [True]
+
+
+def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder: Folder) -> None:
+    folder.stay("train", "0", [("lactate", float("nan"), 0)])
+    folder.stay("train", "1.5e0", [("lactate", 7, 0)])
+    folder.stay("train", "8", [("a", 1, 5), ("b", 1, 6)], set_index=[1, 1])
+    folder.stay("train", "9", [])
+    folder.stay("train", "10", [("lactate", 5, 3)])
+    cohort = compiled(folder, skip_bad=True)
+    assert cohort.split("train").stay_id.tolist() == [1, 2, 10]
+    assert sets_of(cohort, "train", 2) == [(3, [("lactate", 3.0)])]
+    names = [Path(skip.file).name for skip in read_skipped(cohort.path)]
+    assert names == ["1.5e0.parquet", "0.parquet", "8.parquet", "9.parquet"]
+
+
+def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
+    folder.stay("train", "9", [])
+    cohort = compiled(folder)
+    assert cohort.split("train").n_stays == 2
+    assert cohort.manifest["report"]["left_out"] == 1
+    (skip,) = read_skipped(cohort.path)
+    assert (Path(skip.file).name, skip.reason, skip.is_fault) == ("9.parquet", "the stay has no rows", False)
+
+
+def test_a_split_of_nothing_but_empty_stays_is_an_error(folder: Folder) -> None:
+    folder.stay("test", "9", [])
+    with pytest.raises(InputError, match="split test has no usable stay"):
+        compiled(folder)
+
+
+def test_a_stay_in_two_splits_is_an_error(folder: Folder) -> None:
+    folder.stay("test", "1", [("lactate", 1, 0)])
+    with pytest.raises(InputError, match=r"(?s)1 stays occur in more.*1: .*train/1.0.parquet, .*test/1.parquet"):
+        compiled(folder)
+
+
+@pytest.mark.parametrize("std", ["0", "nan", "", "-1", "inf"])
+def test_a_std_that_cannot_normalise_is_an_error(folder: Folder, std: str) -> None:
+    folder.csv("stats.csv", f"variable,mean,std\nheart rate,80,{std}\nlactate,2,1\nnot in the data,0,0\n")
+    with pytest.raises(InputError, match=r"(?s)stats.csv.*'heart rate': mean 80.0, std") as error:
+        compiled(folder)
+    assert "not in the data" not in str(error.value)
+
+
+def test_a_mean_that_is_not_finite_is_an_error(folder: Folder) -> None:
+    folder.csv("stats.csv", "variable,mean,std\nheart rate,inf,1\nlactate,2,1\n")
+    with pytest.raises(InputError, match="'heart rate': mean inf"):
+        compiled(folder)
+
+
+def test_a_variable_with_two_statistics_is_an_error(folder: Folder) -> None:
+    folder.csv("stats.csv", "variable,mean,std\nlactate,2,1\nlactate,2,1\nlactate,2,3\n")
+    with pytest.raises(InputError, match="line 4: variable 'lactate' is given twice"):
+        compiled(folder)
+
+
+def test_a_variable_without_statistics_keeps_its_raw_value(folder: Folder) -> None:
+    folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")
+    cohort = compiled(folder)
+    assert sets_of(cohort, "train", 1) == [(5, [("lactate", 1.0)])]
+    assert np.isnan(cohort.mean).tolist() == [False, True]
+    assert cohort.manifest["report"]["variables_without_statistics"] == {"lactate": 3}
+
+
+def test_variables_without_an_embedding_are_all_listed(folder: Folder) -> None:
+    folder.csv("cached.csv", "Key,0\nsomething else,1\n")
+    with pytest.raises(InputError, match=r"(?s)no embedding for 2 of 2.*'heart rate': 3 events.*'lactate': 3 events"):
+        compiled(folder)
+
+
+def test_an_embedding_that_is_not_finite_is_an_error(folder: Folder) -> None:
+    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,nan\n")
+    with pytest.raises(InputError, match="embedding of 'lactate' holds numbers that are not finite"):
+        compiled(folder)
+
+
+def test_without_cached_csv_embeddings_are_generated(folder: Folder) -> None:
+    (folder.root / "cached.csv").unlink()
+    cohort = compiled(folder)
+    assert cohort.embeddings_generated
+    assert cohort.embeddings.shape == (2, 768)
+
+
+def test_a_stay_without_a_label_is_never_a_zero(folder: Folder) -> None:
+    folder.csv("oc.csv", "other,ts_id,in_hospital_mortality\nx,1.0,\nx,3,1.0\n")
+    cohort = compiled(folder)
+    assert cohort.split("train").label.tolist() == [-1, -1]  # an empty label, no row at all
+    assert cohort.split("valid").label.tolist() == [1]
+    assert cohort.manifest["report"]["stays_without_label"] == 2
+
+
+def test_without_oc_csv_no_stay_has_a_label(folder: Folder) -> None:
+    (folder.root / "oc.csv").unlink()
+    assert (compiled(folder).split("train").label == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ts_id,died\n1,0\n", "no column in_hospital_mortality. Its columns are: ts_id, died"),
+        ("ts_id,in_hospital_mortality\n1,0\n2,2\n", "line 3: in_hospital_mortality of stay 2 is '2'"),
+        ("ts_id,in_hospital_mortality\n1,yes\n", "line 2: in_hospital_mortality is 'yes'"),
+        ("ts_id,in_hospital_mortality\none,1\n", "line 2: ts_id is 'one'"),
+        ("ts_id,in_hospital_mortality\n1,0\n1.0,1\n", "line 3: stay 1 has label 0 on one line and 1 on another"),
+        ("ts_id,in_hospital_mortality\n1\n", "line 2: 1 cells where the header has 2"),
+    ],
+)
+def test_faulty_labels_are_errors(folder: Folder, text: str, message: str) -> None:
+    folder.csv("oc.csv", text)
+    with pytest.raises(InputError, match=message):
+        compiled(folder)
+
+
+def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.stay("test", "1", [("lactate", 1, 0)])
+    folder.stay("test", "8", [("lactate", 999, 0), ("ferritin", 3, 1)])
+    folder.stay("test", "9", [])
+    folder.stay("train", "7", [("lactate", float("inf"), 0)])
+    folder.csv("stats.csv", "variable,mean,std\nheart rate,80,0\nlactate,2,1\n")
+    assert main(["check", str(folder.root)]) == 1
+    text = capsys.readouterr().out
+    for expected in (
+        "1 stays in two splits or files",
+        "1 variables whose mean is not finite or whose std is not above 0:\n      'heart rate': mean 80.0, std 0.0",
+        "1 variables without an embedding in cached.csv:\n      'ferritin'",
+        "value is inf, not a finite number that float32 can hold",
+        "1 stays left out",
+        "valid: 1 positive among 1 labelled; AUC needs both",
+        "test: 1 stays without a label",
+        "'lactate': 1 events, furthest 999 (z = +997.0)",
+        "'ferritin': 1 events",
+        "Verdict: NOT ready: 5 to mend",
+    ):
+        assert expected in text
+
+
+def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.stay("valid", "4", [("lactate", 1, 0)])
+    folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n4,0\n")
+    cohort = compiled(folder)
+    for data in (folder.ehr, cohort.path):
+        assert main(["check", str(data)]) == 0
+        assert capsys.readouterr().out.endswith("Verdict: ready for training, 0 worth a look.\n")
+
+
+def test_check_reports_a_damaged_cohort(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = compiled(folder)
+    (cohort.path / "train" / "value.npy").unlink()
+    assert main(["check", str(cohort.path)]) == 1
+    assert "value.npy: damaged (the file is missing)" in capsys.readouterr().out
+
+
+def test_check_of_a_folder_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "nothing")]) == 1
+    assert "no such folder" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+"""Fixtures for all rooms. Expensive ones live for the whole session; nothing in here needs ../shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+from tests.tiny import SHARED, SIZES, tiny_backbone, write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """../shared/golden."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip(f"no golden numbers: {SHARED / 'golden'} does not exist (SEQSETVAE_SHARED names another place)")
+    return SHARED / "golden"
+
+
+@pytest.fixture(scope="session")
+def old_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic cohort as the old scripts have it: patient_ehr of 60 + 20 + 20 stays with stats, labels, embeddings."""
+    out = tmp_path_factory.mktemp("data") / "old layout"
+    return write_synthetic(out, n_stays=100, seed=3, embedding_width=SIZES.input_dim)
+
+
+@pytest.fixture(scope="session")
+def compiled(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """The same stays, compiled."""
+    return find_cohort(old_layout, cache_root=tmp_path_factory.mktemp("compiled"), progress=False)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny backbone in the pretrained layout."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "pretrain.ckpt", tiny_backbone())
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Every test starts from the same seed, alone or in company."""
+    torch.manual_seed(0)

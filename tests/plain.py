@@ -1,0 +1,118 @@
+"""The plain twin of spec/model.md: one set at a time, stock torch modules, Python loops, nothing shared with seqsetvae.
+
+Slow and obvious on purpose. It has the parameter names of a pretrained checkpoint, so one state dict fits both.
+A set is (minute, [(variable, value), ...]); a stay is a list of sets in time order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+PlainSet = tuple[float, list[tuple[int, float]]]
+
+
+class PlainMAB(nn.Module):
+    """a = LN1(MHA(q, kv, kv)); out = LN2(W2 GELU(W1 a)). No residual."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.multihead = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.ln1 = nn.LayerNorm(dim)
+        self.ff = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.ln2 = nn.LayerNorm(dim)
+
+    def forward(self, query: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        attended, _ = self.multihead(query, kv, kv)
+        return self.ln2(self.ff(self.ln1(attended)))
+
+
+class PlainISAB(nn.Module):
+    """H = MAB1(inducing, x); out = MAB2(x, H)."""
+
+    def __init__(self, dim: int, heads: int, m: int) -> None:
+        super().__init__()
+        self.inducing = nn.Parameter(torch.zeros(m, dim))
+        self.mab1 = PlainMAB(dim, heads)
+        self.mab2 = PlainMAB(dim, heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mab2(x, self.mab1(self.inducing, x))
+
+
+class PlainSetEncoder(nn.Module):
+    """The events of one set → (mu, logvar) after every level."""
+
+    def __init__(self, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int) -> None:
+        super().__init__()
+        if reduced_dim is not None:
+            self.dim_reducer = nn.Linear(input_dim, reduced_dim)
+        self.reduces = reduced_dim is not None
+        self.embed = nn.Sequential(
+            nn.Linear(reduced_dim or input_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
+        self.encoder_layers = nn.ModuleList([PlainISAB(latent_dim, heads, m) for _ in range(levels)])
+        self.mu_logvar = nn.Sequential(
+            nn.Linear(latent_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU(), nn.Dropout(0.1),
+            nn.Linear(latent_dim, 2 * latent_dim))
+
+    def event(self, embedding: torch.Tensor, value: float) -> torch.Tensor:
+        r = self.dim_reducer(embedding) if self.reduces else embedding
+        return r / (r.square().sum().sqrt() + 1e-8) * value
+
+    def forward(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        x = torch.stack([self.event(embeddings[variable], value) for variable, value in events])
+        x = self.embed(x)
+        gaussians = []
+        for layer in self.encoder_layers:
+            x = layer(x) + x
+            mu, logvar = self.mu_logvar(x.mean(dim=0)).chunk(2)
+            gaussians.append((mu, logvar.clamp(-10, 10)))
+        return gaussians
+
+
+class PlainBackbone(nn.Module):
+    """A stay's sets → mu, logvar and history of each."""
+
+    def __init__(self, *, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int,
+                 ff_dim: int, transformer_heads: int, transformer_layers: int, transformer_dropout: float) -> None:
+        super().__init__()
+        self.dim = latent_dim
+        self.set_encoder = PlainSetEncoder(input_dim, reduced_dim, latent_dim, levels, heads, m)
+        layer = nn.TransformerEncoderLayer(latent_dim, transformer_heads, ff_dim, transformer_dropout,
+                                           activation="gelu", batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, transformer_layers, enable_nested_tensor=False)
+        self.post_transformer_norm = nn.LayerNorm(latent_dim, eps=1e-6)
+        self.rel_time_bucket_embed = nn.Embedding(64, latent_dim)
+        self.register_buffer("alibi_slope", torch.tensor(1.0))
+        self.register_buffer("time_tau", torch.tensor(60.0))
+
+    def position(self, index: int) -> torch.Tensor:
+        row = [math.sin(index * 10000 ** (-d / self.dim)) if d % 2 == 0 else
+               math.cos(index * 10000 ** (-(d - 1) / self.dim)) for d in range(self.dim)]
+        return torch.tensor(row, dtype=torch.float64)
+
+    def forward(self, stay: Sequence[PlainSet], embeddings: torch.Tensor
+                ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(mu, logvar, history), each [T, D]."""
+        gaussians = [self.set_encoder(events, embeddings)[-1] for _, events in stay]
+        mu = torch.stack([mean for mean, _ in gaussians])
+        rows, before = [], None
+        for index, (minute, _) in enumerate(stay):
+            since = 0.0 if before is None else max(minute - before, 0.0)
+            before = minute
+            row = mu[index] + self.position(index).to(mu) + self.rel_time_bucket_embed.weight[bucket(since)]
+            rows.append(nn.functional.layer_norm(row, (self.dim,)))
+        future = torch.triu(torch.ones(len(stay), len(stay), dtype=torch.bool), diagonal=1)
+        x = torch.stack(rows)[None]
+        for layer in self.transformer.layers:
+            x = layer(x, src_mask=future)
+        return mu, torch.stack([logvar for _, logvar in gaussians]), self.post_transformer_norm(x)[0]
+
+
+def bucket(minutes: float) -> int:
+    """How many of the 63 edges, log-spaced from half a minute to a day, lie strictly below."""
+    edges = [0.5 * 2880 ** (k / 62) for k in range(62)] + [1440.0]
+    return sum(edge < minutes for edge in edges)

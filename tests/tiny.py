@@ -1,0 +1,118 @@
+"""Small things to test with: ragged stays in memory, backbones with no parameter at a special value, checkpoint files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqsetvae.batch import Batch, collate
+from seqsetvae.cohort import Split
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from tests.plain import PlainBackbone, PlainSet
+
+SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SIZES = BackboneSizes(input_dim=12, reduced_dim=8, latent_dim=32, levels=2, heads=2, m=4, ff_dim=48,
+                      transformer_heads=4, transformer_layers=2, transformer_dropout=0.1)
+VARIABLES = 9
+
+
+def ragged_stays(seed: int = 0) -> list[list[PlainSet]]:
+    """Stays of different length; sets of 1, of more than 16 and of 300 events; a variable twice in one set."""
+    rng = np.random.default_rng(seed)
+    sizes = [[1], [3, 1, 20, 2, 2], [300, 5, 1, 1, 17, 4, 3], [16, 2, 1], [1, 1, 1, 1]]
+    return [random_stay(rng, stay_sizes) for stay_sizes in sizes]
+
+
+def random_stay(rng: np.random.Generator, set_sizes: Sequence[int]) -> list[PlainSet]:
+    """Sets of these sizes; gaps from none to more than a day."""
+    gaps = rng.choice([0.25, 0.5, 7.0, 60.0, 1440.0, 2000.0], len(set_sizes))
+    minutes = np.cumsum(gaps) + 30
+    return [(float(minute), [(int(rng.integers(VARIABLES)), float(rng.normal(0, 1.5))) for _ in range(size)])
+            for minute, size in zip(minutes, set_sizes, strict=True)]
+
+
+def split_of(stays: Sequence[list[PlainSet]], labels: Sequence[int] | None = None) -> Split:
+    """Stays as a split in memory, with the arrays of a compiled one."""
+    sets = [one for stay in stays for one in stay]
+    events = [event for _, of_set in sets for event in of_set]
+    arrays: Any = SimpleNamespace(
+        variable=np.array([variable for variable, _ in events], dtype=np.int32),
+        value=np.array([value for _, value in events]),
+        set_offset=np.cumsum([0, *(len(of_set) for _, of_set in sets)]),
+        minute=np.array([minute for minute, _ in sets]),
+        stay_offset=np.cumsum([0, *map(len, stays)]),
+        stay_id=np.arange(len(stays)) + 100,
+        label=np.array(labels if labels is not None else np.arange(len(stays)) % 2, dtype=np.int8),
+        n_stays=len(stays), n_sets=len(sets), n_events=len(events),
+    )
+    return arrays
+
+
+def batch_of(stays: Sequence[list[PlainSet]], dtype: type = np.float64) -> Batch:
+    """All of these stays in one batch, in their order."""
+    return collate(split_of(stays), np.arange(len(stays)), dtype=dtype)
+
+
+def embeddings(dtype: torch.dtype = torch.float64, width: int = SIZES.input_dim) -> torch.Tensor:
+    """A vector for each of the VARIABLES."""
+    return torch.randn(VARIABLES, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+
+
+def tiny_backbone(seed: int = 0, dtype: torch.dtype = torch.float32, **other_sizes: Any) -> Backbone:
+    """A backbone in evaluation mode, every parameter moved off its initial value: no bias is 0 and no norm is neutral."""
+    generator = torch.Generator().manual_seed(seed)
+    backbone = Backbone(replace(SIZES, **other_sizes))
+    with torch.no_grad():
+        for name, value in backbone.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            value.copy_(noise * (0.8 / value.shape[1] ** 0.5) if value.ndim > 1 else noise * 0.2 + (name.split(".")[-1] == "weight"))
+    return backbone.to(dtype).eval()
+
+
+def plain_twin(backbone: Backbone) -> PlainBackbone:
+    """The plain model with the weights of a backbone, in evaluation mode."""
+    twin = PlainBackbone(**backbone.sizes.as_dict()).to(next(backbone.parameters()).dtype)  # type: ignore[arg-type]
+    twin.load_state_dict(backbone.state_dict())
+    return twin.eval()
+
+
+def hyper_parameters(backbone: Backbone) -> dict[str, Any]:
+    """What a pretrained checkpoint says of itself: sizes and much that is not ours."""
+    return {**backbone.sizes.as_dict(), "lr": 1e-4, "beta": 0.1, "warmup_beta": True}
+
+
+def checkpoint_content(backbone: Backbone, layout: str) -> dict[str, Any]:
+    """A checkpoint of this backbone in one of the layouts of spec/model.md."""
+    weights = backbone.state_dict()
+    old = {"setvae." + key if key.startswith("set_encoder.") else key: value for key, value in weights.items()}
+    old = {key.replace("setvae.set_encoder.", "setvae.setvae."): value for key, value in old.items()}
+    decoder = {name: torch.ones(2, 2) for name in
+               ("decoder.out.weight", "set_encoder.decoder_layers.0.ff.0.weight", "set_encoder.out.0.weight")}
+    heads = {name: torch.ones(2, 2) for name in ("cls_head.0.weight", "feature_fusion.gate.weight",
+             "feature_projection.weight", "vae_feature_fusion.fusion_gate.0.weight")}
+    alone = {key.removeprefix("setvae."): value for key, value in old.items() if key.startswith("setvae.setvae.")}
+    contents: dict[str, dict[str, Any]] = {
+        "pretrained": {"state_dict": weights | decoder, "hyper_parameters": hyper_parameters(backbone), "epoch": 3},
+        "bare": weights | decoder,
+        "module": {"state_dict": {f"module.{key}": value for key, value in weights.items()}},
+        "compiled": {f"_orig_mod.{key}": value for key, value in weights.items()},
+        "compiled inside": {"state_dict": {key.replace(".", "._orig_mod.", 1): value for key, value in weights.items()}},
+        "fine-tuned legacy": {"state_dict": old | heads},
+        "fine-tuned legacy, bare": old | heads,
+        "fine-tuned legacy, module": {"state_dict": {f"module.{key}": value for key, value in (old | heads).items()}},
+        "setvae alone": {"state_dict": alone},
+    }
+    return contents[layout]
+
+
+def write_checkpoint(path: Path, backbone: Backbone, layout: str = "pretrained") -> Path:
+    """Save a backbone in a layout and return the path."""
+    torch.save(checkpoint_content(backbone, layout), path)
+    return path
