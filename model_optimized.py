@@ -98,11 +98,13 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         """Stage 1: the backbone gets no gradient and no dropout."""
         self.backbone.requires_grad_(False)
         self.frozen = True
+        self.train(self.training)  # Lightning keeps the modes it finds, so they must be right before a fit
 
     def unfreeze_backbone(self) -> None:
         """Stage 2: everything trains."""
         self.backbone.requires_grad_(True)
         self.frozen = False
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> SeqSetVAEFineTuner:
         """Training mode for what trains; a frozen backbone stays in evaluation mode, whoever calls this."""

@@ -61,10 +61,9 @@ def integer(low: int, high: float = math.inf) -> Kind:
     """A whole number from low to high."""
 
     def convert(received: Any) -> int:
-        value = int(received)
-        if isinstance(received, bool | float) or not low <= value <= high:
+        if isinstance(received, bool | float) or not low <= int(received) <= high:
             raise ValueError
-        return value
+        return int(received)
 
     return Kind(f"a whole number from {low}{_until(high)}", convert)
 
@@ -378,9 +377,9 @@ def _training_problems(settings: Settings) -> list[str]:
             f"batch_size: received {settings.batch_size}; allowed: 4 or more when fine-tuning",
         ),
         (
-            settings.es_patience <= settings.lr_patience,
-            f"es_patience: received {settings.es_patience}; allowed: above lr_patience ({settings.lr_patience}), or "
-            "training stops before a lower learning rate is tried",
+            settings.es_patience <= settings.lr_patience + 1,  # a cut comes after lr_patience + 1 validations
+            f"es_patience: received {settings.es_patience}; allowed: above lr_patience + 1 "
+            f"({settings.lr_patience + 1}), or training stops before a lower learning rate is tried",
         ),
         (
             settings.devices > 1,

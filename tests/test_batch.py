@@ -174,8 +174,8 @@ def _same(ours: Batch, theirs: Batch) -> bool:
 
 def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
     """Also where they are spawned, as on macOS and Windows: the dataset is pickled and the maps are opened again."""
-    here = list(_module(compiled).loader("train", labelled=True, shuffle=True, epoch=2))
-    loader = _module(compiled).loader("train", labelled=True, shuffle=True, epoch=2)
+    here = list(_module(compiled).loader("train", shuffle=True, epoch=2))
+    loader = _module(compiled).loader("train", shuffle=True, epoch=2)
     spawned: DataLoader[Batch] = DataLoader(loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=2,
                                             multiprocessing_context="spawn")
     theirs = list(spawned)
@@ -192,7 +192,7 @@ def test_a_dataset_pickles_without_its_data(compiled: Cohort) -> None:
 def test_loaders_do_not_draw_from_the_global_random_numbers(compiled: Cohort) -> None:
     """Dropout must not depend on how many loaders there are."""
     before = torch.get_rng_state()
-    list(_module(compiled).loader("train", labelled=True, shuffle=True))
+    list(_module(compiled).loader("train", shuffle=True))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -216,7 +216,7 @@ def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_n
         ids = compiled.split(split).stay_id.tolist()
         assert sorted(seen) == sorted(set(ids) - {ids[0], ids[5]})
         assert min(int(batch.label.min()) for batch in batches) == 0
-    everything = torch.cat([batch.stay_id for batch in data.loader("train", labelled=False)]).tolist()
+    everything = torch.cat([batch.stay_id for batch in _module(data.cohort, labelled=False).loader("train")]).tolist()
     assert sorted(everything) == sorted(compiled.split("train").stay_id.tolist())
 
 

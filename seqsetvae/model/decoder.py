@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.ragged import Runs, views
+from seqsetvae.model.ragged import Runs, split_events, spread
 from seqsetvae.model.set_encoder import ISAB, MAB, SetEncoderSizes
 
 OUTPUT_DROPOUT = 0.1
@@ -60,11 +60,6 @@ class DecoderLayer(nn.Module):
         return F.dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
 
 
-def spread(rows: torch.Tensor, runs: Runs) -> torch.Tensor:
-    """Repeat each set's row for each of its events: [S, D] → [E, D]."""
-    return torch.cat([rows[row].repeat_interleave(size, dim=0) for size, _, _, row in views(runs, 1)])
-
-
 def attend_within_sets(
     attention: nn.MultiheadAttention, queries: torch.Tensor, keys: torch.Tensor, runs: Runs
 ) -> torch.Tensor:
@@ -74,9 +69,9 @@ def attend_within_sets(
     q = F.linear(queries, query_weight, query_bias)
     k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
     mixed = []
-    for size, count, events, _ in views(runs, 1):
+    for (size, count), *parts in zip(runs, *(split_events(part, runs) for part in (q, k, v)), strict=True):
         shape = (count, size, attention.num_heads, -1)
-        query, key, value = (part[events].view(shape).transpose(1, 2) for part in (q, k, v))  # [count, h, size, d]
+        query, key, value = (part.view(shape).transpose(1, 2) for part in parts)  # [count, h, size, d]
         mixed.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(count * size, -1))
     return attention.out_proj(torch.cat(mixed))
 

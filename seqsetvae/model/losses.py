@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from seqsetvae.model.ragged import Runs, views
+from seqsetvae.model.ragged import Runs, split_events
 
 
 def cross_entropy(
@@ -80,12 +80,11 @@ def _chamfer(distance: torch.Tensor) -> torch.Tensor:
 def reconstruction(recon: torch.Tensor, target: torch.Tensor, runs: Runs) -> torch.Tensor:
     """Mean distance over all sets: [E, R], [E, R] → scalar. Sets are compared in pieces of at most MAX_PAIRS pairs."""
     total = recon.new_zeros((), dtype=torch.promote_types(recon.dtype, torch.float32))
-    for size, count, events, _ in views(runs, 1):
+    for (size, count), run, wanted in zip(runs, split_events(recon, runs), split_events(target, runs), strict=True):
         pieces = max(1, MAX_PAIRS // (size * size))
         shape = (count, size, recon.shape[1])
-        pairs = zip(recon[events].view(shape).split(pieces), target[events].view(shape).split(pieces), strict=True)
-        for recon_piece, target_piece in pairs:
-            total = total + set_distance(recon_piece, target_piece).sum()
+        for piece, wanted_piece in zip(run.view(shape).split(pieces), wanted.view(shape).split(pieces), strict=True):
+            total = total + set_distance(piece, wanted_piece).sum()
     return total / sum(count for _, count in runs)
 
 

@@ -4,24 +4,31 @@ Legend: E events, S sets, h heads, m inducing points, D width, R rows.
 Sets come in ascending order of size, so that a run of `count` sets of `size` events is a view [count, size, ...] of the
 flat arrays: no mask, no padding. A set of one event needs one inducing row and not m, since all m attend to the same
 single event and are equal; R = (number of sets of one event) + m · (number of larger sets).
+
+Flat arrays are cut into runs by one `split`, whose gradient is one concatenation; a slice for each run would write a
+whole array of zeros for each.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 
 Runs = tuple[tuple[int, int], ...]  # (events per set, number of such sets), ascending
 
 
-def views(runs: Runs, m: int) -> Iterator[tuple[int, int, slice, slice]]:
-    """(size, count, rows of the run's events, rows of its inducing points) for each run."""
-    event, row = 0, 0
-    for size, count in runs:
-        rows = count if size == 1 else count * m
-        yield size, count, slice(event, event + size * count), slice(row, row + rows)
-        event, row = event + size * count, row + rows
+def split_events(x: torch.Tensor, runs: Runs) -> tuple[torch.Tensor, ...]:
+    """Events of each run: [E, C] → [count · size, C] a run."""
+    return x.split([size * count for size, count in runs])
+
+
+def split_sets(x: torch.Tensor, runs: Runs) -> tuple[torch.Tensor, ...]:
+    """Sets of each run: [S, C] → [count, C] a run."""
+    return x.split([count for _, count in runs])
+
+
+def _split_inducing(x: torch.Tensor, runs: Runs, m: int) -> tuple[torch.Tensor, ...]:
+    """Inducing rows of each run: [R, C] → [count · m, C] a run, or [count, C] for sets of one event."""
+    return x.split([count if size == 1 else count * m for size, count in runs])
 
 
 def pool_events(scores: torch.Tensor, values: torch.Tensor, runs: Runs, heads: int, m: int) -> torch.Tensor:
@@ -31,13 +38,13 @@ def pool_events(scores: torch.Tensor, values: torch.Tensor, runs: Runs, heads: i
     """
     width = values.shape[1] // heads
     mixed = []
-    for size, count, events, _ in views(runs, m):
+    for (size, count), score, value in zip(runs, split_events(scores, runs), split_events(values, runs), strict=True):
         if size == 1:
-            mixed.append(values[events].view(count, heads, width).sum(1))
+            mixed.append(value.view(count, heads, width).sum(1))
             continue
-        weights = scores[events].view(count, size, heads, m).softmax(1, dtype=_softmax_dtype(scores)).to(values.dtype)
+        weights = score.view(count, size, heads, m).softmax(1, dtype=_softmax_dtype(score)).to(value.dtype)
         weights = weights.permute(0, 3, 1, 2).reshape(count, m, size * heads)
-        mixed.append(torch.bmm(weights, values[events].view(count, size * heads, width)).view(count * m, width))
+        mixed.append(torch.bmm(weights, value.view(count, size * heads, width)).view(count * m, width))
     return torch.cat(mixed)
 
 
@@ -45,12 +52,14 @@ def read_rows(queries: torch.Tensor, rows: torch.Tensor, runs: Runs, heads: int,
     """Each event attends to its set's inducing rows: queries [E, h·D], rows [R, D] → mixed [E, h·D], one per head."""
     width = rows.shape[1]
     mixed = []
-    for size, count, events, keys in views(runs, m):
+    for (size, count), query, key in zip(
+        runs, split_events(queries, runs), _split_inducing(rows, runs, m), strict=True
+    ):
         if size == 1:
-            mixed.append(rows[keys].repeat(1, heads))
+            mixed.append(key.repeat(1, heads))
             continue
-        key = rows[keys].view(count, m, width)
-        query = queries[events].view(count, size * heads, width)
+        key = key.view(count, m, width)
+        query = query.view(count, size * heads, width)
         weights = torch.bmm(query, key.transpose(1, 2)).softmax(2, dtype=_softmax_dtype(query)).to(key.dtype)
         mixed.append(torch.bmm(weights, key).view(count * size, heads * width))
     return torch.cat(mixed)
@@ -58,7 +67,14 @@ def read_rows(queries: torch.Tensor, rows: torch.Tensor, runs: Runs, heads: int,
 
 def mean_of_events(x: torch.Tensor, runs: Runs) -> torch.Tensor:
     """Mean over each set's events: [E, D] → [S, D]."""
-    return torch.cat([x[events].view(count, size, -1).mean(1) for size, count, events, _ in views(runs, 1)])
+    parts = zip(runs, split_events(x, runs), strict=True)
+    return torch.cat([part.view(count, size, -1).mean(1) for (size, count), part in parts])
+
+
+def spread(rows: torch.Tensor, runs: Runs) -> torch.Tensor:
+    """Repeat each set's row for each of its events: [S, D] → [E, D]."""
+    parts = zip(runs, split_sets(rows, runs), strict=True)
+    return torch.cat([part.repeat_interleave(size, dim=0) for (size, _), part in parts])
 
 
 def _softmax_dtype(x: torch.Tensor) -> torch.dtype:

@@ -27,8 +27,11 @@ def run(settings: Settings) -> evaluate.Evaluation:
     checkpoint = RunFolder(Path(pretrained.run)).best
 
     _say(f"--mode finetune --pretrained_ckpt {checkpoint} --data_dir {base.data_dir} --max_epochs {FINETUNE_EPOCHS}")
-    finetuned = finetune.run(replace(base, mode="finetune", pretrained_ckpt=checkpoint, max_epochs=FINETUNE_EPOCHS,
-                                     unfreeze_after=FROZEN_EPOCHS))
+    finetuned = finetune.run(
+        replace(
+            base, mode="finetune", pretrained_ckpt=checkpoint, max_epochs=FINETUNE_EPOCHS, unfreeze_after=FROZEN_EPOCHS
+        )
+    )
 
     _say(f"--mode evaluate --ckpt {finetuned.run} --split test")
     result = evaluate.run(replace(base, mode="evaluate", ckpt=Path(finetuned.run), split="test"))

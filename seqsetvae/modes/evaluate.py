@@ -96,8 +96,8 @@ def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineT
         embeddings,
         saved[FINGERPRINTS],
     )
-    module.load_state_dict(content["state_dict"])
-    return module.to(embeddings.dtype).eval()
+    module.to(embeddings.dtype).load_state_dict(content["state_dict"])
+    return module.eval()
 
 
 @torch.inference_mode()
