@@ -103,6 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_file(path)
     state = content.get("state_dict", content)
+    state = state if isinstance(state, dict) else {}
     weights: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
@@ -149,7 +150,7 @@ def infer_sizes(checkpoint: Checkpoint, fallback: dict[str, Any]) -> BackboneSiz
             f"{checkpoint.path}: not a SeqSetVAE checkpoint, it has no set encoder. Its weights are "
             f"{', '.join(list(checkpoint.weights)[:4])}, ..."
         )
-    said = {name: value for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
+    said = {name: _plain(value) for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
     shown = _sizes_in_shapes(checkpoint)
     for name in ("levels", "transformer_layers"):  # a layer that is wholly missing must be reported, not overlooked
         shown[name] = max(shown.get(name, 0), int(said.get(name) or 0)) or fallback[name]
@@ -161,6 +162,11 @@ def infer_sizes(checkpoint: Checkpoint, fallback: dict[str, Any]) -> BackboneSiz
             )
     values = {name: fallback[name] for name in _size_names() if name in fallback} | said | shown
     return _checked_sizes(values, checkpoint)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python, since sizes go into JSON and into checkpoints that we write."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _checked_sizes(values: dict[str, Any], checkpoint: Checkpoint) -> BackboneSizes:
