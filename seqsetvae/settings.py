@@ -291,7 +291,8 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
         InputError: lists every problem with its name, the received value and what is allowed.
     """
     flags, unknown = parser(config).parse_known_args(argv)
-    received = {name: getattr(config, name) for name in from_config() if hasattr(config, name)} | vars(flags)
+    defaults = {name: getattr(config, name) for name in from_config() if hasattr(config, name)}
+    received = defaults | vars(flags)
     problems = [_unknown_flag(word) for word in unknown if word.startswith("--")]
     problems += [f"{word!r}: no flag takes this value" for word in unknown if not word.startswith("--")]
     problems += [
@@ -299,13 +300,13 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
     ]
     problems += _unknown_in_config(config)
     values = _convert(received, problems)
+    usable = _convert(defaults, []) | values  # a default stands in for a flag that is wrong, to check all the others
+    if usable.keys() >= set(from_config()):
+        wrong = received.keys() - values.keys()
+        problems += [line for line in check(Settings(**usable)) if line.split(":")[0] not in wrong]
     if problems:
         raise _report(problems)
-    settings = Settings(**values)
-    problems = check(settings)
-    if problems:
-        raise _report(problems)
-    return settings
+    return Settings(**values)
 
 
 def _report(problems: list[str]) -> InputError:

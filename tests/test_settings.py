@@ -176,8 +176,9 @@ def test_switches_take_a_value_too(files: dict[str, str], flag: str, expected: b
 def test_all_problems_come_at_once_with_name_received_and_allowed(tmp_path: Path) -> None:
     message = _problems(["--mode", "finetune", "--batch_size", "eight", "--lr", "-1", "--pooling", "last",
                          "--head_pooling", "max", "--label_smoothing", "2", "--max_epochs", "0", "stray"])
-    assert message.startswith("7 problems with the settings, nothing was read or written:")
-    for line in ("batch_size: received 'eight'; allowed: a whole number from 1", "lr: received '-1'; allowed: a number above 0",
+    assert message.startswith("10 problems with the settings, nothing was read or written:")
+    for line in ("pretrained_ckpt: not given", "data_dir: not given", "'stray': no flag takes this value",
+                 "batch_size: received 'eight'; allowed: a whole number from 1", "lr: received '-1'; allowed: a number above 0",
                  "head_pooling: received 'max'; allowed: one of last, mean, last_mean", "--pooling: no such flag",
                  "label_smoothing: received '2'; allowed: a number from 0 to 0.9",
                  "max_epochs: received '0'; allowed: a whole number from 1"):

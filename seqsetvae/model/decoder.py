@@ -81,7 +81,10 @@ class Decoder(nn.Module):
 
     def __init__(self, sizes: SetEncoderSizes) -> None:
         super().__init__()
-        self.decoder_layers = nn.ModuleList(DecoderLayer(sizes) for _ in range(sizes.levels))
+        layers = [DecoderLayer(sizes) for _ in range(sizes.levels)]
+        # The first level has one row a set, and with one key every query reads the same: these cannot matter or train.
+        layers[-1].isab.inducing.requires_grad_(False)
+        self.decoder_layers = nn.ModuleList(layers)
         self.out = nn.Linear(sizes.latent_dim, sizes.event_dim)
 
     def forward(self, states: torch.Tensor, runs: Runs) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ def run(settings: Settings) -> Evaluation:
     saved = content["hyper_parameters"]
     check_embeddings(cohort, saved["sizes"]["input_dim"], saved.get(FINGERPRINTS), path)
     module = rebuild(content, embedding_table(cohort, settings)).to(device)
+    if settings.max_sets is None and folder is not None:  # the model was validated on stays that were cut like this
+        settings = replace(settings, max_sets=folder.read_json(CONFIG)["settings"]["max_sets"])
+    assert settings.split is not None
     loader = data_module(settings, cohort).loader(settings.split)
     result = evaluate(module, loader, inference_context(settings, device))
     print(

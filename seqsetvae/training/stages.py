@@ -79,9 +79,10 @@ class Run:
             best.load_state_dict(self.best.state_dict())
         self.data.stage = stage
         trainer = self._trainer(stage, max_epochs, best, warm_up)
-        trainer.fit(self.module, datamodule=self.data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            trainer.fit(self.module, datamodule=self.data)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
         self.best = best
 
     def _trainer(self, stage: int, max_epochs: int, best: ModelCheckpoint, warm_up: bool) -> pl.Trainer:

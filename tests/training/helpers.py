@@ -1,0 +1,109 @@
+"""A fine-tuner whose val_auc follows a script, and what it saw of its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import CohortDataModule
+from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner
+from seqsetvae.batch import Batch
+from seqsetvae.cohort import Cohort
+from seqsetvae.modes.finetune import METRICS
+from seqsetvae.training.run_folder import RunFolder
+from seqsetvae.training.schedule import VAL_AUC
+from seqsetvae.training.stages import Run, Schedule, finetune_in_stages
+from seqsetvae.training.watch import MetricsTable
+from tests import tiny
+
+HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
+
+
+def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
+    """A module around a tiny backbone."""
+    backbone = tiny.tiny_backbone()
+    module = kind(
+        backbone.sizes,
+        HeadSettings(pooling="last_mean", hidden=8, dropout=dropout),
+        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
+        OptimizerSettings(head_lr=HEAD_LR, backbone_lr=BACKBONE_LR, weight_decay=0.01),
+        torch.from_numpy(cohort.embeddings.copy()).float(), cohort.fingerprints(),
+    )
+    module.backbone.load_state_dict(backbone.state_dict())
+    return module
+
+
+class Scripted(SeqSetVAEFineTuner):
+    """Says the values of `script`, one a validation, instead of its true val_auc; notes rates, modes and weights."""
+
+    script: list[float]
+
+    def start(self, script: list[float]) -> None:
+        self.script, self.validations = script, 0
+        self.rates: list[tuple[int, dict[str, float]]] = []  # (stage, rate of each part) at every optimizer step
+        self.modes: list[tuple[int, bool, bool]] = []  # (stage, is the backbone in training mode, is the head) a batch
+        self.weights: list[dict[str, torch.Tensor]] = []  # at every validation
+        self.starts: list[dict[str, torch.Tensor]] = []  # at the start of every fit
+
+    @property
+    def stage(self) -> int:
+        return 1 if self.frozen else 2
+
+    def _copy(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.state_dict().items()}
+
+    def on_fit_start(self) -> None:
+        self.starts.append(self._copy())
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        self.modes.append((self.stage, self.backbone.transformer.training, self.head.training))
+        return super().training_step(batch, batch_index)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append((self.stage, {group["part"]: group["lr"] for group in optimizer.param_groups}))
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        assert not self.backbone.training
+        assert not self.head.training
+        values = {"val_auc": self.script[self.validations], "val_auprc": 0.5, "val_loss": 1.0}
+        self.log_dict(values, on_epoch=True, batch_size=batch.n_stays)
+
+    def on_validation_epoch_end(self) -> None:
+        self.weights.append(self._copy())
+        self.validations += 1
+
+
+def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
+    """Fine-tune through both stages on the CPU."""
+    schedule = {"max_epochs": 5, "unfreeze_after": 2, "warmup_steps": 0, "lr_factor": 0.5, "lr_patience": 1,
+                "min_lr": 1e-6, "es_patience": 3}
+    trainer_options = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0,
+                       "accumulate_grad_batches": options.pop("accumulate", 1)}
+    run_folder = RunFolder.create(folder, "test")
+    run = Run(
+        module=module, data=CohortDataModule(cohort, batch_size=16, max_events=10**6), folder=run_folder,
+        table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"), watched=VAL_AUC,
+        schedule=Schedule(**(schedule | options)), metrics=METRICS, parts=("head", "backbone"),
+        trainer_options=trainer_options,
+    )
+    finetune_in_stages(run, module, compile_model=False)
+    return run
+
+
+def scripted_run(cohort: Cohort, folder: Path, script: list[float], **options: Any) -> tuple[Scripted, Run]:
+    """A run in which validation n says script[n]."""
+    module: Scripted = fine_tuner(cohort, Scripted)
+    module.start(script)
+    return module, run_stages(module, cohort, folder, **options)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint, with weights_only and no allow-list at all."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        return torch.load(path, weights_only=True)
+    finally:
+        torch.serialization.add_safe_globals(allowed)

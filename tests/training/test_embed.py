@@ -1,0 +1,81 @@
+"""--mode embed: a backbone's states of every stay, from outside."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.cohort import Cohort
+from tests import tiny
+from tests.training.test_finetune import command
+
+
+def _embed(pretrained: Path, data_dir: Path, output: Path, *more: object) -> tuple[int, str, str]:
+    return command("--mode", "embed", "--pretrained_ckpt", pretrained, "--data_dir", data_dir, "--split", "train",
+                   "--output", output, "--output_root_dir", output.parent, "--accelerator", "cpu", *more)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
+def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(pretrained: Path, compiled: Cohort, tmp_path: Path,
+                                                                    precision: str, tolerance: float) -> None:
+    output = tmp_path / "states.npz"
+    status, said, errors = _embed(pretrained, compiled.path, output, "--precision", precision, "--batch_size", 7)
+    assert status == 0, errors
+    split = compiled.split("train")
+    assert f"{split.n_stays} stays" in said
+    twin = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))
+    table = torch.from_numpy(compiled.embeddings.copy())
+    with np.load(output, allow_pickle=False) as arrays:
+        assert set(arrays.files) == {f"{stay}/{name}" for stay in split.stay_id.tolist() for name in ("mu", "history")}
+        for n in (0, 17, 41):
+            sets = range(int(split.stay_offset[n]), int(split.stay_offset[n + 1]))
+            stay = [(float(split.minute[s]), [(int(split.variable[e]), float(split.value[e]))
+                    for e in range(int(split.set_offset[s]), int(split.set_offset[s + 1]))]) for s in sets]
+            with torch.no_grad():
+                mu, _, history = twin(stay, table)
+            for name, expected in (("mu", mu), ("history", history)):
+                found = arrays[f"{split.stay_id[n]}/{name}"]
+                assert found.dtype == np.float32
+                assert found.shape == (len(stay), 32)
+                np.testing.assert_allclose(found, expected.float().numpy(), rtol=0, atol=tolerance)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_an_output_that_exists_is_left_alone(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    output = tmp_path / "states.npz"
+    output.write_text("precious", encoding="utf-8")
+    status, _, errors = _embed(pretrained, compiled.path, output)
+    assert status == 2
+    assert "which exists" in errors
+    assert output.read_text(encoding="utf-8") == "precious"
+
+
+def test_neither_labels_nor_other_splits_are_needed(pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+                                                    ) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(old_layout / "train", data / "patient_ehr" / "train")
+    for name in ("stats.csv", "cached.csv"):
+        shutil.copy(old_layout.parent / name, data / name)
+    status, _, errors = _embed(pretrained, data, tmp_path / "states.npz")
+    assert status == 0, errors
+    with np.load(tmp_path / "states.npz") as arrays:
+        assert len(arrays.files) == 2 * compiled.split("train").n_stays
+    status, _, errors = _embed(pretrained, data, tmp_path / "other.npz", "--split", "test")
+    assert status == 2
+    assert "no split 'test'; it has train" in errors
+    assert not (tmp_path / "other.npz").exists()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
+def test_golden_numbers_from_outside(golden: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
+    status, _, errors = _embed(golden / "tiny" / "pretrain.ckpt", golden / "tiny" / "patient_ehr", tmp_path / "states.npz",
+                               "--precision", precision)
+    assert status == 0, errors
+    with np.load(golden / "tiny" / "expected.npz") as expected, np.load(tmp_path / "states.npz") as found:
+        assert set(found.files) == {name for name in expected.files if name.endswith(("/mu", "/history"))}
+        for name in found.files:
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance, err_msg=name)

@@ -1,0 +1,64 @@
+"""`--mode pretrain`: the file it writes has the old layout, fine-tunes, and can be continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.model.decoder import PretrainingModel
+from seqsetvae.settings import SMALL
+from tests.tiny import SIZES
+from train_optimized import main
+
+# Names that the old pretraining script reads back.
+OLD_HYPER_PARAMETERS = {
+    "input_dim", "reduced_dim", "latent_dim", "levels", "heads", "m", "beta", "lr", "ff_dim", "transformer_heads",
+    "transformer_layers", "warmup_beta", "max_beta", "beta_warmup_steps", "free_bits", "transformer_dropout",
+    "time_num_frequencies",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining run of one epoch with the small preset."""
+    root = tmp_path_factory.mktemp("pretrain")
+    flags = f"--mode pretrain --preset small --max_epochs 1 --output_root_dir {root}".split()
+    assert main([*flags, "--data_dir", str(compiled.path)]) == 0
+    return next(root.glob("pretrain-*"))
+
+
+def test_the_checkpoint_has_exactly_the_pretrained_layout(run: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    sizes = type(SIZES)(input_dim=SIZES.input_dim, transformer_dropout=0.1, **SMALL)
+    expected = {name: value.shape for name, value in PretrainingModel(sizes).state_dict().items()}
+    assert {name: value.shape for name, value in content["state_dict"].items()} == expected
+    assert set(content["hyper_parameters"]) == OLD_HYPER_PARAMETERS
+
+
+def test_it_fine_tunes_and_continues(
+    run: Path, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    common = ["--pretrained_ckpt", str(run / "checkpoints" / "best.ckpt"), "--data_dir", str(compiled.path),
+              "--output_root_dir", str(tmp_path), "--max_epochs", "1"]  # fmt: skip
+    assert main(["--mode", "finetune", "--unfreeze_after", "none", *common]) == 0
+    assert main(["--mode", "pretrain", *common]) == 0
+    printed = capsys.readouterr().out
+    assert "val_active_units" in printed
+    content = torch.load(next(tmp_path.glob("pretrain-*")) / "checkpoints" / "last.ckpt", weights_only=True)
+    before = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["state_dict"].keys() == before["state_dict"].keys()
+    assert content["hyper_parameters"]["latent_dim"] == SMALL["latent_dim"]  # the file's size, not the setting's
+    unused = "set_encoder.out.0.weight"
+    assert torch.equal(content["state_dict"][unused], before["state_dict"][unused])
+
+
+def test_labels_are_not_needed(old_layout: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "processed"
+    folder.mkdir()
+    for name in ("patient_ehr", "stats.csv", "cached.csv"):
+        (folder / name).symlink_to(old_layout.parent / name)
+    flags = f"--mode pretrain --preset small --max_epochs 1 --output_root_dir {tmp_path}".split()
+    assert main([*flags, "--data_dir", str(folder)]) == 0
