@@ -18,7 +18,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS
 from seqsetvae.model import losses
-from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.backbone import Backbone
 from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.head import Head, pool
 from seqsetvae.model.history_encoder import TIME_BUCKETS
@@ -67,19 +67,22 @@ class SeqSetVAEFineTuner(pl.LightningModule):
 
     def __init__(
         self,
-        sizes: BackboneSizes,
+        backbone: Backbone,
         head: HeadSettings,
         loss: LossSettings,
         optimizer: OptimizerSettings,
         embeddings: torch.Tensor,
         fingerprints: dict[str, str],
     ) -> None:
-        """`embeddings` [V, I] are the vectors of the cohort's variables; they belong to the data, not to the weights.
-        `fingerprints` say which mean, std and embedding each variable has, so that a checkpoint remembers it."""
+        """A new head on this backbone, which is frozen until `unfreeze_backbone`.
+
+        `embeddings` [V, I] are the vectors of the cohort's variables; they belong to the data, not to the weights.
+        `fingerprints` say which mean, std and embedding each variable has, so that a checkpoint remembers it.
+        """
         super().__init__()
         self.save_hyperparameters(
             {
-                "sizes": sizes.as_dict(),
+                "sizes": backbone.sizes.as_dict(),
                 "head": asdict(head),
                 "loss": asdict(loss),
                 "optimizer": asdict(optimizer),
@@ -87,11 +90,11 @@ class SeqSetVAEFineTuner(pl.LightningModule):
             }
         )
         self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
-        self.backbone = Backbone(sizes)
-        self.head = Head(sizes.latent_dim, head.pooling, head.hidden, head.dropout)
+        self.backbone = backbone
+        self.head = Head(backbone.sizes.latent_dim, head.pooling, head.hidden, head.dropout)
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.val_metrics = MetricCollection({"val_auc": BinaryAUROC(), "val_auprc": BinaryAveragePrecision()})
-        self._unfinished: list[torch.Tensor] = []  # per validation batch: are all its scores finite? (on the device)
+        self._finite: list[torch.Tensor] = []  # per validation batch: are all its scores finite? (on the device)
         self.freeze_backbone()
 
     def freeze_backbone(self) -> None:
@@ -128,14 +131,14 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
         logits = self(batch)
         self.val_metrics.update(ranking_score(logits), batch.label)
-        self._unfinished.append(logits.isfinite().all())
+        self._finite.append(logits.isfinite().all())
         self.log("val_loss", self.loss(logits, batch.label), on_step=False, on_epoch=True, batch_size=batch.n_stays)
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=batch.n_stays)
 
     def on_validation_epoch_end(self) -> None:
         """Stop before anything ranks this epoch by scores that are not numbers."""
-        finite = torch.stack(self._unfinished)
-        self._unfinished.clear()
+        finite = torch.stack(self._finite)
+        self._finite.clear()
         if not finite.all():
             first = int((~finite).nonzero()[0])
             raise FloatingPointError(

@@ -22,7 +22,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def old_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic cohort as the old scripts have it: patient_ehr of 60 + 20 + 20 stays with stats, labels, embeddings."""
+    """A synthetic cohort as the old scripts have it: patient_ehr of 60 + 20 + 20 stays and side files."""
     out = tmp_path_factory.mktemp("data") / "old layout"
     return write_synthetic(out, n_stays=100, seed=3, embedding_width=SIZES.input_dim)
 

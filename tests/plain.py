@@ -46,23 +46,30 @@ class PlainISAB(nn.Module):
 class PlainSetEncoder(nn.Module):
     """The events of one set → (mu, logvar) after every level."""
 
-    def __init__(self, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int) -> None:
+    def __init__(
+        self, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int
+    ) -> None:
         super().__init__()
         if reduced_dim is not None:
             self.dim_reducer = nn.Linear(input_dim, reduced_dim)
         self.reduces = reduced_dim is not None
-        self.embed = nn.Sequential(
-            nn.Linear(reduced_dim or input_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
+        self.embed = nn.Sequential(nn.Linear(reduced_dim or input_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
         self.encoder_layers = nn.ModuleList([PlainISAB(latent_dim, heads, m) for _ in range(levels)])
         self.mu_logvar = nn.Sequential(
-            nn.Linear(latent_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU(), nn.Dropout(0.1),
-            nn.Linear(latent_dim, 2 * latent_dim))
+            nn.Linear(latent_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
+            nn.GELU(),
+            nn.Dropout(0.1),
+            nn.Linear(latent_dim, 2 * latent_dim),
+        )
 
     def event(self, embedding: torch.Tensor, value: float) -> torch.Tensor:
         r = self.dim_reducer(embedding) if self.reduces else embedding
         return r / (r.square().sum().sqrt() + 1e-8) * value
 
-    def forward(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def forward(
+        self, events: list[tuple[int, float]], embeddings: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         x = torch.stack([self.event(embeddings[variable], value) for variable, value in events])
         x = self.embed(x)
         gaussians = []
@@ -76,13 +83,32 @@ class PlainSetEncoder(nn.Module):
 class PlainBackbone(nn.Module):
     """A stay's sets → mu, logvar and history of each."""
 
-    def __init__(self, *, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int,
-                 ff_dim: int, transformer_heads: int, transformer_layers: int, transformer_dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        input_dim: int,
+        reduced_dim: int | None,
+        latent_dim: int,
+        levels: int,
+        heads: int,
+        m: int,
+        ff_dim: int,
+        transformer_heads: int,
+        transformer_layers: int,
+        transformer_dropout: float,
+    ) -> None:
         super().__init__()
         self.dim = latent_dim
         self.set_encoder = PlainSetEncoder(input_dim, reduced_dim, latent_dim, levels, heads, m)
-        layer = nn.TransformerEncoderLayer(latent_dim, transformer_heads, ff_dim, transformer_dropout,
-                                           activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            latent_dim,
+            transformer_heads,
+            ff_dim,
+            transformer_dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
         self.transformer = nn.TransformerEncoder(layer, transformer_layers, enable_nested_tensor=False)
         self.post_transformer_norm = nn.LayerNorm(latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(64, latent_dim)
@@ -90,12 +116,17 @@ class PlainBackbone(nn.Module):
         self.register_buffer("time_tau", torch.tensor(60.0))
 
     def position(self, index: int) -> torch.Tensor:
-        row = [math.sin(index * 10000 ** (-d / self.dim)) if d % 2 == 0 else
-               math.cos(index * 10000 ** (-(d - 1) / self.dim)) for d in range(self.dim)]
+        row = [
+            math.sin(index * 10000 ** (-d / self.dim))
+            if d % 2 == 0
+            else math.cos(index * 10000 ** (-(d - 1) / self.dim))
+            for d in range(self.dim)
+        ]
         return torch.tensor(row, dtype=torch.float64)
 
-    def forward(self, stay: Sequence[PlainSet], embeddings: torch.Tensor
-                ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, stay: Sequence[PlainSet], embeddings: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(mu, logvar, history), each [T, D]."""
         gaussians = [self.set_encoder(events, embeddings)[-1] for _, events in stay]
         mu = torch.stack([mean for mean, _ in gaussians])

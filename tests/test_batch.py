@@ -114,7 +114,9 @@ def test_an_epoch_has_every_stay_once(shuffle: bool) -> None:
 
 def test_the_order_is_a_function_of_seed_stage_and_epoch() -> None:
     assert _batches(_sampler(), 3) == _batches(_sampler(), 3)
-    seen = [_batches(_sampler(seed=seed), epoch) for seed, epoch in (((1, 1), 3), ((1, 1), 4), ((1, 2), 3), ((2, 1), 3))]
+    seen = [
+        _batches(_sampler(seed=seed), epoch) for seed, epoch in (((1, 1), 3), ((1, 1), 4), ((1, 2), 3), ((2, 1), 3))
+    ]
     assert all(ours != theirs for i, ours in enumerate(seen) for theirs in seen[:i])
 
 
@@ -157,27 +159,34 @@ def test_stays_of_a_batch_are_of_similar_length() -> None:
 
 def test_no_stays_make_no_batches() -> None:
     for shuffle in (True, False):
-        none = LengthBucketSampler(np.array([], dtype=int), N_SETS, N_EVENTS, batch_size=8, max_events=9, shuffle=shuffle)
+        none = LengthBucketSampler(
+            np.array([], dtype=int), N_SETS, N_EVENTS, batch_size=8, max_events=9, shuffle=shuffle
+        )
         assert list(none) == []
 
 
 # ---------------------------------------------------------------------------------------------------- loaders
+
 
 def _module(cohort: Cohort, **options: Any) -> CohortDataModule:
     return CohortDataModule(cohort, **{"batch_size": 8, "max_events": 4000, "seed": 7} | options)
 
 
 def _same(ours: Batch, theirs: Batch) -> bool:
-    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-               for item in fields(Batch) for a, b in [(getattr(ours, item.name), getattr(theirs, item.name))])
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for item in fields(Batch)
+        for a, b in [(getattr(ours, item.name), getattr(theirs, item.name))]
+    )
 
 
 def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
     """Also where they are spawned, as on macOS and Windows: the dataset is pickled and the maps are opened again."""
     here = list(_module(compiled).loader("train", shuffle=True, epoch=2))
     loader = _module(compiled).loader("train", shuffle=True, epoch=2)
-    spawned: DataLoader[Batch] = DataLoader(loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=2,
-                                            multiprocessing_context="spawn")
+    spawned: DataLoader[Batch] = DataLoader(
+        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=2, multiprocessing_context="spawn"
+    )
     theirs = list(spawned)
     assert len(here) == len(theirs)
     assert all(_same(ours, other) for ours, other in zip(here, theirs, strict=True))
@@ -202,8 +211,10 @@ def _unlabelled(cohort: Cohort, stays: list[int]) -> Cohort:
     for name, split in cohort.splits.items():
         label = np.array(split.label)
         label[stays] = -1
-        arrays = {array: getattr(split, array) for array in
-                  ("variable", "value", "set_offset", "minute", "stay_offset", "stay_id", "n_stays")}
+        arrays = {
+            array: getattr(split, array)
+            for array in ("variable", "value", "set_offset", "minute", "stay_offset", "stay_id", "n_stays")
+        }
         changed[name] = SimpleNamespace(**arrays | {"label": label})
     return Cohort(**{item.name: getattr(cohort, item.name) for item in fields(Cohort)} | {"splits": changed})
 
@@ -223,8 +234,11 @@ def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_n
 def test_a_split_of_one_class_is_an_error_that_says_what_it_holds(compiled: Cohort) -> None:
     label = compiled.split("valid").label
     dead = np.flatnonzero(label == 1).tolist()
-    with pytest.raises(InputError, match=rf"split 'valid' has {len(label) - len(dead)} stays of class 0, 0 of class 1 and "
-                                         rf"{len(dead)} without a label"):
+    with pytest.raises(
+        InputError,
+        match=rf"split 'valid' has {len(label) - len(dead)} stays of class 0, 0 of class 1 and "
+        rf"{len(dead)} without a label",
+    ):
         require_both_classes(_unlabelled(compiled, dead), "valid")
     require_both_classes(compiled, "train", "valid", "test")
 

@@ -24,10 +24,27 @@ from seqsetvae.model.backbone import Backbone, BackboneSizes
 from tests import tiny
 
 # As settings give them: those that shapes cannot show are right, the others are those of another model.
-SETTINGS: dict[str, Any] = {"reduced_dim": 256, "latent_dim": 256, "levels": 5, "heads": 2, "m": 16, "ff_dim": 512,
-                            "transformer_heads": 4, "transformer_layers": 5, "transformer_dropout": 0.1}
-WHOLE = ["pretrained", "bare", "module", "compiled", "compiled inside", "fine-tuned legacy", "fine-tuned legacy, bare",
-         "fine-tuned legacy, module"]
+SETTINGS: dict[str, Any] = {
+    "reduced_dim": 256,
+    "latent_dim": 256,
+    "levels": 5,
+    "heads": 2,
+    "m": 16,
+    "ff_dim": 512,
+    "transformer_heads": 4,
+    "transformer_layers": 5,
+    "transformer_dropout": 0.1,
+}
+WHOLE = [
+    "pretrained",
+    "bare",
+    "module",
+    "compiled",
+    "compiled inside",
+    "fine-tuned legacy",
+    "fine-tuned legacy, bare",
+    "fine-tuned legacy, module",
+]
 
 
 def _write(path: Path, content: Any) -> Path:
@@ -56,14 +73,21 @@ def test_every_layout_gives_the_same_backbone(tmp_path: Path, layout: str, sizes
 
 def test_what_fine_tuning_does_not_build_is_skipped_and_said(tmp_path: Path) -> None:
     _, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(), "fine-tuned legacy"))
-    assert sorted(report.skipped) == ["cls_head.0.weight", "feature_fusion.gate.weight", "feature_projection.weight",
-                                      "vae_feature_fusion.fusion_gate.0.weight"]
+    assert sorted(report.skipped) == [
+        "cls_head.0.weight",
+        "feature_fusion.gate.weight",
+        "feature_projection.weight",
+        "vae_feature_fusion.fusion_gate.0.weight",
+    ]
     table = str(report)
     for row in ("loaded", "skipped on purpose", "missing", "shape mismatch"):
         assert row in table
     _, report = _load(tiny.write_checkpoint(tmp_path / "other.ckpt", tiny.tiny_backbone(), "pretrained"))
-    assert sorted(report.skipped) == ["decoder.out.weight", "set_encoder.decoder_layers.0.ff.0.weight",
-                                      "set_encoder.out.0.weight"]
+    assert sorted(report.skipped) == [
+        "decoder.out.weight",
+        "set_encoder.decoder_layers.0.ff.0.weight",
+        "set_encoder.out.0.weight",
+    ]
 
 
 def test_a_weight_that_nobody_knows_is_said(tmp_path: Path) -> None:
@@ -95,13 +119,24 @@ def test_missing_and_misshapen_weights_are_all_listed_with_both_shapes(tmp_path:
         _load(_write(tmp_path / "file.pt", content))
     message = str(raised.value)
     assert "2 backbone weights are missing and 1 have another shape" in message
-    for line in ("missing: set_encoder.embed.1.bias", "missing: rel_time_bucket_embed.weight",
-                 "shape mismatch: transformer.layers.1.linear2.bias is (7,) in the file, (32,) in the model"):
+    for line in (
+        "missing: set_encoder.embed.1.bias",
+        "missing: rel_time_bucket_embed.weight",
+        "shape mismatch: transformer.layers.1.linear2.bias is (7,) in the file, (32,) in the model",
+    ):
         assert line in message
 
 
-@pytest.mark.parametrize("part", ["transformer.layers.1.", "set_encoder.encoder_layers.1.", "transformer.",
-                                  "set_encoder.dim_reducer.", "set_encoder.mu_logvar."])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "transformer.layers.1.",
+        "set_encoder.encoder_layers.1.",
+        "transformer.",
+        "set_encoder.dim_reducer.",
+        "set_encoder.mu_logvar.",
+    ],
+)
 def test_a_part_that_is_wholly_missing_is_noticed(tmp_path: Path, part: str) -> None:
     """The hyper-parameters say that it should be there, so it is not taken for a smaller model."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
@@ -162,28 +197,45 @@ def test_sizes_come_from_shapes_and_heads_from_the_settings(tmp_path: Path) -> N
     path = tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(heads=1), "bare")
     checkpoint = read_checkpoint(path)
     assert infer_sizes(checkpoint, SETTINGS | {"heads": 4}) == BackboneSizes(
-        input_dim=12, reduced_dim=8, latent_dim=32, levels=2, heads=4, m=4, ff_dim=48, transformer_heads=4,
-        transformer_layers=2, transformer_dropout=0.1)
+        input_dim=12,
+        reduced_dim=8,
+        latent_dim=32,
+        levels=2,
+        heads=4,
+        m=4,
+        ff_dim=48,
+        transformer_heads=4,
+        transformer_layers=2,
+        transformer_dropout=0.1,
+    )
     assert sizes_from_settings(checkpoint) == ["heads", "transformer_heads", "transformer_dropout"]
 
 
 def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(heads=4), "pretrained"))
+    checkpoint = read_checkpoint(
+        tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(heads=4), "pretrained")
+    )
     assert infer_sizes(checkpoint, SETTINGS | {"heads": 1}).heads == 4
     assert sizes_from_settings(checkpoint) == []
 
 
 def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(), "bare"))
-    with pytest.raises(InputError, match="heads = 3 does not divide .* 32; pass --heads"):
+    with pytest.raises(InputError, match=r"heads = 3 does not divide .* 32; pass --heads"):
         infer_sizes(checkpoint, SETTINGS | {"heads": 3})
 
 
 def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path: Path) -> None:
     """So that what we write in turn (JSON and checkpoints) is plain too."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
-    content["hyper_parameters"] |= {"heads": np.int64(2), "transformer_dropout": np.float64(0.1), "lr": np.float32(1e-4),
-                                    "levels": np.int64(2), "edges": np.ones(3), "warmup_beta": np.bool_(True)}
+    content["hyper_parameters"] |= {
+        "heads": np.int64(2),
+        "transformer_dropout": np.float64(0.1),
+        "lr": np.float32(1e-4),
+        "levels": np.int64(2),
+        "edges": np.ones(3),
+        "warmup_beta": np.bool_(True),
+    }
     backbone, report = _load(_write(tmp_path / "file.ckpt", content))
     assert report.is_complete
     kinds = {name: type(value) for name, value in backbone.sizes.as_dict().items()}
@@ -206,14 +258,15 @@ class _Trap:
 
 @pytest.mark.parametrize("place", ["weights", "hyper_parameters", "plain pickle"])
 @pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_a_malicious_file_is_refused_and_does_not_run(tmp_path: Path, place: str, variable: str | None,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malicious_file_is_refused_and_does_not_run(
+    tmp_path: Path, place: str, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if variable:
         monkeypatch.setenv(variable, "1")
     trap, path = _Trap(tmp_path / "sprung"), tmp_path / "file.ckpt"
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     if place == "plain pickle":
-        path.write_bytes(pickle.dumps(trap))
+        path.write_bytes(pickle.dumps(trap, protocol=2))
     elif place == "weights":
         _write(path, content["state_dict"] | {"trap": trap})
     else:
@@ -239,8 +292,18 @@ def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path, content: bytes) ->
         read_file(path)
 
 
-@pytest.mark.parametrize("content", [torch.ones(3), [1, 2], {}, {"epoch": 3}, {"state_dict": {}},
-                                     {"state_dict": torch.ones(2)}, {"encoder.weight": torch.ones(2)}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(3),
+        [1, 2],
+        {},
+        {"epoch": 3},
+        {"state_dict": {}},
+        {"state_dict": torch.ones(2)},
+        {"encoder.weight": torch.ones(2)},
+    ],
+)
 def test_a_file_of_something_else_is_said(tmp_path: Path, content: Any) -> None:
     with pytest.raises(InputError, match=r"file\.pt"):
         _load(_write(tmp_path / "file.pt", content))

@@ -64,8 +64,11 @@ def test_the_config_is_a_docstring_and_plain_assignments_each_once() -> None:
 def test_every_setting_has_a_comment_behind_it_on_its_line() -> None:
     comments = config_comments(config)
     assert comments.keys() == set(from_config())
-    by_line = {token.start[0]: token.string for token in tokenize.generate_tokens(io.StringIO(SOURCE).readline)
-               if token.type == tokenize.COMMENT}
+    by_line = {
+        token.start[0]: token.string
+        for token in tokenize.generate_tokens(io.StringIO(SOURCE).readline)
+        if token.type == tokenize.COMMENT
+    }
     for statement in TREE.body[1:]:
         assert isinstance(statement, ast.Assign)
         assert isinstance(statement.targets[0], ast.Name)
@@ -82,7 +85,11 @@ def _attributes_read_outside_settings() -> set[str]:
         if file == Path(settings_module.__file__):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and ast.unparse(node.value) == "settings":
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Load)
+                and ast.unparse(node.value) == "settings"
+            ):
                 read.add(node.attr)
     from seqsetvae.training.stages import Schedule
 
@@ -91,7 +98,9 @@ def _attributes_read_outside_settings() -> set[str]:
 
 def test_every_setting_is_read_by_code() -> None:
     sizes = set(inspect.signature(_backbone_sizes()).parameters)  # reach the backbone through Settings.sizes()
-    assert {item.name for item in dataclasses.fields(Settings)} - _attributes_read_outside_settings() - sizes <= {"preset"}
+    assert {item.name for item in dataclasses.fields(Settings)} - _attributes_read_outside_settings() - sizes <= {
+        "preset"
+    }
     assert "settings.sizes()" in (ROOT / "seqsetvae" / "modes" / "common.py").read_text(encoding="utf-8")
 
 
@@ -109,9 +118,12 @@ def test_the_preset_changes_the_sizes(files: dict[str, str]) -> None:
 
 
 def test_nobody_but_the_commands_imports_the_config() -> None:
-    importers = {file.name for file in [*ROOT.glob("*.py"), *(ROOT / "seqsetvae").rglob("*.py")]
-                 for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-                 if isinstance(node, ast.Import | ast.ImportFrom) and "finetune_config_optimized" in ast.unparse(node)}
+    importers = {
+        file.name
+        for file in [*ROOT.glob("*.py"), *(ROOT / "seqsetvae").rglob("*.py")]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "finetune_config_optimized" in ast.unparse(node)
+    }
     assert importers == {"train_optimized.py"}
 
 
@@ -126,10 +138,28 @@ def test_defaults_are_those_that_the_diagnosis_asks_for() -> None:
 
 def test_flags_override_the_config(files: dict[str, str]) -> None:
     plain = resolve(config, _argv(files))
-    assert all(getattr(plain, name) == getattr(config, name) for name in from_config()
-               if name not in ("data_dir", "output_root_dir"))
-    changed = resolve(config, _argv(files, "--batch_size", "16", "--lr", "1e-5", "--unfreeze_after", "none",
-                                    "--compile_model", "--max_sets", "200", "--class_weight", "2.5"))
+    assert all(
+        getattr(plain, name) == getattr(config, name)
+        for name in from_config()
+        if name not in ("data_dir", "output_root_dir")
+    )
+    changed = resolve(
+        config,
+        _argv(
+            files,
+            "--batch_size",
+            "16",
+            "--lr",
+            "1e-5",
+            "--unfreeze_after",
+            "none",
+            "--compile_model",
+            "--max_sets",
+            "200",
+            "--class_weight",
+            "2.5",
+        ),
+    )
     assert (changed.batch_size, changed.lr, changed.unfreeze_after, changed.max_sets) == (16, 1e-5, None, 200)
     assert changed.compile_model is True
     assert changed.class_weight == 2.5
@@ -145,18 +175,52 @@ def test_every_flag_of_the_old_command_lines_works(files: dict[str, str], tmp_pa
     """The main job and the other flags of spec/diagnosis.md."""
     for name in ("stats.csv", "oc.csv"):
         (tmp_path / name).touch()
-    settings = resolve(config, _argv(
-        files, "--batch_size", "8", "--max_epochs", "20", "--devices", "1", "--compile_model",
-        "--params_map_path", str(tmp_path / "stats.csv"), "--label_path", str(tmp_path / "oc.csv"),
-        "--gradient_accumulation_steps", "2", "--num_workers", "4", "--precision", "16-mixed", "--seed", "7",
-        "--deterministic", "--output_root_dir", str(tmp_path / "out"), "--strategy", "ddp"))
+    settings = resolve(
+        config,
+        _argv(
+            files,
+            "--batch_size",
+            "8",
+            "--max_epochs",
+            "20",
+            "--devices",
+            "1",
+            "--compile_model",
+            "--params_map_path",
+            str(tmp_path / "stats.csv"),
+            "--label_path",
+            str(tmp_path / "oc.csv"),
+            "--gradient_accumulation_steps",
+            "2",
+            "--num_workers",
+            "4",
+            "--precision",
+            "16-mixed",
+            "--seed",
+            "7",
+            "--deterministic",
+            "--output_root_dir",
+            str(tmp_path / "out"),
+            "--strategy",
+            "ddp",
+        ),
+    )
     assert settings.params_map_path == tmp_path / "stats.csv"
     assert settings.deterministic is True
     assert (settings.gradient_accumulation_steps, settings.num_workers, settings.seed) == (2, 4, 7)
 
 
-@pytest.mark.parametrize(("old", "new"), [("32", "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed"), ("64", "64-true"),
-                                          ("32-true", "32-true"), ("bf16-mixed", "bf16-mixed")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("32", "32-true"),
+        ("16", "16-mixed"),
+        ("bf16", "bf16-mixed"),
+        ("64", "64-true"),
+        ("32-true", "32-true"),
+        ("bf16-mixed", "bf16-mixed"),
+    ],
+)
 def test_old_spellings_of_precision(files: dict[str, str], old: str, new: str) -> None:
     assert resolve(config, _argv(files, "--precision", old)).precision == new
 
@@ -174,27 +238,71 @@ def test_switches_take_a_value_too(files: dict[str, str], flag: str, expected: b
 
 
 def test_all_problems_come_at_once_with_name_received_and_allowed(tmp_path: Path) -> None:
-    message = _problems(["--mode", "finetune", "--batch_size", "eight", "--lr", "-1", "--pooling", "last",
-                         "--head_pooling", "max", "--label_smoothing", "2", "--max_epochs", "0", "stray"])
+    message = _problems(
+        [
+            "--mode",
+            "finetune",
+            "--batch_size",
+            "eight",
+            "--lr",
+            "-1",
+            "--pooling",
+            "last",
+            "--head_pooling",
+            "max",
+            "--label_smoothing",
+            "2",
+            "--max_epochs",
+            "0",
+            "stray",
+        ]
+    )
     assert message.startswith("10 problems with the settings, nothing was read or written:")
-    for line in ("pretrained_ckpt: not given", "data_dir: not given", "'stray': no flag takes this value",
-                 "batch_size: received 'eight'; allowed: a whole number from 1", "lr: received '-1'; allowed: a number above 0",
-                 "head_pooling: received 'max'; allowed: one of last, mean, last_mean", "--pooling: no such flag",
-                 "label_smoothing: received '2'; allowed: a number from 0 to 0.9",
-                 "max_epochs: received '0'; allowed: a whole number from 1"):
+    for line in (
+        "pretrained_ckpt: not given",
+        "data_dir: not given",
+        "'stray': no flag takes this value",
+        "batch_size: received 'eight'; allowed: a whole number from 1",
+        "lr: received '-1'; allowed: a number above 0",
+        "head_pooling: received 'max'; allowed: one of last, mean, last_mean",
+        "--pooling: no such flag",
+        "label_smoothing: received '2'; allowed: a number from 0 to 0.9",
+        "max_epochs: received '0'; allowed: a whole number from 1",
+    ):
         assert line in message
 
 
 def test_problems_of_settings_together_come_at_once_too(files: dict[str, str], tmp_path: Path) -> None:
     files["--data_dir"] = str(tmp_path / "nowhere")
-    message = _problems(_argv(files, "--batch_size", "2", "--devices", "3", "--es_patience", "4", "--min_lr", "1",
-                              "--loss", "focal", "--class_weight", "2", "--label_smoothing", "0.1"))
+    message = _problems(
+        _argv(
+            files,
+            "--batch_size",
+            "2",
+            "--devices",
+            "3",
+            "--es_patience",
+            "4",
+            "--min_lr",
+            "1",
+            "--loss",
+            "focal",
+            "--class_weight",
+            "2",
+            "--label_smoothing",
+            "0.1",
+        )
+    )
     assert message.startswith("7 problems")
-    for line in (f"data_dir: received '{tmp_path / 'nowhere'}'; allowed: a path that exists",
-                 "batch_size: received 2; allowed: 4 or more", "devices: received 3; allowed: 1",
-                 "es_patience: received 4; allowed: above", "min_lr: received 1; allowed: at most lr (5e-05)",
-                 "label_smoothing: received 0.1; allowed: 0 with the focal loss",
-                 "class_weight: received 2.0; allowed: none with focal"):
+    for line in (
+        f"data_dir: received '{tmp_path / 'nowhere'}'; allowed: a path that exists",
+        "batch_size: received 2; allowed: 4 or more",
+        "devices: received 3; allowed: 1",
+        "es_patience: received 4; allowed: above",
+        "min_lr: received 1; allowed: at most lr (5e-05)",
+        "label_smoothing: received 0.1; allowed: 0 with the focal loss",
+        "class_weight: received 2.0; allowed: none with focal",
+    ):
         assert line in message
 
 
@@ -209,8 +317,9 @@ def test_a_mode_is_needed_and_named() -> None:
     assert "mode: received 'test'; allowed: one of finetune" in _problems(["--mode", "test"])
 
 
-@pytest.mark.parametrize(("mode", "needed"), [("evaluate", ["ckpt", "split"]),
-                                              ("embed", ["pretrained_ckpt", "data_dir", "split", "output"])])
+@pytest.mark.parametrize(
+    ("mode", "needed"), [("evaluate", ["ckpt", "split"]), ("embed", ["pretrained_ckpt", "data_dir", "split", "output"])]
+)
 def test_every_mode_says_all_that_it_needs(mode: str, needed: list[str]) -> None:
     message = _problems(["--mode", mode])
     assert [line for line in needed if f"{line}: not given; --mode {mode} needs --{line}" in message] == needed
@@ -231,19 +340,38 @@ def _changed(**changes: Any) -> ModuleType:
 
 def test_the_config_is_validated_like_flags(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_module, "config_comments", lambda module: {})
-    module = _changed(batch_size=8.5, lr="fast", max_epochs=float("inf"), min_lr=float("nan"), deterministic=1,
-                      batch_sise=4, seed=True, class_weight=None)
-    del module.loss  # type: ignore[attr-defined]
+    module = _changed(
+        batch_size=8.5,
+        lr="fast",
+        max_epochs=float("inf"),
+        min_lr=float("nan"),
+        deterministic=1,
+        batch_sise=4,
+        seed=True,
+        class_weight=None,
+    )
+    del module.loss
     message = _problems(_argv(files), module)
-    for line in ("batch_size: received 8.5", "lr: received 'fast'", "max_epochs: received inf", "min_lr: received nan",
-                 "deterministic: received 1;", "batch_sise: no such setting (in changed.py); did you mean batch_size?",
-                 "loss: not in changed.py", "seed: received True", "class_weight: received None"):
+    for line in (
+        "batch_size: received 8.5",
+        "lr: received 'fast'",
+        "max_epochs: received inf",
+        "min_lr: received nan",
+        "deterministic: received 1;",
+        "batch_sise: no such setting (in changed.py); did you mean batch_size?",
+        "loss: not in changed.py",
+        "seed: received True",
+        "class_weight: received None",
+    ):
         assert line in message
 
 
-@pytest.mark.parametrize(("lr_patience", "es_patience", "fine"), [(4, 8, True), (4, 6, True), (4, 5, False), (4, 4, False)])
-def test_stopping_waits_until_a_lower_rate_was_tried(files: dict[str, str], lr_patience: int, es_patience: int,
-                                                     fine: bool) -> None:
+@pytest.mark.parametrize(
+    ("lr_patience", "es_patience", "fine"), [(4, 8, True), (4, 6, True), (4, 5, False), (4, 4, False)]
+)
+def test_stopping_waits_until_a_lower_rate_was_tried(
+    files: dict[str, str], lr_patience: int, es_patience: int, fine: bool
+) -> None:
     settings = resolve(config, _argv(files))
     settings = dataclasses.replace(settings, lr_patience=lr_patience, es_patience=es_patience)
     assert any("es_patience" in problem for problem in check(settings)) is not fine
@@ -251,7 +379,11 @@ def test_stopping_waits_until_a_lower_rate_was_tried(files: dict[str, str], lr_p
 
 def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path: Path) -> None:
     (tmp_path / "there.npz").touch()
-    for name, complaint in (("there.npz", "which exists"), ("file.txt", "ends in .npz"), ("no/file.npz", "a folder that exists")):
+    for name, complaint in (
+        ("there.npz", "which exists"),
+        ("file.txt", "ends in .npz"),
+        ("no/file.npz", "a folder that exists"),
+    ):
         assert complaint in _problems(["--mode", "embed", "--output", str(tmp_path / name)])
 
 
@@ -267,7 +399,7 @@ def test_help_lists_every_flag_with_the_comment_of_the_config(monkeypatch: pytes
 
 
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
-    code = "import sys, train_optimized; status = train_optimized.main(['--mode', 'x']); print(status, 'torch' in sys.modules)"
+    code = "import sys, train_optimized as t; print(t.main(['--mode', 'x']), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
     assert "mode: received 'x'" in done.stderr

@@ -1,4 +1,4 @@
-"""Small things to test with: ragged stays in memory, backbones with no parameter at a special value, checkpoint files."""
+"""Small things to test with: ragged stays in memory, backbones with no special parameter, checkpoint files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,18 @@ from seqsetvae.model.backbone import Backbone, BackboneSizes
 from tests.plain import PlainBackbone, PlainSet
 
 SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-SIZES = BackboneSizes(input_dim=12, reduced_dim=8, latent_dim=32, levels=2, heads=2, m=4, ff_dim=48,
-                      transformer_heads=4, transformer_layers=2, transformer_dropout=0.1)
+SIZES = BackboneSizes(
+    input_dim=12,
+    reduced_dim=8,
+    latent_dim=32,
+    levels=2,
+    heads=2,
+    m=4,
+    ff_dim=48,
+    transformer_heads=4,
+    transformer_layers=2,
+    transformer_dropout=0.1,
+)
 VARIABLES = 9
 
 
@@ -34,8 +44,10 @@ def random_stay(rng: np.random.Generator, set_sizes: Sequence[int]) -> list[Plai
     """Sets of these sizes; gaps from none to more than a day."""
     gaps = rng.choice([0.25, 0.5, 7.0, 60.0, 1440.0, 2000.0], len(set_sizes))
     minutes = np.cumsum(gaps) + 30
-    return [(float(minute), [(int(rng.integers(VARIABLES)), float(rng.normal(0, 1.5))) for _ in range(size)])
-            for minute, size in zip(minutes, set_sizes, strict=True)]
+    return [
+        (float(minute), [(int(rng.integers(VARIABLES)), float(rng.normal(0, 1.5))) for _ in range(size)])
+        for minute, size in zip(minutes, set_sizes, strict=True)
+    ]
 
 
 def split_of(stays: Sequence[list[PlainSet]], labels: Sequence[int] | None = None) -> Split:
@@ -50,7 +62,9 @@ def split_of(stays: Sequence[list[PlainSet]], labels: Sequence[int] | None = Non
         stay_offset=np.cumsum([0, *map(len, stays)]),
         stay_id=np.arange(len(stays)) + 100,
         label=np.array(labels if labels is not None else np.arange(len(stays)) % 2, dtype=np.int8),
-        n_stays=len(stays), n_sets=len(sets), n_events=len(events),
+        n_stays=len(stays),
+        n_sets=len(sets),
+        n_events=len(events),
     )
     return arrays
 
@@ -66,13 +80,17 @@ def embeddings(dtype: torch.dtype = torch.float64, width: int = SIZES.input_dim)
 
 
 def tiny_backbone(seed: int = 0, dtype: torch.dtype = torch.float32, **other_sizes: Any) -> Backbone:
-    """A backbone in evaluation mode, every parameter moved off its initial value: no bias is 0 and no norm is neutral."""
+    """A backbone in evaluation mode, no parameter at a special value: no bias is 0, no norm is neutral."""
     generator = torch.Generator().manual_seed(seed)
     backbone = Backbone(replace(SIZES, **other_sizes))
     with torch.no_grad():
         for name, value in backbone.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
-            value.copy_(noise * (0.8 / value.shape[1] ** 0.5) if value.ndim > 1 else noise * 0.2 + (name.split(".")[-1] == "weight"))
+            value.copy_(
+                noise * (0.8 / value.shape[1] ** 0.5)
+                if value.ndim > 1
+                else noise * 0.2 + (name.split(".")[-1] == "weight")
+            )
     return backbone.to(dtype).eval()
 
 
@@ -93,17 +111,28 @@ def checkpoint_content(backbone: Backbone, layout: str) -> dict[str, Any]:
     weights = backbone.state_dict()
     old = {"setvae." + key if key.startswith("set_encoder.") else key: value for key, value in weights.items()}
     old = {key.replace("setvae.set_encoder.", "setvae.setvae."): value for key, value in old.items()}
-    decoder = {name: torch.ones(2, 2) for name in
-               ("decoder.out.weight", "set_encoder.decoder_layers.0.ff.0.weight", "set_encoder.out.0.weight")}
-    heads = {name: torch.ones(2, 2) for name in ("cls_head.0.weight", "feature_fusion.gate.weight",
-             "feature_projection.weight", "vae_feature_fusion.fusion_gate.0.weight")}
+    decoder = {
+        name: torch.ones(2, 2)
+        for name in ("decoder.out.weight", "set_encoder.decoder_layers.0.ff.0.weight", "set_encoder.out.0.weight")
+    }
+    heads = {
+        name: torch.ones(2, 2)
+        for name in (
+            "cls_head.0.weight",
+            "feature_fusion.gate.weight",
+            "feature_projection.weight",
+            "vae_feature_fusion.fusion_gate.0.weight",
+        )
+    }
     alone = {key.removeprefix("setvae."): value for key, value in old.items() if key.startswith("setvae.setvae.")}
     contents: dict[str, dict[str, Any]] = {
         "pretrained": {"state_dict": weights | decoder, "hyper_parameters": hyper_parameters(backbone), "epoch": 3},
         "bare": weights | decoder,
         "module": {"state_dict": {f"module.{key}": value for key, value in weights.items()}},
         "compiled": {f"_orig_mod.{key}": value for key, value in weights.items()},
-        "compiled inside": {"state_dict": {key.replace(".", "._orig_mod.", 1): value for key, value in weights.items()}},
+        "compiled inside": {
+            "state_dict": {key.replace(".", "._orig_mod.", 1): value for key, value in weights.items()}
+        },
         "fine-tuned legacy": {"state_dict": old | heads},
         "fine-tuned legacy, bare": old | heads,
         "fine-tuned legacy, module": {"state_dict": {f"module.{key}": value for key, value in (old | heads).items()}},

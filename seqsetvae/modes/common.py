@@ -85,6 +85,11 @@ def load_pretrained(settings: Settings) -> tuple[Backbone, Checkpoint, LoadRepor
     backbone = Backbone(infer_sizes(checkpoint, settings.sizes()))
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
     print(report)
+    if not report.is_complete:
+        print(
+            f"⚠️  PARTIAL BACKBONE: what is not in the checkpoint starts random, as --allow_partial_backbone asks:\n"
+            f"  {report.problems()}"
+        )
     unsaid = sizes_from_settings(checkpoint)
     if unsaid:
         values = ", ".join(f"{name} = {getattr(backbone.sizes, name)}" for name in unsaid)

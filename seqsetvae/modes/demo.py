@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.modes import evaluate, finetune, pretrain
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import RunFolder
 
+Result = TypeVar("Result")
+
 STAYS = 900
-PRETRAIN_EPOCHS, FINETUNE_EPOCHS, FROZEN_EPOCHS = 4, 8, 4
+# A few hundred steps in all, so rates are higher and the rise of the KL weight is shorter than a real run's.
+PRETRAINING = {"preset": "small", "max_epochs": 3, "beta_warmup_steps": 200}
+FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3e-4, "warmup_steps": 20}
 
 
 def run(settings: Settings) -> evaluate.Evaluation:
-    """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; every step prints its own command."""
+    """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its own command."""
     folder = RunFolder.create(settings.output_root_dir, "demo").path
-    data_dir = folder / "processed"
-    write_synthetic(data_dir, n_stays=STAYS, seed=settings.seed)
-    base = replace(settings, data_dir=data_dir / "patient_ehr", output_root_dir=folder, preset="small", batch_size=16)
-    print(f"SYNTHETIC data: {STAYS} made-up stays in {base.data_dir}. What follows says nothing about real patients.")
+    base = replace(settings, output_root_dir=folder)
+    data_dir = write_synthetic(folder / "processed", n_stays=STAYS, seed=settings.seed)
+    print(f"SYNTHETIC data: {STAYS} made-up stays in {data_dir}. What follows says nothing about real patients.")
 
-    _say(f"--mode pretrain --preset small --data_dir {base.data_dir} --max_epochs {PRETRAIN_EPOCHS}")
-    pretrained = pretrain.run(replace(base, mode="pretrain", max_epochs=PRETRAIN_EPOCHS))
+    pretrained = _step(pretrain.run, base, mode="pretrain", data_dir=data_dir, **PRETRAINING)
     checkpoint = RunFolder(Path(pretrained.run)).best
-
-    _say(f"--mode finetune --pretrained_ckpt {checkpoint} --data_dir {base.data_dir} --max_epochs {FINETUNE_EPOCHS}")
-    finetuned = finetune.run(
-        replace(
-            base, mode="finetune", pretrained_ckpt=checkpoint, max_epochs=FINETUNE_EPOCHS, unfreeze_after=FROZEN_EPOCHS
-        )
-    )
-
-    _say(f"--mode evaluate --ckpt {finetuned.run} --split test")
-    result = evaluate.run(replace(base, mode="evaluate", ckpt=Path(finetuned.run), split="test"))
+    finetuned = _step(finetune.run, base, mode="finetune", pretrained_ckpt=checkpoint, data_dir=data_dir, **FINETUNING)
+    result = _step(evaluate.run, base, mode="evaluate", ckpt=Path(finetuned.run), split="test")
     print("These figures are of SYNTHETIC data.")
     return result
 
 
-def _say(flags: str) -> None:
-    print(f"\n$ python train_optimized.py {flags}")
+def _step(run_mode: Callable[[Settings], Result], base: Settings, **changes: Any) -> Result:
+    """Run one mode after printing the command that does the same."""
+    flags = {**changes, "output_root_dir": base.output_root_dir}
+    print("\n$ python train_optimized.py " + " ".join(f"--{name} {value}" for name, value in flags.items()))
+    return run_mode(replace(base, **changes))

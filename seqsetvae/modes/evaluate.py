@@ -16,7 +16,7 @@ from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSe
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, read_file
 from seqsetvae.errors import InputError
-from seqsetvae.model.backbone import BackboneSizes
+from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.modes.common import (
     check_embeddings,
     data_module,
@@ -92,7 +92,7 @@ def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineT
     """
     saved = content["hyper_parameters"]
     module = SeqSetVAEFineTuner(
-        BackboneSizes(**saved["sizes"]),
+        Backbone(BackboneSizes(**saved["sizes"])),
         HeadSettings(**saved["head"]),
         LossSettings(**saved["loss"]),
         OptimizerSettings(**saved["optimizer"]),

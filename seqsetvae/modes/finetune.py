@@ -22,7 +22,7 @@ from seqsetvae.modes.common import (
 from seqsetvae.settings import Settings
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
-from seqsetvae.training.summary import Summary, finetuning_advice
+from seqsetvae.training.summary import Summary, finetuning_advice, partial_backbone_advice
 
 METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
 
@@ -41,7 +41,10 @@ def run(settings: Settings) -> Summary:
         settings, module, data, backbone.sizes, report, watched=VAL_AUC, metrics=METRICS, parts=("head", "backbone")
     )
     return train_and_summarize(
-        run, device, lambda: finetune_in_stages(run, module, settings.compile_model), finetuning_advice
+        run,
+        device,
+        lambda: finetune_in_stages(run, module, settings.compile_model),
+        lambda rows: partial_backbone_advice(report) + finetuning_advice(rows),
     )
 
 
@@ -56,11 +59,7 @@ def build(settings: Settings, backbone: Backbone, cohort: Cohort) -> SeqSetVAEFi
         focal_alpha=settings.focal_alpha,
     )
     rates = OptimizerSettings(head_lr=settings.cls_head_lr, backbone_lr=settings.lr, weight_decay=settings.weight_decay)
-    module = SeqSetVAEFineTuner(
-        backbone.sizes, head, loss, rates, embedding_table(cohort, settings), cohort.fingerprints()
-    )
-    module.backbone.load_state_dict(backbone.state_dict())
-    return module
+    return SeqSetVAEFineTuner(backbone, head, loss, rates, embedding_table(cohort, settings), cohort.fingerprints())
 
 
 def positive_weight(class_weight: str | float, cohort: Cohort) -> float:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -150,26 +151,45 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch
 
 
+class PortableCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint whose state names files of its own folder, never absolute paths.
+
+    Lightning stores absolute paths, and forgets the best score when the folder has moved: a worse model would then
+    replace best.ckpt (its issue 12045), and a published file would tell where it was made.
+    """
+
+    def __init__(self, folder: RunFolder, name: str, **options: Any) -> None:
+        super().__init__(
+            dirpath=folder.checkpoints,
+            filename=name,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+            **options,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._with_paths(super().state_dict(), lambda path: Path(path).name)
+        del state["dirpath"]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(self._with_paths(state_dict, lambda name: str(Path(str(self.dirpath)) / name)))
+
+    @staticmethod
+    def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        changed = {name: change(state[name]) if state[name] else "" for name in names}
+        return (
+            state | changed | {"best_k_models": {change(path): score for path, score in state["best_k_models"].items()}}
+        )
+
+
 def best_checkpoint(folder: RunFolder, watched: Watched) -> ModelCheckpoint:
     """Keeps best.ckpt: the best validation."""
-    return ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="best",
-        monitor=watched.metric,
-        mode=watched.mode,
-        save_top_k=1,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+    return PortableCheckpoint(folder, "best", monitor=watched.metric, mode=watched.mode)
 
 
 def last_checkpoint(folder: RunFolder) -> ModelCheckpoint:
     """Keeps last.ckpt: the newest validation (Lightning's save_last follows the best instead)."""
-    return ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="last",
-        monitor=None,
-        save_top_k=1,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+    return PortableCheckpoint(folder, "last", monitor=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqsetvae.checkpoint import LoadReport
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.watch import Row
 
@@ -100,6 +101,12 @@ def loading_advice(rows: list[Row]) -> list[str]:
         f"Training waited for data {_waiting(rows):.0%} of the time: try --num_workers 2 and a larger "
         "--batch_size, and put the data on a local disk."
     ]
+
+
+def partial_backbone_advice(report: LoadReport) -> list[str]:
+    """Says that figures come from a backbone that was partly random; nothing for a whole one."""
+    n_random = len(report.missing) + len(report.mismatched)
+    return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
 
 
 def finetuning_advice(rows: list[Row]) -> list[str]:

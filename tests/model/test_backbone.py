@@ -15,8 +15,16 @@ from tests import plain, tiny
 
 SHAPES: list[dict[str, Any]] = [
     {},
-    {"heads": 1}, {"heads": 4}, {"m": 1}, {"m": 16}, {"reduced_dim": None}, {"levels": 1}, {"levels": 3},
-    {"heads": 1, "m": 1, "levels": 1}, {"transformer_heads": 1, "transformer_layers": 1}, {"transformer_layers": 3},
+    {"heads": 1},
+    {"heads": 4},
+    {"m": 1},
+    {"m": 16},
+    {"reduced_dim": None},
+    {"levels": 1},
+    {"levels": 3},
+    {"heads": 1, "m": 1, "levels": 1},
+    {"transformer_heads": 1, "transformer_layers": 1},
+    {"transformer_layers": 3},
 ]
 
 
@@ -30,8 +38,9 @@ def _weigh(mu: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
     return (weights[0] * mu).sum() + (weights[1] * history).sum()
 
 
-def _fast(backbone: Backbone, stays: list[list[plain.PlainSet]], dtype: torch.dtype = torch.float64
-          ) -> tuple[torch.Tensor, torch.Tensor]:
+def _fast(
+    backbone: Backbone, stays: list[list[plain.PlainSet]], dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor]:
     batch = tiny.batch_of(stays, np.float64 if dtype == torch.float64 else np.float32)
     table = tiny.embeddings(dtype)
     return backbone.set_means(batch, table), backbone(batch, table)
@@ -40,6 +49,12 @@ def _fast(backbone: Backbone, stays: list[list[plain.PlainSet]], dtype: torch.dt
 def _slow(twin: plain.PlainBackbone, stays: list[list[plain.PlainSet]]) -> tuple[torch.Tensor, torch.Tensor]:
     results = [twin(stay, tiny.embeddings(next(twin.parameters()).dtype)) for stay in stays]
     return torch.cat([mu for mu, _, _ in results]), torch.cat([history for _, _, history in results])
+
+
+def _dropout(backbone: Backbone, name: str) -> torch.nn.Dropout:
+    module = backbone.get_submodule(name)
+    assert isinstance(module, torch.nn.Dropout)
+    return module
 
 
 def _gradients(model: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -58,11 +73,11 @@ def test_values_and_gradients_equal_the_plain_twin_in_double_precision(sizes: di
     fast_gradients, slow_gradients = _gradients(backbone, fast), _gradients(twin, slow)
     assert fast_gradients.keys() == slow_gradients.keys() == dict(backbone.named_parameters()).keys()
     for name, gradient in slow_gradients.items():
-        torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
 
 
 def test_every_weight_of_the_backbone_takes_part() -> None:
-    """Only what cannot matter has no gradient: logvar's half of the last map, key biases, time buckets of no gap here."""
+    """No parameter is without a gradient; inside the last map, the half that gives logvar is."""
     backbone = tiny.tiny_backbone(dtype=torch.float64)
     gradients = _gradients(backbone, _fast(backbone, tiny.ragged_stays()))
     still = {name for name, gradient in gradients.items() if not gradient.any()}
@@ -81,11 +96,13 @@ def test_single_precision_equals_the_plain_twin_in_double_precision() -> None:
 def test_logvar_equals_the_plain_twin_and_is_clamped() -> None:
     backbone = tiny.tiny_backbone(dtype=torch.float64)
     with torch.no_grad():
-        backbone.set_encoder.mu_logvar[4].weight[-4:] *= 60  # some beyond the limits
+        backbone.get_parameter("set_encoder.mu_logvar.4.weight")[-4:] *= 60  # some beyond the limits
     twin, stays = tiny.plain_twin(backbone), tiny.ragged_stays()
     features = backbone.set_features(tiny.batch_of(stays), tiny.embeddings())
     mu, logvar = backbone.set_encoder.gaussian(features)
-    torch.testing.assert_close(logvar, torch.cat([twin(stay, tiny.embeddings())[1] for stay in stays]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        logvar, torch.cat([twin(stay, tiny.embeddings())[1] for stay in stays]), rtol=0, atol=1e-10
+    )
     torch.testing.assert_close(mu, backbone.set_encoder.mean(features), rtol=0, atol=1e-12)
     assert logvar.max() == 10
     assert logvar.min() == -10
@@ -123,7 +140,7 @@ def test_training_mode_is_evaluation_mode_with_dropout(sizes: dict[str, Any], mo
     evaluated = _fast(backbone, stays)
     gradients = _gradients(backbone, evaluated)
     backbone.train()
-    backbone.set_encoder.mu_logvar[3].p = 0.0
+    _dropout(backbone, "set_encoder.mu_logvar.3").p = 0.0
     trained = _fast(backbone, stays)
     torch.testing.assert_close(trained, evaluated, rtol=0, atol=1e-10)
     torch.testing.assert_close(_gradients(backbone, trained), gradients, rtol=1e-9, atol=1e-9)
@@ -135,20 +152,24 @@ def test_each_dropout_acts_in_training(place: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.1 if place == "events" else 0.0)
     dropout = 0.1 if place == "transformer" else 0.0
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=dropout), tiny.ragged_stays()
-    backbone.set_encoder.mu_logvar[3].p = 0.1 if place == "gaussian" else 0.0
+    _dropout(backbone, "set_encoder.mu_logvar.3").p = 0.1 if place == "gaussian" else 0.0
     evaluated = _fast(backbone, stays)[1]
     assert torch.equal(evaluated, _fast(backbone, stays)[1])
     trained = _fast(backbone.train(), stays)[1]
     assert (trained - evaluated).abs().max() > 1e-3
 
 
-def test_attention_to_the_history_drops_in_training_too() -> None:
-    """As torch's layer: dropout on the attention weights, on both branches and inside the feed-forward part."""
-    backbone = tiny.tiny_backbone()
-    dropouts = [layer.self_attn.dropout for layer in backbone.transformer.layers]
-    modules = [module.p for module in backbone.transformer.modules() if isinstance(module, torch.nn.Dropout)]
-    assert dropouts == [0.1, 0.1]
-    assert modules == [0.1] * 6
+def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's layer: besides the three Dropout modules of each layer, the attention weights themselves drop."""
+    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.0)
+    backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
+    evaluated = _fast(backbone, stays)[1]
+    dropouts = [module for module in backbone.modules() if isinstance(module, torch.nn.Dropout)]
+    assert [module.p for module in dropouts] == [0.1] * (1 + 3 * 2)
+    for module in dropouts:
+        module.p = 0.0
+    trained = _fast(backbone.train(), stays)[1]
+    assert (trained - evaluated).abs().max() > 1e-3
 
 
 def test_time_buckets_follow_the_specification() -> None:
@@ -179,16 +200,21 @@ def test_minutes_since_an_epoch_keep_their_gaps() -> None:
     """A late origin of time (minutes since 1970) changes nothing, also in single precision."""
     backbone, stays = tiny.tiny_backbone(), tiny.ragged_stays()
     late = [[(minute + 28_000_000, events) for minute, events in stay] for stay in stays]
-    torch.testing.assert_close(_fast(backbone, late, torch.float32), _fast(backbone, stays, torch.float32), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        _fast(backbone, late, torch.float32), _fast(backbone, stays, torch.float32), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_backbone_may_be_cast_and_still_knows_its_time_buckets(dtype: torch.dtype) -> None:
     backbone = tiny.tiny_backbone()
-    stays: list[list[plain.PlainSet]] = [[(minute, [(0, 1.0)]) for minute in (0.0, 0.5, 1440.5, 1441.0)]]  # on two edges
+    stays: list[list[plain.PlainSet]] = [
+        [(minute, [(0, 1.0)]) for minute in (0.0, 0.5, 1440.5, 1441.0)]
+    ]  # on two edges
     there_and_back = tiny.tiny_backbone().to(torch.float64 if dtype == torch.float32 else torch.float32).to(dtype)
-    torch.testing.assert_close(_fast(there_and_back, stays, dtype)[1].float(), _fast(backbone, stays, torch.float32)[1],
-                               rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        _fast(there_and_back, stays, dtype)[1].float(), _fast(backbone, stays, torch.float32)[1], rtol=0, atol=1e-5
+    )
 
 
 def test_the_state_dict_has_the_names_of_a_pretrained_checkpoint() -> None:

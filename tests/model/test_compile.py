@@ -19,7 +19,10 @@ def _run(backbone: Backbone, stays: list[list[plain.PlainSet]]) -> torch.Tensor:
 def _different_batches() -> list[list[list[plain.PlainSet]]]:
     """Batches that differ in stays, longest stay, sets, events and sizes of sets."""
     rng = np.random.default_rng(1)
-    return [[tiny.random_stay(rng, rng.integers(1, 9, int(rng.integers(2, 12)))) for _ in range(n)] for n in (3, 2, 5, 4, 7)]
+    return [
+        [tiny.random_stay(rng, rng.integers(1, 9, int(rng.integers(2, 12))).tolist()) for _ in range(n)]
+        for n in (3, 2, 5, 4, 7)
+    ]
 
 
 def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:

@@ -15,7 +15,13 @@ from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
 
-HEADS: dict[str, Any] = {"heads": 2, "transformer_heads": 4, "transformer_dropout": 0.1, "levels": 2, "transformer_layers": 2}
+HEADS: dict[str, Any] = {
+    "heads": 2,
+    "transformer_heads": 4,
+    "transformer_dropout": 0.1,
+    "levels": 2,
+    "transformer_layers": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +43,9 @@ def _expected(golden: Path, batch: Batch, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("file", ["pretrain.ckpt", "pretrain_weights_only.pt", "finetuned_legacy.ckpt"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])
-def test_backbone_reproduces_the_golden_numbers(golden: Path, cohort: Cohort, file: str, dtype: torch.dtype,
-                                                tolerance: float) -> None:
+def test_backbone_reproduces_the_golden_numbers(
+    golden: Path, cohort: Cohort, file: str, dtype: torch.dtype, tolerance: float
+) -> None:
     backbone, split = _load(golden / "tiny" / file, dtype), cohort.split("train")
     table = torch.from_numpy(np.array(cohort.embeddings)).to(dtype)
     for stays in ([0, 1, 2, 3, 4, 5], [5, 2], [3]):  # whatever else is in the batch
@@ -58,6 +65,10 @@ def test_focal_loss_reproduces_the_golden_numbers(golden: Path) -> None:
         assert cases
         for case in cases:
             alpha = float(arrays[f"{case}/alpha"])
-            loss = losses.focal(torch.from_numpy(arrays[f"{case}/logits"]), torch.from_numpy(arrays[f"{case}/target"]),
-                                float(arrays[f"{case}/gamma"]), None if alpha < 0 else alpha)
+            loss = losses.focal(
+                torch.from_numpy(arrays[f"{case}/logits"]),
+                torch.from_numpy(arrays[f"{case}/target"]),
+                float(arrays[f"{case}/gamma"]),
+                None if alpha < 0 else alpha,
+            )
             assert float(loss) == pytest.approx(float(arrays[f"{case}/loss"]), abs=1e-9)

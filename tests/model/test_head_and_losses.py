@@ -79,8 +79,9 @@ def test_cross_entropy_with_weight_and_smoothing_is_that_of_torch() -> None:
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, None), (2.0, 0.25), (0.0, 0.75), (0.5, None)])
 def test_focal_by_hand(gamma: float, alpha: float | None) -> None:
     weights = [1.0 if alpha is None else alpha if t == 1 else 1 - alpha for t in TARGET.tolist()]
-    expected = sum(-w * (1 - p) ** gamma * math.log(p)
-                   for w, p in zip(weights, _probability_of_the_truth(), strict=True)) / 4
+    expected = (
+        sum(-w * (1 - p) ** gamma * math.log(p) for w, p in zip(weights, _probability_of_the_truth(), strict=True)) / 4
+    )
     assert float(losses.focal(LOGITS, TARGET, gamma, alpha)) == pytest.approx(expected, abs=1e-12)
 
 
@@ -97,6 +98,7 @@ def test_focal_is_finite_for_sure_predictions(dtype: torch.dtype, gamma: float) 
         assert loss.isfinite()
         assert logits.grad is not None
         assert logits.grad.isfinite().all()
+    assert logits.grad is not None
     assert (logits.grad.abs() > 0.1).all()  # the second target: both wrong
     assert float(loss.detach()) == pytest.approx(80 * 0.5, rel=1e-3)
 

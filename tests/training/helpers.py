@@ -23,16 +23,14 @@ HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
 
 def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
     """A module around a tiny backbone."""
-    backbone = tiny.tiny_backbone()
-    module = kind(
-        backbone.sizes,
+    return kind(
+        tiny.tiny_backbone(),
         HeadSettings(pooling="last_mean", hidden=8, dropout=dropout),
         LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
         OptimizerSettings(head_lr=HEAD_LR, backbone_lr=BACKBONE_LR, weight_decay=0.01),
-        torch.from_numpy(cohort.embeddings.copy()).float(), cohort.fingerprints(),
+        torch.from_numpy(cohort.embeddings.copy()).float(),
+        cohort.fingerprints(),
     )
-    module.backbone.load_state_dict(backbone.state_dict())
-    return module
 
 
 class Scripted(SeqSetVAEFineTuner):
@@ -44,6 +42,7 @@ class Scripted(SeqSetVAEFineTuner):
         self.script, self.validations = script, 0
         self.rates: list[tuple[int, dict[str, float]]] = []  # (stage, rate of each part) at every optimizer step
         self.modes: list[tuple[int, bool, bool]] = []  # (stage, is the backbone in training mode, is the head) a batch
+        self.batches: list[list[int]] = []  # the stays of every training batch
         self.weights: list[dict[str, torch.Tensor]] = []  # at every validation
         self.starts: list[dict[str, torch.Tensor]] = []  # at the start of every fit
 
@@ -58,6 +57,7 @@ class Scripted(SeqSetVAEFineTuner):
         self.starts.append(self._copy())
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        self.batches.append(batch.stay_id.tolist())
         self.modes.append((self.stage, self.backbone.transformer.training, self.head.training))
         return super().training_step(batch, batch_index)
 
@@ -77,15 +77,31 @@ class Scripted(SeqSetVAEFineTuner):
 
 def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """Fine-tune through both stages on the CPU."""
-    schedule = {"max_epochs": 5, "unfreeze_after": 2, "warmup_steps": 0, "lr_factor": 0.5, "lr_patience": 1,
-                "min_lr": 1e-6, "es_patience": 3}
-    trainer_options = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0,
-                       "accumulate_grad_batches": options.pop("accumulate", 1)}
+    schedule = {
+        "max_epochs": 5,
+        "unfreeze_after": 2,
+        "warmup_steps": 0,
+        "lr_factor": 0.5,
+        "lr_patience": 1,
+        "min_lr": 1e-6,
+        "es_patience": 3,
+    }
+    trainer_options = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "gradient_clip_val": 1.0,
+        "accumulate_grad_batches": options.pop("accumulate", 1),
+    }
     run_folder = RunFolder.create(folder, "test")
     run = Run(
-        module=module, data=CohortDataModule(cohort, batch_size=16, max_events=10**6), folder=run_folder,
-        table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"), watched=VAL_AUC,
-        schedule=Schedule(**(schedule | options)), metrics=METRICS, parts=("head", "backbone"),
+        module=module,
+        data=CohortDataModule(cohort, batch_size=16, max_events=10**6),
+        folder=run_folder,
+        table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"),
+        watched=VAL_AUC,
+        schedule=Schedule(**(schedule | options)),
+        metrics=METRICS,
+        parts=("head", "backbone"),
         trainer_options=trainer_options,
     )
     finetune_in_stages(run, module, compile_model=False)

@@ -15,13 +15,29 @@ from tests.training.test_finetune import command
 
 
 def _embed(pretrained: Path, data_dir: Path, output: Path, *more: object) -> tuple[int, str, str]:
-    return command("--mode", "embed", "--pretrained_ckpt", pretrained, "--data_dir", data_dir, "--split", "train",
-                   "--output", output, "--output_root_dir", output.parent, "--accelerator", "cpu", *more)
+    return command(
+        "--mode",
+        "embed",
+        "--pretrained_ckpt",
+        pretrained,
+        "--data_dir",
+        data_dir,
+        "--split",
+        "train",
+        "--output",
+        output,
+        "--output_root_dir",
+        output.parent,
+        "--accelerator",
+        "cpu",
+        *more,
+    )
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
-def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(pretrained: Path, compiled: Cohort, tmp_path: Path,
-                                                                    precision: str, tolerance: float) -> None:
+def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, precision: str, tolerance: float
+) -> None:
     output = tmp_path / "states.npz"
     status, said, errors = _embed(pretrained, compiled.path, output, "--precision", precision, "--batch_size", 7)
     assert status == 0, errors
@@ -33,8 +49,16 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(pretrained: 
         assert set(arrays.files) == {f"{stay}/{name}" for stay in split.stay_id.tolist() for name in ("mu", "history")}
         for n in (0, 17, 41):
             sets = range(int(split.stay_offset[n]), int(split.stay_offset[n + 1]))
-            stay = [(float(split.minute[s]), [(int(split.variable[e]), float(split.value[e]))
-                    for e in range(int(split.set_offset[s]), int(split.set_offset[s + 1]))]) for s in sets]
+            stay = [
+                (
+                    float(split.minute[s]),
+                    [
+                        (int(split.variable[e]), float(split.value[e]))
+                        for e in range(int(split.set_offset[s]), int(split.set_offset[s + 1]))
+                    ],
+                )
+                for s in sets
+            ]
             with torch.no_grad():
                 mu, _, history = twin(stay, table)
             for name, expected in (("mu", mu), ("history", history)):
@@ -54,8 +78,9 @@ def test_an_output_that_exists_is_left_alone(pretrained: Path, compiled: Cohort,
     assert output.read_text(encoding="utf-8") == "precious"
 
 
-def test_neither_labels_nor_other_splits_are_needed(pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
-                                                    ) -> None:
+def test_neither_labels_nor_other_splits_are_needed(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(old_layout / "train", data / "patient_ehr" / "train")
     for name in ("stats.csv", "cached.csv"):
@@ -72,8 +97,13 @@ def test_neither_labels_nor_other_splits_are_needed(pretrained: Path, old_layout
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
 def test_golden_numbers_from_outside(golden: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
-    status, _, errors = _embed(golden / "tiny" / "pretrain.ckpt", golden / "tiny" / "patient_ehr", tmp_path / "states.npz",
-                               "--precision", precision)
+    status, _, errors = _embed(
+        golden / "tiny" / "pretrain.ckpt",
+        golden / "tiny" / "patient_ehr",
+        tmp_path / "states.npz",
+        "--precision",
+        precision,
+    )
     assert status == 0, errors
     with np.load(golden / "tiny" / "expected.npz") as expected, np.load(tmp_path / "states.npz") as found:
         assert set(found.files) == {name for name in expected.files if name.endswith(("/mu", "/history"))}

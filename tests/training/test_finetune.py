@@ -23,6 +23,8 @@ from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort
 from seqsetvae.modes.evaluate import read_finetuned, rebuild
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
+from seqsetvae.training.schedule import VAL_AUC
+from seqsetvae.training.stages import best_checkpoint
 from tests import tiny
 from tests.training.helpers import fine_tuner, load, run_stages
 
@@ -40,9 +42,33 @@ def command(*argv: object) -> tuple[int, str, str]:
 
 def finetune(pretrained: Path, data_dir: Path, root: Path, *more: object) -> tuple[int, str, str]:
     """A small fine-tuning run; later flags win."""
-    return command("--mode", "finetune", "--pretrained_ckpt", pretrained, "--data_dir", data_dir, "--output_root_dir", root,
-                   "--batch_size", 4, "--max_epochs", 3, "--unfreeze_after", 2, "--cls_head_lr", 3e-3, "--lr", 1e-3,
-                   "--warmup_steps", 5, "--seed", 3, "--accelerator", "cpu", *more)
+    return command(
+        "--mode",
+        "finetune",
+        "--pretrained_ckpt",
+        pretrained,
+        "--data_dir",
+        data_dir,
+        "--output_root_dir",
+        root,
+        "--batch_size",
+        4,
+        "--max_epochs",
+        3,
+        "--unfreeze_after",
+        2,
+        "--cls_head_lr",
+        3e-3,
+        "--lr",
+        1e-3,
+        "--warmup_steps",
+        5,
+        "--seed",
+        3,
+        "--accelerator",
+        "cpu",
+        *more,
+    )
 
 
 def run_of(root: Path) -> Path:
@@ -71,8 +97,15 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
     run, _ = finished
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     (events,) = (name for name in files if name.startswith("tensorboard/events.out.tfevents."))
-    assert files == {"config.json", "metrics.csv", "summary.json", "summary.txt", "checkpoints/best.ckpt",
-                     "checkpoints/last.ckpt", events}
+    assert files == {
+        "config.json",
+        "metrics.csv",
+        "summary.json",
+        "summary.txt",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        events,
+    }
     assert {path.name for path in run.parent.iterdir()} == {run.name, "cohorts"}
 
 
@@ -91,8 +124,16 @@ def test_a_run_says_what_was_loaded_and_how_it_goes(finished: tuple[Path, str]) 
     _, said = finished
     n_weights = len(tiny.tiny_backbone().state_dict())
     assert f"✅ Loaded {n_weights} parameters successfully" in said
-    for text in ("Data: ", "stage 1  epoch   1/3", "stage 2  epoch   3/3", "Best val_auc", "training stays/s",
-                 "waiting for data", "values trained", "device"):
+    for text in (
+        "Data: ",
+        "stage 1  epoch   1/3",
+        "stage 2  epoch   3/3",
+        "Best val_auc",
+        "training stays/s",
+        "waiting for data",
+        "values trained",
+        "device",
+    ):
         assert text in said
     assert "\x1b" not in said  # no control codes where nobody looks at a terminal
 
@@ -113,10 +154,28 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
 
 
-def test_checkpoints_load_without_any_allow_list_and_hold_no_path(finished: tuple[Path, str]) -> None:
+def test_checkpoints_load_without_any_allow_list(finished: tuple[Path, str]) -> None:
     for name in ("best.ckpt", "last.ckpt"):
         content = load(finished[0] / "checkpoints" / name)
         assert {"state_dict", "hyper_parameters", "optimizer_states", "callbacks"} <= content.keys()
+
+
+def test_checkpoints_tell_no_paths_and_know_their_best_in_a_moved_folder(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run, _ = finished
+    for name in ("best", "last"):
+        assert str(run.parent) not in repr(
+            torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["callbacks"]
+        )
+    moved = RunFolder(tmp_path / "moved")
+    shutil.copytree(run, moved.path)
+    states = torch.load(moved.last, weights_only=True)["callbacks"]
+    best = best_checkpoint(moved, VAL_AUC)
+    best.load_state_dict(states[best.state_key])
+    table = list(csv.DictReader((run / "metrics.csv").open()))
+    assert float(best.best_model_score) == pytest.approx(max(float(row["val_auc"]) for row in table))
+    assert Path(best.best_model_path) == moved.best
 
 
 def test_a_fine_tuned_checkpoint_gives_its_backbone_back(finished: tuple[Path, str]) -> None:
@@ -134,7 +193,9 @@ def test_a_fine_tuned_checkpoint_gives_its_backbone_back(finished: tuple[Path, s
 def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(label, margin) of every stay, each in a batch of its own."""
     stays = cohort.split(split)
-    module = rebuild(read_finetuned(run / "checkpoints" / "best.ckpt"), torch.from_numpy(cohort.embeddings.copy()).float())
+    module = rebuild(
+        read_finetuned(run / "checkpoints" / "best.ckpt"), torch.from_numpy(cohort.embeddings.copy()).float()
+    )
     with torch.no_grad():
         logits = torch.cat([module(collate(stays, np.array([n]))) for n in range(stays.n_stays)])
     return np.array(stays.label), (logits[:, 1] - logits[:, 0]).numpy()
@@ -172,11 +233,24 @@ def test_every_validation_is_exact_and_counts_no_other(compiled: Cohort, tmp_pat
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_evaluate_gives_the_best_val_auc_for_any_batch_size(finished: tuple[Path, str], compiled: Cohort,
-                                                            batch_size: int) -> None:
+def test_evaluate_gives_the_best_val_auc_for_any_batch_size(
+    finished: tuple[Path, str], compiled: Cohort, batch_size: int
+) -> None:
     run, _ = finished
-    status, said, _ = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--batch_size", batch_size,
-                              "--output_root_dir", run.parent, "--accelerator", "cpu")
+    status, said, _ = command(
+        "--mode",
+        "evaluate",
+        "--ckpt",
+        run,
+        "--split",
+        "valid",
+        "--batch_size",
+        batch_size,
+        "--output_root_dir",
+        run.parent,
+        "--accelerator",
+        "cpu",
+    )
     best = max(rows_of(run), key=lambda row: float(row["val_auc"]))
     assert status == 0
     assert f"AUROC {float(best['val_auc']):.4f}\n  AUPRC {float(best['val_auprc']):.4f}\n" in said
@@ -185,8 +259,18 @@ def test_evaluate_gives_the_best_val_auc_for_any_batch_size(finished: tuple[Path
 
 def test_evaluate_reads_a_checkpoint_and_other_data_too(finished: tuple[Path, str], compiled: Cohort) -> None:
     run, _ = finished
-    _, said, _ = command("--mode", "evaluate", "--ckpt", run / "checkpoints" / "last.ckpt", "--split", "test",
-                         "--data_dir", compiled.path, "--accelerator", "cpu")
+    _, said, _ = command(
+        "--mode",
+        "evaluate",
+        "--ckpt",
+        run / "checkpoints" / "last.ckpt",
+        "--split",
+        "test",
+        "--data_dir",
+        compiled.path,
+        "--accelerator",
+        "cpu",
+    )
     label = compiled.split("test").label
     assert f"split test: {len(label)} stays, {int((label == 1).sum())} positive" in said
 
@@ -202,20 +286,23 @@ def test_evaluate_cuts_stays_as_the_run_did(pretrained: Path, compiled: Cohort, 
 # ------------------------------------------------------------------------------------------------ the same again
 
 
-def test_the_same_seed_gives_the_same_run(finished: tuple[Path, str], pretrained: Path, old_layout: Path,
-                                          tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run(
+    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
     assert finetune(pretrained, old_layout, tmp_path)[0] == 0
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
 
 
-def test_a_compiled_cohort_and_worker_processes_give_the_same_run(finished: tuple[Path, str], pretrained: Path,
-                                                                  compiled: Cohort, tmp_path: Path) -> None:
+def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, "--num_workers", 2)[0] == 0
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
 
 
-def test_another_seed_gives_another_run(finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-                                        ) -> None:
+def test_another_seed_gives_another_run(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, "--seed", 4, "--max_epochs", 1)[0] == 0
     assert rows_of(run_of(tmp_path))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
 
@@ -224,27 +311,41 @@ def test_another_seed_gives_another_run(finished: tuple[Path, str], pretrained: 
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train_and_evaluate_to_the_same_figure(precision: str, pretrained: Path, compiled: Cohort,
-                                                                tmp_path: Path) -> None:
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, "--precision", precision, "--max_epochs", 2,
-                                 "--unfreeze_after", 1)
+def test_other_precisions_train_and_evaluate_to_the_same_figure(
+    precision: str, pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    status, _, errors = finetune(
+        pretrained, compiled.path, tmp_path, "--precision", precision, "--max_epochs", 2, "--unfreeze_after", 1
+    )
     assert status == 0, errors
     run = run_of(tmp_path)
-    _, said, _ = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--precision", precision,
-                         "--accelerator", "cpu")
+    _, said, _ = command(
+        "--mode", "evaluate", "--ckpt", run, "--split", "valid", "--precision", precision, "--accelerator", "cpu"
+    )
     assert f"AUROC {max(float(row['val_auc']) for row in rows_of(run)):.4f}\n" in said
     state = load(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert {value.dtype for value in state.values()} == {torch.float64 if precision == "64-true" else torch.float32}
 
 
-@pytest.mark.parametrize("flags", [("--loss", "focal", "--focal_alpha", 0.25), ("--class_weight", "balanced"),
-                                   ("--head_pooling", "mean", "--gradient_accumulation_steps", 3)], ids=str)
-def test_other_losses_and_heads_run(flags: tuple[object, ...], pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--loss", "focal", "--focal_alpha", 0.25),
+        ("--class_weight", "balanced"),
+        ("--head_pooling", "mean", "--gradient_accumulation_steps", 3),
+    ],
+    ids=str,
+)
+def test_other_losses_and_heads_run(
+    flags: tuple[object, ...], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, *flags, "--max_epochs", 1, "--unfreeze_after", 0)
     assert status == 0, errors
 
 
-def test_balanced_weighs_a_positive_by_negatives_over_positives(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_balanced_weighs_a_positive_by_negatives_over_positives(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, "--class_weight", "balanced", "--max_epochs", 1)[0] == 0
     label = compiled.split("train").label
     saved = load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["loss"]
@@ -275,8 +376,9 @@ def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(finished: tuple[Path, str], pretrained: Path,
-                                                                     compiled: Cohort, tmp_path: Path) -> None:
+def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, "--compile_model")
     assert status == 0, errors
     run = run_of(tmp_path)
@@ -289,9 +391,10 @@ def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(finished: t
 # ------------------------------------------------------------------------------------------------ what stops it
 
 
-def test_scores_that_are_no_numbers_end_the_run_without_a_best(pretrained: Path, compiled: Cohort, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
+def test_scores_that_are_no_numbers_end_the_run_without_a_best(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
         return self.net(pooled) * (1.0 if self.training else float("nan"))
 
     monkeypatch.setattr("seqsetvae.model.head.Head.forward", broken)
@@ -301,10 +404,11 @@ def test_scores_that_are_no_numbers_end_the_run_without_a_best(pretrained: Path,
     assert list((run_of(tmp_path) / "checkpoints").iterdir()) == []
 
 
-def test_a_later_breakdown_keeps_the_earlier_best(pretrained: Path, compiled: Cohort, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: torch.nn.Module, pooled: torch.Tensor) -> torch.Tensor:
-        self.validated = getattr(self, "validated", 0) + (not self.training)  # type: ignore[assignment]
+def test_a_later_breakdown_keeps_the_earlier_best(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
+        self.validated = getattr(self, "validated", 0) + (not self.training)
         return self.net(pooled) * (1.0 if self.validated <= 5 else float("nan"))  # five batches: the first validation
 
     monkeypatch.setattr("seqsetvae.model.head.Head.forward", broken)
@@ -325,8 +429,9 @@ def _labels(old_layout: Path, target: Path, change: Callable[[int, str], str | N
     return target
 
 
-def test_a_validation_split_of_one_class_stops_before_training(pretrained: Path, old_layout: Path, compiled: Cohort,
-                                                               tmp_path: Path) -> None:
+def test_a_validation_split_of_one_class_stops_before_training(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     valid = set(compiled.split("valid").stay_id.tolist())
     labels = _labels(old_layout, tmp_path / "oc.csv", lambda stay, label: "0" if stay in valid else label)
     status, _, errors = finetune(pretrained, old_layout, tmp_path, "--label_path", labels)
@@ -335,8 +440,9 @@ def test_a_validation_split_of_one_class_stops_before_training(pretrained: Path,
     assert not list(tmp_path.glob("finetune-*"))
 
 
-def test_stays_without_a_label_are_left_out_and_counted(pretrained: Path, old_layout: Path, compiled: Cohort,
-                                                        tmp_path: Path) -> None:
+def test_stays_without_a_label_are_left_out_and_counted(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     split = compiled.split("valid")
     gone = set(split.stay_id[:4].tolist()) | set(compiled.split("train").stay_id[:2].tolist())
     labels = _labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)
@@ -344,17 +450,32 @@ def test_stays_without_a_label_are_left_out_and_counted(pretrained: Path, old_la
     assert status == 0, errors
     assert "Stays left out for want of a label: train 2, valid 4, test 0" in said
     label, margin = _score_one_by_one(run_of(tmp_path), compiled, "valid")
-    assert float(rows_of(run_of(tmp_path))[0]["val_auc"]) == pytest.approx(roc_auc_score(label[4:], margin[4:]), abs=1e-6)
+    assert float(rows_of(run_of(tmp_path))[0]["val_auc"]) == pytest.approx(
+        roc_auc_score(label[4:], margin[4:]), abs=1e-6
+    )
 
 
-def test_a_checkpoint_knows_the_statistics_it_was_trained_with(finished: tuple[Path, str], old_layout: Path, tmp_path: Path
-                                                               ) -> None:
+def test_a_checkpoint_knows_the_statistics_it_was_trained_with(
+    finished: tuple[Path, str], old_layout: Path, tmp_path: Path
+) -> None:
     """Evaluating on data with another stats.csv names the variables that mean something else there."""
     stats = (old_layout.parent / "stats.csv").read_text(encoding="utf-8").splitlines()
     changed = [line if not line.startswith("lactate,") else "lactate,2.5,0.8" for line in stats]
     (tmp_path / "stats.csv").write_text("\n".join(changed) + "\n", encoding="utf-8")
-    status, _, errors = command("--mode", "evaluate", "--ckpt", finished[0], "--split", "valid", "--data_dir", old_layout,
-                                "--params_map_path", tmp_path / "stats.csv", "--output_root_dir", tmp_path)
+    status, _, errors = command(
+        "--mode",
+        "evaluate",
+        "--ckpt",
+        finished[0],
+        "--split",
+        "valid",
+        "--data_dir",
+        old_layout,
+        "--params_map_path",
+        tmp_path / "stats.csv",
+        "--output_root_dir",
+        tmp_path,
+    )
     assert status == 2
     assert "was trained with another mean, std or embedding of 1 variables: lactate." in errors
 
@@ -370,7 +491,9 @@ def test_embeddings_of_another_width_are_refused(pretrained: Path, old_layout: P
 
 
 def test_a_pretrained_checkpoint_cannot_be_evaluated(pretrained: Path, compiled: Cohort) -> None:
-    status, _, errors = command("--mode", "evaluate", "--ckpt", pretrained, "--split", "valid", "--data_dir", compiled.path)
+    status, _, errors = command(
+        "--mode", "evaluate", "--ckpt", pretrained, "--split", "valid", "--data_dir", compiled.path
+    )
     assert status == 2
     assert "not a checkpoint of a fine-tuning run" in errors
 

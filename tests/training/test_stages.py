@@ -52,8 +52,9 @@ def test_stage_2_trains_everything(compiled: Cohort, tmp_path: Path) -> None:
     parameters = {name for name, _ in module.named_parameters()}
     changed = {name for name, value in module.weights[-1].items() if not torch.equal(value, module.starts[1][name])}
     assert changed == parameters
-    assert run.trained[2] == {part: sum(value.numel() for value in getattr(module, part).parameters())
-                              for part in ("backbone", "head")}
+    assert run.trained[2] == {
+        part: sum(value.numel() for value in getattr(module, part).parameters()) for part in ("backbone", "head")
+    }
     assert "backbone.alibi_slope" not in parameters  # inert in the old scripts too
 
 
@@ -72,9 +73,12 @@ def test_stage_2_goes_on_from_the_best_of_stage_1(compiled: Cohort, tmp_path: Pa
     assert not _same(module.starts[1], module.weights[2])
 
 
-@pytest.mark.parametrize(("script", "best"), [([0.6, 0.9, 0.7, 0.8], 1), ([0.6, 0.5, 0.9, 0.8], 2), ([0.9, 0.6, 0.9, 0.9], 0)])
-def test_best_is_the_highest_over_both_stages_and_last_is_the_last(compiled: Cohort, tmp_path: Path,
-                                                                   script: list[float], best: int) -> None:
+@pytest.mark.parametrize(
+    ("script", "best"), [([0.6, 0.9, 0.7, 0.8], 1), ([0.6, 0.5, 0.9, 0.8], 2), ([0.9, 0.6, 0.9, 0.9], 0)]
+)
+def test_best_is_the_highest_over_both_stages_and_last_is_the_last(
+    compiled: Cohort, tmp_path: Path, script: list[float], best: int
+) -> None:
     module, run = scripted_run(compiled, tmp_path, script, max_epochs=4)
     assert _same(load(run.folder.best)["state_dict"], module.weights[best])
     assert _same(load(run.folder.last)["state_dict"], module.weights[-1])
@@ -96,19 +100,45 @@ def test_the_table_counts_over_both_stages(compiled: Cohort, tmp_path: Path) -> 
     with (run.folder.path / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["stage"], row["epoch"], row["step"]) for row in rows] == [
-        ("1", "1", str(STEPS)), ("1", "2", str(2 * STEPS)), ("2", "3", str(3 * STEPS)), ("2", "4", str(4 * STEPS))]
+        ("1", "1", str(STEPS)),
+        ("1", "2", str(2 * STEPS)),
+        ("2", "3", str(3 * STEPS)),
+        ("2", "4", str(4 * STEPS)),
+    ]
     assert [float(row["val_auc"]) for row in rows] == pytest.approx([0.6, 0.9, 0.7, 0.8])
     assert [float(row["lr_backbone"]) for row in rows] == [0, 0, BACKBONE_LR, BACKBONE_LR]
-    assert list(rows[0]) == ["stage", "epoch", "step", "train_loss", "val_loss", "val_auc", "val_auprc", "lr_head",
-                             "lr_backbone", "stays_per_second", "waiting", "seconds"]
+    assert list(rows[0]) == [
+        "stage",
+        "epoch",
+        "step",
+        "train_loss",
+        "val_loss",
+        "val_auc",
+        "val_auprc",
+        "lr_head",
+        "lr_backbone",
+        "stays_per_second",
+        "waiting",
+        "seconds",
+    ]
+
+
+def test_every_epoch_of_every_stage_has_its_own_batches(compiled: Cohort, tmp_path: Path) -> None:
+    module, _ = scripted_run(compiled, tmp_path, [0.6, 0.7, 0.8, 0.9], max_epochs=4)
+    epochs = [module.batches[start : start + STEPS] for start in range(0, 4 * STEPS, STEPS)]
+    for epoch in epochs:
+        assert sorted(stay for batch in epoch for stay in batch) == compiled.split("train").stay_id.tolist()
+    assert all(ours != theirs for i, ours in enumerate(epochs) for theirs in epochs[:i])
 
 
 # ---------------------------------------------------------------------------------------- rates and stopping
 
 
 def test_the_rate_is_cut_before_a_run_without_progress_stops(compiled: Cohort, tmp_path: Path) -> None:
-    """val_auc constant: the first validation is the best, lr_patience + 1 more bring a cut, es_patience more the end."""
-    module, run = scripted_run(compiled, tmp_path, [0.7] * 20, max_epochs=20, unfreeze_after=None, lr_patience=1, es_patience=4)
+    """val_auc constant: the first is the best, lr_patience + 1 more bring a cut, es_patience more the end."""
+    module, run = scripted_run(
+        compiled, tmp_path, [0.7] * 20, max_epochs=20, unfreeze_after=None, lr_patience=1, es_patience=4
+    )
     assert module.validations == 1 + 4
     rates = [rate["head"] for _, rate in module.rates]
     assert rates == [HEAD_LR] * 3 * STEPS + [HEAD_LR / 2] * 2 * STEPS
@@ -118,28 +148,41 @@ def test_the_rate_is_cut_before_a_run_without_progress_stops(compiled: Cohort, t
 def test_progress_in_val_auc_prevents_cuts_and_stopping(compiled: Cohort, tmp_path: Path) -> None:
     """Any rise counts, however small, for scheduler and stopping alike; val_loss does not matter."""
     script = [0.7 + 1e-5 * n for n in range(6)]
-    module, _ = scripted_run(compiled, tmp_path, script, max_epochs=6, unfreeze_after=None, lr_patience=0, es_patience=2)
+    module, _ = scripted_run(
+        compiled, tmp_path, script, max_epochs=6, unfreeze_after=None, lr_patience=0, es_patience=2
+    )
     assert module.validations == 6
     assert {rate["head"] for _, rate in module.rates} == {HEAD_LR}
 
 
 def test_a_falling_val_auc_is_no_progress(compiled: Cohort, tmp_path: Path) -> None:
-    module, _ = scripted_run(compiled, tmp_path, [0.7, 0.6, 0.5, 0.4, 0.3], max_epochs=5, unfreeze_after=None,
-                             lr_patience=0, es_patience=3)
+    module, _ = scripted_run(
+        compiled, tmp_path, [0.7, 0.6, 0.5, 0.4, 0.3], max_epochs=5, unfreeze_after=None, lr_patience=0, es_patience=3
+    )
     assert module.validations == 4
 
 
 def test_patience_counts_anew_in_stage_2(compiled: Cohort, tmp_path: Path) -> None:
     """Each stage has its own patience, and its own full rates; an early end of stage 1 leaves its epochs to stage 2."""
-    module, run = scripted_run(compiled, tmp_path, [0.8, *[0.7] * 20], max_epochs=9, unfreeze_after=6, lr_patience=0,
-                               es_patience=2)
+    module, run = scripted_run(
+        compiled, tmp_path, [0.8, *[0.7] * 20], max_epochs=9, unfreeze_after=6, lr_patience=0, es_patience=2
+    )
     assert [row.stage for row in run.table.rows] == [1] * 3 + [2] * 3
     assert next(rate for stage, rate in module.rates if stage == 2) == {"head": HEAD_LR, "backbone": BACKBONE_LR}
 
 
 def test_rates_do_not_fall_below_min_lr(compiled: Cohort, tmp_path: Path) -> None:
-    module, _ = scripted_run(compiled, tmp_path, [0.7] * 9, max_epochs=6, unfreeze_after=0, lr_patience=0, es_patience=8,
-                             lr_factor=0.1, min_lr=2e-5)
+    module, _ = scripted_run(
+        compiled,
+        tmp_path,
+        [0.7] * 9,
+        max_epochs=6,
+        unfreeze_after=0,
+        lr_patience=0,
+        es_patience=8,
+        lr_factor=0.1,
+        min_lr=2e-5,
+    )
     assert module.rates[-1][1] == {"head": 2e-5, "backbone": 2e-5}
 
 
@@ -153,29 +196,36 @@ def test_rates_warm_up_after_unfreezing_only(compiled: Cohort, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_warm_up_ends_with_the_first_epoch_in_optimizer_steps(compiled: Cohort, tmp_path: Path, accumulate: int) -> None:
-    module, run = scripted_run(compiled, tmp_path, [0.6, 0.7], max_epochs=2, unfreeze_after=0, warmup_steps=100,
-                               accumulate=accumulate)
+def test_warm_up_ends_with_the_first_epoch_in_optimizer_steps(
+    compiled: Cohort, tmp_path: Path, accumulate: int
+) -> None:
+    module, run = scripted_run(
+        compiled, tmp_path, [0.6, 0.7], max_epochs=2, unfreeze_after=0, warmup_steps=100, accumulate=accumulate
+    )
     steps = math.ceil(STEPS / accumulate)  # the last, smaller group steps too
     expected = [(step + 1) / steps for step in range(steps)] + [1.0] * steps
     assert [rate["backbone"] / BACKBONE_LR for _, rate in module.rates] == pytest.approx(expected)
     assert [row.step for row in run.table.rows] == [steps, 2 * steps]
 
 
-@pytest.mark.parametrize(("unfreeze_after", "stages"), [(None, [1, 1, 1]), (5, [1, 1, 1]), (0, [2, 2, 2]), (1, [1, 2, 2])])
+@pytest.mark.parametrize(
+    ("unfreeze_after", "stages"), [(None, [1, 1, 1]), (5, [1, 1, 1]), (0, [2, 2, 2]), (1, [1, 2, 2])]
+)
 def test_unfreeze_after(compiled: Cohort, tmp_path: Path, unfreeze_after: int | None, stages: list[int]) -> None:
     _, run = scripted_run(compiled, tmp_path, [0.6, 0.7, 0.8], max_epochs=3, unfreeze_after=unfreeze_after)
     assert [row.stage for row in run.table.rows] == stages
 
 
-def test_scheduler_stopping_and_best_watch_val_auc_upwards(compiled: Cohort, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_stopping_and_best_watch_val_auc_upwards(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
     monkeypatch.setattr("seqsetvae.training.stages.pl.Trainer.fit", lambda self, *_, **__: made.append(self))
     run_stages(fine_tuner(compiled), compiled, tmp_path, unfreeze_after=0, lr_patience=3, es_patience=7)
     (trainer,) = made
     stop, best = trainer.early_stopping_callback, trainer.checkpoint_callbacks[0]
     assert (stop.monitor, stop.mode, stop.patience, stop.min_delta) == ("val_auc", "max", 7, 0)
+    assert not stop._check_on_train_epoch_end  # it counts validations
     assert (best.monitor, best.mode) == ("val_auc", "max")
     (plateau,) = [callback for callback in trainer.callbacks if type(callback).__name__ == "Plateau"]
     assert (plateau.watched.metric, plateau.watched.mode) == ("val_auc", "max")
@@ -191,7 +241,10 @@ def test_parameter_groups_are_named_and_only_matrices_decay(compiled: Cohort) ->
     module.unfreeze_backbone()
     groups = module.configure_optimizers().param_groups
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
-        ("head", HEAD_LR, 0.01), ("head_no_decay", HEAD_LR, 0.0),
-        ("backbone", BACKBONE_LR, 0.01), ("backbone_no_decay", BACKBONE_LR, 0.0)]
+        ("head", HEAD_LR, 0.01),
+        ("head_no_decay", HEAD_LR, 0.0),
+        ("backbone", BACKBONE_LR, 0.01),
+        ("backbone_no_decay", BACKBONE_LR, 0.0),
+    ]
     assert all((value.ndim >= 2) == (group["weight_decay"] > 0) for group in groups for value in group["params"])
     assert sum(len(group["params"]) for group in groups) == len(list(module.parameters()))
