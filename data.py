@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from seqsetvae.batch import Batch, LengthBucketSampler, SplitBatches, stay_sizes
 from seqsetvae.cohort import Cohort
@@ -54,8 +55,13 @@ class CohortDataModule(pl.LightningDataModule):
         """Every stay of the validation split once."""
         return self.loader("valid")
 
-    def loader(self, split: str, *, shuffle: bool = False, epoch: int = 0) -> DataLoader[Batch]:
-        """Batches of a split; without shuffle from short to long, every stay once."""
+    def loader(
+        self, split: str, *, shuffle: bool = False, epoch: int = 0, rows: Dataset[Any] | None = None
+    ) -> DataLoader[Any]:
+        """Batches of a split; without shuffle from short to long, every stay once.
+
+        `rows` stands in for the split's events: a dataset whose item for some positions of stays is their batch.
+        """
         stays = self.cohort.split(split)
         chosen = np.flatnonzero(stays.label >= 0) if self.labelled else np.arange(stays.n_stays)
         n_sets, n_events = stay_sizes(stays, self.max_sets)
@@ -70,13 +76,13 @@ class CohortDataModule(pl.LightningDataModule):
         )
         sampler.set_epoch(epoch)
         return DataLoader(
-            SplitBatches(stays, self.max_sets, self.dtype),
+            SplitBatches(stays, self.max_sets, self.dtype) if rows is None else rows,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )  # its own: the global one is dropout's
+            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one is dropout's
+        )
 
     def n_cut(self, split: str) -> int:
         """Stays of a split that `max_sets` shortens."""

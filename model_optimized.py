@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import FINGERPRINTS
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
@@ -115,19 +115,22 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         self.backbone.train(mode and not self.frozen)
         return self
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch | PooledBatch) -> torch.Tensor:
         """Logits of each stay: [N, 2]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            pooled = pool(self.backbone(batch, self.embeddings), batch, self.pooling)
-        return self.head(pooled)
+        return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
 
-    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+    def pooled(self, batch: Batch) -> torch.Tensor:
+        """Pooled history of each stay: [N, P]; without a gradient while the backbone is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return pool(self.backbone(batch, self.embeddings), batch, self.pooling)
+
+    def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch."""
         loss = self.loss(self(batch), batch.label)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
         logits = self(batch)
         self.val_metrics.update(ranking_score(logits), batch.label)

@@ -8,8 +8,9 @@ host (`size_runs`, `max_sets`), so that no step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,8 +21,32 @@ from seqsetvae.cohort import Split
 POOL_BATCHES = 16  # batches sorted by length together: 8 % padding where random order has 78 %, and epochs still differ
 
 
+class _OnDevice:
+    """A dataclass of tensors and host values that moves as one; Lightning and the DataLoader call these two."""
+
+    label: torch.Tensor
+
+    @property
+    def n_stays(self) -> int:
+        return len(self.label)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        assert is_dataclass(self)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        """The batch on another device; asynchronous where its memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The batch in memory that a GPU can copy from by itself."""
+        return self._map(torch.Tensor.pin_memory)
+
+
 @dataclass(eq=False)
-class Batch:
+class Batch(_OnDevice):
     """N stays with S sets and E events in all; the one object that both the loader and the model know."""
 
     variable: torch.Tensor  # [E] int64, index into the vocabulary; sets in ascending order of size
@@ -36,28 +61,17 @@ class Batch:
     max_sets: int  # on the host: T
 
     @property
-    def n_stays(self) -> int:
-        return len(self.label)
-
-    @property
     def n_sets(self) -> int:
         return len(self.minute)
 
-    def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
-        moved = {
-            field.name: getattr(value, function)(*args, **kwargs) if isinstance(value, torch.Tensor) else value
-            for field in fields(self)
-            for value in [getattr(self, field.name)]
-        }
-        return Batch(**moved)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The batch on another device; asynchronous where its memory is pinned."""
-        return self._map("to", device, non_blocking=non_blocking)
+@dataclass(eq=False)
+class PooledBatch(_OnDevice):
+    """N stays as a frozen backbone has read them: what is left to do is the head."""
 
-    def pin_memory(self) -> Batch:
-        """Called by the DataLoader when it pins batches for a GPU."""
-        return self._map("pin_memory")
+    pooled: torch.Tensor  # [N, P], pooled history
+    label: torch.Tensor  # [N] int64, 0 or 1
+    stay_id: torch.Tensor  # [N] int64
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

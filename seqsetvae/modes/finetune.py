@@ -13,6 +13,7 @@ from seqsetvae.modes.common import (
     check_embeddings,
     data_module,
     embedding_table,
+    inference_context,
     load_pretrained,
     open_data,
     start_run,
@@ -20,6 +21,7 @@ from seqsetvae.modes.common import (
     train_and_summarize,
 )
 from seqsetvae.settings import Settings
+from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.summary import Summary, finetuning_advice, partial_backbone_advice
@@ -40,10 +42,14 @@ def run(settings: Settings) -> Summary:
     run = start_run(
         settings, module, data, backbone.sizes, report, watched=VAL_AUC, metrics=METRICS, parts=("head", "backbone")
     )
+
+    def read_once() -> FrozenFeatures:
+        return FrozenFeatures(module, data, device, inference_context(settings, device))
+
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, settings.compile_model),
+        lambda: finetune_in_stages(run, module, read_once, settings.compile_model),
         lambda rows: partial_backbone_advice(report) + finetuning_advice(rows),
     )
 

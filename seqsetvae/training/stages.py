@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
+from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import Plateau, WarmUp, Watched
 from seqsetvae.training.watch import Clock, MetricsTable, Reporter
@@ -71,22 +72,29 @@ class Run:
     def epochs_done(self) -> int:
         return self.table.rows[-1].epoch if self.table.rows else 0
 
-    def fit(self, stage: int, max_epochs: int, *, warm_up: bool) -> None:
-        """Train one stage; best.ckpt keeps the best validation of all stages so far."""
+    def fit(
+        self, stage: int, max_epochs: int, *, warm_up: bool, features: pl.LightningDataModule | None = None
+    ) -> None:
+        """Train one stage; best.ckpt keeps the best validation of all stages so far.
+
+        `features` stand in for the data where a frozen backbone has read them already.
+        """
         quiet_lightning()
         self.trained[stage] = trained_parameters(self.module)
         best = best_checkpoint(self.folder, self.watched)
         if self.best is not None:
             best.load_state_dict(self.best.state_dict())
         self.data.stage = stage
-        trainer = self._trainer(stage, max_epochs, best, warm_up)
+        trainer = self._trainer(stage, max_epochs, best, warm_up, reads_data=features is None)
         try:
-            trainer.fit(self.module, datamodule=self.data)
+            trainer.fit(self.module, datamodule=features or self.data)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         self.best = best
 
-    def _trainer(self, stage: int, max_epochs: int, best: ModelCheckpoint, warm_up: bool) -> pl.Trainer:
+    def _trainer(
+        self, stage: int, max_epochs: int, best: ModelCheckpoint, warm_up: bool, reads_data: bool
+    ) -> pl.Trainer:
         clock, schedule, watched = Clock(), self.schedule, self.watched
         interactive = sys.stderr.isatty()
         callbacks: list[pl.Callback] = [
@@ -100,7 +108,7 @@ class Run:
                 strict=True,
                 check_on_train_epoch_end=False,
             ),
-            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.parts),
+            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.parts, reads_data),
             *([TQDMProgressBar(leave=False)] if interactive else []),
             best,  # checkpoints after everything whose state they hold, the newest after the best
             last_checkpoint(self.folder),
@@ -119,8 +127,13 @@ class Run:
         )
 
 
-def finetune_in_stages(run: Run, module: SeqSetVAEFineTuner, compile_model: bool) -> None:
-    """Both stages of fine-tuning; afterwards best.ckpt holds the highest val_auc over both."""
+def finetune_in_stages(
+    run: Run, module: SeqSetVAEFineTuner, read_once: Callable[[], FrozenFeatures], compile_model: bool
+) -> None:
+    """Both stages of fine-tuning; afterwards best.ckpt holds the highest val_auc over both.
+
+    `read_once` runs the frozen backbone over the data, when stage 1 begins.
+    """
     for stage in run.schedule.finetuning_stages():
         if stage == 1:
             module.freeze_backbone()
@@ -130,7 +143,8 @@ def finetune_in_stages(run: Run, module: SeqSetVAEFineTuner, compile_model: bool
             module.unfreeze_backbone()
         if compile_model:
             module.backbone.compile_dense_parts()
-        run.fit(stage, run.schedule.epochs_of(stage, run.epochs_done), warm_up=stage == 2)
+        features = read_once() if stage == 1 else None
+        run.fit(stage, run.schedule.epochs_of(stage, run.epochs_done), warm_up=stage == 2, features=features)
 
 
 def trained_parameters(module: pl.LightningModule) -> dict[str, int]:

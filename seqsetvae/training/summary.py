@@ -28,7 +28,7 @@ class Summary:
     epochs: int
     seconds: float
     stays_per_second: dict[str, float]  # training, by stage
-    waiting: float
+    waiting: float | None  # share of the training time; None: every epoch read cached features
     trained: dict[str, dict[str, int]]  # values that trained, by stage and part
     device_use: str
     advice: list[str]
@@ -40,13 +40,14 @@ class Summary:
             f"stage {stage}: " + ", ".join(f"{part} {count:,}" for part, count in counts.items())
             for stage, counts in self.trained.items()
         )
+        waiting = "nothing was read" if self.waiting is None else f"{self.waiting:.1%} of the training time"
         others = ", ".join(f"{name} {value:.4f}" for name, value in self.best.items() if name != self.watched)
         lines = [
             f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} (stage {self.best_stage}): "
             f"{others}",
             f"  best {self.watched} by stage   {stages}",
             f"  training stays/s        {speeds}",
-            f"  waiting for data        {self.waiting:.1%} of the training time",
+            f"  waiting for data        {waiting}",
             f"  values trained          {parts}",
             f"  device                  {self.device_use}",
             f"  time                    {self.epochs} epochs in {self.seconds:,.0f} s",
@@ -89,17 +90,20 @@ def _stays_per_second(rows: list[Row]) -> float:
     return sum(row.stays_per_second * row.seconds for row in rows) / sum(row.seconds for row in rows)
 
 
-def _waiting(rows: list[Row]) -> float:
-    return sum(row.waiting * row.seconds for row in rows) / sum(row.seconds for row in rows)
+def _waiting(rows: list[Row]) -> float | None:
+    """Share of the training time spent waiting for data, over the epochs that read any."""
+    waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
+    return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits) if waits else None
 
 
 def loading_advice(rows: list[Row]) -> list[str]:
     """What to try where the loader is the bottleneck; nothing where it is not."""
-    if _waiting(rows) <= MUCH_WAITING:
+    waiting = _waiting(rows)
+    if waiting is None or waiting <= MUCH_WAITING:
         return []
     return [
-        f"Training waited for data {_waiting(rows):.0%} of the time: try --num_workers 2 and a larger "
-        "--batch_size, and put the data on a local disk."
+        f"Training waited for data {waiting:.0%} of the time: try --num_workers 2 and a larger --batch_size, "
+        "and put the data on a local disk."
     ]
 
 

@@ -26,10 +26,10 @@ class Row:
     metrics: dict[str, float]  # train_loss, val_loss, ... in the order in which they are said
     rates: dict[str, float]  # lr_<part>: learning rate of each part, 0 while frozen
     stays_per_second: float  # training, validation apart
-    waiting: float  # share of the training time in which the loop waited for its next batch
+    waiting: float | None  # share of the training time spent waiting for the next batch; None: nothing is read
     seconds: float  # training epoch
 
-    def as_flat(self) -> dict[str, float]:
+    def as_flat(self) -> dict[str, float | None]:
         """One column a number."""
         place = {"stage": self.stage, "epoch": self.epoch, "step": self.step}
         pace = {name: getattr(self, name) for name in ("stays_per_second", "waiting", "seconds")}
@@ -84,7 +84,7 @@ class MetricsTable:
             writer.writerow(row.as_flat())
         self.rows.append(row)
         for name, value in row.as_flat().items():
-            if name not in ("stage", "epoch", "step"):
+            if name not in ("stage", "epoch", "step") and value is not None:
                 self.curves.add_scalar(name, value, row.step)
         self.curves.flush()
 
@@ -103,10 +103,12 @@ class Reporter(pl.Callback):
         epochs_in_all: int,
         metrics: Sequence[str],
         parts: Sequence[str],
+        reads_data: bool,
     ) -> None:
-        """`metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate."""
+        """`metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate.
+        Without `reads_data` (cached features) a wait says nothing about the loader and is not reported."""
         self.table, self.clock, self.stage, self.epochs_in_all = table, clock, stage, epochs_in_all
-        self.metrics, self.parts = metrics, parts
+        self.metrics, self.parts, self.reads_data = metrics, parts, reads_data
         self.epochs_before = table.rows[-1].epoch if table.rows else 0
         self.steps_before = table.rows[-1].step if table.rows else 0
 
@@ -124,7 +126,7 @@ class Reporter(pl.Callback):
             metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
             rates=self.rates,
             stays_per_second=self.clock.stays / self.clock.seconds,
-            waiting=self.clock.waiting / self.clock.seconds,
+            waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
             seconds=self.clock.seconds,
         )
         self.table.add(row)

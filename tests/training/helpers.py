@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSe
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.modes.finetune import METRICS
+from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import Run, Schedule, finetune_in_stages
@@ -77,6 +79,18 @@ class Scripted(SeqSetVAEFineTuner):
 
 def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """Fine-tune through both stages on the CPU."""
+    run = make_run(module, cohort, folder, **options)
+    finetune_in_stages(run, module, lambda: read_features(module, run), compile_model=False)
+    return run
+
+
+def read_features(module: SeqSetVAEFineTuner, run: Run) -> FrozenFeatures:
+    """What the module's frozen backbone says of the run's stays."""
+    return FrozenFeatures(module, run.data, torch.device("cpu"), nullcontext())
+
+
+def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
+    """A run on the CPU, not yet started."""
     schedule = {
         "max_epochs": 5,
         "unfreeze_after": 2,
@@ -93,7 +107,7 @@ def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **optio
         "accumulate_grad_batches": options.pop("accumulate", 1),
     }
     run_folder = RunFolder.create(folder, "test")
-    run = Run(
+    return Run(
         module=module,
         data=CohortDataModule(cohort, batch_size=16, max_events=10**6),
         folder=run_folder,
@@ -104,8 +118,6 @@ def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **optio
         parts=("head", "backbone"),
         trainer_options=trainer_options,
     )
-    finetune_in_stages(run, module, compile_model=False)
-    return run
 
 
 def scripted_run(cohort: Cohort, folder: Path, script: list[float], **options: Any) -> tuple[Scripted, Run]:

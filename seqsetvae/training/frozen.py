@@ -1,0 +1,86 @@
+"""What a frozen backbone says of a stay never changes, so stage 1 asks it once.
+
+Legend: n stays of a split, P pooled width.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from data import CohortDataModule
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.batch import PooledBatch
+from seqsetvae.cohort import Split
+
+
+class PooledRows(Dataset[PooledBatch]):
+    """A split's pooled histories; `rows[stays]` is the batch of these positions."""
+
+    def __init__(self, pooled: torch.Tensor, split: Split) -> None:
+        self.pooled = pooled  # [n, P], zeros for stays that no loader asks for
+        self.label = torch.from_numpy(split.label.astype(np.int64))
+        self.stay_id = torch.from_numpy(np.array(split.stay_id))
+
+    def __getitem__(self, stays: np.ndarray) -> PooledBatch:
+        index = torch.from_numpy(stays)
+        return PooledBatch(self.pooled[index], self.label[index], self.stay_id[index])
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class FrozenFeatures(pl.LightningDataModule):
+    """The batches of a cohort, the same stays in the same order, as a frozen backbone has read them."""
+
+    def __init__(
+        self,
+        module: SeqSetVAEFineTuner,
+        data: CohortDataModule,
+        device: torch.device,
+        precision: AbstractContextManager[Any],
+    ) -> None:
+        """Run the module's frozen backbone once over the training and the validation split."""
+        super().__init__()
+        assert module.frozen, "features of a backbone that trains are stale after one step"
+        self.data = data
+        module.to(device, module.embeddings.dtype)  # a Trainer has not placed it yet
+        self.rows = {split: _read(module, data, split, precision) for split in ("train", "valid")}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Reshuffled batches of this epoch."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return self.data.loader("train", shuffle=True, epoch=epoch, rows=self.rows["train"])
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every stay of the validation split once."""
+        return self.data.loader("valid", rows=self.rows["valid"])
+
+
+@torch.no_grad()  # not inference_mode: the head's gradient needs to keep what it reads
+def _read(
+    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, precision: AbstractContextManager[Any]
+) -> PooledRows:
+    """Pooled histories of a split, on the CPU: [n, P]."""
+    stays, loader = data.cohort.split(split), data.loader(split)
+    pooled: torch.Tensor | None = None
+    start = time.perf_counter()
+    with tqdm(total=stays.n_stays, desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
+        for positions, batch in zip(loader.sampler, loader, strict=True):
+            with precision:
+                of_batch = module.pooled(batch.to(module.device)).cpu()
+            if pooled is None:
+                pooled = of_batch.new_zeros(stays.n_stays, of_batch.shape[1])
+            pooled[torch.from_numpy(positions)] = of_batch
+            progress.update(batch.n_stays)
+    assert pooled is not None, "both classes are in every split that is read"
+    speed = len(pooled) / (time.perf_counter() - start)
+    print(f"Frozen backbone read the {split} split once: {len(pooled):,} stays, {speed:,.0f} stays/s", flush=True)
+    return PooledRows(pooled, stays)
