@@ -73,7 +73,8 @@ class Backbone(nn.Module):
         """Set means [S, D] → history states [S, D]; a state sees its own set and those before it."""
         index = batch.slot % batch.max_sets
         buckets = time_buckets(batch.minute, index, self.time_edges)
-        x = mu + position_encoding(index, mu.shape[1], mu.dtype) + self.rel_time_bucket_embed(buckets)
+        time = self.rel_time_bucket_embed(buckets)
+        x = mu + position_encoding(index, mu.shape[1], time.dtype) + time  # not mu's type: it may be rounded to bf16
         x = F.layer_norm(x, x.shape[-1:])
         return self.post_transformer_norm(self.transformer(x, Grid(batch.slot, batch.n_stays, batch.max_sets)))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.settings import SMALL
 from tests.tiny import SIZES
@@ -53,6 +54,19 @@ def test_it_fine_tunes_and_continues(
     assert content["hyper_parameters"]["latent_dim"] == SMALL["latent_dim"]  # the file's size, not the setting's
     unused = "set_encoder.out.0.weight"
     assert torch.equal(content["state_dict"][unused], before["state_dict"][unused])
+
+
+def test_the_golden_checkpoint_keeps_its_layout_when_it_is_continued(golden: Path, tmp_path: Path) -> None:
+    data_dir = write_synthetic(tmp_path / "processed", n_stays=20, seed=0, embedding_width=24)
+    before = torch.load(golden / "tiny" / "pretrain.ckpt", weights_only=True)
+    flags = ["--mode", "pretrain", "--max_epochs", "1", "--output_root_dir", str(tmp_path), "--data_dir", str(data_dir)]
+    assert main([*flags, "--pretrained_ckpt", str(golden / "tiny" / "pretrain.ckpt")]) == 0
+    after = torch.load(next(tmp_path.glob("pretrain-*")) / "checkpoints" / "last.ckpt", weights_only=True)
+    shapes = [{name: value.shape for name, value in file["state_dict"].items()} for file in (before, after)]
+    assert shapes[0] == shapes[1]
+    assert set(before["hyper_parameters"]) == set(after["hyper_parameters"])
+    trained = "transformer.layers.0.linear1.weight"
+    assert not torch.equal(before["state_dict"][trained], after["state_dict"][trained])
 
 
 def test_labels_are_not_needed(old_layout: Path, tmp_path: Path) -> None:
