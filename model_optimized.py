@@ -44,11 +44,11 @@ class LossSettings:
     focal_gamma: float
     focal_alpha: float | None
 
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Logits [N, 2], classes [N] → scalar."""
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 2], classes [N], weights of the classes [2] on the same device → scalar."""
         if self.name == "focal":
             return losses.focal(logits, target, self.focal_gamma, self.focal_alpha)
-        return losses.cross_entropy(logits, target, self.positive_weight, self.label_smoothing)
+        return losses.cross_entropy(logits, target, class_weight, self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,42 @@ class OptimizerSettings:
     weight_decay: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """What a checkpoint remembers of its data, so that later data can be held against it."""
+
+    fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
+    label_name: str
+    max_sets: int | None  # stays were cut to their last so many sets
+
+
+class FiniteCheck:
+    """Notes on the device whether every validation batch is finite, and looks once, at the end."""
+
+    def __init__(self) -> None:
+        self._finite: list[torch.Tensor] = []
+
+    def add(self, values: torch.Tensor) -> None:
+        """Note the scores or the loss of the next batch."""
+        self._finite.append(values.isfinite().all())
+
+    def conclude(self, metric: str) -> None:
+        """Raises FloatingPointError if a batch was not finite, before anything ranks this epoch by it."""
+        finite = torch.stack(self._finite)
+        self._finite.clear()
+        if not finite.all():
+            first, count = int((~finite).nonzero()[0]), int((~finite).sum())
+            raise FloatingPointError(
+                f"{metric} is not finite: {count} validation batches gave NaN or infinity, the first is batch {first}. "
+                "Lower the learning rates, or use --precision 32-true. best.ckpt, if there is one, is an earlier epoch."
+            )
+
+
 class SeqSetVAEFineTuner(pl.LightningModule):
     """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
 
     embeddings: torch.Tensor
+    class_weight: torch.Tensor
 
     def __init__(
         self,
@@ -72,12 +104,11 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         loss: LossSettings,
         optimizer: OptimizerSettings,
         embeddings: torch.Tensor,
-        fingerprints: dict[str, str],
+        trained_on: TrainedOn,
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
         `embeddings` [V, I] are the vectors of the cohort's variables; they belong to the data, not to the weights.
-        `fingerprints` say which mean, std and embedding each variable has, so that a checkpoint remembers it.
         """
         super().__init__()
         self.save_hyperparameters(
@@ -86,15 +117,21 @@ class SeqSetVAEFineTuner(pl.LightningModule):
                 "head": asdict(head),
                 "loss": asdict(loss),
                 "optimizer": asdict(optimizer),
-                FINGERPRINTS: fingerprints,
+                FINGERPRINTS: trained_on.fingerprints,
+                "label_name": trained_on.label_name,
+                "max_sets": trained_on.max_sets,
             }
         )
         self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
         self.backbone = backbone
         self.head = Head(backbone.sizes.latent_dim, head.pooling, head.hidden, head.dropout)
         self.register_buffer("embeddings", embeddings, persistent=False)
-        self.val_metrics = MetricCollection({"val_auc": BinaryAUROC(), "val_auprc": BinaryAveragePrecision()})
-        self._finite: list[torch.Tensor] = []  # per validation batch: are all its scores finite? (on the device)
+        self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
+        # Without validate_args: it reads every batch back to the host, and labels were checked when data were compiled.
+        self.val_metrics = MetricCollection(
+            {"val_auc": BinaryAUROC(validate_args=False), "val_auprc": BinaryAveragePrecision(validate_args=False)}
+        )
+        self.finite = FiniteCheck()
         self.freeze_backbone()
 
     def freeze_backbone(self) -> None:
@@ -126,7 +163,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
 
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch."""
-        loss = self.loss(self(batch), batch.label)
+        loss = self.loss(self(batch), batch.label, self.class_weight)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
         return loss
 
@@ -134,21 +171,14 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
         logits = self(batch)
         self.val_metrics.update(ranking_score(logits), batch.label)
-        self._finite.append(logits.isfinite().all())
-        self.log("val_loss", self.loss(logits, batch.label), on_step=False, on_epoch=True, batch_size=batch.n_stays)
+        self.finite.add(logits)
+        loss = self.loss(logits, batch.label, self.class_weight)
+        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=batch.n_stays)
 
     def on_validation_epoch_end(self) -> None:
         """Stop before anything ranks this epoch by scores that are not numbers."""
-        finite = torch.stack(self._finite)
-        self._finite.clear()
-        if not finite.all():
-            first = int((~finite).nonzero()[0])
-            raise FloatingPointError(
-                f"val_auc is not finite: the scores of validation batch {first} (and {int((~finite).sum()) - 1} more) "
-                "are NaN or infinite. Lower lr and cls_head_lr, or use precision 32-true; best.ckpt is still the best "
-                "earlier epoch."
-            )
+        self.finite.conclude("val_auc")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
@@ -220,6 +250,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         self.fingerprints = fingerprints
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.posterior = PosteriorHealth(model.sizes.latent_dim)
+        self.finite = FiniteCheck()
 
     def beta(self) -> float:
         """Weight of the KL term at this step."""
@@ -249,9 +280,10 @@ class SeqSetVAEPretrainer(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The same with beta at its end; the decoder's seeds are the same in every validation."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_index)
             recon, kl, mu, logvar = self.terms(batch)
+        self.finite.add(recon + kl)
         self.posterior.update(mu, logvar)
         self.log_dict(
             {"val_loss": recon + self.objective.max_beta * kl, "val_recon": recon, "val_kl": kl},
@@ -262,6 +294,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Posterior health: dimensions of mu that vary between sets, and KL per dimension."""
+        self.finite.conclude("val_loss")
         active, kl_per_dimension = self.posterior.compute()
         self.posterior.reset()
         self.log_dict({"val_active_units": active, "val_kl_per_dim": kl_per_dimension, "beta": self.beta()})

@@ -32,6 +32,7 @@ SKIPPED_ON_PURPOSE = (
     "feature_projection.",
     "vae_feature_fusion.",
 )
+INERT = {"alibi_slope", "time_tau"}  # they change nothing, so a file without them lacks nothing
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 SIZES_NOT_IN_SHAPES = ("heads", "transformer_heads", "transformer_dropout")
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
@@ -106,7 +107,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = state if isinstance(state, dict) else {}
     weights: dict[str, torch.Tensor] = {}
     for key, value in state.items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or not isinstance(key, str):
             continue
         name = canonical_name(key)
         if name in weights:
@@ -282,10 +283,10 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint, allow_partial: boo
     """
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
-        alone = f"\n{SET_ENCODER_ALONE}" if checkpoint.is_set_encoder_alone else ""
+        alone = f" {SET_ENCODER_ALONE}" if checkpoint.is_set_encoder_alone else ""
         raise InputError(
             f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
-            f"{len(report.mismatched)} have another shape:\n  {report.problems()}{alone}\n"
+            f"{len(report.mismatched)} have another shape.{alone}\n  {report.problems()}\n"
             "--allow_partial_backbone goes on with random weights in their place, and records it."
         )
     backbone.load_state_dict({name: checkpoint.weights[name] for name in report.loaded}, strict=False)
@@ -302,7 +303,7 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         loaded={name: shape for name, shape in wanted.items() if name in shared and have[name] == shape},
         skipped=[name for name in others if name.startswith(SKIPPED_ON_PURPOSE)],
         unknown=[name for name in others if not name.startswith(SKIPPED_ON_PURPOSE)],
-        missing=[name for name in wanted if name not in have],
+        missing=[name for name in wanted if name not in have and name not in INERT],
         mismatched={
             name: (have[name], wanted[name]) for name in wanted if name in shared and have[name] != wanted[name]
         },

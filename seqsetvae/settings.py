@@ -40,6 +40,7 @@ class Kind:
 
     allowed: str
     convert: Callable[[Any], Any]
+    metavar: str  # what stands for a value in --help
 
 
 def _bounded(value: float, low: float, high: float, above: bool) -> bool:
@@ -54,7 +55,7 @@ def number(low: float, high: float = math.inf, *, above: bool = False) -> Kind:
             raise ValueError
         return float(received)
 
-    return Kind(f"a number {'above' if above else 'from'} {low:g}" + _until(high), convert)
+    return Kind(f"a number {'above' if above else 'from'} {low:g}" + _until(high), convert, "X")
 
 
 def integer(low: int, high: float = math.inf) -> Kind:
@@ -65,7 +66,7 @@ def integer(low: int, high: float = math.inf) -> Kind:
             raise ValueError
         return int(received)
 
-    return Kind(f"a whole number from {low}{_until(high)}", convert)
+    return Kind(f"a whole number from {low}{_until(high)}", convert, "N")
 
 
 def _until(high: float) -> str:
@@ -81,7 +82,7 @@ def choice(*names: str, **aliases: str) -> Kind:
             raise ValueError
         return name
 
-    return Kind("one of " + ", ".join(names), convert)
+    return Kind("one of " + ", ".join(names), convert, "{" + ",".join(names) + "}")
 
 
 def boolean() -> Kind:
@@ -94,15 +95,15 @@ def boolean() -> Kind:
         except KeyError:
             raise ValueError from None
 
-    return Kind("true or false", convert)
+    return Kind("true or false", convert, "true|false")
 
 
 def path() -> Kind:
-    return Kind("a path", lambda received: Path(_text(received)).expanduser())
+    return Kind("a path", lambda received: Path(_text(received)).expanduser(), "PATH")
 
 
 def text() -> Kind:
-    return Kind("a text", _text)
+    return Kind("a text", _text, "TEXT")
 
 
 def _text(received: Any) -> str:
@@ -116,6 +117,7 @@ def optional(kind: Kind) -> Kind:
     return Kind(
         f"{kind.allowed}, or None",
         lambda received: None if received in (None, "none", "None") else kind.convert(received),
+        kind.metavar,
     )
 
 
@@ -128,7 +130,7 @@ def either(first: Kind, second: Kind) -> Kind:
         except (ValueError, TypeError):
             return second.convert(received)
 
-    return Kind(f"{first.allowed}, or {second.allowed}", convert)
+    return Kind(f"{first.allowed}, or {second.allowed}", convert, f"{first.metavar}|{second.metavar}")
 
 
 def _setting(kind: Kind) -> Any:
@@ -158,7 +160,7 @@ class Settings:
     params_map_path: Path | None = _setting(optional(path()))
     label_path: Path | None = _setting(optional(path()))
     embeddings_path: Path | None = _setting(optional(path()))
-    label_name: str = _setting(text())
+    label_name: str | None = _setting(optional(text()))
     skip_bad: bool = _setting(boolean())
     max_sets: int | None = _setting(optional(integer(1)))
     batch_size: int = _setting(integer(1))
@@ -272,16 +274,12 @@ def parser(config: ModuleType) -> argparse.ArgumentParser:
     for item in fields(Settings):
         default = f" [{getattr(config, item.name)}]" if hasattr(config, item.name) else ""
         help_text = (item.metadata.get("help") or comments.get(item.name, "")) + default
-        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
-        command.add_argument(f"--{item.name}", help=help_text.replace("%", "%%"), metavar=_metavar(item), **as_switch)
+        kind: Kind = item.metadata["kind"]
+        without_value = "true" if item.type == "bool" else ""  # an empty text is no value, and is reported as such
+        command.add_argument(
+            f"--{item.name}", help=help_text.replace("%", "%%"), metavar=kind.metavar, nargs="?", const=without_value
+        )
     return command
-
-
-def _metavar(item: Any) -> str:
-    kind: Kind = item.metadata["kind"]
-    if kind.allowed.startswith("one of "):
-        return "{" + kind.allowed.removeprefix("one of ").removesuffix(", or None").replace(", ", ",") + "}"
-    return item.name.split("_")[-1].upper()
 
 
 def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
@@ -291,8 +289,9 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
         InputError: lists every problem with its name, the received value and what is allowed.
     """
     flags, unknown = parser(config).parse_known_args(argv)
+    given = vars(flags)
     defaults = {name: getattr(config, name) for name in from_config() if hasattr(config, name)}
-    received = defaults | vars(flags)
+    received = defaults | given
     problems = [_unknown_flag(word) for word in unknown if word.startswith("--")]
     problems += [f"{word!r}: no flag takes this value" for word in unknown if not word.startswith("--")]
     problems += [
@@ -303,10 +302,38 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
     usable = _convert(defaults, []) | values  # a default stands in for a flag that is wrong, to check all the others
     if usable.keys() >= set(from_config()):
         wrong = received.keys() - values.keys()
-        problems += [line for line in check(Settings(**usable)) if line.split(":")[0] not in wrong]
+        found = check(Settings(**usable)) + _unread(given, usable.get("mode"), usable["preset"])
+        problems += [line for line in found if line.split(":")[0] not in wrong]
     if problems:
         raise _report(problems)
     return Settings(**values)
+
+
+# Flags that only some modes read; in another mode one would be passed in vain.
+READ_BY = {
+    "pretrained_ckpt": ("finetune", "pretrain", "embed"),
+    "allow_partial_backbone": ("finetune", "pretrain", "embed"),
+    "ckpt": ("evaluate",),
+    "split": ("evaluate", "embed"),
+    "output": ("embed",),
+}
+
+
+def _unread(given: dict[str, Any], mode: str | None, preset: str) -> list[str]:
+    """Flags that were given and that nothing would read."""
+    problems = [
+        f"{name}: received {given[name]!r}; --mode {mode} does not read it ({', '.join(modes)} does)"
+        for name, modes in READ_BY.items()
+        if name in given and mode is not None and mode not in modes
+    ]
+    if preset == "small":
+        sizes = [
+            f"{name}: received {given[name]!r}; --preset small sets it to {size}"
+            for name, size in SMALL.items()
+            if name in given
+        ]
+        problems += sizes
+    return problems
 
 
 def _report(problems: list[str]) -> InputError:
@@ -353,18 +380,27 @@ def check(settings: Settings) -> list[str]:
         "evaluate": ["ckpt", "split"],
         "embed": ["pretrained_ckpt", "data_dir", "split", "output"],
     }
-    if settings.mode is None:
-        return [f"mode: not given; pass --mode with {Settings.__dataclass_fields__['mode'].metadata['kind'].allowed}"]
     missing = [name for name in needs.get(settings.mode, []) if getattr(settings, name) is None]
     problems = [_needed(settings.mode, name) for name in missing]
+    if settings.mode is None:
+        problems.append(f"mode: not given; allowed: {choice(*MODES).allowed}")
     for name in ("pretrained_ckpt", "ckpt", "data_dir", "params_map_path", "label_path", "embeddings_path"):
         given = getattr(settings, name)
         if given is not None and not given.exists():
             problems.append(f"{name}: received {str(given)!r}; allowed: a path that exists")
-    return problems + _training_problems(settings) + _output_problems(settings)
+    return problems + _size_problems(settings) + _training_problems(settings) + _output_problems(settings)
 
 
-def _needed(mode: str, name: str) -> str:
+def _size_problems(settings: Settings) -> list[str]:
+    sizes = settings.sizes()
+    return [
+        f"{name}: received {sizes[name]}; allowed: a number that divides latent_dim ({sizes['latent_dim']})"
+        for name in ("heads", "transformer_heads")
+        if settings.mode == "pretrain" and settings.pretrained_ckpt is None and sizes["latent_dim"] % sizes[name]
+    ]
+
+
+def _needed(mode: str | None, name: str) -> str:
     why = ": fine-tuning starts from a pretrained checkpoint, never from random weights" * (
         mode == "finetune" and name == "pretrained_ckpt"
     )
@@ -395,9 +431,13 @@ def _training_problems(settings: Settings) -> list[str]:
             f"class_weight: received {settings.class_weight!r}; allowed: none with focal, which has focal_alpha",
         ),
         (
-            settings.min_lr > min(settings.lr, settings.cls_head_lr),
-            f"min_lr: received {settings.min_lr:g}; allowed: at most lr ({settings.lr:g}) and cls_head_lr "
-            f"({settings.cls_head_lr:g})",
+            settings.min_lr > min(settings.lr, settings.cls_head_lr, settings.pretrain_lr),
+            f"min_lr: received {settings.min_lr:g}; allowed: at most lr ({settings.lr:g}), cls_head_lr "
+            f"({settings.cls_head_lr:g}) and pretrain_lr ({settings.pretrain_lr:g})",
+        ),
+        (
+            settings.output_root_dir.exists() and not settings.output_root_dir.is_dir(),
+            f"output_root_dir: received {str(settings.output_root_dir)!r}, a file; allowed: a folder, new or not",
         ),
     ]
     return [problem for wrong, problem in rules if wrong]

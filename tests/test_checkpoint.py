@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from seqsetvae.checkpoint import (
+    INERT,
     canonical_name,
     infer_sizes,
     load_backbone,
@@ -150,10 +151,17 @@ def test_every_single_weight_is_needed(tmp_path: Path) -> None:
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     names = list(tiny.tiny_backbone().state_dict())
     assert len(names) > 60
-    for name in names:
+    for name in set(names) - INERT:
         state = {("other." + key if key == name else key): value for key, value in content["state_dict"].items()}
         with pytest.raises(InputError, match=name.replace(".", r"\.")):
             _load(_write(tmp_path / "file.ckpt", content | {"state_dict": state}))
+
+
+def test_the_inert_scalars_are_not_missed(tmp_path: Path) -> None:
+    content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
+    state = {key: value for key, value in content["state_dict"].items() if key not in INERT}
+    assert len(state) == len(content["state_dict"]) - 2
+    _load(_write(tmp_path / "file.ckpt", content | {"state_dict": state}))
 
 
 def test_allow_partial_keeps_what_there_is_and_reports_the_rest(tmp_path: Path) -> None:

@@ -313,8 +313,33 @@ def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 
 
 def test_a_mode_is_needed_and_named() -> None:
-    assert "mode: not given; pass --mode with one of finetune" in _problems([])
-    assert "mode: received 'test'; allowed: one of finetune" in _problems(["--mode", "test"])
+    assert "mode: not given; allowed: one of finetune" in _problems([])
+    problems = _problems(["--mode", "test", "--data_dir", "/nowhere", "--es_patience", "1"])
+    assert "mode: received 'test'; allowed: one of finetune" in problems
+    assert "data_dir: received '/nowhere'" in problems  # a wrong mode hides nothing else
+    assert "es_patience" in problems
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--mode", "finetune", "--split", "test"], "split: received 'test'; --mode finetune does not read it"),
+        (["--mode", "evaluate", "--output", "x.npz"], "output: received 'x.npz'; --mode evaluate does not read it"),
+        (
+            ["--mode", "pretrain", "--preset", "small", "--latent_dim", "128"],
+            "latent_dim: received '128'; --preset small",
+        ),
+        (
+            ["--mode", "pretrain", "--latent_dim", "100", "--heads", "3"],
+            "heads: received 3; allowed: a number that divides",
+        ),
+        (["--mode", "pretrain", "--min_lr", "0.5"], "min_lr: received 0.5"),
+        (["--pretrained_ckpt", "--mode", "finetune"], "pretrained_ckpt: received ''; allowed: a path"),
+        (["--mode", "pretrain", "--output_root_dir", __file__], "a file; allowed: a folder"),
+    ],
+)
+def test_a_flag_given_in_vain_is_a_problem(flags: list[str], problem: str) -> None:
+    assert problem in _problems(flags)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.batch import Batch, collate
+from seqsetvae.batch import Batch
 from seqsetvae.cohort import Split
+from seqsetvae.loading import collate
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from tests.plain import PlainBackbone, PlainSet
 

@@ -1,8 +1,9 @@
 """Patients on disk: sources are compiled once into a cohort of memory-mapped arrays. Nothing in here imports torch."""
 
-from seqsetvae.cohort.compile import compile_cohort, summary
+from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.find import content_key, find_cohort
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
+from seqsetvae.cohort.report import notices, summary
 
 __all__ = [
     "Cohort",
@@ -11,6 +12,7 @@ __all__ = [
     "content_key",
     "find_cohort",
     "is_compiled",
+    "notices",
     "open_cohort",
     "summary",
 ]

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from seqsetvae.cohort.compile import compile_cohort, read_skipped
-from seqsetvae.cohort.find import locate_layout
-from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
+from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, compile_cohort, read_skipped
+from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
+from seqsetvae.cohort.format import Cohort, Split, is_compiled
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
@@ -27,6 +27,7 @@ from seqsetvae.errors import InputError
 EXTREME_Z = 10.0  # a z-score beyond this is looked at: a unit mixed up, a typing error, or a very sick patient
 SHOWN = 10  # lines of any one finding
 T = TypeVar("T")
+GivenFiles = tuple[Path | None, Path | None, Path | None]  # statistics, labels, embeddings; None = the usual place
 
 
 @dataclass
@@ -56,44 +57,73 @@ class Findings:
         return "\n".join([*lines, "", f"Verdict: {verdict}, {n_remarks} worth a look."])
 
 
-def check_folder(path: str | Path, label_name: str) -> Findings:
-    """Look at a compiled cohort or an old layout; whatever is wrong with it is in the findings, never raised."""
+def check_folder(
+    path: str | Path,
+    label_name: str | None = None,
+    *,
+    stats_path: Path | None = None,
+    label_path: Path | None = None,
+    embeddings_path: Path | None = None,
+    work_dir: Path | None = None,
+) -> Findings:
+    """Look at a compiled cohort or an old layout; whatever is wrong with it is in the findings.
+
+    `work_dir` is where an old layout is compiled for the time of the check; None = the system's temporary folder.
+
+    Raises:
+        InputError: what was asked for cannot be: side files for a compiled cohort, a given file or folder is absent.
+    """
     path, findings = Path(path), Findings()
-    try:
-        if is_compiled(path):
-            findings.facts.append(f"{path} (compiled cohort)")
-            _describe(open_cohort(path), findings)
-        else:
-            _check_layout(path, label_name, findings)
-    except InputError as error:
-        findings.problems.append(str(error))
+    given = (stats_path, label_path, embeddings_path)
+    compiled = is_compiled(path)
+    if compiled:
+        refuse_side_files(path, *given)
+    require_given(*given)
+    with _temporary_folder(work_dir) as folder:
+        try:
+            if compiled:
+                findings.facts.append(f"{path} (compiled cohort)")
+                _describe(open_labelled(path, label_name), findings)
+            else:
+                label_name = DEFAULT_LABEL if label_name is None else label_name
+                _check_layout(path, label_name, given, Path(folder), findings)
+        except InputError as error:
+            findings.problems.append(str(error))
     return findings
 
 
-def _check_layout(path: Path, label_name: str, findings: Findings) -> None:
+def _temporary_folder(work_dir: Path | None) -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="seqsetvae-check-", dir=work_dir)
+    except OSError as error:
+        raise InputError(f"--work_dir {work_dir}: {error}. Name a folder that exists and may be written to.") from None
+
+
+def _check_layout(path: Path, label_name: str, given: GivenFiles, folder: Path, findings: Findings) -> None:
     """Compile what can be compiled into a temporary folder, leaving every fault out and noting it."""
     source = SeqSetVAELayout(find_patient_ehr(path))
     findings.facts.append(f"{source.patient_ehr} (SeqSetVAE layout)")
     _drop_repeated_stays(source, findings)
-    stats, labels, embeddings = _side_files(path, label_name, findings)
-    with tempfile.TemporaryDirectory() as folder:
-        cohort = compile_cohort(
-            source,
-            Path(folder, "cohort"),
-            label_name=label_name,
-            labels=labels,
-            stats={name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])},
-            embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
-            skip_bad=True,
-        )
-        _check_side_files(cohort, stats, embeddings, findings)
-        _describe(cohort, findings)
+    stats, labels, embeddings = _side_files(path, label_name, given, findings)
+    cohort = compile_cohort(
+        source,
+        folder / "cohort",
+        label_name=label_name,
+        labels=labels,
+        stats={name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])},
+        embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
+        skip_bad=True,
+    )
+    _check_side_files(cohort, stats, embeddings, findings)
+    _describe(cohort, findings)
 
 
-def _side_files(path: Path, label_name: str, findings: Findings) -> tuple[Stats, Labels, Embeddings | None]:
+def _side_files(
+    path: Path, label_name: str, given: GivenFiles, findings: Findings
+) -> tuple[Stats, Labels, Embeddings | None]:
     """Statistics, labels and embeddings; what cannot be read is a problem and counts as empty."""
     try:
-        files = locate_layout(path)
+        files = locate_layout(path, *given)
     except InputError as error:
         findings.problems.append(str(error))
         return {}, {}, None
@@ -191,13 +221,17 @@ def _row(split: Split) -> tuple[str, ...]:
 
 def _extremes(cohort: Cohort) -> list[str]:
     """One line for each variable with a z-score beyond EXTREME_Z: how many, and the furthest in its own unit."""
-    count, furthest = np.zeros(len(cohort.vocabulary), dtype=np.int64), np.zeros(len(cohort.vocabulary))
-    known = np.isfinite(cohort.std)
+    n_variables, known = len(cohort.vocabulary), np.isfinite(cohort.std)
+    count, low, high = np.zeros(n_variables, dtype=np.int64), np.zeros(n_variables), np.zeros(n_variables)
     for split in cohort.splits.values():
-        at = np.flatnonzero(known[split.variable] & (np.abs(split.value) > EXTREME_Z))
-        for variable, z in zip(split.variable[at], split.value[at], strict=True):
-            count[variable] += 1
-            furthest[variable] = max(furthest[variable], z, key=abs)
+        for start in range(0, split.n_events, EVENTS_PER_BLOCK):
+            block = slice(start, start + EVENTS_PER_BLOCK)
+            variable, z = split.variable[block], split.value[block]
+            at = np.flatnonzero(known[variable] & (np.abs(z) > EXTREME_Z))
+            count += np.bincount(variable[at], minlength=n_variables)
+            np.minimum.at(low, variable[at], z[at])
+            np.maximum.at(high, variable[at], z[at])
+    furthest = np.where(high >= -low, high, low)
     by_count = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
     raw = furthest * cohort.std + cohort.mean
     return [

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqsetvae.cohort.checks import check_folder
-from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort, summary
+from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort
 from seqsetvae.cohort.find import DEFAULT_LABEL, compile_layout, locate_layout
 from seqsetvae.cohort.format import Cohort, refuse_existing
+from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sidefiles import read_embeddings, read_stats
 from seqsetvae.cohort.sources.physionet2012 import LABEL_NAME, PhysioNet2012
 from seqsetvae.cohort.tidy import SPLITS
@@ -62,7 +63,14 @@ def _run_compile(arguments: argparse.Namespace) -> int:
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
-    findings = check_folder(arguments.dir, arguments.label_name)
+    findings = check_folder(
+        arguments.dir,
+        arguments.label_name,
+        stats_path=arguments.stats,
+        label_path=arguments.labels,
+        embeddings_path=arguments.embeddings,
+        work_dir=arguments.work_dir,
+    )
     print(findings.text())
     return 1 if findings.problems else 0
 
@@ -94,7 +102,9 @@ def _add_physionet2012(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         nargs=3,
         type=float,
         metavar=tuple(split.upper() for split in SPLITS),
-        help="how to divide the stays of all other sets (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0)",
+        help="how to divide the stays of the sets that are not assigned; a split with whole sets of its own gets none "
+        "of them (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0; with other whole sets the same without their "
+        "splits, scaled to sum to 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
     _add_stats(parser, "mean and std of each variable; by default computed from the train split alone")
@@ -108,10 +118,8 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
     _add_stats(parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR)")
-    parser.add_argument(
-        "--labels", "--label_path", type=Path, metavar="OC_CSV", help="default: the oc.csv beside PATIENT_EHR, if any"
-    )
-    _add_label_name(parser)
+    _add_labels(parser, "default: the oc.csv beside PATIENT_EHR, if any")
+    _add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
     _add_common(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
     parser.set_defaults(run=_run_compile)
 
@@ -120,7 +128,16 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     text = "Print what to know about data before training on them. Status 1 = something would stop training."
     parser = commands.add_parser("check", help=text, description=text)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
-    _add_label_name(parser)
+    _add_stats(parser, "mean and std of each variable (default: the stats.csv beside patient_ehr)")
+    _add_labels(parser, "default: the oc.csv beside patient_ehr, if any")
+    _add_embeddings(parser, "the cached.csv beside patient_ehr, if any")
+    _add_label_name(parser, None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
+    parser.add_argument(
+        "--work_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where to compile a patient_ehr folder for the time of the check (default: the system's temporary folder)",
+    )
     parser.set_defaults(run=_run_check)
 
 
@@ -128,11 +145,15 @@ def _add_stats(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--stats", "--params_map_path", type=Path, metavar="STATS_CSV", help=text)
 
 
-def _add_label_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--label_name", default=DEFAULT_LABEL, help="column of oc.csv (default %(default)s)")
+def _add_labels(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--labels", "--label_path", type=Path, metavar="OC_CSV", help=text)
 
 
-def _add_common(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_label_name(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    parser.add_argument("--label_name", default=default, help=f"column of oc.csv ({text})")
+
+
+def _add_embeddings(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--embeddings",
         "--embeddings_path",
@@ -140,6 +161,10 @@ def _add_common(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="CACHED_CSV",
         help=f"a vector for each variable (default: {default})",
     )
+
+
+def _add_common(parser: argparse.ArgumentParser, default: str) -> None:
+    _add_embeddings(parser, default)
     width = f"width of vectors made from the names (default {DEFAULT_WIDTH})"
     parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")

@@ -26,6 +26,7 @@ from seqsetvae.cohort.format import (
     EMBEDDINGS,
     ArrayWriter,
     Cohort,
+    damaged,
     new_folder,
     open_cohort,
     to_json,
@@ -47,6 +48,8 @@ DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behin
 STAYS_PER_CHUNK = 256
 EVENTS_PER_BLOCK = 1 << 20
 SKIPPED = "skipped.csv"
+_SKIPPED_COLUMNS = ("file", "row", "variable", "reason", "kind")
+_KINDS = ("fault", "left out")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,29 +102,6 @@ def compile_cohort(
         }
         write_manifest(partial, {"created": _created(), **origins, **_contents(tally, mean, std)})
     return open_cohort(out, verify=False)
-
-
-def summary(cohort: Cohort) -> str:
-    """The compiled cohort in a few lines: counts by split, and what was odd about the data."""
-    lines = [f"{'split':<8}{'stays':>10}{'sets':>13}{'events':>14}{'unlabelled':>12}{'positive':>10}{'share':>8}"]
-    for name, n in cohort.manifest["splits"].items():
-        share = f"{n['positives'] / n['labelled']:.1%}" if n["labelled"] else "-"
-        lines.append(
-            f"{name:<8}{n['stays']:>10,}{n['sets']:>13,}{n['events']:>14,}"
-            f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
-        )
-    report = cohort.manifest["report"]
-    lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
-    if report["stays_out_of_order"]:
-        lines.append(f"{report['stays_out_of_order']:,} stays had rows out of time order; they were sorted")
-    counts = {"faulty files": report["faulty_files"], "stays with too few rows": report["left_out"]}
-    left_out = [f"{n:,} {what}" for what, n in counts.items() if n]
-    if left_out:
-        lines.append(f"left out: {' and '.join(left_out)}; see {cohort.path / SKIPPED}")
-    unknown = report["variables_without_statistics"]
-    if unknown:
-        lines.append(f"no statistics, raw values kept: {', '.join(f'{k} ({v:,} events)' for k, v in unknown.items())}")
-    return "\n".join(lines)
 
 
 @dataclass
@@ -388,26 +368,33 @@ def _write_skipped(folder: Path, skips: Sequence[Skip]) -> None:
         return
     with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("file", "row", "variable", "reason", "kind"))
-        kinds = {True: "fault", False: "left out"}
-        writer.writerows((skip.file, skip.row, skip.variable, skip.reason, kinds[skip.is_fault]) for skip in skips)
+        writer.writerow(_SKIPPED_COLUMNS)
+        for skip in skips:
+            writer.writerow((skip.file, skip.row, skip.variable, skip.reason, _KINDS[not skip.is_fault]))
 
 
 def read_skipped(folder: Path) -> list[Skip]:
-    """What a compilation left out, from the skipped.csv of a cohort; empty if it left out nothing."""
-    if not (folder / SKIPPED).is_file():
+    """What a compilation left out, from the skipped.csv of a cohort; empty if it left out nothing.
+
+    Raises:
+        InputError: the file is not as the compiler wrote it.
+    """
+    file = folder / SKIPPED
+    if not file.is_file():
         return []
-    with (folder / SKIPPED).open(newline="", encoding="utf-8") as stream:
-        return [
-            Skip(
-                file=line["file"],
-                reason=line["reason"],
-                row=int(line["row"]) if line["row"] else None,
-                variable=line["variable"] or None,
-                is_fault=line["kind"] == "fault",
-            )
-            for line in csv.DictReader(stream)
-        ]
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            header, *lines = csv.reader(stream, strict=True)
+            if tuple(header) != _SKIPPED_COLUMNS:
+                raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(_SKIPPED_COLUMNS)}")
+            return [_skip(*line) for line in lines]
+    except (OSError, ValueError, TypeError, csv.Error) as error:  # TypeError: a line has more or fewer cells
+        raise damaged(file, str(error)) from None
+
+
+def _skip(file: str, row: str, variable: str, reason: str, kind: str) -> Skip:
+    """What one line of skipped.csv says."""
+    return Skip(file, reason, int(row) if row else None, variable or None, is_fault=_KINDS.index(kind) == 0)
 
 
 def _created() -> dict[str, str | int]:

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort
 from seqsetvae.cohort.format import FORMAT_VERSION, AlreadyThereError, Cohort, file_sha256, is_compiled, open_cohort
@@ -35,7 +37,7 @@ def find_cohort(
     stats_path: str | Path | None = None,
     label_path: str | Path | None = None,
     embeddings_path: str | Path | None = None,
-    label_name: str = DEFAULT_LABEL,
+    label_name: str | None = None,
     cache_root: str | Path,
     skip_bad: bool = False,
     progress: bool = True,
@@ -45,21 +47,19 @@ def find_cohort(
     An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
     is found again as long as nothing has changed, and compiled afresh when anything has.
 
+    label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
+
     Raises:
-        InputError: no data there, a side file is missing or given for a compiled cohort, or the data have a fault.
+        InputError: no data there, a side file is missing, the data have a fault, or a compiled cohort has another label
+            than label_name, or is given side files.
     """
     data_dir = Path(data_dir)
-    given = {"--params_map_path": stats_path, "--label_path": label_path, "--embeddings_path": embeddings_path}
     if is_compiled(data_dir):
-        surplus = [f"{flag} {path}" for flag, path in given.items() if path is not None]
-        if surplus:
-            raise InputError(
-                f"{data_dir} is a compiled cohort, which holds its statistics, labels and embeddings already. "
-                f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
-            )
-        return open_cohort(data_dir)
+        refuse_side_files(data_dir, stats_path, label_path, embeddings_path)
+        return open_labelled(data_dir, label_name)
+    label_name = DEFAULT_LABEL if label_name is None else label_name
     files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
-    key = content_key(files, label_name, skip_bad)
+    key = content_key(files, label_name, skip_bad, progress)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
@@ -67,10 +67,45 @@ def find_cohort(
         except AlreadyThereError:
             if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
                 raise
-        if content_key(files, label_name, skip_bad) != key:  # else the entry would answer to a name not its own
+        if (
+            content_key(files, label_name, skip_bad, progress) != key
+        ):  # else the entry would answer to a name not its own
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
+
+
+def refuse_side_files(
+    cohort: Path, stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
+) -> None:
+    """Raises InputError if any of these, which belong to an old layout, is given for a compiled cohort."""
+    given = {"--params_map_path": stats_path, "--label_path": label_path, "--embeddings_path": embeddings_path}
+    surplus = [f"{flag} {path}" for flag, path in given.items() if path is not None]
+    if surplus:
+        raise InputError(
+            f"{cohort} is a compiled cohort, which holds its statistics, labels and embeddings already. "
+            f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
+        )
+
+
+def open_labelled(path: Path, label_name: str | None) -> Cohort:
+    """Open a compiled cohort. Raises InputError if a label is named and the cohort was compiled with another one."""
+    cohort = open_cohort(path)
+    if label_name is not None and label_name != cohort.label_name:
+        raise InputError(
+            f"--label_name {label_name}: {path} was compiled with the label {cohort.label_name}. Leave --label_name "
+            f"out, or compile the patient_ehr folder again with --label_name {label_name}."
+        )
+    return cohort
+
+
+def require_given(
+    stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
+) -> None:
+    """Raises InputError if a side file that was given does not exist."""
+    _side_file(Path(), "stats.csv", "--params_map_path", stats_path)
+    _side_file(Path(), "oc.csv", "--label_path", label_path)
+    _side_file(Path(), "cached.csv", "--embeddings_path", embeddings_path)
 
 
 def locate_layout(
@@ -137,20 +172,28 @@ def compile_layout(
     )
 
 
-def content_key(files: LayoutFiles, label_name: str, skip_bad: bool) -> str:
-    """A hash of all that the compiled cohort depends on: names and contents, never modification times."""
+def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
+    """A hash of all that the compiled cohort depends on: names and contents, never modification times.
+
+    `progress` shows a bar if stderr is a terminal and the files are so many that it takes a while.
+    """
     stays = sorted((path for s in SPLITS for path in (files.patient_ehr / s).glob("*.parquet")), key=str)
     named = {path.relative_to(files.patient_ehr).as_posix(): path for path in stays}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
     named |= {f"side:{name}": path for name, path in sides.items() if path is not None}
     options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad]
-    content = [options, *zip(named, _checksums(named.values()), strict=True)]
+    content = [options, *zip(named, _checksums(named.values(), progress), strict=True)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _checksums(paths: Iterable[Path]) -> list[str]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+def _checksums(paths: Collection[Path], progress: bool) -> list[str]:
+    bar = tqdm(total=len(paths), desc="Checking files", unit="file", delay=1, disable=None if progress else True)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            return list(pool.map(file_sha256, paths))
+            sums = []
+            for checksum in pool.map(file_sha256, paths):
+                sums.append(checksum)
+                bar.update()
+            return sums
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None

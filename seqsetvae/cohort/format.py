@@ -155,7 +155,7 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
     splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
     embeddings = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
     if embeddings.shape != (len(manifest["vocabulary"]), manifest["embeddings"]["width"]):
-        raise _damaged(path / EMBEDDINGS, f"shape {embeddings.shape} disagrees with the manifest")
+        raise damaged(path / EMBEDDINGS, f"shape {embeddings.shape} disagrees with the manifest")
     if verify:
         _check_bytes(path, manifest)
     for name, split in splits.items():
@@ -183,7 +183,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} is not a compiled cohort: {MANIFEST} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise _damaged(file, f"not JSON: {error}") from None
+        raise damaged(file, f"not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f'{file}: not the manifest of a compiled cohort (no "format": "{FORMAT}").')
     if manifest.get("version") != FORMAT_VERSION:
@@ -193,11 +193,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         )
     missing = [key for key in _MANIFEST_KEYS if key not in manifest]
     if missing or not len(manifest["vocabulary"]) == len(manifest["mean"]) == len(manifest["std"]):
-        raise _damaged(file, f"{', '.join(missing) or 'vocabulary, mean and std'} missing or of unequal length")
+        raise damaged(file, f"{', '.join(missing) or 'vocabulary, mean and std'} missing or of unequal length")
     return manifest
 
 
-def _damaged(file: Path, what: str) -> InputError:
+def damaged(file: Path, what: str) -> InputError:
+    """The error, to be raised, for a file of a cohort that is not as the compiler wrote it."""
     return InputError(f"{file}: damaged ({what}). Delete the folder {file.parent} and compile the data again.")
 
 
@@ -205,11 +206,11 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise _damaged(file, "the file is missing") from None
+        raise damaged(file, "the file is missing") from None
     except (ValueError, OSError, EOFError) as error:
-        raise _damaged(file, str(error)) from None
+        raise damaged(file, str(error)) from None
     if array.dtype != dtype or array.ndim != n_dim:
-        raise _damaged(file, f"{array.dtype} with {array.ndim} dimensions, expected {dtype} with {n_dim}")
+        raise damaged(file, f"{array.dtype} with {array.ndim} dimensions, expected {dtype} with {n_dim}")
     return array.view(np.ndarray)  # the subclass memmap makes every slice slower
 
 
@@ -217,7 +218,7 @@ def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
     names = [EMBEDDINGS, *(f"{split}/{array}.npy" for split in manifest["splits"] for array in ARRAYS)]
     for name in names:
         if file_sha256(path / name) != manifest["checksums"].get(name):
-            raise _damaged(path / name, "its bytes are not those that were written")
+            raise damaged(path / name, "its bytes are not those that were written")
 
 
 def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None:
@@ -226,13 +227,13 @@ def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None
     sizes |= {"stay_offset": n_stays + 1, "stay_id": n_stays, "label": n_stays}
     for array, size in sizes.items():
         if len(getattr(split, array)) != size:
-            raise _damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
+            raise damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
     for array, end in (("set_offset", n_events), ("stay_offset", n_sets)):
         offset = getattr(split, array)
         if offset[0] != 0 or offset[-1] != end or (np.diff(offset) < 1).any():
-            raise _damaged(split.folder / f"{array}.npy", f"offsets do not rise from 0 to {end}")
+            raise damaged(split.folder / f"{array}.npy", f"offsets do not rise from 0 to {end}")
     if n_events and not 0 <= split.variable.min() <= split.variable.max() < n_variables:
-        raise _damaged(split.folder / "variable.npy", f"an index outside 0 to {n_variables - 1}")
+        raise damaged(split.folder / "variable.npy", f"an index outside 0 to {n_variables - 1}")
 
 
 def _from_json(numbers: list[float | None]) -> NDArray[np.float64]:

@@ -12,15 +12,15 @@ from seqsetvae.model.ragged import Runs, split_events
 
 
 def cross_entropy(
-    logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 1.0, smoothing: float = 0.0
+    logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor | None = None, smoothing: float = 0.0
 ) -> torch.Tensor:
     """Cross-entropy of logits [N, 2] and classes [N], a weighted mean over the stays.
 
-    `positive_weight` weighs the stays of class 1 against those of class 0; `smoothing` moves so much of each target to
-    the uniform distribution (Szegedy et al., 2016).
+    `class_weight` [2] weighs the stays of each class; `smoothing` moves so much of each target to the uniform
+    distribution (Szegedy et al., 2016).
     """
     logits = _at_least_float32(logits)
-    weight = logits.new_tensor([1.0, positive_weight]) if positive_weight != 1.0 else None
+    weight = None if class_weight is None else class_weight.to(logits)
     return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
 
 
@@ -58,7 +58,11 @@ def set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     1·direction + 1·magnitude + 3·squared Euclidean, each as a chamfer distance, minus 0.1·variance of the
     reconstruction over its events.
     """
-    recon, target = _at_least_float32(recon), _at_least_float32(target)
+    with torch.autocast(recon.device.type, enabled=False):  # |p|² + |q|² - 2 p·q cancels, so p·q must not be rounded
+        return _set_distance(_at_least_float32(recon), _at_least_float32(target))
+
+
+def _set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     recon_length, target_length = recon.norm(dim=2), target.norm(dim=2)  # [count, n]
     dot = recon @ target.transpose(1, 2)  # [count, n, n]
     direction = 1 - dot / ((recon_length[:, :, None] + LENGTH_EPSILON) * (target_length[:, None, :] + LENGTH_EPSILON))

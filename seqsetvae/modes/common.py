@@ -12,7 +12,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from data import CohortDataModule
 from seqsetvae.checkpoint import (
     Checkpoint,
     LoadReport,
@@ -21,8 +20,9 @@ from seqsetvae.checkpoint import (
     read_checkpoint,
     sizes_from_settings,
 )
-from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.cohort import Cohort, find_cohort, notices
 from seqsetvae.errors import InputError
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import CONFIG, RunFolder
@@ -48,11 +48,13 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
         cache_root=settings.output_root_dir / COHORT_CACHE,
     )
     counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())
-    print(f"Data: {cohort.path} ({counts} stays)")
+    print(f"Data: {cohort.path} ({counts} stays; label {cohort.label_name})")
+    for line in notices(cohort):
+        print(f"  {line}")
     return cohort
 
 
-def data_module(settings: Settings, cohort: Cohort, labelled: bool = True) -> CohortDataModule:
+def data_module(settings: Settings, cohort: Cohort, device: torch.device, labelled: bool = True) -> CohortDataModule:
     """Loaders over the cohort; says how many stays `max_sets` cuts, and how many have no label where one is needed."""
     data = CohortDataModule(
         cohort,
@@ -63,6 +65,7 @@ def data_module(settings: Settings, cohort: Cohort, labelled: bool = True) -> Co
         dtype=value_type(settings),
         seed=settings.seed,
         labelled=labelled,
+        pin_memory=device.type == "cuda",
     )
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
@@ -85,6 +88,8 @@ def load_pretrained(settings: Settings) -> tuple[Backbone, Checkpoint, LoadRepor
     backbone = Backbone(infer_sizes(checkpoint, settings.sizes()))
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
     print(report)
+    sizes = ", ".join(f"{name} {value}" for name, value in backbone.sizes.as_dict().items())
+    print(f"Backbone: {sizes} (the checkpoint's; settings stand in only for what it does not say)")
     if not report.is_complete:
         print(
             f"⚠️  PARTIAL BACKBONE: what is not in the checkpoint starts random, as --allow_partial_backbone asks:\n"
@@ -120,6 +125,8 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
             )
         return
     ours = cohort.fingerprints()
+    if not ours.keys() & fingerprints.keys():
+        raise InputError(f"{path}: was trained on other variables; none of those of {cohort.path} was among them")
     changed = sorted(name for name in ours.keys() & fingerprints.keys() if ours[name] != fingerprints[name])
     if changed:
         raise InputError(
@@ -150,9 +157,14 @@ def torch_device(settings: Settings) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
+def effective_precision(settings: Settings, device: torch.device) -> str:
+    """The precision of the run: a CPU has no float16 training, and bf16 stands in for it."""
+    return "bf16-mixed" if settings.precision == "16-mixed" and device.type == "cpu" else settings.precision
+
+
 def inference_context(settings: Settings, device: torch.device) -> Any:
     """Autocast where the precision is mixed; nothing otherwise."""
-    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(settings.precision)
+    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
     return torch.autocast(device.type, dtype=mixed, enabled=mixed is not None)
 
 
@@ -160,6 +172,7 @@ def start_run(
     settings: Settings,
     module: pl.LightningModule,
     data: CohortDataModule,
+    device: torch.device,
     sizes: BackboneSizes,
     report: LoadReport | None,
     *,
@@ -176,7 +189,12 @@ def start_run(
             "sizes": sizes.as_dict(),
             "pretrained": None if report is None else report.as_plain(),
             "partial_backbone": report is not None and not report.is_complete,
-            "cohort": {"path": str(data.cohort.path.resolve()), "content": data.cohort.content_hash},
+            "cohort": {
+                "path": str(data.cohort.path.resolve()),
+                "content": data.cohort.content_hash,
+                "label_name": data.cohort.label_name,
+                "notices": notices(data.cohort),
+            },
             "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
         },
     )
@@ -191,10 +209,10 @@ def start_run(
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
         schedule=Schedule(**{item.name: getattr(settings, item.name) for item in fields(Schedule)}),
         trainer_options={
-            "accelerator": settings.accelerator,
+            "accelerator": "gpu" if device.type == "cuda" else "cpu",
             "devices": settings.devices,
-            "strategy": settings.strategy,
-            "precision": settings.precision,
+            "strategy": settings.strategy if settings.devices > 1 else "auto",  # one process needs none
+            "precision": effective_precision(settings, device),
             "deterministic": settings.deterministic,
             "gradient_clip_val": settings.gradient_clip_val,
             "accumulate_grad_batches": settings.gradient_accumulation_steps,
@@ -212,9 +230,8 @@ def train_and_summarize(
     finally:
         run.table.close()
     seconds = time.perf_counter() - wall
-    use = device_use(device, time.process_time() - cpu, seconds)
-    rows = run.table.rows
-    summary = summarize(rows, run.watched, run.trained, use, seconds, run.folder.path, advice(rows))
+    use = device_use(device, time.process_time() - cpu, seconds, run.gpu_busy)
+    summary = summarize(run, use, seconds, advice(run.table.rows))
     run.folder.write_json("summary.json", asdict(summary))
     run.folder.write_text("summary.txt", f"{summary}\n")
     print(f"\n{summary}", flush=True)

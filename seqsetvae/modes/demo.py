@@ -15,6 +15,15 @@ from seqsetvae.training.run_folder import RunFolder
 Result = TypeVar("Result")
 
 STAYS = 900
+OWN_DATA: dict[str, Any] = {
+    "data_dir": None,
+    "params_map_path": None,
+    "label_path": None,
+    "embeddings_path": None,
+    "label_name": None,
+    "skip_bad": False,
+    "max_sets": None,
+}
 # A few hundred steps in all, so rates are higher and the rise of the KL weight is shorter than a real run's.
 PRETRAINING = {"preset": "small", "max_epochs": 3, "beta_warmup_steps": 200}
 FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3e-4, "warmup_steps": 20}
@@ -23,7 +32,8 @@ FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3
 def run(settings: Settings) -> evaluate.Evaluation:
     """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its own command."""
     folder = RunFolder.create(settings.output_root_dir, "demo").path
-    base = replace(settings, output_root_dir=folder)
+    # Of the user's settings only the machine's stay: nothing of their data may reach figures that say SYNTHETIC.
+    base = replace(settings, output_root_dir=folder, **OWN_DATA)
     data_dir = write_synthetic(folder / "processed", n_stays=STAYS, seed=settings.seed)
     print(f"SYNTHETIC data: {STAYS} made-up stays in {data_dir}. What follows says nothing about real patients.")
 

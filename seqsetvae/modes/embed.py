@@ -39,7 +39,7 @@ def run(settings: Settings) -> Path:
     if settings.compile_model:
         backbone.compile_dense_parts()
     table = embedding_table(cohort, settings).to(device)
-    loader = data_module(settings, cohort, labelled=False).loader(settings.split)
+    loader = data_module(settings, cohort, device, labelled=False).loader(settings.split)
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:
             with inference_context(settings, device):

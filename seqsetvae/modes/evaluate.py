@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from data import require_both_classes
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, ranking_score
+from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn, ranking_score
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, read_file
 from seqsetvae.errors import InputError
+from seqsetvae.loading import require_both_classes
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.modes.common import (
     check_embeddings,
@@ -27,6 +27,8 @@ from seqsetvae.modes.common import (
 )
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
+
+FINETUNED = {"sizes", "head", "loss", "optimizer", "label_name", "max_sets", FINGERPRINTS}  # that a checkpoint must say
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,29 @@ def run(settings: Settings) -> Evaluation:
     """Evaluate --ckpt on --split; the data are those of the run unless --data_dir says otherwise."""
     assert settings.ckpt is not None, "settings are checked before a mode runs"
     assert settings.split is not None, "settings are checked before a mode runs"
+    split_name = settings.split
     device = torch_device(settings)
     path, folder = find_checkpoint(settings.ckpt)
     content = read_finetuned(path)
-    cohort = open_data(settings, settings.data_dir or _data_of(folder, path))
-    require_both_classes(cohort, settings.split)
     saved = content["hyper_parameters"]
-    check_embeddings(cohort, saved["sizes"]["input_dim"], saved.get(FINGERPRINTS), path)
+    settings = replace(
+        settings,
+        label_name=settings.label_name or saved["label_name"],  # it is scored on what it was trained to predict
+        max_sets=settings.max_sets or saved["max_sets"],  # and on stays that are cut as they were then
+    )
+    cohort = open_data(settings, settings.data_dir or _data_of(folder, path))
+    if cohort.label_name != saved["label_name"]:
+        raise InputError(
+            f"{path}: was trained to predict {saved['label_name']!r}; the labels of {cohort.path} are "
+            f"{cohort.label_name!r}. Pass data with that label."
+        )
+    require_both_classes(cohort, split_name)
+    check_embeddings(cohort, saved["sizes"]["input_dim"], saved[FINGERPRINTS], path)
     module = rebuild(content, embedding_table(cohort, settings)).to(device)
-    if settings.max_sets is None and folder is not None:  # the model was validated on stays that were cut like this
-        settings = replace(settings, max_sets=folder.read_json(CONFIG)["settings"]["max_sets"])
-    assert settings.split is not None
-    loader = data_module(settings, cohort).loader(settings.split)
+    loader = data_module(settings, cohort, device).loader(split_name)
     result = evaluate(module, loader, inference_context(settings, device))
     print(
-        f"{path}\n  split {settings.split}: {result.stays:,} stays, {result.positives:,} positive "
+        f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
         f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"
     )
     return result
@@ -66,7 +76,10 @@ def run(settings: Settings) -> Evaluation:
 def _data_of(folder: RunFolder | None, path: Path) -> Path:
     if folder is None:
         raise InputError(f"{path}: lies in no run folder that says which data it was trained on; pass --data_dir")
-    data_dir = Path(folder.read_json(CONFIG)["cohort"]["path"])
+    said = folder.read_json(CONFIG).get("cohort", {}).get("path")
+    if said is None:
+        raise InputError(f"{folder.path / CONFIG}: does not say which data the run was trained on; pass --data_dir")
+    data_dir = Path(said)
     if not data_dir.exists():
         raise InputError(f"{path}: its data {data_dir} are gone; pass --data_dir")
     return data_dir
@@ -80,7 +93,7 @@ def read_finetuned(path: Path) -> dict[str, Any]:
     """
     content = read_file(path)
     saved = content.get("hyper_parameters")
-    if not isinstance(saved, dict) or not {"sizes", "head", "loss"} <= saved.keys() or "state_dict" not in content:
+    if not isinstance(saved, dict) or not saved.keys() >= FINETUNED or "state_dict" not in content:
         raise InputError(f"{path}: not a checkpoint of a fine-tuning run (a pretrained one goes to --mode finetune)")
     return content
 
@@ -97,7 +110,7 @@ def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineT
         LossSettings(**saved["loss"]),
         OptimizerSettings(**saved["optimizer"]),
         embeddings,
-        saved[FINGERPRINTS],
+        TrainedOn(fingerprints=saved[FINGERPRINTS], label_name=saved["label_name"], max_sets=saved["max_sets"]),
     )
     module.to(embeddings.dtype).load_state_dict(content["state_dict"])
     return module.eval()
@@ -108,7 +121,7 @@ def evaluate(
     module: SeqSetVAEFineTuner, batches: Iterable[Batch], precision: AbstractContextManager[Any]
 ) -> Evaluation:
     """Score every stay of these batches once."""
-    auc, auprc = BinaryAUROC().to(module.device), BinaryAveragePrecision().to(module.device)
+    auc, auprc = (metric(validate_args=False).to(module.device) for metric in (BinaryAUROC, BinaryAveragePrecision))
     stays = positives = 0
     for cpu_batch in batches:
         batch = cpu_batch.to(module.device)
@@ -117,5 +130,5 @@ def evaluate(
         auc.update(score, batch.label)
         auprc.update(score, batch.label)
         stays += batch.n_stays
-        positives += int(batch.label.sum())
+        positives += int(cpu_batch.label.sum())
     return Evaluation(float(auc.compute()), float(auprc.compute()), stays, positives)

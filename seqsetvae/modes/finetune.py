@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytorch_lightning as pl
 
-from data import require_both_classes
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner
+from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn
 from seqsetvae.cohort import Cohort
+from seqsetvae.loading import require_both_classes
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
     check_embeddings,
@@ -37,10 +37,18 @@ def run(settings: Settings) -> Summary:
     cohort = open_data(settings)
     require_both_classes(cohort, "train", "valid")
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    data = data_module(settings, cohort)
+    data = data_module(settings, cohort, device)
     module = build(settings, backbone, cohort)
     run = start_run(
-        settings, module, data, backbone.sizes, report, watched=VAL_AUC, metrics=METRICS, parts=("head", "backbone")
+        settings,
+        module,
+        data,
+        device,
+        backbone.sizes,
+        report,
+        watched=VAL_AUC,
+        metrics=METRICS,
+        parts=("head", "backbone"),
     )
 
     def read_once() -> FrozenFeatures:
@@ -65,7 +73,8 @@ def build(settings: Settings, backbone: Backbone, cohort: Cohort) -> SeqSetVAEFi
         focal_alpha=settings.focal_alpha,
     )
     rates = OptimizerSettings(head_lr=settings.cls_head_lr, backbone_lr=settings.lr, weight_decay=settings.weight_decay)
-    return SeqSetVAEFineTuner(backbone, head, loss, rates, embedding_table(cohort, settings), cohort.fingerprints())
+    trained_on = TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=settings.max_sets)
+    return SeqSetVAEFineTuner(backbone, head, loss, rates, embedding_table(cohort, settings), trained_on)
 
 
 def positive_weight(class_weight: str | float, cohort: Cohort) -> float:

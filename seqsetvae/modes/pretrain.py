@@ -42,7 +42,7 @@ def run(settings: Settings) -> Summary:
     cohort = open_data(settings)
     cohort.split("train"), cohort.split("valid")  # both are needed: say so before anything is built
     model, report = build_model(settings, cohort)
-    data = data_module(settings, cohort, labelled=False)
+    data = data_module(settings, cohort, device, labelled=False)
     objective = ObjectiveSettings(
         max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
     )
@@ -56,7 +56,9 @@ def run(settings: Settings) -> Summary:
     )
     if settings.compile_model:
         model.compile_dense_parts()
-    run = start_run(settings, module, data, model.sizes, report, watched=VAL_LOSS, metrics=METRICS, parts=("model",))
+    run = start_run(
+        settings, module, data, device, model.sizes, report, watched=VAL_LOSS, metrics=METRICS, parts=("model",)
+    )
     return train_and_summarize(
         run,
         device,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
+from seqsetvae.loading import CohortDataModule
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One pass of a frozen backbone over a split."""
+
+    stays: int
+    waiting: float  # seconds in which it waited for its next batch
+    seconds: float
 
 
 class PooledRows(Dataset[PooledBatch]):
@@ -52,7 +62,9 @@ class FrozenFeatures(pl.LightningDataModule):
         assert module.frozen, "features of a backbone that trains are stale after one step"
         self.data = data
         module.to(device, module.embeddings.dtype)  # a Trainer has not placed it yet
-        self.rows = {split: _read(module, data, split, precision) for split in ("train", "valid")}
+        read = {split: _read(module, data, split, precision) for split in ("train", "valid")}
+        self.rows = {split: rows for split, (rows, _) in read.items()}
+        self.readings = [reading for _, reading in read.values()]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Reshuffled batches of this epoch."""
@@ -67,20 +79,26 @@ class FrozenFeatures(pl.LightningDataModule):
 @torch.no_grad()  # not inference_mode: the head's gradient needs to keep what it reads
 def _read(
     module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, precision: AbstractContextManager[Any]
-) -> PooledRows:
-    """Pooled histories of a split, on the CPU: [n, P]."""
+) -> tuple[PooledRows, Reading]:
+    """Pooled histories of a split, on the CPU."""
     stays, loader = data.cohort.split(split), data.loader(split)
     pooled: torch.Tensor | None = None
-    start = time.perf_counter()
+    waiting, n_read, start = 0.0, 0, time.perf_counter()
     with tqdm(total=stays.n_stays, desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
-        for positions, batch in zip(loader.sampler, loader, strict=True):
+        batches, asked = iter(loader), start
+        for positions in loader.sampler:
+            batch = next(batches)
+            waiting += time.perf_counter() - asked
             with precision:
                 of_batch = module.pooled(batch.to(module.device)).cpu()
             if pooled is None:
                 pooled = of_batch.new_zeros(stays.n_stays, of_batch.shape[1])
             pooled[torch.from_numpy(positions)] = of_batch
+            n_read += batch.n_stays
             progress.update(batch.n_stays)
+            asked = time.perf_counter()
     assert pooled is not None, "both classes are in every split that is read"
-    speed = len(pooled) / (time.perf_counter() - start)
-    print(f"Frozen backbone read the {split} split once: {len(pooled):,} stays, {speed:,.0f} stays/s", flush=True)
-    return PooledRows(pooled, stays)
+    reading = Reading(n_read, waiting, asked - start)
+    speed = reading.stays / reading.seconds
+    print(f"Frozen backbone read the {split} split once: {reading.stays:,} stays, {speed:,.0f} stays/s", flush=True)
+    return PooledRows(pooled, stays), reading

@@ -17,13 +17,13 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.loading import CohortDataModule
+from seqsetvae.training.frozen import FrozenFeatures, Reading
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import Plateau, WarmUp, Watched
-from seqsetvae.training.watch import Clock, MetricsTable, Reporter
+from seqsetvae.training.watch import Clock, GpuWatch, MetricsTable, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,15 @@ class Run:
     parts: Sequence[str]  # parts of the model that have a learning rate
     trainer_options: dict[str, Any]
     trained: dict[int, dict[str, int]] = field(default_factory=dict)  # values that train, by stage and part
+    read: list[Reading] = field(default_factory=list)  # passes of a frozen backbone over the data
+    gpu_busy: list[int] = field(default_factory=list)  # samples in percent
     best: ModelCheckpoint | None = None
 
     @property
     def epochs_done(self) -> int:
         return self.table.rows[-1].epoch if self.table.rows else 0
 
-    def fit(
-        self, stage: int, max_epochs: int, *, warm_up: bool, features: pl.LightningDataModule | None = None
-    ) -> None:
+    def fit(self, stage: int, max_epochs: int, *, warm_up: bool, features: FrozenFeatures | None = None) -> None:
         """Train one stage; best.ckpt keeps the best validation of all stages so far.
 
         `features` stand in for the data where a frozen backbone has read them already.
@@ -84,6 +84,7 @@ class Run:
         best = best_checkpoint(self.folder, self.watched)
         if self.best is not None:
             best.load_state_dict(self.best.state_dict())
+        self.read += features.readings if features else []
         self.data.stage = stage
         trainer = self._trainer(stage, max_epochs, best, warm_up, reads_data=features is None)
         try:
@@ -99,6 +100,7 @@ class Run:
         interactive = sys.stderr.isatty()
         callbacks: list[pl.Callback] = [
             clock,
+            GpuWatch(self.gpu_busy),
             *([WarmUp(schedule.warmup_steps)] if warm_up and schedule.warmup_steps else []),
             Plateau(watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr),
             EarlyStopping(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from seqsetvae.checkpoint import LoadReport
-from seqsetvae.training.schedule import Watched
+from seqsetvae.training.frozen import Reading
+from seqsetvae.training.stages import Run
 from seqsetvae.training.watch import Row
 
 FIRST_EPOCHS = 5  # in which users expect
@@ -28,26 +28,29 @@ class Summary:
     epochs: int
     seconds: float
     stays_per_second: dict[str, float]  # training, by stage
-    waiting: float | None  # share of the training time; None: every epoch read cached features
+    head_alone: list[str]  # stages that trained the head on what a frozen backbone had read before
+    waiting: float  # share of the time in which the loop waited for data
     trained: dict[str, dict[str, int]]  # values that trained, by stage and part
     device_use: str
     advice: list[str]
 
     def __str__(self) -> str:
-        speeds = ", ".join(f"stage {stage}: {speed:,.0f}" for stage, speed in self.stays_per_second.items())
+        speeds = ", ".join(
+            f"stage {stage}: {speed:,.0f}{' (head alone)' * (stage in self.head_alone)}"
+            for stage, speed in self.stays_per_second.items()
+        )
         stages = ", ".join(f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items())
         parts = "; ".join(
             f"stage {stage}: " + ", ".join(f"{part} {count:,}" for part, count in counts.items())
             for stage, counts in self.trained.items()
         )
-        waiting = "nothing was read" if self.waiting is None else f"{self.waiting:.1%} of the training time"
         others = ", ".join(f"{name} {value:.4f}" for name, value in self.best.items() if name != self.watched)
         lines = [
             f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} (stage {self.best_stage}): "
             f"{others}",
             f"  best {self.watched} by stage   {stages}",
             f"  training stays/s        {speeds}",
-            f"  waiting for data        {waiting}",
+            f"  waiting for data        {self.waiting:.1%} of the time",
             f"  values trained          {parts}",
             f"  device                  {self.device_use}",
             f"  time                    {self.epochs} epochs in {self.seconds:,.0f} s",
@@ -56,21 +59,15 @@ class Summary:
         return "\n".join(lines + [f"⚠️  {line}" for line in self.advice])
 
 
-def summarize(
-    rows: list[Row],
-    watched: Watched,
-    trained: dict[int, dict[str, int]],
-    device_use: str,
-    seconds: float,
-    run: Path,
-    advice: list[str],
-) -> Summary:
+def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> Summary:
     """The summary of a run from its table of validations."""
-    metric, better = watched.metric, max if watched.mode == "max" else min
+    rows, metric = run.table.rows, run.watched.metric
+    better = max if run.watched.mode == "max" else min
     best = better(rows, key=lambda row: row.metrics[metric])
-    by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in trained}
+    by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in run.trained}
+    waiting = waiting_share(rows, run.read)
     return Summary(
-        run=str(run),
+        run=str(run.folder.path),
         watched=metric,
         best=best.metrics,
         best_epoch=best.epoch,
@@ -79,10 +76,11 @@ def summarize(
         epochs=rows[-1].epoch,
         seconds=seconds,
         stays_per_second={stage: _stays_per_second(own) for stage, own in by_stage.items()},
-        waiting=_waiting(rows),
-        trained={str(stage): parts for stage, parts in trained.items()},
+        head_alone=[stage for stage, own in by_stage.items() if own[0].waiting is None],
+        waiting=waiting,
+        trained={str(stage): parts for stage, parts in run.trained.items()},
         device_use=device_use,
-        advice=advice + loading_advice(rows),
+        advice=advice + loading_advice(waiting),
     )
 
 
@@ -90,16 +88,16 @@ def _stays_per_second(rows: list[Row]) -> float:
     return sum(row.stays_per_second * row.seconds for row in rows) / sum(row.seconds for row in rows)
 
 
-def _waiting(rows: list[Row]) -> float | None:
-    """Share of the training time spent waiting for data, over the epochs that read any."""
+def waiting_share(rows: list[Row], read: list[Reading]) -> float:
+    """Share of the time spent waiting for data, over the epochs and the passes that read any."""
     waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
-    return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits) if waits else None
+    waits += [(reading.waiting, reading.seconds) for reading in read]
+    return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits)
 
 
-def loading_advice(rows: list[Row]) -> list[str]:
+def loading_advice(waiting: float) -> list[str]:
     """What to try where the loader is the bottleneck; nothing where it is not."""
-    waiting = _waiting(rows)
-    if waiting is None or waiting <= MUCH_WAITING:
+    if waiting <= MUCH_WAITING:
         return []
     return [
         f"Training waited for data {waiting:.0%} of the time: try --num_workers 2 and a larger --batch_size, "

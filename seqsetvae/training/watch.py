@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Sequence
@@ -135,12 +136,27 @@ class Reporter(pl.Callback):
         print(f"{place}  {said}  {row.stays_per_second:,.0f} stays/s", flush=True)
 
 
-def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float) -> str:
-    """How busy the device was, in words."""
+class GpuWatch(pl.Callback):
+    """Asks the driver how busy the GPU is, every so many batches; the device is not waited for."""
+
+    EVERY = 50
+
+    def __init__(self, samples: list[int]) -> None:
+        """Percentages are appended to `samples`; none are where there is no GPU or no way to ask."""
+        self.samples = samples
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
+    ) -> None:
+        if module.device.type == "cuda" and batch_index % self.EVERY == self.EVERY - 1:
+            with contextlib.suppress(Exception):  # no nvidia-ml-py, no driver library, not supported: only a figure
+                self.samples.append(torch.cuda.utilization(module.device))
+
+
+def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float, gpu_busy: list[int]) -> str:
+    """How busy the device was, in words; `gpu_busy` are samples in percent."""
     if device.type != "cuda":
         return f"CPU, {cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads busy on average"
-    memory = f"at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB in use"
-    try:
-        return f"{torch.cuda.get_device_name(device)}, {torch.cuda.utilization(device)} % busy at the end, {memory}"
-    except (ModuleNotFoundError, RuntimeError):  # utilization needs the package nvidia-ml-py
-        return f"{torch.cuda.get_device_name(device)}, {memory}; install nvidia-ml-py to see how busy it is"
+    busy = f"{sum(gpu_busy) / len(gpu_busy):.0f} % busy on average" if gpu_busy else "nvidia-ml-py would tell how busy"
+    memory = torch.cuda.max_memory_allocated(device) / 2**30
+    return f"{torch.cuda.get_device_name(device)}, {busy}, at most {memory:.1f} GiB in use"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find_cohort, is_compiled, open_cohort
+from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, open_cohort
 from seqsetvae.cohort import compile as compiling
+from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS, AlreadyThereError
 from seqsetvae.errors import InputError
 
@@ -67,6 +68,35 @@ def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
     assert find_cohort(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
     with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
         find_cohort(cohort.path, label_path="oc.csv", cache_root=folder.root)
+
+
+def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
+    folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n")
+    path = compiled(folder, label_name="died").path
+    for label_name in (None, "died"):
+        assert find_cohort(path, label_name=label_name, cache_root=folder.root).label_name == "died"
+    with pytest.raises(InputError, match=r"--label_name sepsis: .*out was compiled with the label died\."):
+        find_cohort(path, label_name="sepsis", cache_root=folder.root)
+
+
+def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder: Folder) -> None:
+    assert found(folder).path == found(folder, label_name="in_hospital_mortality").path
+    assert found(folder).label_name == "in_hospital_mortality"
+
+
+def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[object, object]] = []
+    real = find.tqdm
+
+    def recorded(**options: object) -> object:
+        bars.append((options["total"], options["disable"]))
+        return real(**options)
+
+    monkeypatch.setattr(find, "tqdm", recorded)
+    find_cohort(folder.ehr, cache_root=folder.root.parent / "cache")
+    assert bars == [(6, None)] * 2  # disable None = shown on a terminal only
+    found(folder)
+    assert bars[2:] == [(6, True)]
 
 
 def test_stats_csv_is_required_beside_the_data(folder: Folder) -> None:
@@ -166,6 +196,27 @@ def test_an_array_of_another_shape_is_noticed_without_checksums(folder: Folder) 
     np.save(path / "train" / "label.npy", np.zeros(3, dtype=np.int8))
     with pytest.raises(InputError, match=r"label.npy: damaged \(3 entries, not 2\)"):
         open_cohort(path, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,row,variable,reason\na,1,b,c\n", "its columns are file, row, variable, reason, not file, row"),
+        ("file,row,variable,reason,kind\na,one,b,c,fault\n", "'one'"),
+        ("file,row,variable,reason,kind\na,1,b\n", "missing 2 required"),
+        ("file,row,variable,reason,kind\na,1,b,c,?\n", "not in tuple"),
+        ("", "not enough values"),
+    ],
+)
+def test_a_damaged_skipped_csv_is_an_error(
+    folder: Folder, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = compiled(folder).path
+    (path / "skipped.csv").write_text(text)
+    with pytest.raises(InputError, match=f"skipped.csv: damaged .*{message}.*compile the data again"):
+        compiling.read_skipped(path)
+    assert main(["check", str(path)]) == 1
+    assert "skipped.csv: damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sidefiles import stay_number
 
 from .conftest import Folder
+from .test_compile import compiled
 
 
 def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,9 +22,24 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert "train            2            3             4           0         1   50.0%" in text
     assert "valid            2            4             4           1         1  100.0%" in text
-    assert "1 stays had rows out of time order" in text
-    assert "left out: 1 stays with too few rows; see" in text
-    assert "raw values kept: ferritin (2 events)" in text
+    assert text.endswith("\n".join(notices(open_cohort(out))) + "\n")
+
+
+def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
+    assert notices(compiled(folder)) == []
+    folder.stay("train", "7", [("lactate", float("nan"), 0)])
+    folder.stay("train", "8", [])
+    folder.stay("train", "9", [("lactate", 2, 1), ("lactate", 1, 0)])
+    folder.stay("train", "10", [*[(f"new {i}", 1.0, 2.0) for i in range(9)], ("new 8", 1, 3)])
+    (folder.root / "cached.csv").unlink()
+    cohort = compiled(folder, "odd", skip_bad=True)
+    named = ", ".join(f"'new {i}' (1 event)" for i in range(7))
+    assert notices(cohort) == [
+        f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
+        f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
+        f"1 stay with too few rows left out; see {cohort.path / 'skipped.csv'}",
+        "1 stay with rows out of time order, which were sorted",
+    ]
 
 
 def test_side_files_go_by_their_new_and_their_old_flags(folder: Folder) -> None:

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from seqsetvae.cohort import Cohort, checks, compile_cohort
+from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
@@ -40,6 +44,23 @@ BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
         lambda f: f.table("train", "9", {"variable": ["a"], "value": [1.0]}),
         "column minute is missing; the columns are variable, value",
     ),
+    "missing column variable": (
+        lambda f: f.table("train", "9", {"name": ["a"], "value": [1.0], "minute": [0]}),
+        r"9\.parquet: column variable is missing; the columns are name, value, minute",
+    ),
+    "missing columns": (
+        lambda f: f.table("train", "9", {"name": ["a"], "minute": [0]}),
+        r"9\.parquet: column variable, value is missing; the columns are name, minute",
+    ),
+    "a column twice": (lambda f: _twice(f), r"9\.parquet: column value occurs twice"),
+    "lists for names": (
+        lambda f: f.table("train", "9", {"variable": [["a"]], "value": [1.0], "minute": [0]}),
+        r"9\.parquet: column variable holds list",
+    ),
+    "variable not in UTF-8": (
+        lambda f: f.table("train", "9", {"variable": _latin_1(), "value": [1.0], "minute": [0]}),
+        r"9\.parquet: column variable is not text in UTF-8",
+    ),
     "no set_index in one row": (
         lambda f: f.table(
             "train", "9", {"variable": ["a"], "value": [1.0], "minute": [0], "set_index": pa.array([None], pa.int64())}
@@ -49,6 +70,20 @@ BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
     "no parquet": (lambda f: _damage(f), r"9\.parquet: not a readable parquet file"),
     "name of the file": (lambda f: f.stay("train", "patient", [("a", 1, 0)]), "'patient.parquet' is not a stay number"),
 }
+
+
+def _twice(folder: Folder) -> Path:
+    file = folder.ehr / "train" / "9.parquet"
+    table = pa.Table.from_arrays([pa.array(["a"]), *[pa.array([1.0])] * 3], ["variable", "value", "minute", "value"])
+    pq.write_table(table, file)
+    return file
+
+
+def _latin_1() -> pa.Array:
+    """One text whose bytes are not UTF-8."""
+    text = "fièvre".encode("latin-1")
+    ends = np.array([0, len(text)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), pa.py_buffer(text)])
 
 
 def _damage(folder: Folder) -> Path:
@@ -212,6 +247,66 @@ def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: py
     for data in (folder.ehr, cohort.path):
         assert main(["check", str(data)]) == 0
         assert capsys.readouterr().out.endswith("Verdict: ready for training, 0 worth a look.\n")
+
+
+def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n4,0\n")
+    folder.stay("valid", "4", [("lactate", 1, 0)])
+    elsewhere = folder.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("stats.csv", "oc.csv", "cached.csv"):
+        (folder.root / name).rename(elsewhere / name)
+    assert main(["check", str(folder.ehr)]) == 1
+    assert "no stats.csv beside it" in capsys.readouterr().out
+    for stats, labels, vectors in (
+        ("--stats", "--labels", "--embeddings"),
+        ("--params_map_path", "--label_path", "--embeddings_path"),
+    ):
+        flags = zip((stats, labels, vectors), ("stats.csv", "oc.csv", "cached.csv"), strict=True)
+        given = [part for flag, name in flags for part in (flag, str(elsewhere / name))]
+        assert main(["check", str(folder.ehr), "--label_name", "died", *given]) == 0
+        text = capsys.readouterr().out
+        assert "label: died" in text
+        assert text.endswith("Verdict: ready for training, 0 worth a look.\n")
+
+
+def test_check_of_what_cannot_be_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort, stats = str(compiled(folder).path), str(folder.root / "stats.csv")
+    for arguments, message in (
+        ([cohort, "--stats", stats], f"Leave out --params_map_path {stats}"),
+        ([str(folder.ehr), "--labels", "nowhere.csv"], "--label_path nowhere.csv: no such file"),
+        ([str(folder.ehr), "--work_dir", "/no/such"], "--work_dir /no/such: "),
+    ):
+        assert main(["check", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["check", cohort, "--label_name", "sepsis"]) == 1
+    assert "was compiled with the label in_hospital_mortality" in capsys.readouterr().out
+
+
+def test_check_compiles_in_the_folder_named_and_leaves_nothing_there(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = folder.root.parent / "work"
+    work.mkdir()
+    places = []
+
+    def spied(source: Source, out: Path, **options: object) -> Cohort:
+        places.append(out)
+        return compile_cohort(source, out, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checks, "compile_cohort", spied)
+    main(["check", str(folder.ehr), "--work_dir", str(work)])
+    assert [work in place.parents for place in places] == [True]
+    assert not list(work.iterdir())
+
+
+def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [200.0, -500, 80, 700, -541, 60]  # mean 80, std 10: beyond 10 standard deviations but for 80 and 60
+    folder.stay("train", "9", [("heart rate", value, minute) for minute, value in enumerate(values)])
+    for n_events in (1 << 20, 2):
+        monkeypatch.setattr(checks, "EVENTS_PER_BLOCK", n_events)
+        (line,) = [note for note in check_folder(folder.ehr).remarks if "beyond 10" in note]
+        assert line.endswith("'heart rate': 4 events, furthest -541 (z = -62.1)")
 
 
 def test_check_reports_a_damaged_cohort(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The challenge as published: counts, the convention of the literature, splits, faults."""
 
 import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012
+from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012, choose_fractions
 from seqsetvae.errors import InputError
 
 from .test_compile import sets_of
@@ -90,6 +91,74 @@ def test_archives_hold_the_same_stays_as_folders(src: Path) -> None:
         assert [stay.stay_id for stay in from_archives.stays[split]] == [stay.stay_id for stay in stays]
 
 
+def in_archive(src: Path, suffix: str) -> Path:
+    """Set a of `src`, put into an archive in place of the folder."""
+    archive = src / f"set-a{suffix}"
+    files = sorted((src / "set-a").iterdir())
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+            for file in files:
+                packed.write(file, f"set-a/{file.name}")
+    else:
+        with tarfile.open(archive, "w:gz" if suffix == ".tar.gz" else "w") as tar:
+            tar.add(src / "set-a", arcname="set-a")
+    shutil.rmtree(src / "set-a")
+    return archive
+
+
+def with_byte(content: bytes, at: int) -> bytes:
+    """The content with one byte changed."""
+    changed = bytearray(content)
+    changed[at] ^= 0xFF
+    return bytes(changed)
+
+
+# A tar holds a header of 512 bytes for the folder, then for each stay a header and a text of 512: one starts at 5632.
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip without its checksum": (".tar.gz", lambda content: content[:-8]),
+    "gzip cut in the middle": (".tar.gz", lambda content: content[: len(content) // 2]),
+    "gzip with another checksum": (".tar.gz", lambda content: with_byte(content, -8)),
+    "gzip that does not inflate": (".tar.gz", lambda content: content[:20] + b"\xff" * 9 + content[29:]),
+    "tar without its end": (".tar", lambda content: content.rstrip(b"\0")[:-600]),
+    "tar cut between two files": (".tar", lambda content: content[:5632]),
+    "tar with a broken header": (".tar", lambda content: with_byte(content, 5632 + 150)),
+    "zip with another content": (".zip", lambda content: with_byte(content, 60)),
+    "zip without its directory": (".zip", lambda content: content[:-30]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_archive_is_an_error_that_names_it(src: Path, damage: str) -> None:
+    suffix, change = DAMAGE[damage]
+    archive = in_archive(src, suffix)
+    assert len(PhysioNet2012(src, {"train": ["a"]}).stays["train"]) == 40
+    archive.write_bytes(change(archive.read_bytes()))
+    with pytest.raises(InputError, match=rf"set-a\{suffix}: cannot be read: .*Download it again"):
+        PhysioNet2012(src)
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar.gz", ".zip"])
+def test_the_side_files_of_a_mac_are_no_stays(src: Path, suffix: str) -> None:
+    (src / "set-a" / "._132.txt").write_bytes(b"\0\5\26\7")
+    if suffix:
+        in_archive(src, suffix)
+    source = PhysioNet2012(src, {"train": ["a"]})
+    assert (len(source.stays["train"]), source.skips) == (40, [])
+
+
+def test_late_times_keep_events_apart(src: Path) -> None:
+    late = HEAD + "0:09,HR,80\n1666:49,HR,80\n10000:59,HR,80\n"  # 1666:49 is 100,000 minutes after 0:09
+    (src / "set-a" / "100.txt").write_text(late.format(id=100))
+    cohort = compiled(src, assigned={"train": ["a", "b"]})
+    assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 9, 100_009, 600_059]
+
+
+def test_an_unknown_icu_type_is_missing(src: Path) -> None:
+    (src / "set-a" / "100.txt").write_text(GOOD.format(id=100).replace("ICUType,3", "ICUType,-1"))
+    cohort = compiled(src, assigned={"train": ["a", "b"]})
+    assert [name for name, _ in sets_of(cohort, "train", 0)[0][1]] == ["Age", "Gender"]
+
+
 def test_stays_are_divided_by_fraction_and_seed_with_equal_death_rates(src: Path) -> None:
     cohort = compiled(src, fractions=(0.6, 0.2, 0.2))
     counts = {name: (n["stays"], n["positives"]) for name, n in cohort.manifest["splits"].items()}
@@ -103,6 +172,29 @@ def test_whole_sets_can_be_a_split(src: Path) -> None:
     assert {split: len(stays) for split, stays in source.stays.items()} == {"train": 32, "valid": 8, "test": 20}
     source = PhysioNet2012(src, {"train": ["a"], "valid": ["b"]})
     assert {split: len(stays) for split, stays in source.stays.items()} == {"train": 40, "valid": 20}
+    explicit = PhysioNet2012(src, {"test": ["b"]}, (0.5, 0.5, 0))
+    assert {split: len(stays) for split, stays in explicit.stays.items()} == {"train": 20, "valid": 20, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("given", "fractions"),
+    [
+        ((), (0.7, 0.15, 0.15)),
+        (("test",), (0.8, 0.2, 0)),
+        (("valid",), (0.7 / 0.85, 0, 0.15 / 0.85)),
+        (("train",), (0, 0.5, 0.5)),
+        (("valid", "test"), (1, 0, 0)),
+        (("train", "test"), (0, 1, 0)),
+    ],
+)
+def test_a_split_of_whole_sets_gets_no_share_of_the_others(given: tuple[str, ...], fractions: tuple[float]) -> None:
+    assert choose_fractions(None, given) == pytest.approx(fractions)
+
+
+def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path) -> None:
+    source = PhysioNet2012(src, {"valid": ["b"]})
+    assert {split: len(stays) for split, stays in source.stays.items()} == {"train": 33, "valid": 20, "test": 7}
+    assert {stay.stay_id for stay in source.stays["valid"]} == set(range(200, 220))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +204,7 @@ def test_whole_sets_can_be_a_split(src: Path) -> None:
         (["--test_sets", "a", "--valid_sets", "a"], "set a is given to valid and to test"),
         (["--fractions", "0.5", "0.2", "0.2"], "--fractions 0.5 0.2 0.2: needs three shares"),
         (["--fractions", "1", "0", "0", "--train_sets", "a", "b"], "all are assigned"),
+        (["--fractions", "0.8", "0.1", "0.1", "--valid_sets", "b"], "0.8 0.1 0.1: 0.1 is for valid, .*--valid_sets"),
         (["--embeddings", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
 )
@@ -140,6 +233,10 @@ def test_absent_outcomes_or_sets_are_errors(src: Path) -> None:
         ("soon,HR,80", r"row 10 .*variable 'HR': .*Time 'soon'"),
         ("00:40,HR,", r"row 10 .*variable 'HR': .*Value nan"),
         ("00:40,HR,inf", r"row 10 .*Value inf"),
+        ("00:00,ICUType,5", r"116.txt, row 10 .*variable 'ICUType': the value is 5; an ICUType is 1, 2, 3 or 4"),
+        ("00:00,ICUType,2.5", "row 10 .*the value is 2.5"),
+        ("10001:00,HR,80", r"row 10 .*variable 'HR': .*Time '10001:00'"),  # past all reason
+        (f"{'9' * 5000}:00,HR,80", r"row 10 .*Time '9999"),  # more digits than int() takes
         ("", "row 10 "),
     ],
 )
@@ -148,5 +245,5 @@ def test_a_bad_row_stops_or_is_skipped(src: Path, row: str, message: str, capsys
     with pytest.raises(InputError, match=message):
         compiled(src)
     assert main(["physionet2012", str(src), str(src / "out"), "--skip_bad", "--embedding_dim", "2"]) == 0
-    assert "left out: 1 faulty files" in capsys.readouterr().out
+    assert "1 faulty file left out; see" in capsys.readouterr().out
     assert sum(split.n_stays for split in open_cohort(src / "out").splits.values()) == 59

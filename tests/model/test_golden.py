@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.batch import Batch, collate
+from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.loading import collate
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
 

@@ -67,13 +67,17 @@ def test_cross_entropy_by_hand() -> None:
 def test_cross_entropy_with_weight_is_a_weighted_mean() -> None:
     weights = [1.0, 3.0, 3.0, 1.0]
     expected = sum(-w * math.log(p) for w, p in zip(weights, _probability_of_the_truth(), strict=True)) / 8
-    assert float(losses.cross_entropy(LOGITS, TARGET, 3.0)) == pytest.approx(expected, abs=1e-12)
+    assert float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 3.0]))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_cross_entropy_with_weight_and_smoothing_is_that_of_torch() -> None:
     expected = F.cross_entropy(LOGITS, TARGET, weight=torch.tensor([1.0, 2.5]).double(), label_smoothing=0.1)
-    assert float(losses.cross_entropy(LOGITS, TARGET, 2.5, 0.1)) == pytest.approx(float(expected), abs=1e-12)
-    assert float(expected) != pytest.approx(float(losses.cross_entropy(LOGITS, TARGET, 2.5)), abs=1e-3)
+    assert float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]), 0.1)) == pytest.approx(
+        float(expected), abs=1e-12
+    )
+    assert float(expected) != pytest.approx(
+        float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]))), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, None), (2.0, 0.25), (0.0, 0.75), (0.5, None)])
@@ -106,7 +110,10 @@ def test_focal_is_finite_for_sure_predictions(dtype: torch.dtype, gamma: float) 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_cross_entropy_is_computed_in_single_precision(dtype: torch.dtype) -> None:
     logits = LOGITS.to(dtype)
-    assert torch.equal(losses.cross_entropy(logits, TARGET, 2.0), losses.cross_entropy(logits.float(), TARGET, 2.0))
+    assert torch.equal(
+        losses.cross_entropy(logits, TARGET, torch.tensor([1.0, 2.0])),
+        losses.cross_entropy(logits.float(), TARGET, torch.tensor([1.0, 2.0])),
+    )
 
 
 def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:

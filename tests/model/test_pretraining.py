@@ -76,6 +76,13 @@ def test_the_reconstruction_loss_is_the_mean_distance_of_the_sets() -> None:
     assert torch.allclose(ours, theirs, atol=1e-10)
 
 
+def test_the_distance_is_not_rounded_under_autocast() -> None:
+    recon, target = torch.randn(2, 3, 7, SIZES.event_dim)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = losses.set_distance(recon, target)
+    assert torch.equal(mixed, losses.set_distance(recon, target))
+
+
 def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     recon, target = torch.randn(2, N_EVENTS, SIZES.event_dim, dtype=torch.float64)
     whole = losses.reconstruction(recon, target, RUNS)

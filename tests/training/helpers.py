@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from data import CohortDataModule
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner
+from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.modes.finetune import METRICS
@@ -31,7 +31,7 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
         LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
         OptimizerSettings(head_lr=HEAD_LR, backbone_lr=BACKBONE_LR, weight_decay=0.01),
         torch.from_numpy(cohort.embeddings.copy()).float(),
-        cohort.fingerprints(),
+        TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
     )
 
 

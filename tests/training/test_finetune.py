@@ -18,9 +18,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import train_optimized
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.batch import Batch, collate
+from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort
+from seqsetvae.loading import collate
 from seqsetvae.modes.evaluate import read_finetuned, rebuild
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
@@ -400,7 +401,7 @@ def test_scores_that_are_no_numbers_end_the_run_without_a_best(
     monkeypatch.setattr("seqsetvae.model.head.Head.forward", broken)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
-    assert "val_auc is not finite: the scores of validation batch 0" in errors
+    assert "val_auc is not finite" in errors
     assert list((run_of(tmp_path) / "checkpoints").iterdir()) == []
 
 
@@ -529,3 +530,27 @@ def test_a_checkpoint_finds_its_run(finished: tuple[Path, str], pretrained: Path
         assert folder is not None
         assert folder.path.samefile(run)
     assert find_checkpoint(pretrained) == (pretrained, None)
+
+
+def test_evaluate_scores_what_the_run_was_trained_to_predict(
+    pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    """A second label in oc.csv: evaluating on the old layout takes the run's, and another one is refused."""
+    processed = tmp_path / "processed"
+    shutil.copytree(old_layout.parent, processed)
+    with (processed / "oc.csv").open(newline="") as file:
+        rows = [(row["ts_id"], row["in_hospital_mortality"]) for row in csv.DictReader(file)]
+    lines = ["ts_id,in_hospital_mortality,survived", *(f"{stay},{died},{1 - int(died)}" for stay, died in rows)]
+    (processed / "oc.csv").write_text("\n".join(lines) + "\n")
+    status, printed, _ = finetune(pretrained, processed, tmp_path / "runs", "--label_name", "survived")
+    assert status == 0
+    run = next((tmp_path / "runs").glob("finetune-*"))
+    flags = ["--ckpt", str(run), "--split", "valid", "--data_dir", str(processed)]
+    flags += ["--output_root_dir", str(tmp_path / "runs")]
+    status, printed, _ = command("--mode", "evaluate", *flags)
+    assert status == 0
+    best = json.loads((run / "summary.json").read_text())["best"]["val_auc"]
+    assert f"AUROC {best:.4f}" in printed
+    status, _, errors = command("--mode", "evaluate", *flags, "--label_name", "in_hospital_mortality")
+    assert status == 2
+    assert "was trained to predict 'survived'" in errors

@@ -76,3 +76,12 @@ def test_labels_are_not_needed(old_layout: Path, tmp_path: Path) -> None:
         (folder / name).symlink_to(old_layout.parent / name)
     flags = f"--mode pretrain --preset small --max_epochs 1 --output_root_dir {tmp_path}".split()
     assert main([*flags, "--data_dir", str(folder)]) == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_without_a_best(
+    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--mode", "pretrain", "--preset", "small", "--max_epochs", "1", "--pretrain_lr", "1e30"]
+    assert main([*flags, "--data_dir", str(compiled.path), "--output_root_dir", str(tmp_path)]) == 1
+    assert "val_loss is not finite" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -8,10 +8,13 @@ time.
 Letters: F files (stays) of the challenge, R rows of their texts, E rows that remain.
 """
 
+import gzip
 import io
+import re
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from seqsetvae.errors import InputError
 
 LABEL_NAME = "in_hospital_mortality"
 MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out
+MAX_HOURS = 10_000  # since admission; the challenge ends at 48, so a time beyond this is an error in writing
+_ICU_TYPES = (1, 2, 3, 4)
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _HEADER = b"Time,Parameter,Value"
 
@@ -50,7 +55,8 @@ class PhysioNet2012:
             src: the folder with the sets and the outcomes.
             assigned: whole sets by split, such as {"test": ["c"]}; the stays of all other sets are divided at random.
             fractions: shares of train, valid and test in that division, which keeps the death rate of each equal;
-                default 0.7, 0.15, 0.15, or 0.8, 0.2, 0 if whole sets are the test split.
+                a split with whole sets of its own gets none. Default 0.7, 0.15, 0.15, or 0.8, 0.2, 0 if whole sets are
+                the test split; of that, only the splits without whole sets, scaled to sum to 1.
             seed: of the division, which does not depend on the order of files.
 
         Raises:
@@ -73,7 +79,8 @@ class PhysioNet2012:
             (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(table.stays)
         if fractions is not None and not loose:
             raise InputError("--fractions divides sets that are in no split yet, but all are assigned. Leave it out.")
-        self._divide(loose, check_fractions(fractions, bool(self.stays["test"])), seed)
+        if loose:
+            self._divide(loose, choose_fractions(fractions, set(split_of_set.values())), seed)
         self.stays = {split: sorted(stays) for split, stays in self.stays.items() if stays}
 
     def _divide(self, stays: list[Stay], fractions: Sequence[float], seed: int) -> None:
@@ -100,13 +107,25 @@ class PhysioNet2012:
         return Rows(stays, n_rows, list(names), variable, value, minute, None, np.zeros(len(stays), dtype=bool))
 
 
-def check_fractions(fractions: Sequence[float] | None, test_is_given: bool) -> Sequence[float]:
-    """The fractions to divide by. Raises InputError if those given are no three shares of one whole."""
+def choose_fractions(fractions: Sequence[float] | None, given_sets: Collection[str]) -> Sequence[float]:
+    """The fractions to divide by: nothing for the splits to which whole sets are given, of which one at least is not.
+
+    Raises:
+        InputError: the fractions given are no three shares of one whole, or one is for a split that has whole sets.
+    """
     if fractions is None:
-        return (0.8, 0.2, 0.0) if test_is_given else (0.7, 0.15, 0.15)
+        usual = (0.8, 0.2, 0.0) if "test" in given_sets else (0.7, 0.15, 0.15)
+        left = [0.0 if split in given_sets else share for split, share in zip(SPLITS, usual, strict=True)]
+        return [share / sum(left) for share in left]
+    given = " ".join(f"{fraction:g}" for fraction in fractions)
     if len(fractions) != 3 or min(fractions) < 0 or not abs(sum(fractions) - 1) < 1e-9:
-        given = " ".join(f"{fraction:g}" for fraction in fractions)
         raise InputError(f"--fractions {given}: needs three shares (train, valid, test), none negative, that sum to 1.")
+    for split, share in zip(SPLITS, fractions, strict=True):
+        if split in given_sets and share > 0:
+            raise InputError(
+                f"--fractions {given}: {share:g} is for {split}, which has whole sets (--{split}_sets). "
+                f"Give {split} the share 0, or no whole sets."
+            )
     return fractions
 
 
@@ -194,18 +213,32 @@ def _texts(path: Path) -> Iterable[tuple[str, bytes]]:
     """(name for messages, content) of every .txt file of a folder or archive."""
     try:
         if path.is_dir():
-            return [(str(file), file.read_bytes()) for file in path.rglob("*.txt")]
+            return [(str(file), file.read_bytes()) for file in path.rglob("*.txt") if _is_stay(file.name)]
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 return [(f"{path}:{name}", archive.read(name)) for name in archive.namelist() if _is_stay(name)]
-        with tarfile.open(path) as tar:
-            return [(f"{path}:{entry.name}", _content(tar, entry)) for entry in tar if _is_stay(entry.name)]
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        return [(f"{path}:{name}", text) for name, text in _untarred(path.read_bytes()) if _is_stay(name)]
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
+        # RuntimeError: a zip with a password, or packed in a way that is not known
         raise InputError(f"{path}: cannot be read: {error}. Download it again.") from None
 
 
 def _is_stay(name: str) -> bool:
-    return name.endswith(".txt") and not Path(name).name.startswith(".")  # macOS adds ._ files to archives
+    return name.endswith(".txt") and not Path(name).name.startswith(".")  # macOS adds ._ files
+
+
+def _untarred(archive: bytes) -> list[tuple[str, bytes]]:
+    """(name, content) of all that a tar file holds, gzipped or not.
+
+    tarfile alone would pass over damage: it stops before a gzip's checksum, and at a broken header as if at the end.
+    """
+    packed = gzip.decompress(archive) if archive.startswith(b"\x1f\x8b") else archive
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as tar:
+        texts = [(entry.name, _content(tar, entry)) for entry in tar]
+        rest = packed[tar.offset :]
+    if not rest or rest.strip(b"\0"):
+        raise tarfile.ReadError(f"after {len(texts):,} entries there is neither another nor an end of the archive")
+    return texts
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
@@ -251,11 +284,14 @@ def _parse(bodies: Mapping[Stay, bytes]) -> _Texts:
     value = table["value"].to_numpy()  # a number that is missing becomes NaN
     minute_of = np.array([_minutes(time) for time in times])
     minute = minute_of[time_code]
-    bad = np.flatnonzero(~np.isfinite(value) | np.isnan(minute) | (parameter == _index(names, "")))
+    no_type = (parameter == _index(names, "ICUType")) & (value >= 0) & ~np.isin(value, _ICU_TYPES)
+    bad = np.flatnonzero(~np.isfinite(value) | np.isnan(minute) | (parameter == _index(names, "")) | no_type)
     if len(bad):
         row = int(bad[0])
-        what = f"Time {times[time_code[row]]!r}, Value {value[row]}"
-        raise _BadTextError(row, names[parameter[row]], f"not a row of HH:MM, a name and a finite number ({what})")
+        reason = f"not a row of HH:MM, a name and a finite number (Time {times[time_code[row]]!r}, Value {value[row]})"
+        if no_type[row]:
+            reason = f"the value is {value[row]:g}; an ICUType is 1, 2, 3 or 4, or negative if it is not known"
+        raise _BadTextError(row, names[parameter[row]], reason)
     return _Texts(np.repeat(np.arange(len(n_rows)), n_rows), minute, names, parameter, value)
 
 
@@ -265,11 +301,10 @@ def _encode(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
 
 
 def _minutes(time: str) -> float:
-    """Minutes since admission of a time such as 07:45; NaN if it is none."""
-    hours, colon, minutes = time.partition(":")
-    if not (colon and hours.isdecimal() and minutes.isdecimal() and int(minutes) < 60):
-        return float("nan")
-    return int(hours) * 60.0 + int(minutes)
+    """Minutes since admission of a time such as 07:45; NaN if it is none, or past all reason."""
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,2})", time, re.ASCII)
+    hours, minutes = map(int, match.groups()) if match else (0, 60)
+    return hours * 60.0 + minutes if hours <= MAX_HOURS and minutes < 60 else float("nan")
 
 
 def _index(names: Sequence[str], name: str) -> int:
@@ -312,7 +347,7 @@ def _clean(stays: list[Stay], texts: _Texts) -> tuple[_Table, list[Skip]]:
     keep = np.flatnonzero(counted & enough[texts.stay] & (texts.value >= 0))
     keep = keep[~_is_repeated(texts, keep)]
     names = list(texts.names)
-    parameter = _split_icu_type(stays, names, texts, keep)
+    parameter = _split_icu_type(names, texts, keep)
     value = np.where(texts.parameter[keep] == _index(texts.names, "ICUType"), 1.0, texts.value[keep])
     kept_stays = [stay for stay, is_kept in zip(stays, enough, strict=True) if is_kept]
     per_stay = np.bincount(texts.stay[keep], minlength=len(stays))[enough]
@@ -326,7 +361,8 @@ def _clean(stays: list[Stay], texts: _Texts) -> tuple[_Table, list[Skip]]:
 
 def _is_repeated(texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     """[rows] Is the row equal to an earlier one of its stay in time, parameter and value?"""
-    key = (texts.stay[rows] * 100_000 + texts.minute[rows].astype(np.int64)) * 1_000 + texts.parameter[rows]
+    time = texts.stay[rows] * (MAX_HOURS + 1) * 60 + texts.minute[rows].astype(np.int64)
+    key = time * len(texts.names) + texts.parameter[rows]
     order = np.lexsort((texts.value[rows], key))  # stable: of equal rows the first of the file comes first
     repeated = np.zeros(len(rows), dtype=bool)
     by_key, by_value = key[order], texts.value[rows][order]
@@ -334,15 +370,12 @@ def _is_repeated(texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     return repeated
 
 
-def _split_icu_type(stays: list[Stay], names: list[str], texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.int32]:
+def _split_icu_type(names: list[str], texts: _Texts, rows: NDArray[np.intp]) -> NDArray[np.int32]:
     """[rows] The parameter of each row, with ICUType k replaced by ICUType_k, which are added to names."""
     parameter = texts.parameter[rows].copy()
     is_type = texts.parameter[rows] == _index(names, "ICUType")
     for kind in np.unique(texts.value[rows][is_type]):
         here = is_type & (texts.value[rows] == kind)
-        if kind not in (1, 2, 3, 4):
-            file = stays[texts.stay[rows[here][0]]].file
-            raise InputError(f"{file}, variable 'ICUType': value is {kind:g}, not 1 to 4. Mend or remove the file.")
         parameter[here] = len(names)
         names.append(f"ICUType_{int(kind)}")
     return parameter

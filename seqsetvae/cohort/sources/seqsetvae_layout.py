@@ -95,21 +95,31 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - Path is measurably slower, and this runs for every file
             # Reading the bytes first is quicker than letting the parquet reader seek about in a small file.
-            parquet = pq.ParquetFile(pa.py_buffer(stream.read()), read_dictionary=["variable"])
+            content = pa.py_buffer(stream.read())
+        try:
+            parquet = pq.ParquetFile(content, read_dictionary=["variable"])
+        except KeyError:  # there is no such column, or one of nested content: the check of the columns says so
+            parquet = pq.ParquetFile(content)
         schema = parquet.schema_arrow
         if schema not in checked:  # thousands of files share one schema
             _check_columns(schema)
             checked.append(schema)
         columns = [column for column in _COLUMNS if column in schema.names]
-        return parquet.read(columns=columns, use_threads=False)
+        table = parquet.read(columns=columns, use_threads=False)
+        _check_text(table["variable"])
+        return table
     except (pa.ArrowException, OSError) as error:
         raise _UnreadableError(f"not a readable parquet file: {error}") from None
 
 
 def _check_columns(schema: pa.Schema) -> None:
-    for column in ("variable", "value", "minute"):
-        if column not in schema.names:
-            raise _UnreadableError(f"column {column} is missing; the columns are {', '.join(schema.names) or 'none'}")
+    missing = [column for column in ("variable", "value", "minute") if column not in schema.names]
+    if missing:
+        there = ", ".join(schema.names) or "none"
+        raise _UnreadableError(f"column {', '.join(missing)} is missing; the columns are {there}")
+    for column in _COLUMNS:
+        if schema.names.count(column) > 1:
+            raise _UnreadableError(f"column {column} occurs twice; the columns are {', '.join(schema.names)}")
     for column in _NUMBERS:
         if column in schema.names and not _is_number(schema.field(column).type):
             raise _UnreadableError(f"column {column} holds {schema.field(column).type}, not numbers")
@@ -117,6 +127,13 @@ def _check_columns(schema: pa.Schema) -> None:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise _UnreadableError(f"column variable holds {kind}, not text")
+
+
+def _check_text(column: pa.ChunkedArray) -> None:
+    try:
+        column.validate(full=True)  # parquet promises UTF-8, but nobody checks it on the way in
+    except pa.ArrowInvalid as error:
+        raise _UnreadableError(f"column variable is not text in UTF-8: {error}") from None
 
 
 def _is_number(kind: pa.DataType) -> bool:

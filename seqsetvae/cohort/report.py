@@ -1,0 +1,48 @@
+"""A compiled cohort in words: its counts, and what a careful person must know about it."""
+
+from seqsetvae.cohort.compile import SKIPPED
+from seqsetvae.cohort.format import Cohort
+
+NAMED = 8  # variables that one line names
+
+
+def summary(cohort: Cohort) -> str:
+    """The compiled cohort in a few lines: counts by split, and what was odd about the data."""
+    lines = [f"{'split':<8}{'stays':>10}{'sets':>13}{'events':>14}{'unlabelled':>12}{'positive':>10}{'share':>8}"]
+    for name, n in cohort.manifest["splits"].items():
+        share = f"{n['positives'] / n['labelled']:.1%}" if n["labelled"] else "-"
+        lines.append(
+            f"{name:<8}{n['stays']:>10,}{n['sets']:>13,}{n['events']:>14,}"
+            f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
+        )
+    lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
+    return "\n".join([*lines, *notices(cohort)])
+
+
+def notices(cohort: Cohort) -> list[str]:
+    """What was odd about the data of this cohort and what was done about it, a line each; empty if nothing was."""
+    report = cohort.manifest["report"]
+    unknown: dict[str, int] = report["variables_without_statistics"]
+    see = f"left out; see {cohort.path / SKIPPED}"
+    lines = []
+    if unknown:
+        lines.append(f"no statistics, raw values kept: {_counted(len(unknown), 'variable')}: {_most_events(unknown)}")
+    if report["faulty_files"]:
+        lines.append(f"{_counted(report['faulty_files'], 'faulty file')} {see}")
+    if report["left_out"]:
+        lines.append(f"{_counted(report['left_out'], 'stay')} with too few rows {see}")
+    if report["stays_out_of_order"]:
+        lines.append(f"{_counted(report['stays_out_of_order'], 'stay')} with rows out of time order, which were sorted")
+    return lines
+
+
+def _most_events(unknown: dict[str, int]) -> str:
+    """The variables with most events, each with their number."""
+    by_count = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{name!r} ({_counted(n, 'event')})" for name, n in by_count[:NAMED])
+    more = len(unknown) - NAMED
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

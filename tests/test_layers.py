@@ -1,0 +1,71 @@
+"""An import points down the house, never up, and the two rooms at the bottom do not know each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Top to bottom. A module imports only from lower rooms, or from its own.
+ROOMS = [
+    ("train_optimized",),
+    ("data",),
+    ("seqsetvae.modes",),
+    ("seqsetvae.training",),
+    ("model_optimized",),
+    ("seqsetvae.loading", "seqsetvae.checkpoint"),
+    ("seqsetvae.model", "seqsetvae.cohort"),
+    ("seqsetvae.batch",),
+    ("seqsetvae.settings",),
+    ("seqsetvae.errors",),
+]
+# The config module is read once, by the command; modes get their settings as plain values.
+READ_ONLY_BY = {"finetune_config_optimized": {"train_optimized"}}
+
+
+def _room(module: str) -> tuple[int, str] | None:
+    for level, names in enumerate(ROOMS):
+        for name in names:
+            if module == name or module.startswith(name + "."):
+                return level, name
+    return None
+
+
+def _modules() -> dict[str, ast.Module]:
+    files = [*ROOT.glob("*.py"), *(ROOT / "seqsetvae").rglob("*.py")]
+    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
+    return {name: ast.parse(file.read_text(encoding="utf-8")) for file, name in names.items()}
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module, tree in _modules().items():
+        own = _room(module)
+        for imported in _imports(tree):
+            other = _room(imported)
+            if own and other and (other[0] < own[0] or (other[0] == own[0] and other[1] != own[1])):
+                wrong.append(f"{module} imports {imported}")
+            if imported in READ_ONLY_BY and module not in READ_ONLY_BY[imported]:
+                wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_patients_on_disk_need_no_torch_and_the_maths_no_files() -> None:
+    forbidden = {
+        "seqsetvae.cohort": {"torch", "pytorch_lightning"},
+        "seqsetvae.model": {"pytorch_lightning", "pathlib"},
+    }
+    for module, tree in _modules().items():
+        for room, names in forbidden.items():
+            if module.startswith(room):
+                assert not {name.split(".")[0] for name in _imports(tree)} & names, module
