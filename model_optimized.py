@@ -6,89 +6,22 @@ One module lives through both stages; `freeze_backbone` / `unfreeze_backbone` is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import FINGERPRINTS
+from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn
+from seqsetvae.metrics import FiniteCheck, PosteriorHealth, ranking_metrics, ranking_score
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.head import Head, pool
+from seqsetvae.model.head import Head, HeadSettings, pool
 from seqsetvae.model.history_encoder import TIME_BUCKETS
-from seqsetvae.model.posterior import PosteriorHealth
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSettings:
-    """Shape of the head: how the history is pooled, units of the middle layer, dropout."""
-
-    pooling: str
-    hidden: int
-    dropout: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """`name` is cross_entropy or focal; each reads only its own numbers."""
-
-    name: str
-    positive_weight: float
-    label_smoothing: float
-    focal_gamma: float
-    focal_alpha: float | None
-
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor:
-        """Logits [N, 2], classes [N], weights of the classes [2] on the same device → scalar."""
-        if self.name == "focal":
-            return losses.focal(logits, target, self.focal_gamma, self.focal_alpha)
-        return losses.cross_entropy(logits, target, class_weight, self.label_smoothing)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Learning rates by part, and weight decay (on matrices only)."""
-
-    head_lr: float
-    backbone_lr: float
-    weight_decay: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedOn:
-    """What a checkpoint remembers of its data, so that later data can be held against it."""
-
-    fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
-    label_name: str
-    max_sets: int | None  # stays were cut to their last so many sets
-
-
-class FiniteCheck:
-    """Notes on the device whether every validation batch is finite, and looks once, at the end."""
-
-    def __init__(self) -> None:
-        self._finite: list[torch.Tensor] = []
-
-    def add(self, values: torch.Tensor) -> None:
-        """Note the scores or the loss of the next batch."""
-        self._finite.append(values.isfinite().all())
-
-    def conclude(self, metric: str) -> None:
-        """Raises FloatingPointError if a batch was not finite, before anything ranks this epoch by it."""
-        finite = torch.stack(self._finite)
-        self._finite.clear()
-        if not finite.all():
-            first, count = int((~finite).nonzero()[0]), int((~finite).sum())
-            raise FloatingPointError(
-                f"{metric} is not finite: {count} validation batches gave NaN or infinity, the first is batch {first}. "
-                "Lower the learning rates, or use --precision 32-true. best.ckpt, if there is one, is an earlier epoch."
-            )
+from seqsetvae.model.losses import LossSettings, ObjectiveSettings
+from seqsetvae.optimizer import OptimizerSettings, parameter_groups
 
 
 class SeqSetVAEFineTuner(pl.LightningModule):
@@ -127,10 +60,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         self.head = Head(backbone.sizes.latent_dim, head.pooling, head.hidden, head.dropout)
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
-        # Without validate_args: it reads every batch back to the host, and labels were checked when data were compiled.
-        self.val_metrics = MetricCollection(
-            {"val_auc": BinaryAUROC(validate_args=False), "val_auprc": BinaryAveragePrecision(validate_args=False)}
-        )
+        self.val_metrics = ranking_metrics("val_")
         self.finite = FiniteCheck()
         self.freeze_backbone()
 
@@ -183,37 +113,9 @@ class SeqSetVAEFineTuner(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
         settings = self.optimizer_settings
-        groups = _groups("head", self.head, settings.head_lr, settings.weight_decay)
-        groups += _groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
+        groups = parameter_groups("head", self.head, settings.head_lr, settings.weight_decay)
+        groups += parameter_groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
         return torch.optim.AdamW(groups)
-
-
-def ranking_score(logits: torch.Tensor) -> torch.Tensor:
-    """Scores in (0, 1) that rank stays exactly as their logits do: logits [N, 2] → [N] float64.
-
-    Not the probability: a sigmoid rounds sure predictions to the same number, and those ties would change the AUROC.
-    """
-    margin = logits.detach().double().diff(dim=1).squeeze(1)
-    return 0.5 + 0.5 * margin / (1 + margin.abs())
-
-
-def _groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of one part: matrices decay, biases, norms and scalars do not (Loshchilov & Hutter, 2019)."""
-    trainable = [value for value in part.parameters() if value.requires_grad]
-    groups = [
-        {"name": name, "params": [value for value in trainable if value.ndim >= 2], "weight_decay": weight_decay},
-        {"name": f"{name}_no_decay", "params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group | {"part": name, "lr": lr, "initial_lr": lr} for group in groups if group["params"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings:
-    """Weight of the KL term: rises linearly from 0 to `max_beta` in `beta_warmup_steps`; `free_bits` per dimension."""
-
-    max_beta: float
-    beta_warmup_steps: int
-    free_bits: float
 
 
 class SeqSetVAEPretrainer(pl.LightningModule):
@@ -301,7 +203,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; the weights that the loss never reaches have no gradient and are in no group."""
-        return torch.optim.AdamW(_groups("model", self.model, self.lr, self.weight_decay))
+        return torch.optim.AdamW(parameter_groups("model", self.model, self.lr, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The file's keys are those of the old pretraining script."""

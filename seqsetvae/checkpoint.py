@@ -38,6 +38,15 @@ SIZES_NOT_IN_SHAPES = ("heads", "transformer_heads", "transformer_dropout")
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """What a checkpoint remembers of its data, so that later data can be held against it."""
+
+    fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
+    label_name: str
+    max_sets: int | None  # stays were cut to their last so many sets
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint file, read safely and renamed to the canonical layout."""

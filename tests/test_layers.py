@@ -13,7 +13,7 @@ ROOMS = [
     ("seqsetvae.modes",),
     ("seqsetvae.training",),
     ("model_optimized",),
-    ("seqsetvae.loading", "seqsetvae.checkpoint"),
+    ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
     ("seqsetvae.model", "seqsetvae.cohort"),
     ("seqsetvae.batch",),
     ("seqsetvae.settings",),

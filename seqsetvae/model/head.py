@@ -6,6 +6,7 @@ Legend: S sets (stay by stay), N stays, D latent width, P pooled width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -40,6 +41,15 @@ POOLINGS: dict[str, tuple[Callable[[torch.Tensor, Batch], torch.Tensor], int]] =
 def pool(history: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     """History states [S, D] → one row a stay [N, P], by a name in POOLINGS."""
     return POOLINGS[pooling][0](history, batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """Shape of the head: how the history is pooled, units of the middle layer, dropout."""
+
+    pooling: str
+    hidden: int
+    dropout: float
 
 
 class Head(nn.Module):

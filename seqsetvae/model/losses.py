@@ -5,6 +5,8 @@ Legend: N stays, C = 2 classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -41,6 +43,23 @@ def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """`name` is cross_entropy or focal; each reads only its own numbers."""
+
+    name: str
+    positive_weight: float
+    label_smoothing: float
+    focal_gamma: float
+    focal_alpha: float | None
+
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 2], classes [N], weights of the classes [2] on the same device → scalar."""
+        if self.name == "focal":
+            return focal(logits, target, self.focal_gamma, self.focal_alpha)
+        return cross_entropy(logits, target, class_weight, self.label_smoothing)
 
 
 # --- Pretraining ------------------------------------------------------------------------------------------------------
@@ -102,3 +121,12 @@ def kl_with_free_bits(mu: torch.Tensor, logvar: torch.Tensor, free_bits: float) 
     """Mean over sets of max(KL, free_bits · D) − 0.1 · mean logvar: [S, D], [S, D] → scalar (Kingma et al., 2016)."""
     kl = kl_of_dimensions(mu, logvar).sum(dim=1).clamp_min(free_bits * mu.shape[1])
     return (kl - LOGVAR_WEIGHT * _at_least_float32(logvar).mean(dim=1)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """Weight of the KL term: rises linearly from 0 to `max_beta` in `beta_warmup_steps`; `free_bits` per dimension."""
+
+    max_beta: float
+    beta_warmup_steps: int
+    free_bits: float

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn, ranking_score
+from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import FINGERPRINTS, read_file
+from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
+from seqsetvae.metrics import ranking_metrics, ranking_score
 from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.head import HeadSettings
+from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     check_embeddings,
     data_module,
@@ -25,6 +27,7 @@ from seqsetvae.modes.common import (
     open_data,
     torch_device,
 )
+from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 
@@ -121,14 +124,14 @@ def evaluate(
     module: SeqSetVAEFineTuner, batches: Iterable[Batch], precision: AbstractContextManager[Any]
 ) -> Evaluation:
     """Score every stay of these batches once."""
-    auc, auprc = (metric(validate_args=False).to(module.device) for metric in (BinaryAUROC, BinaryAveragePrecision))
+    metrics = ranking_metrics().to(module.device)
     stays = positives = 0
     for cpu_batch in batches:
         batch = cpu_batch.to(module.device)
         with precision:
             score = ranking_score(module(batch))
-        auc.update(score, batch.label)
-        auprc.update(score, batch.label)
+        metrics.update(score, batch.label)
         stays += batch.n_stays
         positives += int(cpu_batch.label.sum())
-    return Evaluation(float(auc.compute()), float(auprc.compute()), stays, positives)
+    value = metrics.compute()
+    return Evaluation(float(value["auc"]), float(value["auprc"]), stays, positives)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytorch_lightning as pl
 
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import require_both_classes
 from seqsetvae.model.backbone import Backbone
+from seqsetvae.model.head import HeadSettings
+from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     check_embeddings,
     data_module,
@@ -20,6 +23,7 @@ from seqsetvae.modes.common import (
     torch_device,
     train_and_summarize,
 )
+from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.schedule import VAL_AUC

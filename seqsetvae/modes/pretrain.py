@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from model_optimized import ObjectiveSettings, SeqSetVAEPretrainer
+from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.checkpoint import LoadReport, infer_sizes, load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.model.decoder import PretrainingModel
+from seqsetvae.model.losses import ObjectiveSettings
 from seqsetvae.modes.common import (
     check_embeddings,
     data_module,

@@ -147,10 +147,11 @@ def test_the_side_files_of_a_mac_are_no_stays(src: Path, suffix: str) -> None:
 
 
 def test_late_times_keep_events_apart(src: Path) -> None:
-    late = HEAD + "0:09,HR,80\n1666:49,HR,80\n10000:59,HR,80\n"  # 1666:49 is 100,000 minutes after 0:09
+    late = HEAD + "0:07,HR,80\n1666:47,HR,80\n10000:59,HR,80\n"  # 1666:47 is 100,000 minutes after 0:07
     (src / "set-a" / "100.txt").write_text(late.format(id=100))
     cohort = compiled(src, assigned={"train": ["a", "b"]})
-    assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 9, 100_009, 600_059]
+    assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 7, 100_007, 600_059]
+    assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # nor is anything taken for a row of the next stay
 
 
 def test_an_unknown_icu_type_is_missing(src: Path) -> None:

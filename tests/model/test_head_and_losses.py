@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from model_optimized import ranking_score
+from seqsetvae.metrics import ranking_score
 from seqsetvae.model import losses
 from seqsetvae.model.head import POOLINGS, Head, pool
 from tests import tiny

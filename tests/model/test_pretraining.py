@@ -10,9 +10,9 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from seqsetvae.checkpoint import compare, read_checkpoint
+from seqsetvae.metrics import PosteriorHealth
 from seqsetvae.model import losses
 from seqsetvae.model.decoder import Decoder, PretrainingModel
-from seqsetvae.model.posterior import PosteriorHealth
 from tests.plain_decoder import PlainDecoder, plain_set_distance
 from tests.tiny import SIZES
 

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from data import CohortDataModule
-from model_optimized import HeadSettings, LossSettings, OptimizerSettings, SeqSetVAEFineTuner, TrainedOn
+from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
+from seqsetvae.model.head import HeadSettings
+from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS
+from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import VAL_AUC

@@ -1,0 +1,86 @@
+"""What is measured in validation: ranking quality, health of the posterior, and whether the numbers are numbers.
+
+Legend: N stays, S sets, D latent width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
+from seqsetvae.model.losses import kl_of_dimensions
+
+ACTIVE_VARIANCE = 0.01  # a dimension is active if its mu varies more than this over the sets (Burda et al., 2016)
+
+
+def ranking_metrics(prefix: str = "") -> MetricCollection:
+    """AUROC ("auc") and average precision ("auprc"), exact over everything they are updated with.
+
+    Without validate_args: it would read every batch back to the host, and labels were checked when data were compiled.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "auc": BinaryAUROC(validate_args=False),
+        "auprc": BinaryAveragePrecision(validate_args=False),
+    }
+    return MetricCollection(metrics, prefix=prefix)
+
+
+def ranking_score(logits: torch.Tensor) -> torch.Tensor:
+    """Scores in (0, 1) that rank stays exactly as their logits do: logits [N, 2] → [N] float64.
+
+    Not the probability: a sigmoid rounds sure predictions to the same number, and those ties would change the AUROC.
+    """
+    margin = logits.detach().double().diff(dim=1).squeeze(1)
+    return 0.5 + 0.5 * margin / (1 + margin.abs())
+
+
+class FiniteCheck:
+    """Notes on the device whether every validation batch is finite, and looks once, at the end."""
+
+    def __init__(self) -> None:
+        self._finite: list[torch.Tensor] = []
+
+    def add(self, values: torch.Tensor) -> None:
+        """Note the scores or the loss of the next batch."""
+        self._finite.append(values.isfinite().all())
+
+    def conclude(self, metric: str) -> None:
+        """Raises FloatingPointError if a batch was not finite, before anything ranks this epoch by it."""
+        finite = torch.stack(self._finite)
+        self._finite.clear()
+        if not finite.all():
+            first, count = int((~finite).nonzero()[0]), int((~finite).sum())
+            raise FloatingPointError(
+                f"{metric} is not finite: {count} validation batches gave NaN or infinity, the first is batch {first}. "
+                "Lower the learning rates, or use --precision 32-true. best.ckpt, if there is one, is an earlier epoch."
+            )
+
+
+class PosteriorHealth(Metric):
+    """Number of active dimensions and mean KL per dimension, exact over all sets of a validation."""
+
+    n_sets: torch.Tensor
+    mu_sum: torch.Tensor
+    mu_square_sum: torch.Tensor
+    kl_sum: torch.Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        zeros = torch.zeros(latent_dim, dtype=torch.float64)
+        self.add_state("n_sets", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("mu_sum", "mu_square_sum", "kl_sum"):
+            self.add_state(name, zeros.clone(), dist_reduce_fx="sum")
+
+    def update(self, mu: torch.Tensor, logvar: torch.Tensor) -> None:
+        """Add the Gaussians of some sets: [S, D], [S, D]."""
+        mu, logvar = mu.detach().double(), logvar.detach().double()
+        self.n_sets = self.n_sets + len(mu)
+        self.mu_sum = self.mu_sum + mu.sum(0)
+        self.mu_square_sum = self.mu_square_sum + mu.square().sum(0)
+        self.kl_sum = self.kl_sum + kl_of_dimensions(mu, logvar).sum(0)
+
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(active dimensions, mean KL per dimension in nats)."""
+        variance = self.mu_square_sum / self.n_sets - (self.mu_sum / self.n_sets).square()
+        return (variance > ACTIVE_VARIANCE).sum().float(), (self.kl_sum / self.n_sets).mean().float()
