@@ -67,9 +67,8 @@ def find_cohort(
         except AlreadyThereError:
             if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
                 raise
-        if (
-            content_key(files, label_name, skip_bad, progress) != key
-        ):  # else the entry would answer to a name not its own
+        # Else the entry would answer to a name not its own:
+        if content_key(files, label_name, skip_bad, progress) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
