@@ -1,6 +1,7 @@
 """`python data.py ...`: compile data for training, and look at data before training."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort
 from seqsetvae.cohort.find import DEFAULT_LABEL, compile_layout, locate_layout
-from seqsetvae.cohort.format import Cohort, refuse_existing
+from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, refuse_existing
 from seqsetvae.cohort.report import summary
-from seqsetvae.cohort.sidefiles import read_embeddings, read_stats
+from seqsetvae.cohort.sidefiles import Embeddings, Stats, read_embeddings, read_stats
 from seqsetvae.cohort.sources.physionet2012 import LABEL_NAME, PhysioNet2012
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
@@ -30,8 +31,8 @@ def _run_physionet2012(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out)
     if arguments.embeddings and arguments.embedding_dim:
         raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
-    stats = read_stats(arguments.stats) if arguments.stats else None
-    embeddings = read_embeddings(arguments.embeddings) if arguments.embeddings else None
+    stats = _stats_of(arguments.stats) if arguments.stats else None
+    embeddings, width = _embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
     assigned = {split: getattr(arguments, f"{split}_sets") for split in SPLITS}
     source = PhysioNet2012(arguments.src, assigned, arguments.fractions, arguments.seed)
     cohort = compile_cohort(
@@ -41,11 +42,32 @@ def _run_physionet2012(arguments: argparse.Namespace) -> int:
         labels=source.labels,
         stats=stats,
         embeddings=embeddings,
-        embedding_dim=arguments.embedding_dim or DEFAULT_WIDTH,
+        embedding_dim=width,
         skip_bad=arguments.skip_bad,
         jobs=arguments.jobs,
     )
     return _tell(cohort)
+
+
+def _stats_of(path: Path) -> Stats:
+    """Statistics of a stats.csv, or those that an earlier cohort was normalised with."""
+    if not is_compiled(path):
+        return read_stats(path)
+    cohort = open_cohort(path)
+    pairs = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    return {name: (mean, std) for name, mean, std in pairs if not math.isnan(mean)}
+
+
+def _embeddings_of(path: Path | None, width: int) -> tuple[Embeddings | None, int]:
+    """Vectors of a cached.csv or of an earlier cohort, and the width of those made from names where there are none."""
+    if path is None:
+        return None, width
+    if not is_compiled(path):
+        return read_embeddings(path), width
+    cohort = open_cohort(path)
+    if cohort.embeddings_generated:  # made from names, they are the same in every cohort, for new variables too
+        return None, cohort.embeddings.shape[1]
+    return Embeddings({name: row for row, name in enumerate(cohort.vocabulary)}, cohort.embeddings), width
 
 
 def _run_compile(arguments: argparse.Namespace) -> int:
@@ -107,8 +129,10 @@ def _add_physionet2012(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         "splits, scaled to sum to 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
-    _add_stats(parser, "mean and std of each variable; by default computed from the train split alone")
-    _add_common(parser, "made from the names")
+    _add_stats(
+        parser, "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
+    )
+    _add_common(parser, "made from the names; a compiled cohort stands for those it holds")
     parser.set_defaults(run=_run_physionet2012)
 
 

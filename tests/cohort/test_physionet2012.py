@@ -248,3 +248,17 @@ def test_a_bad_row_stops_or_is_skipped(src: Path, row: str, message: str, capsys
     assert main(["physionet2012", str(src), str(src / "out"), "--skip_bad", "--embedding_dim", "2"]) == 0
     assert "1 faulty file left out; see" in capsys.readouterr().out
     assert sum(split.n_stays for split in open_cohort(src / "out").splits.values()) == 59
+
+
+def test_an_earlier_cohort_lends_its_statistics_and_embeddings(src: Path, tmp_path: Path) -> None:
+    """So that a later set means to a checkpoint what the earlier one meant, with no stats.csv at hand."""
+    train, later = tmp_path / "train", tmp_path / "later"
+    assert main(["physionet2012", str(src), str(train), "--embedding_dim", "5"]) == 0
+    write_set(tmp_path / "next", "c", dict.fromkeys(range(300, 310), GOOD.replace("HR,82", "Lactate,4")), deaths={300})
+    flags = ["--test_sets", "c", "--stats", str(train), "--embeddings", str(train)]
+    assert main(["physionet2012", str(tmp_path / "next"), str(later), *flags]) == 0
+    ours, theirs = open_cohort(later).fingerprints(), open_cohort(train).fingerprints()
+    shared = ours.keys() & theirs.keys()
+    assert shared >= {"HR", "Age"}
+    assert all(ours[name] == theirs[name] for name in shared)
+    assert open_cohort(later).embeddings.shape[1] == 5  # Lactate too, which the earlier cohort did not have
