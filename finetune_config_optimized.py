@@ -31,7 +31,7 @@ transformer_dropout = 0.1  # probability, in training
 
 # --- Head -------------------------------------------------------------------------------------------------------------
 head_pooling = "last_mean"  # history to one vector: last, mean, last_mean; best on validation, docs/experiments.md
-head_hidden = 128  # units of the middle layer: two layers are enough, four overfitted
+head_hidden = 128  # units of the middle layer; the old head had four layers and overfitted
 head_dropout = 0.1  # probability, between the two layers
 
 # --- Loss -------------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ focal_alpha = None  # focal loss: weight of positives, 1 - alpha for negatives; 
 
 # --- Optimization -----------------------------------------------------------------------------------------------------
 cls_head_lr = 3e-4  # learning rate of the head: new weights, so above the backbone's
-lr = 5e-5  # learning rate of the backbone once unfrozen: pretrained weights, so well below the head's
+lr = 5e-5  # learning rate of the unfrozen backbone, well below the head's; of the old config's two values the one in effect
 weight_decay = 0.01  # AdamW, on weight matrices only
 warmup_steps = 100  # optimizer steps over which rates rise after unfreezing, or in pretraining; at most one epoch
 gradient_clip_val = 1.0  # largest gradient norm

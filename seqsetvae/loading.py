@@ -17,7 +17,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.errors import InputError
 
-POOL_BATCHES = 16  # batches sorted by length together: 8 % padding where random order has 78 %, and epochs still differ
+POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
