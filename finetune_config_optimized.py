@@ -43,7 +43,7 @@ focal_alpha = None  # focal loss: weight of positives, 1 - alpha for negatives; 
 
 # --- Optimization -----------------------------------------------------------------------------------------------------
 cls_head_lr = 3e-4  # learning rate of the head: new weights, so above the backbone's
-lr = 5e-5  # learning rate of the unfrozen backbone, well below the head's; of the old config's two values the one in effect
+lr = 5e-5  # learning rate of the unfrozen backbone, well below the head's; the later of the old config's two values
 weight_decay = 0.01  # AdamW, on weight matrices only
 warmup_steps = 100  # optimizer steps over which rates rise after unfreezing, or in pretraining; at most one epoch
 gradient_clip_val = 1.0  # largest gradient norm
