@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from seqsetvae.errors import InputError
 
@@ -243,26 +243,37 @@ def from_config() -> list[str]:
     return [item.name for item in fields(Settings) if "help" not in item.metadata]
 
 
-def config_comments(config: ModuleType) -> dict[str, str]:
-    """The comment behind each assignment of a config module: {name: comment}."""
-    comments: dict[str, str] = {}
-    name = ""
+def config_comments(config: ModuleType) -> dict[str, tuple[str, str]]:
+    """The section and the comment of each assignment of a config module: {name: (section, comment)}."""
+    comments: dict[str, tuple[str, str]] = {}
+    name, section = "", ""
     for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(config)).readline):
         if token.type == tokenize.NAME and token.start[1] == 0:
             name = token.string
-        elif token.type == tokenize.COMMENT and token.start[1] > 0:
-            comments[name] = token.string.lstrip("# ")
+        elif token.type == tokenize.COMMENT and token.start[1] == 0:
+            section = token.string.strip("#- ")
+        elif token.type == tokenize.COMMENT:
+            comments[name] = (section, token.string.lstrip("# "))
     return comments
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports a problem as every other part of the project does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists all flags")
 
 
 def parser(config: ModuleType) -> argparse.ArgumentParser:
     """The command line: one flag a setting. Values are checked later, together with the config's."""
-    command = argparse.ArgumentParser(
+    command = _Parser(
         prog="train_optimized.py",
+        usage="train_optimized.py --mode MODE [--flag value ...]",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Fine-tune a SeqSetVAE checkpoint on patient records, or pretrain one.",
+        description="Fine-tune a SeqSetVAE checkpoint on patient records, or pretrain one.\n"
+        f"Settings stand in {config.__name__}.py; a flag overrides one for this run.",
         epilog="examples:\n"
         "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
@@ -271,14 +282,16 @@ def parser(config: ModuleType) -> argparse.ArgumentParser:
         "  train_optimized.py --mode demo",
     )
     comments = config_comments(config)
+    groups: dict[str, Any] = {}
     for item in fields(Settings):
+        section, comment = comments.get(item.name, ("This call", item.metadata.get("help", "")))
+        if section not in groups:
+            groups[section] = command.add_argument_group(section)
         default = f" [{getattr(config, item.name)}]" if hasattr(config, item.name) else ""
-        help_text = (item.metadata.get("help") or comments.get(item.name, "")) + default
         kind: Kind = item.metadata["kind"]
-        without_value = "true" if item.type == "bool" else ""  # an empty text is no value, and is reported as such
-        command.add_argument(
-            f"--{item.name}", help=help_text.replace("%", "%%"), metavar=kind.metavar, nargs="?", const=without_value
-        )
+        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type == "bool" else {}
+        text = (comment + default).replace("%", "%%")
+        groups[section].add_argument(f"--{item.name}", help=text, metavar=kind.metavar, **as_switch)
     return command
 
 
