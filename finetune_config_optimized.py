@@ -30,7 +30,7 @@ transformer_layers = 4  # layers of the history encoder
 transformer_dropout = 0.1  # probability, in training
 
 # --- Head -------------------------------------------------------------------------------------------------------------
-head_pooling = "last_mean"  # history to one vector: last, mean, last_mean; best on validation, docs/experiments.md
+head_pooling = "mean"  # history to one vector: last, mean, last_mean; best on validation, docs/experiments.md
 head_hidden = 128  # units of the middle layer; the old head had four layers and overfitted
 head_dropout = 0.1  # probability, between the two layers
 
