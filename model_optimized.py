@@ -1,7 +1,7 @@
-"""The LightningModule of fine-tuning: a SeqSetVAE backbone, frozen or not, and a two-layer head.
+"""The LightningModules: the fine-tuner (a backbone, frozen or not, and a two-layer head) and the pretrainer.
 
 Legend: N stays of a batch, S sets, D latent width, V variables, I embedding width.
-One module lives through both stages; `freeze_backbone` / `unfreeze_backbone` is called before each fit, never inside.
+A fine-tuner lives through both stages; `freeze_backbone` or `unfreeze_backbone` is called before a fit, never in one.
 """
 
 from __future__ import annotations
