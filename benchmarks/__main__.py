@@ -1,0 +1,75 @@
+"""All benchmarks: `python -m benchmarks --data_dir COHORT --output FOLDER` writes figures.json and prints a table.
+
+Without --data_dir the stays are synthetic, and every table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Figure
+
+# name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
+SECTIONS: dict[str, tuple[str, Callable[[Path, Path], list[Figure]]]] = {}
+
+
+def table(title: str, figures: list[Figure]) -> str:
+    """Figures as a Markdown table."""
+    lines = [f"### {title}", "", "| what | measured | baseline | ratio | wanted | peak memory | |", "| --- |" * 1]
+    lines[-1] = "| --- | --- | --- | --- | --- | --- | --- |"
+    for figure in figures:
+        baseline = "" if figure.baseline is None else f"{figure.baseline:,.4g} ({figure.baseline_is})"
+        ratio = "" if figure.ratio is None else f"{figure.ratio:,.3g}"
+        wanted = "" if figure.wanted is None else f"≥ {figure.wanted:g}"
+        peak = "" if figure.peak_mib is None else f"{figure.peak_mib:,.0f} MiB"
+        value = f"{figure.value:,.4g} {figure.unit}"
+        lines.append(f"| {figure.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {figure.note} |")
+    return "\n".join(lines)
+
+
+def hardware() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "date": date.today().isoformat(),
+        "cpu": names[0] if names else platform.processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Run the chosen sections, print their tables, write figures.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, help="a compiled cohort of real stays; without it, synthetic ones")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for figures.json")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections to run")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, object] = {"hardware": hardware(), "data": str(arguments.data_dir or "synthetic"), "sections": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in arguments.only:
+            title, run = SECTIONS[name]
+            figures = run(arguments.data_dir, Path(scratch))
+            print(table(title, figures), end="\n\n", flush=True)
+            results["sections"][name] = [asdict(figure) for figure in figures]  # type: ignore[index]
+    (arguments.output / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How every benchmark measures: in a process of its own, so that its peak memory is its own, against a baseline in it.
+
+A benchmark is a function that returns `Figure`s; `isolated` runs it in a fresh process and adds the peak memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewhere the figure may include its parent's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One measured figure. `ratio` compares with the baseline of the same run; more is better."""
+
+    what: str
+    value: float
+    unit: str
+    baseline: float | None = None  # in the same unit
+    baseline_is: str = ""  # what the baseline is, in words
+    ratio: float | None = None
+    wanted: float | None = None  # least ratio that the project asks for
+    peak_mib: float | None = None  # most resident memory of the process that measured
+    note: str = ""
+
+
+def seconds(work: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
+    """Median time of the work, after runs that do not count."""
+    for _ in range(warm_up):
+        work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_mib() -> float:
+    """Most memory this process has had resident, in MiB."""
+    if STATUS.exists():
+        kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
+    """The figures of a benchmark, run in a fresh process, with that process's peak memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_peak, benchmark, *arguments).result()
+
+
+def _with_peak(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
+    figures = benchmark(*arguments)
+    peak = peak_mib()
+    return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]
