@@ -118,8 +118,9 @@ class ISAB(nn.Module):
             keys = fold_constant_queries(attention, self.inducing)
             weight, bias = fold_values(attention)
         scores = F.linear(x, keys)  # [E, h·m]
-        values = F.linear(x, weight.flatten(0, 1))  # [E, h·D]
-        return pool_events(scores, values, runs, attention.num_heads, m) + bias  # [Rw, D]
+        shared = (bias / attention.num_heads).repeat(attention.num_heads)  # weights add up to 1, over heads to h
+        values = F.linear(x, weight.flatten(0, 1), shared)  # [E, h·D]
+        return pool_events(scores, values, runs, attention.num_heads, m)  # [Rw, D]
 
     def _events_read_points(self, x: torch.Tensor, rows: torch.Tensor, runs: Runs) -> torch.Tensor:
         attention, m = self.mab2.multihead, len(self.inducing)
