@@ -1,9 +1,11 @@
 """The flat ragged batch: the one object that both the loader and the model know.
 
-Legend: E events, S sets, N stays in the batch; T most sets of a stay in the batch; P pooled width.
+Legend: E events, S sets, N stays in the batch; P pooled width.
 Events are never padded: the sets of a batch are ordered by size, so that sets of one size lie side by side and a
-"size run" of them is a plain view [count, size, ...]. What the model's loops need to know of those runs stands on the
-host (`size_runs`, `max_sets`), so that no step waits for the device.
+"size run" of them is a plain view [count, size, ...]. Attention over a stay's sets reads grids [stays, sets]: a batch
+of stays of similar length is one grid, and a stay of thousands of sets has one without the short ones beside it. What
+the model's loops need to know of runs and grids stands on the host (`size_runs`, `grids`), so that no step waits for
+the device.
 """
 
 from __future__ import annotations
@@ -46,17 +48,23 @@ class Batch(_OnDevice):
     variable: torch.Tensor  # [E] int64, index into the vocabulary; sets in ascending order of size
     value: torch.Tensor  # [E] float32 (float64 in double precision), z-score of the event's value
     set_row: torch.Tensor  # [S] int64, for each set (stay by stay, in time order) its row in the order by size
-    slot: torch.Tensor  # [S] int64, place of each set in the padded grid [N, T]: stay · T + index in the stay
+    set_index: torch.Tensor  # [S] int64, index of each set in its stay
+    slot: torch.Tensor  # [S] int64, place of each set in the grids, which lie end to end: row by row, a stay a row
     minute: torch.Tensor  # [S] float64, minute of each set (float64: minutes since an epoch outgrow float32)
     sets_per_stay: torch.Tensor  # [N] int64
     label: torch.Tensor  # [N] int64, 0 or 1; -1 = no label
     stay_id: torch.Tensor  # [N] int64
     size_runs: tuple[tuple[int, int], ...]  # on the host: (events per set, how many such sets), ascending
-    max_sets: int  # on the host: T
+    grids: tuple[tuple[int, int], ...]  # on the host: (stays in the grid, most sets of a stay in it), longest first
 
     @property
     def n_sets(self) -> int:
         return len(self.minute)
+
+    @property
+    def stay_of_set(self) -> torch.Tensor:
+        """[S] int64, position in the batch of each set's stay."""
+        return torch.repeat_interleave(self.sets_per_stay, output_size=self.n_sets)
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.errors import InputError
 
+MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
 
 
@@ -50,20 +51,49 @@ def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype:
     set_row[by_size] = np.arange(len(by_size))
     events = _ranges(split.set_offset[sets[by_size]], sizes[by_size])
     run_sizes, run_counts = np.unique(sizes, return_counts=True)
-    grid_width = int(sets_per_stay.max())
-    slot = _ranges(np.arange(len(stays)) * grid_width, sets_per_stay)
+    grids, row_start = lay_in_grids(sets_per_stay)
     return Batch(
         variable=torch.from_numpy(split.variable[events].astype(np.int64)),
         value=torch.from_numpy(split.value[events].astype(dtype)),
         set_row=torch.from_numpy(set_row),
-        slot=torch.from_numpy(slot),
+        set_index=torch.from_numpy(_ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
+        slot=torch.from_numpy(_ranges(row_start, sets_per_stay)),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
         stay_id=torch.from_numpy(split.stay_id[stays]),
         size_runs=tuple(zip(run_sizes.tolist(), run_counts.tolist(), strict=True)),
-        max_sets=grid_width,
+        grids=grids,
     )
+
+
+def lay_in_grids(sets_per_stay: np.ndarray) -> tuple[tuple[tuple[int, int], ...], np.ndarray]:
+    """Grids (stays, most sets of a stay) that hold the stays, longest first, and where each stay's row starts: [N].
+
+    A grid takes the next shorter stay as long as it has at most MOST_PADDING slots for each of its sets. Stays of
+    similar length, as the sampler brings them together, are one grid.
+
+    >>> grids, row_start = lay_in_grids(np.array([3, 1000, 2, 3]))
+    >>> grids
+    ((1, 1000), (3, 3))
+    >>> row_start.tolist()
+    [1000, 0, 1006, 1003]
+    """
+    order = np.argsort(-sets_per_stay, kind="stable")
+    grids: list[tuple[int, int]] = []
+    held = 0  # sets in the last grid
+    for length in sets_per_stay[order].tolist():
+        stays, width = grids[-1] if grids else (0, 0)
+        if grids and (stays + 1) * width <= MOST_PADDING * (held + length):
+            grids[-1] = (stays + 1, width)
+            held += length
+        else:
+            grids.append((1, length))
+            held = length
+    widths = np.repeat([width for _, width in grids], [stays for stays, _ in grids])
+    row_start = np.empty_like(order)
+    row_start[order] = np.cumsum(widths) - widths
+    return tuple(grids), row_start
 
 
 def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -76,6 +76,18 @@ def test_values_and_gradients_equal_the_plain_twin_in_double_precision(sizes: di
         torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
 
 
+def test_a_stay_of_thousands_of_sets_beside_short_ones_equals_the_plain_twin() -> None:
+    """Values and gradients, over several grids."""
+    rng = np.random.default_rng(4)
+    stays = [tiny.random_stay(rng, rng.integers(1, 3, length).tolist()) for length in (3, 3000, 1)]
+    assert tiny.batch_of(stays).grids == ((1, 3000), (2, 3))
+    backbone = tiny.tiny_backbone(dtype=torch.float64, levels=1, transformer_layers=1)
+    twin = tiny.plain_twin(backbone)
+    fast, slow = _fast(backbone, stays), _slow(twin, stays)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
+    torch.testing.assert_close(_gradients(backbone, fast), _gradients(twin, slow), rtol=1e-9, atol=1e-9)
+
+
 def test_every_weight_of_the_backbone_takes_part() -> None:
     """No parameter is without a gradient; inside the last map, the half that gives logvar is."""
     backbone = tiny.tiny_backbone(dtype=torch.float64)
