@@ -165,7 +165,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         history = self.model.history(mu, batch)  # stay by stay
         states = torch.empty_like(history).index_copy(0, batch.set_row, history)  # in order of size
         target = encoder.event_vectors(batch.variable, batch.value, self.embeddings)
-        recon = losses.reconstruction(self.model.decoder(states, batch.size_runs), target, batch.size_runs)
+        recon = losses.reconstruction(self.model.decoder(states, batch.sizes), target, batch.sizes)
         return recon, losses.kl_with_free_bits(mu, logvar, self.objective.free_bits), mu, logvar
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:

@@ -13,11 +13,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.errors import InputError
 
 MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
+SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
 POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
 
 
@@ -31,7 +32,13 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype: type = np.float32) -> Batch:
+def collate(
+    split: Split,
+    stays: np.ndarray,
+    max_sets: int | None = None,
+    dtype: type = np.float32,
+    padded_classes: bool = False,
+) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
     Args:
@@ -39,6 +46,7 @@ def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype:
         stays: [N] positions of stays in the split.
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
+        padded_classes: add what a GPU needs to pad sets to a few sizes.
     """
     first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
     if max_sets is not None:
@@ -64,6 +72,31 @@ def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype:
         stay_id=torch.from_numpy(split.stay_id[stays]),
         size_runs=tuple(zip(run_sizes.tolist(), run_counts.tolist(), strict=True)),
         grids=grids,
+        padded=pad_sizes(sizes[by_size]) if padded_classes else None,
+    )
+
+
+def pad_sizes(sizes: np.ndarray) -> PaddedSizes:
+    """How sets of these sizes, in ascending order, are padded to a few sizes.
+
+    >>> padded = pad_sizes(np.array([1, 1, 2, 8, 9, 100]))
+    >>> padded.runs
+    ((1, 2), (8, 2), (16, 1), (192, 1))
+    >>> padded.place[:6].tolist(), len(padded.filled), int(padded.filled.sum())
+    ([0, 1, 2, 3, 10, 11], 226, 121)
+    """
+    doublings = int(sizes[-1]).bit_length()
+    classes = np.array([*SMALL_SIZES, *(SMALL_SIZES[-1] << k for k in range(1, doublings))])
+    places = classes[np.searchsorted(classes, sizes)]
+    place = _ranges(np.cumsum(places) - places, sizes)
+    filled = np.zeros(places.sum(), dtype=bool)
+    filled[place] = True
+    widths, counts = np.unique(places, return_counts=True)
+    return PaddedSizes(
+        runs=tuple(zip(widths.tolist(), counts.tolist(), strict=True)),
+        place=torch.from_numpy(place),
+        filled=torch.from_numpy(filled),
+        stretch=torch.from_numpy(places / sizes),
     )
 
 
@@ -177,11 +210,11 @@ class LengthBucketSampler(Sampler[np.ndarray]):
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates those stays."""
 
-    def __init__(self, split: Split, max_sets: int | None, dtype: type) -> None:
-        self.split, self.max_sets, self.dtype = split, max_sets, dtype
+    def __init__(self, split: Split, max_sets: int | None, dtype: type, padded_classes: bool = False) -> None:
+        self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
 
     def __getitem__(self, stays: Sequence[int] | np.ndarray) -> Batch:
-        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype)
+        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype, self.padded_classes)
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -200,6 +233,7 @@ class CohortDataModule(pl.LightningDataModule):
         seed: seed of the training order; the order is a pure function of (seed, stage, epoch).
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
+        padded_classes: make batches whose sets a GPU can pad to a few sizes.
     """
 
     def __init__(
@@ -214,11 +248,13 @@ class CohortDataModule(pl.LightningDataModule):
         seed: int = 0,
         labelled: bool = True,
         pin_memory: bool = False,
+        padded_classes: bool = False,
     ) -> None:
         super().__init__()
         self.cohort, self.seed, self.stage = cohort, seed, 1
         self.batch_size, self.max_events, self.max_sets = batch_size, max_events, max_sets
-        self.num_workers, self.dtype, self.labelled, self.pin_memory = num_workers, dtype, labelled, pin_memory
+        self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
+        self.pin_memory, self.padded_classes = pin_memory, padded_classes
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches; called anew for each epoch, so the epoch's order holds with worker processes too."""
@@ -250,7 +286,7 @@ class CohortDataModule(pl.LightningDataModule):
         )
         sampler.set_epoch(epoch)
         return DataLoader(
-            SplitBatches(stays, self.max_sets, self.dtype) if rows is None else rows,
+            SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes) if rows is None else rows,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,

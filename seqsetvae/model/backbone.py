@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
     def set_features(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """What the Gaussian of each set is read from: [S, D]."""
-        features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.size_runs)
+        features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.sizes)
         return features.index_select(0, batch.set_row)
 
     def set_means(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
