@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import move_data_to_device
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEPretrainer
@@ -126,6 +127,16 @@ def test_lightning_copies_batches_without_waiting(monkeypatch: pytest.MonkeyPatc
     assert moved.variable.device.type == "meta"
     n_tensors = sum(isinstance(value, torch.Tensor) for part in (batch, batch.padded) for value in vars(part).values())
     assert copies == [True] * n_tensors
+
+
+def test_loaders_pin_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DataLoader hands an object that it does not know to the object's own `pin_memory`."""
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    batch = tiny.batch_of(tiny.ragged_stays(), padded_classes=True)
+    assert isinstance(pin_memory(batch), Batch)
+    tensors = [value for part in (batch, batch.padded) for value in vars(part).values() if torch.is_tensor(value)]
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors}
 
 
 class _Precisions(TorchDispatchMode):
