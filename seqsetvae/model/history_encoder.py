@@ -101,8 +101,13 @@ class CausalLayer(nn.TransformerEncoderLayer):
 
     def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn
-        projected = grids.pad(F.linear(x, attention.in_proj_weight, attention.in_proj_bias))  # [N, T, 3D] each
-        return attention.out_proj(grids.unpad([self._mix(part) for part in projected]))
+        projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # [S, 3D]
+        return attention.out_proj(self._mix_grids(projected, grids))
+
+    @torch.compiler.disable  # the number of grids and of stays in each differ: every new pattern would be compiled anew
+    def _mix_grids(self, projected: torch.Tensor, grids: Grids) -> torch.Tensor:
+        """Softmax-and-mix of every stay: [S, 3D] → [S, D]."""
+        return grids.unpad([self._mix(part) for part in grids.pad(projected)])
 
     def _mix(self, projected: torch.Tensor) -> torch.Tensor:
         """Softmax-and-mix of one grid: [N, T, 3D] → [N, T, D]."""
