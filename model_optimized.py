@@ -21,7 +21,7 @@ from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.head import Head, HeadSettings, pool
 from seqsetvae.model.history_encoder import TIME_BUCKETS
 from seqsetvae.model.losses import LossSettings, ObjectiveSettings
-from seqsetvae.optimizer import OptimizerSettings, parameter_groups
+from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
 
 
 class SeqSetVAEFineTuner(pl.LightningModule):
@@ -115,7 +115,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         settings = self.optimizer_settings
         groups = parameter_groups("head", self.head, settings.head_lr, settings.weight_decay)
         groups += parameter_groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
-        return torch.optim.AdamW(groups)
+        return adamw(groups)
 
 
 class SeqSetVAEPretrainer(pl.LightningModule):
@@ -165,7 +165,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         history = self.model.history(mu, batch)  # stay by stay
         states = torch.empty_like(history).index_copy(0, batch.set_row, history)  # in order of size
         target = encoder.event_vectors(batch.variable, batch.value, self.embeddings)
-        recon = losses.reconstruction(self.model.decoder(states, batch.size_runs), target, batch.size_runs)
+        recon = losses.reconstruction(self.model.decoder(states, batch.sizes), target, batch.sizes)
         return recon, losses.kl_with_free_bits(mu, logvar, self.objective.free_bits), mu, logvar
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
@@ -203,7 +203,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; the weights that the loss never reaches have no gradient and are in no group."""
-        return torch.optim.AdamW(parameter_groups("model", self.model, self.lr, self.weight_decay))
+        return adamw(parameter_groups("model", self.model, self.lr, self.weight_decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The file's keys are those of the old pretraining script."""

@@ -13,10 +13,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.errors import InputError
 
+MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
+SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
 POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
 
 
@@ -30,7 +32,13 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype: type = np.float32) -> Batch:
+def collate(
+    split: Split,
+    stays: np.ndarray,
+    max_sets: int | None = None,
+    dtype: type = np.float32,
+    padded_classes: bool = False,
+) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
     Args:
@@ -38,6 +46,7 @@ def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype:
         stays: [N] positions of stays in the split.
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
+        padded_classes: add what a GPU needs to pad sets to a few sizes.
     """
     first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
     if max_sets is not None:
@@ -50,20 +59,74 @@ def collate(split: Split, stays: np.ndarray, max_sets: int | None = None, dtype:
     set_row[by_size] = np.arange(len(by_size))
     events = _ranges(split.set_offset[sets[by_size]], sizes[by_size])
     run_sizes, run_counts = np.unique(sizes, return_counts=True)
-    grid_width = int(sets_per_stay.max())
-    slot = _ranges(np.arange(len(stays)) * grid_width, sets_per_stay)
+    grids, row_start = lay_in_grids(sets_per_stay)
     return Batch(
         variable=torch.from_numpy(split.variable[events].astype(np.int64)),
         value=torch.from_numpy(split.value[events].astype(dtype)),
         set_row=torch.from_numpy(set_row),
-        slot=torch.from_numpy(slot),
+        set_index=torch.from_numpy(_ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
+        slot=torch.from_numpy(_ranges(row_start, sets_per_stay)),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
         stay_id=torch.from_numpy(split.stay_id[stays]),
         size_runs=tuple(zip(run_sizes.tolist(), run_counts.tolist(), strict=True)),
-        max_sets=grid_width,
+        grids=grids,
+        padded=pad_sizes(sizes[by_size]) if padded_classes else None,
     )
+
+
+def pad_sizes(sizes: np.ndarray) -> PaddedSizes:
+    """How sets of these sizes, in ascending order, are padded to a few sizes.
+
+    >>> padded = pad_sizes(np.array([1, 1, 2, 8, 9, 100]))
+    >>> padded.runs
+    ((1, 2), (8, 2), (16, 1), (192, 1))
+    >>> padded.place[:6].tolist(), len(padded.filled), int(padded.filled.sum())
+    ([0, 1, 2, 3, 10, 11], 226, 121)
+    """
+    doublings = int(sizes[-1]).bit_length()
+    classes = np.array([*SMALL_SIZES, *(SMALL_SIZES[-1] << k for k in range(1, doublings))])
+    places = classes[np.searchsorted(classes, sizes)]
+    place = _ranges(np.cumsum(places) - places, sizes)
+    filled = np.zeros(places.sum(), dtype=bool)
+    filled[place] = True
+    widths, counts = np.unique(places, return_counts=True)
+    return PaddedSizes(
+        runs=tuple(zip(widths.tolist(), counts.tolist(), strict=True)),
+        place=torch.from_numpy(place),
+        filled=torch.from_numpy(filled),
+        stretch=torch.from_numpy(places / sizes),
+    )
+
+
+def lay_in_grids(sets_per_stay: np.ndarray) -> tuple[tuple[tuple[int, int], ...], np.ndarray]:
+    """Grids (stays, most sets of a stay) that hold the stays, longest first, and where each stay's row starts: [N].
+
+    A grid takes the next shorter stay as long as it has at most MOST_PADDING slots for each of its sets. Stays of
+    similar length, as the sampler brings them together, are one grid.
+
+    >>> grids, row_start = lay_in_grids(np.array([3, 1000, 2, 3]))
+    >>> grids
+    ((1, 1000), (3, 3))
+    >>> row_start.tolist()
+    [1000, 0, 1006, 1003]
+    """
+    order = np.argsort(-sets_per_stay, kind="stable")
+    grids: list[tuple[int, int]] = []
+    held = 0  # sets in the last grid
+    for length in sets_per_stay[order].tolist():
+        stays, width = grids[-1] if grids else (0, 0)
+        if grids and (stays + 1) * width <= MOST_PADDING * (held + length):
+            grids[-1] = (stays + 1, width)
+            held += length
+        else:
+            grids.append((1, length))
+            held = length
+    widths = np.repeat([width for _, width in grids], [stays for stays, _ in grids])
+    row_start = np.empty_like(order)
+    row_start[order] = np.cumsum(widths) - widths
+    return tuple(grids), row_start
 
 
 def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -147,11 +210,11 @@ class LengthBucketSampler(Sampler[np.ndarray]):
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates those stays."""
 
-    def __init__(self, split: Split, max_sets: int | None, dtype: type) -> None:
-        self.split, self.max_sets, self.dtype = split, max_sets, dtype
+    def __init__(self, split: Split, max_sets: int | None, dtype: type, padded_classes: bool = False) -> None:
+        self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
 
     def __getitem__(self, stays: Sequence[int] | np.ndarray) -> Batch:
-        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype)
+        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype, self.padded_classes)
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -170,6 +233,7 @@ class CohortDataModule(pl.LightningDataModule):
         seed: seed of the training order; the order is a pure function of (seed, stage, epoch).
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
+        padded_classes: make batches whose sets a GPU can pad to a few sizes.
     """
 
     def __init__(
@@ -184,11 +248,13 @@ class CohortDataModule(pl.LightningDataModule):
         seed: int = 0,
         labelled: bool = True,
         pin_memory: bool = False,
+        padded_classes: bool = False,
     ) -> None:
         super().__init__()
         self.cohort, self.seed, self.stage = cohort, seed, 1
         self.batch_size, self.max_events, self.max_sets = batch_size, max_events, max_sets
-        self.num_workers, self.dtype, self.labelled, self.pin_memory = num_workers, dtype, labelled, pin_memory
+        self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
+        self.pin_memory, self.padded_classes = pin_memory, padded_classes
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches; called anew for each epoch, so the epoch's order holds with worker processes too."""
@@ -220,7 +286,7 @@ class CohortDataModule(pl.LightningDataModule):
         )
         sampler.set_epoch(epoch)
         return DataLoader(
-            SplitBatches(stays, self.max_sets, self.dtype) if rows is None else rows,
+            SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes) if rows is None else rows,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,

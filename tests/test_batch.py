@@ -46,9 +46,28 @@ def test_collate_holds_exactly_the_chosen_stays(chosen: list[int], max_sets: int
     assert batch.sets_per_stay.tolist() == [len(stay) for stay in kept]
     assert batch.stay_id.tolist() == [100 + i for i in chosen]
     assert batch.label.tolist() == [i % 2 for i in chosen]
-    assert batch.max_sets == max(map(len, kept))
-    assert batch.slot.tolist() == [n * batch.max_sets + t for n, stay in enumerate(kept) for t in range(len(stay))]
+    assert batch.set_index.tolist() == [t for stay in kept for t in range(len(stay))]
+    assert batch.stay_of_set.tolist() == [n for n, stay in enumerate(kept) for _ in stay]
     assert (batch.n_stays, batch.n_sets) == (len(kept), sum(map(len, kept)))
+
+
+@pytest.mark.parametrize("lengths", [[7, 7, 7], [5, 6, 7], [1, 3, 3000], [3000, 1, 2, 1, 2900, 40, 41], [1]])
+def test_each_stay_has_a_row_of_a_grid_and_padding_is_bounded(lengths: list[int]) -> None:
+    batch = tiny.batch_of([[(float(minute), [(0, 1.0)]) for minute in range(length)] for length in lengths])
+    row_of_slot = [(width, grid, row) for grid, (n, width) in enumerate(batch.grids) for row in range(n)]
+    rows = [[key] * key[0] for key in row_of_slot]
+    slots = [(key[1:], column) for row in rows for column, key in enumerate(row)]
+    places = [slots[slot] for slot in batch.slot.tolist()]
+    of_stays = [places[end - length : end] for end, length in zip(np.cumsum(lengths), lengths, strict=True)]
+    assert all([column for _, column in stay] == list(range(len(stay))) for stay in of_stays)
+    assert all(len({row for row, _ in stay}) == 1 for stay in of_stays)
+    assert len({stay[0][0] for stay in of_stays}) == len(lengths) == sum(n for n, _ in batch.grids)
+    assert len(slots) <= 1.5 * sum(lengths)
+
+
+def test_the_batches_of_an_epoch_are_one_grid_each_or_little_more(compiled: Cohort) -> None:
+    batches = list(_module(compiled).loader("train", shuffle=True))
+    assert sum(len(batch.grids) for batch in batches) <= 1.1 * len(batches)
 
 
 def test_no_event_is_padded_and_no_embedding_is_copied() -> None:
@@ -66,7 +85,7 @@ def test_dtypes_are_those_of_the_legend() -> None:
         batch = tiny.batch_of(tiny.ragged_stays(), dtype)
         assert batch.value.dtype == torch_dtype
         assert batch.minute.dtype == torch.float64
-        for name in ("variable", "set_row", "slot", "sets_per_stay", "label", "stay_id"):
+        for name in ("variable", "set_row", "set_index", "slot", "sets_per_stay", "label", "stay_id"):
             assert getattr(batch, name).dtype == torch.int64, name
 
 

@@ -70,9 +70,9 @@ def split_of(stays: Sequence[list[PlainSet]], labels: Sequence[int] | None = Non
     return arrays
 
 
-def batch_of(stays: Sequence[list[PlainSet]], dtype: type = np.float64) -> Batch:
+def batch_of(stays: Sequence[list[PlainSet]], dtype: type = np.float64, padded_classes: bool = False) -> Batch:
     """All of these stays in one batch, in their order."""
-    return collate(split_of(stays), np.arange(len(stays)), dtype=dtype)
+    return collate(split_of(stays), np.arange(len(stays)), dtype=dtype, padded_classes=padded_classes)
 
 
 def embeddings(dtype: torch.dtype = torch.float64, width: int = SIZES.input_dim) -> torch.Tensor:

@@ -16,7 +16,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.model.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
-    Grid,
+    Grids,
     HistoryEncoderSizes,
     position_encoding,
     time_bucket_edges,
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
     def set_features(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """What the Gaussian of each set is read from: [S, D]."""
-        features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.size_runs)
+        features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.sizes)
         return features.index_select(0, batch.set_row)
 
     def set_means(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
@@ -71,12 +71,12 @@ class Backbone(nn.Module):
 
     def history(self, mu: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Set means [S, D] → history states [S, D]; a state sees its own set and those before it."""
-        index = batch.slot % batch.max_sets
-        buckets = time_buckets(batch.minute, index, self.time_edges)
+        buckets = time_buckets(batch.minute, batch.set_index, self.time_edges)
         time = self.rel_time_bucket_embed(buckets)
-        x = mu + position_encoding(index, mu.shape[1], time.dtype) + time  # not mu's type: it may be rounded to bf16
+        position = position_encoding(batch.set_index, mu.shape[1], time.dtype)  # not mu's type: it may be bf16
+        x = mu + position + time
         x = F.layer_norm(x, x.shape[-1:])
-        return self.post_transformer_norm(self.transformer(x, Grid(batch.slot, batch.n_stays, batch.max_sets)))
+        return self.post_transformer_norm(self.transformer(x, Grids(batch.slot, batch.grids)))
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in row count only, in place, so that state-dict keys stay.

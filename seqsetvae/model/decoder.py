@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.ragged import Runs, split_events, spread
+from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
+from seqsetvae.model.ragged import split_events
 from seqsetvae.model.set_encoder import ISAB, MAB, SetEncoderSizes
 
 OUTPUT_DROPOUT = 0.1
@@ -43,37 +44,40 @@ class DecoderLayer(nn.Module):
         self.isab = ISAB(sizes.latent_dim, sizes.heads, sizes.m)
         self.pma = PMA(sizes.latent_dim, sizes.heads)
 
-    def forward(self, x: torch.Tensor, seeds: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """Events [E, D] and seeds [E, D] → [E, D]."""
-        keys = self.pma.keys(self.isab(x, runs))
-        return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, runs)), seeds)
+        keys = self.pma.keys(self.isab(x, sizes))
+        return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, sizes)), seeds)
 
-    def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """The same where each set is one row, [S, D], and its seeds are [E, D]: → [E, D]."""
         keys = self.pma.keys(self.isab(c, ((1, len(c)),)))
         attention = self.pma.mab.multihead
         value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
         attended = attention.out_proj(F.linear(keys, value_weight, value_bias))  # softmax over one key is 1
-        return self._output(spread(self.pma.mab(attended), runs), seeds)
+        return self._output(spread(self.pma.mab(attended), sizes), seeds)
 
     def _output(self, attended: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return F.dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
 
 
 def attend_within_sets(
-    attention: nn.MultiheadAttention, queries: torch.Tensor, keys: torch.Tensor, runs: Runs
+    attention: nn.MultiheadAttention, queries: torch.Tensor, keys: torch.Tensor, sizes: SetSizes
 ) -> torch.Tensor:
     """Multihead attention of each event's query to all events of its set: [E, D], [E, D] → [E, D]."""
     query_weight, *other_weights = attention.in_proj_weight.chunk(3)
     query_bias, *other_biases = attention.in_proj_bias.chunk(3)
     q = F.linear(queries, query_weight, query_bias)
     k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
-    mixed = []
-    for (size, count), *parts in zip(runs, *(split_events(part, runs) for part in (q, k, v)), strict=True):
+    runs, mixed = runs_of(sizes), []
+    events = (split_events(pad_events(part, sizes), runs) for part in (q, k, v))
+    for (size, count), filled, *parts in zip(runs, filled_places(sizes), *events, strict=True):
         shape = (count, size, attention.num_heads, -1)
         query, key, value = (part.view(shape).transpose(1, 2) for part in parts)  # [count, h, size, d]
-        mixed.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(count * size, -1))
-    return attention.out_proj(torch.cat(mixed))
+        mask = None if filled is None else filled[:, None, None]  # [count, 1, 1, size]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed.append(attended.transpose(1, 2).reshape(count * size, -1))
+    return attention.out_proj(unpad_events(torch.cat(mixed), sizes))
 
 
 class Decoder(nn.Module):
@@ -87,14 +91,14 @@ class Decoder(nn.Module):
         self.decoder_layers = nn.ModuleList(layers)
         self.out = nn.Linear(sizes.latent_dim, sizes.event_dim)
 
-    def forward(self, states: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """States [S, D], in ascending order of set size → events [E, R]."""
         *others, first = self.decoder_layers  # levels run from the last to the first
         assert isinstance(first, DecoderLayer)
-        x = spread(states, runs)
-        x = first.from_one_row(states, self._seeds(x), runs) + x
+        x = spread(states, sizes)
+        x = first.from_one_row(states, self._seeds(x), sizes) + x
         for layer in reversed(others):
-            x = layer(x, self._seeds(x), runs) + x
+            x = layer(x, self._seeds(x), sizes) + x
         return self.out(x)
 
     def _seeds(self, like: torch.Tensor) -> torch.Tensor:

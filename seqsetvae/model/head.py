@@ -21,8 +21,7 @@ def _last(history: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def _mean(history: torch.Tensor, batch: Batch) -> torch.Tensor:
-    stay = batch.slot // batch.max_sets
-    total = history.new_zeros(batch.n_stays, history.shape[1]).index_add(0, stay, history)
+    total = history.new_zeros(batch.n_stays, history.shape[1]).index_add(0, batch.stay_of_set, history)
     return total / batch.sets_per_stay[:, None].to(history.dtype)
 
 

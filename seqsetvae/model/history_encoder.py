@@ -1,8 +1,8 @@
 """The history encoder: a causal transformer over the means of a stay's sets.
 
-Legend: S sets of the batch (flat: stay by stay, in time order), N stays, T most sets of a stay, D width, h heads.
-Linear maps and norms run on the flat rows [S, D]; only attention sees the padded grid [N, T, ...]. Padding is on the
-right, so no valid set ever sees it and the causal kernel needs no mask tensor.
+Legend: S sets of the batch (flat: stay by stay, in time order), D width, h heads; a grid has N stays of at most T sets.
+Linear maps and norms run on the flat rows [S, D]; only attention sees padded grids [N, T, ...], one for stays of
+similar length. Padding is on the right, so no valid set ever sees it and the causal kernel needs no mask tensor.
 
 The checkpoints' time bias (alibi_slope, time_tau) is exactly 0 for every pair that causality allows, so it is not here.
 """
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 TIME_BUCKETS = 64
 FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES = 0.5, 1440.0
+QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +34,49 @@ class HistoryEncoderSizes:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the flat rows stand in the padded grid."""
+class Grids:
+    """Where the flat rows stand in the padded grids."""
 
-    slot: torch.Tensor  # [S] int64, stay · T + index in the stay
-    n_stays: int  # N
-    max_sets: int  # T
+    slot: torch.Tensor  # [S] int64, place in the grids, which lie end to end
+    shapes: tuple[tuple[int, int], ...]  # (N, T) of each
 
-    def pad(self, flat: torch.Tensor) -> torch.Tensor:
-        """[S, C] → [N, T, C], zeros where a stay has fewer sets."""
-        padded = flat.new_zeros(self.n_stays * self.max_sets, flat.shape[1])
-        return padded.index_copy(0, self.slot, flat).view(self.n_stays, self.max_sets, -1)
+    def pad(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """[S, C] → [N, T, C] for each grid, zeros where a stay has fewer sets."""
+        sizes = [stays * width for stays, width in self.shapes]
+        padded = flat.new_zeros(sum(sizes), flat.shape[1]).index_copy(0, self.slot, flat)
+        return [part.view(*shape, -1) for part, shape in zip(padded.split(sizes), self.shapes, strict=True)]
 
-    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
-        """[N, T, C] → [S, C]."""
-        return padded.flatten(0, 1).index_select(0, self.slot)
+    def unpad(self, padded: list[torch.Tensor]) -> torch.Tensor:
+        """[N, T, C] of each grid → [S, C]."""
+        parts = [part.flatten(0, 1) for part in padded]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # the usual one grid is not copied
+        return rows.index_select(0, self.slot)
+
+
+def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Softmax-and-mix of each position over itself and those before: [N, h, T, d] each → [N, h, T, d].
+
+    The fused kernels never write the T² weights down, but those of the CPU know no dropout. There, long stays go block
+    by block, and a block's weights are computed again for its gradient.
+    """
+    length = query.shape[2]
+    if not dropout or query.is_cuda or length <= QUERY_BLOCK:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+    blocks = [
+        checkpoint(_attend_block, query, key, value, start, dropout, use_reentrant=False)
+        for start in range(0, length, QUERY_BLOCK)
+    ]
+    return torch.cat(blocks, dim=2)
+
+
+def _attend_block(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, dropout: float
+) -> torch.Tensor:
+    """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
+    end = min(start + QUERY_BLOCK, query.shape[2])
+    visible = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
+    queries, keys, values = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=dropout)
 
 
 class CausalLayer(nn.TransformerEncoderLayer):
@@ -63,19 +93,29 @@ class CausalLayer(nn.TransformerEncoderLayer):
             norm_first=True,
         )
 
-    def forward(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""
-        x = x + self.dropout1(self._attend(self.norm1(x), grid))
+        x = x + self.dropout1(self._attend(self.norm1(x), grids))
         hidden = self.dropout(F.gelu(self.linear1(self.norm2(x))))
         return x + self.dropout2(self.linear2(hidden))
 
-    def _attend(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn
-        projected = grid.pad(F.linear(x, attention.in_proj_weight, attention.in_proj_bias))  # [N, T, 3D]
+        projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # [S, 3D]
+        return attention.out_proj(self._mix_grids(projected, grids))
+
+    @torch.compiler.disable  # the number of grids and of stays in each differ: every new pattern would be compiled anew
+    def _mix_grids(self, projected: torch.Tensor, grids: Grids) -> torch.Tensor:
+        """Softmax-and-mix of every stay: [S, 3D] → [S, D]."""
+        return grids.unpad([self._mix(part) for part in grids.pad(projected)])
+
+    def _mix(self, projected: torch.Tensor) -> torch.Tensor:
+        """Softmax-and-mix of one grid: [N, T, 3D] → [N, T, D]."""
+        attention = self.self_attn
         query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, h, T, d]
         dropout = attention.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return attention.out_proj(grid.unpad(mixed.transpose(1, 2).flatten(2)))
+        mixed = causal_attention(query, key, value, dropout)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class CausalTransformer(nn.Module):
@@ -85,10 +125,10 @@ class CausalTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(CausalLayer(sizes) for _ in range(sizes.transformer_layers))
 
-    def forward(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         """[S, D] → [S, D]."""
         for layer in self.layers:
-            x = layer(x, grid)
+            x = layer(x, grids)
         return x
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from seqsetvae.model.ragged import Runs, split_events
+from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of
+from seqsetvae.model.ragged import split_events
 
 
 def cross_entropy(
@@ -71,43 +72,64 @@ LENGTH_EPSILON = 1e-8
 MAX_PAIRS = 2**22  # event pairs compared at once: 16 MiB a matrix, whatever the number and the size of the sets
 
 
-def set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def set_distance(recon: torch.Tensor, target: torch.Tensor, filled: torch.Tensor | None = None) -> torch.Tensor:
     """Permutation-invariant distance of sets of one size: [count, n, R], [count, n, R] → [count].
 
     1·direction + 1·magnitude + 3·squared Euclidean, each as a chamfer distance, minus 0.1·variance of the
-    reconstruction over its events.
+    reconstruction over its events. Of padded sets `filled` [count, n] says where their events are.
     """
     with torch.autocast(recon.device.type, enabled=False):  # |p|² + |q|² - 2 p·q cancels, so p·q must not be rounded
-        return _set_distance(_at_least_float32(recon), _at_least_float32(target))
+        return _set_distance(_at_least_float32(recon), _at_least_float32(target), filled)
 
 
-def _set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _set_distance(recon: torch.Tensor, target: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
     recon_length, target_length = recon.norm(dim=2), target.norm(dim=2)  # [count, n]
     dot = recon @ target.transpose(1, 2)  # [count, n, n]
     direction = 1 - dot / ((recon_length[:, :, None] + LENGTH_EPSILON) * (target_length[:, None, :] + LENGTH_EPSILON))
     magnitude = (recon_length[:, :, None] - target_length[:, None, :]).abs()
     squared = (recon_length.square()[:, :, None] + target_length.square()[:, None, :] - 2 * dot).clamp_min(0)
     return (
-        DIRECTION_WEIGHT * _chamfer(direction)
-        + MAGNITUDE_WEIGHT * _chamfer(magnitude)
-        + CHAMFER_WEIGHT * _chamfer(squared)
-        - SPREAD_WEIGHT * recon.var(dim=1, correction=0).mean(dim=1)
+        DIRECTION_WEIGHT * _chamfer(direction, filled)
+        + MAGNITUDE_WEIGHT * _chamfer(magnitude, filled)
+        + CHAMFER_WEIGHT * _chamfer(squared, filled)
+        - SPREAD_WEIGHT * _variance(recon, filled).mean(dim=1)
     )
 
 
-def _chamfer(distance: torch.Tensor) -> torch.Tensor:
+def _chamfer(distance: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
     """½ (mean over i of min over j + mean over j of min over i): [count, n, n] → [count]."""
-    return 0.5 * (distance.amin(dim=2).mean(dim=1) + distance.amin(dim=1).mean(dim=1))
+    if filled is not None:  # padding is never nearest; finite, since 0 · inf would be no number
+        pairs = filled[:, :, None] & filled[:, None, :]
+        distance = distance.masked_fill(~pairs, torch.finfo(distance.dtype).max)
+    return 0.5 * (_mean(distance.amin(dim=2), filled) + _mean(distance.amin(dim=1), filled))
 
 
-def reconstruction(recon: torch.Tensor, target: torch.Tensor, runs: Runs) -> torch.Tensor:
+def _mean(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+    """Mean over the events of each set: [count, n, ...] → [count, ...]."""
+    if filled is None:
+        return x.mean(dim=1)
+    events = filled.view(*filled.shape, *[1] * (x.ndim - 2))
+    return x.masked_fill(~events, 0).sum(dim=1) / events.sum(dim=1)
+
+
+def _variance(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+    """Variance over the events of each set: [count, n, R] → [count, R]."""
+    if filled is None:
+        return x.var(dim=1, correction=0)
+    return _mean((x - _mean(x, filled)[:, None]).square(), filled)
+
+
+def reconstruction(recon: torch.Tensor, target: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
     """Mean distance over all sets: [E, R], [E, R] → scalar. Sets are compared in pieces of at most MAX_PAIRS pairs."""
     total = recon.new_zeros((), dtype=torch.promote_types(recon.dtype, torch.float32))
-    for (size, count), run, wanted in zip(runs, split_events(recon, runs), split_events(target, runs), strict=True):
-        pieces = max(1, MAX_PAIRS // (size * size))
-        shape = (count, size, recon.shape[1])
-        for piece, wanted_piece in zip(run.view(shape).split(pieces), wanted.view(shape).split(pieces), strict=True):
-            total = total + set_distance(piece, wanted_piece).sum()
+    runs = runs_of(sizes)
+    events = (split_events(pad_events(part, sizes), runs) for part in (recon, target))
+    for (size, count), filled, *parts in zip(runs, filled_places(sizes), *events, strict=True):
+        most = max(1, MAX_PAIRS // (size * size))
+        pieces = [part.view(count, size, -1).split(most) for part in parts]
+        masks = [None] * len(pieces[0]) if filled is None else filled.split(most)
+        for piece in zip(*pieces, masks, strict=True):
+            total = total + set_distance(*piece).sum()
     return total / sum(count for _, count in runs)
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.model.ragged import Runs, mean_of_events, pool_events, read_rows
+from seqsetvae.model.padded import SetSizes, mean_of_events, pool_events, read_rows
 
 EVENT_DROPOUT = 0.1  # on each event vector, in training
 GAUSSIAN_DROPOUT = 0.1  # inside mu_logvar, in training
@@ -107,12 +107,12 @@ class ISAB(nn.Module):
         self.mab1 = MAB(dim, heads)
         self.mab2 = MAB(dim, heads)
 
-    def forward(self, x: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """Events [E, D] of sets in ascending order of size → [E, D]."""
-        rows = self.mab1(self._points_read_events(x, runs))
-        return self.mab2(self._events_read_points(x, rows, runs))
+        rows = self.mab1(self._points_read_events(x, sizes))
+        return self.mab2(self._events_read_points(x, rows, sizes))
 
-    def _points_read_events(self, x: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def _points_read_events(self, x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         attention, m = self.mab1.multihead, len(self.inducing)
         with _full_precision(x):
             keys = fold_constant_queries(attention, self.inducing)
@@ -120,15 +120,15 @@ class ISAB(nn.Module):
         scores = F.linear(x, keys)  # [E, h·m]
         shared = (bias / attention.num_heads).repeat(attention.num_heads)  # weights add up to 1, over heads to h
         values = F.linear(x, weight.flatten(0, 1), shared)  # [E, h·D]
-        return pool_events(scores, values, runs, attention.num_heads, m)  # [Rw, D]
+        return pool_events(scores, values, sizes, attention.num_heads, m)  # [Rw, D]
 
-    def _events_read_points(self, x: torch.Tensor, rows: torch.Tensor, runs: Runs) -> torch.Tensor:
+    def _events_read_points(self, x: torch.Tensor, rows: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         attention, m = self.mab2.multihead, len(self.inducing)
         with _full_precision(x):
             query_weight, query_bias = fold_queries(attention)
             weight, bias = fold_values(attention)
         queries = F.linear(x, query_weight, query_bias)  # [E, h·D]
-        mixed = read_rows(queries, rows, runs, attention.num_heads, m)  # [E, h·D]
+        mixed = read_rows(queries, rows, sizes, attention.num_heads, m)  # [E, h·D]
         return F.linear(mixed, weight.transpose(0, 1).flatten(1), bias)  # [E, D]
 
 
@@ -166,13 +166,13 @@ class SetEncoder(nn.Module):
             return torch.addcmul(linear.bias, table[variable], value[:, None])
 
     def features(
-        self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, runs: Runs
+        self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, sizes: SetSizes
     ) -> torch.Tensor:
         """Mean event of each set after the last level: [S, D], sets in ascending order of size."""
         x = self.embed[2](self.embed[1](self._embedded(variable, value, embeddings)))
         for layer in self.encoder_layers:
-            x = layer(x, runs) + x
-        return mean_of_events(x, runs)
+            x = layer(x, sizes) + x
+        return mean_of_events(x, sizes)
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """mu of each set: [S, D] → [S, D]; the half of the last map that gives logvar is not computed."""

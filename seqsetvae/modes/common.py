@@ -66,6 +66,7 @@ def data_module(settings: Settings, cohort: Cohort, device: torch.device, labell
         seed=settings.seed,
         labelled=labelled,
         pin_memory=device.type == "cuda",
+        padded_classes=device.type == "cuda",
     )
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())

@@ -82,7 +82,7 @@ def _read(
 ) -> tuple[PooledRows, Reading]:
     """Pooled histories of a split, on the CPU."""
     stays, loader = data.cohort.split(split), data.loader(split)
-    pooled: torch.Tensor | None = None
+    read: list[tuple[np.ndarray, torch.Tensor]] = []  # on the device until the end: a copy would wait for each batch
     waiting, n_read, start = 0.0, 0, time.perf_counter()
     with tqdm(total=stays.n_stays, desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
         batches, asked = iter(loader), start
@@ -90,15 +90,14 @@ def _read(
             batch = next(batches)
             waiting += time.perf_counter() - asked
             with precision:
-                of_batch = module.pooled(batch.to(module.device)).cpu()
-            if pooled is None:
-                pooled = of_batch.new_zeros(stays.n_stays, of_batch.shape[1])
-            pooled[torch.from_numpy(positions)] = of_batch
+                read.append((positions, module.pooled(batch.to(module.device))))
             n_read += batch.n_stays
             progress.update(batch.n_stays)
             asked = time.perf_counter()
-    assert pooled is not None, "both classes are in every split that is read"
-    reading = Reading(n_read, waiting, asked - start)
+    rows = torch.cat([of_batch for _, of_batch in read]).cpu()
+    pooled = rows.new_zeros(stays.n_stays, rows.shape[1])
+    pooled[np.concatenate([positions for positions, _ in read])] = rows
+    reading = Reading(n_read, waiting, time.perf_counter() - start)
     speed = reading.stays / reading.seconds
     print(f"Frozen backbone read the {split} split once: {reading.stays:,} stays, {speed:,.0f} stays/s", flush=True)
     return PooledRows(pooled, stays), reading

@@ -25,6 +25,11 @@ def _different_batches() -> list[list[list[plain.PlainSet]]]:
     ]
 
 
+def _breaks_at_the_grids_only() -> None:
+    """Graphs end where grids begin, whose number differs from batch to batch, and nowhere else."""
+    assert all("_mix_grids" in reason for reason in counters["graph_break"])
+
+
 def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:
     """The parts with fixed widths are compiled in place; `eager` runs dynamo's graphs without a C++ compiler."""
     backbone, eager = tiny.tiny_backbone(), tiny.tiny_backbone()
@@ -38,7 +43,7 @@ def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:
     for stays in _different_batches():
         torch.testing.assert_close(_run(backbone, stays), _run(eager, stays), rtol=0, atol=1e-5)
     assert backbone.state_dict().keys() == eager.state_dict().keys()
-    assert not counters["graph_break"]
+    _breaks_at_the_grids_only()
     assert sum(counters["recompiles"].values()) <= 4
 
 
@@ -64,5 +69,5 @@ def test_compiled_training_and_evaluation_equal_eager_with_few_recompilations() 
         with torch.no_grad():
             torch.testing.assert_close(_run(backbone, stays), slow, rtol=0, atol=1e-4)
         compiled_graphs.append(counters["stats"]["unique_graphs"])
-    assert compiled_graphs[-1] == compiled_graphs[1]  # after two batches nothing is compiled any more
-    assert not counters["graph_break"]
+    assert compiled_graphs[-1] == compiled_graphs[0]  # after the first batch nothing is compiled any more
+    _breaks_at_the_grids_only()

@@ -89,9 +89,9 @@ def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.
     compared: list[int] = []
     distance = losses.set_distance
 
-    def watched(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    def watched(p: torch.Tensor, q: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
         compared.append(len(p) * p.shape[1] ** 2)
-        return distance(p, q)
+        return distance(p, q, filled)
 
     monkeypatch.setattr(losses, "MAX_PAIRS", 19 * 19)
     monkeypatch.setattr(losses, "set_distance", watched)

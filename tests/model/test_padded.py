@@ -1,0 +1,134 @@
+"""Sets padded to a few sizes, the way of a GPU, are the sets of exact sizes, in values and gradients."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.batch import Batch, PaddedSizes
+from seqsetvae.loading import pad_sizes
+from seqsetvae.model import losses, padded
+from seqsetvae.model.decoder import Decoder
+from tests import plain, tiny
+from tests.tiny import SIZES
+
+SETS = {
+    "of all sizes": [1, 3, 1, 20, 2, 300, 5, 17, 39, 4, 8, 9, 16, 48, 49],
+    "of one event": [1, 1, 1],
+    "of no single event": [2, 7, 39],
+    "that fill their places": [1, 8, 16, 48],
+    "of 300 events": [300],
+}
+
+
+def _stays(sizes: list[int]) -> list[list[plain.PlainSet]]:
+    rng = np.random.default_rng(3)
+    return [tiny.random_stay(rng, part) for part in (sizes, sizes[::-1])]
+
+
+def _batches(sizes: list[int], dtype: type = np.float64) -> tuple[Batch, Batch]:
+    """The same stays with exact sizes and with padded ones."""
+    exact, few = (tiny.batch_of(_stays(sizes), dtype, padded_classes) for padded_classes in (False, True))
+    assert isinstance(few.sizes, PaddedSizes)
+    assert exact.sizes == few.size_runs
+    return exact, few
+
+
+def _equal(ours: Any, theirs: Any, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_backbone_in_values_and_gradients(
+    sizes: list[int], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.0)
+    backbone = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0).train(training)
+    backbone.set_encoder.mu_logvar.eval()
+    exact, few = (backbone(batch, tiny.embeddings()) for batch in _batches(sizes))
+    _equal(few, exact)
+    direction = torch.randn_like(exact)
+    _equal(_gradients(backbone, (few * direction).sum()), _gradients(backbone, (exact * direction).sum()))
+
+
+@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
+def test_the_decoder_and_its_loss_in_values_and_gradients(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(SIZES).double().eval()
+    exact, few = _batches(sizes)
+    seeds = torch.randn(len(exact.variable), SIZES.latent_dim, dtype=torch.float64)
+    monkeypatch.setattr(Decoder, "_seeds", lambda self, like: seeds)
+    states = torch.randn(exact.n_sets, SIZES.latent_dim, dtype=torch.float64)
+    target = torch.randn(len(exact.variable), SIZES.event_dim, dtype=torch.float64)
+    recon = [decoder(states, batch.sizes) for batch in (exact, few)]
+    _equal(recon[1], recon[0])
+    loss = [losses.reconstruction(part, target, batch.sizes) for part, batch in zip(recon, (exact, few), strict=True)]
+    _equal(loss[1], loss[0])
+    _equal(_gradients(decoder, loss[1]), _gradients(decoder, loss[0]))
+
+
+def test_single_precision() -> None:
+    backbone = tiny.tiny_backbone()
+    exact, few = (backbone(b, tiny.embeddings(torch.float32)) for b in _batches(SETS["of all sizes"], np.float32))
+    _equal(few, exact, 1e-4)
+    direction = torch.randn_like(exact)
+    _equal(_gradients(backbone, (few * direction).mean()), _gradients(backbone, (exact * direction).mean()), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(dtype: torch.dtype) -> None:
+    backbone = tiny.tiny_backbone()
+    with torch.autocast("cpu", dtype=dtype):
+        exact, few = (backbone(b, tiny.embeddings(torch.float32)) for b in _batches(SETS["of all sizes"], np.float32))
+    assert few.dtype == torch.float32
+    _equal(few, exact, 1e-2)
+
+
+def test_what_stands_in_the_padding_matters_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means and minima, not only the weights of attention: any finite number may stand there."""
+    batch = _batches([2, 5, 9])[1]
+    recon, target = torch.randn(2, len(batch.variable), SIZES.event_dim, dtype=torch.float64)
+    loss = losses.reconstruction(recon, target, batch.sizes)
+    monkeypatch.setattr(losses, "pad_events", lambda x, sizes: padded.pad_events(x, sizes, fill=7.0))
+    _equal(losses.reconstruction(recon, target, batch.sizes), loss)
+
+
+def test_the_gradient_of_unpadding() -> None:
+    sizes = pad_sizes(np.array([1, 3, 9]))
+    x = torch.randn(len(sizes.filled), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: padded.unpad_events(x, sizes), x)
+    events = torch.randn(13, 2, dtype=torch.float64)
+    assert torch.equal(padded.unpad_events(padded.pad_events(events, sizes), sizes), events)
+
+
+def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
+    few = _batches(SETS["of all sizes"])[1].sizes
+    assert isinstance(few, PaddedSizes)
+    assert few.runs == ((1, 4), (8, 10), (16, 4), (48, 8), (96, 2), (384, 2))
+    assert int(few.filled.sum()) == len(few.place) == 2 * sum(SETS["of all sizes"])
+
+
+def test_padded_sizes_travel_with_their_batch() -> None:
+    few = _batches([1, 3, 9])[1]
+    for other in (pickle.loads(pickle.dumps(few)), few.to("cpu")):
+        assert all(
+            _same(getattr(few.padded, item.name), getattr(other.padded, item.name)) for item in fields(few.sizes)
+        )
+    moved = few.to("meta").padded
+    assert moved is not None
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs

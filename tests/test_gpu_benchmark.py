@@ -1,0 +1,52 @@
+"""The GPU benchmark, every line of it but the clock of a GPU, on a CPU with a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.__main__ import SECTIONS, table
+from seqsetvae.cohort import Cohort
+from seqsetvae.model.backbone import Backbone
+from tests.tiny import SIZES
+
+
+def test_every_variant_of_every_work_is_measured(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "INDUCING_ROWS", 64)
+    monkeypatch.setattr(gpu, "REPEATS", 1)
+    compiled_models: list[Backbone] = []
+    monkeypatch.setattr(Backbone, "compile_dense_parts", lambda backbone: compiled_models.append(backbone))
+    figures = gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=2)
+    speeds = [figure for figure in figures if figure.unit == "stays/s"]
+    assert [figure.what.split(",")[0] for figure in speeds[:: len(gpu.VARIANTS)]] == list(gpu.WORKS)
+    assert len(speeds) == len(gpu.WORKS) * len(gpu.VARIANTS)
+    assert len(figures) == len(speeds) + len(gpu.VARIANTS)  # and an epoch each
+    assert len(compiled_models) == len(gpu.WORKS)
+    assert all(figure.value > 0 for figure in figures)
+    assert sum(figure.ratio is None for figure in speeds) == len(gpu.WORKS)
+    assert "TFLOP/s" in speeds[0].note
+    assert "frozen forward, float32, padded sizes, batches of 8" in table("GPU", figures)
+
+
+def test_a_variant_that_fails_does_not_hide_the_others(
+    compiled: Cohort, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def broken(backbone: Backbone) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(gpu, "INDUCING_ROWS", 64)
+    monkeypatch.setattr(gpu, "REPEATS", 1)
+    monkeypatch.setattr(gpu, "WORKS", {"frozen forward": gpu.frozen_forward})
+    monkeypatch.setattr(Backbone, "compile_dense_parts", broken)
+    assert len(gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=1)) == len(gpu.VARIANTS) - 1
+    assert "compiled, batches of 8: failed, no compiler" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would measure it")
+def test_without_a_gpu_it_says_that_it_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    _, section = SECTIONS["gpu"]
+    assert section(tmp_path, tmp_path) == []
+    assert capsys.readouterr().out == "GPU: skipped, torch sees none\n"
