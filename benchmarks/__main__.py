@@ -17,10 +17,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import data, growth
 from benchmarks.measure import Figure
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
-SECTIONS: dict[str, tuple[str, Callable[[Path, Path], list[Figure]]]] = {}
+SECTIONS: dict[str, tuple[str, Callable[[Path, Path], list[Figure]]]] = {
+    "data": ("From the old layout to batches", data.run),
+    "growth": ("From a thousand to a million synthetic stays", growth.run),
+}
 
 
 def table(title: str, figures: list[Figure]) -> str:
