@@ -6,6 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -137,30 +138,53 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
     return end - first, split.set_offset[end] - split.set_offset[first]
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Batches of stays as slices of one array: 8 bytes a stay and 16 a batch, however many there are."""
+
+    order: np.ndarray  # [n] stays
+    start: np.ndarray  # [batches] into order
+    end: np.ndarray  # [batches] into order
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.order[start:end] for start, end in zip(self.start, self.end, strict=True))
+
+    def in_order(self, positions: np.ndarray) -> Groups:
+        """The same batches, one after the other as `positions` says."""
+        return Groups(self.order, self.start[positions], self.end[positions])
+
+
 def group_by_length(
-    order: np.ndarray, n_sets: np.ndarray, n_events: np.ndarray, batch_size: int, max_events: int
-) -> list[np.ndarray]:
+    order: np.ndarray,
+    n_sets: np.ndarray,
+    n_events: np.ndarray,
+    batch_size: int,
+    max_events: int,
+    pool_batches: int | None = POOL_BATCHES,
+) -> Groups:
     """Cut stays, taken in `order`, into batches of similar length.
 
-    Pools of POOL_BATCHES batches are sorted by number of sets and cut wherever a batch is full, by stays or by events.
-    A stay that alone exceeds `max_events` is a batch of its own.
+    Pools of `pool_batches` batches (None: one pool of all stays) are sorted by number of sets and cut wherever a batch
+    is full, by stays or by events. A stay that alone exceeds `max_events` is a batch of its own.
     """
-    batches: list[np.ndarray] = []
-    for pool_start in range(0, len(order), POOL_BATCHES * batch_size):
-        pool = order[pool_start : pool_start + POOL_BATCHES * batch_size]
-        pool = pool[np.argsort(n_sets[pool], kind="stable")]
-        batches.extend(_cut(pool, n_events[pool].tolist(), batch_size, max_events))
-    return batches
+    pool_size = len(order) if pool_batches is None else pool_batches * batch_size
+    order = order[np.lexsort((n_sets[order], np.arange(len(order)) // max(pool_size, 1)))]  # stable
+    start = np.fromiter(_cut(n_events[order], batch_size, max_events, pool_size), dtype=np.int64)
+    return Groups(order, start, np.append(start, len(order))[1:])
 
 
-def _cut(pool: np.ndarray, n_events: list[int], batch_size: int, max_events: int) -> Iterator[np.ndarray]:
-    start, events = 0, 0
-    for position, size in enumerate(n_events):
-        if position > start and (position - start == batch_size or events + size > max_events):
-            yield pool[start:position]
-            start, events = position, 0
+def _cut(n_events: np.ndarray, batch_size: int, max_events: int, pool_size: int) -> Iterator[int]:
+    """Where each batch begins."""
+    count = events = 0
+    for position, size in enumerate(n_events.data):  # a memoryview: Python numbers, but one at a time
+        if position % pool_size == 0 or count == batch_size or events + size > max_events:
+            yield position
+            count = events = 0
+        count += 1
         events += size
-    yield pool[start:]
 
 
 class LengthBucketSampler(Sampler[np.ndarray]):
@@ -180,25 +204,31 @@ class LengthBucketSampler(Sampler[np.ndarray]):
         max_events: int,
         shuffle: bool,
         seed: Sequence[int] = (0,),
+        epoch: int = 0,
     ) -> None:
         self.stays, self.n_sets, self.n_events = stays, n_sets, n_events
         self.batch_size, self.max_events, self.shuffle, self.seed = batch_size, max_events, shuffle, seed
-        self.set_epoch(0)
+        self._lay_out(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Lay out the batches of this epoch; called before the epoch's iterator is made."""
+        if epoch != self.epoch:  # Lightning says the epoch once more
+            self._lay_out(epoch)
+
+    def _lay_out(self, epoch: int) -> None:
         self.epoch = epoch
         self.batches = self._shuffled(np.random.default_rng([*self.seed, epoch])) if self.shuffle else self._sorted()
 
-    def _shuffled(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _shuffled(self, rng: np.random.Generator) -> Groups:
         batches = group_by_length(
             rng.permutation(self.stays), self.n_sets, self.n_events, self.batch_size, self.max_events
         )
-        return [batches[position] for position in rng.permutation(len(batches))]
+        return batches.in_order(rng.permutation(len(batches)))
 
-    def _sorted(self) -> list[np.ndarray]:
-        order = self.stays[np.argsort(self.n_sets[self.stays], kind="stable")]
-        return list(_cut(order, self.n_events[order].tolist(), self.batch_size, self.max_events)) if len(order) else []
+    def _sorted(self) -> Groups:
+        return group_by_length(
+            self.stays, self.n_sets, self.n_events, self.batch_size, self.max_events, pool_batches=None
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(self.batches)
@@ -283,8 +313,8 @@ class CohortDataModule(pl.LightningDataModule):
             max_events=self.max_events,
             shuffle=shuffle,
             seed=(self.seed, self.stage),
+            epoch=epoch,
         )
-        sampler.set_epoch(epoch)
         return DataLoader(
             SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes) if rows is None else rows,
             sampler=sampler,

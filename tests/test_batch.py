@@ -125,6 +125,33 @@ def _batches(sampler: LengthBucketSampler, epoch: int = 0) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
+def test_epochs_are_those_of_the_plain_twin(shuffle: bool) -> None:
+    """Pins who is with whom, and when: a run must find the batches of its epoch again, in every version."""
+    for batch_size, max_events in ((8, 4000), (3, 700), (1, 1), (32, 10**9)):
+        sampler = _sampler(shuffle=shuffle, batch_size=batch_size, max_events=max_events)
+        for epoch in (0, 3):
+            expected = _plain_epoch(shuffle, batch_size, max_events, epoch)
+            assert _batches(sampler, epoch) == expected
+            assert len(sampler) == len(expected)
+
+
+def _plain_epoch(shuffle: bool, batch_size: int, max_events: int, epoch: int) -> list[list[int]]:
+    """The batches of _sampler, one stay at a time."""
+    rng = np.random.default_rng([1, 1, epoch])
+    order = rng.permutation(np.arange(333)).tolist() if shuffle else list(range(333))
+    pool_size = 16 * batch_size if shuffle else len(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), pool_size):
+        batches.append([])
+        for stay in sorted(order[start : start + pool_size], key=lambda stay: N_SETS[stay]):
+            full = len(batches[-1]) == batch_size or N_EVENTS[[*batches[-1], stay]].sum() > max_events
+            if full and batches[-1]:
+                batches.append([])
+            batches[-1].append(stay)
+    return [batches[i] for i in rng.permutation(len(batches))] if shuffle else batches
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_has_every_stay_once(shuffle: bool) -> None:
     for epoch in range(3):
         batches = _batches(_sampler(shuffle=shuffle), epoch)

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,18 +136,26 @@ class _Tally:
 
 
 def _require_unique_stays(source: Source) -> None:
-    places: dict[int, list[str]] = {}
-    for stays in source.stays.values():
-        for stay in stays:
-            places.setdefault(stay.stay_id, []).append(stay.file)
-    twice = {stay: files for stay, files in places.items() if len(files) > 1}
-    if twice:
-        shown = "".join(f"\n  {stay}: {', '.join(files)}" for stay, files in sorted(twice.items())[:10])
-        more = f"\n  and {len(twice) - 10:,} more" if len(twice) > 10 else ""
+    repeated = _repeated_numbers(source)
+    if repeated:
+        places: dict[int, list[str]] = {number: [] for number in repeated}
+        for stay in chain.from_iterable(source.stays.values()):
+            if stay.stay_id in places:
+                places[stay.stay_id].append(stay.file)
+        shown = "".join(f"\n  {stay}: {', '.join(files)}" for stay, files in list(places.items())[:10])
+        more = f"\n  and {len(places) - 10:,} more" if len(places) > 10 else ""
         raise InputError(
-            f"{len(twice):,} stays occur in more than one file or split, so that a model could be tested on what it "
+            f"{len(places):,} stays occur in more than one file or split, so that a model could be tested on what it "
             f"was trained on:{shown}{more}\nKeep one file for each stay."
         )
+
+
+def _repeated_numbers(source: Source) -> list[int]:
+    """The numbers that more than one stay has, ascending."""
+    n_stays = sum(map(len, source.stays.values()))
+    every_stay = chain.from_iterable(source.stays.values())
+    number = np.sort(np.fromiter((stay.stay_id for stay in every_stay), np.int64, n_stays))
+    return np.unique(number[1:][number[1:] == number[:-1]]).tolist()
 
 
 # ------------------------------------------------------------------ first pass: raw values, in order
@@ -166,7 +175,7 @@ def _write_raw(source: Source, folder: Path, labels: Labels, skip_bad: bool, job
         for split, stays in source.stays.items():
             (folder / split).mkdir()
             with _SplitWriter(folder / split) as writer:
-                for part, n_read in _in_order(pool, read, _chunks(stays), 2 * jobs):
+                for part, n_read in in_order(pool, read, _chunks(stays), 2 * jobs):
                     _take_skips(tally, part.skips, skip_bad)
                     writer.append(part, _codes(part, tally), labels)
                     tally.n_reordered += part.n_reordered
@@ -187,7 +196,7 @@ def _chunks(stays: Sequence[Stay]) -> Iterator[Sequence[Stay]]:
         yield stays[start : start + STAYS_PER_CHUNK]
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
     """work(item) for each item, in order, with at most `ahead` of them under way: that bounds memory."""
     waiting: deque[Future[R]] = deque()
     try:

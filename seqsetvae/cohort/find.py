@@ -4,17 +4,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort
+from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import FORMAT_VERSION, AlreadyThereError, Cohort, file_sha256, is_compiled, open_cohort
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr, parquet_names
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 
@@ -176,23 +179,33 @@ def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: b
 
     `progress` shows a bar if stderr is a terminal and the files are so many that it takes a while.
     """
-    stays = sorted((path for s in SPLITS for path in (files.patient_ehr / s).glob("*.parquet")), key=str)
-    named = {path.relative_to(files.patient_ehr).as_posix(): path for path in stays}
+    # Hashed piece by piece, as the JSON of one long list: nothing is kept of a file once it has been read.
+    key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
+    names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
-    named |= {f"side:{name}": path for name, path in sides.items() if path is not None}
-    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad]
-    content = [options, *zip(named, _checksums(named.values(), progress), strict=True)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
-def _checksums(paths: Collection[Path], progress: bool) -> list[str]:
-    bar = tqdm(total=len(paths), desc="Checking files", unit="file", delay=1, disable=None if progress else True)
+    named_sides = [(f"side:{name}", str(path)) for name, path in sides.items() if path is not None]
+    n_files = sum(map(len, names.values())) + len(named_sides)
+    bar = tqdm(total=n_files, desc="Checking files", unit="file", delay=1, disable=None if progress else True)
+    named = chain(_named_stays(files.patient_ehr, names), named_sides)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            sums = []
-            for checksum in pool.map(file_sha256, paths):
-                sums.append(checksum)
+            for name, checksum in in_order(pool, _with_checksum, named, ahead=64):
+                key.update(f", {json.dumps([name, checksum])}".encode())
                 bar.update()
-            return sums
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    key.update(b"]")
+    return key.hexdigest()[:32]
+
+
+def _named_stays(patient_ehr: Path, names: dict[str, NDArray[np.bytes_]]) -> Iterator[tuple[str, str]]:
+    """(name below patient_ehr, path) of every parquet file."""
+    for split, of_split in names.items():
+        folder = f"{patient_ehr / split}{os.sep}"
+        for name in map(os.fsdecode, of_split):
+            yield f"{split}/{name}", folder + name
+
+
+def _with_checksum(named: tuple[str, str]) -> tuple[str, str]:
+    name, path = named
+    return name, file_sha256(path)

@@ -4,7 +4,8 @@ import csv
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,27 @@ from numpy.typing import NDArray
 from seqsetvae.errors import InputError
 
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
-Labels = dict[int, int]  # stay -> 0 or 1; a stay that is absent has no label
+Labels = Mapping[int, int]  # stay -> 0 or 1; a stay that is absent has no label
+
+
+class LabelTable(Labels):
+    """Labels by stay as two arrays: 9 bytes a stay, where a dict takes 80."""
+
+    def __init__(self, stay: NDArray[np.int64], label: NDArray[np.int8]) -> None:
+        """label[i] is that of stay[i]; the stays ascend."""
+        self._stay, self._label = stay, label
+
+    def __getitem__(self, stay: int) -> int:
+        at = int(np.searchsorted(self._stay, stay))
+        if at == len(self) or self._stay[at] != stay:
+            raise KeyError(stay)
+        return int(self._label[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self._stay)
+
+    def __len__(self) -> int:
+        return len(self._stay)
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
     Raises:
         InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
     """
-    labels: Labels = {}
+    stays, labels, lines = array("q"), array("b"), array("q")
     for line, cells in _rows(path, (stay_column, label_name)):
         stay, text = stay_number(cells[stay_column]), cells[label_name].strip()
         if stay is None:
@@ -84,9 +105,25 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
         label = _number(path, line, label_name, text)
         if label not in (0, 1):
             raise InputError(f"{path}, line {line}: {label_name} of stay {stay} is {text!r}; allowed: 0, 1, empty.")
-        if labels.setdefault(stay, int(label)) != label:
-            raise InputError(f"{path}, line {line}: stay {stay} has label 0 on one line and 1 on another. Keep one.")
-    return labels
+        stays.append(stay)
+        labels.append(int(label))
+        lines.append(line)
+    return _label_table(path, np.array(stays, np.int64), np.array(labels, np.int8), np.array(lines, np.int64))
+
+
+def _label_table(path: Path, stay: NDArray[np.int64], label: NDArray[np.int8], line: NDArray[np.int64]) -> LabelTable:
+    """Labels as read, line by line. Raises InputError naming the first line that contradicts one before it."""
+    order = np.argsort(stay, kind="stable")
+    stay, label, line = stay[order], label[order], line[order]
+    again = np.zeros(len(stay), dtype=bool)
+    again[1:] = stay[1:] == stay[:-1]
+    changed = np.flatnonzero(again[1:] & (label[1:] != label[:-1])) + 1
+    if len(changed):
+        at = changed[np.argmin(line[changed])]
+        raise InputError(
+            f"{path}, line {line[at]}: stay {stay[at]} has label 0 on one line and 1 on another. Keep one."
+        )
+    return LabelTable(stay[~again], label[~again])
 
 
 def read_embeddings(path: Path) -> Embeddings:

@@ -66,13 +66,13 @@ class PhysioNet2012:
         sets = _find_sets(src)
         split_of_set = _check_assigned(src, sets, assigned or {})
         self.description = f"PhysioNet/CinC Challenge 2012, sets {', '.join(sets)} of {src.resolve()}"
-        self.labels: Labels = {}
+        self.labels: dict[int, int] = {}
         self.skips: list[Skip] = []
         self._table_of: dict[Stay, tuple[_Table, int]] = {}
         self.stays: dict[str, list[Stay]] = {split: [] for split in SPLITS}
         loose: list[Stay] = []
         for name, path in sets.items():
-            self.labels |= _read_outcomes(src, name)
+            self.labels.update(_read_outcomes(src, name))
             table, skips = _read_set(path)
             self.skips += skips
             self._table_of |= {stay: (table, at) for at, stay in enumerate(table.stays)}

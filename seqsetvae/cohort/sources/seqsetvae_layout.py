@@ -1,7 +1,8 @@
 """The SeqSetVAE layout: patient_ehr/{train,valid,test}/<stay>.parquet, with stats.csv, oc.csv, cached.csv beside it."""
 
 import csv
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, refuse_existing
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles
 from seqsetvae.errors import InputError
 
 ORIGIN_NOTE = "source.txt"
@@ -29,7 +30,7 @@ def find_patient_ehr(data_dir: Path) -> Path:
         InputError: neither has a folder train, valid or test with parquet files; says what was found.
     """
     for folder in (data_dir, data_dir / "patient_ehr"):
-        if any(any((folder / split).glob("*.parquet")) for split in SPLITS):
+        if any(any(_parquet_files(folder / split)) for split in SPLITS):
             return folder
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Pass a patient_ehr folder or a compiled cohort.")
@@ -40,6 +41,17 @@ def find_patient_ehr(data_dir: Path) -> Path:
     )
 
 
+def parquet_names(folder: Path) -> NDArray[np.bytes_]:
+    """[files] Names of the parquet files of a folder, sorted; none if there is no such folder."""
+    return np.sort(np.array(list(map(os.fsencode, _parquet_files(folder))), dtype=np.bytes_))
+
+
+def _parquet_files(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
+            yield from (entry.name for entry in entries if entry.name.endswith(".parquet"))
+
+
 class SeqSetVAELayout:
     """The stays of a patient_ehr folder; see the Source protocol."""
 
@@ -47,23 +59,27 @@ class SeqSetVAELayout:
         """List the files. A name that is no stay number is a fault, reported by `skips`."""
         self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{_origin(patient_ehr)}"
         self.patient_ehr = patient_ehr
-        self.stays: dict[str, list[Stay]] = {}
+        self.stays: dict[str, Sequence[Stay]] = {}
         self.skips: list[Skip] = []
         for split in SPLITS:
-            files = sorted((patient_ehr / split).glob("*.parquet"), key=str)
-            if files:
-                self.stays[split] = self._list(files)
+            names = parquet_names(patient_ehr / split)
+            if len(names):
+                self.stays[split] = self._list(patient_ehr / split, names)
 
-    def _list(self, files: Iterable[Path]) -> list[Stay]:
-        stays = []
-        for file in files:
-            number = stay_number(file.stem)
-            if number is None:
-                reason = f"the name {file.name!r} is not a stay number such as 200001.parquet"
-                self.skips.append(Skip(str(file), reason))
+    def _list(self, folder: Path, names: NDArray[np.bytes_]) -> StayFiles:
+        """The stays in the order of their numbers, those of one number in the order of their names."""
+        number, good = np.zeros(len(names), dtype=np.int64), np.ones(len(names), dtype=bool)
+        for at, name in enumerate(map(os.fsdecode, names)):
+            stay = stay_number(name.removesuffix(".parquet"))
+            if stay is None:
+                good[at] = False
+                reason = f"the name {name!r} is not a stay number such as 200001.parquet"
+                self.skips.append(Skip(str(folder / name), reason))
             else:
-                stays.append(Stay(number, str(file)))
-        return sorted(stays)
+                number[at] = stay
+        order = np.flatnonzero(good)
+        order = order[np.argsort(number[order], kind="stable")]
+        return StayFiles(folder, number[order], names[order])
 
     def read(self, stays: Sequence[Stay]) -> Rows:
         """The rows of these stays; files that cannot be read become faults."""
