@@ -61,7 +61,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections to run")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, object] = {"hardware": hardware(), "data": str(arguments.data_dir or "synthetic"), "sections": {}}
+    results: dict[str, object] = {
+        "hardware": hardware(),
+        "data": str(arguments.data_dir or "synthetic"),
+        "sections": {},
+    }
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only:
             title, run = SECTIONS[name]
