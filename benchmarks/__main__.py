@@ -17,10 +17,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.frozen import frozen
 from benchmarks.measure import Figure
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
-SECTIONS: dict[str, tuple[str, Callable[[Path, Path], list[Figure]]]] = {}
+SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
+    "frozen": ("Frozen backbone: read once, found again, read in every step", frozen),
+}
 
 
 def table(title: str, figures: list[Figure]) -> str:
