@@ -61,6 +61,7 @@ def cached(data_dir: Path, scratch: Path, n_stays: int | None, name: str, note: 
     """
     run = _run(data_dir, scratch, n_stays, EPOCHS)
     start = time.perf_counter()
+    assert isinstance(run.module, SeqSetVAEFineTuner)
     features = FrozenFeatures(run.module, run.data, Arithmetic(device=torch.device("cpu")), scratch / "features")
     reading = time.perf_counter() - start
     run.fit(1, EPOCHS, warm_up=False, features=features)
