@@ -14,7 +14,7 @@ import torch
 
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn
-from seqsetvae.metrics import FiniteCheck, PosteriorHealth, ranking_metrics, ranking_score
+from seqsetvae.metrics import FiniteCheck, PosteriorHealth, RunningMean, ranking_metrics, ranking_score
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.model.decoder import PretrainingModel
@@ -60,6 +60,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         self.head = Head(backbone.sizes.latent_dim, head.pooling, head.hidden, head.dropout)
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
+        self.train_loss, self.val_loss = RunningMean(), RunningMean()
         self.val_metrics = ranking_metrics("val_")
         self.finite = FiniteCheck()
         self.freeze_backbone()
@@ -94,7 +95,9 @@ class SeqSetVAEFineTuner(pl.LightningModule):
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch."""
         loss = self.loss(self(batch), batch.label, self.class_weight)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
+        self.train_loss.add(loss, batch.n_stays)
+        if self.trainer.is_last_batch:
+            self.log("train_loss", self.train_loss.conclude(), on_step=False, on_epoch=True, batch_size=1)
         return loss
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
@@ -102,13 +105,13 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         logits = self(batch)
         self.val_metrics.update(ranking_score(logits), batch.label)
         self.finite.add(logits)
-        loss = self.loss(logits, batch.label, self.class_weight)
-        self.log("val_loss", loss, on_step=False, on_epoch=True, batch_size=batch.n_stays)
-        self.log_dict(self.val_metrics, on_step=False, on_epoch=True, batch_size=batch.n_stays)
+        self.val_loss.add(self.loss(logits, batch.label, self.class_weight), batch.n_stays)
 
     def on_validation_epoch_end(self) -> None:
-        """Stop before anything ranks this epoch by scores that are not numbers."""
+        """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
         self.finite.conclude("val_auc")
+        self.log_dict({"val_loss": self.val_loss.conclude(), **self.val_metrics.compute()})
+        self.val_metrics.reset()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""

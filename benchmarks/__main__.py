@@ -22,7 +22,7 @@ from benchmarks.measure import Figure
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
-    "frozen": ("A frozen run of 20 epochs", frozen.run),
+    "frozen": ("Frozen backbone: read once, found again, read in every step", frozen.frozen),
     "data": ("From the old layout to batches", data.run),
     "growth": ("From a thousand to a million synthetic stays", growth.run),
     "gpu": ("Speed on a CUDA GPU", gpu.section),

@@ -303,10 +303,9 @@ class CohortDataModule(pl.LightningDataModule):
         `rows` stands in for the split's events: a dataset whose item for some positions of stays is their batch.
         """
         stays = self.cohort.split(split)
-        chosen = np.flatnonzero(stays.label >= 0) if self.labelled else np.arange(stays.n_stays)
         n_sets, n_events = stay_sizes(stays, self.max_sets)
         sampler = LengthBucketSampler(
-            chosen,
+            self._asked(split),
             n_sets,
             n_events,
             batch_size=self.batch_size,
@@ -319,10 +318,19 @@ class CohortDataModule(pl.LightningDataModule):
             SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes) if rows is None else rows,
             sampler=sampler,
             batch_size=None,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers if rows is None else 0,  # a few rows are no work for another process
             pin_memory=self.pin_memory,
             generator=torch.Generator().manual_seed(self.seed),  # its own: the global one is dropout's
         )
+
+    def _asked(self, split: str) -> np.ndarray:
+        """Positions of the stays that a loader of the split goes through."""
+        stays = self.cohort.split(split)
+        return np.flatnonzero(stays.label >= 0) if self.labelled else np.arange(stays.n_stays)
+
+    def n_asked(self, split: str) -> int:
+        """Stays that a loader of the split goes through."""
+        return len(self._asked(split))
 
     def n_cut(self, split: str) -> int:
         """Stays of a split that `max_sets` shortens."""

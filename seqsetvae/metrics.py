@@ -35,6 +35,28 @@ def ranking_score(logits: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.5 * margin / (1 + margin.abs())
 
 
+class RunningMean:
+    """Mean of a figure over the stays of an epoch, summed on the device and read once, at the end.
+
+    Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
+    """
+
+    def __init__(self) -> None:
+        self._sum: torch.Tensor | float = 0.0
+        self._stays = 0
+
+    def add(self, value: torch.Tensor, n_stays: int) -> None:
+        """Note the mean of the next batch."""
+        self._sum = self._sum + value.detach() * n_stays
+        self._stays += n_stays
+
+    def conclude(self) -> torch.Tensor:
+        """The mean over all batches since the last call."""
+        mean = torch.as_tensor(self._sum / self._stays)
+        self._sum, self._stays = 0.0, 0
+        return mean
+
+
 class FiniteCheck:
     """Notes on the device whether every validation batch is finite, and looks once, at the end."""
 

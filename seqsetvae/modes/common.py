@@ -32,6 +32,7 @@ from seqsetvae.training.summary import Summary, summarize
 from seqsetvae.training.watch import MetricsTable, Row, device_use
 
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
+FEATURE_CACHE = "features"  # beside them: what frozen backbones say of stays
 
 
 def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
@@ -163,9 +164,14 @@ def effective_precision(settings: Settings, device: torch.device) -> str:
     return "bf16-mixed" if settings.precision == "16-mixed" and device.type == "cpu" else settings.precision
 
 
+def autocast_type(settings: Settings, device: torch.device) -> torch.dtype | None:
+    """Type of the matrix products where the precision is mixed; None otherwise."""
+    return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
+
+
 def inference_context(settings: Settings, device: torch.device) -> Any:
     """Autocast where the precision is mixed; nothing otherwise."""
-    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
+    mixed = autocast_type(settings, device)
     return torch.autocast(device.type, dtype=mixed, enabled=mixed is not None)
 
 

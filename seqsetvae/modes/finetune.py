@@ -13,10 +13,11 @@ from seqsetvae.model.backbone import Backbone
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
+    FEATURE_CACHE,
+    autocast_type,
     check_embeddings,
     data_module,
     embedding_table,
-    inference_context,
     load_pretrained,
     open_data,
     start_run,
@@ -25,6 +26,7 @@ from seqsetvae.modes.common import (
 )
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
+from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
@@ -56,7 +58,10 @@ def run(settings: Settings) -> Summary:
     )
 
     def read_once() -> FrozenFeatures:
-        return FrozenFeatures(module, data, device, inference_context(settings, device))
+        arithmetic = Arithmetic(
+            device=device, autocast=autocast_type(settings, device), compiled=settings.compile_model
+        )
+        return FrozenFeatures(module, data, arithmetic, settings.output_root_dir / FEATURE_CACHE)
 
     return train_and_summarize(
         run,

@@ -1,4 +1,4 @@
-"""What a frozen backbone says of a stay never changes, so stage 1 asks it once.
+"""What a frozen backbone says of a stay never changes, so stage 1 asks it once, and later runs find what it said.
 
 Legend: n stays of a split, P pooled width.
 """
@@ -6,8 +6,8 @@ Legend: n stays of a split, P pooled width.
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from tqdm import tqdm
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
+from seqsetvae.cohort.format import AlreadyThereError
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.training.features import Arithmetic, FeatureFolder
 
 
 @dataclass(frozen=True)
@@ -34,37 +36,37 @@ class Reading:
 class PooledRows(Dataset[PooledBatch]):
     """A split's pooled histories; `rows[stays]` is the batch of these positions."""
 
-    def __init__(self, pooled: torch.Tensor, split: Split) -> None:
-        self.pooled = pooled  # [n, P], zeros for stays that no loader asks for
-        self.label = torch.from_numpy(split.label.astype(np.int64))
-        self.stay_id = torch.from_numpy(np.array(split.stay_id))
+    def __init__(self, pooled: np.ndarray, split: Split) -> None:
+        self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader asks for
+        self.label = split.label.astype(np.int64)
+        self.stay_id = np.array(split.stay_id)
 
     def __getitem__(self, stays: np.ndarray) -> PooledBatch:
-        index = torch.from_numpy(stays)
-        return PooledBatch(self.pooled[index], self.label[index], self.stay_id[index])
+        return PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
 
     def __len__(self) -> int:
         return len(self.label)
 
 
 class FrozenFeatures(pl.LightningDataModule):
-    """The batches of a cohort, the same stays in the same order, as a frozen backbone has read them."""
+    """The batches of a cohort, the same stays in the same order, as a frozen backbone has read them.
 
-    def __init__(
-        self,
-        module: SeqSetVAEFineTuner,
-        data: CohortDataModule,
-        device: torch.device,
-        precision: AbstractContextManager[Any],
-    ) -> None:
-        """Run the module's frozen backbone once over the training and the validation split."""
+    Attributes:
+        readings: passes over the data that were needed; none for a split whose features were found.
+    """
+
+    def __init__(self, module: SeqSetVAEFineTuner, data: CohortDataModule, arithmetic: Arithmetic, root: Path) -> None:
+        """Find what the module's frozen backbone says of the training and validation split below `root`, or read it."""
         super().__init__()
         assert module.frozen, "features of a backbone that trains are stale after one step"
         self.data = data
-        module.to(device, module.embeddings.dtype)  # a Trainer has not placed it yet
-        read = {split: _read(module, data, split, precision) for split in ("train", "valid")}
-        self.rows = {split: rows for split, (rows, _) in read.items()}
-        self.readings = [reading for _, reading in read.values()]
+        module.to(arithmetic.device, module.embeddings.dtype)  # a Trainer has not placed it yet
+        self.rows: dict[str, PooledRows] = {}
+        self.readings: list[Reading] = []
+        for split in ("train", "valid"):
+            pooled, reading = _find_or_read(module, data, split, arithmetic, root)
+            self.rows[split] = PooledRows(pooled, data.cohort.split(split))
+            self.readings += [] if reading is None else [reading]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Reshuffled batches of this epoch."""
@@ -76,28 +78,63 @@ class FrozenFeatures(pl.LightningDataModule):
         return self.data.loader("valid", rows=self.rows["valid"])
 
 
-@torch.no_grad()  # not inference_mode: the head's gradient needs to keep what it reads
+def _find_or_read(
+    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic, root: Path
+) -> tuple[np.ndarray, Reading | None]:
+    """Pooled histories of a split [n, P], and the pass over the data if there was one."""
+    folder = FeatureFolder.of(root, module, data, split, arithmetic)
+    found, reading = folder.find(), None
+    if found is not None:
+        stays = f"{data.n_asked(split):,} {split} stays"
+        print(f"Frozen backbone: features of {stays} found in {folder.path}; delete the folder to read again")
+        return found, None
+    try:
+        with folder.new() as rows:
+            reading = _read(module, data, split, arithmetic, rows)
+        speed = reading.stays / reading.seconds
+        print(
+            f"Frozen backbone read the {split} split once: {reading.stays:,} stays, {speed:,.0f} stays/s, "
+            f"kept in {folder.path}",
+            flush=True,
+        )
+    except AlreadyThereError:
+        print(f"Frozen backbone: another run has made {folder.path} meanwhile", flush=True)
+    return folder.open(), reading
+
+
+@torch.inference_mode()
 def _read(
-    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, precision: AbstractContextManager[Any]
-) -> tuple[PooledRows, Reading]:
-    """Pooled histories of a split, on the CPU."""
-    stays, loader = data.cohort.split(split), data.loader(split)
-    read: list[tuple[np.ndarray, torch.Tensor]] = []  # on the device until the end: a copy would wait for each batch
+    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic, rows: np.ndarray
+) -> Reading:
+    """Fill in the pooled histories of a split [n, P].
+
+    Raises:
+        FloatingPointError: one of them is not finite.
+    """
+    loader, autocast = data.loader(split), arithmetic.autocast
+    precision = torch.autocast(arithmetic.device.type, dtype=autocast, enabled=autocast is not None)
     waiting, n_read, start = 0.0, 0, time.perf_counter()
-    with tqdm(total=stays.n_stays, desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
+    with tqdm(total=data.n_asked(split), desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
         batches, asked = iter(loader), start
         for positions in loader.sampler:
             batch = next(batches)
             waiting += time.perf_counter() - asked
             with precision:
-                read.append((positions, module.pooled(batch.to(module.device))))
+                pooled = module.pooled(batch.to(module.device))
+            rows[positions] = _finite(pooled, batch.stay_id, split)
             n_read += batch.n_stays
             progress.update(batch.n_stays)
             asked = time.perf_counter()
-    rows = torch.cat([of_batch for _, of_batch in read]).cpu()
-    pooled = rows.new_zeros(stays.n_stays, rows.shape[1])
-    pooled[np.concatenate([positions for positions, _ in read])] = rows
-    reading = Reading(n_read, waiting, time.perf_counter() - start)
-    speed = reading.stays / reading.seconds
-    print(f"Frozen backbone read the {split} split once: {reading.stays:,} stays, {speed:,.0f} stays/s", flush=True)
-    return PooledRows(pooled, stays), reading
+    return Reading(n_read, waiting, asked - start)
+
+
+def _finite(pooled: torch.Tensor, stay_id: torch.Tensor, split: str) -> np.ndarray:
+    """Pooled histories on the CPU. Raises FloatingPointError naming a stay whose history is not finite."""
+    pooled = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32))
+    broken = ~pooled.isfinite().all(dim=1)
+    if broken.any():
+        raise FloatingPointError(
+            f"The frozen backbone gives NaN or infinity for stay {stay_id[broken][0]} of the {split} split. Look at "
+            "that stay's values (python data.py check), or use --precision 32-true."
+        )
+    return pooled.numpy()

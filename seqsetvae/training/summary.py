@@ -29,7 +29,7 @@ class Summary:
     seconds: float
     stays_per_second: dict[str, float]  # training, by stage
     head_alone: list[str]  # stages that trained the head on what a frozen backbone had read before
-    waiting: float  # share of the time in which the loop waited for data
+    waiting: float | None  # share of the time in which the loop waited for data; None: none were read
     trained: dict[str, dict[str, int]]  # values that trained, by stage and part
     device_use: str
     advice: list[str]
@@ -45,12 +45,13 @@ class Summary:
             for stage, counts in self.trained.items()
         )
         others = ", ".join(f"{name} {value:.4f}" for name, value in self.best.items() if name != self.watched)
+        waiting = "no data were read" if self.waiting is None else f"{self.waiting:.1%} of the time"
         lines = [
             f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} (stage {self.best_stage}): "
             f"{others}",
             f"  best {self.watched} by stage   {stages}",
             f"  training stays/s        {speeds}",
-            f"  waiting for data        {self.waiting:.1%} of the time",
+            f"  waiting for data        {waiting}",
             f"  values trained          {parts}",
             f"  device                  {self.device_use}",
             f"  time                    {self.epochs} epochs in {self.seconds:,.0f} s",
@@ -88,16 +89,18 @@ def _stays_per_second(rows: list[Row]) -> float:
     return sum(row.stays_per_second * row.seconds for row in rows) / sum(row.seconds for row in rows)
 
 
-def waiting_share(rows: list[Row], read: list[Reading]) -> float:
-    """Share of the time spent waiting for data, over the epochs and the passes that read any."""
+def waiting_share(rows: list[Row], read: list[Reading]) -> float | None:
+    """Share of the time spent waiting for data, over the epochs and the passes that read any; None if none did."""
     waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
     waits += [(reading.waiting, reading.seconds) for reading in read]
+    if not waits:
+        return None
     return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits)
 
 
-def loading_advice(waiting: float) -> list[str]:
+def loading_advice(waiting: float | None) -> list[str]:
     """What to try where the loader is the bottleneck; nothing where it is not."""
-    if waiting <= MUCH_WAITING:
+    if waiting is None or waiting <= MUCH_WAITING:
         return []
     return [
         f"Training waited for data {waiting:.0%} of the time: try --num_workers 2 and a larger --batch_size, "

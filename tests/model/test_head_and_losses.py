@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae.metrics import ranking_score
+from seqsetvae.metrics import RunningMean, ranking_score
 from seqsetvae.model import losses
 from seqsetvae.model.head import POOLINGS, Head, pool
 from tests import tiny
@@ -129,3 +129,14 @@ def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
 
 def test_ranking_scores_of_equal_logits_tie() -> None:
     assert ranking_score(torch.tensor([[1.0, 1.0], [-3.0, -3.0]])).tolist() == [0.5, 0.5]
+
+
+def test_a_running_mean_counts_every_stay_once_and_starts_anew() -> None:
+    mean = RunningMean()
+    for value, n_stays in ((1.0, 8), (4.0, 2)):
+        mean.add(torch.tensor(value, requires_grad=True), n_stays)
+    first = mean.conclude()
+    assert float(first) == pytest.approx(1.6)
+    assert not first.requires_grad  # else it would hold every step's graph until the epoch ends
+    mean.add(torch.tensor(3.0), 5)
+    assert float(mean.conclude()) == 3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS
 from seqsetvae.optimizer import OptimizerSettings
+from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import VAL_AUC
@@ -25,6 +25,7 @@ from seqsetvae.training.watch import MetricsTable
 from tests import tiny
 
 HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
+CPU = Arithmetic(device=torch.device("cpu"))
 
 
 def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
@@ -89,8 +90,8 @@ def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **optio
 
 
 def read_features(module: SeqSetVAEFineTuner, run: Run) -> FrozenFeatures:
-    """What the module's frozen backbone says of the run's stays."""
-    return FrozenFeatures(module, run.data, torch.device("cpu"), nullcontext())
+    """What the module's frozen backbone says of the run's stays, found or kept beside the run's folder."""
+    return FrozenFeatures(module, run.data, CPU, run.folder.path.parent / "features")
 
 
 def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:

@@ -107,7 +107,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
         "checkpoints/last.ckpt",
         events,
     }
-    assert {path.name for path in run.parent.iterdir()} == {run.name, "cohorts"}
+    assert {path.name for path in run.parent.iterdir()} == {run.name, "cohorts", "features"}
 
 
 def test_the_config_of_a_run_is_complete(finished: tuple[Path, str], compiled: Cohort) -> None:
@@ -299,6 +299,21 @@ def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
 ) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, "--num_workers", 2)[0] == 0
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
+
+
+def test_a_second_run_finds_what_the_frozen_backbone_said(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    frozen = ("--max_epochs", 2, "--unfreeze_after", 2)
+    _, first, _ = finetune(pretrained, compiled.path, tmp_path, *frozen)
+    (run,) = tmp_path.glob("finetune-*")
+    status, second, errors = finetune(pretrained, compiled.path, tmp_path, *frozen)
+    assert status == 0, errors
+    (again,) = set(tmp_path.glob("finetune-*")) - {run}
+    assert rows_of(again) == rows_of(run)
+    assert "Frozen backbone read the train split once: 60 stays" in first
+    assert "Frozen backbone: features of 60 train stays found in" in second
+    assert "read the train split" not in second
+    assert "waiting for data        no data were read" in second
+    assert json.loads((again / "summary.json").read_text())["waiting"] is None
 
 
 def test_another_seed_gives_another_run(

@@ -1,16 +1,30 @@
-"""Stage 1 reads the backbone once: the same batches, the same figures as reading it in every epoch."""
+"""Stage 1 reads the backbone once, for this run and the next: the same figures as reading it in every epoch."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.format import file_sha256
+from seqsetvae.errors import InputError
+from seqsetvae.loading import CohortDataModule
+from seqsetvae.training import features as on_disk
+from seqsetvae.training.features import MANIFEST, POOLED, FeatureFolder, code_hash
+from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.stages import Run
-from tests.training.helpers import fine_tuner, make_run, read_features
+from tests.training.helpers import CPU, fine_tuner, make_run, read_features
 
 
 def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
@@ -23,14 +37,35 @@ def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
     return run
 
 
+def _read(cohort: Cohort, folder: Path) -> FrozenFeatures:
+    """What a tiny backbone says of a cohort; what is kept is in folder/features."""
+    module = fine_tuner(cohort)
+    return read_features(module, make_run(module, cohort, folder))
+
+
+def _kept(folder: Path) -> set[Path]:
+    return set((folder / "features").glob("*"))
+
+
+def _train_folder(cohort: Cohort, folder: Path) -> Path:
+    data = CohortDataModule(cohort, batch_size=16, max_events=10**6)
+    return FeatureFolder.of(folder / "features", fine_tuner(cohort), data, "train", CPU).path
+
+
+# ------------------------------------------------------------------------------------------------ the same figures
+
+
 def test_the_figures_are_those_of_a_backbone_that_is_read_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
-    cached, plain = (_stage_1(compiled, tmp_path / str(kind), kind) for kind in (True, False))
-    assert len(cached.table.rows) == 4
-    for ours, theirs in zip(cached.table.rows, plain.table.rows, strict=True):
-        assert ours.metrics["val_auc"] == theirs.metrics["val_auc"]  # to the bit
-        assert ours.metrics == pytest.approx(theirs.metrics, abs=1e-6)
-        assert ours.step == theirs.step
-    assert cached.table.rows[0].waiting is None
+    fresh, found = (_stage_1(compiled, tmp_path, cached=True) for _ in range(2))
+    plain = _stage_1(compiled, tmp_path, cached=False)
+    assert [len(run.read) for run in (fresh, found, plain)] == [2, 0, 0]
+    assert len(fresh.table.rows) == 4
+    for one, again, theirs in zip(fresh.table.rows, found.table.rows, plain.table.rows, strict=True):
+        assert one.metrics == again.metrics  # to the bit
+        assert one.metrics["val_auc"] == theirs.metrics["val_auc"]  # to the bit
+        assert one.metrics == pytest.approx(theirs.metrics, abs=1e-6)
+        assert one.step == theirs.step
+    assert fresh.table.rows[0].waiting is None
     assert plain.table.rows[0].waiting is not None
 
 
@@ -46,8 +81,260 @@ def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tm
         assert torch.allclose(pooled.pooled, module.pooled(batch), atol=1e-5)
 
 
+def test_in_batches_of_the_same_stays_it_is_that_to_the_bit(compiled: Cohort, tmp_path: Path) -> None:
+    module = fine_tuner(compiled).eval()
+    run = make_run(module, compiled, tmp_path)
+    features = read_features(module, run)
+    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+        assert torch.equal(pooled.pooled, module.pooled(batch))
+
+
+def test_what_was_rounded_to_16_bits_reaches_the_head_as_it_was(compiled: Cohort, tmp_path: Path) -> None:
+    module = fine_tuner(compiled).eval()
+    run = make_run(module, compiled, tmp_path)
+    features = FrozenFeatures(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
+    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(module(pooled), module(batch))
+
+
 def test_a_backbone_that_trains_has_no_lasting_features(compiled: Cohort, tmp_path: Path) -> None:
     module: SeqSetVAEFineTuner = fine_tuner(compiled)
     module.unfreeze_backbone()
     with pytest.raises(AssertionError, match="stale"):
         read_features(module, make_run(module, compiled, tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------ found again
+
+
+def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
+    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _read(compiled, tmp_path)
+    module = fine_tuner(compiled, dropout=0.5)  # another head on the same backbone
+    module.pooled = lambda batch: pytest.fail("the backbone was read again")
+    run = make_run(module, compiled, tmp_path)
+    run.data.seed = 1
+    capsys.readouterr()
+    again = read_features(module, run)
+    assert [reading.stays for reading in first.readings] == [60, 20]
+    assert again.readings == []
+    for split in ("train", "valid"):
+        assert np.array_equal(again.rows[split].pooled, first.rows[split].pooled)
+    said = capsys.readouterr().out
+    for text in ("features of 60 train stays found in ", "features of 20 valid stays found in ", "delete the folder"):
+        assert text in said
+
+
+def test_a_folder_says_what_it_was_made_from_and_holds_no_labels(compiled: Cohort, tmp_path: Path) -> None:
+    _read(compiled, tmp_path)
+    assert len(_kept(tmp_path)) == 2  # one a split
+    for folder in _kept(tmp_path):
+        assert {file.name for file in folder.iterdir()} == {POOLED, MANIFEST}
+    manifest = json.loads((_train_folder(compiled, tmp_path) / MANIFEST).read_text(encoding="utf-8"))
+    assert "Safe to delete" in manifest["about"]
+    assert manifest["made_from"]["data"]["cohort"] == compiled.content_hash
+    assert manifest["made_from"]["pooling"] == "last_mean"
+    assert manifest["made_from"]["code"]["torch"] == torch.__version__
+
+
+@torch.no_grad()
+def _change_a_weight(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None:
+    weight = module.backbone.post_transformer_norm.bias
+    weight[0] = weight[0].nextafter(torch.tensor(9.0))  # by its last bit
+
+
+def _double(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None:
+    module.double()
+    data.dtype = np.float64
+
+
+def _set(what: str, name: str, value: object) -> Callable[[SeqSetVAEFineTuner, CohortDataModule], None]:
+    return lambda module, data: setattr({"module": module, "data": data}[what], name, value)
+
+
+CHANGES: dict[str, Callable[[SeqSetVAEFineTuner, CohortDataModule], object]] = {
+    "a weight": _change_a_weight,
+    "the heads": lambda module, data: setattr(module.backbone, "sizes", replace(module.backbone.sizes, heads=1)),
+    "an embedding": lambda module, data: module.embeddings[0].neg_(),
+    "the pooling": _set("module", "pooling", "mean"),
+    "double precision": _double,
+    "values in double precision": _set("data", "dtype", np.float64),
+    "max_sets": _set("data", "max_sets", 3),
+    "unlabelled stays too": _set("data", "labelled", False),
+    "the batch size": _set("data", "batch_size", 8),
+    "events in a batch": _set("data", "max_events", 100),
+    "the cohort": lambda module, data: setattr(
+        data, "cohort", replace(data.cohort, manifest={**data.cohort.manifest, "label_name": "another"})
+    ),
+}
+
+
+def _path(cohort: Cohort, change: Callable[[Any, Any], object], split: str = "train", **arithmetic: Any) -> Path:
+    module, data = fine_tuner(cohort), CohortDataModule(cohort, batch_size=16, max_events=10**6)
+    change(module, data)
+    return FeatureFolder.of(Path("root"), module, data, split, replace(CPU, **arithmetic)).path
+
+
+def _nothing(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None: ...
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_of_what_the_numbers_depend_on_is_another_folder(change: str, compiled: Cohort) -> None:
+    assert _path(compiled, _nothing) == _path(compiled, _nothing)
+    assert _path(compiled, CHANGES[change]) != _path(compiled, _nothing)
+
+
+def test_another_split_or_arithmetic_is_another_folder(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [
+        _path(compiled, _nothing),
+        _path(compiled, _nothing, split="valid"),
+        _path(compiled, _nothing, autocast=torch.bfloat16),
+        _path(compiled, _nothing, autocast=torch.float16),
+        _path(compiled, _nothing, compiled=True),
+    ]
+    for name, value in (("get_num_threads", lambda: 77), ("get_float32_matmul_precision", lambda: "medium")):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, name, value)
+            paths.append(_path(compiled, _nothing))
+    monkeypatch.setattr(torch, "__version__", "9.0")
+    paths.append(_path(compiled, _nothing))
+    assert len(set(paths)) == len(paths)
+
+
+@pytest.mark.parametrize(
+    "file", ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "frozen.py"]
+)
+def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, path = code_hash(), _path(compiled, _nothing)
+    monkeypatch.setattr(on_disk, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
+    assert code_hash() != before
+    assert _path(compiled, _nothing) != path
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("stage", 2), ("num_workers", 2), ("pin_memory", True)])
+def test_what_changes_no_number_is_the_same_folder(name: str, value: int, compiled: Cohort) -> None:
+    assert _path(compiled, _set("data", name, value)) == _path(compiled, _nothing)
+
+
+def test_large_features_are_memory_mapped_and_give_the_same_batches(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = _read(compiled, tmp_path)
+    monkeypatch.setattr(on_disk, "IN_MEMORY", 0)
+    large = _read(compiled, tmp_path)
+    assert isinstance(large.rows["train"].pooled.base, np.memmap)
+    assert not isinstance(small.rows["train"].pooled.base, np.memmap)
+    batches: list[tuple[PooledBatch, PooledBatch]] = list(
+        zip(small.train_dataloader(), large.train_dataloader(), strict=True)
+    )
+    for one, other in batches:
+        assert torch.equal(one.pooled, other.pooled)
+        assert torch.equal(one.stay_id, other.stay_id)
+
+
+# ------------------------------------------------------------------------------------------------ what goes wrong
+
+
+class Disturbed:
+    """Stands in for `module.pooled`: does something else at the third batch."""
+
+    def __init__(self, module: SeqSetVAEFineTuner, then: Callable[[torch.Tensor], object]) -> None:
+        self.pooled, self.then, self.batches = module.pooled, then, 0
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        self.batches += 1
+        pooled = self.pooled(batch)
+        if self.batches == 3:
+            self.then(pooled)
+        return pooled
+
+
+def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> FrozenFeatures:
+    module = fine_tuner(cohort)
+    module.pooled = Disturbed(module, then)
+    return read_features(module, make_run(module, cohort, folder))
+
+
+def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) -> None:
+    def interrupt(pooled: torch.Tensor) -> None:
+        (partial,) = _kept(tmp_path)
+        assert partial.name.startswith(".")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _read_disturbed(compiled, tmp_path, interrupt)
+    assert _kept(tmp_path) == set()
+    assert len(_read(compiled, tmp_path).readings) == 2
+
+
+def test_a_history_that_is_no_number_ends_the_run_and_is_not_kept(compiled: Cohort, tmp_path: Path) -> None:
+    def spoil(pooled: torch.Tensor) -> None:
+        pooled[1, 5] = float("inf")
+
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity for stay 9\d+ of the train split.*check"):
+        _read_disturbed(compiled, tmp_path, spoil)
+    assert _kept(tmp_path) == set()
+
+
+def test_two_runs_that_read_the_same_at_once_use_the_same(
+    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slower = _read_disturbed(compiled, tmp_path, lambda pooled: _read(compiled, tmp_path))
+    assert f"another run has made {_train_folder(compiled, tmp_path)} meanwhile" in capsys.readouterr().out
+    assert len(_kept(tmp_path)) == 2
+    assert [reading.stays for reading in slower.readings] == [60]  # train, in vain; valid was there by then
+    assert np.array_equal(slower.rows["train"].pooled, _read(compiled, tmp_path).rows["train"].pooled)
+
+
+def _flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / POOLED).read_bytes())
+    content[-7] ^= 1
+    (folder / POOLED).write_bytes(content)
+
+
+def _other_shape(folder: Path) -> None:
+    """A whole file, with its checksum, of fewer stays."""
+    np.save(folder / POOLED, np.load(folder / POOLED)[:-1])
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["checksum"] = file_sha256(folder / POOLED)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda folder: os.truncate(folder / POOLED, 1000),
+    "another bit": _flip_a_bit,
+    "another shape": _other_shape,
+    "no array": lambda folder: (folder / POOLED).unlink(),
+    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "half a manifest": lambda folder: os.truncate(folder / MANIFEST, 100),
+    "a manifest of something else": lambda folder: (folder / MANIFEST).write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_features_are_noticed_and_made_again(
+    damage: str, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _read(compiled, tmp_path)
+    folder = _train_folder(compiled, tmp_path)
+    DAMAGE[damage](folder)
+    after = _read(compiled, tmp_path)
+    assert f"{folder}: damaged features" in capsys.readouterr().out
+    assert [reading.stays for reading in after.readings] == [60]  # the validation split's were whole
+    assert np.array_equal(after.rows["train"].pooled, before.rows["train"].pooled)
+    assert len(_kept(tmp_path)) == 2
+    assert _read(compiled, tmp_path).readings == []
+
+
+def test_a_full_disk_is_an_error_before_the_first_row(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"features: cannot hold 0 MiB of features \(No space left on device\)\. Make"):
+        _read(compiled, tmp_path)
+    assert _kept(tmp_path) == set()

@@ -1,0 +1,152 @@
+"""A frozen stage of EPOCHS epochs: the backbone read once, found again, or read in every step as it was before.
+
+Sizes are those used in practice with random weights; the head and its settings are the default config's. Each way has
+a process of its own. The last is measured over one epoch and multiplied, as its figure says.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Figure, isolated
+from benchmarks.plain_loop import PRACTICE
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.checkpoint import TrainedOn
+from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.loading import CohortDataModule
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.head import HeadSettings
+from seqsetvae.model.losses import LossSettings
+from seqsetvae.modes.finetune import METRICS
+from seqsetvae.optimizer import OptimizerSettings
+from seqsetvae.training.features import Arithmetic
+from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.run_folder import RunFolder
+from seqsetvae.training.schedule import VAL_AUC
+from seqsetvae.training.stages import Run, Schedule
+from seqsetvae.training.watch import MetricsTable
+
+EPOCHS = 20
+WANTED = 15.0  # times faster than reading the backbone in every step
+WIDTH = 768  # of an embedding
+SYNTHETIC_STAYS = 400
+
+
+def frozen(data_dir: Path | None, scratch: Path, n_stays: int | None = None) -> list[Figure]:
+    """Figures of all stays of a cohort, or of `n_stays` of each split; synthetic ones without `data_dir`."""
+    note = "" if data_dir else "synthetic"
+    scratch = scratch / "frozen"
+    data_dir = data_dir or _synthetic(scratch)
+    once, again = (isolated(cached, data_dir, scratch, n_stays, name, note) for name in ("read once", "found again"))
+    (plain,) = isolated(uncached, data_dir, scratch, n_stays, note)
+    baseline = f"{EPOCHS} × one epoch with the backbone read in every step"
+    runs = [
+        replace(run, baseline=plain.value, baseline_is=baseline, ratio=plain.value / run.value, wanted=WANTED)
+        for run in (once[0], again[0])
+    ]
+    return [*runs, *again[1:], plain]
+
+
+def cached(data_dir: Path, scratch: Path, n_stays: int | None, name: str, note: str) -> list[Figure]:
+    """A whole run with kept features: the first call in a scratch folder reads the backbone, the next one finds them.
+
+    Two figures: the run, and one epoch of it.
+    """
+    run = _run(data_dir, scratch, n_stays, EPOCHS)
+    start = time.perf_counter()
+    assert isinstance(run.module, SeqSetVAEFineTuner)
+    features = FrozenFeatures(run.module, run.data, Arithmetic(device=torch.device("cpu")), scratch / "features")
+    reading = time.perf_counter() - start
+    run.fit(1, EPOCHS, warm_up=False, features=features)
+    seconds = time.perf_counter() - start
+    assert bool(features.readings) == (name == "read once"), "the scratch folder is for one measurement alone"
+    stays = sum(run.data.n_asked(split) for split in ("train", "valid"))
+    found = f"{stays:,} stays; {reading:.1f} s before the first epoch"
+    return [
+        Figure(what=f"frozen run, {EPOCHS} epochs, {name}", value=seconds, unit="s", note=_said(note, found)),
+        Figure(
+            what="epoch of the head, validation included",
+            value=1000 * (seconds - reading) / EPOCHS,
+            unit="ms",
+            note=_said(note, f"{stays:,} stays, batches of {run.data.batch_size}"),
+        ),
+    ]
+
+
+def uncached(data_dir: Path, scratch: Path, n_stays: int | None, note: str) -> list[Figure]:
+    """The same run with the backbone read in every step: one epoch, multiplied."""
+    run = _run(data_dir, scratch, n_stays, 1)
+    start = time.perf_counter()
+    run.fit(1, 1, warm_up=False)
+    seconds = EPOCHS * (time.perf_counter() - start)
+    measured = f"one epoch measured, × {EPOCHS}"
+    return [Figure(what="frozen run, backbone in every step", value=seconds, unit="s", note=_said(note, measured))]
+
+
+def _said(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _synthetic(scratch: Path) -> Path:
+    layout = write_synthetic(scratch / "layout", SYNTHETIC_STAYS, embedding_width=WIDTH)
+    return find_cohort(layout, cache_root=scratch / "cohorts", progress=False).path
+
+
+def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run:
+    """Stage 1 of the default config at practice sizes, not yet started; no early stop."""
+    torch.manual_seed(0)
+    cohort = open_cohort(data_dir)
+    if n_stays is not None:
+        cohort = replace(cohort, splits={name: first(split, n_stays) for name, split in cohort.splits.items()})
+    folder = RunFolder.create(scratch, "finetune")
+    return Run(
+        module=_module(cohort),
+        data=CohortDataModule(cohort, batch_size=8, max_events=65536),
+        folder=folder,
+        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
+        watched=VAL_AUC,
+        schedule=Schedule(
+            max_epochs=epochs,
+            unfreeze_after=None,
+            warmup_steps=0,
+            lr_factor=0.8,
+            lr_patience=4,
+            min_lr=1e-6,
+            es_patience=epochs,
+        ),
+        metrics=METRICS,
+        parts=("head", "backbone"),
+        trainer_options={"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0},
+    )
+
+
+def _module(cohort: Cohort) -> SeqSetVAEFineTuner:
+    vectors = torch.from_numpy(np.array(cohort.embeddings, dtype=np.float32))
+    if vectors.shape[1] != WIDTH:
+        vectors = torch.randn(len(cohort.vocabulary), WIDTH)
+    return SeqSetVAEFineTuner(
+        Backbone(BackboneSizes(input_dim=WIDTH, **PRACTICE)),  # type: ignore[arg-type]
+        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
+        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
+        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
+        vectors,
+        TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
+    )
+
+
+def first(split: Split, n_stays: int) -> Split:
+    """The first so many stays of a split."""
+    cut = copy.copy(split)
+    cut.stay_offset = split.stay_offset[: n_stays + 1]
+    cut.set_offset = split.set_offset[: cut.stay_offset[-1] + 1]
+    cut.stay_id, cut.label = split.stay_id[:n_stays], split.label[:n_stays]
+    cut.minute = split.minute[: cut.stay_offset[-1]]
+    cut.variable, cut.value = split.variable[: cut.set_offset[-1]], split.value[: cut.set_offset[-1]]
+    return cut

@@ -1,0 +1,204 @@
+"""Features of a frozen backbone on disk, one folder a split, found again by all that the numbers depend on.
+
+<root>/<key>/
+    pooled.npy      row n: pooled history of stay n of the split, zeros where the stay was not asked for
+    manifest.json   what they were made from, in words; its hash is the key
+
+Labels are not in it: those of the cohort count. Legend: n stays of a split, P pooled width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import model_optimized
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae import batch, loading
+from seqsetvae.cohort.format import file_sha256, new_folder
+from seqsetvae.errors import InputError
+from seqsetvae.loading import CohortDataModule
+from seqsetvae.model import backbone
+from seqsetvae.model.head import POOLINGS
+
+POOLED, MANIFEST = "pooled.npy", "manifest.json"
+IN_MEMORY = 2**28  # bytes; a larger array is memory-mapped, and the system keeps of it what fits
+ABOUT = (
+    "What a frozen backbone says of the stays of one split: row n of pooled.npy is stay n. "
+    "Safe to delete: the next run that needs it reads the backbone again."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """How a backbone computes, as far as the last bits of its numbers depend on it."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # type of the matrix products in mixed precision; None: that of the weights
+    compiled: bool = False  # its dense parts, by torch.compile
+
+    def as_plain(self) -> dict[str, str | bool | None]:
+        """In words; threads and processor too, since sums in another order have other last bits."""
+        cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        return {
+            "device": self.device.type,
+            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu,
+            "autocast": None if self.autocast is None else str(self.autocast),
+            "float32 products": torch.get_float32_matmul_precision(),
+            "compiled": self.compiled,
+        }
+
+
+def ingredients(
+    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
+) -> dict[str, Any]:
+    """All that the features of a split depend on, in words and hashes; equal ingredients mean equal bits."""
+    return {
+        "backbone": {
+            "weights": tensors_hash(module.backbone.state_dict()),
+            "sizes": module.backbone.sizes.as_dict(),  # no weight shows how many heads there are
+        },
+        "data": {
+            "cohort": data.cohort.content_hash,
+            "split": split,
+            "embeddings": tensors_hash({"embeddings": module.embeddings}),
+            "labelled stays only": data.labelled,
+            "last sets of each stay": data.max_sets,
+        },
+        "pooling": module.pooling,
+        "batches": {"batch_size": data.batch_size, "max_events": data.max_events},  # sums in another order
+        "arithmetic": {"values": np.dtype(data.dtype).name, **arithmetic.as_plain()},
+        "code": {"sources": code_hash(), "torch": torch.__version__},
+    }
+
+
+def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
+    """A hash of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """A hash of the files that compute the features: whoever edits one of them has the backbone read again."""
+    alone = [str(module.__file__) for module in (batch, loading, model_optimized)]
+    files = [*Path(backbone.__file__).parent.glob("*.py"), *map(Path, alone), Path(__file__).with_name("frozen.py")]
+    content = sorted((file.name, file_sha256(file)) for file in files)
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class DamagedError(InputError):
+    """Features on disk that are not as they were written."""
+
+
+@dataclass(frozen=True)
+class FeatureFolder:
+    """Where the features of one split are, or will be."""
+
+    root: Path
+    made_from: dict[str, Any]
+    n_stays: int
+    width: int  # P
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(
+        cls, root: Path, module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
+    ) -> FeatureFolder:
+        """The folder for what this module's backbone says of a split."""
+        # What a GPU rounds to 16 bits is kept in 32, as the head reads it.
+        dtype = torch.promote_types(module.embeddings.dtype, torch.float32)
+        return cls(
+            root,
+            ingredients(module, data, split, arithmetic),
+            data.cohort.split(split).n_stays,
+            POOLINGS[module.pooling][1] * module.backbone.sizes.latent_dim,
+            torch.empty(0, dtype=dtype).numpy().dtype,
+        )
+
+    @cached_property
+    def path(self) -> Path:
+        """<root>/<key>."""
+        return self.root / hashlib.sha256(json.dumps(self.made_from, sort_keys=True).encode()).hexdigest()[:32]
+
+    def find(self) -> np.ndarray | None:
+        """The features [n, P] if they are there and whole; damaged ones are said and removed."""
+        if not self.path.exists():
+            return None
+        try:
+            return self.open()
+        except DamagedError as error:
+            print(f"⚠️  {error}")
+            _remove(self.path)
+            return None
+
+    def open(self) -> np.ndarray:
+        """The features [n, P], memory-mapped where they are large. Raises DamagedError."""
+        file = self.path / POOLED
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["made_from"] != self.made_from or manifest["checksum"] != file_sha256(file):
+                raise ValueError("the bytes are not those that were written")
+            rows = np.load(file, mmap_mode="r" if file.stat().st_size > IN_MEMORY else None, allow_pickle=False)
+            if rows.shape != (self.n_stays, self.width) or rows.dtype != self.dtype:
+                raise ValueError(f"{rows.dtype} {rows.shape}, not {self.dtype} {(self.n_stays, self.width)}")
+        except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+            raise DamagedError(
+                f"{self.path}: damaged features of a frozen backbone ({error}). They are safe to delete: "
+                "the backbone is then read again."
+            ) from None
+        return rows.view(np.ndarray)  # the subclass memmap makes every slice slower
+
+    @contextmanager
+    def new(self) -> Iterator[np.ndarray]:
+        """Zeros [n, P] to be filled in, on disk under another name until the block ends well.
+
+        Raises:
+            AlreadyThereError: another process has made the same meanwhile.
+            InputError: the folder cannot be written, or the disk is full.
+        """
+        with new_folder(self.path) as partial:
+            rows = self._reserve(partial / POOLED)
+            yield rows
+            rows.flush()
+            content = {"about": ABOUT, "made_from": self.made_from, "checksum": file_sha256(partial / POOLED)}
+            (partial / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def _reserve(self, file: Path) -> np.memmap[Any, Any]:
+        """A new array whose place on disk is taken: a full disk is an error here, not a crash at some later row."""
+        try:
+            rows = np.lib.format.open_memmap(file, mode="w+", dtype=self.dtype, shape=(self.n_stays, self.width))
+            if hasattr(os, "posix_fallocate"):  # not on every system
+                with file.open("r+b") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            size = self.n_stays * self.width * self.dtype.itemsize
+            raise InputError(
+                f"{self.root}: cannot hold {size / 2**20:,.0f} MiB of features ({error.strerror}). Make room, or name "
+                "another --output_root_dir."
+            ) from None
+        return rows
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder so that no other process sees half of it; one that cannot be deleted stays."""
+    with suppress(OSError):  # another process may have removed it already
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.damaged-", dir=folder.parent))
+        try:
+            folder.rename(aside / folder.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""The benchmark of the frozen stage runs, and says what it measured. No figure is checked: machines differ."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks import frozen
+from benchmarks.__main__ import SECTIONS, table
+from tests import tiny
+
+
+def test_the_section_runs_on_a_tiny_synthetic_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {name: value for name, value in asdict(tiny.SIZES).items() if name != "input_dim"}
+    monkeypatch.setattr(frozen, "PRACTICE", small)
+    monkeypatch.setattr(frozen, "SYNTHETIC_STAYS", 100)
+    monkeypatch.setattr(frozen, "EPOCHS", 2)
+    monkeypatch.setattr(frozen, "isolated", lambda work, *arguments: work(*arguments))  # starting processes is slow
+    figures = frozen.frozen(None, tmp_path, n_stays=20)
+    assert [figure.what for figure in figures] == [
+        "frozen run, 2 epochs, read once",
+        "frozen run, 2 epochs, found again",
+        "epoch of the head, validation included",
+        "frozen run, backbone in every step",
+    ]
+    assert all("synthetic" in figure.note and figure.value > 0 for figure in figures)
+    for run in figures[:2]:
+        assert run.baseline == figures[3].value
+        assert run.ratio == pytest.approx(figures[3].value / run.value)
+    assert "40 stays" in figures[2].note
+    assert "one epoch measured, × 2" in figures[3].note
+    assert "≥ 15" in table(SECTIONS["frozen"][0], figures)
