@@ -1,8 +1,8 @@
 """What a thousand times as many stays cost: `python -m benchmarks.growth --sizes 1000 10000 100000 1000000`.
 
-SYNTHETIC stays of about 10 sets of 3 events, drawn as they are asked for, are compiled and then read for an epoch,
-each stage of each size in a process of its own. Neither the time for a stay nor memory should rise with their number,
-but for a few tens of bytes of index for each stay. A million stays take 0.6 GB of disk and about two minutes.
+SYNTHETIC stays of about 10 sets of 3 events, drawn as they are asked for, are compiled and then read for an epoch; each
+stage of each size in a process of its own. Neither the time for a stay nor memory should rise with their number, except
+for a few tens of bytes of index for each stay. A million stays take 0.6 GB of disk and two to four minutes.
 
 Two figures of memory: the peak of all resident memory, which counts pages of the memory-mapped arrays although the
 kernel may drop them at any time, and the process's own (RssAnon), which it must find room for.
