@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Figure, isolated
-from benchmarks.plain_loop import PRACTICE
+from benchmarks.works import PRACTICE
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
@@ -130,9 +130,9 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
 def _module(cohort: Cohort) -> SeqSetVAEFineTuner:
     vectors = torch.from_numpy(np.array(cohort.embeddings, dtype=np.float32))
     if vectors.shape[1] != WIDTH:
-        vectors = torch.randn(len(cohort.vocabulary), WIDTH)
+        vectors = torch.randn(len(cohort.vocabulary), PRACTICE.input_dim)
     return SeqSetVAEFineTuner(
-        Backbone(BackboneSizes(input_dim=WIDTH, **PRACTICE)),  # type: ignore[arg-type]
+        Backbone(PRACTICE),
         HeadSettings(pooling="mean", hidden=128, dropout=0.1),
         LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
         OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),

@@ -1,0 +1,161 @@
+"""How much faster than one stay, one set at a time: `python -m benchmarks --only loop --data_dir COHORT`.
+
+The loop is what the old scripts did: for each stay, for each set, the set encoder and its unused decoder with stock
+torch modules, then the causal transformer with an explicit mask; in pretraining also the decoder and the distance of
+each set. Both sides get the same stays, weights, threads and optimizer steps, in one process. The loop is timed once,
+since it takes minutes; ours is the median of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.measure import Figure, isolated, seconds
+from benchmarks.works import (
+    PRACTICE,
+    WORKS,
+    Variant,
+    batches_of_similar_length,
+    open_stays,
+    random_embeddings,
+)
+from seqsetvae.cohort import Split, open_cohort
+from seqsetvae.loading import collate
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.losses import kl_with_free_bits, set_distance
+from tests.plain import PlainBackbone, PlainSet
+from tests.plain_decoder import PlainDecoder
+
+WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining step": 25.0}  # times the loop
+BATCH_SIZE, BATCHES, REPEATS = 8, 2, 5
+CLOSE = 1e-3  # largest difference between the histories of the two ways, in float32
+
+
+class Loop(nn.Module):
+    """The old way: a Python loop over sets; the events of one set are one small tensor."""
+
+    def __init__(self, sizes: BackboneSizes) -> None:
+        super().__init__()
+        self.plain = PlainBackbone(**sizes.as_dict())  # type: ignore[arg-type]
+        shape = (sizes.event_dim, sizes.latent_dim, sizes.levels, sizes.heads, sizes.m)
+        self.unused, self.decoder = PlainDecoder(*shape), PlainDecoder(*shape)
+        self.plain.set_encoder.forward = self._one_set  # type: ignore[method-assign]
+
+    def _events(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> torch.Tensor:
+        reduced = self.plain.set_encoder.dim_reducer(embeddings[[variable for variable, _ in events]])
+        values = torch.tensor([[value] for _, value in events])
+        return reduced / (reduced.norm(dim=1, keepdim=True) + 1e-8) * values
+
+    def _one_set(
+        self, events: list[tuple[int, float]], embeddings: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        encoder = self.plain.set_encoder
+        x = encoder.embed(self._events(events, embeddings))
+        gaussians = []
+        for layer in encoder.encoder_layers:
+            x = layer(x) + x
+            mu, logvar = encoder.mu_logvar(x.mean(dim=0)).chunk(2)
+            gaussians.append((mu, logvar.clamp(-10, 10)))
+        self.unused(mu, self._seeds(len(x), mu))  # computed, then not used
+        return gaussians
+
+    def _seeds(self, n_events: int, like: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.randn(n_events, len(like)) for _ in self.decoder.decoder_layers]
+
+    def forward(self, stays: list[list[PlainSet]], embeddings: torch.Tensor) -> torch.Tensor:
+        """History states of all sets: [S, D]."""
+        return torch.cat([self.plain(stay, embeddings)[2] for stay in stays])
+
+    def pretraining_loss(self, stays: list[list[PlainSet]], embeddings: torch.Tensor) -> torch.Tensor:
+        """Distance of each set to its reconstruction, and the KL term."""
+        distances, kl = [], []
+        for stay in stays:
+            mu, logvar, history = self.plain(stay, embeddings)
+            kl.append(kl_with_free_bits(mu, logvar, 0.0))
+            for state, (_, events) in zip(history, stay, strict=True):
+                recon = self.decoder(state, self._seeds(len(events), state))
+                distances.append(set_distance(recon[None], self._events(events, embeddings)[None]))
+        return torch.cat(distances).mean() + 0.1 * torch.stack(kl).mean()
+
+
+def plain_stay(split: Split, stay: int) -> list[PlainSet]:
+    """A stay of a split as the loop reads it."""
+    sets = range(split.stay_offset[stay], split.stay_offset[stay + 1])
+    slices = [slice(split.set_offset[one], split.set_offset[one + 1]) for one in sets]
+    return [
+        (float(split.minute[one]), list(zip(split.variable[s].tolist(), split.value[s].tolist(), strict=True)))
+        for one, s in zip(sets, slices, strict=True)
+    ]
+
+
+def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+    """Ours against the loop: frozen forward, unfrozen step, pretraining step; each in a process of its own."""
+    cohort = open_stays(data_dir, scratch)
+    return [figure for what in WORKS for figure in isolated(against_loop, what, cohort.path, PRACTICE, BATCHES)]
+
+
+def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
+    """One figure: stays/s of a work on both sides, over the same stays."""
+    torch.manual_seed(0)
+    cohort = open_cohort(cohort_path)
+    split, table = cohort.split("train"), random_embeddings(cohort, sizes)
+    chosen = batches_of_similar_length(split, BATCH_SIZE, n_batches)
+    stays = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
+    _require_the_same_numbers(split, chosen[0], stays[0], table, sizes)
+    slow = seconds(_loop_work(what, Loop(sizes), stays, table), 1, warm_up=0)
+    work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
+    batches = [collate(split, positions) for positions in chosen]
+    fast = seconds(lambda: [work(batch) for batch in batches], REPEATS)
+    n_stays, n_sets = sum(map(len, chosen)), sum(batch.n_sets for batch in batches)
+    return [
+        Figure(
+            what=what,
+            value=n_stays / fast,
+            unit="stays/s",
+            baseline=n_stays / slow,
+            baseline_is="one set at a time",
+            ratio=slow / fast,
+            wanted=WANTED[what],
+            note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay",
+        )
+    ]
+
+
+def _require_the_same_numbers(
+    split: Split, positions: np.ndarray, stays: list[list[PlainSet]], table: torch.Tensor, sizes: BackboneSizes
+) -> None:
+    """Both ways compute the same function, or the ratio would compare nothing."""
+    loop, backbone = Loop(sizes).eval(), Backbone(sizes).eval()
+    loop.plain.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        difference = float((loop(stays, table) - backbone(collate(split, positions), table)).abs().max())
+    assert difference < CLOSE, f"the two ways differ by {difference}"
+
+
+def _loop_work(what: str, loop: Loop, stays: list[list[list[PlainSet]]], table: torch.Tensor) -> Callable[[], None]:
+    """What the loop does in place of our work, over the same batches."""
+    if what == "frozen forward":
+        return lambda: _forward(loop.eval(), stays, table)
+    optimizer = torch.optim.AdamW(loop.parameters(), lr=1e-5)
+    pretraining = what == "pretraining step"
+
+    def steps() -> None:
+        for batch in stays:
+            optimizer.zero_grad()
+            loss = loop.pretraining_loss(batch, table) if pretraining else loop(batch, table).square().mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(loop.parameters(), 1.0)
+            optimizer.step()
+
+    return steps
+
+
+@torch.no_grad()
+def _forward(loop: Loop, stays: list[list[list[PlainSet]]], table: torch.Tensor) -> None:
+    for batch in stays:
+        loop(batch, table)
