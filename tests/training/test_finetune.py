@@ -238,7 +238,7 @@ class RecordingLosses(SeqSetVAEFineTuner):
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss = super().training_step(batch, batch_index)
-        self.said = [*getattr(self, "said", []), (float(loss), batch.n_stays)]
+        self.said = [*getattr(self, "said", []), (loss.item(), batch.n_stays)]
         return loss
 
 
