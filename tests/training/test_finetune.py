@@ -233,6 +233,24 @@ def test_every_validation_is_exact_and_counts_no_other(compiled: Cohort, tmp_pat
     assert module.names == {"train_loss", "val_loss", "val_auc", "val_auprc"}
 
 
+class RecordingLosses(SeqSetVAEFineTuner):
+    """Keeps (loss, stays) of every training batch."""
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_index)
+        self.said = [*getattr(self, "said", []), (loss.item(), batch.n_stays)]
+        return loss
+
+
+def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tmp_path: Path) -> None:
+    module = fine_tuner(compiled, RecordingLosses)
+    run = run_stages(module, compiled, tmp_path, max_epochs=3)
+    losses, stays = (np.array(column).reshape(3, -1) for column in zip(*module.said, strict=True))
+    assert len(set(stays[0])) > 1  # the last batch is smaller
+    expected = (losses * stays).sum(axis=1) / stays.sum(axis=1)
+    assert [row.metrics["train_loss"] for row in run.table.rows] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_evaluate_gives_the_best_val_auc_for_any_batch_size(
     finished: tuple[Path, str], compiled: Cohort, batch_size: int
