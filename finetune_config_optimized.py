@@ -50,7 +50,7 @@ gradient_clip_val = 1.0  # largest gradient norm
 gradient_accumulation_steps = 1  # batches per optimizer step
 
 # --- Pretraining only -------------------------------------------------------------------------------------------------
-pretrain_lr = 1e-3  # learning rate from random weights
+pretrain_lr = 1e-3  # highest learning rate; it falls to min_lr along half a cosine over max_epochs
 max_beta = 0.1  # weight of the KL term once it has risen
 beta_warmup_steps = 5000  # optimizer steps over which it rises from 0, so that reconstruction is learned first
 free_bits = 0.1  # nats of KL per dimension that cost nothing, against posterior collapse
@@ -58,10 +58,12 @@ free_bits = 0.1  # nats of KL per dimension that cost nothing, against posterior
 # --- Schedule: every patience counts validations, one at the end of each epoch ----------------------------------------
 max_epochs = 20  # epochs of both stages together
 unfreeze_after = 5  # epochs with a frozen backbone (stage 1); 0 trains all from the start, None never unfreezes
-lr_factor = 0.8  # learning rates are multiplied by this when val_auc stalls
-lr_patience = 4  # validations without a better val_auc (pretraining: val_loss) before that
+lr_factor = 0.8  # fine-tuning: learning rates are multiplied by this when val_auc stalls
+lr_patience = 4  # fine-tuning: validations without a better val_auc before that
 min_lr = 1e-6  # learning rates do not fall below this
-es_patience = 8  # validations without a better val_auc before a stage ends; above lr_patience + 1, for a cut to help
+es_patience = (
+    8  # validations without a better val_auc (val_loss) before a stage ends; above lr_patience + 1, for a cut to help
+)
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 output_root_dir = "outputs"  # folder for runs and for compiled copies of old data folders

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, frozen, gpu, growth
+from benchmarks import data, floor, frozen, gpu, growth, loop
 from benchmarks.measure import Figure
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
+    "loop": ("Against one stay, one set at a time", loop.section),
+    "floor": ("Against plain matrix products", floor.section),
     "frozen": ("Frozen backbone: read once, found again, read in every step", frozen.frozen),
     "data": ("From the old layout to batches", data.run),
     "growth": ("From a thousand to a million synthetic stays", growth.run),
@@ -31,8 +33,12 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
 
 def table(title: str, figures: list[Figure]) -> str:
     """Figures as a Markdown table."""
-    lines = [f"### {title}", "", "| what | measured | baseline | ratio | wanted | peak memory | |", "| --- |" * 1]
-    lines[-1] = "| --- | --- | --- | --- | --- | --- | --- |"
+    lines = [
+        f"### {title}",
+        "",
+        "| what | measured | baseline | ratio | wanted | peak memory | |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for figure in figures:
         baseline = "" if figure.baseline is None else f"{figure.baseline:,.4g} ({figure.baseline_is})"
         ratio = "" if figure.ratio is None else f"{figure.ratio:,.3g}"

@@ -21,7 +21,7 @@ from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.backbone import Backbone
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS
@@ -35,7 +35,6 @@ from seqsetvae.training.watch import MetricsTable
 
 EPOCHS = 20
 WANTED = 15.0  # times faster than reading the backbone in every step
-WIDTH = 768  # of an embedding
 SYNTHETIC_STAYS = 400
 
 
@@ -95,7 +94,7 @@ def _said(*notes: str) -> str:
 
 
 def _synthetic(scratch: Path) -> Path:
-    layout = write_synthetic(scratch / "layout", SYNTHETIC_STAYS, embedding_width=WIDTH)
+    layout = write_synthetic(scratch / "layout", SYNTHETIC_STAYS, embedding_width=PRACTICE.input_dim)
     return find_cohort(layout, cache_root=scratch / "cohorts", progress=False).path
 
 
@@ -129,7 +128,7 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
 
 def _module(cohort: Cohort) -> SeqSetVAEFineTuner:
     vectors = torch.from_numpy(np.array(cohort.embeddings, dtype=np.float32))
-    if vectors.shape[1] != WIDTH:
+    if vectors.shape[1] != PRACTICE.input_dim:
         vectors = torch.randn(len(cohort.vocabulary), PRACTICE.input_dim)
     return SeqSetVAEFineTuner(
         Backbone(PRACTICE),

@@ -63,7 +63,7 @@ def run(settings: Settings) -> Summary:
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.max_epochs, warm_up=True),
+        lambda: run.fit(1, settings.max_epochs, warm_up=True, decay=True),
         lambda rows: pretraining_advice(rows, model.sizes.latent_dim),
     )
 

@@ -1,4 +1,4 @@
-"""Learning rates over a stage: a short linear rise, and cuts when the watched metric stalls.
+"""Learning rates over a stage: a short linear rise, then cuts when the watched metric stalls, or a fall to the end.
 
 Lightning does not own the plateau scheduler: it writes a checkpoint before it steps one, and so would resume from a
 state that is one validation old (pitfalls with evidence stand in docs/architecture.md).
@@ -6,6 +6,7 @@ state that is one validation old (pitfalls with evidence stand in docs/architect
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,27 @@ class WarmUp(pl.Callback):
         if trainer.global_step < steps:
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = group["initial_lr"] * (trainer.global_step + 1) / steps
+
+
+class Decay(pl.Callback):
+    """Learning rates fall along half a cosine to `min_lr` at the end of the last epoch (Loshchilov & Hutter, 2017).
+
+    For pretraining, whose loss at a constant rate stalls on the noise of small batches long before any patience ends.
+    A pure function of how far the stage has come, so that a resumed run needs no state of it.
+    """
+
+    def __init__(self, min_lr: float) -> None:
+        self.min_lr = min_lr
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_index: int
+    ) -> None:
+        assert trainer.max_epochs is not None
+        done = (trainer.current_epoch + batch_index / trainer.num_training_batches) / trainer.max_epochs
+        share = 0.5 * (1 + math.cos(math.pi * done))
+        for group in trainer.optimizers[0].param_groups:
+            lowest = min(self.min_lr, group["initial_lr"])
+            group["lr"] = lowest + (group["initial_lr"] - lowest) * share
 
 
 class Plateau(pl.Callback):

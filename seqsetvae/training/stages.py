@@ -22,7 +22,7 @@ from seqsetvae.checkpoint import read_file
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.frozen import FrozenFeatures, Reading
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import Plateau, WarmUp, Watched
+from seqsetvae.training.schedule import Decay, Plateau, WarmUp, Watched
 from seqsetvae.training.watch import Clock, GpuWatch, MetricsTable, Reporter
 
 
@@ -74,10 +74,19 @@ class Run:
     def epochs_done(self) -> int:
         return self.table.rows[-1].epoch if self.table.rows else 0
 
-    def fit(self, stage: int, max_epochs: int, *, warm_up: bool, features: FrozenFeatures | None = None) -> None:
+    def fit(
+        self,
+        stage: int,
+        max_epochs: int,
+        *,
+        warm_up: bool,
+        decay: bool = False,
+        features: FrozenFeatures | None = None,
+    ) -> None:
         """Train one stage; best.ckpt keeps the best validation of all stages so far.
 
-        `features` stand in for the data where a frozen backbone has read them already.
+        Rates are cut when the watched metric stalls, or with `decay` fall to the end of the stage. `features` stand in
+        for the data where a frozen backbone has read them already.
         """
         quiet_lightning()
         self.trained[stage] = trained_parameters(self.module)
@@ -86,7 +95,15 @@ class Run:
             best.load_state_dict(self.best.state_dict())
         self.read += features.readings if features else []
         self.data.stage = stage
-        trainer = self._trainer(stage, max_epochs, best, warm_up, reads_data=features is None)
+        schedule = self.schedule
+        rates: list[pl.Callback] = [
+            Decay(schedule.min_lr)
+            if decay
+            else Plateau(self.watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr)
+        ]
+        if warm_up and schedule.warmup_steps:  # after the decay: the first steps are the warm-up's
+            rates.append(WarmUp(schedule.warmup_steps))
+        trainer = self._trainer(stage, max_epochs, best, rates, reads_data=features is None)
         try:
             trainer.fit(self.module, datamodule=features or self.data)
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -94,15 +111,14 @@ class Run:
         self.best = best
 
     def _trainer(
-        self, stage: int, max_epochs: int, best: ModelCheckpoint, warm_up: bool, reads_data: bool
+        self, stage: int, max_epochs: int, best: ModelCheckpoint, rates: list[pl.Callback], reads_data: bool
     ) -> pl.Trainer:
         clock, schedule, watched = Clock(), self.schedule, self.watched
         interactive = sys.stderr.isatty()
         callbacks: list[pl.Callback] = [
             clock,
             GpuWatch(self.gpu_busy),
-            *([WarmUp(schedule.warmup_steps)] if warm_up and schedule.warmup_steps else []),
-            Plateau(watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr),
+            *rates,
             EarlyStopping(
                 watched.metric,
                 mode=watched.mode,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from tests import tiny
 
 
 def test_the_section_runs_on_a_tiny_synthetic_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {name: value for name, value in asdict(tiny.SIZES).items() if name != "input_dim"}
-    monkeypatch.setattr(frozen, "PRACTICE", small)
+    monkeypatch.setattr(frozen, "PRACTICE", tiny.SIZES)
     monkeypatch.setattr(frozen, "SYNTHETIC_STAYS", 100)
     monkeypatch.setattr(frozen, "EPOCHS", 2)
     monkeypatch.setattr(frozen, "isolated", lambda work, *arguments: work(*arguments))  # starting processes is slow

@@ -39,7 +39,7 @@ def test_a_variant_that_fails_does_not_hide_the_others(
 
     monkeypatch.setattr(gpu, "INDUCING_ROWS", 64)
     monkeypatch.setattr(gpu, "REPEATS", 1)
-    monkeypatch.setattr(gpu, "WORKS", {"frozen forward": gpu.frozen_forward})
+    monkeypatch.setattr(gpu, "WORKS", {"frozen forward": gpu.WORKS["frozen forward"]})
     monkeypatch.setattr(Backbone, "compile_dense_parts", broken)
     assert len(gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=1)) == len(gpu.VARIANTS) - 1
     assert "compiled, batches of 8: failed, no compiler" in capsys.readouterr().out

@@ -1,0 +1,78 @@
+"""How close to the arithmetic: achieved FLOP/s over what this machine does in plain matrix products of the same shapes.
+
+FLOP are those of the products that a batch needs after all exact rewrites (counted while it runs, 2 for a multiply and
+add); norms, GELU, softmax, dropout and copies count nothing, so that the share says how much time they take beside the
+products. The rate to compare with is that of the two products of a feed-forward part over all inducing rows of the
+batch, where half of the FLOP are; in training with their gradients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.measure import Figure, isolated, seconds
+from benchmarks.works import (
+    PRACTICE,
+    WORKS,
+    Variant,
+    batches_of_similar_length,
+    needed_flop,
+    open_stays,
+    random_embeddings,
+)
+from seqsetvae.cohort import open_cohort
+from seqsetvae.loading import collate
+from seqsetvae.model.backbone import BackboneSizes
+
+WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
+BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7
+
+
+def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+    """Share of the machine's rate for each work on the CPU, each in a process of its own."""
+    cohort = open_stays(data_dir, scratch)
+    return [figure for what in WORKS for figure in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
+
+
+def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
+    """One figure: GFLOP/s of the work, against plain products in the same process."""
+    torch.manual_seed(0)
+    cohort, device = open_cohort(cohort_path), torch.device("cpu")
+    split, table = cohort.split("train"), random_embeddings(cohort, sizes)
+    batches = [collate(split, stays) for stays in batches_of_similar_length(split, BATCH_SIZE, n_batches)]
+    work = WORKS[what](sizes, table, device, Variant(name="float32, exact sizes"))
+    flop = needed_flop(work, batches)
+    took = seconds(lambda: [work(batch) for batch in batches], REPEATS)
+    n_sets, n_stays = sum(batch.n_sets for batch in batches), sum(batch.n_stays for batch in batches)
+    rate = matmul_rate(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
+    return [
+        Figure(
+            what=what,
+            value=flop / took / 1e9,
+            unit="GFLOP/s",
+            baseline=rate / 1e9,
+            baseline_is="plain products",
+            ratio=flop / took / rate,
+            wanted=WANTED[what],
+            note=f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
+            f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s",
+        )
+    ]
+
+
+def matmul_rate(sizes: BackboneSizes, rows: int, *, training: bool) -> float:
+    """FLOP/s of [rows, D] x [D, 2D] x [2D, D], in training with the gradients of rows and weights."""
+    dim = sizes.latent_dim
+    x, up, down = (
+        torch.randn(shape, requires_grad=training) for shape in ((rows, dim), (2 * dim, dim), (dim, 2 * dim))
+    )
+
+    def products() -> None:
+        out = F.linear(F.linear(x, up), down)
+        if training:
+            out.backward(x.detach())
+
+    return (3 if training else 1) * 8 * rows * dim * dim / seconds(products, REPEATS, warm_up=3)

@@ -1,0 +1,164 @@
+"""What is timed: the model's work on a batch, at the sizes used in practice, with random weights.
+
+Every benchmark of the model takes its works from here, so that a stay a second means the same in all of them: a forward
+pass of the frozen backbone with pooling, a step of unfrozen training, a step of pretraining, optimizer and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
+from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import TrainedOn
+from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.loading import LengthBucketSampler, stay_sizes
+from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.decoder import PretrainingModel
+from seqsetvae.model.head import HeadSettings
+from seqsetvae.model.losses import LossSettings, ObjectiveSettings
+from seqsetvae.optimizer import OptimizerSettings
+
+EMBEDDING_WIDTH = 768
+PRACTICE = BackboneSizes(
+    input_dim=EMBEDDING_WIDTH,
+    reduced_dim=256,
+    latent_dim=256,
+    levels=2,
+    heads=2,
+    m=16,
+    ff_dim=512,
+    transformer_heads=8,
+    transformer_layers=4,
+    transformer_dropout=0.1,
+)
+MAX_EVENTS = 10**6  # so that a batch of 256 stays is one of 256 stays
+SYNTHETIC_STAYS = 2000
+
+Work = Callable[[Batch], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way of running the same model."""
+
+    name: str
+    mixed: bool = False  # bfloat16 products
+    padded: bool = False
+    compiled: bool = False
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """As Lightning does it."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed, cache_enabled=False)
+
+
+def open_stays(data_dir: Path | None, scratch: Path) -> Cohort:
+    """The cohort to measure on; synthetic stays where none is named."""
+    if data_dir is not None:
+        return open_cohort(data_dir)
+    data = write_synthetic(scratch / "synthetic", n_stays=SYNTHETIC_STAYS, seed=0)
+    return find_cohort(data, cache_root=scratch / "synthetic compiled", progress=False)
+
+
+def random_embeddings(cohort: Cohort, sizes: BackboneSizes) -> torch.Tensor:
+    """A vector for each of the cohort's variables: [V, I]. Values do not matter to a clock."""
+    return torch.randn(len(cohort.vocabulary), sizes.input_dim, generator=torch.Generator().manual_seed(0))
+
+
+def batches_of_similar_length(split: Split, batch_size: int, n_batches: int) -> list[np.ndarray]:
+    """Stays of some batches as a run would draw them, full ones first."""
+    labelled = np.flatnonzero(split.label >= 0)
+    n_sets, n_events = stay_sizes(split)
+    drawn = LengthBucketSampler(labelled, n_sets, n_events, batch_size=batch_size, max_events=MAX_EVENTS, shuffle=True)
+    return sorted(drawn, key=len, reverse=True)[:n_batches]
+
+
+def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+    """What stage 1 does once with every stay."""
+    module = _fine_tuner(sizes, table, device, variant).eval()
+
+    @torch.no_grad()
+    def work(batch: Batch) -> None:
+        with variant.autocast(device):
+            module.pooled(batch)
+
+    return work
+
+
+def training_step(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+    """A step of stage 2, optimizer and all."""
+    module = _fine_tuner(sizes, table, device, variant)
+    module.unfreeze_backbone()
+    return _step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), device, variant)
+
+
+def pretraining_step(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+    """A step of pretraining, optimizer and all."""
+    objective = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=1, free_bits=0.0)
+    module = SeqSetVAEPretrainer(PretrainingModel(sizes), objective, 1e-5, 0.01, table, {}).to(device)
+    if variant.compiled:
+        module.model.compile_dense_parts()
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        recon, kl, _, _ = module.terms(batch)
+        return recon + objective.max_beta * kl
+
+    return _step(module, loss_of, device, variant)
+
+
+WORKS = {
+    "frozen forward": frozen_forward,
+    "unfrozen training step": training_step,
+    "pretraining step": pretraining_step,
+}
+
+
+def _fine_tuner(
+    sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant
+) -> SeqSetVAEFineTuner:
+    module = SeqSetVAEFineTuner(
+        Backbone(sizes),
+        HeadSettings(pooling="last_mean", hidden=128, dropout=0.1),
+        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
+        OptimizerSettings(head_lr=1e-5, backbone_lr=1e-5, weight_decay=0.01),
+        table,
+        TrainedOn(fingerprints={}, label_name="", max_sets=None),
+    ).to(device)
+    if variant.compiled:
+        module.backbone.compile_dense_parts()
+    return module
+
+
+def _step(
+    module: pl.LightningModule, loss_of: Callable[[Batch], torch.Tensor], device: torch.device, variant: Variant
+) -> Work:
+    optimizer = module.train().configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+    def work(batch: Batch) -> None:
+        optimizer.zero_grad()
+        with variant.autocast(device):
+            loss = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    return work
+
+
+def needed_flop(work: Work, batches: Iterable[Batch]) -> int:
+    """FLOP of all products in the work over these batches."""
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            work(batch)
+    return counter.get_total_flops()
