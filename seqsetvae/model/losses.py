@@ -113,7 +113,7 @@ def _mean(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
 
 
 def _variance(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
-    """Variance over the events of each set: [count, n, R] → [count, R]. In two passes: torch's own is slow over dim 1."""
+    """Variance over the events of each set: [count, n, R] → [count, R]. In two passes: torch.var is slow over dim 1."""
     return _mean((x - _mean(x, filled)[:, None]).square(), filled)
 
 
