@@ -152,6 +152,11 @@ class Settings:
     ckpt: Path | None = _argument(optional(path()), "evaluate: a run folder, or a checkpoint of one")
     split: str | None = _argument(optional(choice("train", "valid", "test")), "evaluate, embed: which split")
     output: Path | None = _argument(optional(path()), "embed: the .npz file to write")
+    from_random_weights: bool = _argument(
+        boolean(),
+        "fine-tune an untrained backbone: the baseline that says what --pretrained_ckpt is worth",
+        default=False,
+    )
     allow_partial_backbone: bool = _argument(
         boolean(), "go on although backbone weights are missing or misshapen; recorded in the run", default=False
     )
@@ -326,6 +331,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
 READ_BY = {
     "pretrained_ckpt": ("finetune", "pretrain", "embed"),
     "allow_partial_backbone": ("finetune", "pretrain", "embed"),
+    "from_random_weights": ("finetune",),
     "ckpt": ("evaluate",),
     "split": ("evaluate", "embed"),
     "output": ("embed",),
@@ -388,7 +394,7 @@ def _unknown_in_config(config: ModuleType) -> list[str]:
 def check(settings: Settings) -> list[str]:
     """What is wrong with settings that are fine one by one but not together, or name files that are not there."""
     needs: dict[str | None, list[str]] = {
-        "finetune": ["pretrained_ckpt", "data_dir"],
+        "finetune": ["data_dir"] if settings.from_random_weights else ["pretrained_ckpt", "data_dir"],
         "pretrain": ["data_dir"],
         "evaluate": ["ckpt", "split"],
         "embed": ["pretrained_ckpt", "data_dir", "split", "output"],
@@ -406,15 +412,16 @@ def check(settings: Settings) -> list[str]:
 
 def _size_problems(settings: Settings) -> list[str]:
     sizes = settings.sizes()
+    starts_random = settings.from_random_weights or (settings.mode == "pretrain" and settings.pretrained_ckpt is None)
     return [
         f"{name}: received {sizes[name]}; allowed: a number that divides latent_dim ({sizes['latent_dim']})"
         for name in ("heads", "transformer_heads")
-        if settings.mode == "pretrain" and settings.pretrained_ckpt is None and sizes["latent_dim"] % sizes[name]
+        if starts_random and sizes["latent_dim"] % sizes[name]
     ]
 
 
 def _needed(mode: str | None, name: str) -> str:
-    why = ": fine-tuning starts from a pretrained checkpoint, never from random weights" * (
+    why = ": fine-tuning starts from a pretrained checkpoint (--from_random_weights: the baseline without one)" * (
         mode == "finetune" and name == "pretrained_ckpt"
     )
     return f"{name}: not given; --mode {mode} needs --{name}{why}"
@@ -422,6 +429,12 @@ def _needed(mode: str | None, name: str) -> str:
 
 def _training_problems(settings: Settings) -> list[str]:
     rules = [
+        (
+            settings.from_random_weights and (settings.pretrained_ckpt is not None or settings.unfreeze_after != 0),
+            f"from_random_weights: received with pretrained_ckpt {str(settings.pretrained_ckpt)!r} and unfreeze_after "
+            f"{settings.unfreeze_after}; allowed: without a checkpoint and with --unfreeze_after 0, since random "
+            "weights are not worth freezing",
+        ),
         (
             settings.mode == "finetune" and settings.batch_size < 4,
             f"batch_size: received {settings.batch_size}; allowed: 4 or more when fine-tuning",

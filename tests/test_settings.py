@@ -309,7 +309,18 @@ def test_problems_of_settings_together_come_at_once_too(files: dict[str, str], t
 def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     message = _problems(["--mode", "finetune", "--data_dir", str(tmp_path)])
     assert "pretrained_ckpt: not given; --mode finetune needs --pretrained_ckpt" in message
-    assert "never from random weights" in message
+    assert "--from_random_weights: the baseline" in message
+
+
+def test_random_weights_are_the_users_word_and_never_frozen(tmp_path: Path) -> None:
+    given = {"--mode": "finetune", "--data_dir": str(tmp_path), "--from_random_weights": "true"}
+    assert "allowed: without a checkpoint and with --unfreeze_after 0" in _problems(_argv(given))
+    assert resolve(config, _argv(given | {"--unfreeze_after": "0"})).from_random_weights
+    file = tmp_path / "file.ckpt"
+    file.touch()
+    assert "allowed: without a checkpoint" in _problems(
+        _argv(given | {"--unfreeze_after": "0", "--pretrained_ckpt": str(file)})
+    )
 
 
 def test_a_mode_is_needed_and_named() -> None:

@@ -9,7 +9,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import require_both_classes
-from seqsetvae.model.backbone import Backbone
+from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
@@ -30,19 +30,26 @@ from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
-from seqsetvae.training.summary import Summary, finetuning_advice, partial_backbone_advice
+from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
 
 METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
 
 
 def run(settings: Settings) -> Summary:
-    """Fine-tune --pretrained_ckpt on --data_dir; everything is checked before the run folder is made."""
+    """Fine-tune --pretrained_ckpt, or an untrained backbone if so asked, on --data_dir.
+
+    Everything is checked before the run folder is made.
+    """
     device = torch_device(settings)
     pl.seed_everything(settings.seed, verbose=False)
-    backbone, checkpoint, report = load_pretrained(settings)
+    loaded = None if settings.from_random_weights else load_pretrained(settings)
     cohort = open_data(settings)
     require_both_classes(cohort, "train", "valid")
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    if loaded is None:
+        backbone, report = untrained(settings, cohort), None
+    else:
+        backbone, checkpoint, report = loaded
+        check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     data = data_module(settings, cohort, device)
     module = build(settings, backbone, cohort)
     run = start_run(
@@ -67,8 +74,14 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: finetune_in_stages(run, module, read_once, settings.compile_model),
-        lambda rows: partial_backbone_advice(report) + finetuning_advice(rows),
+        lambda rows: random_weights_advice(report) + finetuning_advice(rows),
     )
+
+
+def untrained(settings: Settings, cohort: Cohort) -> Backbone:
+    """A backbone of the settings' sizes with random weights, and a line that says so."""
+    print("⚠️  RANDOM BACKBONE: nothing is pretrained, as --from_random_weights asks")
+    return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes()))
 
 
 def build(settings: Settings, backbone: Backbone, cohort: Cohort) -> SeqSetVAEFineTuner:

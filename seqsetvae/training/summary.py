@@ -108,8 +108,10 @@ def loading_advice(waiting: float | None) -> list[str]:
     ]
 
 
-def partial_backbone_advice(report: LoadReport) -> list[str]:
-    """Says that figures come from a backbone that was partly random; nothing for a whole one."""
+def random_weights_advice(report: LoadReport | None) -> list[str]:
+    """Says that figures come from a backbone that was random, in part or as a whole; nothing for a pretrained one."""
+    if report is None:
+        return ["Random backbone: nothing was pretrained (--from_random_weights)."]
     n_random = len(report.missing) + len(report.mismatched)
     return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
 

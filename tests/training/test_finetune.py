@@ -23,6 +23,7 @@ from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import collate
 from seqsetvae.modes.evaluate import read_finetuned, rebuild
+from seqsetvae.settings import SMALL
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import best_checkpoint
@@ -407,6 +408,19 @@ def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> Non
     config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
     assert config["partial_backbone"] is True
     assert "post_transformer_norm.weight" in config["pretrained"]["missing"]
+
+
+def test_random_weights_are_recorded(compiled: Cohort, tmp_path: Path) -> None:
+    status, out, errors = command(
+        "--mode", "finetune", "--from_random_weights", "--data_dir", compiled.path, "--output_root_dir", tmp_path,
+        "--preset", "small", "--unfreeze_after", 0, "--max_epochs", 1, "--batch_size", 8, "--accelerator", "cpu",
+    )  # fmt: skip
+    assert status == 0, errors
+    assert "RANDOM BACKBONE" in out
+    assert "Random backbone: nothing was pretrained" in (run_of(tmp_path) / "summary.txt").read_text(encoding="utf-8")
+    config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
+    assert config["pretrained"] is None
+    assert config["sizes"]["latent_dim"] == SMALL["latent_dim"]
 
 
 @pytest.mark.slow

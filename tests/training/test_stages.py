@@ -12,7 +12,7 @@ import torch
 
 from seqsetvae.cohort import Cohort
 from tests import tiny
-from tests.training.helpers import BACKBONE_LR, HEAD_LR, fine_tuner, load, run_stages, scripted_run
+from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, run_stages, scripted_run
 
 STEPS = 4  # a training epoch: 60 stays, 16 at a time
 
@@ -193,6 +193,18 @@ def test_rates_warm_up_after_unfreezing_only(compiled: Cohort, tmp_path: Path) -
     for part, lr in (("head", HEAD_LR), ("backbone", BACKBONE_LR)):
         rates = [rate[part] for stage, rate in module.rates if stage == 2]
         assert rates == pytest.approx([lr * share for share in expected])
+
+
+def test_rates_of_pretraining_fall_along_half_a_cosine_after_the_warm_up(compiled: Cohort, tmp_path: Path) -> None:
+    module: Scripted = fine_tuner(compiled, Scripted)
+    module.start([0.6, 0.7])
+    module.unfreeze_backbone()
+    run = make_run(module, compiled, tmp_path, warmup_steps=2, min_lr=1e-5)
+    run.fit(2, 2, warm_up=True, decay=True)
+    done = np.arange(2 * STEPS) / (2 * STEPS)
+    expected = 1e-5 + (BACKBONE_LR - 1e-5) * 0.5 * (1 + np.cos(np.pi * done))
+    expected[:2] = BACKBONE_LR / 2, BACKBONE_LR
+    assert [rate["backbone"] for _, rate in module.rates] == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
