@@ -8,12 +8,13 @@ batch, where half of the FLOP are; in training with their gradients.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Figure, isolated, seconds
+from benchmarks.measure import Figure, isolated, seconds_in_turn
 from benchmarks.works import (
     PRACTICE,
     WORKS,
@@ -45,9 +46,12 @@ def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches:
     batches = [collate(split, stays) for stays in batches_of_similar_length(split, BATCH_SIZE, n_batches)]
     work = WORKS[what](sizes, table, device, Variant(name="float32, exact sizes"))
     flop = needed_flop(work, batches)
-    took = seconds(lambda: [work(batch) for batch in batches], REPEATS)
     n_sets, n_stays = sum(batch.n_sets for batch in batches), sum(batch.n_stays for batch in batches)
-    rate = matmul_rate(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
+    products, product_flop = plain_products(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
+    took, took_products = seconds_in_turn(
+        [lambda: [work(batch) for batch in batches], lambda: [products() for _ in batches]], REPEATS
+    )
+    rate = product_flop * n_batches / took_products
     return [
         Figure(
             what=what,
@@ -63,8 +67,8 @@ def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches:
     ]
 
 
-def matmul_rate(sizes: BackboneSizes, rows: int, *, training: bool) -> float:
-    """FLOP/s of [rows, D] x [D, 2D] x [2D, D], in training with the gradients of rows and weights."""
+def plain_products(sizes: BackboneSizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:
+    """[rows, D] x [D, 2D] x [2D, D], in training with the gradients of rows and weights; and its FLOP."""
     dim = sizes.latent_dim
     x, up, down = (
         torch.randn(shape, requires_grad=training) for shape in ((rows, dim), (2 * dim, dim), (dim, 2 * dim))
@@ -75,4 +79,4 @@ def matmul_rate(sizes: BackboneSizes, rows: int, *, training: bool) -> float:
         if training:
             out.backward(x.detach())
 
-    return (3 if training else 1) * 8 * rows * dim * dim / seconds(products, REPEATS, warm_up=3)
+    return products, (3 if training else 1) * 8 * rows * dim * dim

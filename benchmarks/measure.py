@@ -9,7 +9,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,14 +35,19 @@ class Figure:
 
 def seconds(work: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
     """Median time of the work, after runs that do not count."""
-    for _ in range(warm_up):
-        work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return seconds_in_turn([work], repeats, warm_up)[0]
+
+
+def seconds_in_turn(works: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1) -> list[float]:
+    """Median time of each of the works, run in turn: a machine that is slower for a while is so for all of them."""
+    times: list[list[float]] = [[] for _ in works]
+    for repeat in range(warm_up + repeats):
+        for work, of_work in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            if repeat >= warm_up:
+                of_work.append(time.perf_counter() - start)
+    return [statistics.median(of_work) for of_work in times]
 
 
 def peak_mib() -> float:
