@@ -1,0 +1,97 @@
+"""Figures of docs/performance.md: `python -m benchmarks.plots outputs/benchmarks docs/performance`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+OURS, WANTED, QUIET = "#2a6f97", "#9a031e", "#6c757d"
+GROWTH = re.compile(r"(?P<what>.+?) (?:an epoch of )?(?P<stays>[\d,]+) stays")
+
+
+def ratios(sections: dict[str, list[dict[str, Any]]]) -> plt.Figure:
+    """Bars of every ratio that the project asks for, on a log scale, with a mark at what is wanted."""
+    rows = [
+        row for figures in sections.values() for row in figures if row["ratio"] and row["wanted"] and row["wanted"] > 1
+    ]
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.1), layout="constrained")
+    places = range(len(rows))
+    axes.barh(places, [row["ratio"] for row in rows], color=OURS, height=0.6)
+    for place, row in zip(places, rows, strict=True):
+        axes.plot([row["wanted"]] * 2, [place - 0.4, place + 0.4], color=WANTED, linewidth=2)
+        axes.annotate(f" {row['ratio']:,.3g}×", (max(row["ratio"], row["wanted"]), place), va="center")
+    axes.set_yticks(places, [f"{row['what']}\nagainst {row['baseline_is']}" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast as the baseline of the same run (red: wanted)")
+    return _plain(figure, axes)
+
+
+def shares(figures: list[dict[str, Any]]) -> plt.Figure:
+    """Achieved FLOP/s over those of plain matrix products."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(figures) + 1.1), layout="constrained")
+    places = range(len(figures))
+    axes.barh(places, [100 * row["ratio"] for row in figures], color=OURS, height=0.6)
+    for place, row in zip(places, figures, strict=True):
+        if row["wanted"]:
+            axes.plot([100 * row["wanted"]] * 2, [place - 0.4, place + 0.4], color=WANTED, linewidth=2)
+        axes.annotate(f" {row['ratio']:.0%}", (100 * row["ratio"], place), va="center")
+    axes.set_yticks(places, [row["what"] for row in figures], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the rate of plain matrix products of the same shapes (red: wanted)")
+    return _plain(figure, axes)
+
+
+def growth(figures: list[dict[str, Any]]) -> plt.Figure:
+    """Processor time a stay and own memory, by the number of synthetic stays."""
+    figure, both = plt.subplots(1, 2, figsize=(7.5, 3), layout="constrained")
+    for axes, unit, label in zip(
+        both, ("µs/stay", "MiB"), ("processor time, µs a stay", "own memory, MiB"), strict=True
+    ):
+        series: dict[str, list[tuple[int, float]]] = {}
+        for row in figures:
+            match = GROWTH.fullmatch(row["what"])
+            if match and row["unit"] == unit:
+                stays = int(match["stays"].replace(",", ""))
+                series.setdefault(match["what"].split(" to ")[-1], []).append((stays, row["value"]))
+        for (what, points), style in zip(series.items(), ("o-", "s--"), strict=False):
+            points.sort()
+            axes.plot(*zip(*points, strict=True), style, color=OURS if style == "o-" else QUIET, label=what)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("synthetic stays")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False)
+        _plain(figure, axes)
+    return figure
+
+
+def _plain(figure: plt.Figure, axes: plt.Axes) -> plt.Figure:
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Write ratios.svg, floor.svg and growth.svg."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figures", type=Path, help="folder that holds figures.json")
+    parser.add_argument("output", type=Path, help="folder for the figures")
+    arguments = parser.parse_args()
+    sections = json.loads((arguments.figures / "figures.json").read_text())["sections"]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    made = {"ratios": ratios(sections), "floor": shares(sections["floor"]), "growth": growth(sections["growth"])}
+    for name, figure in made.items():
+        figure.savefig(arguments.output / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
