@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.dropout import dropout
 from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
 from seqsetvae.model.ragged import split_events
 from seqsetvae.model.set_encoder import ISAB, MAB, SetEncoderSizes
@@ -58,7 +59,7 @@ class DecoderLayer(nn.Module):
         return self._output(spread(self.pma.mab(attended), sizes), seeds)
 
     def _output(self, attended: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        return F.dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
+        return dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
 
 
 def attend_within_sets(

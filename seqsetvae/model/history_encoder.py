@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from seqsetvae.model.dropout import dropout
+
 TIME_BUCKETS = 64
 FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES = 0.5, 1440.0
 QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
@@ -53,30 +55,28 @@ class Grids:
         return rows.index_select(0, self.slot)
 
 
-def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> torch.Tensor:
+def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: float) -> torch.Tensor:
     """Softmax-and-mix of each position over itself and those before: [N, h, T, d] each → [N, h, T, d].
 
     The fused kernels never write the T² weights down, but those of the CPU know no dropout. There, long stays go block
     by block, and a block's weights are computed again for its gradient.
     """
     length = query.shape[2]
-    if not dropout or query.is_cuda or length <= QUERY_BLOCK:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+    if not drop or query.is_cuda or length <= QUERY_BLOCK:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
     blocks = [
-        checkpoint(_attend_block, query, key, value, start, dropout, use_reentrant=False)
+        checkpoint(_attend_block, query, key, value, start, drop, use_reentrant=False)
         for start in range(0, length, QUERY_BLOCK)
     ]
     return torch.cat(blocks, dim=2)
 
 
-def _attend_block(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, dropout: float
-) -> torch.Tensor:
+def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, drop: float) -> torch.Tensor:
     """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
     end = min(start + QUERY_BLOCK, query.shape[2])
     visible = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
     queries, keys, values = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=dropout)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=drop)
 
 
 class CausalLayer(nn.TransformerEncoderLayer):
@@ -95,9 +95,12 @@ class CausalLayer(nn.TransformerEncoderLayer):
 
     def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""
-        x = x + self.dropout1(self._attend(self.norm1(x), grids))
-        hidden = self.dropout(F.gelu(self.linear1(self.norm2(x))))
-        return x + self.dropout2(self.linear2(hidden))
+        x = x + self._drop(self.dropout1, self._attend(self.norm1(x), grids))
+        hidden = self._drop(self.dropout, F.gelu(self.linear1(self.norm2(x))))
+        return x + self._drop(self.dropout2, self.linear2(hidden))
+
+    def _drop(self, module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+        return dropout(x, module.p, module.training)
 
     def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn
@@ -113,8 +116,7 @@ class CausalLayer(nn.TransformerEncoderLayer):
         """Softmax-and-mix of one grid: [N, T, 3D] → [N, T, D]."""
         attention = self.self_attn
         query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, h, T, d]
-        dropout = attention.dropout if self.training else 0.0
-        mixed = causal_attention(query, key, value, dropout)
+        mixed = causal_attention(query, key, value, attention.dropout if self.training else 0.0)
         return mixed.transpose(1, 2).flatten(2)
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from seqsetvae.model.dropout import dropout
 from seqsetvae.model.padded import SetSizes, mean_of_events, pool_events, read_rows
 
 EVENT_DROPOUT = 0.1  # on each event vector, in training
@@ -171,7 +172,7 @@ class SetEncoder(nn.Module):
         linear = self.embed[0]
         assert isinstance(linear, nn.Linear)
         if self.training:
-            return linear(F.dropout(self.event_vectors(variable, value, embeddings), EVENT_DROPOUT))
+            return linear(dropout(self.event_vectors(variable, value, embeddings), EVENT_DROPOUT, training=True))
         with _full_precision(embeddings):
             table = F.linear(self.directions(embeddings), linear.weight)  # [V, D]
             return torch.addcmul(linear.bias, table[variable], value[:, None])

@@ -1,0 +1,57 @@
+"""Dropout with few draws: each entry by itself, as often as it should, without bias."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqsetvae.model.dropout import dropout
+
+ENTRIES = 10**6
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_entries_drop_as_often_as_asked_and_means_stay(probability: float) -> None:
+    torch.manual_seed(0)
+    kept = dropout(torch.ones(ENTRIES, dtype=torch.float64), probability, training=True)
+    deviation = (probability * (1 - probability) / ENTRIES) ** 0.5
+    assert abs(float((kept == 0).double().mean()) - probability) < 5 * deviation
+    assert abs(float(kept.mean()) - 1) < 5 * deviation / (1 - probability)
+    assert kept.unique().tolist() == pytest.approx([0, 1 / (1 - probability)], rel=1e-4)
+
+
+def test_neighbours_drop_independently_though_four_share_a_draw() -> None:
+    torch.manual_seed(0)
+    dropped = (dropout(torch.ones(ENTRIES), 0.1, training=True) == 0).double()
+    for distance in (1, 2, 3, 4):
+        both = float((dropped[distance:] * dropped[:-distance]).mean())
+        assert abs(both - 0.01) < 5 * (0.01 * 0.99 / ENTRIES) ** 0.5
+
+
+def test_the_gradient_is_dropped_and_scaled_as_the_value_is() -> None:
+    x = torch.randn(7, 5, requires_grad=True)  # not a multiple of four
+    out = dropout(x, 0.3, training=True)
+    out.backward(torch.ones_like(out))
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad * x, out)
+    assert (x.grad == 0).any()
+    assert (x.grad > 1).any()
+
+
+def test_a_seed_repeats_it_and_another_draw_differs() -> None:
+    x = torch.ones(100)
+    torch.manual_seed(1)
+    first, second = dropout(x, 0.5, training=True), dropout(x, 0.5, training=True)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x, 0.5, training=True), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("probability", "training"), [(0.5, False), (0.0, True)])
+def test_nothing_drops_in_evaluation_or_at_zero(probability: float, training: bool) -> None:
+    x = torch.randn(10)
+    assert torch.equal(dropout(x, probability, training), x)
+
+
+def test_the_type_stays() -> None:
+    assert dropout(torch.ones(8, dtype=torch.bfloat16), 0.5, training=True).dtype == torch.bfloat16
