@@ -57,7 +57,7 @@ free_bits = 0.1  # nats of KL per dimension that cost nothing, against posterior
 
 # --- Schedule: every patience counts validations, one at the end of each epoch ----------------------------------------
 max_epochs = 20  # epochs of both stages together
-unfreeze_after = 5  # epochs with a frozen backbone (stage 1); 0 trains all from the start, None never unfreezes
+unfreeze_after = 1  # epochs with a frozen backbone (stage 1); 0: none, None: all; one is enough, docs/experiments.md
 lr_factor = 0.8  # fine-tuning: learning rates are multiplied by this when val_auc stalls
 lr_patience = 4  # fine-tuning: validations without a better val_auc before that
 min_lr = 1e-6  # learning rates do not fall below this

@@ -58,12 +58,14 @@ class Grids:
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: float) -> torch.Tensor:
     """Softmax-and-mix of each position over itself and those before: [N, h, T, d] each → [N, h, T, d].
 
-    The fused kernels never write the T² weights down, but those of the CPU know no dropout. There, long stays go block
-    by block, and a block's weights are computed again for its gradient.
+    The fused kernels never write the T² weights down, but those of the CPU know no dropout. There they are written, for
+    long stays block by block, and a block's weights are computed again for its gradient.
     """
     length = query.shape[2]
-    if not drop or query.is_cuda or length <= QUERY_BLOCK:
+    if not drop or query.is_cuda:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
+    if length <= QUERY_BLOCK:
+        return _attend_block(query, key, value, 0, drop)
     blocks = [
         checkpoint(_attend_block, query, key, value, start, drop, use_reentrant=False)
         for start in range(0, length, QUERY_BLOCK)
@@ -74,9 +76,10 @@ def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, drop: float) -> torch.Tensor:
     """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
     end = min(start + QUERY_BLOCK, query.shape[2])
-    visible = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
-    queries, keys, values = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=drop)
+    hidden = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu(start + 1)
+    scores = query[:, :, start:end] * query.shape[3] ** -0.5 @ key[:, :, :end].mT + hidden
+    weights = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    return dropout(weights, drop, training=True) @ value[:, :, :end]
 
 
 class CausalLayer(nn.TransformerEncoderLayer):

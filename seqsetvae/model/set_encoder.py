@@ -165,7 +165,7 @@ class SetEncoder(nn.Module):
 
     def event_vectors(self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """Direction says which variable, signed length how abnormal: [E], [E], [V, I] → [E, R]."""
-        return self.directions(embeddings)[variable] * value[:, None]
+        return F.embedding(variable, self.directions(embeddings)) * value[:, None]  # its gradient adds up fast
 
     def _embedded(self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """First linear map on every event, [E, D]. Without dropout it is one row a variable, scaled by the value."""
@@ -175,7 +175,7 @@ class SetEncoder(nn.Module):
             return linear(dropout(self.event_vectors(variable, value, embeddings), EVENT_DROPOUT, training=True))
         with _full_precision(embeddings):
             table = F.linear(self.directions(embeddings), linear.weight)  # [V, D]
-            return torch.addcmul(linear.bias, table[variable], value[:, None])
+            return torch.addcmul(linear.bias, F.embedding(variable, table), value[:, None])
 
     def features(
         self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, sizes: SetSizes

@@ -129,7 +129,7 @@ def finetuning_advice(rows: list[Row]) -> list[str]:
             "(python data.py check)."
         )
     if len(first) > 2 and auc <= first[0]["val_auc"]:
-        lines.append("val_auc did not rise after the first epoch: try a lower cls_head_lr, or unfreeze_after = 1.")
+        lines.append("val_auc did not rise after the first epoch: try a lower cls_head_lr, or a lower unfreeze_after.")
     return lines
 
 

@@ -194,13 +194,13 @@ def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch: p
     torch.testing.assert_close(torch.cat(blocks, dim=2), whole, rtol=0, atol=1e-12)
 
     seen: list[tuple[int, ...]] = []
-    attention = torch.nn.functional.scaled_dot_product_attention
 
-    def without_dropout(query: torch.Tensor, key: torch.Tensor, *others: Any, dropout_p: float, **options: Any) -> Any:
-        seen.append((query.shape[2], key.shape[2]))
-        return attention(query, key, *others, **options)
+    def without_dropout(weights: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+        assert (probability, training) == (0.1, True)
+        seen.append(tuple(weights.shape[2:]))
+        return weights
 
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", without_dropout)
+    monkeypatch.setattr(history_encoder, "dropout", without_dropout)
     dropped = history_encoder.causal_attention(query, key, value, 0.1)
     weights = torch.randn_like(whole)
     for ours, theirs in zip(
