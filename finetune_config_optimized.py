@@ -61,7 +61,7 @@ unfreeze_after = 1  # epochs with a frozen backbone (stage 1); 0: none, None: al
 lr_factor = 0.8  # fine-tuning: learning rates are multiplied by this when val_auc stalls
 lr_patience = 4  # fine-tuning: validations without a better val_auc before that
 min_lr = 1e-6  # learning rates do not fall below this
-es_patience = 8  # validations without a better val_auc (val_loss) before a stage ends; above lr_patience + 1
+es_patience = 8  # validations without a better val_auc (val_loss) before a stage ends; fine-tuning: > lr_patience + 1
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 output_root_dir = "outputs"  # folder for runs and for compiled copies of old data folders

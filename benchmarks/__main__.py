@@ -1,6 +1,7 @@
-"""All benchmarks: `python -m benchmarks --data_dir COHORT --output FOLDER` writes figures.json and prints a table.
+"""All benchmarks: `python -m benchmarks --data_dir COHORT --output FOLDER` prints tables and keeps them in the folder.
 
-Without --data_dir the stays are synthetic, and every table says so.
+figures.json has every figure, tables.md the tables. A section measured again (--only) replaces its own figures alone.
+Without --data_dir the stays are synthetic.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,7 +54,8 @@ def table(title: str, figures: list[Figure]) -> str:
 def hardware() -> dict[str, str | int]:
     """What the figures were measured on."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "date": date.today().isoformat(),
         "cpu": names[0] if names else platform.processor(),
@@ -66,25 +69,43 @@ def hardware() -> dict[str, str | int]:
 
 
 def main() -> None:
-    """Run the chosen sections, print their tables, write figures.json."""
+    """Run the chosen sections; what is measured is on disk after each of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="a compiled cohort of real stays; without it, synthetic ones")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for figures.json")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections to run")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, object] = {
-        "hardware": hardware(),
-        "data": str(arguments.data_dir or "synthetic"),
-        "sections": {},
-    }
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only:
             title, run = SECTIONS[name]
             figures = run(arguments.data_dir, Path(scratch))
             print(table(title, figures), end="\n\n", flush=True)
-            results["sections"][name] = [asdict(figure) for figure in figures]  # type: ignore[index]
-    (arguments.output / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
+            keep(name, figures, "synthetic" if arguments.data_dir is None else "a compiled cohort", arguments.output)
+
+
+def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
+    """Add a section's figures to those in the folder, in place of older ones of the same section.
+
+    Raises:
+        ValueError: the folder holds figures of another machine or other data.
+    """
+    file, machine = folder / "figures.json", hardware()
+    results: dict[str, Any] = {"hardware": machine, "data": data, "sections": {}}
+    if file.exists():
+        results = json.loads(file.read_text())
+    if (results["hardware"] | {"date": machine["date"]}, results["data"]) != (machine, data):
+        raise ValueError(f"{file}: holds figures of {results['hardware']} on {results['data']}; use another --output")
+    results["hardware"] = machine
+    results["sections"][section] = [asdict(figure) for figure in figures]
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    tables = [
+        table(title, [Figure(**one) for one in results["sections"][name]])
+        for name, (title, _) in SECTIONS.items()
+        if results["sections"].get(name)
+    ]
+    said = ", ".join(f"{name} {value}" for name, value in machine.items())
+    (folder / "tables.md").write_text("\n\n".join([f"Measured on {data}: {said}", *tables]) + "\n")
 
 
 if __name__ == "__main__":

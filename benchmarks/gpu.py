@@ -174,9 +174,9 @@ def _epoch(work: Work, variant: Variant, cohort: Cohort, batch_size: int, device
 
 
 def _against_first(figures: list[Figure]) -> list[Figure]:
-    """The first variant is what the others are compared with."""
-    if not figures:
-        return []
+    """The first variant is what the others are compared with; nothing is where it failed."""
+    if not figures or f", {VARIANTS[0].name}, batches" not in figures[0].what:
+        return figures
     first, others = figures[0], figures[1:]
     return [
         first,

@@ -332,6 +332,8 @@ READ_BY = {
     "pretrained_ckpt": ("finetune", "pretrain", "embed"),
     "allow_partial_backbone": ("finetune", "pretrain", "embed"),
     "from_random_weights": ("finetune",),
+    "lr_factor": ("finetune",),
+    "lr_patience": ("finetune",),
     "ckpt": ("evaluate",),
     "split": ("evaluate", "embed"),
     "output": ("embed",),
@@ -428,11 +430,16 @@ def _needed(mode: str | None, name: str) -> str:
 
 
 def _training_problems(settings: Settings) -> list[str]:
+    untrained = settings.mode == "finetune" and settings.from_random_weights
     rules = [
         (
-            settings.from_random_weights and (settings.pretrained_ckpt is not None or settings.unfreeze_after != 0),
-            f"from_random_weights: received with pretrained_ckpt {str(settings.pretrained_ckpt)!r} and unfreeze_after "
-            f"{settings.unfreeze_after}; allowed: without a checkpoint and with --unfreeze_after 0, since random "
+            untrained and (settings.pretrained_ckpt is not None or settings.allow_partial_backbone),
+            "from_random_weights: received together with pretrained_ckpt or allow_partial_backbone; leave them out, "
+            "since no checkpoint is read",
+        ),
+        (
+            untrained and settings.unfreeze_after != 0,
+            f"unfreeze_after: received {settings.unfreeze_after}; allowed: 0 with --from_random_weights, since random "
             "weights are not worth freezing",
         ),
         (
@@ -440,7 +447,8 @@ def _training_problems(settings: Settings) -> list[str]:
             f"batch_size: received {settings.batch_size}; allowed: 4 or more when fine-tuning",
         ),
         (
-            settings.es_patience <= settings.lr_patience + 1,  # a cut comes after lr_patience + 1 validations
+            settings.mode != "pretrain"
+            and settings.es_patience <= settings.lr_patience + 1,  # a cut comes after lr_patience + 1 validations
             f"es_patience: received {settings.es_patience}; allowed: above lr_patience + 1 "
             f"({settings.lr_patience + 1}), or training stops before a lower learning rate is tried",
         ),

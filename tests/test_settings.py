@@ -314,13 +314,20 @@ def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 
 def test_random_weights_are_the_users_word_and_never_frozen(tmp_path: Path) -> None:
     given = {"--mode": "finetune", "--data_dir": str(tmp_path), "--from_random_weights": "true"}
-    assert "allowed: without a checkpoint and with --unfreeze_after 0" in _problems(_argv(given))
+    assert "unfreeze_after: received 1; allowed: 0 with --from_random_weights" in _problems(_argv(given))
     assert resolve(config, _argv(given | {"--unfreeze_after": "0"})).from_random_weights
     file = tmp_path / "file.ckpt"
     file.touch()
-    assert "allowed: without a checkpoint" in _problems(
-        _argv(given | {"--unfreeze_after": "0", "--pretrained_ckpt": str(file)})
-    )
+    for flag, value in (("--pretrained_ckpt", str(file)), ("--allow_partial_backbone", "true")):
+        message = _problems(_argv(given | {"--unfreeze_after": "0", flag: value}))
+        assert "from_random_weights: received together with" in message
+        assert "one problem" in message
+
+
+def test_pretraining_is_not_held_to_rules_of_the_plateau(tmp_path: Path) -> None:
+    given = {"--mode": "pretrain", "--data_dir": str(tmp_path)}
+    assert resolve(config, _argv(given | {"--es_patience": "2"})).es_patience == 2
+    assert "--mode pretrain does not read it (finetune does)" in _problems(_argv(given | {"--lr_patience": "2"}))
 
 
 def test_a_mode_is_needed_and_named() -> None:

@@ -19,8 +19,8 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
     it is compiled, this is torch's own, which is faster there.
     """
     dropped = round(probability * LEVELS)
-    if not training or dropped == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not training or dropped in (0, LEVELS) or x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability, training)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-    return x * (keep * (LEVELS / (LEVELS - dropped))).to(x.dtype)
+    return x.masked_fill(~keep, 0) * (LEVELS / (LEVELS - dropped))  # a number, so that no type rounds the scale

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 Runs = tuple[tuple[int, int], ...]  # (events per set, number of such sets), ascending
 
@@ -78,6 +79,7 @@ class _PoolEvents(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (values, *weights), runs, heads, m = ctx.saved_tensors, ctx.runs, ctx.heads, ctx.m
         grad, single, width = grads[0].contiguous(), _n_single(runs), values.shape[1] // heads
@@ -113,6 +115,7 @@ class _ReadRows(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (queries, rows, weights), runs, heads, m = ctx.saved_tensors, ctx.runs, ctx.heads, ctx.m
         grad, single, width = grads[0].contiguous(), _n_single(runs), rows.shape[1]

@@ -78,7 +78,11 @@ def ingredients(
             "last sets of each stay": data.max_sets,
         },
         "pooling": module.pooling,
-        "batches": {"batch_size": data.batch_size, "max_events": data.max_events},  # sums in another order
+        "batches": {
+            "batch_size": data.batch_size,
+            "max_events": data.max_events,
+            "padded": data.padded_classes,
+        },  # sums in another order
         "arithmetic": {"values": np.dtype(data.dtype).name, **arithmetic.as_plain()},
         "code": {"sources": code_hash(), "torch": torch.__version__},
     }

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.__main__ import SECTIONS, table
+from benchmarks.measure import Figure
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.backbone import Backbone
 from tests.tiny import SIZES
@@ -43,6 +44,12 @@ def test_a_variant_that_fails_does_not_hide_the_others(
     monkeypatch.setattr(Backbone, "compile_dense_parts", broken)
     assert len(gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=1)) == len(gpu.VARIANTS) - 1
     assert "compiled, batches of 8: failed, no compiler" in capsys.readouterr().out
+
+
+def test_nothing_is_compared_with_a_first_variant_that_failed() -> None:
+    first, second = (Figure(what=f"a work, {one.name}, batches of 8", value=1.0, unit="s") for one in gpu.VARIANTS[:2])
+    assert [figure.ratio for figure in gpu._against_first([first, second])] == [None, 1.0]
+    assert [figure.ratio for figure in gpu._against_first([second, second])] == [None, None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would measure it")

@@ -1,17 +1,26 @@
-"""The benchmarks of the model run, on a tiny one. No figure is checked: machines differ."""
+"""The benchmarks of the model: both ways get the same stays, and what is counted is what is computed."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import floor, loop
-from benchmarks.works import WORKS
+from benchmarks.__main__ import keep
+from benchmarks.measure import Figure
+from benchmarks.works import WORKS, needed_flop
 from seqsetvae.cohort import Cohort
+from seqsetvae.loading import collate
 from tests.tiny import SIZES
 
 
 @pytest.mark.parametrize("what", WORKS)
-def test_both_ways_are_timed_on_the_same_stays(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_work_is_timed_on_both_sides(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "REPEATS", 1)
     (figure,) = loop.against_loop(what, compiled.path, SIZES, 1)
     assert figure.baseline is not None
@@ -19,17 +28,48 @@ def test_both_ways_are_timed_on_the_same_stays(compiled: Cohort, what: str, monk
     assert figure.wanted == loop.WANTED[what]
 
 
+def test_the_loop_reads_the_stays_of_the_batch(compiled: Cohort) -> None:
+    split = compiled.split("train")
+    for stay in range(5):
+        plain, batch = loop.plain_stay(split, stay), collate(split, np.array([stay]), dtype=np.float64)
+        assert [minute for minute, _ in plain] == batch.minute.tolist()
+        ours = zip(batch.variable.tolist(), batch.value.tolist(), strict=True)
+        assert sorted(event for _, events in plain for event in events) == sorted(ours)
+
+
 def test_a_loop_that_computes_something_else_is_noticed(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CLOSE", 0.0)
+    class Other(loop.Loop):
+        def forward(self, *arguments: Any) -> torch.Tensor:
+            return super().forward(*arguments) + 2 * loop.CLOSE
+
+    monkeypatch.setattr(loop, "Loop", Other)
     with pytest.raises(AssertionError, match="differ"):
         loop.against_loop("frozen forward", compiled.path, SIZES, 1)
 
 
+def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> None:
+    batch = collate(compiled.split("train"), np.array([0]))
+
+    def work(_: object) -> None:
+        torch.nn.functional.linear(torch.ones(3, 4), torch.ones(5, 4), torch.ones(5))
+        torch.bmm(torch.ones(2, 3, 4), torch.ones(2, 4, 5), out=torch.empty(2, 3, 5))
+
+    assert needed_flop(work, [batch, batch]) == 2 * (2 * 3 * 4 * 5 + 2 * 2 * 3 * 4 * 5)
+
+
 @pytest.mark.parametrize("what", WORKS)
-def test_the_share_is_of_the_products_that_a_batch_needs(
-    compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_work_has_a_share_of_the_plain_rate(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "REPEATS", 1)
     (figure,) = floor.share_of_rate(what, compiled.path, SIZES, 1)
     assert figure.baseline is not None
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
+
+
+def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path) -> None:
+    for section, value in (("loop", 1.0), ("floor", 2.0), ("loop", 3.0)):
+        keep(section, [Figure(what="a work", value=value, unit="s")], "synthetic", tmp_path)
+    kept = json.loads((tmp_path / "figures.json").read_text())["sections"]
+    assert {name: figures[0]["value"] for name, figures in kept.items()} == {"loop": 3.0, "floor": 2.0}
+    assert "| a work | 3 s |" in (tmp_path / "tables.md").read_text()
+    with pytest.raises(ValueError, match="use another --output"):
+        keep("loop", [], "a compiled cohort", tmp_path)

@@ -53,5 +53,9 @@ def test_nothing_drops_in_evaluation_or_at_zero(probability: float, training: bo
     assert torch.equal(dropout(x, probability, training), x)
 
 
-def test_the_type_stays() -> None:
-    assert dropout(torch.ones(8, dtype=torch.bfloat16), 0.5, training=True).dtype == torch.bfloat16
+def test_a_coarse_type_rounds_values_and_not_the_scale() -> None:
+    torch.manual_seed(0)
+    x = torch.full((ENTRIES,), 0.9, dtype=torch.bfloat16)  # 0.8984; over 0.9: 0.9983, which rounds to 1
+    kept = dropout(x, 0.1, training=True)
+    assert kept.dtype == torch.bfloat16
+    assert kept.max() == 1

@@ -165,6 +165,7 @@ CHANGES: dict[str, Callable[[SeqSetVAEFineTuner, CohortDataModule], object]] = {
     "unlabelled stays too": _set("data", "labelled", False),
     "the batch size": _set("data", "batch_size", 8),
     "events in a batch": _set("data", "max_events", 100),
+    "padded sets": _set("data", "padded_classes", True),
     "the cohort": lambda module, data: setattr(
         data, "cohort", replace(data.cohort, manifest={**data.cohort.manifest, "label_name": "another"})
     ),

@@ -47,9 +47,13 @@ def parquet_names(folder: Path) -> NDArray[np.bytes_]:
 
 
 def _parquet_files(folder: Path) -> Iterator[str]:
-    if folder.is_dir():
+    if not folder.is_dir():
+        return
+    try:
         with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
             yield from (entry.name for entry in entries if entry.name.endswith(".parquet"))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
 
 
 class SeqSetVAELayout:
