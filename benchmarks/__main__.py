@@ -80,6 +80,8 @@ def main() -> None:
         for name in arguments.only:
             title, run = SECTIONS[name]
             figures = run(arguments.data_dir, Path(scratch))
+            if not figures:  # the section has said why
+                continue
             print(table(title, figures), end="\n\n", flush=True)
             keep(name, figures, "synthetic" if arguments.data_dir is None else "a compiled cohort", arguments.output)
 

@@ -23,4 +23,5 @@ def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor
         return F.dropout(x, probability, training)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-    return x.masked_fill(~keep, 0) * (LEVELS / (LEVELS - dropped))  # a number, so that no type rounds the scale
+    mask = keep.to(torch.promote_types(x.dtype, torch.float32)).mul_(LEVELS / (LEVELS - dropped))
+    return (x * mask).to(x.dtype)  # a coarse type rounds the result, but not the scale

@@ -103,8 +103,8 @@ def loading_advice(waiting: float | None) -> list[str]:
     if waiting is None or waiting <= MUCH_WAITING:
         return []
     return [
-        f"Training waited for data {waiting:.0%} of the time: try --num_workers 2 and a larger --batch_size, "
-        "and put the data on a local disk."
+        f"Training waited for data {waiting:.0%} of the time: put the data on a local disk and try a larger "
+        "--batch_size; worker processes (--num_workers) help only where the disk is slow."
     ]
 
 
