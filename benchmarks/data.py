@@ -6,8 +6,7 @@ Both sides read the same stays, in one run, from a warm file cache, so that neit
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +16,15 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import Figure, isolated, seconds
-from benchmarks.works import first
+from benchmarks.measure import Figure, compared, isolated, once, seconds
+from benchmarks.works import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.cohort import Cohort, find_cohort, open_cohort
+from seqsetvae.cohort import find_cohort, open_cohort
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings
-from seqsetvae.optimizer import OptimizerSettings
+from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.settings import SMALL
 from seqsetvae.training.stages import quiet_lightning
 from seqsetvae.training.watch import Clock
@@ -74,35 +69,22 @@ def compiling(layout: Path, scratch: Path) -> list[Figure]:
     for file in files:
         file.read_bytes()  # into the file cache, for both sides
     cache = scratch / "cache"
-    pandas = len(files) / _once(lambda: [pd.read_parquet(file) for file in files])
+    pandas = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
     speeds = {
-        "compile an old layout (data.py compile)": _once(
+        "compile an old layout (data.py compile)": once(
             lambda: compile_layout(locate_layout(layout), scratch / "again", progress=False)
         ),
-        "first start on an old layout (hash, compile, hash, verify)": _once(
+        "first start on an old layout (hash, compile, hash, verify)": once(
             lambda: find_cohort(layout, cache_root=cache, progress=False)
         ),
-        "later start on an old layout (hash, verify)": _once(
+        "later start on an old layout (hash, verify)": once(
             lambda: find_cohort(layout, cache_root=cache, progress=False)
         ),
     }
     return [
-        Figure(
-            what=what,
-            value=len(files) / spent,
-            unit="files/s",
-            baseline=pandas,
-            baseline_is="pandas.read_parquet, one by one",
-            ratio=len(files) / spent / pandas,
-        )
+        compared(what, len(files) / spent, "files/s", baseline=pandas, baseline_is="pandas.read_parquet, one by one")
         for what, spent in speeds.items()
     ]
-
-
-def _once(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 # ------------------------------------------------------------------ batches
@@ -149,16 +131,15 @@ def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Fi
     old: DataLoader[list[OldSet]] = DataLoader(OldStays(layout, files), batch_size, shuffle=True, collate_fn=list)
     data = CohortDataModule(replace(opened, splits={"train": few}), batch_size=batch_size, max_events=MAX_EVENTS)
     ours = _stays_a_second(data)
-    read_only = len(files) / _once(lambda: [pd.read_parquet(file) for file in files])
+    read_only = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
     theirs = len(files) / seconds(lambda: list(old), repeats=1)
     return [
-        Figure(
-            what=f"loader, batches of {batch_size}",
-            value=ours,
-            unit="stays/s",
+        compared(
+            f"loader, batches of {batch_size}",
+            ours,
+            "stays/s",
             baseline=theirs,
             baseline_is="a parquet file a stay, grouped into sets",
-            ratio=ours / theirs,
             wanted=WANTED,
             note=f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once",
         )
@@ -177,16 +158,8 @@ def workers(cohort: Path) -> list[Figure]:
     alone = _stays_a_second(data)
     data.num_workers = 2
     ours = _stays_a_second(data)
-    return [
-        Figure(
-            what=f"loader with 2 workers, batches of {BATCH_SIZES[0]}",
-            value=ours,
-            unit="stays/s",
-            baseline=alone,
-            baseline_is="num_workers 0",
-            ratio=ours / alone,
-        )
-    ]
+    what = f"loader with 2 workers, batches of {BATCH_SIZES[0]}"
+    return [compared(what, ours, "stays/s", baseline=alone, baseline_is="num_workers 0")]
 
 
 # ------------------------------------------------------------------ waiting while training
@@ -196,7 +169,10 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     """How long an epoch of fine-tuning a small unfrozen model waits for data, and what two workers change."""
     quiet_lightning()
     data = CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
-    module = _fine_tuner(data.cohort)
+    torch.manual_seed(0)
+    sizes = BackboneSizes(input_dim=data.cohort.embeddings.shape[1], transformer_dropout=0.1, **SMALL)
+    module = fine_tuner(sizes, torch.from_numpy(data.cohort.embeddings.copy()).float())
+    module.unfreeze_backbone()
     alone, alone_waits = _epoch(module, data, n_read)
     data.num_workers = 2
     ours, ours_wait = _epoch(module, data, n_read)
@@ -204,31 +180,10 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     return [
         Figure(what="waiting for data, num_workers 0", value=100 * alone_waits, unit="% of an epoch", note=model),
         Figure(what="waiting for data, num_workers 2", value=100 * ours_wait, unit="% of an epoch", note=model),
-        Figure(
-            what="fine-tuning with num_workers 2",
-            value=ours,
-            unit="stays/s",
-            baseline=alone,
-            baseline_is="num_workers 0",
-            ratio=ours / alone,
-            note=model,
+        compared(
+            "fine-tuning with num_workers 2", ours, "stays/s", baseline=alone, baseline_is="num_workers 0", note=model
         ),
     ]
-
-
-def _fine_tuner(cohort: Cohort) -> SeqSetVAEFineTuner:
-    torch.manual_seed(0)
-    width = cohort.embeddings.shape[1]
-    module = SeqSetVAEFineTuner(
-        Backbone(BackboneSizes(input_dim=width, transformer_dropout=0.1, **SMALL)),
-        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
-        torch.from_numpy(cohort.embeddings.copy()).float(),
-        TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
-    )
-    module.unfreeze_backbone()
-    return module
 
 
 def _epoch(module: SeqSetVAEFineTuner, data: CohortDataModule, n_stays: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Figure, isolated, seconds_in_turn
+from benchmarks.measure import Figure, compared, isolated, seconds_in_turn
 from benchmarks.works import (
     PRACTICE,
     WORKS,
@@ -53,13 +53,12 @@ def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches:
     )
     rate = product_flop * n_batches / took_products
     return [
-        Figure(
-            what=what,
-            value=flop / took / 1e9,
-            unit="GFLOP/s",
+        compared(
+            what,
+            flop / took / 1e9,
+            "GFLOP/s",
             baseline=rate / 1e9,
             baseline_is="plain products",
-            ratio=flop / took / rate,
             wanted=WANTED[what],
             note=f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
             f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s",

@@ -10,21 +10,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.measure import Figure, isolated
-from benchmarks.works import PRACTICE, first
+from benchmarks.works import PRACTICE, fine_tuner, first, open_stays, random_embeddings
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.cohort import Cohort, find_cohort, open_cohort
-from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model.backbone import Backbone
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS
-from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
@@ -41,7 +34,7 @@ def frozen(data_dir: Path | None, scratch: Path, n_stays: int | None = None) -> 
     """Figures of all stays of a cohort, or of `n_stays` of each split; synthetic ones without `data_dir`."""
     note = "" if data_dir else "synthetic"
     scratch = scratch / "frozen"
-    data_dir = data_dir or _synthetic(scratch)
+    data_dir = open_stays(data_dir, scratch, SYNTHETIC_STAYS).path
     once, again = (isolated(cached, data_dir, scratch, n_stays, name, note) for name in ("read once", "found again"))
     (plain,) = isolated(uncached, data_dir, scratch, n_stays, note)
     baseline = f"{EPOCHS} × one epoch with the backbone read in every step"
@@ -93,11 +86,6 @@ def _said(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _synthetic(scratch: Path) -> Path:
-    layout = write_synthetic(scratch / "layout", SYNTHETIC_STAYS, embedding_width=PRACTICE.input_dim)
-    return find_cohort(layout, cache_root=scratch / "cohorts", progress=False).path
-
-
 def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run:
     """A head on a frozen backbone at practice sizes, not yet started; no early stop."""
     torch.manual_seed(0)
@@ -106,7 +94,7 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
         cohort = replace(cohort, splits={name: first(split, n_stays) for name, split in cohort.splits.items()})
     folder = RunFolder.create(scratch, "finetune")
     return Run(
-        module=_module(cohort),
+        module=fine_tuner(PRACTICE, random_embeddings(cohort, PRACTICE)),
         data=CohortDataModule(cohort, batch_size=8, max_events=65536),
         folder=folder,
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
@@ -123,18 +111,4 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
         metrics=METRICS,
         parts=("head", "backbone"),
         trainer_options={"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0},
-    )
-
-
-def _module(cohort: Cohort) -> SeqSetVAEFineTuner:
-    vectors = torch.from_numpy(np.array(cohort.embeddings, dtype=np.float32))
-    if vectors.shape[1] != PRACTICE.input_dim:
-        vectors = torch.randn(len(cohort.vocabulary), PRACTICE.input_dim)
-    return SeqSetVAEFineTuner(
-        Backbone(PRACTICE),
-        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
-        vectors,
-        TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
     )

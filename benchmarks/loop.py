@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Figure, isolated, seconds
+from benchmarks.measure import Figure, compared, isolated, once, seconds
 from benchmarks.works import (
     PRACTICE,
     WORKS,
@@ -111,19 +111,18 @@ def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: 
     chosen = batches_of_similar_length(split, BATCH_SIZE, n_batches)
     stays = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
     _require_the_same_numbers(split, chosen[0], stays[0], table, sizes)
-    slow = seconds(_loop_work(what, Loop(sizes), stays, table), 1, warm_up=0)
+    slow = once(_loop_work(what, Loop(sizes), stays, table))
     work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
     batches = [collate(split, positions) for positions in chosen]
     fast = seconds(lambda: [work(batch) for batch in batches], REPEATS)
     n_stays, n_sets = sum(map(len, chosen)), sum(batch.n_sets for batch in batches)
     return [
-        Figure(
-            what=what,
-            value=n_stays / fast,
-            unit="stays/s",
+        compared(
+            what,
+            n_stays / fast,
+            "stays/s",
             baseline=n_stays / slow,
             baseline_is="one set at a time",
-            ratio=slow / fast,
             wanted=WANTED[what],
             note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay",
         )

@@ -33,6 +33,17 @@ class Figure:
     note: str = ""
 
 
+def compared(what: str, value: float, unit: str, *, baseline: float, baseline_is: str, **more: Any) -> Figure:
+    """A figure of which more is better, with its ratio to a baseline."""
+    ratio = value / baseline
+    return Figure(what=what, value=value, unit=unit, baseline=baseline, baseline_is=baseline_is, ratio=ratio, **more)
+
+
+def once(work: Callable[[], object]) -> float:
+    """Time of the work, run once: for what takes long, or what a first run changes."""
+    return seconds(work, repeats=1, warm_up=0)
+
+
 def seconds(work: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
     """Median time of the work, after runs that do not count."""
     return seconds_in_turn([work], repeats, warm_up)[0]

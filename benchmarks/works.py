@@ -63,11 +63,11 @@ class Variant:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.mixed, cache_enabled=False)
 
 
-def open_stays(data_dir: Path | None, scratch: Path) -> Cohort:
-    """The cohort to measure on; synthetic stays where none is named."""
+def open_stays(data_dir: Path | None, scratch: Path, n_synthetic: int = SYNTHETIC_STAYS) -> Cohort:
+    """The cohort to measure on; so many synthetic stays where none is named."""
     if data_dir is not None:
         return open_cohort(data_dir)
-    data = write_synthetic(scratch / "synthetic", n_stays=SYNTHETIC_STAYS, seed=0)
+    data = write_synthetic(scratch / "synthetic", n_stays=n_synthetic, seed=0)
     return find_cohort(data, cache_root=scratch / "synthetic compiled", progress=False)
 
 
@@ -97,7 +97,7 @@ def batches_of_similar_length(split: Split, batch_size: int, n_batches: int) -> 
 
 def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
     """What stage 1 does once with every stay."""
-    module = _fine_tuner(sizes, table, device, variant).eval()
+    module = _placed(sizes, table, device, variant).eval()
 
     @torch.no_grad()
     def work(batch: Batch) -> None:
@@ -109,7 +109,7 @@ def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.devi
 
 def training_step(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
     """A step of stage 2, optimizer and all."""
-    module = _fine_tuner(sizes, table, device, variant)
+    module = _placed(sizes, table, device, variant)
     module.unfreeze_backbone()
     return _step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), device, variant)
 
@@ -135,17 +135,20 @@ WORKS = {
 }
 
 
-def _fine_tuner(
-    sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant
-) -> SeqSetVAEFineTuner:
-    module = SeqSetVAEFineTuner(
+def fine_tuner(sizes: BackboneSizes, table: torch.Tensor) -> SeqSetVAEFineTuner:
+    """A fine-tuner with random weights, its head, loss and rates as in the default config; the backbone is frozen."""
+    return SeqSetVAEFineTuner(
         Backbone(sizes),
-        HeadSettings(pooling="last_mean", hidden=128, dropout=0.1),
+        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
         LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=1e-5, backbone_lr=1e-5, weight_decay=0.01),
+        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
         table,
         TrainedOn(fingerprints={}, label_name="", max_sets=None),
-    ).to(device)
+    )
+
+
+def _placed(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> SeqSetVAEFineTuner:
+    module = fine_tuner(sizes, table).to(device)
     if variant.compiled:
         module.backbone.compile_dense_parts()
     return module

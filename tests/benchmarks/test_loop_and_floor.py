@@ -20,12 +20,15 @@ from tests.tiny import SIZES
 
 
 @pytest.mark.parametrize("what", WORKS)
-def test_each_work_is_timed_on_both_sides(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "REPEATS", 1)
-    (figure,) = loop.against_loop(what, compiled.path, SIZES, 1)
-    assert figure.baseline is not None
+@pytest.mark.parametrize(("module", "measure"), [(loop, loop.against_loop), (floor, floor.share_of_rate)])
+def test_every_work_is_compared(
+    compiled: Cohort, what: str, module: Any, measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPEATS", 1)
+    (figure,) = measure(what, compiled.path, SIZES, 1)
+    assert (figure.what, figure.wanted) == (what, module.WANTED[what])
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
-    assert figure.wanted == loop.WANTED[what]
+    assert figure.value > 0
 
 
 def test_the_loop_reads_the_stays_of_the_batch(compiled: Cohort) -> None:
@@ -55,14 +58,6 @@ def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> 
         torch.bmm(torch.ones(2, 3, 4), torch.ones(2, 4, 5), out=torch.empty(2, 3, 5))
 
     assert needed_flop(work, [batch, batch]) == 2 * (2 * 3 * 4 * 5 + 2 * 2 * 3 * 4 * 5)
-
-
-@pytest.mark.parametrize("what", WORKS)
-def test_every_work_has_a_share_of_the_plain_rate(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floor, "REPEATS", 1)
-    (figure,) = floor.share_of_rate(what, compiled.path, SIZES, 1)
-    assert figure.baseline is not None
-    assert figure.ratio == pytest.approx(figure.value / figure.baseline)
 
 
 def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path) -> None:
