@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,6 +24,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.settings import Settings
+from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run, Schedule
@@ -164,15 +164,10 @@ def effective_precision(settings: Settings, device: torch.device) -> str:
     return "bf16-mixed" if settings.precision == "16-mixed" and device.type == "cpu" else settings.precision
 
 
-def autocast_type(settings: Settings, device: torch.device) -> torch.dtype | None:
-    """Type of the matrix products where the precision is mixed; None otherwise."""
-    return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
-
-
-def inference_context(settings: Settings, device: torch.device) -> Any:
-    """Autocast where the precision is mixed; nothing otherwise."""
-    mixed = autocast_type(settings, device)
-    return torch.autocast(device.type, dtype=mixed, enabled=mixed is not None)
+def arithmetic(settings: Settings, device: torch.device) -> Arithmetic:
+    """How the settings have a backbone compute on this device."""
+    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
+    return Arithmetic(device=device, autocast=mixed, compiled=settings.compile_model)
 
 
 def start_run(

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from seqsetvae.batch import Batch
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
+    arithmetic,
     check_embeddings,
     data_module,
     embedding_table,
-    inference_context,
     load_pretrained,
     open_data,
     torch_device,
@@ -42,7 +42,7 @@ def run(settings: Settings) -> Path:
     loader = data_module(settings, cohort, device, labelled=False).loader(settings.split)
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:
-            with inference_context(settings, device):
+            with arithmetic(settings, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
             for name, rows in split_by_stay(batch, mu=mu, history=history):
                 write_array(archive, name, rows)

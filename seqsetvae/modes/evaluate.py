@@ -20,10 +20,10 @@ from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
+    arithmetic,
     check_embeddings,
     data_module,
     embedding_table,
-    inference_context,
     open_data,
     torch_device,
 )
@@ -68,7 +68,7 @@ def run(settings: Settings) -> Evaluation:
     check_embeddings(cohort, saved["sizes"]["input_dim"], saved[FINGERPRINTS], path)
     module = rebuild(content, embedding_table(cohort, settings)).to(device)
     loader = data_module(settings, cohort, device).loader(split_name)
-    result = evaluate(module, loader, inference_context(settings, device))
+    result = evaluate(module, loader, arithmetic(settings, device).context())
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
         f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"

@@ -14,7 +14,7 @@ from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     FEATURE_CACHE,
-    autocast_type,
+    arithmetic,
     check_embeddings,
     data_module,
     embedding_table,
@@ -26,7 +26,6 @@ from seqsetvae.modes.common import (
 )
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
-from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
@@ -65,10 +64,7 @@ def run(settings: Settings) -> Summary:
     )
 
     def read_once() -> FrozenFeatures:
-        arithmetic = Arithmetic(
-            device=device, autocast=autocast_type(settings, device), compiled=settings.compile_model
-        )
-        return FrozenFeatures(module, data, arithmetic, settings.output_root_dir / FEATURE_CACHE)
+        return FrozenFeatures(module, data, arithmetic(settings, device), settings.output_root_dir / FEATURE_CACHE)
 
     return train_and_summarize(
         run,

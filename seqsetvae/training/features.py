@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,10 @@ class Arithmetic:
     device: torch.device
     autocast: torch.dtype | None = None  # type of the matrix products in mixed precision; None: that of the weights
     compiled: bool = False  # its dense parts, by torch.compile
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Autocast where products are mixed; nothing otherwise."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def as_plain(self) -> dict[str, str | bool | None]:
         """In words; threads and processor too, since sums in another order have other last bits."""

@@ -111,15 +111,14 @@ def _read(
     Raises:
         FloatingPointError: one of them is not finite.
     """
-    loader, autocast = data.loader(split), arithmetic.autocast
-    precision = torch.autocast(arithmetic.device.type, dtype=autocast, enabled=autocast is not None)
+    loader = data.loader(split)
     waiting, n_read, start = 0.0, 0, time.perf_counter()
     with tqdm(total=data.n_asked(split), desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
         batches, asked = iter(loader), start
         for positions in loader.sampler:
             batch = next(batches)
             waiting += time.perf_counter() - asked
-            with precision:
+            with arithmetic.context():
                 pooled = module.pooled(batch.to(module.device))
             rows[positions] = _finite(pooled, batch.stay_id, split)
             n_read += batch.n_stays
