@@ -39,6 +39,8 @@ class RunningMean:
     """Mean of a figure over the stays of an epoch, summed on the device and read once, at the end.
 
     Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
+    torchmetrics' MeanMetric waits for the device in every step to leave out what is no number, or, told not to look,
+    forgets the weights (1.9). What is no number shall show here.
     """
 
     def __init__(self) -> None:

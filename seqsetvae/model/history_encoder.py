@@ -98,12 +98,9 @@ class CausalLayer(nn.TransformerEncoderLayer):
 
     def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""
-        x = x + self._drop(self.dropout1, self._attend(self.norm1(x), grids))
-        hidden = self._drop(self.dropout, F.gelu(self.linear1(self.norm2(x))))
-        return x + self._drop(self.dropout2, self.linear2(hidden))
-
-    def _drop(self, module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
-        return dropout(x, module.p, module.training)
+        x = x + dropout(self._attend(self.norm1(x), grids), self.dropout1.p, self.training)
+        hidden = dropout(F.gelu(self.linear1(self.norm2(x))), self.dropout.p, self.training)
+        return x + dropout(self.linear2(hidden), self.dropout2.p, self.training)
 
     def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn

@@ -140,3 +140,10 @@ def test_a_running_mean_counts_every_stay_once_and_starts_anew() -> None:
     assert not first.requires_grad  # else it would hold every step's graph until the epoch ends
     mean.add(torch.tensor(3.0), 5)
     assert float(mean.conclude()) == 3.0
+
+
+def test_a_running_mean_with_a_nan_is_nan() -> None:
+    mean = RunningMean()
+    mean.add(torch.tensor(float("nan")), 8)
+    mean.add(torch.tensor(1.0), 8)
+    assert mean.conclude().isnan()
