@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import finetune_config_optimized
 from seqsetvae.errors import InputError
+from seqsetvae.memory import keep_freed_memory
 from seqsetvae.settings import resolve
 
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
     try:
         settings = resolve(finetune_config_optimized, argv)
+        keep_freed_memory()
         # Imported only now, so that --help and a mistyped flag do not wait seconds for torch.
         importlib.import_module(f"seqsetvae.modes.{settings.mode}").run(settings)
     except InputError as error:

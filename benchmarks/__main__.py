@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +22,8 @@ import torch
 
 from benchmarks import data, floor, frozen, gpu, growth, loop
 from benchmarks.measure import Figure
+from seqsetvae.cohort import open_cohort
+from seqsetvae.errors import InputError
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
@@ -68,13 +71,21 @@ def hardware() -> dict[str, str | int]:
     }
 
 
-def main() -> None:
-    """Run the chosen sections; what is measured is on disk after each of them."""
+def main() -> int:
+    """Run the chosen sections; what is measured is on disk after each of them. 2 for input that does not fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="a compiled cohort of real stays; without it, synthetic ones")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections to run")
     arguments = parser.parse_args()
+    data = "synthetic" if arguments.data_dir is None else "a compiled cohort"
+    try:
+        if arguments.data_dir is not None:
+            open_cohort(arguments.data_dir)
+        earlier_results(arguments.output, data)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only:
@@ -83,32 +94,42 @@ def main() -> None:
             if not figures:  # the section has said why
                 continue
             print(table(title, figures), end="\n\n", flush=True)
-            keep(name, figures, "synthetic" if arguments.data_dir is None else "a compiled cohort", arguments.output)
+            keep(name, figures, data, arguments.output)
+    return 0
+
+
+def earlier_results(folder: Path, data: str) -> dict[str, Any]:
+    """What the folder holds, to add to: empty, or measured on this machine and such data.
+
+    Raises:
+        InputError: the folder holds figures of another machine or other data.
+    """
+    file, machine = folder / "figures.json", hardware()
+    if not file.exists():
+        return {"hardware": machine, "data": data, "sections": {}}
+    results: dict[str, Any] = json.loads(file.read_text())
+    if (results["hardware"] | {"date": machine["date"]}, results["data"]) != (machine, data):
+        raise InputError(f"{file}: holds figures of {results['hardware']} on {results['data']}; use another --output")
+    return results | {"hardware": machine}
 
 
 def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
     """Add a section's figures to those in the folder, in place of older ones of the same section.
 
     Raises:
-        ValueError: the folder holds figures of another machine or other data.
+        InputError: the folder holds figures of another machine or other data.
     """
-    file, machine = folder / "figures.json", hardware()
-    results: dict[str, Any] = {"hardware": machine, "data": data, "sections": {}}
-    if file.exists():
-        results = json.loads(file.read_text())
-    if (results["hardware"] | {"date": machine["date"]}, results["data"]) != (machine, data):
-        raise ValueError(f"{file}: holds figures of {results['hardware']} on {results['data']}; use another --output")
-    results["hardware"] = machine
+    results = earlier_results(folder, data)
     results["sections"][section] = [asdict(figure) for figure in figures]
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
     tables = [
         table(title, [Figure(**one) for one in results["sections"][name]])
         for name, (title, _) in SECTIONS.items()
         if results["sections"].get(name)
     ]
-    said = ", ".join(f"{name} {value}" for name, value in machine.items())
+    said = ", ".join(f"{name} {value}" for name, value in results["hardware"].items())
     (folder / "tables.md").write_text("\n\n".join([f"Measured on {data}: {said}", *tables]) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

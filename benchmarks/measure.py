@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.memory import keep_freed_memory
+
 STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewhere the figure may include its parent's
 
 
@@ -76,6 +78,7 @@ def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Fi
 
 
 def _with_peak(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
+    keep_freed_memory()  # as the command does, for both sides of a ratio
     figures = benchmark(*arguments)
     peak = peak_mib()
     return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]

@@ -11,20 +11,23 @@ import pytest
 import torch
 
 from benchmarks import floor, loop
-from benchmarks.__main__ import keep
+from benchmarks.__main__ import SECTIONS, keep, main
 from benchmarks.measure import Figure
 from benchmarks.works import WORKS, needed_flop
 from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
 from seqsetvae.loading import collate
 from tests.tiny import SIZES
 
 
 @pytest.mark.parametrize("what", WORKS)
-@pytest.mark.parametrize(("module", "measure"), [(loop, loop.against_loop), (floor, floor.share_of_rate)])
+@pytest.mark.parametrize(
+    ("module", "repeats", "measure"), [(loop, "TURNS", loop.against_loop), (floor, "REPEATS", floor.share_of_rate)]
+)
 def test_every_work_is_compared(
-    compiled: Cohort, what: str, module: Any, measure: Any, monkeypatch: pytest.MonkeyPatch
+    compiled: Cohort, what: str, module: Any, repeats: str, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REPEATS", 1)
+    monkeypatch.setattr(module, repeats, 1)
     (figure,) = measure(what, compiled.path, SIZES, 1)
     assert (figure.what, figure.wanted) == (what, module.WANTED[what])
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
@@ -66,5 +69,20 @@ def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path)
     kept = json.loads((tmp_path / "figures.json").read_text())["sections"]
     assert {name: figures[0]["value"] for name, figures in kept.items()} == {"loop": 3.0, "floor": 2.0}
     assert "| a work | 3 s |" in (tmp_path / "tables.md").read_text()
-    with pytest.raises(ValueError, match="use another --output"):
+    with pytest.raises(InputError, match="use another --output"):
         keep("loop", [], "a compiled cohort", tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["no such cohort", "figures of other data"])
+def test_what_does_not_fit_is_said_before_anything_is_measured(
+    wrong: str, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep("loop", [Figure(what="a work", value=1.0, unit="s")], "synthetic", tmp_path)
+    data_dir = tmp_path / "nothing" if wrong == "no such cohort" else compiled.path
+    arguments = ["--data_dir", str(data_dir), "--output", str(tmp_path), "--only", "loop"]
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
+    monkeypatch.setitem(SECTIONS, "loop", ("", lambda *_: pytest.fail("it measured")))
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(data_dir if wrong == "no such cohort" else tmp_path) in error

@@ -1,0 +1,22 @@
+"""What the process does with memory that it has freed.
+
+A training step frees about a gigabyte and the next one asks for it again. glibc returns such memory to the system in
+between, and each of its pages must then be found and zeroed anew, which took 7 to 12 % of a step on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+# Parameters of glibc's mallopt(3), and what switches each of them off.
+M_TRIM_THRESHOLD, NEVER_TRIM = -1, -1
+M_MMAP_MAX, NEVER_MMAP = -4, 0
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory for later arrays; the peak stays what it was. False where there is no glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl and macOS have no mallopt, Windows no library without a name
+        return False
+    return bool(mallopt(M_MMAP_MAX, NEVER_MMAP) and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM))

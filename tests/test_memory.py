@@ -1,0 +1,60 @@
+"""Freed memory is kept for the next step, and the command asks for that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_optimized
+from seqsetvae.memory import keep_freed_memory
+
+PAGES = 64 * 2**20 // 4096
+FAULTS_OF_LATER_STEPS = f"""
+import resource
+import sys
+import numpy as np
+from seqsetvae.memory import keep_freed_memory
+kept = sys.argv[1] == "keep" and keep_freed_memory()
+def step():
+    return [np.ones({PAGES} * 512) for _ in range(2)]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> tuple[bool, int]:
+    command = [sys.executable, "-c", FAULTS_OF_LATER_STEPS, how]
+    root = Path(train_optimized.__file__).parent
+    kept, count = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout.split()
+    return kept == "True", int(count)
+
+
+def test_a_step_finds_the_memory_of_the_one_before_it() -> None:
+    kept, count = faults("keep")
+    if not kept:
+        pytest.skip("the C library here is not glibc")
+    assert count < PAGES / 100
+
+
+def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    class Mode:
+        @staticmethod
+        def run(settings: object) -> None:
+            called.append("run")
+
+    monkeypatch.setattr(train_optimized, "keep_freed_memory", lambda: called.append("keep"))
+    monkeypatch.setattr(train_optimized.importlib, "import_module", lambda name: Mode)
+    assert train_optimized.main(["--mode", "demo"]) == 0
+    assert called == ["keep", "run"]
+
+
+def test_elsewhere_it_says_that_nothing_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False
