@@ -18,14 +18,11 @@ from benchmarks.measure import Figure, compared, isolated, seconds_in_turn
 from benchmarks.works import (
     PRACTICE,
     WORKS,
+    Stays,
     Variant,
-    batches_of_similar_length,
     needed_flop,
     open_stays,
-    random_embeddings,
 )
-from seqsetvae.cohort import open_cohort
-from seqsetvae.loading import collate
 from seqsetvae.model.backbone import BackboneSizes
 
 WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
@@ -40,13 +37,10 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
 
 def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
     """One figure: GFLOP/s of the work, against plain products in the same process."""
-    torch.manual_seed(0)
-    cohort, device = open_cohort(cohort_path), torch.device("cpu")
-    split, table = cohort.split("train"), random_embeddings(cohort, sizes)
-    batches = [collate(split, stays) for stays in batches_of_similar_length(split, BATCH_SIZE, n_batches)]
-    work = WORKS[what](sizes, table, device, Variant(name="float32, exact sizes"))
+    stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
+    (table, batches), (n_stays, n_sets) = stays.batches(), stays.count()
+    work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
     flop = needed_flop(work, batches)
-    n_sets, n_stays = sum(batch.n_sets for batch in batches), sum(batch.n_stays for batch in batches)
     products, product_flop = plain_products(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
     took, took_products = seconds_in_turn(
         [lambda: [work(batch) for batch in batches], lambda: [products() for _ in batches]], REPEATS

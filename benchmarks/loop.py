@@ -2,29 +2,30 @@
 
 The loop is what the old scripts did: for each stay, for each set, the set encoder and its unused decoder with stock
 torch modules, then the causal transformer with an explicit mask; in pretraining also the decoder and the distance of
-each set. Both sides get the same stays, threads and optimizer steps, in one process, and are checked to give the same
-histories from the same weights. They run in turn, after a turn that does not count, ours several times in each.
+each set. Both sides get the same stays, threads and optimizer steps, and are checked to give the same histories from
+the same weights. They run in turn, each in a process of its own, after a turn that does not count; ours several times
+in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Figure, compared, isolated, seconds_in_turn
+from benchmarks.measure import Build, Figure, Timed, apart, compared
 from benchmarks.works import (
     PRACTICE,
     WORKS,
+    Stays,
     Variant,
-    batches_of_similar_length,
     open_stays,
-    random_embeddings,
 )
-from seqsetvae.cohort import Split, open_cohort
+from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.history_encoder import position_encoding
@@ -99,38 +100,45 @@ def plain_stay(split: Split, stay: int) -> list[PlainSet]:
 
 
 def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
-    """Ours against the loop: frozen forward, unfrozen step, pretraining step; each in a process of its own."""
+    """Ours against the loop: frozen forward, unfrozen step, pretraining step."""
     cohort = open_stays(data_dir, scratch)
-    return [figure for what in WORKS for figure in isolated(against_loop, what, cohort.path, PRACTICE, BATCHES)]
+    return [against_loop(what, cohort.path, PRACTICE, BATCHES, apart) for what in WORKS]
 
 
-def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
-    """One figure: stays/s of a work on both sides, over the same stays."""
-    torch.manual_seed(0)
-    cohort = open_cohort(cohort_path)
-    split, table = cohort.split("train"), random_embeddings(cohort, sizes)
-    chosen = batches_of_similar_length(split, BATCH_SIZE, n_batches)
-    stays = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
-    _require_the_same_numbers(split, chosen[0], stays[0], table, sizes)
-    work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
-    batches = [collate(split, positions) for positions in chosen]
-    slow, fast = seconds_in_turn(
-        [_loop_work(what, Loop(sizes), stays, table), lambda: [work(batch) for batch in OURS_IN_A_TURN * batches]],
-        TURNS,
+def against_loop(
+    what: str,
+    cohort_path: Path,
+    sizes: BackboneSizes,
+    n_batches: int,
+    in_turn: Callable[[Sequence[Build], int], list[Timed]],
+) -> Figure:
+    """Stays/s of a work on both sides, over the same stays."""
+    stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
+    loop, ours = in_turn([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
+    n_stays, n_sets = stays.count()
+    return compared(
+        what,
+        n_stays * OURS_IN_A_TURN / ours.seconds,
+        "stays/s",
+        baseline=n_stays / loop.seconds,
+        baseline_is="one set at a time",
+        wanted=WANTED[what],
+        peak_mib=ours.peak_mib,
+        note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB",
     )
-    fast /= OURS_IN_A_TURN
-    n_stays, n_sets = sum(map(len, chosen)), sum(batch.n_sets for batch in batches)
-    return [
-        compared(
-            what,
-            n_stays / fast,
-            "stays/s",
-            baseline=n_stays / slow,
-            baseline_is="one set at a time",
-            wanted=WANTED[what],
-            note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay",
-        )
-    ]
+
+
+def _ours(what: str, stays: Stays) -> Callable[[], object]:
+    table, batches = stays.batches()
+    work = WORKS[what](stays.sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
+    return lambda: [work(batch) for batch in OURS_IN_A_TURN * batches]
+
+
+def _loop(what: str, stays: Stays) -> Callable[[], object]:
+    split, table, chosen = stays.read()
+    plain = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
+    _require_the_same_numbers(split, chosen[0], plain[0], table, stays.sizes)
+    return _loop_work(what, Loop(stays.sizes), plain, table)
 
 
 def _require_the_same_numbers(

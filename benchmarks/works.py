@@ -23,7 +23,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.loading import LengthBucketSampler, stay_sizes
+from seqsetvae.loading import LengthBucketSampler, collate, stay_sizes
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.head import HeadSettings
@@ -93,6 +93,34 @@ def batches_of_similar_length(split: Split, batch_size: int, n_batches: int) -> 
     n_sets, n_events = stay_sizes(split)
     drawn = LengthBucketSampler(labelled, n_sets, n_events, batch_size=batch_size, max_events=MAX_EVENTS, shuffle=True)
     return sorted(drawn, key=len, reverse=True)[:n_batches]
+
+
+@dataclass(frozen=True)
+class Stays:
+    """Stays to work on, read anew and the same by every process that needs them."""
+
+    cohort_path: Path
+    sizes: BackboneSizes
+    batch_size: int
+    n_batches: int
+
+    def read(self) -> tuple[Split, torch.Tensor, list[np.ndarray]]:
+        """(split, embeddings [V, I], positions in the split of each batch's stays)."""
+        torch.manual_seed(0)
+        cohort = open_cohort(self.cohort_path)
+        split = cohort.split("train")
+        chosen = batches_of_similar_length(split, self.batch_size, self.n_batches)
+        return split, random_embeddings(cohort, self.sizes), chosen
+
+    def batches(self) -> tuple[torch.Tensor, list[Batch]]:
+        """(embeddings [V, I], batches)."""
+        split, table, chosen = self.read()
+        return table, [collate(split, positions) for positions in chosen]
+
+    def count(self) -> tuple[int, int]:
+        """(stays, sets)."""
+        _, batches = self.batches()
+        return sum(batch.n_stays for batch in batches), sum(batch.n_sets for batch in batches)
 
 
 def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:

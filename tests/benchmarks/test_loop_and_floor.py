@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 
 from benchmarks import floor, loop
 from benchmarks.__main__ import SECTIONS, keep, main
-from benchmarks.measure import Figure
+from benchmarks.measure import Build, Figure, Timed, apart, seconds_in_turn
 from benchmarks.works import WORKS, needed_flop
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
@@ -20,18 +23,40 @@ from seqsetvae.loading import collate
 from tests.tiny import SIZES
 
 
+def in_this_process(builds: Sequence[Build], repeats: int) -> list[Timed]:
+    """What `apart` does, without a process for each."""
+    return [Timed(took, 1.0) for took in seconds_in_turn([build() for build in builds], min(repeats, 1))]
+
+
 @pytest.mark.parametrize("what", WORKS)
-@pytest.mark.parametrize(
-    ("module", "repeats", "measure"), [(loop, "TURNS", loop.against_loop), (floor, "REPEATS", floor.share_of_rate)]
-)
-def test_every_work_is_compared(
-    compiled: Cohort, what: str, module: Any, repeats: str, measure: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, repeats, 1)
-    (figure,) = measure(what, compiled.path, SIZES, 1)
-    assert (figure.what, figure.wanted) == (what, module.WANTED[what])
+def test_every_work_is_compared_with_the_loop(compiled: Cohort, what: str) -> None:
+    figure = loop.against_loop(what, compiled.path, SIZES, 1, in_this_process)
+    assert (figure.what, figure.wanted) == (what, loop.WANTED[what])
+    assert figure.baseline is not None
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
     assert figure.value > 0
+
+
+@pytest.mark.parametrize("what", WORKS)
+def test_every_work_is_compared_with_plain_products(
+    compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floor, "REPEATS", 1)
+    (figure,) = floor.share_of_rate(what, compiled.path, SIZES, 1)
+    assert (figure.what, figure.wanted) == (what, floor.WANTED[what])
+    assert figure.baseline is not None
+    assert figure.ratio == pytest.approx(figure.value / figure.baseline)
+    assert figure.value > 0
+
+
+def build_naps(seconds: float) -> Callable[[], object]:
+    return partial(time.sleep, seconds)
+
+
+def test_works_run_in_turn_each_in_a_process_of_its_own() -> None:
+    short, long = apart([partial(build_naps, 0.01), partial(build_naps, 0.2)], repeats=1)
+    assert 0.01 <= short.seconds < 0.2 <= long.seconds
+    assert min(short.peak_mib, long.peak_mib) > 0
 
 
 def test_the_loop_reads_the_stays_of_the_batch(compiled: Cohort) -> None:
@@ -50,7 +75,7 @@ def test_a_loop_that_computes_something_else_is_noticed(compiled: Cohort, monkey
 
     monkeypatch.setattr(loop, "Loop", Other)
     with pytest.raises(AssertionError, match="differ"):
-        loop.against_loop("frozen forward", compiled.path, SIZES, 1)
+        loop.against_loop("frozen forward", compiled.path, SIZES, 1, in_this_process)
 
 
 def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> None:
