@@ -65,6 +65,7 @@ def hardware() -> dict[str, str | int]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
+        "product instructions": os.environ.get("MKL_ENABLE_INSTRUCTIONS", "all"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,8 +1,9 @@
 """What a thousand times as many stays cost: `python -m benchmarks.growth --sizes 1000 10000 100000 1000000`.
 
 SYNTHETIC stays of about 10 sets of 3 events, drawn as they are asked for, are compiled and then read for an epoch; each
-stage of each size in a process of its own. Neither the time for a stay nor memory should rise with their number, except
-for a few tens of bytes of index for each stay. A million stays take 0.6 GB of disk and two to four minutes.
+stage of each size in a process of its own, for speed in turn. Neither the time for a stay nor memory should rise with
+their number, except for a few tens of bytes of index for each stay. A million stays take 1.2 GB of disk and four
+minutes.
 
 Two figures of memory: the peak of all resident memory, which counts pages of the memory-mapped arrays although the
 kernel may drop them at any time, and the process's own (RssAnon), which it must find room for.
@@ -11,19 +12,19 @@ kernel may drop them at any time, and the process's own (RssAnon), which it must
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import STATUS, Figure, isolated
+from benchmarks.measure import STATUS, Figure, apart, compared, isolated
 from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
@@ -33,9 +34,10 @@ from seqsetvae.loading import CohortDataModule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 BATCH_SIZE = 32
-ENOUGH = 50_000  # stays that a figure of speed is made of: small cohorts are compiled and read repeatedly
+ENOUGH = 50_000  # stays that a time is taken of: small cohorts are compiled and read repeatedly
+TURNS = 3
 MOST_FILES = 20_000  # of an old layout; a million small files would measure the file system
-FLAT = 0.8  # least processor time a stay of smaller cohorts over that of a larger one which counts as flat
+FLAT = 0.8  # least speed over that of the fastest smaller cohort that counts as flat
 LABEL = "in_hospital_mortality"
 
 
@@ -92,54 +94,68 @@ def _own_mib() -> float:
     return int(kib) / 1024
 
 
+def compile_drawn(n_stays: int, out: Path) -> None:
+    """Compile so many synthetic stays."""
+    labels = LabelTable(np.arange(n_stays), (np.arange(n_stays) % 2).astype(np.int8))
+    compile_cohort(DrawnStays(n_stays), out, label_name=LABEL, labels=labels, embedding_dim=8, progress=False)
+
+
+def open_drawn(n_stays: int, folder: Path) -> CohortDataModule:
+    """Loaders over the stays that `compiling` has compiled."""
+    return CohortDataModule(open_cohort(folder / f"{n_stays}"), batch_size=BATCH_SIZE, max_events=65536)
+
+
+def read_epoch(data: CohortDataModule, epoch: int) -> None:
+    """Take every batch of an epoch."""
+    for batch in data.loader("train", shuffle=True, epoch=epoch):
+        assert batch.n_stays <= BATCH_SIZE
+
+
 def compiling(n_stays: int, folder: Path) -> list[Figure]:
-    """Speed and memory of a compilation into folder/0."""
-
-    def compile_into(name: int, n: int = n_stays) -> None:
-        labels = LabelTable(np.arange(n), (np.arange(n) % 2).astype(np.int8))
-        source, out = DrawnStays(n), folder / str(name)
-        compile_cohort(source, out, label_name=LABEL, labels=labels, embedding_dim=8, progress=False)
-
+    """Memory of a compilation, which stays in the folder."""
     with OwnMemory() as memory:
-        compile_into(-1, n=256)  # what is done once in a process is no stay's
-        times = _times(compile_into, n_stays, at_least=1)
-    for surplus in (-1, *range(1, len(times))):
-        shutil.rmtree(folder / str(surplus))
-    return _figures("compile", n_stays, times, memory)
+        compile_drawn(n_stays, folder / f"{n_stays}")
+    return [_own("compile", n_stays, memory)]
 
 
 def loading(n_stays: int, folder: Path) -> list[Figure]:
-    """Speed of epochs of folder/0, and memory, that of opening it with all its checks included."""
-
-    def read_epoch(epoch: int) -> None:
-        for batch in data.loader("train", shuffle=True, epoch=epoch):
-            assert batch.n_stays <= BATCH_SIZE
-
+    """Memory of two epochs, that of opening the cohort with all its checks included."""
     with OwnMemory() as memory:
-        data = CohortDataModule(open_cohort(folder / "0"), batch_size=BATCH_SIZE, max_events=65536)
-        times = _times(read_epoch, n_stays, at_least=2)
-    return _figures("load an epoch of", n_stays, times, memory)
+        data = open_drawn(n_stays, folder)
+        read_epoch(data, 0)
+        read_epoch(data, 1)
+    return [_own("load an epoch of", n_stays, memory)]
 
 
-def _times(work: Callable[[int], None], n_stays: int, at_least: int) -> list[tuple[float, float]]:
-    """Seconds by the clock and of the processor that work(0), work(1), ... took, until ENOUGH stays were seen."""
-    times = []
-    for i in range(max(at_least, ENOUGH // n_stays)):
-        start, cpu = time.perf_counter(), time.process_time()
-        work(i)
-        times.append((time.perf_counter() - start, time.process_time() - cpu))
-    return times
+def _own(stage: str, n_stays: int, memory: OwnMemory) -> Figure:
+    what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {memory.start:,.0f} MiB before"
+    return Figure(what=what, value=memory.peak - memory.start, unit="MiB", note=note)
 
 
-def _figures(verb: str, n_stays: int, times: list[tuple[float, float]], memory: OwnMemory) -> list[Figure]:
-    """Speed by the clock, processor time, own memory."""
-    what, beyond = f"{verb} {n_stays:,} stays", memory.peak - memory.start
-    wall, cpu = (sum(seconds) / (n_stays * len(times)) for seconds in zip(*times, strict=True))  # of one stay
-    return [
-        Figure(what=what, value=1 / wall, unit="stays/s"),
-        Figure(what=f"processor time to {what}", value=1e6 * cpu, unit="µs/stay"),
-        Figure(what=f"own memory to {what}", value=beyond, unit="MiB", note=f"beyond {memory.start:,.0f} MiB before"),
-    ]
+def compile_again(n_stays: int, folder: Path) -> Callable[[], None]:
+    """A work: compile ENOUGH stays, so many at a time, to be thrown away."""
+
+    def work() -> None:
+        for _ in range(_times(n_stays)):
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                compile_drawn(n_stays, Path(out) / "cohort")
+
+    return work
+
+
+def load_again(n_stays: int, folder: Path) -> Callable[[], None]:
+    """A work: read ENOUGH stays."""
+    data = open_drawn(n_stays, folder)
+
+    def work() -> None:
+        for epoch in range(_times(n_stays)):
+            read_epoch(data, epoch)
+
+    return work
+
+
+def _times(n_stays: int) -> int:
+    return max(1, ENOUGH // n_stays)
 
 
 def listing(n_files: int, folder: Path) -> list[Figure]:
@@ -173,34 +189,44 @@ def run(data_dir: Path | None, scratch: Path, sizes: Sequence[int] = SIZES) -> l
     """Figures of all sizes; the stays are always synthetic, whatever `data_dir` holds."""
     del data_dir
     sizes = sorted(sizes)
-    compiled, loaded = [], []  # [speed, processor time, memory] of each size
-    for n_stays in sizes:
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            compiled.append(isolated(compiling, n_stays, Path(folder)))
-            loaded.append(isolated(loading, n_stays, Path(folder)))
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        listed = isolated(listing, min(sizes[-1], MOST_FILES), Path(folder))
-    figures = [*_compared("compile", compiled, sizes), *_compared("load", loaded, sizes), *listed]
+    figures = []
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        for stage, memory_of, build in (
+            ("compile", compiling, compile_again),
+            ("load an epoch of", loading, load_again),
+        ):
+            memory = [figure for n_stays in sizes for figure in isolated(memory_of, n_stays, folder)]
+            figures += [*_speeds(stage, build, sizes, folder), *memory, *_each_further(stage, memory, sizes)]
+        figures += isolated(listing, min(sizes[-1], MOST_FILES), folder)
     return [replace(figure, note=f"synthetic; {figure.note}".rstrip("; ")) for figure in figures]
 
 
-def _compared(stage: str, measured: list[list[Figure]], sizes: Sequence[int]) -> list[Figure]:
-    """Each size's processor time against the least of the smaller sizes, and what a further stay costs in memory.
-
-    Processor time, since other work on the machine changes what the clock says from one size to the next.
-    """
-    speeds, times, memories = zip(*measured, strict=True)
-    figures = [*measured[0]]
-    for at in range(1, len(measured)):
-        least = min(times[:at], key=lambda figure: figure.value)
-        ratio = least.value / times[at].value
-        compared = replace(times[at], baseline=least.value, baseline_is=least.what, ratio=ratio, wanted=FLAT)
-        figures += [speeds[at], compared, memories[at]]
-    if len(sizes) > 1:  # of the two largest: smaller ones do not yet fill the compiler's buffers
-        more = (memories[-1].value - memories[-2].value) * 2**20 / (sizes[-1] - sizes[-2])
-        note = f"from {sizes[-2]:,} to {sizes[-1]:,} stays"
-        figures.append(Figure(what=f"own memory to {stage} each further stay", value=more, unit="bytes", note=note))
+def _speeds(
+    stage: str, build: Callable[[int, Path], Callable[[], None]], sizes: Sequence[int], folder: Path
+) -> list[Figure]:
+    """Stays/s of each size, in turn, against the fastest of the smaller sizes."""
+    figures: list[Figure] = []
+    timed = apart([partial(build, n_stays, folder) for n_stays in sizes], TURNS)
+    for n_stays, took in zip(sizes, timed, strict=True):
+        what, speed = f"{stage} {n_stays:,} stays", n_stays * _times(n_stays) / took.seconds
+        if figures:
+            best = max(figures, key=lambda figure: figure.value)
+            against: dict[str, Any] = {"baseline": best.value, "baseline_is": best.what}
+            figures.append(compared(what, speed, "stays/s", **against, wanted=FLAT, peak_mib=took.peak_mib))
+        else:
+            figures.append(Figure(what=what, value=speed, unit="stays/s", peak_mib=took.peak_mib))
     return figures
+
+
+def _each_further(stage: str, memory: Sequence[Figure], sizes: Sequence[int]) -> list[Figure]:
+    """What a further stay costs in memory, from the two largest: smaller ones do not fill the compiler's buffers."""
+    if len(sizes) < 2:
+        return []
+    more = (memory[-1].value - memory[-2].value) * 2**20 / (sizes[-1] - sizes[-2])
+    note = f"from {sizes[-2]:,} to {sizes[-1]:,} stays"
+    what = f"own memory to {stage.removesuffix(' an epoch of')} each further stay"
+    return [Figure(what=what, value=more, unit="bytes", note=note)]
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ in each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Build, Figure, Timed, apart, compared
+from benchmarks.measure import Figure, apart, compared
 from benchmarks.works import (
     PRACTICE,
     WORKS,
@@ -102,19 +102,13 @@ def plain_stay(split: Split, stay: int) -> list[PlainSet]:
 def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     """Ours against the loop: frozen forward, unfrozen step, pretraining step."""
     cohort = open_stays(data_dir, scratch)
-    return [against_loop(what, cohort.path, PRACTICE, BATCHES, apart) for what in WORKS]
+    return [against_loop(what, cohort.path, PRACTICE, BATCHES) for what in WORKS]
 
 
-def against_loop(
-    what: str,
-    cohort_path: Path,
-    sizes: BackboneSizes,
-    n_batches: int,
-    in_turn: Callable[[Sequence[Build], int], list[Timed]],
-) -> Figure:
+def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> Figure:
     """Stays/s of a work on both sides, over the same stays."""
     stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
-    loop, ours = in_turn([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
+    loop, ours = apart([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
     n_stays, n_sets = stays.count()
     return compared(
         what,

@@ -54,17 +54,16 @@ def shares(figures: list[dict[str, Any]]) -> plt.Figure:
 
 
 def growth(figures: list[dict[str, Any]]) -> plt.Figure:
-    """Processor time a stay and own memory, by the number of synthetic stays."""
+    """Time for a stay and own memory, by the number of synthetic stays."""
     figure, both = plt.subplots(1, 2, figsize=(7.5, 3), layout="constrained")
-    for axes, unit, label in zip(
-        both, ("µs/stay", "MiB"), ("processor time, µs a stay", "own memory, MiB"), strict=True
-    ):
+    wanted = (("stays/s", "time, µs a stay", lambda speed: 1e6 / speed), ("MiB", "own memory, MiB", float))
+    for axes, (unit, label, shown) in zip(both, wanted, strict=True):
         series: dict[str, list[tuple[int, float]]] = {}
         for row in figures:
             match = GROWTH.fullmatch(row["what"])
             if match and row["unit"] == unit:
                 stays = int(match["stays"].replace(",", ""))
-                series.setdefault(match["what"].split(" to ")[-1], []).append((stays, row["value"]))
+                series.setdefault(match["what"].split(" to ")[-1], []).append((stays, shown(row["value"])))
         for (what, points), style in zip(series.items(), ("o-", "s--"), strict=False):
             points.sort()
             axes.plot(*zip(*points, strict=True), style, color=OURS if style == "o-" else QUIET, label=what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,19 @@ import torch
 
 from benchmarks import floor, loop
 from benchmarks.__main__ import SECTIONS, keep, main
-from benchmarks.measure import Build, Figure, Timed, apart, seconds_in_turn
+from benchmarks.measure import Figure, apart
 from benchmarks.works import WORKS, needed_flop
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import collate
+from tests.benchmarks.turns import in_this_process
 from tests.tiny import SIZES
 
 
-def in_this_process(builds: Sequence[Build], repeats: int) -> list[Timed]:
-    """What `apart` does, without a process for each."""
-    return [Timed(took, 1.0) for took in seconds_in_turn([build() for build in builds], min(repeats, 1))]
-
-
 @pytest.mark.parametrize("what", WORKS)
-def test_every_work_is_compared_with_the_loop(compiled: Cohort, what: str) -> None:
-    figure = loop.against_loop(what, compiled.path, SIZES, 1, in_this_process)
+def test_every_work_is_compared_with_the_loop(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "apart", in_this_process)
+    figure = loop.against_loop(what, compiled.path, SIZES, 1)
     assert (figure.what, figure.wanted) == (what, loop.WANTED[what])
     assert figure.baseline is not None
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
@@ -74,8 +71,9 @@ def test_a_loop_that_computes_something_else_is_noticed(compiled: Cohort, monkey
             return super().forward(*arguments) + 2 * loop.CLOSE
 
     monkeypatch.setattr(loop, "Loop", Other)
+    monkeypatch.setattr(loop, "apart", in_this_process)
     with pytest.raises(AssertionError, match="differ"):
-        loop.against_loop("frozen forward", compiled.path, SIZES, 1, in_this_process)
+        loop.against_loop("frozen forward", compiled.path, SIZES, 1)
 
 
 def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> None:
