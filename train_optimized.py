@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the run folder holds the last validated state", file=sys.stderr)
+        print("interrupted; if a run folder was made, its last.ckpt is of the last validation", file=sys.stderr)
         return 130
     return 0
 

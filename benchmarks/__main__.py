@@ -24,6 +24,7 @@ from benchmarks import data, floor, frozen, gpu, growth, loop
 from benchmarks.measure import Figure
 from seqsetvae.cohort import open_cohort
 from seqsetvae.errors import InputError
+from seqsetvae.loading import require_both_classes
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
@@ -79,10 +80,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections to run")
     arguments = parser.parse_args()
-    data = "synthetic" if arguments.data_dir is None else "a compiled cohort"
     try:
-        if arguments.data_dir is not None:
-            open_cohort(arguments.data_dir)
+        data = "synthetic stays" if arguments.data_dir is None else _name(arguments.data_dir)
         earlier_results(arguments.output, data)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,12 +90,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.only:
             title, run = SECTIONS[name]
-            figures = run(arguments.data_dir, Path(scratch))
+            own = Path(scratch) / name
+            own.mkdir()
+            figures = run(arguments.data_dir, own)
             if not figures:  # the section has said why
                 continue
             print(table(title, figures), end="\n\n", flush=True)
             keep(name, figures, data, arguments.output)
     return 0
+
+
+def _name(data_dir: Path) -> str:
+    """What a compiled cohort is called in the results. Raises InputError where it cannot be measured on."""
+    cohort = open_cohort(data_dir)
+    require_both_classes(cohort, "train", "valid")
+    return f"the compiled cohort {cohort.content_hash[:12]}"
 
 
 def earlier_results(folder: Path, data: str) -> dict[str, Any]:

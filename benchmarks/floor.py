@@ -41,11 +41,11 @@ def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches:
     (table, batches), (n_stays, n_sets) = stays.batches(), stays.count()
     work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
     flop = needed_flop(work, batches)
-    products, product_flop = plain_products(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
+    products, product_flop = plain_products(sizes, n_sets // len(batches) * sizes.m, training=what != "frozen forward")
     took, took_products = seconds_in_turn(
         [lambda: [work(batch) for batch in batches], lambda: [products() for _ in batches]], REPEATS
     )
-    rate = product_flop * n_batches / took_products
+    rate = product_flop * len(batches) / took_products
     return [
         compared(
             what,

@@ -144,7 +144,7 @@ def _busy(work: Callable[[], object], device: torch.device) -> str:
     work()
     try:
         return f"{torch.cuda.utilization(device)} %"
-    except (ImportError, RuntimeError, AssertionError, ValueError):  # no nvidia-ml-py, or no GPU
+    except Exception:  # no GPU, no nvidia-ml-py, or a driver that cannot say: the speed counts all the same
         return "unknown"
     finally:
         _wait(device)

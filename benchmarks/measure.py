@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -103,7 +104,12 @@ class _Worker:
 
 
 def _fresh_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_as_usual)
+
+
+def _start_as_usual() -> None:
+    """Processes that this one starts, such as a loader's workers, start as the platform does it, not as it was."""
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 
 def peak_mib() -> float:
@@ -111,7 +117,7 @@ def peak_mib() -> float:
     if STATUS.exists():
         kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(kib) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
@@ -121,7 +127,7 @@ def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Fi
 
 
 def _with_peak(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
-    keep_freed_memory()  # as the command does
+    keep_freed_memory()  # as the commands do
     figures = benchmark(*arguments)
     peak = peak_mib()
     return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]

@@ -82,14 +82,14 @@ def _plain(figure: plt.Figure, axes: plt.Axes) -> plt.Figure:
 
 
 def main() -> None:
-    """Write ratios.svg, and floor.svg and growth.svg where those sections were measured."""
+    """Write ratios.svg, floor.svg and growth.svg, each where its sections were measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figures", type=Path, help="folder that holds figures.json")
     parser.add_argument("output", type=Path, help="folder for the figures")
     arguments = parser.parse_args()
     sections = json.loads((arguments.figures / "figures.json").read_text())["sections"]
     arguments.output.mkdir(parents=True, exist_ok=True)
-    made = {"ratios": ratios(sections)}
+    made = {"ratios": ratios(sections)} if {"loop", "frozen", "data"} & sections.keys() else {}
     made |= {name: draw(sections[name]) for name, draw in (("floor", shares), ("growth", growth)) if name in sections}
     for name, figure in made.items():
         figure.savefig(arguments.output / f"{name}.svg", metadata={"Date": None})

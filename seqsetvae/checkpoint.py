@@ -7,6 +7,7 @@ to them first, so that there is one loader and one report.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -87,6 +88,10 @@ def read_file(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _unsafe(path) and not zipfile.is_zipfile(path) and not _is_pickle(path):
+            raise InputError(
+                f"{path}: not a checkpoint that torch can read; a text file, a git-lfs pointer or a broken download?"
+            ) from error
         raise InputError(
             f"{path}: refused, since it holds more than tensors and plain values{_unsafe(path)}. Re-save "
             "its state_dict alone, with torch.save, where the file was made."
@@ -96,6 +101,12 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a checkpoint is a dict of weights")
     return content
+
+
+def _is_pickle(path: Path) -> bool:
+    """It begins as pickles do; nothing of it is run."""
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _unsafe(path: Path) -> str:

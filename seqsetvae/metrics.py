@@ -81,6 +81,20 @@ class FiniteCheck:
             )
 
 
+def require_finite(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> None:
+    """Outside of training what is not finite is of the data or the checkpoint: rows [N] or [N, P], stay_id [N].
+
+    Raises:
+        FloatingPointError: naming the first stay whose row is not finite.
+    """
+    broken = ~rows.reshape(len(rows), -1).isfinite().all(dim=1).cpu()
+    if broken.any():
+        raise FloatingPointError(
+            f"The model gives NaN or infinity for stay {stay_id.cpu()[broken][0]} of the {split} split. Look at that "
+            "stay's values (python data.py check), or use --precision 32-true."
+        )
+
+
 class PosteriorHealth(Metric):
     """Number of active dimensions and mean KL per dimension, exact over all sets of a validation."""
 

@@ -327,13 +327,21 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
     return Settings(**values)
 
 
-# Flags that only some modes read; in another mode one would be passed in vain.
+# Flags that only some modes read; in another mode one would be passed in vain. The demo sets some of them itself.
+_OWN_DATA = ("data_dir", "params_map_path", "label_path", "embeddings_path", "label_name", "skip_bad", "max_sets")
+_LOADING = ("finetune", "pretrain", "embed")  # the modes that load or make a backbone
+_HEAD = ("head_pooling", "head_hidden", "head_dropout")
+_LOSS = ("loss", "class_weight", "label_smoothing", "focal_gamma", "focal_alpha")
+_STEPS = ("weight_decay", "gradient_clip_val", "gradient_accumulation_steps", "min_lr", "es_patience")
 READ_BY = {
-    "pretrained_ckpt": ("finetune", "pretrain", "embed"),
-    "allow_partial_backbone": ("finetune", "pretrain", "embed"),
-    "from_random_weights": ("finetune",),
-    "lr_factor": ("finetune",),
-    "lr_patience": ("finetune",),
+    **dict.fromkeys(_OWN_DATA, (*_LOADING, "evaluate")),
+    **dict.fromkeys(("pretrained_ckpt", "allow_partial_backbone", "preset", *SMALL, "transformer_dropout"), _LOADING),
+    **dict.fromkeys(("from_random_weights", "cls_head_lr", "lr", "unfreeze_after"), ("finetune",)),
+    **dict.fromkeys((*_HEAD, *_LOSS, "lr_factor", "lr_patience"), ("finetune", "demo")),
+    "beta_warmup_steps": ("pretrain",),
+    **dict.fromkeys(("pretrain_lr", "max_beta", "free_bits"), ("pretrain", "demo")),
+    **dict.fromkeys(("max_epochs", "warmup_steps"), ("finetune", "pretrain")),
+    **dict.fromkeys(_STEPS, ("finetune", "pretrain", "demo")),
     "ckpt": ("evaluate",),
     "split": ("evaluate", "embed"),
     "output": ("embed",),
@@ -343,7 +351,7 @@ READ_BY = {
 def _unread(given: dict[str, Any], mode: str | None, preset: str) -> list[str]:
     """Flags that were given and that nothing would read."""
     problems = [
-        f"{name}: received {given[name]!r}; --mode {mode} does not read it ({', '.join(modes)} does)"
+        f"{name}: received {given[name]!r}; --mode {mode} does not read it (read by {', '.join(modes)})"
         for name, modes in READ_BY.items()
         if name in given and mode is not None and mode not in modes
     ]
@@ -426,11 +434,17 @@ def _needed(mode: str | None, name: str) -> str:
     why = ": fine-tuning starts from a pretrained checkpoint (--from_random_weights: the baseline without one)" * (
         mode == "finetune" and name == "pretrained_ckpt"
     )
-    return f"{name}: not given; --mode {mode} needs --{name}{why}"
+    where = ", or its line in the config file" if name in from_config() else ""
+    return f"{name}: not given; --mode {mode} needs --{name}{where}{why}"
 
 
 def _training_problems(settings: Settings) -> list[str]:
     untrained = settings.mode == "finetune" and settings.from_random_weights
+    rates = {
+        name: getattr(settings, name)
+        for name in ("lr", "cls_head_lr", "pretrain_lr")
+        if settings.mode in READ_BY[name] or settings.mode == "demo"
+    }
     rules = [
         (
             untrained and (settings.pretrained_ckpt is not None or settings.allow_partial_backbone),
@@ -465,9 +479,9 @@ def _training_problems(settings: Settings) -> list[str]:
             f"class_weight: received {settings.class_weight!r}; allowed: none with focal, which has focal_alpha",
         ),
         (
-            settings.min_lr > min(settings.lr, settings.cls_head_lr, settings.pretrain_lr),
-            f"min_lr: received {settings.min_lr:g}; allowed: at most lr ({settings.lr:g}), cls_head_lr "
-            f"({settings.cls_head_lr:g}) and pretrain_lr ({settings.pretrain_lr:g})",
+            settings.min_lr > min(rates.values(), default=settings.min_lr),
+            f"min_lr: received {settings.min_lr:g}; allowed: at most "
+            + " and ".join(f"{name} ({rate:g})" for name, rate in rates.items()),
         ),
         (
             settings.output_root_dir.exists() and not settings.output_root_dir.is_dir(),

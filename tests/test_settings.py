@@ -324,10 +324,36 @@ def test_random_weights_are_the_users_word_and_never_frozen(tmp_path: Path) -> N
         assert "one problem" in message
 
 
+@pytest.mark.parametrize(
+    ("mode", "flag", "value"),
+    [
+        ("pretrain", "--lr", "1e-4"),
+        ("pretrain", "--unfreeze_after", "2"),
+        ("pretrain", "--head_pooling", "last"),
+        ("finetune", "--pretrain_lr", "1e-3"),
+        ("finetune", "--max_beta", "0.1"),
+        ("evaluate", "--lr", "1e-4"),
+        ("embed", "--max_epochs", "3"),
+        ("demo", "--data_dir", "."),
+        ("demo", "--max_epochs", "3"),
+    ],
+)
+def test_a_flag_that_the_mode_does_not_read_is_said(mode: str, flag: str, value: str) -> None:
+    said = f"{flag[2:]}: received '{value}'; --mode {mode} does not read it"
+    assert said in _problems(["--mode", mode, flag, value])
+
+
+def test_a_rate_that_the_mode_does_not_read_limits_nothing(tmp_path: Path) -> None:
+    given = {"--mode": "pretrain", "--data_dir": str(tmp_path), "--min_lr": "1e-4"}  # above the fine-tuning's lr
+    assert resolve(config, _argv(given)).min_lr == 1e-4
+
+
 def test_pretraining_is_not_held_to_rules_of_the_plateau(tmp_path: Path) -> None:
     given = {"--mode": "pretrain", "--data_dir": str(tmp_path)}
     assert resolve(config, _argv(given | {"--es_patience": "2"})).es_patience == 2
-    assert "--mode pretrain does not read it (finetune does)" in _problems(_argv(given | {"--lr_patience": "2"}))
+    assert "--mode pretrain does not read it (read by finetune, demo)" in _problems(
+        _argv(given | {"--lr_patience": "2"})
+    )
 
 
 def test_a_mode_is_needed_and_named() -> None:

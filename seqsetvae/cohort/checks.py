@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, compile_cohort, read_skipped
+from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
-from seqsetvae.cohort.format import Cohort, Split, is_compiled
+from seqsetvae.cohort.format import Cohort, Split, damaged, is_compiled
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
@@ -83,7 +83,10 @@ def check_folder(
         try:
             if compiled:
                 findings.facts.append(f"{path} (compiled cohort)")
-                _describe(open_labelled(path, label_name), findings)
+                cohort = open_labelled(path, label_name)
+                _describe(cohort, findings)
+                called = "faulty files that were left out when it was compiled"
+                _note_skipped(cohort, findings.remarks, called, findings)
             else:
                 label_name = DEFAULT_LABEL if label_name is None else label_name
                 _check_layout(path, label_name, given, Path(folder), findings)
@@ -115,7 +118,8 @@ def _check_layout(path: Path, label_name: str, given: GivenFiles, folder: Path, 
         skip_bad=True,
     )
     _check_side_files(cohort, stats, embeddings, findings)
-    _describe(cohort, findings)
+    _describe(cohort, findings, known_to_be_bad=unusable_stats(stats, cohort.vocabulary))
+    _note_skipped(cohort, findings.problems, "faulty files (--skip_bad leaves them out)", findings)
 
 
 def _side_files(
@@ -168,20 +172,27 @@ def _check_side_files(cohort: Cohort, stats: Stats, embeddings: Embeddings | Non
         findings.problems.append(_listed("variables whose embedding is not finite", broken))
 
 
-def _describe(cohort: Cohort, findings: Findings) -> None:
-    """Add what the arrays of a cohort tell."""
-    findings.facts += _table(cohort)
-    skips = read_skipped(cohort.path)
+def _note_skipped(cohort: Cohort, faults_are: list[str], called: str, findings: Findings) -> None:
+    """Add what the compilation left out; faulty files stop the training of those who have not left them out yet."""
+    skips, report = read_skipped(cohort.path), cohort.manifest["report"]
+    if len(skips) != report["faulty_files"] + report["left_out"]:
+        raise damaged(cohort.path / SKIPPED, f"it lists {len(skips)} files, and the manifest counts others")
     faults = [str(skip) for skip in skips if skip.is_fault]
     left_out = [str(skip) for skip in skips if not skip.is_fault]
     if faults:
-        findings.problems.append(_listed("faulty files (--skip_bad leaves them out)", faults))
+        faults_are.append(_listed(called, faults))
     if left_out:
         findings.remarks.append(_listed("stays left out, for want of rows", left_out))
+
+
+def _describe(cohort: Cohort, findings: Findings, known_to_be_bad: Iterable[str] = ()) -> None:
+    """Add what the arrays of a cohort tell, without variables whose statistics were said to be unusable."""
+    findings.facts += _table(cohort)
     report = cohort.manifest["report"]
     if report["stays_out_of_order"]:
         findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
-    unknown = [f"{name!r}: {n:,} events" for name, n in report["variables_without_statistics"].items()]
+    without = report["variables_without_statistics"]
+    unknown = [f"{name!r}: {n:,} events" for name, n in without.items() if name not in known_to_be_bad]
     if unknown:
         findings.remarks.append(_listed("variables without statistics, which keep their raw value", unknown))
     extremes = _extremes(cohort)

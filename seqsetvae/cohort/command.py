@@ -15,11 +15,13 @@ from seqsetvae.cohort.sidefiles import Embeddings, Stats, read_embeddings, read_
 from seqsetvae.cohort.sources.physionet2012 import LABEL_NAME, PhysioNet2012
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one data command. Returns the exit status: 0 good, 1 a check found what would stop training, 2 bad input."""
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         return arguments.run(arguments)
     except InputError as error:

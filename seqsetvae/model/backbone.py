@@ -83,9 +83,14 @@ class Backbone(nn.Module):
 
         The ragged loops stay eager: their shapes differ in every batch and would recompile each time.
         """
-        for module in self.set_encoder.modules():
-            if isinstance(module, MAB):
-                module.compile(dynamic=True)
+        compile_blocks(self.set_encoder.encoder_layers)
         self.set_encoder.mu_logvar.compile(dynamic=True)
         for layer in self.transformer.layers:
             layer.compile(dynamic=True)
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """torch.compile what follows the attention of each attention block in a module, in place."""
+    for block in module.modules():
+        if isinstance(block, MAB):
+            block.compile(dynamic=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.model.backbone import Backbone, BackboneSizes, compile_blocks
 from seqsetvae.model.dropout import dropout
 from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
 from seqsetvae.model.ragged import split_events
@@ -121,3 +121,8 @@ class PretrainingModel(Backbone):
         unused = Decoder(sizes).requires_grad_(False)
         self.set_encoder.decoder_layers = unused.decoder_layers
         self.set_encoder.out = nn.Sequential(unused.out)
+
+    def compile_dense_parts(self) -> None:
+        """Those of the backbone, and of the decoder."""
+        super().compile_dense_parts()
+        compile_blocks(self.decoder)

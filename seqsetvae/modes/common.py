@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -83,11 +85,14 @@ def value_type(settings: Settings) -> type:
     return np.float64 if settings.precision == "64-true" else np.float32
 
 
-def load_pretrained(settings: Settings) -> tuple[Backbone, Checkpoint, LoadReport]:
-    """The backbone of --pretrained_ckpt, with the loading table printed."""
+Model = TypeVar("Model", bound=Backbone)
+
+
+def load_pretrained(settings: Settings, kind: type[Model]) -> tuple[Model, Checkpoint, LoadReport]:
+    """What --pretrained_ckpt holds, with the loading table printed: a Backbone, or one with its decoder."""
     assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
     checkpoint = read_checkpoint(settings.pretrained_ckpt)
-    backbone = Backbone(infer_sizes(checkpoint, settings.sizes()))
+    backbone = kind(infer_sizes(checkpoint, settings.sizes()))
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
     print(report)
     sizes = ", ".join(f"{name} {value}" for name, value in backbone.sizes.as_dict().items())
@@ -145,8 +150,10 @@ def embedding_table(cohort: Cohort, settings: Settings) -> torch.Tensor:
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(settings)))
 
 
-def torch_device(settings: Settings) -> torch.device:
-    """The device that the accelerator setting means.
+def prepare_device(settings: Settings) -> torch.device:
+    """The device that the accelerator setting means, with the kernels that `deterministic` asks for.
+
+    A Trainer would set these only when it starts, and by then a frozen backbone has been read.
 
     Raises:
         InputError: a GPU is asked for and there is none.
@@ -156,6 +163,9 @@ def torch_device(settings: Settings) -> torch.device:
             "accelerator: received 'gpu', but torch sees none; use --accelerator cpu, or install a CUDA build of torch"
         )
     use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(settings.deterministic)
     return torch.device("cuda" if use_gpu else "cpu")
 
 

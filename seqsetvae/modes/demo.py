@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3
 def run(settings: Settings) -> evaluate.Evaluation:
     """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its own command."""
     folder = RunFolder.create(settings.output_root_dir, "demo").path
-    # Of the user's settings only the machine's stay: nothing of their data may reach figures that say SYNTHETIC.
+    # The user's other settings stay, but nothing of their data may reach figures that say SYNTHETIC.
     base = replace(settings, output_root_dir=folder, **OWN_DATA)
     data_dir = write_synthetic(folder / "processed", n_stays=STAYS, seed=settings.seed)
     print(f"SYNTHETIC data: {STAYS} made-up stays in {data_dir}. What follows says nothing about real patients.")
@@ -46,7 +47,7 @@ def run(settings: Settings) -> evaluate.Evaluation:
 
 
 def _step(run_mode: Callable[[Settings], Result], base: Settings, **changes: Any) -> Result:
-    """Run one mode after printing the command that does the same."""
+    """Run one mode after printing its command; flags that were given to the demo come on top."""
     flags = {**changes, "output_root_dir": base.output_root_dir}
-    print("\n$ python train_optimized.py " + " ".join(f"--{name} {value}" for name, value in flags.items()))
+    print("\n$ " + shlex.join(["python", "train_optimized.py", *(f"--{name}={flags[name]}" for name in flags)]))
     return run_mode(replace(base, **changes))

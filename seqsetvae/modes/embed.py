@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from seqsetvae.batch import Batch
+from seqsetvae.metrics import require_finite
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
     arithmetic,
@@ -20,7 +21,7 @@ from seqsetvae.modes.common import (
     embedding_table,
     load_pretrained,
     open_data,
-    torch_device,
+    prepare_device,
 )
 from seqsetvae.settings import Settings
 
@@ -29,8 +30,8 @@ def run(settings: Settings) -> Path:
     """Write `<id>/mu` and `<id>/history` (sets × latent_dim, float32) for every stay of --split; needs no labels."""
     assert settings.split is not None, "settings are checked before a mode runs"
     assert settings.output is not None, "settings are checked before a mode runs"
-    device = torch_device(settings)
-    backbone, checkpoint, _ = load_pretrained(settings)
+    device = prepare_device(settings)
+    backbone, checkpoint, _ = load_pretrained(settings, Backbone)
     cohort = open_data(settings)
     split = cohort.split(settings.split)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
@@ -40,14 +41,18 @@ def run(settings: Settings) -> Path:
         backbone.compile_dense_parts()
     table = embedding_table(cohort, settings).to(device)
     loader = data_module(settings, cohort, device, labelled=False).loader(settings.split)
+    n_sets = 0  # less than the split's where --max_sets cuts stays
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:
             with arithmetic(settings, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
+            stay_of_set = batch.stay_id[batch.stay_of_set]
+            require_finite(torch.from_numpy(history), stay_of_set, settings.split)
             for name, rows in split_by_stay(batch, mu=mu, history=history):
                 write_array(archive, name, rows)
+            n_sets += batch.n_sets
             progress.update(batch.n_stays)
-    print(f"Wrote {settings.output}: {split.n_stays:,} stays, {split.n_sets:,} sets of the {settings.split} split")
+    print(f"Wrote {settings.output}: {split.n_stays:,} stays, {n_sets:,} sets of the {settings.split} split")
     return settings.output
 
 

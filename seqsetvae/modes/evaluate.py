@@ -15,7 +15,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
-from seqsetvae.metrics import ranking_metrics, ranking_score
+from seqsetvae.metrics import ranking_metrics, ranking_score, require_finite
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
@@ -25,7 +25,7 @@ from seqsetvae.modes.common import (
     data_module,
     embedding_table,
     open_data,
-    torch_device,
+    prepare_device,
 )
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
@@ -49,14 +49,19 @@ def run(settings: Settings) -> Evaluation:
     assert settings.ckpt is not None, "settings are checked before a mode runs"
     assert settings.split is not None, "settings are checked before a mode runs"
     split_name = settings.split
-    device = torch_device(settings)
+    device = prepare_device(settings)
     path, folder = find_checkpoint(settings.ckpt)
     content = read_finetuned(path)
     saved = content["hyper_parameters"]
+    if settings.max_sets not in (None, saved["max_sets"]):
+        raise InputError(
+            f"max_sets: received {settings.max_sets}; {path} was trained with {saved['max_sets']}, and is scored on "
+            "stays that are cut as they were then. Leave --max_sets out, and None in the config."
+        )
     settings = replace(
         settings,
         label_name=settings.label_name or saved["label_name"],  # it is scored on what it was trained to predict
-        max_sets=settings.max_sets or saved["max_sets"],  # and on stays that are cut as they were then
+        max_sets=saved["max_sets"],  # and on stays that are cut as they were then
     )
     cohort = open_data(settings, settings.data_dir or _data_of(folder, path))
     if cohort.label_name != saved["label_name"]:
@@ -67,8 +72,10 @@ def run(settings: Settings) -> Evaluation:
     require_both_classes(cohort, split_name)
     check_embeddings(cohort, saved["sizes"]["input_dim"], saved[FINGERPRINTS], path)
     module = rebuild(content, embedding_table(cohort, settings)).to(device)
+    if settings.compile_model:
+        module.backbone.compile_dense_parts()
     loader = data_module(settings, cohort, device).loader(split_name)
-    result = evaluate(module, loader, arithmetic(settings, device).context())
+    result = evaluate(module, loader, split_name, arithmetic(settings, device).context())
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
         f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"
@@ -121,15 +128,20 @@ def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineT
 
 @torch.inference_mode()
 def evaluate(
-    module: SeqSetVAEFineTuner, batches: Iterable[Batch], precision: AbstractContextManager[Any]
+    module: SeqSetVAEFineTuner, batches: Iterable[Batch], split: str, precision: AbstractContextManager[Any]
 ) -> Evaluation:
-    """Score every stay of these batches once."""
+    """Score every stay of these batches once.
+
+    Raises:
+        FloatingPointError: a score is not finite; ranked, it would stand above all others.
+    """
     metrics = ranking_metrics().to(module.device)
     stays = positives = 0
     for cpu_batch in batches:
         batch = cpu_batch.to(module.device)
         with precision:
             score = ranking_score(module(batch))
+        require_finite(score, cpu_batch.stay_id, split)
         metrics.update(score, batch.label)
         stays += batch.n_stays
         positives += int(cpu_batch.label.sum())

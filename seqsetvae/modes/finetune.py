@@ -20,8 +20,8 @@ from seqsetvae.modes.common import (
     embedding_table,
     load_pretrained,
     open_data,
+    prepare_device,
     start_run,
-    torch_device,
     train_and_summarize,
 )
 from seqsetvae.optimizer import OptimizerSettings
@@ -39,9 +39,9 @@ def run(settings: Settings) -> Summary:
 
     Everything is checked before the run folder is made.
     """
-    device = torch_device(settings)
+    device = prepare_device(settings)
     pl.seed_everything(settings.seed, verbose=False)
-    loaded = None if settings.from_random_weights else load_pretrained(settings)
+    loaded = None if settings.from_random_weights else load_pretrained(settings, Backbone)
     cohort = open_data(settings)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
@@ -49,6 +49,8 @@ def run(settings: Settings) -> Summary:
     else:
         backbone, checkpoint, report = loaded
         check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    if settings.unfreeze_after is not None and settings.lr >= settings.cls_head_lr:
+        print(f"⚠️  lr ({settings.lr:g}) is usually well below cls_head_lr ({settings.cls_head_lr:g}): the head is new")
     data = data_module(settings, cohort, device)
     module = build(settings, backbone, cohort)
     run = start_run(

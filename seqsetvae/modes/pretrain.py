@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.checkpoint import LoadReport, infer_sizes, load_backbone, read_checkpoint
+from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.model.decoder import PretrainingModel
@@ -14,14 +14,15 @@ from seqsetvae.modes.common import (
     check_embeddings,
     data_module,
     embedding_table,
+    load_pretrained,
     open_data,
+    prepare_device,
     start_run,
-    torch_device,
     train_and_summarize,
 )
 from seqsetvae.settings import Settings
 from seqsetvae.training.schedule import VAL_LOSS
-from seqsetvae.training.summary import Summary, pretraining_advice
+from seqsetvae.training.summary import Summary, partial_weights_advice, pretraining_advice
 
 METRICS = (
     "train_loss",
@@ -38,7 +39,7 @@ METRICS = (
 
 def run(settings: Settings) -> Summary:
     """Pretrain on --data_dir, labelled or not, from random weights or from --pretrained_ckpt with its sizes."""
-    device = torch_device(settings)
+    device = prepare_device(settings)
     pl.seed_everything(settings.seed, verbose=False)
     cohort = open_data(settings)
     cohort.split("train"), cohort.split("valid")  # both are needed: say so before anything is built
@@ -64,7 +65,7 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: run.fit(1, settings.max_epochs, warm_up=True, decay=True),
-        lambda rows: pretraining_advice(rows, model.sizes.latent_dim),
+        lambda rows: partial_weights_advice(report) + pretraining_advice(rows, model.sizes.latent_dim),
     )
 
 
@@ -72,9 +73,6 @@ def build_model(settings: Settings, cohort: Cohort) -> tuple[PretrainingModel, L
     """A model of the settings' sizes, or the one that --pretrained_ckpt holds, decoder included."""
     if settings.pretrained_ckpt is None:
         return PretrainingModel(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes())), None
-    checkpoint = read_checkpoint(settings.pretrained_ckpt)
-    model = PretrainingModel(infer_sizes(checkpoint, settings.sizes()))
-    report = load_backbone(model, checkpoint, settings.allow_partial_backbone)
-    print(report)
+    model, checkpoint, report = load_pretrained(settings, PretrainingModel)
     check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     return model, report

@@ -62,6 +62,7 @@ class Arithmetic:
             "autocast": None if self.autocast is None else str(self.autocast),
             "float32 products": torch.get_float32_matmul_precision(),
             "compiled": self.compiled,
+            "deterministic kernels": torch.are_deterministic_algorithms_enabled(),
         }
 
 

@@ -21,6 +21,7 @@ from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
 from seqsetvae.cohort.format import AlreadyThereError
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.metrics import require_finite
 from seqsetvae.training.features import Arithmetic, FeatureFolder
 
 
@@ -120,20 +121,9 @@ def _read(
             waiting += time.perf_counter() - asked
             with arithmetic.context():
                 pooled = module.pooled(batch.to(module.device))
-            rows[positions] = _finite(pooled, batch.stay_id, split)
+            require_finite(pooled, batch.stay_id, split)
+            rows[positions] = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32)).numpy()
             n_read += batch.n_stays
             progress.update(batch.n_stays)
             asked = time.perf_counter()
     return Reading(n_read, waiting, asked - start)
-
-
-def _finite(pooled: torch.Tensor, stay_id: torch.Tensor, split: str) -> np.ndarray:
-    """Pooled histories on the CPU. Raises FloatingPointError naming a stay whose history is not finite."""
-    pooled = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32))
-    broken = ~pooled.isfinite().all(dim=1)
-    if broken.any():
-        raise FloatingPointError(
-            f"The frozen backbone gives NaN or infinity for stay {stay_id[broken][0]} of the {split} split. Look at "
-            "that stay's values (python data.py check), or use --precision 32-true."
-        )
-    return pooled.numpy()

@@ -31,8 +31,19 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, mode: str) -> RunFolder:
-        """A new folder named by mode and time; an existing one is never written into."""
-        root.mkdir(parents=True, exist_ok=True)
+        """A new folder named by mode and time; an existing one is never written into.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return cls._new(root, mode)
+        except OSError as error:
+            raise InputError(f"{root}: {error.strerror}. Pass another --output_root_dir.") from error
+
+    @classmethod
+    def _new(cls, root: Path, mode: str) -> RunFolder:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for attempt in range(1000):
             path = root / (f"{mode}-{stamp}" + (f"-{attempt + 1}" if attempt else ""))
@@ -75,6 +86,7 @@ def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
         run = RunFolder(path)
         if not run.best.is_file():
             raise InputError(f"{path}: no {CHECKPOINTS}/best.ckpt in it; pass a run folder or a .ckpt file with --ckpt")
-        return run.best, run
-    run = RunFolder(path.resolve().parent.parent)
-    return path, run if (run.path / CONFIG).is_file() else None
+        checkpoint = run.best
+    else:
+        checkpoint, run = path, RunFolder(path.resolve().parent.parent)
+    return checkpoint, run if (run.path / CONFIG).is_file() else None

@@ -81,7 +81,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         waiting=waiting,
         trained={str(stage): parts for stage, parts in run.trained.items()},
         device_use=device_use,
-        advice=advice + loading_advice(waiting),
+        advice=advice + loading_advice(waiting, run.data.num_workers),
     )
 
 
@@ -98,10 +98,16 @@ def waiting_share(rows: list[Row], read: list[Reading]) -> float | None:
     return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits)
 
 
-def loading_advice(waiting: float | None) -> list[str]:
+def loading_advice(waiting: float | None, num_workers: int) -> list[str]:
     """What to try where the loader is the bottleneck; nothing where it is not."""
     if waiting is None or waiting <= MUCH_WAITING:
         return []
+    if num_workers > 0:
+        return [
+            f"Training waited for data {waiting:.0%} of the time with {num_workers} worker processes: pass "
+            "--num_workers 0. Batches are index arithmetic here, and workers cost more than they save unless the disk "
+            "is slow."
+        ]
     return [
         f"Training waited for data {waiting:.0%} of the time: put the data on a local disk and try a larger "
         "--batch_size; worker processes (--num_workers) help only where the disk is slow."
@@ -112,7 +118,12 @@ def random_weights_advice(report: LoadReport | None) -> list[str]:
     """Says that figures come from a backbone that was random, in part or as a whole; nothing for a pretrained one."""
     if report is None:
         return ["Random backbone: nothing was pretrained (--from_random_weights)."]
-    n_random = len(report.missing) + len(report.mismatched)
+    return partial_weights_advice(report)
+
+
+def partial_weights_advice(report: LoadReport | None) -> list[str]:
+    """Says that some weights of what was loaded were random; nothing where all or none were loaded."""
+    n_random = 0 if report is None else len(report.missing) + len(report.mismatched)
     return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
 
 

@@ -43,5 +43,11 @@ def test_growth_compares_sizes_and_says_that_stays_are_synthetic(
     assert "own memory to compile each further stay" in table("growth", list(figures.values()))
 
 
+def test_a_time_is_that_of_all_the_stays_it_was_taken_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(growth, "apart", lambda builds, repeats: [measure.Timed(2.0, 1.0) for _ in builds])
+    figures = growth._speeds("compile", growth.compile_again, (growth.ENOUGH // 10, growth.ENOUGH * 2), tmp_path)
+    assert [figure.value for figure in figures] == [growth.ENOUGH / 2, growth.ENOUGH]
+
+
 def test_sections_are_registered() -> None:
     assert {"data", "growth"} <= SECTIONS.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +16,8 @@ import torch
 
 from benchmarks import floor, loop
 from benchmarks.__main__ import SECTIONS, keep, main
-from benchmarks.measure import Figure, apart
-from benchmarks.works import WORKS, needed_flop
+from benchmarks.measure import Figure, Timed, apart, isolated
+from benchmarks.works import WORKS, needed_flop, open_stays
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import collate
@@ -34,6 +35,16 @@ def test_every_work_is_compared_with_the_loop(compiled: Cohort, what: str, monke
     assert figure.value > 0
 
 
+def test_a_turn_of_ours_counts_as_the_several_runs_that_it_is(
+    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "apart", lambda builds, repeats: [Timed(40.0, 900.0), Timed(10.0, 500.0)])
+    figure = loop.against_loop("frozen forward", compiled.path, SIZES, 1)
+    assert figure.baseline == pytest.approx(8 / 40)
+    assert figure.value == pytest.approx(8 * loop.OURS_IN_A_TURN / 10)
+    assert figure.peak_mib == 500.0
+
+
 @pytest.mark.parametrize("what", WORKS)
 def test_every_work_is_compared_with_plain_products(
     compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch
@@ -44,6 +55,16 @@ def test_every_work_is_compared_with_plain_products(
     assert figure.baseline is not None
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
     assert figure.value > 0
+
+
+def workers_start() -> list[Figure]:
+    return [Figure(what=multiprocessing.get_start_method(), value=1.0, unit="way")]
+
+
+def test_what_is_isolated_starts_workers_as_a_user_would() -> None:
+    (figure,) = isolated(workers_start)
+    assert figure.what == multiprocessing.get_all_start_methods()[0]
+    assert figure.peak_mib is not None
 
 
 def build_naps(seconds: float) -> Callable[[], object]:
@@ -94,6 +115,18 @@ def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path)
     assert "| a work | 3 s |" in (tmp_path / "tables.md").read_text()
     with pytest.raises(InputError, match="use another --output"):
         keep("loop", [], "a compiled cohort", tmp_path)
+
+
+def test_each_section_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+        cohort = open_stays(data_dir, scratch, n_synthetic=60)
+        return [Figure(what="stays", value=cohort.split("train").n_stays, unit="stays")]
+
+    for name in ("loop", "floor"):
+        monkeypatch.setitem(SECTIONS, name, (name, section))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--output", str(tmp_path), "--only", "loop", "floor"])
+    assert main() == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["sections"].keys() == {"loop", "floor"}
 
 
 @pytest.mark.parametrize("wrong", ["no such cohort", "figures of other data"])

@@ -7,6 +7,7 @@ import pytest
 
 from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.find import DEFAULT_LABEL
 from seqsetvae.cohort.sidefiles import stay_number
 
 from .conftest import Folder
@@ -40,6 +41,24 @@ def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
         f"1 stay with too few rows left out; see {cohort.path / 'skipped.csv'}",
         "1 stay with rows out of time order, which were sorted",
     ]
+
+
+def test_check_of_a_cohort_without_its_faulty_files_is_ready(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, split in enumerate(("train", "valid"), start=20):
+        folder.stay(split, f"{number}", [("lactate", 1, 0)])
+    folder.csv("oc.csv", f"ts_id,{DEFAULT_LABEL}\n1,1\n2,0\n3,1\n20,0\n21,0\n")
+    folder.stay("train", "7", [("lactate", float("nan"), 0)])
+    cohort = compiled(folder, skip_bad=True)
+    assert main(["check", str(folder.root)]) == 1
+    assert "faulty files (--skip_bad" in capsys.readouterr().out
+    status, text = main(["check", str(cohort.path)]), capsys.readouterr().out
+    assert status == 0, text
+    assert "1 faulty files that were left out when it was compiled" in text
+    (cohort.path / "skipped.csv").unlink()
+    assert main(["check", str(cohort.path)]) == 1
+    assert "skipped.csv" in capsys.readouterr().out
 
 
 def test_side_files_go_by_their_new_and_their_old_flags(folder: Folder) -> None:

@@ -180,6 +180,12 @@ def test_an_embedding_that_is_not_finite_is_an_error(folder: Folder) -> None:
         compiled(folder)
 
 
+def test_two_different_vectors_of_one_variable_are_an_error(folder: Folder) -> None:
+    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nlactate,3\n")
+    with pytest.raises(InputError, match="'lactate' has two different vectors"):
+        compiled(folder)
+
+
 def test_without_cached_csv_embeddings_are_generated(folder: Folder) -> None:
     (folder.root / "cached.csv").unlink()
     cohort = compiled(folder)

@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from seqsetvae.model.backbone import Backbone
+from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.set_encoder import MAB
 from tests import plain, tiny
 
@@ -45,6 +46,16 @@ def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:
     assert backbone.state_dict().keys() == eager.state_dict().keys()
     _breaks_at_the_grids_only()
     assert sum(counters["recompiles"].values()) <= 4
+
+
+def test_what_pretraining_compiles_is_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(MAB, "compile", lambda block, **_: compiled.append(block))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    model = PretrainingModel(tiny.SIZES)
+    model.compile_dense_parts()
+    used = [block for part in (model.set_encoder.encoder_layers, model.decoder) for block in part.modules()]
+    assert set(compiled) == {block for block in used if isinstance(block, MAB)}
 
 
 @pytest.mark.slow

@@ -69,6 +69,15 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
+def test_sets_that_were_cut_off_are_not_counted(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    status, said, errors = _embed(pretrained, compiled.path, tmp_path / "states.npz", "--max_sets", 2)
+    assert status == 0, errors
+    with np.load(tmp_path / "states.npz") as arrays:
+        written = sum(len(arrays[name]) for name in arrays.files if name.endswith("/mu"))
+    assert f"{written:,} sets" in said
+    assert written < compiled.split("train").n_sets
+
+
 def test_an_output_that_exists_is_left_alone(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
     output = tmp_path / "states.npz"
     output.write_text("precious", encoding="utf-8")

@@ -27,6 +27,7 @@ from seqsetvae.settings import SMALL
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import best_checkpoint
+from seqsetvae.training.summary import loading_advice
 from tests import tiny
 from tests.training.helpers import fine_tuner, load, run_stages
 
@@ -301,6 +302,22 @@ def test_evaluate_cuts_stays_as_the_run_did(pretrained: Path, compiled: Cohort, 
     _, said, _ = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--accelerator", "cpu")
     assert "Cut to their last 3 sets" in said
     assert f"AUROC {float(rows_of(run)[0]['val_auc']):.4f}\n" in said
+    status, _, errors = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--max_sets", 4)
+    assert status == 2
+    assert "max_sets: received 4" in errors
+
+
+def test_scores_that_are_no_numbers_are_never_ranked(finished: tuple[Path, str], tmp_path: Path) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"]["head.net.0.weight"].fill_(float("nan"))
+    torch.save(content, tmp_path / "broken.ckpt")
+    data = json.loads((finished[0] / "config.json").read_text(encoding="utf-8"))["cohort"]["path"]
+    status, said, errors = command(
+        "--mode", "evaluate", "--ckpt", tmp_path / "broken.ckpt", "--split", "valid", "--data_dir", data
+    )
+    assert status == 1
+    assert "NaN or infinity for stay" in errors
+    assert "AUROC" not in said
 
 
 # ------------------------------------------------------------------------------------------------ the same again
@@ -550,6 +567,38 @@ def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
     status, _, errors = command("--mode", "evaluate", "--ckpt", tmp_path, "--split", "valid")
     assert status == 2
     assert "best.ckpt" in errors
+
+
+def test_a_checkpoint_without_its_run_needs_data_dir(finished: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(finished[0] / "checkpoints" / "best.ckpt", tmp_path / "checkpoints")
+    status, _, errors = command("--mode", "evaluate", "--ckpt", tmp_path, "--split", "valid")
+    assert status == 2
+    assert "pass --data_dir" in errors
+
+
+def test_a_folder_for_runs_that_cannot_be_made_is_said(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "file" / "below")
+    assert status == 2
+    assert "--output_root_dir" in errors
+
+
+def test_a_head_that_learns_no_faster_than_the_backbone_is_remarked_on(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", "--max_epochs", 1)
+    _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", "--max_epochs", 1, "--lr", 3e-3)
+    assert "lr (0.003) is usually well below cls_head_lr (0.003)" in said
+    assert "usually well below" not in usual
+
+
+@pytest.mark.parametrize(("workers", "advice"), [(0, "local disk"), (2, "pass --num_workers 0")])
+def test_waiting_for_data_names_its_cause(workers: int, advice: str) -> None:
+    (line,) = loading_advice(0.5, workers)
+    assert "50% of the time" in line
+    assert advice in line
+    assert loading_advice(0.05, workers) == loading_advice(None, workers) == []
 
 
 # ------------------------------------------------------------------------------------------------ run folders

@@ -56,6 +56,16 @@ def test_it_fine_tunes_and_continues(
     assert torch.equal(content["state_dict"][unused], before["state_dict"][unused])
 
 
+def test_heads_that_a_file_does_not_say_are_not_guessed_in_silence(
+    run: Path, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    torch.save(content["state_dict"], tmp_path / "bare.ckpt")
+    flags = ["--mode", "pretrain", "--max_epochs", "1", "--output_root_dir", str(tmp_path), "--transformer_heads", "4"]
+    assert main([*flags, "--data_dir", str(compiled.path), "--pretrained_ckpt", str(tmp_path / "bare.ckpt")]) == 0
+    assert "The checkpoint does not say heads = 2, transformer_heads = 4" in capsys.readouterr().out
+
+
 def test_the_golden_checkpoint_keeps_its_layout_when_it_is_continued(golden: Path, tmp_path: Path) -> None:
     data_dir = write_synthetic(tmp_path / "processed", n_stays=20, seed=0, embedding_width=24)
     before = torch.load(golden / "tiny" / "pretrain.ckpt", weights_only=True)
