@@ -61,7 +61,6 @@ def hardware() -> dict[str, str | int]:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "date": date.today().isoformat(),
         "cpu": names[0] if names else platform.processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 0,
@@ -115,11 +114,11 @@ def earlier_results(folder: Path, data: str) -> dict[str, Any]:
     """
     file, machine = folder / "figures.json", hardware()
     if not file.exists():
-        return {"hardware": machine, "data": data, "sections": {}}
+        return {"hardware": machine, "data": data, "dates": {}, "sections": {}}
     results: dict[str, Any] = json.loads(file.read_text())
-    if (results["hardware"] | {"date": machine["date"]}, results["data"]) != (machine, data):
+    if (results["hardware"], results["data"]) != (machine, data):
         raise InputError(f"{file}: holds figures of {results['hardware']} on {results['data']}; use another --output")
-    return results | {"hardware": machine}
+    return results
 
 
 def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
@@ -130,9 +129,10 @@ def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
     """
     results = earlier_results(folder, data)
     results["sections"][section] = [asdict(figure) for figure in figures]
+    results["dates"][section] = date.today().isoformat()
     (folder / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
     tables = [
-        table(title, [Figure(**one) for one in results["sections"][name]])
+        table(f"{title} ({results['dates'][name]})", [Figure(**one) for one in results["sections"][name]])
         for name, (title, _) in SECTIONS.items()
         if results["sections"].get(name)
     ]
