@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; if a run folder was made, its last.ckpt is of the last validation", file=sys.stderr)
+        print(
+            "interrupted; last.ckpt in the run folder, where there is one, is of the last validation", file=sys.stderr
+        )
         return 130
     return 0
 

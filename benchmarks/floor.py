@@ -22,6 +22,7 @@ from benchmarks.works import (
     Variant,
     needed_flop,
     open_stays,
+    stays_and_sets,
 )
 from seqsetvae.model.backbone import BackboneSizes
 
@@ -37,8 +38,8 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
 
 def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
     """One figure: GFLOP/s of the work, against plain products in the same process."""
-    stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
-    (table, batches), (n_stays, n_sets) = stays.batches(), stays.count()
+    table, batches = Stays(cohort_path, sizes, BATCH_SIZE, n_batches).batches()
+    n_stays, n_sets = stays_and_sets(batches)
     work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
     flop = needed_flop(work, batches)
     products, product_flop = plain_products(sizes, n_sets // len(batches) * sizes.m, training=what != "frozen forward")

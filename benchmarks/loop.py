@@ -24,6 +24,7 @@ from benchmarks.works import (
     Stays,
     Variant,
     open_stays,
+    stays_and_sets,
 )
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
@@ -109,7 +110,7 @@ def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: 
     """Stays/s of a work on both sides, over the same stays."""
     stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
     loop, ours = apart([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
-    n_stays, n_sets = stays.count()
+    n_stays, n_sets = stays_and_sets(stays.batches()[1])
     return compared(
         what,
         n_stays * OURS_IN_A_TURN / ours.seconds,

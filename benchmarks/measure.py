@@ -108,7 +108,7 @@ def _fresh_process() -> ProcessPoolExecutor:
 
 
 def _start_as_usual() -> None:
-    """Processes that this one starts, such as a loader's workers, start as the platform does it, not as it was."""
+    """Processes that this one starts, such as a loader's workers, start as they do for a user, not by spawn."""
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 

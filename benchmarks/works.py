@@ -7,7 +7,7 @@ pass of the frozen backbone with pooling, a step of unfrozen training, a step of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,10 +117,10 @@ class Stays:
         split, table, chosen = self.read()
         return table, [collate(split, positions) for positions in chosen]
 
-    def count(self) -> tuple[int, int]:
-        """(stays, sets)."""
-        _, batches = self.batches()
-        return sum(batch.n_stays for batch in batches), sum(batch.n_sets for batch in batches)
+
+def stays_and_sets(batches: Sequence[Batch]) -> tuple[int, int]:
+    """How many of each are in the batches."""
+    return sum(batch.n_stays for batch in batches), sum(batch.n_sets for batch in batches)
 
 
 def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
