@@ -1,74 +1,76 @@
-"""Settings. One line is one setting; a flag of the same name overrides it for one run (`--batch_size 16`).
+"""Settings, one per line. A command-line flag of the same name overrides a setting for one run (`--batch_size 16`).
 
     python train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR
 
-`python train_optimized.py --help` lists every flag with the text that stands behind it here. None means "not set".
+The comment behind each setting is its text in `python train_optimized.py --help`. None means "not set".
 """
 
 # --- Data -------------------------------------------------------------------------------------------------------------
-data_dir = None  # folder: patient_ehr/ (or the folder above it) of the old layout, or a compiled cohort
-params_map_path = None  # stats.csv of the old layout; None: the one beside patient_ehr/
-label_path = None  # oc.csv of the old layout; None: the one beside patient_ehr/
-embeddings_path = None  # cached.csv of the old layout; None: the one beside patient_ehr/, else made from the names
-label_name = None  # column of oc.csv to predict, 0 or 1; None: in_hospital_mortality, or what a compiled cohort holds
-skip_bad = False  # leave unreadable stays out and list them in skipped.csv, instead of stopping at the first
-max_sets = None  # sets: keep only the last so many of each stay; None keeps all, as the old code did
-batch_size = 8  # stays per step; 4 or more, since a rare outcome is missing from most smaller batches
-max_events_per_batch = 65536  # events: bounds a batch's memory when stays are long; about 150 ordinary ICU stays
-num_workers = 0  # loader processes: batches are index arithmetic on memory-mapped arrays, so 0 is usually fastest
+data_dir = None  # data folder: patient_ehr/, the folder that contains patient_ehr/, or a compiled cohort
+params_map_path = None  # stats.csv (mean and std of each variable); None: the file beside or in patient_ehr/
+label_path = None  # oc.csv (labels of the stays); None: the file beside or in patient_ehr/
+embeddings_path = None  # cached.csv (variable embeddings); None: beside or in patient_ehr/, else generated from names
+label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_hospital_mortality or the cohort's label
+skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
+max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets
+batch_size = 8  # stays per batch; fine-tuning needs at least 4, because smaller batches often have no positive stay
+max_events_per_batch = 65536  # maximum number of events per batch, limits memory; about 150 typical ICU stays
+num_workers = 0  # DataLoader worker processes; 0 is usually fastest, because batches are read from memory-mapped arrays
 
-# --- Backbone: for pretraining, and where a checkpoint does not say it (shapes of weights never show heads) -----------
-preset = "full"  # full: the sizes below; small: a quarter of the width (see SMALL in seqsetvae/settings.py), for CPUs
-reduced_dim = 256  # width of an event vector; None: that of the variable embeddings
-latent_dim = 256  # width of a set's Gaussian and of the history
-levels = 2  # set-attention blocks
-heads = 2  # attention heads of the set encoder
-m = 16  # inducing points of each block
-ff_dim = 512  # width of the history encoder's feed-forward part
-transformer_heads = 8  # attention heads of the history encoder
-transformer_layers = 4  # layers of the history encoder
-transformer_dropout = 0.1  # probability, in training
+# --- Backbone of a new model (a checkpoint has its own sizes; these fill in only what it does not state) --------------
+preset = "full"  # full: the sizes below; small: width 64 and 2 history layers instead (for CPUs)
+reduced_dim = 256  # width to which variable embeddings are projected; None: no projection
+latent_dim = 256  # width of each set's latent Gaussian and of the history states
+levels = 2  # number of set-attention blocks in the set encoder
+heads = 2  # attention heads in the set encoder
+m = 16  # inducing points per set-attention block
+ff_dim = 512  # width of the feed-forward layers in the history encoder
+transformer_heads = 8  # attention heads in the history encoder
+transformer_layers = 4  # layers in the history encoder
+transformer_dropout = 0.1  # dropout probability in the history encoder
 
-# --- Head -------------------------------------------------------------------------------------------------------------
-head_pooling = "mean"  # history to one vector: last, mean, last_mean; best on validation, docs/experiments.md
-head_hidden = 128  # units of the middle layer; the old head had four layers and overfitted
-head_dropout = 0.1  # probability, between the two layers
+# --- Classification head ----------------------------------------------------------------------------------------------
+head_pooling = "mean"  # pooling of the history states: last, mean or last_mean (both); see docs/experiments.md
+head_hidden = 128  # units in the hidden layer of the two-layer head
+head_dropout = 0.1  # dropout probability between the two layers of the head
 
-# --- Loss -------------------------------------------------------------------------------------------------------------
-loss = "cross_entropy"  # cross_entropy or focal
-class_weight = "none"  # weight of positives in cross_entropy: none (1), balanced (negatives / positives) or a number
-label_smoothing = 0.0  # share of each target moved to the uniform distribution, cross_entropy only
-focal_gamma = 2.0  # focal loss: how fast sure predictions lose weight (Lin et al., 2017)
-focal_alpha = None  # focal loss: weight of positives, 1 - alpha for negatives; None weighs both by 1
+# --- Loss (fine-tuning) -----------------------------------------------------------------------------------------------
+loss = "cross_entropy"  # loss function: cross_entropy or focal
+class_weight = "none"  # cross_entropy: weight of positives: none (1), balanced (negatives/positives) or a number
+label_smoothing = 0.0  # cross_entropy: fraction of each target that is spread evenly over both classes
+focal_gamma = 2.0  # focal: exponent gamma, larger values reduce the weight of easy examples (Lin et al., 2017)
+focal_alpha = None  # focal: weight alpha of the positive class, 1 - alpha of the negative; None: weight 1 for both
 
-# --- Optimization -----------------------------------------------------------------------------------------------------
-cls_head_lr = 3e-4  # learning rate of the head: new weights, so above the backbone's
-lr = 5e-5  # learning rate of the unfrozen backbone, well below the head's; the later of the old config's two values
-weight_decay = 0.01  # AdamW, on weight matrices only
-warmup_steps = 100  # optimizer steps over which rates rise after unfreezing, or in pretraining; at most one epoch
-gradient_clip_val = 1.0  # largest gradient norm
-gradient_accumulation_steps = 1  # batches per optimizer step
+# --- Optimization (AdamW) ---------------------------------------------------------------------------------------------
+cls_head_lr = 3e-4  # fine-tuning: learning rate of the head, higher than the backbone's because the head is new
+lr = 5e-5  # fine-tuning: learning rate of the unfrozen backbone, lower than cls_head_lr to keep what was pretrained
+weight_decay = 0.01  # weight decay of weight matrices; biases and norms have none
+warmup_steps = 100  # optimizer steps of linear learning-rate warm-up after unfreezing or in pretraining; max. one epoch
+gradient_clip_val = 1.0  # maximum gradient norm
+gradient_accumulation_steps = 1  # number of batches per optimizer step
 
-# --- Pretraining only -------------------------------------------------------------------------------------------------
-pretrain_lr = 1e-3  # highest learning rate; it falls to min_lr along half a cosine over max_epochs
-max_beta = 0.1  # weight of the KL term once it has risen
-beta_warmup_steps = 5000  # optimizer steps over which it rises from 0, so that reconstruction is learned first
-free_bits = 0.1  # nats of KL per dimension that cost nothing, against posterior collapse
+# --- Pretraining ------------------------------------------------------------------------------------------------------
+pretrain_lr = 1e-3  # pretraining: peak learning rate, decays to min_lr along a half cosine over max_epochs
+max_beta = 0.1  # pretraining: weight of the KL term after its warm-up
+beta_warmup_steps = 5000  # pretraining: optimizer steps in which the KL weight rises linearly from 0 to max_beta
+free_bits = 0.1  # pretraining: KL per latent dimension, in nats, that is not penalized; prevents posterior collapse
 
-# --- Schedule: every patience counts validations, one at the end of each epoch ----------------------------------------
-max_epochs = 20  # epochs of both stages together
-unfreeze_after = 1  # epochs with a frozen backbone (stage 1); 0: none, None: all; one is enough, docs/experiments.md
-lr_factor = 0.8  # fine-tuning: learning rates are multiplied by this when val_auc stalls
-lr_patience = 4  # fine-tuning: validations without a better val_auc before that
-min_lr = 1e-6  # learning rates do not fall below this
-es_patience = 8  # validations without a better val_auc (val_loss) before a stage ends; fine-tuning: > lr_patience + 1
+# --- Schedule (patience counts validations, one at the end of each epoch) ---------------------------------------------
+max_epochs = 20  # maximum number of epochs, both fine-tuning stages together
+unfreeze_after = 1  # epochs of stage 1 (frozen backbone); 0: unfrozen from the start, None: always frozen
+lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_auc stops improving
+lr_patience = 4  # fine-tuning: validations without a higher val_auc before the learning rates are reduced
+min_lr = 1e-6  # lower limit of all learning rates
+es_patience = (
+    8  # early stopping: validations without a better val_auc (fine-tuning, in a stage) or val_loss (pretraining)
+)
 
 # --- Run --------------------------------------------------------------------------------------------------------------
-output_root_dir = "outputs"  # folder for runs and for compiled copies of old data folders
-seed = 42  # random seed of weights, shuffles and dropout
-accelerator = "auto"  # auto, cpu or gpu
-devices = 1  # processes: one; several come with multi-process training
-strategy = "auto"  # auto or ddp; with one process both do the same
-precision = "32-true"  # 32-true, bf16-mixed, 16-mixed or 64-true; head, loss and metrics are float32 at least
-deterministic = False  # only deterministic kernels (slower on a GPU; a CPU run repeats without it)
-compile_model = False  # torch.compile the dense parts: slow first steps, faster long runs on a GPU
+output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features
+seed = 42  # random seed for initial weights, batch order and dropout
+accelerator = "auto"  # device: auto (GPU if available), cpu or gpu
+devices = 1  # number of devices; this version supports 1
+strategy = "auto"  # Lightning strategy: auto or ddp; no difference with one device
+precision = "32-true"  # 32-true, bf16-mixed, 16-mixed or 64-true; head, loss and metrics use at least float32
+deterministic = False  # true: deterministic GPU kernels only (slower); CPU runs are reproducible without it
+compile_model = False  # true: torch.compile the dense layers; the first steps are slow, long GPU runs become faster

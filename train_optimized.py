@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
-import finetune_config_optimized
 from seqsetvae.errors import InputError
 from seqsetvae.memory import keep_freed_memory
-from seqsetvae.settings import resolve
+from seqsetvae.settings import config_error, resolve
+
+CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
+    _replace_unprintable_characters()
     try:
-        settings = resolve(finetune_config_optimized, argv)
+        settings = resolve(load_config(), argv)
         keep_freed_memory()
         # Imported only now, so that --help and a mistyped flag do not wait seconds for torch.
         importlib.import_module(f"seqsetvae.modes.{settings.mode}").run(settings)
@@ -27,10 +31,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "interrupted; last.ckpt in the run folder, where there is one, is of the last validation", file=sys.stderr
+            "interrupted; if a run folder was created, its last.ckpt (if there is one) is from the last validation",
+            file=sys.stderr,
         )
         return 130
     return 0
+
+
+def load_config() -> ModuleType:
+    """The config module. It is imported here, so that a fault in the user's file becomes one clear error.
+
+    Raises:
+        InputError: the file is missing or cannot be imported, or running it ends in any exception.
+    """
+    try:
+        import finetune_config_optimized
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit, which would end the command with status 0 and nothing done
+        raise config_error(CONFIG_FILE, error) from error
+    return finetune_config_optimized
+
+
+def _replace_unprintable_characters() -> None:
+    """A terminal or log file whose encoding lacks a character (✅, umlauts in paths) must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test or a notebook has replaced the stream
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":
