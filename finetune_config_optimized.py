@@ -61,9 +61,7 @@ unfreeze_after = 1  # epochs of stage 1 (frozen backbone); 0: unfrozen from the 
 lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_auc stops improving
 lr_patience = 4  # fine-tuning: validations without a higher val_auc before the learning rates are reduced
 min_lr = 1e-6  # lower limit of all learning rates
-es_patience = (
-    8  # early stopping: validations without a better val_auc (fine-tuning, in a stage) or val_loss (pretraining)
-)
+es_patience = 8  # early stopping: validations without a better val_auc (per fine-tuning stage) or pretraining val_loss
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features
