@@ -1,4 +1,4 @@
-"""Every checkpoint layout in and out: safe to read, exact about what was loaded and what was not.
+"""Reads every checkpoint layout safely, and reports exactly which weights were loaded and which were not.
 
 Canonical names are those of a pretrained checkpoint (set_encoder.*, transformer.*, ...); every other layout is renamed
 to them first, so that there is one loader and one report.
@@ -20,9 +20,9 @@ from torch import nn
 from seqsetvae.errors import InputError
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 
-WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile put into names, anywhere
-HOLDERS = ("backbone.", "model.")  # a whole backbone held by another module, as in our own fine-tuned checkpoints
-# Weights that fine-tuning does not build, so that leaving them out is no loss.
+WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
+HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
+# Weights of modules that fine-tuning does not build.
 SKIPPED_ON_PURPOSE = (
     "decoder.",
     "set_encoder.decoder_layers.",
@@ -33,7 +33,7 @@ SKIPPED_ON_PURPOSE = (
     "feature_projection.",
     "vae_feature_fusion.",
 )
-INERT = {"alibi_slope", "time_tau"}  # they change nothing, so a file without them lacks nothing
+INERT = {"alibi_slope", "time_tau"}  # they have no effect on the output, so a file may lack them
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 SIZES_NOT_IN_SHAPES = ("heads", "transformer_heads", "transformer_dropout")
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
@@ -41,11 +41,11 @@ FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and e
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """What a checkpoint remembers of its data, so that later data can be held against it."""
+    """What a checkpoint records of its training data, for comparison with later data."""
 
     fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
     label_name: str
-    max_sets: int | None  # stays were cut to their last so many sets
+    max_sets: int | None  # stays were shortened to this number of last sets
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             continue
         name = canonical_name(key)
         if name in weights:
-            raise InputError(f"{path}: {key} is the second weight for {name}; one file holds two models")
+            raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
         weights[name] = value
     if not weights:
-        raise InputError(f"{path}: no weights in it; it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}")
+        raise InputError(
+            f"{path}: contains no weights; its entries are: {', '.join(map(str, list(content)[:8])) or 'none'}"
+        )
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise InputError(f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}")
+        raise InputError(
+            f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
+            "before the training diverged."
+        )
     saved = content.get("hyper_parameters")
     saved = saved if isinstance(saved, dict) else {}
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
@@ -168,38 +173,38 @@ def infer_sizes(checkpoint: Checkpoint, fallback: dict[str, Any]) -> BackboneSiz
     """
     if not any(name.startswith("set_encoder.") for name in checkpoint.weights):
         raise InputError(
-            f"{checkpoint.path}: not a SeqSetVAE checkpoint, it has no set encoder. Its weights are "
-            f"{', '.join(list(checkpoint.weights)[:4])}, ..."
+            f"{checkpoint.path}: not a SeqSetVAE checkpoint, because it has no weights of a set encoder (set_encoder.* "
+            f"or setvae.*). Its weights are {', '.join(list(checkpoint.weights)[:4])}, ..."
         )
-    said = {name: _plain(value) for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
+    stated = {name: _plain(value) for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
     shown = _sizes_in_shapes(checkpoint)
-    for name in ("levels", "transformer_layers"):  # a layer that is wholly missing must be reported, not overlooked
-        shown[name] = max(shown.get(name, 0), int(said.get(name) or 0)) or fallback[name]
-    for name in shown.keys() & said.keys():
-        if shown[name] != said[name]:
+    for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing
+        shown[name] = max(shown.get(name, 0), int(stated.get(name) or 0)) or fallback[name]
+    for name in shown.keys() & stated.keys():
+        if shown[name] != stated[name]:
             raise InputError(
-                f"{checkpoint.path}: its hyper-parameters say {name} = {said[name]!r}, its weights show "
-                f"{shown[name]!r}; the file was put together from two models"
+                f"{checkpoint.path}: its hyper_parameters state {name} = {stated[name]!r}, but its weights have "
+                f"{shown[name]!r}; the file mixes two models"
             )
-    values = {name: fallback[name] for name in _size_names() if name in fallback} | said | shown
+    values = {name: fallback[name] for name in _size_names() if name in fallback} | stated | shown
     return _checked_sizes(values, checkpoint)
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy as one of Python, since sizes go into JSON and into checkpoints that we write."""
+    """A NumPy scalar as a Python number, because sizes are written to JSON and to checkpoints."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _checked_sizes(values: dict[str, Any], checkpoint: Checkpoint) -> BackboneSizes:
     if "input_dim" not in values:
         raise InputError(
-            f"{checkpoint.path}: set_encoder.dim_reducer.weight is missing, which shows the width of the "
-            "variable embeddings"
+            f"{checkpoint.path}: the weight set_encoder.dim_reducer.weight is missing; without it the width of the "
+            "variable embeddings is unknown"
         )
     for name in ("heads", "transformer_heads"):
         if values["latent_dim"] % values[name]:
             raise InputError(
-                f"{checkpoint.path}: {name} = {values[name]} does not divide the checkpoint's width "
+                f"{checkpoint.path}: {name} = {values[name]} is not a divisor of the checkpoint's latent_dim "
                 f"{values['latent_dim']}; pass --{name} with the number it was trained with"
             )
     return BackboneSizes(**values)
@@ -235,19 +240,19 @@ def _sizes_in_shapes(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def sizes_from_settings(checkpoint: Checkpoint) -> list[str]:
-    """Sizes that the file does not say, so that they come from the settings and deserve a look."""
+    """Sizes that the file does not state, so that they are taken from the settings."""
     return [name for name in SIZES_NOT_IN_SHAPES if name not in checkpoint.hyper_parameters]
 
 
 SET_ENCODER_ALONE = (
-    "It is a SetVAE alone: it has a set encoder and no history encoder, which would start random. "
+    "It is a SetVAE alone: it has a set encoder and no history encoder, which would be randomly initialized. "
     "Pass a checkpoint of the whole SeqSetVAE, pretrained from this SetVAE."
 )
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every weight."""
+    """Which weights were loaded, and which were not and why."""
 
     loaded: dict[str, torch.Size]
     skipped: list[str]  # on purpose
@@ -306,15 +311,15 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint, allow_partial: boo
         alone = f" {SET_ENCODER_ALONE}" if checkpoint.is_set_encoder_alone else ""
         raise InputError(
             f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
-            f"{len(report.mismatched)} have another shape.{alone}\n  {report.problems()}\n"
-            "--allow_partial_backbone goes on with random weights in their place, and records it."
+            f"{len(report.mismatched)} have another shape than the model.{alone}\n  {report.problems()}\n"
+            "--allow_partial_backbone continues with random values for these weights and records their names."
         )
     backbone.load_state_dict({name: checkpoint.weights[name] for name in report.loaded}, strict=False)
     return report
 
 
 def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
-    """Sort a checkpoint's weights by what a module can do with them."""
+    """Compare a checkpoint's weights with those of a module by name and shape."""
     wanted = {name: value.shape for name, value in module.state_dict().items()}
     have = {name: value.shape for name, value in checkpoint.weights.items()}
     shared = wanted.keys() & have.keys()

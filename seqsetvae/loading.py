@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seqsetvae.batch import Batch, PaddedSizes
-from seqsetvae.cohort import Cohort, Split
-from seqsetvae.errors import InputError
+from seqsetvae.cohort import Cohort, Split, require_classes
 
 MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
@@ -342,14 +341,9 @@ def require_both_classes(cohort: Cohort, *splits: str) -> None:
     """A split that must rank stays needs labelled stays of both classes.
 
     Raises:
-        InputError: naming the split and what it holds.
+        InputError: naming the split and the numbers of its stays by class.
     """
     for name in splits:
         label = cohort.split(name).label
-        alive, dead, unknown = (int((label == value).sum()) for value in (0, 1, -1))
-        if not alive or not dead:
-            raise InputError(
-                f"{cohort.path}: split {name!r} has {alive} stays of class 0, {dead} of class 1 and "
-                f"{unknown} without a label; both classes are needed. Check the column "
-                f"{cohort.label_name!r} of oc.csv and --label_path."
-            )
+        counts = {value: int((label == value).sum()) for value in (0, 1, -1)}
+        require_classes(f"{cohort.path}", name, cohort.label_name, counts)

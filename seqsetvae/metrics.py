@@ -76,8 +76,9 @@ class FiniteCheck:
         if not finite.all():
             first, count = int((~finite).nonzero()[0]), int((~finite).sum())
             raise FloatingPointError(
-                f"{metric} is not finite: {count} validation batches gave NaN or infinity, the first is batch {first}. "
-                "Lower the learning rates, or use --precision 32-true. best.ckpt, if there is one, is an earlier epoch."
+                f"{metric} is not finite: the model output is NaN or infinite in {count} validation batches, first in "
+                f"batch {first}. Lower the learning rates, or use --precision 32-true. If there is a best.ckpt, it is "
+                "from an earlier epoch."
             )
 
 
@@ -90,8 +91,8 @@ def require_finite(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> Non
     broken = ~rows.reshape(len(rows), -1).isfinite().all(dim=1).cpu()
     if broken.any():
         raise FloatingPointError(
-            f"The model gives NaN or infinity for stay {stay_id.cpu()[broken][0]} of the {split} split. Look at that "
-            "stay's values (python data.py check), or use --precision 32-true."
+            f"The model output is NaN or infinite for stay {stay_id.cpu()[broken][0]} of the {split} split. Check the "
+            "values of that stay (python data.py check), or use --precision 32-true."
         )
 
 

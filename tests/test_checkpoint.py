@@ -194,7 +194,7 @@ def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_hyper_parameters_that_contradict_the_shapes_are_refused(tmp_path: Path) -> None:
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"]["latent_dim"] = 64
-    with pytest.raises(InputError, match="latent_dim = 64, its weights show 32"):
+    with pytest.raises(InputError, match="latent_dim = 64, but its weights have 32"):
         _load(_write(tmp_path / "file.ckpt", content))
 
 
@@ -229,7 +229,7 @@ def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path: Path) 
 
 def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(), "bare"))
-    with pytest.raises(InputError, match=r"heads = 3 does not divide .* 32; pass --heads"):
+    with pytest.raises(InputError, match=r"heads = 3 is not a divisor of .* 32; pass --heads"):
         infer_sizes(checkpoint, SETTINGS | {"heads": 3})
 
 

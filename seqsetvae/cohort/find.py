@@ -90,9 +90,9 @@ def refuse_side_files(
         )
 
 
-def open_labelled(path: Path, label_name: str | None) -> Cohort:
+def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Cohort:
     """Open a compiled cohort. Raises InputError if a label is named and the cohort was compiled with another one."""
-    cohort = open_cohort(path)
+    cohort = open_cohort(path, verify)
     if label_name is not None and label_name != cohort.label_name:
         raise InputError(
             f"--label_name {label_name}: {path} was compiled with the label {cohort.label_name}. Leave --label_name "

@@ -1,4 +1,4 @@
-"""What several modes do alike: open the cohort, load the backbone, build the loaders."""
+"""Steps that several modes share: check and open the data, load the backbone, build the loaders."""
 
 from __future__ import annotations
 
@@ -21,24 +21,42 @@ from seqsetvae.checkpoint import (
     read_checkpoint,
     sizes_from_settings,
 )
-from seqsetvae.cohort import Cohort, find_cohort, notices
+from seqsetvae.cohort import Cohort, check_folder, find_cohort, notices
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.settings import Settings
 from seqsetvae.training.features import Arithmetic
-from seqsetvae.training.run_folder import CONFIG, RunFolder
+from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run, Schedule
 from seqsetvae.training.summary import Summary, summarize
 from seqsetvae.training.watch import MetricsTable, Row, device_use
 
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
-FEATURE_CACHE = "features"  # beside them: what frozen backbones say of stays
+FEATURE_CACHE = "features"  # beside them: pooled history states of frozen backbones
+
+
+def check_data(settings: Settings, *splits: str, labelled: bool = True, data_dir: Path | None = None) -> int:
+    """Check what can be seen without reading a stay, and return the width of the variable embeddings.
+
+    Hashing and compiling a data folder can take minutes: a wrong label name must not cost them.
+    """
+    folder = data_dir or settings.data_dir
+    assert folder is not None, "settings are checked before a mode runs"
+    return check_folder(
+        folder,
+        stats_path=settings.params_map_path,
+        label_path=settings.label_path,
+        embeddings_path=settings.embeddings_path,
+        label_name=settings.label_name,
+        splits=splits,
+        labelled=labelled,
+    )
 
 
 def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
-    """The cohort of the settings; an old data folder is compiled once and found again by its content."""
+    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content."""
     folder = data_dir or settings.data_dir
     assert folder is not None, "settings are checked before a mode runs"
     cohort = find_cohort(
@@ -58,7 +76,7 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
 
 
 def data_module(settings: Settings, cohort: Cohort, device: torch.device, labelled: bool = True) -> CohortDataModule:
-    """Loaders over the cohort; says how many stays `max_sets` cuts, and how many have no label where one is needed."""
+    """Loaders over the cohort; prints how many stays `max_sets` shortens, and how many are left out without a label."""
     data = CohortDataModule(
         cohort,
         batch_size=settings.batch_size,
@@ -73,94 +91,135 @@ def data_module(settings: Settings, cohort: Cohort, device: torch.device, labell
     )
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
-        print(f"Cut to their last {settings.max_sets} sets: {cut} stays")
+        print(f"Stays shortened to their last {settings.max_sets} sets (max_sets): {cut}")
     unlabelled = {name: int((split.label < 0).sum()) for name, split in cohort.splits.items()}
     if labelled and any(unlabelled.values()):
-        print("Stays left out for want of a label: " + ", ".join(f"{name} {n:,}" for name, n in unlabelled.items()))
+        print("Stays without a label, left out: " + ", ".join(f"{name} {n:,}" for name, n in unlabelled.items()))
     return data
 
 
 def value_type(settings: Settings) -> type:
-    """Type of values in a batch: double where the run is in double precision."""
+    """Type of the values in a batch: float64 if the run is in double precision, else float32."""
     return np.float64 if settings.precision == "64-true" else np.float32
 
 
 Model = TypeVar("Model", bound=Backbone)
 
 
-def load_pretrained(settings: Settings, kind: type[Model]) -> tuple[Model, Checkpoint, LoadReport]:
-    """What --pretrained_ckpt holds, with the loading table printed: a Backbone, or one with its decoder."""
+def load_pretrained(settings: Settings, kind: type[Model], width: int) -> tuple[Model, Checkpoint, LoadReport]:
+    """The model of --pretrained_ckpt, a Backbone or one with its decoder; prints what was loaded.
+
+    `width` is that of the data's variable embeddings.
+
+    Raises:
+        InputError: unreadable, incomplete, or other sizes than those of the data or chosen by the user.
+    """
     assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
-    checkpoint = read_checkpoint(settings.pretrained_ckpt)
-    backbone = kind(infer_sizes(checkpoint, settings.sizes()))
+    path, _ = find_checkpoint(settings.pretrained_ckpt)
+    checkpoint = read_checkpoint(path)
+    sizes_of_checkpoint = infer_sizes(checkpoint, settings.sizes())
+    check_chosen_sizes(settings, sizes_of_checkpoint, path)
+    check_width(width, sizes_of_checkpoint.input_dim, path, settings.data_dir)
+    backbone = kind(sizes_of_checkpoint)
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
-    print(report)
+    print(f"Checkpoint: {path}\n{report}")
     sizes = ", ".join(f"{name} {value}" for name, value in backbone.sizes.as_dict().items())
-    print(f"Backbone: {sizes} (the checkpoint's; settings stand in only for what it does not say)")
+    print(f"Backbone sizes, from the checkpoint: {sizes}")
     if not report.is_complete:
         print(
-            f"⚠️  PARTIAL BACKBONE: what is not in the checkpoint starts random, as --allow_partial_backbone asks:\n"
+            f"⚠️  PARTIAL BACKBONE: these weights are randomly initialized (--allow_partial_backbone):\n"
             f"  {report.problems()}"
         )
     unsaid = sizes_from_settings(checkpoint)
     if unsaid:
         values = ", ".join(f"{name} = {getattr(backbone.sizes, name)}" for name in unsaid)
         print(
-            f"⚠️  The checkpoint does not say {values}: taken from the settings. Other numbers of heads give other "
-            "results without any error, so check them against the training of the checkpoint."
+            f"⚠️  The checkpoint does not state {values}: these values are from the settings. A wrong number of "
+            "attention heads gives wrong results without an error, so compare them with the checkpoint's training."
         )
     return backbone, checkpoint, report
 
 
+def check_chosen_sizes(settings: Settings, sizes: BackboneSizes, path: Path) -> None:
+    """Sizes that the user chose must be those of the checkpoint, which would replace them without a word.
+
+    Raises:
+        InputError: a line for every setting that disagrees, with both values.
+    """
+    actual = sizes.as_dict()
+    lines = []
+    for chosen in settings.chosen_sizes:
+        wrong = {name: value for name, value in chosen.sizes.items() if value != actual[name]}
+        if wrong:
+            means = f" ({_listed(wrong)})" if chosen.setting not in wrong else ""
+            lines.append(
+                f"\n  {chosen.setting}: received {chosen.received!r}{means} from {chosen.source}; the checkpoint has "
+                f"{_listed({name: actual[name] for name in wrong})}; {chosen.remedy}"
+            )
+    if lines:
+        raise InputError(f"{path}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
+
+
+def _listed(sizes: dict[str, int | float | None]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sizes.items())
+
+
+def check_width(width: int, input_dim: int, path: Path, data: Path | None) -> None:
+    """Raises InputError if the data's variable embeddings have another width than those of the checkpoint."""
+    if width != input_dim:
+        raise InputError(
+            f"{path}: was trained with variable embeddings of width {input_dim}; those of the data {data} have width "
+            f"{width}. Use the cached.csv of that training: pass --embeddings_path, or compile the data with it."
+        )
+
+
 def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str] | None, path: Path) -> None:
-    """The cohort's variables must mean to the model what they meant when it was trained.
+    """The data's variables must have the mean, std and embedding that they had when the model was trained.
 
     Raises:
         InputError: another embedding width, or another mean, std or embedding of some variables.
     """
-    width = cohort.embeddings.shape[1]
-    if width != input_dim:
-        raise InputError(
-            f"{path}: was trained with variable embeddings of width {input_dim}, the cohort {cohort.path} "
-            f"has width {width}. Give it the cached.csv of that training (--embeddings_path)."
-        )
+    check_width(cohort.embeddings.shape[1], input_dim, path, cohort.path)
     if fingerprints is None:
         if cohort.embeddings_generated:
             print(
-                "⚠️  The variable embeddings were made from the variables' names, since there is no cached.csv, and "
-                "the checkpoint does not say which it was trained with. With others its predictions mean nothing."
+                "⚠️  There is no cached.csv, so the variable embeddings were generated from the variable names, and the "
+                "checkpoint does not record its own. If it was trained with other embeddings, its predictions are "
+                "meaningless."
             )
         return
     ours = cohort.fingerprints()
     if not ours.keys() & fingerprints.keys():
-        raise InputError(f"{path}: was trained on other variables; none of those of {cohort.path} was among them")
+        raise InputError(f"{path}: was trained on other variables; the data {cohort.path} contain none of them")
     changed = sorted(name for name in ours.keys() & fingerprints.keys() if ours[name] != fingerprints[name])
     if changed:
         raise InputError(
             f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "
-            f"{', '.join(changed[:8])}. Give the data the stats.csv and cached.csv of that training."
+            f"{', '.join(changed[:8])}. Use the stats.csv and cached.csv of that training (--params_map_path, "
+            "--embeddings_path)."
         )
     new = sorted(ours.keys() - fingerprints.keys())
     if new:
-        print(f"⚠️  {len(new)} variables of {cohort.path} were not in the training data: {', '.join(new[:8])}")
+        print(f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data: {', '.join(new[:8])}")
 
 
 def embedding_table(cohort: Cohort, settings: Settings) -> torch.Tensor:
-    """Vectors of the cohort's variables, in the precision of the run: [V, I]."""
+    """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(settings)))
 
 
 def prepare_device(settings: Settings) -> torch.device:
-    """The device that the accelerator setting means, with the kernels that `deterministic` asks for.
+    """The device of the setting `accelerator`; also sets deterministic kernels.
 
-    A Trainer would set these only when it starts, and by then a frozen backbone has been read.
+    A Trainer would set them only when it starts, which is after the features of a frozen backbone are computed.
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: the setting is gpu and there is none.
     """
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError(
-            "accelerator: received 'gpu', but torch sees none; use --accelerator cpu, or install a CUDA build of torch"
+            "accelerator: received 'gpu', but torch.cuda.is_available() is False; use --accelerator cpu, or install a "
+            "CUDA build of torch"
         )
     use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
     if settings.deterministic:
@@ -170,12 +229,12 @@ def prepare_device(settings: Settings) -> torch.device:
 
 
 def effective_precision(settings: Settings, device: torch.device) -> str:
-    """The precision of the run: a CPU has no float16 training, and bf16 stands in for it."""
+    """The precision of the run: a CPU does not train in float16, so bfloat16 is used there."""
     return "bf16-mixed" if settings.precision == "16-mixed" and device.type == "cpu" else settings.precision
 
 
 def arithmetic(settings: Settings, device: torch.device) -> Arithmetic:
-    """How the settings have a backbone compute on this device."""
+    """Precision and compilation of the backbone on this device."""
     mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
     return Arithmetic(device=device, autocast=mixed, compiled=settings.compile_model)
 
@@ -192,7 +251,7 @@ def start_run(
     metrics: Sequence[str],
     parts: Sequence[str],
 ) -> Run:
-    """Make the run folder, write down what is run, and return the run; nothing was written before this."""
+    """Create the run folder, write its config.json, and return the run; nothing is written before this."""
     folder = RunFolder.create(settings.output_root_dir, settings.mode)
     folder.write_json(
         CONFIG,
@@ -210,7 +269,7 @@ def start_run(
             "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
         },
     )
-    print(f"Run: {folder.path}")
+    print(f"Run folder: {folder.path}")
     return Run(
         module=module,
         data=data,

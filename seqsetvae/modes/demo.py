@@ -1,4 +1,4 @@
-"""Demo: the main job from end to end on a small SYNTHETIC cohort, with a checkpoint pretrained on the spot."""
+"""Demo: pretraining, fine-tuning and evaluation on a small SYNTHETIC cohort."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ OWN_DATA: dict[str, Any] = {
     "skip_bad": False,
     "max_sets": None,
 }
-# A few hundred steps in all, so rates are higher and the rise of the KL weight is shorter than a real run's.
+# Only a few hundred steps, so learning rates are higher and the warm-up of the KL weight is shorter than usual.
 PRETRAINING = {"preset": "small", "max_epochs": 3, "beta_warmup_steps": 200}
 FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3e-4, "warmup_steps": 20}
 
 
 def run(settings: Settings) -> evaluate.Evaluation:
-    """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its own command."""
+    """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its command."""
     folder = RunFolder.create(settings.output_root_dir, "demo").path
-    # The user's other settings stay, but nothing of their data may reach figures that say SYNTHETIC.
-    base = replace(settings, output_root_dir=folder, **OWN_DATA)
+    # The user's other settings are kept, except those of their own data and the sizes of their own model.
+    base = replace(settings, output_root_dir=folder, chosen_sizes=(), **OWN_DATA)
     data_dir = write_synthetic(folder / "processed", n_stays=STAYS, seed=settings.seed)
-    print(f"SYNTHETIC data: {STAYS} made-up stays in {data_dir}. What follows says nothing about real patients.")
+    print(f"SYNTHETIC data: {STAYS} generated stays in {data_dir}. The results below say nothing about real patients.")
 
     pretrained = _step(pretrain.run, base, mode="pretrain", data_dir=data_dir, **PRETRAINING)
     checkpoint = RunFolder(Path(pretrained.run)).best
     finetuned = _step(finetune.run, base, mode="finetune", pretrained_ckpt=checkpoint, data_dir=data_dir, **FINETUNING)
     result = _step(evaluate.run, base, mode="evaluate", ckpt=Path(finetuned.run), split="test")
-    print("These figures are of SYNTHETIC data.")
+    print("These results are of SYNTHETIC data.")
     return result
 
 
 def _step(run_mode: Callable[[Settings], Result], base: Settings, **changes: Any) -> Result:
-    """Run one mode after printing its command; flags that were given to the demo come on top."""
+    """Print the command of one mode and run it, with the settings that were given to the demo."""
     flags = {**changes, "output_root_dir": base.output_root_dir}
     print("\n$ " + shlex.join(["python", "train_optimized.py", *(f"--{name}={flags[name]}" for name in flags)]))
     return run_mode(replace(base, **changes))

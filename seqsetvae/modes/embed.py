@@ -1,4 +1,4 @@
-"""Embed: write every stay's set means and history states to an .npz file."""
+"""Embed: write the set means and history states of every stay to an .npz file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from seqsetvae.metrics import require_finite
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
     arithmetic,
+    check_data,
     check_embeddings,
     data_module,
     embedding_table,
@@ -31,7 +32,8 @@ def run(settings: Settings) -> Path:
     assert settings.split is not None, "settings are checked before a mode runs"
     assert settings.output is not None, "settings are checked before a mode runs"
     device = prepare_device(settings)
-    backbone, checkpoint, _ = load_pretrained(settings, Backbone)
+    width = check_data(settings, settings.split, labelled=False)
+    backbone, checkpoint, _ = load_pretrained(settings, Backbone, width)
     cohort = open_data(settings)
     split = cohort.split(settings.split)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)

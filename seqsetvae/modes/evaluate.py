@@ -13,6 +13,7 @@ import torch
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
+from seqsetvae.cohort import is_compiled, open_cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
 from seqsetvae.metrics import ranking_metrics, ranking_score, require_finite
@@ -21,7 +22,9 @@ from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     arithmetic,
+    check_data,
     check_embeddings,
+    check_width,
     data_module,
     embedding_table,
     open_data,
@@ -31,7 +34,15 @@ from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 
-FINETUNED = {"sizes", "head", "loss", "optimizer", "label_name", "max_sets", FINGERPRINTS}  # that a checkpoint must say
+FINETUNED = {
+    "sizes",
+    "head",
+    "loss",
+    "optimizer",
+    "label_name",
+    "max_sets",
+    FINGERPRINTS,
+}  # what a checkpoint must state
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Evaluation:
 
 
 def run(settings: Settings) -> Evaluation:
-    """Evaluate --ckpt on --split; the data are those of the run unless --data_dir says otherwise."""
+    """Evaluate --ckpt on --split, on the data of its run unless --data_dir is given."""
     assert settings.ckpt is not None, "settings are checked before a mode runs"
     assert settings.split is not None, "settings are checked before a mode runs"
     split_name = settings.split
@@ -55,23 +66,30 @@ def run(settings: Settings) -> Evaluation:
     saved = content["hyper_parameters"]
     if settings.max_sets not in (None, saved["max_sets"]):
         raise InputError(
-            f"max_sets: received {settings.max_sets}; {path} was trained with {saved['max_sets']}, and is scored on "
-            "stays that are cut as they were then. Leave --max_sets out, and None in the config."
+            f"max_sets: received {settings.max_sets}; {path} was trained with max_sets {saved['max_sets']} and is "
+            "evaluated with the same value. Leave out --max_sets, or set max_sets = None in the config file."
         )
     settings = replace(
         settings,
-        label_name=settings.label_name or saved["label_name"],  # it is scored on what it was trained to predict
-        max_sets=saved["max_sets"],  # and on stays that are cut as they were then
+        label_name=settings.label_name or saved["label_name"],
+        max_sets=saved["max_sets"],
+        data_dir=settings.data_dir or _data_of(folder, path),
     )
-    cohort = open_data(settings, settings.data_dir or _data_of(folder, path))
-    if cohort.label_name != saved["label_name"]:
+    if settings.label_name != saved["label_name"]:
         raise InputError(
-            f"{path}: was trained to predict {saved['label_name']!r}; the labels of {cohort.path} are "
-            f"{cohort.label_name!r}. Pass data with that label."
+            f"label_name: received {settings.label_name!r}; {path} was trained to predict {saved['label_name']!r}, and "
+            "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
+    _require_label(settings.data_dir, saved["label_name"], path)
+    width = check_data(settings, split_name)
+    check_width(width, saved["sizes"]["input_dim"], path, settings.data_dir)
+    cohort = open_data(settings)
     require_both_classes(cohort, split_name)
     check_embeddings(cohort, saved["sizes"]["input_dim"], saved[FINGERPRINTS], path)
-    module = rebuild(content, embedding_table(cohort, settings)).to(device)
+    try:
+        module = rebuild(content, embedding_table(cohort, settings)).to(device)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
     if settings.compile_model:
         module.backbone.compile_dense_parts()
     loader = data_module(settings, cohort, device).loader(split_name)
@@ -85,14 +103,28 @@ def run(settings: Settings) -> Evaluation:
 
 def _data_of(folder: RunFolder | None, path: Path) -> Path:
     if folder is None:
-        raise InputError(f"{path}: lies in no run folder that says which data it was trained on; pass --data_dir")
-    said = folder.read_json(CONFIG).get("cohort", {}).get("path")
-    if said is None:
-        raise InputError(f"{folder.path / CONFIG}: does not say which data the run was trained on; pass --data_dir")
-    data_dir = Path(said)
+        raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")
+    try:
+        recorded = folder.read_json(CONFIG)["cohort"]["path"]
+    except (OSError, ValueError, TypeError, KeyError):
+        recorded = None
+    if recorded is None:
+        raise InputError(f"{folder.path / CONFIG}: does not record the data of the run; pass --data_dir")
+    data_dir = Path(recorded)
     if not data_dir.exists():
-        raise InputError(f"{path}: its data {data_dir} are gone; pass --data_dir")
+        raise InputError(f"{path}: the data of its run, {data_dir}, no longer exist; pass --data_dir")
     return data_dir
+
+
+def _require_label(data_dir: Path | None, label_name: str, path: Path) -> None:
+    """Raises InputError if the data are a compiled cohort with another label than the checkpoint's."""
+    if data_dir is not None and is_compiled(data_dir):
+        found = open_cohort(data_dir, verify=False).label_name
+        if found != label_name:
+            raise InputError(
+                f"{path}: was trained to predict {label_name!r}; the labels of {data_dir} are {found!r}. Pass data "
+                f"with the label {label_name!r}."
+            )
 
 
 def read_finetuned(path: Path) -> dict[str, Any]:
@@ -104,14 +136,17 @@ def read_finetuned(path: Path) -> dict[str, Any]:
     content = read_file(path)
     saved = content.get("hyper_parameters")
     if not isinstance(saved, dict) or not saved.keys() >= FINETUNED or "state_dict" not in content:
-        raise InputError(f"{path}: not a checkpoint of a fine-tuning run (a pretrained one goes to --mode finetune)")
+        raise InputError(
+            f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate needs one (a pretrained checkpoint must "
+            "first be fine-tuned, with --mode finetune)"
+        )
     return content
 
 
 def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineTuner:
-    """The module that a fine-tuned checkpoint holds, every weight in place, in evaluation mode.
+    """The module of a fine-tuned checkpoint with its weights, in evaluation mode.
 
-    `embeddings` [V, I] are those of the cohort to score; their precision is the module's.
+    `embeddings` [V, I] are those of the cohort to evaluate on; the module gets their precision.
     """
     saved = content["hyper_parameters"]
     module = SeqSetVAEFineTuner(
@@ -133,7 +168,7 @@ def evaluate(
     """Score every stay of these batches once.
 
     Raises:
-        FloatingPointError: a score is not finite; ranked, it would stand above all others.
+        FloatingPointError: a score is not finite; it would be ranked above all others.
     """
     metrics = ranking_metrics().to(module.device)
     stays = positives = 0

@@ -1,4 +1,4 @@
-"""Fine-tune: a frozen, then unfrozen backbone and a two-layer head, watched by val_auc."""
+"""Fine-tune: a two-layer head on a backbone that is first frozen, then unfrozen; monitors val_auc."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     FEATURE_CACHE,
     arithmetic,
+    check_data,
     check_embeddings,
     data_module,
     embedding_table,
@@ -35,13 +36,14 @@ METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
 
 
 def run(settings: Settings) -> Summary:
-    """Fine-tune --pretrained_ckpt, or an untrained backbone if so asked, on --data_dir.
+    """Fine-tune --pretrained_ckpt, or an untrained backbone with --from_random_weights, on --data_dir.
 
-    Everything is checked before the run folder is made.
+    Everything is checked before the run folder is created, and what is quick to check before anything else.
     """
     device = prepare_device(settings)
     pl.seed_everything(settings.seed, verbose=False)
-    loaded = None if settings.from_random_weights else load_pretrained(settings, Backbone)
+    width = check_data(settings, "train", "valid")
+    loaded = None if settings.from_random_weights else load_pretrained(settings, Backbone, width)
     cohort = open_data(settings)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
@@ -50,7 +52,10 @@ def run(settings: Settings) -> Summary:
         backbone, checkpoint, report = loaded
         check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     if settings.unfreeze_after is not None and settings.lr >= settings.cls_head_lr:
-        print(f"⚠️  lr ({settings.lr:g}) is usually well below cls_head_lr ({settings.cls_head_lr:g}): the head is new")
+        print(
+            f"⚠️  lr ({settings.lr:g}, backbone) should be well below cls_head_lr ({settings.cls_head_lr:g}, head): the "
+            "head is new, the backbone is pretrained"
+        )
     data = data_module(settings, cohort, device)
     module = build(settings, backbone, cohort)
     run = start_run(
@@ -77,8 +82,8 @@ def run(settings: Settings) -> Summary:
 
 
 def untrained(settings: Settings, cohort: Cohort) -> Backbone:
-    """A backbone of the settings' sizes with random weights, and a line that says so."""
-    print("⚠️  RANDOM BACKBONE: nothing is pretrained, as --from_random_weights asks")
+    """A backbone of the settings' sizes with random weights; prints a warning."""
+    print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
     return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes()))
 
 

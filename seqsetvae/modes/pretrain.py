@@ -1,16 +1,16 @@
-"""Pretrain: make the checkpoint that fine-tuning needs, or go on with one."""
+"""Pretrain: train the checkpoint that fine-tuning needs, or continue training one."""
 
 from __future__ import annotations
 
 import pytorch_lightning as pl
 
 from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.checkpoint import LoadReport
-from seqsetvae.cohort import Cohort
+from seqsetvae.checkpoint import Checkpoint, LoadReport
 from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.model.losses import ObjectiveSettings
 from seqsetvae.modes.common import (
+    check_data,
     check_embeddings,
     data_module,
     embedding_table,
@@ -38,12 +38,15 @@ METRICS = (
 
 
 def run(settings: Settings) -> Summary:
-    """Pretrain on --data_dir, labelled or not, from random weights or from --pretrained_ckpt with its sizes."""
+    """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes."""
     device = prepare_device(settings)
     pl.seed_everything(settings.seed, verbose=False)
+    width = check_data(settings, "train", "valid", labelled=False)
+    model, checkpoint, report = build_model(settings, width)
     cohort = open_data(settings)
-    cohort.split("train"), cohort.split("valid")  # both are needed: say so before anything is built
-    model, report = build_model(settings, cohort)
+    cohort.split("train"), cohort.split("valid")
+    if checkpoint is not None:
+        check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     data = data_module(settings, cohort, device, labelled=False)
     objective = ObjectiveSettings(
         max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
@@ -69,10 +72,11 @@ def run(settings: Settings) -> Summary:
     )
 
 
-def build_model(settings: Settings, cohort: Cohort) -> tuple[PretrainingModel, LoadReport | None]:
-    """A model of the settings' sizes, or the one that --pretrained_ckpt holds, decoder included."""
+def build_model(settings: Settings, width: int) -> tuple[PretrainingModel, Checkpoint | None, LoadReport | None]:
+    """A new model of the settings' sizes, or the model of --pretrained_ckpt, each with its decoder.
+
+    `width` is that of the data's variable embeddings.
+    """
     if settings.pretrained_ckpt is None:
-        return PretrainingModel(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes())), None
-    model, checkpoint, report = load_pretrained(settings, PretrainingModel)
-    check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    return model, report
+        return PretrainingModel(BackboneSizes(input_dim=width, **settings.sizes())), None, None
+    return load_pretrained(settings, PretrainingModel, width)

@@ -1,10 +1,10 @@
-"""Features of a frozen backbone on disk, one folder a split, found again by all that the numbers depend on.
+"""Cached features of a frozen backbone on disk: a folder per split, named by a hash of all that the numbers depend on.
 
 <root>/<key>/
-    pooled.npy      row n: pooled history of stay n of the split, zeros where the stay was not asked for
-    manifest.json   what they were made from, in words; its hash is the key
+    pooled.npy      row n: pooled history states of stay n of the split; zeros for stays that were not read
+    manifest.json   what the features were computed from; its hash is the key
 
-Labels are not in it: those of the cohort count. Legend: n stays of a split, P pooled width.
+Labels are not cached: they are read from the cohort. Legend: n stays of a split, P pooled width.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from seqsetvae.model import backbone
 from seqsetvae.model.head import POOLINGS
 
 POOLED, MANIFEST = "pooled.npy", "manifest.json"
-IN_MEMORY = 2**28  # bytes; a larger array is memory-mapped, and the system keeps of it what fits
+IN_MEMORY = 2**28  # bytes; a larger array is memory-mapped
 ABOUT = (
-    "What a frozen backbone says of the stays of one split: row n of pooled.npy is stay n. "
-    "Safe to delete: the next run that needs it reads the backbone again."
+    "Cached features of a frozen backbone for the stays of one split: row n of pooled.npy is stay n. "
+    "Safe to delete: the next run that needs them computes them again."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """How a backbone computes, as far as the last bits of its numbers depend on it."""
+    """How a backbone computes, as far as the last bits of its outputs depend on it."""
 
     device: torch.device
     autocast: torch.dtype | None = None  # type of the matrix products in mixed precision; None: that of the weights
     compiled: bool = False  # its dense parts, by torch.compile
 
     def context(self) -> AbstractContextManager[Any]:
-        """Autocast where products are mixed; nothing otherwise."""
+        """Autocast in mixed precision, else a context without effect."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def as_plain(self) -> dict[str, str | bool | None]:
-        """In words; threads and processor too, since sums in another order have other last bits."""
+        """For the manifest; with threads and processor, because the order of sums changes the last bits."""
         cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
         return {
             "device": self.device.type,
@@ -69,7 +69,7 @@ class Arithmetic:
 def ingredients(
     module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
 ) -> dict[str, Any]:
-    """All that the features of a split depend on, in words and hashes; equal ingredients mean equal bits."""
+    """Everything that the features of a split depend on; equal ingredients mean equal bits."""
     return {
         "backbone": {
             "weights": tensors_hash(module.backbone.state_dict()),
@@ -103,7 +103,7 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def code_hash() -> str:
-    """A hash of the files that compute the features: whoever edits one of them has the backbone read again."""
+    """A hash of the source files that compute the features: after an edit they are computed again."""
     alone = [str(module.__file__) for module in (batch, loading, model_optimized)]
     files = [*Path(backbone.__file__).parent.glob("*.py"), *map(Path, alone), Path(__file__).with_name("frozen.py")]
     content = sorted((file.name, file_sha256(file)) for file in files)
@@ -111,12 +111,12 @@ def code_hash() -> str:
 
 
 class DamagedError(InputError):
-    """Features on disk that are not as they were written."""
+    """Cached features that differ from what was written."""
 
 
 @dataclass(frozen=True)
 class FeatureFolder:
-    """Where the features of one split are, or will be."""
+    """The folder for the cached features of one split."""
 
     root: Path
     made_from: dict[str, Any]
@@ -128,8 +128,8 @@ class FeatureFolder:
     def of(
         cls, root: Path, module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
     ) -> FeatureFolder:
-        """The folder for what this module's backbone says of a split."""
-        # What a GPU rounds to 16 bits is kept in 32, as the head reads it.
+        """The folder for the features of a split with this module's backbone."""
+        # Features that a GPU computes in 16 bits are stored in 32, as the head reads them.
         dtype = torch.promote_types(module.embeddings.dtype, torch.float32)
         return cls(
             root,
@@ -145,7 +145,7 @@ class FeatureFolder:
         return self.root / hashlib.sha256(json.dumps(self.made_from, sort_keys=True).encode()).hexdigest()[:32]
 
     def find(self) -> np.ndarray | None:
-        """The features [n, P] if they are there and whole; damaged ones are said and removed."""
+        """The features [n, P] if they are cached; a damaged cache is reported and deleted."""
         if not self.path.exists():
             return None
         try:
@@ -161,23 +161,23 @@ class FeatureFolder:
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             if manifest["made_from"] != self.made_from or manifest["checksum"] != file_sha256(file):
-                raise ValueError("the bytes are not those that were written")
+                raise ValueError("the checksum does not match")
             rows = np.load(file, mmap_mode="r" if file.stat().st_size > IN_MEMORY else None, allow_pickle=False)
             if rows.shape != (self.n_stays, self.width) or rows.dtype != self.dtype:
-                raise ValueError(f"{rows.dtype} {rows.shape}, not {self.dtype} {(self.n_stays, self.width)}")
+                raise ValueError(f"{rows.dtype} {rows.shape}, expected {self.dtype} {(self.n_stays, self.width)}")
         except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
             raise DamagedError(
-                f"{self.path}: damaged features of a frozen backbone ({error}). They are safe to delete: "
-                "the backbone is then read again."
+                f"{self.path}: the cached features of the frozen backbone are damaged ({error}). The folder is safe to "
+                "delete: the features are then computed again."
             ) from None
         return rows.view(np.ndarray)  # the subclass memmap makes every slice slower
 
     @contextmanager
     def new(self) -> Iterator[np.ndarray]:
-        """Zeros [n, P] to be filled in, on disk under another name until the block ends well.
+        """Zeros [n, P] to be filled in, on disk under a temporary name until the block ends without an error.
 
         Raises:
-            AlreadyThereError: another process has made the same meanwhile.
+            AlreadyThereError: another process has computed the same features in the meantime.
             InputError: the folder cannot be written, or the disk is full.
         """
         with new_folder(self.path) as partial:
@@ -188,7 +188,7 @@ class FeatureFolder:
             (partial / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def _reserve(self, file: Path) -> np.memmap[Any, Any]:
-        """A new array whose place on disk is taken: a full disk is an error here, not a crash at some later row."""
+        """A new array with its disk space reserved: a full disk is an error here, not a crash at some later row."""
         try:
             rows = np.lib.format.open_memmap(file, mode="w+", dtype=self.dtype, shape=(self.n_stays, self.width))
             if hasattr(os, "posix_fallocate"):  # not on every system
@@ -197,14 +197,14 @@ class FeatureFolder:
         except OSError as error:
             size = self.n_stays * self.width * self.dtype.itemsize
             raise InputError(
-                f"{self.root}: cannot hold {size / 2**20:,.0f} MiB of features ({error.strerror}). Make room, or name "
-                "another --output_root_dir."
+                f"{self.root}: cannot store {size / 2**20:,.0f} MiB of features ({error.strerror}). Free disk space, "
+                "or pass another --output_root_dir."
             ) from None
         return rows
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder so that no other process sees half of it; one that cannot be deleted stays."""
+    """Delete a folder; it is renamed first, so that no other process sees half of it."""
     with suppress(OSError):  # another process may have removed it already
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.damaged-", dir=folder.parent))
         try:

@@ -1,4 +1,4 @@
-"""What a frozen backbone says of a stay never changes, so stage 1 asks it once, and later runs find what it said.
+"""Stage 1 computes the features of the frozen backbone once and caches them, because they never change.
 
 Legend: n stays of a split, P pooled width.
 """
@@ -35,10 +35,10 @@ class Reading:
 
 
 class PooledRows(Dataset[PooledBatch]):
-    """A split's pooled histories; `rows[stays]` is the batch of these positions."""
+    """Cached features of a split; `rows[stays]` is the batch of the stays at these positions."""
 
     def __init__(self, pooled: np.ndarray, split: Split) -> None:
-        self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader asks for
+        self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader reads
         self.label = split.label.astype(np.int64)
         self.stay_id = np.array(split.stay_id)
 
@@ -50,18 +50,18 @@ class PooledRows(Dataset[PooledBatch]):
 
 
 class FrozenFeatures(pl.LightningDataModule):
-    """The batches of a cohort, the same stays in the same order, as a frozen backbone has read them.
+    """The batches of a cohort, same stays in the same order, with cached features instead of events.
 
     Attributes:
-        readings: passes over the data that were needed; none for a split whose features were found.
+        readings: passes over the data that were needed; none for a split whose features were cached.
     """
 
     def __init__(self, module: SeqSetVAEFineTuner, data: CohortDataModule, arithmetic: Arithmetic, root: Path) -> None:
-        """Find what the module's frozen backbone says of the training and validation split below `root`, or read it."""
+        """Load the features of the training and validation split from the cache at `root`, or compute them."""
         super().__init__()
         assert module.frozen, "features of a backbone that trains are stale after one step"
         self.data = data
-        module.to(arithmetic.device, module.embeddings.dtype)  # a Trainer has not placed it yet
+        module.to(arithmetic.device, module.embeddings.dtype)  # no Trainer has moved it yet
         self.rows: dict[str, PooledRows] = {}
         self.readings: list[Reading] = []
         for split in ("train", "valid"):
@@ -82,24 +82,24 @@ class FrozenFeatures(pl.LightningDataModule):
 def _find_or_read(
     module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic, root: Path
 ) -> tuple[np.ndarray, Reading | None]:
-    """Pooled histories of a split [n, P], and the pass over the data if there was one."""
+    """Features of a split [n, P], and the pass over the data if there was one."""
     folder = FeatureFolder.of(root, module, data, split, arithmetic)
     found, reading = folder.find(), None
     if found is not None:
         stays = f"{data.n_asked(split):,} {split} stays"
-        print(f"Frozen backbone: features of {stays} found in {folder.path}; delete the folder to read again")
+        print(f"Cached features of the frozen backbone: {stays}, from {folder.path}")
         return found, None
     try:
         with folder.new() as rows:
             reading = _read(module, data, split, arithmetic, rows)
         speed = reading.stays / reading.seconds
         print(
-            f"Frozen backbone read the {split} split once: {reading.stays:,} stays, {speed:,.0f} stays/s, "
-            f"kept in {folder.path}",
+            f"Computed the features of the frozen backbone: {reading.stays:,} {split} stays, {speed:,.0f} stays/s, "
+            f"cached in {folder.path}",
             flush=True,
         )
     except AlreadyThereError:
-        print(f"Frozen backbone: another run has made {folder.path} meanwhile", flush=True)
+        print(f"Another run has computed the same features: {folder.path} is used", flush=True)
     return folder.open(), reading
 
 
@@ -107,14 +107,16 @@ def _find_or_read(
 def _read(
     module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic, rows: np.ndarray
 ) -> Reading:
-    """Fill in the pooled histories of a split [n, P].
+    """Compute the features of a split [n, P].
 
     Raises:
         FloatingPointError: one of them is not finite.
     """
     loader = data.loader(split)
     waiting, n_read, start = 0.0, 0, time.perf_counter()
-    with tqdm(total=data.n_asked(split), desc=f"Frozen backbone, {split}", unit="stay", disable=None) as progress:
+    with tqdm(
+        total=data.n_asked(split), desc=f"Features of the frozen backbone, {split}", unit="stay", disable=None
+    ) as progress:
         batches, asked = iter(loader), start
         for positions in loader.sampler:
             batch = next(batches)

@@ -40,7 +40,9 @@ class RunFolder:
             root.mkdir(parents=True, exist_ok=True)
             return cls._new(root, mode)
         except OSError as error:
-            raise InputError(f"{root}: {error.strerror}. Pass another --output_root_dir.") from error
+            raise InputError(
+                f"{root}: the run folder cannot be created ({error.strerror}). Pass another --output_root_dir."
+            ) from error
 
     @classmethod
     def _new(cls, root: Path, mode: str) -> RunFolder:
@@ -53,7 +55,7 @@ class RunFolder:
                 continue
             (path / CHECKPOINTS).mkdir()
             return cls(path)
-        raise InputError(f"{root}: holds a thousand runs of {stamp}; pass another --output_root_dir")
+        raise InputError(f"{root}: already contains 1,000 runs of {stamp}; pass another --output_root_dir")
 
     @property
     def best(self) -> Path:
@@ -77,7 +79,7 @@ class RunFolder:
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
-    """The checkpoint that a path means, and its run: a run folder means its best.ckpt.
+    """The checkpoint file of a path, and its run folder if there is one: a run folder stands for its best.ckpt.
 
     Raises:
         InputError: a folder without checkpoints/best.ckpt.
@@ -85,7 +87,9 @@ def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
     if path.is_dir():
         run = RunFolder(path)
         if not run.best.is_file():
-            raise InputError(f"{path}: no {CHECKPOINTS}/best.ckpt in it; pass a run folder or a .ckpt file with --ckpt")
+            raise InputError(
+                f"{path}: the folder contains no {CHECKPOINTS}/best.ckpt; pass a run folder or a .ckpt file"
+            )
         checkpoint = run.best
     else:
         checkpoint, run = path, RunFolder(path.resolve().parent.parent)

@@ -83,7 +83,7 @@ def test_an_output_that_exists_is_left_alone(pretrained: Path, compiled: Cohort,
     output.write_text("precious", encoding="utf-8")
     status, _, errors = _embed(pretrained, compiled.path, output)
     assert status == 2
-    assert "which exists" in errors
+    assert "which already exists" in errors
     assert output.read_text(encoding="utf-8") == "precious"
 
 

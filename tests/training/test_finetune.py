@@ -300,7 +300,7 @@ def test_evaluate_cuts_stays_as_the_run_did(pretrained: Path, compiled: Cohort, 
     assert finetune(pretrained, compiled.path, tmp_path, "--max_sets", 3, "--max_epochs", 1)[0] == 0
     run = run_of(tmp_path)
     _, said, _ = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--accelerator", "cpu")
-    assert "Cut to their last 3 sets" in said
+    assert "Stays shortened to their last 3 sets" in said
     assert f"AUROC {float(rows_of(run)[0]['val_auc']):.4f}\n" in said
     status, _, errors = command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--max_sets", 4)
     assert status == 2
@@ -316,7 +316,7 @@ def test_scores_that_are_no_numbers_are_never_ranked(finished: tuple[Path, str],
         "--mode", "evaluate", "--ckpt", tmp_path / "broken.ckpt", "--split", "valid", "--data_dir", data
     )
     assert status == 1
-    assert "NaN or infinity for stay" in errors
+    assert "NaN or infinite for stay" in errors
     assert "AUROC" not in said
 
 
@@ -337,7 +337,9 @@ def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
 
 
-def test_a_second_run_finds_what_the_frozen_backbone_said(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_a_second_run_uses_the_cached_features_of_the_frozen_backbone(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     frozen = ("--max_epochs", 2, "--unfreeze_after", 2)
     _, first, _ = finetune(pretrained, compiled.path, tmp_path, *frozen)
     (run,) = tmp_path.glob("finetune-*")
@@ -345,9 +347,9 @@ def test_a_second_run_finds_what_the_frozen_backbone_said(pretrained: Path, comp
     assert status == 0, errors
     (again,) = set(tmp_path.glob("finetune-*")) - {run}
     assert rows_of(again) == rows_of(run)
-    assert "Frozen backbone read the train split once: 60 stays" in first
-    assert "Frozen backbone: features of 60 train stays found in" in second
-    assert "read the train split" not in second
+    assert "Computed the features of the frozen backbone: 60 train stays" in first
+    assert "Cached features of the frozen backbone: 60 train stays, from" in second
+    assert "Computed the features" not in second
     assert "waiting for data        no data were read" in second
     assert json.loads((again / "summary.json").read_text())["waiting"] is None
 
@@ -513,7 +515,7 @@ def test_stays_without_a_label_are_left_out_and_counted(
     labels = _labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)
     status, said, errors = finetune(pretrained, old_layout, tmp_path, "--label_path", labels, "--max_epochs", 1)
     assert status == 0, errors
-    assert "Stays left out for want of a label: train 2, valid 4, test 0" in said
+    assert "Stays without a label, left out: train 2, valid 4, test 0" in said
     label, margin = _score_one_by_one(run_of(tmp_path), compiled, "valid")
     assert float(rows_of(run_of(tmp_path))[0]["val_auc"]) == pytest.approx(
         roc_auc_score(label[4:], margin[4:]), abs=1e-6
@@ -589,8 +591,8 @@ def test_a_head_that_learns_no_faster_than_the_backbone_is_remarked_on(
 ) -> None:
     _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", "--max_epochs", 1)
     _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", "--max_epochs", 1, "--lr", 3e-3)
-    assert "lr (0.003) is usually well below cls_head_lr (0.003)" in said
-    assert "usually well below" not in usual
+    assert "lr (0.003, backbone) should be well below cls_head_lr (0.003, head)" in said
+    assert "should be well below" not in usual
 
 
 @pytest.mark.parametrize(("workers", "advice"), [(0, "local disk"), (2, "pass --num_workers 0")])

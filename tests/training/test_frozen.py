@@ -123,7 +123,7 @@ def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
     for split in ("train", "valid"):
         assert np.array_equal(again.rows[split].pooled, first.rows[split].pooled)
     said = capsys.readouterr().out
-    for text in ("features of 60 train stays found in ", "features of 20 valid stays found in ", "delete the folder"):
+    for text in ("Cached features of the frozen backbone: 60 train stays, from ", "backbone: 20 valid stays, from "):
         assert text in said
 
 
@@ -274,7 +274,7 @@ def test_a_history_that_is_no_number_ends_the_run_and_is_not_kept(compiled: Coho
     def spoil(pooled: torch.Tensor) -> None:
         pooled[1, 5] = float("inf")
 
-    with pytest.raises(FloatingPointError, match=r"NaN or infinity for stay 9\d+ of the train split.*check"):
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite for stay 9\d+ of the train split.*check"):
         _read_disturbed(compiled, tmp_path, spoil)
     assert _kept(tmp_path) == set()
 
@@ -283,7 +283,10 @@ def test_two_runs_that_read_the_same_at_once_use_the_same(
     compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slower = _read_disturbed(compiled, tmp_path, lambda pooled: _read(compiled, tmp_path))
-    assert f"another run has made {_train_folder(compiled, tmp_path)} meanwhile" in capsys.readouterr().out
+    assert (
+        f"Another run has computed the same features: {_train_folder(compiled, tmp_path)} is used"
+        in capsys.readouterr().out
+    )
     assert len(_kept(tmp_path)) == 2
     assert [reading.stays for reading in slower.readings] == [60]  # train, in vain; valid was there by then
     assert np.array_equal(slower.rows["train"].pooled, _read(compiled, tmp_path).rows["train"].pooled)
@@ -322,7 +325,7 @@ def test_damaged_features_are_noticed_and_made_again(
     folder = _train_folder(compiled, tmp_path)
     DAMAGE[damage](folder)
     after = _read(compiled, tmp_path)
-    assert f"{folder}: damaged features" in capsys.readouterr().out
+    assert f"{folder}: the cached features of the frozen backbone are damaged" in capsys.readouterr().out
     assert [reading.stays for reading in after.readings] == [60]  # the validation split's were whole
     assert np.array_equal(after.rows["train"].pooled, before.rows["train"].pooled)
     assert len(_kept(tmp_path)) == 2
@@ -336,6 +339,8 @@ def test_a_full_disk_is_an_error_before_the_first_row(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=r"features: cannot hold 0 MiB of features \(No space left on device\)\. Make"):
+    with pytest.raises(
+        InputError, match=r"features: cannot store 0 MiB of features \(No space left on device\)\. Free"
+    ):
         _read(compiled, tmp_path)
     assert _kept(tmp_path) == set()

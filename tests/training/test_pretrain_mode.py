@@ -63,7 +63,7 @@ def test_heads_that_a_file_does_not_say_are_not_guessed_in_silence(
     torch.save(content["state_dict"], tmp_path / "bare.ckpt")
     flags = ["--mode", "pretrain", "--max_epochs", "1", "--output_root_dir", str(tmp_path), "--transformer_heads", "4"]
     assert main([*flags, "--data_dir", str(compiled.path), "--pretrained_ckpt", str(tmp_path / "bare.ckpt")]) == 0
-    assert "The checkpoint does not say heads = 2, transformer_heads = 4" in capsys.readouterr().out
+    assert "The checkpoint does not state heads = 2, transformer_heads = 4" in capsys.readouterr().out
 
 
 def test_the_golden_checkpoint_keeps_its_layout_when_it_is_continued(golden: Path, tmp_path: Path) -> None:
