@@ -368,6 +368,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
         InputError: lists every problem with its name, the received value and the allowed ones.
     """
     words, unknown = _take_out_unknown_flags(sys.argv[1:] if argv is None else argv)
+    words, without_value = _take_out_flags_without_value(words)
     flags, stray = parser(config).parse_known_args(words)
     given = vars(flags)
     in_config = _config_values(config)
@@ -375,6 +376,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
     surplus = _unknown_in_config(config)
     misspelled = {_closest(name) for name in [*map(_flag_name, unknown), *surplus]}
     problems = [f"{word}: no such flag{_suggestion(_flag_name(word), '--')}" for word in unknown]
+    problems += [f"{name}: --{name} was given without a value" for name in without_value]
     problems += [f"{word!r}: a value without a flag; put a flag before it or remove it" for word in stray]
     problems += [f"{name}: no such setting (in {config.__name__}.py){_suggestion(name)}" for name in surplus]
     problems += [
@@ -385,7 +387,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
     values = _convert(received, problems)
     usable = _convert(in_config, []) | values  # a default replaces a wrong flag, so that the others can be checked
     if usable.keys() >= set(from_config()):
-        reported = (received.keys() - values.keys()) | misspelled  # one problem for each mistake
+        reported = (received.keys() - values.keys()) | misspelled | {*without_value}  # one problem for each mistake
         found = check(Settings(**usable)) + _unused(given, usable.get("mode"), usable["preset"])
         problems += [line for line in found if line.split(":")[0] not in reported]
     if problems:
@@ -446,6 +448,15 @@ def _take_out_unknown_flags(words: Sequence[str]) -> tuple[list[str], list[str]]
                 kept.append(word)
             after_unknown = False
     return kept, unknown
+
+
+def _take_out_flags_without_value(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(words without flags that lack their value, names of those flags): argparse would stop at the first."""
+    needs_value = {f"--{item.name}" for item in setting_fields() if item.type != "bool"}
+    ends = {at for at in range(len(words)) if at + 1 == len(words) or _FLAG.match(words[at + 1])}
+    lacking = [at for at in sorted(ends) if words[at] in needs_value]
+    kept = [word for at, word in enumerate(words) if at not in lacking]
+    return kept, [words[at].removeprefix("--") for at in lacking]
 
 
 def _flag_names() -> list[str]:

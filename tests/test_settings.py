@@ -376,7 +376,7 @@ def test_a_mode_is_needed_and_named() -> None:
             "heads: received 3; allowed: a divisor of latent_dim (100)",
         ),
         (["--mode", "pretrain", "--min_lr", "0.5"], "min_lr: received 0.5"),
-        (["--pretrained_ckpt", "--mode", "finetune"], "argument --pretrained_ckpt: expected one argument"),
+        (["--pretrained_ckpt", "--mode", "finetune"], "pretrained_ckpt: --pretrained_ckpt was given without a value"),
         (["--mode", "pretrain", "--output_root_dir", __file__], "which is a file; allowed: an existing or new folder"),
     ],
 )
