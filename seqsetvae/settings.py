@@ -515,7 +515,7 @@ def _chosen_sizes(given: dict[str, Any], values: dict[str, Any], config_file: st
     for name in sorted(chosen - (SMALL.keys() if small else set())):  # with preset small, the config's are not used
         sizes = {name: values[name]}
         if name == "preset":
-            sizes = dict(SMALL) if small else {size: values[size] for size in SMALL.keys() - chosen}
+            sizes = dict(SMALL) if small else {size: values[size] for size in SMALL if size not in chosen}
         by_flag = name in given
         remedy = f"leave out --{name}" if by_flag else f"restore the line {name} = {SHIPPED[name]!r} in {config_file}"
         found.append(ChosenSizes(name, values[name], f"--{name}" if by_flag else config_file, sizes, remedy))
