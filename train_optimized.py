@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,8 @@ def load_config() -> ModuleType:
         InputError: the file is missing or cannot be imported, or running it ends in any exception.
     """
     try:
+        with tokenize.open(CONFIG_FILE) as file:
+            file.read()  # Python accepts a comment in another encoding, but --help could not show it
         import finetune_config_optimized
     except KeyboardInterrupt:
         raise

@@ -397,7 +397,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
 
 def config_error(file: Path, error: BaseException) -> InputError:
     """The error for a config file that cannot be imported: the line, the reason, and what such a file may hold."""
-    if isinstance(error, ModuleNotFoundError) and error.name == file.stem:
+    if isinstance(error, FileNotFoundError) and not _exists(file):
         return InputError(f"{file}: no such file. Restore the config file that came with train_optimized.py.")
     line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
     place = f"{file}, line {line}" if line else f"{file}"
@@ -414,6 +414,8 @@ def config_error(file: Path, error: BaseException) -> InputError:
 
 def _line_in(file: Path, error: BaseException) -> int | None:
     """The line of the file at which the error was raised."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.count(b"\n", 0, error.start) + 1
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name]
     return frames[-1].lineno if frames else None
 

@@ -60,13 +60,14 @@ def _changed_config(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         (b"batch_size = 8\n  lr = 1\n", "line 2: cannot be read: unexpected indent"),
         (b"batch_size = 8\n\0\n", "null bytes"),
         ("label_name = 'tödlich'\n".encode("latin-1"), "It must be saved as UTF-8."),
+        (CONFIG.encode() + b"# caf\xe9\n", "It must be saved as UTF-8."),
         (b"", "finetune_config_optimized.py: contains no settings."),
         (b"# nothing but a comment\n", "finetune_config_optimized.py: contains no settings."),
         (None, "finetune_config_optimized.py: no such file."),
     ],
     ids=[
         "SystemExit", "sys.exit", "an exception", "an undefined name", "a missing import", "a syntax error",
-        "an indentation error", "NUL", "Latin-1", "empty", "a comment alone", "no file",
+        "an indentation error", "NUL", "Latin-1", "Latin-1 in a comment", "empty", "a comment alone", "no file",
     ],
 )  # fmt: skip
 def test_a_fault_in_the_config_file_is_one_error(tmp_path: Path, content: bytes | None, expected: str) -> None:
