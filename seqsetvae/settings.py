@@ -406,7 +406,7 @@ def config_error(file: Path, error: BaseException) -> InputError:
         reason = f"the file ends the program (SystemExit: {error.code})"
     elif not isinstance(error, SyntaxError):
         reason = f"{type(error).__name__}: {reason}"
-    encoding = " It must be saved as UTF-8." if "codec" in reason or "UTF-8" in reason else ""
+    encoding = " It must be saved as UTF-8." if "codec" in reason or "encoding" in reason else ""
     return InputError(
         f"{place}: cannot be read: {reason}.{encoding} The config file must consist of lines such as: batch_size = 8"
     )
