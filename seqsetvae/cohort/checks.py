@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
 from seqsetvae.cohort.format import Cohort, Split, damaged, is_compiled
-from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
+from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
@@ -260,7 +260,7 @@ def _note_skipped(cohort: Cohort, faults_are: list[str], called: str, findings: 
     if faults:
         faults_are.append(_listed(called, faults))
     if left_out:
-        findings.remarks.append(_listed("stays left out, for want of rows", left_out))
+        findings.remarks.append(_listed("stays left out because they have too few rows", left_out))
 
 
 def _describe(cohort: Cohort, findings: Findings, known_to_be_bad: Collection[str] = ()) -> None:
@@ -358,10 +358,13 @@ def _check_values(cohort: Cohort, findings: Findings, known_to_be_bad: Collectio
     wild = ~reported & ~misfit & (np.abs(found.furthest) >= WILD_Z)
     raw = ~reported & ~has_stats & (found.beyond > 0)
     if misfit.any():
-        what = f"variables with most values beyond {EXTREME_Z:g} standard deviations: their statistics do not fit"
+        what = f"variables with most values beyond {EXTREME_Z:g} standard deviations: their mean and std do not fit"
         findings.problems.append(listed(what, misfit))
     if wild.any():
-        what = f"variables with values of {WILD_Z:,.0f} or more after normalisation: mistyped, or in another unit"
+        what = (
+            f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped or in another unit; only "
+            "models that were trained with value_clip limit them)"
+        )
         findings.problems.append(listed(what, wild))
     if max(raw.mean(), found.n_events[raw].sum() / found.n_events.sum()) > MANY:
         what = f"variables without statistics whose raw values go beyond {EXTREME_Z:g}, too many to train on"
@@ -386,18 +389,21 @@ def _check_time_span(cohort: Cohort, findings: Findings) -> None:
     median = float(np.median(span))
     if len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
         findings.remarks.append(
-            f"half of the stays last less than {median:,.2g} hours from first to last event (the longest "
-            f"{span.max():,.5g} hours). Is the column minute in minutes? Hours would look too short, seconds too long"
+            f"half of the stays last less than {median:,.2f} hours from first to last event (the longest "
+            f"{span.max():,.2f} hours). Is the column minute in minutes? Hours would look too short, seconds too long"
         )
 
 
 def _check_last_seen(cohort: Cohort, findings: Findings) -> None:
     """Say when in a stay variables are last seen, and note splits or groups of the source that differ."""
-    for groups in last_seen(cohort):
-        if len(groups) > 1:
-            times = ", ".join(f"{name} {np.nanmedian(group.mean):.1%}" for name, group in groups.items())
-            findings.facts.append(f"a variable is last seen at (share of the stay, median of all variables): {times}")
-        findings.remarks += [_shift(cohort, shift) for shift in shifts(groups)]
+    families = [groups for groups in last_seen(cohort) if groups]
+    shown = "; ".join(", ".join(f"{name} {_middle(group)}" for name, group in groups.items()) for groups in families)
+    findings.facts.append(f"where in a stay a variable is last seen (0% = start; median of all variables): {shown}")
+    findings.remarks += [_shift(cohort, shift) for groups in families for shift in shifts(groups)]
+
+
+def _middle(group: LastSeen) -> str:
+    return f"{np.median(group.mean[group.count > 0]):.1%}" if group.count.any() else "- (no stay lasts)"
 
 
 def _shift(cohort: Cohort, shift: Shift) -> str:
@@ -407,7 +413,7 @@ def _shift(cohort: Cohort, shift: Shift) -> str:
     ]
     return _listed(
         f"of {shift.compared:,} variables are last seen at another time in {shift.earlier} than in {shift.later}, most "
-        "of them earlier. Do rows at the end of stays lack?",
+        "of them earlier. Are the last values of stays missing?",
         lines,
     )
 
