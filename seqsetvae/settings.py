@@ -13,7 +13,7 @@ import io
 import math
 import tokenize
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -168,6 +168,8 @@ class Settings:
     label_name: str | None = _setting(optional(text()))
     skip_bad: bool = _setting(boolean())
     max_sets: int | None = _setting(optional(integer(1)))
+    value_clip: float | None = _setting(optional(number(1)))
+    min_count: int = _setting(integer(0))
     batch_size: int = _setting(integer(1))
     max_events_per_batch: int = _setting(integer(1))
     num_workers: int = _setting(integer(0))
@@ -232,9 +234,11 @@ class Settings:
     deterministic: bool = _setting(boolean())
     compile_model: bool = _setting(boolean())
 
+    given_flags: frozenset[str] = frozenset()  # not a setting: names of the flags of this call, found by `resolve`
+
     def as_plain(self) -> dict[str, Any]:
         """Every setting as str, int, float, bool or None, for JSON and checkpoints."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in setting_fields()}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def sizes(self) -> dict[str, Any]:
@@ -243,9 +247,14 @@ class Settings:
         return {name: getattr(self, name) for name in names} | (SMALL if self.preset == "small" else {})
 
 
+def setting_fields() -> list[Field[Any]]:
+    """The fields of Settings that are settings: each is a flag, and in the config module or a flag only."""
+    return [item for item in fields(Settings) if "kind" in item.metadata]
+
+
 def from_config() -> list[str]:
     """Names of the settings that the config module must give, each once."""
-    return [item.name for item in fields(Settings) if "help" not in item.metadata]
+    return [item.name for item in setting_fields() if "help" not in item.metadata]
 
 
 def config_comments(config: ModuleType) -> dict[str, tuple[str, str]]:
@@ -288,7 +297,7 @@ def parser(config: ModuleType) -> argparse.ArgumentParser:
     )
     comments = config_comments(config)
     groups: dict[str, Any] = {}
-    for item in fields(Settings):
+    for item in setting_fields():
         section, comment = comments.get(item.name, ("This call", item.metadata.get("help", "")))
         if section not in groups:
             groups[section] = command.add_argument_group(section)
@@ -324,7 +333,7 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
         problems += [line for line in found if line.split(":")[0] not in wrong]
     if problems:
         raise _report(problems)
-    return Settings(**values)
+    return Settings(**values, given_flags=frozenset(given))
 
 
 # Flags that only some modes read; in another mode one would be passed in vain. The demo sets some of them itself.
@@ -338,6 +347,7 @@ READ_BY = {
     **dict.fromkeys(("pretrained_ckpt", "allow_partial_backbone", "preset", *SMALL, "transformer_dropout"), _LOADING),
     **dict.fromkeys(("from_random_weights", "cls_head_lr", "lr", "unfreeze_after"), ("finetune",)),
     **dict.fromkeys((*_HEAD, *_LOSS, "lr_factor", "lr_patience"), ("finetune", "demo")),
+    **dict.fromkeys(("value_clip", "min_count"), ("finetune", "pretrain", "demo")),
     "beta_warmup_steps": ("pretrain",),
     **dict.fromkeys(("pretrain_lr", "max_beta", "free_bits"), ("pretrain", "demo")),
     **dict.fromkeys(("max_epochs", "warmup_steps"), ("finetune", "pretrain")),
@@ -372,7 +382,7 @@ def _report(problems: list[str]) -> InputError:
 
 def _convert(received: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     values = {}
-    for item in fields(Settings):
+    for item in setting_fields():
         if item.name not in received:
             continue
         kind: Kind = item.metadata["kind"]
@@ -384,7 +394,7 @@ def _convert(received: dict[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, [item.name for item in fields(Settings)], n=1)
+    close = difflib.get_close_matches(name, [item.name for item in setting_fields()], n=1)
     return f"; did you mean {close[0]}?" if close else "; --help lists all"
 
 

@@ -19,7 +19,7 @@ import finetune_config_optimized as config
 import train_optimized
 from seqsetvae import settings as settings_module
 from seqsetvae.errors import InputError
-from seqsetvae.settings import Settings, check, config_comments, from_config, parser, resolve
+from seqsetvae.settings import check, config_comments, from_config, parser, resolve, setting_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path(config.__file__).read_text(encoding="utf-8")
@@ -98,9 +98,7 @@ def _attributes_read_outside_settings() -> set[str]:
 
 def test_every_setting_is_read_by_code() -> None:
     sizes = set(inspect.signature(_backbone_sizes()).parameters)  # reach the backbone through Settings.sizes()
-    assert {item.name for item in dataclasses.fields(Settings)} - _attributes_read_outside_settings() - sizes <= {
-        "preset"
-    }
+    assert {item.name for item in setting_fields()} - _attributes_read_outside_settings() - sizes <= {"preset"}
     assert "settings.sizes()" in (ROOT / "seqsetvae" / "modes" / "common.py").read_text(encoding="utf-8")
 
 
@@ -463,7 +461,7 @@ def test_help_lists_every_flag_with_the_comment_of_the_config(monkeypatch: pytes
     shown = "".join(parser(config).format_help().split())
     for name, (_, comment) in config_comments(config).items():
         assert "".join(f"{comment} [{getattr(config, name)}]".split()) in shown, name
-    for item in dataclasses.fields(Settings):
+    for item in setting_fields():
         assert f"--{item.name}" in shown
 
 

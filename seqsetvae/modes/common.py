@@ -22,9 +22,11 @@ from seqsetvae.checkpoint import (
     sizes_from_settings,
 )
 from seqsetvae.cohort import Cohort, find_cohort, notices
+from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.modes.values import check_value_flags
 from seqsetvae.settings import Settings
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.run_folder import CONFIG, RunFolder
@@ -57,7 +59,9 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
     return cohort
 
 
-def data_module(settings: Settings, cohort: Cohort, device: torch.device, labelled: bool = True) -> CohortDataModule:
+def data_module(
+    settings: Settings, cohort: Cohort, device: torch.device, transform: ValueTransform, labelled: bool = True
+) -> CohortDataModule:
     """Loaders over the cohort; says how many stays `max_sets` cuts, and how many have no label where one is needed."""
     data = CohortDataModule(
         cohort,
@@ -70,7 +74,9 @@ def data_module(settings: Settings, cohort: Cohort, device: torch.device, labell
         labelled=labelled,
         pin_memory=device.type == "cuda",
         padded_classes=device.type == "cuda",
+        transform=transform,
     )
+    print(f"Values: {transform}")
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
         print(f"Cut to their last {settings.max_sets} sets: {cut} stays")
@@ -92,6 +98,7 @@ def load_pretrained(settings: Settings, kind: type[Model]) -> tuple[Model, Check
     """What --pretrained_ckpt holds, with the loading table printed: a Backbone, or one with its decoder."""
     assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
     checkpoint = read_checkpoint(settings.pretrained_ckpt)
+    check_value_flags(settings, checkpoint.transform, checkpoint.path)
     backbone = kind(infer_sizes(checkpoint, settings.sizes()))
     report = load_backbone(backbone, checkpoint, settings.allow_partial_backbone)
     print(report)
@@ -200,6 +207,7 @@ def start_run(
             "settings": settings.as_plain(),
             "sizes": sizes.as_dict(),
             "pretrained": None if report is None else report.as_plain(),
+            "values": data.transform.as_plain(),
             "partial_backbone": report is not None and not report.is_complete,
             "cohort": {
                 "path": str(data.cohort.path.resolve()),

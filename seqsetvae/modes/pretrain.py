@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.checkpoint import LoadReport
+from seqsetvae.checkpoint import Checkpoint, LoadReport
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.model.decoder import PretrainingModel
@@ -20,6 +20,7 @@ from seqsetvae.modes.common import (
     start_run,
     train_and_summarize,
 )
+from seqsetvae.modes.values import value_transform
 from seqsetvae.settings import Settings
 from seqsetvae.training.schedule import VAL_LOSS
 from seqsetvae.training.summary import Summary, partial_weights_advice, pretraining_advice
@@ -43,8 +44,9 @@ def run(settings: Settings) -> Summary:
     pl.seed_everything(settings.seed, verbose=False)
     cohort = open_data(settings)
     cohort.split("train"), cohort.split("valid")  # both are needed: say so before anything is built
-    model, report = build_model(settings, cohort)
-    data = data_module(settings, cohort, device, labelled=False)
+    model, checkpoint, report = build_model(settings, cohort)
+    transform = value_transform(settings, checkpoint, cohort)
+    data = data_module(settings, cohort, device, transform, labelled=False)
     objective = ObjectiveSettings(
         max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
     )
@@ -55,6 +57,7 @@ def run(settings: Settings) -> Summary:
         settings.weight_decay,
         embedding_table(cohort, settings),
         cohort.fingerprints(),
+        transform,
     )
     if settings.compile_model:
         model.compile_dense_parts()
@@ -69,10 +72,10 @@ def run(settings: Settings) -> Summary:
     )
 
 
-def build_model(settings: Settings, cohort: Cohort) -> tuple[PretrainingModel, LoadReport | None]:
+def build_model(settings: Settings, cohort: Cohort) -> tuple[PretrainingModel, Checkpoint | None, LoadReport | None]:
     """A model of the settings' sizes, or the one that --pretrained_ckpt holds, decoder included."""
     if settings.pretrained_ckpt is None:
-        return PretrainingModel(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes())), None
+        return PretrainingModel(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes())), None, None
     model, checkpoint, report = load_pretrained(settings, PretrainingModel)
     check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    return model, report
+    return model, checkpoint, report
