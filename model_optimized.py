@@ -14,6 +14,7 @@ import torch
 
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn
+from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.metrics import FiniteCheck, PosteriorHealth, RunningMean, ranking_metrics, ranking_score
 from seqsetvae.model import losses
 from seqsetvae.model.backbone import Backbone
@@ -53,6 +54,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
                 FINGERPRINTS: trained_on.fingerprints,
                 "label_name": trained_on.label_name,
                 "max_sets": trained_on.max_sets,
+                VALUE_TRANSFORM: trained_on.transform.as_plain(),
             }
         )
         self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
@@ -137,8 +139,9 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         weight_decay: float,
         embeddings: torch.Tensor,
         fingerprints: dict[str, str],
+        transform: ValueTransform = AS_STORED,
     ) -> None:
-        """`embeddings` [V, I] and `fingerprints` as for the fine-tuner."""
+        """`embeddings` [V, I], `fingerprints` and `transform` as for the fine-tuner."""
         super().__init__()
         # Under the names of the old script, which reads them back.
         self.save_hyperparameters(
@@ -152,7 +155,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
             }
         )
         self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
-        self.fingerprints = fingerprints
+        self.fingerprints, self.transform = fingerprints, transform
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.posterior = PosteriorHealth(model.sizes.latent_dim)
         self.finite = FiniteCheck()
@@ -213,6 +216,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name.removeprefix("model."): value for name, value in state.items()}
         checkpoint[FINGERPRINTS] = self.fingerprints
+        checkpoint[VALUE_TRANSFORM] = self.transform.as_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse, so that Lightning can resume."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 
@@ -46,6 +47,7 @@ class TrainedOn:
     fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
     label_name: str
     max_sets: int | None  # stays were shortened to this number of last sets
+    transform: ValueTransform = AS_STORED  # how values were changed
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] | None = None
+    transform: ValueTransform = AS_STORED
 
     @property
     def is_set_encoder_alone(self) -> bool:
@@ -146,7 +149,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     saved = content.get("hyper_parameters")
     saved = saved if isinstance(saved, dict) else {}
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
-    return Checkpoint(path, weights, saved.get("sizes", saved), fingerprints)  # ours keep the sizes apart
+    transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
+    return Checkpoint(path, weights, saved.get("sizes", saved), fingerprints, transform)  # ours keep the sizes apart
 
 
 def canonical_name(key: str) -> str:

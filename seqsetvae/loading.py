@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.cohort import Cohort, Split, require_classes
+from seqsetvae.cohort.transform import AS_STORED, ValueTransform
 
 MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
@@ -38,6 +39,7 @@ def collate(
     max_sets: int | None = None,
     dtype: type = np.float32,
     padded_classes: bool = False,
+    bounds: np.ndarray | None = None,
 ) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
@@ -47,6 +49,7 @@ def collate(
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
         padded_classes: add what a GPU needs to pad sets to a few sizes.
+        bounds: [2, V] smallest and largest value of each variable (`ValueTransform.bounds`); None changes no value.
     """
     first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
     if max_sets is not None:
@@ -58,11 +61,14 @@ def collate(
     set_row = np.empty_like(by_size)
     set_row[by_size] = np.arange(len(by_size))
     events = _ranges(split.set_offset[sets[by_size]], sizes[by_size])
+    variable, value = split.variable[events], split.value[events]
+    if bounds is not None:
+        value = np.clip(value, *bounds[:, variable])
     run_sizes, run_counts = np.unique(sizes, return_counts=True)
     grids, row_start = lay_in_grids(sets_per_stay)
     return Batch(
-        variable=torch.from_numpy(split.variable[events].astype(np.int64)),
-        value=torch.from_numpy(split.value[events].astype(dtype)),
+        variable=torch.from_numpy(variable.astype(np.int64)),
+        value=torch.from_numpy(value.astype(dtype)),
         set_row=torch.from_numpy(set_row),
         set_index=torch.from_numpy(_ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
         slot=torch.from_numpy(_ranges(row_start, sets_per_stay)),
@@ -239,11 +245,19 @@ class LengthBucketSampler(Sampler[np.ndarray]):
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates those stays."""
 
-    def __init__(self, split: Split, max_sets: int | None, dtype: type, padded_classes: bool = False) -> None:
+    def __init__(
+        self,
+        split: Split,
+        max_sets: int | None,
+        dtype: type,
+        padded_classes: bool = False,
+        bounds: np.ndarray | None = None,
+    ) -> None:
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
+        self.bounds = bounds
 
     def __getitem__(self, stays: Sequence[int] | np.ndarray) -> Batch:
-        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype, self.padded_classes)
+        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype, self.padded_classes, self.bounds)
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -263,6 +277,7 @@ class CohortDataModule(pl.LightningDataModule):
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
         padded_classes: make batches whose sets a GPU can pad to a few sizes.
+        transform: how the values are changed; by default they are not.
     """
 
     def __init__(
@@ -278,12 +293,14 @@ class CohortDataModule(pl.LightningDataModule):
         labelled: bool = True,
         pin_memory: bool = False,
         padded_classes: bool = False,
+        transform: ValueTransform = AS_STORED,
     ) -> None:
         super().__init__()
         self.cohort, self.seed, self.stage = cohort, seed, 1
         self.batch_size, self.max_events, self.max_sets = batch_size, max_events, max_sets
         self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
+        self.transform, self._bounds = transform, transform.bounds(cohort)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches; called anew for each epoch, so the epoch's order holds with worker processes too."""
@@ -314,7 +331,7 @@ class CohortDataModule(pl.LightningDataModule):
             epoch=epoch,
         )
         return DataLoader(
-            SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes) if rows is None else rows,
+            SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._bounds) if rows is None else rows,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers if rows is None else 0,  # a few rows are no work for another process

@@ -218,6 +218,8 @@ class Settings:
     label_name: str | None = _setting(optional(text()))
     skip_bad: bool = _setting(boolean())
     max_sets: int | None = _setting(optional(integer(1)))
+    value_clip: float | None = _setting(optional(number(1)))
+    min_count: int = _setting(integer(0))
     batch_size: int = _setting(integer(1))
     max_events_per_batch: int = _setting(integer(1))
     num_workers: int = _setting(integer(0))
@@ -281,6 +283,8 @@ class Settings:
     )
     deterministic: bool = _setting(boolean())
     compile_model: bool = _setting(boolean())
+
+    given_flags: frozenset[str] = frozenset()  # not a setting: names of the flags of this call, found by `resolve`
 
     def as_plain(self) -> dict[str, Any]:
         """Every setting as str, int, float, bool or None, for JSON and checkpoints."""
@@ -392,7 +396,9 @@ def resolve(config: ModuleType, argv: Sequence[str] | None = None) -> Settings:
         problems += [line for line in found if line.split(":")[0] not in reported]
     if problems:
         raise _report(problems)
-    return Settings(**values, chosen_sizes=_chosen_sizes(given, values, f"{config.__name__}.py"))
+    return Settings(
+        **values, chosen_sizes=_chosen_sizes(given, values, f"{config.__name__}.py"), given_flags=frozenset(given)
+    )
 
 
 def config_error(file: Path, error: BaseException) -> InputError:
@@ -481,6 +487,7 @@ READ_BY = {
     **dict.fromkeys(("pretrained_ckpt", "allow_partial_backbone", "preset", *SMALL, "transformer_dropout"), _LOADING),
     **dict.fromkeys(("from_random_weights", "cls_head_lr", "lr", "unfreeze_after"), ("finetune",)),
     **dict.fromkeys((*_HEAD, *_LOSS, "lr_factor", "lr_patience"), ("finetune", "demo")),
+    **dict.fromkeys(("value_clip", "min_count"), ("finetune", "pretrain", "demo")),
     "beta_warmup_steps": ("pretrain",),
     **dict.fromkeys(("pretrain_lr", "max_beta", "free_bits"), ("pretrain", "demo")),
     **dict.fromkeys(("max_epochs", "warmup_steps"), ("finetune", "pretrain")),

@@ -1,30 +1,38 @@
 """What a careful person wants to know about data before training on them. Faults are reported here, not raised."""
 
+import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
 from seqsetvae.cohort.format import Cohort, Split, damaged, is_compiled
+from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
     Stats,
+    UnusableStatsError,
     read_embeddings,
     read_labels,
     read_stats,
     unusable_stats,
 )
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr
-from seqsetvae.cohort.tidy import Stay
+from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout, find_patient_ehr
+from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
 
 EXTREME_Z = 10.0  # a z-score beyond this is looked at: a unit mixed up, a typing error, or a very sick patient
+WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss
+MANY = 0.1  # share of the variables, or of the events, that may keep raw values beyond EXTREME_Z
+SHORT_STAY, LONG_STAY = 3.0, 30 * 24.0  # hours; a median outside means that `minute` may be in another unit
+FEWEST_STAYS = 5  # below which a median says nothing
 SHOWN = 10  # lines of any one finding
 T = TypeVar("T")
 GivenFiles = tuple[Path | None, Path | None, Path | None]  # statistics, labels, embeddings; None = the usual place
@@ -49,7 +57,7 @@ class Findings:
     def text(self) -> str:
         """The report, ending with a verdict line."""
         lines = list(self.facts)
-        for title, notes in (("Would stop training:", self.problems), ("Worth a look:", self.remarks)):
+        for title, notes in (("To correct before training:", self.problems), ("Worth a look:", self.remarks)):
             if notes:
                 lines += ["", title, *(f"  - {note}" for note in notes)]
         n_problems, n_remarks = len(self.problems), len(self.remarks)
@@ -85,6 +93,7 @@ def check_folder(
                 findings.facts.append(f"{path} (compiled cohort)")
                 cohort = open_labelled(path, label_name)
                 _describe(cohort, findings)
+                _check_labels(cohort, findings)
                 called = "faulty files that were left out when it was compiled"
                 _note_skipped(cohort, findings.remarks, called, findings)
             else:
@@ -102,42 +111,109 @@ def _temporary_folder(work_dir: Path | None) -> "tempfile.TemporaryDirectory[str
         raise InputError(f"--work_dir {work_dir}: {error}. Name a folder that exists and may be written to.") from None
 
 
+@dataclass(frozen=True)
+class _SideFiles:
+    """The tables beside the stays."""
+
+    stats: Stats | None  # None: there are none, they are computed from the training split
+    labels: Labels | None  # None: they could not be read, so nothing can be said about them
+    embeddings: Embeddings | None
+
+
 def _check_layout(path: Path, label_name: str, given: GivenFiles, folder: Path, findings: Findings) -> None:
     """Compile what can be compiled into a temporary folder, leaving every fault out and noting it."""
     source = SeqSetVAELayout(find_patient_ehr(path))
     findings.facts.append(f"{source.patient_ehr} (SeqSetVAE layout)")
+    _note_unread_files(source.patient_ehr, findings)
     _drop_repeated_stays(source, findings)
-    stats, labels, embeddings = _side_files(path, label_name, given, findings)
-    cohort = compile_cohort(
-        source,
-        folder / "cohort",
-        label_name=label_name,
-        labels=labels,
-        stats={name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])},
-        embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
-        skip_bad=True,
-    )
-    _check_side_files(cohort, stats, embeddings, findings)
-    _describe(cohort, findings, known_to_be_bad=unusable_stats(stats, cohort.vocabulary))
+    sides = _side_files(path, label_name, given, findings)
+    cohort, without_stats = _compile(source, folder / "cohort", label_name, sides, findings)
+    _check_side_files(cohort, sides, findings)
+    _describe(cohort, findings, known_to_be_bad=without_stats)
+    if sides.labels is not None:
+        _check_labels(cohort, findings)
+        _note_labels_without_a_stay(source, sides.labels, findings)
     _note_skipped(cohort, findings.problems, "faulty files (--skip_bad leaves them out)", findings)
 
 
-def _side_files(
-    path: Path, label_name: str, given: GivenFiles, findings: Findings
-) -> tuple[Stats, Labels, Embeddings | None]:
-    """Statistics, labels and embeddings; what cannot be read is a problem and counts as empty."""
+def _compile(
+    source: SeqSetVAELayout, out: Path, label_name: str, sides: _SideFiles, findings: Findings
+) -> tuple[Cohort, list[str]]:
+    """The compiled cohort, and the variables whose statistics cannot be used, which keep their raw values."""
+    unusable: list[str] = []
+    if sides.stats is not None:
+        unusable = list(unusable_stats(sides.stats, sides.stats))
+    while True:
+        stats = sides.stats
+        if stats is not None:
+            stats = {name: pair for name, pair in stats.items() if name not in unusable}
+        try:
+            cohort = compile_cohort(
+                source,
+                out,
+                label_name=label_name,
+                labels=sides.labels,
+                stats=stats,
+                embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
+                skip_bad=True,
+            )
+        except UnusableStatsError as error:
+            if stats is None:  # computed from the training split: no line of a file can be left out
+                raise
+            findings.problems.append(str(error))
+            unusable += error.lines
+        else:
+            return cohort, unusable
+
+
+def _side_files(path: Path, label_name: str, given: GivenFiles, findings: Findings) -> _SideFiles:
+    """Statistics, labels and embeddings; what cannot be read is a problem."""
     try:
         files = locate_layout(path, *given)
     except InputError as error:
         findings.problems.append(str(error))
-        return {}, {}, None
+        return _SideFiles(None, None, None)
+    if files.stats is None:
+        findings.remarks.append(
+            "there is no stats.csv: mean and std of each variable are computed from the training split. For a "
+            "checkpoint that was trained with other statistics, pass its stats.csv with --stats"
+        )
     if files.embeddings is None:
         findings.remarks.append("there is no cached.csv: embeddings will be made from the names of the variables")
-    return (
-        findings.attempt(lambda: read_stats(files.stats)) or {},
-        findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}) or {},
+    return _SideFiles(
+        findings.attempt(lambda: read_stats(files.stats) if files.stats else None),
+        findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}),
         findings.attempt(lambda: read_embeddings(files.embeddings) if files.embeddings else None),
     )
+
+
+def _note_unread_files(patient_ehr: Path, findings: Findings) -> None:
+    """Note files and folders that no part of the program reads. Hidden ones, such as .DS_Store, do not count."""
+    known = {*SPLITS, "stats.csv", "oc.csv", "cached.csv", ORIGIN_NOTE}
+    unread = [name for name in _visible(patient_ehr) if name not in known]
+    for split in SPLITS:
+        unread += [f"{split}/{name}" for name in _visible(patient_ehr / split) if not name.endswith(".parquet")]
+    if unread:
+        what = f"files or folders of {patient_ehr} are not read; stays are <number>.parquet in {', '.join(SPLITS)}"
+        findings.remarks.append(_listed(what, unread))
+
+
+def _visible(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def _note_labels_without_a_stay(source: SeqSetVAELayout, labels: Labels, findings: Findings) -> None:
+    stays = np.fromiter((stay.stay_id for of_split in source.stays.values() for stay in of_split), np.int64)
+    labelled = np.fromiter(labels, np.int64, len(labels))
+    absent = labelled[~np.isin(labelled, stays)]
+    if len(absent):
+        first = ", ".join(map(str, absent[:SHOWN].tolist())) + (", ..." if len(absent) > SHOWN else "")
+        findings.remarks.append(
+            f"{len(absent):,} of {len(labels):,} labels are of stays that have no file, such as {first}"
+        )
 
 
 def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
@@ -157,10 +233,12 @@ def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
         findings.problems.append(_listed("stays in two splits or files; only the first is counted", repeated))
 
 
-def _check_side_files(cohort: Cohort, stats: Stats, embeddings: Embeddings | None, findings: Findings) -> None:
-    bad = unusable_stats(stats, cohort.vocabulary)
+def _check_side_files(cohort: Cohort, sides: _SideFiles, findings: Findings) -> None:
+    bad = {} if sides.stats is None else unusable_stats(sides.stats, cohort.vocabulary)
     if bad:
-        findings.problems.append(_listed("variables whose mean is not finite or whose std is not above 0", bad))
+        lines = [f"{name!r}: {line}" for name, line in bad.items()]
+        findings.problems.append(_listed("variables whose mean is not finite or whose std is not above 0", lines))
+    embeddings = sides.embeddings
     if embeddings is None:
         return
     lacking = [repr(name) for name in cohort.vocabulary if name not in embeddings.row]
@@ -182,11 +260,14 @@ def _note_skipped(cohort: Cohort, faults_are: list[str], called: str, findings: 
     if faults:
         faults_are.append(_listed(called, faults))
     if left_out:
-        findings.remarks.append(_listed("stays left out, for want of rows", left_out))
+        findings.remarks.append(_listed("stays left out because they have too few rows", left_out))
 
 
-def _describe(cohort: Cohort, findings: Findings, known_to_be_bad: Iterable[str] = ()) -> None:
-    """Add what the arrays of a cohort tell, without variables whose statistics were said to be unusable."""
+def _describe(cohort: Cohort, findings: Findings, known_to_be_bad: Collection[str] = ()) -> None:
+    """Add what the arrays of a cohort tell.
+
+    `known_to_be_bad` are variables whose unusable statistics were reported and which keep raw values for that reason.
+    """
     findings.facts += _table(cohort)
     report = cohort.manifest["report"]
     if report["stays_out_of_order"]:
@@ -195,16 +276,19 @@ def _describe(cohort: Cohort, findings: Findings, known_to_be_bad: Iterable[str]
     unknown = [f"{name!r}: {n:,} events" for name, n in without.items() if name not in known_to_be_bad]
     if unknown:
         findings.remarks.append(_listed("variables without statistics, which keep their raw value", unknown))
-    extremes = _extremes(cohort)
-    if extremes:
-        findings.remarks.append(_listed(f"variables with values beyond {EXTREME_Z:g} standard deviations", extremes))
-    _check_labels(cohort, findings)
+    _check_values(cohort, findings, known_to_be_bad)
+    _check_time_span(cohort, findings)
+    _check_last_seen(cohort, findings)
+    _check_equal_stays(cohort, findings)
 
 
 def _table(cohort: Cohort) -> list[str]:
-    head = ("split", "stays", "sets", "events", "sets/stay", "events/stay", "events/set", "unlabelled", "positive")
-    under = ("", "", "", "", "median / max", "median / max", "max", "", "")
-    rows = [head, under, *(_row(split) for split in cohort.splits.values())]
+    counts, sizes = ("split", "stays", "sets", "events"), ("sets/stay", "events/stay", "events/set", "hours/stay")
+    head = (*counts, *sizes, "unlabelled", "positive")
+    under = ("", "", "", "", "median / max", "median / max", "max", "median / max", "", "")
+    rows = [head, under, *(_row(name, [split]) for name, split in cohort.splits.items())]
+    if len(cohort.splits) > 1:
+        rows.append(_row("all", list(cohort.splits.values())))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
@@ -213,41 +297,142 @@ def _table(cohort: Cohort) -> list[str]:
     return [f"label: {cohort.label_name}    variables: {len(cohort.vocabulary)}", "", *lines]
 
 
-def _row(split: Split) -> tuple[str, ...]:
-    sets, events = np.diff(split.stay_offset), np.diff(split.set_offset[split.stay_offset])
-    labelled = split.label[split.label >= 0]
+def _row(name: str, splits: list[Split]) -> tuple[str, ...]:
+    """One line of the table, over all of these splits."""
+    sets = np.concatenate([np.diff(split.stay_offset) for split in splits])
+    events = np.concatenate([np.diff(split.set_offset[split.stay_offset]) for split in splits])
+    span = np.concatenate([hours(split) for split in splits])
+    label = np.concatenate([split.label for split in splits])
+    labelled = label[label >= 0]
     share = f" ({labelled.mean():.1%})" if len(labelled) else ""
     return (
-        split.name,
-        f"{split.n_stays:,}",
-        f"{split.n_sets:,}",
-        f"{split.n_events:,}",
+        name,
+        f"{len(sets):,}",
+        f"{sets.sum():,}",
+        f"{events.sum():,}",
         f"{np.median(sets):,.0f} / {sets.max():,}",
         f"{np.median(events):,.0f} / {events.max():,}",
-        f"{np.diff(split.set_offset).max():,}",
-        f"{split.n_stays - len(labelled):,}",
+        f"{max(np.diff(split.set_offset).max() for split in splits):,}",
+        f"{np.median(span):,.1f} / {span.max():,.1f}",
+        f"{len(label) - len(labelled):,}",
         f"{labelled.sum():,}{share}",
     )
 
 
-def _extremes(cohort: Cohort) -> list[str]:
-    """One line for each variable with a z-score beyond EXTREME_Z: how many, and the furthest in its own unit."""
-    n_variables, known = len(cohort.vocabulary), np.isfinite(cohort.std)
-    count, low, high = np.zeros(n_variables, dtype=np.int64), np.zeros(n_variables), np.zeros(n_variables)
+@dataclass(frozen=True)
+class _Extremes:
+    """How far the values of each variable go, as stored: z-scores, or raw values without statistics."""
+
+    n_events: NDArray[np.int64]  # [V]
+    beyond: NDArray[np.int64]  # [V] events beyond EXTREME_Z
+    furthest: NDArray[np.float64]  # [V] the value furthest from 0 among those, 0 if there are none
+
+
+def _extremes(cohort: Cohort) -> _Extremes:
+    n_variables = len(cohort.vocabulary)
+    n_events, beyond = np.zeros(n_variables, dtype=np.int64), np.zeros(n_variables, dtype=np.int64)
+    low, high = np.zeros(n_variables), np.zeros(n_variables)
     for split in cohort.splits.values():
         for start in range(0, split.n_events, EVENTS_PER_BLOCK):
             block = slice(start, start + EVENTS_PER_BLOCK)
-            variable, z = split.variable[block], split.value[block]
-            at = np.flatnonzero(known[variable] & (np.abs(z) > EXTREME_Z))
-            count += np.bincount(variable[at], minlength=n_variables)
-            np.minimum.at(low, variable[at], z[at])
-            np.maximum.at(high, variable[at], z[at])
-    furthest = np.where(high >= -low, high, low)
-    by_count = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
-    raw = furthest * cohort.std + cohort.mean
-    return [
-        f"{cohort.vocabulary[v]!r}: {count[v]:,} events, furthest {raw[v]:g} (z = {furthest[v]:+.1f})" for v in by_count
+            variable, value = split.variable[block], split.value[block]
+            at = np.flatnonzero(np.abs(value) > EXTREME_Z)
+            n_events += np.bincount(variable, minlength=n_variables)
+            beyond += np.bincount(variable[at], minlength=n_variables)
+            np.minimum.at(low, variable[at], value[at])
+            np.maximum.at(high, variable[at], value[at])
+    return _Extremes(n_events, beyond, np.where(high >= -low, high, low))
+
+
+def _check_values(cohort: Cohort, findings: Findings, known_to_be_bad: Collection[str]) -> None:
+    """Note extreme values; those that no training can use are problems."""
+    found = _extremes(cohort)
+    has_stats = np.isfinite(cohort.std)
+    reported = np.isin(cohort.vocabulary, list(known_to_be_bad))
+    by_count = np.argsort(-found.beyond, kind="stable")[: np.count_nonzero(found.beyond)]
+
+    def listed(what: str, chosen: NDArray[np.bool_]) -> str:
+        return _listed(what, [_extreme(cohort, found, v) for v in by_count if chosen[v]])
+
+    misfit = has_stats & (found.beyond > found.n_events / 2)
+    wild = ~reported & ~misfit & (np.abs(found.furthest) >= WILD_Z)
+    raw = ~reported & ~has_stats & (found.beyond > 0)
+    if misfit.any():
+        what = f"variables with most values beyond {EXTREME_Z:g} standard deviations: their mean and std do not fit"
+        findings.problems.append(listed(what, misfit))
+    if wild.any():
+        what = (
+            f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped or in another unit; only "
+            "models that were trained with value_clip limit them)"
+        )
+        findings.problems.append(listed(what, wild))
+    if max(raw.mean(), found.n_events[raw].sum() / found.n_events.sum()) > MANY:
+        what = f"variables without statistics whose raw values go beyond {EXTREME_Z:g}, too many to train on"
+        findings.problems.append(listed(what, raw))
+    extreme = has_stats & (found.beyond > 0)
+    if extreme.any():
+        what = f"variables with values beyond {EXTREME_Z:g} standard deviations"
+        findings.remarks.append(listed(what, extreme))
+
+
+def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
+    """One line on the extreme values of a variable, the furthest in its own unit."""
+    name, value = cohort.vocabulary[v], found.furthest[v]
+    if not np.isfinite(cohort.std[v]):
+        return f"{name!r}: {found.beyond[v]:,} events, furthest {value:g} (no statistics)"
+    raw = value * cohort.std[v] + cohort.mean[v]
+    return f"{name!r}: {found.beyond[v]:,} events, furthest {raw:g} (z = {value:+.1f})"
+
+
+def _check_time_span(cohort: Cohort, findings: Findings) -> None:
+    span = np.concatenate([hours(split) for split in cohort.splits.values()])
+    median = float(np.median(span))
+    if len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
+        findings.remarks.append(
+            f"half of the stays last less than {median:,.2f} hours from first to last event (the longest "
+            f"{span.max():,.2f} hours). Is the column minute in minutes? Hours would look too short, seconds too long"
+        )
+
+
+def _check_last_seen(cohort: Cohort, findings: Findings) -> None:
+    """Say when in a stay variables are last seen, and note splits or groups of the source that differ."""
+    families = [groups for groups in last_seen(cohort) if groups]
+    shown = "; ".join(", ".join(f"{name} {_middle(group)}" for name, group in groups.items()) for groups in families)
+    findings.facts.append(f"where in a stay a variable is last seen (0% = start; median of all variables): {shown}")
+    findings.remarks += [_shift(cohort, shift) for groups in families for shift in shifts(groups)]
+
+
+def _middle(group: LastSeen) -> str:
+    return f"{np.median(group.mean[group.count > 0]):.1%}" if group.count.any() else "- (no stay lasts)"
+
+
+def _shift(cohort: Cohort, shift: Shift) -> str:
+    lines = [
+        f"{cohort.vocabulary[v]!r}: at {early:.1%} of the stay in {shift.earlier}, {late:.1%} in {shift.later}"
+        for v, (early, late) in zip(shift.shifted, shift.means, strict=True)
     ]
+    return _listed(
+        f"of {shift.compared:,} variables are last seen at another time in {shift.earlier} than in {shift.later}, most "
+        "of them earlier. Are the last values of stays missing?",
+        lines,
+    )
+
+
+def _check_equal_stays(cohort: Cohort, findings: Findings) -> None:
+    """The same rows under two stay numbers: a problem if they are in two splits."""
+    found = equal_stays(cohort)
+    across = [stays for stays in found if len({split for split, _ in stays}) > 1]
+    within = [stays for stays in found if stays not in across]
+    for notes, what, groups in (
+        (
+            findings.problems,
+            "groups of stays with the same rows in different splits",
+            across,
+        ),
+        (findings.remarks, "groups of stays with the same rows in one split", within),
+    ):
+        if groups:
+            notes.append(_listed(what, [", ".join(f"{split}/{stay}" for split, stay in stays) for stays in groups]))
 
 
 def _check_labels(cohort: Cohort, findings: Findings) -> None:

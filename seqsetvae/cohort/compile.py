@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
     Stats,
+    check_furthest,
     check_stats,
     choose_embeddings,
     generate_embedding,
@@ -91,6 +92,7 @@ def compile_cohort(
     with new_folder(out) as partial:
         tally = _write_raw(source, partial, labels or {}, skip_bad, jobs or os.cpu_count() or 1, progress)
         mean, std = _statistics(partial, tally, stats)
+        check_furthest(tally.vocabulary, mean, std, _furthest(partial, tally, mean), from_file=stats is not None)
         _normalise(partial, tally, mean, std)
         chosen = _embeddings(tally, embeddings, embedding_dim)
         np.save(partial / EMBEDDINGS, chosen)
@@ -111,6 +113,7 @@ class _Tally:
 
     code_of: dict[str, int] = field(default_factory=dict)  # name -> provisional code, in order of first appearance
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
     n_reordered: int = 0
     n_events: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [V] by provisional code
@@ -181,6 +184,7 @@ def _write_raw(source: Source, folder: Path, labels: Labels, skip_bad: bool, job
                     tally.n_reordered += part.n_reordered
                     bar.update(n_read)
                 tally.splits[split] = writer.counts()
+                tally.groups[split] = writer.groups
             if not writer.n_stays:
                 raise InputError(_nothing_left(split, tally.skips))
     return tally
@@ -242,6 +246,7 @@ class _SplitWriter:
         self._arrays["set_offset"].append(np.zeros(1))
         self._arrays["stay_offset"].append(np.zeros(1))
         self.n_stays = self.n_sets = self.n_events = self.n_labelled = self.n_positive = 0
+        self.groups: list[tuple[str, int]] = []
 
     def append(self, part: CutRows, codes: NDArray[np.int32], labels: Labels) -> None:
         label = np.array([labels.get(stay.stay_id, -1) for stay in part.stays], dtype=np.int8)
@@ -256,6 +261,9 @@ class _SplitWriter:
         }
         for name, piece in pieces.items():
             self._arrays[name].append(piece)
+        for group, run in groupby(stay.group for stay in part.stays):
+            before = self.groups.pop()[1] if self.groups and self.groups[-1][0] == group else 0
+            self.groups.append((group, before + sum(1 for _ in run)))
         self.n_stays += len(part.stays)
         self.n_sets += len(part.minute)
         self.n_events += len(codes)
@@ -329,6 +337,18 @@ def _train_statistics(train: Path, n_variables: int) -> tuple[NDArray[np.float64
     return mean, std
 
 
+def _furthest(folder: Path, tally: _Tally, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[V] The raw value of each variable that is furthest from its mean, in the order of the vocabulary."""
+    n_variables = len(tally.code_of)
+    low, high = np.full(n_variables, np.inf), np.full(n_variables, -np.inf)
+    for split in tally.splits:
+        for variable, value in _blocks(folder / split):
+            np.minimum.at(low, variable, value)
+            np.maximum.at(high, variable, value)
+    low, high = low[tally.provisional_code], high[tally.provisional_code]
+    return np.where(mean - low > high - mean, low, high)
+
+
 def _normalise(folder: Path, tally: _Tally, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
     """Rewrite provisional codes as vocabulary indices and raw values as z-scores, in place."""
     known = ~np.isnan(mean)
@@ -351,7 +371,9 @@ def _embeddings(tally: _Tally, given: Embeddings | None, width: int) -> NDArray[
 
 
 def _contents(tally: _Tally, mean: NDArray[np.float64], std: NDArray[np.float64]) -> dict[str, Any]:
+    has_groups = any(group for runs in tally.groups.values() for group, _ in runs)
     return {
+        **({"groups": tally.groups} if has_groups else {}),
         "vocabulary": tally.vocabulary,
         "mean": to_json(mean),
         "std": to_json(std),

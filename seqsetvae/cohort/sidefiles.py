@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 from seqsetvae.errors import InputError
 
+# Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
+# z-score, and sums of squares, still fit into float32.
+LARGEST_Z = 1e9
+
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
 Labels = Mapping[int, int]  # stay -> 0 or 1; a stay that is absent has no label
 
@@ -66,14 +70,55 @@ def read_stats(path: Path) -> Stats:
     return stats
 
 
-def unusable_stats(stats: Stats, variables: Iterable[str]) -> list[str]:
-    """One line for each of these variables whose statistics cannot make a z-score."""
-    bad = []
+def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
+    """Those of these variables whose statistics cannot make a z-score, with their mean and std in words."""
+    bad = {}
     for name in variables:
         mean, std = stats.get(name, (0.0, 1.0))
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            bad.append(f"{name!r}: mean {mean}, std {std}")
+            bad[name] = f"mean {mean}, std {std}"
     return bad
+
+
+class UnusableStatsError(InputError):
+    """Statistics that cannot normalise some variables. `lines`: variable -> what is wrong with its statistics."""
+
+    def __init__(self, source: str, lines: dict[str, str], advice: str) -> None:
+        listed = "".join(f"\n  {name!r}: {line}" for name, line in lines.items())
+        super().__init__(f"{source} cannot normalise {len(lines)} variables of the data:{listed}\n{advice}")
+        self.lines = lines
+
+
+def check_furthest(
+    variables: Sequence[str],
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+    furthest: NDArray[np.float64],
+    from_file: bool,
+) -> None:
+    """Check the z-score of the value that is furthest from the mean, for each variable (all arrays [V]).
+
+    A variable whose mean is NaN has no statistics and is not looked at.
+
+    Raises:
+        UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = (furthest - mean) / std
+    bad = np.flatnonzero(~np.isnan(mean) & ~(np.abs(z) <= LARGEST_Z))
+    if len(bad):
+        lines = {
+            variables[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
+            for v in bad.tolist()
+        }
+        source, advice = (
+            "The training split",
+            "Pass a stats.csv with a usable mean and std, or correct the values.",
+        )
+        if from_file:
+            source = "stats.csv"
+            advice = "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."
+        raise UnusableStatsError(source, lines, f"{advice} A z-score may be at most {LARGEST_Z:g}.")
 
 
 def check_stats(stats: Stats, variables: Iterable[str]) -> None:
@@ -82,7 +127,7 @@ def check_stats(stats: Stats, variables: Iterable[str]) -> None:
     if bad:
         raise InputError(
             "stats.csv cannot normalise these variables of the data (a mean must be finite, a std finite and above 0):"
-            + "".join(f"\n  {line}" for line in bad)
+            + "".join(f"\n  {name!r}: {line}" for name, line in bad.items())
             + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
         )
 
@@ -96,7 +141,8 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
         InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
     """
     stays, labels, lines = array("q"), array("b"), array("q")
-    for line, cells in _rows(path, (stay_column, label_name)):
+    flag = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
+    for line, cells in _rows(path, (stay_column, label_name), {label_name: flag}):
         stay, text = stay_number(cells[stay_column]), cells[label_name].strip()
         if stay is None:
             raise InputError(f"{path}, line {line}: {stay_column} is {cells[stay_column]!r}, not a whole number.")
@@ -202,12 +248,17 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
 
 
-def _header(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str]) -> list[str]:
+def _header(
+    path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str], advice: Mapping[str, str] | None = None
+) -> list[str]:
+    """The first line. Raises InputError if a column is missing, with the advice on what to do about that column."""
     _, header = next(lines, (0, []))
     missing = [column for column in columns if column not in header]
     if missing:
         there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-        raise InputError(f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}.")
+        hints = [advice[column] for column in missing if advice and column in advice]
+        message = f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}."
+        raise InputError(" ".join([message, *hints]).strip())
     return header
 
 
@@ -216,10 +267,12 @@ def _check_width(path: Path, line: int, cells: list[str], header: list[str]) -> 
         raise InputError(f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}.")
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line in the file, counted from 1; the cells of these columns)"""
+def _rows(
+    path: Path, columns: Sequence[str], advice: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line in the file, counted from 1; the cells of these columns). `advice` is for columns that are missing."""
     lines = _lines(path)
-    header = _header(path, lines, columns)
+    header = _header(path, lines, columns, advice)
     places = [(column, header.index(column)) for column in columns]
     for line, cells in lines:
         _check_width(path, line, cells, header)

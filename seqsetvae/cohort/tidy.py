@@ -21,10 +21,11 @@ Bools = NDArray[np.bool_]
 
 
 class Stay(NamedTuple):
-    """One stay of a source: its number and the file it lies in."""
+    """One stay of a source: its number, the file it lies in, and the part of the source that it is of, if any."""
 
     stay_id: int
     file: str
+    group: str = ""
 
 
 class StayFiles(Sequence[Stay]):

@@ -22,9 +22,11 @@ from seqsetvae.checkpoint import (
     sizes_from_settings,
 )
 from seqsetvae.cohort import Cohort, check_folder, find_cohort, notices
+from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
+from seqsetvae.modes.values import check_value_flags
 from seqsetvae.settings import Settings
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
@@ -75,7 +77,9 @@ def open_data(settings: Settings, data_dir: Path | None = None) -> Cohort:
     return cohort
 
 
-def data_module(settings: Settings, cohort: Cohort, device: torch.device, labelled: bool = True) -> CohortDataModule:
+def data_module(
+    settings: Settings, cohort: Cohort, device: torch.device, transform: ValueTransform, labelled: bool = True
+) -> CohortDataModule:
     """Loaders over the cohort; prints how many stays `max_sets` shortens, and how many are left out without a label."""
     data = CohortDataModule(
         cohort,
@@ -88,7 +92,9 @@ def data_module(settings: Settings, cohort: Cohort, device: torch.device, labell
         labelled=labelled,
         pin_memory=device.type == "cuda",
         padded_classes=device.type == "cuda",
+        transform=transform,
     )
+    print(f"Values: {transform}")
     if settings.max_sets is not None:
         cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
         print(f"Stays shortened to their last {settings.max_sets} sets (max_sets): {cut}")
@@ -117,6 +123,7 @@ def load_pretrained(settings: Settings, kind: type[Model], width: int) -> tuple[
     assert settings.pretrained_ckpt is not None, "settings are checked before a mode runs"
     path, _ = find_checkpoint(settings.pretrained_ckpt)
     checkpoint = read_checkpoint(path)
+    check_value_flags(settings, checkpoint.transform, path)
     sizes_of_checkpoint = infer_sizes(checkpoint, settings.sizes())
     check_chosen_sizes(settings, sizes_of_checkpoint, path)
     check_width(width, sizes_of_checkpoint.input_dim, path, settings.data_dir)
@@ -259,6 +266,7 @@ def start_run(
             "settings": settings.as_plain(),
             "sizes": sizes.as_dict(),
             "pretrained": None if report is None else report.as_plain(),
+            "values": data.transform.as_plain(),
             "partial_backbone": report is not None and not report.is_complete,
             "cohort": {
                 "path": str(data.cohort.path.resolve()),

@@ -24,6 +24,7 @@ from seqsetvae.modes.common import (
     open_data,
     prepare_device,
 )
+from seqsetvae.modes.values import value_transform
 from seqsetvae.settings import Settings
 
 
@@ -42,7 +43,8 @@ def run(settings: Settings) -> Path:
     if settings.compile_model:
         backbone.compile_dense_parts()
     table = embedding_table(cohort, settings).to(device)
-    loader = data_module(settings, cohort, device, labelled=False).loader(settings.split)
+    transform = value_transform(settings, checkpoint, cohort)
+    loader = data_module(settings, cohort, device, transform, labelled=False).loader(settings.split)
     n_sets = 0  # less than the split's where --max_sets cuts stays
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:

@@ -14,6 +14,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
 from seqsetvae.cohort import is_compiled, open_cohort
+from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
 from seqsetvae.metrics import ranking_metrics, ranking_score, require_finite
@@ -92,7 +93,8 @@ def run(settings: Settings) -> Evaluation:
         raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
     if settings.compile_model:
         module.backbone.compile_dense_parts()
-    loader = data_module(settings, cohort, device).loader(split_name)
+    transform = read_transform(saved.get(VALUE_TRANSFORM), path).with_unknown(cohort.vocabulary, saved[FINGERPRINTS])
+    loader = data_module(settings, cohort, device, transform).loader(split_name)
     result = evaluate(module, loader, split_name, arithmetic(settings, device).context())
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "

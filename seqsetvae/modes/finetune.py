@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.loading import require_both_classes
 from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.model.head import HeadSettings
@@ -25,6 +26,7 @@ from seqsetvae.modes.common import (
     start_run,
     train_and_summarize,
 )
+from seqsetvae.modes.values import value_transform
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
 from seqsetvae.training.frozen import FrozenFeatures
@@ -48,16 +50,18 @@ def run(settings: Settings) -> Summary:
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
         backbone, report = untrained(settings, cohort), None
+        transform = value_transform(settings, None, cohort)
     else:
         backbone, checkpoint, report = loaded
         check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+        transform = value_transform(settings, checkpoint, cohort)
     if settings.unfreeze_after is not None and settings.lr >= settings.cls_head_lr:
         print(
             f"⚠️  lr ({settings.lr:g}, backbone) should be well below cls_head_lr ({settings.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
-    data = data_module(settings, cohort, device)
-    module = build(settings, backbone, cohort)
+    data = data_module(settings, cohort, device, transform)
+    module = build(settings, backbone, cohort, transform)
     run = start_run(
         settings,
         module,
@@ -87,7 +91,7 @@ def untrained(settings: Settings, cohort: Cohort) -> Backbone:
     return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes()))
 
 
-def build(settings: Settings, backbone: Backbone, cohort: Cohort) -> SeqSetVAEFineTuner:
+def build(settings: Settings, backbone: Backbone, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone."""
     head = HeadSettings(pooling=settings.head_pooling, hidden=settings.head_hidden, dropout=settings.head_dropout)
     loss = LossSettings(
@@ -98,7 +102,12 @@ def build(settings: Settings, backbone: Backbone, cohort: Cohort) -> SeqSetVAEFi
         focal_alpha=settings.focal_alpha,
     )
     rates = OptimizerSettings(head_lr=settings.cls_head_lr, backbone_lr=settings.lr, weight_decay=settings.weight_decay)
-    trained_on = TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=settings.max_sets)
+    trained_on = TrainedOn(
+        fingerprints=cohort.fingerprints(),
+        label_name=cohort.label_name,
+        max_sets=settings.max_sets,
+        transform=transform,
+    )
     return SeqSetVAEFineTuner(backbone, head, loss, rates, embedding_table(cohort, settings), trained_on)
 
 

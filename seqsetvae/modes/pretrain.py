@@ -20,6 +20,7 @@ from seqsetvae.modes.common import (
     start_run,
     train_and_summarize,
 )
+from seqsetvae.modes.values import value_transform
 from seqsetvae.settings import Settings
 from seqsetvae.training.schedule import VAL_LOSS
 from seqsetvae.training.summary import Summary, partial_weights_advice, pretraining_advice
@@ -47,7 +48,8 @@ def run(settings: Settings) -> Summary:
     cohort.split("train"), cohort.split("valid")
     if checkpoint is not None:
         check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    data = data_module(settings, cohort, device, labelled=False)
+    transform = value_transform(settings, checkpoint, cohort)
+    data = data_module(settings, cohort, device, transform, labelled=False)
     objective = ObjectiveSettings(
         max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
     )
@@ -58,6 +60,7 @@ def run(settings: Settings) -> Summary:
         settings.weight_decay,
         embedding_table(cohort, settings),
         cohort.fingerprints(),
+        transform,
     )
     if settings.compile_model:
         model.compile_dense_parts()

@@ -27,6 +27,7 @@ import torch
 import model_optimized
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import batch, loading
+from seqsetvae.cohort import transform
 from seqsetvae.cohort.format import file_sha256, new_folder
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
@@ -81,6 +82,7 @@ def ingredients(
             "embeddings": tensors_hash({"embeddings": module.embeddings}),
             "labelled stays only": data.labelled,
             "last sets of each stay": data.max_sets,
+            "values": data.transform.as_plain(),
         },
         "pooling": module.pooling,
         "batches": {
@@ -104,7 +106,7 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
 
 def code_hash() -> str:
     """A hash of the source files that compute the features: after an edit they are computed again."""
-    alone = [str(module.__file__) for module in (batch, loading, model_optimized)]
+    alone = [str(module.__file__) for module in (batch, loading, model_optimized, transform)]
     files = [*Path(backbone.__file__).parent.glob("*.py"), *map(Path, alone), Path(__file__).with_name("frozen.py")]
     content = sorted((file.name, file_sha256(file)) for file in files)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

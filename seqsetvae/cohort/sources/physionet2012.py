@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,7 @@ class PhysioNet2012:
         for name, path in sets.items():
             self.labels.update(_read_outcomes(src, name))
             table, skips = _read_set(path)
+            table = replace(table, stays=[stay._replace(group=f"set {name}") for stay in table.stays])
             self.skips += skips
             self._table_of |= {stay: (table, at) for at, stay in enumerate(table.stays)}
             (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(table.stays)

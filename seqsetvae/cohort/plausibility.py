@@ -1,0 +1,203 @@
+"""Plausibility of a whole cohort: time spans, when variables are last seen, stays with the same rows.
+
+Everything is computed in blocks of stays, so memory does not grow with the cohort.
+Letters: N stays, V variables, E events of a block.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.format import Cohort, Split
+
+EVENTS_PER_BLOCK = 1 << 20
+CELLS_PER_BLOCK = 1 << 22  # stays times variables
+FEWEST_STAYS = 30  # of each of two groups, below which the last times of a variable are not compared
+STANDARD_ERRORS = 5.0  # a difference of means beyond this is not chance, even among hundreds of variables
+SMALLEST_SHIFT = 0.02  # of a stay's length: smaller differences are of no interest, however certain
+SHARE_SHIFTED = 0.2  # of the variables: chance and a change of practice move a few, lost rows move many
+FEWEST_EQUAL_ROWS = 6  # two stays of fewer rows may be equal by chance
+
+
+def hours(split: Split) -> NDArray[np.float64]:
+    """[N] Hours from the first to the last set of each stay."""
+    first, last = split.stay_offset[:-1], split.stay_offset[1:] - 1
+    return (split.minute[last] - split.minute[first]) / 60
+
+
+def _blocks(split: Split, most_stays: int) -> Iterator[slice]:
+    """The stays of a split in slices of at most `most_stays` stays and EVENTS_PER_BLOCK events, at least one stay."""
+    event_start = split.set_offset[split.stay_offset]  # [N + 1]
+    start = 0
+    while start < split.n_stays:
+        by_events = int(np.searchsorted(event_start, event_start[start] + EVENTS_PER_BLOCK, side="right")) - 1
+        end = min(max(by_events, start + 1), start + most_stays, split.n_stays)
+        yield slice(start, end)
+        start = end
+
+
+@dataclass(frozen=True)
+class _Events:
+    """The events of some stays of a split, in time order within each stay."""
+
+    stay: NDArray[np.int64]  # [E] position in the block
+    minute: NDArray[np.float64]  # [E]
+    variable: NDArray[np.int32]  # [E]
+    value: NDArray[np.float64]  # [E]
+
+    @classmethod
+    def of(cls, split: Split, stays: slice) -> "_Events":
+        sets = slice(int(split.stay_offset[stays.start]), int(split.stay_offset[stays.stop]))
+        offset = split.set_offset[sets.start : sets.stop + 1]
+        events, n_events = slice(int(offset[0]), int(offset[-1])), np.diff(offset)
+        n_sets = np.diff(split.stay_offset[stays.start : stays.stop + 1])
+        stay_of_set = np.repeat(np.arange(stays.stop - stays.start), n_sets)
+        return cls(
+            np.repeat(stay_of_set, n_events),
+            np.repeat(split.minute[sets], n_events),
+            split.variable[events],
+            split.value[events],
+        )
+
+
+# ------------------------------------------------------------------ when in the stay each variable is last seen
+
+
+@dataclass
+class LastSeen:
+    """Where in a stay each variable is last seen, over the stays of one group: 0 = at its start, 1 = at its end."""
+
+    count: NDArray[np.float64]  # [V] stays in which the variable occurs
+    total: NDArray[np.float64]  # [V]
+    squares: NDArray[np.float64]  # [V]
+
+    @classmethod
+    def nothing(cls, n_variables: int) -> "LastSeen":
+        return cls(np.zeros(n_variables), np.zeros(n_variables), np.zeros(n_variables))
+
+    def add(self, position: NDArray[np.float64]) -> None:
+        """Add stays: position [N, V], NaN where the variable does not occur."""
+        self.count += (~np.isnan(position)).sum(axis=0)
+        self.total += np.nansum(position, axis=0)
+        self.squares += np.nansum(position**2, axis=0)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """[V] NaN for a variable that does not occur."""
+        with np.errstate(invalid="ignore"):
+            return self.total / self.count
+
+    @property
+    def squared_error(self) -> NDArray[np.float64]:
+        """[V] The squared standard error of the mean."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.maximum(self.squares / self.count - self.mean**2, 0) / self.count
+
+
+def last_seen(cohort: Cohort) -> list[dict[str, LastSeen]]:
+    """By split, and by group of the source where it has groups (the sets of PhysioNet)."""
+    by_split = {name: LastSeen.nothing(len(cohort.vocabulary)) for name in cohort.splits}
+    by_group: dict[str, LastSeen] = {}
+    for name, split in cohort.splits.items():
+        group_of = _groups(cohort, name)
+        for stays in _blocks(split, max(1, CELLS_PER_BLOCK // len(cohort.vocabulary))):
+            position = _positions(_Events.of(split, stays), stays.stop - stays.start, len(cohort.vocabulary))
+            by_split[name].add(position)
+            for group in np.unique(group_of[stays]):
+                of_group = by_group.setdefault(str(group), LastSeen.nothing(len(cohort.vocabulary)))
+                of_group.add(position[group_of[stays] == group])
+    return [by_split, dict(sorted(by_group.items()))]
+
+
+def _groups(cohort: Cohort, split: str) -> NDArray[np.str_]:
+    """[N] The group of each stay of a split, from the manifest; empty if the source has no groups."""
+    runs = cohort.manifest.get("groups", {}).get(split)
+    if not runs:
+        return np.zeros(0, dtype=np.str_)
+    return np.repeat([group for group, _ in runs], [n_stays for _, n_stays in runs])
+
+
+def _positions(events: _Events, n_stays: int, n_variables: int) -> NDArray[np.float64]:
+    """[N, V] The last minute of each variable, as a share of its stay; NaN where it does not occur.
+
+    A stay whose events are all at one time has no length, and NaN throughout.
+    """
+    last = np.full((n_stays, n_variables), np.nan)
+    last[events.stay, events.variable] = events.minute  # of events at one place the last counts, and it is the latest
+    first = np.full(n_stays, np.inf)
+    np.minimum.at(first, events.stay, events.minute)
+    end = np.full(n_stays, -np.inf)
+    np.maximum.at(end, events.stay, events.minute)
+    length = np.where(end > first, end - first, np.nan)
+    return (last - first[:, None]) / length[:, None]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Variables that two groups see last at different times."""
+
+    earlier: str  # the group in which most of them are last seen earlier
+    later: str
+    compared: int  # variables with enough stays in both
+    shifted: NDArray[np.int64]  # variables that differ, the largest difference first
+    means: NDArray[np.float64]  # [shifted, 2] in the earlier and in the later group
+
+
+def shifts(groups: dict[str, LastSeen]) -> list[Shift]:
+    """Pairs of groups in which a good share of the variables is last seen at different times."""
+    found = []
+    for (one, a), (other, b) in combinations(groups.items(), 2):
+        enough = (a.count >= FEWEST_STAYS) & (b.count >= FEWEST_STAYS)
+        difference = np.where(enough, a.mean - b.mean, 0.0)
+        error = np.sqrt(np.where(enough, a.squared_error + b.squared_error, 0.0))
+        shifted = np.flatnonzero((np.abs(difference) > STANDARD_ERRORS * error) & (np.abs(difference) > SMALLEST_SHIFT))
+        if len(shifted) and len(shifted) >= SHARE_SHIFTED * enough.sum():
+            shifted = shifted[np.argsort(-np.abs(difference[shifted]), kind="stable")]
+            a_is_earlier = np.median(difference[shifted]) < 0
+            names, pair = ((one, other), (a, b)) if a_is_earlier else ((other, one), (b, a))
+            means = np.column_stack([group.mean[shifted] for group in pair])
+            found.append(Shift(*names, int(enough.sum()), shifted, means))
+    return found
+
+
+# ------------------------------------------------------------------ stays with the same rows
+
+
+def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
+    """Groups of stays (split, stay number) that hold the same rows: the same (minute, variable, value) in any order."""
+    names = list(cohort.splits)
+    hashes = np.concatenate([_row_hashes(cohort.splits[name]) for name in names])
+    n_stays = [cohort.splits[name].n_stays for name in names]
+    split_of = np.repeat(np.arange(len(names)), n_stays)
+    stay_id = np.concatenate([cohort.splits[name].stay_id for name in names])
+    order = np.argsort(hashes, kind="stable")
+    in_order = hashes[order]
+    repeated = np.unique(in_order[1:][(in_order[1:] == in_order[:-1]) & (in_order[1:] != 0)])
+    starts, ends = (np.searchsorted(in_order, repeated, side=side) for side in ("left", "right"))
+    groups = [order[start:end] for start, end in zip(starts, ends, strict=True)]
+    return [[(names[split_of[i]], int(stay_id[i])) for i in group] for group in groups]
+
+
+def _row_hashes(split: Split) -> NDArray[np.uint64]:
+    """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
+    result = np.zeros(split.n_stays, dtype=np.uint64)
+    for stays in _blocks(split, split.n_stays):
+        events = _Events.of(split, stays)
+        row = _mix(events.variable.astype(np.uint64))
+        for column in (events.minute, events.value):
+            row = _mix(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero
+        n_rows = np.bincount(events.stay, minlength=stays.stop - stays.start)
+        total = np.add.reduceat(row, np.cumsum(n_rows) - n_rows)
+        result[stays] = np.where(n_rows >= FEWEST_EQUAL_ROWS, total, 0)
+    return result
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A one-to-one scrambling of 64 bits (the finalizer of SplitMix64)."""
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

@@ -1,0 +1,206 @@
+"""value_clip and min_count: new models get them, a checkpoint records them, and all modes repeat them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from seqsetvae.cohort import Cohort, find_cohort, transform
+from seqsetvae.cohort.sources.seqsetvae_layout import StayTable, write_stay
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_transform, read_transform
+from seqsetvae.errors import InputError
+from seqsetvae.loading import CohortDataModule
+from seqsetvae.training.features import FeatureFolder
+from tests.training.helpers import CPU, fine_tuner
+from tests.training.test_finetune import command, finetune, run_of
+
+CLIP, MIN_COUNT = 10.0, 20  # of the config file
+
+
+def add_rows(folder: Path, split: str, stay: int, rows: list[tuple[str, float]]) -> None:
+    """Add rows at the end of one stay of a patient_ehr folder."""
+    file = folder / split / f"{stay}.0.parquet"
+    table = pq.read_table(file).to_pydict()
+    for name, value in rows:
+        table["variable"].append(name)
+        table["value"].append(value)
+        table["minute"].append(table["minute"][-1])
+        table["set_index"].append(table["set_index"][-1])
+    columns = (np.array(table[name]) for name in ("value", "minute", "set_index"))
+    write_stay(file.parent, StayTable(stay, table["variable"], *columns))
+
+
+def wild_layout(out: Path, heart_rate: float = 80 + 10 * 25_000, ferritin: float = 3000) -> Path:
+    """A synthetic cohort in which one heart rate is mistyped, ferritin occurs twice and x9 has no statistics."""
+    folder = write_synthetic(out, n_stays=100, seed=3)
+    stats = out / "stats.csv"
+    lines = [line for line in stats.read_text().splitlines() if not line.startswith("heart rate")]
+    stats.write_text("\n".join([*lines, "heart rate,80,10", "ferritin,300,100"]) + "\n")
+    add_rows(folder, "train", 900_001, [("heart rate", heart_rate), ("ferritin", ferritin)])
+    add_rows(folder, "valid", 900_061, [("ferritin", ferritin)])
+    for stay in range(900_002, 900_042):
+        add_rows(folder, "train", stay, [("x9", 50.0)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    root = tmp_path_factory.mktemp("wild")
+    return find_cohort(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
+
+
+@pytest.fixture(scope="module")
+def new_checkpoint(wild: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was pretrained on the wild cohort with the settings of the config file."""
+    root = tmp_path_factory.mktemp("pretrained")
+    flags = ["--preset", "small", "--max_epochs", 1, "--accelerator", "cpu"]
+    status, said, errors = command("--mode", "pretrain", "--data_dir", wild.path, "--output_root_dir", root, *flags)
+    assert status == 0, errors
+    assert "z-scores clipped at ±10 (value_clip); 1 variables with fewer than 20 training values" in said
+    return next(root.glob("pretrain-*")) / "checkpoints" / "best.ckpt"
+
+
+def values_of(cohort: Cohort, change: ValueTransform, split: str) -> dict[tuple[int, str], np.ndarray]:
+    """The sorted values of each variable in each stay, as a loader hands them over in batches of one stay."""
+    data = CohortDataModule(cohort, batch_size=1, max_events=10**6, labelled=False, dtype=np.float64, transform=change)
+    found = {}
+    for batch in data.loader(split):
+        for v in batch.variable.unique().tolist():
+            key = (int(batch.stay_id[0]), cohort.vocabulary[v])
+            found[key] = np.sort(batch.value[batch.variable == v].numpy())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ what it does
+
+
+def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None:
+    plain = values_of(wild, ValueTransform(), "train")
+    changed = values_of(wild, choose_transform(wild, CLIP, MIN_COUNT), "train")
+    assert plain[900_001, "heart rate"][-1] == 25_000
+    assert plain[900_001, "ferritin"].tolist() == [27.0]
+    assert changed[900_001, "heart rate"][-1] == 10
+    assert changed[900_001, "ferritin"].tolist() == [1.0]
+    assert changed[900_002, "x9"].tolist() == [50.0]  # a raw value: standard deviations cannot limit it
+    assert plain.keys() == changed.keys()
+    different = {key for key in plain if not np.array_equal(plain[key], changed[key])}
+    assert different == {(900_001, "heart rate"), (900_001, "ferritin")}
+
+
+def test_no_setting_no_change(wild: Cohort) -> None:
+    assert choose_transform(wild, None, 0) == ValueTransform()
+    assert ValueTransform().bounds(wild) is None
+
+
+def test_variables_are_counted_in_the_training_split_alone(wild: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform, "EVENTS_PER_BLOCK", 1000)
+    assert choose_transform(wild, None, 1).rare == ()
+    assert choose_transform(wild, None, 2).rare == ("ferritin",)  # the other one is a validation stay's
+    assert choose_transform(wild, None, 41).rare == ("ferritin", "x9")
+
+
+def test_variables_that_training_did_not_have_are_rare() -> None:
+    change = ValueTransform(10.0, 5, ("b",))
+    assert change.with_unknown(["a", "b", "new"], known=["a", "b"]).rare == ("b", "new")
+    assert ValueTransform(10.0).with_unknown(["new"], known=[]).rare == ()  # min_count is off
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_a_new_pretrained_checkpoint_records_it(new_checkpoint: Path) -> None:
+    content = torch.load(new_checkpoint, weights_only=True)
+    assert content[VALUE_TRANSFORM] == {"clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
+
+
+def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
+    new_checkpoint: Path, wild: Cohort, tmp_path: Path
+) -> None:
+    status, said, errors = finetune(new_checkpoint, wild.path, tmp_path, "--max_epochs", 1, "--unfreeze_after", "none")
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    expected = {"clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["values"] == expected
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["hyper_parameters"]
+    assert saved[VALUE_TRANSFORM] == expected
+    line = "Values: z-scores clipped at ±10"
+    assert line in said
+    assert line in command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--accelerator", "cpu")[1]
+
+
+def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild: Cohort, tmp_path: Path) -> None:
+    tame = wild_layout(tmp_path / "tame", heart_rate=180.0, ferritin=400.0)  # both are z-scores of at most 10
+    found = []
+    for name, data in (("wild", wild.path), ("tame", tame)):
+        output = tmp_path / f"{name}.npz"
+        status, _, errors = command(
+            *("--mode", "embed", "--pretrained_ckpt", new_checkpoint, "--data_dir", data, "--split", "train"),
+            *("--output", output, "--output_root_dir", tmp_path, "--accelerator", "cpu"),
+        )
+        assert status == 0, errors
+        found.append(dict(np.load(output)))
+    for name, states in found[0].items():
+        np.testing.assert_array_equal(states, found[1][name])
+
+
+def test_a_checkpoint_without_it_means_values_as_stored(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    status, said, errors = finetune(pretrained, compiled.path, tmp_path, "--max_epochs", 1, "--unfreeze_after", "none")
+    assert status == 0, errors
+    assert "Values: as stored" in said
+    values = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["values"]
+    assert values == {"clip": None, "min_count": 0, "rare": []}
+
+
+def test_random_weights_use_the_settings(compiled: Cohort, tmp_path: Path) -> None:
+    status, said, errors = command(
+        *("--mode", "finetune", "--from_random_weights", "--unfreeze_after", 0, "--data_dir", compiled.path),
+        *("--preset", "small", "--max_epochs", 1, "--value_clip", 3, "--min_count", 0, "--accelerator", "cpu"),
+        *("--output_root_dir", tmp_path),
+    )
+    assert status == 0, errors
+    assert "Values: z-scores clipped at ±3" in said
+
+
+@pytest.mark.parametrize("mode", ["finetune", "pretrain"])
+def test_a_flag_that_contradicts_the_checkpoint_is_an_error(
+    mode: str, pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    flags = (
+        "--mode",
+        mode,
+        "--pretrained_ckpt",
+        pretrained,
+        "--data_dir",
+        compiled.path,
+        "--output_root_dir",
+        tmp_path,
+    )
+    status, _, errors = command(*flags, "--value_clip", 5, "--min_count", 0, "--output_root_dir", tmp_path)
+    assert status == 2
+    assert "value_clip: received 5.0; trained with None. Leave out --value_clip." in errors
+    assert "min_count" not in errors  # 0 is the checkpoint's
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+    good = {"clip": 10.0, "min_count": 20, "rare": ["a"]}
+    assert read_transform(good, tmp_path) == ValueTransform(10.0, 20, ("a",))
+    assert read_transform(ValueTransform(10.0, 20, ("a",)).as_plain(), tmp_path).rare == ("a",)
+    for bad in (3, {}, {**good, "clip": -1.0}, {**good, "clip": float("nan")}, {**good, "min_count": None},
+                {**good, "rare": [3]}):  # fmt: skip
+        with pytest.raises(InputError, match=r"value_transform .* is damaged"):
+            read_transform(bad, tmp_path)
+
+
+def test_features_of_other_values_are_other_features(compiled: Cohort, tmp_path: Path) -> None:
+    paths = set()
+    for change in (ValueTransform(), ValueTransform(10.0), ValueTransform(5.0), ValueTransform(5.0, 20, ("age",))):
+        data = CohortDataModule(compiled, batch_size=16, max_events=10**6, transform=change)
+        paths.add(FeatureFolder.of(tmp_path, fine_tuner(compiled), data, "train", CPU).path)
+    assert len(paths) == 4
