@@ -47,7 +47,7 @@ lr = 5e-5  # learning rate of the unfrozen backbone, well below the head's; the 
 weight_decay = 0.01  # AdamW, on weight matrices only
 warmup_steps = 100  # optimizer steps over which rates rise after unfreezing, or in pretraining; at most one epoch
 gradient_clip_val = 1.0  # largest gradient norm
-gradient_accumulation_steps = 1  # batches per optimizer step
+gradient_accumulation_steps = 1  # batches per optimizer step, with the gradient of one large batch of all their stays
 
 # --- Pretraining only -------------------------------------------------------------------------------------------------
 pretrain_lr = 1e-3  # highest learning rate; it falls to min_lr along half a cosine over max_epochs

@@ -69,6 +69,7 @@ class Scripted(SeqSetVAEFineTuner):
         return super().training_step(batch, batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
         self.rates.append((self.stage, {group["part"]: group["lr"] for group in optimizer.param_groups}))
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
