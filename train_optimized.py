@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import finetune_config_optimized
+from seqsetvae.console import recorded_output
 from seqsetvae.errors import InputError
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.settings import resolve
@@ -14,6 +15,11 @@ from seqsetvae.settings import resolve
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
+    with recorded_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         settings = resolve(finetune_config_optimized, argv)
         keep_freed_memory()

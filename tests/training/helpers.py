@@ -14,7 +14,7 @@ from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
-from seqsetvae.modes.finetune import METRICS
+from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
@@ -121,6 +121,7 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         watched=VAL_AUC,
         schedule=Schedule(**(schedule | options)),
         metrics=METRICS,
+        printed=PRINTED,
         parts=("head", "backbone"),
         trainer_options=trainer_options,
     )
