@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
@@ -149,15 +149,15 @@ class Progress:
             self._bar = tqdm(
                 desc=self._label, total=1.0, bar_format=BAR_FORMAT, leave=False, dynamic_ncols=True, file=sys.stderr
             )
-        self._shown = time.monotonic()
+        self._shown = monotonic()
 
     def is_due(self) -> bool:
         """Whether it is time to show something new; cheap, so that it can be asked in every step."""
-        return time.monotonic() - self._shown >= self._interval
+        return monotonic() - self._shown >= self._interval
 
     def show(self, share: float, detail: str, label: str | None = None) -> None:
         """`share` of the work that is done, from 0 to 1, and what is known besides."""
-        self._shown = time.monotonic()
+        self._shown = monotonic()
         label = label or self._label
         if self._bar is None:
             print(f"{label}: {share:.0%}, {detail}", flush=True)
