@@ -49,7 +49,7 @@ lr = 5e-5  # fine-tuning: learning rate of the unfrozen backbone, lower than cls
 weight_decay = 0.01  # weight decay of weight matrices; biases and norms have none
 warmup_steps = 100  # optimizer steps of linear learning-rate warm-up after unfreezing or in pretraining; max. one epoch
 gradient_clip_val = 1.0  # maximum gradient norm
-gradient_accumulation_steps = 1  # number of batches per optimizer step
+gradient_accumulation_steps = 1  # batches per optimizer step; the gradient is that of one large batch of their stays
 
 # --- Pretraining ------------------------------------------------------------------------------------------------------
 pretrain_lr = 1e-3  # pretraining: peak learning rate, decays to min_lr along a half cosine over max_epochs

@@ -25,7 +25,37 @@ from seqsetvae.model.losses import LossSettings, ObjectiveSettings
 from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
 
 
-class SeqSetVAEFineTuner(pl.LightningModule):
+class LargeBatchGradient(pl.LightningModule):
+    """With gradient accumulation, an optimizer step gets the gradient of one large batch of the same stays.
+
+    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, as if all batches were equally large and
+    every group complete. Here a batch counts by the weight its mean divides by, relative to the first of its group.
+    """
+
+    _first_weight: float | torch.Tensor
+    _group_weight: float | torch.Tensor = 0.0  # of the group so far, in units of its first batch; 0: none yet
+
+    def weighted(self, loss: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        """What training_step returns for a mean loss that was divided by `weight` (stays or sets, for example)."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss
+        if isinstance(self._group_weight, float) and self._group_weight == 0.0:
+            self._first_weight = weight
+        share = weight / self._first_weight
+        self._group_weight = self._group_weight + share
+        return loss * share
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before clipping: divide by the weight of the group in place of the number of batches of a full one."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        torch._foreach_mul_(gradients, self.trainer.accumulate_grad_batches / self._group_weight)
+        self._group_weight = 0.0
+
+
+class SeqSetVAEFineTuner(LargeBatchGradient):
     """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
 
     embeddings: torch.Tensor
@@ -97,17 +127,19 @@ class SeqSetVAEFineTuner(pl.LightningModule):
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch."""
         loss = self.loss(self(batch), batch.label, self.class_weight)
-        self.train_loss.add(loss, batch.n_stays)
+        weight = self.loss.weight(batch.label, self.class_weight)
+        self.train_loss.add(loss, weight)
         if self.trainer.is_last_batch:
             self.log("train_loss", self.train_loss.conclude(), on_step=False, on_epoch=True, batch_size=1)
-        return loss
+        return self.weighted(loss, weight)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
         logits = self(batch)
         self.val_metrics.update(ranking_score(logits), batch.label)
         self.finite.add(logits)
-        self.val_loss.add(self.loss(logits, batch.label, self.class_weight), batch.n_stays)
+        loss = self.loss(logits, batch.label, self.class_weight)
+        self.val_loss.add(loss, self.loss.weight(batch.label, self.class_weight))
 
     def on_validation_epoch_end(self) -> None:
         """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
@@ -123,7 +155,7 @@ class SeqSetVAEFineTuner(pl.LightningModule):
         return adamw(groups)
 
 
-class SeqSetVAEPretrainer(pl.LightningModule):
+class SeqSetVAEPretrainer(LargeBatchGradient):
     """Reconstructs every set from its history state; its checkpoints have the layout of the old pretraining script.
 
     val_loss weighs the KL term by max_beta whatever the step, so that epochs compare.
@@ -157,6 +189,7 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
         self.fingerprints, self.transform = fingerprints, transform
         self.register_buffer("embeddings", embeddings, persistent=False)
+        self.train_loss = RunningMean()
         self.posterior = PosteriorHealth(model.sizes.latent_dim)
         self.finite = FiniteCheck()
 
@@ -178,13 +211,11 @@ class SeqSetVAEPretrainer(pl.LightningModule):
         """Reconstruction plus beta · KL."""
         recon, kl, _, _ = self.terms(batch)
         loss = recon + self.beta() * kl
-        self.log_dict(
-            {"train_loss": loss, "train_recon": recon, "train_kl": kl},
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch.n_sets,
-        )
-        return loss
+        self.train_loss.add(loss, batch.n_sets)
+        self.log_dict({"train_recon": recon, "train_kl": kl}, on_step=False, on_epoch=True, batch_size=batch.n_sets)
+        if self.trainer.is_last_batch:
+            self.log("train_loss", self.train_loss.conclude(), on_step=False, on_epoch=True, batch_size=1)
+        return self.weighted(loss, batch.n_sets)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The same with beta at its end; the decoder's seeds are the same in every validation."""

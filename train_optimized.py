@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from seqsetvae.console import recorded_output
 from seqsetvae.errors import InputError
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.settings import config_error, resolve
@@ -19,6 +20,11 @@ CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 def main(argv: Sequence[str] | None = None) -> int:
     """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
     _replace_unprintable_characters()
+    with recorded_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         settings = resolve(load_config(), argv)
         keep_freed_memory()

@@ -17,7 +17,7 @@ from benchmarks.works import PRACTICE, fine_tuner, first, open_stays, random_emb
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.modes.finetune import METRICS
+from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
 from seqsetvae.training.run_folder import RunFolder
@@ -109,6 +109,7 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
             es_patience=epochs,
         ),
         metrics=METRICS,
+        printed=PRINTED,
         parts=("head", "backbone"),
         trainer_options={"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0},
     )

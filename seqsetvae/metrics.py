@@ -36,7 +36,7 @@ def ranking_score(logits: torch.Tensor) -> torch.Tensor:
 
 
 class RunningMean:
-    """Mean of a figure over the stays of an epoch, summed on the device and read once, at the end.
+    """Weighted mean of a figure over the batches of an epoch, summed on the device and read once, at the end.
 
     Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
     torchmetrics' MeanMetric waits for the device in every step to leave out what is no number, or, told not to look,
@@ -45,17 +45,21 @@ class RunningMean:
 
     def __init__(self) -> None:
         self._sum: torch.Tensor | float = 0.0
-        self._stays = 0
+        self._weight: torch.Tensor | float = 0.0
 
-    def add(self, value: torch.Tensor, n_stays: int) -> None:
-        """Note the mean of the next batch."""
-        self._sum = self._sum + value.detach() * n_stays
-        self._stays += n_stays
+    def add(self, value: torch.Tensor, weight: torch.Tensor | float) -> None:
+        """Add the mean of the next batch; `weight` is what that mean was divided by, such as its number of stays."""
+        self._sum = self._sum + value.detach() * weight
+        self._weight = self._weight + weight
+
+    def so_far(self) -> torch.Tensor | None:
+        """The mean over the batches since `conclude`, on the device; None before the first."""
+        return self._sum / self._weight if isinstance(self._sum, torch.Tensor) else None
 
     def conclude(self) -> torch.Tensor:
         """The mean over all batches since the last call."""
-        mean = torch.as_tensor(self._sum / self._stays)
-        self._sum, self._stays = 0.0, 0
+        mean = torch.as_tensor(self._sum / self._weight)
+        self._sum = self._weight = 0.0
         return mean
 
 

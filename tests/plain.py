@@ -144,6 +144,7 @@ class PlainBackbone(nn.Module):
 
 
 def bucket(minutes: float) -> int:
-    """How many of the 63 edges, log-spaced from half a minute to a day, lie strictly below."""
-    edges = [0.5 * 2880 ** (k / 62) for k in range(62)] + [1440.0]
-    return sum(edge < minutes for edge in edges)
+    """Index by torch.bucketize of log1p of the minutes among log1p of the 63 float32 edges, in double precision."""
+    edges = torch.logspace(math.log10(0.5), math.log10(1440), 63, dtype=torch.float32)
+    gap = torch.tensor(minutes, dtype=torch.float64)
+    return int(torch.bucketize(gap.log1p(), edges.double().log1p(), right=False))

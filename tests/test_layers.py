@@ -17,7 +17,7 @@ ROOMS = [
     ("seqsetvae.model", "seqsetvae.cohort"),
     ("seqsetvae.batch",),
     ("seqsetvae.settings",),
-    ("seqsetvae.errors", "seqsetvae.memory"),
+    ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.
 READ_ONLY_BY = {"finetune_config_optimized": {"train_optimized"}}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,7 +19,20 @@ from torch.utils.checkpoint import checkpoint
 from seqsetvae.model.dropout import dropout
 
 TIME_BUCKETS = 64
-FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES = 0.5, 1440.0
+# Upper edges in minutes of all buckets but the last, as the checkpoints were trained with: the float32 numbers of
+# torch.logspace(log10(0.5), log10(1440), 63). They are not in the checkpoints, and written out they depend on no math
+# library. The last is not 1440: a gap of exactly one day is in the last bucket.
+# fmt: off
+TIME_EDGES_MINUTES = (
+    0.49999997, 0.56854737, 0.6464922, 0.73512286, 0.83590436, 0.95050246, 1.0808114, 1.2289848, 1.3974723,
+    1.5890583, 1.8069099, 2.0546277, 2.3363063, 2.6566017, 3.0208077, 3.4349446, 3.9058576, 4.44133, 5.050213,
+    5.7425704, 6.5298467, 7.4250546, 8.44299, 9.60048, 10.916656, 12.413271, 14.115066, 16.050167, 18.25056,
+    20.752615, 23.59769, 26.832815, 30.511452, 34.694412, 39.450832, 44.859337, 51.009315, 58.002422, 65.95425,
+    74.99623, 85.27782, 96.968956, 110.26289, 125.37936, 142.5682, 162.11356, 184.33847, 209.6103, 238.34677,
+    271.02286, 308.17868, 350.42834, 398.47025, 453.09842, 515.2158, 585.8492, 666.166, 757.4939, 861.34235,
+    979.4278, 1113.7023, 1266.3849, 1439.9996,
+)
+# fmt: on
 QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
 
 
@@ -142,12 +154,15 @@ def position_encoding(index: torch.Tensor, dim: int, dtype: torch.dtype) -> torc
 
 
 def time_bucket_edges() -> torch.Tensor:
-    """log1p of the 63 edges in minutes, float64; they are not in the checkpoints."""
-    edges = np.geomspace(FIRST_EDGE_MINUTES, LAST_EDGE_MINUTES, TIME_BUCKETS - 1)
-    return torch.from_numpy(np.log1p(edges))
+    """The 63 edges in minutes: float32 numbers, widened to float64 so that no precision moves them."""
+    return torch.tensor(TIME_EDGES_MINUTES, dtype=torch.float32).double()
 
 
 def time_buckets(minute: torch.Tensor, index: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    """Bucket of the minutes since the previous set of the same stay (0 for the first): [S], [S], [63] → [S] int64."""
+    """Bucket of the minutes since the previous set of the same stay (0 for the first): [S], [S], [63] → [S] int64.
+
+    The checkpoints' code compares log1p of both sides. The logarithm changes no order, and without it nothing is
+    rounded: the bucket is the same on every device.
+    """
     since = torch.cat([minute.new_zeros(1), minute.diff()]).clamp(min=0).masked_fill(index == 0, 0)
-    return torch.bucketize(since.log1p(), edges)
+    return torch.bucketize(since, edges)

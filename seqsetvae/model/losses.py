@@ -62,6 +62,11 @@ class LossSettings:
             return focal(logits, target, self.focal_gamma, self.focal_alpha)
         return cross_entropy(logits, target, class_weight, self.label_smoothing)
 
+    def weight(self, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor | float:
+        """What the mean over these stays divides by: their class weights in all, or without weights their number."""
+        weighted = self.name == "cross_entropy" and self.positive_weight != 1
+        return class_weight[target].sum() if weighted else float(len(target))
+
 
 # --- Pretraining ------------------------------------------------------------------------------------------------------
 # Legend: S sets, E events (sets in ascending order of size), n events of a set, R width of an event, D latent width.

@@ -23,6 +23,7 @@ from seqsetvae.checkpoint import (
 )
 from seqsetvae.cohort import Cohort, check_folder, find_cohort, notices
 from seqsetvae.cohort.transform import ValueTransform
+from seqsetvae.console import end_log, start_log
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model.backbone import Backbone, BackboneSizes
@@ -256,10 +257,12 @@ def start_run(
     *,
     watched: Watched,
     metrics: Sequence[str],
+    printed: Sequence[str],
     parts: Sequence[str],
 ) -> Run:
     """Create the run folder, write its config.json, and return the run; nothing is written before this."""
     folder = RunFolder.create(settings.output_root_dir, settings.mode)
+    start_log(folder.log)
     folder.write_json(
         CONFIG,
         {
@@ -284,6 +287,7 @@ def start_run(
         folder=folder,
         watched=watched,
         metrics=metrics,
+        printed=printed,
         parts=parts,
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
         schedule=Schedule(**{item.name: getattr(settings, item.name) for item in fields(Schedule)}),
@@ -314,4 +318,5 @@ def train_and_summarize(
     run.folder.write_json("summary.json", asdict(summary))
     run.folder.write_text("summary.txt", f"{summary}\n")
     print(f"\n{summary}", flush=True)
+    end_log()
     return summary

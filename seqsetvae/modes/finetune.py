@@ -35,6 +35,7 @@ from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
 
 METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
+PRINTED = ("stage", *METRICS)
 
 
 def run(settings: Settings) -> Summary:
@@ -71,6 +72,7 @@ def run(settings: Settings) -> Summary:
         report,
         watched=VAL_AUC,
         metrics=METRICS,
+        printed=PRINTED,
         parts=("head", "backbone"),
     )
 

@@ -36,6 +36,7 @@ METRICS = (
     "val_kl_per_dim",
     "beta",
 )
+PRINTED = ("train_loss", "val_loss", "val_recon", "val_kl", "val_active_units")  # the others are in metrics.csv
 
 
 def run(settings: Settings) -> Summary:
@@ -65,7 +66,16 @@ def run(settings: Settings) -> Summary:
     if settings.compile_model:
         model.compile_dense_parts()
     run = start_run(
-        settings, module, data, device, model.sizes, report, watched=VAL_LOSS, metrics=METRICS, parts=("model",)
+        settings,
+        module,
+        data,
+        device,
+        model.sizes,
+        report,
+        watched=VAL_LOSS,
+        metrics=METRICS,
+        printed=PRINTED,
+        parts=("model",),
     )
     return train_and_summarize(
         run,

@@ -14,12 +14,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
 from seqsetvae.cohort.format import AlreadyThereError
+from seqsetvae.console import Progress
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
 from seqsetvae.training.features import Arithmetic, FeatureFolder
@@ -114,9 +114,7 @@ def _read(
     """
     loader = data.loader(split)
     waiting, n_read, start = 0.0, 0, time.perf_counter()
-    with tqdm(
-        total=data.n_asked(split), desc=f"Features of the frozen backbone, {split}", unit="stay", disable=None
-    ) as progress:
+    with Progress(f"Features of the frozen backbone, {split} split") as progress:
         batches, asked = iter(loader), start
         for positions in loader.sampler:
             batch = next(batches)
@@ -126,6 +124,7 @@ def _read(
             require_finite(pooled, batch.stay_id, split)
             rows[positions] = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32)).numpy()
             n_read += batch.n_stays
-            progress.update(batch.n_stays)
+            if progress.is_due():
+                progress.show(n_read / data.n_asked(split), f"{n_read / (time.perf_counter() - start):,.0f} stays/s")
             asked = time.perf_counter()
     return Reading(n_read, waiting, asked - start)

@@ -23,6 +23,7 @@ class RunFolder:
         metrics.csv               a row a validation
         tensorboard/              the same as curves
         summary.json, summary.txt what came of it
+        train.log                 everything that was printed
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +65,10 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

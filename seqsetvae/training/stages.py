@@ -7,7 +7,6 @@ one fit would break resume and multi-process training, so nothing is frozen or u
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
@@ -23,7 +22,7 @@ from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.frozen import FrozenFeatures, Reading
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import Decay, Plateau, WarmUp, Watched
-from seqsetvae.training.watch import Clock, GpuWatch, MetricsTable, Reporter
+from seqsetvae.training.watch import Clock, GpuWatch, MetricsTable, Reporter, RunProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,7 @@ class Run:
     watched: Watched
     schedule: Schedule
     metrics: Sequence[str]  # logged names that a row of the table holds
+    printed: Sequence[str]  # columns of the table that are printed after each validation
     parts: Sequence[str]  # parts of the model that have a learning rate
     trainer_options: dict[str, Any]
     trained: dict[int, dict[str, int]] = field(default_factory=dict)  # values that train, by stage and part
@@ -114,7 +114,6 @@ class Run:
         self, stage: int, max_epochs: int, best: ModelCheckpoint, rates: list[pl.Callback], reads_data: bool
     ) -> pl.Trainer:
         clock, schedule, watched = Clock(), self.schedule, self.watched
-        interactive = sys.stderr.isatty()
         callbacks: list[pl.Callback] = [
             clock,
             GpuWatch(self.gpu_busy),
@@ -126,8 +125,13 @@ class Run:
                 strict=True,
                 check_on_train_epoch_end=False,
             ),
-            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.parts, reads_data),
-            *([TQDMProgressBar(leave=False)] if interactive else []),
+            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.printed, self.parts, reads_data),
+            RunProgress(
+                self.table,
+                watched,
+                schedule.max_epochs,
+                is_last_stage=max_epochs + self.epochs_done == schedule.max_epochs,
+            ),
             best,  # checkpoints after everything whose state they hold, the newest after the best
             last_checkpoint(self.folder),
         ]
@@ -137,7 +141,7 @@ class Run:
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=interactive,
+            enable_progress_bar=False,  # RunProgress counts over all stages
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches, and perhaps another number of them
             default_root_dir=self.folder.path,

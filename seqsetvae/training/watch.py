@@ -1,4 +1,4 @@
-"""What a run tells of itself while it trains: time spent and waited, one row and one line a validation."""
+"""What a run reports while it trains: time spent and waited, progress, one row and one line a validation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from seqsetvae.batch import Batch
+from seqsetvae.console import Progress, duration, print_line
+from seqsetvae.training.schedule import Watched
+
+COUNTS = ("stage", "val_active_units")  # columns that hold integers
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class MetricsTable:
 
 
 class Reporter(pl.Callback):
-    """Adds a row to the table and says a line after every validation."""
+    """Adds a row to the table and prints a line after every validation."""
 
     def __init__(
         self,
@@ -103,13 +107,17 @@ class Reporter(pl.Callback):
         stage: int,
         epochs_in_all: int,
         metrics: Sequence[str],
+        printed: Sequence[str],
         parts: Sequence[str],
         reads_data: bool,
     ) -> None:
         """`metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate.
-        Without `reads_data` (cached features) a wait says nothing about the loader and is not reported."""
+
+        `printed` are the columns of the lines on the terminal. Without `reads_data` (cached features) the time spent
+        waiting for batches says nothing about the loader and is not reported.
+        """
         self.table, self.clock, self.stage, self.epochs_in_all = table, clock, stage, epochs_in_all
-        self.metrics, self.parts, self.reads_data = metrics, parts, reads_data
+        self.metrics, self.printed, self.parts, self.reads_data = metrics, printed, parts, reads_data
         self.epochs_before = table.rows[-1].epoch if table.rows else 0
         self.steps_before = table.rows[-1].step if table.rows else 0
 
@@ -130,10 +138,107 @@ class Reporter(pl.Callback):
             waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
             seconds=self.clock.seconds,
         )
+        if not self.table.rows:
+            print_line(header_line(self.printed, self.epochs_in_all))
         self.table.add(row)
-        said = "  ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
-        place = f"stage {row.stage}  epoch {row.epoch:>3}/{self.epochs_in_all}"
-        print(f"{place}  {said}  {row.stays_per_second:,.0f} stays/s", flush=True)
+        print_line(row_line(row, self.printed, self.epochs_in_all))
+
+
+def header_line(columns: Sequence[str], epochs: int) -> str:
+    """Names of the columns of `row_line`."""
+    return "  ".join(["epoch".rjust(2 * len(str(epochs)) + 1), *columns, "stays/s"])
+
+
+def row_line(row: Row, columns: Sequence[str], epochs: int) -> str:
+    """A validation in one line under `header_line`; the full figures are in metrics.csv."""
+    values = row.as_flat()
+    cells = [_cell(name, values[name]).rjust(len(name)) for name in columns]
+    place = f"{row.epoch}/{epochs}".rjust(max(5, 2 * len(str(epochs)) + 1))
+    return "  ".join([place, *cells, f"{row.stays_per_second:,.0f}".rjust(7)])
+
+
+def _cell(name: str, value: float | None) -> str:
+    assert value is not None
+    if name in COUNTS:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+class RunProgress(pl.Callback):
+    """Progress of the whole run while a stage trains: epoch, loss, best of the watched metric, and time left."""
+
+    def __init__(self, table: MetricsTable, watched: Watched, epochs_in_all: int, is_last_stage: bool) -> None:
+        self.table, self.watched, self.epochs_in_all, self.is_last_stage = table, watched, epochs_in_all, is_last_stage
+        self.epochs_before = table.rows[-1].epoch if table.rows else 0
+        self.progress = Progress("")
+        self.loss = LateNumber()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.batches, self.start = 0, time.monotonic()  # training and validation batches of this stage so far
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
+    ) -> None:
+        self._advance(trainer, module)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._advance(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.progress.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.progress.close()
+
+    def _advance(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.batches += 1
+        if self.progress.is_due():
+            epoch = self.epochs_before + trainer.current_epoch + 1
+            batches_of_epoch = int(trainer.num_training_batches) + sum(map(int, trainer.num_val_batches))
+            epochs = self.batches / batches_of_epoch  # of this stage
+            share = (self.epochs_before + epochs) / self.epochs_in_all
+            label = f"Epoch {epoch}/{self.epochs_in_all}"
+            self.progress.show(share, self._detail(module, epochs), label)
+
+    def _detail(self, module: pl.LightningModule, epochs: float) -> str:
+        """Loss so far in this epoch, best metric of the epochs before, and time left at the speed of this stage."""
+        parts = []
+        loss = self.loss.read(module.train_loss.so_far())  # type: ignore[operator, union-attr]
+        if loss is not None:
+            parts.append(f"loss {loss:.4f}")
+        if self.table.rows:
+            better = max if self.watched.mode == "max" else min
+            best = better(row.metrics[self.watched.metric] for row in self.table.rows)
+            parts.append(f"best {self.watched.metric} {best:.4f}")
+        if self.is_last_stage:
+            left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
+            parts.append(f"ETA {duration(left)}")
+        else:
+            parts.append("ETA in stage 2")
+        return ", ".join(parts)
+
+
+class LateNumber:
+    """A number on a device, read without waiting for the device: what is returned may be one reading old."""
+
+    def __init__(self) -> None:
+        self._latest: float | None = None
+        self._copy: tuple[torch.Tensor, torch.cuda.Event] | None = None
+
+    def read(self, value: torch.Tensor | None) -> float | None:
+        """Begin to copy `value` to the host and return the last number that has arrived; None: none has."""
+        if value is not None and value.device.type != "cuda":
+            self._latest = float(value)
+            return self._latest
+        if self._copy is not None and self._copy[1].query():
+            self._latest, self._copy = float(self._copy[0]), None
+        if self._copy is None and value is not None:
+            copy = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._copy = copy, event
+        return self._latest
 
 
 class GpuWatch(pl.Callback):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -212,13 +214,49 @@ def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch: p
     assert set(seen) == {(16, 16), (16, 32), (5, 37)}
 
 
+def test_time_bucket_edges_are_the_float32_numbers_of_the_specification() -> None:
+    edges = time_bucket_edges()
+    assert edges.dtype == torch.float64
+    assert edges[-1] == 1439.9996337890625  # not 1440
+    assert torch.equal(edges, torch.logspace(math.log10(0.5), math.log10(1440), 63, dtype=torch.float32).double())
+
+
 def test_time_buckets_follow_the_specification() -> None:
     gaps = [0.0, 0.4, 0.5, 0.51, 1.0, 30.0, 60.0, 1439.0, 1440.0, 1440.5, 1e6]
-    expected = [0, 0, 0, 1, *(plain.bucket(gap) for gap in gaps[4:7]), 62, 62, 63, 63]
-    minute = torch.tensor([0.0, *gaps], dtype=torch.float64).cumsum(0)
-    index = torch.arange(len(minute))
-    assert time_buckets(minute, index, time_bucket_edges())[1:].tolist() == expected
-    assert [plain.bucket(gap) for gap in gaps] == expected
+    expected = [0, 0, 1, 1, *(plain.bucket(gap) for gap in gaps[4:7]), 62, 63, 63, 63]
+    assert _buckets(gaps) == expected == [plain.bucket(gap) for gap in gaps]
+
+
+def test_a_gap_of_an_edge_is_below_it_and_the_next_larger_number_above() -> None:
+    edges = time_bucket_edges().tolist()
+    above = [math.nextafter(edge, math.inf) for edge in edges]
+    assert _buckets(edges) == list(range(63))
+    assert _buckets(above) == list(range(1, 64))
+    assert [plain.bucket(edge) for edge in edges] == list(range(63))
+
+
+def test_every_gap_of_whole_minutes_and_seconds_has_the_bucket_of_the_plain_twin() -> None:
+    gaps = [*range(0, 3000, 7), *(second / 60 for second in range(0, 300, 7)), 720, 1439, 1440, 1441, 2880]
+    assert _buckets(gaps) == [plain.bucket(gap) for gap in gaps]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_daily_sets_equal_the_plain_twin_in_double_precision(dtype: torch.dtype) -> None:
+    """A gap of exactly 24 h is in the last bucket, in every precision of the model."""
+    stays: list[list[plain.PlainSet]] = [[(1440.0 * day, [(day, 1.0)]) for day in range(5)]]
+    backbone = tiny.tiny_backbone(dtype=dtype)
+    _, _, expected = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))(stays[0], tiny.embeddings())
+    torch.testing.assert_close(_fast(backbone, stays, dtype)[1].double(), expected, rtol=0, atol=1e-5)
+
+
+def _two_sets(gaps: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A stay of two sets for each gap, flat: (minute, set index); the gap begins at 0 and so is exact."""
+    minute = torch.tensor([minute for gap in gaps for minute in (0.0, float(gap))], dtype=torch.float64)
+    return minute, torch.tensor([0, 1] * len(gaps))
+
+
+def _buckets(gaps: Sequence[float]) -> list[int]:
+    return time_buckets(*_two_sets(gaps), time_bucket_edges())[1::2].tolist()
 
 
 def test_the_first_set_of_a_stay_and_a_step_back_count_as_no_time() -> None:

@@ -14,7 +14,7 @@ from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.model.head import HeadSettings
 from seqsetvae.model.losses import LossSettings
-from seqsetvae.modes.finetune import METRICS
+from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.training.features import Arithmetic
 from seqsetvae.training.frozen import FrozenFeatures
@@ -69,6 +69,7 @@ class Scripted(SeqSetVAEFineTuner):
         return super().training_step(batch, batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
         self.rates.append((self.stage, {group["part"]: group["lr"] for group in optimizer.param_groups}))
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -120,6 +121,7 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         watched=VAL_AUC,
         schedule=Schedule(**(schedule | options)),
         metrics=METRICS,
+        printed=PRINTED,
         parts=("head", "backbone"),
         trainer_options=trainer_options,
     )

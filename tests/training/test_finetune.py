@@ -105,6 +105,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
         "metrics.csv",
         "summary.json",
         "summary.txt",
+        "train.log",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         events,
@@ -129,8 +130,9 @@ def test_a_run_says_what_was_loaded_and_how_it_goes(finished: tuple[Path, str]) 
     assert f"✅ Loaded {n_weights} parameters successfully" in said
     for text in (
         "Data: ",
-        "stage 1  epoch   1/3",
-        "stage 2  epoch   3/3",
+        "epoch  stage  train_loss  val_loss  val_auc  val_auprc  stays/s",
+        "\n  1/3      1 ",
+        "\n  3/3      2 ",
         "Best val_auc",
         "training stays/s",
         "waiting for data",
@@ -139,6 +141,11 @@ def test_a_run_says_what_was_loaded_and_how_it_goes(finished: tuple[Path, str]) 
     ):
         assert text in said
     assert "\x1b" not in said  # no control codes where nobody looks at a terminal
+
+
+def test_train_log_holds_all_that_was_printed(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    assert (run / "train.log").read_text(encoding="utf-8") == printed
 
 
 def test_the_summary_is_that_of_the_table(finished: tuple[Path, str]) -> None:
