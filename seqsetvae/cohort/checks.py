@@ -1,7 +1,8 @@
 """What a careful person wants to know about data before training on them. Faults are reported here, not raised."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +11,8 @@ import numpy as np
 
 from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
-from seqsetvae.cohort.format import Cohort, Split, damaged, is_compiled
+from seqsetvae.cohort.format import Cohort, Split, is_compiled
+from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
@@ -23,6 +25,7 @@ from seqsetvae.cohort.sidefiles import (
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.errors import InputError
+from seqsetvae.files import CannotWriteError, scratch_folder
 
 EXTREME_Z = 10.0  # a z-score beyond this is looked at: a unit mixed up, a typing error, or a very sick patient
 SHOWN = 10  # lines of any one finding
@@ -89,17 +92,22 @@ def check_folder(
                 _note_skipped(cohort, findings.remarks, called, findings)
             else:
                 label_name = DEFAULT_LABEL if label_name is None else label_name
-                _check_layout(path, label_name, given, Path(folder), findings)
+                _check_layout(path, label_name, given, folder, findings)
+        except CannotWriteError:  # nothing is wrong with the data
+            raise
         except InputError as error:
             findings.problems.append(str(error))
     return findings
 
 
-def _temporary_folder(work_dir: Path | None) -> "tempfile.TemporaryDirectory[str]":
+@contextlib.contextmanager
+def _temporary_folder(work_dir: Path | None) -> Iterator[Path]:
+    parent = work_dir or Path(tempfile.gettempdir())
     try:
-        return tempfile.TemporaryDirectory(prefix="seqsetvae-check-", dir=work_dir)
-    except OSError as error:
-        raise InputError(f"--work_dir {work_dir}: {error}. Name a folder that exists and may be written to.") from None
+        with scratch_folder(parent, "seqsetvae-check") as folder:
+            yield folder
+    except CannotWriteError as error:
+        raise InputError(f"--work_dir {parent}: {error}") from None
 
 
 def _check_layout(path: Path, label_name: str, given: GivenFiles, folder: Path, findings: Findings) -> None:

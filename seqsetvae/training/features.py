@@ -27,8 +27,8 @@ import torch
 import model_optimized
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import batch, loading
-from seqsetvae.cohort.format import file_sha256, new_folder
 from seqsetvae.errors import InputError
+from seqsetvae.files import file_sha256, new_folder
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model import backbone
 from seqsetvae.model.head import POOLINGS

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
-from seqsetvae.cohort.format import AlreadyThereError
+from seqsetvae.files import AlreadyThereError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
 from seqsetvae.training.features import Arithmetic, FeatureFolder
