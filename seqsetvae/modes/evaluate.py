@@ -86,8 +86,9 @@ def run(settings: Settings) -> Evaluation:
 def _data_of(folder: RunFolder | None, path: Path) -> Path:
     if folder is None:
         raise InputError(f"{path}: lies in no run folder that says which data it was trained on; pass --data_dir")
-    said = folder.read_json(CONFIG).get("cohort", {}).get("path")
-    if said is None:
+    cohort = folder.read_json(CONFIG).get("cohort")
+    said = cohort.get("path") if isinstance(cohort, dict) else None
+    if not isinstance(said, str):
         raise InputError(f"{folder.path / CONFIG}: does not say which data the run was trained on; pass --data_dir")
     data_dir = Path(said)
     if not data_dir.exists():
