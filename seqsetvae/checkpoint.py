@@ -109,9 +109,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _is_zip(path: Path) -> bool:
-    """Would torch read it as a zip container? Files from before torch 1.6 are bare pickles, without checksums."""
+    """Is it a zip container, as torch looks for it or as zipfile does? One end of it may be damaged.
+
+    Files from before torch 1.6 are bare pickles, which have no checksums.
+    """
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(path)
 
 
 def _check_records(path: Path) -> None:
