@@ -82,14 +82,18 @@ def _numpy_globals() -> list[Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; nothing in it is executed (weights_only).
+    """The content of a checkpoint file, its checksums compared first; nothing in it is executed (weights_only).
 
     Raises:
-        InputError: not a checkpoint, or it holds objects other than tensors and plain values.
+        InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
     """
     try:
+        if _is_zip(path):
+            _check_records(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if not _unsafe(path) and not zipfile.is_zipfile(path) and not _is_pickle(path):
             raise InputError(
@@ -99,11 +103,40 @@ def read_file(path: Path) -> dict[str, Any]:
             f"{path}: refused, since it holds more than tensors and plain values{_unsafe(path)}. Re-save "
             "its state_dict alone, with torch.save, where the file was made."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint that torch can read ({error})") from error
+    except Exception as error:  # of any kind: torch does not check what a damaged pickle makes it do
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path}: not a checkpoint that torch can read ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a checkpoint is a dict of weights")
     return content
+
+
+def _is_zip(path: Path) -> bool:
+    """Is it a zip container, as torch looks for it or as zipfile does? One end of it may be damaged.
+
+    Files from before torch 1.6 are bare pickles, which have no checksums.
+    """
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(path)
+
+
+def _check_records(path: Path) -> None:
+    """Compare the CRC-32 of every record of a zip container, which torch.load does not do.
+
+    Raises:
+        InputError: a record is not as it was written, or the container cannot be read.
+    """
+    advice = "The file is damaged, or its download is incomplete: copy it again from where it was made."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            has_checksums = any(record.CRC for record in archive.infolist())  # torch can be told to save without
+            damaged = archive.testzip() if has_checksums else None
+    except Exception as error:  # of any kind: zipfile takes the numbers in a damaged header as they are
+        raise InputError(
+            f"{path}: not a checkpoint that torch can read (its zip container is broken: {error}). {advice}"
+        ) from error
+    if damaged is not None:
+        raise InputError(f"{path}: the checksum of its record {damaged} does not match. {advice}")
 
 
 def _is_pickle(path: Path) -> bool:

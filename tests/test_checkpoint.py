@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,101 @@ def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path: Pa
     kinds = {name: type(value) for name, value in backbone.sizes.as_dict().items()}
     assert set(kinds.values()) == {int, float}
     assert kinds["transformer_dropout"] is float
+
+
+# ------------------------------------------------------------------------------------------------------- damage
+
+
+def _places(path: Path, part: str) -> list[range]:
+    """Where the bytes of a part of a zip container are."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if part == "anywhere":
+            return [range(path.stat().st_size)]
+        if part == "directory":
+            return [range(archive.start_dir, path.stat().st_size)]
+        if part == "headers":
+            return [range(record.header_offset, record.header_offset + 30) for record in records]
+        pickled = next(record for record in records if record.filename.endswith("data.pkl"))
+        return [range(pickled.header_offset, records[records.index(pickled) + 1].header_offset)]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def _flip_bits(path: Path, part: str, damaged: Path) -> None:
+    """At 120 random places, flip 1 or 20 bits: the file is refused with one clear error, or nothing in it changed."""
+    content, whole, places = path.read_bytes(), read_file(path), _places(path, part)
+    rng, refused = random.Random(0), 0
+    for trial in range(120):
+        changed = bytearray(content)
+        for _ in range((1, 20)[trial % 2]):
+            changed[rng.choice(rng.choice(places))] ^= 1 << rng.randrange(8)
+        damaged.write_bytes(changed)
+        try:
+            assert _equal(read_file(damaged), whole)
+        except InputError:
+            refused += 1
+    assert refused >= 60  # every one with 20 bits, and more
+
+
+@pytest.mark.parametrize("part", ["anywhere", "directory", "headers", "pickle"])
+def test_flipped_bits_are_noticed(tmp_path: Path, part: str) -> None:
+    path = tiny.write_checkpoint(tmp_path / "whole.ckpt", tiny.tiny_backbone())
+    _flip_bits(path, part, tmp_path / "damaged.ckpt")
+
+
+def test_flipped_bits_in_a_real_checkpoint_are_noticed(golden: Path, tmp_path: Path) -> None:
+    _flip_bits(golden / "tiny" / "pretrain.ckpt", "anywhere", tmp_path / "damaged.ckpt")
+
+
+def test_a_flipped_bit_in_a_weight_is_said_with_what_to_do(tmp_path: Path) -> None:
+    path = tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone())
+    with zipfile.ZipFile(path) as archive:
+        record = archive.getinfo("file/data/0")
+    content = bytearray(path.read_bytes())
+    lengths = struct.unpack("<HH", content[record.header_offset + 26 : record.header_offset + 30])  # name and padding
+    content[record.header_offset + 30 + sum(lengths)] ^= 1  # the lowest bit of the first number
+    path.write_bytes(content)
+    message = r"file\.ckpt: the checksum of its record file/data/0 does not match\. The file is damaged.*copy it again"
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
+
+
+def test_a_container_whose_first_byte_is_damaged_is_not_called_unsafe(tmp_path: Path) -> None:
+    path = tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone())
+    path.write_bytes(b"Q" + path.read_bytes()[1:])
+    with pytest.raises(InputError, match=r"record file/data\.pkl does not match.*The file is damaged"):
+        read_file(path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    """Bare pickles from before torch 1.6, and containers that torch was told to save without."""
+    content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
+    torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, tmp_path / "without.ckpt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("old.ckpt", "without.ckpt"):
+        assert _equal(read_file(tmp_path / name), content)
+
+
+@pytest.mark.parametrize("error", [TypeError, IndexError, AttributeError, MemoryError, RecursionError])
+def test_whatever_torch_raises_for_a_file_is_one_error(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("something inside torch")
+
+    monkeypatch.setattr(torch, "load", fail)
+    path = tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone())
+    with pytest.raises(InputError, match=rf"not a checkpoint that torch can read \({error.__name__}: something inside"):
+        read_file(path)
 
 
 # ------------------------------------------------------------------------------------------------------- safety

@@ -17,6 +17,7 @@ ROOMS = [
     ("seqsetvae.model", "seqsetvae.cohort"),
     ("seqsetvae.batch",),
     ("seqsetvae.settings",),
+    ("seqsetvae.files",),
     ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.

@@ -1,8 +1,9 @@
 """What a careful person wants to know about data before training on them. Faults are reported here, not raised."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
-from seqsetvae.cohort.format import Cohort, Split, damaged, is_compiled
+from seqsetvae.cohort.format import Cohort, Split, is_compiled
+from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
@@ -27,6 +29,7 @@ from seqsetvae.cohort.sidefiles import (
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout, find_patient_ehr
 from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
+from seqsetvae.files import CannotWriteError, scratch_folder
 
 EXTREME_Z = 10.0  # a z-score beyond this is looked at: a unit mixed up, a typing error, or a very sick patient
 WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss
@@ -98,17 +101,22 @@ def check_folder(
                 _note_skipped(cohort, findings.remarks, called, findings)
             else:
                 label_name = DEFAULT_LABEL if label_name is None else label_name
-                _check_layout(path, label_name, given, Path(folder), findings)
+                _check_layout(path, label_name, given, folder, findings)
+        except CannotWriteError:  # nothing is wrong with the data
+            raise
         except InputError as error:
             findings.problems.append(str(error))
     return findings
 
 
-def _temporary_folder(work_dir: Path | None) -> "tempfile.TemporaryDirectory[str]":
+@contextlib.contextmanager
+def _temporary_folder(work_dir: Path | None) -> Iterator[Path]:
+    parent = work_dir or Path(tempfile.gettempdir())
     try:
-        return tempfile.TemporaryDirectory(prefix="seqsetvae-check-", dir=work_dir)
-    except OSError as error:
-        raise InputError(f"--work_dir {work_dir}: {error}. Name a folder that exists and may be written to.") from None
+        with scratch_folder(parent, "seqsetvae-check") as folder:
+            yield folder
+    except CannotWriteError as error:
+        raise InputError(f"--work_dir {parent}: {error}") from None
 
 
 @dataclass(frozen=True)

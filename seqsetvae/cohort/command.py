@@ -9,12 +9,13 @@ from pathlib import Path
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort
 from seqsetvae.cohort.find import DEFAULT_LABEL, compile_layout, locate_layout
-from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, refuse_existing
+from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sidefiles import Embeddings, Stats, read_embeddings, read_stats
 from seqsetvae.cohort.sources.physionet2012 import LABEL_NAME, PhysioNet2012
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.files import refuse_existing
 from seqsetvae.memory import keep_freed_memory
 
 

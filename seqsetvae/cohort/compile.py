@@ -27,12 +27,10 @@ from seqsetvae.cohort.format import (
     EMBEDDINGS,
     ArrayWriter,
     Cohort,
-    damaged,
-    new_folder,
     open_cohort,
     to_json,
-    write_manifest,
 )
+from seqsetvae.cohort.manifest import damaged, write_manifest
 from seqsetvae.cohort.sidefiles import (
     Embeddings,
     Labels,
@@ -44,6 +42,7 @@ from seqsetvae.cohort.sidefiles import (
 )
 from seqsetvae.cohort.tidy import CutRows, Skip, Source, Stay, cut
 from seqsetvae.errors import InputError
+from seqsetvae.files import new_folder
 
 COMPILER_VERSION = 1  # raise it when the same input compiles to different arrays: old cache entries are then not found
 DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behind cached.csv

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
-from seqsetvae.cohort.format import FORMAT_VERSION, AlreadyThereError, Cohort, file_sha256, is_compiled, open_cohort
+from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
+from seqsetvae.cohort.manifest import FORMAT_VERSION
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr, parquet_names
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.files import AlreadyThereError, file_sha256
 
 DEFAULT_LABEL = "in_hospital_mortality"
 

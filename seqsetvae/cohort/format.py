@@ -6,11 +6,6 @@ Letters: V variables, I width of an embedding; in a split N stays, S sets, E eve
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.manifest import MANIFEST, damaged, read_manifest
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.files import file_sha256
 
-FORMAT = "seqsetvae-cohort"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 EMBEDDINGS = "embeddings.npy"
 ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
     "variable": np.dtype("<i4"),
@@ -152,7 +146,7 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
         InputError: naming the file that is missing, damaged, or of another version.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
     embeddings = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
     if embeddings.shape != (len(manifest["vocabulary"]), manifest["embeddings"]["width"]):
@@ -172,35 +166,6 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
         label_name=manifest["label_name"],
         splits=splits,
     )
-
-
-_MANIFEST_KEYS = ("vocabulary", "mean", "std", "embeddings", "label_name", "splits", "checksums", "report")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} is not a compiled cohort: {MANIFEST} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise damaged(file, f"not JSON: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f'{file}: not the manifest of a compiled cohort (no "format": "{FORMAT}").')
-    if manifest.get("version") != FORMAT_VERSION:
-        raise InputError(
-            f"{file}: format version {manifest.get('version')}, while this program reads version {FORMAT_VERSION}. "
-            "Compile the data again."
-        )
-    missing = [key for key in _MANIFEST_KEYS if key not in manifest]
-    if missing or not len(manifest["vocabulary"]) == len(manifest["mean"]) == len(manifest["std"]):
-        raise damaged(file, f"{', '.join(missing) or 'vocabulary, mean and std'} missing or of unequal length")
-    return manifest
-
-
-def damaged(file: Path, what: str) -> InputError:
-    """The error, to be raised, for a file of a cohort that is not as the compiler wrote it."""
-    return InputError(f"{file}: damaged ({what}). Delete the folder {file.parent} and compile the data again.")
 
 
 def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
@@ -252,12 +217,6 @@ def to_json(numbers: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(number) else float(number) for number in numbers]
 
 
-def file_sha256(file: str | Path) -> str:
-    """The checksum of a file's bytes."""
-    with open(file, "rb") as stream:  # noqa: PTH123 - a Path would leave 80 bytes behind for each of a million files
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 class ArrayWriter:
     """Writes a one-dimensional .npy of unknown length, piece by piece, in bounded memory."""
 
@@ -286,50 +245,3 @@ class ArrayWriter:
         self._stream.seek(0)
         self._write_header()
         self._stream.close()
-
-
-class AlreadyThereError(InputError):
-    """The folder to be written is there already."""
-
-
-def refuse_existing(out: Path) -> None:
-    """Raises AlreadyThereError, an InputError, if `out` exists: a cohort is never overwritten."""
-    if out.exists():
-        raise AlreadyThereError(f"{out} exists already and is not overwritten. Name another folder or delete it.")
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name when the block ends well, and vanishes when it does not.
-
-    Raises:
-        AlreadyThereError: `out` exists, at the start or by the end.
-    """
-    refuse_existing(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}. Name a folder that you may write to.") from None
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp made it private
-        refuse_existing(out)
-        try:
-            partial.rename(out)
-        except OSError:  # another process was faster by a moment
-            refuse_existing(out)
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write manifest.json with the checksums of all arrays; the last file of a cohort to be written."""
-    arrays = sorted(folder.rglob("*.npy"))
-    checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
-    manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
-    with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
-        json.dump(manifest, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from seqsetvae.batch import Batch
+from seqsetvae.files import new_file
 from seqsetvae.metrics import require_finite
 from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
@@ -78,14 +79,13 @@ def split_by_stay(batch: Batch, **arrays: np.ndarray) -> Iterator[tuple[str, np.
 
 @contextlib.contextmanager
 def new_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz written array by array, so that memory holds one batch; it appears under its name when complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            yield archive
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """An .npz written array by array, so that memory holds one batch; it appears under its name when complete.
+
+    Raises:
+        InputError: a file of that name exists, at the start or by the end, or it cannot be written.
+    """
+    with new_file(path, replace=False) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        yield archive
 
 
 def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:

@@ -106,11 +106,9 @@ def run(settings: Settings) -> Evaluation:
 def _data_of(folder: RunFolder | None, path: Path) -> Path:
     if folder is None:
         raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")
-    try:
-        recorded = folder.read_json(CONFIG)["cohort"]["path"]
-    except (OSError, ValueError, TypeError, KeyError):
-        recorded = None
-    if recorded is None:
+    cohort = folder.read_json(CONFIG).get("cohort")
+    recorded = cohort.get("path") if isinstance(cohort, dict) else None
+    if not isinstance(recorded, str):
         raise InputError(f"{folder.path / CONFIG}: does not record the data of the run; pass --data_dir")
     data_dir = Path(recorded)
     if not data_dir.exists():

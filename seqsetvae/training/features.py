@@ -28,8 +28,8 @@ import model_optimized
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import batch, loading
 from seqsetvae.cohort import transform
-from seqsetvae.cohort.format import file_sha256, new_folder
 from seqsetvae.errors import InputError
+from seqsetvae.files import CannotWriteError, file_sha256, new_folder
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model import backbone
 from seqsetvae.model.head import POOLINGS
@@ -180,7 +180,7 @@ class FeatureFolder:
 
         Raises:
             AlreadyThereError: another process has computed the same features in the meantime.
-            InputError: the folder cannot be written, or the disk is full.
+            CannotWriteError: the folder cannot be written, or the disk is full.
         """
         with new_folder(self.path) as partial:
             rows = self._reserve(partial / POOLED)
@@ -198,7 +198,7 @@ class FeatureFolder:
                     os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
         except OSError as error:
             size = self.n_stays * self.width * self.dtype.itemsize
-            raise InputError(
+            raise CannotWriteError(
                 f"{self.root}: cannot store {size / 2**20:,.0f} MiB of features ({error.strerror}). Free disk space, "
                 "or pass another --output_root_dir."
             ) from None

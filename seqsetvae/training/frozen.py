@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
-from seqsetvae.cohort.format import AlreadyThereError
 from seqsetvae.console import Progress
+from seqsetvae.files import AlreadyThereError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
 from seqsetvae.training.features import Arithmetic, FeatureFolder

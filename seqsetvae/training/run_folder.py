@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.errors import InputError
+from seqsetvae.files import cannot_write, remove_leftovers, write_text
 
 CHECKPOINTS = "checkpoints"
 CONFIG, SUMMARY = "config.json", "summary.json"
@@ -34,16 +35,19 @@ class RunFolder:
     def create(cls, root: Path, mode: str) -> RunFolder:
         """A new folder named by mode and time; an existing one is never written into.
 
+        Temporary files that killed runs left in their folders below `root` are removed.
+
         Raises:
             InputError: it cannot be made.
         """
         try:
             root.mkdir(parents=True, exist_ok=True)
+            for checkpoints in root.glob(f"*/{CHECKPOINTS}"):
+                remove_leftovers(checkpoints)
+                remove_leftovers(checkpoints.parent)
             return cls._new(root, mode)
         except OSError as error:
-            raise InputError(
-                f"{root}: the run folder cannot be created ({error.strerror}). Pass another --output_root_dir."
-            ) from error
+            raise InputError(f"{cannot_write(root, error)} Pass another --output_root_dir.") from error
 
     @classmethod
     def _new(cls, root: Path, mode: str) -> RunFolder:
@@ -74,13 +78,21 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        """Written under a temporary name, then renamed: a reader never sees half a file."""
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(self.path / name)
+        """A reader never sees half a file, and a full disk leaves the older one. Raises CannotWriteError."""
+        write_text(self.path / name, content)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        """A JSON object of the run. Raises InputError where the file cannot be read or holds something else."""
+        file = self.path / name
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}: damaged, it is not JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{file}: damaged, it holds a {type(content).__name__} and not an object")
+        return content
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:

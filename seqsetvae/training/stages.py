@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
+from seqsetvae.files import new_file
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.frozen import FrozenFeatures, Reading
 from seqsetvae.training.run_folder import RunFolder
@@ -138,6 +141,7 @@ class Run:
         return pl.Trainer(
             max_epochs=max_epochs,
             callbacks=callbacks,
+            plugins=[SafeCheckpointIO()],
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -185,6 +189,22 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Saves a checkpoint beside the older one and then replaces it, so that a full disk leaves the older one.
+
+    Lightning saves into the system's temporary folder and copies over the older file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint. Raises CannotWriteError, an InputError, with the older file unchanged."""
+        assert storage_options is None, "there are none for files"
+        with new_file(Path(path)) as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # torch closes its container after a failed write, which fails too
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 class PortableCheckpoint(ModelCheckpoint):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration, print_line
+from seqsetvae.files import append_text, cannot_write
 from seqsetvae.training.schedule import Watched
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
@@ -77,24 +80,46 @@ class MetricsTable:
 
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
         self.rows: list[Row] = []
-        self.csv_path = csv_path
-        self.curves = SummaryWriter(str(tensorboard_dir))
+        self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
+        with _write_errors(tensorboard_dir):
+            self.curves = SummaryWriter(str(tensorboard_dir))
 
     def add(self, row: Row) -> None:
-        """Append a row; it is on disk when this returns."""
-        with self.csv_path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row.as_flat()))
-            if not self.rows:
-                writer.writeheader()
-            writer.writerow(row.as_flat())
+        """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
+        lines = io.StringIO(newline="")
+        writer = csv.DictWriter(lines, list(row.as_flat()))
+        if not self.rows:
+            writer.writeheader()
+        writer.writerow(row.as_flat())
+        append_text(self.csv_path, lines.getvalue())
         self.rows.append(row)
-        for name, value in row.as_flat().items():
-            if name not in ("stage", "epoch", "step") and value is not None:
-                self.curves.add_scalar(name, value, row.step)
-        self.curves.flush()
+        with _write_errors(self.tensorboard_dir):
+            for name, value in row.as_flat().items():
+                if name not in ("stage", "epoch", "step") and value is not None:
+                    self.curves.add_scalar(name, value, row.step)
+            self.curves.flush()
 
     def close(self) -> None:
-        self.curves.close()
+        with contextlib.suppress(OSError):  # a write that failed was reported by `add`
+            self.curves.close()
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """An OSError of the TensorBoard writer becomes a CannotWriteError; its thread prints no traceback of its own."""
+    print_traceback = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if not issubclass(raised.exc_type, OSError):  # the main thread raises an OSError again
+            print_traceback(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    finally:
+        threading.excepthook = print_traceback
 
 
 class Reporter(pl.Callback):

@@ -9,8 +9,9 @@ import pytest
 from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, open_cohort
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.format import ARRAYS, AlreadyThereError
+from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.errors import InputError
+from seqsetvae.files import AlreadyThereError
 
 from .conftest import Folder
 from .test_compile import compiled

@@ -11,10 +11,11 @@ import pytest
 
 from seqsetvae.cohort.compile import COMPILER_VERSION
 from seqsetvae.cohort.find import content_key, locate_layout
-from seqsetvae.cohort.format import FORMAT_VERSION, file_sha256
+from seqsetvae.cohort.manifest import FORMAT_VERSION
 from seqsetvae.cohort.sidefiles import read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
+from seqsetvae.files import file_sha256
 
 from .conftest import Folder
 

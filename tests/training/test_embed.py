@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.modes import embed
 from tests import tiny
 from tests.training.test_finetune import command
 
@@ -66,7 +69,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
                 assert found.dtype == np.float32
                 assert found.shape == (len(stay), 32)
                 np.testing.assert_allclose(found, expected.float().numpy(), rtol=0, atol=tolerance)
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    assert [path.name for path in tmp_path.iterdir()] == ["states.npz"]
 
 
 def test_sets_that_were_cut_off_are_not_counted(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
@@ -85,6 +88,37 @@ def test_an_output_that_exists_is_left_alone(pretrained: Path, compiled: Cohort,
     assert status == 2
     assert "which already exists" in errors
     assert output.read_text(encoding="utf-8") == "precious"
+
+
+def test_of_two_that_write_one_output_the_slower_one_is_refused(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, real = tmp_path / "states.npz", embed.encode
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(embed, "encode", real)
+        assert _embed(pretrained, compiled.path, output)[0] == 0  # another process finishes while this one is at work
+        return real(*arguments)
+
+    monkeypatch.setattr(embed, "encode", overtaken)
+    status, _, errors = _embed(pretrained, compiled.path, output, "--max_sets", 2)
+    assert status == 2
+    assert errors == f"error: {output} exists already and is not overwritten. Name another one or delete it.\n"
+    with zipfile.ZipFile(output) as archive:
+        assert archive.testzip() is None
+    with np.load(output) as arrays:
+        written = sum(len(arrays[name]) for name in arrays.files if name.endswith("/mu"))
+    assert written == compiled.split("train").n_sets
+    assert [path.name for path in tmp_path.iterdir()] == ["states.npz"]
+
+
+def test_a_full_disk_is_one_error_and_leaves_no_output(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    with tiny.largest_file(10_000):
+        status, _, errors = _embed(pretrained, compiled.path, tmp_path / "states.npz")
+    assert status == 2
+    assert errors.startswith(f"error: {tmp_path / 'states.npz'}: cannot be written (File too large). Free disk space")
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_neither_labels_nor_other_splits_are_needed(

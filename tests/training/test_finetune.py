@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import shutil
@@ -18,12 +19,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import train_optimized
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae import files
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
+from seqsetvae.files import cannot_write
 from seqsetvae.loading import collate
 from seqsetvae.modes.evaluate import read_finetuned, rebuild
 from seqsetvae.settings import SMALL
+from seqsetvae.training import watch
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import best_checkpoint
@@ -624,6 +629,94 @@ def test_files_of_a_run_appear_whole(tmp_path: Path) -> None:
     run.write_json("config.json", {"name": "Müller"})
     assert run.read_json("config.json") == {"name": "Müller"}
     assert {path.name for path in run.path.iterdir()} == {"config.json", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json: damaged, it is not JSON"),
+        ("[]", "config.json: damaged, it holds a list and not an object"),
+        ("{}", "config.json: does not say which data the run was trained on; pass --data_dir"),
+        ('{"cohort": 3}', "config.json: does not say which data"),
+        ('{"cohort": {"path": 3}}', "config.json: does not say which data"),
+        (b"\xff", "config.json: damaged, it is not JSON"),
+    ],
+)
+def test_a_config_json_that_cannot_be_used_is_one_error(
+    finished: tuple[Path, str], tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    status, _, errors = command("--mode", "evaluate", "--ckpt", run, "--split", "test", "--output_root_dir", tmp_path)
+    assert status == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_new_run_removes_what_killed_runs_left_in_their_folders(tmp_path: Path) -> None:
+    old = RunFolder.create(tmp_path, "finetune")
+    leftovers = [
+        old.checkpoints / f".best.ckpt.partial-{files._HOST}-01234567",
+        old.path / f".summary.json.partial-{files._HOST}-01234567",
+    ]
+    for leftover in leftovers:
+        leftover.write_text("half a file")
+    old.best.write_text("best")
+    RunFolder.create(tmp_path, "finetune")
+    assert [leftover.exists() for leftover in leftovers] == [False, False]
+    assert old.best.exists()
+
+
+# ------------------------------------------------------------------------------------------------ a full disk
+
+
+def _stage_1(pretrained: Path, cohort: Cohort, root: Path) -> Path:
+    status, _, errors = finetune(pretrained, cohort.path, root, "--max_epochs", 2, "--unfreeze_after", 2)
+    assert status == 0, errors
+    return run_of(root)
+
+
+def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    """Checkpoints of stage 2 are larger, since they hold the optimizer's state of the backbone too."""
+    alone = _stage_1(pretrained, compiled, tmp_path / "stage 1 alone")
+    size = (alone / "checkpoints" / "best.ckpt").stat().st_size
+    with tiny.largest_file(size + size // 5):
+        status, said, errors = finetune(pretrained, compiled.path, tmp_path / "full", "--unfreeze_after", 2)
+    run = run_of(tmp_path / "full")
+    assert status == 2
+    assert "stage 1  epoch   2/3" in said
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: {run / 'checkpoints'}")
+    assert "cannot be written (File too large). Free disk space" in errors
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    for name in ("best.ckpt", "last.ckpt"):
+        kept, whole = (read_finetuned(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
+        assert all(torch.equal(kept[key], whole[key]) for key in whole)
+
+
+def test_a_table_that_cannot_be_appended_to_is_one_error(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(watch, "append_text", full)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 2
+    assert errors.count("\n") == 1
+    assert "metrics.csv: cannot be written (No space left on device)" in errors
+
+
+def test_curves_that_cannot_be_written_are_one_error(
+    compiled: Cohort, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = watch.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
+    row = watch.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
+    with pytest.raises(InputError, match=r"tensorboard: cannot be written .File too large"), tiny.largest_file(100):
+        table.add(row)
+    table.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_checkpoint_finds_its_run(finished: tuple[Path, str], pretrained: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.format import file_sha256
 from seqsetvae.errors import InputError
+from seqsetvae.files import file_sha256
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training import features as on_disk
 from seqsetvae.training.features import MANIFEST, POOLED, FeatureFolder, code_hash

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, refuse_existing
+from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles
 from seqsetvae.errors import InputError
+from seqsetvae.files import refuse_existing
 
 ORIGIN_NOTE = "source.txt"
 _NUMBERS = ("value", "minute", "set_index")

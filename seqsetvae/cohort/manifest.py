@@ -1,0 +1,168 @@
+"""manifest.json of a compiled cohort: written with a checksum, and checked before anything in it is used."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+from seqsetvae.files import file_sha256, write_text
+
+FORMAT = "seqsetvae-cohort"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+CHECKSUM = "manifest_checksum"
+# The keys of manifests from before there was a checksum. Without one no other key is allowed, or a damaged name of the
+# checksum would turn off its check.
+_KEYS_WITHOUT_CHECKSUM = {
+    *("format", "version", "created", "source", "label_name", "statistics", "embeddings"),
+    *("vocabulary", "mean", "std", "splits", "report", "checksums"),
+}
+_COUNTS = ("positives", "labelled", "stays", "sets", "events")  # of a split; none is larger than the next
+_REPORT_COUNTS = ("faulty_files", "left_out", "stays_out_of_order", "stays_without_label")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def damaged(file: Path, what: str) -> InputError:
+    """The error, to be raised, for a file of a cohort that is not as the compiler wrote it."""
+    return InputError(f"{file}: damaged ({what}). Delete the folder {file.parent} and compile the data again.")
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write manifest.json with the checksums of all arrays and its own; the last file of a cohort to be written."""
+    arrays = sorted(folder.rglob("*.npy"))
+    checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
+    manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
+    manifest[CHECKSUM] = manifest_checksum(manifest)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all keys but the checksum itself, as JSON with sorted keys and no spaces, in ASCII."""
+    rest = {key: value for key, value in manifest.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the cohort folder `path`, with the type and range of every value checked.
+
+    Raises:
+        InputError: no manifest, one of another format version, or a damaged one.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} is not a compiled cohort: {MANIFEST} cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, f"not JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f'{file}: not the manifest of a compiled cohort (no "format": "{FORMAT}").')
+    if manifest.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format version {manifest.get('version')}, while this program reads version {FORMAT_VERSION}. "
+            "Compile the data again."
+        )
+    problem = _checksum_problem(manifest) or _content_problem(manifest)
+    if problem:
+        raise damaged(file, problem)
+    return manifest
+
+
+def _checksum_problem(manifest: dict[str, Any]) -> str | None:
+    """What is wrong with the checksum; None if nothing is, or the manifest is from before there was one."""
+    if CHECKSUM not in manifest:
+        unknown = sorted(manifest.keys() - _KEYS_WITHOUT_CHECKSUM)
+        return f"{CHECKSUM} is missing beside {', '.join(unknown)}" if unknown else None
+    return None if manifest[CHECKSUM] == manifest_checksum(manifest) else "its content does not match its checksum"
+
+
+def _content_problem(manifest: dict[str, Any]) -> str | None:
+    """The first value of the wrong type or out of range, in words; None if there is none."""
+    missing = [key for key in _CHECKS if key not in manifest]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    for key, (check, allowed) in _CHECKS.items():
+        if not check(manifest[key]):
+            return f"{key} is not {allowed}"
+    mean, std = manifest["mean"], manifest["std"]
+    if not len(manifest["vocabulary"]) == len(mean) == len(std):
+        return "vocabulary, mean and std are of unequal length"
+    if any((m is None) != (s is None) for m, s in zip(mean, std, strict=True)):
+        return "a variable has a mean and no std, or the reverse"
+    return None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_finite(value: object) -> bool:
+    """A number that float32 can hold."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and abs(value) <= _LARGEST  # type: ignore[arg-type]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_vocabulary(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value)) and value == sorted(set(value))
+
+
+def _are_means(value: object) -> bool:
+    return isinstance(value, list) and all(number is None or _is_finite(number) for number in value)
+
+
+def _are_stds(value: object) -> bool:
+    return isinstance(value, list) and all(number is None or (_is_finite(number) and number > 0) for number in value)
+
+
+def _describes_embeddings(value: object) -> bool:
+    if not isinstance(value, dict) or value.get("source") not in ("file", "generated by name"):
+        return False
+    width = value.get("width")
+    return _is_count(width) and width != 0
+
+
+def _are_splits(value: object) -> bool:
+    if not isinstance(value, dict) or not value or not value.keys() <= set(SPLITS):
+        return False
+    return all(isinstance(counts, dict) and _are_split_counts(counts) for counts in value.values())
+
+
+def _are_split_counts(counts: dict[str, Any]) -> bool:
+    numbers = [counts.get(name) for name in _COUNTS]
+    return all(map(_is_count, numbers)) and numbers == sorted(numbers)  # type: ignore[type-var]
+
+
+def _are_checksums(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) for text in value.values())
+
+
+def _is_report(value: object) -> bool:
+    if not isinstance(value, dict) or not all(_is_count(value.get(name)) for name in _REPORT_COUNTS):
+        return False
+    without = value.get("variables_without_statistics")
+    return isinstance(without, dict) and all(map(_is_count, without.values()))
+
+
+_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "vocabulary": (_is_vocabulary, "a sorted list of different names"),
+    "mean": (_are_means, "a list of finite numbers or null"),
+    "std": (_are_stds, "a list of finite numbers above 0 or null"),
+    "embeddings": (_describes_embeddings, "a source and a width"),
+    "label_name": (_is_text, "a name"),
+    "splits": (_are_splits, f"counts of {', '.join(reversed(_COUNTS))} for some of {', '.join(SPLITS)}"),
+    "checksums": (_are_checksums, "a SHA-256 for each array"),
+    "report": (_is_report, "counts of what was left out"),
+}
