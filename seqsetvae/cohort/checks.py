@@ -113,28 +113,34 @@ def _check_layout(path: Path, label_name: str, given: GivenFiles, folder: Path, 
         folder / "cohort",
         label_name=label_name,
         labels=labels,
-        stats={name: pair for name, pair in stats.items() if not unusable_stats(stats, [name])},
+        stats=None if stats is None else {name: p for name, p in stats.items() if not unusable_stats(stats, [name])},
         embedding_dim=1,  # those of the names, unused: cached.csv is looked at on its own
         skip_bad=True,
     )
-    _check_side_files(cohort, stats, embeddings, findings)
-    _describe(cohort, findings, known_to_be_bad=unusable_stats(stats, cohort.vocabulary))
+    _check_side_files(cohort, stats or {}, embeddings, findings)
+    _describe(cohort, findings, known_to_be_bad=unusable_stats(stats or {}, cohort.vocabulary))
     _note_skipped(cohort, findings.problems, "faulty files (--skip_bad leaves them out)", findings)
 
 
 def _side_files(
     path: Path, label_name: str, given: GivenFiles, findings: Findings
-) -> tuple[Stats, Labels, Embeddings | None]:
-    """Statistics, labels and embeddings; what cannot be read is a problem and counts as empty."""
+) -> tuple[Stats | None, Labels, Embeddings | None]:
+    """Statistics (None without a stats.csv), labels and embeddings; a file that cannot be read counts as empty."""
     try:
         files = locate_layout(path, *given)
     except InputError as error:
         findings.problems.append(str(error))
         return {}, {}, None
+    stats_csv = files.stats
+    if stats_csv is None:
+        findings.remarks.append(
+            "there is no stats.csv: mean and std will be computed from the train split; a checkpoint needs the "
+            "stats.csv it was trained with"
+        )
     if files.embeddings is None:
         findings.remarks.append("there is no cached.csv: embeddings will be made from the names of the variables")
     return (
-        findings.attempt(lambda: read_stats(files.stats)) or {},
+        None if stats_csv is None else findings.attempt(lambda: read_stats(stats_csv)) or {},
         findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}) or {},
         findings.attempt(lambda: read_embeddings(files.embeddings) if files.embeddings else None),
     )
