@@ -130,6 +130,12 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
                 "⚠️  The variable embeddings were made from the variables' names, since there is no cached.csv, and "
                 "the checkpoint does not say which it was trained with. With others its predictions mean nothing."
             )
+        if cohort.manifest["statistics"] == "train split":
+            print(
+                "⚠️  There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
+                "the checkpoint does not say which it was trained with. With others its predictions mean nothing: if "
+                "you have the stats.csv of its training, pass it (--params_map_path)."
+            )
         return
     ours = cohort.fingerprints()
     if not ours.keys() & fingerprints.keys():

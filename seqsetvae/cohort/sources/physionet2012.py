@@ -343,8 +343,9 @@ def _parse(bodies: Mapping[Stay, bytes]) -> _Texts:
         return _Texts(np.zeros(0, np.int64), np.zeros(0), [], np.zeros(0, np.int32), np.zeros(0))
     columns = ["time", "parameter", "value"]
     table = pacsv.read_csv(
-        io.BytesIO(b"".join(bodies.values())),
-        read_options=pacsv.ReadOptions(column_names=columns),
+        pa.BufferReader(b"".join(bodies.values())),
+        # Ctrl-C while threads read aborts the process ("terminate called without an active exception").
+        read_options=pacsv.ReadOptions(column_names=columns, use_threads=False),
         parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
         # Bytes, since one cell that is not a number or not in UTF-8 would stop the reading of all files.
         convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary())),
@@ -359,8 +360,11 @@ def _parse(bodies: Mapping[Stay, bytes]) -> _Texts:
 
 
 def _encode(column: pa.ChunkedArray) -> tuple[list[bytes], NDArray[np.int32]]:
+    """The distinct cells, and [R] which of them each row has."""
     encoded = column.combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int32)
+    # Not to_numpy(): it imports pandas, which takes a second, and loses a Ctrl-C that comes meanwhile.
+    code: NDArray[np.int32] = np.from_dlpack(encoded.indices)  # type: ignore[assignment]
+    return encoded.dictionary.to_pylist(), code
 
 
 def _minutes(time: bytes) -> float:
