@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":  # before the import below, which takes seconds: the command needs none of it
-    from seqsetvae.cohort.command import main
+    try:
+        from seqsetvae.cohort.command import main
 
-    sys.exit(main())
+        sys.exit(main())
+    except KeyboardInterrupt:  # while it was imported; main handles any later one
+        sys.exit(130)
 
 from seqsetvae.loading import CohortDataModule, require_both_classes
 

@@ -29,7 +29,7 @@ from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
-from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles
+from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.loading import CohortDataModule
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -50,6 +50,7 @@ class DrawnStays:
         file = np.broadcast_to(np.array(b"drawn"), n_stays)
         self.stays = {"train": StayFiles(Path("synthetic"), np.arange(n_stays), file)}
         self.skips: list[Skip] = []
+        self.unnamed_rows = UnnamedRows()
 
     def read(self, stays: Sequence[Stay]) -> Rows:
         rng = np.random.default_rng(stays[0].stay_id)
@@ -165,7 +166,7 @@ def listing(n_files: int, folder: Path) -> list[Figure]:
     for number in range(n_files):
         (patient_ehr / "train" / f"{200_000 + number}.0.parquet").touch()  # names count here, not rows
     files = LayoutFiles(patient_ehr, stats=folder / "stats.csv", labels=folder / "oc.csv", embeddings=None)
-    files.stats.write_text("variable,mean,std\n")
+    (folder / "stats.csv").write_text("variable,mean,std\n")
     (folder / "oc.csv").write_text("".join([f"ts_id,{LABEL}\n", *(f"{200_000 + i},{i % 2}\n" for i in range(n_files))]))
     work: dict[str, Callable[[], object]] = {
         "list the files": lambda: SeqSetVAELayout(patient_ehr),

@@ -2,10 +2,15 @@
 
 import argparse
 import math
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
+from seqsetvae import __version__
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.compile import DEFAULT_WIDTH, compile_cohort
 from seqsetvae.cohort.find import DEFAULT_LABEL, compile_layout, locate_layout
@@ -18,16 +23,43 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
 from seqsetvae.memory import keep_freed_memory
 
+INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells expect after Ctrl-C
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one data command. Returns the exit status: 0 good, 1 a check found what would stop training, 2 bad input."""
+    """Run one data command.
+
+    Returns the exit status: 0 good, 1 a check found what would stop training, 2 bad input, 130 interrupted by Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     keep_freed_memory()
+    with _one_interrupt():
+        try:
+            return arguments.run(arguments)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; unfinished files were removed", file=sys.stderr)
+            return INTERRUPTED
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """The first Ctrl-C ends the work, further ones are ignored: they would stop the removal of unfinished files."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        return arguments.run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_physionet2012(arguments: argparse.Namespace) -> int:
@@ -106,7 +138,9 @@ def _tell(cohort: Cohort) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="data.py", description="Compile patient data for training, or check them.")
+    text = "Compile patient data for training, or check them."
+    parser = argparse.ArgumentParser(prog="data.py", description=text, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_physionet2012(commands)
     _add_compile(commands)
@@ -116,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_physionet2012(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Compile the PhysioNet/CinC Challenge 2012 as published (set-a, set-b, set-c, Outcomes-*.txt)."
-    parser = commands.add_parser("physionet2012", help=text, description=text)
+    parser = commands.add_parser("physionet2012", help=text, description=text, allow_abbrev=False)
     parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
     for split in SPLITS:
@@ -141,10 +175,12 @@ def _add_physionet2012(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Compile the SeqSetVAE layout (a patient_ehr folder)."
-    parser = commands.add_parser("compile", help=text, description=text)
+    parser = commands.add_parser("compile", help=text, description=text, allow_abbrev=False)
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
-    _add_stats(parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR)")
+    _add_stats(
+        parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
+    )
     _add_labels(parser, "default: the oc.csv beside PATIENT_EHR, if any")
     _add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
     _add_common(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
@@ -153,9 +189,11 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Print what to know about data before training on them. Status 1 = something would stop training."
-    parser = commands.add_parser("check", help=text, description=text)
+    parser = commands.add_parser("check", help=text, description=text, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
-    _add_stats(parser, "mean and std of each variable (default: the stats.csv beside patient_ehr)")
+    _add_stats(
+        parser, "mean and std of each variable (default: the stats.csv beside patient_ehr, else from the train split)"
+    )
     _add_labels(parser, "default: the oc.csv beside patient_ehr, if any")
     _add_embeddings(parser, "the cached.csv beside patient_ehr, if any")
     _add_label_name(parser, None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")

@@ -28,10 +28,13 @@ DEFAULT_LABEL = "in_hospital_mortality"
 
 @dataclass(frozen=True)
 class LayoutFiles:
-    """The files of an old layout. None = there is none: no labels, embeddings made from the names."""
+    """The files of an old layout.
+
+    None = there is none: statistics from the train split, no labels, embeddings made from the names.
+    """
 
     patient_ehr: Path
-    stats: Path
+    stats: Path | None
     labels: Path | None
     embeddings: Path | None
 
@@ -121,15 +124,10 @@ def locate_layout(
     """The files of an old layout: those given, else those beside or inside patient_ehr.
 
     Raises:
-        InputError: no patient_ehr, no stats.csv, or a file that was given does not exist.
+        InputError: no patient_ehr, or a file that was given does not exist.
     """
     patient_ehr = find_patient_ehr(data_dir)
     stats = _side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
-    if stats is None:
-        raise InputError(
-            f"{patient_ehr}: no stats.csv beside it or in it. A checkpoint needs the means and stds it was trained "
-            "with: pass the file with --params_map_path (columns variable, mean, std)."
-        )
     labels = _side_file(patient_ehr, "oc.csv", "--label_path", label_path)
     embeddings = _side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
     return LayoutFiles(patient_ehr, stats, labels, embeddings)
@@ -167,7 +165,7 @@ def compile_layout(
         out,
         label_name=label_name,
         labels=read_labels(files.labels, label_name) if files.labels else None,
-        stats=read_stats(files.stats),
+        stats=read_stats(files.stats) if files.stats else None,
         embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
         skip_bad=skip_bad,
         jobs=jobs,

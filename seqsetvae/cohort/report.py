@@ -1,6 +1,6 @@
 """A compiled cohort in words: its counts, and what a careful person must know about it."""
 
-from seqsetvae.cohort.compile import SKIPPED
+from seqsetvae.cohort.compile import SKIPPED, FaultyFiles, counted
 from seqsetvae.cohort.format import Cohort
 
 NAMED = 8  # variables that one line names
@@ -26,23 +26,38 @@ def notices(cohort: Cohort) -> list[str]:
     see = f"left out; see {cohort.path / SKIPPED}"
     lines = []
     if unknown:
-        lines.append(f"no statistics, raw values kept: {_counted(len(unknown), 'variable')}: {_most_events(unknown)}")
+        lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {_most_events(unknown)}")
+    if cohort.manifest["statistics"] == "train split":
+        lines.append(
+            "mean and std of each variable are those of the train split; a checkpoint needs the stats.csv it was "
+            "trained with"
+        )
     if report["faulty_files"]:
-        lines.append(f"{_counted(report['faulty_files'], 'faulty file')} {see}")
+        lines.append(f"{counted(report['faulty_files'], 'faulty file')} {see}")
+    lines += _faults(cohort)
+    unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
+    if unnamed["rows"]:
+        where = counted(unnamed["files"], "file")
+        lines.append(f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
     if report["left_out"]:
-        lines.append(f"{_counted(report['left_out'], 'stay')} with too few rows {see}")
+        lines.append(f"{counted(report['left_out'], 'stay')} with too few rows {see}")
     if report["stays_out_of_order"]:
-        lines.append(f"{_counted(report['stays_out_of_order'], 'stay')} with rows out of time order, which were sorted")
+        lines.append(f"{counted(report['stays_out_of_order'], 'stay')} with rows out of time order, which were sorted")
     return lines
+
+
+def _faults(cohort: Cohort) -> list[str]:
+    """Which kinds of faults --skip_bad passed over, and how the stays left out differ from those kept."""
+    report = cohort.manifest["report"]
+    if not report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
+        return []
+    faulty = FaultyFiles(**report["faults"])
+    return [*faulty.lines(), f"--skip_bad left out {faulty.share(cohort.manifest['splits'], cohort.label_name)}"]
 
 
 def _most_events(unknown: dict[str, int]) -> str:
     """The variables with most events, each with their number."""
     by_count = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{name!r} ({_counted(n, 'event')})" for name, n in by_count[:NAMED])
+    shown = ", ".join(f"{name!r} ({counted(n, 'event')})" for name, n in by_count[:NAMED])
     more = len(unknown) - NAMED
     return f"{shown} and {more:,} more" if more > 0 else shown
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

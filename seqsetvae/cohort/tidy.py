@@ -59,6 +59,8 @@ class Skip:
     """Why a file has no place in the cohort: a fault stops the compilation, an empty stay is only left out.
 
     `row` counts the data rows of the file from 0 (a header is not counted); None where no single row is to blame.
+    `category` is the kind of fault without the details of the file, so that faults can be counted by it. `stay_id` is
+    None where the file name is no stay number.
     """
 
     file: str
@@ -66,6 +68,8 @@ class Skip:
     row: int | None = None
     variable: str | None = None
     is_fault: bool = True
+    category: str = "unspecified fault"
+    stay_id: int | None = None
 
     def __str__(self) -> str:
         row = "" if self.row is None else f", row {self.row} (counted from 0)"
@@ -88,11 +92,19 @@ class Rows:
     skips: Sequence[Skip] = ()  # files of the chunk that could not be read; they are not among the stays
 
 
+class UnnamedRows(NamedTuple):
+    """Rows without a variable name that a source left out, and the number of files that had such rows."""
+
+    rows: int = 0
+    files: int = 0
+
+
 class Source(Protocol):
     """An origin of data. `read` is called from several threads, for slices of one split's stays."""
 
     description: str
     skips: list[Skip]  # what was left out before reading
+    unnamed_rows: UnnamedRows
 
     @property
     def stays(self) -> Mapping[str, Sequence[Stay]]:
@@ -166,20 +178,27 @@ def _blame(rows: Rows, row: int, stay: int) -> Skip:
     code = int(rows.variable[row])
     name = rows.names[code] if code >= 0 else None
     if name is None or not name.strip():
-        reason = "the variable has no name"
+        category, reason = "a row without a variable name", "the variable has no name"
     elif not abs(rows.value[row]) <= LARGEST:
+        category = "a value that is missing or not a finite number"
         reason = f"value is {rows.value[row]}, not a finite number that float32 can hold"
     elif not np.isfinite(rows.minute[row]):
+        category = "a minute that is missing or not a finite number"
         reason = f"minute is {rows.minute[row]}, not a finite number"
     else:
         assert rows.set_index is not None
+        category = "a set_index that is missing or not a finite number"
         reason = f"set_index is {rows.set_index[row]}, not a finite number"
-    return Skip(rows.stays[stay].file, reason, _row_in_file(rows, row, stay), name)
+    where = rows.stays[stay]
+    return Skip(where.file, reason, _row_in_file(rows, row, stay), name, category=category, stay_id=where.stay_id)
 
 
 def _empty_stays(rows: Rows) -> dict[int, Skip]:
     empty = np.flatnonzero(rows.n_rows == 0).tolist()
-    return {stay: Skip(rows.stays[stay].file, "the stay has no rows", is_fault=False) for stay in empty}
+    return {
+        stay: Skip(rows.stays[stay].file, "the stay has no rows", is_fault=False, stay_id=rows.stays[stay].stay_id)
+        for stay in empty
+    }
 
 
 def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
@@ -197,7 +216,10 @@ def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
         at, row = int(stay[i + 1]), int(order[i + 1])
         reason = f"set_index {index[i]:g} has two minutes, {minute[i]:g} and {minute[i + 1]:g}"
         name = rows.names[int(rows.variable[row])]
-        found.setdefault(at, Skip(rows.stays[at].file, reason, _row_in_file(rows, row, at), name))
+        where = rows.stays[at]
+        category = "a set_index with two minutes"
+        skip = Skip(where.file, reason, _row_in_file(rows, row, at), name, category=category, stay_id=where.stay_id)
+        found.setdefault(at, skip)
     return found
 
 

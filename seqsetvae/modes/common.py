@@ -195,6 +195,12 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
                 "checkpoint does not record its own. If it was trained with other embeddings, its predictions are "
                 "meaningless."
             )
+        if cohort.manifest["statistics"] == "train split":
+            print(
+                "⚠️  There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
+                "the checkpoint does not say which it was trained with. With others its predictions mean nothing: if "
+                "you have the stats.csv of its training, pass it (--params_map_path)."
+            )
         return
     ours = cohort.fingerprints()
     if not ours.keys() & fingerprints.keys():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, open_cohort
+from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, notices, open_cohort
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
@@ -100,14 +100,34 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
     assert bars[2:] == [(6, True)]
 
 
-def test_stats_csv_is_required_beside_the_data(folder: Folder) -> None:
+def test_stats_csv_may_lie_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
     moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
     assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
-    moved.unlink()
-    with pytest.raises(InputError, match=r"no stats.csv beside it.*--params_map_path"):
-        found(folder)
+    elsewhere = moved.rename(folder.root.parent / "elsewhere.csv")
+    assert found(folder, stats_path=elsewhere).mean.tolist() == [80, 2]
     with pytest.raises(InputError, match=r"--params_map_path nowhere\.csv: no such file"):
         found(folder, stats_path="nowhere.csv")
+
+
+def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_says_so(folder: Folder) -> None:
+    with_file = found(folder)
+    assert not any("train split" in line for line in notices(with_file))
+    (folder.root / "stats.csv").unlink()
+    folder.stay("valid", "4", [("heart rate", 1e6, 0)])  # does not count
+    cohort = found(folder)
+    assert cohort.mean.tolist() == [80, 2]
+    np.testing.assert_allclose(cohort.std, [np.std([90, 70], ddof=1), np.std([3, 1], ddof=1)])
+    assert cohort.manifest["statistics"] == "train split"
+    assert any("train split; a checkpoint needs the stats.csv it was trained with" in line for line in notices(cohort))
+    assert cohort.path != with_file.path
+
+
+def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(folder: Folder) -> None:
+    (folder.root / "stats.csv").unlink()
+    for file in (folder.ehr / "train").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"no train split to compute statistics from. Pass a stats.csv"):
+        found(folder)
 
 
 def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:

@@ -1,10 +1,18 @@
 """`python data.py ...` as a user meets it: flags, output, exit status."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import seqsetvae
+from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.find import DEFAULT_LABEL
@@ -28,7 +36,7 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
 
 def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
     assert notices(compiled(folder)) == []
-    folder.stay("train", "7", [("lactate", float("nan"), 0)])
+    bad = folder.stay("train", "7", [("lactate", float("nan"), 0)])
     folder.stay("train", "8", [])
     folder.stay("train", "9", [("lactate", 2, 1), ("lactate", 1, 0)])
     folder.stay("train", "10", [*[(f"new {i}", 1.0, 2.0) for i in range(9)], ("new 8", 1, 3)])
@@ -38,6 +46,10 @@ def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
     assert notices(cohort) == [
         f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
+        f"1 file with a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
+        "variable 'lactate': value is nan, not a finite number that float32 can hold",
+        "--skip_bad left out 1 of 6 stays (16.7%); in_hospital_mortality: unknown of those left out, "
+        "66.7% (of 3 with a label) of those kept",
         f"1 stay with too few rows left out; see {cohort.path / 'skipped.csv'}",
         "1 stay with rows out of time order, which were sorted",
     ]
@@ -92,6 +104,67 @@ def test_errors_are_one_line_on_stderr_with_status_2(folder: Folder, capsys: pyt
         assert captured.err.startswith("error: ")
         assert message in captured.err
         assert captured.out == ""
+
+
+def test_an_abbreviated_flag_is_refused(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    ehr, out = str(folder.ehr), str(folder.root.parent / "out")
+    for arguments, flag in (
+        (["compile", ehr, out, "--skip"], "--skip"),
+        (["check", ehr, "--label_na", "died"], "--label_na"),
+        (["physionet2012", ehr, out, "--test", "c"], "--test"),
+        (["--vers"], "--vers"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert flag in capsys.readouterr().err
+    assert not Path(out).exists()
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"data.py {seqsetvae.__version__}\n"
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "seqsetvae.__version__"}
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # the signal arrives before this ends
+
+    real = shutil.rmtree
+
+    def pressed_again(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # while unfinished files are removed
+        real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compiling, "_normalise", pressed)
+    monkeypatch.setattr(shutil, "rmtree", pressed_again)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["compile", str(folder.ehr), str(folder.root.parent / "out")]) == 130
+    assert capsys.readouterr().err == "interrupted; unfinished files were removed\n"
+    assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_skip_bad_always_says_how_many_stays_it_left_out(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2.0,1\n3,1\n8,1\n")
+    rest = "in_hospital_mortality: {} of those left out, 66.7% (of 3 with a label) of those kept\n"
+    for bad, line in (
+        (None, "--skip_bad left out 0 of 3 stays (0.0%); " + rest.format("unknown")),
+        ("7", "--skip_bad left out 1 of 4 stays (25.0%); " + rest.format("unknown")),
+        ("8", "--skip_bad left out 2 of 5 stays (40.0%); " + rest.format("100.0% (of 1 with a label)")),
+    ):
+        if bad:
+            folder.stay("train", bad, [("lactate", None, 0)])
+        assert main(["compile", str(folder.ehr), str(folder.root.parent / f"out{bad}"), "--skip_bad"]) == 0
+        assert line in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["physionet2012"], ["compile"], ["check"]])

@@ -119,6 +119,31 @@ def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder: Folder) -> No
     assert names == ["1.5e0.parquet", "0.parquet", "8.parquet", "9.parquet"]
 
 
+def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: Folder) -> None:
+    """Not the first file alone: whoever corrects it should not meet the next kind an hour later."""
+    folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,0\n3,1\n7,1\n8,1\n")
+    folder.stay("train", "7", [("lactate", None, 0)])
+    folder.stay("valid", "8", [("lactate", 1, 0), ("heart rate", float("inf"), 0)])
+    folder.table("valid", "9", {"variable": ["a"], "value": [1.0]})
+    folder.stay("train", "patient", [("a", 1, 0)])
+    with pytest.raises(InputError) as error:
+        compiled(folder)
+    first, *kinds, advice, share = str(error.value).splitlines()
+    assert first == "4 faulty files:"
+    assert [kind.split(", for example ")[0] for kind in kinds] == [
+        "  2 files with a value that is missing or not a finite number",
+        "  1 file with a name that is not a stay number",
+        "  1 file with a missing column",
+    ]
+    assert f"for example {folder.ehr}/train/7.parquet, row 0" in kinds[0]
+    assert "--skip_bad" in advice
+    assert share == (
+        "--skip_bad would leave out 4 of 7 stays (57.1%); in_hospital_mortality: "
+        "100.0% (of 2 with a label) of those left out, 33.3% (of 3 with a label) of those kept."
+    )
+    assert not (folder.root.parent / "out").exists()
+
+
 def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
     folder.stay("train", "9", [])
     cohort = compiled(folder)
@@ -263,7 +288,7 @@ def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pyte
     for name in ("stats.csv", "oc.csv", "cached.csv"):
         (folder.root / name).rename(elsewhere / name)
     assert main(["check", str(folder.ehr)]) == 1
-    assert "no stats.csv beside it" in capsys.readouterr().out
+    assert "there is no stats.csv: mean and std will be computed from the train split" in capsys.readouterr().out
     for stats, labels, vectors in (
         ("--stats", "--labels", "--embeddings"),
         ("--params_map_path", "--label_path", "--embeddings_path"),

@@ -559,6 +559,20 @@ def test_a_checkpoint_knows_the_statistics_it_was_trained_with(
     assert "was trained with another mean, std or embedding of 1 variables: lactate." in errors
 
 
+def test_statistics_of_the_train_split_are_a_warning_where_the_checkpoint_does_not_say_its_own(
+    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    warning = "There was no stats.csv: mean and std of each variable are those of this cohort's train split"
+    assert read_checkpoint(pretrained).fingerprints is None
+    assert warning not in finished[1]
+    shutil.copytree(old_layout.parent, tmp_path / "data")
+    (tmp_path / "data" / "stats.csv").unlink()
+    status, said, errors = finetune(pretrained, tmp_path / "data", tmp_path, "--max_epochs", 1)
+    assert status == 0, errors
+    assert warning in said
+    assert "a checkpoint needs the stats.csv it was trained with" in said
+
+
 def test_embeddings_of_another_width_are_refused(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
     shutil.copytree(old_layout.parent, tmp_path / "data")
     (tmp_path / "data" / "cached.csv").unlink()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
 
@@ -66,6 +66,7 @@ class SeqSetVAELayout:
         self.patient_ehr = patient_ehr
         self.stays: dict[str, Sequence[Stay]] = {}
         self.skips: list[Skip] = []
+        self.unnamed_rows = UnnamedRows()  # a row without a name is a fault in this layout
         for split in SPLITS:
             names = parquet_names(patient_ehr / split)
             if len(names):
@@ -79,7 +80,8 @@ class SeqSetVAELayout:
             if stay is None:
                 good[at] = False
                 reason = f"the name {name!r} is not a stay number such as 200001.parquet"
-                self.skips.append(Skip(str(folder / name), reason))
+                category = "a name that is not a stay number"
+                self.skips.append(Skip(str(folder / name), reason, category=category))
             else:
                 number[at] = stay
         order = np.flatnonzero(good)
@@ -97,7 +99,7 @@ class SeqSetVAELayout:
                 tables.append(_read_parquet(stay.file, checked))
                 good.append(stay)
             except _UnreadableError as error:
-                skips.append(Skip(stay.file, str(error)))
+                skips.append(Skip(stay.file, str(error), category=error.category, stay_id=stay.stay_id))
         return _as_rows(good, tables, skips)
 
 
@@ -109,6 +111,10 @@ def _origin(patient_ehr: Path) -> str:
 
 class _UnreadableError(Exception):
     """A file that is no parquet, or whose columns are not those of the layout."""
+
+    def __init__(self, category: str, reason: str) -> None:
+        super().__init__(reason)
+        self.category = category
 
 
 def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
@@ -130,31 +136,35 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
         _check_text(table["variable"])
         return table
     except (pa.ArrowException, OSError) as error:
-        raise _UnreadableError(f"not a readable parquet file: {error}") from None
+        raise _UnreadableError("not a readable parquet file", f"not a readable parquet file: {error}") from None
 
 
 def _check_columns(schema: pa.Schema) -> None:
     missing = [column for column in ("variable", "value", "minute") if column not in schema.names]
     if missing:
         there = ", ".join(schema.names) or "none"
-        raise _UnreadableError(f"column {', '.join(missing)} is missing; the columns are {there}")
+        reason = f"column {', '.join(missing)} is missing; the columns are {there}"
+        raise _UnreadableError("a missing column", reason)
     for column in _COLUMNS:
         if schema.names.count(column) > 1:
-            raise _UnreadableError(f"column {column} occurs twice; the columns are {', '.join(schema.names)}")
+            reason = f"column {column} occurs twice; the columns are {', '.join(schema.names)}"
+            raise _UnreadableError("a column that occurs twice", reason)
     for column in _NUMBERS:
         if column in schema.names and not _is_number(schema.field(column).type):
-            raise _UnreadableError(f"column {column} holds {schema.field(column).type}, not numbers")
+            reason = f"column {column} holds {schema.field(column).type}, not numbers"
+            raise _UnreadableError("a column that does not hold numbers", reason)
     kind = schema.field("variable").type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        raise _UnreadableError(f"column variable holds {kind}, not text")
+        raise _UnreadableError("a column variable that is not text", f"column variable holds {kind}, not text")
 
 
 def _check_text(column: pa.ChunkedArray) -> None:
     try:
         column.validate(full=True)  # parquet promises UTF-8, but nobody checks it on the way in
     except pa.ArrowInvalid as error:
-        raise _UnreadableError(f"column variable is not text in UTF-8: {error}") from None
+        reason = f"column variable is not text in UTF-8: {error}"
+        raise _UnreadableError("a column variable that is not in UTF-8", reason) from None
 
 
 def _is_number(kind: pa.DataType) -> bool:
