@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sources import physionet2012
 from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012, choose_fractions
@@ -315,6 +316,23 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
         add_rows(src, "a", range(100 + 6 * at, 106 + 6 * at), row)
     assert len(PhysioNet2012(src).skips) == 30
     assert len(calls) == 2  # one for each set
+
+
+def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[object, object]] = []
+    for module in (physionet2012, compiling):
+        real = module.tqdm
+
+        def recorded(real: Callable[..., object] = real, **options: object) -> object:
+            bars.append((options["desc"], options["disable"]))
+            return real(**options)
+
+        monkeypatch.setattr(module, "tqdm", recorded)
+    compiled(src)
+    titles = ["Reading set a", "Reading set b", "Compiling stays", "Computing z-scores"]
+    assert bars == [(title, None) for title in titles]  # disable None = shown on a terminal only
+    PhysioNet2012(src, progress=False)
+    assert bars[4:] == [("Reading set a", True), ("Reading set b", True)]
 
 
 def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: pytest.CaptureFixture[str]) -> None:
