@@ -9,7 +9,8 @@ if __name__ == "__main__":  # before the import below, which takes seconds: the 
         from seqsetvae.cohort.command import main
 
         sys.exit(main())
-    except KeyboardInterrupt:  # while it was imported; main handles any later one
+    except KeyboardInterrupt:  # before or after main, which handles one that comes meanwhile
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 from seqsetvae.loading import CohortDataModule, require_both_classes

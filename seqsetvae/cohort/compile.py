@@ -134,7 +134,7 @@ class FaultyFiles:
     def lines(self) -> list[str]:
         """One line for each kind of fault, the most frequent first: how many files, and an example."""
         by_count = sorted(self.kinds.items(), key=lambda item: -item[1])
-        return [f"{counted(n, 'file')} with {kind}, for example {self.examples[kind]}" for kind, n in by_count]
+        return [f"{counted(n, 'file')}: {kind}, for example {self.examples[kind]}" for kind, n in by_count]
 
     def share(self, splits: Mapping[str, Mapping[str, int]], label_name: str) -> str:
         """The share of stays that are left out with these files, and their outcome rate beside that of the others."""

@@ -46,7 +46,7 @@ def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
     assert notices(cohort) == [
         f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
-        f"1 file with a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
+        f"1 file: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
         "variable 'lactate': value is nan, not a finite number that float32 can hold",
         "--skip_bad left out 1 of 6 stays (16.7%); in_hospital_mortality: unknown of those left out, "
         "66.7% (of 3 with a label) of those kept",

@@ -131,9 +131,9 @@ def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: 
     first, *kinds, advice, share = str(error.value).splitlines()
     assert first == "4 faulty files:"
     assert [kind.split(", for example ")[0] for kind in kinds] == [
-        "  2 files with a value that is missing or not a finite number",
-        "  1 file with a name that is not a stay number",
-        "  1 file with a missing column",
+        "  2 files: a value that is missing or not a finite number",
+        "  1 file: a name that is not a stay number",
+        "  1 file: a missing column",
     ]
     assert f"for example {folder.ehr}/train/7.parquet, row 0" in kinds[0]
     assert "--skip_bad" in advice

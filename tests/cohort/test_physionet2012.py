@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sources import physionet2012
 from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012, choose_fractions
@@ -317,6 +318,23 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
     assert len(calls) == 2  # one for each set
 
 
+def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[object, object]] = []
+    for module in (physionet2012, compiling):
+        real = module.tqdm
+
+        def recorded(real: Callable[..., object] = real, **options: object) -> object:
+            bars.append((options["desc"], options["disable"]))
+            return real(**options)
+
+        monkeypatch.setattr(module, "tqdm", recorded)
+    compiled(src)
+    titles = ["Reading set a", "Reading set b", "Compiling stays", "Computing z-scores"]
+    assert bars == [(title, None) for title in titles]  # disable None = shown on a terminal only
+    PhysioNet2012(src, progress=False)
+    assert bars[4:] == [("Reading set a", True), ("Reading set b", True)]
+
+
 def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_rows(src, "a", range(100, 104), "00:40,HR,fast", "00:40,HR")  # the second row has the fault seen first
     add_rows(src, "a", range(104, 107), "00:40,HR,fast")
@@ -327,11 +345,11 @@ def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: py
     first, *kinds, _, share = capsys.readouterr().err.splitlines()
     assert first == "error: 10 faulty files:"
     assert [kind.split(", for example ")[0] for kind in kinds] == [
-        "  4 files with a row that is not HH:MM, a name and a number",
-        "  3 files with a value that is missing or not a finite number",
-        "  1 file with a first line other than Time,Parameter,Value",
-        "  1 file with a name that is not a stay number",
-        "  1 file with a time that is not HH:MM",
+        "  4 files: a row that is not HH:MM, a name and a number",
+        "  3 files: a value that is missing or not a finite number",
+        "  1 file: a first line other than Time,Parameter,Value",
+        "  1 file: a name that is not a stay number",
+        "  1 file: a time that is not HH:MM",
     ]
     assert share == (
         "--skip_bad would leave out 10 of 61 stays (16.4%); in_hospital_mortality: 77.8% (of 9 with a label) of those "
@@ -368,7 +386,7 @@ def test_a_name_that_is_not_utf_8_is_a_fault_of_that_file_alone(src: Path) -> No
 def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -> None:
     add_rows(src, "a", range(100, 140), "00:40,HR")
     add_rows(src, "b", range(200, 220), "00:40,HR")
-    with pytest.raises(InputError, match=r"60 faulty files:\n  60 files with a row that is not HH:MM"):
+    with pytest.raises(InputError, match=r"60 faulty files:\n  60 files: a row that is not HH:MM"):
         compiled(src)
     source = PhysioNet2012(src)
     with pytest.raises(
