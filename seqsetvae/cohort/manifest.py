@@ -12,7 +12,7 @@ import numpy as np
 
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256, write_text
+from seqsetvae.files import file_sha256
 
 FORMAT = "seqsetvae-cohort"
 FORMAT_VERSION = 1
@@ -35,12 +35,13 @@ def damaged(file: Path, what: str) -> InputError:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write manifest.json with the checksums of all arrays and its own; the last file of a cohort to be written."""
+    """Write manifest.json with the checksums of all arrays and its own; the last file of a new folder to be written."""
     arrays = sorted(folder.rglob("*.npy"))
     checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def manifest_checksum(manifest: dict[str, Any]) -> str:

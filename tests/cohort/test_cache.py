@@ -12,6 +12,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError
+from tests.tiny import largest_file
 
 from .conftest import Folder
 from .test_compile import compiled
@@ -150,6 +151,25 @@ def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         compiled(folder)
     assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
+
+
+@pytest.mark.parametrize("size", [100, 300, 700], ids=["arrays", "embeddings", "manifest"])
+def test_a_full_disk_is_one_error_and_leaves_nothing_behind(
+    folder: Folder, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, work = folder.root.parent / "out", folder.root.parent / "work"
+    work.mkdir()
+    with largest_file(size):
+        assert main(["compile", str(folder.root), str(out)]) == 2
+        assert main(["check", str(folder.root), "--work_dir", str(work)]) == 2
+    captured = capsys.readouterr()
+    compiling_failed, check_failed = captured.err.splitlines()
+    assert compiling_failed.startswith(f"error: {out}: cannot be written (")
+    assert check_failed.startswith(f"error: --work_dir {work}: ")
+    assert captured.out == ""  # not a fault of the data
+    assert sorted(path.name for path in folder.root.parent.rglob("*partial*")) == []
+    assert not out.exists()
+    assert not list(work.iterdir())
 
 
 def test_an_existing_folder_is_never_overwritten(folder: Folder) -> None:
