@@ -46,7 +46,7 @@ class Summary:
     advice: list[str]
 
     def __str__(self) -> str:
-        lines = _fold(f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch}", self._others())
+        lines = [f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} of {self.epochs}"]
         for name, items in self._facts():
             lines += _fold(f"  {name.ljust(22)}", items)
         for line in self.advice:
@@ -70,7 +70,8 @@ class Summary:
             for stage, counts in self.trained.items()
             for part, count in counts.items()
         ]
-        facts = [(f"best {self.watched}", stages)] if several else []
+        facts = [("at that epoch", self._others())]
+        facts += [(f"best {self.watched}", stages)] if several else []
         facts += [("compared with chance", self.against_chance)] if self.against_chance else []
         return [
             *facts,
@@ -78,7 +79,7 @@ class Summary:
             ("waiting for data", ["no data were read" if self.waiting is None else f"{self.waiting:.1%} of the time"]),
             ("values trained", parts),
             ("device", [self.device_use]),
-            ("time", [f"{self.epochs} epochs in {self.seconds:,.0f} s"]),
+            ("time", [f"{self.seconds:,.0f} s"]),
             ("run folder", [self.run]),
         ]
 
