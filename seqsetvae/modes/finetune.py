@@ -83,7 +83,7 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: finetune_in_stages(run, module, read_once, settings.compile_model),
-        lambda rows: random_weights_advice(report) + finetuning_advice(rows),
+        lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
 
 

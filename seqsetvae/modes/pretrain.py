@@ -81,7 +81,10 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: run.fit(1, settings.max_epochs, warm_up=True, decay=True),
-        lambda rows: partial_weights_advice(report) + pretraining_advice(rows, model.sizes.latent_dim),
+        lambda rows: (
+            partial_weights_advice(report)
+            + pretraining_advice(rows, model.sizes.latent_dim, objective, cohort.split("train"), cohort.vocabulary)
+        ),
     )
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from dataclasses import dataclass
 
-from seqsetvae.checkpoint import LoadReport
-from seqsetvae.training.frozen import Reading
-from seqsetvae.training.stages import Run
-from seqsetvae.training.watch import Row
+import numpy as np
 
-FIRST_EPOCHS = 5  # in which users expect
-EXPECTED_AUC, EXPECTED_AUPRC = 0.70, 0.30  # of in-hospital death
-FEW_ACTIVE = 0.1  # share of active dimensions below which the posterior has collapsed
+from seqsetvae.checkpoint import LoadReport
+from seqsetvae.cohort import Split
+from seqsetvae.model.losses import ObjectiveSettings
+from seqsetvae.training.frozen import Reading
+from seqsetvae.training.schedule import Watched
+from seqsetvae.training.stages import Run
+from seqsetvae.training.watch import COUNTS, Row
+
+LINE_WIDTH = 80  # columns of the printed summary
+FEW_ACTIVE = 0.1  # share of active dimensions below which the posterior may have collapsed
+FEW_STEPS = 500  # optimizer steps; after fewer, inactive dimensions say nothing about the objective
+HUGE_Z = 1000.0  # standard deviations; a value beyond this is an error in the data or in stats.csv
+STANDARD_ERRORS = 2.0  # distance from chance below which an AUROC is not told apart from it (95 % two-sided)
+VALUES_PER_BLOCK = 2**22
 MUCH_WAITING = 0.2  # share of training time spent waiting for data from which on the loader is the bottleneck
 
 
@@ -32,39 +42,65 @@ class Summary:
     waiting: float | None  # share of the time in which the loop waited for data; None: none were read
     trained: dict[str, dict[str, int]]  # values that trained, by stage and part
     device_use: str
+    against_chance: list[str]  # of fine-tuning: val_auc and val_auprc beside what chance would give
     advice: list[str]
 
     def __str__(self) -> str:
-        speeds = ", ".join(
-            f"stage {stage}: {speed:,.0f}{' (head alone)' * (stage in self.head_alone)}"
+        lines = [f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} of {self.epochs}"]
+        for name, items in self._facts():
+            lines += _fold(f"  {name.ljust(22)}", items)
+        for line in self.advice:
+            lines += textwrap.wrap(f"⚠️  {line}", LINE_WIDTH, subsequent_indent="   ", break_long_words=False)
+        return "\n".join(lines)
+
+    def _others(self) -> list[str]:
+        others = {name: value for name, value in self.best.items() if name != self.watched}
+        return [f"{name} {value:.{0 if name in COUNTS else 4}f}" for name, value in others.items()]
+
+    def _facts(self) -> list[tuple[str, list[str]]]:
+        """Names and what is said of them, in pieces between which a line may end."""
+        several = len(self.best_by_stage) > 1
+        stages = [f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items()]
+        speeds = [
+            f"{f'stage {stage}: ' * several}{speed:,.0f}{' (head alone)' * (stage in self.head_alone)}"
             for stage, speed in self.stays_per_second.items()
-        )
-        stages = ", ".join(f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items())
-        parts = "; ".join(
-            f"stage {stage}: " + ", ".join(f"{part} {count:,}" for part, count in counts.items())
-            for stage, counts in self.trained.items()
-        )
-        others = ", ".join(f"{name} {value:.4f}" for name, value in self.best.items() if name != self.watched)
-        waiting = "no data were read" if self.waiting is None else f"{self.waiting:.1%} of the time"
-        lines = [
-            f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} (stage {self.best_stage}): "
-            f"{others}",
-            f"  best {self.watched} by stage   {stages}",
-            f"  training stays/s        {speeds}",
-            f"  waiting for data        {waiting}",
-            f"  values trained          {parts}",
-            f"  device                  {self.device_use}",
-            f"  time                    {self.epochs} epochs in {self.seconds:,.0f} s",
-            f"  run folder              {self.run}",
         ]
-        return "\n".join(lines + [f"⚠️  {line}" for line in self.advice])
+        parts = [
+            f"{f'stage {stage}: ' * several}{part} {count:,}"
+            for stage, counts in self.trained.items()
+            for part, count in counts.items()
+        ]
+        facts = [("at that epoch", self._others())]
+        facts += [(f"best {self.watched}", stages)] if several else []
+        facts += [("compared with chance", self.against_chance)] if self.against_chance else []
+        return [
+            *facts,
+            ("training stays/s", speeds),
+            ("waiting for data", ["no data were read" if self.waiting is None else f"{self.waiting:.1%} of the time"]),
+            ("values trained", parts),
+            ("device", [self.device_use]),
+            ("time", [f"{self.seconds:,.0f} s"]),
+            ("run folder", [self.run]),
+        ]
+
+
+def _fold(start: str, items: list[str]) -> list[str]:
+    """`start` and the items, separated by commas, in lines of at most LINE_WIDTH unless one item alone is longer."""
+    lines, line = [], f"{start}  "
+    for position, item in enumerate(items):
+        piece = item + ("," if position < len(items) - 1 else "")
+        if line.strip() and len(line.rstrip()) > 26 and len(line) + len(piece) > LINE_WIDTH:
+            lines.append(line.rstrip())
+            line = " " * 26
+        line += f"{piece} "
+    return [*lines, line.rstrip()]
 
 
 def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> Summary:
     """The summary of a run from its table of validations."""
     rows, metric = run.table.rows, run.watched.metric
     better = max if run.watched.mode == "max" else min
-    best = better(rows, key=lambda row: row.metrics[metric])
+    best = best_row(rows, run.watched)
     by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in run.trained}
     waiting = waiting_share(rows, run.read)
     return Summary(
@@ -81,7 +117,10 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         waiting=waiting,
         trained={str(stage): parts for stage, parts in run.trained.items()},
         device_use=device_use,
-        advice=advice + loading_advice(waiting, run.data.num_workers),
+        against_chance=against_chance(best, run.data.cohort.split("valid")) if "val_auc" in best.metrics else [],
+        advice=advice
+        + length_advice(rows, run.watched, run.schedule.max_epochs)
+        + loading_advice(waiting, run.data.num_workers),
     )
 
 
@@ -127,29 +166,128 @@ def partial_weights_advice(report: LoadReport | None) -> list[str]:
     return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
 
 
-def finetuning_advice(rows: list[Row]) -> list[str]:
-    """What a careful colleague would say of the first epochs; nothing when all is as expected."""
-    first = [row.metrics for row in rows[:FIRST_EPOCHS]]
-    auc, auprc = max(row["val_auc"] for row in first), max(row["val_auprc"] for row in first)
+def best_row(rows: list[Row], watched: Watched) -> Row:
+    """The row of best.ckpt: the first of the best."""
+    better = max if watched.mode == "max" else min
+    return better(rows, key=lambda row: row.metrics[watched.metric])
+
+
+def length_advice(rows: list[Row], watched: Watched, max_epochs: int) -> list[str]:
+    """Says when a run ended while it still improved."""
+    if rows[-1].epoch < max_epochs or best_row(rows, watched) is not rows[-1]:
+        return []
+    return [
+        f"The best epoch is the last one ({max_epochs} of {max_epochs}), so {watched.metric} may not have reached its "
+        "best: train longer (--max_epochs)."
+    ]
+
+
+def auroc_standard_error(auroc: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUROC (Hanley & McNeil, 1982, equation 2).
+
+    >>> round(auroc_standard_error(0.8, 50, 50), 3)
+    0.045
+    """
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc) + (positives - 1) * (q1 - auroc**2) + (negatives - 1) * (q2 - auroc**2)
+    return math.sqrt(variance / (positives * negatives))
+
+
+def _counts(split: Split) -> tuple[int, int]:
+    """Stays with the outcome and without it, of those that have a label."""
+    return int((split.label == 1).sum()), int((split.label == 0).sum())
+
+
+def against_chance(best: Row, valid: Split) -> list[str]:
+    """val_auc with its standard error, and val_auprc beside the prevalence, which a random ranking reaches."""
+    positives, negatives = _counts(valid)
+    auc, auprc = best.metrics["val_auc"], best.metrics["val_auprc"]
+    return [
+        f"val_auc {auc:.3f} (standard error {auroc_standard_error(auc, positives, negatives):.3f}; chance 0.5)",
+        f"val_auprc {auprc:.3f} (chance {positives / (positives + negatives):.3f}, the prevalence)",
+    ]
+
+
+def finetuning_advice(rows: list[Row], watched: Watched, valid: Split) -> list[str]:
+    """What to look at if the best validation is not better than chance, or if training only made it worse."""
+    best = best_row(rows, watched).metrics
+    positives, negatives = _counts(valid)
+    error = auroc_standard_error(0.5, positives, negatives)
+    prevalence = positives / (positives + negatives)
+    stays = f"{positives:,} of {positives + negatives:,} validation stays are positive"
+    look = (
+        "Check that the loading table shows the whole backbone, that stats.csv and cached.csv are those of the "
+        "pretraining, and the labels (python data.py check)."
+    )
     lines = []
-    if auc < EXPECTED_AUC or auprc < EXPECTED_AUPRC:
+    if best["val_auc"] - 0.5 < STANDARD_ERRORS * error:
         lines.append(
-            f"In the first {len(first)} epochs val_auc reached {auc:.3f} and val_auprc {auprc:.3f}; for in-hospital "
-            f"death {EXPECTED_AUC:.2f} and {EXPECTED_AUPRC:.2f} are usual. Check that the loading table above shows "
-            "the whole backbone, that stats.csv and cached.csv are those of the pretraining, and the labels "
-            "(python data.py check)."
+            f"The best val_auc {best['val_auc']:.3f} is not clearly above chance: {stays}, so at 0.5 its standard "
+            f"error is {error:.3f} (Hanley & McNeil, 1982). {look}"
         )
-    if len(first) > 2 and auc <= first[0]["val_auc"]:
-        lines.append("val_auc did not rise after the first epoch: try a lower cls_head_lr, or a lower unfreeze_after.")
+    elif best["val_auprc"] <= prevalence:
+        lines.append(
+            f"val_auprc {best['val_auprc']:.3f} at the best epoch is not above the prevalence {prevalence:.3f}, "
+            f"which a random ranking reaches ({stays}). {look}"
+        )
+    if len(rows) > 2 and best is rows[0].metrics:
+        lines.append(
+            f"val_auc was best after the first of {len(rows)} epochs and never rose again: try a lower cls_head_lr, or "
+            "a lower unfreeze_after."
+        )
     return lines
 
 
-def pretraining_advice(rows: list[Row], latent_dim: int) -> list[str]:
-    """A warning if the posterior has collapsed: dimensions that say nothing about their set (Burda et al., 2016)."""
+def pretraining_advice(
+    rows: list[Row], latent_dim: int, objective: ObjectiveSettings, train: Split, names: tuple[str, ...]
+) -> list[str]:
+    """Warnings about a KL weight that did not rise in full, and about dimensions that do not vary between sets."""
+    return beta_advice(rows, objective) + collapse_advice(rows, latent_dim, objective, train, names)
+
+
+def beta_advice(rows: list[Row], objective: ObjectiveSettings) -> list[str]:
+    """Says when pretraining ended before the weight of the KL term had reached max_beta."""
+    last, steps = rows[-1], objective.beta_warmup_steps
+    if last.step >= steps:
+        return []
+    epochs = math.ceil(steps / (last.step / last.epoch))
+    return [
+        f"beta reached {last.metrics['beta']:.3g} of max_beta {objective.max_beta:g}: the run had {last.step:,} "
+        f"optimizer steps, beta_warmup_steps is {steps:,}. Train at least {epochs:,} epochs (--max_epochs), or pass a "
+        "lower --beta_warmup_steps."
+    ]
+
+
+def collapse_advice(
+    rows: list[Row], latent_dim: int, objective: ObjectiveSettings, train: Split, names: tuple[str, ...]
+) -> list[str]:
+    """Why few dimensions of mu vary between sets (Burda et al., 2016); nothing where enough do."""
     active = rows[-1].metrics["val_active_units"]
     if active >= FEW_ACTIVE * latent_dim:
         return []
+    finding = f"Only {active:.0f} of {latent_dim} dimensions of mu vary between sets"
+    huge = huge_values(train, names)
+    if huge:
+        worst = ", ".join(f"{name!r} (|z| up to {z:,.0f})" for name, z in list(huge.items())[:3])
+        return [
+            f"{finding}, and the training data hold values beyond {HUGE_Z:,.0f} standard deviations: {worst}. They "
+            "dominate the loss: correct the values, or the mean and std of these variables in stats.csv."
+        ]
+    if rows[-1].step < FEW_STEPS:
+        return [f"{finding} after {rows[-1].step:,} optimizer steps, which are too few to judge: train longer first."]
     return [
-        f"Posterior collapse: only {active:.0f} of {latent_dim} dimensions of mu vary between sets. Try a lower "
-        "max_beta, a longer beta_warmup_steps, or more free_bits."
+        f"Posterior collapse: {finding[0].lower()}{finding[1:]} after {rows[-1].step:,} optimizer steps. Try a lower "
+        f"max_beta (now {objective.max_beta:g}), a longer beta_warmup_steps, or more free_bits."
     ]
+
+
+def huge_values(split: Split, names: tuple[str, ...]) -> dict[str, float]:
+    """Variables with a value beyond HUGE_Z standard deviations and their largest, largest first."""
+    largest = np.zeros(len(names))
+    for start in range(0, split.n_events, VALUES_PER_BLOCK):
+        block = slice(start, start + VALUES_PER_BLOCK)
+        size = np.abs(split.value[block])
+        huge = np.flatnonzero(size >= HUGE_Z)
+        np.maximum.at(largest, split.variable[block][huge], size[huge])
+    order = np.argsort(-largest, kind="stable")[: np.count_nonzero(largest)]
+    return {names[variable]: float(largest[variable]) for variable in order}
