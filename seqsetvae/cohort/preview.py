@@ -55,7 +55,8 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
             f"{files.patient_ehr}: no split {missing[0]!r}; it has {', '.join(layout.stays)}. A split is a folder such "
             f"as {missing[0]}/ with parquet files."
         )
-    read_stats(files.stats)
+    if files.stats is not None:
+        read_stats(files.stats)
     labels = None if files.labels is None else read_labels(files.labels, label_name)
     if labelled:
         _check_labels(files, layout, label_name, splits, labels)

@@ -104,13 +104,11 @@ def run(settings: Settings) -> Evaluation:
 def _data_of(folder: RunFolder | None, path: Path) -> Path:
     if folder is None:
         raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")
-    try:
-        recorded = folder.read_json(CONFIG)["cohort"]["path"]
-    except (OSError, ValueError, TypeError, KeyError):
-        recorded = None
-    if recorded is None:
+    cohort = folder.read_json(CONFIG).get("cohort")
+    said = cohort.get("path") if isinstance(cohort, dict) else None
+    if not isinstance(said, str):
         raise InputError(f"{folder.path / CONFIG}: does not record the data of the run; pass --data_dir")
-    data_dir = Path(recorded)
+    data_dir = Path(said)
     if not data_dir.exists():
         raise InputError(f"{path}: the data of its run, {data_dir}, no longer exist; pass --data_dir")
     return data_dir
