@@ -330,7 +330,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda data: _edit(data / "stats.csv", lambda text: text.replace(",std", ",sd")),
         "stats.csv: has no column std",
     ),
-    "no stats": (lambda data: (data / "stats.csv").unlink(), "--params_map_path"),
     "no Key column": (
         lambda data: _edit(data / "cached.csv", lambda text: text.replace("Key", "name")),
         "cached.csv: has no column Key",

@@ -650,9 +650,9 @@ def test_files_of_a_run_appear_whole(tmp_path: Path) -> None:
     [
         ("{", "config.json: damaged, it is not JSON"),
         ("[]", "config.json: damaged, it holds a list and not an object"),
-        ("{}", "config.json: does not say which data the run was trained on; pass --data_dir"),
-        ('{"cohort": 3}', "config.json: does not say which data"),
-        ('{"cohort": {"path": 3}}', "config.json: does not say which data"),
+        ("{}", "config.json: does not record the data of the run; pass --data_dir"),
+        ('{"cohort": 3}', "config.json: does not record the data"),
+        ('{"cohort": {"path": 3}}', "config.json: does not record the data"),
         (b"\xff", "config.json: damaged, it is not JSON"),
     ],
 )
@@ -699,7 +699,7 @@ def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, com
         status, said, errors = finetune(pretrained, compiled.path, tmp_path / "full", "--unfreeze_after", 2)
     run = run_of(tmp_path / "full")
     assert status == 2
-    assert "stage 1  epoch   2/3" in said
+    assert "\n  2/3      1 " in said
     assert errors.count("\n") == 1
     assert errors.startswith(f"error: {run / 'checkpoints'}")
     assert "cannot be written (File too large). Free disk space" in errors
