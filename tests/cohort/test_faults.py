@@ -288,7 +288,8 @@ def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pyte
     for name in ("stats.csv", "oc.csv", "cached.csv"):
         (folder.root / name).rename(elsewhere / name)
     assert main(["check", str(folder.ehr)]) == 1
-    assert "there is no stats.csv: mean and std of each variable are computed from the training split" in capsys.readouterr().out
+    computed = "there is no stats.csv: mean and std of each variable are computed from the training split"
+    assert computed in capsys.readouterr().out
     for stats, labels, vectors in (
         ("--stats", "--labels", "--embeddings"),
         ("--params_map_path", "--label_path", "--embeddings_path"),
