@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import batch, loading
 from seqsetvae.cohort import transform
 from seqsetvae.errors import InputError
-from seqsetvae.files import CannotWriteError, file_sha256, new_folder
+from seqsetvae.files import CannotWriteError, file_sha256, new_folder, scratch_folder
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.model import backbone
 from seqsetvae.model.head import POOLINGS
@@ -207,9 +205,8 @@ class FeatureFolder:
 
 def _remove(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that no other process sees half of it."""
-    with suppress(OSError):  # another process may have removed it already
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.damaged-", dir=folder.parent))
-        try:
-            folder.rename(aside / folder.name)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with (
+        suppress(OSError, CannotWriteError),  # another process may have removed it already
+        scratch_folder(folder.parent, folder.name) as aside,
+    ):
+        folder.rename(aside / folder.name)

@@ -203,8 +203,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         with new_file(Path(path)) as stream:
             try:
                 torch.save(checkpoint, stream)
-            except RuntimeError as error:  # torch closes its container after a failed write, which fails too
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            except RuntimeError as error:
+                # After a write that failed or was interrupted torch closes its container, which fails too.
+                first = error.__context__
+                raise (first if isinstance(first, OSError | KeyboardInterrupt) else error) from None
 
 
 class PortableCheckpoint(ModelCheckpoint):
