@@ -151,7 +151,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "Print what to know about data before training on them. Status 1 = something would stop training."
+    text = "Print what to know about data before training on them. Status 1 = not ready for training."
     parser = commands.add_parser("check", help=text, description=text)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
     _add_stats(parser, "mean and std of each variable (default: the stats.csv beside patient_ehr)")
