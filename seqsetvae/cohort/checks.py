@@ -168,7 +168,7 @@ def _compile(
         except UnusableStatsError as error:
             if stats is None:  # computed from the training split: no line of a file can be left out
                 raise
-            findings.problems.append(str(error))
+            findings.problems.append(str(error).replace("\n", "\n    "))
             unusable += error.lines
         else:
             return cohort, unusable

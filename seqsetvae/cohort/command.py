@@ -188,7 +188,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "Print what to know about data before training on them. Status 1 = something would stop training."
+    text = "Print what to know about data before training on them. Status 1 = not ready for training."
     parser = commands.add_parser("check", help=text, description=text, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
     _add_stats(

@@ -55,13 +55,17 @@ class ValueTransform:
     def __str__(self) -> str:
         if self == AS_STORED:
             return "as stored (no value_clip, no min_count)"
-        clipped = "no limit" if self.clip is None else f"z-scores clipped at ±{self.clip:g} (value_clip)"
+        clipped = "z-scores not clipped" if self.clip is None else f"z-scores clipped at ±{self.clip:g}"
+        return f"{clipped} (value_clip); {self._rare_in_words()} (min_count)"
+
+    def _rare_in_words(self) -> str:
+        if not self.min_count:
+            return "rare variables keep their values"
+        if not self.rare:
+            return f"no variable has fewer than {self.min_count:,} training values"
         more = f" and {len(self.rare) - NAMED:,} more" if len(self.rare) > NAMED else ""
-        named = f": {', '.join(map(repr, self.rare[:NAMED]))}{more}" if self.rare else ""
-        return (
-            f"{clipped}; {len(self.rare):,} variables with fewer than {self.min_count:,} training values have the "
-            f"value {PRESENT:g} (min_count){named}"
-        )
+        named = f"{', '.join(map(repr, self.rare[:NAMED]))}{more}"
+        return f"variables with fewer than {self.min_count:,} training values get the value {PRESENT:g}: {named}"
 
 
 AS_STORED = ValueTransform()

@@ -22,7 +22,9 @@ def check_value_flags(settings: Settings, transform: ValueTransform, path: Path)
     if wrong:
         pairs = [f"{name}: received {getattr(settings, name)}; trained with {recorded[name]}" for name in wrong]
         flags = " and ".join(f"--{name}" for name in wrong)
-        raise InputError(f"{path}: must be given the values of its training. {'; '.join(pairs)}. Leave out {flags}.")
+        raise InputError(
+            f"{path}: the value settings of its training cannot be changed. {'; '.join(pairs)}. Leave out {flags}."
+        )
 
 
 def value_transform(settings: Settings, checkpoint: Checkpoint | None, cohort: Cohort) -> ValueTransform:

@@ -62,7 +62,8 @@ def new_checkpoint(wild: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Pa
     flags = ["--preset", "small", "--max_epochs", 1, "--accelerator", "cpu"]
     status, said, errors = command("--mode", "pretrain", "--data_dir", wild.path, "--output_root_dir", root, *flags)
     assert status == 0, errors
-    assert "z-scores clipped at ±10 (value_clip); 1 variables with fewer than 20 training values" in said
+    assert "Values: z-scores clipped at ±10 (value_clip); " in said
+    assert "variables with fewer than 20 training values get the value 1: 'ferritin' (min_count)" in said
     return next(root.glob("pretrain-*")) / "checkpoints" / "best.ckpt"
 
 
