@@ -19,7 +19,6 @@ from seqsetvae.console import Progress, end_log, print_line, recorded_output, st
 from seqsetvae.training.watch import Row, header_line, row_line
 from tests.training.helpers import fine_tuner, run_stages
 
-
 END = "<end of output>"
 
 
