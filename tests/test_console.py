@@ -19,6 +19,8 @@ from seqsetvae.console import Progress, end_log, print_line, recorded_output, st
 from seqsetvae.training.watch import Row, header_line, row_line
 from tests.training.helpers import fine_tuner, run_stages
 
+END = "<end of output>"
+
 
 def _terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Make stdout and stderr a pseudo-terminal of 80 columns; the function returns what was written to it.
@@ -32,8 +34,12 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     monkeypatch.setattr(sys, "stderr", stream)
 
     def written() -> str:
+        stream.write(END)
         stream.flush()
-        return os.read(ours, 2**16).decode().replace("\r\n", "\n")
+        received = b""
+        while not received.endswith(END.encode()):  # it arrives in pieces
+            received += os.read(ours, 2**16)
+        return received.decode().removesuffix(END).replace("\r\n", "\n")
 
     return written
 
