@@ -12,16 +12,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from seqsetvae import losses
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+from seqsetvae.architectures.seqsetvae.history_encoder import TIME_BUCKETS
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
+from seqsetvae.head import Head, HeadSettings, pool
+from seqsetvae.losses import LossSettings, ObjectiveSettings
 from seqsetvae.metrics import FiniteCheck, PosteriorHealth, RunningMean, ranking_metrics, ranking_score
-from seqsetvae.model import losses
-from seqsetvae.model.backbone import Backbone
-from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.head import Head, HeadSettings, pool
-from seqsetvae.model.history_encoder import TIME_BUCKETS
-from seqsetvae.model.losses import LossSettings, ObjectiveSettings
 from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
 
 

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import Figure, compared, isolated, once, seconds
 from benchmarks.works import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
 from seqsetvae.cohort import find_cohort, open_cohort
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model.backbone import BackboneSizes
 from seqsetvae.settings import SMALL
 from seqsetvae.training.stages import quiet_lightning
 from seqsetvae.training.watch import Clock

@@ -24,7 +24,7 @@ from benchmarks.works import (
     open_stays,
     stays_and_sets,
 )
-from seqsetvae.model.backbone import BackboneSizes
+from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
 
 WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
 BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7

@@ -28,9 +28,9 @@ from benchmarks.works import (
     random_embeddings,
     training_step,
 )
+from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.loading import CohortDataModule, collate
-from seqsetvae.model.backbone import BackboneSizes
 
 BATCH_SIZES = (32, 256)
 BATCHES = 8  # timed together

@@ -26,13 +26,13 @@ from benchmarks.works import (
     open_stays,
     stays_and_sets,
 )
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
+from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
+from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.history_encoder import position_encoding
-from seqsetvae.model.losses import kl_with_free_bits, set_distance
-from tests.plain import PlainBackbone, PlainSet
-from tests.plain_decoder import PlainDecoder
+from seqsetvae.losses import kl_with_free_bits, set_distance
 
 WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining step": 25.0}  # times the loop
 BATCH_SIZE, BATCHES = 8, 1

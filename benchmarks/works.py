@@ -19,15 +19,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.head import HeadSettings
 from seqsetvae.loading import LengthBucketSampler, collate, stay_sizes
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings, ObjectiveSettings
+from seqsetvae.losses import LossSettings, ObjectiveSettings
 from seqsetvae.optimizer import OptimizerSettings
 
 EMBEDDING_WIDTH = 768

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
-from seqsetvae.model.backbone import Backbone, BackboneSizes
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints

@@ -9,7 +9,7 @@ import torch
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from seqsetvae.model.losses import kl_of_dimensions
+from seqsetvae.losses import kl_of_dimensions
 
 ACTIVE_VARIANCE = 0.01  # a dimension is active if its mu varies more than this over the sets (Burda et al., 2016)
 

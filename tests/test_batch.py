@@ -13,11 +13,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import CohortDataModule, require_both_classes
+from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import LengthBucketSampler, SplitBatches, _ranges, collate, group_by_length, stay_sizes
-from tests import plain, tiny
+from tests import tiny
 
 
 def _sets_of(batch: Batch) -> list[plain.PlainSet]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
 from seqsetvae.checkpoint import (
     INERT,
     canonical_name,
@@ -24,7 +25,6 @@ from seqsetvae.checkpoint import (
     sizes_from_settings,
 )
 from seqsetvae.errors import InputError
-from seqsetvae.model.backbone import Backbone, BackboneSizes
 from tests import tiny
 
 # As settings give them: those that shapes cannot show are right, the others are those of another model.

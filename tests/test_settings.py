@@ -103,7 +103,7 @@ def test_every_setting_is_read_by_code() -> None:
 
 
 def _backbone_sizes() -> type:
-    from seqsetvae.model.backbone import BackboneSizes
+    from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
 
     return BackboneSizes
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from tests.plain import PlainBackbone, PlainSet
 
 SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SIZES = BackboneSizes(

@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
 from seqsetvae.checkpoint import (
     Checkpoint,
     LoadReport,
@@ -26,7 +27,6 @@ from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.console import end_log, start_log
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model.backbone import Backbone, BackboneSizes
 from seqsetvae.modes.values import check_value_flags
 from seqsetvae.settings import Settings
 from seqsetvae.training.features import Arithmetic

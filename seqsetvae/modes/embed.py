@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
 from seqsetvae.files import new_file
 from seqsetvae.metrics import require_finite
-from seqsetvae.model.backbone import Backbone
 from seqsetvae.modes.common import (
     arithmetic,
     check_data,

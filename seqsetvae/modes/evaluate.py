@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
 from seqsetvae.cohort import is_compiled, open_cohort
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
+from seqsetvae.head import HeadSettings
 from seqsetvae.loading import require_both_classes
+from seqsetvae.losses import LossSettings
 from seqsetvae.metrics import ranking_metrics, ranking_score, require_finite
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings
 from seqsetvae.modes.common import (
     arithmetic,
     check_data,

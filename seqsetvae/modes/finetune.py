@@ -6,13 +6,13 @@ import numpy as np
 import pytorch_lightning as pl
 
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.transform import ValueTransform
+from seqsetvae.head import HeadSettings
 from seqsetvae.loading import require_both_classes
-from seqsetvae.model.backbone import Backbone, BackboneSizes
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings
+from seqsetvae.losses import LossSettings
 from seqsetvae.modes.common import (
     FEATURE_CACHE,
     arithmetic,

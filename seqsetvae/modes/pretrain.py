@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from model_optimized import SeqSetVAEPretrainer
+from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.checkpoint import Checkpoint, LoadReport
-from seqsetvae.model.backbone import BackboneSizes
-from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.losses import ObjectiveSettings
+from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.modes.common import (
     check_data,
     check_embeddings,

@@ -23,14 +23,12 @@ import numpy as np
 import torch
 
 import model_optimized
+import seqsetvae
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae import batch, loading
-from seqsetvae.cohort import transform
 from seqsetvae.errors import InputError
 from seqsetvae.files import CannotWriteError, file_sha256, new_folder, scratch_folder
+from seqsetvae.head import POOLINGS
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.model import backbone
-from seqsetvae.model.head import POOLINGS
 
 POOLED, MANIFEST = "pooled.npy", "manifest.json"
 IN_MEMORY = 2**28  # bytes; a larger array is memory-mapped
@@ -103,10 +101,13 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def code_hash() -> str:
-    """A hash of the source files that compute the features: after an edit they are computed again."""
-    alone = [str(module.__file__) for module in (batch, loading, model_optimized, transform)]
-    files = [*Path(backbone.__file__).parent.glob("*.py"), *map(Path, alone), Path(__file__).with_name("frozen.py")]
-    content = sorted((file.name, file_sha256(file)) for file in files)
+    """A hash of every source file that may compute features: after an edit they are computed again.
+
+    All of the package counts, in any subfolder, so that no file that computes features can be forgotten here.
+    """
+    package = Path(seqsetvae.__file__).parent
+    files = [Path(model_optimized.__file__), *sorted(package.rglob("*.py"))]
+    content = [(file.relative_to(package.parent).as_posix(), file_sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

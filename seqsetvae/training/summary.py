@@ -10,7 +10,7 @@ import numpy as np
 
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
-from seqsetvae.model.losses import ObjectiveSettings
+from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.training.frozen import Reading
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run

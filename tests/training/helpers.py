@@ -12,8 +12,8 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.model.head import HeadSettings
-from seqsetvae.model.losses import LossSettings
+from seqsetvae.head import HeadSettings
+from seqsetvae.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.training.features import Arithmetic

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
+from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import SplitBatches
-from seqsetvae.model.decoder import Decoder, PretrainingModel
-from seqsetvae.model.losses import LossSettings, ObjectiveSettings
+from seqsetvae.losses import LossSettings, ObjectiveSettings
 from seqsetvae.training.frozen import FrozenFeatures
 from tests import tiny
 from tests.training.helpers import CPU, fine_tuner

@@ -476,7 +476,7 @@ def test_scores_that_are_no_numbers_end_the_run_without_a_best(
     def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
         return self.net(pooled) * (1.0 if self.training else float("nan"))
 
-    monkeypatch.setattr("seqsetvae.model.head.Head.forward", broken)
+    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
     assert "val_auc is not finite" in errors
@@ -490,7 +490,7 @@ def test_a_later_breakdown_keeps_the_earlier_best(
         self.validated = getattr(self, "validated", 0) + (not self.training)
         return self.net(pooled) * (1.0 if self.validated <= 5 else float("nan"))  # five batches: the first validation
 
-    monkeypatch.setattr("seqsetvae.model.head.Head.forward", broken)
+    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
     assert "val_auc is not finite" in errors

@@ -14,11 +14,11 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEPretrainer
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
+from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.metrics import ranking_score
-from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.losses import ObjectiveSettings
 from seqsetvae.optimizer import adamw, parameter_groups
 from tests import tiny
 from tests.training.helpers import fine_tuner, make_run, read_features

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.model.decoder import PretrainingModel
 from seqsetvae.settings import SMALL
 from tests.tiny import SIZES
 from train_optimized import main

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.model.losses import ObjectiveSettings
+from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
 from seqsetvae.training.summary import (
     against_chance,

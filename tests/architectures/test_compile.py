@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from seqsetvae.model.backbone import Backbone
-from seqsetvae.model.decoder import PretrainingModel
-from seqsetvae.model.set_encoder import MAB
-from tests import plain, tiny
+from seqsetvae.architectures.seqsetvae import reference as plain
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+from seqsetvae.architectures.seqsetvae.set_encoder import MAB
+from tests import tiny
 
 
 def _run(backbone: Backbone, stays: list[list[plain.PlainSet]]) -> torch.Tensor:

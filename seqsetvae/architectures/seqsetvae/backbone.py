@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.batch import Batch
-from seqsetvae.model.history_encoder import (
+from seqsetvae.architectures.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
     Grids,
@@ -22,7 +21,8 @@ from seqsetvae.model.history_encoder import (
     time_bucket_edges,
     time_buckets,
 )
-from seqsetvae.model.set_encoder import MAB, SetEncoder, SetEncoderSizes
+from seqsetvae.architectures.seqsetvae.set_encoder import MAB, SetEncoder, SetEncoderSizes
+from seqsetvae.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

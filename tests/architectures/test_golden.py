@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae import losses
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.loading import collate
-from seqsetvae.model import losses
-from seqsetvae.model.backbone import Backbone
 
 HEADS: dict[str, Any] = {
     "heads": 2,

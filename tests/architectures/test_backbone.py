@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.model import history_encoder
-from seqsetvae.model.backbone import Backbone
-from seqsetvae.model.history_encoder import position_encoding, time_bucket_edges, time_buckets
-from tests import plain, tiny
+from seqsetvae.architectures.seqsetvae import history_encoder
+from seqsetvae.architectures.seqsetvae import reference as plain
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding, time_bucket_edges, time_buckets
+from tests import tiny
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -150,7 +151,7 @@ def test_the_past_does_not_see_the_future() -> None:
 @pytest.mark.parametrize("sizes", SHAPES[:2] + SHAPES[5:6], ids=_name)
 def test_training_mode_is_evaluation_mode_with_dropout(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """With every dropout probability at 0, the training path gives the same values and gradients."""
-    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.0)
+    monkeypatch.setattr("seqsetvae.architectures.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0, **sizes), tiny.ragged_stays()
     evaluated = _fast(backbone, stays)
     gradients = _gradients(backbone, evaluated)
@@ -164,7 +165,9 @@ def test_training_mode_is_evaluation_mode_with_dropout(sizes: dict[str, Any], mo
 @pytest.mark.parametrize("place", ["events", "gaussian", "transformer"])
 def test_each_dropout_acts_in_training(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the three places by itself changes the history in training mode, and none does in evaluation mode."""
-    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.1 if place == "events" else 0.0)
+    monkeypatch.setattr(
+        "seqsetvae.architectures.seqsetvae.set_encoder.EVENT_DROPOUT", 0.1 if place == "events" else 0.0
+    )
     dropout = 0.1 if place == "transformer" else 0.0
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=dropout), tiny.ragged_stays()
     _dropout(backbone, "set_encoder.mu_logvar.3").p = 0.1 if place == "gaussian" else 0.0
@@ -176,7 +179,7 @@ def test_each_dropout_acts_in_training(place: str, monkeypatch: pytest.MonkeyPat
 
 def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch's layer: besides the three Dropout modules of each layer, the attention weights themselves drop."""
-    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.0)
+    monkeypatch.setattr("seqsetvae.architectures.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
     evaluated = _fast(backbone, stays)[1]
     dropouts = [module for module in backbone.modules() if isinstance(module, torch.nn.Dropout)]

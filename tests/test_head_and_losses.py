@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
+from seqsetvae import losses
+from seqsetvae.head import POOLINGS, Head, pool
 from seqsetvae.metrics import RunningMean, ranking_score
-from seqsetvae.model import losses
-from seqsetvae.model.head import POOLINGS, Head, pool
 from tests import tiny
 
 

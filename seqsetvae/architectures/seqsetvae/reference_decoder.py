@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.plain import PlainISAB, PlainMAB
+from seqsetvae.architectures.seqsetvae.reference import PlainISAB, PlainMAB
 
 
 class PlainPMA(nn.Module):

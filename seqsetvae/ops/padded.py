@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from seqsetvae.batch import PaddedSizes
-from seqsetvae.model import ragged
-from seqsetvae.model.ragged import Runs
+from seqsetvae.ops import ragged
+from seqsetvae.ops.ragged import Runs
 
 SetSizes = Runs | PaddedSizes
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of
-from seqsetvae.model.ragged import split_events
+from seqsetvae.ops.padded import SetSizes, filled_places, pad_events, runs_of
+from seqsetvae.ops.ragged import split_events
 
 
 def cross_entropy(

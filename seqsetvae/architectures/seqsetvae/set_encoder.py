@@ -7,7 +7,7 @@ no residual inside a MAB, and one around each level.
 
 Attention is written so that nothing is projected twice: the inducing queries are multiplied into the key weights once a
 step, the values' and the output's weights into one, and the query's and key's weights into one. It is the same function
-of the same parameters (tests/plain.py is the plain form); key biases drop out because softmax ignores what it adds to
+of the same parameters (reference.py is the plain form); key biases drop out because softmax ignores what it adds to
 every score of a query.
 """
 
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.model.dropout import dropout
-from seqsetvae.model.padded import SetSizes, mean_of_events, pool_events, read_rows
+from seqsetvae.ops.dropout import dropout
+from seqsetvae.ops.padded import SetSizes, mean_of_events, pool_events, read_rows
 
 EVENT_DROPOUT = 0.1  # on each event vector, in training
 GAUSSIAN_DROPOUT = 0.1  # inside mu_logvar, in training

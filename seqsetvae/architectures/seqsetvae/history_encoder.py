@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from seqsetvae.model.dropout import dropout
+from seqsetvae.ops.dropout import dropout
 
 TIME_BUCKETS = 64
 # Upper edges in minutes of all buckets but the last, as the checkpoints were trained with: the float32 numbers of

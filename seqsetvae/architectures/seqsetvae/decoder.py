@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.model.backbone import Backbone, BackboneSizes, compile_blocks
-from seqsetvae.model.dropout import dropout
-from seqsetvae.model.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
-from seqsetvae.model.ragged import split_events
-from seqsetvae.model.set_encoder import ISAB, MAB, SetEncoderSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes, compile_blocks
+from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB, SetEncoderSizes
+from seqsetvae.ops.dropout import dropout
+from seqsetvae.ops.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
+from seqsetvae.ops.ragged import split_events
 
 OUTPUT_DROPOUT = 0.1
 SEED_NOISE = 0.3  # standard deviation added to the seeds in training

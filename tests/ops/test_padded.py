@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae import losses
+from seqsetvae.architectures.seqsetvae import reference as plain
+from seqsetvae.architectures.seqsetvae.decoder import Decoder
 from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.loading import pad_sizes
-from seqsetvae.model import losses, padded
-from seqsetvae.model.decoder import Decoder
-from tests import plain, tiny
+from seqsetvae.ops import padded
+from tests import tiny
 from tests.tiny import SIZES
 
 SETS = {
@@ -54,7 +56,7 @@ def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Te
 def test_the_backbone_in_values_and_gradients(
     sizes: list[int], training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqsetvae.model.set_encoder.EVENT_DROPOUT", 0.0)
+    monkeypatch.setattr("seqsetvae.architectures.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0).train(training)
     backbone.set_encoder.mu_logvar.eval()
     exact, few = (backbone(batch, tiny.embeddings()) for batch in _batches(sizes))
