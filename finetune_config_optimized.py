@@ -20,6 +20,7 @@ max_events_per_batch = 65536  # maximum number of events per batch, limits memor
 num_workers = 0  # DataLoader worker processes; 0 is usually fastest, because batches are read from memory-mapped arrays
 
 # --- Backbone of a new model (a checkpoint has its own sizes; these fill in only what it does not state) --------------
+architecture = "seqsetvae"  # architecture of the backbone; a checkpoint has its own
 preset = "full"  # full: the sizes below; small: width 64 and 2 history layers instead (for CPUs)
 reduced_dim = 256  # width to which variable embeddings are projected; None: no projection
 latent_dim = 256  # width of each set's latent Gaussian and of the history states
@@ -52,6 +53,7 @@ gradient_clip_val = 1.0  # maximum gradient norm
 gradient_accumulation_steps = 1  # batches per optimizer step; the gradient is that of one large batch of their stays
 
 # --- Pretraining ------------------------------------------------------------------------------------------------------
+objective = "reconstruction"  # pretraining objective: reconstruction of each set from its history state
 pretrain_lr = 1e-3  # pretraining: peak learning rate, decays to min_lr along a half cosine over max_epochs
 max_beta = 0.1  # pretraining: weight of the KL term after its warm-up
 beta_warmup_steps = 5000  # pretraining: optimizer steps in which the KL weight rises linearly from 0 to max_beta

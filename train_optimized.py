@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import tokenize
 from collections.abc import Sequence
@@ -12,7 +11,9 @@ from types import ModuleType
 from seqsetvae.console import recorded_output
 from seqsetvae.errors import InputError
 from seqsetvae.memory import keep_freed_memory
-from seqsetvae.settings import config_error, resolve
+from seqsetvae.modes import MODES
+from seqsetvae.settings.command_line import resolve
+from seqsetvae.settings.config_file import import_error
 
 CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 
@@ -26,10 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        settings = resolve(load_config(), argv)
+        call = resolve(load_config(), sys.argv[1:] if argv is None else argv, MODES)
         keep_freed_memory()
-        # Imported only now, so that --help and a mistyped flag do not wait seconds for torch.
-        importlib.import_module(f"seqsetvae.modes.{settings.mode}").run(settings)
+        call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,7 +58,7 @@ def load_config() -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit, which would end the command with status 0 and nothing done
-        raise config_error(CONFIG_FILE, error) from error
+        raise import_error(CONFIG_FILE, error) from error
     return finetune_config_optimized
 
 

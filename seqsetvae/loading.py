@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueTransform
+from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 
 MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
@@ -352,6 +353,50 @@ class CohortDataModule(pl.LightningDataModule):
         """Stays of a split that `max_sets` shortens."""
         stays = self.cohort.split(split)
         return int((stays.stay_offset[1:] - stays.stay_offset[:-1] > (self.max_sets or np.inf)).sum())
+
+
+def data_module(
+    cohort: Cohort,
+    transform: ValueTransform,
+    settings: DataSettings,
+    loader: LoaderSettings,
+    run: RunSettings,
+    device: torch.device,
+    *,
+    labelled: bool = True,
+) -> CohortDataModule:
+    """Loaders over the cohort; prints how many stays `max_sets` shortens, and how many are left out without a label."""
+    data = CohortDataModule(
+        cohort,
+        batch_size=loader.batch_size,
+        max_events=loader.max_events_per_batch,
+        max_sets=settings.max_sets,
+        num_workers=loader.num_workers,
+        dtype=value_type(run),
+        seed=run.seed,
+        labelled=labelled,
+        pin_memory=device.type == "cuda",
+        padded_classes=device.type == "cuda",
+        transform=transform,
+    )
+    print(f"Values: {transform}")
+    if data.max_sets is not None:
+        cut = ", ".join(f"{name} {data.n_cut(name):,} of {split.n_stays:,}" for name, split in cohort.splits.items())
+        print(f"Stays shortened to their last {data.max_sets} sets (max_sets): {cut}")
+    unlabelled = {name: int((split.label < 0).sum()) for name, split in cohort.splits.items()}
+    if labelled and any(unlabelled.values()):
+        print("Stays without a label, left out: " + ", ".join(f"{name} {n:,}" for name, n in unlabelled.items()))
+    return data
+
+
+def value_type(run: RunSettings) -> type:
+    """Type of the values in a batch: float64 if the run is in double precision, else float32."""
+    return np.float64 if run.precision == "64-true" else np.float32
+
+
+def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
+    """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
 
 
 def require_both_classes(cohort: Cohort, *splits: str) -> None:

@@ -1,0 +1,15 @@
+"""The modes of train_optimized.py, by name, in the order of --help. Importing them imports no torch.
+
+A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
+"""
+
+from seqsetvae.modes import demo, embed, evaluate, finetune, pretrain
+from seqsetvae.settings.command_line import Mode
+
+MODES: dict[str, Mode] = {
+    "finetune": finetune,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "embed": embed,
+    "demo": demo,
+}

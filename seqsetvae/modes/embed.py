@@ -5,67 +5,119 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
-from seqsetvae.batch import Batch
+from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.files import new_file
-from seqsetvae.metrics import require_finite
-from seqsetvae.modes.common import (
-    arithmetic,
-    check_data,
-    check_embeddings,
-    data_module,
-    embedding_table,
-    load_pretrained,
-    open_data,
-    prepare_device,
+from seqsetvae.settings.declare import argument
+from seqsetvae.settings.groups import (
+    DataSettings,
+    LoaderSettings,
+    PretrainedSettings,
+    RunSettings,
+    SplitSettings,
 )
-from seqsetvae.modes.values import value_transform
-from seqsetvae.settings import Settings
+from seqsetvae.settings.kinds import exists, optional, path
+
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    import torch
+
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+    from seqsetvae.batch import Batch
+
+HELP = "write latent means and history states to a file"
+NEEDS = ("pretrained_ckpt", "data_dir", "split", "output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What embedding reads."""
+
+    pretrained: PretrainedSettings
+    split: SplitSettings
+    output: Path | None = argument(optional(path()), "embed: the .npz file to write; must not exist yet")
+    data: DataSettings
+    loader: LoaderSettings
+    architecture: ArchitectureSettings
+    run: RunSettings
+
+
+def problems(settings: Settings) -> list[str]:
+    """The output must be a new .npz file in a folder that exists."""
+    output = settings.output
+    if output is None:
+        return []
+    rules = [
+        (output.suffix != ".npz", "; allowed: a file name that ends in .npz"),
+        (exists(output), ", which already exists; allowed: a new file"),
+        (not (exists(output.parent) and output.parent.is_dir()), "; allowed: a file in an existing folder"),
+    ]
+    return [f"output: received {str(output)!r}{text}" for wrong, text in rules if wrong]
 
 
 def run(settings: Settings) -> Path:
     """Write `<id>/mu` and `<id>/history` (sets × latent_dim, float32) for every stay of --split; needs no labels."""
-    assert settings.split is not None, "settings are checked before a mode runs"
-    assert settings.output is not None, "settings are checked before a mode runs"
-    device = prepare_device(settings)
-    width = check_data(settings, settings.split, labelled=False)
-    backbone, checkpoint, _ = load_pretrained(settings, Backbone, width)
-    cohort = open_data(settings)
-    split = cohort.split(settings.split)
+    import torch
+    from tqdm import tqdm
+
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.loading import data_module, embedding_table
+    from seqsetvae.metrics import require_finite
+    from seqsetvae.trained_on import check_embeddings, value_transform
+    from seqsetvae.training.device import arithmetic, prepare_device
+    from seqsetvae.training.pretrained import load_pretrained
+
+    split_name, output = settings.split.split, settings.output
+    assert split_name is not None, "settings are checked before a mode runs"
+    assert output is not None, "settings are checked before a mode runs"
+    device = prepare_device(settings.run)
+    width = check_data(settings.data, split_name, labelled=False)
+    backbone, checkpoint, _ = load_pretrained(
+        settings.pretrained, settings.architecture, settings.data, Backbone, width
+    )
+    cohort = open_data(settings.data, settings.run.output_root_dir)
+    split = cohort.split(split_name)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-    backbone = backbone.to(device, dtype).eval()
-    if settings.compile_model:
+    table = embedding_table(cohort, settings.run).to(device)
+    backbone = backbone.to(device, table.dtype).eval()
+    if settings.run.compile_model:
         backbone.compile_dense_parts()
-    table = embedding_table(cohort, settings).to(device)
-    transform = value_transform(settings, checkpoint, cohort)
-    loader = data_module(settings, cohort, device, transform, labelled=False).loader(settings.split)
+    data = data_module(
+        cohort,
+        value_transform(checkpoint, cohort),
+        settings.data,
+        settings.loader,
+        settings.run,
+        device,
+        labelled=False,
+    )
     n_sets = 0  # less than the split's where --max_sets cuts stays
-    with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
-        for batch in loader:
-            with arithmetic(settings, device).context():
+    with new_npz(output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
+        for batch in data.loader(split_name):
+            with arithmetic(settings.run, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
             stay_of_set = batch.stay_id[batch.stay_of_set]
-            require_finite(torch.from_numpy(history), stay_of_set, settings.split)
+            require_finite(torch.from_numpy(history), stay_of_set, split_name)
             for name, rows in split_by_stay(batch, mu=mu, history=history):
                 write_array(archive, name, rows)
             n_sets += batch.n_sets
             progress.update(batch.n_stays)
-    print(f"Wrote {settings.output}: {split.n_stays:,} stays, {n_sets:,} sets of the {settings.split} split")
-    return settings.output
+    print(f"Wrote {output}: {split.n_stays:,} stays, {n_sets:,} sets of the {split_name} split")
+    return output
 
 
-@torch.inference_mode()
 def encode(backbone: Backbone, batch: Batch, embeddings: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(mu, history) of every set of a batch: [S, D] float32 each."""
-    mu = backbone.set_means(batch, embeddings)
-    history = backbone.history(mu, batch)
+    import torch
+
+    with torch.inference_mode():
+        mu = backbone.set_means(batch, embeddings)
+        history = backbone.history(mu, batch)
     return mu.float().cpu().numpy(), history.float().cpu().numpy()
 
 

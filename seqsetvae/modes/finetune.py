@@ -2,40 +2,86 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytorch_lightning as pl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
-from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.transform import ValueTransform
-from seqsetvae.head import HeadSettings
-from seqsetvae.loading import require_both_classes
-from seqsetvae.losses import LossSettings
-from seqsetvae.modes.common import (
-    FEATURE_CACHE,
-    arithmetic,
-    check_data,
-    check_embeddings,
-    data_module,
-    embedding_table,
-    load_pretrained,
-    open_data,
-    prepare_device,
-    start_run,
-    train_and_summarize,
+from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.settings.declare import argument
+from seqsetvae.settings.groups import (
+    DataSettings,
+    FinetuningRates,
+    FinetuningSchedule,
+    HeadSettings,
+    LoaderSettings,
+    LossSettings,
+    OptimizerSettings,
+    PretrainedSettings,
+    RunSettings,
+    ValueSettings,
+    min_lr_problems,
 )
-from seqsetvae.modes.values import value_transform
-from seqsetvae.optimizer import OptimizerSettings
-from seqsetvae.settings import Settings
-from seqsetvae.training.frozen import FrozenFeatures
-from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import finetune_in_stages
-from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
+from seqsetvae.settings.kinds import BOOLEAN
 
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    from model_optimized import SeqSetVAEFineTuner
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+    from seqsetvae.cohort import Cohort
+    from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.training.summary import Summary
+
+HELP = "train a classifier on a pretrained checkpoint"
+NEEDS = ("data_dir",)
 METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
 PRINTED = ("stage", *METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What fine-tuning reads."""
+
+    from_random_weights: bool = argument(
+        BOOLEAN,
+        "finetune: train a randomly initialized backbone instead of --pretrained_ckpt, as a baseline; needs "
+        "--unfreeze_after 0",
+        default=False,
+    )
+    pretrained: PretrainedSettings
+    data: DataSettings
+    values: ValueSettings
+    loader: LoaderSettings
+    architecture: ArchitectureSettings
+    head: HeadSettings
+    loss: LossSettings
+    rates: FinetuningRates
+    optimizer: OptimizerSettings
+    schedule: FinetuningSchedule
+    run: RunSettings
+
+
+def problems(settings: Settings) -> list[str]:
+    """Rules of fine-tuning."""
+    pretrained, after = settings.pretrained, settings.schedule.unfreeze_after
+    random, size = settings.from_random_weights, settings.loader.batch_size
+    rules = [
+        (
+            not random and pretrained.pretrained_ckpt is None,
+            "pretrained_ckpt: not given; --mode finetune needs --pretrained_ckpt (or --from_random_weights, to train "
+            "without a pretrained checkpoint as a baseline)",
+        ),
+        (
+            random and (pretrained.pretrained_ckpt is not None or pretrained.allow_partial_backbone),
+            "from_random_weights: received together with pretrained_ckpt or allow_partial_backbone; it does not read a "
+            "checkpoint, so leave out either it or the other two",
+        ),
+        (
+            random and after != 0,
+            f"unfreeze_after: received {after}; allowed: 0 with --from_random_weights, because a randomly initialized "
+            "backbone must be trained from the start",
+        ),
+        (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
+    ]
+    found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
+    return found + (settings.architecture.problems_of_new_model() if random else [])
 
 
 def run(settings: Settings) -> Summary:
@@ -43,33 +89,63 @@ def run(settings: Settings) -> Summary:
 
     Everything is checked before the run folder is created, and what is quick to check before anything else.
     """
-    device = prepare_device(settings)
-    pl.seed_everything(settings.seed, verbose=False)
-    width = check_data(settings, "train", "valid")
-    loaded = None if settings.from_random_weights else load_pretrained(settings, Backbone, width)
-    cohort = open_data(settings)
+    import pytorch_lightning as pl
+
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.loading import data_module, require_both_classes
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.device import arithmetic, prepare_device
+    from seqsetvae.training.frozen import FEATURE_CACHE, FrozenFeatures
+    from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.training.schedule import VAL_AUC
+    from seqsetvae.training.stages import Schedule, finetune_in_stages
+    from seqsetvae.training.start import start_run, train_and_summarize
+    from seqsetvae.training.summary import finetuning_advice, random_weights_advice
+
+    device = prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    width = check_data(settings.data, "train", "valid")
+    loaded = (
+        None
+        if settings.from_random_weights
+        else load_pretrained(
+            settings.pretrained, settings.architecture, settings.data, Backbone, width, settings.values
+        )
+    )
+    cohort = open_data(settings.data, settings.run.output_root_dir)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
         backbone, report = untrained(settings, cohort), None
-        transform = value_transform(settings, None, cohort)
+        transform = new_transform(settings.values, cohort)
     else:
         backbone, checkpoint, report = loaded
         check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-        transform = value_transform(settings, checkpoint, cohort)
-    if settings.unfreeze_after is not None and settings.lr >= settings.cls_head_lr:
+        transform = value_transform(checkpoint, cohort)
+    rates, schedule = settings.rates, settings.schedule
+    if schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
         print(
-            f"⚠️  lr ({settings.lr:g}, backbone) should be well below cls_head_lr ({settings.cls_head_lr:g}, head): the "
+            f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
-    data = data_module(settings, cohort, device, transform)
+    data = data_module(
+        cohort,
+        transform,
+        settings.data,
+        settings.loader,
+        settings.run,
+        device,
+    )
     module = build(settings, backbone, cohort, transform)
     run = start_run(
+        "finetune",
         settings,
         module,
         data,
         device,
         backbone.sizes,
         report,
+        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(schedule)),
         watched=VAL_AUC,
         metrics=METRICS,
         printed=PRINTED,
@@ -77,40 +153,58 @@ def run(settings: Settings) -> Summary:
     )
 
     def read_once() -> FrozenFeatures:
-        return FrozenFeatures(module, data, arithmetic(settings, device), settings.output_root_dir / FEATURE_CACHE)
+        return FrozenFeatures(
+            module, data, arithmetic(settings.run, device), settings.run.output_root_dir / FEATURE_CACHE
+        )
 
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, read_once, settings.compile_model),
+        lambda: finetune_in_stages(run, module, read_once, settings.run.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
 
 
 def untrained(settings: Settings, cohort: Cohort) -> Backbone:
     """A backbone of the settings' sizes with random weights; prints a warning."""
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+
     print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.sizes()))
+    return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.architecture.sizes()))
 
 
 def build(settings: Settings, backbone: Backbone, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone."""
-    head = HeadSettings(pooling=settings.head_pooling, hidden=settings.head_hidden, dropout=settings.head_dropout)
-    loss = LossSettings(
-        name=settings.loss,
-        positive_weight=positive_weight(settings.class_weight, cohort),
-        label_smoothing=settings.label_smoothing,
-        focal_gamma=settings.focal_gamma,
-        focal_alpha=settings.focal_alpha,
+    from model_optimized import SeqSetVAEFineTuner
+    from seqsetvae import head, losses, optimizer
+    from seqsetvae.checkpoint import TrainedOn
+    from seqsetvae.loading import embedding_table
+
+    return SeqSetVAEFineTuner(
+        backbone,
+        head.HeadSettings(
+            pooling=settings.head.head_pooling, hidden=settings.head.head_hidden, dropout=settings.head.head_dropout
+        ),
+        losses.LossSettings(
+            name=settings.loss.loss,
+            positive_weight=positive_weight(settings.loss.class_weight, cohort),
+            label_smoothing=settings.loss.label_smoothing,
+            focal_gamma=settings.loss.focal_gamma,
+            focal_alpha=settings.loss.focal_alpha,
+        ),
+        optimizer.OptimizerSettings(
+            head_lr=settings.rates.cls_head_lr,
+            backbone_lr=settings.rates.lr,
+            weight_decay=settings.optimizer.weight_decay,
+        ),
+        embedding_table(cohort, settings.run),
+        TrainedOn(
+            fingerprints=cohort.fingerprints(),
+            label_name=cohort.label_name,
+            max_sets=settings.data.max_sets,
+            transform=transform,
+        ),
     )
-    rates = OptimizerSettings(head_lr=settings.cls_head_lr, backbone_lr=settings.lr, weight_decay=settings.weight_decay)
-    trained_on = TrainedOn(
-        fingerprints=cohort.fingerprints(),
-        label_name=cohort.label_name,
-        max_sets=settings.max_sets,
-        transform=transform,
-    )
-    return SeqSetVAEFineTuner(backbone, head, loss, rates, embedding_table(cohort, settings), trained_on)
 
 
 def positive_weight(class_weight: str | float, cohort: Cohort) -> float:
@@ -118,4 +212,4 @@ def positive_weight(class_weight: str | float, cohort: Cohort) -> float:
     if isinstance(class_weight, float):
         return class_weight
     label = cohort.split("train").label
-    return float(np.sum(label == 0) / np.sum(label == 1)) if class_weight == "balanced" else 1.0
+    return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0

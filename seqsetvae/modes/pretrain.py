@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
-from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
-from seqsetvae.checkpoint import Checkpoint, LoadReport
-from seqsetvae.losses import ObjectiveSettings
-from seqsetvae.modes.common import (
-    check_data,
-    check_embeddings,
-    data_module,
-    embedding_table,
-    load_pretrained,
-    open_data,
-    prepare_device,
-    start_run,
-    train_and_summarize,
+from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.settings.groups import (
+    DataSettings,
+    LoaderSettings,
+    OptimizerSettings,
+    PretrainedSettings,
+    PretrainingRate,
+    RunSettings,
+    ScheduleSettings,
+    ValueSettings,
+    min_lr_problems,
 )
-from seqsetvae.modes.values import value_transform
-from seqsetvae.settings import Settings
-from seqsetvae.training.schedule import VAL_LOSS
-from seqsetvae.training.summary import Summary, partial_weights_advice, pretraining_advice
 
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+    from seqsetvae.checkpoint import Checkpoint, LoadReport
+    from seqsetvae.training.summary import Summary
+
+HELP = "train a backbone without labels"
+NEEDS = ("data_dir",)
 METRICS = (
     "train_loss",
     "train_recon",
@@ -39,39 +40,86 @@ METRICS = (
 PRINTED = ("train_loss", "val_loss", "val_recon", "val_kl", "val_active_units")  # the others are in metrics.csv
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What pretraining reads."""
+
+    pretrained: PretrainedSettings
+    data: DataSettings
+    values: ValueSettings
+    loader: LoaderSettings
+    architecture: ArchitectureSettings
+    objective: ObjectiveSettings
+    rate: PretrainingRate
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    run: RunSettings
+
+
+def problems(settings: Settings) -> list[str]:
+    """Rules of pretraining."""
+    is_new = settings.pretrained.pretrained_ckpt is None
+    found = settings.architecture.problems_of_new_model() if is_new else []
+    return found + min_lr_problems(settings.schedule, settings.rate)
+
+
 def run(settings: Settings) -> Summary:
     """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes."""
-    device = prepare_device(settings)
-    pl.seed_everything(settings.seed, verbose=False)
-    width = check_data(settings, "train", "valid", labelled=False)
+    import pytorch_lightning as pl
+
+    from model_optimized import SeqSetVAEPretrainer
+    from seqsetvae import losses
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.loading import data_module, embedding_table
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.device import prepare_device
+    from seqsetvae.training.schedule import VAL_LOSS
+    from seqsetvae.training.stages import Schedule
+    from seqsetvae.training.start import start_run, train_and_summarize
+    from seqsetvae.training.summary import partial_weights_advice, pretraining_advice
+
+    device = prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    width = check_data(settings.data, "train", "valid", labelled=False)
     model, checkpoint, report = build_model(settings, width)
-    cohort = open_data(settings)
+    cohort = open_data(settings.data, settings.run.output_root_dir)
     cohort.split("train"), cohort.split("valid")
-    if checkpoint is not None:
+    if checkpoint is None:
+        transform = new_transform(settings.values, cohort)
+    else:
         check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    transform = value_transform(settings, checkpoint, cohort)
-    data = data_module(settings, cohort, device, transform, labelled=False)
-    objective = ObjectiveSettings(
-        max_beta=settings.max_beta, beta_warmup_steps=settings.beta_warmup_steps, free_bits=settings.free_bits
+        transform = value_transform(checkpoint, cohort)
+    data = data_module(
+        cohort,
+        transform,
+        settings.data,
+        settings.loader,
+        settings.run,
+        device,
+        labelled=False,
     )
+    objective = losses.ObjectiveSettings(**settings.objective.values)
     module = SeqSetVAEPretrainer(
         model,
         objective,
-        settings.pretrain_lr,
-        settings.weight_decay,
-        embedding_table(cohort, settings),
+        settings.rate.pretrain_lr,
+        settings.optimizer.weight_decay,
+        embedding_table(cohort, settings.run),
         cohort.fingerprints(),
         transform,
     )
-    if settings.compile_model:
+    if settings.run.compile_model:
         model.compile_dense_parts()
+    unused: Any = {"unfreeze_after": None, "lr_factor": 1.0, "lr_patience": 0}
     run = start_run(
+        "pretrain",
         settings,
         module,
         data,
         device,
         model.sizes,
         report,
+        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule) | unused),
         watched=VAL_LOSS,
         metrics=METRICS,
         printed=PRINTED,
@@ -80,7 +128,7 @@ def run(settings: Settings) -> Summary:
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.max_epochs, warm_up=True, decay=True),
+        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True, decay=True),
         lambda rows: (
             partial_weights_advice(report)
             + pretraining_advice(rows, model.sizes.latent_dim, objective, cohort.split("train"), cohort.vocabulary)
@@ -93,6 +141,12 @@ def build_model(settings: Settings, width: int) -> tuple[PretrainingModel, Check
 
     `width` is that of the data's variable embeddings.
     """
-    if settings.pretrained_ckpt is None:
-        return PretrainingModel(BackboneSizes(input_dim=width, **settings.sizes())), None, None
-    return load_pretrained(settings, PretrainingModel, width)
+    from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
+    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+    from seqsetvae.training.pretrained import load_pretrained
+
+    if settings.pretrained.pretrained_ckpt is None:
+        return PretrainingModel(BackboneSizes(input_dim=width, **settings.architecture.sizes())), None, None
+    return load_pretrained(
+        settings.pretrained, settings.architecture, settings.data, PretrainingModel, width, settings.values
+    )

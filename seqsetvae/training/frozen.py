@@ -24,6 +24,8 @@ from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
 from seqsetvae.training.features import Arithmetic, FeatureFolder
 
+FEATURE_CACHE = "features"  # below output_root_dir: pooled history states of frozen backbones
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -1,0 +1,56 @@
+"""The config file: its values, its comments, which are the help texts, and the error if it cannot be imported."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import tokenize
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from seqsetvae.errors import InputError
+from seqsetvae.settings.kinds import exists
+
+
+def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
+    """The section and the comment of each assignment of a config module: {name: (section, comment)}."""
+    found: dict[str, tuple[str, str]] = {}
+    name, section = "", ""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(inspect.getsource(config)).readline))
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # an empty file has no source
+        tokens = []
+    for token in tokens:
+        if token.type == tokenize.NAME and token.start[1] == 0:
+            name = token.string
+        elif token.type == tokenize.COMMENT and token.start[1] == 0:
+            section = token.string.strip("#- ")
+        elif token.type == tokenize.COMMENT:
+            found[name] = (section, token.string.lstrip("# "))
+    return found
+
+
+def import_error(file: Path, error: BaseException) -> InputError:
+    """The error for a config file that cannot be imported: the line, the reason, and what such a file may hold."""
+    if isinstance(error, FileNotFoundError) and not exists(file):
+        return InputError(f"{file}: no such file. Restore the config file that came with train_optimized.py.")
+    line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
+    place = f"{file}, line {line}" if line else f"{file}"
+    reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    if isinstance(error, SystemExit):
+        reason = f"the file ends the program (SystemExit: {error.code})"
+    elif not isinstance(error, SyntaxError):
+        reason = f"{type(error).__name__}: {reason}"
+    encoding = " It must be saved as UTF-8." if "codec" in reason or "encoding" in reason else ""
+    return InputError(
+        f"{place}: cannot be read: {reason}.{encoding} The config file must consist of lines such as: batch_size = 8"
+    )
+
+
+def _line_in(file: Path, error: BaseException) -> int | None:
+    """The line of the file at which the error was raised."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.count(b"\n", 0, error.start) + 1
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name]
+    return frames[-1].lineno if frames else None

@@ -1,0 +1,158 @@
+"""How settings are declared: as fields of small frozen dataclasses (groups), which a mode puts together.
+
+    setting(kind)                           a line of the config file and a flag, both with the name of the field
+    setting(kind, default=..., help=...)    the same, where the config file may lack the line
+    argument(kind, help)                    a flag only
+    selected(REGISTRY, "by", "Attribute")   the settings of the module that the setting `by` selects: {name: value}
+    given()                                 which settings of the group the user chose: {name: its flag or config file}
+    part(except_for=...)                    a group; the mode sets those of its settings itself
+
+A group may have a method `problems()`: what is wrong with its settings together, a line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from seqsetvae.settings.kinds import BOOLEAN, Kind
+
+Group = TypeVar("Group")
+
+
+def setting(kind: Kind, default: Any = MISSING, help: str | None = None) -> Any:
+    """A setting of the config file.
+
+    Args:
+        kind: the values that it allows.
+        default: the value as shipped; a config file that has another one counts as the user's choice (see `given`).
+        help: its text in --help if the config file has no line for it.
+    """
+    return field(default=default, metadata={"kind": kind, "help": help, "in_config": True})
+
+
+def argument(kind: Kind, help: str, default: Any = None) -> Any:
+    """A setting of one call, which the config file does not hold."""
+    return field(default=default, metadata={"kind": kind, "help": help, "in_config": False})
+
+
+def selected(registry: Mapping[str, Any], by: str, attribute: str) -> Any:
+    """Values of the settings that `registry[name].attribute` declares, where the setting `by` gives the name."""
+    return field(metadata={"registry": registry, "by": by, "attribute": attribute})
+
+
+def given() -> Any:
+    """Where the user chose settings of this group: the flag, or the config file if its value is not as shipped."""
+    return field(default_factory=dict, metadata={"given": True})
+
+
+def part(except_for: Collection[str] = ()) -> Any:
+    """A group of which the mode sets the settings `except_for` itself, so that their flags are not its flags."""
+    return field(metadata={"except_for": frozenset(except_for)})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One declared setting."""
+
+    kind: Kind
+    help: str | None
+    in_config: bool
+    default: Any  # MISSING: none
+    only_with: str | None = None  # the flag that selects the module that declares it
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag may stand without a value."""
+        return self.kind is BOOLEAN
+
+    @property
+    def is_config_line(self) -> bool:
+        """Whether the config file must have a line for it."""
+        return self.in_config and self.help is None
+
+
+def declared(group: type, chosen: Mapping[str, Any] | None = None) -> dict[str, Setting]:
+    """The settings of a group and of the groups in it, by name.
+
+    `chosen` are the values of the settings that select a module of a registry; without one, every registered module
+    counts.
+    """
+    found: dict[str, Setting] = {}
+    for item, inner in _parts(group):
+        of_part: dict[str, Setting] = {}
+        if "kind" in item.metadata:
+            of_part = {item.name: Setting(**item.metadata, default=item.default)}
+        elif "registry" in item.metadata:
+            registry, by = item.metadata["registry"], item.metadata["by"]
+            one = None if chosen is None else chosen.get(by)
+            for name in [one] if one in registry else registry:
+                of_module = declared(getattr(registry[name], item.metadata["attribute"]))
+                of_part = {each: replace(of_module[each], only_with=f"--{by} {name}") for each in of_module} | of_part
+        elif inner is not None:
+            of_part = declared(inner, chosen)
+        set_by_mode = item.metadata.get("except_for", ())
+        found |= {name: each for name, each in of_part.items() if name not in found and name not in set_by_mode}
+    return found
+
+
+def _parts(group: type) -> Iterator[tuple[Field[Any], type | None]]:
+    """Each field of a dataclass, and the dataclass that it holds if it is a group."""
+    hints = get_type_hints(group)
+    for item in fields(group):
+        yield item, hints[item.name] if is_dataclass(hints[item.name]) else None
+
+
+def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, str]) -> Group:
+    """A group with these values of its settings; `chosen` is what `given` fields are filled from."""
+    arguments: dict[str, Any] = {}
+    for item, inner in _parts(group):
+        if "kind" in item.metadata:
+            arguments[item.name] = values[item.name]
+        elif "registry" in item.metadata:
+            module = item.metadata["registry"][values[item.metadata["by"]]]
+            names = declared(getattr(module, item.metadata["attribute"]))
+            arguments[item.name] = {name: values[name] for name in names}
+        elif "given" in item.metadata:
+            arguments[item.name] = {name: chosen[name] for name in declared(group, values) if name in chosen}
+        elif inner is not None:
+            set_by_mode = item.metadata.get("except_for", ())
+            by_user = {name: place for name, place in chosen.items() if name not in set_by_mode}
+            arguments[item.name] = build(inner, values, by_user)
+    return group(**arguments)
+
+
+def groups_in(settings: Any) -> Iterator[Any]:
+    """A built group and all groups in it."""
+    yield settings
+    for item, inner in _parts(type(settings)):
+        if inner is not None:
+            yield from groups_in(getattr(settings, item.name))
+
+
+def as_plain(settings: Any) -> dict[str, Any]:
+    """Every setting of a built group as str, int, float, bool or None, for JSON."""
+    plain: dict[str, Any] = {}
+    for group in groups_in(settings):
+        for item in fields(group):
+            if "kind" in item.metadata:
+                plain[item.name] = getattr(group, item.name)
+            elif "registry" in item.metadata:
+                plain |= getattr(group, item.name)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+
+def changed(settings: Group, **values: Any) -> Group:
+    """A built group with other values of these settings, wherever in its groups they are declared."""
+    changes: dict[str, Any] = {}
+    for item, inner in _parts(type(settings)):
+        now = getattr(settings, item.name)
+        if item.name in values and "kind" in item.metadata:
+            changes[item.name] = values[item.name]
+        elif "registry" in item.metadata:
+            changes[item.name] = {name: values.get(name, value) for name, value in now.items()}
+        elif inner is not None:
+            changes[item.name] = changed(now, **values)
+    return replace(settings, **changes)  # type: ignore[type-var]

@@ -1,0 +1,212 @@
+"""The settings that several modes share, a group for each part of the program that reads them.
+
+Meaning, unit and reason of each setting are in finetune_config_optimized.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqsetvae.settings.declare import argument, given, setting
+from seqsetvae.settings.kinds import (
+    BOOLEAN,
+    choice,
+    either,
+    existing_path,
+    exists,
+    integer,
+    number,
+    optional,
+    path,
+    text,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the patients are, and which label and sets of theirs are used."""
+
+    data_dir: Path | None = setting(optional(existing_path()))
+    params_map_path: Path | None = setting(optional(existing_path()))
+    label_path: Path | None = setting(optional(existing_path()))
+    embeddings_path: Path | None = setting(optional(existing_path()))
+    label_name: str | None = setting(optional(text()))
+    skip_bad: bool = setting(BOOLEAN)
+    max_sets: int | None = setting(optional(integer(1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueSettings:
+    """How a new model reads values; a checkpoint has its own."""
+
+    value_clip: float | None = setting(optional(number(1)))
+    min_count: int = setting(integer(0))
+    given: Mapping[str, str] = given()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """How stays are grouped into batches."""
+
+    batch_size: int = setting(integer(1))
+    max_events_per_batch: int = setting(integer(1))
+    num_workers: int = setting(integer(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedSettings:
+    """Which pretrained checkpoint is loaded."""
+
+    pretrained_ckpt: Path | None = argument(
+        optional(existing_path()),
+        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt file, or a run folder "
+        "(its checkpoints/best.ckpt is used)",
+    )
+    allow_partial_backbone: bool = argument(
+        BOOLEAN,
+        "continue if backbone weights are missing in the checkpoint or have another shape; those weights start random, "
+        "and the run's config.json lists them",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Which stays a mode without training goes through."""
+
+    split: str | None = argument(
+        optional(choice("train", "valid", "test")), "evaluate, embed: the split of the data to use"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """The classification head."""
+
+    head_pooling: str = setting(choice("last", "mean", "last_mean"))
+    head_hidden: int = setting(integer(1))
+    head_dropout: float = setting(number(0, 0.9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The loss of fine-tuning."""
+
+    loss: str = setting(choice("cross_entropy", "focal"))
+    class_weight: str | float = setting(either(choice("none", "balanced"), number(0, above=True)))
+    label_smoothing: float = setting(number(0, 0.9))
+    focal_gamma: float = setting(number(0))
+    focal_alpha: float | None = setting(optional(number(0, 1)))
+
+    def problems(self) -> list[str]:
+        rules = [
+            (
+                self.label_smoothing > 0,
+                f"label_smoothing: received {self.label_smoothing}; allowed: 0 with --loss focal",
+            ),
+            (
+                self.class_weight != "none",
+                f"class_weight: received {self.class_weight!r}; allowed: none with --loss focal, whose class weight is "
+                "--focal_alpha",
+            ),
+        ]
+        return [problem for wrong, problem in rules if wrong and self.loss == "focal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What an optimizer step is."""
+
+    weight_decay: float = setting(number(0))
+    warmup_steps: int = setting(integer(0))
+    gradient_clip_val: float = setting(number(0, above=True))
+    gradient_accumulation_steps: int = setting(integer(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningRates:
+    """Learning rates of fine-tuning."""
+
+    lr: float = setting(number(0, above=True))
+    cls_head_lr: float = setting(number(0, above=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRate:
+    """Learning rate of pretraining."""
+
+    pretrain_lr: float = setting(number(0, above=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How long a run trains."""
+
+    max_epochs: int = setting(integer(1))
+    min_lr: float = setting(number(0))
+    es_patience: int = setting(integer(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSchedule(ScheduleSettings):
+    """How long each stage of fine-tuning trains, and when its learning rates are reduced."""
+
+    unfreeze_after: int | None = setting(optional(integer(0)))
+    lr_factor: float = setting(number(0, 0.999, above=True))
+    lr_patience: int = setting(integer(0))
+
+    def problems(self) -> list[str]:
+        least = self.lr_patience + 1  # validations after which the learning rates are reduced
+        if self.es_patience > least:
+            return []
+        return [
+            f"es_patience: received {self.es_patience}; allowed: more than lr_patience + 1 (= {least}); otherwise "
+            "training stops before a reduced learning rate has been tried"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Output, random seed, device and precision."""
+
+    output_root_dir: Path = setting(path())
+    seed: int = setting(integer(0, 2**32 - 1))
+    accelerator: str = setting(choice("auto", "cpu", "gpu"))
+    devices: int = setting(integer(1))
+    strategy: str = setting(choice("auto", "ddp", _ddp_find_unused_parameters_true="ddp"))
+    precision: str = setting(
+        choice(
+            "32-true",
+            "bf16-mixed",
+            "16-mixed",
+            "64-true",
+            _32="32-true",
+            _16="16-mixed",
+            _bf16="bf16-mixed",
+            _64="64-true",
+        )
+    )
+    deterministic: bool = setting(BOOLEAN)
+    compile_model: bool = setting(BOOLEAN)
+
+    def problems(self) -> list[str]:
+        rules = [
+            (self.devices > 1, f"devices: received {self.devices}; allowed: 1 (this version trains on one device)"),
+            (
+                exists(self.output_root_dir) and not self.output_root_dir.is_dir(),
+                f"output_root_dir: received {str(self.output_root_dir)!r}, which is a file; allowed: an existing or "
+                "new folder",
+            ),
+        ]
+        return [problem for wrong, problem in rules if wrong]
+
+
+def min_lr_problems(schedule: ScheduleSettings, *rates: FinetuningRates | PretrainingRate) -> list[str]:
+    """min_lr is the lower limit of these learning rates, so none of them may start below it."""
+    values = {name: rate for group in rates for name, rate in vars(group).items()}
+    if schedule.min_lr <= min(values.values()):
+        return []
+    listed = " and ".join(f"{name} ({rate:g})" for name, rate in values.items())
+    return [f"min_lr: received {schedule.min_lr:g}; allowed: at most {listed}"]
