@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import Figure, compared, isolated, once, seconds
 from benchmarks.works import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
-from seqsetvae.architectures.seqsetvae.sizes import PRESETS
+from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.cohort import find_cohort, open_cohort
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
@@ -170,7 +169,7 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     quiet_lightning()
     data = CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
     torch.manual_seed(0)
-    sizes = BackboneSizes(input_dim=data.cohort.embeddings.shape[1], transformer_dropout=0.1, **PRESETS["small"])
+    sizes = Sizes(input_dim=data.cohort.embeddings.shape[1], transformer_dropout=0.1, **PRESETS["small"])
     module = fine_tuner(sizes, torch.from_numpy(data.cohort.embeddings.copy()).float())
     module.unfreeze_backbone()
     alone, alone_waits = _epoch(module, data, n_read)

@@ -24,7 +24,7 @@ from benchmarks.works import (
     open_stays,
     stays_and_sets,
 )
-from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 
 WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
 BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7
@@ -36,7 +36,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     return [figure for what in WORKS for figure in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
 
 
-def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> list[Figure]:
+def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> list[Figure]:
     """One figure: GFLOP/s of the work, against plain products in the same process."""
     table, batches = Stays(cohort_path, sizes, BATCH_SIZE, n_batches).batches()
     n_stays, n_sets = stays_and_sets(batches)
@@ -61,7 +61,7 @@ def share_of_rate(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches:
     ]
 
 
-def plain_products(sizes: BackboneSizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:
+def plain_products(sizes: Sizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:
     """[rows, D] x [D, 2D] x [2D, D], in training with the gradients of rows and weights; and its FLOP."""
     dim = sizes.latent_dim
     x, up, down = (

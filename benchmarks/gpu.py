@@ -28,7 +28,7 @@ from benchmarks.works import (
     random_embeddings,
     training_step,
 )
-from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.loading import CohortDataModule, collate
 
@@ -55,7 +55,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
 
 
 def measure(
-    cohort: Cohort, sizes: BackboneSizes, device: torch.device, batch_sizes: Sequence[int], n_batches: int
+    cohort: Cohort, sizes: Sizes, device: torch.device, batch_sizes: Sequence[int], n_batches: int
 ) -> list[Figure]:
     """All variants of all works over batches of these sizes."""
     table = random_embeddings(cohort, sizes)
@@ -94,7 +94,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matmul_rate(device: torch.device, sizes: BackboneSizes, dtype: torch.dtype) -> float:
+def matmul_rate(device: torch.device, sizes: Sizes, dtype: torch.dtype) -> float:
     """FLOP/s of plain products of the shape that most of the model's have."""
     rows = torch.randn(INDUCING_ROWS, sizes.latent_dim, device=device, dtype=dtype)
     weight = torch.randn(sizes.latent_dim, sizes.ff_dim, device=device, dtype=dtype)
@@ -109,7 +109,7 @@ def _figure(
     split: Split,
     stays: list[np.ndarray],
     device: torch.device,
-    sizes: BackboneSizes,
+    sizes: Sizes,
 ) -> Figure:
     """Stays/s of a work over the same batches, again and again, and the most memory it holds on the device."""
     batches = [collate(split, chosen, padded_classes=variant.padded).to(device) for chosen in stays]

@@ -26,13 +26,14 @@ from benchmarks.works import (
     open_stays,
     stays_and_sets,
 )
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
 from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
 from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
-from seqsetvae.losses import kl_with_free_bits, set_distance
+from seqsetvae.objectives.reconstruction.loss import kl_with_free_bits, set_distance
 
 WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining step": 25.0}  # times the loop
 BATCH_SIZE, BATCHES = 8, 1
@@ -44,7 +45,7 @@ CLOSE = 1e-3  # largest difference between the histories of the two ways, in flo
 class Loop(nn.Module):
     """The old way: a Python loop over sets; the events of one set are one small tensor."""
 
-    def __init__(self, sizes: BackboneSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.plain = PlainBackbone(**sizes.as_dict())  # type: ignore[arg-type]
         shape = (sizes.event_dim, sizes.latent_dim, sizes.levels, sizes.heads, sizes.m)
@@ -106,7 +107,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     return [against_loop(what, cohort.path, PRACTICE, BATCHES) for what in WORKS]
 
 
-def against_loop(what: str, cohort_path: Path, sizes: BackboneSizes, n_batches: int) -> Figure:
+def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> Figure:
     """Stays/s of a work on both sides, over the same stays."""
     stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
     loop, ours = apart([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
@@ -137,7 +138,7 @@ def _loop(what: str, stays: Stays) -> Callable[[], object]:
 
 
 def _require_the_same_numbers(
-    split: Split, positions: np.ndarray, stays: list[list[PlainSet]], table: torch.Tensor, sizes: BackboneSizes
+    split: Split, positions: np.ndarray, stays: list[list[PlainSet]], table: torch.Tensor, sizes: Sizes
 ) -> None:
     """Both ways compute the same function, or the ratio would compare nothing."""
     loop, backbone = Loop(sizes).eval(), Backbone(sizes).eval()

@@ -19,19 +19,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.head import HeadSettings
 from seqsetvae.loading import LengthBucketSampler, collate, stay_sizes
-from seqsetvae.losses import LossSettings, ObjectiveSettings
+from seqsetvae.losses import LossSettings
+from seqsetvae.objectives import reconstruction
 from seqsetvae.optimizer import OptimizerSettings
 
 EMBEDDING_WIDTH = 768
-PRACTICE = BackboneSizes(
+PRACTICE = Sizes(
     input_dim=EMBEDDING_WIDTH,
     reduced_dim=256,
     latent_dim=256,
@@ -71,7 +73,7 @@ def open_stays(data_dir: Path | None, scratch: Path, n_synthetic: int = SYNTHETI
     return find_cohort(data, cache_root=scratch / "synthetic compiled", progress=False)
 
 
-def random_embeddings(cohort: Cohort, sizes: BackboneSizes) -> torch.Tensor:
+def random_embeddings(cohort: Cohort, sizes: Sizes) -> torch.Tensor:
     """A vector for each of the cohort's variables: [V, I]. Values do not matter to a clock."""
     return torch.randn(len(cohort.vocabulary), sizes.input_dim, generator=torch.Generator().manual_seed(0))
 
@@ -100,7 +102,7 @@ class Stays:
     """Stays to work on, read anew and the same by every process that needs them."""
 
     cohort_path: Path
-    sizes: BackboneSizes
+    sizes: Sizes
     batch_size: int
     n_batches: int
 
@@ -123,7 +125,7 @@ def stays_and_sets(batches: Sequence[Batch]) -> tuple[int, int]:
     return sum(batch.n_stays for batch in batches), sum(batch.n_sets for batch in batches)
 
 
-def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+def frozen_forward(sizes: Sizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
     """What stage 1 does once with every stay."""
     module = _placed(sizes, table, device, variant).eval()
 
@@ -135,23 +137,25 @@ def frozen_forward(sizes: BackboneSizes, table: torch.Tensor, device: torch.devi
     return work
 
 
-def training_step(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+def training_step(sizes: Sizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
     """A step of stage 2, optimizer and all."""
     module = _placed(sizes, table, device, variant)
     module.unfreeze_backbone()
     return _step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), device, variant)
 
 
-def pretraining_step(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
+def pretraining_step(sizes: Sizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
     """A step of pretraining, optimizer and all."""
-    objective = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=1, free_bits=0.0)
-    module = SeqSetVAEPretrainer(PretrainingModel(sizes), objective, 1e-5, 0.01, table, {}).to(device)
+    objective = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=1, free_bits=0.0)
+    loss = reconstruction.build_loss(objective, sizes)
+    module = SeqSetVAEPretrainer(PretrainingModel(sizes), loss, 1e-5, 0.01, table, {}).to(device)
     if variant.compiled:
         module.model.compile_dense_parts()
 
     def loss_of(batch: Batch) -> torch.Tensor:
-        recon, kl, _, _ = module.terms(batch)
-        return recon + objective.max_beta * kl
+        return module.objective.training_terms(module.model, batch, module.embeddings, objective.beta_warmup_steps)[
+            "loss"
+        ]
 
     return _step(module, loss_of, device, variant)
 
@@ -163,7 +167,7 @@ WORKS = {
 }
 
 
-def fine_tuner(sizes: BackboneSizes, table: torch.Tensor) -> SeqSetVAEFineTuner:
+def fine_tuner(sizes: Sizes, table: torch.Tensor) -> SeqSetVAEFineTuner:
     """A fine-tuner with random weights, its head, loss and rates as in the default config; the backbone is frozen."""
     return SeqSetVAEFineTuner(
         Backbone(sizes),
@@ -175,7 +179,7 @@ def fine_tuner(sizes: BackboneSizes, table: torch.Tensor) -> SeqSetVAEFineTuner:
     )
 
 
-def _placed(sizes: BackboneSizes, table: torch.Tensor, device: torch.device, variant: Variant) -> SeqSetVAEFineTuner:
+def _placed(sizes: Sizes, table: torch.Tensor, device: torch.device, variant: Variant) -> SeqSetVAEFineTuner:
     module = fine_tuner(sizes, table).to(device)
     if variant.compiled:
         module.backbone.compile_dense_parts()

@@ -1,15 +1,17 @@
-"""Reads every checkpoint layout safely, and reports exactly which weights were loaded and which were not.
+"""Reads checkpoints safely, and reports exactly which weights were loaded and which were not.
 
-Canonical names are those of a pretrained checkpoint (set_encoder.*, transformer.*, ...); every other layout is renamed
-to them first, so that there is one loader and one report.
+Which names and sizes there are is known to the architecture, whose canonical names all weights get first, so that there
+is one loader and one report.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
-# Weights of modules that fine-tuning does not build.
-SKIPPED_ON_PURPOSE = (
-    "decoder.",
-    "set_encoder.decoder_layers.",
-    "set_encoder.out.",
-    "cls_head.",
-    "head.",
-    "feature_fusion.",
-    "feature_projection.",
-    "vae_feature_fusion.",
-)
-INERT = {"alibi_slope", "time_tau"}  # they have no effect on the output, so a file may lack them
-HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
-SIZES_NOT_IN_SHAPES = ("heads", "transformer_heads", "transformer_dropout")
+FINETUNED_HEAD = r"head\.net\.\d+\.(weight|bias)"  # the head of our own fine-tuned checkpoints
+ARCHITECTURE = "architecture"  # the architecture's name, in checkpoints that we write
+FIRST_ARCHITECTURE = "seqsetvae"  # that of checkpoints without a name
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
 
 
@@ -60,9 +51,18 @@ class Checkpoint:
     fingerprints: dict[str, str] | None = None
     transform: ValueTransform = AS_STORED
 
+    architecture: str = FIRST_ARCHITECTURE
+
     @property
-    def is_set_encoder_alone(self) -> bool:
-        return not any(name.startswith(HISTORY_PARTS) for name in self.weights)
+    def not_stated(self) -> list[str]:
+        """Sizes that neither the weights nor the hyper_parameters tell, so that they are taken from the settings."""
+        not_in_shapes = ARCHITECTURES[self.architecture].NOT_IN_SHAPES
+        return [name for name in not_in_shapes if name not in self.hyper_parameters]
+
+    def infer_sizes(self, fallback: Mapping[str, Any]) -> Any:
+        """The architecture's Sizes; `fallback` has those of the settings. Raises InputError."""
+        shapes = {name: value.shape for name, value in self.weights.items()}
+        return ARCHITECTURES[self.architecture].infer_sizes(shapes, self.hyper_parameters, fallback, str(self.path))
 
 
 def _numpy_globals() -> list[Any]:
@@ -161,11 +161,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = read_file(path)
     state = content.get("state_dict", content)
     state = state if isinstance(state, dict) else {}
-    weights: dict[str, torch.Tensor] = {}
+    saved = content.get("hyper_parameters")
+    saved = saved if isinstance(saved, dict) else {}
+    architecture = content.get(ARCHITECTURE) or saved.get(ARCHITECTURE) or FIRST_ARCHITECTURE
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"{path}: has the architecture {architecture!r}, which this version does not know; it knows "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    rename, weights = ARCHITECTURES[architecture].canonical_name, {}
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or not isinstance(key, str):
             continue
-        name = canonical_name(key)
+        name = rename(without_wrappers(key))
         if name in weights:
             raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
         weights[name] = value
@@ -179,112 +187,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
             "before the training diverged."
         )
-    saved = content.get("hyper_parameters")
-    saved = saved if isinstance(saved, dict) else {}
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
-    return Checkpoint(path, weights, saved.get("sizes", saved), fingerprints, transform)  # ours keep the sizes apart
+    sizes = saved.get("sizes", saved)  # in fine-tuned checkpoints of ours the sizes have an entry of their own
+    stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
+    return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
 
 
-def canonical_name(key: str) -> str:
-    """The pretrained layout's name of a weight.
+def without_wrappers(key: str) -> str:
+    """The name of a weight in the backbone itself.
 
-    >>> canonical_name("module.setvae.setvae.embed.0.weight"), canonical_name("setvae.embed.0.weight")
-    ('set_encoder.embed.0.weight', 'set_encoder.embed.0.weight')
+    >>> without_wrappers("module.backbone.transformer._orig_mod.layers.0.norm1.weight")
+    'transformer.layers.0.norm1.weight'
     """
     name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
     for holder in HOLDERS:
         name = name.removeprefix(holder)
-    for set_encoder in ("setvae.setvae.", "setvae."):
-        if name.startswith(set_encoder):
-            return "set_encoder." + name.removeprefix(set_encoder)
     return name
-
-
-def infer_sizes(checkpoint: Checkpoint, fallback: dict[str, Any]) -> BackboneSizes:
-    """Sizes of a checkpoint's backbone: from its weights' shapes where they show them, else from its
-    hyper-parameters, else from `fallback` (the settings).
-
-    Raises:
-        InputError: no set encoder in the file, shapes contradict hyper-parameters, or heads do not divide the width.
-    """
-    if not any(name.startswith("set_encoder.") for name in checkpoint.weights):
-        raise InputError(
-            f"{checkpoint.path}: not a SeqSetVAE checkpoint, because it has no weights of a set encoder (set_encoder.* "
-            f"or setvae.*). Its weights are {', '.join(list(checkpoint.weights)[:4])}, ..."
-        )
-    stated = {name: _plain(value) for name, value in checkpoint.hyper_parameters.items() if name in _size_names()}
-    shown = _sizes_in_shapes(checkpoint)
-    for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing
-        shown[name] = max(shown.get(name, 0), int(stated.get(name) or 0)) or fallback[name]
-    for name in shown.keys() & stated.keys():
-        if shown[name] != stated[name]:
-            raise InputError(
-                f"{checkpoint.path}: its hyper_parameters state {name} = {stated[name]!r}, but its weights have "
-                f"{shown[name]!r}; the file mixes two models"
-            )
-    values = {name: fallback[name] for name in _size_names() if name in fallback} | stated | shown
-    return _checked_sizes(values, checkpoint)
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as a Python number, because sizes are written to JSON and to checkpoints."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _checked_sizes(values: dict[str, Any], checkpoint: Checkpoint) -> BackboneSizes:
-    if "input_dim" not in values:
-        raise InputError(
-            f"{checkpoint.path}: the weight set_encoder.dim_reducer.weight is missing; without it the width of the "
-            "variable embeddings is unknown"
-        )
-    for name in ("heads", "transformer_heads"):
-        if values["latent_dim"] % values[name]:
-            raise InputError(
-                f"{checkpoint.path}: {name} = {values[name]} is not a divisor of the checkpoint's latent_dim "
-                f"{values['latent_dim']}; pass --{name} with the number it was trained with"
-            )
-    return BackboneSizes(**values)
-
-
-def _size_names() -> list[str]:
-    return [item.name for item in fields(BackboneSizes)]
-
-
-def _sizes_in_shapes(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The sizes that the shapes of a checkpoint's weights show."""
-    shapes = {name: value.shape for name, value in checkpoint.weights.items()}
-    shown: dict[str, Any] = {}
-
-    def look(name: str, weight: str, axis: int) -> None:
-        if weight in shapes:
-            shown[name] = shapes[weight][axis]
-
-    look("latent_dim", "set_encoder.embed.0.weight", 0)
-    look("m", "set_encoder.encoder_layers.0.inducing", 0)
-    look("ff_dim", "transformer.layers.0.linear1.weight", 0)
-    reduces = any(name.startswith("set_encoder.dim_reducer.") for name in shapes)
-    if reduces or checkpoint.hyper_parameters.get("reduced_dim"):
-        look("reduced_dim", "set_encoder.dim_reducer.weight", 0)
-        look("input_dim", "set_encoder.dim_reducer.weight", 1)
-    else:
-        shown["reduced_dim"] = None
-        look("input_dim", "set_encoder.embed.0.weight", 1)
-    for name, prefix in (("levels", "set_encoder.encoder_layers."), ("transformer_layers", "transformer.layers.")):
-        numbers = [int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix)]
-        shown[name] = max(numbers, default=-1) + 1
-    return shown
-
-
-def sizes_from_settings(checkpoint: Checkpoint) -> list[str]:
-    """Sizes that the file does not state, so that they are taken from the settings."""
-    return [name for name in SIZES_NOT_IN_SHAPES if name not in checkpoint.hyper_parameters]
-
-
-SET_ENCODER_ALONE = (
-    "It is a SetVAE alone: it has a set encoder and no history encoder, which would be randomly initialized. "
-    "Pass a checkpoint of the whole SeqSetVAE, pretrained from this SetVAE."
-)
 
 
 @dataclass(frozen=True)
@@ -337,7 +256,7 @@ def _grouped(names: list[str]) -> str:
     return ", ".join(f"{group} ({count})" for group, count in counts.items())
 
 
-def load_backbone(backbone: Backbone, checkpoint: Checkpoint, allow_partial: bool = False) -> LoadReport:
+def load_backbone(backbone: nn.Module, checkpoint: Checkpoint, allow_partial: bool = False) -> LoadReport:
     """Copy a checkpoint's weights into a backbone.
 
     Raises:
@@ -345,10 +264,10 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint, allow_partial: boo
     """
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
-        alone = f" {SET_ENCODER_ALONE}" if checkpoint.is_set_encoder_alone else ""
+        why = ARCHITECTURES[checkpoint.architecture].explain_missing(checkpoint.weights)
         raise InputError(
             f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
-            f"{len(report.mismatched)} have another shape than the model.{alone}\n  {report.problems()}\n"
+            f"{len(report.mismatched)} have another shape than the model.{why and ' ' + why}\n  {report.problems()}\n"
             "--allow_partial_backbone continues with random values for these weights and records their names."
         )
     backbone.load_state_dict({name: checkpoint.weights[name] for name in report.loaded}, strict=False)
@@ -361,11 +280,13 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     have = {name: value.shape for name, value in checkpoint.weights.items()}
     shared = wanted.keys() & have.keys()
     others = [name for name in have if name not in wanted]
+    architecture = ARCHITECTURES[checkpoint.architecture]
+    on_purpose = re.compile("|".join((*architecture.SKIPPED, FINETUNED_HEAD)))
     return LoadReport(
         loaded={name: shape for name, shape in wanted.items() if name in shared and have[name] == shape},
-        skipped=[name for name in others if name.startswith(SKIPPED_ON_PURPOSE)],
-        unknown=[name for name in others if not name.startswith(SKIPPED_ON_PURPOSE)],
-        missing=[name for name in wanted if name not in have and name not in INERT],
+        skipped=[name for name in others if on_purpose.fullmatch(name)],
+        unknown=[name for name in others if not on_purpose.fullmatch(name)],
+        missing=[name for name in wanted if name not in have and name not in architecture.INERT],
         mismatched={
             name: (have[name], wanted[name]) for name in wanted if name in shared and have[name] != wanted[name]
         },

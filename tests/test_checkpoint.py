@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.architectures.seqsetvae.layout import INERT, canonical_name
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.checkpoint import (
-    INERT,
-    canonical_name,
-    infer_sizes,
     load_backbone,
     read_checkpoint,
     read_file,
-    sizes_from_settings,
+    without_wrappers,
 )
 from seqsetvae.errors import InputError
 from tests import tiny
@@ -58,7 +57,7 @@ def _write(path: Path, content: Any) -> Path:
 
 def _load(path: Path, **options: Any) -> tuple[Backbone, Any]:
     checkpoint = read_checkpoint(path)
-    backbone = Backbone(infer_sizes(checkpoint, SETTINGS))
+    backbone = Backbone(checkpoint.infer_sizes(SETTINGS))
     return backbone, load_backbone(backbone, checkpoint, **options)
 
 
@@ -89,7 +88,7 @@ def test_what_fine_tuning_does_not_build_is_skipped_and_said(tmp_path: Path) -> 
     _, report = _load(tiny.write_checkpoint(tmp_path / "other.ckpt", tiny.tiny_backbone(), "pretrained"))
     assert sorted(report.skipped) == [
         "decoder.out.weight",
-        "set_encoder.decoder_layers.0.ff.0.weight",
+        "set_encoder.decoder_layers.0.pma.ff.weight",
         "set_encoder.out.0.weight",
     ]
 
@@ -101,9 +100,12 @@ def test_a_weight_that_nobody_knows_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "backbone.", "model."])
 def test_names_are_brought_to_those_of_a_pretrained_checkpoint(prefix: str) -> None:
-    assert canonical_name(f"{prefix}transformer.layers.0.linear1.weight") == "transformer.layers.0.linear1.weight"
+    assert (
+        canonical_name(without_wrappers(f"{prefix}transformer.layers.0.linear1.weight"))
+        == "transformer.layers.0.linear1.weight"
+    )
     for holder in ("set_encoder.", "setvae.", "setvae.setvae."):
-        assert canonical_name(f"{prefix}{holder}embed.0.bias") == "set_encoder.embed.0.bias"
+        assert canonical_name(without_wrappers(f"{prefix}{holder}embed.0.bias")) == "set_encoder.embed.0.bias"
 
 
 def test_a_set_vae_alone_says_what_to_do(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_hyper_parameters_that_contradict_the_shapes_are_refused(tmp_path: Path)
 def test_sizes_come_from_shapes_and_heads_from_the_settings(tmp_path: Path) -> None:
     path = tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(heads=1), "bare")
     checkpoint = read_checkpoint(path)
-    assert infer_sizes(checkpoint, SETTINGS | {"heads": 4}) == BackboneSizes(
+    assert checkpoint.infer_sizes(SETTINGS | {"heads": 4}) == Sizes(
         input_dim=12,
         reduced_dim=8,
         latent_dim=32,
@@ -219,21 +221,21 @@ def test_sizes_come_from_shapes_and_heads_from_the_settings(tmp_path: Path) -> N
         transformer_layers=2,
         transformer_dropout=0.1,
     )
-    assert sizes_from_settings(checkpoint) == ["heads", "transformer_heads", "transformer_dropout"]
+    assert checkpoint.not_stated == ["heads", "transformer_heads", "transformer_dropout"]
 
 
 def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(
         tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(heads=4), "pretrained")
     )
-    assert infer_sizes(checkpoint, SETTINGS | {"heads": 1}).heads == 4
-    assert sizes_from_settings(checkpoint) == []
+    assert checkpoint.infer_sizes(SETTINGS | {"heads": 1}).heads == 4
+    assert checkpoint.not_stated == []
 
 
 def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(), "bare"))
     with pytest.raises(InputError, match=r"heads = 3 is not a divisor of .* 32; pass --heads"):
-        infer_sizes(checkpoint, SETTINGS | {"heads": 3})
+        checkpoint.infer_sizes(SETTINGS | {"heads": 3})
 
 
 def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path: Path) -> None:

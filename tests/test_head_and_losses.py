@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae import losses
-from seqsetvae.head import POOLINGS, Head, pool
+from seqsetvae.head import Head
 from seqsetvae.metrics import RunningMean, ranking_score
+from seqsetvae.ops.pooling import POOLINGS, pool
 from tests import tiny
 
 
@@ -30,7 +31,7 @@ def test_pooling_equals_a_loop_over_stays(pooling: str) -> None:
 
 
 def test_the_head_is_two_layers() -> None:
-    head = Head(32, "last_mean", 16, 0.25)
+    head = Head(64, 16, 0.25)
     assert [type(layer).__name__ for layer in head.net] == ["Linear", "ReLU", "Dropout", "Linear"]
     assert head.net[0].in_features == 64
     assert head.net[2].p == 0.25
@@ -39,7 +40,7 @@ def test_the_head_is_two_layers() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_head_computes_in_single_precision_whatever_the_precision_of_the_run(dtype: torch.dtype) -> None:
-    head = Head(32, "last", 16, 0.0)
+    head = Head(32, 16, 0.0)
     pooled = torch.randn(5, 32).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = head(pooled)
@@ -48,7 +49,7 @@ def test_the_head_computes_in_single_precision_whatever_the_precision_of_the_run
 
 
 def test_the_head_of_a_double_precision_run_is_double() -> None:
-    assert Head(32, "last", 16, 0.0).double()(torch.randn(5, 32, dtype=torch.float64)).dtype == torch.float64
+    assert Head(32, 16, 0.0).double()(torch.randn(5, 32, dtype=torch.float64)).dtype == torch.float64
 
 
 LOGITS = torch.tensor([[0.3, -1.2], [2.0, 0.1], [-0.7, 0.9], [0.0, 0.0]], dtype=torch.float64)

@@ -103,9 +103,9 @@ def test_every_setting_is_read_by_code() -> None:
 
 
 def _backbone_sizes() -> type:
-    from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
+    from seqsetvae.architectures.seqsetvae.sizes import Sizes
 
-    return BackboneSizes
+    return Sizes
 
 
 def test_the_preset_changes_the_sizes(files: dict[str, str]) -> None:

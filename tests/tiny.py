@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
 
 SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-SIZES = BackboneSizes(
+SIZES = Sizes(
     input_dim=12,
     reduced_dim=8,
     latent_dim=32,
@@ -116,7 +117,7 @@ def checkpoint_content(backbone: Backbone, layout: str) -> dict[str, Any]:
     old = {key.replace("setvae.set_encoder.", "setvae.setvae."): value for key, value in old.items()}
     decoder = {
         name: torch.ones(2, 2)
-        for name in ("decoder.out.weight", "set_encoder.decoder_layers.0.ff.0.weight", "set_encoder.out.0.weight")
+        for name in ("decoder.out.weight", "set_encoder.decoder_layers.0.pma.ff.weight", "set_encoder.out.0.weight")
     }
     heads = {
         name: torch.ones(2, 2)

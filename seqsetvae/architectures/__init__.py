@@ -1,8 +1,53 @@
-"""The architectures, by name. Importing this imports no torch."""
+"""The architectures, by name. Importing this imports no torch.
 
-from types import SimpleNamespace
-from typing import Any
+An architecture is a folder here whose __init__.py has the names below; a test registers one from its own file. Legend:
+N stays, P pooled width, S sets, D width of a state, V variables, I embedding width.
+"""
 
-from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes, problems
+from __future__ import annotations
 
-ARCHITECTURES: dict[str, Any] = {"seqsetvae": SimpleNamespace(Sizes=Sizes, PRESETS=PRESETS, problems=problems)}
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from seqsetvae.architectures import seqsetvae
+
+
+class Architecture(Protocol):
+    """What an architecture must offer."""
+
+    Sizes: type[Any]  # its settings: a frozen dataclass with input_dim (I) and a `setting` for each flag
+    PRESETS: dict[str, dict[str, Any]]  # sizes by preset; {"full": {}} where there is one preset alone
+    SKIPPED: tuple[str, ...]  # regular expressions of whole names of weights that fine-tuning does not load, on purpose
+    INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
+    NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
+
+    def problems(self, sizes: dict[str, Any]) -> list[str]:
+        """What is wrong with the sizes of a new model together; each line begins with the name of a setting."""
+        ...
+
+    def build(self, sizes: Any) -> Any:
+        """A backbone with random weights: a torch module with the attributes `architecture` (its name) and `sizes`
+        (with as_dict()) and the methods
+
+        - pooled(batch, embeddings [V, I], pooling) -> [N, P], and pooled_width(pooling) -> P;
+        - states(batch, embeddings) -> [S, D], only where it is causal: the state of a set depends on no later set;
+        - compile_dense_parts(): torch.compile what is worth it, in place.
+        """
+        ...
+
+    def canonical_name(self, key: str) -> str:
+        """The name in the backbone's state dict of a weight of any checkpoint layout."""
+        ...
+
+    def explain_missing(self, names: Iterable[str]) -> str:
+        """Why weights are missing from a checkpoint with these, in a sentence; empty if there is nothing to say."""
+        ...
+
+    def infer_sizes(
+        self, shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
+    ) -> Any:
+        """The Sizes of a checkpoint from the shapes of its weights, its hyper_parameters and the settings."""
+        ...
+
+
+ARCHITECTURES: dict[str, Architecture] = {"seqsetvae": seqsetvae}

@@ -50,6 +50,14 @@ class ArchitectureSettings:
             if self.given.get(name) == f"--{name}"
         ]
 
+    def require_name(self, actual: str, path: Path) -> None:
+        """Raises InputError if the checkpoint has another architecture than the settings."""
+        if actual != self.architecture:
+            raise InputError(
+                f"architecture: received {self.architecture!r}; {path} has the architecture {actual!r}. Pass "
+                f"--architecture {actual}, or another checkpoint."
+            )
+
     def problems_of_new_model(self) -> list[str]:
         """What the architecture finds wrong with these sizes; a checkpoint does not have them."""
         return ARCHITECTURES[self.architecture].problems(self.sizes())

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, read_file
+from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, FIRST_ARCHITECTURE, TrainedOn, read_file
 from seqsetvae.errors import InputError
 from seqsetvae.head import HeadSettings
 from seqsetvae.losses import LossSettings
@@ -56,8 +56,9 @@ def rebuild(content: dict[str, Any], embeddings: torch.Tensor) -> SeqSetVAEFineT
     `embeddings` [V, I] are those of the cohort to evaluate on; the module gets their precision.
     """
     saved = content["hyper_parameters"]
+    architecture = ARCHITECTURES[saved.get(ARCHITECTURE, FIRST_ARCHITECTURE)]
     module = SeqSetVAEFineTuner(
-        Backbone(BackboneSizes(**saved["sizes"])),
+        architecture.build(architecture.Sizes(**saved["sizes"])),
         HeadSettings(**saved["head"]),
         LossSettings(**saved["loss"]),
         OptimizerSettings(**saved["optimizer"]),

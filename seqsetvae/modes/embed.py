@@ -64,7 +64,6 @@ def run(settings: Settings) -> Path:
     import torch
     from tqdm import tqdm
 
-    from seqsetvae.architectures.seqsetvae.backbone import Backbone
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module, embedding_table
     from seqsetvae.metrics import require_finite
@@ -77,9 +76,7 @@ def run(settings: Settings) -> Path:
     assert output is not None, "settings are checked before a mode runs"
     device = prepare_device(settings.run)
     width = check_data(settings.data, split_name, labelled=False)
-    backbone, checkpoint, _ = load_pretrained(
-        settings.pretrained, settings.architecture, settings.data, Backbone, width
-    )
+    backbone, checkpoint, _ = load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
     cohort = open_data(settings.data, settings.run.output_root_dir)
     split = cohort.split(split_name)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)

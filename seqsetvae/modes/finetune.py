@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.settings.declare import argument
@@ -24,7 +24,6 @@ from seqsetvae.settings.kinds import BOOLEAN
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from model_optimized import SeqSetVAEFineTuner
-    from seqsetvae.architectures.seqsetvae.backbone import Backbone
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
     from seqsetvae.training.summary import Summary
@@ -91,7 +90,6 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
-    from seqsetvae.architectures.seqsetvae.backbone import Backbone
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module, require_both_classes
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
@@ -109,9 +107,7 @@ def run(settings: Settings) -> Summary:
     loaded = (
         None
         if settings.from_random_weights
-        else load_pretrained(
-            settings.pretrained, settings.architecture, settings.data, Backbone, width, settings.values
-        )
+        else load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
     )
     cohort = open_data(settings.data, settings.run.output_root_dir)
     require_both_classes(cohort, "train", "valid")
@@ -165,15 +161,17 @@ def run(settings: Settings) -> Summary:
     )
 
 
-def untrained(settings: Settings, cohort: Cohort) -> Backbone:
-    """A backbone of the settings' sizes with random weights; prints a warning."""
-    from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes
+def untrained(settings: Settings, cohort: Cohort) -> Any:
+    """A backbone of the settings' architecture and sizes with random weights; prints a warning."""
+    from seqsetvae.architectures import ARCHITECTURES
 
     print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    return Backbone(BackboneSizes(input_dim=cohort.embeddings.shape[1], **settings.architecture.sizes()))
+    architecture = ARCHITECTURES[settings.architecture.architecture]
+    sizes = architecture.Sizes(input_dim=cohort.embeddings.shape[1], **settings.architecture.sizes())
+    return architecture.build(sizes)
 
 
-def build(settings: Settings, backbone: Backbone, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
+def build(settings: Settings, backbone: Any, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae import head, losses, optimizer

@@ -20,24 +20,11 @@ from seqsetvae.settings.groups import (
 )
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
     from seqsetvae.checkpoint import Checkpoint, LoadReport
     from seqsetvae.training.summary import Summary
 
 HELP = "train a backbone without labels"
 NEEDS = ("data_dir",)
-METRICS = (
-    "train_loss",
-    "train_recon",
-    "train_kl",
-    "val_loss",
-    "val_recon",
-    "val_kl",
-    "val_active_units",
-    "val_kl_per_dim",
-    "beta",
-)
-PRINTED = ("train_loss", "val_loss", "val_recon", "val_kl", "val_active_units")  # the others are in metrics.csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +55,20 @@ def run(settings: Settings) -> Summary:
     import pytorch_lightning as pl
 
     from model_optimized import SeqSetVAEPretrainer
-    from seqsetvae import losses
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module, embedding_table
+    from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.device import prepare_device
-    from seqsetvae.training.schedule import VAL_LOSS
+    from seqsetvae.training.schedule import Watched
     from seqsetvae.training.stages import Schedule
     from seqsetvae.training.start import start_run, train_and_summarize
-    from seqsetvae.training.summary import partial_weights_advice, pretraining_advice
+    from seqsetvae.training.summary import partial_weights_advice
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     width = check_data(settings.data, "train", "valid", labelled=False)
+    objective = OBJECTIVES[settings.objective.objective]
     model, checkpoint, report = build_model(settings, width)
     cohort = open_data(settings.data, settings.run.output_root_dir)
     cohort.split("train"), cohort.split("valid")
@@ -98,10 +86,10 @@ def run(settings: Settings) -> Summary:
         device,
         labelled=False,
     )
-    objective = losses.ObjectiveSettings(**settings.objective.values)
+    loss = objective.build_loss(settings.objective.settings(), model.sizes)
     module = SeqSetVAEPretrainer(
         model,
-        objective,
+        loss,
         settings.rate.pretrain_lr,
         settings.optimizer.weight_decay,
         embedding_table(cohort, settings.run),
@@ -120,9 +108,9 @@ def run(settings: Settings) -> Summary:
         model.sizes,
         report,
         schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule) | unused),
-        watched=VAL_LOSS,
-        metrics=METRICS,
-        printed=PRINTED,
+        watched=Watched(*objective.WATCHED),
+        metrics=objective.METRICS,
+        printed=objective.PRINTED,
         parts=("model",),
     )
     return train_and_summarize(
@@ -131,22 +119,30 @@ def run(settings: Settings) -> Summary:
         lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True, decay=True),
         lambda rows: (
             partial_weights_advice(report)
-            + pretraining_advice(rows, model.sizes.latent_dim, objective, cohort.split("train"), cohort.vocabulary)
+            + objective.advice(
+                settings.objective.settings(),
+                model.sizes,
+                rows[-1].metrics,
+                rows[-1].step,
+                rows[-1].epoch,
+                cohort.split("train"),
+                cohort.vocabulary,
+            )
         ),
     )
 
 
-def build_model(settings: Settings, width: int) -> tuple[PretrainingModel, Checkpoint | None, LoadReport | None]:
-    """A new model of the settings' sizes, or the model of --pretrained_ckpt, each with its decoder.
+def build_model(settings: Settings, width: int) -> tuple[Any, Checkpoint | None, LoadReport | None]:
+    """A new model of the settings' sizes, or the model of --pretrained_ckpt, each with the objective's extra weights.
 
     `width` is that of the data's variable embeddings.
     """
-    from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
-    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+    from seqsetvae.architectures import ARCHITECTURES
+    from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.training.pretrained import load_pretrained
 
+    build, chosen = OBJECTIVES[settings.objective.objective].build_model, settings.architecture
     if settings.pretrained.pretrained_ckpt is None:
-        return PretrainingModel(BackboneSizes(input_dim=width, **settings.architecture.sizes())), None, None
-    return load_pretrained(
-        settings.pretrained, settings.architecture, settings.data, PretrainingModel, width, settings.values
-    )
+        sizes = ARCHITECTURES[chosen.architecture].Sizes(input_dim=width, **chosen.sizes())
+        return build(chosen.architecture, sizes), None, None
+    return load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)

@@ -1,7 +1,51 @@
-"""The pretraining objectives, by name. Importing this imports no torch."""
+"""The pretraining objectives, by name. Importing this imports no torch.
 
-from typing import Any
+An objective is a file or folder here with the names below; a test registers one from its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from seqsetvae.objectives import reconstruction
 
-OBJECTIVES: dict[str, Any] = {"reconstruction": reconstruction}
+
+class Objective(Protocol):
+    """What an objective must offer."""
+
+    Settings: type[Any]  # its settings: a frozen dataclass with a `setting` for each flag
+    WATCHED: tuple[str, Literal["max", "min"]]  # the metric that selects the best checkpoint, and which is better
+    METRICS: tuple[str, ...]  # logged names in the order of metrics.csv; train_loss and val_loss among them
+    PRINTED: tuple[str, ...]  # those of the line printed after each epoch
+
+    def build_model(self, architecture: str, sizes: Any) -> Any:
+        """A backbone of this architecture and the extra weights of the objective in one torch module, whose state dict
+        is that of a pretrained checkpoint. Raises InputError where the objective cannot train the architecture."""
+        ...
+
+    def build_loss(self, settings: Any, sizes: Any) -> Any:
+        """A torch module with these methods; sums over a split are torchmetrics Metrics in it.
+
+        - training_terms(model, batch, embeddings, step) -> {"loss": ..., other names: scalars that are logged};
+        - validation_terms(model, batch, embeddings) -> the same, comparable between epochs;
+        - end_of_validation(step) -> further values to log, by name;
+        - hyper_parameters() -> what a checkpoint records of the objective beside its settings.
+        """
+        ...
+
+    def advice(
+        self,
+        settings: Any,
+        sizes: Any,
+        metrics: Mapping[str, float],
+        step: int,
+        epoch: int,
+        train: Any,
+        names: Sequence[str],
+    ) -> list[str]:
+        """Warnings after a run whose last row of metrics.csv has these metrics; `train` is the training split."""
+        ...
+
+
+OBJECTIVES: dict[str, Objective] = {"reconstruction": reconstruction}

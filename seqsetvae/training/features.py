@@ -27,7 +27,6 @@ import seqsetvae
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.errors import InputError
 from seqsetvae.files import CannotWriteError, file_sha256, new_folder, scratch_folder
-from seqsetvae.head import POOLINGS
 from seqsetvae.loading import CohortDataModule
 
 POOLED, MANIFEST = "pooled.npy", "manifest.json"
@@ -136,7 +135,7 @@ class FeatureFolder:
             root,
             ingredients(module, data, split, arithmetic),
             data.cohort.split(split).n_stays,
-            POOLINGS[module.pooling][1] * module.backbone.sizes.latent_dim,
+            module.backbone.pooled_width(module.pooling),
             torch.empty(0, dtype=dtype).numpy().dtype,
         )
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.checkpoint import (
-    Checkpoint,
-    LoadReport,
-    infer_sizes,
-    load_backbone,
-    read_checkpoint,
-    sizes_from_settings,
-)
+from seqsetvae.checkpoint import Checkpoint, LoadReport, load_backbone, read_checkpoint
 from seqsetvae.settings.groups import DataSettings, PretrainedSettings, ValueSettings
 from seqsetvae.trained_on import check_value_flags, check_width
 from seqsetvae.training.run_folder import find_checkpoint
-
-Model = TypeVar("Model", bound=Backbone)
 
 
 def load_pretrained(
     pretrained: PretrainedSettings,
     architecture: ArchitectureSettings,
     data: DataSettings,
-    kind: type[Model],
     width: int,
     values: ValueSettings | None = None,
-) -> tuple[Model, Checkpoint, LoadReport]:
-    """The model of --pretrained_ckpt, a Backbone or one with its decoder; prints what was loaded.
+    build: Callable[[str, Any], Any] | None = None,
+) -> tuple[Any, Checkpoint, LoadReport]:
+    """The backbone of --pretrained_ckpt, of the architecture that the file names; prints what was loaded.
 
-    `width` is that of the data's variable embeddings.
+    Args:
+        pretrained, architecture, data, values: settings; without `values` those of the checkpoint are not compared.
+        width: of the data's variable embeddings.
+        build: makes the module from (architecture, sizes), where it is more than the backbone.
 
     Raises:
         InputError: unreadable, incomplete, or other sizes or values than those of the data or chosen by the user.
@@ -41,10 +36,12 @@ def load_pretrained(
     checkpoint = read_checkpoint(path)
     if values is not None:
         check_value_flags(values, checkpoint.transform, path)
-    sizes = infer_sizes(checkpoint, architecture.sizes())
+    architecture.require_name(checkpoint.architecture, path)
+    sizes = checkpoint.infer_sizes(architecture.sizes())
     architecture.require(sizes.as_dict(), path)
     check_width(width, sizes.input_dim, path, data.data_dir)
-    backbone = kind(sizes)
+    of_file = ARCHITECTURES[checkpoint.architecture]
+    backbone = of_file.build(sizes) if build is None else build(checkpoint.architecture, sizes)
     report = load_backbone(backbone, checkpoint, pretrained.allow_partial_backbone)
     print(f"Checkpoint: {path}\n{report}")
     listed = ", ".join(f"{name} {value}" for name, value in sizes.as_dict().items())
@@ -54,9 +51,8 @@ def load_pretrained(
             f"⚠️  PARTIAL BACKBONE: these weights are randomly initialized (--allow_partial_backbone):\n"
             f"  {report.problems()}"
         )
-    not_stated = sizes_from_settings(checkpoint)
-    if not_stated:
-        listed = ", ".join(f"{name} = {getattr(sizes, name)}" for name in not_stated)
+    if checkpoint.not_stated:
+        listed = ", ".join(f"{name} = {getattr(sizes, name)}" for name in checkpoint.not_stated)
         print(
             f"⚠️  The checkpoint does not state {listed}: these values are from the settings. A wrong number of "
             "attention heads gives wrong results without an error, so compare them with the checkpoint's training."

@@ -10,7 +10,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.architectures.seqsetvae.backbone import BackboneSizes
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import notices
 from seqsetvae.console import end_log, start_log
@@ -31,7 +30,7 @@ def start_run(
     module: pl.LightningModule,
     data: CohortDataModule,
     device: torch.device,
-    sizes: BackboneSizes,
+    sizes: Any,
     report: LoadReport | None,
     *,
     schedule: Schedule,

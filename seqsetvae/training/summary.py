@@ -6,22 +6,15 @@ import math
 import textwrap
 from dataclasses import dataclass
 
-import numpy as np
-
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
-from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.training.frozen import Reading
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.watch import COUNTS, Row
 
 LINE_WIDTH = 80  # columns of the printed summary
-FEW_ACTIVE = 0.1  # share of active dimensions below which the posterior may have collapsed
-FEW_STEPS = 500  # optimizer steps; after fewer, inactive dimensions say nothing about the objective
-HUGE_Z = 1000.0  # standard deviations; a value beyond this is an error in the data or in stats.csv
 STANDARD_ERRORS = 2.0  # distance from chance below which an AUROC is not told apart from it (95 % two-sided)
-VALUES_PER_BLOCK = 2**22
 MUCH_WAITING = 0.2  # share of training time spent waiting for data from which on the loader is the bottleneck
 
 
@@ -236,58 +229,3 @@ def finetuning_advice(rows: list[Row], watched: Watched, valid: Split) -> list[s
             "a lower unfreeze_after."
         )
     return lines
-
-
-def pretraining_advice(
-    rows: list[Row], latent_dim: int, objective: ObjectiveSettings, train: Split, names: tuple[str, ...]
-) -> list[str]:
-    """Warnings about a KL weight that did not rise in full, and about dimensions that do not vary between sets."""
-    return beta_advice(rows, objective) + collapse_advice(rows, latent_dim, objective, train, names)
-
-
-def beta_advice(rows: list[Row], objective: ObjectiveSettings) -> list[str]:
-    """Says when pretraining ended before the weight of the KL term had reached max_beta."""
-    last, steps = rows[-1], objective.beta_warmup_steps
-    if last.step >= steps:
-        return []
-    epochs = math.ceil(steps / (last.step / last.epoch))
-    return [
-        f"beta reached {last.metrics['beta']:.3g} of max_beta {objective.max_beta:g}: the run had {last.step:,} "
-        f"optimizer steps, beta_warmup_steps is {steps:,}. Train at least {epochs:,} epochs (--max_epochs), or pass a "
-        "lower --beta_warmup_steps."
-    ]
-
-
-def collapse_advice(
-    rows: list[Row], latent_dim: int, objective: ObjectiveSettings, train: Split, names: tuple[str, ...]
-) -> list[str]:
-    """Why few dimensions of mu vary between sets (Burda et al., 2016); nothing where enough do."""
-    active = rows[-1].metrics["val_active_units"]
-    if active >= FEW_ACTIVE * latent_dim:
-        return []
-    finding = f"Only {active:.0f} of {latent_dim} dimensions of mu vary between sets"
-    huge = huge_values(train, names)
-    if huge:
-        worst = ", ".join(f"{name!r} (|z| up to {z:,.0f})" for name, z in list(huge.items())[:3])
-        return [
-            f"{finding}, and the training data hold values beyond {HUGE_Z:,.0f} standard deviations: {worst}. They "
-            "dominate the loss: correct the values, or the mean and std of these variables in stats.csv."
-        ]
-    if rows[-1].step < FEW_STEPS:
-        return [f"{finding} after {rows[-1].step:,} optimizer steps, which are too few to judge: train longer first."]
-    return [
-        f"Posterior collapse: {finding[0].lower()}{finding[1:]} after {rows[-1].step:,} optimizer steps. Try a lower "
-        f"max_beta (now {objective.max_beta:g}), a longer beta_warmup_steps, or more free_bits."
-    ]
-
-
-def huge_values(split: Split, names: tuple[str, ...]) -> dict[str, float]:
-    """Variables with a value beyond HUGE_Z standard deviations and their largest, largest first."""
-    largest = np.zeros(len(names))
-    for start in range(0, split.n_events, VALUES_PER_BLOCK):
-        block = slice(start, start + VALUES_PER_BLOCK)
-        size = np.abs(split.value[block])
-        huge = np.flatnonzero(size >= HUGE_Z)
-        np.maximum.at(largest, split.variable[block][huge], size[huge])
-    order = np.argsort(-largest, kind="stable")[: np.count_nonzero(largest)]
-    return {names[variable]: float(largest[variable]) for variable in order}

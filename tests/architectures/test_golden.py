@@ -12,7 +12,7 @@ import torch
 from seqsetvae import losses
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import infer_sizes, load_backbone, read_checkpoint
+from seqsetvae.checkpoint import load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.loading import collate
 
@@ -32,7 +32,7 @@ def cohort(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 def _load(path: Path, dtype: torch.dtype) -> Backbone:
     checkpoint = read_checkpoint(path)
-    backbone = Backbone(infer_sizes(checkpoint, HEADS))
+    backbone = Backbone(checkpoint.infer_sizes(HEADS))
     assert load_backbone(backbone, checkpoint).is_complete
     return backbone.to(dtype).eval()
 

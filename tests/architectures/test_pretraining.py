@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from seqsetvae import losses
 from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder, plain_set_distance
 from seqsetvae.checkpoint import compare, read_checkpoint
-from seqsetvae.metrics import PosteriorHealth
+from seqsetvae.objectives.reconstruction import loss as losses
+from seqsetvae.objectives.reconstruction.loss import PosteriorHealth
 from tests.tiny import SIZES
 
 RUNS = ((1, 3), (2, 2), (5, 1), (19, 2))

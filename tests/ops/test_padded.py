@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae import losses
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.decoder import Decoder
 from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.loading import pad_sizes
+from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.ops import padded
 from tests import tiny
 from tests.tiny import SIZES

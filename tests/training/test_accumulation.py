@@ -18,7 +18,8 @@ from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import SplitBatches
-from seqsetvae.losses import LossSettings, ObjectiveSettings
+from seqsetvae.losses import LossSettings
+from seqsetvae.objectives import reconstruction
 from seqsetvae.training.frozen import FrozenFeatures
 from tests import tiny
 from tests.training.helpers import CPU, fine_tuner
@@ -135,12 +136,13 @@ def test_pretraining_is_a_mean_over_sets(
 ) -> None:
     _same_seeds_for_every_set(monkeypatch)
     table = torch.from_numpy(compiled.embeddings.copy()).double()
-    objective = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=4, free_bits=0.1)
+    settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=4, free_bits=0.1)
+    objective = reconstruction.build_loss(settings, tiny.SIZES)
     module = _Pretrainer(PretrainingModel(tiny.SIZES).double(), objective, 1e-4, 0.01, table, compiled.fingerprints())
     rows = SplitBatches(compiled.split("train"), None, np.float64)
     _train(module.train(), rows, accumulate, tmp_path)
     for number, (stays, step) in enumerate(zip(_groups(accumulate), module.steps, strict=True)):
-        recon, kl, _, _ = module.terms(rows[stays])
+        recon, kl, _, _ = module.objective.parts(module.model, rows[stays], module.embeddings)
         _assert_equal(module, recon + 0.1 * number / 4 * kl, step)  # beta rises by optimizer steps
 
 

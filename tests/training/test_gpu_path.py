@@ -17,8 +17,8 @@ from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
-from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.metrics import ranking_score
+from seqsetvae.objectives import reconstruction
 from seqsetvae.optimizer import adamw, parameter_groups
 from tests import tiny
 from tests.training.helpers import fine_tuner, make_run, read_features
@@ -68,7 +68,8 @@ class _Watch(pl.Callback):
 
 def _pretrainer(cohort: Cohort) -> SeqSetVAEPretrainer:
     table = torch.from_numpy(cohort.embeddings.copy()).float()
-    objective = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=10, free_bits=0.1)
+    settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=10, free_bits=0.1)
+    objective = reconstruction.build_loss(settings, tiny.SIZES)
     return SeqSetVAEPretrainer(PretrainingModel(tiny.SIZES), objective, 1e-4, 0.01, table, cohort.fingerprints())
 
 

@@ -10,23 +10,16 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.losses import ObjectiveSettings
 from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
 from seqsetvae.training.summary import (
     against_chance,
     auroc_standard_error,
-    beta_advice,
-    collapse_advice,
     finetuning_advice,
-    huge_values,
     length_advice,
     summarize,
 )
 from seqsetvae.training.watch import Row
 from tests.training.helpers import scripted_run
-
-OBJECTIVE = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=5000, free_bits=0.1)
-NAMES = ("HR", "Lactate", "Temp")
 
 
 def _rows(*metrics: dict[str, float], steps_per_epoch: int = 100) -> list[Row]:
@@ -42,10 +35,6 @@ def _auc_rows(*values: float, auprc: float = 0.3) -> list[Row]:
 
 def _labels(positives: int, negatives: int, unlabelled: int = 0) -> Any:
     return SimpleNamespace(label=np.array([1] * positives + [0] * negatives + [-1] * unlabelled, dtype=np.int8))
-
-
-def _values(z: list[float], variable: list[int]) -> Any:
-    return SimpleNamespace(value=np.array(z), variable=np.array(variable), n_events=len(z))
 
 
 # ------------------------------------------------------------------------------------------------ fine-tuning
@@ -96,42 +85,6 @@ def test_a_best_last_epoch_means_train_longer() -> None:
     assert length_advice(_auc_rows(0.6, 0.8, 0.7), VAL_AUC, max_epochs=3) == []
     assert length_advice(_auc_rows(0.6, 0.7, 0.8), VAL_AUC, max_epochs=20) == []  # it was not max_epochs that ended it
     assert length_advice(_rows({"val_loss": 3.0}, {"val_loss": 2.0}), VAL_LOSS, max_epochs=2)
-
-
-# ------------------------------------------------------------------------------------------------ pretraining
-
-
-def test_a_beta_that_never_rose_is_said_with_the_epochs_that_it_needs() -> None:
-    (line,) = beta_advice(_rows({"beta": 0.002}, {"beta": 0.004}, steps_per_epoch=100), OBJECTIVE)
-    assert "beta reached 0.004 of max_beta 0.1: the run had 200 optimizer steps, beta_warmup_steps is 5,000" in line
-    assert "at least 50 epochs" in line
-    assert beta_advice(_rows({"beta": 0.1}, steps_per_epoch=5000), OBJECTIVE) == []
-
-
-@pytest.mark.parametrize(
-    ("z", "steps", "cause"),
-    [
-        ([25_000.0, -3.0, 1200.0], 5000, "'HR' (|z| up to 25,000), 'Temp' (|z| up to 1,200)"),
-        ([1.0, -3.0, 5.0], 26, "after 26 optimizer steps, which are too few to judge"),
-        ([1.0, -3.0, 5.0], 5000, "Posterior collapse: only 2 of 64 dimensions"),
-    ],
-)
-def test_few_active_dimensions_name_their_cause(z: list[float], steps: int, cause: str) -> None:
-    rows = _rows({"val_active_units": 2.0}, steps_per_epoch=steps)
-    (line,) = collapse_advice(rows, 64, OBJECTIVE, _values(z, [0, 1, 2]), NAMES)
-    assert cause in line
-    assert ("max_beta" in line) == line.startswith("Posterior collapse")  # blamed only where nothing else is found
-
-
-def test_enough_active_dimensions_are_no_warning() -> None:
-    rows = _rows({"val_active_units": 60.0})
-    assert collapse_advice(rows, 64, OBJECTIVE, _values([25_000.0], [0]), NAMES) == []
-
-
-def test_huge_values_are_found_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqsetvae.training.summary.VALUES_PER_BLOCK", 2)
-    split = _values([1e3, 2.0, -5e4, 999.0, 2e3], [0, 0, 2, 1, 0])
-    assert huge_values(split, NAMES) == {"Temp": 5e4, "HR": 2e3}
 
 
 # ------------------------------------------------------------------------------------------------ what is printed

@@ -1,0 +1,38 @@
+"""SeqSetVAE: a set encoder, then a causal transformer over the means of the sets. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from seqsetvae.architectures.seqsetvae.layout import (
+    INERT,
+    NOT_IN_SHAPES,
+    SKIPPED,
+    canonical_name,
+    explain_missing,
+    infer_sizes,
+)
+from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes, problems
+
+if TYPE_CHECKING:
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+
+__all__ = [
+    "INERT",
+    "NOT_IN_SHAPES",
+    "PRESETS",
+    "SKIPPED",
+    "Sizes",
+    "build",
+    "canonical_name",
+    "explain_missing",
+    "infer_sizes",
+    "problems",
+]
+
+
+def build(sizes: Sizes) -> Backbone:
+    """A backbone with random weights."""
+    from seqsetvae.architectures.seqsetvae.backbone import Backbone
+
+    return Backbone(sizes)

@@ -6,7 +6,6 @@ Legend: S sets (stay by stay, in time order), D latent width, I embedding width,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +15,23 @@ from seqsetvae.architectures.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
     Grids,
-    HistoryEncoderSizes,
     position_encoding,
     time_bucket_edges,
     time_buckets,
 )
-from seqsetvae.architectures.seqsetvae.set_encoder import MAB, SetEncoder, SetEncoderSizes
+from seqsetvae.architectures.seqsetvae.set_encoder import MAB, SetEncoder
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneSizes(SetEncoderSizes, HistoryEncoderSizes):
-    """All the numbers that shape a backbone, under the names that checkpoints use in `hyper_parameters`."""
-
-    def as_dict(self) -> dict[str, int | float | None]:
-        return asdict(self)
+from seqsetvae.ops.pooling import POOLINGS, pool
 
 
 class Backbone(nn.Module):
     """A patient's sets → history states."""
 
+    architecture = "seqsetvae"  # its name, recorded in checkpoints
     time_edges: torch.Tensor
 
-    def __init__(self, sizes: BackboneSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.set_encoder = SetEncoder(sizes)
@@ -56,9 +49,21 @@ class Backbone(nn.Module):
         self.time_edges = time_bucket_edges().to(self.time_edges.device)
         return self
 
-    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+    def states(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """History state of every set: [S, D]. `embeddings` [V, I] are the vectors of the cohort's variables."""
         return self.history(self.set_means(batch, embeddings), batch)
+
+    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """The same as `states`."""
+        return self.states(batch, embeddings)
+
+    def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
+        """One row for each stay, pooled from its history states: [N, P]."""
+        return pool(self.states(batch, embeddings), batch, pooling)
+
+    def pooled_width(self, pooling: str) -> int:
+        """P."""
+        return POOLINGS[pooling][1] * self.sizes.latent_dim
 
     def set_features(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """What the Gaussian of each set is read from: [S, D]."""

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone, BackboneSizes, compile_blocks
-from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB, SetEncoderSizes
+from seqsetvae.architectures.seqsetvae.backbone import Backbone, compile_blocks
+from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.ops.dropout import dropout
 from seqsetvae.ops.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
 from seqsetvae.ops.ragged import split_events
@@ -40,7 +41,7 @@ class PMA(nn.Module):
 class DecoderLayer(nn.Module):
     """One level: refine what there is, then let random seeds read it."""
 
-    def __init__(self, sizes: SetEncoderSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.isab = ISAB(sizes.latent_dim, sizes.heads, sizes.m)
         self.pma = PMA(sizes.latent_dim, sizes.heads)
@@ -84,7 +85,7 @@ def attend_within_sets(
 class Decoder(nn.Module):
     """History states → reconstructed events, one set of as many events as was seen for each state."""
 
-    def __init__(self, sizes: SetEncoderSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         layers = [DecoderLayer(sizes) for _ in range(sizes.levels)]
         # The first level has one row a set, and with one key every query reads the same: these cannot matter or train.
@@ -115,7 +116,7 @@ class PretrainingModel(Backbone):
     It is carried along untouched and without gradient, so that the old scripts find every weight they expect.
     """
 
-    def __init__(self, sizes: BackboneSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self.decoder = Decoder(sizes)
         unused = Decoder(sizes).requires_grad_(False)

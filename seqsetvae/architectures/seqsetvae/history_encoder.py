@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.ops.dropout import dropout
 
 TIME_BUCKETS = 64
@@ -34,17 +35,6 @@ TIME_EDGES_MINUTES = (
 )
 # fmt: on
 QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryEncoderSizes:
-    """The numbers that shape a history encoder."""
-
-    latent_dim: int  # D
-    ff_dim: int
-    transformer_heads: int  # h
-    transformer_layers: int
-    transformer_dropout: float  # in training only
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s
 class CausalLayer(nn.TransformerEncoderLayer):
     """Pre-norm transformer layer with torch's parameters and a causal attention over ragged stays."""
 
-    def __init__(self, sizes: HistoryEncoderSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__(
             sizes.latent_dim,
             sizes.transformer_heads,
@@ -135,7 +125,7 @@ class CausalLayer(nn.TransformerEncoderLayer):
 class CausalTransformer(nn.Module):
     """The layers one after the other; no norm after the last."""
 
-    def __init__(self, sizes: HistoryEncoderSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.layers = nn.ModuleList(CausalLayer(sizes) for _ in range(sizes.transformer_layers))
 

@@ -13,12 +13,11 @@ every score of a query.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.ops.dropout import dropout
 from seqsetvae.ops.padded import SetSizes, mean_of_events, pool_events, read_rows
 
@@ -27,23 +26,6 @@ GAUSSIAN_DROPOUT = 0.1  # inside mu_logvar, in training
 LOGVAR_LIMIT = 10.0  # logvar is clamped to ± this
 CACHED_ROWS = 1024  # rows of a feed-forward part at once where no gradient is kept: 2 MB of float32 at D = 256
 NORM_EPSILON = 1e-8  # added to the length of a variable's direction
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetEncoderSizes:
-    """The numbers that shape a set encoder."""
-
-    input_dim: int  # I
-    reduced_dim: int | None  # R; None: there is no dim_reducer and R = I
-    latent_dim: int  # D
-    levels: int
-    heads: int  # h
-    m: int
-
-    @property
-    def event_dim(self) -> int:
-        """Width of an event vector (R, or I without a dim_reducer)."""
-        return self.input_dim if self.reduced_dim is None else self.reduced_dim
 
 
 class MAB(nn.Module):
@@ -147,7 +129,7 @@ class ISAB(nn.Module):
 class SetEncoder(nn.Module):
     """Events → the Gaussian of each set, taken from the last level."""
 
-    def __init__(self, sizes: SetEncoderSizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         dim = sizes.latent_dim
         self.dim_reducer = None if sizes.reduced_dim is None else nn.Linear(sizes.input_dim, sizes.reduced_dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqsetvae.settings.declare import setting
@@ -14,8 +14,8 @@ class Sizes:
     """The numbers that shape a backbone, under the names that checkpoints use in `hyper_parameters`."""
 
     input_dim: int  # I, width of the variable embeddings: follows from the data
-    reduced_dim: int | None = setting(optional(integer(1)), default=256)
-    latent_dim: int = setting(integer(2), default=256)
+    reduced_dim: int | None = setting(optional(integer(1)), default=256)  # R; None: no dim_reducer, and R = I
+    latent_dim: int = setting(integer(2), default=256)  # D
     levels: int = setting(integer(1), default=2)
     heads: int = setting(integer(1), default=2)
     m: int = setting(integer(1), default=16)
@@ -23,6 +23,15 @@ class Sizes:
     transformer_heads: int = setting(integer(1), default=8)
     transformer_layers: int = setting(integer(1), default=4)
     transformer_dropout: float = setting(number(0, 0.9), default=0.1)
+
+    @property
+    def event_dim(self) -> int:
+        """Width of an event vector: R, or I without a dim_reducer."""
+        return self.input_dim if self.reduced_dim is None else self.reduced_dim
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """All sizes by name."""
+        return asdict(self)
 
 
 # small is for CPUs: on two cores it trains about six times as fast as the full sizes.

@@ -1,0 +1,111 @@
+"""The names and shapes of weights in SeqSetVAE checkpoints, in every layout that exists. No torch in here.
+
+Canonical names are those of a pretrained checkpoint (set_encoder.*, transformer.*, ...), which the modules use too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.errors import InputError
+
+DECODER = r"(decoder_layers\.\d+\.(isab|pma)\..+|out\.(\d+\.)?(weight|bias))"  # of pretraining, or of the SetVAE
+# Weights that fine-tuning does not build: the two decoders, and what the head of older code consists of.
+SKIPPED: tuple[str, ...] = (
+    rf"decoder\.{DECODER}",
+    rf"set_encoder\.{DECODER}",
+    r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+",
+)
+INERT = frozenset({"alibi_slope", "time_tau"})  # they have no effect on the output, so a file may lack them
+HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
+NOT_IN_SHAPES: tuple[str, ...] = ("heads", "transformer_heads", "transformer_dropout")  # sizes that no weight shows
+SET_ENCODER_ALONE = (
+    "It is a SetVAE alone: it has a set encoder and no history encoder, which would be randomly initialized. "
+    "Pass a checkpoint of the whole SeqSetVAE, pretrained from this SetVAE."
+)
+
+
+def canonical_name(key: str) -> str:
+    """The pretrained layout's name of a weight.
+
+    >>> canonical_name("setvae.setvae.embed.0.weight"), canonical_name("setvae.embed.0.weight")
+    ('set_encoder.embed.0.weight', 'set_encoder.embed.0.weight')
+    """
+    for set_encoder in ("setvae.setvae.", "setvae."):
+        if key.startswith(set_encoder):
+            return "set_encoder." + key.removeprefix(set_encoder)
+    return key
+
+
+def explain_missing(names: Iterable[str]) -> str:
+    """Why weights are missing, where the names that are there tell; else empty."""
+    return "" if any(name.startswith(HISTORY_PARTS) for name in names) else SET_ENCODER_ALONE
+
+
+def infer_sizes(
+    shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
+) -> Sizes:
+    """Sizes of a checkpoint's backbone: from the shapes of its weights (by canonical name) where they show them, else
+    from its hyper_parameters (`stated`), else from `fallback` (the settings).
+
+    Raises:
+        InputError: no set encoder in the file, shapes contradict hyper_parameters, or heads do not divide the width.
+    """
+    if not any(name.startswith("set_encoder.") for name in shapes):
+        raise InputError(
+            f"{file}: not a SeqSetVAE checkpoint, because it has no weights of a set encoder (set_encoder.* "
+            f"or setvae.*). Its weights are {', '.join(list(shapes)[:4])}, ..."
+        )
+    names = [item.name for item in fields(Sizes)]
+    stated = {name: stated[name] for name in names if name in stated}
+    shown = _shown(shapes, reduces=bool(stated.get("reduced_dim")))
+    for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing
+        shown[name] = max(shown.get(name, 0), int(stated.get(name) or 0)) or fallback[name]
+    for name in shown.keys() & stated.keys():
+        if shown[name] != stated[name]:
+            raise InputError(
+                f"{file}: its hyper_parameters state {name} = {stated[name]!r}, but its weights have "
+                f"{shown[name]!r}; the file mixes two models"
+            )
+    return _checked({name: fallback[name] for name in names if name in fallback} | stated | shown, file)
+
+
+def _checked(values: dict[str, Any], file: str) -> Sizes:
+    if "input_dim" not in values:
+        raise InputError(
+            f"{file}: the weight set_encoder.dim_reducer.weight is missing; without it the width of the "
+            "variable embeddings is unknown"
+        )
+    for name in ("heads", "transformer_heads"):
+        if values["latent_dim"] % values[name]:
+            raise InputError(
+                f"{file}: {name} = {values[name]} is not a divisor of the checkpoint's latent_dim "
+                f"{values['latent_dim']}; pass --{name} with the number it was trained with"
+            )
+    return Sizes(**values)
+
+
+def _shown(shapes: Mapping[str, Sequence[int]], reduces: bool) -> dict[str, Any]:
+    """The sizes that the shapes of weights show. With `reduces`, a dim_reducer is expected though it may be missing."""
+    shown: dict[str, Any] = {}
+
+    def look(name: str, weight: str, axis: int) -> None:
+        if weight in shapes:
+            shown[name] = shapes[weight][axis]
+
+    look("latent_dim", "set_encoder.embed.0.weight", 0)
+    look("m", "set_encoder.encoder_layers.0.inducing", 0)
+    look("ff_dim", "transformer.layers.0.linear1.weight", 0)
+    if reduces or any(name.startswith("set_encoder.dim_reducer.") for name in shapes):
+        look("reduced_dim", "set_encoder.dim_reducer.weight", 0)
+        look("input_dim", "set_encoder.dim_reducer.weight", 1)
+    else:
+        shown["reduced_dim"] = None
+        look("input_dim", "set_encoder.embed.0.weight", 1)
+    for name, prefix in (("levels", "set_encoder.encoder_layers."), ("transformer_layers", "transformer.layers.")):
+        numbers = [int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix)]
+        shown[name] = max(numbers, default=-1) + 1
+    return shown
