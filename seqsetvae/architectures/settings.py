@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seqsetvae.architectures import ARCHITECTURES
@@ -50,11 +49,11 @@ class ArchitectureSettings:
             if self.given.get(name) == f"--{name}"
         ]
 
-    def require_name(self, actual: str, path: Path) -> None:
+    def require_name(self, actual: str, file: str) -> None:
         """Raises InputError if the checkpoint has another architecture than the settings."""
         if actual != self.architecture:
             raise InputError(
-                f"architecture: received {self.architecture!r}; {path} has the architecture {actual!r}. Pass "
+                f"architecture: received {self.architecture!r}; {file} has the architecture {actual!r}. Pass "
                 f"--architecture {actual}, or another checkpoint."
             )
 
@@ -62,7 +61,7 @@ class ArchitectureSettings:
         """What the architecture finds wrong with these sizes; a checkpoint does not have them."""
         return ARCHITECTURES[self.architecture].problems(self.sizes())
 
-    def require(self, actual: Mapping[str, Any], path: Path) -> None:
+    def require(self, actual: Mapping[str, Any], file: str) -> None:
         """Sizes that the user chose must be those of the checkpoint, which would silently replace them.
 
         Raises:
@@ -84,7 +83,7 @@ class ArchitectureSettings:
                 f"{_listed({size: actual[size] for size in wrong})}; {remedy}"
             )
         if lines:
-            raise InputError(f"{path}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
+            raise InputError(f"{file}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
 
     def _sizes_of_preset(self) -> dict[str, Any]:
         """The sizes that the choice of the preset stands for; those chosen one by one are not among them."""

@@ -36,9 +36,9 @@ def load_pretrained(
     checkpoint = read_checkpoint(path)
     if values is not None:
         check_value_flags(values, checkpoint.transform, path)
-    architecture.require_name(checkpoint.architecture, path)
+    architecture.require_name(checkpoint.architecture, str(path))
     sizes = checkpoint.infer_sizes(architecture.sizes())
-    architecture.require(sizes.as_dict(), path)
+    architecture.require(sizes.as_dict(), str(path))
     check_width(width, sizes.input_dim, path, data.data_dir)
     of_file = ARCHITECTURES[checkpoint.architecture]
     backbone = of_file.build(sizes) if build is None else build(checkpoint.architecture, sizes)
