@@ -12,6 +12,7 @@ ROOMS = [
     ("data",),
     ("seqsetvae.modes",),
     ("seqsetvae.training", "seqsetvae.evaluation"),
+    ("seqsetvae.trained_on",),
     ("model_optimized",),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
     ("seqsetvae.objectives",),

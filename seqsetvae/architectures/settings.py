@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seqsetvae.architectures import ARCHITECTURES
@@ -54,8 +53,8 @@ class ArchitectureSettings:
         """What the architecture finds wrong with these sizes; a checkpoint does not have them."""
         return ARCHITECTURES[self.architecture].problems(self.sizes())
 
-    def require(self, actual: Mapping[str, Any], path: Path) -> None:
-        """Sizes that the user chose must be those of the checkpoint, which would silently replace them.
+    def require(self, actual: Mapping[str, Any], checkpoint: object) -> None:
+        """Sizes that the user chose must be those of the checkpoint (its path), which would silently replace them.
 
         Raises:
             InputError: a line for every setting that disagrees, with both values.
@@ -76,7 +75,7 @@ class ArchitectureSettings:
                 f"{_listed({size: actual[size] for size in wrong})}; {remedy}"
             )
         if lines:
-            raise InputError(f"{path}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
+            raise InputError(f"{checkpoint}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
 
     def _sizes_of_preset(self) -> dict[str, Any]:
         """The sizes that the choice of the preset stands for; those chosen one by one are not among them."""
