@@ -12,6 +12,7 @@ import torch
 
 from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
+from tests.command import finetune, run_of
 from tests.tiny import SHARED, SIZES, tiny_backbone, write_checkpoint
 
 
@@ -40,6 +41,15 @@ def compiled(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Coho
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a tiny backbone in the pretrained layout."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "pretrain.ckpt", tiny_backbone())
+
+
+@pytest.fixture(scope="session")
+def finished(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(run folder, what was printed) of a run on the old layout, in a folder with a space and an umlaut."""
+    root = tmp_path_factory.mktemp("runs") / "Läufe und mehr"
+    status, said, errors = finetune(pretrained, old_layout, root)
+    assert status == 0, errors
+    return run_of(root), said
 
 
 @pytest.fixture(autouse=True)

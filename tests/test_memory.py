@@ -45,13 +45,8 @@ def test_a_step_finds_the_memory_of_the_one_before_it() -> None:
 def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
 
-    class Mode:
-        @staticmethod
-        def run(settings: object) -> None:
-            called.append("run")
-
     monkeypatch.setattr(train_optimized, "keep_freed_memory", lambda: called.append("keep"))
-    monkeypatch.setattr(train_optimized.importlib, "import_module", lambda name: Mode)
+    monkeypatch.setattr("seqsetvae.modes.demo.run", lambda settings: called.append("run"))
     assert train_optimized.main(["--mode", "demo"]) == 0
     assert called == ["keep", "run"]
 

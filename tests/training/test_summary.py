@@ -16,6 +16,7 @@ from seqsetvae.training.summary import (
     auroc_standard_error,
     finetuning_advice,
     length_advice,
+    loading_advice,
     summarize,
 )
 from seqsetvae.training.watch import Row
@@ -98,3 +99,11 @@ def test_the_printed_summary_fits_in_80_columns(compiled: Cohort, tmp_path: Path
     assert all(len(line) <= 80 or str(run.folder.path) in line for line in lines)
     assert any("standard error" in line for line in lines)
     assert any("The best epoch is the last one (3 of 3)" in line for line in lines)
+
+
+@pytest.mark.parametrize(("workers", "advice"), [(0, "local disk"), (2, "pass --num_workers 0")])
+def test_advice_on_waiting_for_data_names_the_cause(workers: int, advice: str) -> None:
+    (line,) = loading_advice(0.5, workers)
+    assert "50% of the time" in line
+    assert advice in line
+    assert loading_advice(0.05, workers) == loading_advice(None, workers) == []

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+from seqsetvae.architectures.seqsetvae.sizes import PRESETS
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.settings import SMALL
+from tests.command import command, run_of
 from tests.tiny import SIZES
-from train_optimized import main
 
 # Names that the old pretraining script reads back.
 OLD_HYPER_PARAMETERS = {
@@ -26,51 +26,48 @@ OLD_HYPER_PARAMETERS = {
 def run(compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretraining run of one epoch with the small preset."""
     root = tmp_path_factory.mktemp("pretrain")
-    flags = f"--mode pretrain --preset small --max_epochs 1 --output_root_dir {root}".split()
-    assert main([*flags, "--data_dir", str(compiled.path)]) == 0
-    return next(root.glob("pretrain-*"))
+    flags = {"preset": "small", "max_epochs": 1, "output_root_dir": root}
+    assert command("pretrain", data_dir=compiled.path, **flags)[0] == 0
+    return run_of(root, "pretrain")
 
 
 def test_the_checkpoint_has_exactly_the_pretrained_layout(run: Path) -> None:
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    sizes = type(SIZES)(input_dim=SIZES.input_dim, transformer_dropout=0.1, **SMALL)
+    sizes = type(SIZES)(input_dim=SIZES.input_dim, transformer_dropout=0.1, **PRESETS["small"])
     expected = {name: value.shape for name, value in PretrainingModel(sizes).state_dict().items()}
     assert {name: value.shape for name, value in content["state_dict"].items()} == expected
     assert set(content["hyper_parameters"]) == OLD_HYPER_PARAMETERS
 
 
-def test_it_fine_tunes_and_continues(
-    run: Path, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    common = ["--pretrained_ckpt", str(run / "checkpoints" / "best.ckpt"), "--data_dir", str(compiled.path),
-              "--output_root_dir", str(tmp_path), "--max_epochs", "1"]  # fmt: skip
-    assert main(["--mode", "finetune", "--unfreeze_after", "none", *common]) == 0
-    assert main(["--mode", "pretrain", *common]) == 0
-    printed = capsys.readouterr().out
+def test_it_fine_tunes_and_continues(run: Path, compiled: Cohort, tmp_path: Path) -> None:
+    best = run / "checkpoints" / "best.ckpt"
+    common = {"pretrained_ckpt": best, "data_dir": compiled.path, "output_root_dir": tmp_path, "max_epochs": 1}
+    assert command("finetune", unfreeze_after="none", **common)[0] == 0
+    status, printed, _ = command("pretrain", **common)
+    assert status == 0
     assert "val_active_units" in printed
     content = torch.load(next(tmp_path.glob("pretrain-*")) / "checkpoints" / "last.ckpt", weights_only=True)
     before = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["state_dict"].keys() == before["state_dict"].keys()
-    assert content["hyper_parameters"]["latent_dim"] == SMALL["latent_dim"]  # the file's size, not the setting's
+    assert content["hyper_parameters"]["latent_dim"] == PRESETS["small"]["latent_dim"]  # not that of the settings
     unused = "set_encoder.out.0.weight"
     assert torch.equal(content["state_dict"][unused], before["state_dict"][unused])
 
 
-def test_heads_that_a_file_does_not_say_are_not_guessed_in_silence(
-    run: Path, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_heads_that_a_file_does_not_say_are_not_guessed_in_silence(run: Path, compiled: Cohort, tmp_path: Path) -> None:
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     torch.save(content["state_dict"], tmp_path / "bare.ckpt")
-    flags = ["--mode", "pretrain", "--max_epochs", "1", "--output_root_dir", str(tmp_path), "--transformer_heads", "4"]
-    assert main([*flags, "--data_dir", str(compiled.path), "--pretrained_ckpt", str(tmp_path / "bare.ckpt")]) == 0
-    assert "The checkpoint does not state heads = 2, transformer_heads = 4" in capsys.readouterr().out
+    flags = {"max_epochs": 1, "output_root_dir": tmp_path, "transformer_heads": 4, "data_dir": compiled.path}
+    status, printed, _ = command("pretrain", pretrained_ckpt=tmp_path / "bare.ckpt", **flags)
+    assert status == 0
+    assert "The checkpoint does not state heads = 2, transformer_heads = 4" in printed
 
 
 def test_the_golden_checkpoint_keeps_its_layout_when_it_is_continued(golden: Path, tmp_path: Path) -> None:
     data_dir = write_synthetic(tmp_path / "processed", n_stays=20, seed=0, embedding_width=24)
     before = torch.load(golden / "tiny" / "pretrain.ckpt", weights_only=True)
-    flags = ["--mode", "pretrain", "--max_epochs", "1", "--output_root_dir", str(tmp_path), "--data_dir", str(data_dir)]
-    assert main([*flags, "--pretrained_ckpt", str(golden / "tiny" / "pretrain.ckpt")]) == 0
+    flags = {"max_epochs": 1, "output_root_dir": tmp_path, "data_dir": data_dir}
+    assert command("pretrain", pretrained_ckpt=golden / "tiny" / "pretrain.ckpt", **flags)[0] == 0
     after = torch.load(next(tmp_path.glob("pretrain-*")) / "checkpoints" / "last.ckpt", weights_only=True)
     shapes = [{name: value.shape for name, value in file["state_dict"].items()} for file in (before, after)]
     assert shapes[0] == shapes[1]
@@ -84,14 +81,13 @@ def test_labels_are_not_needed(old_layout: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("patient_ehr", "stats.csv", "cached.csv"):
         (folder / name).symlink_to(old_layout.parent / name)
-    flags = f"--mode pretrain --preset small --max_epochs 1 --output_root_dir {tmp_path}".split()
-    assert main([*flags, "--data_dir", str(folder)]) == 0
+    flags = {"preset": "small", "max_epochs": 1, "output_root_dir": tmp_path}
+    assert command("pretrain", data_dir=folder, **flags)[0] == 0
 
 
-def test_a_loss_that_is_no_number_ends_the_run_without_a_best(
-    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    flags = ["--mode", "pretrain", "--preset", "small", "--max_epochs", "1", "--pretrain_lr", "1e30"]
-    assert main([*flags, "--data_dir", str(compiled.path), "--output_root_dir", str(tmp_path)]) == 1
-    assert "val_loss is not finite" in capsys.readouterr().err
+def test_a_nan_loss_ends_the_run_without_a_best_checkpoint(compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"preset": "small", "max_epochs": 1, "pretrain_lr": 1e30, "output_root_dir": tmp_path}
+    status, _, errors = command("pretrain", data_dir=compiled.path, **flags)
+    assert status == 1
+    assert "val_loss is not finite" in errors
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -17,8 +17,8 @@ from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_t
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.features import FeatureFolder
+from tests.command import command, finetune, run_of
 from tests.training.helpers import CPU, fine_tuner
-from tests.training.test_finetune import command, finetune, run_of
 
 CLIP, MIN_COUNT = 10.0, 20  # of the config file
 
@@ -59,8 +59,8 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def new_checkpoint(wild: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that was pretrained on the wild cohort with the settings of the config file."""
     root = tmp_path_factory.mktemp("pretrained")
-    flags = ["--preset", "small", "--max_epochs", 1, "--accelerator", "cpu"]
-    status, said, errors = command("--mode", "pretrain", "--data_dir", wild.path, "--output_root_dir", root, *flags)
+    flags = {"preset": "small", "max_epochs": 1}
+    status, said, errors = command("pretrain", data_dir=wild.path, output_root_dir=root, **flags)
     assert status == 0, errors
     assert "Values: z-scores clipped at ±10 (value_clip); " in said
     assert "variables with fewer than 20 training values get the value 1: 'ferritin' (min_count)" in said
@@ -123,7 +123,7 @@ def test_a_new_pretrained_checkpoint_records_it(new_checkpoint: Path) -> None:
 def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
     new_checkpoint: Path, wild: Cohort, tmp_path: Path
 ) -> None:
-    status, said, errors = finetune(new_checkpoint, wild.path, tmp_path, "--max_epochs", 1, "--unfreeze_after", "none")
+    status, said, errors = finetune(new_checkpoint, wild.path, tmp_path, max_epochs=1, unfreeze_after="none")
     assert status == 0, errors
     run = run_of(tmp_path)
     expected = {"clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
@@ -132,7 +132,7 @@ def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
     assert saved[VALUE_TRANSFORM] == expected
     line = "Values: z-scores clipped at ±10"
     assert line in said
-    assert line in command("--mode", "evaluate", "--ckpt", run, "--split", "valid", "--accelerator", "cpu")[1]
+    assert line in command("evaluate", ckpt=run, split="valid")[1]
 
 
 def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild: Cohort, tmp_path: Path) -> None:
@@ -141,8 +141,12 @@ def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild:
     for name, data in (("wild", wild.path), ("tame", tame)):
         output = tmp_path / f"{name}.npz"
         status, _, errors = command(
-            *("--mode", "embed", "--pretrained_ckpt", new_checkpoint, "--data_dir", data, "--split", "train"),
-            *("--output", output, "--output_root_dir", tmp_path, "--accelerator", "cpu"),
+            "embed",
+            pretrained_ckpt=new_checkpoint,
+            data_dir=data,
+            split="train",
+            output=output,
+            output_root_dir=tmp_path,
         )
         assert status == 0, errors
         found.append(dict(np.load(output)))
@@ -151,7 +155,7 @@ def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild:
 
 
 def test_a_checkpoint_without_it_means_values_as_stored(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    status, said, errors = finetune(pretrained, compiled.path, tmp_path, "--max_epochs", 1, "--unfreeze_after", "none")
+    status, said, errors = finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after="none")
     assert status == 0, errors
     assert "Values: as stored" in said
     values = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["values"]
@@ -160,9 +164,15 @@ def test_a_checkpoint_without_it_means_values_as_stored(pretrained: Path, compil
 
 def test_random_weights_use_the_settings(compiled: Cohort, tmp_path: Path) -> None:
     status, said, errors = command(
-        *("--mode", "finetune", "--from_random_weights", "--unfreeze_after", 0, "--data_dir", compiled.path),
-        *("--preset", "small", "--max_epochs", 1, "--value_clip", 3, "--min_count", 0, "--accelerator", "cpu"),
-        *("--output_root_dir", tmp_path),
+        "finetune",
+        from_random_weights=True,
+        unfreeze_after=0,
+        data_dir=compiled.path,
+        preset="small",
+        max_epochs=1,
+        value_clip=3,
+        min_count=0,
+        output_root_dir=tmp_path,
     )
     assert status == 0, errors
     assert "Values: z-scores clipped at ±3" in said
@@ -172,17 +182,8 @@ def test_random_weights_use_the_settings(compiled: Cohort, tmp_path: Path) -> No
 def test_a_flag_that_contradicts_the_checkpoint_is_an_error(
     mode: str, pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    flags = (
-        "--mode",
-        mode,
-        "--pretrained_ckpt",
-        pretrained,
-        "--data_dir",
-        compiled.path,
-        "--output_root_dir",
-        tmp_path,
-    )
-    status, _, errors = command(*flags, "--value_clip", 5, "--min_count", 0, "--output_root_dir", tmp_path)
+    flags = {"mode": mode, "pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path}
+    status, _, errors = command(**flags, value_clip=5, min_count=0)
     assert status == 2
     assert "value_clip: received 5.0; trained with None. Leave out --value_clip." in errors
     assert "min_count" not in errors  # 0 is the checkpoint's

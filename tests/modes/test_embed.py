@@ -14,27 +14,12 @@ import torch
 from seqsetvae.cohort import Cohort
 from seqsetvae.modes import embed
 from tests import tiny
-from tests.training.test_finetune import command
+from tests.command import command
 
 
-def _embed(pretrained: Path, data_dir: Path, output: Path, *more: object) -> tuple[int, str, str]:
-    return command(
-        "--mode",
-        "embed",
-        "--pretrained_ckpt",
-        pretrained,
-        "--data_dir",
-        data_dir,
-        "--split",
-        "train",
-        "--output",
-        output,
-        "--output_root_dir",
-        output.parent,
-        "--accelerator",
-        "cpu",
-        *more,
-    )
+def _embed(pretrained: Path, data_dir: Path, output: Path, **flags: object) -> tuple[int, str, str]:
+    given = {"pretrained_ckpt": pretrained, "data_dir": data_dir, "split": "train", "output": output}
+    return command("embed", **{**given, "output_root_dir": output.parent, **flags})
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
@@ -42,7 +27,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
     pretrained: Path, compiled: Cohort, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
     output = tmp_path / "states.npz"
-    status, said, errors = _embed(pretrained, compiled.path, output, "--precision", precision, "--batch_size", 7)
+    status, said, errors = _embed(pretrained, compiled.path, output, precision=precision, batch_size=7)
     assert status == 0, errors
     split = compiled.split("train")
     assert f"{split.n_stays} stays" in said
@@ -73,7 +58,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
 
 
 def test_sets_that_were_cut_off_are_not_counted(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    status, said, errors = _embed(pretrained, compiled.path, tmp_path / "states.npz", "--max_sets", 2)
+    status, said, errors = _embed(pretrained, compiled.path, tmp_path / "states.npz", max_sets=2)
     assert status == 0, errors
     with np.load(tmp_path / "states.npz") as arrays:
         written = sum(len(arrays[name]) for name in arrays.files if name.endswith("/mu"))
@@ -101,7 +86,7 @@ def test_of_two_that_write_one_output_the_slower_one_is_refused(
         return real(*arguments)
 
     monkeypatch.setattr(embed, "encode", overtaken)
-    status, _, errors = _embed(pretrained, compiled.path, output, "--max_sets", 2)
+    status, _, errors = _embed(pretrained, compiled.path, output, max_sets=2)
     assert status == 2
     assert errors == f"error: {output} exists already and is not overwritten. Name another one or delete it.\n"
     with zipfile.ZipFile(output) as archive:
@@ -132,7 +117,7 @@ def test_neither_labels_nor_other_splits_are_needed(
     assert status == 0, errors
     with np.load(tmp_path / "states.npz") as arrays:
         assert len(arrays.files) == 2 * compiled.split("train").n_stays
-    status, _, errors = _embed(pretrained, data, tmp_path / "other.npz", "--split", "test")
+    status, _, errors = _embed(pretrained, data, tmp_path / "other.npz", split="test")
     assert status == 2
     assert "no split 'test'; it has train" in errors
     assert not (tmp_path / "other.npz").exists()
@@ -141,11 +126,7 @@ def test_neither_labels_nor_other_splits_are_needed(
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])
 def test_golden_numbers_from_outside(golden: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
     status, _, errors = _embed(
-        golden / "tiny" / "pretrain.ckpt",
-        golden / "tiny" / "patient_ehr",
-        tmp_path / "states.npz",
-        "--precision",
-        precision,
+        golden / "tiny" / "pretrain.ckpt", golden / "tiny" / "patient_ehr", tmp_path / "states.npz", precision=precision
     )
     assert status == 0, errors
     with np.load(golden / "tiny" / "expected.npz") as expected, np.load(tmp_path / "states.npz") as found:

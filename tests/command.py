@@ -1,0 +1,75 @@
+"""The command line in tests: flags are keyword arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import finetune_config_optimized as config
+import train_optimized
+
+TIMES = {"stays_per_second", "waiting", "seconds"}
+
+
+def argv(**flags: object) -> list[str]:
+    """The words of a command line.
+
+    >>> argv(mode="finetune", batch_size=8)
+    ['--mode', 'finetune', '--batch_size', '8']
+    """
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def call(words: list[str]) -> tuple[int, str, str]:
+    """(status, stdout, stderr) of train_optimized.py."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = train_optimized.main(words)
+    return status, out.getvalue(), err.getvalue()
+
+
+def command(mode: str, **flags: object) -> tuple[int, str, str]:
+    """(status, stdout, stderr) of a mode, on the CPU."""
+    return call(argv(mode=mode, **{"accelerator": "cpu", **flags}))
+
+
+def finetune(pretrained: Path, data_dir: Path, root: Path, **flags: object) -> tuple[int, str, str]:
+    """A small fine-tuning run; `flags` replace those written here."""
+    usual = {
+        "pretrained_ckpt": pretrained,
+        "data_dir": data_dir,
+        "output_root_dir": root,
+        "batch_size": 4,
+        "max_epochs": 3,
+        "unfreeze_after": 2,
+        "cls_head_lr": 3e-3,
+        "lr": 1e-3,
+        "warmup_steps": 5,
+        "seed": 3,
+    }
+    return command("finetune", **{**usual, **flags})
+
+
+def run_of(root: Path, mode: str = "finetune") -> Path:
+    """The only run folder of a mode."""
+    (run,) = root.glob(f"{mode}-*")
+    return run
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without the columns that differ from run to run."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return [{name: cell for name, cell in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def change_config(monkeypatch: pytest.MonkeyPatch, **changes: object) -> ModuleType:
+    """The command sees a config file in which the user has changed or added these lines."""
+    module = ModuleType("finetune_config_optimized")
+    vars(module).update({name: value for name, value in vars(config).items() if not name.startswith("_")} | changes)
+    monkeypatch.setattr(train_optimized, "load_config", lambda: module)
+    return module

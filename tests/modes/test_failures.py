@@ -1,0 +1,143 @@
+"""What stops a fine-tuning run: NaN, data and labels that cannot be used, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.finetuned import read_finetuned
+from seqsetvae.files import cannot_write
+from seqsetvae.training import watch
+from tests import tiny
+from tests.command import finetune, rows_of, run_of
+from tests.modes.labels import changed_labels
+from tests.training.helpers import load
+
+
+def test_nan_scores_end_the_run_without_a_best_checkpoint(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
+        return self.net(pooled) * (1.0 if self.training else float("nan"))
+
+    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 1
+    assert "val_auc is not finite" in errors
+    assert list((run_of(tmp_path) / "checkpoints").iterdir()) == []
+
+
+def test_nan_scores_in_a_later_epoch_keep_the_earlier_best_checkpoint(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
+        self.validated = getattr(self, "validated", 0) + (not self.training)
+        return self.net(pooled) * (1.0 if self.validated <= 5 else float("nan"))  # five batches: the first validation
+
+    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 1
+    assert "val_auc is not finite" in errors
+    state = load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    assert len(rows_of(run_of(tmp_path))) == 1
+
+
+def test_a_validation_split_of_one_class_stops_before_training(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    valid = set(compiled.split("valid").stay_id.tolist())
+    labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: "0" if stay in valid else label)
+    status, _, errors = finetune(pretrained, old_layout, tmp_path, label_path=labels)
+    assert status == 2
+    assert "split 'valid' has 20 stays of class 0, 0 of class 1" in errors
+    assert not list(tmp_path.glob("finetune-*"))
+
+
+def test_statistics_of_the_train_split_are_a_warning_if_the_checkpoint_does_not_record_its_own(
+    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    warning = "There was no stats.csv: mean and std of each variable are those of this cohort's train split"
+    assert read_checkpoint(pretrained).fingerprints is None
+    assert warning not in finished[1]
+    shutil.copytree(old_layout.parent, tmp_path / "data")
+    (tmp_path / "data" / "stats.csv").unlink()
+    status, said, errors = finetune(pretrained, tmp_path / "data", tmp_path, max_epochs=1)
+    assert status == 0, errors
+    assert warning in said
+    assert "a checkpoint needs the stats.csv it was trained with" in said
+
+
+def test_embeddings_of_another_width_are_refused(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+    shutil.copytree(old_layout.parent, tmp_path / "data")
+    (tmp_path / "data" / "cached.csv").unlink()
+    status, _, errors = finetune(pretrained, tmp_path / "data", tmp_path)
+    assert status == 2
+    assert "width 12" in errors
+    assert "width 768" in errors
+    assert "--embeddings_path" in errors
+
+
+def test_an_output_folder_that_cannot_be_created_is_an_error(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "file" / "below")
+    assert status == 2
+    assert "--output_root_dir" in errors
+
+
+def _stage_1(pretrained: Path, cohort: Cohort, root: Path) -> Path:
+    status, _, errors = finetune(pretrained, cohort.path, root, max_epochs=2, unfreeze_after=2)
+    assert status == 0, errors
+    return run_of(root)
+
+
+def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    """Checkpoints of stage 2 are larger, since they hold the optimizer's state of the backbone too."""
+    alone = _stage_1(pretrained, compiled, tmp_path / "stage 1 alone")
+    size = (alone / "checkpoints" / "best.ckpt").stat().st_size
+    with tiny.largest_file(size + size // 5):
+        status, said, errors = finetune(pretrained, compiled.path, tmp_path / "full", unfreeze_after=2)
+    run = run_of(tmp_path / "full")
+    assert status == 2
+    assert "\n  2/3      1 " in said
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: {run / 'checkpoints'}")
+    assert "cannot be written (File too large). Free disk space" in errors
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    for name in ("best.ckpt", "last.ckpt"):
+        kept, whole = (read_finetuned(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
+        assert all(torch.equal(kept[key], whole[key]) for key in whole)
+
+
+def test_a_table_that_cannot_be_appended_to_is_one_error(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(watch, "append_text", full)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 2
+    assert errors.count("\n") == 1
+    assert "metrics.csv: cannot be written (No space left on device)" in errors
+
+
+def test_curves_that_cannot_be_written_are_one_error(
+    compiled: Cohort, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = watch.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
+    row = watch.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
+    with pytest.raises(InputError, match=r"tensorboard: cannot be written .File too large"), tiny.largest_file(100):
+        table.add(row)
+    table.close()
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,243 @@
+"""--mode finetune: what a run writes and prints, repeatability, and the ways to run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.architectures.seqsetvae.sizes import PRESETS
+from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.cohort import Cohort
+from tests import tiny
+from tests.command import command, finetune, rows_of, run_of
+from tests.training.helpers import load
+
+
+def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    (events,) = (name for name in files if name.startswith("tensorboard/events.out.tfevents."))
+    assert files == {
+        "config.json",
+        "metrics.csv",
+        "summary.json",
+        "summary.txt",
+        "train.log",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        events,
+    }
+    assert {path.name for path in run.parent.iterdir()} == {run.name, "cohorts", "features"}
+
+
+def test_the_config_of_a_run_is_complete(finished: tuple[Path, str], compiled: Cohort) -> None:
+    config = json.loads((finished[0] / "config.json").read_text(encoding="utf-8"))
+    assert config["settings"]["batch_size"] == 4
+    assert config["settings"]["head_dropout"] == 0.1
+    assert config["sizes"]["latent_dim"] == 32
+    assert config["partial_backbone"] is False
+    assert config["pretrained"]["missing"] == []
+    assert config["cohort"]["content"] == compiled.content_hash
+    assert Path(config["cohort"]["path"]).is_absolute()
+
+
+def test_a_run_prints_what_was_loaded_and_its_progress(finished: tuple[Path, str]) -> None:
+    _, said = finished
+    n_weights = len(tiny.tiny_backbone().state_dict())
+    assert f"✅ Loaded {n_weights} parameters successfully" in said
+    for text in (
+        "Data: ",
+        "epoch  stage  train_loss  val_loss  val_auc  val_auprc  stays/s",
+        "\n  1/3      1 ",
+        "\n  3/3      2 ",
+        "Best val_auc",
+        "training stays/s",
+        "waiting for data",
+        "values trained",
+        "device",
+    ):
+        assert text in said
+    assert "\x1b" not in said  # no control codes where nobody looks at a terminal
+
+
+def test_train_log_holds_all_that_was_printed(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    assert (run / "train.log").read_text(encoding="utf-8") == printed
+
+
+def test_the_summary_agrees_with_metrics_csv(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    rows, summary = rows_of(run), json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    best = max(rows, key=lambda row: float(row["val_auc"]))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["stage"] for row in rows] == ["1", "1", "2"]
+    assert best["val_auc"] in [str(value) for value in _leaves(summary)]
+    assert (run / "summary.txt").read_text(encoding="utf-8").startswith("Best val_auc")
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+
+
+def test_checkpoints_load_without_any_allow_list(finished: tuple[Path, str]) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        content = load(finished[0] / "checkpoints" / name)
+        assert {"state_dict", "hyper_parameters", "optimizer_states", "callbacks"} <= content.keys()
+
+
+def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Path, str]) -> None:
+    best = finished[0] / "checkpoints" / "best.ckpt"
+    checkpoint, state = read_checkpoint(best), load(best)["state_dict"]
+    for name in tiny.tiny_backbone().state_dict():
+        assert torch.equal(checkpoint.weights[name], state[f"backbone.{name}"])
+    assert checkpoint.hyper_parameters["heads"] == 2
+    assert checkpoint.fingerprints
+
+
+def test_the_same_seed_gives_the_same_run(
+    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    assert finetune(pretrained, old_layout, tmp_path)[0] == 0
+    assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
+
+
+def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, num_workers=2)[0] == 0
+    assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
+
+
+def test_a_second_run_uses_the_cached_features_of_the_frozen_backbone(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    frozen = {"max_epochs": 2, "unfreeze_after": 2}
+    _, first, _ = finetune(pretrained, compiled.path, tmp_path, **frozen)
+    (run,) = tmp_path.glob("finetune-*")
+    status, second, errors = finetune(pretrained, compiled.path, tmp_path, **frozen)
+    assert status == 0, errors
+    (again,) = set(tmp_path.glob("finetune-*")) - {run}
+    assert rows_of(again) == rows_of(run)
+    assert "Computed the features of the frozen backbone: 60 train stays" in first
+    assert "Cached features of the frozen backbone: 60 train stays, from" in second
+    assert "Computed the features" not in second
+    assert "waiting for data        no data were read" in second
+    assert json.loads((again / "summary.json").read_text())["waiting"] is None
+
+
+def test_another_seed_gives_another_run(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, seed=4, max_epochs=1)[0] == 0
+    assert rows_of(run_of(tmp_path))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train_and_evaluate_to_the_same_figure(
+    precision: str, pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    status, _, errors = finetune(
+        pretrained, compiled.path, tmp_path, precision=precision, max_epochs=2, unfreeze_after=1
+    )
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    _, said, _ = command("evaluate", ckpt=run, split="valid", precision=precision)
+    assert f"AUROC {max(float(row['val_auc']) for row in rows_of(run)):.4f}\n" in said
+    state = load(run / "checkpoints" / "best.ckpt")["state_dict"]
+    assert {value.dtype for value in state.values()} == {torch.float64 if precision == "64-true" else torch.float32}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"loss": "focal", "focal_alpha": 0.25},
+        {"class_weight": "balanced"},
+        {"head_pooling": "mean", "gradient_accumulation_steps": 3},
+    ],
+    ids=str,
+)
+def test_other_losses_and_heads_run(
+    flags: tuple[object, ...], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags, max_epochs=1, unfreeze_after=0)
+    assert status == 0, errors
+
+
+def test_balanced_weighs_a_positive_by_negatives_over_positives(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, class_weight="balanced", max_epochs=1)[0] == 0
+    label = compiled.split("train").label
+    saved = load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["loss"]
+    assert saved["positive_weight"] == float((label == 0).sum() / (label == 1).sum()) > 1
+
+
+def test_a_checkpoint_with_numpy_numbers_fine_tunes_to_plain_files(compiled: Cohort, tmp_path: Path) -> None:
+    content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
+    content["hyper_parameters"] |= {"heads": np.int64(2), "transformer_dropout": np.float64(0.1)}
+    torch.save(content, tmp_path / "old.ckpt")
+    status, _, errors = finetune(tmp_path / "old.ckpt", compiled.path, tmp_path, max_epochs=1)
+    assert status == 0, errors
+    assert load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["sizes"]["heads"] == 2
+
+
+def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> None:
+    path = tiny.write_checkpoint(tmp_path / "setvae.ckpt", tiny.tiny_backbone(), "setvae alone")
+    small = {"ff_dim": 48, "transformer_heads": 4, "transformer_layers": 2}
+    status, _, errors = finetune(path, compiled.path, tmp_path / "refused", **small)
+    assert status == 2
+    assert "SetVAE alone" in errors
+    assert not (tmp_path / "refused").exists() or not list((tmp_path / "refused").glob("finetune-*"))
+    status, _, errors = finetune(path, compiled.path, tmp_path, **small, max_epochs=1, allow_partial_backbone=True)
+    assert status == 0, errors
+    config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
+    assert config["partial_backbone"] is True
+    assert "post_transformer_norm.weight" in config["pretrained"]["missing"]
+
+
+def test_random_weights_are_recorded(compiled: Cohort, tmp_path: Path) -> None:
+    status, out, errors = command(
+        "finetune",
+        from_random_weights=True,
+        data_dir=compiled.path,
+        output_root_dir=tmp_path,
+        preset="small",
+        unfreeze_after=0,
+        max_epochs=1,
+        batch_size=8,
+    )
+    assert status == 0, errors
+    assert "RANDOM BACKBONE" in out
+    assert "Random backbone: nothing was pretrained" in (run_of(tmp_path) / "summary.txt").read_text(encoding="utf-8")
+    config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
+    assert config["pretrained"] is None
+    assert config["sizes"]["latent_dim"] == PRESETS["small"]["latent_dim"]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, compile_model=True)
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    keys = [load(folder / "checkpoints" / "best.ckpt")["state_dict"].keys() for folder in (run, finished[0])]
+    assert keys[0] == keys[1]
+    frozen = [float(rows_of(folder)[0]["val_auc"]) for folder in (run, finished[0])]
+    assert frozen[0] == pytest.approx(frozen[1], abs=1e-3)
+
+
+def test_a_head_learning_rate_not_above_the_backbones_is_a_warning(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", max_epochs=1)
+    _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", max_epochs=1, lr=3e-3)
+    assert "lr (0.003, backbone) should be well below cls_head_lr (0.003, head)" in said
+    assert "should be well below" not in usual

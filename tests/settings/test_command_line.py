@@ -1,0 +1,331 @@
+"""Flags: they override the config file, and every problem is reported at once, each mistake once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import finetune_config_optimized as config
+from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
+from seqsetvae.modes import MODES
+from seqsetvae.settings import config_file
+from seqsetvae.settings.command_line import parser, resolve, settings_of
+from seqsetvae.settings.declare import as_plain
+from tests.command import argv, call, command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, object]:
+    """Flags of a fine-tuning run whose files exist."""
+    (tmp_path / "file.ckpt").touch()
+    return {"mode": "finetune", "pretrained_ckpt": tmp_path / "file.ckpt", "data_dir": tmp_path}
+
+
+def _settings(*switches: str, **flags: object) -> dict[str, Any]:
+    """The settings of a call, by name."""
+    return as_plain(resolve(config, [*argv(**flags), *switches], MODES).settings)
+
+
+def _problems(*words: str, **flags: object) -> str:
+    with pytest.raises(InputError) as raised:
+        resolve(config, [*argv(**flags), *words], MODES)
+    return str(raised.value)
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def test_flags_override_the_config(files: dict[str, object]) -> None:
+    plain = _settings(**files)
+    assert all(plain[name] == getattr(config, name) for name in plain if hasattr(config, name) and name != "data_dir")
+    changed = _settings(
+        "--compile_model", **files, batch_size=16, lr=1e-5, unfreeze_after="none", max_sets=200, class_weight=2.5
+    )
+    expected = {"batch_size": 16, "lr": 1e-5, "unfreeze_after": None, "max_sets": 200, "class_weight": 2.5}
+    assert {name: changed[name] for name in expected} == expected
+    assert changed["compile_model"] is True
+    assert _settings(**files, class_weight="balanced")["class_weight"] == "balanced"
+
+
+def test_settings_cannot_be_changed_later(files: dict[str, object]) -> None:
+    settings = resolve(config, argv(**files), MODES).settings
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.rates.lr = 1.0
+
+
+def test_every_flag_of_the_old_command_lines_works(files: dict[str, object], tmp_path: Path) -> None:
+    """The main job and the other flags of the old scripts."""
+    for name in ("stats.csv", "oc.csv"):
+        (tmp_path / name).touch()
+    given = {
+        **{"batch_size": 8, "max_epochs": 20, "devices": 1, "gradient_accumulation_steps": 2, "num_workers": 4},
+        **{"params_map_path": str(tmp_path / "stats.csv"), "label_path": str(tmp_path / "oc.csv"), "seed": 7},
+        **{"precision": "16-mixed", "strategy": "ddp", "output_root_dir": str(tmp_path / "out")},
+    }
+    found = _settings("--compile_model", "--deterministic", **files, **given)
+    assert {name: found[name] for name in given} == given
+    assert found["deterministic"] is found["compile_model"] is True
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("32", "32-true"),
+        ("16", "16-mixed"),
+        ("bf16", "bf16-mixed"),
+        ("64", "64-true"),
+        ("32-true", "32-true"),
+        ("bf16-mixed", "bf16-mixed"),
+    ],
+)
+def test_old_spellings_of_precision(files: dict[str, object], old: str, new: str) -> None:
+    assert _settings(**files, precision=old)["precision"] == new
+
+
+def test_an_old_strategy_still_means_ddp(files: dict[str, object]) -> None:
+    assert _settings(**files, strategy="ddp_find_unused_parameters_true")["strategy"] == "ddp"
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("true", True), ("False", False), ("FALSE", False)])
+def test_switches_take_a_value_too(files: dict[str, object], flag: str, expected: bool) -> None:
+    assert _settings(**files, deterministic=flag)["deterministic"] is expected
+
+
+# ------------------------------------------------------------------------------------------------ all problems at once
+
+
+def test_all_problems_come_at_once_with_name_received_and_allowed() -> None:
+    wrong = {"batch_size": "eight", "lr": -1, "pooling": "last", "head_pooling": "max", "label_smoothing": 2}
+    message = _problems("stray", mode="finetune", **wrong, max_epochs=0)
+    assert message.startswith("9 problems with the settings, nothing was read or written:")
+    for line in (
+        "pretrained_ckpt: not given",
+        "data_dir: not given",
+        "'stray': a value without a flag",
+        "batch_size: received 'eight'; allowed: an integer of at least 1",
+        "lr: received '-1'; allowed: a number above 0",
+        "head_pooling: received 'max'; allowed: one of last, mean, last_mean",
+        "--pooling: no such flag",
+        "label_smoothing: received '2'; allowed: a number of at least 0 and at most 0.9",
+        "max_epochs: received '0'; allowed: an integer of at least 1",
+    ):
+        assert line in message
+
+
+def test_problems_of_settings_together_come_at_once_too(files: dict[str, object], tmp_path: Path) -> None:
+    files["data_dir"] = tmp_path / "nowhere"
+    together = {"batch_size": 2, "devices": 3, "es_patience": 4, "min_lr": 1, "loss": "focal", "class_weight": 2}
+    message = _problems(**files, **together, label_smoothing=0.1)
+    assert message.startswith("7 problems")
+    for line in (
+        f"data_dir: received '{tmp_path / 'nowhere'}', which does not exist; allowed: an existing path",
+        "batch_size: received 2; allowed: 4 or more",
+        "devices: received 3; allowed: 1",
+        "es_patience: received 4; allowed: more than lr_patience + 1 (= 5)",
+        "min_lr: received 1; allowed: at most lr (5e-05)",
+        "label_smoothing: received 0.1; allowed: 0 with --loss focal",
+        "class_weight: received 2.0; allowed: none with --loss focal",
+    ):
+        assert line in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--batchsize", "8"], "--batchsize: no such flag; did you mean --batch_size?"),
+        (["--batch-size=8"], "--batch-size=8: no such flag; did you mean --batch_size?"),
+        (["--batch", "8"], "--batch: no such flag; did you mean --batch_size?"),
+        (["-batch_size", "8"], "-batch_size: no such flag; did you mean --batch_size?"),
+        (["\N{EM DASH}seed", "8"], "\N{EM DASH}seed: no such flag; did you mean --seed?"),
+        (["--unfreeze_afer=3"], "--unfreeze_afer=3: no such flag; did you mean --unfreeze_after?"),
+        (["--min_lrr", "-1"], "--min_lrr: no such flag; did you mean --min_lr?"),
+        (["--determinstic"], "--determinstic: no such flag; did you mean --deterministic?"),
+        (["--zzz", "8"], "--zzz: no such flag; --help lists all"),
+        (["8"], "'8': a value without a flag; put a flag before it or remove it"),
+        (["--seed"], "seed: --seed was given without a value"),
+    ],
+)
+def test_a_mistyped_flag_costs_one_error(words: list[str], expected: str, pretrained: Path, compiled: Cohort) -> None:
+    given = argv(mode="finetune", pretrained_ckpt=pretrained, data_dir=compiled.path)
+    for line in ([*given, *words], [*words, *given]):
+        status, printed, errors = call(line)
+        assert (status, printed) == (2, "")
+        assert errors == f"error: one problem with the settings, nothing was read or written:\n  {expected}\n"
+
+
+@pytest.mark.parametrize(("mistyped", "meant"), [("pretrained_ckp", "pretrained_ckpt"), ("datadir", "data_dir")])
+def test_a_mistyped_flag_that_is_needed_costs_one_error_too(
+    mistyped: str, meant: str, files: dict[str, object]
+) -> None:
+    files[mistyped] = files.pop(meant)
+    assert _problems(**files).splitlines()[1:] == [f"  --{mistyped}: no such flag; did you mean --{meant}?"]
+
+
+@pytest.mark.parametrize("flag", ["data_dir", "pretrained_ckpt"])
+def test_a_path_that_no_file_can_have_does_not_exist(flag: str) -> None:
+    message = _problems(mode="finetune", **{flag: "x" * 5000})
+    assert "which does not exist; allowed: an existing path" in message
+
+
+# ------------------------------------------------------------------------------------------------ rules of the modes
+
+
+def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    message = _problems(mode="finetune", data_dir=tmp_path)
+    assert "pretrained_ckpt: not given; --mode finetune needs --pretrained_ckpt" in message
+    assert "(or --from_random_weights, to train without a pretrained checkpoint as a baseline)" in message
+
+
+def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) -> None:
+    given = {"mode": "finetune", "data_dir": tmp_path, "from_random_weights": "true"}
+    assert "unfreeze_after: received 1; allowed: 0 with --from_random_weights" in _problems(**given)
+    assert _settings(**given, unfreeze_after=0)["from_random_weights"]
+    file = tmp_path / "file.ckpt"
+    file.touch()
+    for flag, value in (("pretrained_ckpt", file), ("allow_partial_backbone", "true")):
+        message = _problems(**given, unfreeze_after=0, **{flag: value})
+        assert "from_random_weights: received together with" in message
+        assert "one problem" in message
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag", "value"),
+    [
+        ("pretrain", "lr", "1e-4"),
+        ("pretrain", "unfreeze_after", "2"),
+        ("pretrain", "head_pooling", "last"),
+        ("finetune", "pretrain_lr", "1e-3"),
+        ("finetune", "max_beta", "0.1"),
+        ("finetune", "split", "test"),
+        ("evaluate", "lr", "1e-4"),
+        ("evaluate", "output", "x.npz"),
+        ("embed", "max_epochs", "3"),
+        ("embed", "value_clip", "3"),
+        ("demo", "data_dir", "."),
+        ("demo", "max_epochs", "3"),
+        ("demo", "preset", "full"),
+    ],
+)
+def test_a_flag_that_the_mode_does_not_use_is_an_error(mode: str, flag: str, value: str) -> None:
+    expected = f"{flag}: received '{value}'; --mode {mode} does not use it"
+    assert expected in _problems(mode=mode, **{flag: value})
+
+
+def test_the_modes_that_use_a_flag_are_named(tmp_path: Path) -> None:
+    message = _problems(mode="pretrain", data_dir=tmp_path, lr_patience=2)
+    assert "--mode pretrain does not use it (used by finetune, demo); leave out --lr_patience" in message
+
+
+def test_a_learning_rate_that_the_mode_does_not_read_limits_nothing(tmp_path: Path) -> None:
+    given = {"mode": "pretrain", "data_dir": tmp_path}
+    assert _settings(**given, min_lr=1e-4)["min_lr"] == 1e-4  # above the fine-tuning's lr
+    assert "min_lr: received 0.5; allowed: at most pretrain_lr (0.001)" in _problems(**given, min_lr=0.5)
+
+
+def test_pretraining_may_stop_before_a_plateau(tmp_path: Path) -> None:
+    assert _settings(mode="pretrain", data_dir=tmp_path, es_patience=2)["es_patience"] == 2
+
+
+@pytest.mark.parametrize(
+    ("lr_patience", "es_patience", "fine"), [(4, 8, True), (4, 6, True), (4, 5, False), (4, 4, False)]
+)
+def test_stopping_waits_until_a_lower_rate_was_tried(
+    files: dict[str, object], lr_patience: int, es_patience: int, fine: bool
+) -> None:
+    given = {**files, "lr_patience": lr_patience, "es_patience": es_patience}
+    if fine:
+        assert _settings(**given)["es_patience"] == es_patience
+    else:
+        assert "es_patience: received" in _problems(**given)
+
+
+def test_a_mode_is_needed_and_named() -> None:
+    assert "mode: not given; allowed: one of finetune" in _problems()
+    problems = _problems(mode="test", data_dir="/nowhere", es_patience=1)
+    assert "mode: received 'test'; allowed: one of finetune" in problems
+    assert "data_dir: received '/nowhere'" in problems  # a wrong mode hides nothing else
+    assert "es_patience" in problems
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--mode pretrain --preset small --latent_dim 128", "latent_dim: received 128; --preset small sets it to 64"),
+        ("--mode pretrain --latent_dim 100 --heads 3", "heads: received 3; allowed: a divisor of latent_dim (100)"),
+        ("--pretrained_ckpt --mode finetune", "pretrained_ckpt: --pretrained_ckpt was given without a value"),
+        (f"--mode pretrain --output_root_dir {__file__}", "which is a file; allowed: an existing or new folder"),
+    ],
+)
+def test_a_flag_without_effect_is_a_problem(words: str, problem: str) -> None:
+    assert problem in _problems(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("mode", "needed"), [("evaluate", ["ckpt", "split"]), ("embed", ["pretrained_ckpt", "data_dir", "split", "output"])]
+)
+def test_every_mode_names_all_that_it_needs(mode: str, needed: list[str]) -> None:
+    message = _problems(mode=mode)
+    assert [line for line in needed if f"{line}: not given; --mode {mode} needs --{line}" in message] == needed
+    assert ("--data_dir (or data_dir in the config file)" in message) == ("data_dir" in needed)
+
+
+def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "there.npz").touch()
+    for name, complaint in (
+        ("there.npz", "which already exists"),
+        ("file.txt", "ends in .npz"),
+        ("no/file.npz", "a file in an existing folder"),
+    ):
+        assert complaint in _problems(mode="embed", output=tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------------ help and exit status
+
+
+def test_help_lists_every_flag_with_the_comment_of_the_config() -> None:
+    shown = "".join(parser(config, MODES).format_help().split())
+    for name, (_, comment) in config_file.comments(config).items():
+        assert "".join(f"{comment} (default: {getattr(config, name)})".split()) in shown, name
+    for name in settings_of(MODES):
+        assert f"--{name}" in shown
+
+
+def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+    code = "import sys, train_optimized as t; print(t.main(['--mode', 'x']), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert "mode: received 'x'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_settings_end_with_status_2() -> None:
+    status, _, errors = command("finetune")
+    assert status == 2
+    assert errors.startswith("error: 2 problems with the settings")
+
+
+def test_an_output_that_cannot_show_a_character_does_not_end_the_run() -> None:
+    code = "import sys, train_optimized as t; sys.exit(t.main(['--mode', 'ü✅']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={"PYTHONIOENCODING": "ascii"}, check=False
+    )
+    assert done.returncode == 2
+    assert rb"mode: received '\xfc\u2705'" in done.stderr
+
+
+def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
+    flags = {option for action in parser(config, MODES)._actions for option in action.option_strings}
+    rooms = [*(ROOT / "seqsetvae" / "modes").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
+    files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]
+    texts = "".join(path.read_text(encoding="utf-8") for path in files)
+    data_command = {"--fractions", "--test_sets", "--stats", "--embeddings", "--skip_bad"}
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags - data_command <= {"--flag"}
