@@ -58,7 +58,7 @@ def cached(data_dir: Path, scratch: Path, n_stays: int | None, name: str, note: 
     run.fit(1, EPOCHS, warm_up=False, features=features)
     seconds = time.perf_counter() - start
     assert bool(features.readings) == (name == "read once"), "the scratch folder is for one measurement alone"
-    stays = sum(run.data.n_asked(split) for split in ("train", "valid"))
+    stays = sum(run.data.n_selected(split) for split in ("train", "valid"))
     found = f"{stays:,} stays; {reading:.1f} s before the first epoch"
     return [
         Figure(what=f"frozen run, {EPOCHS} epochs, {name}", value=seconds, unit="s", note=_said(note, found)),

@@ -11,9 +11,10 @@ ROOMS = [
     ("train_optimized",),
     ("data",),
     ("seqsetvae.modes",),
-    ("seqsetvae.training", "seqsetvae.evaluation"),
-    ("model_optimized",),
+    ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
+    ("seqsetvae.evaluation",),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
+    ("seqsetvae.sampler",),
     ("seqsetvae.objectives",),
     ("seqsetvae.head", "seqsetvae.losses"),
     ("seqsetvae.architectures",),

@@ -86,7 +86,7 @@ def _find_or_read(
     folder = FeatureFolder.of(root, module, data, split, arithmetic)
     found, reading = folder.find(), None
     if found is not None:
-        stays = f"{data.n_asked(split):,} {split} stays"
+        stays = f"{data.n_selected(split):,} {split} stays"
         print(f"Cached features of the frozen backbone: {stays}, from {folder.path}")
         return found, None
     try:
@@ -125,6 +125,6 @@ def _read(
             rows[positions] = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32)).numpy()
             n_read += batch.n_stays
             if progress.is_due():
-                progress.show(n_read / data.n_asked(split), f"{n_read / (time.perf_counter() - start):,.0f} stays/s")
+                progress.show(n_read / data.n_selected(split), f"{n_read / (time.perf_counter() - start):,.0f} stays/s")
             asked = time.perf_counter()
     return Reading(n_read, waiting, asked - start)
