@@ -272,14 +272,16 @@ class StageLoaders(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Reshuffled batches of this epoch."""
-        position = {"stage": self.stage, "epoch": _epoch(self), **self._process()}
-        return self.data.loader("train", shuffle=True, rows=self.rows.get("train"), **position)
+        rows = self.rows.get("train")
+        return self.data.loader(
+            "train", shuffle=True, rows=rows, stage=self.stage, epoch=_epoch(self), **self._process()
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every stay of the validation split once."""
         return self.data.loader("valid", rows=self.rows.get("valid"), **self._process())
 
-    def _process(self) -> dict[str, int]:
+    def _process(self) -> dict[str, Any]:
         if self.trainer is None:
             return {}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}

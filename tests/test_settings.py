@@ -91,7 +91,7 @@ def _attributes_read_outside_settings() -> set[str]:
                 and ast.unparse(node.value) == "settings"
             ):
                 read.add(node.attr)
-    from seqsetvae.training.stages import Schedule
+    from seqsetvae.training.schedule import Schedule
 
     return read | {item.name for item in dataclasses.fields(Schedule)}
 

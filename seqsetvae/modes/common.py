@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -29,12 +28,13 @@ from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.modes.values import check_value_flags
 from seqsetvae.settings import Settings
-from seqsetvae.training.features import Arithmetic
+from seqsetvae.training.callbacks import MetricsTable, device_use
+from seqsetvae.training.precision import effective_precision, value_type
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
-from seqsetvae.training.schedule import Watched
-from seqsetvae.training.stages import Run, Schedule
+from seqsetvae.training.run_state import Row
+from seqsetvae.training.schedule import Schedule, Watched
+from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
-from seqsetvae.training.watch import MetricsTable, Row, device_use
 
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
 FEATURE_CACHE = "features"  # beside them: pooled history states of frozen backbones
@@ -103,11 +103,6 @@ def data_module(
     if labelled and any(unlabelled.values()):
         print("Stays without a label, left out: " + ", ".join(f"{name} {n:,}" for name, n in unlabelled.items()))
     return data
-
-
-def value_type(settings: Settings) -> type:
-    """Type of the values in a batch: float64 if the run is in double precision, else float32."""
-    return np.float64 if settings.precision == "64-true" else np.float32
 
 
 Model = TypeVar("Model", bound=Backbone)
@@ -222,37 +217,6 @@ def embedding_table(cohort: Cohort, settings: Settings) -> torch.Tensor:
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(settings)))
 
 
-def prepare_device(settings: Settings) -> torch.device:
-    """The device of the setting `accelerator`; also sets deterministic kernels.
-
-    A Trainer would set them only when it starts, which is after the features of a frozen backbone are computed.
-
-    Raises:
-        InputError: the setting is gpu and there is none.
-    """
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError(
-            "accelerator: received 'gpu', but torch.cuda.is_available() is False; use --accelerator cpu, or install a "
-            "CUDA build of torch"
-        )
-    use_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    torch.use_deterministic_algorithms(settings.deterministic)
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def effective_precision(settings: Settings, device: torch.device) -> str:
-    """The precision of the run: a CPU does not train in float16, so bfloat16 is used there."""
-    return "bf16-mixed" if settings.precision == "16-mixed" and device.type == "cpu" else settings.precision
-
-
-def arithmetic(settings: Settings, device: torch.device) -> Arithmetic:
-    """Precision and compilation of the backbone on this device."""
-    mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(settings, device))
-    return Arithmetic(device=device, autocast=mixed, compiled=settings.compile_model)
-
-
 def start_run(
     settings: Settings,
     module: pl.LightningModule,
@@ -319,8 +283,8 @@ def train_and_summarize(
     finally:
         run.table.close()
     seconds = time.perf_counter() - wall
-    use = device_use(device, time.process_time() - cpu, seconds, run.gpu_busy)
-    summary = summarize(run, use, seconds, advice(run.table.rows))
+    use = device_use(device, time.process_time() - cpu, seconds, run.state.gpu_busy)
+    summary = summarize(run, use, seconds, advice(list(run.state.rows)))
     run.folder.write_json("summary.json", asdict(summary))
     run.folder.write_text("summary.txt", f"{summary}\n")
     print(f"\n{summary}", flush=True)

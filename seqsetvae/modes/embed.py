@@ -16,17 +16,16 @@ from seqsetvae.batch import Batch
 from seqsetvae.files import new_file
 from seqsetvae.metrics import require_finite
 from seqsetvae.modes.common import (
-    arithmetic,
     check_data,
     check_embeddings,
     data_module,
     embedding_table,
     load_pretrained,
     open_data,
-    prepare_device,
 )
 from seqsetvae.modes.values import value_transform
 from seqsetvae.settings import Settings
+from seqsetvae.training.precision import Precision, prepare_device
 
 
 def run(settings: Settings) -> Path:
@@ -49,7 +48,7 @@ def run(settings: Settings) -> Path:
     n_sets = 0  # less than the split's where --max_sets cuts stays
     with new_npz(settings.output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in loader:
-            with arithmetic(settings, device).context():
+            with Precision.of(settings, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
             stay_of_set = batch.stay_id[batch.stay_of_set]
             require_finite(torch.from_numpy(history), stay_of_set, settings.split)

@@ -22,17 +22,16 @@ from seqsetvae.loading import require_both_classes
 from seqsetvae.losses import LossSettings
 from seqsetvae.metrics import ranking_metrics, ranking_score, require_finite
 from seqsetvae.modes.common import (
-    arithmetic,
     check_data,
     check_embeddings,
     check_width,
     data_module,
     embedding_table,
     open_data,
-    prepare_device,
 )
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
+from seqsetvae.training.precision import Precision, prepare_device
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 
 FINETUNED = {
@@ -95,7 +94,7 @@ def run(settings: Settings) -> Evaluation:
         module.backbone.compile_dense_parts()
     transform = read_transform(saved.get(VALUE_TRANSFORM), path).with_unknown(cohort.vocabulary, saved[FINGERPRINTS])
     loader = data_module(settings, cohort, device, transform).loader(split_name)
-    result = evaluate(module, loader, split_name, arithmetic(settings, device).context())
+    result = evaluate(module, loader, split_name, Precision.of(settings, device).context())
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
         f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"

@@ -15,21 +15,20 @@ from seqsetvae.loading import require_both_classes
 from seqsetvae.losses import LossSettings
 from seqsetvae.modes.common import (
     FEATURE_CACHE,
-    arithmetic,
     check_data,
     check_embeddings,
     data_module,
     embedding_table,
     load_pretrained,
     open_data,
-    prepare_device,
     start_run,
     train_and_summarize,
 )
 from seqsetvae.modes.values import value_transform
 from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.settings import Settings
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.feature_cache import CachedFeatures, cached_features
+from seqsetvae.training.precision import Precision, prepare_device
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
@@ -76,13 +75,13 @@ def run(settings: Settings) -> Summary:
         parts=("head", "backbone"),
     )
 
-    def read_once() -> FrozenFeatures:
-        return FrozenFeatures(module, data, arithmetic(settings, device), settings.output_root_dir / FEATURE_CACHE)
+    def compute_features() -> CachedFeatures:
+        return cached_features(module, data, Precision.of(settings, device), settings.output_root_dir / FEATURE_CACHE)
 
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, read_once, settings.compile_model),
+        lambda: finetune_in_stages(run, module, compute_features, settings.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
 

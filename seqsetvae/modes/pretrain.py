@@ -16,12 +16,12 @@ from seqsetvae.modes.common import (
     embedding_table,
     load_pretrained,
     open_data,
-    prepare_device,
     start_run,
     train_and_summarize,
 )
 from seqsetvae.modes.values import value_transform
 from seqsetvae.settings import Settings
+from seqsetvae.training.precision import prepare_device
 from seqsetvae.training.schedule import VAL_LOSS
 from seqsetvae.training.summary import Summary, partial_weights_advice, pretraining_advice
 

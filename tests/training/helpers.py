@@ -16,16 +16,16 @@ from seqsetvae.head import HeadSettings
 from seqsetvae.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
-from seqsetvae.training.features import Arithmetic
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.callbacks import MetricsTable
+from seqsetvae.training.feature_cache import CachedFeatures, cached_features
+from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import Run, Schedule, finetune_in_stages
-from seqsetvae.training.watch import MetricsTable
+from seqsetvae.training.schedule import VAL_AUC, Schedule
+from seqsetvae.training.stages import Run, finetune_in_stages
 from tests import tiny
 
 HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
-CPU = Arithmetic(device=torch.device("cpu"))
+CPU = Precision(device=torch.device("cpu"))
 
 
 def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
@@ -90,9 +90,9 @@ def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **optio
     return run
 
 
-def read_features(module: SeqSetVAEFineTuner, run: Run) -> FrozenFeatures:
+def read_features(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
     """What the module's frozen backbone says of the run's stays, found or kept beside the run's folder."""
-    return FrozenFeatures(module, run.data, CPU, run.folder.path.parent / "features")
+    return cached_features(module, run.data, CPU, run.folder.path.parent / "features")
 
 
 def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:

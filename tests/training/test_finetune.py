@@ -28,10 +28,10 @@ from seqsetvae.files import cannot_write
 from seqsetvae.loading import collate
 from seqsetvae.modes.evaluate import read_finetuned, rebuild
 from seqsetvae.settings import SMALL
-from seqsetvae.training import watch
+from seqsetvae.training import callbacks
+from seqsetvae.training.checkpoints import best_checkpoint
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import best_checkpoint
 from seqsetvae.training.summary import loading_advice
 from tests import tiny
 from tests.training.helpers import fine_tuner, load, run_stages
@@ -242,7 +242,7 @@ class Recording(SeqSetVAEFineTuner):
 def test_every_validation_is_exact_and_counts_no_other(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled, Recording)
     run = run_stages(module, compiled, tmp_path, max_epochs=4)
-    assert [row.metrics["val_auc"] for row in run.table.rows] == pytest.approx(module.truth, abs=1e-6)
+    assert [row.metrics["val_auc"] for row in run.state.rows] == pytest.approx(module.truth, abs=1e-6)
     assert len(set(module.truth)) > 1
     assert module.names == {"train_loss", "val_loss", "val_auc", "val_auprc"}
 
@@ -262,7 +262,7 @@ def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tm
     losses, stays = (np.array(column).reshape(3, -1) for column in zip(*module.said, strict=True))
     assert len(set(stays[0])) > 1  # the last batch is smaller
     expected = (losses * stays).sum(axis=1) / stays.sum(axis=1)
-    assert [row.metrics["train_loss"] for row in run.table.rows] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [row.metrics["train_loss"] for row in run.state.rows] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
@@ -715,7 +715,7 @@ def test_a_table_that_cannot_be_appended_to_is_one_error(
     def full(path: Path, text: str) -> None:
         raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
 
-    monkeypatch.setattr(watch, "append_text", full)
+    monkeypatch.setattr(callbacks, "append_text", full)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 2
     assert errors.count("\n") == 1
@@ -725,8 +725,8 @@ def test_a_table_that_cannot_be_appended_to_is_one_error(
 def test_curves_that_cannot_be_written_are_one_error(
     compiled: Cohort, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    table = watch.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
-    row = watch.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
+    table = callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
+    row = callbacks.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
     with pytest.raises(InputError, match=r"tensorboard: cannot be written .File too large"), tiny.largest_file(100):
         table.add(row)
     table.close()

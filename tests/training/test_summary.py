@@ -11,6 +11,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.losses import ObjectiveSettings
+from seqsetvae.training.callbacks import Row
 from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
 from seqsetvae.training.summary import (
     against_chance,
@@ -22,7 +23,6 @@ from seqsetvae.training.summary import (
     length_advice,
     summarize,
 )
-from seqsetvae.training.watch import Row
 from tests.training.helpers import scripted_run
 
 OBJECTIVE = ObjectiveSettings(max_beta=0.1, beta_warmup_steps=5000, free_bits=0.1)
