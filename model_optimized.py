@@ -145,7 +145,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     def on_validation_epoch_end(self) -> None:
         """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
         self.finite.check_and_reset("val_auc")
-        ranking = self.val_predictions.compute().ranking()
+        ranking = self.val_predictions.table().ranking()
         self.val_predictions.reset()
         self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in ranking.items()})
 

@@ -71,7 +71,7 @@ def test_every_module_has_a_room() -> None:
     assert without == {"finetune_config_optimized", "seqsetvae"}
 
 
-def test_patients_feature_cache_need_no_torch_and_the_maths_no_files() -> None:
+def test_patients_on_disk_need_no_torch_and_the_maths_no_files() -> None:
     forbidden = {
         "seqsetvae.cohort": {"torch", "pytorch_lightning"},
         "seqsetvae.architectures": {"pytorch_lightning", "pathlib"},

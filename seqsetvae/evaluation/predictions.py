@@ -72,9 +72,13 @@ class GatheredPredictions(Metric):
         self.label.append(label)
         self.stay_id.append(stay_id)
 
-    def compute(self) -> Predictions:
-        """The table; without the unlabelled stays by which the batches of several processes are filled up."""
-        stay_id, label, logit = (dim_zero_cat(column) for column in (self.stay_id, self.label, self.logit))
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(stay_id, label, logit) of all stays; torchmetrics would damage a dataclass here."""
+        return dim_zero_cat(self.stay_id), dim_zero_cat(self.label), dim_zero_cat(self.logit)
+
+    def table(self) -> Predictions:
+        """All predictions; without the unlabelled stays by which the batches of several processes are filled up."""
+        stay_id, label, logit = (column.reshape(-1) for column in self.compute())  # one stay alone comes as a scalar
         labelled = label >= 0
         return Predictions(self.split, stay_id[labelled], label[labelled], logit[labelled])
 
@@ -99,4 +103,4 @@ def predict(
             logits = model(batch, embeddings)
         require_finite(logits, cpu_batch.stay_id, split)
         gathered.update(logits, batch.label, batch.stay_id)
-    return gathered.compute()
+    return gathered.table()

@@ -1,4 +1,4 @@
-"""A fine-tuner whose val_auc follows a script, and what it saw of its run."""
+"""A fine-tuner whose val_auc follows a script and that records its run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
 
 
 class Scripted(SeqSetVAEFineTuner):
-    """Says the values of `script`, one a validation, instead of its true val_auc; notes rates, modes and weights."""
+    """Logs the values of `script`, one per validation, instead of its true val_auc; records rates, modes and weights."""
 
     script: list[float]
 
@@ -86,12 +86,12 @@ class Scripted(SeqSetVAEFineTuner):
 def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """Fine-tune through both stages on the CPU."""
     run = make_run(module, cohort, folder, **options)
-    finetune_in_stages(run, module, lambda: read_features(module, run), compile_model=False)
+    finetune_in_stages(run, module, lambda: features_of(module, run), compile_model=False)
     return run
 
 
-def read_features(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
-    """What the module's frozen backbone says of the run's stays, found or kept beside the run's folder."""
+def features_of(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
+    """Features of the module's frozen backbone for the run's stays, cached beside the run's folder."""
     return cached_features(module, run.data, CPU, run.folder.path.parent / "features")
 
 
@@ -128,7 +128,7 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
 
 
 def scripted_run(cohort: Cohort, folder: Path, script: list[float], **options: Any) -> tuple[Scripted, Run]:
-    """A run in which validation n says script[n]."""
+    """A run in which validation n gives script[n]."""
     module: Scripted = fine_tuner(cohort, Scripted)
     module.start(script)
     return module, run_stages(module, cohort, folder, **options)

@@ -21,16 +21,17 @@ import train_optimized
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae import files
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.files import cannot_write
 from seqsetvae.loading import collate
-from seqsetvae.modes.evaluate import read_finetuned, rebuild
 from seqsetvae.settings import SMALL
 from seqsetvae.training import callbacks
 from seqsetvae.training.checkpoints import best_checkpoint
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
+from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.summary import loading_advice
 from tests import tiny
@@ -108,6 +109,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
     assert files == {
         "config.json",
         "metrics.csv",
+        "run_state.json",
         "summary.json",
         "summary.txt",
         "train.log",
@@ -208,11 +210,10 @@ def test_a_fine_tuned_checkpoint_gives_its_backbone_back(finished: tuple[Path, s
 def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(label, margin) of every stay, each in a batch of its own."""
     stays = cohort.split(split)
-    module = rebuild(
-        read_finetuned(run / "checkpoints" / "best.ckpt"), torch.from_numpy(cohort.embeddings.copy()).float()
-    )
+    model = load_finetuned(run / "checkpoints" / "best.ckpt").model
+    table = torch.from_numpy(cohort.embeddings.copy()).float()
     with torch.no_grad():
-        logits = torch.cat([module(collate(stays, np.array([n]))) for n in range(stays.n_stays)])
+        logits = torch.cat([model(collate(stays, np.array([n])), table) for n in range(stays.n_stays)])
     return np.array(stays.label), (logits[:, 1] - logits[:, 0]).numpy()
 
 
@@ -705,7 +706,7 @@ def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, com
     assert "cannot be written (File too large). Free disk space" in errors
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     for name in ("best.ckpt", "last.ckpt"):
-        kept, whole = (read_finetuned(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
+        kept, whole = (read_file(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
         assert all(torch.equal(kept[key], whole[key]) for key in whole)
 
 
@@ -726,7 +727,7 @@ def test_curves_that_cannot_be_written_are_one_error(
     compiled: Cohort, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     table = callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
-    row = callbacks.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
+    row = Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
     with pytest.raises(InputError, match=r"tensorboard: cannot be written .File too large"), tiny.largest_file(100):
         table.add(row)
     table.close()

@@ -19,18 +19,18 @@ from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.loading import CohortDataModule, StageLoaders
 from seqsetvae.training import feature_cache
 from seqsetvae.training.feature_cache import MANIFEST, POOLED, CachedFeatures, FeatureFolder, cached_features, code_hash
 from seqsetvae.training.stages import Run
-from tests.training.helpers import CPU, fine_tuner, make_run, read_features
+from tests.training.helpers import CPU, features_of, fine_tuner, make_run
 
 
 def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
     torch.manual_seed(7)
     module = fine_tuner(cohort)
     run = make_run(module, cohort, folder)
-    features = read_features(module, run) if cached else None
+    features = features_of(module, run) if cached else None
     torch.manual_seed(8)  # the head's dropout
     run.fit(1, 4, warm_up=False, features=features)
     return run
@@ -39,7 +39,7 @@ def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
 def _read(cohort: Cohort, folder: Path) -> CachedFeatures:
     """What a tiny backbone says of a cohort; what is kept is in folder/features."""
     module = fine_tuner(cohort)
-    return read_features(module, make_run(module, cohort, folder))
+    return features_of(module, make_run(module, cohort, folder))
 
 
 def _kept(folder: Path) -> set[Path]:
@@ -71,9 +71,9 @@ def test_the_figures_are_those_of_a_backbone_that_is_read_in_every_epoch(compile
 def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled)
     run = make_run(module, compiled, tmp_path)
-    features = read_features(module, run)
+    features = features_of(module, run)
     module.eval()
-    pairs = zip(features.train_dataloader(), run.data.train_dataloader(), strict=True)
+    pairs = zip(StageLoaders(run.data, 1, features.rows).train_dataloader(), run.data.train_dataloader(), strict=True)
     for pooled, batch in pairs:
         assert torch.equal(pooled.stay_id, batch.stay_id)
         assert torch.equal(pooled.label, batch.label)
@@ -83,8 +83,10 @@ def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tm
 def test_in_batches_of_the_same_stays_it_is_that_to_the_bit(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
-    features = read_features(module, run)
-    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+    features = features_of(module, run)
+    for pooled, batch in zip(
+        StageLoaders(run.data, 1, features.rows).val_dataloader(), run.data.val_dataloader(), strict=True
+    ):
         assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
@@ -92,7 +94,9 @@ def test_what_was_rounded_to_16_bits_reaches_the_head_as_it_was(compiled: Cohort
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
     features = cached_features(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
-    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+    for pooled, batch in zip(
+        StageLoaders(run.data, 1, features.rows).val_dataloader(), run.data.val_dataloader(), strict=True
+    ):
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(module(pooled), module(batch))
 
@@ -101,7 +105,7 @@ def test_a_backbone_that_trains_has_no_lasting_features(compiled: Cohort, tmp_pa
     module: SeqSetVAEFineTuner = fine_tuner(compiled)
     module.unfreeze_backbone()
     with pytest.raises(AssertionError, match="stale"):
-        read_features(module, make_run(module, compiled, tmp_path))
+        features_of(module, make_run(module, compiled, tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------ found again
@@ -116,7 +120,7 @@ def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
     run = make_run(module, compiled, tmp_path)
     run.data.seed = 1
     capsys.readouterr()
-    again = read_features(module, run)
+    again = features_of(module, run)
     assert [reading.stays for reading in first.passes] == [60, 20]
     assert again.passes == []
     for split in ("train", "valid"):
@@ -204,7 +208,8 @@ def test_another_split_or_arithmetic_is_another_folder(compiled: Cohort, monkeyp
 
 
 @pytest.mark.parametrize(
-    "file", ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "frozen.py"]
+    "file",
+    ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "feature_cache.py"],
 )
 def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     before, path = code_hash(), _path(compiled, _nothing)
@@ -213,7 +218,7 @@ def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: 
     assert _path(compiled, _nothing) != path
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("stage", 2), ("num_workers", 2), ("pin_memory", True)])
+@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("num_workers", 2), ("pin_memory", True)])
 def test_what_changes_no_number_is_the_same_folder(name: str, value: int, compiled: Cohort) -> None:
     assert _path(compiled, _set("data", name, value)) == _path(compiled, _nothing)
 
@@ -224,10 +229,11 @@ def test_large_features_are_memory_mapped_and_give_the_same_batches(
     small = _read(compiled, tmp_path)
     monkeypatch.setattr(feature_cache, "IN_MEMORY", 0)
     large = _read(compiled, tmp_path)
+    data = CohortDataModule(compiled, batch_size=16, max_events=10**6)
     assert isinstance(large.rows["train"].pooled.base, np.memmap)
     assert not isinstance(small.rows["train"].pooled.base, np.memmap)
     batches: list[tuple[PooledBatch, PooledBatch]] = list(
-        zip(small.train_dataloader(), large.train_dataloader(), strict=True)
+        zip(*(StageLoaders(data, 1, features.rows).train_dataloader() for features in (small, large)), strict=True)
     )
     for one, other in batches:
         assert torch.equal(one.pooled, other.pooled)
@@ -254,7 +260,7 @@ class Disturbed:
 def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> CachedFeatures:
     module = fine_tuner(cohort)
     module.pooled = Disturbed(module, then)
-    return read_features(module, make_run(module, cohort, folder))
+    return features_of(module, make_run(module, cohort, folder))
 
 
 def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) -> None:

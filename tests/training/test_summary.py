@@ -11,7 +11,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.losses import ObjectiveSettings
-from seqsetvae.training.callbacks import Row
+from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
 from seqsetvae.training.summary import (
     against_chance,
