@@ -14,10 +14,11 @@ import torch
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
+from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.gradients import LargeBatchGradient
 from seqsetvae.head import Head, HeadSettings
 from seqsetvae.losses import LossSettings
-from seqsetvae.metrics import FiniteCheck, RunningMean, ranking_metrics, ranking_score
+from seqsetvae.metrics import FiniteCheck, RunningMean
 from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
 
 
@@ -63,7 +64,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
-        self.val_metrics = ranking_metrics("val_")
+        self.val_predictions = GatheredPredictions("valid")
         self.finite = FiniteCheck()
         self.freeze_backbone()
 
@@ -98,24 +99,25 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         """Mean loss of the batch."""
         loss = self.loss(self(batch), batch.label, self.class_weight)
         weight = self.loss.weight(batch.label, self.class_weight)
-        self.train_loss.add(loss, weight)
+        self.train_loss.update(loss, weight)
         if self.trainer.is_last_batch:
-            self.log("train_loss", self.train_loss.conclude(), on_step=False, on_epoch=True, batch_size=1)
+            self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, weight)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
         logits = self(batch)
-        self.val_metrics.update(ranking_score(logits), batch.label)
-        self.finite.add(logits)
+        self.val_predictions.update(logits, batch.label, batch.stay_id)
+        self.finite.update(logits, batch_index)
         loss = self.loss(logits, batch.label, self.class_weight)
-        self.val_loss.add(loss, self.loss.weight(batch.label, self.class_weight))
+        self.val_loss.update(loss, self.loss.weight(batch.label, self.class_weight))
 
     def on_validation_epoch_end(self) -> None:
         """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
-        self.finite.conclude("val_auc")
-        self.log_dict({"val_loss": self.val_loss.conclude(), **self.val_metrics.compute()})
-        self.val_metrics.reset()
+        self.finite.check_and_reset("val_auc")
+        ranking = self.val_predictions.table().ranking()
+        self.val_predictions.reset()
+        self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in ranking.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
@@ -163,11 +165,11 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         """The objective's loss, a mean over the sets of the batch."""
         terms = self.objective.training_terms(self.model, batch, self.embeddings, self.global_step)
         loss = terms.pop("loss")
-        self.train_loss.add(loss, batch.n_sets)
+        self.train_loss.update(loss, batch.n_sets)
         logged = {f"train_{name}": value for name, value in terms.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets)
         if self.trainer.is_last_batch:
-            self.log("train_loss", self.train_loss.conclude(), on_step=False, on_epoch=True, batch_size=1)
+            self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, batch.n_sets)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -175,13 +177,13 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_index)
             terms = self.objective.validation_terms(self.model, batch, self.embeddings)
-        self.finite.add(terms["loss"])
+        self.finite.update(terms["loss"], batch_index)
         logged = {f"val_{name}": value for name, value in terms.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets)
 
     def on_validation_epoch_end(self) -> None:
         """What the objective measures over the whole split, unless the loss is not finite."""
-        self.finite.conclude("val_loss")
+        self.finite.check_and_reset("val_loss")
         self.log_dict(self.objective.end_of_validation(self.global_step))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -25,8 +25,8 @@ from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.training.callbacks import Clock
 from seqsetvae.training.stages import quiet_lightning
-from seqsetvae.training.watch import Clock
 
 N_STAYS = 2_000  # files of the old layout
 N_READ = 300  # stays that the slow baseline reads, and that are trained on

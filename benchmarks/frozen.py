@@ -18,12 +18,12 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.modes.finetune import METRICS, PRINTED
-from seqsetvae.training.features import Arithmetic
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.callbacks import MetricsTable
+from seqsetvae.training.feature_cache import cached_features
+from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import Run, Schedule
-from seqsetvae.training.watch import MetricsTable
+from seqsetvae.training.schedule import VAL_AUC, Schedule
+from seqsetvae.training.stages import Run
 
 EPOCHS = 20
 WANTED = 15.0  # times faster than reading the backbone in every step
@@ -53,12 +53,12 @@ def cached(data_dir: Path, scratch: Path, n_stays: int | None, name: str, note: 
     run = _run(data_dir, scratch, n_stays, EPOCHS)
     start = time.perf_counter()
     assert isinstance(run.module, SeqSetVAEFineTuner)
-    features = FrozenFeatures(run.module, run.data, Arithmetic(device=torch.device("cpu")), scratch / "features")
+    features = cached_features(run.module, run.data, Precision(device=torch.device("cpu")), scratch / "features")
     reading = time.perf_counter() - start
     run.fit(1, EPOCHS, warm_up=False, features=features)
     seconds = time.perf_counter() - start
-    assert bool(features.readings) == (name == "read once"), "the scratch folder is for one measurement alone"
-    stays = sum(run.data.n_asked(split) for split in ("train", "valid"))
+    assert bool(features.passes) == (name == "read once"), "the scratch folder is for one measurement alone"
+    stays = sum(run.data.n_selected(split) for split in ("train", "valid"))
     found = f"{stays:,} stays; {reading:.1f} s before the first epoch"
     return [
         Figure(what=f"frozen run, {EPOCHS} epochs, {name}", value=seconds, unit="s", note=_said(note, found)),
@@ -76,7 +76,7 @@ def uncached(data_dir: Path, scratch: Path, n_stays: int | None, note: str) -> l
     run = _run(data_dir, scratch, n_stays, 1)
     start = time.perf_counter()
     run.fit(1, 1, warm_up=False)
-    (epoch,) = run.table.rows
+    (epoch,) = run.state.rows
     seconds = EPOCHS * (time.perf_counter() - start)
     measured = f"one epoch measured, × {EPOCHS}; {epoch.seconds:,.1f} s of the one in training steps"
     return [Figure(what="frozen run, backbone in every step", value=seconds, unit="s", note=_said(note, measured))]

@@ -27,10 +27,11 @@ from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.head import HeadSettings
-from seqsetvae.loading import LengthBucketSampler, collate, stay_sizes
+from seqsetvae.loading import collate, stay_sizes
 from seqsetvae.losses import LossSettings
 from seqsetvae.objectives import reconstruction
 from seqsetvae.optimizer import OptimizerSettings
+from seqsetvae.sampler import LengthBucketSampler
 
 EMBEDDING_WIDTH = 768
 PRACTICE = Sizes(

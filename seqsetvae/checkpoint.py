@@ -163,12 +163,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = state if isinstance(state, dict) else {}
     saved = content.get("hyper_parameters")
     saved = saved if isinstance(saved, dict) else {}
-    architecture = content.get(ARCHITECTURE) or saved.get(ARCHITECTURE) or FIRST_ARCHITECTURE
-    if architecture not in ARCHITECTURES:
-        raise InputError(
-            f"{path}: has the architecture {architecture!r}, which this version does not know; it knows "
-            f"{', '.join(ARCHITECTURES)}"
-        )
+    architecture = architecture_of(content, path)
     rename, weights = ARCHITECTURES[architecture].canonical_name, {}
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or not isinstance(key, str):
@@ -192,6 +187,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     sizes = saved.get("sizes", saved)  # in fine-tuned checkpoints of ours the sizes have an entry of their own
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
+
+
+def architecture_of(content: dict[str, Any], path: Path) -> str:
+    """The name of a checkpoint's architecture.
+
+    Raises:
+        InputError: it is not among ARCHITECTURES.
+    """
+    saved = content.get("hyper_parameters")
+    stated = content.get(ARCHITECTURE) or (saved.get(ARCHITECTURE) if isinstance(saved, dict) else None)
+    name = stated or FIRST_ARCHITECTURE
+    if name not in ARCHITECTURES:
+        raise InputError(
+            f"{path}: has the architecture {name!r}, which this version does not know; it knows "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return name
 
 
 def without_wrappers(key: str) -> str:

@@ -5,23 +5,22 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from seqsetvae.batch import Batch, PaddedSizes
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueTransform
+from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 
 MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
-POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -144,107 +143,11 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
     return end - first, split.set_offset[end] - split.set_offset[first]
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Batches of stays as slices of one array: 8 bytes a stay and 16 a batch, however many there are."""
-
-    order: np.ndarray  # [n] stays
-    start: np.ndarray  # [batches] into order
-    end: np.ndarray  # [batches] into order
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.order[start:end] for start, end in zip(self.start, self.end, strict=True))
-
-    def in_order(self, positions: np.ndarray) -> Groups:
-        """The same batches, one after the other as `positions` says."""
-        return Groups(self.order, self.start[positions], self.end[positions])
-
-
-def group_by_length(
-    order: np.ndarray,
-    n_sets: np.ndarray,
-    n_events: np.ndarray,
-    batch_size: int,
-    max_events: int,
-    pool_batches: int | None = POOL_BATCHES,
-) -> Groups:
-    """Cut stays, taken in `order`, into batches of similar length.
-
-    Pools of `pool_batches` batches (None: one pool of all stays) are sorted by number of sets and cut wherever a batch
-    is full, by stays or by events. A stay that alone exceeds `max_events` is a batch of its own.
-    """
-    pool_size = len(order) if pool_batches is None else pool_batches * batch_size
-    order = order[np.lexsort((n_sets[order], np.arange(len(order)) // max(pool_size, 1)))]  # stable
-    start = np.fromiter(_cut(n_events[order], batch_size, max_events, pool_size), dtype=np.int64)
-    return Groups(order, start, np.append(start, len(order))[1:])
-
-
-def _cut(n_events: np.ndarray, batch_size: int, max_events: int, pool_size: int) -> Iterator[int]:
-    """Where each batch begins."""
-    count = events = 0
-    for position, size in enumerate(n_events.data):  # a memoryview: Python numbers, but one at a time
-        if position % pool_size == 0 or count == batch_size or events + size > max_events:
-            yield position
-            count = events = 0
-        count += 1
-        events += size
-
-
-class LengthBucketSampler(Sampler[np.ndarray]):
-    """Batches of similar length, a pure function of (seed, epoch), so that a run can be resumed anywhere.
-
-    With `shuffle` the stays are permuted, pooled, and the batches permuted again, anew for each epoch; without it the
-    batches go from short to long, the same every time.
-    """
-
-    def __init__(
-        self,
-        stays: np.ndarray,
-        n_sets: np.ndarray,
-        n_events: np.ndarray,
-        *,
-        batch_size: int,
-        max_events: int,
-        shuffle: bool,
-        seed: Sequence[int] = (0,),
-        epoch: int = 0,
-    ) -> None:
-        self.stays, self.n_sets, self.n_events = stays, n_sets, n_events
-        self.batch_size, self.max_events, self.shuffle, self.seed = batch_size, max_events, shuffle, seed
-        self._lay_out(epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lay out the batches of this epoch; called before the epoch's iterator is made."""
-        if epoch != self.epoch:  # Lightning says the epoch once more
-            self._lay_out(epoch)
-
-    def _lay_out(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.batches = self._shuffled(np.random.default_rng([*self.seed, epoch])) if self.shuffle else self._sorted()
-
-    def _shuffled(self, rng: np.random.Generator) -> Groups:
-        batches = group_by_length(
-            rng.permutation(self.stays), self.n_sets, self.n_events, self.batch_size, self.max_events
-        )
-        return batches.in_order(rng.permutation(len(batches)))
-
-    def _sorted(self) -> Groups:
-        return group_by_length(
-            self.stays, self.n_sets, self.n_events, self.batch_size, self.max_events, pool_batches=None
-        )
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class SplitBatches(Dataset[Batch]):
-    """A split as a dataset whose items are whole batches: `dataset[stays]` collates those stays."""
+    """A split as a dataset whose items are whole batches: `dataset[stays]` collates the stays at these positions.
+
+    ~position stands for a stay without its label, see LengthBucketSampler.
+    """
 
     def __init__(
         self,
@@ -257,15 +160,18 @@ class SplitBatches(Dataset[Batch]):
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
         self.bounds = bounds
 
-    def __getitem__(self, stays: Sequence[int] | np.ndarray) -> Batch:
-        return collate(self.split, np.asarray(stays), self.max_sets, self.dtype, self.padded_classes, self.bounds)
+    def __getitem__(self, stays: np.ndarray) -> Batch:
+        positions = np.where(stays < 0, ~stays, stays)
+        batch = collate(self.split, positions, self.max_sets, self.dtype, self.padded_classes, self.bounds)
+        batch.label[torch.from_numpy(stays < 0)] = -1
+        return batch
 
     def __len__(self) -> int:
         return self.split.n_stays
 
 
 class CohortDataModule(pl.LightningDataModule):
-    """Loaders over a cohort's splits.
+    """Loaders over a cohort's splits; on its own a data module for one fit. The fits of a run use StageLoaders.
 
     Args:
         cohort: the compiled cohort.
@@ -274,7 +180,7 @@ class CohortDataModule(pl.LightningDataModule):
         max_sets: keep the last so many sets of each stay; None keeps all.
         num_workers: loader processes.
         dtype: type of the values, float32 or float64.
-        seed: seed of the training order; the order is a pure function of (seed, stage, epoch).
+        seed: seed of the training order.
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
         padded_classes: make batches whose sets a GPU can pad to a few sizes.
@@ -297,39 +203,39 @@ class CohortDataModule(pl.LightningDataModule):
         transform: ValueTransform = AS_STORED,
     ) -> None:
         super().__init__()
-        self.cohort, self.seed, self.stage = cohort, seed, 1
+        self.cohort, self.seed = cohort, seed
         self.batch_size, self.max_events, self.max_sets = batch_size, max_events, max_sets
         self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._bounds = transform, transform.bounds(cohort)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Reshuffled batches; called anew for each epoch, so the epoch's order holds with worker processes too."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return self.loader("train", shuffle=True, epoch=epoch)
+        """Reshuffled batches of this epoch."""
+        return self.loader("train", shuffle=True, epoch=_epoch(self))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every stay of the validation split once."""
         return self.loader("valid")
 
     def loader(
-        self, split: str, *, shuffle: bool = False, epoch: int = 0, rows: Dataset[Any] | None = None
+        self, split: str, *, shuffle: bool = False, rows: Dataset[Any] | None = None, **position: int
     ) -> DataLoader[Any]:
         """Batches of a split; without shuffle from short to long, every stay once.
 
         `rows` stands in for the split's events: a dataset whose item for some positions of stays is their batch.
+        `position` is the position in training: stage, epoch, rank, world_size and offset of LengthBucketSampler.
         """
         stays = self.cohort.split(split)
         n_sets, n_events = stay_sizes(stays, self.max_sets)
         sampler = LengthBucketSampler(
-            self._asked(split),
+            self._selected(split),
             n_sets,
             n_events,
             batch_size=self.batch_size,
             max_events=self.max_events,
             shuffle=shuffle,
-            seed=(self.seed, self.stage),
-            epoch=epoch,
+            seed=self.seed,
+            **position,
         )
         return DataLoader(
             SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._bounds) if rows is None else rows,
@@ -340,14 +246,14 @@ class CohortDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),  # its own: the global one is dropout's
         )
 
-    def _asked(self, split: str) -> np.ndarray:
+    def _selected(self, split: str) -> np.ndarray:
         """Positions of the stays that a loader of the split goes through."""
         stays = self.cohort.split(split)
         return np.flatnonzero(stays.label >= 0) if self.labelled else np.arange(stays.n_stays)
 
-    def n_asked(self, split: str) -> int:
+    def n_selected(self, split: str) -> int:
         """Stays that a loader of the split goes through."""
-        return len(self._asked(split))
+        return len(self._selected(split))
 
     def n_cut(self, split: str) -> int:
         """Stays of a split that `max_sets` shortens."""
@@ -397,6 +303,37 @@ def value_type(run: RunSettings) -> type:
 def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
     """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
+
+
+class StageLoaders(pl.LightningDataModule):
+    """The loaders of one stage of a run, asked anew for each epoch, so that its order holds with worker processes too.
+
+    `rows` holds a dataset for each split where something else than its events is read, such as cached features.
+    """
+
+    def __init__(self, data: CohortDataModule, stage: int, rows: Mapping[str, Dataset[Any]] | None = None) -> None:
+        super().__init__()
+        self.data, self.stage, self.rows = data, stage, rows or {}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Reshuffled batches of this epoch."""
+        rows = self.rows.get("train")
+        return self.data.loader(
+            "train", shuffle=True, rows=rows, stage=self.stage, epoch=_epoch(self), **self._process()
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every stay of the validation split once."""
+        return self.data.loader("valid", rows=self.rows.get("valid"), **self._process())
+
+    def _process(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+
+def _epoch(data: pl.LightningDataModule) -> int:
+    return data.trainer.current_epoch if data.trainer is not None else 0
 
 
 def require_both_classes(cohort: Cohort, *splits: str) -> None:

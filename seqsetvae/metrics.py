@@ -1,4 +1,6 @@
-"""What is measured in validation: ranking quality, health of the posterior, and whether the numbers are numbers.
+"""What is measured over a split: mean losses, health of the posterior, and whether all outputs are finite.
+
+Each is a torchmetrics Metric: it adds up on the device, without a host sync per step, and reduces over processes.
 
 Legend: N stays, S sets, D latent width.
 """
@@ -6,75 +8,75 @@ Legend: N stays, S sets, D latent width.
 from __future__ import annotations
 
 import torch
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+from torchmetrics import Metric
 
 
-def ranking_metrics(prefix: str = "") -> MetricCollection:
-    """AUROC ("auc") and average precision ("auprc"), exact over everything they are updated with.
-
-    Without validate_args: it would read every batch back to the host, and labels were checked when data were compiled.
-    """
-    metrics: dict[str, Metric | MetricCollection] = {
-        "auc": BinaryAUROC(validate_args=False),
-        "auprc": BinaryAveragePrecision(validate_args=False),
-    }
-    return MetricCollection(metrics, prefix=prefix)
-
-
-def ranking_score(logits: torch.Tensor) -> torch.Tensor:
-    """Scores in (0, 1) that rank stays exactly as their logits do: logits [N, 2] → [N] float64.
-
-    Not the probability: a sigmoid rounds sure predictions to the same number, and those ties would change the AUROC.
-    """
-    margin = logits.detach().double().diff(dim=1).squeeze(1)
-    return 0.5 + 0.5 * margin / (1 + margin.abs())
-
-
-class RunningMean:
-    """Weighted mean of a figure over the batches of an epoch, summed on the device and read once, at the end.
+class RunningMean(Metric):
+    """Weighted mean of a loss over the batches of an epoch, summed on the device and read once, at the end.
 
     Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
-    torchmetrics' MeanMetric waits for the device in every step to leave out what is no number, or, told not to look,
-    forgets the weights (1.9). What is no number shall show here.
+    torchmetrics' MeanMetric waits for the device in every step to leave out NaN, or, told not to look, forgets the
+    weights (1.9); here a NaN must stay visible.
     """
 
-    def __init__(self) -> None:
-        self._sum: torch.Tensor | float = 0.0
-        self._weight: torch.Tensor | float = 0.0
+    full_state_update = False
+    total: torch.Tensor
+    weight: torch.Tensor
 
-    def add(self, value: torch.Tensor, weight: torch.Tensor | float) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")  # takes the type of a loss
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")  # counts stay exact
+
+    def update(self, value: torch.Tensor, weight: torch.Tensor | float) -> None:
         """Add the mean of the next batch; `weight` is what that mean was divided by, such as its number of stays."""
-        self._sum = self._sum + value.detach() * weight
-        self._weight = self._weight + weight
+        self.total = self.total + value.detach() * weight
+        before = self.weight.to(weight.dtype) if isinstance(weight, torch.Tensor) else self.weight
+        self.weight = before + weight
 
     def so_far(self) -> torch.Tensor | None:
-        """The mean over the batches since `conclude`, on the device; None before the first."""
-        return self._sum / self._weight if isinstance(self._sum, torch.Tensor) else None
+        """The mean over the batches of this process since the last reset, on the device; None before the first."""
+        return (self.total / self.weight).to(self.total.dtype) if self.update_called else None
 
-    def conclude(self) -> torch.Tensor:
-        """The mean over all batches since the last call."""
-        mean = torch.as_tensor(self._sum / self._weight)
-        self._sum = self._weight = 0.0
+    def compute(self) -> torch.Tensor:
+        """The mean over all batches of all processes since the last reset."""
+        return (self.total / self.weight).to(self.total.dtype)
+
+    def compute_and_reset(self) -> torch.Tensor:
+        """The mean, and start again."""
+        mean = self.compute()
+        self.reset()
         return mean
 
 
-class FiniteCheck:
+class FiniteCheck(Metric):
     """Notes on the device whether every validation batch is finite, and looks once, at the end."""
 
+    full_state_update = False
+    count: torch.Tensor
+    first: torch.Tensor
+    NONE = 2**62
+
     def __init__(self) -> None:
-        self._finite: list[torch.Tensor] = []
+        super().__init__()
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")  # batches that are not finite
+        self.add_state("first", torch.tensor(self.NONE), dist_reduce_fx="min")  # index of the first of them
 
-    def add(self, values: torch.Tensor) -> None:
-        """Note the scores or the loss of the next batch."""
-        self._finite.append(values.isfinite().all())
+    def update(self, values: torch.Tensor, batch_index: int) -> None:
+        """Note the logits or the loss of a batch."""
+        broken = ~values.isfinite().all()
+        self.count = self.count + broken
+        self.first = torch.where(broken, batch_index, self.NONE).minimum(self.first)
 
-    def conclude(self, metric: str) -> None:
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(number of batches that are not finite, index of the first of them)."""
+        return self.count, self.first
+
+    def check_and_reset(self, metric: str) -> None:
         """Raises FloatingPointError if a batch was not finite, before anything ranks this epoch by it."""
-        finite = torch.stack(self._finite)
-        self._finite.clear()
-        if not finite.all():
-            first, count = int((~finite).nonzero()[0]), int((~finite).sum())
+        count, first = map(int, self.compute())
+        self.reset()
+        if count:
             raise FloatingPointError(
                 f"{metric} is not finite: the model output is NaN or infinite in {count} validation batches, first in "
                 f"batch {first}. Lower the learning rates, or use --precision 32-true. If there is a best.ckpt, it is "
@@ -83,7 +85,7 @@ class FiniteCheck:
 
 
 def require_finite(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> None:
-    """Outside of training what is not finite is of the data or the checkpoint: rows [N] or [N, P], stay_id [N].
+    """Check outputs outside of training, where only data or checkpoint can be the cause: rows [N, P], stay_id [N].
 
     Raises:
         FloatingPointError: naming the first stay whose row is not finite.

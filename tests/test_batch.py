@@ -17,7 +17,7 @@ from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
-from seqsetvae.loading import LengthBucketSampler, SplitBatches, _ranges, collate, group_by_length, stay_sizes
+from seqsetvae.loading import SplitBatches, _ranges, collate, stay_sizes
 from tests import tiny
 
 
@@ -109,110 +109,6 @@ def test_stay_sizes_count_what_the_cut_leaves() -> None:
     assert n_events.tolist() == [sum(len(events) for _, events in stay[-2:]) for stay in stays]
 
 
-# ---------------------------------------------------------------------------------------------------- which stays, when
-
-N_SETS = np.random.default_rng(2).integers(1, 200, 333)
-N_EVENTS = N_SETS * 5
-
-
-def _sampler(**changes: Any) -> LengthBucketSampler:
-    options: dict[str, Any] = {"batch_size": 8, "max_events": 4000, "shuffle": True, "seed": (1, 1)} | changes
-    return LengthBucketSampler(np.arange(333), N_SETS, N_EVENTS, **options)
-
-
-def _batches(sampler: LengthBucketSampler, epoch: int = 0) -> list[list[int]]:
-    sampler.set_epoch(epoch)
-    return [batch.tolist() for batch in sampler]
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_epochs_are_those_of_the_plain_twin(shuffle: bool) -> None:
-    """Pins who is with whom, and when: a run must find the batches of its epoch again, in every version."""
-    for batch_size, max_events in ((8, 4000), (3, 700), (1, 1), (32, 10**9)):
-        sampler = _sampler(shuffle=shuffle, batch_size=batch_size, max_events=max_events)
-        for epoch in (0, 3):
-            expected = _plain_epoch(shuffle, batch_size, max_events, epoch)
-            assert _batches(sampler, epoch) == expected
-            assert len(sampler) == len(expected)
-
-
-def _plain_epoch(shuffle: bool, batch_size: int, max_events: int, epoch: int) -> list[list[int]]:
-    """The batches of _sampler, one stay at a time."""
-    rng = np.random.default_rng([1, 1, epoch])
-    order = rng.permutation(np.arange(333)).tolist() if shuffle else list(range(333))
-    pool_size = 16 * batch_size if shuffle else len(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), pool_size):
-        batches.append([])
-        for stay in sorted(order[start : start + pool_size], key=lambda stay: N_SETS[stay]):
-            full = len(batches[-1]) == batch_size or N_EVENTS[[*batches[-1], stay]].sum() > max_events
-            if full and batches[-1]:
-                batches.append([])
-            batches[-1].append(stay)
-    return [batches[i] for i in rng.permutation(len(batches))] if shuffle else batches
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_has_every_stay_once(shuffle: bool) -> None:
-    for epoch in range(3):
-        batches = _batches(_sampler(shuffle=shuffle), epoch)
-        assert sorted(stay for batch in batches for stay in batch) == list(range(333))
-        assert all(batches)
-
-
-def test_the_order_is_a_function_of_seed_stage_and_epoch() -> None:
-    assert _batches(_sampler(), 3) == _batches(_sampler(), 3)
-    seen = [
-        _batches(_sampler(seed=seed), epoch) for seed, epoch in (((1, 1), 3), ((1, 1), 4), ((1, 2), 3), ((2, 1), 3))
-    ]
-    assert all(ours != theirs for i, ours in enumerate(seen) for theirs in seen[:i])
-
-
-def test_epochs_group_stays_anew() -> None:
-    """Not only the order of batches changes: who is with whom does."""
-    first, second = ({frozenset(batch) for batch in _batches(_sampler(), epoch)} for epoch in (0, 1))
-    assert len(first & second) < len(first) / 4
-
-
-def test_without_shuffling_all_epochs_are_alike_and_sorted() -> None:
-    batches = _batches(_sampler(shuffle=False), 0)
-    assert batches == _batches(_sampler(shuffle=False), 5)
-    lengths = [N_SETS[stay] for batch in batches for stay in batch]
-    assert lengths == sorted(lengths)
-
-
-def test_batches_respect_both_caps() -> None:
-    for batch in _batches(_sampler(max_events=1500)):
-        assert len(batch) <= 8
-        assert len(batch) == 1 or N_EVENTS[batch].sum() <= 1500
-
-
-def test_a_stay_beyond_the_cap_is_a_batch_of_its_own() -> None:
-    n_sets, n_events = np.array([1, 2, 3, 4]), np.array([10, 10, 9999, 10])
-    batches = [batch.tolist() for batch in group_by_length(np.arange(4), n_sets, n_events, 8, 100)]
-    assert batches == [[0, 1], [2], [3]]
-
-
-def test_stays_of_a_batch_are_of_similar_length() -> None:
-    """Padding of the history grid: far below that of random order."""
-
-    def padding(batches: list[list[int]]) -> float:
-        grid = sum(len(batch) * N_SETS[batch].max() for batch in batches)
-        return float(grid / N_SETS.sum() - 1)
-
-    order = np.random.default_rng(0).permutation(333).tolist()
-    assert padding(_batches(_sampler(max_events=10**9))) < 0.15
-    assert padding([order[i : i + 8] for i in range(0, 333, 8)]) > 0.6
-
-
-def test_no_stays_make_no_batches() -> None:
-    for shuffle in (True, False):
-        none = LengthBucketSampler(
-            np.array([], dtype=int), N_SETS, N_EVENTS, batch_size=8, max_events=9, shuffle=shuffle
-        )
-        assert list(none) == []
-
-
 # ---------------------------------------------------------------------------------------------------- loaders
 
 
@@ -243,7 +139,7 @@ def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
 def test_a_dataset_pickles_without_its_data(compiled: Cohort) -> None:
     dataset = SplitBatches(compiled.split("train"), None, np.float32)
     assert len(pickle.dumps(dataset)) < 1000
-    assert _same(pickle.loads(pickle.dumps(dataset))[[0, 3]], dataset[[0, 3]])
+    assert _same(pickle.loads(pickle.dumps(dataset))[np.array([0, 3])], dataset[np.array([0, 3])])
 
 
 def test_loaders_do_not_draw_from_the_global_random_numbers(compiled: Cohort) -> None:
@@ -295,3 +191,11 @@ def test_the_data_module_says_how_many_stays_max_sets_cuts(compiled: Cohort) -> 
     lengths = np.diff(compiled.split("train").stay_offset)
     assert _module(compiled, max_sets=20).n_cut("train") == int((lengths > 20).sum()) > 0
     assert _module(compiled).n_cut("train") == 0
+
+
+def test_a_stay_that_only_fills_up_a_process_has_no_label(compiled: Cohort) -> None:
+    dataset = SplitBatches(compiled.split("train"), None, np.float32)
+    filled, whole = dataset[np.array([3, ~7])], dataset[np.array([3, 7])]
+    assert filled.label.tolist() == [int(whole.label[0]), -1]
+    assert torch.equal(filled.stay_id, whole.stay_id)
+    assert torch.equal(filled.value, whole.value)

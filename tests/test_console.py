@@ -16,7 +16,8 @@ import pytest
 from seqsetvae import console
 from seqsetvae.cohort import Cohort
 from seqsetvae.console import Progress, end_log, print_line, recorded_output, start_log
-from seqsetvae.training.watch import Row, header_line, row_line
+from seqsetvae.training.callbacks import header_line, row_line
+from seqsetvae.training.run_state import Row
 from tests.training.helpers import fine_tuner, run_stages
 
 END = "<end of output>"

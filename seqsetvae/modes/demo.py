@@ -13,7 +13,7 @@ from seqsetvae.settings.declare import changed, declared, part
 from seqsetvae.settings.groups import DataSettings, PretrainedSettings, min_lr_problems
 
 if TYPE_CHECKING:  # it imports torch, and --help must not wait for it
-    from seqsetvae.evaluation.finetuned import Evaluation
+    from seqsetvae.modes.evaluate import Evaluation
 
 HELP = "run all steps on a small synthetic data set"
 NEEDS = ()

@@ -68,7 +68,7 @@ def run(settings: Settings) -> Path:
     from seqsetvae.loading import data_module, embedding_table
     from seqsetvae.metrics import require_finite
     from seqsetvae.trained_on import check_embeddings, value_transform
-    from seqsetvae.training.device import arithmetic, prepare_device
+    from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
 
     split_name, output = settings.split.split, settings.output
@@ -96,7 +96,7 @@ def run(settings: Settings) -> Path:
     n_sets = 0  # less than the split's where --max_sets cuts stays
     with new_npz(output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
         for batch in data.loader(split_name):
-            with arithmetic(settings.run, device).context():
+            with Precision.of(settings.run, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
             stay_of_set = batch.stay_id[batch.stay_of_set]
             require_finite(torch.from_numpy(history), stay_of_set, split_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import argument
@@ -12,11 +12,29 @@ from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings,
 from seqsetvae.settings.kinds import existing_path, optional
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    from seqsetvae.evaluation.finetuned import Evaluation
+    from seqsetvae.checkpoint import TrainedOn
+    from seqsetvae.evaluation.predictions import Predictions
     from seqsetvae.training.run_folder import RunFolder
 
 HELP = "AUROC and AUPRC of a fine-tuned checkpoint"
 NEEDS = ("ckpt", "split")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Ranking quality on one split."""
+
+    auc: float
+    auprc: float
+    stays: int
+    positives: int
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> Evaluation:
+        """The figures of a table of predictions."""
+        ranking = predictions.ranking()
+        positives = int(predictions.label.sum())
+        return cls(float(ranking["auc"]), float(ranking["auprc"]), len(predictions), positives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +58,14 @@ def problems(settings: Settings) -> list[str]:
 
 def run(settings: Settings) -> Evaluation:
     """Evaluate --ckpt on --split, on the data of its run unless --data_dir is given."""
-    from seqsetvae.checkpoint import FINGERPRINTS
+    import torch
+
     from seqsetvae.cohort.open import check_data, open_data
-    from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
-    from seqsetvae.evaluation.finetuned import evaluate, read_finetuned, rebuild
+    from seqsetvae.evaluation.load import load_finetuned
+    from seqsetvae.evaluation.predictions import predict
     from seqsetvae.loading import data_module, embedding_table, require_both_classes
     from seqsetvae.trained_on import check_embeddings, check_width
-    from seqsetvae.training.device import arithmetic, prepare_device
+    from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.run_folder import find_checkpoint
 
     split_name = settings.split.split
@@ -54,23 +73,22 @@ def run(settings: Settings) -> Evaluation:
     assert split_name is not None, "settings are checked before a mode runs"
     device = prepare_device(settings.run)
     path, folder = find_checkpoint(settings.ckpt)
-    content = read_finetuned(path)
-    saved = content["hyper_parameters"]
-    data = data_of_run(settings.data, saved, folder, path)
+    finetuned = load_finetuned(path, torch.float64 if settings.run.precision == "64-true" else torch.float32)
+    trained_on = finetuned.trained_on
+    data = data_of_run(settings.data, trained_on, folder, path)
     width = check_data(data, split_name)
-    check_width(width, saved["sizes"]["input_dim"], path, data.data_dir)
+    check_width(width, finetuned.input_dim, path, data.data_dir)
     cohort = open_data(data, settings.run.output_root_dir)
     require_both_classes(cohort, split_name)
-    check_embeddings(cohort, saved["sizes"]["input_dim"], saved[FINGERPRINTS], path)
-    try:
-        module = rebuild(content, embedding_table(cohort, settings.run)).to(device)
-    except (TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
+    check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
+    model = finetuned.model.to(device)
     if settings.run.compile_model:
-        module.backbone.compile_dense_parts()
-    transform = read_transform(saved.get(VALUE_TRANSFORM), path).with_unknown(cohort.vocabulary, saved[FINGERPRINTS])
+        model.backbone.compile_dense_parts()
+    transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.fingerprints)
     loader = data_module(cohort, transform, data, settings.loader, settings.run, device).loader(split_name)
-    result = evaluate(module, loader, split_name, arithmetic(settings.run, device).context())
+    embeddings = embedding_table(cohort, settings.run).to(device)
+    predictions = predict(model, embeddings, loader, split_name, Precision.of(settings.run, device).context())
+    result = Evaluation.of(predictions)
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
         f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"
@@ -78,25 +96,25 @@ def run(settings: Settings) -> Evaluation:
     return result
 
 
-def data_of_run(data: DataSettings, saved: dict[str, Any], folder: RunFolder | None, path: Path) -> DataSettings:
+def data_of_run(data: DataSettings, trained_on: TrainedOn, folder: RunFolder | None, path: Path) -> DataSettings:
     """The settings with the label and the number of sets that the checkpoint was trained on, and by default its data.
 
     Raises:
         InputError: they contradict the checkpoint, or the data of its run are unknown.
     """
-    if data.max_sets not in (None, saved["max_sets"]):
+    if data.max_sets not in (None, trained_on.max_sets):
         raise InputError(
-            f"max_sets: received {data.max_sets}; {path} was trained with max_sets {saved['max_sets']} and is "
+            f"max_sets: received {data.max_sets}; {path} was trained with max_sets {trained_on.max_sets} and is "
             "evaluated with the same value. Leave out --max_sets, or set max_sets = None in the config file."
         )
-    if data.label_name not in (None, saved["label_name"]):
+    if data.label_name not in (None, trained_on.label_name):
         raise InputError(
-            f"label_name: received {data.label_name!r}; {path} was trained to predict {saved['label_name']!r}, and "
+            f"label_name: received {data.label_name!r}; {path} was trained to predict {trained_on.label_name!r}, and "
             "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
     data_dir = data.data_dir or _data_dir(folder, path)
-    _require_label(data_dir, saved["label_name"], path)
-    return replace(data, label_name=saved["label_name"], max_sets=saved["max_sets"], data_dir=data_dir)
+    _require_label(data_dir, trained_on.label_name, path)
+    return replace(data, label_name=trained_on.label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
 
 
 def _data_dir(folder: RunFolder | None, path: Path) -> Path:

@@ -93,11 +93,11 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module, require_both_classes
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
-    from seqsetvae.training.device import arithmetic, prepare_device
-    from seqsetvae.training.frozen import FEATURE_CACHE, FrozenFeatures
+    from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
+    from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
-    from seqsetvae.training.schedule import VAL_AUC
-    from seqsetvae.training.stages import Schedule, finetune_in_stages
+    from seqsetvae.training.schedule import VAL_AUC, Schedule
+    from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
 
@@ -148,15 +148,14 @@ def run(settings: Settings) -> Summary:
         parts=("head", "backbone"),
     )
 
-    def read_once() -> FrozenFeatures:
-        return FrozenFeatures(
-            module, data, arithmetic(settings.run, device), settings.run.output_root_dir / FEATURE_CACHE
-        )
+    def compute_features() -> CachedFeatures:
+        precision = Precision.of(settings.run, device)
+        return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, read_once, settings.run.compile_model),
+        lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
 

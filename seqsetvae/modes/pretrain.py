@@ -59,9 +59,8 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.loading import data_module, embedding_table
     from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
-    from seqsetvae.training.device import prepare_device
-    from seqsetvae.training.schedule import Watched
-    from seqsetvae.training.stages import Schedule
+    from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.schedule import Schedule, Watched
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import partial_weights_advice
 

@@ -21,9 +21,10 @@ class RunFolder:
         config.json               every setting as resolved, what was loaded, which data
         checkpoints/best.ckpt     highest val_auc over both stages
         checkpoints/last.ckpt     the newest validation's state
-        metrics.csv               a row a validation
+        metrics.csv               one row per validation
+        run_state.json            the state of the run after the newest validation
         tensorboard/              the same as curves
-        summary.json, summary.txt what came of it
+        summary.json, summary.txt the results
         train.log                 everything that was printed
     """
 

@@ -1,7 +1,7 @@
 """Learning rates over a stage: a short linear rise, then cuts when the watched metric stalls, or a fall to the end.
 
 Lightning does not own the plateau scheduler: it writes a checkpoint before it steps one, and so would resume from a
-state that is one validation old (pitfalls with evidence stand in docs/architecture.md).
+state that is one validation old (evidence in docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -24,6 +24,34 @@ class Watched:
 
 VAL_AUC = Watched("val_auc", "max")
 VAL_LOSS = Watched("val_loss", "min")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a run goes on and what ends it; patience counts validations."""
+
+    max_epochs: int
+    unfreeze_after: int | None
+    warmup_steps: int
+    lr_factor: float
+    lr_patience: int
+    min_lr: float
+    es_patience: int
+
+
+def finetuning_stages(schedule: Schedule) -> list[int]:
+    """Stages of fine-tuning: 1 (frozen backbone), 2 (all)."""
+    if schedule.unfreeze_after is None or schedule.unfreeze_after >= schedule.max_epochs:
+        return [1]
+    return [1, 2] if schedule.unfreeze_after > 0 else [2]
+
+
+def epochs_of_stage(schedule: Schedule, stage: int, already: int) -> int:
+    """Most epochs of a stage of fine-tuning, after `already` epochs of the one before."""
+    if stage == finetuning_stages(schedule)[-1]:
+        return schedule.max_epochs - already
+    assert schedule.unfreeze_after is not None
+    return schedule.unfreeze_after
 
 
 class WarmUp(pl.Callback):

@@ -9,54 +9,34 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import EarlyStopping
 
-from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.checkpoint import read_file
-from seqsetvae.files import new_file
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.training.frozen import FrozenFeatures, Reading
+from seqsetvae.console import print_line
+from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
+from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint, last_checkpoint
+from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import Decay, Plateau, WarmUp, Watched
-from seqsetvae.training.watch import Clock, GpuWatch, MetricsTable, Reporter, RunProgress
+from seqsetvae.training.run_state import RUN_STATE, Row, RunState
+from seqsetvae.training.schedule import Decay, Plateau, Schedule, WarmUp, Watched, epochs_of_stage, finetuning_stages
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long a run goes on and what ends it; patience counts validations."""
+class FineTuner(FrozenModel, Protocol):
+    """What is needed of a fine-tuner here; the modes pass one that is also a LightningModule."""
 
-    max_epochs: int
-    unfreeze_after: int | None
-    warmup_steps: int
-    lr_factor: float
-    lr_patience: int
-    min_lr: float
-    es_patience: int
-
-    def finetuning_stages(self) -> list[int]:
-        """Stages of fine-tuning: 1 (frozen backbone), 2 (all)."""
-        if self.unfreeze_after is None or self.unfreeze_after >= self.max_epochs:
-            return [1]
-        return [1, 2] if self.unfreeze_after > 0 else [2]
-
-    def epochs_of(self, stage: int, already: int) -> int:
-        """Most epochs of a stage, after `already` epochs of the one before."""
-        if stage == self.finetuning_stages()[-1]:
-            return self.max_epochs - already
-        assert self.unfreeze_after is not None
-        return self.unfreeze_after
+    def freeze_backbone(self) -> None: ...
+    def unfreeze_backbone(self) -> None: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What all stages of one run share."""
+    """What all stages of one run share. Only `state` changes."""
 
     module: pl.LightningModule
     data: CohortDataModule
@@ -68,14 +48,7 @@ class Run:
     printed: Sequence[str]  # columns of the table that are printed after each validation
     parts: Sequence[str]  # parts of the model that have a learning rate
     trainer_options: dict[str, Any]
-    trained: dict[int, dict[str, int]] = field(default_factory=dict)  # values that train, by stage and part
-    read: list[Reading] = field(default_factory=list)  # passes of a frozen backbone over the data
-    gpu_busy: list[int] = field(default_factory=list)  # samples in percent
-    best: ModelCheckpoint | None = None
-
-    @property
-    def epochs_done(self) -> int:
-        return self.table.rows[-1].epoch if self.table.rows else 0
+    state: RunState = field(default_factory=RunState)
 
     def fit(
         self,
@@ -84,42 +57,50 @@ class Run:
         *,
         warm_up: bool,
         decay: bool = False,
-        features: FrozenFeatures | None = None,
+        features: CachedFeatures | None = None,
     ) -> None:
         """Train one stage; best.ckpt keeps the best validation of all stages so far.
 
-        Rates are cut when the watched metric stalls, or with `decay` fall to the end of the stage. `features` stand in
-        for the data where a frozen backbone has read them already.
+        Rates are cut when the watched metric stalls, or with `decay` fall to the end of the stage. `features` replace
+        the data where a frozen backbone has computed them.
         """
         quiet_lightning()
-        self.trained[stage] = trained_parameters(self.module)
-        best = best_checkpoint(self.folder, self.watched)
-        if self.best is not None:
-            best.load_state_dict(self.best.state_dict())
-        self.read += features.readings if features else []
-        self.data.stage = stage
-        schedule = self.schedule
-        rates: list[pl.Callback] = [
-            Decay(schedule.min_lr)
-            if decay
-            else Plateau(self.watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr)
-        ]
-        if warm_up and schedule.warmup_steps:  # after the decay: the first steps are the warm-up's
-            rates.append(WarmUp(schedule.warmup_steps))
-        trainer = self._trainer(stage, max_epochs, best, rates, reads_data=features is None)
+        self.state = replace(
+            self.state,
+            stage=stage,
+            trained=self.state.trained | {stage: trained_parameters(self.module)},
+            passes=self.state.passes + (features.passes if features else ()),
+        )
+        trainer = self._trainer(stage, max_epochs, self._rates(warm_up, decay), reads_data=features is None)
+        loaders = StageLoaders(self.data, stage, features.rows if features else None)
         try:
-            trainer.fit(self.module, datamodule=features or self.data)
+            trainer.fit(self.module, datamodule=loaders)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        self.best = best
 
-    def _trainer(
-        self, stage: int, max_epochs: int, best: ModelCheckpoint, rates: list[pl.Callback], reads_data: bool
-    ) -> pl.Trainer:
-        clock, schedule, watched = Clock(), self.schedule, self.watched
+    def _rates(self, warm_up: bool, decay: bool) -> list[pl.Callback]:
+        schedule = self.schedule
+        if decay:
+            rates: list[pl.Callback] = [Decay(schedule.min_lr)]
+        else:
+            rates = [Plateau(self.watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr)]
+        if warm_up and schedule.warmup_steps:  # after the decay: the first steps are the warm-up's
+            rates.append(WarmUp(schedule.warmup_steps))
+        return rates
+
+    def _trainer(self, stage: int, max_epochs: int, rates: list[pl.Callback], reads_data: bool) -> pl.Trainer:
+        before, schedule, watched = self.state, self.schedule, self.watched
+        clock, gpu = Clock(), GpuWatch()
+        best = best_checkpoint(self.folder, watched, before.best_score)
+
+        def record(row: Row) -> None:
+            gpu_busy = (*before.gpu_busy, *gpu.samples)
+            score = None if best.best_model_score is None else float(best.best_model_score)
+            self._record(row, gpu_busy, score)
+
         callbacks: list[pl.Callback] = [
             clock,
-            GpuWatch(self.gpu_busy),
+            gpu,
             *rates,
             EarlyStopping(
                 watched.metric,
@@ -128,12 +109,12 @@ class Run:
                 strict=True,
                 check_on_train_epoch_end=False,
             ),
-            Reporter(self.table, clock, stage, schedule.max_epochs, self.metrics, self.printed, self.parts, reads_data),
+            Reporter(record, clock, stage, before, self.metrics, self.parts, reads_data),
             RunProgress(
-                self.table,
+                lambda: self.state,
                 watched,
                 schedule.max_epochs,
-                is_last_stage=max_epochs + self.epochs_done == schedule.max_epochs,
+                is_last_stage=max_epochs + before.epochs == schedule.max_epochs,
             ),
             best,  # checkpoints after everything whose state they hold, the newest after the best
             last_checkpoint(self.folder),
@@ -152,25 +133,42 @@ class Run:
             **self.trainer_options,
         )
 
+    def _record(self, row: Row, gpu_busy: tuple[int, ...], best_score: float | None) -> None:
+        """Add a validation to the state, to the table, to run_state.json and to the output."""
+        epochs = self.schedule.max_epochs
+        if not self.state.rows:
+            print_line(header_line(self.printed, epochs))
+        self.table.add(row)
+        self.state = replace(
+            self.state,
+            rows=(*self.state.rows, row),
+            gpu_busy=gpu_busy,
+            best_score=best_score,
+            best_path=None if best_score is None else self.folder.best.relative_to(self.folder.path).as_posix(),
+        )
+        self.folder.write_json(RUN_STATE, self.state.as_plain())
+        print_line(row_line(row, self.printed, epochs))
+
 
 def finetune_in_stages(
-    run: Run, module: SeqSetVAEFineTuner, read_once: Callable[[], FrozenFeatures], compile_model: bool
+    run: Run, module: FineTuner, compute_features: Callable[[], CachedFeatures], compile_model: bool
 ) -> None:
     """Both stages of fine-tuning; afterwards best.ckpt holds the highest val_auc over both.
 
-    `read_once` runs the frozen backbone over the data, when stage 1 begins.
+    `compute_features` is called when stage 1 begins.
     """
-    for stage in run.schedule.finetuning_stages():
+    for stage in finetuning_stages(run.schedule):
         if stage == 1:
             module.freeze_backbone()
         else:
-            if run.best is not None:  # stage 2 goes on from the best of stage 1, not from its end
+            if run.state.best_score is not None:  # stage 2 goes on from the best of stage 1, not from its end
                 module.load_state_dict(read_file(run.folder.best)["state_dict"])
             module.unfreeze_backbone()
         if compile_model:
             module.backbone.compile_dense_parts()
-        features = read_once() if stage == 1 else None
-        run.fit(stage, run.schedule.epochs_of(stage, run.epochs_done), warm_up=stage == 2, features=features)
+        features = compute_features() if stage == 1 else None
+        epochs = epochs_of_stage(run.schedule, stage, run.state.epochs)
+        run.fit(stage, epochs, warm_up=stage == 2, features=features)
 
 
 def trained_parameters(module: pl.LightningModule) -> dict[str, int]:
@@ -189,65 +187,3 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Saves a checkpoint beside the older one and then replaces it, so that a full disk leaves the older one.
-
-    Lightning saves into the system's temporary folder and copies over the older file.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint. Raises CannotWriteError, an InputError, with the older file unchanged."""
-        assert storage_options is None, "there are none for files"
-        with new_file(Path(path)) as stream:
-            try:
-                torch.save(checkpoint, stream)
-            except RuntimeError as error:
-                # After a write that failed or was interrupted torch closes its container, which fails too.
-                first = error.__context__
-                raise (first if isinstance(first, OSError | KeyboardInterrupt) else error) from None
-
-
-class PortableCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint whose state names files of its own folder, never absolute paths.
-
-    Lightning stores absolute paths, and forgets the best score when the folder has moved: a worse model would then
-    replace best.ckpt (its issue 12045), and a published file would tell where it was made.
-    """
-
-    def __init__(self, folder: RunFolder, name: str, **options: Any) -> None:
-        super().__init__(
-            dirpath=folder.checkpoints,
-            filename=name,
-            save_top_k=1,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-            **options,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        state = self._with_paths(super().state_dict(), lambda path: Path(path).name)
-        del state["dirpath"]
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(self._with_paths(state_dict, lambda name: str(Path(str(self.dirpath)) / name)))
-
-    @staticmethod
-    def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-        names = ("best_model_path", "kth_best_model_path", "last_model_path")
-        changed = {name: change(state[name]) if state[name] else "" for name in names}
-        return (
-            state | changed | {"best_k_models": {change(path): score for path, score in state["best_k_models"].items()}}
-        )
-
-
-def best_checkpoint(folder: RunFolder, watched: Watched) -> ModelCheckpoint:
-    """Keeps best.ckpt: the best validation."""
-    return PortableCheckpoint(folder, "best", monitor=watched.metric, mode=watched.mode)
-
-
-def last_checkpoint(folder: RunFolder) -> ModelCheckpoint:
-    """Keeps last.ckpt: the newest validation (Lightning's save_last follows the best instead)."""
-    return PortableCheckpoint(folder, "last", monitor=None)

@@ -16,12 +16,13 @@ from seqsetvae.console import end_log, start_log
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, RunSettings
-from seqsetvae.training.device import effective_precision
+from seqsetvae.training.callbacks import MetricsTable, device_use
+from seqsetvae.training.precision import effective_precision
 from seqsetvae.training.run_folder import CONFIG, RunFolder
-from seqsetvae.training.schedule import Watched
-from seqsetvae.training.stages import Run, Schedule
+from seqsetvae.training.run_state import Row
+from seqsetvae.training.schedule import Schedule, Watched
+from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
-from seqsetvae.training.watch import MetricsTable, Row, device_use
 
 
 def start_run(
@@ -101,8 +102,8 @@ def train_and_summarize(
     finally:
         run.table.close()
     seconds = time.perf_counter() - wall
-    use = device_use(device, time.process_time() - cpu, seconds, run.gpu_busy)
-    summary = summarize(run, use, seconds, advice(run.table.rows))
+    use = device_use(device, time.process_time() - cpu, seconds, run.state.gpu_busy)
+    summary = summarize(run, use, seconds, advice(list(run.state.rows)))
     run.folder.write_json("summary.json", asdict(summary))
     run.folder.write_text("summary.txt", f"{summary}\n")
     print(f"\n{summary}", flush=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
-from seqsetvae.training.frozen import Reading
+from seqsetvae.training.callbacks import COUNTS
+from seqsetvae.training.feature_cache import FeaturePass
+from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
-from seqsetvae.training.watch import COUNTS, Row
 
 LINE_WIDTH = 80  # columns of the printed summary
 STANDARD_ERRORS = 2.0  # distance from chance below which an AUROC is not told apart from it (95 % two-sided)
@@ -91,11 +93,11 @@ def _fold(start: str, items: list[str]) -> list[str]:
 
 def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> Summary:
     """The summary of a run from its table of validations."""
-    rows, metric = run.table.rows, run.watched.metric
+    rows, metric = list(run.state.rows), run.watched.metric
     better = max if run.watched.mode == "max" else min
     best = best_row(rows, run.watched)
-    by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in run.trained}
-    waiting = waiting_share(rows, run.read)
+    by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in run.state.trained}
+    waiting = waiting_share(rows, run.state.passes)
     return Summary(
         run=str(run.folder.path),
         watched=metric,
@@ -108,7 +110,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         stays_per_second={stage: _stays_per_second(own) for stage, own in by_stage.items()},
         head_alone=[stage for stage, own in by_stage.items() if own[0].waiting is None],
         waiting=waiting,
-        trained={str(stage): parts for stage, parts in run.trained.items()},
+        trained={str(stage): parts for stage, parts in run.state.trained.items()},
         device_use=device_use,
         against_chance=against_chance(best, run.data.cohort.split("valid")) if "val_auc" in best.metrics else [],
         advice=advice
@@ -121,10 +123,10 @@ def _stays_per_second(rows: list[Row]) -> float:
     return sum(row.stays_per_second * row.seconds for row in rows) / sum(row.seconds for row in rows)
 
 
-def waiting_share(rows: list[Row], read: list[Reading]) -> float | None:
+def waiting_share(rows: list[Row], passes: Sequence[FeaturePass]) -> float | None:
     """Share of the time spent waiting for data, over the epochs and the passes that read any; None if none did."""
     waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
-    waits += [(reading.waiting, reading.seconds) for reading in read]
+    waits += [(one.waiting, one.seconds) for one in passes]
     if not waits:
         return None
     return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits)

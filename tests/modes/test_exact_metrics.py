@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.finetuned import read_finetuned, rebuild
+from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.loading import collate
 from tests.command import finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
@@ -22,11 +22,10 @@ from tests.training.helpers import fine_tuner, run_stages
 def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(label, margin) of every stay, each in a batch of its own."""
     stays = cohort.split(split)
-    module = rebuild(
-        read_finetuned(run / "checkpoints" / "best.ckpt"), torch.from_numpy(cohort.embeddings.copy()).float()
-    )
+    model = load_finetuned(run / "checkpoints" / "best.ckpt").model
+    table = torch.from_numpy(cohort.embeddings.copy()).float()
     with torch.no_grad():
-        logits = torch.cat([module(collate(stays, np.array([n]))) for n in range(stays.n_stays)])
+        logits = torch.cat([model(collate(stays, np.array([n])), table) for n in range(stays.n_stays)])
     return np.array(stays.label), (logits[:, 1] - logits[:, 0]).numpy()
 
 
@@ -71,7 +70,7 @@ class Recording(SeqSetVAEFineTuner):
 def test_every_validation_is_exact_and_does_not_count_earlier_ones(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled, Recording)
     run = run_stages(module, compiled, tmp_path, max_epochs=4)
-    assert [row.metrics["val_auc"] for row in run.table.rows] == pytest.approx(module.truth, abs=1e-6)
+    assert [row.metrics["val_auc"] for row in run.state.rows] == pytest.approx(module.truth, abs=1e-6)
     assert len(set(module.truth)) > 1
     assert module.names == {"train_loss", "val_loss", "val_auc", "val_auprc"}
 
@@ -91,4 +90,4 @@ def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tm
     losses, stays = (np.array(column).reshape(3, -1) for column in zip(*module.said, strict=True))
     assert len(set(stays[0])) > 1  # the last batch is smaller
     expected = (losses * stays).sum(axis=1) / stays.sum(axis=1)
-    assert [row.metrics["train_loss"] for row in run.table.rows] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [row.metrics["train_loss"] for row in run.state.rows] == pytest.approx(expected.tolist(), abs=1e-6)

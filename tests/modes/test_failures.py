@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.finetuned import read_finetuned
 from seqsetvae.files import cannot_write
-from seqsetvae.training import watch
+from seqsetvae.training import callbacks
+from seqsetvae.training.run_state import Row
 from tests import tiny
 from tests.command import finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
@@ -115,7 +115,7 @@ def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, com
     assert "cannot be written (File too large). Free disk space" in errors
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     for name in ("best.ckpt", "last.ckpt"):
-        kept, whole = (read_finetuned(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
+        kept, whole = (read_file(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
         assert all(torch.equal(kept[key], whole[key]) for key in whole)
 
 
@@ -125,7 +125,7 @@ def test_a_table_that_cannot_be_appended_to_is_one_error(
     def full(path: Path, text: str) -> None:
         raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
 
-    monkeypatch.setattr(watch, "append_text", full)
+    monkeypatch.setattr(callbacks, "append_text", full)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 2
     assert errors.count("\n") == 1
@@ -135,8 +135,8 @@ def test_a_table_that_cannot_be_appended_to_is_one_error(
 def test_curves_that_cannot_be_written_are_one_error(
     compiled: Cohort, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    table = watch.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
-    row = watch.Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
+    table = callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
+    row = Row(1, 1, 1, {"val_auc": 0.5}, {"lr_head": 0.1}, 1.0, None, 1.0)
     with pytest.raises(InputError, match=r"tensorboard: cannot be written .File too large"), tiny.largest_file(100):
         table.add(row)
     table.close()

@@ -27,6 +27,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
         "metrics.csv",
         "summary.json",
         "summary.txt",
+        "run_state.json",
         "train.log",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",

@@ -16,7 +16,7 @@ from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_transform, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.training.features import FeatureFolder
+from seqsetvae.training.feature_cache import FeatureFolder
 from tests.command import command, finetune, run_of
 from tests.training.helpers import CPU, fine_tuner
 

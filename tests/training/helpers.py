@@ -1,4 +1,4 @@
-"""A fine-tuner whose val_auc follows a script, and what it saw of its run."""
+"""A fine-tuner whose val_auc follows a script and that records its run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from seqsetvae.head import HeadSettings
 from seqsetvae.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
-from seqsetvae.training.features import Arithmetic
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.callbacks import MetricsTable
+from seqsetvae.training.feature_cache import CachedFeatures, cached_features
+from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import Run, Schedule, finetune_in_stages
-from seqsetvae.training.watch import MetricsTable
+from seqsetvae.training.schedule import VAL_AUC, Schedule
+from seqsetvae.training.stages import Run, finetune_in_stages
 from tests import tiny
 
 HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
-CPU = Arithmetic(device=torch.device("cpu"))
+CPU = Precision(device=torch.device("cpu"))
 
 
 def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
@@ -41,7 +41,7 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
 
 
 class Scripted(SeqSetVAEFineTuner):
-    """Says the values of `script`, one a validation, instead of its true val_auc; notes rates, modes and weights."""
+    """Logs the values of `script`, one per validation, as val_auc; records rates, modes and weights."""
 
     script: list[float]
 
@@ -86,13 +86,13 @@ class Scripted(SeqSetVAEFineTuner):
 def run_stages(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """Fine-tune through both stages on the CPU."""
     run = make_run(module, cohort, folder, **options)
-    finetune_in_stages(run, module, lambda: read_features(module, run), compile_model=False)
+    finetune_in_stages(run, module, lambda: features_of(module, run), compile_model=False)
     return run
 
 
-def read_features(module: SeqSetVAEFineTuner, run: Run) -> FrozenFeatures:
-    """What the module's frozen backbone says of the run's stays, found or kept beside the run's folder."""
-    return FrozenFeatures(module, run.data, CPU, run.folder.path.parent / "features")
+def features_of(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
+    """Features of the module's frozen backbone for the run's stays, cached beside the run's folder."""
+    return cached_features(module, run.data, CPU, run.folder.path.parent / "features")
 
 
 def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
@@ -128,7 +128,7 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
 
 
 def scripted_run(cohort: Cohort, folder: Path, script: list[float], **options: Any) -> tuple[Scripted, Run]:
-    """A run in which validation n says script[n]."""
+    """A run in which validation n gives script[n]."""
     module: Scripted = fine_tuner(cohort, Scripted)
     module.start(script)
     return module, run_stages(module, cohort, folder, **options)

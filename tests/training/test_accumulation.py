@@ -20,7 +20,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.loading import SplitBatches
 from seqsetvae.losses import LossSettings
 from seqsetvae.objectives import reconstruction
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.training.feature_cache import cached_features
 from tests import tiny
 from tests.training.helpers import CPU, fine_tuner
 
@@ -118,7 +118,7 @@ def _check_fine_tuning(module: Any, rows: Dataset[Any], accumulate: int, folder:
 def test_the_head_on_cached_features(loss: str, accumulate: int, compiled: Cohort, tmp_path: Path) -> None:
     module = _fine_tuner(compiled, loss)
     data = CohortDataModule(compiled, batch_size=16, max_events=10**6, dtype=np.float64)
-    rows = FrozenFeatures(module, data, CPU, tmp_path / "features").rows["train"]
+    rows = cached_features(module, data, CPU, tmp_path / "features").rows["train"]
     _check_fine_tuning(module, rows, accumulate, tmp_path)
     assert all(name.startswith("head.") for name in module.steps[0])
 

@@ -19,28 +19,27 @@ from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.training import features as on_disk
-from seqsetvae.training.features import MANIFEST, POOLED, FeatureFolder, code_hash
-from seqsetvae.training.frozen import FrozenFeatures
+from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.training import feature_cache
+from seqsetvae.training.feature_cache import MANIFEST, POOLED, CachedFeatures, FeatureFolder, cached_features, code_hash
 from seqsetvae.training.stages import Run
-from tests.training.helpers import CPU, fine_tuner, make_run, read_features
+from tests.training.helpers import CPU, features_of, fine_tuner, make_run
 
 
 def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
     torch.manual_seed(7)
     module = fine_tuner(cohort)
     run = make_run(module, cohort, folder)
-    features = read_features(module, run) if cached else None
+    features = features_of(module, run) if cached else None
     torch.manual_seed(8)  # the head's dropout
     run.fit(1, 4, warm_up=False, features=features)
     return run
 
 
-def _read(cohort: Cohort, folder: Path) -> FrozenFeatures:
+def _read(cohort: Cohort, folder: Path) -> CachedFeatures:
     """What a tiny backbone says of a cohort; what is kept is in folder/features."""
     module = fine_tuner(cohort)
-    return read_features(module, make_run(module, cohort, folder))
+    return features_of(module, make_run(module, cohort, folder))
 
 
 def _kept(folder: Path) -> set[Path]:
@@ -58,23 +57,23 @@ def _train_folder(cohort: Cohort, folder: Path) -> Path:
 def test_the_figures_are_those_of_a_backbone_that_is_read_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
     fresh, found = (_stage_1(compiled, tmp_path, cached=True) for _ in range(2))
     plain = _stage_1(compiled, tmp_path, cached=False)
-    assert [len(run.read) for run in (fresh, found, plain)] == [2, 0, 0]
-    assert len(fresh.table.rows) == 4
-    for one, again, theirs in zip(fresh.table.rows, found.table.rows, plain.table.rows, strict=True):
+    assert [len(run.state.passes) for run in (fresh, found, plain)] == [2, 0, 0]
+    assert len(fresh.state.rows) == 4
+    for one, again, theirs in zip(fresh.state.rows, found.state.rows, plain.state.rows, strict=True):
         assert one.metrics == again.metrics  # to the bit
         assert one.metrics["val_auc"] == theirs.metrics["val_auc"]  # to the bit
         assert one.metrics == pytest.approx(theirs.metrics, abs=1e-6)
         assert one.step == theirs.step
-    assert fresh.table.rows[0].waiting is None
-    assert plain.table.rows[0].waiting is not None
+    assert fresh.state.rows[0].waiting is None
+    assert plain.state.rows[0].waiting is not None
 
 
 def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled)
     run = make_run(module, compiled, tmp_path)
-    features = read_features(module, run)
+    features = features_of(module, run)
     module.eval()
-    pairs = zip(features.train_dataloader(), run.data.train_dataloader(), strict=True)
+    pairs = zip(StageLoaders(run.data, 1, features.rows).train_dataloader(), run.data.train_dataloader(), strict=True)
     for pooled, batch in pairs:
         assert torch.equal(pooled.stay_id, batch.stay_id)
         assert torch.equal(pooled.label, batch.label)
@@ -84,16 +83,20 @@ def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tm
 def test_in_batches_of_the_same_stays_it_is_that_to_the_bit(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
-    features = read_features(module, run)
-    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+    features = features_of(module, run)
+    for pooled, batch in zip(
+        StageLoaders(run.data, 1, features.rows).val_dataloader(), run.data.val_dataloader(), strict=True
+    ):
         assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
 def test_what_was_rounded_to_16_bits_reaches_the_head_as_it_was(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
-    features = FrozenFeatures(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
-    for pooled, batch in zip(features.val_dataloader(), run.data.val_dataloader(), strict=True):
+    features = cached_features(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
+    for pooled, batch in zip(
+        StageLoaders(run.data, 1, features.rows).val_dataloader(), run.data.val_dataloader(), strict=True
+    ):
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(module(pooled), module(batch))
 
@@ -102,7 +105,7 @@ def test_a_backbone_that_trains_has_no_lasting_features(compiled: Cohort, tmp_pa
     module: SeqSetVAEFineTuner = fine_tuner(compiled)
     module.unfreeze_backbone()
     with pytest.raises(AssertionError, match="stale"):
-        read_features(module, make_run(module, compiled, tmp_path))
+        features_of(module, make_run(module, compiled, tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------ found again
@@ -117,9 +120,9 @@ def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
     run = make_run(module, compiled, tmp_path)
     run.data.seed = 1
     capsys.readouterr()
-    again = read_features(module, run)
-    assert [reading.stays for reading in first.readings] == [60, 20]
-    assert again.readings == []
+    again = features_of(module, run)
+    assert [reading.stays for reading in first.passes] == [60, 20]
+    assert again.passes == ()
     for split in ("train", "valid"):
         assert np.array_equal(again.rows[split].pooled, first.rows[split].pooled)
     said = capsys.readouterr().out
@@ -205,16 +208,17 @@ def test_another_split_or_arithmetic_is_another_folder(compiled: Cohort, monkeyp
 
 
 @pytest.mark.parametrize(
-    "file", ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "frozen.py"]
+    "file",
+    ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "feature_cache.py"],
 )
 def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     before, path = code_hash(), _path(compiled, _nothing)
-    monkeypatch.setattr(on_disk, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
+    monkeypatch.setattr(feature_cache, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
     assert code_hash() != before
     assert _path(compiled, _nothing) != path
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("stage", 2), ("num_workers", 2), ("pin_memory", True)])
+@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("num_workers", 2), ("pin_memory", True)])
 def test_what_changes_no_number_is_the_same_folder(name: str, value: int, compiled: Cohort) -> None:
     assert _path(compiled, _set("data", name, value)) == _path(compiled, _nothing)
 
@@ -223,12 +227,13 @@ def test_large_features_are_memory_mapped_and_give_the_same_batches(
     compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = _read(compiled, tmp_path)
-    monkeypatch.setattr(on_disk, "IN_MEMORY", 0)
+    monkeypatch.setattr(feature_cache, "IN_MEMORY", 0)
     large = _read(compiled, tmp_path)
+    data = CohortDataModule(compiled, batch_size=16, max_events=10**6)
     assert isinstance(large.rows["train"].pooled.base, np.memmap)
     assert not isinstance(small.rows["train"].pooled.base, np.memmap)
     batches: list[tuple[PooledBatch, PooledBatch]] = list(
-        zip(small.train_dataloader(), large.train_dataloader(), strict=True)
+        zip(*(StageLoaders(data, 1, features.rows).train_dataloader() for features in (small, large)), strict=True)
     )
     for one, other in batches:
         assert torch.equal(one.pooled, other.pooled)
@@ -252,10 +257,10 @@ class Disturbed:
         return pooled
 
 
-def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> FrozenFeatures:
+def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> CachedFeatures:
     module = fine_tuner(cohort)
     module.pooled = Disturbed(module, then)
-    return read_features(module, make_run(module, cohort, folder))
+    return features_of(module, make_run(module, cohort, folder))
 
 
 def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) -> None:
@@ -267,7 +272,7 @@ def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         _read_disturbed(compiled, tmp_path, interrupt)
     assert _kept(tmp_path) == set()
-    assert len(_read(compiled, tmp_path).readings) == 2
+    assert len(_read(compiled, tmp_path).passes) == 2
 
 
 def test_a_history_that_is_no_number_ends_the_run_and_is_not_kept(compiled: Cohort, tmp_path: Path) -> None:
@@ -288,7 +293,7 @@ def test_two_runs_that_read_the_same_at_once_use_the_same(
         in capsys.readouterr().out
     )
     assert len(_kept(tmp_path)) == 2
-    assert [reading.stays for reading in slower.readings] == [60]  # train, in vain; valid was there by then
+    assert [reading.stays for reading in slower.passes] == [60]  # train, in vain; valid was there by then
     assert np.array_equal(slower.rows["train"].pooled, _read(compiled, tmp_path).rows["train"].pooled)
 
 
@@ -326,10 +331,10 @@ def test_damaged_features_are_noticed_and_made_again(
     DAMAGE[damage](folder)
     after = _read(compiled, tmp_path)
     assert f"{folder}: the cached features of the frozen backbone are damaged" in capsys.readouterr().out
-    assert [reading.stays for reading in after.readings] == [60]  # the validation split's were whole
+    assert [reading.stays for reading in after.passes] == [60]  # the validation split's were whole
     assert np.array_equal(after.rows["train"].pooled, before.rows["train"].pooled)
     assert len(_kept(tmp_path)) == 2
-    assert _read(compiled, tmp_path).readings == []
+    assert _read(compiled, tmp_path).passes == ()
 
 
 def test_a_full_disk_is_an_error_before_the_first_row(

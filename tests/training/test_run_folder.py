@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from seqsetvae import files
+from seqsetvae.training.checkpoints import best_checkpoint
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
-from seqsetvae.training.stages import best_checkpoint
 
 
 def test_run_folders_never_collide(tmp_path: Path) -> None:

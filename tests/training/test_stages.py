@@ -28,7 +28,7 @@ def test_stage_1_trains_exactly_the_head(compiled: Cohort, tmp_path: Path) -> No
         assert _same(weights, module.starts[0], "backbone.")
     changed = {name for name, value in module.weights[-1].items() if not torch.equal(value, module.starts[0][name])}
     assert changed == {f"head.{name}" for name, _ in module.head.named_parameters()}
-    assert run.trained == {1: {"backbone": 0, "head": sum(value.numel() for value in module.head.parameters())}}
+    assert run.state.trained == {1: {"backbone": 0, "head": sum(value.numel() for value in module.head.parameters())}}
 
 
 def test_a_frozen_backbone_has_no_dropout_and_an_unfrozen_one_has(compiled: Cohort, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_stage_2_trains_everything(compiled: Cohort, tmp_path: Path) -> None:
     parameters = {name for name, _ in module.named_parameters()}
     changed = {name for name, value in module.weights[-1].items() if not torch.equal(value, module.starts[1][name])}
     assert changed == parameters
-    assert run.trained[2] == {
+    assert run.state.trained[2] == {
         part: sum(value.numel() for value in getattr(module, part).parameters()) for part in ("backbone", "head")
     }
     assert "backbone.alibi_slope" not in parameters  # inert in the old scripts too
@@ -167,7 +167,7 @@ def test_patience_counts_anew_in_stage_2(compiled: Cohort, tmp_path: Path) -> No
     module, run = scripted_run(
         compiled, tmp_path, [0.8, *[0.7] * 20], max_epochs=9, unfreeze_after=6, lr_patience=0, es_patience=2
     )
-    assert [row.stage for row in run.table.rows] == [1] * 3 + [2] * 3
+    assert [row.stage for row in run.state.rows] == [1] * 3 + [2] * 3
     assert next(rate for stage, rate in module.rates if stage == 2) == {"head": HEAD_LR, "backbone": BACKBONE_LR}
 
 
@@ -217,7 +217,7 @@ def test_warm_up_ends_with_the_first_epoch_in_optimizer_steps(
     steps = math.ceil(STEPS / accumulate)  # the last, smaller group steps too
     expected = [(step + 1) / steps for step in range(steps)] + [1.0] * steps
     assert [rate["backbone"] / BACKBONE_LR for _, rate in module.rates] == pytest.approx(expected)
-    assert [row.step for row in run.table.rows] == [steps, 2 * steps]
+    assert [row.step for row in run.state.rows] == [steps, 2 * steps]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_warm_up_ends_with_the_first_epoch_in_optimizer_steps(
 )
 def test_unfreeze_after(compiled: Cohort, tmp_path: Path, unfreeze_after: int | None, stages: list[int]) -> None:
     _, run = scripted_run(compiled, tmp_path, [0.6, 0.7, 0.8], max_epochs=3, unfreeze_after=unfreeze_after)
-    assert [row.stage for row in run.table.rows] == stages
+    assert [row.stage for row in run.state.rows] == stages
 
 
 def test_scheduler_stopping_and_best_watch_val_auc_upwards(

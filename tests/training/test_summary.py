@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
 from seqsetvae.training.summary import (
     against_chance,
@@ -19,7 +20,6 @@ from seqsetvae.training.summary import (
     loading_advice,
     summarize,
 )
-from seqsetvae.training.watch import Row
 from tests.training.helpers import scripted_run
 
 

@@ -1,4 +1,6 @@
-"""Cached features of a frozen backbone on disk: a folder per split, named by a hash of all that the numbers depend on.
+"""Cached features: stage 1 computes the pooled states of the frozen backbone once, because they never change.
+
+They stay on disk for later runs, a folder per split, named by a hash of everything that the numbers depend on:
 
 <root>/<key>/
     pooled.npy      row n: pooled history states of stay n of the split; zeros for stays that were not read
@@ -12,23 +14,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
-import model_optimized
 import seqsetvae
-from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.cohort import Split
+from seqsetvae.console import Progress
 from seqsetvae.errors import InputError
-from seqsetvae.files import CannotWriteError, file_sha256, new_folder, scratch_folder
+from seqsetvae.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.metrics import require_finite
+from seqsetvae.training.precision import Precision
 
+FEATURE_CACHE = "features"  # below output_root_dir
 POOLED, MANIFEST = "pooled.npy", "manifest.json"
 IN_MEMORY = 2**28  # bytes; a larger array is memory-mapped
 ABOUT = (
@@ -37,34 +45,25 @@ ABOUT = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arithmetic:
-    """How a backbone computes, as far as the last bits of its outputs depend on it."""
+class FrozenModel(Protocol):
+    """What is needed of a fine-tuner here."""
 
-    device: torch.device
-    autocast: torch.dtype | None = None  # type of the matrix products in mixed precision; None: that of the weights
-    compiled: bool = False  # its dense parts, by torch.compile
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Autocast in mixed precision, else a context without effect."""
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
-
-    def as_plain(self) -> dict[str, str | bool | None]:
-        """For the manifest; with threads and processor, because the order of sums changes the last bits."""
-        cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-        return {
-            "device": self.device.type,
-            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu,
-            "autocast": None if self.autocast is None else str(self.autocast),
-            "float32 products": torch.get_float32_matmul_precision(),
-            "compiled": self.compiled,
-            "deterministic kernels": torch.are_deterministic_algorithms_enabled(),
-        }
+    @property
+    def backbone(self) -> Any: ...
+    @property
+    def embeddings(self) -> torch.Tensor: ...
+    @property
+    def pooling(self) -> str: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def pooled(self) -> Callable[[Batch], torch.Tensor]: ...
+    def to(self, device: torch.device, dtype: torch.dtype) -> Any: ...
 
 
-def ingredients(
-    module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
-) -> dict[str, Any]:
+def ingredients(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
     """Everything that the features of a split depend on; equal ingredients mean equal bits."""
     return {
         "backbone": {
@@ -84,8 +83,8 @@ def ingredients(
             "batch_size": data.batch_size,
             "max_events": data.max_events,
             "padded": data.padded_classes,
-        },  # sums in another order
-        "arithmetic": {"values": np.dtype(data.dtype).name, **arithmetic.as_plain()},
+        },  # other batches add in another order
+        "precision": {"values": np.dtype(data.dtype).name, **precision.as_plain()},
         "code": {"sources": code_hash(), "torch": torch.__version__},
     }
 
@@ -102,10 +101,10 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
 def code_hash() -> str:
     """A hash of every source file that may compute features: after an edit they are computed again.
 
-    All of the package counts, in any subfolder, so that no file that computes features can be forgotten here.
+    All of the package counts, in any subfolder, and the fine-tuner, so that none can be forgotten here.
     """
     package = Path(seqsetvae.__file__).parent
-    files = [Path(model_optimized.__file__), *sorted(package.rglob("*.py"))]
+    files = [package.parent / "model_optimized.py", *sorted(package.rglob("*.py"))]
     content = [(file.relative_to(package.parent).as_posix(), file_sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -126,14 +125,14 @@ class FeatureFolder:
 
     @classmethod
     def of(
-        cls, root: Path, module: SeqSetVAEFineTuner, data: CohortDataModule, split: str, arithmetic: Arithmetic
+        cls, root: Path, module: FrozenModel, data: CohortDataModule, split: str, precision: Precision
     ) -> FeatureFolder:
         """The folder for the features of a split with this module's backbone."""
         # Features that a GPU computes in 16 bits are stored in 32, as the head reads them.
         dtype = torch.promote_types(module.embeddings.dtype, torch.float32)
         return cls(
             root,
-            ingredients(module, data, split, arithmetic),
+            ingredients(module, data, split, precision),
             data.cohort.split(split).n_stays,
             module.backbone.pooled_width(module.pooling),
             torch.empty(0, dtype=dtype).numpy().dtype,
@@ -210,3 +209,101 @@ def _remove(folder: Path) -> None:
         scratch_folder(folder.parent, folder.name) as aside,
     ):
         folder.rename(aside / folder.name)
+
+
+@dataclass(frozen=True)
+class FeaturePass:
+    """One pass of a frozen backbone over a split."""
+
+    stays: int
+    waiting: float  # seconds spent waiting for the next batch
+    seconds: float
+
+
+class PooledRows(Dataset[PooledBatch]):
+    """Cached features of a split; `rows[stays]` is the batch of the stays at these positions, as in SplitBatches."""
+
+    def __init__(self, pooled: np.ndarray, split: Split) -> None:
+        self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader reads
+        self.label = split.label.astype(np.int64)
+        self.stay_id = np.array(split.stay_id)
+
+    def __getitem__(self, stays: np.ndarray) -> PooledBatch:
+        positions = np.where(stays < 0, ~stays, stays)
+        label = np.where(stays < 0, -1, self.label[positions])
+        columns = (self.pooled[positions], label, self.stay_id[positions])
+        return PooledBatch(*map(torch.from_numpy, columns))
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features of the training and the validation split, and the passes over the data that they needed in this run."""
+
+    rows: dict[str, PooledRows]
+    passes: tuple[FeaturePass, ...]  # none for a split whose features were cached
+
+
+def cached_features(module: FrozenModel, data: CohortDataModule, precision: Precision, root: Path) -> CachedFeatures:
+    """Features from the cache at `root`; those that are not in it are computed and added."""
+    assert module.frozen, "features of a backbone that trains are stale after one step"
+    module.to(precision.device, module.embeddings.dtype)  # no Trainer has moved it yet
+    rows, passes = {}, []
+    for split in ("train", "valid"):
+        pooled, computed = _find_or_compute(module, data, split, precision, root)
+        rows[split] = PooledRows(pooled, data.cohort.split(split))
+        passes += [] if computed is None else [computed]
+    return CachedFeatures(rows, tuple(passes))
+
+
+def _find_or_compute(
+    module: FrozenModel, data: CohortDataModule, split: str, precision: Precision, root: Path
+) -> tuple[np.ndarray, FeaturePass | None]:
+    """Features of a split [n, P], and the pass over the data if there was one."""
+    folder = FeatureFolder.of(root, module, data, split, precision)
+    found, computed = folder.find(), None
+    if found is not None:
+        stays = f"{data.n_selected(split):,} {split} stays"
+        print(f"Cached features of the frozen backbone: {stays}, from {folder.path}")
+        return found, None
+    try:
+        with folder.new() as rows:
+            computed = _compute(module, data, split, precision, rows)
+        speed = computed.stays / computed.seconds
+        print(
+            f"Computed the features of the frozen backbone: {computed.stays:,} {split} stays, {speed:,.0f} stays/s, "
+            f"cached in {folder.path}",
+            flush=True,
+        )
+    except AlreadyThereError:
+        print(f"Another run has computed the same features: {folder.path} is used", flush=True)
+    return folder.open(), computed
+
+
+@torch.inference_mode()
+def _compute(
+    module: FrozenModel, data: CohortDataModule, split: str, precision: Precision, rows: np.ndarray
+) -> FeaturePass:
+    """Compute the features of a split [n, P].
+
+    Raises:
+        FloatingPointError: one of them is not finite.
+    """
+    loader = data.loader(split)
+    waiting, n_done, start = 0.0, 0, time.perf_counter()
+    with Progress(f"Features of the frozen backbone, {split} split") as progress:
+        batches, requested = iter(loader), start
+        for positions in loader.sampler:
+            batch = next(batches)
+            waiting += time.perf_counter() - requested
+            with precision.context():
+                pooled = module.pooled(batch.to(module.device))
+            require_finite(pooled, batch.stay_id, split)
+            rows[positions] = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32)).numpy()
+            n_done += batch.n_stays
+            if progress.is_due():
+                progress.show(n_done / data.n_selected(split), f"{n_done / (time.perf_counter() - start):,.0f} stays/s")
+            requested = time.perf_counter()
+    return FeaturePass(n_done, waiting, requested - start)

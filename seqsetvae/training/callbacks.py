@@ -1,4 +1,4 @@
-"""What a run reports while it trains: time spent and waited, progress, one row and one line a validation."""
+"""What a run measures and reports while it trains: times, progress, one row and one line per validation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from seqsetvae.batch import Batch
-from seqsetvae.console import Progress, duration, print_line
+from seqsetvae.console import Progress, duration
 from seqsetvae.files import append_text, cannot_write
+from seqsetvae.training.run_state import Row, RunState
 from seqsetvae.training.schedule import Watched
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
-
-
-@dataclass(frozen=True)
-class Row:
-    """One validation. Times are of the training epoch before it."""
-
-    stage: int
-    epoch: int  # counted over both stages, from 1
-    step: int  # optimizer steps so far, over both stages
-    metrics: dict[str, float]  # train_loss, val_loss, ... in the order in which they are said
-    rates: dict[str, float]  # lr_<part>: learning rate of each part, 0 while frozen
-    stays_per_second: float  # training, validation apart
-    waiting: float | None  # share of the training time spent waiting for the next batch; None: nothing is read
-    seconds: float  # training epoch
-
-    def as_flat(self) -> dict[str, float | None]:
-        """One column a number."""
-        place = {"stage": self.stage, "epoch": self.epoch, "step": self.step}
-        pace = {name: getattr(self, name) for name in ("stays_per_second", "waiting", "seconds")}
-        return place | self.metrics | self.rates | pace
 
 
 class Clock(pl.Callback):
@@ -76,10 +56,9 @@ class Clock(pl.Callback):
 
 
 class MetricsTable:
-    """metrics.csv and TensorBoard curves of a run: one `add` a validation, both stages in one table."""
+    """metrics.csv and TensorBoard curves of a run: one `add` per validation, both stages in one table."""
 
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
-        self.rows: list[Row] = []
         self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
         with _write_errors(tensorboard_dir):
             self.curves = SummaryWriter(str(tensorboard_dir))
@@ -88,11 +67,10 @@ class MetricsTable:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, list(row.as_flat()))
-        if not self.rows:
+        if not self.csv_path.exists():
             writer.writeheader()
         writer.writerow(row.as_flat())
         append_text(self.csv_path, lines.getvalue())
-        self.rows.append(row)
         with _write_errors(self.tensorboard_dir):
             for name, value in row.as_flat().items():
                 if name not in ("stage", "epoch", "step") and value is not None:
@@ -123,28 +101,26 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 class Reporter(pl.Callback):
-    """Adds a row to the table and prints a line after every validation."""
+    """Makes a row of every validation and hands it to `record`."""
 
     def __init__(
         self,
-        table: MetricsTable,
+        record: Callable[[Row], None],
         clock: Clock,
         stage: int,
-        epochs_in_all: int,
+        before: RunState,
         metrics: Sequence[str],
-        printed: Sequence[str],
         parts: Sequence[str],
         reads_data: bool,
     ) -> None:
-        """`metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate.
+        """`before` is the run before this stage.
 
-        `printed` are the columns of the lines on the terminal. Without `reads_data` (cached features) the time spent
-        waiting for batches says nothing about the loader and is not reported.
+        `metrics` are the logged names that a row holds, `parts` the parts of the model that have a learning rate.
+        Without `reads_data` (cached features) the time spent waiting for batches is none of the loader's and is not
+        reported.
         """
-        self.table, self.clock, self.stage, self.epochs_in_all = table, clock, stage, epochs_in_all
-        self.metrics, self.printed, self.parts, self.reads_data = metrics, printed, parts, reads_data
-        self.epochs_before = table.rows[-1].epoch if table.rows else 0
-        self.steps_before = table.rows[-1].step if table.rows else 0
+        self.record, self.clock, self.stage, self.before = record, clock, stage, before
+        self.metrics, self.parts, self.reads_data = metrics, parts, reads_data
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Before the plateau may cut them: the rates that this epoch was trained with.
@@ -152,21 +128,19 @@ class Reporter(pl.Callback):
         self.rates = {f"lr_{part}": rates.get(part, 0.0) for part in self.parts}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Validation has run by now, and the training loss of the whole epoch stands among the metrics.
-        row = Row(
-            stage=self.stage,
-            epoch=self.epochs_before + trainer.current_epoch + 1,
-            step=self.steps_before + trainer.global_step,
-            metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
-            rates=self.rates,
-            stays_per_second=self.clock.stays / self.clock.seconds,
-            waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
-            seconds=self.clock.seconds,
+        # Validation has run by now, and the training loss of the whole epoch is among the metrics.
+        self.record(
+            Row(
+                stage=self.stage,
+                epoch=self.before.epochs + trainer.current_epoch + 1,
+                step=self.before.steps + trainer.global_step,
+                metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
+                rates=self.rates,
+                stays_per_second=self.clock.stays / self.clock.seconds,
+                waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
+                seconds=self.clock.seconds,
+            )
         )
-        if not self.table.rows:
-            print_line(header_line(self.printed, self.epochs_in_all))
-        self.table.add(row)
-        print_line(row_line(row, self.printed, self.epochs_in_all))
 
 
 def header_line(columns: Sequence[str], epochs: int) -> str:
@@ -192,11 +166,14 @@ def _cell(name: str, value: float | None) -> str:
 class RunProgress(pl.Callback):
     """Progress of the whole run while a stage trains: epoch, loss, best of the watched metric, and time left."""
 
-    def __init__(self, table: MetricsTable, watched: Watched, epochs_in_all: int, is_last_stage: bool) -> None:
-        self.table, self.watched, self.epochs_in_all, self.is_last_stage = table, watched, epochs_in_all, is_last_stage
-        self.epochs_before = table.rows[-1].epoch if table.rows else 0
+    def __init__(
+        self, state: Callable[[], RunState], watched: Watched, epochs_in_all: int, is_last_stage: bool
+    ) -> None:
+        """`state` returns the run as it is now."""
+        self.state, self.watched, self.epochs_in_all, self.is_last_stage = state, watched, epochs_in_all, is_last_stage
+        self.epochs_before = state().epochs
         self.progress = Progress("")
-        self.loss = LateNumber()
+        self.loss = DelayedNumber()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.batches, self.start = 0, time.monotonic()  # training and validation batches of this stage so far
@@ -232,9 +209,8 @@ class RunProgress(pl.Callback):
         loss = self.loss.read(module.train_loss.so_far())  # type: ignore[operator, union-attr]
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
-        if self.table.rows:
-            better = max if self.watched.mode == "max" else min
-            best = better(row.metrics[self.watched.metric] for row in self.table.rows)
+        if self.state().rows:
+            best = self.state().best_row(self.watched).metrics[self.watched.metric]
             parts.append(f"best {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
             left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
@@ -244,7 +220,7 @@ class RunProgress(pl.Callback):
         return ", ".join(parts)
 
 
-class LateNumber:
+class DelayedNumber:
     """A number on a device, read without waiting for the device: what is returned may be one reading old."""
 
     def __init__(self) -> None:
@@ -271,9 +247,8 @@ class GpuWatch(pl.Callback):
 
     EVERY = 50
 
-    def __init__(self, samples: list[int]) -> None:
-        """Percentages are appended to `samples`; none are where there is no GPU or no way to ask."""
-        self.samples = samples
+    def __init__(self) -> None:
+        self.samples: list[int] = []  # in percent; none where there is no GPU or no way to ask
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
@@ -283,7 +258,7 @@ class GpuWatch(pl.Callback):
                 self.samples.append(torch.cuda.utilization(module.device))
 
 
-def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float, gpu_busy: list[int]) -> str:
+def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float, gpu_busy: Sequence[int]) -> str:
     """How busy the device was, in words; `gpu_busy` are samples in percent."""
     if device.type != "cuda":
         return f"CPU, {cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads busy on average"

@@ -1,0 +1,79 @@
+"""Loads a fine-tuned checkpoint for use; its optimizer and loss settings are not needed.
+
+Legend: N stays, V variables, I embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, architecture_of, read_file
+from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
+from seqsetvae.errors import InputError
+from seqsetvae.head import Head
+
+REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
+
+
+class FinetunedModel(nn.Module):
+    """A backbone and a head; the names of its weights are those of a fine-tuned checkpoint."""
+
+    def __init__(self, backbone: Any, head: Head, pooling: str) -> None:
+        super().__init__()
+        self.backbone, self.head, self.pooling = backbone, head, pooling
+
+    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """Logits of each stay: [N, 2]; `embeddings` [V, I] are those of the variables of the batch's cohort."""
+        return self.head(self.backbone.pooled(batch, embeddings, self.pooling))
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned model in evaluation mode, and what its checkpoint records."""
+
+    path: Path
+    model: FinetunedModel
+    input_dim: int  # width of the variable embeddings that it was trained with
+    trained_on: TrainedOn
+
+
+def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
+    """The model of a checkpoint of a fine-tuning run, of any version, on the CPU.
+
+    Raises:
+        InputError: unreadable, or a checkpoint of something else.
+    """
+    content = read_file(path)
+    saved = content.get("hyper_parameters")
+    if not isinstance(saved, dict) or not saved.keys() >= REQUIRED or "state_dict" not in content:
+        raise InputError(
+            f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate needs one (a pretrained checkpoint must "
+            "first be fine-tuned, with --mode finetune)"
+        )
+    try:
+        model = _build(saved, architecture_of(content, path)).to(dtype)
+        model.load_state_dict(content["state_dict"])
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
+    trained_on = TrainedOn(
+        fingerprints=saved[FINGERPRINTS],
+        label_name=saved["label_name"],
+        max_sets=saved["max_sets"],
+        transform=read_transform(saved.get(VALUE_TRANSFORM), path),
+    )
+    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
+
+
+def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
+    """The model of these hyper_parameters, with random weights."""
+    architecture, head = ARCHITECTURES[name], saved["head"]
+    backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
+    width = backbone.pooled_width(head["pooling"])
+    return FinetunedModel(backbone, Head(width, head["hidden"], head["dropout"]), head["pooling"])

@@ -1,0 +1,106 @@
+"""Predictions for the stays of a split as one table: validation, evaluation and reports all read this.
+
+Legend: N stays of a batch, n stays of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+from seqsetvae.batch import Batch
+from seqsetvae.evaluation.load import FinetunedModel
+from seqsetvae.metrics import require_finite
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One row for each labelled stay."""
+
+    split: str
+    stay_id: torch.Tensor  # [n] int64
+    label: torch.Tensor  # [n] int64, 0 or 1
+    logit: torch.Tensor  # [n] float64, log-odds of class 1
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def ranking(self) -> dict[str, torch.Tensor]:
+        """AUROC ("auc") and average precision ("auprc"), exact.
+
+        Without validate_args, which would read everything back to the host: labels were checked in compiling the data.
+        """
+        score = ranking_score(self.logit)
+        return {
+            "auc": binary_auroc(score, self.label, validate_args=False),
+            "auprc": binary_average_precision(score, self.label, validate_args=False),
+        }
+
+
+def ranking_score(logit: torch.Tensor) -> torch.Tensor:
+    """Scores in (0, 1) that rank stays exactly as their log-odds do: [n] → [n].
+
+    Not the probability: a sigmoid rounds large log-odds to the same number, and those ties would change the AUROC.
+    """
+    return 0.5 + 0.5 * logit / (1 + logit.abs())
+
+
+class GatheredPredictions(Metric):
+    """Gathers the predictions of all batches, and in `compute` those of all processes, on the device."""
+
+    full_state_update = False
+    stay_id: list[torch.Tensor]
+    label: list[torch.Tensor]
+    logit: list[torch.Tensor]
+
+    def __init__(self, split: str) -> None:
+        super().__init__()
+        self.split = split
+        for name in ("stay_id", "label", "logit"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: torch.Tensor, label: torch.Tensor, stay_id: torch.Tensor) -> None:
+        """Add a batch: logits [N, 2], labels [N], stay ids [N]."""
+        self.logit.append(logits.detach().double().diff(dim=1).squeeze(1))
+        self.label.append(label)
+        self.stay_id.append(stay_id)
+
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(stay_id, label, logit) of all stays; torchmetrics would damage a dataclass here."""
+        return dim_zero_cat(self.stay_id), dim_zero_cat(self.label), dim_zero_cat(self.logit)
+
+    def table(self) -> Predictions:
+        """All predictions; without the unlabelled stays by which the batches of several processes are filled up."""
+        stay_id, label, logit = (column.reshape(-1) for column in self.compute())  # one stay alone comes as a scalar
+        labelled = label >= 0
+        return Predictions(self.split, stay_id[labelled], label[labelled], logit[labelled])
+
+
+@torch.inference_mode()
+def predict(
+    model: FinetunedModel,
+    embeddings: torch.Tensor,
+    batches: Iterable[Batch],
+    split: str,
+    precision: AbstractContextManager[Any],
+) -> Predictions:
+    """Predictions of a fine-tuned model for every stay of these batches, on the device of `embeddings` [V, I].
+
+    Raises:
+        FloatingPointError: a logit is not finite; it would be ranked above all others.
+    """
+    gathered = GatheredPredictions(split)
+    for cpu_batch in batches:
+        batch = cpu_batch.to(embeddings.device)
+        with precision:
+            logits = model(batch, embeddings)
+        require_finite(logits, cpu_batch.stay_id, split)
+        gathered.update(logits, batch.label, batch.stay_id)
+    return gathered.table()

@@ -1,0 +1,124 @@
+"""Which stays form which batch, and when: a pure function of (seed, stage, epoch, rank, world size, offset).
+
+Legend: n stays of a split, B batches of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from torch.utils.data import Sampler
+
+POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Batches of stays as slices of one array: 8 bytes a stay and 16 a batch, however many there are."""
+
+    order: np.ndarray  # [n] stays
+    start: np.ndarray  # [B] into order
+    end: np.ndarray  # [B] into order
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.order[start:end] for start, end in zip(self.start, self.end, strict=True))
+
+    def __getitem__(self, batches: slice | np.ndarray) -> Groups:
+        """These batches, in this order."""
+        return Groups(self.order, self.start[batches], self.end[batches])
+
+    def halved(self, count: int) -> Groups:
+        """The same stays in `count` more batches, as far as there are batches of several stays to cut in half."""
+        size = self.end - self.start
+        largest = np.argsort(-size, kind="stable")[: min(count, np.count_nonzero(size > 1))]
+        middle = self.start[largest] + size[largest] // 2
+        end = self.end.copy()
+        end[largest] = middle
+        return Groups(self.order, np.append(self.start, middle), np.append(end, self.end[largest]))
+
+    def and_single(self, stays: np.ndarray) -> Groups:
+        """These batches, then one of each of these stays."""
+        start = len(self.order) + np.arange(len(stays))
+        return Groups(np.append(self.order, stays), np.append(self.start, start), np.append(self.end, start + 1))
+
+
+def group_by_length(
+    order: np.ndarray,
+    n_sets: np.ndarray,
+    n_events: np.ndarray,
+    batch_size: int,
+    max_events: int,
+    pool_batches: int | None = POOL_BATCHES,
+) -> Groups:
+    """Cut stays, taken in `order`, into batches of similar length.
+
+    Pools of `pool_batches` batches (None: one pool of all stays) are sorted by number of sets and cut wherever a batch
+    is full, by stays or by events. A stay that alone exceeds `max_events` is a batch of its own.
+    """
+    pool_size = len(order) if pool_batches is None else pool_batches * batch_size
+    order = order[np.lexsort((n_sets[order], np.arange(len(order)) // max(pool_size, 1)))]  # stable
+    start = np.fromiter(_cut(n_events[order], batch_size, max_events, pool_size), dtype=np.int64)
+    return Groups(order, start, np.append(start, len(order))[1:])
+
+
+def _cut(n_events: np.ndarray, batch_size: int, max_events: int, pool_size: int) -> Iterator[int]:
+    """Where each batch begins."""
+    count = events = 0
+    for position, size in enumerate(n_events.data):  # a memoryview: Python numbers, but one at a time
+        if position % pool_size == 0 or count == batch_size or events + size > max_events:
+            yield position
+            count = events = 0
+        count += 1
+        events += size
+
+
+class LengthBucketSampler(Sampler[np.ndarray]):
+    """The batches of one epoch for one process, as positions of stays in their split.
+
+    In training (`shuffle`) the stays are permuted, pooled, and the batches permuted again, anew for each stage and
+    epoch; otherwise the batches go from short to long. All processes lay out the same batches and each takes every
+    `world_size`-th. They must do equally many steps, so the largest batches are cut in half until their number divides;
+    where single stays are left over, the first ones are added again: in training as they are, otherwise without their
+    label, as ~position, so that no metric counts a stay twice.
+
+    The first `offset` batches of this process were processed before a restart and are left out. The length stays that
+    of the whole epoch, by which Lightning counts.
+    """
+
+    def __init__(
+        self,
+        stays: np.ndarray,
+        n_sets: np.ndarray,
+        n_events: np.ndarray,
+        *,
+        batch_size: int,
+        max_events: int,
+        shuffle: bool,
+        seed: int = 0,
+        stage: int = 1,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        offset: int = 0,
+    ) -> None:
+        rng = np.random.default_rng([seed, stage, epoch])
+        order, pool_batches = (rng.permutation(stays), POOL_BATCHES) if shuffle else (stays, None)
+        batches = group_by_length(order, n_sets, n_events, batch_size, max_events, pool_batches)
+        batches = batches.halved(-len(batches) % world_size)
+        if shuffle:
+            batches = batches[rng.permutation(len(batches))]
+        again = np.resize(batches.order, -len(batches) % world_size)
+        self.batches = batches.and_single(again if shuffle else ~again)[rank::world_size]
+        self.offset = offset
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return islice(self.batches, self.offset, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)

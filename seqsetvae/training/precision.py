@@ -1,0 +1,69 @@
+"""Precision, device and kernels of a run: everything that the last bits of a result depend on besides its inputs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seqsetvae.errors import InputError
+from seqsetvae.settings.groups import RunSettings
+
+
+def prepare_device(run: RunSettings) -> torch.device:
+    """The device of the setting `accelerator`; also sets deterministic kernels.
+
+    A Trainer would set them only when it starts, which is after the features of a frozen backbone are computed.
+
+    Raises:
+        InputError: the setting is gpu and there is none.
+    """
+    if run.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError(
+            "accelerator: received 'gpu', but torch.cuda.is_available() is False; use --accelerator cpu, or install a "
+            "CUDA build of torch"
+        )
+    use_gpu = run.accelerator != "cpu" and torch.cuda.is_available()
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(run.deterministic)
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def effective_precision(run: RunSettings, device: torch.device) -> str:
+    """The precision of the run: a CPU does not train in float16, so bfloat16 is used there."""
+    return "bf16-mixed" if run.precision == "16-mixed" and device.type == "cpu" else run.precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How a backbone computes, as far as the last bits of its outputs depend on it."""
+
+    device: torch.device
+    autocast: torch.dtype | None = None  # type of the matrix products in mixed precision; None: that of the weights
+    compiled: bool = False  # its dense parts, by torch.compile
+
+    @classmethod
+    def of(cls, run: RunSettings, device: torch.device) -> Precision:
+        """As the settings say, on this device."""
+        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(run, device))
+        return cls(device=device, autocast=mixed, compiled=run.compile_model)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Autocast in mixed precision, else a context without effect."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def as_plain(self) -> dict[str, str | bool | None]:
+        """For the manifest; with threads and processor, because the order of sums changes the last bits."""
+        cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        return {
+            "device": self.device.type,
+            "processor": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu,
+            "autocast": None if self.autocast is None else str(self.autocast),
+            "float32 products": torch.get_float32_matmul_precision(),
+            "compiled": self.compiled,
+            "deterministic kernels": torch.are_deterministic_algorithms_enabled(),
+        }
