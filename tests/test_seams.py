@@ -1,0 +1,205 @@
+"""An architecture, an objective and a mode are added from this file, without a change to the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.cohort import Cohort
+from seqsetvae.modes import MODES
+from seqsetvae.objectives import OBJECTIVES
+from seqsetvae.settings.declare import argument, setting
+from seqsetvae.settings.groups import DataSettings
+from seqsetvae.settings.kinds import integer, number
+from tests.command import argv, call, command, finetune, rows_of, run_of
+
+# ------------------------------------------------------------------------------------------------ architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagSizes:
+    """Sizes of a bag of events."""
+
+    input_dim: int
+    bag_width: int = setting(integer(1), default=8, help="width of the bag")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Bag(nn.Module):
+    """The mean over the events of a stay of a linear map of (embedding · value)."""
+
+    architecture = "bag"
+
+    def __init__(self, sizes: BagSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.map = nn.Linear(sizes.input_dim, sizes.bag_width)
+
+    def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
+        events = self.map(embeddings[batch.variable] * batch.value[:, None])  # [E, P]
+        in_size_order = torch.empty_like(batch.set_row).index_copy(0, batch.set_row, batch.stay_of_set)  # [S]
+        counts = torch.tensor([size for size, count in batch.size_runs for _ in range(count)])  # [S]
+        stay = in_size_order.repeat_interleave(counts)  # [E]
+        total = events.new_zeros(batch.n_stays, events.shape[1]).index_add(0, stay, events)
+        return total / stay.bincount(minlength=batch.n_stays)[:, None]
+
+    def pooled_width(self, pooling: str) -> int:
+        return self.sizes.bag_width
+
+    def compile_dense_parts(self) -> None:
+        self.map.compile()
+
+
+def _infer(shapes: Mapping[str, Sequence[int]], stated: Any, fallback: Any, file: str) -> BagSizes:
+    width, input_dim = shapes["map.weight"]
+    return BagSizes(input_dim=input_dim, bag_width=width)
+
+
+def _explain(names: Iterable[str]) -> str:
+    return ""
+
+
+BAG = SimpleNamespace(
+    Sizes=BagSizes,
+    PRESETS={"full": {}},
+    SKIPPED=(),
+    INERT=frozenset(),
+    NOT_IN_SHAPES=(),
+    problems=lambda sizes: [],
+    build=Bag,
+    canonical_name=lambda key: key,
+    explain_missing=_explain,
+    infer_sizes=_infer,
+)
+
+# ------------------------------------------------------------------------------------------------ objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthSettings:
+    """Weight of the loss."""
+
+    length_weight: float = setting(number(0), default=1.0, help="weight of the loss")
+
+
+class Length(nn.Module):
+    """Predict the number of sets of a stay from its pooled state."""
+
+    def __init__(self, settings: LengthSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def validation_terms(self, model: Any, batch: Batch, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+        predicted = model.pooled(batch, embeddings, "mean").sum(dim=1)
+        return {"loss": self.settings.length_weight * (predicted - batch.sets_per_stay.log()).square().mean()}
+
+    def training_terms(self, model: Any, batch: Batch, embeddings: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        return self.validation_terms(model, batch, embeddings)
+
+    def end_of_validation(self, step: int) -> dict[str, float]:
+        return {"val_step": float(step)}
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        return {"length_weight": self.settings.length_weight}
+
+
+def _build_model(architecture: str, sizes: Any) -> nn.Module:
+    return ARCHITECTURES[architecture].build(sizes)
+
+
+LENGTH = SimpleNamespace(
+    Settings=LengthSettings,
+    WATCHED=("val_loss", "min"),
+    METRICS=("train_loss", "val_loss", "val_step"),
+    PRINTED=("train_loss", "val_loss"),
+    build_model=_build_model,
+    build_loss=lambda settings, sizes: Length(settings),
+    advice=lambda *_: ["this is advice of the objective"],
+)
+
+# ------------------------------------------------------------------------------------------------ mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountSettings:
+    """What the mode reads."""
+
+    at_least: int = argument(integer(0), "count: fewest stays", default=0)
+    data: DataSettings
+
+
+def _problems(settings: CountSettings) -> list[str]:
+    return ["at_least: received 13; allowed: any other number"] if settings.at_least == 13 else []
+
+
+def _run(settings: CountSettings) -> None:
+    print(f"at least {settings.at_least} stays in {settings.data.data_dir}")
+
+
+COUNT = SimpleNamespace(HELP="count stays", NEEDS=("data_dir",), Settings=CountSettings, problems=_problems, run=_run)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "bag", BAG)
+    monkeypatch.setitem(OBJECTIVES, "length", LENGTH)
+    monkeypatch.setitem(MODES, "count", COUNT)
+
+
+def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"architecture": "bag", "data_dir": compiled.path, "output_root_dir": tmp_path}
+    status, printed, errors = command(
+        "pretrain", **flags, bag_width=6, objective="length", length_weight=2, max_epochs=2, batch_size=8
+    )
+    assert status == 0, errors
+    assert "this is advice of the objective" in " ".join(printed.split())
+    pretrained = run_of(tmp_path, "pretrain") / "checkpoints" / "best.ckpt"
+    assert read_checkpoint(pretrained).architecture == "bag"
+    assert rows_of(run_of(tmp_path, "pretrain"))[-1]["val_step"] == "16.0"
+
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, architecture="bag")  # cached features included
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    assert len(rows_of(run)) == 3
+    status, printed, errors = command("evaluate", ckpt=run, split="valid", output_root_dir=tmp_path)
+    assert status == 0, errors
+    best = max(float(row["val_auc"]) for row in rows_of(run))
+    assert f"AUROC {best:.4f}" in printed
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, architecture="bag")
+    assert status == 2
+    assert "architecture: received 'bag'" in errors
+    assert "has the architecture 'seqsetvae'" in errors
+
+
+def test_an_objective_names_the_architectures_that_it_cannot_train(compiled: Cohort, tmp_path: Path) -> None:
+    status, _, errors = command("pretrain", architecture="bag", data_dir=compiled.path, output_root_dir=tmp_path)
+    assert status == 2
+    assert "objective: received 'reconstruction'; it trains only seqsetvae, not bag" in errors
+
+
+def test_a_mode_brings_its_flags_and_rules(compiled: Cohort) -> None:
+    status, printed, errors = command("count", data_dir=compiled.path, at_least=3)
+    assert status == 2  # it does not read --accelerator, which `command` passes
+    assert "accelerator" in errors
+    status, printed, _ = call(argv(mode="count", data_dir=compiled.path, at_least=3))
+    assert (status, printed) == (0, f"at least 3 stays in {compiled.path}\n")
+    status, _, errors = call(argv(mode="count", data_dir=compiled.path, at_least=13))
+    assert status == 2
+    assert "at_least: received 13; allowed: any other number" in errors
+    status, _, errors = call(argv(mode="count"))
+    assert "data_dir: not given" in errors
