@@ -21,8 +21,8 @@ from benchmarks.works import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.cohort import find_cohort, open_cohort
+from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
-from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.callbacks import Clock

@@ -10,8 +10,8 @@ import pytest
 
 from seqsetvae.cohort import Cohort, find_cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
+from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.format import ARRAYS
-from seqsetvae.cohort.sources.seqsetvae_layout import write_layout
 from tests.tiny import SHARED
 from train_optimized import main
 

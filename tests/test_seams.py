@@ -1,13 +1,15 @@
-"""An architecture, an objective and a mode are added from this file, without a change to the package."""
+"""An architecture, an objective, a mode and a source are added from this file, without a change to the package."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,11 @@ from torch import nn
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import read_checkpoint
-from seqsetvae.cohort import Cohort
+from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort.command import main as data_command
+from seqsetvae.cohort.sources import SOURCES
+from seqsetvae.cohort.sources.opened import Opened, add_out
+from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
 from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting
@@ -151,11 +157,60 @@ def _run(settings: CountSettings) -> None:
 COUNT = SimpleNamespace(HELP="count stays", NEEDS=("data_dir",), Settings=CountSettings, problems=_problems, run=_run)
 
 
+# ------------------------------------------------------------------------------------------------ source
+
+
+class Clocks:
+    """Stays whose only variable is the hour; every second one is positive."""
+
+    description = "clocks"
+
+    def __init__(self, n_stays: int) -> None:
+        stays = [Stay(number, f"clock {number}") for number in range(n_stays)]
+        self.stays: dict[str, Sequence[Stay]] = {"train": stays[::2] + stays[1::4], "valid": stays[3::4]}
+        self.skips: list[Skip] = []
+        self.unnamed_rows = UnnamedRows()
+
+    def read(self, stays: Sequence[Stay]) -> Rows:
+        hours = np.tile(np.arange(3.0), len(stays))
+        return Rows(
+            stays=stays,
+            n_rows=np.full(len(stays), 3),
+            names=["hour"],
+            variable=np.zeros(len(hours), dtype=np.int32),
+            value=hours,
+            minute=60 * hours,
+            set_index=None,
+            has_set_index=np.zeros(len(stays), dtype=bool),
+        )
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add_out(parser)
+    parser.add_argument("--clocks", type=int, default=8)
+
+
+def _open_source(arguments: argparse.Namespace) -> Opened:
+    labels = {number: number % 2 for number in range(arguments.clocks)}
+    return Opened(
+        source=Clocks(arguments.clocks),
+        label_name="odd",
+        labels=labels,
+        stats=None,
+        embeddings=None,
+        embedding_dim=4,
+    )
+
+
+CLOCKS = SimpleNamespace(HELP="clocks", add_flags=_add_flags, open_source=_open_source)
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES, "bag", BAG)
     monkeypatch.setitem(OBJECTIVES, "length", LENGTH)
     monkeypatch.setitem(MODES, "count", COUNT)
+    monkeypatch.setitem(SOURCES, "clocks", CLOCKS)
 
 
 def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compiled: Cohort, tmp_path: Path) -> None:
@@ -203,3 +258,12 @@ def test_a_mode_brings_its_flags_and_rules(compiled: Cohort) -> None:
     assert "at_least: received 13; allowed: any other number" in errors
     status, _, errors = call(argv(mode="count"))
     assert "data_dir: not given" in errors
+
+
+def test_a_source_brings_its_flags_stays_and_labels(tmp_path: Path) -> None:
+    assert data_command(["clocks", str(tmp_path / "out"), "--clocks", "12"]) == 0
+    cohort = open_cohort(tmp_path / "out")
+    assert cohort.label_name == "odd"
+    assert {name: split.n_stays for name, split in cohort.splits.items()} == {"train": 9, "valid": 3}
+    assert cohort.split("valid").label.tolist() == [1, 1, 1]
+    assert cohort.vocabulary == ("hour",)

@@ -32,6 +32,7 @@ from seqsetvae.cohort.format import (
 )
 from seqsetvae.cohort.manifest import damaged, write_manifest
 from seqsetvae.cohort.sidefiles import (
+    DEFAULT_WIDTH,
     Embeddings,
     Labels,
     Stats,
@@ -45,7 +46,6 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder
 
 COMPILER_VERSION = 1  # raise it when the same input compiles to different arrays: old cache entries are then not found
-DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behind cached.csv
 STAYS_PER_CHUNK = 256
 EVENTS_PER_BLOCK = 1 << 20
 SKIPPED = "skipped.csv"

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -17,26 +16,17 @@ from tqdm import tqdm
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
-from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, find_patient_ehr, parquet_names
+from seqsetvae.cohort.sources.seqsetvae_layout import (
+    DEFAULT_LABEL,
+    LayoutFiles,
+    locate_layout,
+    open_layout,
+    parquet_names,
+    side_file,
+)
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, file_sha256
-
-DEFAULT_LABEL = "in_hospital_mortality"
-
-
-@dataclass(frozen=True)
-class LayoutFiles:
-    """The files of an old layout.
-
-    None = there is none: statistics from the train split, no labels, embeddings made from the names.
-    """
-
-    patient_ehr: Path
-    stats: Path | None
-    labels: Path | None
-    embeddings: Path | None
 
 
 def find_cohort(
@@ -110,36 +100,9 @@ def require_given(
     stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
 ) -> None:
     """Raises InputError if a side file that was given does not exist."""
-    _side_file(Path(), "stats.csv", "--params_map_path", stats_path)
-    _side_file(Path(), "oc.csv", "--label_path", label_path)
-    _side_file(Path(), "cached.csv", "--embeddings_path", embeddings_path)
-
-
-def locate_layout(
-    data_dir: Path,
-    stats_path: str | Path | None = None,
-    label_path: str | Path | None = None,
-    embeddings_path: str | Path | None = None,
-) -> LayoutFiles:
-    """The files of an old layout: those given, else those beside or inside patient_ehr.
-
-    Raises:
-        InputError: no patient_ehr, or a file that was given does not exist.
-    """
-    patient_ehr = find_patient_ehr(data_dir)
-    stats = _side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
-    labels = _side_file(patient_ehr, "oc.csv", "--label_path", label_path)
-    embeddings = _side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
-    return LayoutFiles(patient_ehr, stats, labels, embeddings)
-
-
-def _side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
-    if given is not None:
-        if not Path(given).is_file():
-            raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
-        return Path(given)
-    usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
-    return next((path for path in usual if path.is_file()), None)
+    side_file(Path(), "stats.csv", "--params_map_path", stats_path)
+    side_file(Path(), "oc.csv", "--label_path", label_path)
+    side_file(Path(), "cached.csv", "--embeddings_path", embeddings_path)
 
 
 def compile_layout(
@@ -157,21 +120,8 @@ def compile_layout(
     Raises:
         InputError: also if embedding_dim is given beside a cached.csv, which has a width of its own.
     """
-    if files.embeddings and embedding_dim is not None:
-        raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
-    width = {} if embedding_dim is None else {"embedding_dim": embedding_dim}
-    return compile_cohort(
-        SeqSetVAELayout(files.patient_ehr),
-        out,
-        label_name=label_name,
-        labels=read_labels(files.labels, label_name) if files.labels else None,
-        stats=read_stats(files.stats) if files.stats else None,
-        embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
-        skip_bad=skip_bad,
-        jobs=jobs,
-        progress=progress,
-        **width,
-    )
+    opened = open_layout(files, label_name, embedding_dim)
+    return compile_cohort(**vars(opened), out=out, skip_bad=skip_bad, jobs=jobs, progress=progress)
 
 
 def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:

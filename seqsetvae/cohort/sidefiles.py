@@ -18,6 +18,7 @@ from seqsetvae.errors import InputError
 # z-score, and sums of squares, still fit into float32.
 LARGEST_Z = 1e9
 
+DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behind cached.csv
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
 Labels = Mapping[int, int]  # stay -> 0 or 1; a stay that is absent has no label
 

@@ -24,6 +24,7 @@ from seqsetvae.settings.kinds import BOOLEAN
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from model_optimized import SeqSetVAEFineTuner
+    from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
     from seqsetvae.training.summary import Summary
@@ -90,12 +91,9 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
-    from seqsetvae.cohort.open import check_data, open_data
-    from seqsetvae.loading import data_module, require_both_classes
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.loading import data_module
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.training.schedule import VAL_AUC, Schedule
     from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
@@ -103,35 +101,9 @@ def run(settings: Settings) -> Summary:
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    width = check_data(settings.data, "train", "valid")
-    loaded = (
-        None
-        if settings.from_random_weights
-        else load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
-    )
-    cohort = open_data(settings.data, settings.run.output_root_dir)
-    require_both_classes(cohort, "train", "valid")
-    if loaded is None:
-        backbone, report = untrained(settings, cohort), None
-        transform = new_transform(settings.values, cohort)
-    else:
-        backbone, checkpoint, report = loaded
-        check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-        transform = value_transform(checkpoint, cohort)
-    rates, schedule = settings.rates, settings.schedule
-    if schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
-        print(
-            f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
-            "head is new, the backbone is pretrained"
-        )
-    data = data_module(
-        cohort,
-        transform,
-        settings.data,
-        settings.loader,
-        settings.run,
-        device,
-    )
+    cohort, backbone, transform, report = cohort_and_backbone(settings)
+    warn_of_rates(settings)
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
     module = build(settings, backbone, cohort, transform)
     run = start_run(
         "finetune",
@@ -141,7 +113,7 @@ def run(settings: Settings) -> Summary:
         device,
         backbone.sizes,
         report,
-        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(schedule)),
+        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule)),
         watched=VAL_AUC,
         metrics=METRICS,
         printed=PRINTED,
@@ -158,6 +130,39 @@ def run(settings: Settings) -> Summary:
         lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
+
+
+def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
+    """The data and the backbone, checked against each other, how values are read, and what was loaded.
+
+    Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
+    """
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.loading import require_both_classes
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.pretrained import load_pretrained
+
+    width = check_data(settings.data, "train", "valid")
+    loaded = None
+    if not settings.from_random_weights:
+        loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+    cohort = open_data(settings.data, settings.run.output_root_dir)
+    require_both_classes(cohort, "train", "valid")
+    if loaded is None:
+        return cohort, untrained(settings, cohort), new_transform(settings.values, cohort), None
+    backbone, checkpoint, report = loaded
+    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return cohort, backbone, value_transform(checkpoint, cohort), report
+
+
+def warn_of_rates(settings: Settings) -> None:
+    """The head is new and the backbone is pretrained, so the backbone's rate should be the lower one."""
+    rates = settings.rates
+    if settings.schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
+        print(
+            f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
+            "head is new, the backbone is pretrained"
+        )
 
 
 def untrained(settings: Settings, cohort: Cohort) -> Any:

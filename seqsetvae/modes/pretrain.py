@@ -21,6 +21,9 @@ from seqsetvae.settings.groups import (
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.checkpoint import Checkpoint, LoadReport
+    from seqsetvae.cohort import Cohort
+    from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.training.run_state import Row
     from seqsetvae.training.summary import Summary
 
 HELP = "train a backbone without labels"
@@ -55,40 +58,20 @@ def run(settings: Settings) -> Summary:
     import pytorch_lightning as pl
 
     from model_optimized import SeqSetVAEPretrainer
-    from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module, embedding_table
     from seqsetvae.objectives import OBJECTIVES
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.precision import prepare_device
     from seqsetvae.training.schedule import Schedule, Watched
     from seqsetvae.training.start import start_run, train_and_summarize
-    from seqsetvae.training.summary import partial_weights_advice
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    width = check_data(settings.data, "train", "valid", labelled=False)
     objective = OBJECTIVES[settings.objective.objective]
-    model, checkpoint, report = build_model(settings, width)
-    cohort = open_data(settings.data, settings.run.output_root_dir)
-    cohort.split("train"), cohort.split("valid")
-    if checkpoint is None:
-        transform = new_transform(settings.values, cohort)
-    else:
-        check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-        transform = value_transform(checkpoint, cohort)
-    data = data_module(
-        cohort,
-        transform,
-        settings.data,
-        settings.loader,
-        settings.run,
-        device,
-        labelled=False,
-    )
-    loss = objective.build_loss(settings.objective.settings(), model.sizes)
+    cohort, model, transform, report = cohort_and_model(settings)
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
     module = SeqSetVAEPretrainer(
         model,
-        loss,
+        objective.build_loss(settings.objective.settings(), model.sizes),
         settings.rate.pretrain_lr,
         settings.optimizer.weight_decay,
         embedding_table(cohort, settings.run),
@@ -116,19 +99,27 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True, decay=True),
-        lambda rows: (
-            partial_weights_advice(report)
-            + objective.advice(
-                settings.objective.settings(),
-                model.sizes,
-                rows[-1].metrics,
-                rows[-1].step,
-                rows[-1].epoch,
-                cohort.split("train"),
-                cohort.vocabulary,
-            )
-        ),
+        lambda rows: advice(settings, model.sizes, report, rows[-1], cohort),
     )
+
+
+def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
+    """The data and the model with the objective's extra weights, checked against each other, how values are read, and
+    what was loaded.
+
+    Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
+    """
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+
+    width = check_data(settings.data, "train", "valid", labelled=False)
+    model, checkpoint, report = build_model(settings, width)
+    cohort = open_data(settings.data, settings.run.output_root_dir)
+    cohort.split("train"), cohort.split("valid")
+    if checkpoint is None:
+        return cohort, model, new_transform(settings.values, cohort), None
+    check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return cohort, model, value_transform(checkpoint, cohort), report
 
 
 def build_model(settings: Settings, width: int) -> tuple[Any, Checkpoint | None, LoadReport | None]:
@@ -145,3 +136,19 @@ def build_model(settings: Settings, width: int) -> tuple[Any, Checkpoint | None,
         sizes = ARCHITECTURES[chosen.architecture].Sizes(input_dim=width, **chosen.sizes())
         return build(chosen.architecture, sizes), None, None
     return load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
+
+
+def advice(settings: Settings, sizes: Any, report: LoadReport | None, last: Row, cohort: Cohort) -> list[str]:
+    """Warnings about weights that were not loaded, and those of the objective."""
+    from seqsetvae.objectives import OBJECTIVES
+    from seqsetvae.training.summary import partial_weights_advice
+
+    return partial_weights_advice(report) + OBJECTIVES[settings.objective.objective].advice(
+        settings.objective.settings(),
+        sizes,
+        last.metrics,
+        last.step,
+        last.epoch,
+        cohort.split("train"),
+        cohort.vocabulary,
+    )

@@ -11,10 +11,11 @@ import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
 from seqsetvae.cohort.compile import STAYS_PER_CHUNK
+from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.sidefiles import generate_embedding, read_embeddings
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, write_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.errors import InputError
 
 from .conftest import Folder

@@ -14,6 +14,7 @@ import re
 import tarfile
 import zipfile
 import zlib
+from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.sidefiles import Labels, read_labels, stay_number
+from seqsetvae.cohort.sources.opened import (
+    DEFAULT_WIDTH,
+    Opened,
+    add_embeddings,
+    add_out,
+    add_stats,
+    embeddings_of,
+    stats_of,
+)
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, UnnamedRows
 from seqsetvae.errors import InputError
 
+HELP = "Compile the PhysioNet/CinC Challenge 2012 as published (set-a, set-b, set-c, Outcomes-*.txt)."
 LABEL_NAME = "in_hospital_mortality"
 MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out
 MAX_HOURS = 10_000  # since admission; the challenge ends at 48, so a time beyond this is an error in writing
@@ -35,6 +46,47 @@ LONGEST_ROW = 100_000  # bytes; a real row has 20, and one of a megabyte would e
 _ICU_TYPES = (1, 2, 3, 4)
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _HEADER = b"Time,Parameter,Value"
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py physionet2012`."""
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
+    add_out(parser)
+    for split in SPLITS:
+        flag = f"--{split}_sets"
+        parser.add_argument(flag, nargs="+", choices="abc", default=[], help=f"whole sets for the {split} split")
+    parser.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        metavar=tuple(split.upper() for split in SPLITS),
+        help="how to divide the stays of the sets that are not assigned; a split with whole sets of its own gets none "
+        "of them (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0; with other whole sets the same without their "
+        "splits, scaled to sum to 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
+    add_stats(
+        parser, "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
+    )
+    add_embeddings(parser, "made from the names; a compiled cohort stands for those it holds")
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The sets that these flags name."""
+    if arguments.embeddings and arguments.embedding_dim:
+        raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
+    stats = stats_of(arguments.stats) if arguments.stats else None
+    embeddings, width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
+    assigned = {split: getattr(arguments, f"{split}_sets") for split in SPLITS}
+    source = PhysioNet2012(arguments.src, assigned, arguments.fractions, arguments.seed)
+    return Opened(
+        source=source,
+        label_name=LABEL_NAME,
+        labels=source.labels,
+        stats=stats,
+        embeddings=embeddings,
+        embedding_dim=width,
+    )
 
 
 class PhysioNet2012:

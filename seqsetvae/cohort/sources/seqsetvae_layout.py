@@ -1,8 +1,8 @@
 """The SeqSetVAE layout: patient_ehr/{train,valid,test}/<stay>.parquet, with stats.csv, oc.csv, cached.csv beside it."""
 
-import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +13,105 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort
-from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.sources.opened import (
+    DEFAULT_WIDTH,
+    Opened,
+    add_embeddings,
+    add_label_name,
+    add_labels,
+    add_out,
+    add_stats,
+)
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.errors import InputError
-from seqsetvae.files import refuse_existing
 
+HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
+DEFAULT_LABEL = "in_hospital_mortality"
 ORIGIN_NOTE = "source.txt"
 _NUMBERS = ("value", "minute", "set_index")
 _COLUMNS = ("variable", *_NUMBERS)
+
+
+@dataclass(frozen=True)
+class LayoutFiles:
+    """The files of an old layout.
+
+    None = there is none: statistics from the train split, no labels, embeddings made from the names.
+    """
+
+    patient_ehr: Path
+    stats: Path | None
+    labels: Path | None
+    embeddings: Path | None
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py compile`."""
+    parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
+    add_out(parser)
+    add_stats(
+        parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
+    )
+    add_labels(parser, "default: the oc.csv beside PATIENT_EHR, if any")
+    add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
+    add_embeddings(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The layout that these flags name."""
+    files = locate_layout(arguments.patient_ehr, arguments.stats, arguments.labels, arguments.embeddings)
+    return open_layout(files, arguments.label_name, arguments.embedding_dim)
+
+
+def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None = None) -> Opened:
+    """The stays and side files of a layout.
+
+    Raises:
+        InputError: a side file cannot be read, or embedding_dim is given beside a cached.csv, which has its own width.
+    """
+    if files.embeddings and embedding_dim is not None:
+        raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
+    return Opened(
+        source=SeqSetVAELayout(files.patient_ehr),
+        label_name=label_name,
+        labels=read_labels(files.labels, label_name) if files.labels else None,
+        stats=read_stats(files.stats) if files.stats else None,
+        embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
+        embedding_dim=embedding_dim or DEFAULT_WIDTH,
+    )
+
+
+def locate_layout(
+    data_dir: Path,
+    stats_path: str | Path | None = None,
+    label_path: str | Path | None = None,
+    embeddings_path: str | Path | None = None,
+) -> LayoutFiles:
+    """The files of an old layout: those given, else those beside or inside patient_ehr.
+
+    Raises:
+        InputError: no patient_ehr, or a file that was given does not exist.
+    """
+    patient_ehr = find_patient_ehr(data_dir)
+    stats = side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
+    labels = side_file(patient_ehr, "oc.csv", "--label_path", label_path)
+    embeddings = side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
+    return LayoutFiles(patient_ehr, stats, labels, embeddings)
+
+
+def side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
+    """The file given, else the one of this name beside or in patient_ehr, if there is one.
+
+    Raises:
+        InputError: the file given does not exist.
+    """
+    if given is not None:
+        if not Path(given).is_file():
+            raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
+        return Path(given)
+    usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
+    return next((path for path in usual if path.is_file()), None)
 
 
 def find_patient_ehr(data_dir: Path) -> Path:
@@ -212,79 +302,3 @@ def _codes(column: pa.ChunkedArray, codes: dict[str, int]) -> NDArray[np.int32]:
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy()
-
-
-# ------------------------------------------------------------------ writing the layout
-
-
-@dataclass(frozen=True)
-class StayTable:
-    """One stay, ready to be written as a parquet file. E events."""
-
-    stay_id: int
-    variable: Sequence[str]  # E
-    value: NDArray[np.float64]  # [E] in the variable's own unit
-    minute: NDArray[np.float64]  # [E]
-    set_index: NDArray[np.int64]  # [E]
-
-
-def write_stay(folder: Path, stay: StayTable) -> Path:
-    """Write <folder>/<stay_id>.0.parquet and return its path."""
-    columns = {"variable": stay.variable, "value": stay.value, "minute": stay.minute, "set_index": stay.set_index}
-    file = folder / f"{stay.stay_id}.0.parquet"
-    pq.write_table(pa.table(columns), file)
-    return file
-
-
-def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a small CSV file; floats read back to the same bits."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def write_layout(cohort: Cohort, out: str | Path) -> Path:
-    """Write a cohort as OUT/{patient_ehr/<split>/<stay>.0.parquet, stats.csv, oc.csv, cached.csv}; returns patient_ehr.
-
-    Raises:
-        InputError: `out` exists already.
-    """
-    out = Path(out)
-    refuse_existing(out)
-    for name in cohort.splits:
-        folder = out / "patient_ehr" / name
-        folder.mkdir(parents=True)
-        for stay in _stays_of(cohort, name):
-            write_stay(folder, stay)
-    known = np.flatnonzero(~np.isnan(cohort.mean))
-    stats = ((cohort.vocabulary[v], float(cohort.mean[v]), float(cohort.std[v])) for v in known)
-    write_table(out / "stats.csv", ("variable", "mean", "std"), stats)
-    labels = (
-        (int(stay), int(label))
-        for split in cohort.splits.values()
-        for stay, label in zip(split.stay_id, split.label, strict=True)
-        if label >= 0
-    )
-    write_table(out / "oc.csv", ("ts_id", cohort.label_name), labels)
-    vectors = ((name, *vector.tolist()) for name, vector in zip(cohort.vocabulary, cohort.embeddings, strict=True))
-    write_table(out / "cached.csv", ("Key", *range(cohort.embeddings.shape[1])), vectors)
-    return out / "patient_ehr"
-
-
-def _stays_of(cohort: Cohort, name: str) -> Iterable[StayTable]:
-    split = cohort.split(name)
-    names = cohort.vocabulary
-    known = ~np.isnan(cohort.mean)
-    mean, std = np.where(known, cohort.mean, 0.0), np.where(known, cohort.std, 1.0)
-    for stay, start, end in zip(split.stay_id, split.stay_offset[:-1], split.stay_offset[1:], strict=True):
-        offset = split.set_offset[start : end + 1]
-        events = slice(offset[0], offset[-1])
-        variable, n_events = split.variable[events], np.diff(offset)
-        yield StayTable(
-            stay_id=int(stay),
-            variable=[names[v] for v in variable],
-            value=split.value[events] * std[variable] + mean[variable],
-            minute=np.repeat(split.minute[start:end], n_events),
-            set_index=np.repeat(np.arange(end - start), n_events),
-        )

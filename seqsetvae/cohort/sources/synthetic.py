@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.export import StayTable, write_stay, write_table
 from seqsetvae.cohort.sidefiles import generate_embedding
-from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, StayTable, write_stay, write_table
+from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.files import refuse_existing
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}

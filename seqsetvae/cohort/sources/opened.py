@@ -1,0 +1,90 @@
+"""What a source hands to the compiler, and the flags that sources share."""
+
+import argparse
+import math
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqsetvae.cohort.format import is_compiled, open_cohort
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Embeddings, Labels, Stats, read_embeddings, read_stats
+from seqsetvae.cohort.tidy import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Stays, labels and side tables of a source; the names are those of the arguments of compile_cohort."""
+
+    source: Source
+    label_name: str
+    labels: Labels | None  # 0 or 1 by stay
+    stats: Stats | None  # None: computed from the training split
+    embeddings: Embeddings | None  # None: generated from the names
+    embedding_dim: int  # width of generated embeddings
+
+
+def stats_of(path: Path) -> Stats:
+    """Statistics of a stats.csv, or those that an earlier cohort was normalised with."""
+    if not is_compiled(path):
+        return read_stats(path)
+    cohort = open_cohort(path)
+    pairs = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    return {name: (mean, std) for name, mean, std in pairs if not math.isnan(mean)}
+
+
+def embeddings_of(path: Path | None, width: int) -> tuple[Embeddings | None, int]:
+    """Vectors of a cached.csv or of an earlier cohort, and the width of those made from names where there are none."""
+    if path is None:
+        return None, width
+    if not is_compiled(path):
+        return read_embeddings(path), width
+    cohort = open_cohort(path)
+    if cohort.embeddings_generated:  # made from names, they are the same in every cohort, for new variables too
+        return None, cohort.embeddings.shape[1]
+    return Embeddings({name: row for row, name in enumerate(cohort.vocabulary)}, cohort.embeddings), width
+
+
+def add_out(parser: ArgumentParser) -> None:
+    """OUT."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+
+
+def add_stats(parser: ArgumentParser, text: str) -> None:
+    """--stats, with its help text."""
+    parser.add_argument("--stats", "--params_map_path", type=Path, metavar="STATS_CSV", help=text)
+
+
+def add_labels(parser: ArgumentParser, text: str) -> None:
+    """--labels; `text` says what is used without it."""
+    parser.add_argument("--labels", "--label_path", type=Path, metavar="OC_CSV", help=text)
+
+
+def add_label_name(parser: ArgumentParser, default: str | None, text: str) -> None:
+    """--label_name; `text` says what is used without it."""
+    parser.add_argument("--label_name", default=default, help=f"column of oc.csv ({text})")
+
+
+def add_embeddings(parser: ArgumentParser, default: str) -> None:
+    """--embeddings; `default` says what is used without it."""
+    parser.add_argument(
+        "--embeddings",
+        "--embeddings_path",
+        type=Path,
+        metavar="CACHED_CSV",
+        help=f"a vector for each variable (default: {default})",
+    )
+
+
+def add_common(parser: ArgumentParser) -> None:
+    """The flags that every source has."""
+    width = f"width of vectors made from the names (default {DEFAULT_WIDTH})"
+    parser.add_argument("--embedding_dim", type=positive, metavar="I", help=width)
+    parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="threads (default: one per core)")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
