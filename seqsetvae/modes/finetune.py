@@ -96,7 +96,7 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
-    from seqsetvae.training.schedule import VAL_AUC, Schedule
+    from seqsetvae.training.schedule import VAL_AUC
     from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
@@ -124,14 +124,7 @@ def run(settings: Settings) -> Summary:
             f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
-    data = data_module(
-        cohort,
-        transform,
-        settings.data,
-        settings.loader,
-        settings.run,
-        device,
-    )
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
     module = build(settings, backbone, cohort, transform)
     run = start_run(
         "finetune",
@@ -141,7 +134,6 @@ def run(settings: Settings) -> Summary:
         device,
         backbone.sizes,
         report,
-        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(schedule)),
         watched=VAL_AUC,
         metrics=METRICS,
         printed=PRINTED,

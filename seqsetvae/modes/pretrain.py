@@ -60,7 +60,7 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.precision import prepare_device
-    from seqsetvae.training.schedule import Schedule, Watched
+    from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import partial_weights_advice
 
@@ -97,7 +97,6 @@ def run(settings: Settings) -> Summary:
     )
     if settings.run.compile_model:
         model.compile_dense_parts()
-    unused: Any = {"unfreeze_after": None, "lr_factor": 1.0, "lr_patience": 0}
     run = start_run(
         "pretrain",
         settings,
@@ -106,7 +105,6 @@ def run(settings: Settings) -> Summary:
         device,
         model.sizes,
         report,
-        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule) | unused),
         watched=Watched(*objective.WATCHED),
         metrics=objective.METRICS,
         printed=objective.PRINTED,
@@ -115,7 +113,7 @@ def run(settings: Settings) -> Summary:
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True, decay=True),
+        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True),
         lambda rows: (
             partial_weights_advice(report)
             + objective.advice(
