@@ -18,11 +18,12 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.modes.finetune import METRICS, PRINTED
+from seqsetvae.settings.groups import FinetuningSchedule
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import cached_features
 from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import VAL_AUC, Schedule
+from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import Run
 
 EPOCHS = 20
@@ -99,7 +100,7 @@ def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run
         folder=folder,
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
         watched=VAL_AUC,
-        schedule=Schedule(
+        schedule=FinetuningSchedule(
             max_epochs=epochs,
             unfreeze_after=None,
             warmup_steps=0,

@@ -94,7 +94,7 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.loading import data_module
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.schedule import VAL_AUC, Schedule
+    from seqsetvae.training.schedule import VAL_AUC
     from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
@@ -113,7 +113,6 @@ def run(settings: Settings) -> Summary:
         device,
         backbone.sizes,
         report,
-        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule)),
         watched=VAL_AUC,
         metrics=METRICS,
         printed=PRINTED,

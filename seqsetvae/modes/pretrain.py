@@ -61,7 +61,7 @@ def run(settings: Settings) -> Summary:
     from seqsetvae.loading import data_module, embedding_table
     from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.training.precision import prepare_device
-    from seqsetvae.training.schedule import Schedule, Watched
+    from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
 
     device = prepare_device(settings.run)
@@ -80,7 +80,6 @@ def run(settings: Settings) -> Summary:
     )
     if settings.run.compile_model:
         model.compile_dense_parts()
-    unused: Any = {"unfreeze_after": None, "lr_factor": 1.0, "lr_patience": 0}
     run = start_run(
         "pretrain",
         settings,
@@ -89,7 +88,6 @@ def run(settings: Settings) -> Summary:
         device,
         model.sizes,
         report,
-        schedule=Schedule(warmup_steps=settings.optimizer.warmup_steps, **vars(settings.schedule) | unused),
         watched=Watched(*objective.WATCHED),
         metrics=objective.METRICS,
         printed=objective.PRINTED,
@@ -98,7 +96,7 @@ def run(settings: Settings) -> Summary:
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True, decay=True),
+        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True),
         lambda rows: advice(settings, model.sizes, report, rows[-1], cohort),
     )
 

@@ -120,7 +120,6 @@ class OptimizerSettings:
     """What an optimizer step is."""
 
     weight_decay: float = setting(number(0))
-    warmup_steps: int = setting(integer(0))
     gradient_clip_val: float = setting(number(0, above=True))
     gradient_accumulation_steps: int = setting(integer(1))
 
@@ -142,9 +141,10 @@ class PretrainingRate:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """How long a run trains."""
+    """How long a run trains, and the limits of its learning rates; patience counts validations."""
 
     max_epochs: int = setting(integer(1))
+    warmup_steps: int = setting(integer(0))
     min_lr: float = setting(number(0))
     es_patience: int = setting(integer(1))
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from seqsetvae.settings.groups import FinetuningSchedule
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -26,27 +28,14 @@ VAL_AUC = Watched("val_auc", "max")
 VAL_LOSS = Watched("val_loss", "min")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long a run goes on and what ends it; patience counts validations."""
-
-    max_epochs: int
-    unfreeze_after: int | None
-    warmup_steps: int
-    lr_factor: float
-    lr_patience: int
-    min_lr: float
-    es_patience: int
-
-
-def finetuning_stages(schedule: Schedule) -> list[int]:
+def finetuning_stages(schedule: FinetuningSchedule) -> list[int]:
     """Stages of fine-tuning: 1 (frozen backbone), 2 (all)."""
     if schedule.unfreeze_after is None or schedule.unfreeze_after >= schedule.max_epochs:
         return [1]
     return [1, 2] if schedule.unfreeze_after > 0 else [2]
 
 
-def epochs_of_stage(schedule: Schedule, stage: int, already: int) -> int:
+def epochs_of_stage(schedule: FinetuningSchedule, stage: int, already: int) -> int:
     """Most epochs of a stage of fine-tuning, after `already` epochs of the one before."""
     if stage == finetuning_stages(schedule)[-1]:
         return schedule.max_epochs - already

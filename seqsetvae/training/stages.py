@@ -18,12 +18,13 @@ from pytorch_lightning.callbacks import EarlyStopping
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
 from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint, last_checkpoint
 from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
-from seqsetvae.training.schedule import Decay, Plateau, Schedule, WarmUp, Watched, epochs_of_stage, finetuning_stages
+from seqsetvae.training.schedule import Decay, Plateau, WarmUp, Watched, epochs_of_stage, finetuning_stages
 
 
 class FineTuner(FrozenModel, Protocol):
@@ -43,7 +44,7 @@ class Run:
     folder: RunFolder
     table: MetricsTable
     watched: Watched
-    schedule: Schedule
+    schedule: ScheduleSettings
     metrics: Sequence[str]  # logged names that a row of the table holds
     printed: Sequence[str]  # columns of the table that are printed after each validation
     parts: Sequence[str]  # parts of the model that have a learning rate
@@ -56,13 +57,12 @@ class Run:
         max_epochs: int,
         *,
         warm_up: bool,
-        decay: bool = False,
         features: CachedFeatures | None = None,
     ) -> None:
         """Train one stage; best.ckpt keeps the best validation of all stages so far.
 
-        Rates are cut when the watched metric stalls, or with `decay` fall to the end of the stage. `features` replace
-        the data where a frozen backbone has computed them.
+        Fine-tuning reduces its rates when the watched metric stalls, pretraining lets them fall to the end of the
+        stage. `features` replace the data where a frozen backbone has computed them.
         """
         quiet_lightning()
         self.state = replace(
@@ -71,18 +71,17 @@ class Run:
             trained=self.state.trained | {stage: trained_parameters(self.module)},
             passes=self.state.passes + (features.passes if features else ()),
         )
-        trainer = self._trainer(stage, max_epochs, self._rates(warm_up, decay), reads_data=features is None)
+        trainer = self._trainer(stage, max_epochs, self._rates(warm_up), reads_data=features is None)
         loaders = StageLoaders(self.data, stage, features.rows if features else None)
         try:
             trainer.fit(self.module, datamodule=loaders)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 
-    def _rates(self, warm_up: bool, decay: bool) -> list[pl.Callback]:
+    def _rates(self, warm_up: bool) -> list[pl.Callback]:
         schedule = self.schedule
-        if decay:
-            rates: list[pl.Callback] = [Decay(schedule.min_lr)]
-        else:
+        rates: list[pl.Callback] = [Decay(schedule.min_lr)]
+        if isinstance(schedule, FinetuningSchedule):
             rates = [Plateau(self.watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr)]
         if warm_up and schedule.warmup_steps:  # after the decay: the first steps are the warm-up's
             rates.append(WarmUp(schedule.warmup_steps))
@@ -157,6 +156,7 @@ def finetune_in_stages(
 
     `compute_features` is called when stage 1 begins.
     """
+    assert isinstance(run.schedule, FinetuningSchedule)
     for stage in finetuning_stages(run.schedule):
         if stage == 1:
             module.freeze_backbone()

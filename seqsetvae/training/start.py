@@ -20,7 +20,7 @@ from seqsetvae.training.callbacks import MetricsTable, device_use
 from seqsetvae.training.precision import effective_precision
 from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.run_state import Row
-from seqsetvae.training.schedule import Schedule, Watched
+from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
 
@@ -34,7 +34,6 @@ def start_run(
     sizes: Any,
     report: LoadReport | None,
     *,
-    schedule: Schedule,
     watched: Watched,
     metrics: Sequence[str],
     printed: Sequence[str],
@@ -74,7 +73,7 @@ def start_run(
         printed=printed,
         parts=parts,
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
-        schedule=schedule,
+        schedule=settings.schedule,
         trainer_options=trainer_options(run, settings.optimizer, device),
     )
 

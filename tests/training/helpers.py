@@ -16,11 +16,12 @@ from seqsetvae.head import HeadSettings
 from seqsetvae.losses import LossSettings
 from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.optimizer import OptimizerSettings
+from seqsetvae.settings.groups import FinetuningSchedule
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import CachedFeatures, cached_features
 from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.schedule import VAL_AUC, Schedule
+from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import Run, finetune_in_stages
 from tests import tiny
 
@@ -119,7 +120,7 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         folder=run_folder,
         table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"),
         watched=VAL_AUC,
-        schedule=Schedule(**(schedule | options)),
+        schedule=FinetuningSchedule(**(schedule | options)),
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.settings.groups import ScheduleSettings
 from tests import tiny
 from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, run_stages, scripted_run
 
@@ -199,8 +200,9 @@ def test_rates_of_pretraining_fall_along_half_a_cosine_after_the_warm_up(compile
     module: Scripted = fine_tuner(compiled, Scripted)
     module.start([0.6, 0.7])
     module.unfreeze_backbone()
-    run = make_run(module, compiled, tmp_path, warmup_steps=2, min_lr=1e-5)
-    run.fit(2, 2, warm_up=True, decay=True)
+    run = make_run(module, compiled, tmp_path)
+    run.schedule = ScheduleSettings(max_epochs=2, warmup_steps=2, min_lr=1e-5, es_patience=3)  # that of pretraining
+    run.fit(2, 2, warm_up=True)
     done = np.arange(2 * STEPS) / (2 * STEPS)
     expected = 1e-5 + (BACKBONE_LR - 1e-5) * 0.5 * (1 + np.cos(np.pi * done))
     expected[:2] = BACKBONE_LR / 2, BACKBONE_LR
