@@ -1,11 +1,13 @@
 """The synthetic cohort: labelled as such, reproducible, with a signal that is there but not perfect."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seqsetvae.cohort import Split, find_cohort
+from seqsetvae.cohort.sources import synthetic
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.errors import InputError
 
@@ -48,3 +50,12 @@ def test_equal_seeds_write_equal_data(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
     with pytest.raises(InputError, match="exists already"):
         write_synthetic(tmp_path / "a")
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, stay: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "write_stay", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        write_synthetic(tmp_path / "out", n_stays=5)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.export import StayTable, write_stay, write_table
 from seqsetvae.cohort.sidefiles import generate_embedding
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
-from seqsetvae.files import refuse_existing
+from seqsetvae.files import cannot_write, refuse_existing
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 HOURS = 48
@@ -46,10 +46,18 @@ def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embeddin
         embedding_width: also write a cached.csv of this width; without it embeddings are made from the names.
 
     Raises:
-        InputError: `out` exists already.
+        InputError: `out` exists already, or cannot be written.
     """
     out = Path(out)
     refuse_existing(out)
+    try:
+        _write(out, n_stays, seed, embedding_width)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    return out / "patient_ehr"
+
+
+def _write(out: Path, n_stays: int, seed: int, embedding_width: int | None) -> None:
     rng = np.random.default_rng(seed)
     drawn = [_draw_stay(rng, 900_001 + i) for i in range(n_stays)]
     ends = np.rint(np.cumsum([0.0, *FRACTIONS.values()]) * n_stays).astype(int)
@@ -66,7 +74,6 @@ def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embeddin
         names = sorted([AGE, *VITALS, *LABORATORY])
         vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
         write_table(out / "cached.csv", ("Key", *range(embedding_width)), vectors)
-    return out / "patient_ehr"
 
 
 def _draw_stay(rng: np.random.Generator, stay_id: int) -> tuple[StayTable, int]:
