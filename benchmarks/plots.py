@@ -1,4 +1,4 @@
-"""Figures of docs/performance.md: `python -m benchmarks.plots outputs/benchmarks docs/performance`."""
+"""Figures of docs/performance.md: `python -m benchmarks.plots outputs/benchmarks FOLDER`."""
 
 from __future__ import annotations
 
