@@ -14,7 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
+
+MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
+SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
 
 
 class _OnDevice:
@@ -97,3 +101,66 @@ class PooledBatch(_OfStays):
     pooled: torch.Tensor  # [N, P], pooled history
     label: torch.Tensor  # [N] int64, 0 or 1
     stay_id: torch.Tensor  # [N] int64
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenated index ranges [start, start + length) without a Python loop.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
+def pad_sizes(sizes: np.ndarray) -> PaddedSizes:
+    """How sets of these sizes, in ascending order, are padded to a few sizes.
+
+    >>> padded = pad_sizes(np.array([1, 1, 2, 8, 9, 100]))
+    >>> padded.runs
+    ((1, 2), (8, 2), (16, 1), (192, 1))
+    >>> padded.place[:6].tolist(), len(padded.filled), int(padded.filled.sum())
+    ([0, 1, 2, 3, 10, 11], 226, 121)
+    """
+    doublings = int(sizes[-1]).bit_length()
+    classes = np.array([*SMALL_SIZES, *(SMALL_SIZES[-1] << k for k in range(1, doublings))])
+    places = classes[np.searchsorted(classes, sizes)]
+    place = ranges(np.cumsum(places) - places, sizes)
+    filled = np.zeros(places.sum(), dtype=bool)
+    filled[place] = True
+    widths, counts = np.unique(places, return_counts=True)
+    return PaddedSizes(
+        runs=tuple(zip(widths.tolist(), counts.tolist(), strict=True)),
+        place=torch.from_numpy(place),
+        filled=torch.from_numpy(filled),
+        stretch=torch.from_numpy(places / sizes),
+    )
+
+
+def lay_in_grids(sets_per_stay: np.ndarray) -> tuple[tuple[tuple[int, int], ...], np.ndarray]:
+    """Grids (stays, most sets of a stay) that hold the stays, longest first, and where each stay's row starts: [N].
+
+    A grid takes the next shorter stay as long as it has at most MOST_PADDING slots for each of its sets. Stays of
+    similar length, as the sampler brings them together, are one grid.
+
+    >>> grids, row_start = lay_in_grids(np.array([3, 1000, 2, 3]))
+    >>> grids
+    ((1, 1000), (3, 3))
+    >>> row_start.tolist()
+    [1000, 0, 1006, 1003]
+    """
+    order = np.argsort(-sets_per_stay, kind="stable")
+    grids: list[tuple[int, int]] = []
+    held = 0  # sets in the last grid
+    for length in sets_per_stay[order].tolist():
+        stays, width = grids[-1] if grids else (0, 0)
+        if grids and (stays + 1) * width <= MOST_PADDING * (held + length):
+            grids[-1] = (stays + 1, width)
+            held += length
+        else:
+            grids.append((1, length))
+            held = length
+    widths = np.repeat([width for _, width in grids], [stays for stays, _ in grids])
+    row_start = np.empty_like(order)
+    row_start[order] = np.cumsum(widths) - widths
+    return tuple(grids), row_start

@@ -55,7 +55,7 @@ class FiniteCheck(Metric):
     full_state_update = False
     count: torch.Tensor
     first: torch.Tensor
-    NONE = 2**62
+    NONE = 2**62  # above every index
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class FiniteCheck(Metric):
 
     def update(self, values: torch.Tensor, batch_index: int) -> None:
         """Note the logits or the loss of a batch."""
-        broken = ~values.isfinite().all()
-        self.count = self.count + broken
-        self.first = torch.where(broken, batch_index, self.NONE).minimum(self.first)
+        finite = values.isfinite().all()
+        self.count = self.count + ~finite
+        self.first = self.first.minimum(finite * self.NONE + batch_index)  # where() would copy its numbers to the GPU
 
     def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(number of batches that are not finite, index of the first of them)."""

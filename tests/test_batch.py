@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from data import CohortDataModule, require_both_classes
 from seqsetvae.architectures.seqsetvae import reference as plain
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, ranges
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
-from seqsetvae.loading import SplitBatches, _ranges, collate, stay_sizes
+from seqsetvae.loading import SplitBatches, collate, stay_sizes
 from tests import tiny
 
 
@@ -99,7 +99,7 @@ def test_a_batch_survives_pickling_and_moving() -> None:
 
 
 def test_ranges_are_concatenated() -> None:
-    assert _ranges(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
+    assert ranges(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
 
 
 def test_stay_sizes_count_what_the_cut_leaves() -> None:

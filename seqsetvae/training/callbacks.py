@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
 from seqsetvae.files import append_text, cannot_write
-from seqsetvae.training.run_state import Row, RunState
+from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
@@ -210,7 +210,7 @@ class RunProgress(pl.Callback):
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         if self.state().rows:
-            best = self.state().best_row(self.watched).metrics[self.watched.metric]
+            best = best_row(self.state().rows, self.watched).metrics[self.watched.metric]
             parts.append(f"best {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
             left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)

@@ -12,8 +12,7 @@ import torch
 
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.decoder import Decoder
-from seqsetvae.batch import Batch, PaddedSizes
-from seqsetvae.loading import pad_sizes
+from seqsetvae.batch import Batch, PaddedSizes, pad_sizes
 from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.ops import padded
 from tests import tiny

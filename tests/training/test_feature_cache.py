@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import seqsetvae
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
@@ -216,6 +218,24 @@ def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: 
     monkeypatch.setattr(feature_cache, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
     assert code_hash() != before
     assert _path(compiled, _nothing) != path
+
+
+def test_a_new_or_edited_file_in_any_folder_of_the_package_changes_the_code_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else code in a new folder would leave stale features valid."""
+    package = tmp_path / "seqsetvae"
+    shutil.copytree(Path(seqsetvae.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(seqsetvae.__file__).parents[1] / "model_optimized.py", tmp_path)
+    monkeypatch.setattr(seqsetvae, "__file__", str(package / "__init__.py"))
+    hashes = [code_hash()]
+    for content in ("", "# edited"):
+        (package / "architectures" / "new" / "deeper").mkdir(parents=True, exist_ok=True)
+        (package / "architectures" / "new" / "deeper" / "layers.py").write_text(content, encoding="utf-8")
+        hashes.append(code_hash())
+    (tmp_path / "model_optimized.py").write_text("# edited", encoding="utf-8")
+    hashes.append(code_hash())
+    assert len(set(hashes)) == 4
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 5), ("num_workers", 2), ("pin_memory", True)])
