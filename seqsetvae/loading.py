@@ -58,7 +58,7 @@ def collate(
         value=torch.from_numpy(value.astype(dtype)),
         set_row=torch.from_numpy(set_row),
         set_index=torch.from_numpy(ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
-        slot=torch.from_numpy(ranges(row_start, sets_per_stay)),
+        grid_position=torch.from_numpy(ranges(row_start, sets_per_stay)),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
@@ -156,7 +156,7 @@ class CohortDataModule(pl.LightningDataModule):
     ) -> DataLoader[Any]:
         """Batches of a split; without shuffle from short to long, every stay once.
 
-        `rows` stands in for the split's events: a dataset whose item for some positions of stays is their batch.
+        `rows` replaces the split's events: a dataset whose item for some positions of stays is their batch.
         `position` is the position in training: stage, epoch, rank, world_size and offset of LengthBucketSampler.
         """
         stays = self.cohort.split(split)
@@ -240,7 +240,7 @@ def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
 
 
 class StageLoaders(pl.LightningDataModule):
-    """The loaders of one stage of a run, asked anew for each epoch, so that its order holds with worker processes too.
+    """The loaders of one stage of a run, built anew for each epoch, so that worker processes get its order too.
 
     `rows` holds a dataset for each split where something else than its events is read, such as cached features.
     """

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 
 class RunningMean(Metric):
-    """Weighted mean of a loss over the batches of an epoch, summed on the device and read once, at the end.
+    """Weighted mean of a loss over the batches of an epoch, summed on the device and read back once, at the end.
 
     Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
     torchmetrics' MeanMetric waits for the device in every step to leave out NaN, or, told not to look, forgets the
@@ -50,7 +50,7 @@ class RunningMean(Metric):
 
 
 class FiniteCheck(Metric):
-    """Notes on the device whether every validation batch is finite, and looks once, at the end."""
+    """Notes on the device whether every validation batch is finite, and reads that back once, at the end."""
 
     full_state_update = False
     count: torch.Tensor

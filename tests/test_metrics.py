@@ -56,7 +56,9 @@ def test_a_batch_that_is_not_finite_is_an_error_that_counts_and_names_batches() 
     check = FiniteCheck()
     for index, value in enumerate((0.0, float("nan"), 1.0, float("inf"))):
         check.update(torch.tensor([value, 1.0]), index)
-    with pytest.raises(FloatingPointError, match="val_auc is not finite: .* in 2 validation batches, first in batch 1"):
+    with pytest.raises(
+        FloatingPointError, match=r"val_auc is not finite: .* in 2 validation batches, first in batch 1"
+    ):
         check.check_and_reset("val_auc")
     check.update(torch.zeros(3), 0)
     check.check_and_reset("val_auc")  # the next validation starts again
