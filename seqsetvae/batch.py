@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+NO_LABEL = -1
 MOST_PADDING = 1.5  # size of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets: the next doubling of the last
 

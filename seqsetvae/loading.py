@@ -6,6 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import Batch, lay_in_grids, pad_sizes, ranges
+from seqsetvae.batch import NO_LABEL, Batch, lay_in_grids, pad_sizes, ranges
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueTransform
 from seqsetvae.sampler import LengthBucketSampler
@@ -80,7 +81,7 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates the stays at these positions.
 
-    ~position stands for a stay without its label, see LengthBucketSampler.
+    A batch of ~positions is that of these stays without their labels, see LengthBucketSampler.
     """
 
     def __init__(
@@ -95,10 +96,9 @@ class SplitBatches(Dataset[Batch]):
         self.bounds = bounds
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
-        positions = np.where(stays < 0, ~stays, stays)
-        batch = collate(self.split, positions, self.max_sets, self.dtype, self.padded_classes, self.bounds)
-        batch.label[torch.from_numpy(stays < 0)] = -1
-        return batch
+        if stays[0] < 0:
+            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
+        return collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.bounds)
 
     def __len__(self) -> int:
         return self.split.n_stays

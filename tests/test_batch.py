@@ -195,7 +195,7 @@ def test_the_number_of_stays_that_max_sets_shortens(compiled: Cohort) -> None:
 
 def test_a_stay_that_only_fills_up_a_process_has_no_label(compiled: Cohort) -> None:
     dataset = SplitBatches(compiled.split("train"), None, np.float32)
-    filled, whole = dataset[np.array([3, ~7])], dataset[np.array([3, 7])]
-    assert filled.label.tolist() == [int(whole.label[0]), -1]
-    assert torch.equal(filled.stay_id, whole.stay_id)
-    assert torch.equal(filled.value, whole.value)
+    padding, whole = dataset[np.array([~7])], dataset[np.array([7])]
+    assert padding.label.tolist() == [-1]
+    assert torch.equal(padding.stay_id, whole.stay_id)
+    assert torch.equal(padding.value, whole.value)

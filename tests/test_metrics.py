@@ -20,25 +20,25 @@ PROCESSES = 2
 def test_a_running_mean_counts_every_stay_once_and_is_reset() -> None:
     mean = RunningMean()
     for value, n_stays in ((1.0, 8), (4.0, 2)):
-        mean.update(torch.tensor(value, requires_grad=True), n_stays)
+        mean.add(torch.tensor(value, requires_grad=True), n_stays)
     first = mean.compute_and_reset()
     assert float(first) == pytest.approx(1.6)
     assert not first.requires_grad  # else it would hold every step's graph until the epoch ends
-    mean.update(torch.tensor(3.0), 5)
+    mean.add(torch.tensor(3.0), 5)
     assert float(mean.compute_and_reset()) == 3.0
 
 
 def test_a_running_mean_with_a_nan_is_nan() -> None:
     mean = RunningMean()
-    mean.update(torch.tensor(float("nan")), 8)
-    mean.update(torch.tensor(1.0), 8)
+    mean.add(torch.tensor(float("nan")), 8)
+    mean.add(torch.tensor(1.0), 8)
     assert mean.compute_and_reset().isnan()
 
 
 def test_a_running_mean_weighs_by_tensors_too() -> None:
     mean = RunningMean()
-    mean.update(torch.tensor(1.0), torch.tensor(3.0))
-    mean.update(torch.tensor(5.0), torch.tensor(1.0))
+    mean.add(torch.tensor(1.0), torch.tensor(3.0))
+    mean.add(torch.tensor(5.0), torch.tensor(1.0))
     assert float(mean.so_far()) == 2.0  # type: ignore[arg-type]
     assert float(mean.compute_and_reset()) == 2.0
     assert mean.so_far() is None
@@ -47,8 +47,9 @@ def test_a_running_mean_weighs_by_tensors_too() -> None:
 def test_counts_beyond_single_precision_stay_exact() -> None:
     mean = RunningMean()
     for _ in range(3):
-        mean.update(torch.tensor(0.0), 2**24)
-        mean.update(torch.tensor(0.0), 1)
+        mean.add(torch.tensor(0.0), 2**24)
+        mean.add(torch.tensor(0.0), 1)
+    mean.update()
     assert mean.weight == 3 * (2**24 + 1)
 
 
@@ -82,12 +83,12 @@ def _batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
 def _measure(batches: list[tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]) -> dict[str, Any]:
     mean, finite, predictions = RunningMean(), FiniteCheck(), GatheredPredictions("valid")
     for index, (logits, label, stay_id) in batches:
-        mean.update(logits.nan_to_num().mean(), len(label))
+        mean.add(logits.nan_to_num().mean(), len(label))
         finite.update(logits, index)
         predictions.update(logits, label, stay_id)
     table = predictions.table()
     rows = sorted(zip(table.stay_id.tolist(), table.label.tolist(), map(repr, table.logit.tolist()), strict=True))
-    return {"mean": float(mean.compute()), "finite": [int(value) for value in finite.compute()], "rows": rows}
+    return {"mean": float(mean.compute_and_reset()), "finite": [int(value) for value in finite.compute()], "rows": rows}
 
 
 def _process(rank: int, folder: Path) -> None:

@@ -254,9 +254,7 @@ class GpuWatch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
     ) -> None:
         if module.device.type == "cuda" and batch_index % self.EVERY == self.EVERY - 1:
-            with contextlib.suppress(
-                Exception
-            ):  # no nvidia-ml-py, no driver library, not supported: not worth an error
+            with contextlib.suppress(Exception):  # no nvidia-ml-py or driver library: no samples
                 self.samples.append(torch.cuda.utilization(module.device))
 
 

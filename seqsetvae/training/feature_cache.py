@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import Dataset
 
 import seqsetvae
-from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.batch import NO_LABEL, Batch, PooledBatch
 from seqsetvae.cohort import Split
 from seqsetvae.console import Progress
 from seqsetvae.errors import InputError
@@ -220,10 +220,9 @@ class PooledRows(Dataset[PooledBatch]):
         self.stay_id = np.array(split.stay_id)
 
     def __getitem__(self, stays: np.ndarray) -> PooledBatch:
-        positions = np.where(stays < 0, ~stays, stays)
-        label = np.where(stays < 0, -1, self.label[positions])
-        columns = (self.pooled[positions], label, self.stay_id[positions])
-        return PooledBatch(*map(torch.from_numpy, columns))
+        if stays[0] < 0:
+            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
+        return PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
 
     def __len__(self) -> int:
         return len(self.label)

@@ -53,7 +53,7 @@ def _train_folder(cohort: Cohort, folder: Path) -> Path:
     return FeatureFolder.of(folder / "features", fine_tuner(cohort), data, "train", CPU).path
 
 
-# ------------------------------------------------------------------------------------------------ the same figures
+# ------------------------------------------------------------------------------------------------ the same metrics
 
 
 def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
@@ -80,6 +80,14 @@ def test_every_batch_holds_the_pooled_states_of_its_stays(compiled: Cohort, tmp_
         assert torch.equal(pooled.stay_id, batch.stay_id)
         assert torch.equal(pooled.label, batch.label)
         assert torch.allclose(pooled.pooled, module.pooled(batch), atol=1e-5)
+
+
+def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, tmp_path: Path) -> None:
+    rows = _features(compiled, tmp_path).rows["valid"]
+    padding, whole = rows[np.array([~4])], rows[np.array([4])]
+    assert padding.label.tolist() == [-1]
+    assert torch.equal(padding.pooled, whole.pooled)
+    assert torch.equal(padding.stay_id, whole.stay_id)
 
 
 def test_batches_of_the_same_stays_are_equal_to_the_last_bit(compiled: Cohort, tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_features_of_a_backbone_that_trains_are_refused(compiled: Cohort, tmp_pa
         features_of(module, make_run(module, compiled, tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------ found again
+# ------------------------------------------------------------------------------------------------ the cache
 
 
 def test_the_next_run_uses_the_cache_without_a_forward_pass(
@@ -132,9 +140,7 @@ def test_the_next_run_uses_the_cache_without_a_forward_pass(
         assert text in printed
 
 
-def test_the_manifest_records_what_the_features_were_computed_from_and_no_labels_are_stored(
-    compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_manifest_records_all_dependencies_and_no_labels(compiled: Cohort, tmp_path: Path) -> None:
     _features(compiled, tmp_path)
     assert len(_cached_folders(tmp_path)) == 2  # one a split
     for folder in _cached_folders(tmp_path):
@@ -262,7 +268,7 @@ def test_large_features_are_memory_mapped_and_give_the_same_batches(
         assert torch.equal(one.stay_id, other.stay_id)
 
 
-# ------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------ failures
 
 
 class Disturbed:
