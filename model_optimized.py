@@ -99,7 +99,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         """Mean loss of the batch."""
         loss = self.loss(self(batch), batch.label, self.class_weight)
         weight = self.loss.weight(batch.label, self.class_weight)
-        self.train_loss.update(loss, weight)
+        self.train_loss.add(loss, weight)
         if self.trainer.is_last_batch:
             self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, weight)
@@ -110,7 +110,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.val_predictions.update(logits, batch.label, batch.stay_id)
         self.finite.update(logits, batch_index)
         loss = self.loss(logits, batch.label, self.class_weight)
-        self.val_loss.update(loss, self.loss.weight(batch.label, self.class_weight))
+        self.val_loss.add(loss, self.loss.weight(batch.label, self.class_weight))
 
     def on_validation_epoch_end(self) -> None:
         """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
@@ -165,7 +165,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         """The objective's loss, a mean over the sets of the batch."""
         terms = self.objective.training_terms(self.model, batch, self.embeddings, self.global_step)
         loss = terms.pop("loss")
-        self.train_loss.update(loss, batch.n_sets)
+        self.train_loss.add(loss, batch.n_sets)
         logged = {f"train_{name}": value for name, value in terms.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets)
         if self.trainer.is_last_batch:

@@ -1,6 +1,6 @@
 """What a run prints: the terminal's output copied to train.log, and one progress display.
 
-On a terminal the display is a bar; anywhere else it is a line a minute, without control codes. Nothing here imports
+On a terminal the display is a bar; anywhere else it is one line per minute, without control codes. Nothing here imports
 torch, so that the command line can start without it.
 """
 
@@ -152,7 +152,7 @@ class Progress:
         self._shown = monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time to show something new; cheap, so that it can be asked in every step."""
+        """Whether it is time to show something new; cheap enough for every step."""
         return monotonic() - self._shown >= self._interval
 
     def show(self, share: float, detail: str, label: str | None = None) -> None:

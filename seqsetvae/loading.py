@@ -6,6 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import Batch, PaddedSizes
+from seqsetvae.batch import NO_LABEL, Batch, lay_in_grids, pad_sizes, ranges
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueTransform
 from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
-
-MOST_PADDING = 1.5  # slots of a grid for each of its sets; attention then sees at most 1.5² times the pairs it needs
-SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets to the next doubling of the last
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenated index ranges [start, start + length) without a Python loop.
-
-    >>> _ranges(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def collate(
@@ -55,12 +43,12 @@ def collate(
     if max_sets is not None:
         first = np.maximum(first, end - max_sets)
     sets_per_stay = end - first
-    sets = _ranges(first, sets_per_stay)  # [S] stay by stay, in time order
+    sets = ranges(first, sets_per_stay)  # [S] stay by stay, in time order
     sizes = split.set_offset[sets + 1] - split.set_offset[sets]
     by_size = np.argsort(sizes, kind="stable")
     set_row = np.empty_like(by_size)
     set_row[by_size] = np.arange(len(by_size))
-    events = _ranges(split.set_offset[sets[by_size]], sizes[by_size])
+    events = ranges(split.set_offset[sets[by_size]], sizes[by_size])
     variable, value = split.variable[events], split.value[events]
     if bounds is not None:
         value = np.clip(value, *bounds[:, variable])
@@ -70,8 +58,8 @@ def collate(
         variable=torch.from_numpy(variable.astype(np.int64)),
         value=torch.from_numpy(value.astype(dtype)),
         set_row=torch.from_numpy(set_row),
-        set_index=torch.from_numpy(_ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
-        slot=torch.from_numpy(_ranges(row_start, sets_per_stay)),
+        set_index=torch.from_numpy(ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
+        grid_position=torch.from_numpy(ranges(row_start, sets_per_stay)),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
@@ -80,59 +68,6 @@ def collate(
         grids=grids,
         padded=pad_sizes(sizes[by_size]) if padded_classes else None,
     )
-
-
-def pad_sizes(sizes: np.ndarray) -> PaddedSizes:
-    """How sets of these sizes, in ascending order, are padded to a few sizes.
-
-    >>> padded = pad_sizes(np.array([1, 1, 2, 8, 9, 100]))
-    >>> padded.runs
-    ((1, 2), (8, 2), (16, 1), (192, 1))
-    >>> padded.place[:6].tolist(), len(padded.filled), int(padded.filled.sum())
-    ([0, 1, 2, 3, 10, 11], 226, 121)
-    """
-    doublings = int(sizes[-1]).bit_length()
-    classes = np.array([*SMALL_SIZES, *(SMALL_SIZES[-1] << k for k in range(1, doublings))])
-    places = classes[np.searchsorted(classes, sizes)]
-    place = _ranges(np.cumsum(places) - places, sizes)
-    filled = np.zeros(places.sum(), dtype=bool)
-    filled[place] = True
-    widths, counts = np.unique(places, return_counts=True)
-    return PaddedSizes(
-        runs=tuple(zip(widths.tolist(), counts.tolist(), strict=True)),
-        place=torch.from_numpy(place),
-        filled=torch.from_numpy(filled),
-        stretch=torch.from_numpy(places / sizes),
-    )
-
-
-def lay_in_grids(sets_per_stay: np.ndarray) -> tuple[tuple[tuple[int, int], ...], np.ndarray]:
-    """Grids (stays, most sets of a stay) that hold the stays, longest first, and where each stay's row starts: [N].
-
-    A grid takes the next shorter stay as long as it has at most MOST_PADDING slots for each of its sets. Stays of
-    similar length, as the sampler brings them together, are one grid.
-
-    >>> grids, row_start = lay_in_grids(np.array([3, 1000, 2, 3]))
-    >>> grids
-    ((1, 1000), (3, 3))
-    >>> row_start.tolist()
-    [1000, 0, 1006, 1003]
-    """
-    order = np.argsort(-sets_per_stay, kind="stable")
-    grids: list[tuple[int, int]] = []
-    held = 0  # sets in the last grid
-    for length in sets_per_stay[order].tolist():
-        stays, width = grids[-1] if grids else (0, 0)
-        if grids and (stays + 1) * width <= MOST_PADDING * (held + length):
-            grids[-1] = (stays + 1, width)
-            held += length
-        else:
-            grids.append((1, length))
-            held = length
-    widths = np.repeat([width for _, width in grids], [stays for stays, _ in grids])
-    row_start = np.empty_like(order)
-    row_start[order] = np.cumsum(widths) - widths
-    return tuple(grids), row_start
 
 
 def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +81,7 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates the stays at these positions.
 
-    ~position stands for a stay without its label, see LengthBucketSampler.
+    A batch of ~positions is that of these stays without their labels, see LengthBucketSampler.
     """
 
     def __init__(
@@ -161,10 +96,9 @@ class SplitBatches(Dataset[Batch]):
         self.bounds = bounds
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
-        positions = np.where(stays < 0, ~stays, stays)
-        batch = collate(self.split, positions, self.max_sets, self.dtype, self.padded_classes, self.bounds)
-        batch.label[torch.from_numpy(stays < 0)] = -1
-        return batch
+        if stays[0] < 0:
+            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
+        return collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.bounds)
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -222,7 +156,7 @@ class CohortDataModule(pl.LightningDataModule):
     ) -> DataLoader[Any]:
         """Batches of a split; without shuffle from short to long, every stay once.
 
-        `rows` stands in for the split's events: a dataset whose item for some positions of stays is their batch.
+        `rows` replaces the split's events: a dataset whose item for some positions of stays is their batch.
         `position` is the position in training: stage, epoch, rank, world_size and offset of LengthBucketSampler.
         """
         stays = self.cohort.split(split)
@@ -306,7 +240,7 @@ def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
 
 
 class StageLoaders(pl.LightningDataModule):
-    """The loaders of one stage of a run, asked anew for each epoch, so that its order holds with worker processes too.
+    """The loaders of one stage of a run, built anew for each epoch, so that worker processes get its order too.
 
     `rows` holds a dataset for each split where something else than its events is read, such as cached features.
     """

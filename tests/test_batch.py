@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from data import CohortDataModule, require_both_classes
 from seqsetvae.architectures.seqsetvae import reference as plain
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, ranges
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
-from seqsetvae.loading import SplitBatches, _ranges, collate, stay_sizes
+from seqsetvae.loading import SplitBatches, collate, stay_sizes
 from tests import tiny
 
 
@@ -58,7 +58,7 @@ def test_each_stay_has_a_row_of_a_grid_and_padding_is_bounded(lengths: list[int]
     row_of_slot = [(width, grid, row) for grid, (n, width) in enumerate(batch.grids) for row in range(n)]
     rows = [[key] * key[0] for key in row_of_slot]
     slots = [(key[1:], column) for row in rows for column, key in enumerate(row)]
-    places = [slots[slot] for slot in batch.slot.tolist()]
+    places = [slots[slot] for slot in batch.grid_position.tolist()]
     of_stays = [places[end - length : end] for end, length in zip(np.cumsum(lengths), lengths, strict=True)]
     assert all([column for _, column in stay] == list(range(len(stay))) for stay in of_stays)
     assert all(len({row for row, _ in stay}) == 1 for stay in of_stays)
@@ -86,7 +86,7 @@ def test_dtypes_are_those_of_the_legend() -> None:
         batch = tiny.batch_of(tiny.ragged_stays(), dtype)
         assert batch.value.dtype == torch_dtype
         assert batch.minute.dtype == torch.float64
-        for name in ("variable", "set_row", "set_index", "slot", "sets_per_stay", "label", "stay_id"):
+        for name in ("variable", "set_row", "set_index", "grid_position", "sets_per_stay", "label", "stay_id"):
             assert getattr(batch, name).dtype == torch.int64, name
 
 
@@ -99,10 +99,10 @@ def test_a_batch_survives_pickling_and_moving() -> None:
 
 
 def test_ranges_are_concatenated() -> None:
-    assert _ranges(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
+    assert ranges(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
 
 
-def test_stay_sizes_count_what_the_cut_leaves() -> None:
+def test_stay_sizes_are_those_after_max_sets() -> None:
     stays = tiny.ragged_stays()
     n_sets, n_events = stay_sizes(tiny.split_of(stays), 2)
     assert n_sets.tolist() == [min(len(stay), 2) for stay in stays]
@@ -175,7 +175,7 @@ def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_n
     assert sorted(everything) == sorted(compiled.split("train").stay_id.tolist())
 
 
-def test_a_split_of_one_class_is_an_error_that_says_what_it_holds(compiled: Cohort) -> None:
+def test_a_split_of_one_class_is_an_error_with_its_counts(compiled: Cohort) -> None:
     label = compiled.split("valid").label
     dead = np.flatnonzero(label == 1).tolist()
     with pytest.raises(
@@ -187,7 +187,7 @@ def test_a_split_of_one_class_is_an_error_that_says_what_it_holds(compiled: Coho
     require_both_classes(compiled, "train", "valid", "test")
 
 
-def test_the_data_module_says_how_many_stays_max_sets_cuts(compiled: Cohort) -> None:
+def test_the_number_of_stays_that_max_sets_shortens(compiled: Cohort) -> None:
     lengths = np.diff(compiled.split("train").stay_offset)
     assert _module(compiled, max_sets=20).n_cut("train") == int((lengths > 20).sum()) > 0
     assert _module(compiled).n_cut("train") == 0
@@ -195,7 +195,7 @@ def test_the_data_module_says_how_many_stays_max_sets_cuts(compiled: Cohort) -> 
 
 def test_a_stay_that_only_fills_up_a_process_has_no_label(compiled: Cohort) -> None:
     dataset = SplitBatches(compiled.split("train"), None, np.float32)
-    filled, whole = dataset[np.array([3, ~7])], dataset[np.array([3, 7])]
-    assert filled.label.tolist() == [int(whole.label[0]), -1]
-    assert torch.equal(filled.stay_id, whole.stay_id)
-    assert torch.equal(filled.value, whole.value)
+    padding, whole = dataset[np.array([~7])], dataset[np.array([7])]
+    assert padding.label.tolist() == [-1]
+    assert torch.equal(padding.stay_id, whole.stay_id)
+    assert torch.equal(padding.value, whole.value)

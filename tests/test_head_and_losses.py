@@ -7,12 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 
 from seqsetvae import losses
-from seqsetvae.evaluation.predictions import ranking_score
 from seqsetvae.head import Head
-from seqsetvae.metrics import RunningMean
 from seqsetvae.ops.pooling import POOLINGS, pool
 from tests import tiny
 
@@ -116,36 +113,3 @@ def test_cross_entropy_is_computed_in_single_precision(dtype: torch.dtype) -> No
         losses.cross_entropy(logits, TARGET, torch.tensor([1.0, 2.0])),
         losses.cross_entropy(logits.float(), TARGET, torch.tensor([1.0, 2.0])),
     )
-
-
-def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
-    """A sigmoid of logits near 40 is exactly 1; the AUROC of such scores would be that of a coin."""
-    target = torch.tensor([0, 1] * 50)
-    logits = torch.zeros(100, 2)
-    logits[:, 1] = 40 + target + torch.randn(100) * 0.8
-    score = ranking_score(logits.double().diff(dim=1).squeeze(1))
-    assert ((score > 0) & (score < 1)).all()
-    assert roc_auc_score(target, score) == roc_auc_score(target, logits[:, 1])
-    assert roc_auc_score(target, logits.diff(dim=1).sigmoid()) < roc_auc_score(target, score) - 0.05
-
-
-def test_the_ranking_score_of_equal_odds_is_one_half() -> None:
-    assert ranking_score(torch.zeros(2)).tolist() == [0.5, 0.5]
-
-
-def test_a_running_mean_counts_every_stay_once_and_is_reset() -> None:
-    mean = RunningMean()
-    for value, n_stays in ((1.0, 8), (4.0, 2)):
-        mean.update(torch.tensor(value, requires_grad=True), n_stays)
-    first = mean.compute_and_reset()
-    assert float(first) == pytest.approx(1.6)
-    assert not first.requires_grad  # else it would hold every step's graph until the epoch ends
-    mean.update(torch.tensor(3.0), 5)
-    assert float(mean.compute_and_reset()) == 3.0
-
-
-def test_a_running_mean_with_a_nan_is_nan() -> None:
-    mean = RunningMean()
-    mean.update(torch.tensor(float("nan")), 8)
-    mean.update(torch.tensor(1.0), 8)
-    assert mean.compute_and_reset().isnan()

@@ -1,12 +1,12 @@
 """What ragged.py does, for sets that are padded to a few sizes: the way of a GPU.
 
-Legend: E events, S sets, P places (events and padding), C columns; h heads, m inducing points, D width (see ragged.py).
+Legend: E events, S sets, P positions (events and padding), C columns; h heads, m inducing points, D width.
 A set is either of its exact size (`Runs`: no padding, a loop over about 15 sizes in a batch) or padded to one of a few
 (`PaddedSizes`: 3 or 4 in a batch, so that a GPU gets few launches of few shapes). Only softmax-and-mix sees padding,
 through the very functions that see exact sizes: all linear maps run on the flat rows of events.
 
 Padding takes part in nothing: padded scores are so low that their weight is exactly 0, means and minima leave it out,
-and what is computed at padded places is dropped with them, values and gradients.
+and what is computed at padded positions is dropped with them, values and gradients.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ def runs_of(sizes: SetSizes) -> Runs:
 
 
 def pad_events(x: torch.Tensor, sizes: SetSizes, fill: float = 0.0) -> torch.Tensor:
-    """Events to their places, `fill` in between: [E, C] → [P, C]; exact sizes have no places in between."""
+    """Events to their padded positions, `fill` in between: [E, C] → [P, C]; exact sizes are not padded."""
     if not isinstance(sizes, PaddedSizes):
         return x
-    return x.new_full((len(sizes.filled), x.shape[1]), fill).index_copy(0, sizes.place, x)
+    return x.new_full((len(sizes.is_event), x.shape[1]), fill).index_copy(0, sizes.event_position, x)
 
 
 def unpad_events(x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
     """The reverse: [P, C] → [E, C]."""
-    return _Unpad.apply(x, sizes.place) if isinstance(sizes, PaddedSizes) else x
+    return _Unpad.apply(x, sizes.event_position) if isinstance(sizes, PaddedSizes) else x
 
 
 class _Unpad(torch.autograd.Function):
-    """`index_select` by places that differ: its gradient is a copy, where torch would add atomically."""
+    """`index_select` by distinct positions: its gradient is a copy, where torch would add atomically."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(place)
-        ctx.places = len(x)
-        return x.index_select(0, place)
+    def forward(ctx: Any, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(position)
+        ctx.n_positions = len(x)
+        return x.index_select(0, position)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (place,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.places, gradient.shape[1]).index_copy(0, place, gradient), None
+        (position,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.n_positions, gradient.shape[1]).index_copy(0, position, gradient), None
 
 
-def filled_places(sizes: SetSizes) -> tuple[torch.Tensor | None, ...]:
-    """For each run which places hold an event, [count, size]; None where all do."""
+def event_masks(sizes: SetSizes) -> tuple[torch.Tensor | None, ...]:
+    """For each run which positions hold an event, [count, size]; None where all do."""
     if not isinstance(sizes, PaddedSizes):
         return (None,) * len(sizes)
-    parts = sizes.filled.split([size * count for size, count in sizes.runs])
+    parts = sizes.is_event.split([size * count for size, count in sizes.runs])
     runs = zip(sizes.runs, parts, strict=True)
     return tuple(None if size == 1 else part.view(count, size) for (size, count), part in runs)
 
@@ -77,7 +77,7 @@ def read_rows(queries: torch.Tensor, rows: torch.Tensor, sizes: SetSizes, heads:
 def mean_of_events(x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
     """Mean over each set's events: [E, D] → [S, D]."""
     means = ragged.mean_of_events(pad_events(x, sizes), runs_of(sizes))
-    return means * sizes.stretch[:, None].to(means.dtype) if isinstance(sizes, PaddedSizes) else means
+    return means * sizes.padding_factor[:, None].to(means.dtype) if isinstance(sizes, PaddedSizes) else means
 
 
 def spread(rows: torch.Tensor, sizes: SetSizes) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
 from seqsetvae.files import append_text, cannot_write
-from seqsetvae.training.run_state import Row, RunState
+from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
@@ -149,11 +149,11 @@ def header_line(columns: Sequence[str], epochs: int) -> str:
 
 
 def row_line(row: Row, columns: Sequence[str], epochs: int) -> str:
-    """A validation in one line under `header_line`; the full figures are in metrics.csv."""
+    """A validation in one line under `header_line`; all digits are in metrics.csv."""
     values = row.as_flat()
     cells = [_cell(name, values[name]).rjust(len(name)) for name in columns]
-    place = f"{row.epoch}/{epochs}".rjust(max(5, 2 * len(str(epochs)) + 1))
-    return "  ".join([place, *cells, f"{row.stays_per_second:,.0f}".rjust(7)])
+    epoch = f"{row.epoch}/{epochs}".rjust(max(5, 2 * len(str(epochs)) + 1))
+    return "  ".join([epoch, *cells, f"{row.stays_per_second:,.0f}".rjust(7)])
 
 
 def _cell(name: str, value: float | None) -> str:
@@ -210,7 +210,7 @@ class RunProgress(pl.Callback):
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         if self.state().rows:
-            best = self.state().best_row(self.watched).metrics[self.watched.metric]
+            best = best_row(self.state().rows, self.watched).metrics[self.watched.metric]
             parts.append(f"best {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
             left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
@@ -254,12 +254,12 @@ class GpuWatch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
     ) -> None:
         if module.device.type == "cuda" and batch_index % self.EVERY == self.EVERY - 1:
-            with contextlib.suppress(Exception):  # no nvidia-ml-py, no driver library, not supported: only a figure
+            with contextlib.suppress(Exception):  # no nvidia-ml-py or driver library: no samples
                 self.samples.append(torch.cuda.utilization(module.device))
 
 
 def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float, gpu_busy: Sequence[int]) -> str:
-    """How busy the device was, in words; `gpu_busy` are samples in percent."""
+    """One line about how busy the device was; `gpu_busy` are samples in percent."""
     if device.type != "cuda":
         return f"CPU, {cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads busy on average"
     busy = f"{sum(gpu_busy) / len(gpu_busy):.0f} % busy on average" if gpu_busy else "nvidia-ml-py would tell how busy"

@@ -36,7 +36,7 @@ class PortableCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint whose state names files of its own folder, never absolute paths.
 
     Lightning stores absolute paths, and forgets the best score when the folder has moved: a worse model would then
-    replace best.ckpt (its issue 12045), and a published file would tell where it was made.
+    replace best.ckpt (its issue 12045), and a published file would reveal paths of the machine.
     """
 
     def __init__(self, folder: RunFolder, name: str, **options: Any) -> None:

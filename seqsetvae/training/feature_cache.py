@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import Dataset
 
 import seqsetvae
-from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.batch import NO_LABEL, Batch, PooledBatch
 from seqsetvae.cohort import Split
 from seqsetvae.console import Progress
 from seqsetvae.errors import InputError
@@ -63,11 +63,12 @@ class FrozenModel(Protocol):
     def to(self, device: torch.device, dtype: torch.dtype) -> Any: ...
 
 
-def ingredients(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
-    """Everything that the features of a split depend on; equal ingredients mean equal bits."""
+def dependencies(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
+    """Everything that the features of a split depend on; where all of it is equal, so are they, to the last bit."""
     return {
         "backbone": {
             "weights": tensors_hash(module.backbone.state_dict()),
+            "architecture": module.backbone.architecture,
             "sizes": module.backbone.sizes.as_dict(),  # no weight shows how many heads there are
         },
         "data": {
@@ -79,11 +80,8 @@ def ingredients(module: FrozenModel, data: CohortDataModule, split: str, precisi
             "values": data.transform.as_plain(),
         },
         "pooling": module.pooling,
-        "batches": {
-            "batch_size": data.batch_size,
-            "max_events": data.max_events,
-            "padded": data.padded_classes,
-        },  # other batches add in another order
+        # Other batches add in another order.
+        "batches": {"batch_size": data.batch_size, "max_events": data.max_events, "padded": data.padded_classes},
         "precision": {"values": np.dtype(data.dtype).name, **precision.as_plain()},
         "code": {"sources": code_hash(), "torch": torch.__version__},
     }
@@ -132,7 +130,7 @@ class FeatureFolder:
         dtype = torch.promote_types(module.embeddings.dtype, torch.float32)
         return cls(
             root,
-            ingredients(module, data, split, precision),
+            dependencies(module, data, split, precision),
             data.cohort.split(split).n_stays,
             module.backbone.pooled_width(module.pooling),
             torch.empty(0, dtype=dtype).numpy().dtype,
@@ -151,7 +149,9 @@ class FeatureFolder:
             return self.open()
         except DamagedError as error:
             print(f"⚠️  {error}")
-            _remove(self.path)
+            # Renamed first, so that no other process sees half of it; another process may have removed it already.
+            with suppress(OSError, CannotWriteError), scratch_folder(self.root, self.path.name) as aside:
+                self.path.rename(aside / self.path.name)
             return None
 
     def open(self) -> np.ndarray:
@@ -202,15 +202,6 @@ class FeatureFolder:
         return rows
 
 
-def _remove(folder: Path) -> None:
-    """Delete a folder; it is renamed first, so that no other process sees half of it."""
-    with (
-        suppress(OSError, CannotWriteError),  # another process may have removed it already
-        scratch_folder(folder.parent, folder.name) as aside,
-    ):
-        folder.rename(aside / folder.name)
-
-
 @dataclass(frozen=True)
 class FeaturePass:
     """One pass of a frozen backbone over a split."""
@@ -229,10 +220,9 @@ class PooledRows(Dataset[PooledBatch]):
         self.stay_id = np.array(split.stay_id)
 
     def __getitem__(self, stays: np.ndarray) -> PooledBatch:
-        positions = np.where(stays < 0, ~stays, stays)
-        label = np.where(stays < 0, -1, self.label[positions])
-        columns = (self.pooled[positions], label, self.stay_id[positions])
-        return PooledBatch(*map(torch.from_numpy, columns))
+        if stays[0] < 0:
+            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
+        return PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
 
     def __len__(self) -> int:
         return len(self.label)
@@ -265,16 +255,14 @@ def _find_or_compute(
     folder = FeatureFolder.of(root, module, data, split, precision)
     found, computed = folder.find(), None
     if found is not None:
-        stays = f"{data.n_selected(split):,} {split} stays"
-        print(f"Cached features of the frozen backbone: {stays}, from {folder.path}")
+        print(f"Cached features of the frozen backbone: {data.n_selected(split):,} {split} stays, from {folder.path}")
         return found, None
     try:
         with folder.new() as rows:
             computed = _compute(module, data, split, precision, rows)
-        speed = computed.stays / computed.seconds
         print(
-            f"Computed the features of the frozen backbone: {computed.stays:,} {split} stays, {speed:,.0f} stays/s, "
-            f"cached in {folder.path}",
+            f"Computed the features of the frozen backbone: {computed.stays:,} {split} stays, "
+            f"{computed.stays / computed.seconds:,.0f} stays/s, cached in {folder.path}",
             flush=True,
         )
     except AlreadyThereError:

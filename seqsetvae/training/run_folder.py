@@ -97,7 +97,7 @@ class RunFolder:
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
-    """The checkpoint file of a path, and its run folder if there is one: a run folder stands for its best.ckpt.
+    """The checkpoint file of a path, and its run folder if there is one: of a run folder, its best.ckpt.
 
     Raises:
         InputError: a folder without checkpoints/best.ckpt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +36,12 @@ class Row:
         }
 
 
+def best_row(rows: Sequence[Row], watched: Watched) -> Row:
+    """The row of best.ckpt: the first of the best."""
+    better = max if watched.mode == "max" else min
+    return better(rows, key=lambda row: row.metrics[watched.metric])
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """A run so far, over all its stages; every change makes a new one (`dataclasses.replace`)."""
@@ -56,11 +63,6 @@ class RunState:
     def steps(self) -> int:
         """Optimizer steps done."""
         return self.rows[-1].step if self.rows else 0
-
-    def best_row(self, watched: Watched) -> Row:
-        """The row of best.ckpt: the first of the best."""
-        better = max if watched.mode == "max" else min
-        return better(self.rows, key=lambda row: row.metrics[watched.metric])
 
     def as_plain(self) -> dict[str, Any]:
         """For JSON."""

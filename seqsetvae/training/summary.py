@@ -1,4 +1,4 @@
-"""What came of a run, and what to try where it looks wrong."""
+"""The summary of a run, and advice where a result looks wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
 from seqsetvae.training.callbacks import COUNTS
 from seqsetvae.training.feature_cache import FeaturePass
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.run_state import Row, best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 
@@ -22,7 +22,7 @@ MUCH_WAITING = 0.2  # share of training time spent waiting for data from which o
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a run; `str()` is what the user reads."""
+    """The results of a run; `str()` is what the user reads."""
 
     run: str
     watched: str
@@ -33,11 +33,11 @@ class Summary:
     epochs: int
     seconds: float
     stays_per_second: dict[str, float]  # training, by stage
-    head_alone: list[str]  # stages that trained the head on what a frozen backbone had read before
-    waiting: float | None  # share of the time in which the loop waited for data; None: none were read
+    head_alone: list[str]  # stages that trained the head on cached features
+    waiting: float | None  # share of the time spent waiting for data; None: only cached features were used
     trained: dict[str, dict[str, int]]  # values that trained, by stage and part
     device_use: str
-    against_chance: list[str]  # of fine-tuning: val_auc and val_auprc beside what chance would give
+    against_chance: list[str]  # of fine-tuning: val_auc and val_auprc compared with a random ranking
     advice: list[str]
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Summary:
         return [f"{name} {value:.{0 if name in COUNTS else 4}f}" for name, value in others.items()]
 
     def _facts(self) -> list[tuple[str, list[str]]]:
-        """Names and what is said of them, in pieces between which a line may end."""
+        """Names and values, in pieces between which a line may end."""
         several = len(self.best_by_stage) > 1
         stages = [f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items()]
         speeds = [
@@ -93,18 +93,17 @@ def _fold(start: str, items: list[str]) -> list[str]:
 
 def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> Summary:
     """The summary of a run from its table of validations."""
-    rows, metric = list(run.state.rows), run.watched.metric
-    better = max if run.watched.mode == "max" else min
-    best = best_row(rows, run.watched)
+    rows, watched = list(run.state.rows), run.watched
+    best = best_row(rows, watched)
     by_stage = {str(stage): [row for row in rows if row.stage == stage] for stage in run.state.trained}
     waiting = waiting_share(rows, run.state.passes)
     return Summary(
         run=str(run.folder.path),
-        watched=metric,
+        watched=watched.metric,
         best=best.metrics,
         best_epoch=best.epoch,
         best_stage=best.stage,
-        best_by_stage={stage: better(row.metrics[metric] for row in own) for stage, own in by_stage.items()},
+        best_by_stage={stage: best_row(own, watched).metrics[watched.metric] for stage, own in by_stage.items()},
         epochs=rows[-1].epoch,
         seconds=seconds,
         stays_per_second={stage: _stays_per_second(own) for stage, own in by_stage.items()},
@@ -114,7 +113,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         device_use=device_use,
         against_chance=against_chance(best, run.data.cohort.split("valid")) if "val_auc" in best.metrics else [],
         advice=advice
-        + length_advice(rows, run.watched, run.schedule.max_epochs)
+        + length_advice(rows, watched, run.schedule.max_epochs)
         + loading_advice(waiting, run.data.num_workers),
     )
 
@@ -127,48 +126,39 @@ def waiting_share(rows: list[Row], passes: Sequence[FeaturePass]) -> float | Non
     """Share of the time spent waiting for data, over the epochs and the passes that read any; None if none did."""
     waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
     waits += [(one.waiting, one.seconds) for one in passes]
-    if not waits:
-        return None
-    return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits)
+    return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits) if waits else None
 
 
 def loading_advice(waiting: float | None, num_workers: int) -> list[str]:
-    """What to try where the loader is the bottleneck; nothing where it is not."""
+    """What to try where the loader is the bottleneck."""
     if waiting is None or waiting <= MUCH_WAITING:
         return []
-    if num_workers > 0:
-        return [
-            f"Training waited for data {waiting:.0%} of the time with {num_workers} worker processes: pass "
-            "--num_workers 0. Batches are index arithmetic here, and workers cost more than they save unless the disk "
-            "is slow."
-        ]
-    return [
-        f"Training waited for data {waiting:.0%} of the time: put the data on a local disk and try a larger "
-        "--batch_size; worker processes (--num_workers) help only where the disk is slow."
-    ]
+    without = (
+        ": put the data on a local disk and try a larger --batch_size; worker processes (--num_workers) help only "
+        "where the disk is slow."
+    )
+    with_workers = (
+        f" with {num_workers} worker processes: pass --num_workers 0. Batches are index arithmetic here, and workers "
+        "cost more than they save unless the disk is slow."
+    )
+    return [f"Training waited for data {waiting:.0%} of the time{with_workers if num_workers else without}"]
 
 
 def random_weights_advice(report: LoadReport | None) -> list[str]:
-    """Says that figures come from a backbone that was random, in part or as a whole; nothing for a pretrained one."""
+    """A reminder that the backbone was random, in part or as a whole."""
     if report is None:
         return ["Random backbone: nothing was pretrained (--from_random_weights)."]
     return partial_weights_advice(report)
 
 
 def partial_weights_advice(report: LoadReport | None) -> list[str]:
-    """Says that some weights of what was loaded were random; nothing where all or none were loaded."""
+    """A reminder that some weights of the checkpoint were missing."""
     n_random = 0 if report is None else len(report.missing) + len(report.mismatched)
     return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
 
 
-def best_row(rows: list[Row], watched: Watched) -> Row:
-    """The row of best.ckpt: the first of the best."""
-    better = max if watched.mode == "max" else min
-    return better(rows, key=lambda row: row.metrics[watched.metric])
-
-
 def length_advice(rows: list[Row], watched: Watched, max_epochs: int) -> list[str]:
-    """Says when a run ended while it still improved."""
+    """What to try where a run ended while it still improved."""
     if rows[-1].epoch < max_epochs or best_row(rows, watched) is not rows[-1]:
         return []
     return [
@@ -205,29 +195,37 @@ def against_chance(best: Row, valid: Split) -> list[str]:
 
 def finetuning_advice(rows: list[Row], watched: Watched, valid: Split) -> list[str]:
     """What to look at if the best validation is not better than chance, or if training only made it worse."""
-    best = best_row(rows, watched).metrics
-    positives, negatives = _counts(valid)
+    best = best_row(rows, watched)
+    return _chance_advice(best, *_counts(valid)) + _first_epoch_advice(best, rows)
+
+
+def _chance_advice(best: Row, positives: int, negatives: int) -> list[str]:
+    auc, auprc = best.metrics["val_auc"], best.metrics["val_auprc"]
     error = auroc_standard_error(0.5, positives, negatives)
     prevalence = positives / (positives + negatives)
     stays = f"{positives:,} of {positives + negatives:,} validation stays are positive"
-    look = (
-        "Check that the loading table shows the whole backbone, that stats.csv and cached.csv are those of the "
-        "pretraining, and the labels (python data.py check)."
-    )
-    lines = []
-    if best["val_auc"] - 0.5 < STANDARD_ERRORS * error:
-        lines.append(
-            f"The best val_auc {best['val_auc']:.3f} is not clearly above chance: {stays}, so at 0.5 its standard "
-            f"error is {error:.3f} (Hanley & McNeil, 1982). {look}"
+    if auc - 0.5 < STANDARD_ERRORS * error:
+        finding = (
+            f"The best val_auc {auc:.3f} is not clearly above chance: {stays}, so at 0.5 its standard error is "
+            f"{error:.3f} (Hanley & McNeil, 1982)."
         )
-    elif best["val_auprc"] <= prevalence:
-        lines.append(
-            f"val_auprc {best['val_auprc']:.3f} at the best epoch is not above the prevalence {prevalence:.3f}, "
-            f"which a random ranking reaches ({stays}). {look}"
+    elif auprc <= prevalence:
+        finding = (
+            f"val_auprc {auprc:.3f} at the best epoch is not above the prevalence {prevalence:.3f}, which a random "
+            f"ranking reaches ({stays})."
         )
-    if len(rows) > 2 and best is rows[0].metrics:
-        lines.append(
-            f"val_auc was best after the first of {len(rows)} epochs and never rose again: try a lower cls_head_lr, or "
-            "a lower unfreeze_after."
-        )
-    return lines
+    else:
+        return []
+    return [
+        f"{finding} Check that the loading table shows the whole backbone, that stats.csv and cached.csv are those of "
+        "the pretraining, and the labels (python data.py check)."
+    ]
+
+
+def _first_epoch_advice(best: Row, rows: list[Row]) -> list[str]:
+    if len(rows) <= 2 or best is not rows[0]:
+        return []
+    return [
+        f"val_auc was best after the first of {len(rows)} epochs and never rose again: try a lower cls_head_lr, or "
+        "a lower unfreeze_after."
+    ]

@@ -89,9 +89,9 @@ def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.
     compared: list[int] = []
     distance = losses.set_distance
 
-    def watched(p: torch.Tensor, q: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+    def watched(p: torch.Tensor, q: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
         compared.append(len(p) * p.shape[1] ** 2)
-        return distance(p, q, filled)
+        return distance(p, q, is_event)
 
     monkeypatch.setattr(losses, "MAX_PAIRS", 19 * 19)
     monkeypatch.setattr(losses, "set_distance", watched)

@@ -12,8 +12,7 @@ import torch
 
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.decoder import Decoder
-from seqsetvae.batch import Batch, PaddedSizes
-from seqsetvae.loading import pad_sizes
+from seqsetvae.batch import Batch, PaddedSizes, pad_sizes
 from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.ops import padded
 from tests import tiny
@@ -23,7 +22,7 @@ SETS = {
     "of all sizes": [1, 3, 1, 20, 2, 300, 5, 17, 39, 4, 8, 9, 16, 48, 49],
     "of one event": [1, 1, 1],
     "of no single event": [2, 7, 39],
-    "that fill their places": [1, 8, 16, 48],
+    "of exactly the padded sizes": [1, 8, 16, 48],
     "of 300 events": [300],
 }
 
@@ -108,7 +107,7 @@ def test_what_stands_in_the_padding_matters_to_nothing(monkeypatch: pytest.Monke
 
 def test_the_gradient_of_unpadding() -> None:
     sizes = pad_sizes(np.array([1, 3, 9]))
-    x = torch.randn(len(sizes.filled), 2, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(len(sizes.is_event), 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: padded.unpad_events(x, sizes), x)
     events = torch.randn(13, 2, dtype=torch.float64)
     assert torch.equal(padded.unpad_events(padded.pad_events(events, sizes), sizes), events)
@@ -118,7 +117,7 @@ def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
     few = _batches(SETS["of all sizes"])[1].sizes
     assert isinstance(few, PaddedSizes)
     assert few.runs == ((1, 4), (8, 10), (16, 4), (48, 8), (96, 2), (384, 2))
-    assert int(few.filled.sum()) == len(few.place) == 2 * sum(SETS["of all sizes"])
+    assert int(few.is_event.sum()) == len(few.event_position) == 2 * sum(SETS["of all sizes"])
 
 
 def test_padded_sizes_travel_with_their_batch() -> None:

@@ -64,7 +64,7 @@ def test_an_auprc_at_the_prevalence_is_a_warning() -> None:
     assert "val_auprc 0.500 at the best epoch is not above the prevalence 0.500" in line
 
 
-def test_a_best_first_epoch_is_said() -> None:
+def test_a_best_first_epoch_is_reported() -> None:
     (line,) = finetuning_advice(_auc_rows(0.8, 0.79, 0.78), VAL_AUC, _labels(100, 900))
     assert line.startswith("val_auc was best after the first of 3 epochs")
 

@@ -81,7 +81,7 @@ class Backbone(nn.Module):
         position = position_encoding(batch.set_index, mu.shape[1], time.dtype)  # not mu's type: it may be bf16
         x = mu + position + time
         x = F.layer_norm(x, x.shape[-1:])
-        return self.post_transformer_norm(self.transformer(x, Grids(batch.slot, batch.grids)))
+        return self.post_transformer_norm(self.transformer(x, Grids(batch.grid_position, batch.grids)))
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in row count only, in place, so that state-dict keys stay.

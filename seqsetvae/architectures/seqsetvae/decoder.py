@@ -17,7 +17,7 @@ from seqsetvae.architectures.seqsetvae.backbone import Backbone, compile_blocks
 from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.ops.dropout import dropout
-from seqsetvae.ops.padded import SetSizes, filled_places, pad_events, runs_of, spread, unpad_events
+from seqsetvae.ops.padded import SetSizes, event_masks, pad_events, runs_of, spread, unpad_events
 from seqsetvae.ops.ragged import split_events
 
 OUTPUT_DROPOUT = 0.1
@@ -73,10 +73,10 @@ def attend_within_sets(
     k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
     runs, mixed = runs_of(sizes), []
     events = (split_events(pad_events(part, sizes), runs) for part in (q, k, v))
-    for (size, count), filled, *parts in zip(runs, filled_places(sizes), *events, strict=True):
+    for (size, count), is_event, *parts in zip(runs, event_masks(sizes), *events, strict=True):
         shape = (count, size, attention.num_heads, -1)
         query, key, value = (part.view(shape).transpose(1, 2) for part in parts)  # [count, h, size, d]
-        mask = None if filled is None else filled[:, None, None]  # [count, 1, 1, size]
+        mask = None if is_event is None else is_event[:, None, None]  # [count, 1, 1, size]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         mixed.append(attended.transpose(1, 2).reshape(count * size, -1))
     return attention.out_proj(unpad_events(torch.cat(mixed), sizes))

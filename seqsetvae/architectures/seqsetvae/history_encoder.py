@@ -41,20 +41,20 @@ QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where t
 class Grids:
     """Where the flat rows stand in the padded grids."""
 
-    slot: torch.Tensor  # [S] int64, place in the grids, which lie end to end
+    grid_position: torch.Tensor  # [S] int64, index in the grids, concatenated row by row
     shapes: tuple[tuple[int, int], ...]  # (N, T) of each
 
     def pad(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """[S, C] → [N, T, C] for each grid, zeros where a stay has fewer sets."""
         sizes = [stays * width for stays, width in self.shapes]
-        padded = flat.new_zeros(sum(sizes), flat.shape[1]).index_copy(0, self.slot, flat)
+        padded = flat.new_zeros(sum(sizes), flat.shape[1]).index_copy(0, self.grid_position, flat)
         return [part.view(*shape, -1) for part, shape in zip(padded.split(sizes), self.shapes, strict=True)]
 
     def unpad(self, padded: list[torch.Tensor]) -> torch.Tensor:
         """[N, T, C] of each grid → [S, C]."""
         parts = [part.flatten(0, 1) for part in padded]
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # the usual one grid is not copied
-        return rows.index_select(0, self.slot)
+        return rows.index_select(0, self.grid_position)
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: float) -> torch.Tensor:

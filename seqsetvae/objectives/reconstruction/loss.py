@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torchmetrics import Metric
 
-from seqsetvae.ops.padded import SetSizes, filled_places, pad_events, runs_of
+from seqsetvae.ops.padded import SetSizes, event_masks, pad_events, runs_of
 from seqsetvae.ops.precision import at_least_float32
 from seqsetvae.ops.ragged import split_events
 
@@ -19,49 +19,49 @@ LENGTH_EPSILON = 1e-8
 MAX_PAIRS = 2**22  # event pairs compared at once: 16 MiB a matrix, whatever the number and the size of the sets
 
 
-def set_distance(recon: torch.Tensor, target: torch.Tensor, filled: torch.Tensor | None = None) -> torch.Tensor:
+def set_distance(recon: torch.Tensor, target: torch.Tensor, is_event: torch.Tensor | None = None) -> torch.Tensor:
     """Permutation-invariant distance of sets of one size: [count, n, R], [count, n, R] → [count].
 
     1·direction + 1·magnitude + 3·squared Euclidean, each as a chamfer distance, minus 0.1·variance of the
-    reconstruction over its events. Of padded sets `filled` [count, n] says where their events are.
+    reconstruction over its events. `is_event` [count, n] marks the events of padded sets.
     """
     with torch.autocast(recon.device.type, enabled=False):  # |p|² + |q|² - 2 p·q cancels, so p·q must not be rounded
-        return _set_distance(at_least_float32(recon), at_least_float32(target), filled)
+        return _set_distance(at_least_float32(recon), at_least_float32(target), is_event)
 
 
-def _set_distance(recon: torch.Tensor, target: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+def _set_distance(recon: torch.Tensor, target: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
     recon_length, target_length = recon.norm(dim=2), target.norm(dim=2)  # [count, n]
     dot = recon @ target.transpose(1, 2)  # [count, n, n]
     direction = 1 - dot / ((recon_length[:, :, None] + LENGTH_EPSILON) * (target_length[:, None, :] + LENGTH_EPSILON))
     magnitude = (recon_length[:, :, None] - target_length[:, None, :]).abs()
     squared = (recon_length.square()[:, :, None] + target_length.square()[:, None, :] - 2 * dot).clamp_min(0)
     return (
-        DIRECTION_WEIGHT * _chamfer(direction, filled)
-        + MAGNITUDE_WEIGHT * _chamfer(magnitude, filled)
-        + CHAMFER_WEIGHT * _chamfer(squared, filled)
-        - SPREAD_WEIGHT * _variance(recon, filled).mean(dim=1)
+        DIRECTION_WEIGHT * _chamfer(direction, is_event)
+        + MAGNITUDE_WEIGHT * _chamfer(magnitude, is_event)
+        + CHAMFER_WEIGHT * _chamfer(squared, is_event)
+        - SPREAD_WEIGHT * _variance(recon, is_event).mean(dim=1)
     )
 
 
-def _chamfer(distance: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+def _chamfer(distance: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
     """½ (mean over i of min over j + mean over j of min over i): [count, n, n] → [count]."""
-    if filled is not None:  # padding is never nearest; finite, since 0 · inf would be no number
-        pairs = filled[:, :, None] & filled[:, None, :]
+    if is_event is not None:  # padding is never nearest; finite, since 0 · inf would be NaN
+        pairs = is_event[:, :, None] & is_event[:, None, :]
         distance = distance.masked_fill(~pairs, torch.finfo(distance.dtype).max)
-    return 0.5 * (_mean(distance.amin(dim=2), filled) + _mean(distance.amin(dim=1), filled))
+    return 0.5 * (_mean(distance.amin(dim=2), is_event) + _mean(distance.amin(dim=1), is_event))
 
 
-def _mean(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+def _mean(x: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
     """Mean over the events of each set: [count, n, ...] → [count, ...]."""
-    if filled is None:
+    if is_event is None:
         return x.mean(dim=1)
-    events = filled.view(*filled.shape, *[1] * (x.ndim - 2))
+    events = is_event.view(*is_event.shape, *[1] * (x.ndim - 2))
     return x.masked_fill(~events, 0).sum(dim=1) / events.sum(dim=1)
 
 
-def _variance(x: torch.Tensor, filled: torch.Tensor | None) -> torch.Tensor:
+def _variance(x: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
     """Variance over the events of each set: [count, n, R] → [count, R]. In two passes: torch.var is slow over dim 1."""
-    return _mean((x - _mean(x, filled)[:, None]).square(), filled)
+    return _mean((x - _mean(x, is_event)[:, None]).square(), is_event)
 
 
 def reconstruction(recon: torch.Tensor, target: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
@@ -69,10 +69,10 @@ def reconstruction(recon: torch.Tensor, target: torch.Tensor, sizes: SetSizes) -
     total = recon.new_zeros((), dtype=torch.promote_types(recon.dtype, torch.float32))
     runs = runs_of(sizes)
     events = (split_events(pad_events(part, sizes), runs) for part in (recon, target))
-    for (size, count), filled, *parts in zip(runs, filled_places(sizes), *events, strict=True):
+    for (size, count), is_event, *parts in zip(runs, event_masks(sizes), *events, strict=True):
         most = max(1, MAX_PAIRS // (size * size))
         pieces = [part.view(count, size, -1).split(most) for part in parts]
-        masks = [None] * len(pieces[0]) if filled is None else filled.split(most)
+        masks = [None] * len(pieces[0]) if is_event is None else is_event.split(most)
         for piece in zip(*pieces, masks, strict=True):
             total = total + set_distance(*piece).sum()
     return total / sum(count for _, count in runs)

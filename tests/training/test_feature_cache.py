@@ -1,10 +1,11 @@
-"""Stage 1 reads the backbone once, for this run and the next: the same figures as reading it in every epoch."""
+"""Stage 1 computes the features of the frozen backbone once, for this run and later ones, with the same results."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import seqsetvae
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
@@ -36,13 +38,13 @@ def _stage_1(cohort: Cohort, folder: Path, cached: bool) -> Run:
     return run
 
 
-def _read(cohort: Cohort, folder: Path) -> CachedFeatures:
-    """What a tiny backbone says of a cohort; what is kept is in folder/features."""
+def _features(cohort: Cohort, folder: Path) -> CachedFeatures:
+    """Features of a tiny backbone for a cohort, cached in folder/features."""
     module = fine_tuner(cohort)
     return features_of(module, make_run(module, cohort, folder))
 
 
-def _kept(folder: Path) -> set[Path]:
+def _cached_folders(folder: Path) -> set[Path]:
     return set((folder / "features").glob("*"))
 
 
@@ -51,10 +53,10 @@ def _train_folder(cohort: Cohort, folder: Path) -> Path:
     return FeatureFolder.of(folder / "features", fine_tuner(cohort), data, "train", CPU).path
 
 
-# ------------------------------------------------------------------------------------------------ the same figures
+# ------------------------------------------------------------------------------------------------ the same metrics
 
 
-def test_the_figures_are_those_of_a_backbone_that_is_read_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
+def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
     fresh, found = (_stage_1(compiled, tmp_path, cached=True) for _ in range(2))
     plain = _stage_1(compiled, tmp_path, cached=False)
     assert [len(run.state.passes) for run in (fresh, found, plain)] == [2, 0, 0]
@@ -68,7 +70,7 @@ def test_the_figures_are_those_of_a_backbone_that_is_read_in_every_epoch(compile
     assert plain.state.rows[0].waiting is not None
 
 
-def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
+def test_every_batch_holds_the_pooled_states_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled)
     run = make_run(module, compiled, tmp_path)
     features = features_of(module, run)
@@ -80,7 +82,15 @@ def test_every_batch_is_what_the_backbone_says_of_its_stays(compiled: Cohort, tm
         assert torch.allclose(pooled.pooled, module.pooled(batch), atol=1e-5)
 
 
-def test_in_batches_of_the_same_stays_it_is_that_to_the_bit(compiled: Cohort, tmp_path: Path) -> None:
+def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, tmp_path: Path) -> None:
+    rows = _features(compiled, tmp_path).rows["valid"]
+    padding, whole = rows[np.array([~4])], rows[np.array([4])]
+    assert padding.label.tolist() == [-1]
+    assert torch.equal(padding.pooled, whole.pooled)
+    assert torch.equal(padding.stay_id, whole.stay_id)
+
+
+def test_batches_of_the_same_stays_are_equal_to_the_last_bit(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
     features = features_of(module, run)
@@ -90,7 +100,7 @@ def test_in_batches_of_the_same_stays_it_is_that_to_the_bit(compiled: Cohort, tm
         assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
-def test_what_was_rounded_to_16_bits_reaches_the_head_as_it_was(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_in_16_bits_reach_the_head_unchanged(compiled: Cohort, tmp_path: Path) -> None:
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
     features = cached_features(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
@@ -101,22 +111,22 @@ def test_what_was_rounded_to_16_bits_reaches_the_head_as_it_was(compiled: Cohort
             assert torch.equal(module(pooled), module(batch))
 
 
-def test_a_backbone_that_trains_has_no_lasting_features(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_of_a_backbone_that_trains_are_refused(compiled: Cohort, tmp_path: Path) -> None:
     module: SeqSetVAEFineTuner = fine_tuner(compiled)
     module.unfreeze_backbone()
     with pytest.raises(AssertionError, match="stale"):
         features_of(module, make_run(module, compiled, tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------ found again
+# ------------------------------------------------------------------------------------------------ the cache
 
 
-def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
+def test_the_next_run_uses_the_cache_without_a_forward_pass(
     compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = _read(compiled, tmp_path)
+    first = _features(compiled, tmp_path)
     module = fine_tuner(compiled, dropout=0.5)  # another head on the same backbone
-    module.pooled = lambda batch: pytest.fail("the backbone was read again")
+    module.pooled = lambda batch: pytest.fail("there was another forward pass")
     run = make_run(module, compiled, tmp_path)
     run.data.seed = 1
     capsys.readouterr()
@@ -125,15 +135,15 @@ def test_the_next_run_finds_them_and_does_not_ask_the_backbone(
     assert again.passes == ()
     for split in ("train", "valid"):
         assert np.array_equal(again.rows[split].pooled, first.rows[split].pooled)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for text in ("Cached features of the frozen backbone: 60 train stays, from ", "backbone: 20 valid stays, from "):
-        assert text in said
+        assert text in printed
 
 
-def test_a_folder_says_what_it_was_made_from_and_holds_no_labels(compiled: Cohort, tmp_path: Path) -> None:
-    _read(compiled, tmp_path)
-    assert len(_kept(tmp_path)) == 2  # one a split
-    for folder in _kept(tmp_path):
+def test_the_manifest_records_all_dependencies_and_no_labels(compiled: Cohort, tmp_path: Path) -> None:
+    _features(compiled, tmp_path)
+    assert len(_cached_folders(tmp_path)) == 2  # one a split
+    for folder in _cached_folders(tmp_path):
         assert {file.name for file in folder.iterdir()} == {POOLED, MANIFEST}
     manifest = json.loads((_train_folder(compiled, tmp_path) / MANIFEST).read_text(encoding="utf-8"))
     assert "Safe to delete" in manifest["about"]
@@ -185,12 +195,12 @@ def _nothing(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None: ...
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_of_what_the_numbers_depend_on_is_another_folder(change: str, compiled: Cohort) -> None:
+def test_any_change_of_what_the_features_depend_on_is_another_key(change: str, compiled: Cohort) -> None:
     assert _path(compiled, _nothing) == _path(compiled, _nothing)
     assert _path(compiled, CHANGES[change]) != _path(compiled, _nothing)
 
 
-def test_another_split_or_arithmetic_is_another_folder(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_split_or_precision_is_another_key(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [
         _path(compiled, _nothing),
         _path(compiled, _nothing, split="valid"),
@@ -211,24 +221,42 @@ def test_another_split_or_arithmetic_is_another_folder(compiled: Cohort, monkeyp
     "file",
     ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "feature_cache.py"],
 )
-def test_other_code_is_another_folder(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_source_file_is_another_key(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     before, path = code_hash(), _path(compiled, _nothing)
     monkeypatch.setattr(feature_cache, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
     assert code_hash() != before
     assert _path(compiled, _nothing) != path
 
 
+def test_a_new_or_edited_file_in_any_folder_of_the_package_changes_the_code_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else code in a new folder would leave stale features valid."""
+    package = tmp_path / "seqsetvae"
+    shutil.copytree(Path(seqsetvae.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(seqsetvae.__file__).parents[1] / "model_optimized.py", tmp_path)
+    monkeypatch.setattr(seqsetvae, "__file__", str(package / "__init__.py"))
+    hashes = [code_hash()]
+    for content in ("", "# edited"):
+        (package / "architectures" / "new" / "deeper").mkdir(parents=True, exist_ok=True)
+        (package / "architectures" / "new" / "deeper" / "layers.py").write_text(content, encoding="utf-8")
+        hashes.append(code_hash())
+    (tmp_path / "model_optimized.py").write_text("# edited", encoding="utf-8")
+    hashes.append(code_hash())
+    assert len(set(hashes)) == 4
+
+
 @pytest.mark.parametrize(("name", "value"), [("seed", 5), ("num_workers", 2), ("pin_memory", True)])
-def test_what_changes_no_number_is_the_same_folder(name: str, value: int, compiled: Cohort) -> None:
+def test_settings_that_change_no_feature_keep_the_key(name: str, value: int, compiled: Cohort) -> None:
     assert _path(compiled, _set("data", name, value)) == _path(compiled, _nothing)
 
 
 def test_large_features_are_memory_mapped_and_give_the_same_batches(
     compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = _read(compiled, tmp_path)
+    small = _features(compiled, tmp_path)
     monkeypatch.setattr(feature_cache, "IN_MEMORY", 0)
-    large = _read(compiled, tmp_path)
+    large = _features(compiled, tmp_path)
     data = CohortDataModule(compiled, batch_size=16, max_events=10**6)
     assert isinstance(large.rows["train"].pooled.base, np.memmap)
     assert not isinstance(small.rows["train"].pooled.base, np.memmap)
@@ -240,7 +268,7 @@ def test_large_features_are_memory_mapped_and_give_the_same_batches(
         assert torch.equal(one.stay_id, other.stay_id)
 
 
-# ------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------ failures
 
 
 class Disturbed:
@@ -257,7 +285,7 @@ class Disturbed:
         return pooled
 
 
-def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> CachedFeatures:
+def _disturbed_features(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor], object]) -> CachedFeatures:
     module = fine_tuner(cohort)
     module.pooled = Disturbed(module, then)
     return features_of(module, make_run(module, cohort, folder))
@@ -265,36 +293,36 @@ def _read_disturbed(cohort: Cohort, folder: Path, then: Callable[[torch.Tensor],
 
 def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) -> None:
     def interrupt(pooled: torch.Tensor) -> None:
-        (partial,) = _kept(tmp_path)
+        (partial,) = _cached_folders(tmp_path)
         assert partial.name.startswith(".")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _read_disturbed(compiled, tmp_path, interrupt)
-    assert _kept(tmp_path) == set()
-    assert len(_read(compiled, tmp_path).passes) == 2
+        _disturbed_features(compiled, tmp_path, interrupt)
+    assert _cached_folders(tmp_path) == set()
+    assert len(_features(compiled, tmp_path).passes) == 2
 
 
-def test_a_history_that_is_no_number_ends_the_run_and_is_not_kept(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_that_are_not_finite_end_the_run_and_are_not_cached(compiled: Cohort, tmp_path: Path) -> None:
     def spoil(pooled: torch.Tensor) -> None:
         pooled[1, 5] = float("inf")
 
     with pytest.raises(FloatingPointError, match=r"NaN or infinite for stay 9\d+ of the train split.*check"):
-        _read_disturbed(compiled, tmp_path, spoil)
-    assert _kept(tmp_path) == set()
+        _disturbed_features(compiled, tmp_path, spoil)
+    assert _cached_folders(tmp_path) == set()
 
 
-def test_two_runs_that_read_the_same_at_once_use_the_same(
+def test_of_two_runs_that_compute_the_same_features_both_use_the_first(
     compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slower = _read_disturbed(compiled, tmp_path, lambda pooled: _read(compiled, tmp_path))
+    slower = _disturbed_features(compiled, tmp_path, lambda pooled: _features(compiled, tmp_path))
     assert (
         f"Another run has computed the same features: {_train_folder(compiled, tmp_path)} is used"
         in capsys.readouterr().out
     )
-    assert len(_kept(tmp_path)) == 2
+    assert len(_cached_folders(tmp_path)) == 2
     assert [reading.stays for reading in slower.passes] == [60]  # train, in vain; valid was there by then
-    assert np.array_equal(slower.rows["train"].pooled, _read(compiled, tmp_path).rows["train"].pooled)
+    assert np.array_equal(slower.rows["train"].pooled, _features(compiled, tmp_path).rows["train"].pooled)
 
 
 def _flip_a_bit(folder: Path) -> None:
@@ -323,18 +351,18 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_features_are_noticed_and_made_again(
+def test_damaged_features_are_detected_and_computed_again(
     damage: str, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = _read(compiled, tmp_path)
+    before = _features(compiled, tmp_path)
     folder = _train_folder(compiled, tmp_path)
     DAMAGE[damage](folder)
-    after = _read(compiled, tmp_path)
+    after = _features(compiled, tmp_path)
     assert f"{folder}: the cached features of the frozen backbone are damaged" in capsys.readouterr().out
     assert [reading.stays for reading in after.passes] == [60]  # the validation split's were whole
     assert np.array_equal(after.rows["train"].pooled, before.rows["train"].pooled)
-    assert len(_kept(tmp_path)) == 2
-    assert _read(compiled, tmp_path).passes == ()
+    assert len(_cached_folders(tmp_path)) == 2
+    assert _features(compiled, tmp_path).passes == ()
 
 
 def test_a_full_disk_is_an_error_before_the_first_row(
@@ -347,5 +375,5 @@ def test_a_full_disk_is_an_error_before_the_first_row(
     with pytest.raises(
         InputError, match=r"features: cannot store 0 MiB of features \(No space left on device\)\. Free"
     ):
-        _read(compiled, tmp_path)
-    assert _kept(tmp_path) == set()
+        _features(compiled, tmp_path)
+    assert _cached_folders(tmp_path) == set()

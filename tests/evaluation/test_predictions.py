@@ -1,0 +1,72 @@
+"""The prediction table: its metrics are exact and equal those of torchmetrics' own classes to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
+
+from seqsetvae.evaluation.predictions import GatheredPredictions, ranking_score
+
+
+def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
+    """A sigmoid of logits near 40 is exactly 1; the AUROC of such scores would be that of a coin."""
+    target = torch.tensor([0, 1] * 50)
+    logits = torch.zeros(100, 2)
+    logits[:, 1] = 40 + target + torch.randn(100) * 0.8
+    score = ranking_score(logits.double().diff(dim=1).squeeze(1))
+    assert ((score > 0) & (score < 1)).all()
+    assert roc_auc_score(target, score) == roc_auc_score(target, logits[:, 1])
+    assert roc_auc_score(target, logits.diff(dim=1).sigmoid()) < roc_auc_score(target, score) - 0.05
+
+
+def test_the_ranking_score_of_equal_odds_is_one_half() -> None:
+    assert ranking_score(torch.zeros(2)).tolist() == [0.5, 0.5]
+
+
+def _gathered(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[GatheredPredictions, list]:
+    """The table of random batches of these sizes, and the batches."""
+    gathered, batches, first = GatheredPredictions("valid"), [], 0
+    for size in sizes:
+        logits = torch.randn(size, 2).mul(20).to(dtype)
+        batches.append((logits, torch.randint(2, (size,)), first + torch.arange(size)))
+        gathered.update(*batches[-1])
+        first += size
+    return gathered, batches
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # in bfloat16 many logits tie
+def test_metrics_equal_those_of_torchmetrics_updated_batch_by_batch(dtype: torch.dtype) -> None:
+    """val_auc was computed in this way before there was a table."""
+    gathered, batches = _gathered((64, 7, 33, 1), dtype)
+    auroc, auprc = BinaryAUROC(validate_args=False), BinaryAveragePrecision(validate_args=False)
+    for logits, label, _ in batches:
+        margin = logits.detach().double().diff(dim=1).squeeze(1)
+        for metric in (auroc, auprc):
+            metric.update(0.5 + 0.5 * margin / (1 + margin.abs()), label)
+    ranking = gathered.table().ranking()
+    assert torch.equal(ranking["auc"], auroc.compute())
+    assert torch.equal(ranking["auprc"], auprc.compute())
+
+
+def test_a_row_holds_stay_label_and_log_odds() -> None:
+    gathered, batches = _gathered((3, 2))
+    table = gathered.table()
+    assert table.split == "valid"
+    assert len(table) == 5
+    assert table.stay_id.tolist() == [0, 1, 2, 3, 4]
+    assert table.label.tolist() == torch.cat([label for _, label, _ in batches]).tolist()
+    assert torch.equal(
+        table.logit, torch.cat([logits.double()[:, 1] - logits.double()[:, 0] for logits, _, _ in batches])
+    )
+    gathered.reset()
+    gathered.update(*batches[1])
+    assert gathered.table().stay_id.tolist() == [3, 4]
+
+
+def test_unlabelled_stays_that_fill_up_a_process_are_not_in_the_table() -> None:
+    gathered = GatheredPredictions("valid")
+    gathered.update(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, -1]), torch.tensor([7, 7]))
+    table = gathered.table()
+    assert (table.stay_id.tolist(), table.label.tolist(), table.logit.tolist()) == ([7], [1], [1.0])
