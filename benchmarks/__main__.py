@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import data, floor, frozen, gpu, growth, loop
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, table
 from seqsetvae.cohort import open_cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
@@ -35,24 +35,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
     "growth": ("From a thousand to a million synthetic stays", growth.run),
     "gpu": ("Speed on a CUDA GPU", gpu.section),
 }
-
-
-def table(title: str, figures: list[Figure]) -> str:
-    """Figures as a Markdown table."""
-    lines = [
-        f"### {title}",
-        "",
-        "| what | measured | baseline | ratio | wanted | peak memory | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for figure in figures:
-        baseline = "" if figure.baseline is None else f"{figure.baseline:,.4g} ({figure.baseline_is})"
-        ratio = "" if figure.ratio is None else f"{figure.ratio:,.3g}"
-        wanted = "" if figure.wanted is None else f"≥ {figure.wanted:g}"
-        peak = "" if figure.peak_mib is None else f"{figure.peak_mib:,.0f} MiB"
-        value = f"{figure.value:,.4g} {figure.unit}"
-        lines.append(f"| {figure.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {figure.note} |")
-    return "\n".join(lines)
 
 
 def hardware() -> dict[str, str | int]:

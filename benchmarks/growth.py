@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import STATUS, Figure, apart, compared, isolated
+from benchmarks.measure import STATUS, Figure, apart, compared, isolated, table
 from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
@@ -232,7 +232,6 @@ def _each_further(stage: str, memory: Sequence[Figure], sizes: Sequence[int]) ->
 
 def main() -> None:
     """Print the table of the sizes asked for."""
-    from benchmarks.__main__ import table  # here, since it imports this module for its list of sections
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of stays")

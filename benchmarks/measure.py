@@ -38,6 +38,24 @@ class Figure:
     note: str = ""
 
 
+def table(title: str, figures: list[Figure]) -> str:
+    """Figures as a Markdown table."""
+    lines = [
+        f"### {title}",
+        "",
+        "| what | measured | baseline | ratio | wanted | peak memory | |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for figure in figures:
+        baseline = "" if figure.baseline is None else f"{figure.baseline:,.4g} ({figure.baseline_is})"
+        ratio = "" if figure.ratio is None else f"{figure.ratio:,.3g}"
+        wanted = "" if figure.wanted is None else f"≥ {figure.wanted:g}"
+        peak = "" if figure.peak_mib is None else f"{figure.peak_mib:,.0f} MiB"
+        value = f"{figure.value:,.4g} {figure.unit}"
+        lines.append(f"| {figure.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {figure.note} |")
+    return "\n".join(lines)
+
+
 def compared(what: str, value: float, unit: str, *, baseline: float, baseline_is: str, **more: Any) -> Figure:
     """A figure of which more is better, with its ratio to a baseline."""
     ratio = value / baseline
