@@ -20,7 +20,7 @@ max_events_per_batch = 65536  # maximum number of events per batch, limits memor
 num_workers = 0  # DataLoader worker processes; 0 is usually fastest, because batches are read from memory-mapped arrays
 
 # --- Backbone of a new model (a checkpoint has its own sizes; these fill in only what it does not state) --------------
-architecture = "seqsetvae"  # architecture of the backbone; a checkpoint has its own
+architecture = "seqsetvae"  # seqsetvae or variable_summaries; the latter brings its own values of settings left as is
 preset = "full"  # full: the sizes below; small: width 64 and 2 history layers instead (for CPUs)
 reduced_dim = 256  # width to which variable embeddings are projected; None: no projection
 latent_dim = 256  # width of each set's latent Gaussian and of the history states
@@ -36,6 +36,7 @@ transformer_dropout = 0.1  # dropout probability in the history encoder
 head_pooling = "mean"  # pooling of the history states: last, mean or last_mean (both); see docs/experiments.md
 head_hidden = 128  # units in the hidden layer of the two-layer head
 head_dropout = 0.1  # dropout probability between the two layers of the head
+head_members = 1  # 1: the two-layer head; more: an ensemble of so many heads that share weights (BatchEnsemble)
 
 # --- Loss (fine-tuning) -----------------------------------------------------------------------------------------------
 loss = "cross_entropy"  # loss function: cross_entropy or focal
@@ -43,6 +44,10 @@ class_weight = "none"  # cross_entropy: weight of positives: none (1), balanced 
 label_smoothing = 0.0  # cross_entropy: fraction of each target that is spread evenly over both classes
 focal_gamma = 2.0  # focal: exponent gamma, larger values reduce the weight of easy examples (Lin et al., 2017)
 focal_alpha = None  # focal: weight alpha of the positive class, 1 - alpha of the negative; None: weight 1 for both
+
+# --- Boosted trees beside the network (fine-tuning; needs lightgbm and architecture = "variable_summaries") -----------
+distillation = 0.0  # weight of the trees in the training targets, where each stay is rated by trees that never saw it
+tree_models = 0  # number of boosted tree models (seeds) whose mean log-odds is averaged with that of the network
 
 # --- Optimization (AdamW) ---------------------------------------------------------------------------------------------
 cls_head_lr = 3e-4  # fine-tuning: learning rate of the head, higher than the backbone's because the head is new
@@ -62,6 +67,9 @@ free_bits = 0.1  # pretraining: KL per latent dimension, in nats, that is not pe
 # --- Schedule (patience counts validations, one at the end of each epoch) ---------------------------------------------
 max_epochs = 20  # maximum number of epochs, both fine-tuning stages together
 unfreeze_after = 1  # epochs of stage 1 (frozen backbone); 0: unfrozen from the start, None: always frozen
+lr_schedule = "plateau"  # fine-tuning: plateau (see lr_factor) or cosine (half a cosine to min_lr over max_epochs)
+keep = "best"  # fine-tuning: best.ckpt holds the epoch with the best val_auc, or with last the last one (no selection)
+ema_decay = None  # fine-tuning: weights are exponential moving averages with this decay per step; None: no averages
 lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_auc stops improving
 lr_patience = 4  # fine-tuning: validations without a higher val_auc before the learning rates are reduced
 min_lr = 1e-6  # lower limit of all learning rates

@@ -16,10 +16,11 @@ from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.gradients import LargeBatchGradient
-from seqsetvae.head import Head, HeadSettings
+from seqsetvae.head import HeadSettings, build_head
 from seqsetvae.losses import LossSettings
 from seqsetvae.metrics import FiniteCheck, RunningMean
 from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
+from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
@@ -36,13 +37,16 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         optimizer: OptimizerSettings,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
+        trees: BoostedTrees | None = None,
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
         Args:
             backbone: of any architecture (seqsetvae/architectures/__init__.py says what it offers).
             head, loss, optimizer, trained_on: recorded in every checkpoint.
-            embeddings: [V, I], the vectors of the cohort's variables; they belong to the data, not to the weights.
+            embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
+                (`loading.variable_table`); they belong to the data, not to the weights.
+            trees: averaged with the network in predictions; trained already, and recorded too.
         """
         super().__init__()
         self.save_hyperparameters(
@@ -57,10 +61,12 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 "max_sets": trained_on.max_sets,
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
             }
+            | ({} if trees is None else {TREES: trees.as_plain()})
         )
         self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
         self.backbone = backbone
-        self.head = Head(backbone.pooled_width(head.pooling), head.hidden, head.dropout)
+        self.head = build_head(backbone.pooled_width(head.pooling), head.hidden, head.dropout, head.members)
+        self.trees = trees
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
@@ -87,8 +93,14 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return self
 
     def forward(self, batch: Batch | PooledBatch) -> torch.Tensor:
-        """Logits of each stay: [N, 2]."""
+        """Logits of each stay [N, 2], and in training of each member of an ensemble head [N, K, 2]."""
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
+
+    def predicted(self, batch: Batch | PooledBatch) -> torch.Tensor:
+        """Logits [N, 2] as predictions have them: with trees, of the mean log-odds of trees and network."""
+        if self.trees is None or isinstance(batch, PooledBatch):
+            return self(batch)
+        return average_with_trees(self(batch), self.trees, self.backbone.table(batch, self.embeddings))
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """Pooled history of each stay: [N, P]; without a gradient while the backbone is frozen."""
@@ -96,9 +108,13 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             return self.backbone.pooled(batch, self.embeddings, self.pooling)
 
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
-        """Mean loss of the batch."""
-        loss = self.loss(self(batch), batch.label, self.class_weight)
-        weight = self.loss.weight(batch.label, self.class_weight)
+        """Mean loss of the batch, over all members of an ensemble head."""
+        logits, target = self(batch), batch.label if batch.target is None else batch.target
+        if logits.ndim == 3:
+            target = target.repeat_interleave(logits.shape[1])
+            logits = logits.flatten(0, 1)
+        loss = self.loss(logits, target, self.class_weight)
+        weight = self.loss.weight(target, self.class_weight)
         self.train_loss.add(loss, weight)
         if self.trainer.is_last_batch:
             self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
@@ -106,7 +122,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Scores go to the metric objects as they are; nothing is read back to the host here."""
-        logits = self(batch)
+        logits = self.predicted(batch)
         self.val_predictions.update(logits, batch.label, batch.stay_id)
         self.finite.update(logits, batch_index)
         loss = self.loss(logits, batch.label, self.class_weight)

@@ -22,7 +22,7 @@ MOST_PADDING = 1.5  # size of a grid for each of its sets; attention then sees a
 SMALL_SIZES = (1, 8, 16, 48)  # what sets are padded to for a GPU; larger sets: the next doubling of the last
 
 
-class _OnDevice:
+class OnDevice:
     """A dataclass of tensors and host values that moves as one; Lightning and the DataLoader call these two."""
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
@@ -32,7 +32,7 @@ class _OnDevice:
             value = getattr(self, item.name)
             if isinstance(value, torch.Tensor):
                 changed[item.name] = change(value)
-            elif isinstance(value, _OnDevice):
+            elif isinstance(value, OnDevice):
                 changed[item.name] = value._map(change)
         return replace(self, **changed)
 
@@ -45,7 +45,7 @@ class _OnDevice:
         return self._map(torch.Tensor.pin_memory)
 
 
-class _OfStays(_OnDevice):
+class _OfStays(OnDevice):
     label: torch.Tensor
 
     @property
@@ -54,7 +54,7 @@ class _OfStays(_OnDevice):
 
 
 @dataclass(eq=False)
-class PaddedSizes(_OnDevice):
+class PaddedSizes(OnDevice):
     """The sets of a batch, padded to a few sizes, for a GPU; a CPU uses exact sizes, without padding."""
 
     runs: tuple[tuple[int, int], ...]  # on the host: (padded size, number of such sets), ascending
@@ -79,6 +79,8 @@ class Batch(_OfStays):
     size_runs: tuple[tuple[int, int], ...]  # on the host: (events per set, number of such sets), ascending
     grids: tuple[tuple[int, int], ...]  # on the host: (stays in the grid, most sets of a stay in it), longest first
     padded: PaddedSizes | None = None  # where the batch is made for a GPU
+    target: torch.Tensor | None = None  # [N] float32, soft label: probability of class 1; None: the label is the target
+    prepared: OnDevice | None = None  # what the architecture computes on the host, if it computes anything
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...] | PaddedSizes:
@@ -102,6 +104,7 @@ class PooledBatch(_OfStays):
     pooled: torch.Tensor  # [N, P], pooled history
     label: torch.Tensor  # [N] int64, 0 or 1
     stay_id: torch.Tensor  # [N] int64
+    target: torch.Tensor | None = None  # as in Batch
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

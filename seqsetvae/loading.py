@@ -5,7 +5,8 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import NO_LABEL, Batch, lay_in_grids, pad_sizes, ranges
+from seqsetvae.batch import NO_LABEL, Batch, OnDevice, lay_in_grids, pad_sizes, ranges
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueTransform
 from seqsetvae.sampler import LengthBucketSampler
@@ -78,6 +79,9 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
     return end - first, split.set_offset[end] - split.set_offset[first]
 
 
+Prepare = Callable[[Batch], OnDevice]  # what an architecture computes on the host when a batch is made
+
+
 class SplitBatches(Dataset[Batch]):
     """A split as a dataset whose items are whole batches: `dataset[stays]` collates the stays at these positions.
 
@@ -91,14 +95,21 @@ class SplitBatches(Dataset[Batch]):
         dtype: type,
         padded_classes: bool = False,
         bounds: np.ndarray | None = None,
+        soft_labels: np.ndarray | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
-        self.bounds = bounds
+        self.bounds, self.soft_labels, self.prepare = bounds, soft_labels, prepare
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
             return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        return collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.bounds)
+        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.bounds)
+        if self.soft_labels is not None:
+            batch.target = torch.from_numpy(self.soft_labels[stays])
+        if self.prepare is not None:
+            batch.prepared = self.prepare(batch)
+        return batch
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -142,6 +153,20 @@ class CohortDataModule(pl.LightningDataModule):
         self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._bounds = transform, transform.bounds(cohort)
+        self._soft_labels: dict[str, np.ndarray] = {}
+        self._prepare: Prepare | None = None
+
+    def with_soft_labels(self, split: str, soft_labels: np.ndarray) -> CohortDataModule:
+        """The same loaders, but training targets of a split are these probabilities of class 1: float32 [n]."""
+        changed = copy.copy(self)
+        changed._soft_labels = {**self._soft_labels, split: soft_labels}
+        return changed
+
+    def with_prepare(self, prepare: Prepare | None) -> CohortDataModule:
+        """The same loaders, whose batches hold what `prepare` makes of them."""
+        changed = copy.copy(self)
+        changed._prepare = prepare
+        return changed
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
@@ -171,8 +196,13 @@ class CohortDataModule(pl.LightningDataModule):
             seed=self.seed,
             **position,
         )
+        if rows is None:
+            soft_labels = self._soft_labels.get(split)
+            batches = SplitBatches(
+                stays, self.max_sets, self.dtype, self.padded_classes, self._bounds, soft_labels, self._prepare
+            )
         return DataLoader(
-            SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._bounds) if rows is None else rows,
+            batches if rows is None else rows,
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers if rows is None else 0,  # a few rows are no work for another process
@@ -237,6 +267,18 @@ def value_type(run: RunSettings) -> type:
 def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
     """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
+
+
+def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Tensor:
+    """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I]."""
+    own = getattr(backbone, "variable_table", None)
+    return embedding_table(cohort, run) if own is None else own(cohort)
+
+
+def host_work(backbone: Any, variables: torch.Tensor) -> Prepare | None:
+    """What the backbone computes of a batch on the host, in the loader; None: nothing."""
+    summarizer = getattr(backbone, "summarizer", None)
+    return None if summarizer is None else summarizer(variables)
 
 
 class StageLoaders(pl.LightningDataModule):

@@ -26,6 +26,12 @@ def cross_entropy(
     return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
 
 
+def soft_cross_entropy(logits: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits [N, 2] and probabilities of class 1 [N], a mean over the stays."""
+    logits = at_least_float32(logits)
+    return F.cross_entropy(logits, torch.stack([1 - probability, probability], dim=1).to(logits))
+
+
 def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float | None) -> torch.Tensor:
     """Focal loss (Lin et al., 2017, equation 5) of logits [N, 2] and classes [N], a mean over the stays.
 
@@ -52,12 +58,18 @@ class LossSettings:
     focal_alpha: float | None
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor:
-        """Logits [N, 2], classes [N], weights of the classes [2] on the same device → scalar."""
+        """Logits [N, 2], targets [N], weights of the classes [2] on the same device → scalar.
+
+        Targets are classes (integers) or probabilities of class 1 (floating-point numbers, with cross_entropy only).
+        """
+        if target.is_floating_point():
+            assert self.name == "cross_entropy", "settings are checked before a mode runs"
+            return soft_cross_entropy(logits, target)
         if self.name == "focal":
             return focal(logits, target, self.focal_gamma, self.focal_alpha)
         return cross_entropy(logits, target, class_weight, self.label_smoothing)
 
     def weight(self, target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor | float:
         """What the mean over these stays divides by: their class weights in all, or without weights their number."""
-        weighted = self.name == "cross_entropy" and self.positive_weight != 1
+        weighted = self.name == "cross_entropy" and self.positive_weight != 1 and not target.is_floating_point()
         return class_weight[target].sum() if weighted else float(len(target))

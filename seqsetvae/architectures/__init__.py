@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from seqsetvae.architectures import seqsetvae
+from seqsetvae.architectures import seqsetvae, variable_summaries
 
 
 class Architecture(Protocol):
@@ -50,4 +50,4 @@ class Architecture(Protocol):
         ...
 
 
-ARCHITECTURES: dict[str, Architecture] = {"seqsetvae": seqsetvae}
+ARCHITECTURES: dict[str, Architecture] = {"seqsetvae": seqsetvae, "variable_summaries": variable_summaries}

@@ -17,7 +17,8 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, architecture_of, read_file
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
-from seqsetvae.head import Head
+from seqsetvae.head import EnsembleHead, Head, build_head
+from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 
 REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
 
@@ -25,13 +26,18 @@ REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_pa
 class FinetunedModel(nn.Module):
     """A backbone and a head; the names of its weights are those of a fine-tuned checkpoint."""
 
-    def __init__(self, backbone: Any, head: Head, pooling: str) -> None:
+    def __init__(
+        self, backbone: Any, head: Head | EnsembleHead, pooling: str, trees: BoostedTrees | None = None
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.pooling = backbone, head, pooling
+        self.backbone, self.head, self.pooling, self.trees = backbone, head, pooling, trees
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-        """Logits of each stay: [N, 2]; `embeddings` [V, I] are those of the variables of the batch's cohort."""
-        return self.head(self.backbone.pooled(batch, embeddings, self.pooling))
+        """Logits of each stay: [N, 2]; `embeddings` is `loading.variable_table` of the batch's cohort."""
+        logits = self.head(self.backbone.pooled(batch, embeddings, self.pooling))
+        if self.trees is None:
+            return logits
+        return average_with_trees(logits, self.trees, self.backbone.table(batch, embeddings))
 
 
 @dataclass(frozen=True)
@@ -76,4 +82,6 @@ def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     architecture, head = ARCHITECTURES[name], saved["head"]
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
     width = backbone.pooled_width(head["pooling"])
-    return FinetunedModel(backbone, Head(width, head["hidden"], head["dropout"]), head["pooling"])
+    trees = BoostedTrees(saved[TREES]) if TREES in saved else None
+    of_sizes = {name: value for name, value in head.items() if name != "pooling"}
+    return FinetunedModel(backbone, build_head(width, **of_sizes), head["pooling"], trees)

@@ -63,7 +63,7 @@ def run(settings: Settings) -> Evaluation:
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
-    from seqsetvae.loading import data_module, embedding_table, require_both_classes
+    from seqsetvae.loading import data_module, host_work, require_both_classes, variable_table
     from seqsetvae.trained_on import check_embeddings, check_width
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.run_folder import find_checkpoint
@@ -85,9 +85,12 @@ def run(settings: Settings) -> Evaluation:
     if settings.run.compile_model:
         model.backbone.compile_dense_parts()
     transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.fingerprints)
-    loader = data_module(cohort, transform, data, settings.loader, settings.run, device).loader(split_name)
-    embeddings = embedding_table(cohort, settings.run).to(device)
-    predictions = predict(model, embeddings, loader, split_name, Precision.of(settings.run, device).context())
+    variables = variable_table(model.backbone, cohort, settings.run)
+    data_with_work = data_module(cohort, transform, data, settings.loader, settings.run, device).with_prepare(
+        host_work(model.backbone, variables)
+    )
+    loader = data_with_work.loader(split_name)
+    predictions = predict(model, variables.to(device), loader, split_name, Precision.of(settings.run, device).context())
     result = Evaluation.of(predictions)
     print(
         f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
@@ -17,17 +18,21 @@ from seqsetvae.settings.groups import (
     OptimizerSettings,
     PretrainedSettings,
     RunSettings,
+    TreeSettings,
     ValueSettings,
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    import torch
+
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
     from seqsetvae.training.summary import Summary
+    from seqsetvae.trees import BoostedTrees
 
 HELP = "train a classifier on a pretrained checkpoint"
 NEEDS = ("data_dir",)
@@ -52,6 +57,7 @@ class Settings:
     architecture: ArchitectureSettings
     head: HeadSettings
     loss: LossSettings
+    trees: TreeSettings
     rates: FinetuningRates
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
@@ -62,6 +68,8 @@ def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
     pretrained, after = settings.pretrained, settings.schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
+    uses_trees = settings.trees.distillation > 0 or settings.trees.tree_models > 0
+    plain_loss = settings.loss.loss == "cross_entropy" and settings.loss.class_weight == "none"
     rules = [
         (
             not random and pretrained.pretrained_ckpt is None,
@@ -78,6 +86,20 @@ def problems(settings: Settings) -> list[str]:
             f"unfreeze_after: received {after}; allowed: 0 with --from_random_weights, because a randomly initialized "
             "backbone must be trained from the start",
         ),
+        (
+            settings.trees.distillation > 0 and not plain_loss,
+            f"distillation: received {settings.trees.distillation}; allowed: 0 unless loss is cross_entropy and "
+            "class_weight is none",
+        ),
+        (
+            uses_trees and not getattr(ARCHITECTURES[settings.architecture.architecture], "HAS_TABLE", False),
+            "distillation, tree_models: allowed: 0 with this architecture, which computes no table of summaries; try "
+            "--architecture variable_summaries",
+        ),
+        (
+            uses_trees and after != 0,
+            f"unfreeze_after: received {after}; allowed: 0 with --distillation or --tree_models",
+        ),
         (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
@@ -91,20 +113,27 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
-    from seqsetvae.loading import data_module
+    from seqsetvae.loading import data_module, host_work, variable_table
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.schedule import VAL_AUC
+    from seqsetvae.training.schedule import Watched
     from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
+    from seqsetvae.training.table import fit_to_training_stays, grow_trees
 
     device = prepare_device(settings.run)
+    watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
     pl.seed_everything(settings.run.seed, verbose=False)
     cohort, backbone, transform, report = cohort_and_backbone(settings)
     warn_of_rates(settings)
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
-    module = build(settings, backbone, cohort, transform)
+    if report is None:
+        fit_to_training_stays(backbone, data)
+    variables = variable_table(backbone, cohort, settings.run)
+    data = data.with_prepare(host_work(backbone, variables))
+    data, trees = grow_trees(settings.trees, backbone, variables, data)
+    module = build(settings, backbone, variables, cohort, transform, trees)
     run = start_run(
         "finetune",
         settings,
@@ -113,7 +142,7 @@ def run(settings: Settings) -> Summary:
         device,
         backbone.sizes,
         report,
-        watched=VAL_AUC,
+        watched=watched,
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),
@@ -127,7 +156,7 @@ def run(settings: Settings) -> Summary:
         run,
         device,
         lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
-        lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
+        lambda rows: random_weights_advice(report) + finetuning_advice(rows, watched, cohort.split("valid")),
     )
 
 
@@ -166,25 +195,34 @@ def warn_of_rates(settings: Settings) -> None:
 
 def untrained(settings: Settings, cohort: Cohort) -> Any:
     """A backbone of the settings' architecture and sizes with random weights; prints a warning."""
-    from seqsetvae.architectures import ARCHITECTURES
-
     print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
     architecture = ARCHITECTURES[settings.architecture.architecture]
-    sizes = architecture.Sizes(input_dim=cohort.embeddings.shape[1], **settings.architecture.sizes())
-    return architecture.build(sizes)
+    of_data = {"input_dim": cohort.embeddings.shape[1], "vocabulary": cohort.vocabulary}
+    needed = {field.name for field in fields(architecture.Sizes)}
+    of_data = {name: value for name, value in of_data.items() if name in needed}
+    return architecture.build(architecture.Sizes(**of_data, **settings.architecture.sizes()))
 
 
-def build(settings: Settings, backbone: Any, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
-    """The module of these settings around a loaded backbone."""
+def build(
+    settings: Settings,
+    backbone: Any,
+    variables: torch.Tensor,
+    cohort: Cohort,
+    transform: ValueTransform,
+    trees: BoostedTrees | None,
+) -> SeqSetVAEFineTuner:
+    """The module of these settings around a loaded backbone; `variables` as from `loading.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae import head, losses, optimizer
     from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.loading import embedding_table
 
-    return SeqSetVAEFineTuner(
+    module = SeqSetVAEFineTuner(
         backbone,
         head.HeadSettings(
-            pooling=settings.head.head_pooling, hidden=settings.head.head_hidden, dropout=settings.head.head_dropout
+            pooling=settings.head.head_pooling,
+            hidden=settings.head.head_hidden,
+            dropout=settings.head.head_dropout,
+            members=settings.head.head_members,
         ),
         losses.LossSettings(
             name=settings.loss.loss,
@@ -198,14 +236,18 @@ def build(settings: Settings, backbone: Any, cohort: Cohort, transform: ValueTra
             backbone_lr=settings.rates.lr,
             weight_decay=settings.optimizer.weight_decay,
         ),
-        embedding_table(cohort, settings.run),
+        variables,
         TrainedOn(
             fingerprints=cohort.fingerprints(),
             label_name=cohort.label_name,
             max_sets=settings.data.max_sets,
             transform=transform,
         ),
+        trees,
     )
+    label = cohort.split("train").label
+    head.set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
+    return module
 
 
 def positive_weight(class_weight: str | float, cohort: Cohort) -> float:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
-from seqsetvae.settings.declare import Setting, build, declared, groups_in
+from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
 from seqsetvae.settings.kinds import NotAllowedError, OneOf
 
 
@@ -138,7 +138,9 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
     found += [] if mode is None else _unused(given, received, mode, modes)
     for each in modes.values() if mode is None else [mode]:
         if usable.keys() >= declared(each.Settings, usable).keys():  # else a line of the config file is missing
-            settings: Any = build(each.Settings, usable, chosen)
+            own = declared(each.Settings, usable).keys() - chosen.keys()
+            advised = {name: value for name, value in recipe(each.Settings, usable).items() if name in own}
+            settings: Any = build(each.Settings, usable | advised, chosen)
             found += [line for group in groups_in(settings) if hasattr(group, "problems") for line in group.problems()]
             if each is mode:
                 found += _needed(given["mode"], mode, usable, known) + mode.problems(settings)

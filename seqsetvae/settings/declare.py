@@ -124,6 +124,18 @@ def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, st
     return group(**arguments)
 
 
+def recipe(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the modules that `values` select recommend for settings of other groups: their RECIPE."""
+    found: dict[str, Any] = {}
+    for item, inner in _parts(group):
+        if "registry" in item.metadata:
+            module = item.metadata["registry"].get(values.get(item.metadata["by"]))
+            found |= getattr(module, "RECIPE", {})
+        elif inner is not None:
+            found |= recipe(inner, values)
+    return found
+
+
 def groups_in(settings: Any) -> Iterator[Any]:
     """A built group and all groups in it."""
     yield settings

@@ -50,7 +50,7 @@ class ValueSettings:
 class LoaderSettings:
     """How stays are grouped into batches."""
 
-    batch_size: int = setting(integer(1))
+    batch_size: int = setting(integer(1), default=8)
     max_events_per_batch: int = setting(integer(1))
     num_workers: int = setting(integer(0))
 
@@ -86,8 +86,9 @@ class HeadSettings:
     """The classification head."""
 
     head_pooling: str = setting(choice("last", "mean", "last_mean"))
-    head_hidden: int = setting(integer(1))
-    head_dropout: float = setting(number(0, 0.9))
+    head_hidden: int = setting(integer(1), default=128)
+    head_dropout: float = setting(number(0, 0.9), default=0.1)
+    head_members: int = setting(integer(1), default=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class LossSettings:
 class OptimizerSettings:
     """What an optimizer step is."""
 
-    weight_decay: float = setting(number(0))
+    weight_decay: float = setting(number(0), default=0.01)
     gradient_clip_val: float = setting(number(0, above=True))
     gradient_accumulation_steps: int = setting(integer(1))
 
@@ -128,8 +129,8 @@ class OptimizerSettings:
 class FinetuningRates:
     """Learning rates of fine-tuning."""
 
-    lr: float = setting(number(0, above=True))
-    cls_head_lr: float = setting(number(0, above=True))
+    lr: float = setting(number(0, above=True), default=5e-5)
+    cls_head_lr: float = setting(number(0, above=True), default=3e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +144,8 @@ class PretrainingRate:
 class ScheduleSettings:
     """How long a run trains, and the limits of its learning rates; patience counts validations."""
 
-    max_epochs: int = setting(integer(1))
-    warmup_steps: int = setting(integer(0))
+    max_epochs: int = setting(integer(1), default=20)
+    warmup_steps: int = setting(integer(0), default=100)
     min_lr: float = setting(number(0))
     es_patience: int = setting(integer(1))
 
@@ -153,7 +154,10 @@ class ScheduleSettings:
 class FinetuningSchedule(ScheduleSettings):
     """How long each stage of fine-tuning trains, and when its learning rates are reduced."""
 
-    unfreeze_after: int | None = setting(optional(integer(0)))
+    unfreeze_after: int | None = setting(optional(integer(0)), default=1)
+    lr_schedule: str = setting(choice("plateau", "cosine"), default="plateau")
+    keep: str = setting(choice("best", "last"), default="best")
+    ema_decay: float | None = setting(optional(number(0, 0.99999)), default=None)
     lr_factor: float = setting(number(0, 0.999, above=True))
     lr_patience: int = setting(integer(0))
 
@@ -165,6 +169,14 @@ class FinetuningSchedule(ScheduleSettings):
             f"es_patience: received {self.es_patience}; allowed: more than lr_patience + 1 (= {least}); otherwise "
             "training stops before a reduced learning rate has been tried"
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSettings:
+    """Boosted trees beside the network: as its teacher, and averaged with it."""
+
+    distillation: float = setting(number(0, 1), default=0.0)
+    tree_models: int = setting(integer(0), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

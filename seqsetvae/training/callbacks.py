@@ -211,7 +211,7 @@ class RunProgress(pl.Callback):
             parts.append(f"loss {loss:.4f}")
         if self.state().rows:
             best = best_row(self.state().rows, self.watched).metrics[self.watched.metric]
-            parts.append(f"best {self.watched.metric} {best:.4f}")
+            parts.append(f"{'last' if self.watched.keep_last else 'best'} {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
             left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
             parts.append(f"ETA {duration(left)}")

@@ -70,6 +70,8 @@ class PortableCheckpoint(ModelCheckpoint):
 
 def best_checkpoint(folder: RunFolder, watched: Watched, score_so_far: float | None = None) -> PortableCheckpoint:
     """Keeps best.ckpt: the best validation, better than that of the best.ckpt so far, if there is one."""
+    if watched.keep_last:
+        return PortableCheckpoint(folder, "best", monitor=None, mode=watched.mode)
     best = PortableCheckpoint(folder, "best", monitor=watched.metric, mode=watched.mode)
     if score_so_far is not None:
         score, path = _as_tensor(score_so_far), str(folder.best)

@@ -37,7 +37,9 @@ class Row:
 
 
 def best_row(rows: Sequence[Row], watched: Watched) -> Row:
-    """The row of best.ckpt: the first of the best."""
+    """The row of best.ckpt: the first of the best, or the last where nothing is selected."""
+    if watched.keep_last:
+        return rows[-1]
     better = max if watched.mode == "max" else min
     return better(rows, key=lambda row: row.metrics[watched.metric])
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from seqsetvae.settings.groups import FinetuningSchedule
@@ -22,6 +24,7 @@ class Watched:
 
     metric: str
     mode: Literal["max", "min"]
+    keep_last: bool = False  # nothing is selected by the metric: best.ckpt holds the last epoch, nothing stops early
 
 
 VAL_AUC = Watched("val_auc", "max")
@@ -62,7 +65,8 @@ class WarmUp(pl.Callback):
 class Decay(pl.Callback):
     """Learning rates fall along half a cosine to `min_lr` at the end of the last epoch (Loshchilov & Hutter, 2017).
 
-    For pretraining, whose loss at a constant rate stalls on the noise of small batches long before any patience ends.
+    For a run of a fixed length, and for pretraining, whose loss at a constant rate stalls on the noise of small batches
+    long before any patience ends.
     A pure function of how far the stage has come, so that a resumed run needs no state of it.
     """
 
@@ -106,3 +110,17 @@ class Plateau(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None
+
+
+class AveragedWeights(WeightAveraging):
+    """Validation and checkpoints use an exponential moving average of the weights (Polyak & Juditsky, 1992).
+
+    The first averages are short, so that the initial weights are forgotten at once.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averages: list[torch.Tensor], weights: list[torch.Tensor], steps: Any) -> None:
+            for old, new in zip(averages, weights, strict=True):
+                old.lerp_(new, 1 - min(decay, float(steps) / (float(steps) + 10)))
+
+        super().__init__(use_buffers=False, multi_avg_fn=average)

@@ -24,7 +24,15 @@ from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint, la
 from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
-from seqsetvae.training.schedule import Decay, Plateau, WarmUp, Watched, epochs_of_stage, finetuning_stages
+from seqsetvae.training.schedule import (
+    AveragedWeights,
+    Decay,
+    Plateau,
+    WarmUp,
+    Watched,
+    epochs_of_stage,
+    finetuning_stages,
+)
 
 
 class FineTuner(FrozenModel, Protocol):
@@ -81,11 +89,26 @@ class Run:
     def _rates(self, warm_up: bool) -> list[pl.Callback]:
         schedule = self.schedule
         rates: list[pl.Callback] = [Decay(schedule.min_lr)]
-        if isinstance(schedule, FinetuningSchedule):
+        if isinstance(schedule, FinetuningSchedule) and schedule.lr_schedule == "plateau":
             rates = [Plateau(self.watched, schedule.lr_factor, schedule.lr_patience, schedule.min_lr)]
         if warm_up and schedule.warmup_steps:  # after the decay: the first steps are the warm-up's
             rates.append(WarmUp(schedule.warmup_steps))
         return rates
+
+    def _stopping(self) -> list[pl.Callback]:
+        """Early stopping, unless the run keeps its last epoch; averaged weights, if the settings ask for them."""
+        watched, schedule = self.watched, self.schedule
+        found: list[pl.Callback] = []
+        if not watched.keep_last:
+            patience = schedule.es_patience
+            found.append(
+                EarlyStopping(
+                    watched.metric, mode=watched.mode, patience=patience, strict=True, check_on_train_epoch_end=False
+                )
+            )
+        if isinstance(schedule, FinetuningSchedule) and schedule.ema_decay is not None:
+            found.append(AveragedWeights(schedule.ema_decay))
+        return found
 
     def _trainer(self, stage: int, max_epochs: int, rates: list[pl.Callback], reads_data: bool) -> pl.Trainer:
         before, schedule, watched = self.state, self.schedule, self.watched
@@ -95,19 +118,15 @@ class Run:
         def record(row: Row) -> None:
             gpu_busy = (*before.gpu_busy, *gpu.samples)
             score = None if best.best_model_score is None else float(best.best_model_score)
+            if watched.keep_last:
+                score = row.metrics[watched.metric]
             self._record(row, gpu_busy, score)
 
         callbacks: list[pl.Callback] = [
             clock,
             gpu,
             *rates,
-            EarlyStopping(
-                watched.metric,
-                mode=watched.mode,
-                patience=schedule.es_patience,
-                strict=True,
-                check_on_train_epoch_end=False,
-            ),
+            *self._stopping(),
             Reporter(record, clock, stage, before, self.metrics, self.parts, reads_data),
             RunProgress(
                 lambda: self.state,

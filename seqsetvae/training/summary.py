@@ -26,6 +26,7 @@ class Summary:
 
     run: str
     watched: str
+    kept: str  # what best.ckpt holds: "best" validation, or "last", where nothing is selected
     best: dict[str, float]  # all metrics of the best validation
     best_epoch: int
     best_stage: int
@@ -41,7 +42,8 @@ class Summary:
     advice: list[str]
 
     def __str__(self) -> str:
-        lines = [f"Best {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} of {self.epochs}"]
+        first = "Last" if self.kept == "last" else "Best"
+        lines = [f"{first} {self.watched} {self.best[self.watched]:.4f} at epoch {self.best_epoch} of {self.epochs}"]
         for name, items in self._facts():
             lines += _fold(f"  {name.ljust(22)}", items)
         for line in self.advice:
@@ -100,6 +102,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
     return Summary(
         run=str(run.folder.path),
         watched=watched.metric,
+        kept="last" if watched.keep_last else "best",
         best=best.metrics,
         best_epoch=best.epoch,
         best_stage=best.stage,
@@ -159,7 +162,7 @@ def partial_weights_advice(report: LoadReport | None) -> list[str]:
 
 def length_advice(rows: list[Row], watched: Watched, max_epochs: int) -> list[str]:
     """What to try where a run ended while it still improved."""
-    if rows[-1].epoch < max_epochs or best_row(rows, watched) is not rows[-1]:
+    if watched.keep_last or rows[-1].epoch < max_epochs or best_row(rows, watched) is not rows[-1]:
         return []
     return [
         f"The best epoch is the last one ({max_epochs} of {max_epochs}), so {watched.metric} may not have reached its "

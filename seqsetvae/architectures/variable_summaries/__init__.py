@@ -1,0 +1,59 @@
+"""Variable summaries: a network on per-variable summaries of a stay; docs/variable-summaries.md. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from seqsetvae.architectures.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems
+from seqsetvae.errors import InputError
+
+if TYPE_CHECKING:
+    from seqsetvae.architectures.variable_summaries.backbone import Backbone
+
+__all__ = [
+    "HAS_TABLE",
+    "INERT",
+    "NOT_IN_SHAPES",
+    "PRESETS",
+    "RECIPE",
+    "SKIPPED",
+    "Sizes",
+    "build",
+    "canonical_name",
+    "explain_missing",
+    "infer_sizes",
+    "problems",
+]
+
+HAS_TABLE = True  # its backbone has `table`, on which boosted trees can be grown
+SKIPPED: tuple[str, ...] = ()
+INERT: frozenset[str] = frozenset()
+NOT_IN_SHAPES: tuple[str, ...] = ()
+
+
+def build(sizes: Sizes) -> Backbone:
+    """A network with random weights, to be fitted to training stays."""
+    from seqsetvae.architectures.variable_summaries.backbone import Backbone
+
+    return Backbone(sizes)
+
+
+def canonical_name(key: str) -> str:
+    """There is one checkpoint layout."""
+    return key
+
+
+def explain_missing(names: Iterable[str]) -> str:
+    """Nothing is known about missing weights."""
+    return ""
+
+
+def infer_sizes(
+    shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
+) -> Sizes:
+    """Every checkpoint states its sizes. Raises InputError if this one does not."""
+    try:
+        return Sizes(**{**stated, "vocabulary": tuple(stated["vocabulary"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file}: its hyper_parameters do not hold the sizes of the network ({error}).") from error

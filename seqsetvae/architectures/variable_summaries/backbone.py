@@ -1,0 +1,175 @@
+"""The network on variable summaries: each summary is encoded, mapped, and summed over all variables of the stay.
+
+Legend: N stays, P pairs (stay, variable), V variables, F = 35 summaries of a pair, C combinations, W = 5 numbers of an
+encoded summary, H width. Only variables that occur in a stay cost anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seqsetvae.architectures.variable_summaries import encoding
+from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
+from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer, measured, named_rows
+from seqsetvae.architectures.variable_summaries.sizes import Sizes
+from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES
+from seqsetvae.batch import Batch
+from seqsetvae.cohort import Cohort
+
+FIT_STAYS = 20_000  # training stays that quantiles are computed from; more change them little
+CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
+
+
+class Backbone(nn.Module):
+    """A patient's events → one vector, by way of summaries. `fit` must come before training."""
+
+    architecture = "variable_summaries"
+    bounds: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    edges: torch.Tensor
+    center: torch.Tensor
+    used: torch.Tensor
+    combination_edges: torch.Tensor
+    combination_center: torch.Tensor
+    combination_used: torch.Tensor
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        n_variables, n_summaries, n_combinations = len(sizes.vocabulary), len(SUMMARIES), len(COMBINATIONS)
+        width, intervals = sizes.summary_width, encoding.WIDTH - 1
+        self.weight = nn.Parameter(torch.empty(n_variables, n_summaries * encoding.WIDTH, width))
+        self.combination_weight = nn.Parameter(torch.empty(n_combinations * encoding.WIDTH, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        # What is fitted on training stays is saved with the weights.
+        self.register_buffer("bounds", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, n_variables).double())
+        self.register_buffer("mean", torch.zeros(n_variables, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(n_variables, dtype=torch.float64))
+        for prefix, shape in (("", (n_variables, n_summaries)), ("combination_", (n_combinations,))):
+            self.register_buffer(f"{prefix}edges", torch.zeros(*shape, intervals + 1))
+            self.register_buffer(f"{prefix}center", torch.zeros(*shape, intervals))
+            self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
+        self._initialize(n_variables * n_summaries + n_combinations)
+
+    def _initialize(self, numbers: int) -> None:
+        """Uniform weights as those of nn.Linear for so many summaries of a stay."""
+        bound = (numbers * encoding.WIDTH) ** -0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:
+        """Bounds of the values and quantiles of the summaries, from training stays; at most FIT_STAYS of them.
+
+        Args:
+            cohort: whose vocabulary is the model's.
+            batches: of training stays, in random order.
+        """
+        self.mean, self.std = (_known(numbers, other) for numbers, other in ((cohort.mean, 0.0), (cohort.std, 1.0)))
+        taken, n_stays = [], 0
+        for batch in batches:
+            taken.append(batch)
+            n_stays += batch.n_stays
+            if n_stays >= FIT_STAYS:
+                break
+        self._fit_bounds(torch.cat([batch.variable for batch in taken]), torch.cat([batch.value for batch in taken]))
+        summarizer = self.summarizer(torch.arange(len(self.sizes.vocabulary)))
+        summaries = [summarizer(batch) for batch in taken]
+        variable, values = (torch.cat([getattr(each, name) for each in summaries]) for name in ("variable", "values"))
+        order = variable.argsort(stable=True)
+        counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
+        for row, of_variable in enumerate(values[order].split(counts)):
+            self.edges[row], self.center[row], self.used[row] = encoding.fit(of_variable)
+        fitted = encoding.fit(torch.cat([each.combinations for each in summaries]))
+        self.combination_edges, self.combination_center, self.combination_used = fitted
+        self._initialize(max(1, int(self.used.sum() + self.combination_used.sum())))
+
+    def _fit_bounds(self, variable: torch.Tensor, value: torch.Tensor) -> None:
+        order = variable.argsort(stable=True)
+        counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
+        for row, values in enumerate(value[order].split(counts)):
+            if len(values):
+                self.bounds[:, row] = torch.from_numpy(np.quantile(values.double().numpy(), [CLIPPED, 1 - CLIPPED]))
+
+    def variable_table(self, cohort: Cohort) -> torch.Tensor:
+        """Row in the model of each variable of a cohort, -1 where the model does not know it: [V of the cohort]."""
+        rows = {name: row for row, name in enumerate(self.sizes.vocabulary)}
+        return torch.tensor([rows.get(name, -1) for name in cohort.vocabulary])
+
+    def summarizer(self, variables: torch.Tensor) -> Summarizer:
+        """Makes the summaries of batches on the host; `variables` as from `variable_table`."""
+        names = self.sizes.vocabulary
+        bounds, mean, std = (buffer.detach().cpu().clone() for buffer in (self.bounds, self.mean, self.std))
+        return Summarizer(variables.cpu(), bounds, mean, std, named_rows(names), measured(names))
+
+    def summaries(self, batch: Batch, variables: torch.Tensor) -> Summaries:
+        """Those that the data loader has made, or else new ones."""
+        if isinstance(batch.prepared, Summaries):
+            return batch.prepared
+        return self.summarizer(variables)(batch.to("cpu")).to(self.bias.device)
+
+    def pooled(self, batch: Batch, variables: torch.Tensor, pooling: str) -> torch.Tensor:
+        """[N, H]. The summaries describe the whole stay, so every pooling is the same."""
+        summaries = self.summaries(batch, variables)
+        total = self.bias + self._of_combinations(summaries.combinations)
+        if summaries.pairs_per_variable:
+            total = total.index_add(0, summaries.stay, self._of_pairs(summaries))
+        return F.dropout(F.relu(total), self.sizes.hidden_dropout, self.training)
+
+    def pooled_width(self, pooling: str) -> int:
+        """H."""
+        return self.sizes.summary_width
+
+    def _of_pairs(self, summaries: Summaries) -> torch.Tensor:
+        """What each pair adds: [P, H]; one product for each variable that occurs."""
+        variable, values = summaries.variable, summaries.values.to(self.bias.dtype)
+        values = torch.where(self.used[variable], values, torch.nan)
+        encoded = self._dropped(encoding.encode(values, self.edges[variable], self.center[variable]))
+        if self.training and self.sizes.variable_dropout:
+            kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
+            encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
+        groups = encoded.flatten(1).split([count for _, count in summaries.pairs_per_variable])
+        weights = self.weight.unbind(0)  # its gradient is then written once, not once for each variable
+        rows = (row for row, _ in summaries.pairs_per_variable)
+        return torch.cat([group @ weights[row] for group, row in zip(groups, rows, strict=True)])
+
+    def _of_combinations(self, values: torch.Tensor) -> torch.Tensor:
+        """What the combinations add: [N, C] → [N, H]."""
+        values = torch.where(self.combination_used, values.to(self.bias.dtype), torch.nan)
+        encoded = encoding.encode(values, self.combination_edges, self.combination_center)
+        return self._dropped(encoded).flatten(1) @ self.combination_weight
+
+    def _dropped(self, encoded: torch.Tensor) -> torch.Tensor:
+        """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W]."""
+        if not self.training or not self.sizes.summary_dropout:
+            return encoded
+        keep = 1 - self.sizes.summary_dropout
+        return encoded * (torch.rand(*encoded.shape[:2], 1, device=encoded.device) < keep) / keep
+
+    def table(self, batch: Batch, variables: torch.Tensor) -> np.ndarray:
+        """The summaries in use as a dense table for other models, NaN where there is none: float32 [N, columns]."""
+        summaries = self.summaries(batch, variables).to("cpu")
+        columns = self._columns()
+        wide = np.full((batch.n_stays, int(columns.max()) + 1 if columns.numel() else 0), np.nan, dtype=np.float32)
+        place = columns[summaries.variable]
+        inside = place >= 0
+        stay = summaries.stay[:, None].expand_as(place)
+        wide[stay[inside].numpy(), place[inside].numpy()] = summaries.values[inside].numpy()
+        return np.hstack([wide, summaries.combinations[:, self.combination_used.cpu()].numpy()], dtype=np.float32)
+
+    def _columns(self) -> torch.Tensor:
+        """Column of each summary in `table`, -1 for those that are not used: [V, F]."""
+        used = self.used.cpu()
+        return torch.where(used, used.flatten().cumsum(0).reshape(used.shape) - 1, -1)
+
+    def compile_dense_parts(self) -> None:
+        """The products differ in their number of rows in every batch: nothing is worth compiling."""
+
+
+def _known(numbers: np.ndarray, otherwise: float) -> torch.Tensor:
+    return torch.from_numpy(np.where(np.isnan(numbers), otherwise, numbers))

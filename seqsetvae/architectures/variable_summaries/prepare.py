@@ -1,0 +1,101 @@
+"""What this architecture computes on the host when a batch is made: summaries and combinations of variables.
+
+Legend: E events, N stays of the batch, P pairs (stay, variable), V variables of the model, F summaries of a pair, C
+combinations. It happens in the data loader, so that no training step waits for the device to count pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from seqsetvae.architectures.variable_summaries.derived import LABS, NAMES, STATIC, combinations
+from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, Pairs, summarize
+from seqsetvae.batch import Batch, OnDevice
+
+
+@dataclass(eq=False)
+class Summaries(OnDevice):
+    """The summaries of a batch."""
+
+    stay: torch.Tensor  # [P] int64, position of the stay in the batch
+    variable: torch.Tensor  # [P] int64, row of the variable in the model, ascending
+    values: torch.Tensor  # [P, F] float32 (float64 in double precision), NaN where there is none
+    combinations: torch.Tensor  # [N, C], likewise
+    pairs_per_variable: tuple[tuple[int, int], ...]  # on the host: (variable, number of its pairs), ascending
+
+
+@dataclass(frozen=True, eq=False)
+class Summarizer:
+    """Makes `Summaries` of a batch.
+
+    Attributes:
+        row: [V of the cohort] int64, row of each variable in the model; -1 where the model does not know it.
+        bounds: [2, V] smallest and largest z-score of each variable; values beyond are set to these.
+        mean, std: [V], of the z-scores, so that combinations are computed in the units of the variables.
+        named: rows in the model of the variables `NAMES`; -1 where it has none of this name.
+        measured: [V] bool, variables that are measured during the stay (not age, for example).
+    """
+
+    row: torch.Tensor
+    bounds: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    named: tuple[int, ...]
+    measured: torch.Tensor
+
+    def __call__(self, batch: Batch) -> Summaries:
+        """The summaries of a batch on the host."""
+        row = self.row[batch.variable]
+        low, high = self.bounds[:, row]
+        pairs = summarize(batch, row, batch.value.double().clamp(low, high))
+        variables, counts = torch.unique_consecutive(pairs.variable, return_counts=True)
+        columns = combinations(self._in_units(pairs, batch.n_stays), self._counts(pairs, batch.n_stays))
+        return Summaries(
+            stay=pairs.stay,
+            variable=pairs.variable,
+            values=pairs.values.to(batch.value.dtype),
+            combinations=torch.stack(list(columns.values()), dim=1).to(batch.value.dtype),
+            pairs_per_variable=tuple(zip(variables.tolist(), counts.tolist(), strict=True)),
+        )
+
+    def _in_units(self, pairs: Pairs, n_stays: int) -> torch.Tensor:
+        """Summaries of the variables `NAMES` in their own units: [N, len(NAMES), F]."""
+        dense = pairs.values.new_full((n_stays, len(NAMES), len(SUMMARIES)), torch.nan)
+        for place, row in enumerate(self.named):
+            if row >= 0:
+                found = pairs.variable == row
+                dense[pairs.stay[found], place] = _in_units(pairs.values[found], self.mean[row], self.std[row])
+        return dense
+
+    def _counts(self, pairs: Pairs, n_stays: int) -> torch.Tensor:
+        """Variables measured, their events, and laboratory values of the last 12 hours: [N, 3]."""
+        measured = self.measured[pairs.variable].double()
+        labs = {self.named[NAMES.index(name)] for name in LABS} - {-1}
+        is_lab = torch.isin(pairs.variable, torch.tensor(sorted(labs), dtype=torch.int64)).double()
+        last = pairs.values[:, SUMMARIES.index("last_0_12h_count")]
+        columns = torch.stack([measured, measured * pairs.values[:, SUMMARIES.index("count")], is_lab * last], dim=1)
+        return columns.new_zeros(n_stays, 3).index_add(0, pairs.stay, columns)
+
+
+# Summaries that are values of the variable; the others are counts, times, spreads and slopes.
+_VALUES = tuple(name.endswith(("mean", "min", "max", "first", "last", "decayed")) for name in SUMMARIES)
+_TIMES = tuple("hour_" in name for name in SUMMARIES)
+
+
+def _in_units(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Z-scores → units of the variable, for those summaries that are its values; the others are unchanged: [P, F]."""
+    is_value = torch.tensor(_VALUES) & ~torch.tensor(_TIMES)
+    return torch.where(is_value, values * std + mean, values)
+
+
+def named_rows(variables: tuple[str, ...]) -> tuple[int, ...]:
+    """The row of each of `NAMES` among the model's variables, or -1."""
+    rows = {name: row for row, name in enumerate(variables)}
+    return tuple(rows.get(name, -1) for name in NAMES)
+
+
+def measured(variables: tuple[str, ...]) -> torch.Tensor:
+    """[V] bool: not one of the variables that describe the patient."""
+    return torch.tensor([name not in STATIC for name in variables])

@@ -1,0 +1,102 @@
+"""Boosted trees on a table of summaries: a teacher of the network, and a second opinion beside it.
+
+Legend: n stays, c columns. Training is deterministic, also over numbers of CPU cores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqsetvae.errors import InputError
+
+TREES = "trees"  # in the hyper_parameters of a checkpoint
+MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
+MAX_COLUMNS = 5_000  # the columns that most stays have
+# Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
+PARAMETERS: dict[str, Any] = {
+    "objective": "binary",
+    "num_leaves": 8,
+    "min_data_in_leaf": 20,
+    "bagging_fraction": 0.6,
+    "bagging_freq": 1,
+    "feature_fraction": 0.05,
+    "lambda_l2": 10.0,
+    "verbose": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
+ROUNDS, RATE = 800, 0.02
+TEACHER_ROUNDS, TEACHER_RATE, TEACHER_FOLDS, TEACHER_REPEATS = 420, 0.04, 6, 2  # as good, in a third of the time
+
+
+class BoostedTrees:
+    """Gradient-boosted trees with several seeds; their mean log-odds is the prediction."""
+
+    def __init__(self, models: list[str]) -> None:
+        """Models as LightGBM writes them."""
+        self.models = models
+        self._boosters = [lightgbm().Booster(model_str=model) for model in models]
+
+    @classmethod
+    def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
+        """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
+        boosters = [_train(table, label, seed, ROUNDS, RATE) for seed in range(models)]
+        return cls([booster.model_to_string() for booster in boosters])
+
+    def log_odds(self, table: np.ndarray) -> np.ndarray:
+        """[n, c] → [n]."""
+        return np.mean([booster.predict(table, raw_score=True) for booster in self._boosters], axis=0)
+
+    def as_plain(self) -> list[str]:
+        """For a checkpoint."""
+        return self.models
+
+    def __deepcopy__(self, memo: Any) -> BoostedTrees:
+        """They never change, and averaging of weights copies the module that holds them."""
+        return self
+
+
+def out_of_fold_log_odds(table: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Log-odds of each stay by trees that were grown without it, a mean over two partitions: [n]."""
+    from sklearn.model_selection import StratifiedKFold
+
+    total = np.zeros(len(label))
+    for repeat in range(TEACHER_REPEATS):
+        folds = StratifiedKFold(TEACHER_FOLDS, shuffle=True, random_state=repeat)
+        for fold, (inside, outside) in enumerate(folds.split(table, label)):
+            seed = 100 * repeat + fold
+            booster = _train(table[inside], label[inside], seed, TEACHER_ROUNDS, TEACHER_RATE)
+            total[outside] += booster.predict(table[outside], raw_score=True)
+    return total / TEACHER_REPEATS
+
+
+def soft_labels(log_odds: np.ndarray, label: np.ndarray, weight: float) -> np.ndarray:
+    """Targets of distillation: `weight` of the teacher's probability and the rest of the label. float32 [n]."""
+    return ((1 - weight) * label + weight / (1 + np.exp(-log_odds))).astype(np.float32)
+
+
+def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndarray) -> torch.Tensor:
+    """Logits [N, 2] of the mean log-odds of the network (`logits` [N, 2]) and of the trees (their table [N, c])."""
+    of_trees = torch.from_numpy(trees.log_odds(table)).to(logits)
+    mean = (logits[:, 1] - logits[:, 0] + of_trees) / 2
+    return torch.stack([-mean / 2, mean / 2], dim=1)
+
+
+def _train(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, rate: float) -> Any:
+    parameters = PARAMETERS | {"seed": seed, "learning_rate": rate, "num_threads": torch.get_num_threads()}
+    return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds)
+
+
+def lightgbm() -> Any:
+    """The library. Raises InputError where it is not installed."""
+    try:
+        import lightgbm as library
+    except ImportError as error:
+        raise InputError(
+            "lightgbm is not installed; boosted trees (distillation, tree_models, baselines) need it: "
+            "pip install lightgbm"
+        ) from error
+    return library
