@@ -3,12 +3,13 @@
 A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
 """
 
-from seqsetvae.modes import demo, embed, evaluate, finetune, pretrain
+from seqsetvae.modes import crossvalidate, demo, embed, evaluate, finetune, pretrain
 from seqsetvae.settings.command_line import Mode
 
 MODES: dict[str, Mode] = {
     "finetune": finetune,
     "pretrain": pretrain,
+    "crossvalidate": crossvalidate,
     "evaluate": evaluate,
     "embed": embed,
     "demo": demo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures import ARCHITECTURES
@@ -25,12 +26,15 @@ from seqsetvae.settings.groups import (
 from seqsetvae.settings.kinds import BOOLEAN
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    import numpy as np
     import torch
 
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.evaluation.predictions import Predictions
+    from seqsetvae.loading import CohortDataModule
     from seqsetvae.training.summary import Summary
     from seqsetvae.trees import BoostedTrees
 
@@ -113,6 +117,19 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
+    from seqsetvae.training.precision import prepare_device
+
+    prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    found = cohort_and_backbone(settings)
+    warn_of_rates(settings)
+    return train(settings, *found)
+
+
+def train(
+    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
+) -> Summary:
+    """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.loading import data_module, host_work, variable_table
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -124,9 +141,6 @@ def run(settings: Settings) -> Summary:
 
     device = prepare_device(settings.run)
     watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
-    pl.seed_everything(settings.run.seed, verbose=False)
-    cohort, backbone, transform, report = cohort_and_backbone(settings)
-    warn_of_rates(settings)
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
     if report is None:
         fit_to_training_stays(backbone, data)
@@ -158,6 +172,64 @@ def run(settings: Settings) -> Summary:
         lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, watched, cohort.split("valid")),
     )
+
+
+def train_and_predict(settings: Settings, cohort: Cohort) -> dict[str, np.ndarray]:
+    """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
+
+    The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
+    """
+    import pytorch_lightning as pl
+
+    from seqsetvae.evaluation.load import load_finetuned
+    from seqsetvae.evaluation.predictions import predict
+    from seqsetvae.loading import host_work, variable_table
+    from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.run_folder import find_checkpoint
+
+    device = prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    summary = train(settings, cohort, *backbone_for(settings, cohort))
+    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
+    model = finetuned.model.to(device)
+    variables = variable_table(model.backbone, cohort, settings.run)
+    data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
+
+    def predictions() -> Predictions:
+        precision = Precision.of(settings.run, device).context()
+        return predict(model, variables.to(device), data.loader("valid"), "valid", precision)
+
+    found = predictions()
+    columns = {"stay_id": found.stay_id, "label": found.label, settings.architecture.architecture: found.logit}
+    if model.trees is not None:
+        model.trees = None
+        network = predictions().logit
+        columns |= {"network alone": network, "trees alone": 2 * found.logit - network}
+    return {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def loaders(settings: Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
+    """Loaders of an open cohort."""
+    from seqsetvae.loading import data_module
+    from seqsetvae.training.precision import prepare_device
+
+    device = prepare_device(settings.run)
+    return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+
+
+def backbone_for(settings: Settings, cohort: Cohort) -> tuple[Any, ValueTransform, LoadReport | None]:
+    """A new backbone for an open cohort, or that of --pretrained_ckpt, loaded again."""
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.pretrained import load_pretrained
+
+    if settings.from_random_weights:
+        return untrained(settings, cohort), new_transform(settings.values, cohort), None
+    width = cohort.embeddings.shape[1]
+    backbone, checkpoint, report = load_pretrained(
+        settings.pretrained, settings.architecture, settings.data, width, settings.values
+    )
+    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return backbone, value_transform(checkpoint, cohort), report
 
 
 def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:

@@ -222,7 +222,7 @@ def test_a_flag_that_the_mode_does_not_use_is_an_error(mode: str, flag: str, val
 
 def test_the_modes_that_use_a_flag_are_named(tmp_path: Path) -> None:
     message = _problems(mode="pretrain", data_dir=tmp_path, lr_patience=2)
-    assert "--mode pretrain does not use it (used by finetune, demo); leave out --lr_patience" in message
+    assert "--mode pretrain does not use it (used by finetune, crossvalidate, demo); leave out --lr_patience" in message
 
 
 def test_a_learning_rate_that_the_mode_does_not_read_limits_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The plain reference: summaries of one variable of one stay at a time, in numpy. Tests and benchmarks compare with it.
+
+Legend: F = 35 summaries, W = 5 numbers of an encoded summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from seqsetvae.architectures.variable_summaries.encoding import QUANTILES
+
+Event = tuple[float, float]  # (hour since the stay's first set, value), in time order
+
+
+def plain_summaries(events: Sequence[Event], end: float) -> list[float]:
+    """The 35 summaries of one variable in one stay whose last set is `end` hours after its first."""
+    found = _whole_stay(events, end)
+    for start, stop in ((12.0, 0.0), (24.0, 12.0), (36.0, 24.0), (48.0, 36.0)):
+        values = [value for hour, value in events if end - hour < start and (stop == 0 or end - hour >= stop)]
+        found += [np.mean(values), min(values), max(values)] if values else [np.nan] * 3
+        found.append(len(values))
+    last_hours = [(hour, value) for hour, value in events if end - hour < 6]
+    values = [value for _, value in last_hours]
+    found += [np.mean(values), np.std(values), _slope(last_hours)] if values else [np.nan] * 3
+    first = [value for hour, value in events if hour < 6]
+    found += [first[0], np.mean(first)] if first else [np.nan] * 2
+    return [float(number) for number in found]
+
+
+def _whole_stay(events: Sequence[Event], end: float) -> list[float]:
+    hours, values = [hour for hour, _ in events], [value for _, value in events]
+    steps = [abs(after - before) for before, after in pairwise(values)]
+    weights = [2 ** ((hour - end) / 6) + 1e-6 for hour in hours]
+    return [
+        len(values),
+        float(np.mean(values)),
+        float(np.std(values)),
+        min(values),
+        max(values),
+        values[0],
+        values[-1],
+        hours[0],
+        hours[-1],
+        _slope(events),
+        float(np.mean(steps)) if steps else np.nan,
+        max(hour for hour, value in events if value == min(values)),
+        max(hour for hour, value in events if value == max(values)),
+        float(np.average(values, weights=weights)),
+    ]
+
+
+def _slope(events: Sequence[Event]) -> float:
+    hours, values = np.array(events).T
+    spread = ((hours - hours.mean()) ** 2).sum()
+    return float(((hours - hours.mean()) * values).sum() / spread) if spread > 0.5 else np.nan
+
+
+def plain_encoding(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
+    """One number as W numbers: how far it fills each interval, less the center; 1 for present."""
+    if not np.isfinite(number):
+        return [0.0] * len(QUANTILES)
+    found = []
+    for low, high, mean in zip(edges, edges[1:], center, strict=False):
+        filled = float(np.clip((number - low) / (high - low), 0, 1)) if high > low else float(number >= low)
+        found.append(filled - mean)
+    return [*found, 1.0]

@@ -1,0 +1,100 @@
+"""Cross-validation: cohorts in memory whose splits are folds of the labelled stays of another cohort."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.errors import InputError
+
+POOLED = ("train", "valid")  # the test split is never part of a fold
+
+
+class GatheredSplit(Split):
+    """A split in memory, of stays gathered from splits of a cohort."""
+
+    def __init__(self, name: str, arrays: dict[str, NDArray[Any]]) -> None:
+        """`arrays` as in `cohort.format.ARRAYS`."""
+        self.name, self._arrays = name, arrays
+        for array, values in arrays.items():
+            setattr(self, array, values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GatheredSplit, (self.name, self._arrays)
+
+
+def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> GatheredSplit:
+    """The stays at these positions of each source, in this order, as one split."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for split, stays in sources:
+        first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
+        sets = _ranges(first, end)
+        events = _ranges(split.set_offset[first], split.set_offset[end])
+        per_array: dict[str, NDArray[Any]] = {
+            "variable": split.variable[events],
+            "value": split.value[events],
+            "set_offset": split.set_offset[sets + 1] - split.set_offset[sets],
+            "minute": split.minute[sets],
+            "stay_offset": end - first,
+            "stay_id": split.stay_id[stays],
+            "label": split.label[stays],
+        }
+        for array, values in per_array.items():
+            parts.setdefault(array, []).append(values)
+    arrays = {array: np.concatenate(values) for array, values in parts.items()}
+    for offsets in ("set_offset", "stay_offset"):  # sizes → offsets
+        arrays[offsets] = np.concatenate([[0], np.cumsum(arrays[offsets])])
+    return GatheredSplit(name, arrays)
+
+
+def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indexes first, ..., end - 1 of each pair, concatenated."""
+    sizes = end - first
+    return np.repeat(first - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+
+
+def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
+    """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
+
+    Stratified by label. Stays are taken in the order of their ids as text, so that the partition depends on nothing but
+    the stays and the seed. With a `train_fraction` below 1, a random part of the training stays is kept, of each class
+    alike. Mean and std of the variables remain those of the cohort.
+
+    Raises:
+        InputError: a class has fewer stays than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
+    splits = [cohort.split(name) for name in POOLED if name in cohort.splits]
+    source = np.concatenate([np.full(split.n_stays, at) for at, split in enumerate(splits)])
+    position = np.concatenate([np.arange(split.n_stays) for split in splits])
+    label = np.concatenate([split.label for split in splits])
+    order = np.argsort(np.concatenate([split.stay_id for split in splits]).astype(str), kind="stable")
+    order = order[label[order] >= 0]
+    least = int(np.bincount(label[order], minlength=2).min())
+    if least < n_folds:
+        raise InputError(
+            f"folds: received {n_folds}; {cohort.path} has only {least} labelled training and validation stays of one "
+            f"class of {cohort.label_name}, and each fold needs one"
+        )
+
+    def of(name: str, chosen: NDArray[np.int64]) -> GatheredSplit:
+        return gather(name, [(split, position[chosen[source[chosen] == at]]) for at, split in enumerate(splits)])
+
+    partition = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    for inside, outside in partition.split(order, label[order]):
+        if train_fraction < 1:
+            inside, _ = train_test_split(
+                inside, train_size=train_fraction, stratify=label[order[inside]], random_state=seed
+            )
+        held_out = of("valid", order[outside])
+        key = hashlib.sha256(held_out.stay_id.tobytes()).hexdigest()
+        # Another content hash: cached features of one fold must never be taken for those of another.
+        manifest = cohort.manifest | {"checksums": cohort.manifest["checksums"] | {"fold": key}}
+        yield replace(cohort, manifest=manifest, splits={"train": of("train", order[inside]), "valid": held_out})

@@ -1,0 +1,120 @@
+"""Cross-validate: fine-tune on all folds but one, predict that one, and compare with baselines on the same folds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.crossvalidation import Columns, lines, read_columns, results, write_columns
+from seqsetvae.files import write_text
+from seqsetvae.modes import finetune
+from seqsetvae.settings.declare import argument, as_plain, changed
+from seqsetvae.settings.kinds import choice, integer, number, optional, path
+
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    from seqsetvae.cohort import Cohort
+
+HELP = "fine-tune and predict fold by fold, beside boosted trees and logistic regression"
+NEEDS = ("data_dir",)
+CONFIG, RESULT = "crossvalidation_settings.json", "crossvalidation.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What cross-validation reads: all of fine-tuning, and the folds."""
+
+    folds: int = argument(integer(2), "crossvalidate: number of folds, stratified by label (default: 5)", default=5)
+    repeats: int = argument(
+        integer(1), "crossvalidate: number of partitions into folds, each with seeds of its own (default: 1)", default=1
+    )
+    partition_seed: int = argument(
+        integer(0), "crossvalidate: seed of the first partition into folds (default: 0)", default=0
+    )
+    train_fraction: float = argument(
+        number(0, 1, above=True),
+        "crossvalidate: share of the training stays of each fold that is used, the models' labels (default: 1)",
+        default=1.0,
+    )
+    baselines: str = argument(
+        choice("all", "none"),
+        "crossvalidate: all (boosted trees and logistic regression on summaries, needs lightgbm) or none",
+        default="all",
+    )
+    output: Path | None = argument(
+        optional(path()),
+        "crossvalidate: folder of the results; finished folds in it are not computed again (default: a new run folder)",
+    )
+    finetuning: finetune.Settings
+
+
+def problems(settings: Settings) -> list[str]:
+    """The rules of fine-tuning."""
+    return finetune.problems(settings.finetuning)
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Fine-tune and predict every fold; returns the table of results, which is also printed and written."""
+    from seqsetvae.cohort.folds import folds
+    from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.loading import require_both_classes
+    from seqsetvae.trees import lightgbm
+
+    if settings.baselines == "all":
+        lightgbm()
+    check_data(settings.finetuning.data, "train")
+    cohort = open_data(settings.finetuning.data, settings.finetuning.run.output_root_dir)
+    require_both_classes(cohort, "train")
+    folder = _folder(settings)
+    columns: list[Columns] = []
+    for repeat in range(settings.repeats):
+        seed = settings.partition_seed + repeat
+        for number_of_fold, fold in enumerate(folds(cohort, settings.folds, seed, settings.train_fraction)):
+            file = folder / f"partition{seed}-fold{number_of_fold}.csv"
+            print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}: {file}", flush=True)
+            if not file.exists():
+                write_columns(file, _of_fold(settings, folder, fold, repeat))
+            columns.append(read_columns(file))
+    result = results(columns)
+    write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    print("\n" + "\n".join(lines(result)) + f"\n{folder / RESULT}")
+    return result
+
+
+def _folder(settings: Settings) -> Path:
+    """The folder of the results. Raises InputError if it holds results of other settings."""
+    from seqsetvae.training.run_folder import RunFolder
+
+    folder = settings.output
+    if folder is None:
+        folder = RunFolder.create(settings.finetuning.run.output_root_dir, "crossvalidate").path
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: value for name, value in as_plain(settings).items() if name not in ("output", "repeats")}
+    file, text = folder / CONFIG, json.dumps(plain, indent=2) + "\n"
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise InputError(f"output: {folder} holds folds of other settings ({file}). Pass another --output.")
+    write_text(file, text)
+    return folder
+
+
+def _of_fold(settings: Settings, folder: Path, fold: Cohort, repeat: int) -> Columns:
+    """Fine-tune on the training stays of a fold, and predict its held-out stays; with baselines if asked for."""
+    from seqsetvae.baselines import baseline_log_odds
+    from seqsetvae.trained_on import new_transform
+
+    of_run = changed(settings.finetuning, output_root_dir=folder / "runs", seed=settings.finetuning.run.seed + repeat)
+    predictions = finetune.train_and_predict(of_run, fold)
+    ids, label = predictions.pop("stay_id"), predictions.pop("label")
+    columns = {"stay_id": ids, "label": label} | predictions
+    if settings.baselines == "all":
+        baseline_ids, log_odds = baseline_log_odds(
+            finetune.loaders(of_run, fold, new_transform(of_run.values, fold)), "valid"
+        )
+        order = np.argsort(baseline_ids)[np.argsort(np.argsort(ids))]
+        assert (baseline_ids[order] == ids).all()
+        columns |= {name: values[order] for name, values in log_odds.items()}
+    return columns

@@ -1,0 +1,241 @@
+"""The network on variable summaries: every number equals that of the plain reference, values and gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.architectures import variable_summaries
+from seqsetvae.architectures.variable_summaries import derived, encoding
+from seqsetvae.architectures.variable_summaries.backbone import Backbone
+from seqsetvae.architectures.variable_summaries.prepare import named_rows
+from seqsetvae.architectures.variable_summaries.reference import plain_encoding, plain_summaries
+from seqsetvae.architectures.variable_summaries.sizes import Sizes
+from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
+from seqsetvae.batch import Batch
+from tests import tiny
+
+NAMES = tuple(f"v{row}" for row in range(tiny.VARIABLES))
+VARIABLES = torch.arange(tiny.VARIABLES)
+
+
+def _plain(stay: list[Any]) -> dict[int, list[float]]:
+    """Summaries of each variable of a stay, by the plain reference."""
+    start, end = stay[0][0], stay[-1][0]
+    events: dict[int, list[tuple[float, float]]] = {}
+    for minute, of_set in stay:
+        for variable, value in of_set:
+            events.setdefault(variable, []).append(((minute - start) / 60, value))
+    return {variable: plain_summaries(of_variable, (end - start) / 60) for variable, of_variable in events.items()}
+
+
+def _cohort(names: tuple[str, ...] = NAMES) -> Any:
+    return SimpleNamespace(vocabulary=names, mean=np.zeros(len(names)), std=np.ones(len(names)))
+
+
+def _network(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> tuple[Backbone, list[Any], Batch]:
+    """A network in double precision, fitted to the stays of a batch."""
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 3)
+    stays = tiny.ragged_stays() + tiny.ragged_stays(seed=1)
+    batch = tiny.batch_of(stays)
+    torch.manual_seed(0)
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=NAMES, summary_width=6, **sizes)).double()
+    network.fit(_cohort(), [batch])
+    return network.eval(), stays, batch
+
+
+def _hourly_stay(rng: np.random.Generator, hours: int) -> list[Any]:
+    """Every hour some of the variables, at times that are not whole hours."""
+    minutes = 30 + 60 * np.arange(hours) + rng.uniform(0, 30, hours)
+    return [(float(minute), tiny.random_stay(rng, [int(rng.integers(1, 5))])[0][1]) for minute in minutes]
+
+
+def test_summaries_equal_those_of_the_plain_reference() -> None:
+    rng = np.random.default_rng(0)
+    stays = [*tiny.ragged_stays(), *(_hourly_stay(rng, hours) for hours in (3, 20, 50, 60))]
+    batch = tiny.batch_of(stays)
+    pairs = summarize(batch, batch.variable, batch.value)
+    expected = [(row, variable, of) for row, stay in enumerate(stays) for variable, of in _plain(stay).items()]
+    expected.sort(key=lambda pair: (pair[1], pair[0]))
+    assert [(int(row), int(variable)) for row, variable in zip(pairs.stay, pairs.variable, strict=True)] == [
+        pair[:2] for pair in expected
+    ]
+    np.testing.assert_allclose(pairs.values.numpy(), [of for *_, of in expected], rtol=1e-9, atol=1e-9)
+    for column, name in enumerate(SUMMARIES):  # no summary is missing or constant in these stays
+        values = pairs.values[:, column]
+        assert len(values[values.isfinite()].unique()) > 1, name
+
+
+def test_an_event_of_an_unknown_variable_is_left_out() -> None:
+    batch = tiny.batch_of(tiny.ragged_stays())
+    unknown = torch.where(batch.variable == 3, -1, batch.variable)
+    known = summarize(batch, batch.variable, batch.value)
+    pairs = summarize(batch, unknown, batch.value)
+    assert 3 in known.variable
+    kept = known.variable != 3
+    assert torch.equal(pairs.variable, known.variable[kept])
+    assert torch.equal(pairs.values.nan_to_num(-1), known.values[kept].nan_to_num(-1))
+
+
+def test_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
+    edges, center = torch.tensor([0.0, 1.0, 1.0, 3.0, 5.0]), torch.tensor([0.5, 0.25, 0.0, 0.125])
+    numbers = torch.tensor([[-1.0], [0.5], [1.0], [2.0], [9.0], [torch.nan]])
+    expected = torch.tensor(
+        [[0, 0, 0, 0, 1], [0.5, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0.5, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
+    )
+    expected[:5, :4] -= center
+    assert torch.equal(encoding.encode(numbers, edges[None], center[None])[:, 0], expected)
+    for number, row in zip(numbers[:, 0].tolist(), expected.tolist(), strict=True):
+        assert plain_encoding(number, edges.tolist(), center.tolist()) == row
+
+
+def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, stays, batch = _network(monkeypatch)
+    summaries = network.summaries(batch, VARIABLES)
+    totals = []
+    for row, stay in enumerate(stays):
+        total = network.bias
+        for variable, of in _plain([(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay]).items():
+            encoded = [
+                plain_encoding(number if used else np.nan, edges, center)
+                for number, used, edges, center in zip(
+                    of,
+                    network.used[variable].tolist(),
+                    network.edges[variable].tolist(),
+                    network.center[variable].tolist(),
+                    strict=True,
+                )
+            ]
+            total = total + torch.tensor(encoded).double().flatten() @ network.weight[variable]
+        combined = torch.where(network.combination_used, summaries.combinations[row], torch.nan)
+        encoded_row = encoding.encode(combined[None], network.combination_edges, network.combination_center)
+        totals.append(torch.relu(total + encoded_row.flatten() @ network.combination_weight))
+    expected = torch.stack(totals)
+    found = network.pooled(batch, VARIABLES, "mean")
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # bounds and edges are float32
+    assert (found > 0).any()
+    weights = [network.weight, network.combination_weight, network.bias]
+    probe = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for own, other in zip(
+        torch.autograd.grad((found * probe).sum(), weights),
+        torch.autograd.grad((expected * probe).sum(), weights),
+        strict=True,
+    ):
+        assert own.abs().max() > 0
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+def _clip(network: Backbone, variable: int, value: float) -> torch.Tensor:
+    low, high = network.bounds[:, variable]
+    return torch.tensor(value, dtype=torch.float64).clamp(low, high)
+
+
+def test_a_stay_has_the_same_result_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, stays, batch = _network(monkeypatch)
+    together = network.pooled(batch, VARIABLES, "mean")
+    alone = torch.cat([network.pooled(tiny.batch_of([stay]), VARIABLES, "mean") for stay in stays])
+    torch.testing.assert_close(together, alone)
+
+
+def test_variables_are_known_by_name_and_not_by_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, batch = _network(monkeypatch)
+    expected = network.pooled(batch, VARIABLES, "mean")
+    order = torch.randperm(tiny.VARIABLES, generator=torch.Generator().manual_seed(1))
+    names = tuple(NAMES[old] for old in order.tolist())
+    place = torch.argsort(order)
+    moved = replace(batch, variable=place[batch.variable])
+    torch.testing.assert_close(network.pooled(moved, network.variable_table(_cohort(names)), "mean"), expected)
+    table = network.variable_table(_cohort(("unknown", "v1")))
+    assert table.tolist() == [-1, 1]
+
+
+def test_what_the_loader_prepares_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, batch = _network(monkeypatch)
+    expected = network.pooled(batch, VARIABLES, "mean")
+    prepared = replace(batch, prepared=network.summarizer(VARIABLES)(batch))
+    monkeypatch.setattr(network, "summarizer", None)  # nothing is computed again
+    assert torch.equal(network.pooled(prepared, VARIABLES, "mean"), expected)
+
+
+def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, batch = _network(monkeypatch)
+    values = torch.tensor([[1.0, 2.0, torch.nan], [1.0, 3.0, torch.nan], [1.0, 4.0, 5.0]])
+    assert encoding.fit(values)[2].tolist() == [False, True, False]
+    columns = int(network.used.sum() + network.combination_used.sum())
+    table = network.table(batch, VARIABLES)
+    assert table.shape == (batch.n_stays, columns)
+    missing = np.isnan(table).all(axis=0)
+    assert not missing.any()
+    counts = {variable for variable in range(tiny.VARIABLES) if network.used[variable, 0]}
+    assert counts  # the first column of a variable in use is its count
+    first = network._columns()[min(counts), 0]
+    plain = [len([1 for _, s in stay for v, _ in s if v == min(counts)]) or np.nan for stay in tiny_stays()]
+    np.testing.assert_array_equal(table[:, first], plain)
+
+
+def tiny_stays() -> list[Any]:
+    return tiny.ragged_stays() + tiny.ragged_stays(seed=1)
+
+
+def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, batch = _network(monkeypatch, summary_dropout=0.5, variable_dropout=0.2, hidden_dropout=0.0)
+    assert torch.equal(network.pooled(batch, VARIABLES, "mean"), network.pooled(batch, VARIABLES, "mean"))
+    network.train()
+    assert not torch.equal(network.pooled(batch, VARIABLES, "mean"), network.pooled(batch, VARIABLES, "mean"))
+
+
+def test_combinations_are_those_of_their_formulas() -> None:
+    summaries = torch.full((2, len(derived.NAMES), len(SUMMARIES)), torch.nan, dtype=torch.float64)
+
+    def set_to(variable: str, **values: float) -> None:
+        for name, value in values.items():
+            summaries[0, derived.NAMES.index(variable), SUMMARIES.index(name)] = value
+
+    set_to("Age", mean=66)  # 12 points
+    set_to("GCS", min=5, last=15, mean=12, first=6, max=15)  # 26 points, last 0
+    set_to("BUN", max=90, last=30, mean=50)  # 10 points, last 6
+    set_to("Creatinine", mean=2)
+    set_to("HCO3", min=14, last=25)  # 6 points, last 0
+    set_to("NISysABP", min=69, max=150, last=110)  # 13 points, last 0; SysABP is missing
+    set_to("HR", min=50, max=170, last=100)  # 7 points
+    set_to("WBC", min=0.5, max=30)  # 12 points
+    set_to("Bilirubin", max=4)  # 4 points
+    set_to("Temp", max=39)  # 3 points
+    set_to("Urine", mean=100, count=5)  # 250 ml a day, 11 points
+    set_to("MechVent", count=3, hour_first=1, hour_last=9)
+    set_to("PaO2", min=80)
+    set_to("FiO2", min=0.5)  # 160: 9 points
+    set_to("Weight", mean=80)
+    set_to("Height", mean=200)
+    found = derived.combinations(summaries, torch.tensor([[3.0, 9.0, 1.0], [0.0, 0.0, 0.0]]))
+    assert found["severity"][0] == 12 + 26 + 10 + 6 + 13 + 7 + 12 + 4 + 3 + 11 + 9
+    assert found["severity.without_age"][0] == found["severity"][0] - 12
+    assert found["severity.last"][0] == 12 + 0 + 6 + 0 + 0
+    assert found["bmi"][0] == 20
+    assert found["BUN/Creatinine.mean"][0] == 25
+    assert found["GCS.change"][0] == 9
+    assert found["GCS.last/mean"][0] == 1.25
+    assert found["urine/kg"][0] == 500 / 80
+    assert found["ventilated.hours"][0] == 8
+    assert found["shock_index.last"][0] == 100 / 110
+    assert [found[name][0] for name in ("variables", "events", "labs.last_12h")] == [3, 9, 1]
+    assert not any(torch.isinf(column).any() for column in found.values())
+    assert found["bmi"].isnan().tolist() == [False, True]
+
+
+def test_combinations_are_in_the_units_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cohort holds z-scores; a body-mass index of z-scores would mean nothing."""
+    names = ("Height", "Weight")
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=names, summary_width=6))
+    cohort = _cohort(names)
+    cohort.mean, cohort.std = np.array([170.0, 80.0]), np.array([10.0, 20.0])
+    batch = tiny.batch_of([[(0.0, [(0, 3.0), (1, -1.0)])]])  # 200 cm, 60 kg
+    network.fit(cohort, [batch])
+    summaries = network.summaries(batch, torch.arange(2))
+    assert summaries.combinations[0, derived.COMBINATIONS.index("bmi")] == pytest.approx(15)
+    assert named_rows(names)[derived.NAMES.index("Weight")] == 1

@@ -1,0 +1,69 @@
+"""Folds: each labelled stay is held out once, and a fold's stays are those of the cohort, event for event."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.folds import folds, gather
+from seqsetvae.errors import InputError
+from seqsetvae.loading import collate
+
+
+def _pooled(cohort: Cohort) -> set[int]:
+    return {stay for name in ("train", "valid") for stay in cohort.split(name).stay_id.tolist()}
+
+
+def test_each_stay_is_held_out_once_and_the_test_split_never_appears(compiled: Cohort) -> None:
+    held_out: list[int] = []
+    for fold in folds(compiled, 4, seed=1):
+        valid, train = (fold.split(name).stay_id.tolist() for name in ("valid", "train"))
+        assert set(valid) | set(train) == _pooled(compiled)
+        assert not set(valid) & set(train)
+        assert set(fold.splits) == {"train", "valid"}
+        held_out += valid
+    assert sorted(held_out) == sorted(_pooled(compiled))
+
+
+def test_folds_are_stratified_and_depend_on_the_seed_alone(compiled: Cohort) -> None:
+    rates = [fold.split("valid").label.mean() for fold in folds(compiled, 4, seed=1)]
+    assert max(rates) - min(rates) <= 1 / 20  # one stay
+    one, again, other = ([f.split("valid").stay_id.tolist() for f in folds(compiled, 4, seed)] for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_gathered_stays_have_the_same_events(compiled: Cohort) -> None:
+    train, valid = compiled.split("train"), compiled.split("valid")
+    taken = gather("valid", [(train, np.array([5, 2])), (valid, np.array([0]))])
+    batch = collate(taken, np.arange(3))
+    for row, (split, position) in enumerate([(train, 5), (train, 2), (valid, 0)]):
+        expected, found = collate(split, np.array([position])), collate(taken, np.array([row]))
+        for name in ("variable", "value", "minute", "label", "stay_id", "sets_per_stay"):
+            assert np.array_equal(getattr(expected, name), getattr(found, name)), name
+        assert int(batch.stay_id[row]) == int(split.stay_id[position])
+    copy = pickle.loads(pickle.dumps(taken))  # as for a worker process
+    assert np.array_equal(copy.value, taken.value)
+
+
+def test_a_fold_has_a_content_hash_of_its_own(compiled: Cohort) -> None:
+    """Cached features of one fold must never be taken for those of another."""
+    hashes = {fold.content_hash for fold in folds(compiled, 4, seed=1)}
+    assert len(hashes | {compiled.content_hash}) == 5
+
+
+def test_a_part_of_the_training_stays_keeps_the_held_out_ones(compiled: Cohort) -> None:
+    whole, part = (next(folds(compiled, 4, 1, fraction)) for fraction in (1.0, 0.5))
+    assert np.array_equal(whole.split("valid").stay_id, part.split("valid").stay_id)
+    assert set(part.split("train").stay_id) < set(whole.split("train").stay_id)
+    assert part.split("train").n_stays == whole.split("train").n_stays // 2
+    assert part.split("train").label.mean() == pytest.approx(whole.split("train").label.mean(), abs=1 / 30)
+
+
+def test_more_folds_than_stays_of_a_class_are_refused(compiled: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"folds: received 50; .* has only \d+ labelled"):
+        next(folds(compiled, 50, seed=1))

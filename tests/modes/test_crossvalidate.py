@@ -1,0 +1,76 @@
+"""--mode crossvalidate: predictions of every fold, continued where it stopped, and the table against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from seqsetvae import baselines
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
+from tests.command import command
+
+pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
+
+
+def _columns(seed: int, n: int = 200) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = (rng.random(n) < 0.3).astype(int)
+    logit = rng.normal(size=n) + label
+    other = rng.normal(size=n) + 0.5 * label
+    return {"stay_id": np.arange(n), "label": label, "network": logit, "boosted trees": other}
+
+
+def test_figures_are_means_over_folds_as_scikit_learn_has_them() -> None:
+    folds = [_columns(seed) for seed in (0, 1, 2)]
+    found = results(folds)["models"]["network"]
+    for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+        by_fold = [metric(fold["label"], fold["network"]) for fold in folds]
+        assert found[name]["by_fold"] == pytest.approx(by_fold)
+        assert found[name]["value"] == pytest.approx(np.mean(by_fold))
+        assert found[name]["sd_over_folds"] == pytest.approx(np.std(by_fold))
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+        trees = np.mean([metric(fold["label"], fold["boosted trees"]) for fold in folds])
+        assert found["difference"][name]["value"] == pytest.approx(np.mean(by_fold) - trees)
+
+
+def test_a_model_does_not_differ_from_its_copy() -> None:
+    folds = [fold | {"copy": fold["boosted trees"]} for fold in (_columns(0), _columns(1))]
+    difference = results(folds)["models"]["copy"]["difference"]["auroc"]
+    assert difference == {"value": 0, "low": 0, "high": 0}
+    assert "copy" in "\n".join(lines(results(folds)))
+
+
+def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
+    columns = _columns(0)
+    write_columns(tmp_path / "fold.csv", columns)
+    found = read_columns(tmp_path / "fold.csv")
+    assert list(found) == list(columns)
+    assert all(np.array_equal(found[name], columns[name]) for name in columns)
+
+
+def test_finished_folds_are_not_computed_again(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "MOST_ROUNDS", 20)
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"output": tmp_path / "cv", "max_epochs": 2, "batch_size": 8}
+    status, printed, errors = command("crossvalidate", **flags)
+    assert status == 0, errors
+    assert all(name in printed for name in ("seqsetvae", "boosted trees", "logistic regression"))
+    result = json.loads((tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8"))
+    assert result["predictions"] == compiled.split("train").n_stays + compiled.split("valid").n_stays
+    one, two = (read_columns(tmp_path / "cv" / f"partition0-fold{fold}.csv") for fold in (0, 1))
+    assert not set(one["stay_id"]) & set(two["stay_id"])
+    (tmp_path / "cv" / "partition0-fold1.csv").unlink()
+    runs = len(list((tmp_path / "cv" / "runs").glob("finetune-*")))
+    status, again, _ = command("crossvalidate", **flags)
+    assert len(list((tmp_path / "cv" / "runs").glob("finetune-*"))) == runs + 1
+    assert printed.splitlines()[-6:] == again.splitlines()[-6:]
+    status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
+    assert status == 2
+    assert "holds folds of other settings" in errors

@@ -1,0 +1,127 @@
+"""Fine-tuning the network on variable summaries: recipe, trees, averaged weights, and the last epoch kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae import trees
+from seqsetvae.architectures import variable_summaries
+from seqsetvae.architectures.variable_summaries import encoding
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.load import load_finetuned
+from tests.command import command, finetune, rows_of, run_of
+
+pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+
+
+@pytest.fixture(autouse=True)
+def small_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
+        monkeypatch.setattr(trees, name, rounds)
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
+
+
+def _train(compiled: Cohort, root: Path, **flags: Any) -> tuple[Path, str]:
+    usual: dict[str, Any] = {"architecture": "variable_summaries", "max_epochs": 3, "data_dir": compiled.path}
+    words = {**usual, "output_root_dir": root, "from_random_weights": True, "batch_size": 16, **flags}
+    status, printed, errors = command("finetune", **words)
+    assert status == 0, errors
+    return run_of(root), printed
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
+
+
+def test_the_recipe_holds_where_the_user_sets_nothing(compiled: Cohort, tmp_path: Path) -> None:
+    run, _ = _train(compiled, tmp_path, tree_models=1, head_members=4)
+    used = _settings(run)
+    own = {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 4}
+    assert {name: used[name] for name in variable_summaries.RECIPE} == variable_summaries.RECIPE | own
+
+
+def test_seqsetvae_is_trained_as_the_config_file_says(finished: tuple[Path, str]) -> None:
+    used = _settings(finished[0])
+    assert (used["keep"], used["lr_schedule"], used["ema_decay"], used["tree_models"]) == ("best", "plateau", None, 0)
+
+
+def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
+    compiled: Cohort, tmp_path: Path
+) -> None:
+    """Trees, quantiles and averaged weights are in best.ckpt, which holds the last epoch."""
+    run, printed = _train(compiled, tmp_path)
+    last = rows_of(run)[-1]
+    assert f"Last val_auc {float(last['val_auc']):.4f} at epoch 3 of 3" in printed
+    checkpoint = (run / "checkpoints" / "best.ckpt").rename(tmp_path / "moved.ckpt")
+    status, said, errors = command("evaluate", ckpt=checkpoint, split="valid", data_dir=compiled.path, batch_size=7)
+    assert status == 0, errors
+    assert f"{float(last['val_auc']):.4f}" in said
+    assert f"{float(last['val_auprc']):.4f}" in said
+    assert len(load_finetuned(checkpoint).model.trees.models) == variable_summaries.RECIPE["tree_models"]  # type: ignore[union-attr]
+
+
+def test_a_run_is_repeatable(compiled: Cohort, tmp_path: Path) -> None:
+    runs = [_train(compiled, tmp_path / name)[0] for name in ("one", "two")]
+    assert rows_of(runs[0]) == rows_of(runs[1])
+
+
+def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> None:
+    run, _ = _train(compiled, tmp_path, ema_decay=0.9)
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)
+    averaged, current = content["state_dict"], content["current_model_state"]
+    assert not torch.equal(averaged["backbone.weight"], current["backbone.weight"])
+    assert torch.equal(averaged["backbone.edges"], current["backbone.edges"])  # what was fitted is no average
+
+
+def test_without_trees_the_network_is_trained_alone(compiled: Cohort, tmp_path: Path) -> None:
+    run, printed = _train(compiled, tmp_path, distillation=0, tree_models=0)
+    assert "Boosted trees" not in printed
+    assert load_finetuned(run / "checkpoints" / "best.ckpt").model.trees is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"architecture": "seqsetvae", "tree_models": 1, "unfreeze_after": 0}, "try --architecture variable_summaries"),
+        ({"loss": "focal"}, "distillation: received 0.6; allowed: 0 unless loss is cross_entropy"),
+        ({"unfreeze_after": 2}, "unfreeze_after: received 2; allowed: 0 with --from_random_weights"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    compiled: Cohort, tmp_path: Path, flags: dict[str, Any], problem: str
+) -> None:
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, **flags}
+    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
+    assert status == 2
+    assert problem in errors
+
+
+def test_a_missing_library_is_found_before_training(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
+    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
+    assert status == 2
+    assert "pip install lightgbm" in errors
+    assert not list(tmp_path.glob("finetune-*"))
+
+
+def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    flags = {"head_members": 4, "ema_decay": 0.9, "lr_schedule": "cosine", "keep": "last"}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    last = rows_of(run)[-1]
+    assert float(last["lr_backbone"]) < 1e-4 < 1e-3  # it has fallen along the cosine
+    _, said, _ = command("evaluate", ckpt=run, split="valid")
+    assert f"{float(last['val_auc']):.4f}" in said
+    assert np.isfinite(float(last["val_loss"]))
