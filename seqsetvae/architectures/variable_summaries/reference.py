@@ -20,14 +20,14 @@ def plain_summaries(events: Sequence[Event], end: float) -> list[float]:
     found = _whole_stay(events, end)
     for start, stop in ((12.0, 0.0), (24.0, 12.0), (36.0, 24.0), (48.0, 36.0)):
         values = [value for hour, value in events if end - hour < start and (stop == 0 or end - hour >= stop)]
-        found += [np.mean(values), min(values), max(values)] if values else [np.nan] * 3
+        found += [float(np.mean(values)), min(values), max(values)] if values else [np.nan] * 3
         found.append(len(values))
     last_hours = [(hour, value) for hour, value in events if end - hour < 6]
     values = [value for _, value in last_hours]
-    found += [np.mean(values), np.std(values), _slope(last_hours)] if values else [np.nan] * 3
+    found += [float(np.mean(values)), float(np.std(values)), _slope(last_hours)] if values else [np.nan] * 3
     first = [value for hour, value in events if hour < 6]
-    found += [first[0], np.mean(first)] if first else [np.nan] * 2
-    return [float(number) for number in found]
+    found += [first[0], float(np.mean(first))] if first else [np.nan] * 2
+    return found
 
 
 def _whole_stay(events: Sequence[Event], end: float) -> list[float]:
