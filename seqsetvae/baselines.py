@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
+from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours, summarize
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.trees import lightgbm
 
@@ -39,12 +39,12 @@ Table = tuple[np.ndarray, np.ndarray]  # [n, 12 V] with NaN for missing, labels 
 Predict = Callable[[np.ndarray], np.ndarray]  # [n, 12 V] → log-odds [n]
 
 
-def summary_table(data: CohortDataModule, split: str) -> tuple[np.ndarray, Table]:
-    """Stay ids [n] and the table of a split's labelled stays, in the order of the loader."""
+def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tuple[np.ndarray, Table]:
+    """Stay ids [n] and the table of a split's labelled stays, in the order of the loader; `length` as in `summarize`."""
     n_variables = len(data.cohort.vocabulary)
     ids, rows, labels = [], [], []
     for batch in data.with_prepare(None).loader(split):
-        pairs = summarize(batch, batch.variable, batch.value)
+        pairs = summarize(batch, batch.variable, batch.value, length)
         dense = np.full((batch.n_stays, n_variables, len(_COLUMNS)), np.nan, dtype=np.float32)
         dense[pairs.stay.numpy(), pairs.variable.numpy()] = pairs.values[:, _COLUMNS].numpy()
         ids.append(batch.stay_id.numpy())
@@ -94,6 +94,7 @@ BASELINES: dict[str, Callable[[Table, Table], Predict]] = {
 
 def baseline_log_odds(data: CohortDataModule, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Stay ids [n] of a split's labelled stays, and for each baseline their log-odds [n]."""
-    (_, train), (_, valid) = summary_table(data, "train"), summary_table(data, "valid")
-    ids, (table, _) = summary_table(data, split)
+    length = common_length(torch.cat([stay_hours(batch) for batch in data.with_prepare(None).loader("train")]))
+    (_, train), (_, valid) = (summary_table(data, name, length) for name in ("train", "valid"))
+    ids, (table, _) = summary_table(data, split, length)
     return ids, {name: fit(train, valid)(table) for name, fit in BASELINES.items()}

@@ -83,6 +83,7 @@ BAG = SimpleNamespace(
     SKIPPED=(),
     INERT=frozenset(),
     NOT_IN_SHAPES=(),
+    OFFERS=frozenset(),
     problems=lambda sizes: [],
     build=Bag,
     canonical_name=lambda key: key,

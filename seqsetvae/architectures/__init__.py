@@ -19,6 +19,7 @@ class Architecture(Protocol):
     PRESETS: dict[str, dict[str, Any]]  # sizes by preset; {"full": {}} where there is one preset alone
     SKIPPED: tuple[str, ...]  # regular expressions of whole names of weights that fine-tuning does not load, on purpose
     INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
+    OFFERS: frozenset[str]  # what else its backbone has, see `build`: states, table
     NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
 
     def problems(self, sizes: dict[str, Any]) -> list[str]:
@@ -30,8 +31,13 @@ class Architecture(Protocol):
         (with as_dict()) and the methods
 
         - pooled(batch, embeddings [V, I], pooling) -> [N, P], and pooled_width(pooling) -> P;
-        - states(batch, embeddings) -> [S, D], only where it is causal: the state of a set depends on no later set;
-        - compile_dense_parts(): torch.compile what is worth it, in place.
+        - compile_dense_parts(): torch.compile what is worth it, in place;
+        - states(batch, embeddings) -> [S, D], if it OFFERS states: the state of a set depends on no later set;
+        - table(batch, embeddings) -> [N, columns] in numpy, if it OFFERS table: what boosted trees can be grown on.
+
+        It may also have fit(cohort, batches), called once for a new model with batches of training stays;
+        variable_table(cohort), which takes the place of the embeddings in all of these; and summarizer(variables),
+        which returns what is to be computed of a batch on the host: batch -> batch.prepared.
         """
         ...
 

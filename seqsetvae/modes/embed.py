@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.files import new_file
 from seqsetvae.settings.declare import argument
@@ -47,8 +48,10 @@ class Settings:
 
 
 def problems(settings: Settings) -> list[str]:
-    """The output must be a new .npz file in a folder that exists."""
-    output = settings.output
+    """The output must be a new .npz file in a folder that exists, and the architecture must have a state per set."""
+    output, architecture = settings.output, settings.architecture.architecture
+    if "states" not in ARCHITECTURES[architecture].OFFERS:
+        return [f"architecture: received {architecture!r}, which has no state of each set; allowed: seqsetvae"]
     if output is None:
         return []
     rules = [

@@ -96,7 +96,7 @@ def problems(settings: Settings) -> list[str]:
             "class_weight is none",
         ),
         (
-            uses_trees and not getattr(ARCHITECTURES[settings.architecture.architecture], "HAS_TABLE", False),
+            uses_trees and "table" not in ARCHITECTURES[settings.architecture.architecture].OFFERS,
             "distillation, tree_models: allowed: 0 with this architecture, which computes no table of summaries; try "
             "--architecture variable_summaries",
         ),

@@ -24,9 +24,10 @@ NAMES = tuple(f"v{row}" for row in range(tiny.VARIABLES))
 VARIABLES = torch.arange(tiny.VARIABLES)
 
 
-def _plain(stay: list[Any]) -> dict[int, list[float]]:
+def _plain(stay: list[Any], length: float = 0.0) -> dict[int, list[float]]:
     """Summaries of each variable of a stay, by the plain reference."""
-    start, end = stay[0][0], stay[-1][0]
+    start = stay[0][0]
+    end = max(stay[-1][0], start + 60 * length)
     events: dict[int, list[tuple[float, float]]] = {}
     for minute, of_set in stay:
         for variable, value in of_set:
@@ -55,12 +56,13 @@ def _hourly_stay(rng: np.random.Generator, hours: int) -> list[Any]:
     return [(float(minute), tiny.random_stay(rng, [int(rng.integers(1, 5))])[0][1]) for minute in minutes]
 
 
-def test_summaries_equal_those_of_the_plain_reference() -> None:
+@pytest.mark.parametrize("length", [0.0, 48.0])
+def test_summaries_equal_those_of_the_plain_reference(length: float) -> None:
     rng = np.random.default_rng(0)
     stays = [*tiny.ragged_stays(), *(_hourly_stay(rng, hours) for hours in (3, 20, 50, 60))]
     batch = tiny.batch_of(stays)
-    pairs = summarize(batch, batch.variable, batch.value)
-    expected = [(row, variable, of) for row, stay in enumerate(stays) for variable, of in _plain(stay).items()]
+    pairs = summarize(batch, batch.variable, batch.value, length)
+    expected = [(row, name, of) for row, stay in enumerate(stays) for name, of in _plain(stay, length).items()]
     expected.sort(key=lambda pair: (pair[1], pair[0]))
     assert [(int(row), int(variable)) for row, variable in zip(pairs.stay, pairs.variable, strict=True)] == [
         pair[:2] for pair in expected
@@ -97,10 +99,13 @@ def test_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
 def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     network, stays, batch = _network(monkeypatch)
     summaries = network.summaries(batch, VARIABLES)
+    length = float(network.length)
     totals = []
     for row, stay in enumerate(stays):
         total = network.bias
-        for variable, of in _plain([(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay]).items():
+        for variable, of in _plain(
+            [(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay], length
+        ).items():
             encoded = [
                 plain_encoding(number if used else np.nan, edges, center)
                 for number, used, edges, center in zip(

@@ -133,3 +133,10 @@ def test_golden_numbers_from_outside(golden: Path, tmp_path: Path, precision: st
         assert set(found.files) == {name for name in expected.files if name.endswith(("/mu", "/history"))}
         for name in found.files:
             np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_an_architecture_without_states_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output": tmp_path / "e.npz"}
+    status, _, errors = command("embed", split="valid", architecture="variable_summaries", **flags)
+    assert status == 2
+    assert "architecture: received 'variable_summaries', which has no state of each set" in errors

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INERT",
     "NOT_IN_SHAPES",
+    "OFFERS",
     "PRESETS",
     "SKIPPED",
     "Sizes",
@@ -29,6 +30,8 @@ __all__ = [
     "infer_sizes",
     "problems",
 ]
+
+OFFERS = frozenset({"states"})
 
 
 def build(sizes: Sizes) -> Backbone:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from seqsetvae.architectures.variable_summaries.backbone import Backbone
 
 __all__ = [
-    "HAS_TABLE",
     "INERT",
     "NOT_IN_SHAPES",
+    "OFFERS",
     "PRESETS",
     "RECIPE",
     "SKIPPED",
@@ -26,7 +26,7 @@ __all__ = [
     "problems",
 ]
 
-HAS_TABLE = True  # its backbone has `table`, on which boosted trees can be grown
+OFFERS = frozenset({"table"})
 SKIPPED: tuple[str, ...] = ()
 INERT: frozenset[str] = frozenset()
 NOT_IN_SHAPES: tuple[str, ...] = ()

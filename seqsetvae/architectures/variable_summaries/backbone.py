@@ -17,7 +17,7 @@ from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
 from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer, measured, named_rows
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
-from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES
+from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 
@@ -32,6 +32,7 @@ class Backbone(nn.Module):
     bounds: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
+    length: torch.Tensor
     edges: torch.Tensor
     center: torch.Tensor
     used: torch.Tensor
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         self.register_buffer("bounds", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, n_variables).double())
         self.register_buffer("mean", torch.zeros(n_variables, dtype=torch.float64))
         self.register_buffer("std", torch.ones(n_variables, dtype=torch.float64))
+        self.register_buffer("length", torch.zeros((), dtype=torch.float64))  # hours, see `common_length`
         for prefix, shape in (("", (n_variables, n_summaries)), ("combination_", (n_combinations,))):
             self.register_buffer(f"{prefix}edges", torch.zeros(*shape, intervals + 1))
             self.register_buffer(f"{prefix}center", torch.zeros(*shape, intervals))
@@ -77,6 +79,9 @@ class Backbone(nn.Module):
             n_stays += batch.n_stays
             if n_stays >= FIT_STAYS:
                 break
+        self.length = torch.tensor(
+            common_length(torch.cat([stay_hours(batch) for batch in taken])), dtype=torch.float64
+        )
         self._fit_bounds(torch.cat([batch.variable for batch in taken]), torch.cat([batch.value for batch in taken]))
         summarizer = self.summarizer(torch.arange(len(self.sizes.vocabulary)))
         summaries = [summarizer(batch) for batch in taken]
@@ -105,7 +110,7 @@ class Backbone(nn.Module):
         """Makes the summaries of batches on the host; `variables` as from `variable_table`."""
         names = self.sizes.vocabulary
         bounds, mean, std = (buffer.detach().cpu().clone() for buffer in (self.bounds, self.mean, self.std))
-        return Summarizer(variables.cpu(), bounds, mean, std, named_rows(names), measured(names))
+        return Summarizer(variables.cpu(), bounds, mean, std, named_rows(names), measured(names), float(self.length))
 
     def summaries(self, batch: Batch, variables: torch.Tensor) -> Summaries:
         """Those that the data loader has made, or else new ones."""

@@ -36,6 +36,7 @@ class Summarizer:
         mean, std: [V], of the z-scores, so that combinations are computed in the units of the variables.
         named: rows in the model of the variables `NAMES`; -1 where it has none of this name.
         measured: [V] bool, variables that are measured during the stay (not age, for example).
+        length: hours of the common observation window of the training stays; 0 if they have none.
     """
 
     row: torch.Tensor
@@ -44,12 +45,13 @@ class Summarizer:
     std: torch.Tensor
     named: tuple[int, ...]
     measured: torch.Tensor
+    length: float
 
     def __call__(self, batch: Batch) -> Summaries:
         """The summaries of a batch on the host."""
         row = self.row[batch.variable]
         low, high = self.bounds[:, row]
-        pairs = summarize(batch, row, batch.value.double().clamp(low, high))
+        pairs = summarize(batch, row, batch.value.double().clamp(low, high), self.length)
         variables, counts = torch.unique_consecutive(pairs.variable, return_counts=True)
         columns = combinations(self._in_units(pairs, batch.n_stays), self._counts(pairs, batch.n_stays))
         return Summaries(

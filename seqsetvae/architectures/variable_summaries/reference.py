@@ -16,7 +16,7 @@ Event = tuple[float, float]  # (hour since the stay's first set, value), in time
 
 
 def plain_summaries(events: Sequence[Event], end: float) -> list[float]:
-    """The 35 summaries of one variable in one stay whose last set is `end` hours after its first."""
+    """The 35 summaries of one variable in one stay that ends `end` hours after its first set."""
     found = _whole_stay(events, end)
     for start, stop in ((12.0, 0.0), (24.0, 12.0), (36.0, 24.0), (48.0, 36.0)):
         values = [value for hour, value in events if end - hour < start and (stop == 0 or end - hour >= stop)]

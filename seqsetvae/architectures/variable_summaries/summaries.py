@@ -13,7 +13,7 @@ import torch
 
 from seqsetvae.batch import Batch
 
-# (prefix, window in hours before the stay's last set: from, to; statistics). Windows of 12 hours describe the course
+# (prefix, window in hours before the stay's end: from, to; statistics). Windows of 12 hours describe the course
 # over two days; earlier events count in the statistics of the whole stay.
 WHOLE_STAY = ("count", "mean", "std", "min", "max", "first", "last", "hour_first", "hour_last", "slope", "variation")
 PLAN: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
@@ -27,6 +27,7 @@ PLAN: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
 FIRST_HOURS = 6.0  # hours since the stay's first set
 SUMMARIES = (*(prefix + name for prefix, _, _, names in PLAN for name in names), "first_6h_first", "first_6h_mean")
 HALF_LIFE = 6.0  # hours before the end, of the weights of "decayed"
+NEARLY = 0.9  # share of the longest stays' length
 LEAST_SPREAD = 0.5  # hours², sum of squared deviations of the times below which a slope is not defined
 
 
@@ -47,7 +48,7 @@ class Events:
     n_pairs: int
     value: torch.Tensor  # [E] float64
     hour: torch.Tensor  # [E] float64, hours since the stay's first set
-    before_end: torch.Tensor  # [E] float64, hours from the event to the stay's last set
+    before_end: torch.Tensor  # [E] float64, hours from the event to the stay's end
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the events of each pair: [E] → [P]."""
@@ -59,24 +60,46 @@ class Events:
         return start.scatter_reduce(0, self.pair, values, how)
 
 
-def events_of(batch: Batch, variable: torch.Tensor, value: torch.Tensor) -> tuple[Events, torch.Tensor, torch.Tensor]:
+def common_length(hours: torch.Tensor) -> float:
+    """Length of the observation window, if training stays [n] were cut to one, such as their first 48 hours; else 0.
+
+    They were if half of them are nearly as long as the longest (the 95 % quantile): then a stay without late events
+    is one that was not observed late, and its windows are counted back from the end of the observation window.
+
+    >>> common_length(torch.tensor([47.0, 47.5, 48.0, 12.0])), common_length(torch.tensor([10.0, 50.0, 90.0, 300.0]))
+    (48.0, 0.0)
+    """
+    longest = float(torch.quantile(hours.double(), 0.95, interpolation="higher"))
+    return longest if float(hours.double().median()) >= NEARLY * longest else 0.0
+
+
+def stay_hours(batch: Batch) -> torch.Tensor:
+    """Hours from the first to the last set of each stay: [N]."""
+    end = batch.sets_per_stay.cumsum(0)
+    return (batch.minute[end - 1] - batch.minute[end - batch.sets_per_stay]) / 60
+
+
+def events_of(
+    batch: Batch, variable: torch.Tensor, value: torch.Tensor, length: float = 0.0
+) -> tuple[Events, torch.Tensor, torch.Tensor]:
     """The events of a batch by pair, and stay and variable of each pair: [P], [P].
 
-    `variable` and `value` [E] replace those of the batch; an event with variable -1 is left out.
+    `variable` and `value` [E] replace those of the batch; an event with variable -1 is left out. A stay ends with its
+    last set, but not before `length` hours.
     """
     set_of_row = torch.empty_like(batch.set_row)
     set_of_row[batch.set_row] = torch.arange(batch.n_sets, device=variable.device)
     counts = torch.cat([variable.new_full((count,), size) for size, count in batch.size_runs])
     of_set = set_of_row.repeat_interleave(counts, output_size=len(variable))  # [E]
     stay = batch.stay_of_set[of_set]
-    end = batch.sets_per_stay.cumsum(0)
-    first, last = batch.minute[end - batch.sets_per_stay], batch.minute[end - 1]  # [N]
+    first = batch.minute[batch.sets_per_stay.cumsum(0) - batch.sets_per_stay]  # [N]
     minute = batch.minute[of_set]
     order = torch.argsort((variable * batch.n_stays + stay) * batch.n_sets + of_set, stable=True)
     order = order[(variable < 0).sum() :]
     key = (variable * batch.n_stays + stay)[order]
     pairs, pair = torch.unique_consecutive(key, return_inverse=True)
-    hour, before_end = (minute - first[stay]) / 60, (last[stay] - minute) / 60
+    hour = (minute - first[stay]) / 60
+    before_end = stay_hours(batch).clamp_min(length)[stay] - hour
     events = Events(pair, len(pairs), value[order].double(), hour[order], before_end[order])
     return events, pairs % batch.n_stays, pairs // batch.n_stays
 
@@ -181,15 +204,16 @@ class Window:
         return self._mean_of(self.events.value, weights)
 
 
-def summarize(batch: Batch, variable: torch.Tensor, value: torch.Tensor) -> Pairs:
+def summarize(batch: Batch, variable: torch.Tensor, value: torch.Tensor, length: float = 0.0) -> Pairs:
     """The summaries of every variable that occurs in a stay.
 
     Args:
         batch: gives the times and the stays.
         variable: [E] int64, the variable of each event; -1 leaves the event out.
         value: [E].
+        length: hours of the common observation window, see `common_length`.
     """
-    events, stay, of_pair = events_of(batch, variable, value)
+    events, stay, of_pair = events_of(batch, variable, value, length)
     columns = []
     for _, start, end, names in PLAN:
         inside = events.before_end < start
