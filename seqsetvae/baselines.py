@@ -40,7 +40,7 @@ Predict = Callable[[np.ndarray], np.ndarray]  # [n, 12 V] → log-odds [n]
 
 
 def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tuple[np.ndarray, Table]:
-    """Stay ids [n] and the table of a split's labelled stays, in the order of the loader; `length` as in `summarize`."""
+    """Stay ids [n] and the table of a split's labelled stays, in the loader's order; `length` as in `summarize`."""
     n_variables = len(data.cohort.vocabulary)
     ids, rows, labels = [], [], []
     for batch in data.with_prepare(None).loader(split):

@@ -57,5 +57,5 @@ RECIPE: dict[str, Any] = {
     "head_dropout": 0.3,
     "head_members": 16,
     "distillation": 0.6,
-    "tree_models": 3,
+    "tree_models": 4,
 }
