@@ -5,7 +5,6 @@ Legend: n stays, c columns. Training is deterministic, also over numbers of CPU 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,8 +46,8 @@ class BoostedTrees:
     @classmethod
     def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
         """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
-        kinds = itertools.cycle(RANDOM_THRESHOLDS)
-        boosters = [_train(table, label, seed, ROUNDS, RATE, kind) for seed, kind in zip(range(models), kinds)]
+        kinds = [RANDOM_THRESHOLDS[seed % len(RANDOM_THRESHOLDS)] for seed in range(models)]
+        boosters = [_train(table, label, seed, ROUNDS, RATE, kind) for seed, kind in enumerate(kinds)]
         return cls([booster.model_to_string() for booster in boosters])
 
     def log_odds(self, table: np.ndarray) -> np.ndarray:
