@@ -1,4 +1,4 @@
-"""From the folder a user names to an open cohort: a compiled one as it stands, an old layout through the cache."""
+"""From the folder that a user names to an open cohort: a compiled one as it is, an old layout compiled into a cache."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, file_sha256
 
 
-def find_cohort(
+def open_or_compile(
     data_dir: str | Path,
     *,
     stats_path: str | Path | None = None,

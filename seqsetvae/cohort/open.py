@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqsetvae.cohort.find import find_cohort
+from seqsetvae.cohort.find import open_or_compile
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.preview import check_folder
 from seqsetvae.cohort.report import notices
@@ -33,7 +33,7 @@ def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
 def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
     """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content."""
     assert data.data_dir is not None, "settings are checked before a mode runs"
-    cohort = find_cohort(
+    cohort = open_or_compile(
         data.data_dir,
         stats_path=data.params_map_path,
         label_path=data.label_path,

@@ -25,13 +25,13 @@ def check_folder(
 ) -> int:
     """Check splits, side files and, with `labelled`, that every one of `splits` has labels of both classes.
 
-    No stay is read: `find_cohort` checks their content.
+    No stay is read: `open_or_compile` checks their content.
 
     Returns:
         Width of the variable embeddings.
 
     Raises:
-        InputError: as `find_cohort` and `require_classes`, for what can be seen without reading a stay.
+        InputError: as `open_or_compile` and `require_classes`, for what can be seen without reading a stay.
     """
     data_dir = Path(data_dir)
     if not is_compiled(data_dir):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, notices, open_cohort
+from seqsetvae.cohort import Cohort, find, is_compiled, notices, open_cohort, open_or_compile
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
@@ -20,14 +20,16 @@ from .test_compile import compiled
 
 def found(folder: Folder, **options: object) -> Cohort:
     cache = folder.root.parent / "cache"
-    return find_cohort(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
+    return open_or_compile(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
 
 
 def test_an_old_layout_is_compiled_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = found(folder)
     monkeypatch.setattr("seqsetvae.cohort.find.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
     assert found(folder).path == first.path
-    assert find_cohort(folder.root, cache_root=first.path.parent).path == first.path  # its parent names the same data
+    assert (
+        open_or_compile(folder.root, cache_root=first.path.parent).path == first.path
+    )  # its parent names the same data
     for file in folder.root.rglob("*.*"):
         file.touch()  # times are not content
     assert found(folder).path == first.path
@@ -67,18 +69,18 @@ def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
 
 def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
     cohort = compiled(folder)
-    assert find_cohort(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
+    assert open_or_compile(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
     with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
-        find_cohort(cohort.path, label_path="oc.csv", cache_root=folder.root)
+        open_or_compile(cohort.path, label_path="oc.csv", cache_root=folder.root)
 
 
 def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n")
     path = compiled(folder, label_name="died").path
     for label_name in (None, "died"):
-        assert find_cohort(path, label_name=label_name, cache_root=folder.root).label_name == "died"
+        assert open_or_compile(path, label_name=label_name, cache_root=folder.root).label_name == "died"
     with pytest.raises(InputError, match=r"--label_name sepsis: .*out was compiled with the label died\."):
-        find_cohort(path, label_name="sepsis", cache_root=folder.root)
+        open_or_compile(path, label_name="sepsis", cache_root=folder.root)
 
 
 def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder: Folder) -> None:
@@ -95,7 +97,7 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
         return real(**options)
 
     monkeypatch.setattr(find, "tqdm", recorded)
-    find_cohort(folder.ehr, cache_root=folder.root.parent / "cache")
+    open_or_compile(folder.ehr, cache_root=folder.root.parent / "cache")
     assert bars == [(6, None)] * 2  # disable None = shown on a terminal only
     found(folder)
     assert bars[2:] == [(6, True)]
@@ -134,7 +136,7 @@ def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(fol
 def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:
     (folder.root / "patient_ehr").rename(folder.root / "ehr")
     with pytest.raises(InputError, match=r"neither a compiled cohort.*Found: cached.csv, ehr/, oc.csv, stats.csv"):
-        find_cohort(folder.root, cache_root=folder.root)
+        open_or_compile(folder.root, cache_root=folder.root)
 
 
 def test_one_split_alone_will_do(folder: Folder) -> None:

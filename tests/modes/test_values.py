@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, find_cohort, transform
+from seqsetvae.cohort import Cohort, open_or_compile, transform
 from seqsetvae.cohort.export import StayTable, write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_transform, read_transform
@@ -52,7 +52,7 @@ def wild_layout(out: Path, heart_rate: float = 80 + 10 * 25_000, ferritin: float
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     root = tmp_path_factory.mktemp("wild")
-    return find_cohort(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
+    return open_or_compile(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
 
 
 @pytest.fixture(scope="module")
