@@ -161,13 +161,17 @@ COUNT = SimpleNamespace(HELP="count stays", NEEDS=("data_dir",), Settings=CountS
 
 
 class Clocks:
-    """Stays whose only variable is the hour; every second one is positive."""
+    """Every clock is a subject with two samples, after two hours and after all three; the first is positive."""
 
     description = "clocks"
 
-    def __init__(self, n_stays: int) -> None:
-        stays = [Stay(number, f"clock {number}") for number in range(n_stays)]
-        self.stays: dict[str, Sequence[Stay]] = {"train": stays[::2] + stays[1::4], "valid": stays[3::4]}
+    def __init__(self, n_clocks: int) -> None:
+        stays = [
+            Stay(2 * clock + at, f"clock {clock}", subject_id=clock, prediction_minute=end)
+            for clock in range(n_clocks)
+            for at, end in enumerate((120.0, None))
+        ]
+        self.stays: dict[str, Sequence[Stay]] = {"train": stays[:n_clocks], "valid": stays[n_clocks:]}
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
@@ -191,10 +195,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _open_source(arguments: argparse.Namespace) -> Opened:
-    labels = {number: number % 2 for number in range(arguments.clocks)}
+    labels = {number: 1 - number % 2 for number in range(2 * arguments.clocks)}
     return Opened(
         source=Clocks(arguments.clocks),
-        label_name="odd",
+        label_name="running",
         labels=labels,
         stats=None,
         embeddings=None,
@@ -263,7 +267,10 @@ def test_a_mode_brings_its_flags_and_rules(compiled: Cohort) -> None:
 def test_a_source_brings_its_flags_stays_and_labels(tmp_path: Path) -> None:
     assert data_command(["clocks", str(tmp_path / "out"), "--clocks", "12"]) == 0
     cohort = open_cohort(tmp_path / "out")
-    assert cohort.label_name == "odd"
-    assert {name: split.n_stays for name, split in cohort.splits.items()} == {"train": 9, "valid": 3}
-    assert cohort.split("valid").label.tolist() == [1, 1, 1]
+    assert cohort.label_name == "running"
+    assert {name: split.n_stays for name, split in cohort.splits.items()} == {"train": 12, "valid": 12}
     assert cohort.vocabulary == ("hour",)
+    valid = cohort.split("valid")
+    assert valid.subject_id[:4].tolist() == [6, 6, 7, 7]
+    assert valid.label[:4].tolist() == [1, 0, 1, 0]
+    assert np.diff(valid.stay_offset)[:4].tolist() == [2, 3, 2, 3]  # the event at minute 120 comes too late

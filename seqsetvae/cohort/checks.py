@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, SKIPPED, compile_cohort, read_skipped
+from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.find import DEFAULT_LABEL, locate_layout, open_labelled, refuse_side_files, require_given
-from seqsetvae.cohort.format import Cohort, Split, is_compiled
+from seqsetvae.cohort.format import Cohort, Split, event_blocks, is_compiled
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.sidefiles import (
@@ -26,6 +26,7 @@ from seqsetvae.cohort.sidefiles import (
     read_stats,
     unusable_stats,
 )
+from seqsetvae.cohort.skipped import SKIPPED, read_skipped
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout, find_patient_ehr
 from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
@@ -341,9 +342,7 @@ def _extremes(cohort: Cohort) -> _Extremes:
     n_events, beyond = np.zeros(n_variables, dtype=np.int64), np.zeros(n_variables, dtype=np.int64)
     low, high = np.zeros(n_variables), np.zeros(n_variables)
     for split in cohort.splits.values():
-        for start in range(0, split.n_events, EVENTS_PER_BLOCK):
-            block = slice(start, start + EVENTS_PER_BLOCK)
-            variable, value = split.variable[block], split.value[block]
+        for variable, value in event_blocks(split.variable, split.value):
             at = np.flatnonzero(np.abs(value) > EXTREME_Z)
             n_events += np.bincount(variable, minlength=n_variables)
             beyond += np.bincount(variable[at], minlength=n_variables)

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.cohort.tidy import LARGEST, SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 
@@ -26,7 +24,6 @@ _KEYS_WITHOUT_CHECKSUM = {
 }
 _COUNTS = ("positives", "labelled", "stays", "sets", "events")  # of a split; none is larger than the next
 _REPORT_COUNTS = ("faulty_files", "left_out", "stays_out_of_order", "stays_without_label")
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def damaged(file: Path, what: str) -> InputError:
@@ -107,7 +104,7 @@ def _is_count(value: object) -> bool:
 def _is_finite(value: object) -> bool:
     """A number that float32 can hold."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) <= _LARGEST  # type: ignore[arg-type]
+    return is_number and math.isfinite(value) and abs(value) <= LARGEST  # type: ignore[arg-type]
 
 
 def _is_text(value: object) -> bool:

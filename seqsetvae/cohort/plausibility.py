@@ -11,9 +11,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
 
-EVENTS_PER_BLOCK = 1 << 20
 CELLS_PER_BLOCK = 1 << 22  # stays times variables
 FEWEST_STAYS = 30  # of each of two groups, below which the last times of a variable are not compared
 STANDARD_ERRORS = 5.0  # a difference of means beyond this is not chance, even among hundreds of variables
@@ -167,7 +166,7 @@ def shifts(groups: dict[str, LastSeen]) -> list[Shift]:
 
 
 def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
-    """Groups of stays (split, stay number) that hold the same rows: the same (minute, variable, value) in any order."""
+    """Stays (split, stay number) of different subjects with the same rows (minute, variable, value), in any order."""
     names = list(cohort.splits)
     hashes = np.concatenate([_row_hashes(cohort.splits[name]) for name in names])
     n_stays = [cohort.splits[name].n_stays for name in names]
@@ -177,7 +176,9 @@ def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
     in_order = hashes[order]
     repeated = np.unique(in_order[1:][(in_order[1:] == in_order[:-1]) & (in_order[1:] != 0)])
     starts, ends = (np.searchsorted(in_order, repeated, side=side) for side in ("left", "right"))
+    subject = np.concatenate([split.subject_id for split in cohort.splits.values()])
     groups = [order[start:end] for start, end in zip(starts, ends, strict=True)]
+    groups = [group for group in groups if (subject[group] != subject[group[0]]).any()]  # not samples of one subject
     return [[(names[split_of[i]], int(stay_id[i])) for i in group] for group in groups]
 
 

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqsetvae.cohort.compile import DEFAULT_WIDTH
 from seqsetvae.cohort.find import DEFAULT_LABEL, LayoutFiles, locate_layout, open_labelled, refuse_side_files
 from seqsetvae.cohort.format import is_compiled
-from seqsetvae.cohort.sidefiles import Labels, read_embeddings, read_labels, read_stats
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_embeddings, read_labels, read_stats
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.errors import InputError

@@ -1,7 +1,9 @@
 """A compiled cohort in words: its counts, and what a careful person must know about it."""
 
-from seqsetvae.cohort.compile import SKIPPED, FaultyFiles, counted
+import numpy as np
+
 from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 
 NAMED = 8  # variables that one line names
 
@@ -15,8 +17,22 @@ def summary(cohort: Cohort) -> str:
             f"{name:<8}{n['stays']:>10,}{n['sets']:>13,}{n['events']:>14,}"
             f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
         )
+    lines += _samples(cohort)
     lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
     return "\n".join([*lines, *notices(cohort)])
+
+
+def _samples(cohort: Cohort) -> list[str]:
+    """Subjects and prediction times, unless every stay is a whole one and of a subject of its own."""
+    splits = cohort.splits.values()
+    n_stays, n_subjects = (
+        sum(len(ids) for ids in column)
+        for column in zip(*((split.stay_id, np.unique(split.subject_id)) for split in splits), strict=True)
+    )
+    n_timed = sum(int(np.isfinite(split.prediction_minute).sum()) for split in splits)
+    if n_subjects == n_stays and not n_timed:
+        return []
+    return [f"{counted(n_stays, 'stay')} of {counted(n_subjects, 'subject')}, {n_timed:,} with a prediction time"]
 
 
 def notices(cohort: Cohort) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
-from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.format import Cohort, event_blocks
 from seqsetvae.errors import InputError
 
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
@@ -77,8 +76,8 @@ def choose_transform(cohort: Cohort, clip: float | None, min_count: int) -> Valu
         return ValueTransform(clip)
     split = cohort.split("train")
     count = np.zeros(len(cohort.vocabulary), dtype=np.int64)
-    for start in range(0, split.n_events, EVENTS_PER_BLOCK):
-        count += np.bincount(split.variable[start : start + EVENTS_PER_BLOCK], minlength=len(count))
+    for variable, _ in event_blocks(split.variable, split.value):
+        count += np.bincount(variable, minlength=len(count))
     return ValueTransform(clip, min_count, tuple(cohort.vocabulary[v] for v in np.flatnonzero(count < min_count)))
 
 

@@ -10,6 +10,7 @@ from seqsetvae.cohort import Cohort, find, is_compiled, notices, open_cohort, op
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
+from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError
 from tests.tiny import largest_file
@@ -149,7 +150,7 @@ def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.Monke
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compiling, "_normalise", crash)
+    monkeypatch.setattr(compiling, "normalise", crash)
     with pytest.raises(KeyboardInterrupt):
         compiled(folder)
     assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
@@ -181,14 +182,14 @@ def test_an_existing_folder_is_never_overwritten(folder: Folder) -> None:
 
 
 def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compiling._write_skipped
+    real = compiling.write_skipped
 
     def overtaken(partial: Path, skips: list[object]) -> None:
-        monkeypatch.setattr(compiling, "_write_skipped", real)
+        monkeypatch.setattr(compiling, "write_skipped", real)
         found(folder)  # another process finishes the same entry while this one still works
         real(partial, skips)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_write_skipped", overtaken)
+    monkeypatch.setattr(compiling, "write_skipped", overtaken)
     cohort = found(folder)
     assert [path.name for path in cohort.path.parent.iterdir()] == [cohort.path.name]
 
@@ -196,13 +197,13 @@ def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pyte
 def test_files_that_change_while_they_are_compiled_leave_no_entry(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = compiling._write_skipped
+    real = compiling.write_skipped
 
     def disturbed(partial: Path, skips: list[object]) -> None:
         folder.stay("train", "2.0", [("lactate", 1.5, 5)])
         real(partial, skips)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_write_skipped", disturbed)
+    monkeypatch.setattr(compiling, "write_skipped", disturbed)
     with pytest.raises(InputError, match="files changed while they were being compiled"):
         found(folder)
     assert not list((folder.root.parent / "cache").iterdir())
@@ -257,7 +258,7 @@ def test_a_damaged_skipped_csv_is_an_error(
     path = compiled(folder).path
     (path / "skipped.csv").write_text(text)
     with pytest.raises(InputError, match=f"skipped.csv: damaged .*{message}.*compile the data again"):
-        compiling.read_skipped(path)
+        read_skipped(path)
     assert main(["check", str(path)]) == 1
     assert "skipped.csv: damaged" in capsys.readouterr().out
 

@@ -144,7 +144,7 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
         os.kill(os.getpid(), signal.SIGINT)  # while unfinished files are removed
         real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_normalise", pressed)
+    monkeypatch.setattr(compiling, "normalise", pressed)
     monkeypatch.setattr(shutil, "rmtree", pressed_again)
     before = signal.getsignal(signal.SIGINT)
     assert main(["compile", str(folder.ehr), str(folder.root.parent / "out")]) == 130

@@ -11,7 +11,7 @@ import pytest
 from seqsetvae.cohort import Cohort, checks, compile_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
 
@@ -336,7 +336,7 @@ def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch
     values = [200.0, -500, 80, 700, -541, 60]  # mean 80, std 10: beyond 10 standard deviations but for 80 and 60
     folder.stay("train", "9", [("heart rate", value, minute) for minute, value in enumerate(values)])
     for n_events in (1 << 20, 2):
-        monkeypatch.setattr(checks, "EVENTS_PER_BLOCK", n_events)
+        monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", n_events)
         (line,) = [note for note in check_folder(folder.ehr).remarks if "beyond 10" in note]
         assert line.endswith("'heart rate': 4 events, furthest -541 (z = -62.1)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import Cohort, compile_cohort, normalise, open_cohort
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sources import physionet2012
@@ -320,7 +320,7 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
 
 def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[tuple[object, object]] = []
-    for module in (physionet2012, compiling):
+    for module in (physionet2012, compiling, normalise):
         real = module.tqdm
 
         def recorded(real: Callable[..., object] = real, **options: object) -> object:

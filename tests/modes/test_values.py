@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, open_or_compile, transform
+from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.cohort.export import StayTable, write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_transform, read_transform
@@ -100,7 +100,7 @@ def test_no_setting_no_change(wild: Cohort) -> None:
 
 
 def test_variables_are_counted_in_the_training_split_alone(wild: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform, "EVENTS_PER_BLOCK", 1000)
+    monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 1000)
     assert choose_transform(wild, None, 1).rare == ()
     assert choose_transform(wild, None, 2).rare == ("ferritin",)  # the other one is a validation stay's
     assert choose_transform(wild, None, 41).rare == ("ferritin", "x9")
