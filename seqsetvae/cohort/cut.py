@@ -51,7 +51,7 @@ def cut(rows: Rows) -> CutRows:
 def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
     """The rows without the stays at the positions that were found; why is added to `skips`."""
     skips += found.values()
-    return rows.without(list(found)) if found else rows
+    return rows.without(list(found))
 
 
 def _bad_rows(rows: Rows) -> dict[int, Skip]:

@@ -127,6 +127,8 @@ class Rows:
 
     def without(self, positions: Sequence[int]) -> "Rows":
         """The rows without the stays at these positions."""
+        if not positions:
+            return self
         keep = np.ones(len(self.stays), dtype=bool)
         keep[list(positions)] = False
         kept = self.take(np.flatnonzero(keep[self.stay_of_row]))

@@ -9,6 +9,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
 from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.divide import divide
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
 from seqsetvae.errors import InputError
 
@@ -112,3 +113,16 @@ def test_a_damaged_or_missing_key_is_noticed(tmp_path: Path, name: str) -> None:
     file.unlink()  # the default must not replace what was there
     with pytest.raises(InputError, match=f"{name}.npy: damaged .the file is missing"):
         open_cohort(path, verify=False)
+
+
+def test_a_random_division_keeps_the_stays_of_a_subject_together() -> None:
+    stays = [sample(10 * subject + at, subject, HOUR * at) for subject in range(40) for at in (1, 2, 3)]
+    labels = {stay.stay_id: int(stay.subject < 10 and stay.stay_id % 10 == 2) for stay in stays if stay.subject < 30}
+    splits = divide(stays, labels, (0.6, 0.2, 0.2), seed=0)
+    subjects = {split: {stay.subject for stay in found} for split, found in splits.items()}
+    assert [len(found) for found in subjects.values()] == [24, 8, 8]
+    assert [sum(subject < 10 for subject in found) for found in subjects.values()] == [6, 2, 2]  # positive
+    assert [sum(subject >= 30 for subject in found) for found in subjects.values()] == [6, 2, 2]  # unlabelled
+    assert sum(map(len, splits.values())) == 120
+    assert not subjects["train"] & subjects["valid"]
+    assert divide(stays[::-1], labels, (0.6, 0.2, 0.2), seed=0) == splits
