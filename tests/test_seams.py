@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
 from seqsetvae.cohort.sources.opened import Opened, add_out
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
+from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueChange
 from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting
@@ -54,6 +55,7 @@ class Bag(nn.Module):
         self.map = nn.Linear(sizes.input_dim, sizes.bag_width)
 
     def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
+        assert set(batch.value.tolist()) <= {-1, 0, 1}  # its value transform
         events = self.map(embeddings[batch.variable] * batch.value[:, None])  # [E, P]
         in_size_order = torch.empty_like(batch.set_row).index_copy(0, batch.set_row, batch.stay_of_set)  # [S]
         counts = torch.tensor([size for size, count in batch.size_runs for _ in range(count)])  # [S]
@@ -83,12 +85,41 @@ BAG = SimpleNamespace(
     SKIPPED=(),
     INERT=frozenset(),
     NOT_IN_SHAPES=(),
+    VALUE_TRANSFORM="signs",
     problems=lambda sizes: [],
     build=Bag,
     canonical_name=lambda key: key,
     explain_missing=_explain,
     infer_sizes=_infer,
 )
+
+# ------------------------------------------------------------------------------------------------ value transform
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A model that reads whether a value is above the mean of its variable, or below."""
+
+    @classmethod
+    def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> Signs:
+        return cls()
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> Signs:
+        return cls()
+
+    def as_plain(self) -> dict[str, Any]:
+        return {"name": "signs"}
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> Signs:
+        return self
+
+    def change(self, cohort: Cohort) -> ValueChange:
+        return lambda variable, value: np.sign(value)
+
 
 # ------------------------------------------------------------------------------------------------ objective
 
@@ -215,6 +246,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "length", LENGTH)
     monkeypatch.setitem(MODES, "count", COUNT)
     monkeypatch.setitem(SOURCES, "clocks", CLOCKS)
+    monkeypatch.setitem(VALUE_TRANSFORMS, "signs", Signs)
 
 
 def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compiled: Cohort, tmp_path: Path) -> None:
@@ -226,6 +258,7 @@ def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compil
     assert "this is advice of the objective" in " ".join(printed.split())
     pretrained = run_of(tmp_path, "pretrain") / "checkpoints" / "best.ckpt"
     assert read_checkpoint(pretrained).architecture == "bag"
+    assert read_checkpoint(pretrained).transform == Signs()
     assert rows_of(run_of(tmp_path, "pretrain"))[-1]["val_step"] == "16.0"
 
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, architecture="bag")  # cached features included

@@ -20,6 +20,7 @@ class Architecture(Protocol):
     SKIPPED: tuple[str, ...]  # regular expressions of whole names of weights that fine-tuning does not load, on purpose
     INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
     NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
+    VALUE_TRANSFORM: str  # how a new model reads the values of a cohort, a name in cohort.transform.VALUE_TRANSFORMS
 
     def problems(self, sizes: dict[str, Any]) -> list[str]:
         """What is wrong with the sizes of a new model together; each line begins with the name of a setting."""

@@ -16,6 +16,7 @@ FORMAT = "seqsetvae-cohort"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest_checksum"
+VALUES, Z_SCORE = "values", "z_score"  # how stored values are normalised; cohorts without the key hold z-scores too
 # The keys of manifests from before there was a checksum. Without one no other key is allowed, or a damaged name of the
 # checksum would turn off its check.
 _KEYS_WITHOUT_CHECKSUM = {
@@ -35,7 +36,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write manifest.json with the checksums of all arrays and its own; the last file of a new folder to be written."""
     arrays = sorted(folder.rglob("*.npy"))
     checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
-    manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
+    manifest = {"format": FORMAT, "version": FORMAT_VERSION, VALUES: Z_SCORE, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
@@ -70,6 +71,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     problem = _checksum_problem(manifest) or _content_problem(manifest)
     if problem:
         raise damaged(file, problem)
+    if manifest.get(VALUES, Z_SCORE) != Z_SCORE:
+        raise InputError(
+            f"{file}: its values are stored as {manifest[VALUES]!r}, while this program reads {Z_SCORE!r}. Compile the "
+            "data again."
+        )
     return manifest
 
 

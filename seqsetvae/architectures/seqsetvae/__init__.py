@@ -22,6 +22,7 @@ __all__ = [
     "NOT_IN_SHAPES",
     "PRESETS",
     "SKIPPED",
+    "VALUE_TRANSFORM",
     "Sizes",
     "build",
     "canonical_name",
@@ -29,6 +30,8 @@ __all__ = [
     "infer_sizes",
     "problems",
 ]
+
+VALUE_TRANSFORM = "z_score"
 
 
 def build(sizes: Sizes) -> Backbone:
