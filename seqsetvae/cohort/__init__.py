@@ -3,13 +3,12 @@
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.find import content_key, open_or_compile
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
-from seqsetvae.cohort.preview import check_folder, require_classes
+from seqsetvae.cohort.open import require_classes
 from seqsetvae.cohort.report import notices, summary
 
 __all__ = [
     "Cohort",
     "Split",
-    "check_folder",
     "compile_cohort",
     "content_key",
     "is_compiled",

@@ -16,6 +16,7 @@ from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sources import SOURCES, Origin
+from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.cohort.sources.opened import add_common, add_embeddings, add_label_name, add_labels, add_stats
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 from seqsetvae.errors import InputError
@@ -70,14 +71,8 @@ def _run_source(origin: Origin, arguments: argparse.Namespace) -> int:
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
-    findings = check_folder(
-        arguments.dir,
-        arguments.label_name,
-        stats_path=arguments.stats,
-        label_path=arguments.labels,
-        embeddings_path=arguments.embeddings,
-        work_dir=arguments.work_dir,
-    )
+    named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
+    findings = check_folder(arguments.dir, arguments.label_name, named, arguments.work_dir)
     print(findings.text())
     return 1 if findings.problems else 0
 

@@ -16,14 +16,8 @@ from tqdm import tqdm
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
-from seqsetvae.cohort.sources.seqsetvae_layout import (
-    DEFAULT_LABEL,
-    LayoutFiles,
-    locate_layout,
-    open_layout,
-    parquet_names,
-    side_file,
-)
+from seqsetvae.cohort.sources.layout_files import NOT_NAMED, LayoutFiles, SideFiles, locate_layout, parquet_names
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, open_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, file_sha256
@@ -32,18 +26,16 @@ from seqsetvae.files import AlreadyThereError, file_sha256
 def open_or_compile(
     data_dir: str | Path,
     *,
-    stats_path: str | Path | None = None,
-    label_path: str | Path | None = None,
-    embeddings_path: str | Path | None = None,
-    label_name: str | None = None,
     cache_root: str | Path,
+    named: SideFiles = NOT_NAMED,
+    label_name: str | None = None,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> Cohort:
     """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
 
-    An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
-    is found again as long as nothing has changed, and compiled afresh when anything has.
+    An old layout is compiled into cache_root/<key>, which may take minutes. The key is a hash of the content of every
+    file that matters: the entry is found again as long as nothing has changed, and compiled anew when anything has.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
@@ -53,36 +45,22 @@ def open_or_compile(
     """
     data_dir = Path(data_dir)
     if is_compiled(data_dir):
-        refuse_side_files(data_dir, stats_path, label_path, embeddings_path)
+        named.refuse(data_dir)
         return open_labelled(data_dir, label_name)
     label_name = DEFAULT_LABEL if label_name is None else label_name
-    files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
+    files = locate_layout(data_dir, named)
     key = content_key(files, label_name, skip_bad, progress)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
             compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
         except AlreadyThereError:
-            if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
+            if not is_compiled(entry):  # else another process finished the same entry meanwhile: use it
                 raise
-        # Else the entry would answer to a name not its own:
         if content_key(files, label_name, skip_bad, progress) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
-
-
-def refuse_side_files(
-    cohort: Path, stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
-) -> None:
-    """Raises InputError if any of these, which belong to an old layout, is given for a compiled cohort."""
-    given = {"--params_map_path": stats_path, "--label_path": label_path, "--embeddings_path": embeddings_path}
-    surplus = [f"{flag} {path}" for flag, path in given.items() if path is not None]
-    if surplus:
-        raise InputError(
-            f"{cohort} is a compiled cohort, which holds its statistics, labels and embeddings already. "
-            f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
-        )
 
 
 def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Cohort:
@@ -94,15 +72,6 @@ def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Co
             f"out, or compile the patient_ehr folder again with --label_name {label_name}."
         )
     return cohort
-
-
-def require_given(
-    stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
-) -> None:
-    """Raises InputError if a side file that was given does not exist."""
-    side_file(Path(), "stats.csv", "--params_map_path", stats_path)
-    side_file(Path(), "oc.csv", "--label_path", label_path)
-    side_file(Path(), "cached.csv", "--embeddings_path", embeddings_path)
 
 
 def compile_layout(

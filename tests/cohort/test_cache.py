@@ -11,6 +11,7 @@ from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError
 from tests.tiny import largest_file
@@ -62,17 +63,21 @@ def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
 def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
     other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
-    paths = {found(folder).path, found(folder, label_name="sepsis").path, found(folder, stats_path=other).path}
+    paths = {
+        found(folder).path,
+        found(folder, label_name="sepsis").path,
+        found(folder, named=SideFiles(stats=other)).path,
+    }
     assert len(paths) == 3
     assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
-    assert found(folder, stats_path=other).split("train").value.tolist() == [90, 3, 70, 1]
+    assert with_other.split("train").value.tolist() == [90, 3, 70, 1]
 
 
 def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
     cohort = compiled(folder)
     assert open_or_compile(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
     with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
-        open_or_compile(cohort.path, label_path="oc.csv", cache_root=folder.root)
+        open_or_compile(cohort.path, named=SideFiles(labels=Path("oc.csv")), cache_root=folder.root)
 
 
 def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
@@ -108,9 +113,9 @@ def test_stats_csv_may_lie_beside_or_in_the_folder_or_be_named(folder: Folder) -
     moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
     assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
     elsewhere = moved.rename(folder.root.parent / "elsewhere.csv")
-    assert found(folder, stats_path=elsewhere).mean.tolist() == [80, 2]
+    assert found(folder, named=SideFiles(stats=elsewhere)).mean.tolist() == [80, 2]
     with pytest.raises(InputError, match=r"--params_map_path nowhere\.csv: no such file"):
-        found(folder, stats_path="nowhere.csv")
+        found(folder, named=SideFiles(stats=Path("nowhere.csv")))
 
 
 def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_says_so(folder: Folder) -> None:

@@ -266,7 +266,7 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
         "test: 1 stays without a label",
         "'lactate': 1 events, furthest 999 (z = +997.0)",
         "'ferritin': 1 events",
-        "Verdict: NOT ready: 5 to mend",
+        "Verdict: NOT ready: 5 to correct",
     ):
         assert expected in text
 

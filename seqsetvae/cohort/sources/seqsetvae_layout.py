@@ -2,8 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import (
     DEFAULT_WIDTH,
     Opened,
@@ -33,19 +33,6 @@ _NUMBERS = ("value", "minute", "set_index")
 _COLUMNS = ("variable", *_NUMBERS)
 
 
-@dataclass(frozen=True)
-class LayoutFiles:
-    """The files of an old layout.
-
-    None = there is none: statistics from the train split, no labels, embeddings made from the names.
-    """
-
-    patient_ehr: Path
-    stats: Path | None
-    labels: Path | None
-    embeddings: Path | None
-
-
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
@@ -60,7 +47,8 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def open_source(arguments: Namespace) -> Opened:
     """The layout that these flags name."""
-    files = locate_layout(arguments.patient_ehr, arguments.stats, arguments.labels, arguments.embeddings)
+    named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
+    files = locate_layout(arguments.patient_ehr, named)
     return open_layout(files, arguments.label_name, arguments.embedding_dim)
 
 
@@ -80,71 +68,6 @@ def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None =
         embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
         embedding_dim=embedding_dim or DEFAULT_WIDTH,
     )
-
-
-def locate_layout(
-    data_dir: Path,
-    stats_path: str | Path | None = None,
-    label_path: str | Path | None = None,
-    embeddings_path: str | Path | None = None,
-) -> LayoutFiles:
-    """The files of an old layout: those given, else those beside or inside patient_ehr.
-
-    Raises:
-        InputError: no patient_ehr, or a file that was given does not exist.
-    """
-    patient_ehr = find_patient_ehr(data_dir)
-    stats = side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
-    labels = side_file(patient_ehr, "oc.csv", "--label_path", label_path)
-    embeddings = side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
-    return LayoutFiles(patient_ehr, stats, labels, embeddings)
-
-
-def side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
-    """The file given, else the one of this name beside or in patient_ehr, if there is one.
-
-    Raises:
-        InputError: the file given does not exist.
-    """
-    if given is not None:
-        if not Path(given).is_file():
-            raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
-        return Path(given)
-    usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
-    return next((path for path in usual if path.is_file()), None)
-
-
-def find_patient_ehr(data_dir: Path) -> Path:
-    """The folder with the split folders: `data_dir` itself or its patient_ehr.
-
-    Raises:
-        InputError: neither has a folder train, valid or test with parquet files; says what was found.
-    """
-    for folder in (data_dir, data_dir / "patient_ehr"):
-        if any(any(_parquet_files(folder / split)) for split in SPLITS):
-            return folder
-    if not data_dir.is_dir():
-        raise InputError(f"{data_dir}: no such folder. Pass a patient_ehr folder or a compiled cohort.")
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in data_dir.iterdir())
-    raise InputError(
-        f"{data_dir}: holds neither a compiled cohort (manifest.json) nor parquet files in train/, valid/ or test/. "
-        f"Found: {', '.join(found[:20]) or 'nothing'}{', ...' if len(found) > 20 else ''}."
-    )
-
-
-def parquet_names(folder: Path) -> NDArray[np.bytes_]:
-    """[files] Names of the parquet files of a folder, sorted; none if there is no such folder."""
-    return np.sort(np.array(list(map(os.fsencode, _parquet_files(folder))), dtype=np.bytes_))
-
-
-def _parquet_files(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
-        return
-    try:
-        with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
-            yield from (entry.name for entry in entries if entry.name.endswith(".parquet"))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
 
 
 class SeqSetVAELayout:
