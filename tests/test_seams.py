@@ -20,7 +20,7 @@ from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
-from seqsetvae.cohort.sources.opened import Opened, add_out
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueChange
 from seqsetvae.modes import MODES
@@ -221,7 +221,6 @@ class Clocks:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    add_out(parser)
     parser.add_argument("--clocks", type=int, default=8)
 
 

@@ -17,7 +17,7 @@ from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sources import SOURCES, Origin
 from seqsetvae.cohort.sources.layout_files import SideFiles
-from seqsetvae.cohort.sources.opened import add_common, add_embeddings, add_label_name, add_labels, add_stats
+from seqsetvae.cohort.sources.opened import add_common, add_label_name, add_side_file
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
@@ -100,11 +100,11 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     text = "Print what to know about data before training on them. Status 1 = not ready for training."
     parser = commands.add_parser("check", help=text, description=text, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
-    add_stats(
-        parser, "mean and std of each variable (default: the stats.csv beside patient_ehr, else from the train split)"
-    )
-    add_labels(parser, "default: the oc.csv beside patient_ehr, if any")
-    add_embeddings(parser, "the cached.csv beside patient_ehr, if any")
+    stats = "mean and std of each variable (default: the stats.csv beside patient_ehr, else from the train split)"
+    add_side_file(parser, "--stats", stats)
+    add_side_file(parser, "--labels", "default: the oc.csv beside patient_ehr, if any")
+    vectors = "a vector for each variable (default: the cached.csv beside patient_ehr, if any)"
+    add_side_file(parser, "--embeddings", vectors)
     add_label_name(parser, None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
     parser.add_argument(
         "--work_dir",

@@ -90,6 +90,12 @@ def fault(stay: Stay, category: str, reason: str, row: int | None = None, variab
     return Skip(stay.file, reason, row, variable, category=category, stay_id=stay.stay_id)
 
 
+def bad_name(file: str, example: str) -> Skip:
+    """A file whose name is not a stay number."""
+    reason = f"the name {Path(file).name!r} is not a stay number such as {example}"
+    return Skip(file, reason, category="a name that is not a stay number")
+
+
 def left_out(stay: Stay, reason: str) -> Skip:
     """A stay that is left out although its file has no fault."""
     return Skip(stay.file, reason, is_fault=False, stay_id=stay.stay_id)

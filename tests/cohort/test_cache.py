@@ -63,12 +63,8 @@ def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
 def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
     other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
-    paths = {
-        found(folder).path,
-        found(folder, label_name="sepsis").path,
-        found(folder, named=SideFiles(stats=other)).path,
-    }
-    assert len(paths) == 3
+    with_other = found(folder, named=SideFiles(stats=other))
+    assert len({found(folder).path, found(folder, label_name="sepsis").path, with_other.path}) == 3
     assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
     assert with_other.split("train").value.tolist() == [90, 3, 70, 1]
 

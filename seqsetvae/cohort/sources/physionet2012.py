@@ -6,17 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from seqsetvae.cohort.sidefiles import Labels, read_labels
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels
 from seqsetvae.cohort.sources.divide import choose_fractions, divide
-from seqsetvae.cohort.sources.opened import (
-    DEFAULT_WIDTH,
-    Opened,
-    add_embeddings,
-    add_out,
-    add_stats,
-    embeddings_of,
-    stats_of,
-)
+from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
 from seqsetvae.cohort.sources.physionet_files import ARCHIVES, read_set
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, UnnamedRows
 from seqsetvae.errors import InputError
@@ -28,7 +20,6 @@ LABEL_NAME = "in_hospital_mortality"
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py physionet2012`."""
     parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
-    add_out(parser)
     for split in SPLITS:
         flag = f"--{split}_sets"
         parser.add_argument(flag, nargs="+", choices="abc", default=[], help=f"whole sets for the {split} split")
@@ -42,10 +33,10 @@ def add_flags(parser: ArgumentParser) -> None:
         "splits, scaled to sum to 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
-    add_stats(
-        parser, "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
-    )
-    add_embeddings(parser, "made from the names; a compiled cohort stands for those it holds")
+    stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
+    add_side_file(parser, "--stats", stats)
+    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: made from the names)"
+    add_side_file(parser, "--embeddings", vectors)
 
 
 def open_source(arguments: Namespace) -> Opened:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tidy import Bools, Rows, Skip, Stay, UnnamedRows, fault, first_bad_rows, left_out
+from seqsetvae.cohort.tidy import Bools, Rows, Skip, Stay, UnnamedRows, bad_name, fault, first_bad_rows, left_out
 from seqsetvae.errors import InputError
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
@@ -64,8 +64,7 @@ def _bodies(name: str, path: Path, bar: tqdm) -> tuple[dict[Stay, bytes], list[S
         text = text.replace(b"\r\n", b"\n")
         header, _, body = text.partition(b"\n")
         if number is None:
-            reason = f"the name {Path(file).name!r} is not a stay number such as 132539.txt"
-            skips.append(Skip(file, reason, category="a name that is not a stay number"))
+            skips.append(bad_name(file, "132539.txt"))
             continue
         stay = Stay(number, file, f"set {name}")
         if b"\r" in text:

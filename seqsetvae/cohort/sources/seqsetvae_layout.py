@@ -12,18 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_embeddings, read_labels, read_stats, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
-from seqsetvae.cohort.sources.opened import (
-    DEFAULT_WIDTH,
-    Opened,
-    add_embeddings,
-    add_label_name,
-    add_labels,
-    add_out,
-    add_stats,
-)
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows
+from seqsetvae.cohort.sources.opened import Opened, add_label_name, add_side_file
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
@@ -36,13 +28,12 @@ _COLUMNS = ("variable", *_NUMBERS)
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
-    add_out(parser)
-    add_stats(
-        parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
-    )
-    add_labels(parser, "default: the oc.csv beside PATIENT_EHR, if any")
+    stats = "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
+    add_side_file(parser, "--stats", stats)
+    add_side_file(parser, "--labels", "default: the oc.csv beside PATIENT_EHR, if any")
     add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
-    add_embeddings(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
+    vectors = "a vector for each variable (default: the cached.csv beside PATIENT_EHR, else made from the names)"
+    add_side_file(parser, "--embeddings", vectors)
 
 
 def open_source(arguments: Namespace) -> Opened:
@@ -74,7 +65,7 @@ class SeqSetVAELayout:
     """The stays of a patient_ehr folder; see the Source protocol."""
 
     def __init__(self, patient_ehr: Path) -> None:
-        """List the files. A name that is no stay number is a fault, reported by `skips`."""
+        """List the files. A name that is not a stay number is a fault, reported by `skips`."""
         self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{_origin(patient_ehr)}"
         self.patient_ehr = patient_ehr
         self.stays: dict[str, Sequence[Stay]] = {}
@@ -92,9 +83,7 @@ class SeqSetVAELayout:
             stay = stay_number(name.removesuffix(".parquet"))
             if stay is None:
                 good[at] = False
-                reason = f"the name {name!r} is not a stay number such as 200001.parquet"
-                category = "a name that is not a stay number"
-                self.skips.append(Skip(str(folder / name), reason, category=category))
+                self.skips.append(bad_name(str(folder / name), "200001.parquet"))
             else:
                 number[at] = stay
         order = np.flatnonzero(good)
@@ -112,7 +101,7 @@ class SeqSetVAELayout:
                 tables.append(_read_parquet(stay.file, checked))
                 good.append(stay)
             except _UnreadableError as error:
-                skips.append(Skip(stay.file, str(error), category=error.category, stay_id=stay.stay_id))
+                skips.append(fault(stay, error.category, str(error)))
         return _as_rows(good, tables, skips)
 
 
@@ -123,7 +112,7 @@ def _origin(patient_ehr: Path) -> str:
 
 
 class _UnreadableError(Exception):
-    """A file that is no parquet, or whose columns are not those of the layout."""
+    """A file that is not parquet, or whose columns are not those of the layout."""
 
     def __init__(self, category: str, reason: str) -> None:
         super().__init__(reason)
