@@ -42,28 +42,17 @@ class Split:
 
     The events of set s are variable[set_offset[s]:set_offset[s + 1]]; the sets of stay n are
     minute[stay_offset[n]:stay_offset[n + 1]]. Pickling keeps the folder alone and opens the maps again.
-
-    Attributes:
-        variable: int32 [E], index into the vocabulary.
-        value: float64 [E], z-score; the raw value where the cohort has no statistics for the variable.
-        set_offset: int64 [S + 1], into the events.
-        minute: float64 [S], minutes since admission.
-        stay_offset: int64 [N + 1], into the sets.
-        stay_id: int64 [N].
-        label: int8 [N], 0 or 1; -1 = the stay has no label.
-        subject_id: int64 [N], the patient; the stay's own number where the source has no patients.
-        prediction_minute: float64 [N], only events before it are in the cohort; NaN = the whole stay is.
     """
 
-    variable: NDArray[np.int32]
-    value: NDArray[np.float64]
-    set_offset: NDArray[np.int64]
-    minute: NDArray[np.float64]
-    stay_offset: NDArray[np.int64]
-    stay_id: NDArray[np.int64]
-    label: NDArray[np.int8]
-    subject_id: NDArray[np.int64]
-    prediction_minute: NDArray[np.float64]
+    variable: NDArray[np.int32]  # [E] index into the vocabulary
+    value: NDArray[np.float64]  # [E] z-score; the raw value where the cohort has no statistics for the variable
+    set_offset: NDArray[np.int64]  # [S + 1] into the events
+    minute: NDArray[np.float64]  # [S] minutes since admission
+    stay_offset: NDArray[np.int64]  # [N + 1] into the sets
+    stay_id: NDArray[np.int64]  # [N]
+    label: NDArray[np.int8]  # [N] 0 or 1; -1 = the stay has no label
+    subject_id: NDArray[np.int64]  # [N] the patient; the stay's own number where the source has no patients
+    prediction_minute: NDArray[np.float64]  # [N] only events before it are in the cohort; NaN = the whole stay
 
     def __init__(self, folder: Path) -> None:
         """Map the arrays of a split folder. Raises InputError naming an array that is missing or damaged."""
@@ -105,29 +94,17 @@ def event_blocks(
 
 @dataclass(frozen=True)
 class Cohort:
-    """A compiled cohort, open for reading.
-
-    Attributes:
-        path: its folder.
-        manifest: manifest.json as read.
-        vocabulary: the V variables that occur, sorted by name.
-        mean: float64 [V], in the variable's own unit; NaN = no statistics, the raw value was kept.
-        std: float64 [V], likewise.
-        embeddings: float64 [V, I].
-        embeddings_generated: were they made from the names, because there was no cached.csv?
-        label_name: the column of oc.csv that the labels come from.
-        splits: only those that the source had, in the order train, valid, test.
-    """
+    """A compiled cohort, open for reading."""
 
     path: Path
-    manifest: dict[str, Any]
-    vocabulary: tuple[str, ...]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    embeddings: NDArray[np.float64]
-    embeddings_generated: bool
-    label_name: str
-    splits: dict[str, Split]
+    manifest: dict[str, Any]  # manifest.json
+    vocabulary: tuple[str, ...]  # the V variables that occur, sorted by name
+    mean: NDArray[np.float64]  # [V] in the variable's own unit; NaN = no statistics, the raw value was kept
+    std: NDArray[np.float64]  # [V] likewise
+    embeddings: NDArray[np.float64]  # [V, I]
+    embeddings_generated: bool  # from the names, because there was no cached.csv
+    label_name: str  # the column of oc.csv that the labels come from
+    splits: dict[str, Split]  # only those that the source had, in the order train, valid, test
 
     def split(self, name: str) -> Split:
         """The split of this name. Raises InputError naming those there are."""

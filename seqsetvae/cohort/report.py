@@ -25,10 +25,8 @@ def summary(cohort: Cohort) -> str:
 def _samples(cohort: Cohort) -> list[str]:
     """Subjects and prediction times, unless every stay is a whole one and of a subject of its own."""
     splits = cohort.splits.values()
-    n_stays, n_subjects = (
-        sum(len(ids) for ids in column)
-        for column in zip(*((split.stay_id, np.unique(split.subject_id)) for split in splits), strict=True)
-    )
+    n_stays = sum(split.n_stays for split in splits)
+    n_subjects = sum(len(np.unique(split.subject_id)) for split in splits)
     n_timed = sum(int(np.isfinite(split.prediction_minute).sum()) for split in splits)
     if n_subjects == n_stays and not n_timed:
         return []
