@@ -65,17 +65,12 @@ class _Events:
 # ------------------------------------------------------------------ when in the stay each variable is last seen
 
 
-@dataclass
 class LastSeen:
     """Where in a stay each variable is last seen, over the stays of one group: 0 = at its start, 1 = at its end."""
 
-    count: NDArray[np.float64]  # [V] stays in which the variable occurs
-    total: NDArray[np.float64]  # [V]
-    squares: NDArray[np.float64]  # [V]
-
-    @classmethod
-    def nothing(cls, n_variables: int) -> "LastSeen":
-        return cls(np.zeros(n_variables), np.zeros(n_variables), np.zeros(n_variables))
+    def __init__(self, n_variables: int) -> None:
+        """No stay yet. `count` [V] is the number of stays in which a variable occurs."""
+        self.count, self.total, self.squares = np.zeros((3, n_variables))
 
     def add(self, position: NDArray[np.float64]) -> None:
         """Add stays: position [N, V], NaN where the variable does not occur."""
@@ -98,16 +93,16 @@ class LastSeen:
 
 def last_seen(cohort: Cohort) -> list[dict[str, LastSeen]]:
     """By split, and by group of the source where it has groups (the sets of PhysioNet)."""
-    by_split = {name: LastSeen.nothing(len(cohort.vocabulary)) for name in cohort.splits}
+    n_variables = len(cohort.vocabulary)
+    by_split = {name: LastSeen(n_variables) for name in cohort.splits}
     by_group: dict[str, LastSeen] = {}
     for name, split in cohort.splits.items():
         group_of = _groups(cohort, name)
-        for stays in _blocks(split, max(1, CELLS_PER_BLOCK // len(cohort.vocabulary))):
-            position = _positions(_Events.of(split, stays), stays.stop - stays.start, len(cohort.vocabulary))
+        for stays in _blocks(split, max(1, CELLS_PER_BLOCK // n_variables)):
+            position = _positions(split, stays, n_variables)
             by_split[name].add(position)
-            for group in np.unique(group_of[stays]):
-                of_group = by_group.setdefault(str(group), LastSeen.nothing(len(cohort.vocabulary)))
-                of_group.add(position[group_of[stays] == group])
+            for group in np.unique(group_of[stays]).tolist():
+                by_group.setdefault(group, LastSeen(n_variables)).add(position[group_of[stays] == group])
     return [by_split, dict(sorted(by_group.items()))]
 
 
@@ -119,17 +114,15 @@ def _groups(cohort: Cohort, split: str) -> NDArray[np.str_]:
     return np.repeat([group for group, _ in runs], [n_stays for _, n_stays in runs])
 
 
-def _positions(events: _Events, n_stays: int, n_variables: int) -> NDArray[np.float64]:
+def _positions(split: Split, stays: slice, n_variables: int) -> NDArray[np.float64]:
     """[N, V] The last minute of each variable, as a share of its stay; NaN where it does not occur.
 
     A stay whose events are all at one time has no length, and NaN throughout.
     """
-    last = np.full((n_stays, n_variables), np.nan)
-    last[events.stay, events.variable] = events.minute  # of events at one place the last counts, and it is the latest
-    first = np.full(n_stays, np.inf)
-    np.minimum.at(first, events.stay, events.minute)
-    end = np.full(n_stays, -np.inf)
-    np.maximum.at(end, events.stay, events.minute)
+    events = _Events.of(split, stays)
+    last = np.full((stays.stop - stays.start, n_variables), np.nan)
+    last[events.stay, events.variable] = events.minute  # the last assignment remains, and it is the latest event
+    first, end = split.minute[split.stay_offset[:-1][stays]], split.minute[split.stay_offset[1:][stays] - 1]
     length = np.where(end > first, end - first, np.nan)
     return (last - first[:, None]) / length[:, None]
 

@@ -56,11 +56,6 @@ def add_side_file(parser: ArgumentParser, flag: str, text: str) -> None:
     parser.add_argument(flag, older, type=Path, metavar=metavar, help=text)
 
 
-def add_label_name(parser: ArgumentParser, default: str | None, text: str) -> None:
-    """--label_name; `text` says what is used without it."""
-    parser.add_argument("--label_name", default=default, help=f"column of oc.csv ({text})")
-
-
 def add_common(parser: ArgumentParser) -> None:
     """OUT and the flags that every source has."""
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_embeddings, read_labels, read_stats, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
-from seqsetvae.cohort.sources.opened import Opened, add_label_name, add_side_file
+from seqsetvae.cohort.sources.opened import Opened, add_side_file
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
@@ -28,11 +28,16 @@ _COLUMNS = ("variable", *_NUMBERS)
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
-    stats = "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
+    add_side_files(parser, "PATIENT_EHR", DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
+
+
+def add_side_files(parser: ArgumentParser, folder: str, default_label: str | None, text: str) -> None:
+    """The flags of the side files of `folder`, and --label_name; `text` says what is used without that."""
+    stats = f"mean and std of each variable (default: the stats.csv beside {folder}, else from the train split)"
     add_side_file(parser, "--stats", stats)
-    add_side_file(parser, "--labels", "default: the oc.csv beside PATIENT_EHR, if any")
-    add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
-    vectors = "a vector for each variable (default: the cached.csv beside PATIENT_EHR, else made from the names)"
+    add_side_file(parser, "--labels", f"default: the oc.csv beside {folder}, if any")
+    parser.add_argument("--label_name", default=default_label, help=f"column of oc.csv ({text})")
+    vectors = f"a vector for each variable (default: the cached.csv beside {folder}, else made from the names)"
     add_side_file(parser, "--embeddings", vectors)
 
 
@@ -78,17 +83,12 @@ class SeqSetVAELayout:
 
     def _list(self, folder: Path, names: NDArray[np.bytes_]) -> StayFiles:
         """The stays in the order of their numbers, those of one number in the order of their names."""
-        number, good = np.zeros(len(names), dtype=np.int64), np.ones(len(names), dtype=bool)
-        for at, name in enumerate(map(os.fsdecode, names)):
-            stay = stay_number(name.removesuffix(".parquet"))
-            if stay is None:
-                good[at] = False
-                self.skips.append(bad_name(str(folder / name), "200001.parquet"))
-            else:
-                number[at] = stay
-        order = np.flatnonzero(good)
-        order = order[np.argsort(number[order], kind="stable")]
-        return StayFiles(folder, number[order], names[order])
+        numbers = [stay_number(os.fsdecode(name).removesuffix(".parquet")) for name in names]
+        good = np.array([number is not None for number in numbers])
+        self.skips += [bad_name(str(folder / os.fsdecode(name)), "200001.parquet") for name in names[~good]]
+        number = np.array([number for number in numbers if number is not None], dtype=np.int64)
+        order = np.argsort(number, kind="stable")
+        return StayFiles(folder, number[order], names[good][order])
 
     def read(self, stays: Sequence[Stay]) -> Rows:
         """The rows of these stays; files that cannot be read become faults."""
@@ -106,7 +106,7 @@ class SeqSetVAELayout:
 
 
 def _origin(patient_ehr: Path) -> str:
-    """What a source.txt beside patient_ehr says about where the data come from, for the manifest."""
+    """The content of a source.txt beside patient_ehr, where the data come from, for the manifest."""
     note = patient_ehr.resolve().parent / ORIGIN_NOTE
     return f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
 
@@ -123,11 +123,11 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
     """Columns variable, value, minute and, where the file has it, set_index. `checked` collects schemas found good."""
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - Path is measurably slower, and this runs for every file
-            # Reading the bytes first is quicker than letting the parquet reader seek about in a small file.
+            # Reading all bytes first is faster than the seeks of the parquet reader in a small file.
             content = pa.py_buffer(stream.read())
         try:
             parquet = pq.ParquetFile(content, read_dictionary=["variable"])
-        except KeyError:  # there is no such column, or one of nested content: the check of the columns says so
+        except KeyError:  # no such column, or a nested one: reported by the check of the columns
             parquet = pq.ParquetFile(content)
         schema = parquet.schema_arrow
         if schema not in checked:  # thousands of files share one schema
@@ -163,7 +163,7 @@ def _check_columns(schema: pa.Schema) -> None:
 
 def _check_text(column: pa.ChunkedArray) -> None:
     try:
-        column.validate(full=True)  # parquet promises UTF-8, but nobody checks it on the way in
+        column.validate(full=True)  # parquet requires UTF-8, but no reader checks it
     except pa.ArrowInvalid as error:
         reason = f"column variable is not text in UTF-8: {error}"
         raise _UnreadableError("a column variable that is not in UTF-8", reason) from None
@@ -176,7 +176,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _as_rows(stays: list[Stay], tables: list[pa.Table], skips: list[Skip]) -> Rows:
-    """Join tables; neighbours of one schema in one go, since few large conversions are quicker than many small."""
+    """Join tables; consecutive ones with the same schema together: few large conversions are faster than many small."""
     codes: dict[str, int] = {}
     empty = np.zeros(0)
     variable: list[NDArray[np.int32]] = [empty.astype(np.int32)]
