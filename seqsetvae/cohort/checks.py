@@ -18,6 +18,7 @@ from seqsetvae.cohort.sidefiles import (
     Labels,
     Stats,
     UnusableStatsError,
+    embedding_faults,
     read_embeddings,
     read_labels,
     read_stats,
@@ -173,13 +174,9 @@ def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
     first: dict[int, str] = {}
     repeated = []
     for split, stays in source.stays.items():
-        kept = [stay for stay in stays if first.setdefault(stay.stay_id, stay.file) == stay.file]
-        repeated += [
-            f"{stay.stay_id}: {first[stay.stay_id]} and {stay.file}"
-            for stay in stays
-            if first[stay.stay_id] != stay.file
-        ]
-        source.stays[split] = kept
+        source.stays[split] = [stay for stay in stays if first.setdefault(stay.stay_id, stay.file) == stay.file]
+        others = (stay for stay in stays if first[stay.stay_id] != stay.file)
+        repeated += [f"{stay.stay_id}: {first[stay.stay_id]} and {stay.file}" for stay in others]
     add_list(findings.problems, "stays in two splits or files; only the first is counted", repeated)
 
 
@@ -187,14 +184,10 @@ def _check_side_files(cohort: Cohort, tables: _Tables, findings: Findings) -> No
     bad = unusable_stats(tables.stats or {}, cohort.vocabulary)
     lines = [f"{name!r}: {line}" for name, line in bad.items()]
     add_list(findings.problems, "variables whose mean is not finite or whose std is not above 0", lines)
-    embeddings = tables.embeddings
-    if embeddings is not None:
-        rows = {name: embeddings.row.get(name) for name in cohort.vocabulary}
-        lacking = [repr(name) for name, row in rows.items() if row is None]
-        add_list(findings.problems, "variables without an embedding in cached.csv", lacking)
-        found = {name: row for name, row in rows.items() if row is not None}
-        broken = [repr(name) for name, row in found.items() if not np.isfinite(embeddings.vectors[row]).all()]
-        add_list(findings.problems, "variables whose embedding is not finite", broken)
+    if tables.embeddings is not None:
+        missing, broken = embedding_faults(tables.embeddings, cohort.vocabulary)
+        add_list(findings.problems, "variables without an embedding in cached.csv", map(repr, missing))
+        add_list(findings.problems, "variables whose embedding is not finite", map(repr, broken))
 
 
 def _note_skipped(cohort: Cohort, notes_of_faults: list[str], called: str, findings: Findings) -> None:

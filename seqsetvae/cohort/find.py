@@ -96,9 +96,9 @@ def compile_layout(
 def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times.
 
-    `progress` shows a bar if stderr is a terminal and the files are so many that it takes a while.
+    `progress` shows a bar if stderr is a terminal and it takes more than a second.
     """
-    # Hashed piece by piece, as the JSON of one long list: nothing is kept of a file once it has been read.
+    # The JSON of one long list, hashed piece by piece: nothing is kept of a file after it was read.
     key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
@@ -108,7 +108,7 @@ def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: b
     named = chain(_named_stays(files.patient_ehr, names), named_sides)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for name, checksum in in_order(pool, _with_checksum, named, ahead=64):
+            for name, checksum in in_order(pool, lambda file: (file[0], file_sha256(file[1])), named, ahead=64):
                 key.update(f", {json.dumps([name, checksum])}".encode())
                 bar.update()
         except OSError as error:
@@ -123,8 +123,3 @@ def _named_stays(patient_ehr: Path, names: dict[str, NDArray[np.bytes_]]) -> Ite
         folder = f"{patient_ehr / split}{os.sep}"
         for name in map(os.fsdecode, of_split):
             yield f"{split}/{name}", folder + name
-
-
-def _with_checksum(named: tuple[str, str]) -> tuple[str, str]:
-    name, path = named
-    return name, file_sha256(path)

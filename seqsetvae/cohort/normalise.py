@@ -103,7 +103,7 @@ def _train_statistics(train: Path, sums: _Sums, bar: tqdm) -> tuple[Floats, Floa
     so that the value stays +1 or -1: that something was measured or given is information in itself.
     """
     n_variables = len(sums.count)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a variable that training lacks becomes NaN: unknown
+    with np.errstate(invalid="ignore", divide="ignore"):  # not in training: NaN, no statistics
         mean = sums.total / sums.count
     squares = np.zeros(n_variables)
     for variable, value in _blocks(train, bar):

@@ -7,6 +7,7 @@ Letters: N stays, V variables, E events of a block.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,7 @@ def _blocks(split: Split, most_stays: int) -> Iterator[slice]:
         start = end
 
 
-@dataclass(frozen=True)
-class _Events:
+class _Events(NamedTuple):
     """The events of some stays of a split, in time order within each stay."""
 
     stay: NDArray[np.int64]  # [E] position in the block
@@ -47,19 +47,14 @@ class _Events:
     variable: NDArray[np.int32]  # [E]
     value: NDArray[np.float64]  # [E]
 
-    @classmethod
-    def of(cls, split: Split, stays: slice) -> "_Events":
-        sets = slice(int(split.stay_offset[stays.start]), int(split.stay_offset[stays.stop]))
-        offset = split.set_offset[sets.start : sets.stop + 1]
-        events, n_events = slice(int(offset[0]), int(offset[-1])), np.diff(offset)
-        n_sets = np.diff(split.stay_offset[stays.start : stays.stop + 1])
-        stay_of_set = np.repeat(np.arange(stays.stop - stays.start), n_sets)
-        return cls(
-            np.repeat(stay_of_set, n_events),
-            np.repeat(split.minute[sets], n_events),
-            split.variable[events],
-            split.value[events],
-        )
+
+def _events(split: Split, stays: slice) -> _Events:
+    offset = split.set_offset[split.stay_offset[stays.start] : split.stay_offset[stays.stop] + 1]
+    sets = slice(split.stay_offset[stays.start], split.stay_offset[stays.stop])
+    n_sets, n_events = np.diff(split.stay_offset[stays.start : stays.stop + 1]), np.diff(offset)
+    stay = np.repeat(np.repeat(np.arange(stays.stop - stays.start), n_sets), n_events)
+    events = slice(offset[0], offset[-1])
+    return _Events(stay, np.repeat(split.minute[sets], n_events), split.variable[events], split.value[events])
 
 
 # ------------------------------------------------------------------ when in the stay each variable is last seen
@@ -119,7 +114,7 @@ def _positions(split: Split, stays: slice, n_variables: int) -> NDArray[np.float
 
     A stay whose events are all at one time has no length, and NaN throughout.
     """
-    events = _Events.of(split, stays)
+    events = _events(split, stays)
     last = np.full((stays.stop - stays.start, n_variables), np.nan)
     last[events.stay, events.variable] = events.minute  # the last assignment remains, and it is the latest event
     first, end = split.minute[split.stay_offset[:-1][stays]], split.minute[split.stay_offset[1:][stays] - 1]
@@ -179,7 +174,7 @@ def _row_hashes(split: Split) -> NDArray[np.uint64]:
     """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
     result = np.zeros(split.n_stays, dtype=np.uint64)
     for stays in _blocks(split, split.n_stays):
-        events = _Events.of(split, stays)
+        events = _events(split, stays)
         row = _mix(events.variable.astype(np.uint64))
         for column in (events.minute, events.value):
             row = _mix(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero

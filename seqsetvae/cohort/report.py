@@ -1,4 +1,4 @@
-"""A compiled cohort in words: its counts, and what a careful person must know about it."""
+"""A compiled cohort in words: its counts, and what was unusual about its data."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ NAMED = 8  # variables that one line names
 
 
 def summary(cohort: Cohort) -> str:
-    """The compiled cohort in a few lines: counts by split, and what was odd about the data."""
+    """The compiled cohort in a few lines: counts by split, and what was unusual about the data."""
     lines = [f"{'split':<8}{'stays':>10}{'sets':>13}{'events':>14}{'unlabelled':>12}{'positive':>10}{'share':>8}"]
     for name, n in cohort.manifest["splits"].items():
         share = f"{n['positives'] / n['labelled']:.1%}" if n["labelled"] else "-"
@@ -34,7 +34,7 @@ def _samples(cohort: Cohort) -> list[str]:
 
 
 def notices(cohort: Cohort) -> list[str]:
-    """What was odd about the data of this cohort and what was done about it, a line each; empty if nothing was."""
+    """What was unusual about the data and how it was handled, a line each; empty if nothing was."""
     report = cohort.manifest["report"]
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
@@ -61,7 +61,7 @@ def notices(cohort: Cohort) -> list[str]:
 
 
 def _faults(cohort: Cohort) -> list[str]:
-    """Which kinds of faults --skip_bad passed over, and how the stays left out differ from those kept."""
+    """Which kinds of faults --skip_bad ignored, and how the stays left out differ from those kept."""
     report = cohort.manifest["report"]
     if not report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
         return []

@@ -190,7 +190,7 @@ def read_embeddings(path: Path) -> Embeddings:
         elif not np.array_equal(vectors[at], vector, equal_nan=True):
             raise InputError(f"{path}, line {line}: variable {name!r} has two different vectors. Keep one of them.")
     if not vectors:
-        raise InputError(f"{path}: holds no embedding. It needs a line `<variable>,<numbers>` for every variable.")
+        raise InputError(f"{path}: contains no embedding. It needs a line `<variable>,<numbers>` for every variable.")
     return Embeddings(row, np.stack(vectors))
 
 
@@ -200,18 +200,25 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
     Raises:
         InputError: variables without a vector, or with one that is not finite, each listed.
     """
-    counted = zip(variables, n_events, strict=True)
-    missing = [f"\n  {name!r}: {n:,} events" for name, n in counted if name not in given.row]
+    missing, bad = embedding_faults(given, variables)
     if missing:
+        lines = (f"\n  {name!r}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing)
         raise InputError(
-            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(missing)}\n"
+            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(lines)}\n"
             "Add a line for each to cached.csv, or take their rows out of the data."
         )
-    chosen = given.vectors[[given.row[name] for name in variables]]
-    bad = [variables[int(i)] for i in np.flatnonzero(~np.isfinite(chosen).all(axis=1))]
     if bad:
-        raise InputError(f"cached.csv: the embedding of {', '.join(map(repr, bad))} holds numbers that are not finite.")
-    return chosen
+        raise InputError(
+            f"cached.csv: the embedding of {', '.join(map(repr, bad))} contains numbers that are not finite."
+        )
+    return given.vectors[[given.row[name] for name in variables]]
+
+
+def embedding_faults(given: Embeddings, variables: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The variables without a vector, and those with one that is not finite."""
+    is_finite: NDArray[np.bool_] = np.isfinite(given.vectors).all(axis=1)
+    missing = [name for name in variables if name not in given.row]
+    return missing, [name for name in variables if name in given.row and not is_finite[given.row[name]]]
 
 
 def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
@@ -242,8 +249,8 @@ def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tup
     """(line in the file, counted from 1; the cells of these columns; all other cells) of a CSV file.
 
     Raises:
-        InputError: not readable, a line of another width than the header, or one of these columns is missing; then
-            with `advice`, if it is the last of them.
+        InputError: not readable, a line with more or fewer cells than the header, or a missing column. `advice` is
+            added if the last of `columns` is missing.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first

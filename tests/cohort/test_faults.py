@@ -201,7 +201,7 @@ def test_variables_without_an_embedding_are_all_listed(folder: Folder) -> None:
 
 def test_an_embedding_that_is_not_finite_is_an_error(folder: Folder) -> None:
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,nan\n")
-    with pytest.raises(InputError, match="embedding of 'lactate' holds numbers that are not finite"):
+    with pytest.raises(InputError, match="embedding of 'lactate' contains numbers that are not finite"):
         compiled(folder)
 
 

@@ -1,7 +1,7 @@
 """The files of one set of the PhysioNet/CinC Challenge 2012, read into tidy rows.
 
 The convention of the literature, whose counts the tests check: rows without a variable name are left out and counted;
-the RecordID row is no variable; a stay of 5 rows or fewer besides it is left out (counted before anything else is
+the RecordID row is not a variable; a stay of 5 rows or fewer besides it is left out (counted before anything else is
 dropped); negative values mean "missing" and are dropped, as are exact duplicate rows; ICUType k becomes the variable
 ICUType_k with value 1. A set of events is all that is measured at one time.
 
@@ -14,7 +14,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ _COLUMNS = ("time", "parameter", "value")
 def read_set(name: str, path: Path, names: dict[str, int], progress: bool) -> tuple[Rows, UnnamedRows]:
     """The rows of set `name` and how many had no variable name. New variables are added to `names`, name -> code.
 
-    All texts are parsed together, whatever faults they have: file by file it takes 30 times as long.
+    All texts are parsed together, with their faults: file by file it takes 30 times as long.
     """
     with tqdm(desc=f"Reading set {name}", unit="stay", disable=None if progress else True) as bar:
         bodies, skips = _bodies(name, path, bar)
@@ -59,7 +59,11 @@ def _bodies(name: str, path: Path, bar: tqdm) -> tuple[dict[Stay, bytes], list[S
     """The text of each stay without its header, one line feed after every row."""
     bodies: dict[Stay, bytes] = {}
     skips: list[Skip] = []
-    for file, text in sorted(_texts(path, bar)):
+    texts = []
+    for text_of_file in _texts(path, bar):
+        texts.append(text_of_file)
+        bar.update()
+    for file, text in sorted(texts):
         number = stay_number(Path(file).stem)
         text = text.replace(b"\r\n", b"\n")
         header, _, body = text.partition(b"\n")
@@ -81,28 +85,24 @@ def _bodies(name: str, path: Path, bar: tqdm) -> tuple[dict[Stay, bytes], list[S
 
 
 def _texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
-    """(name for messages, content) of every .txt file of a folder or archive; the bar counts them."""
+    """(name for messages, content) of every .txt file of a folder or archive; `bar` gets their number."""
     try:
         if path.is_dir():
             files = [file for file in path.rglob("*.txt") if _is_stay(file.name)]
-            yield from _counted(((str(file), file.read_bytes()) for file in files), bar, len(files))
+            bar.reset(len(files))
+            yield from ((str(file), file.read_bytes()) for file in files)
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if _is_stay(name)]
-                yield from _counted(((f"{path}:{name}", archive.read(name)) for name in names), bar, len(names))
+                bar.reset(len(names))
+                yield from ((f"{path}:{name}", archive.read(name)) for name in names)
         else:
             texts = [(f"{path}:{name}", text) for name, text in _untarred(path.read_bytes()) if _is_stay(name)]
-            yield from _counted(texts, bar, len(texts))
+            bar.reset(len(texts))
+            yield from texts
     except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
         # RuntimeError: a zip with a password, or with an unknown compression
         raise InputError(f"{path}: cannot be read: {error}. Download it again.") from None
-
-
-def _counted(texts: Iterable[tuple[str, bytes]], bar: tqdm, total: int) -> Iterator[tuple[str, bytes]]:
-    bar.reset(total)
-    for text in texts:
-        yield text
-        bar.update()
 
 
 def _is_stay(name: str) -> bool:
@@ -239,7 +239,7 @@ def _without_faulty_cells(bodies: dict[Stay, bytes], rows: Rows, is_utf_8: Bools
     is_type = rows.variable == _code(rows.names, "ICUType")
     bad = ~np.isfinite(rows.value) | np.isnan(rows.minute) | ~is_utf_8
     bad |= is_type & (rows.value >= 0) & ~np.isin(rows.value, _ICU_TYPES)
-    skips = _first_faults(bodies, bad & ~_is_unnamed(rows))  # a row without a name is left out, whatever else it has
+    skips = _first_faults(bodies, bad & ~_is_unnamed(rows))  # a row without a name is left out, with any other content
     return rows.without(list(skips)), list(skips.values())
 
 
