@@ -116,7 +116,7 @@ def _read_side_files(path: Path, label_name: str, named: SideFiles, findings: Fi
             "checkpoint that was trained with other statistics, pass its stats.csv with --stats"
         )
     if files.embeddings is None:
-        findings.remarks.append("there is no cached.csv: embeddings will be made from the names of the variables")
+        findings.remarks.append("there is no cached.csv: embeddings will be generated from the names of the variables")
     return _Tables(
         findings.attempt(lambda: read_stats(files.stats) if files.stats else None),
         findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}),
@@ -133,7 +133,7 @@ def _compile(
         if stats is not None:
             stats = {name: pair for name, pair in stats.items() if name not in unusable}
         try:
-            # Embeddings of width 1 are made from the names and not used: cached.csv is checked on its own.
+            # Embeddings of width 1 are generated and not used: cached.csv is checked on its own.
             options = {"label_name": label_name, "labels": tables.labels, "embedding_dim": 1, "skip_bad": True}
             return compile_cohort(source, out, stats=stats, **options), unusable  # type: ignore[arg-type]
         except UnusableStatsError as error:

@@ -216,9 +216,9 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
 
 def embedding_faults(given: Embeddings, variables: Sequence[str]) -> tuple[list[str], list[str]]:
     """The variables without a vector, and those with one that is not finite."""
-    is_finite: NDArray[np.bool_] = np.isfinite(given.vectors).all(axis=1)
+    broken = {int(row) for row in np.flatnonzero(~np.isfinite(given.vectors).all(axis=1))}
     missing = [name for name in variables if name not in given.row]
-    return missing, [name for name in variables if name in given.row and not is_finite[given.row[name]]]
+    return missing, [name for name in variables if given.row.get(name) in broken]
 
 
 def generate_embedding(name: str, width: int) -> NDArray[np.float64]:

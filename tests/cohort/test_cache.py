@@ -52,7 +52,7 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
+def test_any_change_compiles_again(folder: Folder, change: str) -> None:
     before = found(folder)
     CHANGES[change](folder)
     after = found(folder)
@@ -105,7 +105,7 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
     assert bars[2:] == [(6, True)]
 
 
-def test_stats_csv_may_lie_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
+def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
     moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
     assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
     elsewhere = moved.rename(folder.root.parent / "elsewhere.csv")
@@ -141,7 +141,7 @@ def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:
         open_or_compile(folder.root, cache_root=folder.root)
 
 
-def test_one_split_alone_will_do(folder: Folder) -> None:
+def test_one_split_is_enough(folder: Folder) -> None:
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
     assert list(found(folder).splits) == ["valid"]
@@ -273,14 +273,14 @@ def test_a_damaged_skipped_csv_is_an_error(
         ('{"format": "seqsetvae-cohort", "version": 1}', "damaged .vocabulary"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path, content: str, message: str) -> None:
+def test_a_manifest_that_cannot_be_used_is_an_error_with_a_reason(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     assert is_compiled(tmp_path)
     with pytest.raises(InputError, match=message):
         open_cohort(tmp_path)
 
 
-def test_a_folder_that_is_no_cohort(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_cohort(tmp_path: Path) -> None:
     assert not is_compiled(tmp_path)
     with pytest.raises(InputError, match="is not a compiled cohort"):
         open_cohort(tmp_path)

@@ -34,7 +34,7 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
     assert text.endswith("\n".join(notices(open_cohort(out))) + "\n")
 
 
-def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
+def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     assert notices(compiled(folder)) == []
     bad = folder.stay("train", "7", [("lactate", float("nan"), 0)])
     folder.stay("train", "8", [])

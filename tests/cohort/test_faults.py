@@ -153,7 +153,7 @@ def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
     assert (Path(skip.file).name, skip.reason, skip.is_fault) == ("9.parquet", "the stay has no rows", False)
 
 
-def test_a_split_of_nothing_but_empty_stays_is_an_error(folder: Folder) -> None:
+def test_a_split_with_only_empty_stays_is_an_error(folder: Folder) -> None:
     folder.stay("test", "9", [])
     with pytest.raises(InputError, match="split test has no usable stay"):
         compiled(folder)
@@ -271,7 +271,7 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
         assert expected in text
 
 
-def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_good_data_as_ready_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     folder.stay("valid", "4", [("lactate", 1, 0)])
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n4,0\n")
     cohort = compiled(folder)
@@ -280,7 +280,7 @@ def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: py
         assert capsys.readouterr().out.endswith("Verdict: ready for training, 0 worth a look.\n")
 
 
-def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n4,0\n")
     folder.stay("valid", "4", [("lactate", 1, 0)])
     elsewhere = folder.root.parent / "elsewhere"
@@ -302,7 +302,7 @@ def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pyte
         assert text.endswith("Verdict: ready for training, 0 worth a look.\n")
 
 
-def test_check_of_what_cannot_be_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, stats = str(compiled(folder).path), str(folder.root / "stats.csv")
     for arguments, message in (
         ([cohort, "--stats", stats], f"Leave out --params_map_path {stats}"),

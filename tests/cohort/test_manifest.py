@@ -89,7 +89,7 @@ def test_a_cohort_that_does_not_name_how_values_are_stored_holds_z_scores(folder
     assert VALUES not in open_cohort(cohort.path).manifest
 
 
-def test_a_checksum_under_a_damaged_name_does_not_make_a_cohort_older(folder: Folder) -> None:
+def test_a_checksum_with_a_damaged_name_is_an_error(folder: Folder) -> None:
     path = compiled(folder).path
     _change(path, manifest_checksul="0" * 64)
     with pytest.raises(InputError, match=r"damaged .manifest_checksum is missing beside manifest_checksul"):

@@ -146,7 +146,7 @@ def test_a_damaged_archive_is_an_error_that_names_it(src: Path, damage: str) -> 
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar.gz", ".zip"])
-def test_the_side_files_of_a_mac_are_no_stays(src: Path, suffix: str) -> None:
+def test_hidden_files_of_macos_are_ignored(src: Path, suffix: str) -> None:
     (src / "set-a" / "._132.txt").write_bytes(b"\0\5\26\7")
     if suffix:
         in_archive(src, suffix)
@@ -159,7 +159,7 @@ def test_late_times_keep_events_apart(src: Path) -> None:
     (src / "set-a" / "100.txt").write_text(late.format(id=100))
     cohort = compiled(src, assigned={"train": ["a", "b"]})
     assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 7, 100_007, 600_059]
-    assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # nor is anything taken for a row of the next stay
+    assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # and no row is assigned to the next stay
 
 
 def test_an_unknown_icu_type_is_missing(src: Path) -> None:
@@ -217,7 +217,7 @@ def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path)
         (["--embeddings", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_invalid_flags_are_errors_with_a_reason(
     src: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["physionet2012", str(src), str(src / "out"), *options]) == 2
@@ -396,7 +396,7 @@ def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -
         compile_cohort(source, src.parent / "out", label_name="death", skip_bad=True)
 
 
-def test_an_earlier_cohort_lends_its_statistics_and_embeddings(src: Path, tmp_path: Path) -> None:
+def test_statistics_and_embeddings_can_be_those_of_an_earlier_cohort(src: Path, tmp_path: Path) -> None:
     """So that a later set means to a checkpoint what the earlier one meant, with no stats.csv at hand."""
     train, later = tmp_path / "train", tmp_path / "later"
     assert main(["physionet2012", str(src), str(train), "--embedding_dim", "5"]) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
+from seqsetvae.cohort.plausibility import equal_stays
 from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.divide import divide
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
@@ -126,3 +127,10 @@ def test_a_random_division_keeps_the_stays_of_a_subject_together() -> None:
     assert sum(map(len, splits.values())) == 120
     assert not subjects["train"] & subjects["valid"]
     assert divide(stays[::-1], labels, (0.6, 0.2, 0.2), seed=0) == splits
+
+
+def test_samples_of_one_subject_may_have_the_same_rows(tmp_path: Path) -> None:
+    of_one = compile_samples(tmp_path / "one", train=[sample(1, 7), sample(2, 7, 1000 * HOUR)])
+    assert equal_stays(of_one) == []
+    of_two = compile_samples(tmp_path / "two", train=[sample(1, 7), sample(2, 7)], valid=[sample(3, 8)])
+    assert equal_stays(of_two) == [[("train", 1), ("train", 2), ("valid", 3)]]

@@ -51,7 +51,7 @@ NOT_NAMED = SideFiles()
 class LayoutFiles:
     """The files of a SeqSetVAE layout.
 
-    None = there is none: statistics from the train split, no labels, embeddings made from the names.
+    None = there is none: statistics from the train split, no labels, embeddings generated from the names.
     """
 
     patient_ehr: Path

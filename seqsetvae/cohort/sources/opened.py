@@ -39,13 +39,13 @@ def stats_of(path: Path) -> Stats:
 
 
 def embeddings_of(path: Path | None, width: int) -> tuple[Embeddings | None, int]:
-    """Vectors of a cached.csv or of an earlier cohort, and the width of those made from names where there are none."""
+    """Vectors of a cached.csv or of an earlier cohort, and the width of generated ones where there are none."""
     if path is None:
         return None, width
     if not is_compiled(path):
         return read_embeddings(path), width
     cohort = open_cohort(path)
-    if cohort.embeddings_generated:  # made from names, they are the same in every cohort, for new variables too
+    if cohort.embeddings_generated:  # the same in every cohort, for new variables too
         return None, cohort.embeddings.shape[1]
     return Embeddings({name: row for row, name in enumerate(cohort.vocabulary)}, cohort.embeddings), width
 
@@ -59,7 +59,7 @@ def add_side_file(parser: ArgumentParser, flag: str, text: str) -> None:
 def add_common(parser: ArgumentParser) -> None:
     """OUT and the flags that every source has."""
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
-    width = f"width of vectors made from the names (default {DEFAULT_WIDTH})"
+    width = f"width of vectors generated from the names (default {DEFAULT_WIDTH})"
     parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")
     parser.add_argument("--jobs", type=_positive, metavar="N", help="threads (default: one per core)")

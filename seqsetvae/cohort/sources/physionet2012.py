@@ -35,7 +35,7 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
     stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
     add_side_file(parser, "--stats", stats)
-    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: made from the names)"
+    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: generated from the names)"
     add_side_file(parser, "--embeddings", vectors)
 
 
@@ -58,11 +58,7 @@ def open_source(arguments: Namespace) -> Opened:
 
 
 class PhysioNet2012:
-    """The stays of the challenge, divided into splits; see the Source protocol. Held in memory, 30 MB a set.
-
-    Attributes:
-        labels: in-hospital death by stay.
-    """
+    """The stays of the challenge, divided into splits; see the Source protocol. Held in memory, 30 MB per set."""
 
     def __init__(
         self,
@@ -84,13 +80,13 @@ class PhysioNet2012:
             progress: show a progress bar if stderr is a terminal.
 
         Raises:
-            InputError: a set or its outcomes are absent, a set is assigned twice, or fractions that cannot be.
+            InputError: a set or its outcomes are missing, a set is assigned twice, or the fractions are not valid.
         """
         src = Path(src)
         sets = _find_sets(src)
         split_of_set = _check_assigned(src, sets, assigned or {})
         self.description = f"PhysioNet/CinC Challenge 2012, sets {', '.join(sets)} of {src.resolve()}"
-        self.labels: dict[int, int] = {}
+        self.labels: dict[int, int] = {}  # in-hospital death by stay
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
         self._code_of: dict[str, int] = {}  # variables of all sets

@@ -37,7 +37,7 @@ def add_side_files(parser: ArgumentParser, folder: str, default_label: str | Non
     add_side_file(parser, "--stats", stats)
     add_side_file(parser, "--labels", f"default: the oc.csv beside {folder}, if any")
     parser.add_argument("--label_name", default=default_label, help=f"column of oc.csv ({text})")
-    vectors = f"a vector for each variable (default: the cached.csv beside {folder}, else made from the names)"
+    vectors = f"a vector for each variable (default: the cached.csv beside {folder}, else generated from the names)"
     add_side_file(parser, "--embeddings", vectors)
 
 
