@@ -20,7 +20,7 @@ from benchmarks.measure import Figure, compared, isolated, once, seconds
 from benchmarks.works import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
-from seqsetvae.cohort import find_cohort, open_cohort
+from seqsetvae.cohort import open_cohort, open_or_compile
 from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
@@ -74,10 +74,10 @@ def compiling(layout: Path, scratch: Path) -> list[Figure]:
             lambda: compile_layout(locate_layout(layout), scratch / "again", progress=False)
         ),
         "first start on an old layout (hash, compile, hash, verify)": once(
-            lambda: find_cohort(layout, cache_root=cache, progress=False)
+            lambda: open_or_compile(layout, cache_root=cache, progress=False)
         ),
         "later start on an old layout (hash, verify)": once(
-            lambda: find_cohort(layout, cache_root=cache, progress=False)
+            lambda: open_or_compile(layout, cache_root=cache, progress=False)
         ),
     }
     return [

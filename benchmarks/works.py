@@ -24,7 +24,7 @@ from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
+from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.head import HeadSettings
 from seqsetvae.loading import collate, stay_sizes
@@ -71,7 +71,7 @@ def open_stays(data_dir: Path | None, scratch: Path, n_synthetic: int = SYNTHETI
     if data_dir is not None:
         return open_cohort(data_dir)
     data = write_synthetic(scratch / "synthetic", n_stays=n_synthetic, seed=0)
-    return find_cohort(data, cache_root=scratch / "synthetic compiled", progress=False)
+    return open_or_compile(data, cache_root=scratch / "synthetic compiled", progress=False)
 
 
 def random_embeddings(cohort: Cohort, sizes: Sizes) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seqsetvae.batch import NO_LABEL, Batch, OnDevice, lay_in_grids, pad_sizes, ranges
 from seqsetvae.cohort import Cohort, Split, require_classes
-from seqsetvae.cohort.transform import AS_STORED, ValueTransform
+from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
 from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 
@@ -28,7 +28,7 @@ def collate(
     max_sets: int | None = None,
     dtype: type = np.float32,
     padded_classes: bool = False,
-    bounds: np.ndarray | None = None,
+    change: ValueChange | None = None,
 ) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
@@ -38,7 +38,7 @@ def collate(
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
         padded_classes: add what a GPU needs to pad sets to a few sizes.
-        bounds: [2, V] smallest and largest value of each variable (`ValueTransform.bounds`); None changes no value.
+        change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
     """
     first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
     if max_sets is not None:
@@ -51,8 +51,8 @@ def collate(
     set_row[by_size] = np.arange(len(by_size))
     events = ranges(split.set_offset[sets[by_size]], sizes[by_size])
     variable, value = split.variable[events], split.value[events]
-    if bounds is not None:
-        value = np.clip(value, *bounds[:, variable])
+    if change is not None:
+        value = change(variable, value)
     run_sizes, run_counts = np.unique(sizes, return_counts=True)
     grids, row_start = lay_in_grids(sets_per_stay)
     return Batch(
@@ -94,17 +94,17 @@ class SplitBatches(Dataset[Batch]):
         max_sets: int | None,
         dtype: type,
         padded_classes: bool = False,
-        bounds: np.ndarray | None = None,
+        change: ValueChange | None = None,
         soft_labels: np.ndarray | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
-        self.bounds, self.soft_labels, self.prepare = bounds, soft_labels, prepare
+        self.change, self.soft_labels, self.prepare = change, soft_labels, prepare
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
             return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.bounds)
+        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change)
         if self.soft_labels is not None:
             batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:
@@ -152,7 +152,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.batch_size, self.max_events, self.max_sets = batch_size, max_events, max_sets
         self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
-        self.transform, self._bounds = transform, transform.bounds(cohort)
+        self.transform, self._change = transform, transform.change(cohort)
         self._soft_labels: dict[str, np.ndarray] = {}
         self._prepare: Prepare | None = None
 
@@ -199,7 +199,7 @@ class CohortDataModule(pl.LightningDataModule):
         if rows is None:
             soft_labels = self._soft_labels.get(split)
             batches = SplitBatches(
-                stays, self.max_sets, self.dtype, self.padded_classes, self._bounds, soft_labels, self._prepare
+                stays, self.max_sets, self.dtype, self.padded_classes, self._change, soft_labels, self._prepare
             )
         return DataLoader(
             batches if rows is None else rows,

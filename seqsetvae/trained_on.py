@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.checkpoint import Checkpoint
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.transform import ValueTransform, choose_transform
+from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import ValueSettings
 
@@ -62,8 +64,9 @@ def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Pa
     Raises:
         InputError: --value_clip or --min_count contradicts the checkpoint.
     """
-    pairs = {"value_clip": (values.value_clip, transform.clip), "min_count": (values.min_count, transform.min_count)}
-    wrong = [name for name, (received, recorded) in pairs.items() if name in values.given and received != recorded]
+    recorded = transform.options()
+    pairs = {name: (getattr(values, name), recorded.get(name)) for name in ("value_clip", "min_count")}
+    wrong = [name for name, (new, old) in pairs.items() if name in values.given and new != old]
     if wrong:
         listed = "; ".join(f"{name}: received {pairs[name][0]}; trained with {pairs[name][1]}" for name in wrong)
         flags = " and ".join(f"--{name}" for name in wrong)
@@ -71,11 +74,12 @@ def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Pa
 
 
 def value_transform(checkpoint: Checkpoint, cohort: Cohort) -> ValueTransform:
-    """The checkpoint's transform; variables of the cohort that its training did not have count as rare."""
+    """The checkpoint's transform, for data that may have variables that its training did not have."""
     known = cohort.vocabulary if checkpoint.fingerprints is None else checkpoint.fingerprints
     return checkpoint.transform.with_unknown(cohort.vocabulary, known)
 
 
-def new_transform(values: ValueSettings, cohort: Cohort) -> ValueTransform:
-    """The transform of a new model."""
-    return choose_transform(cohort, values.value_clip, values.min_count)
+def new_transform(architecture: ArchitectureSettings, values: ValueSettings, cohort: Cohort) -> ValueTransform:
+    """The transform of a new model: the one that its architecture names."""
+    transform = VALUE_TRANSFORMS[ARCHITECTURES[architecture.architecture].VALUE_TRANSFORM]
+    return transform.fit(cohort, value_clip=values.value_clip, min_count=values.min_count)

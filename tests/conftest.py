@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests run side by side, and
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from tests.command import finetune, run_of
 from tests.tiny import SHARED, SIZES, tiny_backbone, write_checkpoint
@@ -34,7 +34,7 @@ def old_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compiled(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """The same stays, compiled."""
-    return find_cohort(old_layout, cache_root=tmp_path_factory.mktemp("compiled"), progress=False)
+    return open_or_compile(old_layout, cache_root=tmp_path_factory.mktemp("compiled"), progress=False)
 
 
 @pytest.fixture(scope="session")

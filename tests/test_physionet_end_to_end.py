@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find_cohort, open_cohort
+from seqsetvae.cohort import Cohort, open_cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.format import ARRAYS
@@ -38,7 +38,7 @@ def old_layout(cohort: Cohort) -> Path:
 
 
 def test_the_old_layout_compiles_to_the_same_cohort(cohort: Cohort, old_layout: Path, tmp_path: Path) -> None:
-    again = find_cohort(old_layout, cache_root=tmp_path)
+    again = open_or_compile(old_layout, cache_root=tmp_path)
     assert again.vocabulary == cohort.vocabulary
     for name, split in cohort.splits.items():
         for array in ARRAYS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +20,9 @@ from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
-from seqsetvae.cohort.sources.opened import Opened, add_out
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
+from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueChange
 from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting
@@ -54,6 +55,7 @@ class Bag(nn.Module):
         self.map = nn.Linear(sizes.input_dim, sizes.bag_width)
 
     def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
+        assert set(batch.value.tolist()) <= {-1, 0, 1}  # its value transform
         events = self.map(embeddings[batch.variable] * batch.value[:, None])  # [E, P]
         in_size_order = torch.empty_like(batch.set_row).index_copy(0, batch.set_row, batch.stay_of_set)  # [S]
         counts = torch.tensor([size for size, count in batch.size_runs for _ in range(count)])  # [S]
@@ -84,12 +86,41 @@ BAG = SimpleNamespace(
     INERT=frozenset(),
     NOT_IN_SHAPES=(),
     OFFERS=frozenset(),
+    VALUE_TRANSFORM="signs",
     problems=lambda sizes: [],
     build=Bag,
     canonical_name=lambda key: key,
     explain_missing=_explain,
     infer_sizes=_infer,
 )
+
+# ------------------------------------------------------------------------------------------------ value transform
+
+
+@dataclass(frozen=True)
+class Signs:
+    """A model that reads whether a value is above the mean of its variable, or below."""
+
+    @classmethod
+    def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> Signs:
+        return cls()
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> Signs:
+        return cls()
+
+    def as_plain(self) -> dict[str, Any]:
+        return {"name": "signs"}
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> Signs:
+        return self
+
+    def change(self, cohort: Cohort) -> ValueChange:
+        return lambda variable, value: np.sign(value)
+
 
 # ------------------------------------------------------------------------------------------------ objective
 
@@ -162,13 +193,17 @@ COUNT = SimpleNamespace(HELP="count stays", NEEDS=("data_dir",), Settings=CountS
 
 
 class Clocks:
-    """Stays whose only variable is the hour; every second one is positive."""
+    """Every clock is a subject with two samples, after two hours and after all three; the first is positive."""
 
     description = "clocks"
 
-    def __init__(self, n_stays: int) -> None:
-        stays = [Stay(number, f"clock {number}") for number in range(n_stays)]
-        self.stays: dict[str, Sequence[Stay]] = {"train": stays[::2] + stays[1::4], "valid": stays[3::4]}
+    def __init__(self, n_clocks: int) -> None:
+        stays = [
+            Stay(2 * clock + at, f"clock {clock}", subject_id=clock, prediction_minute=end)
+            for clock in range(n_clocks)
+            for at, end in enumerate((120.0, None))
+        ]
+        self.stays: dict[str, Sequence[Stay]] = {"train": stays[:n_clocks], "valid": stays[n_clocks:]}
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
@@ -187,15 +222,14 @@ class Clocks:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    add_out(parser)
     parser.add_argument("--clocks", type=int, default=8)
 
 
 def _open_source(arguments: argparse.Namespace) -> Opened:
-    labels = {number: number % 2 for number in range(arguments.clocks)}
+    labels = {number: 1 - number % 2 for number in range(2 * arguments.clocks)}
     return Opened(
         source=Clocks(arguments.clocks),
-        label_name="odd",
+        label_name="running",
         labels=labels,
         stats=None,
         embeddings=None,
@@ -212,6 +246,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "length", LENGTH)
     monkeypatch.setitem(MODES, "count", COUNT)
     monkeypatch.setitem(SOURCES, "clocks", CLOCKS)
+    monkeypatch.setitem(VALUE_TRANSFORMS, "signs", Signs)
 
 
 def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compiled: Cohort, tmp_path: Path) -> None:
@@ -223,6 +258,7 @@ def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compil
     assert "this is advice of the objective" in " ".join(printed.split())
     pretrained = run_of(tmp_path, "pretrain") / "checkpoints" / "best.ckpt"
     assert read_checkpoint(pretrained).architecture == "bag"
+    assert read_checkpoint(pretrained).transform == Signs()
     assert rows_of(run_of(tmp_path, "pretrain"))[-1]["val_step"] == "16.0"
 
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, architecture="bag")  # cached features included
@@ -264,7 +300,10 @@ def test_a_mode_brings_its_flags_and_rules(compiled: Cohort) -> None:
 def test_a_source_brings_its_flags_stays_and_labels(tmp_path: Path) -> None:
     assert data_command(["clocks", str(tmp_path / "out"), "--clocks", "12"]) == 0
     cohort = open_cohort(tmp_path / "out")
-    assert cohort.label_name == "odd"
-    assert {name: split.n_stays for name, split in cohort.splits.items()} == {"train": 9, "valid": 3}
-    assert cohort.split("valid").label.tolist() == [1, 1, 1]
+    assert cohort.label_name == "running"
+    assert {name: split.n_stays for name, split in cohort.splits.items()} == {"train": 12, "valid": 12}
     assert cohort.vocabulary == ("hour",)
+    valid = cohort.split("valid")
+    assert valid.subject_id[:4].tolist() == [6, 6, 7, 7]
+    assert valid.label[:4].tolist() == [1, 0, 1, 0]
+    assert np.diff(valid.stay_offset)[:4].tolist() == [2, 3, 2, 3]  # the event at minute 120 comes too late

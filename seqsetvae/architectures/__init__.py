@@ -21,6 +21,7 @@ class Architecture(Protocol):
     INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
     OFFERS: frozenset[str]  # what else its backbone has, see `build`: states, table
     NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
+    VALUE_TRANSFORM: str  # how a new model reads the values of a cohort, a name in cohort.transform.VALUE_TRANSFORMS
 
     def problems(self, sizes: dict[str, Any]) -> list[str]:
         """What is wrong with the sizes of a new model together; each line begins with the name of a setting."""

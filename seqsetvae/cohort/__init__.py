@@ -1,21 +1,20 @@
 """Patients on disk: sources are compiled once into a cohort of memory-mapped arrays. Nothing in here imports torch."""
 
 from seqsetvae.cohort.compile import compile_cohort
-from seqsetvae.cohort.find import content_key, find_cohort
+from seqsetvae.cohort.find import content_key, open_or_compile
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
-from seqsetvae.cohort.preview import check_folder, require_classes
+from seqsetvae.cohort.open import require_classes
 from seqsetvae.cohort.report import notices, summary
 
 __all__ = [
     "Cohort",
     "Split",
-    "check_folder",
     "compile_cohort",
     "content_key",
-    "find_cohort",
     "is_compiled",
     "notices",
     "open_cohort",
+    "open_or_compile",
     "require_classes",
     "summary",
 ]

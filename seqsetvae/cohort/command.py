@@ -13,11 +13,11 @@ from types import FrameType
 from seqsetvae import __version__
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.compile import compile_cohort
-from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sources import SOURCES, Origin
-from seqsetvae.cohort.sources.opened import add_common, add_embeddings, add_label_name, add_labels, add_stats
-from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
+from seqsetvae.cohort.sources.layout_files import SideFiles
+from seqsetvae.cohort.sources.opened import add_common
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_side_files
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
 from seqsetvae.memory import keep_freed_memory
@@ -28,7 +28,7 @@ INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells expect after Ct
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one data command.
 
-    Returns the exit status: 0 good, 1 a check found what would stop training, 2 bad input, 130 interrupted by Ctrl-C.
+    Returns the exit status: 0 success, 1 a check found a problem, 2 bad input, 130 interrupted by Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
     keep_freed_memory()
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """The first Ctrl-C ends the work, further ones are ignored: they would stop the removal of unfinished files."""
+    """The first Ctrl-C stops the command, further ones are ignored: they would stop the removal of unfinished files."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
@@ -66,25 +66,15 @@ def _run_source(origin: Origin, arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out)
     opened = origin.open_source(arguments)
     cohort = compile_cohort(**vars(opened), out=arguments.out, skip_bad=arguments.skip_bad, jobs=arguments.jobs)
-    return _tell(cohort)
+    print(f"{cohort.path}\n{summary(cohort)}")
+    return 0
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
-    findings = check_folder(
-        arguments.dir,
-        arguments.label_name,
-        stats_path=arguments.stats,
-        label_path=arguments.labels,
-        embeddings_path=arguments.embeddings,
-        work_dir=arguments.work_dir,
-    )
+    named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
+    findings = check_folder(arguments.dir, arguments.label_name, named, arguments.work_dir)
     print(findings.text())
     return 1 if findings.problems else 0
-
-
-def _tell(cohort: Cohort) -> int:
-    print(f"{cohort.path}\n{summary(cohort)}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,19 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    text = "Print what to know about data before training on them. Status 1 = not ready for training."
+    text = "Report problems of data before training on them. Exit status 1 = not ready for training."
     parser = commands.add_parser("check", help=text, description=text, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
-    add_stats(
-        parser, "mean and std of each variable (default: the stats.csv beside patient_ehr, else from the train split)"
-    )
-    add_labels(parser, "default: the oc.csv beside patient_ehr, if any")
-    add_embeddings(parser, "the cached.csv beside patient_ehr, if any")
-    add_label_name(parser, None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
+    add_side_files(parser, "patient_ehr", None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
     parser.add_argument(
         "--work_dir",
         type=Path,
         metavar="FOLDER",
-        help="where to compile a patient_ehr folder for the time of the check (default: the system's temporary folder)",
+        help="where to compile a patient_ehr folder during the check (default: the system's temporary folder)",
     )
     parser.set_defaults(run=_run_check)

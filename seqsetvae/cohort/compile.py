@@ -1,19 +1,17 @@
-"""Tidy rows -> compiled cohort: ordered, cut into sets, normalised, checked and reported, once and for all.
+"""Tidy rows -> compiled cohort: ordered, cut into sets, normalised, checked and reported.
 
 Two passes. The first reads the source in chunks, in parallel, and appends raw values to the arrays on disk in the order
 of the stays, so memory stays bounded and the result does not depend on the number of threads. Then the vocabulary, the
 statistics and the embeddings are known, and the second turns raw values into z-scores in place.
 """
 
-import csv
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,35 +20,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.format import (
-    ARRAYS,
-    EMBEDDINGS,
-    ArrayWriter,
-    Cohort,
-    open_cohort,
-    to_json,
-)
-from seqsetvae.cohort.manifest import damaged, write_manifest
+from seqsetvae.cohort.cut import CutRows, cut
+from seqsetvae.cohort.format import EMBEDDINGS, Cohort, open_cohort, to_json
+from seqsetvae.cohort.manifest import write_manifest
+from seqsetvae.cohort.normalise import Variables, normalise
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
     Embeddings,
     Labels,
     Stats,
-    check_furthest,
-    check_stats,
     choose_embeddings,
     generate_embedding,
 )
-from seqsetvae.cohort.tidy import CutRows, Skip, Source, Stay, UnnamedRows, cut
+from seqsetvae.cohort.skipped import FaultyFiles, counted, write_skipped
+from seqsetvae.cohort.tidy import Skip, Source, Stay, UnnamedRows
+from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder
 
 COMPILER_VERSION = 1  # raise it when the same input compiles to different arrays: old cache entries are then not found
 STAYS_PER_CHUNK = 256
-EVENTS_PER_BLOCK = 1 << 20
-SKIPPED = "skipped.csv"
-_SKIPPED_COLUMNS = ("file", "row", "variable", "reason", "kind")
-_KINDS = ("fault", "left out")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,149 +58,117 @@ def compile_cohort(
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
-    """Compile a source into the new folder `out` and open it. docs/data-faults.md lists what is done about faults.
+    """Compile a source into the new folder `out` and open it. docs/data-faults.md lists how faults are handled.
 
     Args:
         source: where the rows come from.
         out: a folder that does not exist yet; a failure leaves nothing there.
         label_name: what the labels mean, for the manifest.
-        labels: 0 or 1 by stay; without them, and for the stays they lack, the label is -1.
+        labels: 0 or 1 by stay number; without them, and for the stays they lack, the label is -1.
         stats: mean and std by variable; computed from the train split without them.
-        embeddings: a vector for every variable that occurs; made from the names without them.
-        embedding_dim: width of embeddings made from the names.
+        embeddings: a vector for every variable that occurs; generated from the names without them.
+        embedding_dim: width of embeddings generated from the names.
         skip_bad: leave faulty files out and list them in out/skipped.csv, instead of ending in one error about all.
         jobs: threads that read and cut; None = one per core. They do not change the result.
         progress: show a progress bar if stderr is a terminal.
 
     Raises:
-        InputError: anything that the user can mend; the message says what and where.
+        InputError: the data or side tables have a fault; the message says what and where.
     """
     out = Path(out)
-    _require_unique_stays(source)
+    _require_separate_splits(source)
+    if stats is None and "train" not in source.stays and source.stays:
+        raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
     with new_folder(out) as partial:
         tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _require_stays(tally)
-        with _second_pass_bar(tally, stats, progress) as bar:
-            mean, std = _statistics(partial, tally, stats, bar)
-            check_furthest(
-                tally.vocabulary, mean, std, _furthest(partial, tally, mean, bar), from_file=stats is not None
-            )
-            _normalise(partial, tally, mean, std, bar)
-        chosen = _embeddings(tally, embeddings, embedding_dim)
-        np.save(partial / EMBEDDINGS, chosen)
-        _write_skipped(partial, tally.skips)
+        n_events = {split: n["events"] for split, n in tally.splits.items()}
+        variables = normalise(partial, tally.code_of, n_events, stats, progress)
+        vectors = _embeddings(variables, embeddings, embedding_dim)
+        np.save(partial / EMBEDDINGS, vectors)
+        write_skipped(partial, tally.skips)
         origins = {
-            "source": source.description,
-            "label_name": label_name,
             "statistics": "train split" if stats is None else "file",
-            "embeddings": {"source": "generated by name" if embeddings is None else "file", "width": chosen.shape[1]},
+            "embeddings": {"source": "generated by name" if embeddings is None else "file", "width": vectors.shape[1]},
         }
-        write_manifest(partial, {"created": _created(), **origins, **_contents(tally, mean, std, skip_bad)})
+        head = {"created": _created(), "source": source.description, "label_name": label_name, **origins}
+        write_manifest(partial, head | _manifest(tally, variables, skip_bad))
     return open_cohort(out, verify=False)
-
-
-@dataclass
-class FaultyFiles:
-    """Faulty files of a compilation: how many, of which kinds, and with which outcomes."""
-
-    files: int = 0
-    labelled: int = 0  # of the files, those whose stay has a label
-    positives: int = 0  # of those, the stays with label 1
-    kinds: dict[str, int] = field(default_factory=dict)  # category -> files
-    examples: dict[str, str] = field(default_factory=dict)  # category -> the first such fault in words
-
-    def add(self, skip: Skip, labels: Labels) -> None:
-        """Count one fault."""
-        label = -1 if skip.stay_id is None else labels.get(skip.stay_id, -1)
-        self.files += 1
-        self.labelled += label >= 0
-        self.positives += label == 1
-        self.kinds[skip.category] = self.kinds.get(skip.category, 0) + 1
-        self.examples.setdefault(skip.category, str(skip))
-
-    def lines(self) -> list[str]:
-        """One line for each kind of fault, the most frequent first: how many files, and an example."""
-        by_count = sorted(self.kinds.items(), key=lambda item: -item[1])
-        return [f"{counted(n, 'file')}: {kind}, for example {self.examples[kind]}" for kind, n in by_count]
-
-    def share(self, splits: Mapping[str, Mapping[str, int]], label_name: str) -> str:
-        """The share of stays that are left out with these files, and their outcome rate beside that of the others."""
-        n_kept, labelled, positives = (
-            sum(n[key] for n in splits.values()) for key in ("stays", "labelled", "positives")
-        )
-        n_stays = n_kept + self.files
-        share = f" ({self.files / n_stays:.1%})" if n_stays else ""
-        return (
-            f"{self.files:,} of {counted(n_stays, 'stay')}{share}; {label_name}: "
-            f"{_rate(self.positives, self.labelled)} of those left out, {_rate(positives, labelled)} of those kept"
-        )
-
-
-def _rate(positives: int, labelled: int) -> str:
-    return f"{positives / labelled:.1%} (of {labelled:,} with a label)" if labelled else "unknown"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`"""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass
 class _Tally:
     """What the first pass learned."""
 
+    unnamed_rows: UnnamedRows
     code_of: dict[str, int] = field(default_factory=dict)  # name -> provisional code, in order of first appearance
-    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)  # counts by split
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
-    unnamed_rows: UnnamedRows = UnnamedRows()
     faulty: FaultyFiles = field(default_factory=FaultyFiles)
     n_reordered: int = 0
-    n_events: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [V] by provisional code
 
-    @property
-    def vocabulary(self) -> list[str]:
-        return sorted(self.code_of)
+    def skip(self, skips: Sequence[Skip], labels: Labels) -> None:
+        """Note what is left out."""
+        self.skips.extend(skips)
+        for skip in skips:
+            if skip.is_fault:
+                self.faulty.add(skip, labels)
 
-    @property
-    def final_code(self) -> NDArray[np.int32]:
-        """[V] provisional code -> index into the vocabulary."""
-        return np.argsort(self.provisional_code).astype(np.int32)
-
-    @property
-    def provisional_code(self) -> NDArray[np.int64]:
-        """[V] index into the vocabulary -> provisional code."""
-        return np.array([self.code_of[name] for name in self.vocabulary], dtype=np.int64)
-
-    def count_events(self, codes: NDArray[np.int32]) -> None:
-        counts = np.bincount(codes, minlength=len(self.code_of))
-        counts[: len(self.n_events)] += self.n_events
-        self.n_events = counts
+    def codes(self, part: CutRows) -> NDArray[np.int32]:
+        """[E] The provisional code of each event; new names get one."""
+        present = np.unique(part.variable)  # a name may be left with none of its rows, when faulty stays go
+        code = np.zeros(len(part.names), dtype=np.int32)
+        for local in present:
+            code[local] = self.code_of.setdefault(part.names[local], len(self.code_of))
+        return code[part.variable]
 
 
-def _require_unique_stays(source: Source) -> None:
-    repeated = _repeated_numbers(source)
-    if repeated:
-        places: dict[int, list[str]] = {number: [] for number in repeated}
-        for stay in chain.from_iterable(source.stays.values()):
-            if stay.stay_id in places:
-                places[stay.stay_id].append(stay.file)
-        shown = "".join(f"\n  {stay}: {', '.join(files)}" for stay, files in list(places.items())[:10])
-        more = f"\n  and {len(places) - 10:,} more" if len(places) > 10 else ""
-        raise InputError(
-            f"{len(places):,} stays occur in more than one file or split, so that a model could be tested on what it "
-            f"was trained on:{shown}{more}\nKeep one file for each stay."
-        )
+def _require_separate_splits(source: Source) -> None:
+    """Raises InputError if a stay occurs twice, or stays of one subject are in several splits."""
+    sizes = list(map(len, source.stays.values()))
+    keys = ((stay.stay_id, stay.subject) for stay in chain.from_iterable(source.stays.values()))
+    stay, subject = np.fromiter(keys, np.dtype((np.int64, 2)), sum(sizes)).T  # both [all stays]
+    leak = "so that a model could be tested on what it was trained on"
+    _refuse(
+        _repeated(stay),
+        lambda stay, _: (stay.stay_id, stay.file),
+        source,
+        f"stays occur in more than one file or split, {leak}",
+        "Keep one file for each stay.",
+    )
+    of_split = [np.unique(numbers) for numbers in np.split(subject, np.cumsum(sizes)[:-1])]
+    _refuse(
+        _repeated(np.concatenate(of_split)),
+        lambda stay, split: (stay.subject, split),
+        source,
+        f"subjects have stays in more than one split, {leak}",
+        "Put all stays of a subject into one split.",
+    )
 
 
-def _repeated_numbers(source: Source) -> list[int]:
-    """The numbers that more than one stay has, ascending."""
-    n_stays = sum(map(len, source.stays.values()))
-    every_stay = chain.from_iterable(source.stays.values())
-    number = np.sort(np.fromiter((stay.stay_id for stay in every_stay), np.int64, n_stays))
-    return np.unique(number[1:][number[1:] == number[:-1]]).tolist()
+def _repeated(numbers: NDArray[np.int64]) -> list[int]:
+    """The numbers that occur more than once, ascending."""
+    numbers = np.sort(numbers)
+    return np.unique(numbers[1:][numbers[1:] == numbers[:-1]]).tolist()
+
+
+def _refuse(
+    numbers: list[int], found_at: Callable[[Stay, str], tuple[int, str]], source: Source, fault: str, advice: str
+) -> None:
+    """Raises InputError listing these numbers, if there are any, with where each was found."""
+    if not numbers:
+        return
+    found: dict[int, dict[str, None]] = {number: {} for number in numbers}
+    for split, stays in source.stays.items():
+        for number, where in (found_at(stay, split) for stay in stays):
+            if number in found:
+                found[number][where] = None
+    shown = "".join(f"\n  {number}: {', '.join(found[number])}" for number in numbers[:10])
+    more = f"\n  and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
+    raise InputError(f"{len(numbers):,} {fault}:{shown}{more}\n{advice}")
 
 
 # ------------------------------------------------------------------ first pass: raw values, in order
@@ -221,41 +178,28 @@ def _write_raw(source: Source, folder: Path, labels: Labels, jobs: int, progress
     def read(some: Sequence[Stay]) -> tuple[CutRows, int]:
         return cut(source.read(some)), len(some)
 
-    tally = _Tally(unnamed_rows=source.unnamed_rows)
-    _take_skips(tally, source.skips, labels)
+    tally = _Tally(source.unnamed_rows)
+    tally.skip(source.skips, labels)
     n_stays = sum(map(len, source.stays.values()))
     with (
         tqdm(total=n_stays, desc="Compiling stays", unit="stay", disable=None if progress else True) as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
         for split, stays in source.stays.items():
-            (folder / split).mkdir()
-            with _SplitWriter(folder / split) as writer:
-                for part, n_read in in_order(pool, read, _chunks(stays), 2 * jobs):
-                    _take_skips(tally, part.skips, labels)
-                    writer.append(part, _codes(part, tally), labels)
+            chunks = (stays[start : start + STAYS_PER_CHUNK] for start in range(0, len(stays), STAYS_PER_CHUNK))
+            with SplitWriter(folder / split) as writer:
+                for part, n_read in in_order(pool, read, chunks, 2 * jobs):
+                    tally.skip(part.skips, labels)
+                    writer.append(part, tally.codes(part), labels)
                     tally.n_reordered += part.n_reordered
                     bar.update(n_read)
-                tally.splits[split] = writer.counts()
-                tally.groups[split] = writer.groups
+            tally.splits[split] = writer.counts
+            tally.groups[split] = writer.groups
     return tally
 
 
-def _require_stays(tally: _Tally) -> None:
-    """Raises InputError if a split, or the whole, has no stay left."""
-    empty = [split for split, n in tally.splits.items() if not n["stays"]]
-    if empty or not tally.splits:
-        first = f" The first that was left out: {tally.skips[0]}" if tally.skips else ""
-        raise InputError(f"{f'The split {empty[0]}' if empty else 'The data'} has no usable stay.{first}")
-
-
-def _chunks(stays: Sequence[Stay]) -> Iterator[Sequence[Stay]]:
-    for start in range(0, len(stays), STAYS_PER_CHUNK):
-        yield stays[start : start + STAYS_PER_CHUNK]
-
-
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """work(item) for each item, in order, with at most `ahead` of them under way: that bounds memory."""
+    """work(item) for each item, in order, with at most `ahead` of them at a time: that bounds memory."""
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -269,14 +213,6 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
             future.cancel()
 
 
-def _take_skips(tally: _Tally, skips: Sequence[Skip], labels: Labels) -> None:
-    """Note what is left out."""
-    tally.skips.extend(skips)
-    for skip in skips:
-        if skip.is_fault:
-            tally.faulty.add(skip, labels)
-
-
 def _refuse_faults(tally: _Tally, label_name: str) -> None:
     """Raises InputError listing all kinds of faults, if there are any."""
     if tally.faulty.files:
@@ -288,225 +224,45 @@ def _refuse_faults(tally: _Tally, label_name: str) -> None:
         )
 
 
-def _codes(part: CutRows, tally: _Tally) -> NDArray[np.int32]:
-    """[E] The provisional code of each event, with new names added to the tally."""
-    present = np.unique(part.variable)  # a name may be left with none of its rows, when faulty stays go
-    code = np.zeros(len(part.names), dtype=np.int32)
-    for local in present:
-        code[local] = tally.code_of.setdefault(part.names[local], len(tally.code_of))
-    codes = code[part.variable]
-    tally.count_events(codes)
-    return codes
+def _require_stays(tally: _Tally) -> None:
+    """Raises InputError if a split, or the whole, has no stay left."""
+    empty = [split for split, n in tally.splits.items() if not n["stays"]]
+    if empty or not tally.splits:
+        first = f" The first that was left out: {tally.skips[0]}" if tally.skips else ""
+        raise InputError(f"{f'The split {empty[0]}' if empty else 'The data'} has no usable stay.{first}")
 
 
-class _SplitWriter:
-    """Appends cut chunks to the arrays of one split folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._stack = ExitStack()
-        self._arrays = {
-            name: self._stack.enter_context(ArrayWriter(folder / f"{name}.npy", dtype))
-            for name, dtype in ARRAYS.items()
-        }
-        self._arrays["set_offset"].append(np.zeros(1))
-        self._arrays["stay_offset"].append(np.zeros(1))
-        self.n_stays = self.n_sets = self.n_events = self.n_labelled = self.n_positive = 0
-        self.groups: list[tuple[str, int]] = []
-
-    def append(self, part: CutRows, codes: NDArray[np.int32], labels: Labels) -> None:
-        label = np.array([labels.get(stay.stay_id, -1) for stay in part.stays], dtype=np.int8)
-        pieces: dict[str, NDArray[Any]] = {
-            "variable": codes,
-            "value": part.value,
-            "set_offset": self.n_events + np.cumsum(part.n_events),
-            "minute": part.minute,
-            "stay_offset": self.n_sets + np.cumsum(part.n_sets),
-            "stay_id": np.array([stay.stay_id for stay in part.stays], dtype=np.int64),
-            "label": label,
-        }
-        for name, piece in pieces.items():
-            self._arrays[name].append(piece)
-        for group, run in groupby(stay.group for stay in part.stays):
-            before = self.groups.pop()[1] if self.groups and self.groups[-1][0] == group else 0
-            self.groups.append((group, before + sum(1 for _ in run)))
-        self.n_stays += len(part.stays)
-        self.n_sets += len(part.minute)
-        self.n_events += len(codes)
-        self.n_labelled += int((label >= 0).sum())
-        self.n_positive += int((label == 1).sum())
-
-    def counts(self) -> dict[str, int]:
-        return {
-            "stays": self.n_stays,
-            "sets": self.n_sets,
-            "events": self.n_events,
-            "labelled": self.n_labelled,
-            "positives": self.n_positive,
-        }
-
-    def __enter__(self) -> "_SplitWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+# ------------------------------------------------------------------ embeddings and manifest
 
 
-# ------------------------------------------------------------------ second pass: statistics and z-scores
-
-
-def _blocks(split: Path, bar: tqdm) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
-    """The (variable, value) of a split in writable blocks of one fixed size, so that sums never depend on threads."""
-    variable = np.load(split / "variable.npy", mmap_mode="r+")
-    value = np.load(split / "value.npy", mmap_mode="r+")
-    for start in range(0, len(value), EVENTS_PER_BLOCK):
-        block = slice(start, start + EVENTS_PER_BLOCK)
-        yield variable[block], value[block]
-        bar.update(len(value[block]))
-
-
-def _second_pass_bar(tally: _Tally, stats: Stats | None, progress: bool) -> tqdm:
-    """A progress bar over the events that are read after the first pass: twice, and training events twice more."""
-    n_events = 2 * sum(n["events"] for n in tally.splits.values())
-    if stats is None and "train" in tally.splits:
-        n_events += 2 * tally.splits["train"]["events"]
-    disable = None if progress else True
-    return tqdm(total=n_events, desc="Computing z-scores", unit="event", unit_scale=True, disable=disable)
-
-
-def _statistics(
-    folder: Path, tally: _Tally, stats: Stats | None, bar: tqdm
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """mean [V] and std [V] in the order of the vocabulary, NaN where there are none."""
-    if stats is None:
-        if "train" not in tally.splits:
-            raise InputError(
-                "There is no train split to compute statistics from. Pass a stats.csv (--params_map_path)."
-            )
-        mean, std = _train_statistics(folder / "train", len(tally.code_of), bar)
-        return mean[tally.provisional_code], std[tally.provisional_code]
-    check_stats(stats, tally.vocabulary)
-    pairs = np.array([stats.get(name, (np.nan, np.nan)) for name in tally.vocabulary])
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _train_statistics(train: Path, n_variables: int, bar: tqdm) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and sample std [V] by provisional code, in two passes: one pass would cancel where mean >> std.
-
-    A variable with one single value c in training has no scale. Its mean is set to 0 and its std to |c| (1 if c is 0),
-    so that the value stays +1 or -1 instead of vanishing: that something was measured or given is news in itself.
-    """
-    count, total = np.zeros(n_variables), np.zeros(n_variables)
-    low, high = np.full(n_variables, np.inf), np.full(n_variables, -np.inf)
-    for variable, value in _blocks(train, bar):
-        count += np.bincount(variable, minlength=n_variables)
-        total += np.bincount(variable, weights=value, minlength=n_variables)
-        np.minimum.at(low, variable, value)
-        np.maximum.at(high, variable, value)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a variable that training lacks becomes NaN: unknown
-        mean = total / count
-    squares = np.zeros(n_variables)
-    for variable, value in _blocks(train, bar):
-        squares += np.bincount(variable, weights=(value - mean[variable]) ** 2, minlength=n_variables)
-    std = np.full(n_variables, np.nan)
-    varies = high > low
-    std[varies] = np.sqrt(squares[varies] / (count[varies] - 1))
-    constant = (count > 0) & ~varies
-    std[constant] = np.where(low[constant] == 0, 1.0, np.abs(low[constant]))
-    mean[constant] = 0.0
-    return mean, std
-
-
-def _furthest(folder: Path, tally: _Tally, mean: NDArray[np.float64], bar: tqdm) -> NDArray[np.float64]:
-    """[V] The raw value of each variable that is furthest from its mean, in the order of the vocabulary."""
-    n_variables = len(tally.code_of)
-    low, high = np.full(n_variables, np.inf), np.full(n_variables, -np.inf)
-    for split in tally.splits:
-        for variable, value in _blocks(folder / split, bar):
-            np.minimum.at(low, variable, value)
-            np.maximum.at(high, variable, value)
-    low, high = low[tally.provisional_code], high[tally.provisional_code]
-    return np.where(mean - low > high - mean, low, high)
-
-
-def _normalise(folder: Path, tally: _Tally, mean: NDArray[np.float64], std: NDArray[np.float64], bar: tqdm) -> None:
-    """Rewrite provisional codes as vocabulary indices and raw values as z-scores, in place."""
-    known = ~np.isnan(mean)
-    shift, scale = np.where(known, mean, 0.0), np.where(known, std, 1.0)
-    final = tally.final_code
-    for split in tally.splits:
-        for variable, value in _blocks(folder / split, bar):
-            variable[:] = final[variable]
-            value[:] = (value - shift[variable]) / scale[variable]
-
-
-def _embeddings(tally: _Tally, given: Embeddings | None, width: int) -> NDArray[np.float64]:
+def _embeddings(variables: Variables, given: Embeddings | None, width: int) -> NDArray[np.float64]:
     """[V, I] in the order of the vocabulary."""
     if given is None:
-        return np.stack([generate_embedding(name, width) for name in tally.vocabulary])
-    return choose_embeddings(given, tally.vocabulary, tally.n_events[tally.provisional_code])
+        return np.stack([generate_embedding(name, width) for name in variables.vocabulary])
+    return choose_embeddings(given, variables.vocabulary, variables.n_events)
 
 
-# ------------------------------------------------------------------ what is told about it
-
-
-def _contents(tally: _Tally, mean: NDArray[np.float64], std: NDArray[np.float64], skip_bad: bool) -> dict[str, Any]:
+def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, Any]:
+    """What was read and what was left out."""
     has_groups = any(group for runs in tally.groups.values() for group, _ in runs)
+    unknown = np.flatnonzero(np.isnan(variables.mean)).tolist()
     return {
         **({"groups": tally.groups} if has_groups else {}),
-        "vocabulary": tally.vocabulary,
-        "mean": to_json(mean),
-        "std": to_json(std),
+        "vocabulary": variables.vocabulary,
+        "mean": to_json(variables.mean),
+        "std": to_json(variables.std),
         "splits": tally.splits,
-        "report": {"skip_bad": skip_bad, **_report(tally, mean)},
+        "report": {
+            "skip_bad": skip_bad,
+            "faulty_files": tally.faulty.files,
+            "faults": asdict(tally.faulty),
+            "unnamed_rows": tally.unnamed_rows._asdict(),
+            "left_out": len(tally.skips) - tally.faulty.files,
+            "stays_out_of_order": tally.n_reordered,
+            "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
+            "variables_without_statistics": {variables.vocabulary[v]: int(variables.n_events[v]) for v in unknown},
+        },
     }
-
-
-def _report(tally: _Tally, mean: NDArray[np.float64]) -> dict[str, Any]:
-    n_events = tally.n_events[tally.provisional_code]
-    unknown = {tally.vocabulary[i]: int(n_events[i]) for i in np.flatnonzero(np.isnan(mean))}
-    return {
-        "faulty_files": tally.faulty.files,
-        "faults": asdict(tally.faulty),
-        "unnamed_rows": tally.unnamed_rows._asdict(),
-        "left_out": sum(not skip.is_fault for skip in tally.skips),
-        "stays_out_of_order": tally.n_reordered,
-        "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
-        "variables_without_statistics": unknown,
-    }
-
-
-def _write_skipped(folder: Path, skips: Sequence[Skip]) -> None:
-    if not skips:
-        return
-    with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(_SKIPPED_COLUMNS)
-        for skip in skips:
-            writer.writerow((skip.file, skip.row, skip.variable, skip.reason, _KINDS[not skip.is_fault]))
-
-
-def read_skipped(folder: Path) -> list[Skip]:
-    """What a compilation left out, from the skipped.csv of a cohort; empty if it left out nothing.
-
-    Raises:
-        InputError: the file is not as the compiler wrote it.
-    """
-    file = folder / SKIPPED
-    if not file.is_file():
-        return []
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            header, *lines = csv.reader(stream, strict=True)
-            if tuple(header) != _SKIPPED_COLUMNS:
-                raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(_SKIPPED_COLUMNS)}")
-            return [_skip(*line) for line in lines]
-    except (OSError, ValueError, TypeError, csv.Error) as error:  # TypeError: a line has more or fewer cells
-        raise damaged(file, str(error)) from None
-
-
-def _skip(file: str, row: str, variable: str, reason: str, kind: str) -> Skip:
-    """What one line of skipped.csv says."""
-    return Skip(file, reason, int(row) if row else None, variable or None, is_fault=_KINDS.index(kind) == 0)
 
 
 def _created() -> dict[str, str | int]:

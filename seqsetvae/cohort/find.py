@@ -1,4 +1,4 @@
-"""From the folder a user names to an open cohort: a compiled one as it stands, an old layout through the cache."""
+"""From the folder that a user names to an open cohort: a compiled one as it is, an old layout compiled into a cache."""
 
 import hashlib
 import json
@@ -16,34 +16,26 @@ from tqdm import tqdm
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
-from seqsetvae.cohort.sources.seqsetvae_layout import (
-    DEFAULT_LABEL,
-    LayoutFiles,
-    locate_layout,
-    open_layout,
-    parquet_names,
-    side_file,
-)
+from seqsetvae.cohort.sources.layout_files import NOT_NAMED, LayoutFiles, SideFiles, locate_layout, parquet_names
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, open_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, file_sha256
 
 
-def find_cohort(
+def open_or_compile(
     data_dir: str | Path,
     *,
-    stats_path: str | Path | None = None,
-    label_path: str | Path | None = None,
-    embeddings_path: str | Path | None = None,
-    label_name: str | None = None,
     cache_root: str | Path,
+    named: SideFiles = NOT_NAMED,
+    label_name: str | None = None,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> Cohort:
     """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
 
-    An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
-    is found again as long as nothing has changed, and compiled afresh when anything has.
+    An old layout is compiled into cache_root/<key>, which may take minutes. The key is a hash of the content of every
+    file that matters: the entry is found again as long as nothing has changed, and compiled anew when anything has.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
@@ -53,36 +45,22 @@ def find_cohort(
     """
     data_dir = Path(data_dir)
     if is_compiled(data_dir):
-        refuse_side_files(data_dir, stats_path, label_path, embeddings_path)
+        named.refuse(data_dir)
         return open_labelled(data_dir, label_name)
     label_name = DEFAULT_LABEL if label_name is None else label_name
-    files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
+    files = locate_layout(data_dir, named)
     key = content_key(files, label_name, skip_bad, progress)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
             compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
         except AlreadyThereError:
-            if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
+            if not is_compiled(entry):  # else another process finished the same entry meanwhile: use it
                 raise
-        # Else the entry would answer to a name not its own:
         if content_key(files, label_name, skip_bad, progress) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
-
-
-def refuse_side_files(
-    cohort: Path, stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
-) -> None:
-    """Raises InputError if any of these, which belong to an old layout, is given for a compiled cohort."""
-    given = {"--params_map_path": stats_path, "--label_path": label_path, "--embeddings_path": embeddings_path}
-    surplus = [f"{flag} {path}" for flag, path in given.items() if path is not None]
-    if surplus:
-        raise InputError(
-            f"{cohort} is a compiled cohort, which holds its statistics, labels and embeddings already. "
-            f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
-        )
 
 
 def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Cohort:
@@ -94,15 +72,6 @@ def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Co
             f"out, or compile the patient_ehr folder again with --label_name {label_name}."
         )
     return cohort
-
-
-def require_given(
-    stats_path: str | Path | None, label_path: str | Path | None, embeddings_path: str | Path | None
-) -> None:
-    """Raises InputError if a side file that was given does not exist."""
-    side_file(Path(), "stats.csv", "--params_map_path", stats_path)
-    side_file(Path(), "oc.csv", "--label_path", label_path)
-    side_file(Path(), "cached.csv", "--embeddings_path", embeddings_path)
 
 
 def compile_layout(
@@ -127,9 +96,9 @@ def compile_layout(
 def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times.
 
-    `progress` shows a bar if stderr is a terminal and the files are so many that it takes a while.
+    `progress` shows a bar if stderr is a terminal and it takes more than a second.
     """
-    # Hashed piece by piece, as the JSON of one long list: nothing is kept of a file once it has been read.
+    # The JSON of one long list, hashed piece by piece: nothing is kept of a file after it was read.
     key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
@@ -139,7 +108,7 @@ def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: b
     named = chain(_named_stays(files.patient_ehr, names), named_sides)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for name, checksum in in_order(pool, _with_checksum, named, ahead=64):
+            for name, checksum in in_order(pool, lambda file: (file[0], file_sha256(file[1])), named, ahead=64):
                 key.update(f", {json.dumps([name, checksum])}".encode())
                 bar.update()
         except OSError as error:
@@ -154,8 +123,3 @@ def _named_stays(patient_ehr: Path, names: dict[str, NDArray[np.bytes_]]) -> Ite
         folder = f"{patient_ehr / split}{os.sep}"
         for name in map(os.fsdecode, of_split):
             yield f"{split}/{name}", folder + name
-
-
-def _with_checksum(named: tuple[str, str]) -> tuple[str, str]:
-    name, path = named
-    return name, file_sha256(path)

@@ -43,6 +43,8 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
             "minute": split.minute[sets],
             "stay_offset": end - first,
             "stay_id": split.stay_id[stays],
+            "subject_id": split.subject_id[stays],
+            "prediction_minute": split.prediction_minute[stays],
             "label": split.label[stays],
         }
         for array, values in per_array.items():
@@ -62,14 +64,14 @@ def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int6
 def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
     """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
 
-    Stratified by label. Stays are taken in the order of their ids as text, so that the partition depends on nothing but
-    the stays and the seed. With a `train_fraction` below 1, a random part of the training stays is kept, of each class
-    alike. Mean and std of the variables remain those of the cohort.
+    Stratified by label, and all stays of a subject are in one fold. Stays are taken in the order of their ids as text,
+    so that the partition depends on nothing but the stays and the seed. With a `train_fraction` below 1, a random part
+    of the training stays is kept, of each class alike. Mean and std of the variables remain those of the cohort.
 
     Raises:
         InputError: a class has fewer stays than there are folds.
     """
-    from sklearn.model_selection import StratifiedKFold, train_test_split
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
     splits = [cohort.split(name) for name in POOLED if name in cohort.splits]
     source = np.concatenate([np.full(split.n_stays, at) for at, split in enumerate(splits)])
@@ -87,8 +89,10 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
     def of(name: str, chosen: NDArray[np.int64]) -> GatheredSplit:
         return gather(name, [(split, position[chosen[source[chosen] == at]]) for at, split in enumerate(splits)])
 
-    partition = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    for inside, outside in partition.split(order, label[order]):
+    subject = np.concatenate([split.subject_id for split in splits])[order]
+    several = len(np.unique(subject)) < len(subject)
+    partition = (StratifiedGroupKFold if several else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
+    for inside, outside in partition.split(order, label[order], subject if several else None):
         if train_fraction < 1:
             inside, _ = train_test_split(
                 inside, train_size=train_fraction, stratify=label[order[inside]], random_state=seed

@@ -4,8 +4,8 @@ Letters: V variables, I width of an embedding; in a split N stays, S sets, E eve
 """
 
 import hashlib
-import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,11 @@ ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dt
     "stay_id": np.dtype("<i8"),
     "label": np.dtype("i1"),
 }
-_HEADER_BYTES = 128  # of the .npy of any one-dimensional array
+OPTIONAL_ARRAYS: dict[str, np.dtype[Any]] = {  # in a split folder only if the source has several samples per subject
+    "subject_id": np.dtype("<i8"),
+    "prediction_minute": np.dtype("<f8"),
+}
+EVENTS_PER_BLOCK = 1 << 20
 _ENTRIES_PER_BLOCK = 1 << 20
 
 
@@ -38,24 +42,17 @@ class Split:
 
     The events of set s are variable[set_offset[s]:set_offset[s + 1]]; the sets of stay n are
     minute[stay_offset[n]:stay_offset[n + 1]]. Pickling keeps the folder alone and opens the maps again.
-
-    Attributes:
-        variable: int32 [E], index into the vocabulary.
-        value: float64 [E], z-score; the raw value where the cohort has no statistics for the variable.
-        set_offset: int64 [S + 1], into the events.
-        minute: float64 [S], minutes since admission.
-        stay_offset: int64 [N + 1], into the sets.
-        stay_id: int64 [N].
-        label: int8 [N], 0 or 1; -1 = the stay has no label.
     """
 
-    variable: NDArray[np.int32]
-    value: NDArray[np.float64]
-    set_offset: NDArray[np.int64]
-    minute: NDArray[np.float64]
-    stay_offset: NDArray[np.int64]
-    stay_id: NDArray[np.int64]
-    label: NDArray[np.int8]
+    variable: NDArray[np.int32]  # [E] index into the vocabulary
+    value: NDArray[np.float64]  # [E] z-score; the raw value where the cohort has no statistics for the variable
+    set_offset: NDArray[np.int64]  # [S + 1] into the events
+    minute: NDArray[np.float64]  # [S] minutes since admission
+    stay_offset: NDArray[np.int64]  # [N + 1] into the sets
+    stay_id: NDArray[np.int64]  # [N]
+    label: NDArray[np.int8]  # [N] 0 or 1; -1 = the stay has no label
+    subject_id: NDArray[np.int64]  # [N] the patient; the stay's own number where the source has no patients
+    prediction_minute: NDArray[np.float64]  # [N] only events before it are in the cohort; NaN = the whole stay
 
     def __init__(self, folder: Path) -> None:
         """Map the arrays of a split folder. Raises InputError naming an array that is missing or damaged."""
@@ -63,6 +60,10 @@ class Split:
         self.name = folder.name
         for array, dtype in ARRAYS.items():
             setattr(self, array, _map(folder / f"{array}.npy", dtype, n_dim=1))
+        self.subject_id, self.prediction_minute = self.stay_id, np.broadcast_to(np.nan, self.n_stays)
+        for array, dtype in OPTIONAL_ARRAYS.items():
+            if (folder / f"{array}.npy").is_file():
+                setattr(self, array, _map(folder / f"{array}.npy", dtype, n_dim=1))
 
     def __reduce__(self) -> tuple[type["Split"], tuple[Path]]:
         return Split, (self.folder,)
@@ -83,31 +84,27 @@ class Split:
         return len(self.value)
 
 
+def event_blocks(
+    variable: NDArray[np.int32], value: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float64]]]:
+    """Views of at most EVENTS_PER_BLOCK events, since the arrays may be larger than memory."""
+    for start in range(0, len(value), EVENTS_PER_BLOCK):
+        yield variable[start : start + EVENTS_PER_BLOCK], value[start : start + EVENTS_PER_BLOCK]
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """A compiled cohort, open for reading.
-
-    Attributes:
-        path: its folder.
-        manifest: manifest.json as read.
-        vocabulary: the V variables that occur, sorted by name.
-        mean: float64 [V], in the variable's own unit; NaN = no statistics, the raw value was kept.
-        std: float64 [V], likewise.
-        embeddings: float64 [V, I].
-        embeddings_generated: were they made from the names, for want of a cached.csv?
-        label_name: the column of oc.csv that the labels come from.
-        splits: only those that the source had, in the order train, valid, test.
-    """
+    """A compiled cohort, open for reading."""
 
     path: Path
-    manifest: dict[str, Any]
-    vocabulary: tuple[str, ...]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    embeddings: NDArray[np.float64]
-    embeddings_generated: bool
-    label_name: str
-    splits: dict[str, Split]
+    manifest: dict[str, Any]  # manifest.json
+    vocabulary: tuple[str, ...]  # the V variables that occur, sorted by name
+    mean: NDArray[np.float64]  # [V] in the variable's own unit; NaN = no statistics, the raw value was kept
+    std: NDArray[np.float64]  # [V] likewise
+    embeddings: NDArray[np.float64]  # [V, I]
+    embeddings_generated: bool  # from the names, because there was no cached.csv
+    label_name: str  # the column of oc.csv that the labels come from
+    splits: dict[str, Split]  # only those that the source had, in the order train, valid, test
 
     def split(self, name: str) -> Split:
         """The split of this name. Raises InputError naming those there are."""
@@ -124,7 +121,7 @@ class Cohort:
     def fingerprints(self) -> dict[str, str]:
         """What each variable means here: a short hash of its mean, std and embedding, by name.
 
-        A checkpoint that keeps them can tell later whether a cohort speaks its language.
+        A checkpoint that keeps them can tell later whether a cohort means the same by the same name.
         """
         meaning = np.column_stack([self.mean, self.std, self.embeddings]).astype("<f8")  # [V, 2 + I]
         meaning[np.isnan(meaning)] = np.nan  # one NaN, whatever its bits were
@@ -147,6 +144,9 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
     """
     path = Path(path)
     manifest = read_manifest(path)
+    for name in manifest["checksums"]:
+        if not (path / name).is_file():
+            raise damaged(path / name, "the file is missing")
     splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
     embeddings = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
     if embeddings.shape != (len(manifest["vocabulary"]), manifest["embeddings"]["width"]):
@@ -181,8 +181,8 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
 
 
 def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
-    names = [EMBEDDINGS, *(f"{split}/{array}.npy" for split in manifest["splits"] for array in ARRAYS)]
-    for name in names:
+    arrays = (f"{split}/{array}.npy" for split in manifest["splits"] for array in (*ARRAYS, *OPTIONAL_ARRAYS))
+    for name in [EMBEDDINGS, *(array for array in arrays if (path / array).is_file())]:
         if file_sha256(path / name) != manifest["checksums"].get(name):
             raise damaged(path / name, "its bytes are not those that were written")
 
@@ -191,6 +191,7 @@ def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None
     n_stays, n_sets, n_events = counts["stays"], counts["sets"], counts["events"]
     sizes = {"variable": n_events, "value": n_events, "set_offset": n_sets + 1, "minute": n_sets}
     sizes |= {"stay_offset": n_stays + 1, "stay_id": n_stays, "label": n_stays}
+    sizes |= dict.fromkeys(OPTIONAL_ARRAYS, n_stays)
     for array, size in sizes.items():
         if len(getattr(split, array)) != size:
             raise damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
@@ -215,33 +216,3 @@ def _from_json(numbers: list[float | None]) -> NDArray[np.float64]:
 def to_json(numbers: NDArray[np.float64]) -> list[float | None]:
     """Floats for the manifest, which read back to the same bits; NaN becomes null."""
     return [None if np.isnan(number) else float(number) for number in numbers]
-
-
-class ArrayWriter:
-    """Writes a one-dimensional .npy of unknown length, piece by piece, in bounded memory."""
-
-    def __init__(self, file: Path, dtype: np.dtype[Any]) -> None:
-        """Start an array of this dtype at `file`."""
-        self.dtype, self.length = dtype, 0
-        self._stream = file.open("wb")
-        self._write_header()
-
-    def append(self, piece: NDArray[Any]) -> None:
-        """Add a one-dimensional piece at the end."""
-        self._stream.write(np.ascontiguousarray(piece, dtype=self.dtype).data)
-        self.length += len(piece)
-
-    def _write_header(self) -> None:
-        header = io.BytesIO()
-        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(header, described)
-        assert len(header.getvalue()) == _HEADER_BYTES  # numpy pads it so that a shape can grow in place
-        self._stream.write(header.getvalue())
-
-    def __enter__(self) -> "ArrayWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.seek(0)
-        self._write_header()
-        self._stream.close()

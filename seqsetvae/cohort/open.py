@@ -1,43 +1,29 @@
-"""Open the data that the settings name."""
+"""The data that the settings name: a quick check, before a checkpoint is read, and then the open cohort."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from seqsetvae.cohort.find import find_cohort
-from seqsetvae.cohort.format import Cohort
-from seqsetvae.cohort.preview import check_folder
+from seqsetvae.cohort.find import DEFAULT_LABEL, LayoutFiles, SideFiles, locate_layout, open_labelled, open_or_compile
+from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.report import notices
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_embeddings, read_labels, read_stats
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.cohort.tidy import Stay
+from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import DataSettings
 
-COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of old data folders
-
-
-def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
-    """Check what can be seen without reading a stay, and return the width of the variable embeddings.
-
-    Hashing and compiling a data folder can take minutes, so a wrong label name is found before.
-    """
-    assert data.data_dir is not None, "settings are checked before a mode runs"
-    return check_folder(
-        data.data_dir,
-        stats_path=data.params_map_path,
-        label_path=data.label_path,
-        embeddings_path=data.embeddings_path,
-        label_name=data.label_name,
-        splits=splits,
-        labelled=labelled,
-    )
+COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of data folders
 
 
 def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
     """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content."""
     assert data.data_dir is not None, "settings are checked before a mode runs"
-    cohort = find_cohort(
+    cohort = open_or_compile(
         data.data_dir,
-        stats_path=data.params_map_path,
-        label_path=data.label_path,
-        embeddings_path=data.embeddings_path,
+        named=_named(data),
         label_name=data.label_name,
         skip_bad=data.skip_bad,
         cache_root=output_root_dir / COHORT_CACHE,
@@ -47,3 +33,77 @@ def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
     for line in notices(cohort):
         print(f"  {line}")
     return cohort
+
+
+def _named(data: DataSettings) -> SideFiles:
+    return SideFiles(data.params_map_path, data.label_path, data.embeddings_path)
+
+
+def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
+    """Check splits, side files and, with `labelled`, that each of `splits` has labels of both classes.
+
+    No stay is read: hashing and compiling a data folder can take minutes, and a wrong label name is found before.
+
+    Returns:
+        Width of the variable embeddings.
+
+    Raises:
+        InputError: as `open_or_compile` and `require_classes`, for what can be seen without reading a stay.
+    """
+    assert data.data_dir is not None, "settings are checked before a mode runs"
+    if not is_compiled(data.data_dir):
+        files = locate_layout(data.data_dir, _named(data))
+        return _check_layout(files, data.label_name or DEFAULT_LABEL, splits, labelled)
+    _named(data).refuse(data.data_dir)
+    cohort = open_labelled(data.data_dir, data.label_name, verify=False)
+    for name in splits:
+        label = cohort.split(name).label
+        if labelled:
+            counts = {value: int((label == value).sum()) for value in (0, 1, -1)}
+            require_classes(f"{data.data_dir}", name, cohort.label_name, counts)
+    return cohort.embeddings.shape[1]
+
+
+def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], labelled: bool) -> int:
+    layout = SeqSetVAELayout(files.patient_ehr)
+    missing = [name for name in splits if name not in layout.stays]
+    if missing:
+        raise InputError(
+            f"{files.patient_ehr}: no split {missing[0]!r}; it has {', '.join(layout.stays)}. A split is a folder such "
+            f"as {missing[0]}/ with parquet files."
+        )
+    if files.stats is not None:
+        read_stats(files.stats)
+    labels = None if files.labels is None else read_labels(files.labels, label_name)
+    if labelled and labels is None:
+        raise InputError(
+            f"{files.patient_ehr}: no oc.csv beside it or in it, so its stays have no labels. Pass the file with "
+            f"--label_path (columns ts_id and {label_name})."
+        )
+    for name in splits if labelled else ():
+        assert labels is not None
+        if not _has_both_classes(layout.stays[name], labels):
+            counts = Counter(labels.get(stay.stay_id, -1) for stay in layout.stays[name])
+            require_classes(f"{files.patient_ehr}", name, label_name, counts)
+    return DEFAULT_WIDTH if files.embeddings is None else read_embeddings(files.embeddings).vectors.shape[1]
+
+
+def _has_both_classes(stays: Sequence[Stay], labels: Labels) -> bool:
+    """Stops at the first two that differ, since there may be a million stays."""
+    found = set()
+    for stay in stays:
+        found.add(labels.get(stay.stay_id))
+        if found >= {0, 1}:
+            return True
+    return False
+
+
+def require_classes(data: str, split: str, label_name: str, counts: dict[int, int]) -> None:
+    """Raises InputError unless `counts` (stays by label; -1: without a label) has stays of both classes."""
+    negative, positive, unlabelled = (counts.get(value, 0) for value in (0, 1, -1))
+    if not negative or not positive:
+        raise InputError(
+            f"{data}: split {split!r} has {negative:,} stays of class 0, {positive:,} of class 1 and {unlabelled:,} "
+            f"without a label; training and evaluation need stays of both classes. Check the column {label_name!r} of "
+            "oc.csv (--label_name, --label_path) and its stay ids (ts_id)."
+        )

@@ -7,13 +7,13 @@ Letters: N stays, V variables, E events of a block.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
 
-EVENTS_PER_BLOCK = 1 << 20
 CELLS_PER_BLOCK = 1 << 22  # stays times variables
 FEWEST_STAYS = 30  # of each of two groups, below which the last times of a variable are not compared
 STANDARD_ERRORS = 5.0  # a difference of means beyond this is not chance, even among hundreds of variables
@@ -39,8 +39,7 @@ def _blocks(split: Split, most_stays: int) -> Iterator[slice]:
         start = end
 
 
-@dataclass(frozen=True)
-class _Events:
+class _Events(NamedTuple):
     """The events of some stays of a split, in time order within each stay."""
 
     stay: NDArray[np.int64]  # [E] position in the block
@@ -48,35 +47,25 @@ class _Events:
     variable: NDArray[np.int32]  # [E]
     value: NDArray[np.float64]  # [E]
 
-    @classmethod
-    def of(cls, split: Split, stays: slice) -> "_Events":
-        sets = slice(int(split.stay_offset[stays.start]), int(split.stay_offset[stays.stop]))
-        offset = split.set_offset[sets.start : sets.stop + 1]
-        events, n_events = slice(int(offset[0]), int(offset[-1])), np.diff(offset)
-        n_sets = np.diff(split.stay_offset[stays.start : stays.stop + 1])
-        stay_of_set = np.repeat(np.arange(stays.stop - stays.start), n_sets)
-        return cls(
-            np.repeat(stay_of_set, n_events),
-            np.repeat(split.minute[sets], n_events),
-            split.variable[events],
-            split.value[events],
-        )
+
+def _events(split: Split, stays: slice) -> _Events:
+    offset = split.set_offset[split.stay_offset[stays.start] : split.stay_offset[stays.stop] + 1]
+    sets = slice(split.stay_offset[stays.start], split.stay_offset[stays.stop])
+    n_sets, n_events = np.diff(split.stay_offset[stays.start : stays.stop + 1]), np.diff(offset)
+    stay = np.repeat(np.repeat(np.arange(stays.stop - stays.start), n_sets), n_events)
+    events = slice(offset[0], offset[-1])
+    return _Events(stay, np.repeat(split.minute[sets], n_events), split.variable[events], split.value[events])
 
 
 # ------------------------------------------------------------------ when in the stay each variable is last seen
 
 
-@dataclass
 class LastSeen:
     """Where in a stay each variable is last seen, over the stays of one group: 0 = at its start, 1 = at its end."""
 
-    count: NDArray[np.float64]  # [V] stays in which the variable occurs
-    total: NDArray[np.float64]  # [V]
-    squares: NDArray[np.float64]  # [V]
-
-    @classmethod
-    def nothing(cls, n_variables: int) -> "LastSeen":
-        return cls(np.zeros(n_variables), np.zeros(n_variables), np.zeros(n_variables))
+    def __init__(self, n_variables: int) -> None:
+        """No stay yet. `count` [V] is the number of stays in which a variable occurs."""
+        self.count, self.total, self.squares = np.zeros((3, n_variables))
 
     def add(self, position: NDArray[np.float64]) -> None:
         """Add stays: position [N, V], NaN where the variable does not occur."""
@@ -99,16 +88,16 @@ class LastSeen:
 
 def last_seen(cohort: Cohort) -> list[dict[str, LastSeen]]:
     """By split, and by group of the source where it has groups (the sets of PhysioNet)."""
-    by_split = {name: LastSeen.nothing(len(cohort.vocabulary)) for name in cohort.splits}
+    n_variables = len(cohort.vocabulary)
+    by_split = {name: LastSeen(n_variables) for name in cohort.splits}
     by_group: dict[str, LastSeen] = {}
     for name, split in cohort.splits.items():
         group_of = _groups(cohort, name)
-        for stays in _blocks(split, max(1, CELLS_PER_BLOCK // len(cohort.vocabulary))):
-            position = _positions(_Events.of(split, stays), stays.stop - stays.start, len(cohort.vocabulary))
+        for stays in _blocks(split, max(1, CELLS_PER_BLOCK // n_variables)):
+            position = _positions(split, stays, n_variables)
             by_split[name].add(position)
-            for group in np.unique(group_of[stays]):
-                of_group = by_group.setdefault(str(group), LastSeen.nothing(len(cohort.vocabulary)))
-                of_group.add(position[group_of[stays] == group])
+            for group in np.unique(group_of[stays]).tolist():
+                by_group.setdefault(group, LastSeen(n_variables)).add(position[group_of[stays] == group])
     return [by_split, dict(sorted(by_group.items()))]
 
 
@@ -120,17 +109,15 @@ def _groups(cohort: Cohort, split: str) -> NDArray[np.str_]:
     return np.repeat([group for group, _ in runs], [n_stays for _, n_stays in runs])
 
 
-def _positions(events: _Events, n_stays: int, n_variables: int) -> NDArray[np.float64]:
+def _positions(split: Split, stays: slice, n_variables: int) -> NDArray[np.float64]:
     """[N, V] The last minute of each variable, as a share of its stay; NaN where it does not occur.
 
     A stay whose events are all at one time has no length, and NaN throughout.
     """
-    last = np.full((n_stays, n_variables), np.nan)
-    last[events.stay, events.variable] = events.minute  # of events at one place the last counts, and it is the latest
-    first = np.full(n_stays, np.inf)
-    np.minimum.at(first, events.stay, events.minute)
-    end = np.full(n_stays, -np.inf)
-    np.maximum.at(end, events.stay, events.minute)
+    events = _events(split, stays)
+    last = np.full((stays.stop - stays.start, n_variables), np.nan)
+    last[events.stay, events.variable] = events.minute  # the last assignment remains, and it is the latest event
+    first, end = split.minute[split.stay_offset[:-1][stays]], split.minute[split.stay_offset[1:][stays] - 1]
     length = np.where(end > first, end - first, np.nan)
     return (last - first[:, None]) / length[:, None]
 
@@ -167,7 +154,7 @@ def shifts(groups: dict[str, LastSeen]) -> list[Shift]:
 
 
 def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
-    """Groups of stays (split, stay number) that hold the same rows: the same (minute, variable, value) in any order."""
+    """Stays (split, stay number) of different subjects with the same rows (minute, variable, value), in any order."""
     names = list(cohort.splits)
     hashes = np.concatenate([_row_hashes(cohort.splits[name]) for name in names])
     n_stays = [cohort.splits[name].n_stays for name in names]
@@ -177,7 +164,9 @@ def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
     in_order = hashes[order]
     repeated = np.unique(in_order[1:][(in_order[1:] == in_order[:-1]) & (in_order[1:] != 0)])
     starts, ends = (np.searchsorted(in_order, repeated, side=side) for side in ("left", "right"))
+    subject = np.concatenate([split.subject_id for split in cohort.splits.values()])
     groups = [order[start:end] for start, end in zip(starts, ends, strict=True)]
+    groups = [group for group in groups if (subject[group] != subject[group[0]]).any()]  # not samples of one subject
     return [[(names[split_of[i]], int(stay_id[i])) for i in group] for group in groups]
 
 
@@ -185,7 +174,7 @@ def _row_hashes(split: Split) -> NDArray[np.uint64]:
     """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
     result = np.zeros(split.n_stays, dtype=np.uint64)
     for stays in _blocks(split, split.n_stays):
-        events = _Events.of(split, stays)
+        events = _events(split, stays)
         row = _mix(events.variable.astype(np.uint64))
         for column in (events.minute, events.value):
             row = _mix(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero

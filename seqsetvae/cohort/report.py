@@ -1,13 +1,15 @@
-"""A compiled cohort in words: its counts, and what a careful person must know about it."""
+"""A compiled cohort in words: its counts, and what was unusual about its data."""
 
-from seqsetvae.cohort.compile import SKIPPED, FaultyFiles, counted
+import numpy as np
+
 from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 
 NAMED = 8  # variables that one line names
 
 
 def summary(cohort: Cohort) -> str:
-    """The compiled cohort in a few lines: counts by split, and what was odd about the data."""
+    """The compiled cohort in a few lines: counts by split, and what was unusual about the data."""
     lines = [f"{'split':<8}{'stays':>10}{'sets':>13}{'events':>14}{'unlabelled':>12}{'positive':>10}{'share':>8}"]
     for name, n in cohort.manifest["splits"].items():
         share = f"{n['positives'] / n['labelled']:.1%}" if n["labelled"] else "-"
@@ -15,12 +17,24 @@ def summary(cohort: Cohort) -> str:
             f"{name:<8}{n['stays']:>10,}{n['sets']:>13,}{n['events']:>14,}"
             f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
         )
+    lines += _samples(cohort)
     lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
     return "\n".join([*lines, *notices(cohort)])
 
 
+def _samples(cohort: Cohort) -> list[str]:
+    """Subjects and prediction times, unless every stay is a whole one and of a subject of its own."""
+    splits = cohort.splits.values()
+    n_stays = sum(split.n_stays for split in splits)
+    n_subjects = sum(len(np.unique(split.subject_id)) for split in splits)
+    n_timed = sum(int(np.isfinite(split.prediction_minute).sum()) for split in splits)
+    if n_subjects == n_stays and not n_timed:
+        return []
+    return [f"{counted(n_stays, 'stay')} of {counted(n_subjects, 'subject')}, {n_timed:,} with a prediction time"]
+
+
 def notices(cohort: Cohort) -> list[str]:
-    """What was odd about the data of this cohort and what was done about it, a line each; empty if nothing was."""
+    """What was unusual about the data and how it was handled, a line each; empty if nothing was."""
     report = cohort.manifest["report"]
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
@@ -47,7 +61,7 @@ def notices(cohort: Cohort) -> list[str]:
 
 
 def _faults(cohort: Cohort) -> list[str]:
-    """Which kinds of faults --skip_bad passed over, and how the stays left out differ from those kept."""
+    """Which kinds of faults --skip_bad ignored, and how the stays left out differ from those kept."""
     report = cohort.manifest["report"]
     if not report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
         return []

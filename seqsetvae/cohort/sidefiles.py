@@ -54,15 +54,14 @@ class Embeddings:
 def read_stats(path: Path) -> Stats:
     """Mean and std of each variable in a stats.csv (columns variable, mean, std; an empty cell is NaN).
 
-    Whether a std can be used is asked later, of the variables that occur (`check_stats`).
+    Whether a std can be used is checked later, for the variables that occur (`check_stats`).
 
     Raises:
         InputError: not readable, a column is missing, a cell is not a number, or a variable has two meanings.
     """
     stats: Stats = {}
-    for line, cells in _rows(path, ("variable", "mean", "std")):
-        name = cells["variable"]
-        pair = (_number(path, line, "mean", cells["mean"]), _number(path, line, "std", cells["std"]))
+    for line, (name, mean, std), _ in _table(path, ("variable", "mean", "std")):
+        pair = (_number(path, line, "mean", mean), _number(path, line, "std", std))
         if repr(stats.setdefault(name, pair)) != repr(pair):  # repr, since NaN differs from itself
             raise InputError(
                 f"{path}, line {line}: variable {name!r} is given twice, with (mean, std) {stats[name]} and {pair}. "
@@ -99,7 +98,7 @@ def check_furthest(
 ) -> None:
     """Check the z-score of the value that is furthest from the mean, for each variable (all arrays [V]).
 
-    A variable whose mean is NaN has no statistics and is not looked at.
+    A variable whose mean is NaN has no statistics and is not checked.
 
     Raises:
         UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite.
@@ -112,10 +111,7 @@ def check_furthest(
             variables[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
             for v in bad.tolist()
         }
-        source, advice = (
-            "The training split",
-            "Pass a stats.csv with a usable mean and std, or correct the values.",
-        )
+        source, advice = "The training split", "Pass a stats.csv with a usable mean and std, or correct the values."
         if from_file:
             source = "stats.csv"
             advice = "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."
@@ -134,7 +130,7 @@ def check_stats(stats: Stats, variables: Iterable[str]) -> None:
 
 
 def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labels:
-    """The label of each stay in a file like oc.csv (columns stay_column and label_name; others are not looked at).
+    """The label of each stay in a file like oc.csv (columns stay_column and label_name; others are ignored).
 
     A stay may be written 200001.0. An empty label means that the stay has none.
 
@@ -142,11 +138,11 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
         InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
     """
     stays, labels, lines = array("q"), array("b"), array("q")
-    flag = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
-    for line, cells in _rows(path, (stay_column, label_name), {label_name: flag}):
-        stay, text = stay_number(cells[stay_column]), cells[label_name].strip()
+    advice = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
+    for line, (stay_text, text), _ in _table(path, (stay_column, label_name), advice):
+        stay, text = stay_number(stay_text), text.strip()
         if stay is None:
-            raise InputError(f"{path}, line {line}: {stay_column} is {cells[stay_column]!r}, not a whole number.")
+            raise InputError(f"{path}, line {line}: {stay_column} is {stay_text!r}, not a whole number.")
         if not text:
             continue
         label = _number(path, line, label_name, text)
@@ -181,7 +177,9 @@ def read_embeddings(path: Path) -> Embeddings:
     """
     row: dict[str, int] = {}
     vectors: list[NDArray[np.float64]] = []
-    for line, name, cells in _keyed_rows(path):
+    for line, (name,), cells in _table(path, ("Key",)):
+        if not cells:
+            raise InputError(f"{path}: has no numbers beside the column Key.")
         try:
             vector = np.array(cells, dtype=np.float64)
         except ValueError as error:
@@ -192,7 +190,7 @@ def read_embeddings(path: Path) -> Embeddings:
         elif not np.array_equal(vectors[at], vector, equal_nan=True):
             raise InputError(f"{path}, line {line}: variable {name!r} has two different vectors. Keep one of them.")
     if not vectors:
-        raise InputError(f"{path}: holds no embedding. It needs a line `<variable>,<numbers>` for every variable.")
+        raise InputError(f"{path}: contains no embedding. It needs a line `<variable>,<numbers>` for every variable.")
     return Embeddings(row, np.stack(vectors))
 
 
@@ -202,22 +200,29 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
     Raises:
         InputError: variables without a vector, or with one that is not finite, each listed.
     """
-    counted = zip(variables, n_events, strict=True)
-    missing = [f"\n  {name!r}: {n:,} events" for name, n in counted if name not in given.row]
+    missing, bad = embedding_faults(given, variables)
     if missing:
+        lines = (f"\n  {name!r}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing)
         raise InputError(
-            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(missing)}\n"
+            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(lines)}\n"
             "Add a line for each to cached.csv, or take their rows out of the data."
         )
-    chosen = given.vectors[[given.row[name] for name in variables]]
-    bad = [variables[int(i)] for i in np.flatnonzero(~np.isfinite(chosen).all(axis=1))]
     if bad:
-        raise InputError(f"cached.csv: the embedding of {', '.join(map(repr, bad))} holds numbers that are not finite.")
-    return chosen
+        raise InputError(
+            f"cached.csv: the embedding of {', '.join(map(repr, bad))} contains numbers that are not finite."
+        )
+    return given.vectors[[given.row[name] for name in variables]]
+
+
+def embedding_faults(given: Embeddings, variables: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The variables without a vector, and those with one that is not finite."""
+    broken = {int(row) for row in np.flatnonzero(~np.isfinite(given.vectors).all(axis=1))}
+    missing = [name for name in variables if name not in given.row]
+    return missing, [name for name in variables if given.row.get(name) in broken]
 
 
 def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
-    """[width] A vector that depends on the name alone, so that it is the same in every cohort, for ever.
+    """[width] A vector that depends on the name alone, so that it is the same in every cohort and version.
 
     SHAKE-256 of the name in UTF-8 gives `width` little-endian uint32; they become uniform in [-sqrt 3, sqrt 3), which
     has mean 0 and variance 1. A longer vector starts with the numbers of the shorter one.
@@ -227,8 +232,8 @@ def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
 
 
 def stay_number(text: str) -> int | None:
-    """The stay that a text such as "200001" or "200001.0" names; None if it is no whole number of 64 bits."""
-    match = re.fullmatch(r"(-?\d+)(\.0*)?", text.strip(), re.ASCII)  # not float(): it garbles ids beyond 2^53
+    """The stay that a text such as "200001" or "200001.0" names; None if it is not a whole number of 64 bits."""
+    match = re.fullmatch(r"(-?\d+)(\.0*)?", text.strip(), re.ASCII)  # not float(), which rounds ids beyond 2^53
     number = int(match[1]) if match else None
     return number if number is not None and -(2**63) <= number < 2**63 else None
 
@@ -240,53 +245,30 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
         raise InputError(f"{path}, line {line}: {column} is {text!r}; it must be a number.") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[int, list[str], list[str]]]:
+    """(line in the file, counted from 1; the cells of these columns; all other cells) of a CSV file.
+
+    Raises:
+        InputError: not readable, a line with more or fewer cells than the header, or a missing column. `advice` is
+            added if the last of `columns` is missing.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
             reader = csv.reader(file)
-            yield from ((reader.line_num, cells) for cells in reader if cells)
+            lines = (cells for cells in reader if cells)
+            header = next(lines, [])
+            missing = [column for column in columns if column not in header]
+            if missing:
+                there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+                text = f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}."
+                raise InputError(f"{text} {advice if columns[-1] in missing else ''}".strip())
+            chosen = [header.index(column) for column in columns]
+            others = [at for at in range(len(header)) if at not in chosen]
+            for cells in lines:
+                if len(cells) != len(header):
+                    raise InputError(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells where the header has {len(header)}."
+                    )
+                yield reader.line_num, [cells[at] for at in chosen], [cells[at] for at in others]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
-
-
-def _header(
-    path: Path, lines: Iterator[tuple[int, list[str]]], columns: Sequence[str], advice: Mapping[str, str] | None = None
-) -> list[str]:
-    """The first line. Raises InputError if a column is missing, with the advice on what to do about that column."""
-    _, header = next(lines, (0, []))
-    missing = [column for column in columns if column not in header]
-    if missing:
-        there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-        hints = [advice[column] for column in missing if advice and column in advice]
-        message = f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}."
-        raise InputError(" ".join([message, *hints]).strip())
-    return header
-
-
-def _check_width(path: Path, line: int, cells: list[str], header: list[str]) -> None:
-    if len(cells) != len(header):
-        raise InputError(f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}.")
-
-
-def _rows(
-    path: Path, columns: Sequence[str], advice: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line in the file, counted from 1; the cells of these columns). `advice` is for columns that are missing."""
-    lines = _lines(path)
-    header = _header(path, lines, columns, advice)
-    places = [(column, header.index(column)) for column in columns]
-    for line, cells in lines:
-        _check_width(path, line, cells, header)
-        yield line, {column: cells[at] for column, at in places}
-
-
-def _keyed_rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """(line in the file, Key, all other cells)"""
-    lines = _lines(path)
-    header = _header(path, lines, ("Key",))
-    at = header.index("Key")
-    if len(header) == 1:
-        raise InputError(f"{path}: has no numbers beside the column Key.")
-    for line, cells in lines:
-        _check_width(path, line, cells, header)
-        yield line, cells[at], cells[:at] + cells[at + 1 :]

@@ -1,36 +1,110 @@
-"""How stored values are changed when a batch is made: extreme z-scores are clipped, rare variables get one value.
+"""How an architecture reads the stored values of a cohort: a value transform, by name, fitted on training stays.
 
-The change belongs to a model, not to the data: a checkpoint records it, and everything that runs the model repeats it.
+A transform belongs to a model, not to the data: a checkpoint records its name and content, and everything that runs the
+model applies it whenever a batch is made. An architecture names the one that its new models get.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
-from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.format import Cohort, event_blocks
+from seqsetvae.cohort.manifest import Z_SCORE
 from seqsetvae.errors import InputError
 
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
 PRESENT = 1.0  # the value of an event of a rare variable: that it occurred
 NAMED = 8  # variables that one line names
+# (variable [E], stored value [E]) -> the value that the model reads [E]
+ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.float64]]
+
+
+class ValueTransform(Protocol):
+    """What a transform must offer; str() describes it in the log."""
+
+    @classmethod
+    def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> ValueTransform:
+        """The transform of a new model, fitted on the training split."""
+        ...
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> ValueTransform:
+        """The transform that as_plain() wrote. Raises TypeError, KeyError or ValueError for other content."""
+        ...
+
+    def as_plain(self) -> dict[str, Any]:
+        """For JSON and checkpoints, with its "name" in VALUE_TRANSFORMS."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """The settings that it was fitted with, which a flag must not contradict."""
+        ...
+
+    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> ValueTransform:
+        """The same for a vocabulary with variables that the training data did not have."""
+        ...
+
+    def change(self, cohort: Cohort) -> ValueChange | None:
+        """What turns stored values (z-scores; raw values without statistics) into those of a batch; None = no change.
+
+        It is pickled for the worker processes of a loader.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class ValueTransform:
-    """Changes to the values of a cohort. The default changes nothing: models were trained so before it existed."""
+class ZScore:
+    """Z-scores as stored, perhaps clipped, with one value for all events of a rare variable.
+
+    The default changes nothing; models were trained so before there were transforms.
+    """
 
     clip: float | None = None  # standard deviations: z-scores beyond are set to this; None = no limit
     min_count: int = 0  # variables with fewer values in the training split are rare; 0 = none are
     rare: tuple[str, ...] = ()  # variables whose events have the value PRESENT
 
-    def bounds(self, cohort: Cohort) -> NDArray[np.float64] | None:
-        """[2, V] Smallest and largest value of each variable in a batch; None if no value is changed.
+    @classmethod
+    def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> ZScore:
+        """Count the variables of the training split."""
+        if not min_count:
+            return cls(value_clip)
+        split = cohort.split("train")
+        count = np.zeros(len(cohort.vocabulary), dtype=np.int64)
+        for variable, _ in event_blocks(split.variable, split.value):
+            count += np.bincount(variable, minlength=len(count))
+        return cls(value_clip, min_count, tuple(cohort.vocabulary[v] for v in np.flatnonzero(count < min_count)))
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> ZScore:
+        transform = cls(content["clip"], content["min_count"], tuple(content["rare"]))
+        good_clip = transform.clip is None or (isinstance(transform.clip, float) and 0 < transform.clip < math.inf)
+        good_count = type(transform.min_count) is int and transform.min_count >= 0
+        if not good_clip or not good_count or not all(isinstance(name, str) for name in transform.rare):
+            raise ValueError
+        return transform
+
+    def as_plain(self) -> dict[str, Any]:
+        return {"name": Z_SCORE, **asdict(self), "rare": list(self.rare)}
+
+    def options(self) -> dict[str, Any]:
+        return {"value_clip": self.clip, "min_count": self.min_count}
+
+    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> ZScore:
+        """New variables count as rare."""
+        if not self.min_count:
+            return self
+        return replace(self, rare=tuple(sorted({*self.rare, *(name for name in vocabulary if name not in known)})))
+
+    def change(self, cohort: Cohort) -> ValueChange | None:
+        """Clip to a smallest and a largest value of each variable.
 
         Variables without statistics keep raw values, which standard deviations cannot limit.
         """
@@ -38,19 +112,9 @@ class ValueTransform:
         if self.clip is None and not rare.any():
             return None
         limit = np.where(np.isfinite(cohort.std), math.inf if self.clip is None else self.clip, math.inf)
-        bounds = np.stack([-limit, limit])
+        bounds = np.stack([-limit, limit])  # [2, V]
         bounds[:, rare] = PRESENT
-        return bounds
-
-    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> "ValueTransform":
-        """The same for data with variables that the training data did not have: they count as rare."""
-        if not self.min_count:
-            return self
-        return replace(self, rare=tuple(sorted({*self.rare, *(name for name in vocabulary if name not in known)})))
-
-    def as_plain(self) -> dict[str, Any]:
-        """For JSON and checkpoints."""
-        return {**asdict(self), "rare": list(self.rare)}
+        return partial(_clip, bounds)
 
     def __str__(self) -> str:
         if self == AS_STORED:
@@ -68,34 +132,31 @@ class ValueTransform:
         return f"variables with fewer than {self.min_count:,} training values get the value {PRESENT:g}: {named}"
 
 
-AS_STORED = ValueTransform()
+def _clip(bounds: NDArray[np.float64], variable: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(value, *bounds[:, variable])
 
 
-def choose_transform(cohort: Cohort, clip: float | None, min_count: int) -> ValueTransform:
-    """The transform for a new model: variables are counted in the training split."""
-    if not min_count:
-        return ValueTransform(clip)
-    split = cohort.split("train")
-    count = np.zeros(len(cohort.vocabulary), dtype=np.int64)
-    for start in range(0, split.n_events, EVENTS_PER_BLOCK):
-        count += np.bincount(split.variable[start : start + EVENTS_PER_BLOCK], minlength=len(count))
-    return ValueTransform(clip, min_count, tuple(cohort.vocabulary[v] for v in np.flatnonzero(count < min_count)))
+VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore}
+AS_STORED = ZScore()
 
 
 def read_transform(content: Any, path: Path) -> ValueTransform:
-    """The transform that a checkpoint records; a checkpoint that records none was trained on values as stored.
+    """The transform that a checkpoint records; one that records none was trained on values as stored.
 
     Raises:
-        InputError: it is not as a training run writes it.
+        InputError: it is not as a training run writes it, or has a name that is not among VALUE_TRANSFORMS.
     """
     if content is None:
         return AS_STORED
+    name = content.get("name", Z_SCORE) if isinstance(content, dict) else Z_SCORE  # z_score had no name at first
+    if name not in list(VALUE_TRANSFORMS):  # a damaged name may not be hashable
+        raise InputError(
+            f"{path}: has the value transform {name!r}, which this version does not know; it knows "
+            f"{', '.join(VALUE_TRANSFORMS)}. Use the version that it was trained with."
+        )
     try:
-        transform = ValueTransform(content["clip"], content["min_count"], tuple(content["rare"]))
-        good_clip = transform.clip is None or (isinstance(transform.clip, float) and 0 < transform.clip < math.inf)
-        good_count = type(transform.min_count) is int and transform.min_count >= 0
-        if good_clip and good_count and all(isinstance(name, str) for name in transform.rare):
-            return transform
-    except (TypeError, KeyError):
-        pass
-    raise InputError(f"{path}: its {VALUE_TRANSFORM} {str(content)[:200]!r} is damaged. Use another copy of the file.")
+        return VALUE_TRANSFORMS[name].from_plain(content)
+    except (TypeError, KeyError, ValueError):
+        raise InputError(
+            f"{path}: its {VALUE_TRANSFORM} {str(content)[:200]!r} is damaged. Use another copy of the file."
+        ) from None

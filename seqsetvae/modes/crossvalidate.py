@@ -112,7 +112,7 @@ def _of_fold(settings: Settings, folder: Path, fold: Cohort, repeat: int) -> Col
     columns = {"stay_id": ids, "label": label} | predictions
     if settings.baselines == "all":
         baseline_ids, log_odds = baseline_log_odds(
-            finetune.loaders(of_run, fold, new_transform(of_run.values, fold)), "valid"
+            finetune.loaders(of_run, fold, new_transform(of_run.architecture, of_run.values, fold)), "valid"
         )
         order = np.argsort(baseline_ids)[np.argsort(np.argsort(ids))]
         assert (baseline_ids[order] == ids).all()

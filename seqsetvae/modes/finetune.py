@@ -223,7 +223,7 @@ def backbone_for(settings: Settings, cohort: Cohort) -> tuple[Any, ValueTransfor
     from seqsetvae.training.pretrained import load_pretrained
 
     if settings.from_random_weights:
-        return untrained(settings, cohort), new_transform(settings.values, cohort), None
+        return untrained(settings, cohort), new_transform(settings.architecture, settings.values, cohort), None
     width = cohort.embeddings.shape[1]
     backbone, checkpoint, report = load_pretrained(
         settings.pretrained, settings.architecture, settings.data, width, settings.values
@@ -249,7 +249,8 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     cohort = open_data(settings.data, settings.run.output_root_dir)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
-        return cohort, untrained(settings, cohort), new_transform(settings.values, cohort), None
+        transform = new_transform(settings.architecture, settings.values, cohort)
+        return cohort, untrained(settings, cohort), transform, None
     backbone, checkpoint, report = loaded
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     return cohort, backbone, value_transform(checkpoint, cohort), report

@@ -115,7 +115,7 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     cohort = open_data(settings.data, settings.run.output_root_dir)
     cohort.split("train"), cohort.split("valid")
     if checkpoint is None:
-        return cohort, model, new_transform(settings.values, cohort), None
+        return cohort, model, new_transform(settings.architecture, settings.values, cohort), None
     check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     return cohort, model, value_transform(checkpoint, cohort), report
 

@@ -13,7 +13,7 @@ from seqsetvae import losses
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import load_backbone, read_checkpoint
-from seqsetvae.cohort import Cohort, find_cohort
+from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.loading import collate
 
 HEADS: dict[str, Any] = {
@@ -27,7 +27,7 @@ HEADS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def cohort(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return find_cohort(golden / "tiny", cache_root=tmp_path_factory.mktemp("golden"), progress=False)
+    return open_or_compile(golden / "tiny", cache_root=tmp_path_factory.mktemp("golden"), progress=False)
 
 
 def _load(path: Path, dtype: torch.dtype) -> Backbone:

@@ -12,7 +12,7 @@ Row = tuple[str | None, float | None, float | None]  # variable, value, minute
 
 
 class Folder:
-    """A processed/ folder in the making: patient_ehr/, stats.csv, oc.csv, cached.csv."""
+    """A processed/ folder under construction: patient_ehr/, stats.csv, oc.csv, cached.csv."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.ehr = root, root / "patient_ehr"

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find, find_cohort, is_compiled, notices, open_cohort
+from seqsetvae.cohort import Cohort, find, is_compiled, notices, open_cohort, open_or_compile
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
+from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError
 from tests.tiny import largest_file
@@ -20,14 +22,16 @@ from .test_compile import compiled
 
 def found(folder: Folder, **options: object) -> Cohort:
     cache = folder.root.parent / "cache"
-    return find_cohort(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
+    return open_or_compile(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
 
 
 def test_an_old_layout_is_compiled_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = found(folder)
     monkeypatch.setattr("seqsetvae.cohort.find.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
     assert found(folder).path == first.path
-    assert find_cohort(folder.root, cache_root=first.path.parent).path == first.path  # its parent names the same data
+    assert (
+        open_or_compile(folder.root, cache_root=first.path.parent).path == first.path
+    )  # its parent names the same data
     for file in folder.root.rglob("*.*"):
         file.touch()  # times are not content
     assert found(folder).path == first.path
@@ -48,7 +52,7 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
+def test_any_change_compiles_again(folder: Folder, change: str) -> None:
     before = found(folder)
     CHANGES[change](folder)
     after = found(folder)
@@ -59,26 +63,26 @@ def test_any_change_compiles_afresh(folder: Folder, change: str) -> None:
 def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
     other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
-    paths = {found(folder).path, found(folder, label_name="sepsis").path, found(folder, stats_path=other).path}
-    assert len(paths) == 3
+    with_other = found(folder, named=SideFiles(stats=other))
+    assert len({found(folder).path, found(folder, label_name="sepsis").path, with_other.path}) == 3
     assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
-    assert found(folder, stats_path=other).split("train").value.tolist() == [90, 3, 70, 1]
+    assert with_other.split("train").value.tolist() == [90, 3, 70, 1]
 
 
 def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
     cohort = compiled(folder)
-    assert find_cohort(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
+    assert open_or_compile(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
     with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
-        find_cohort(cohort.path, label_path="oc.csv", cache_root=folder.root)
+        open_or_compile(cohort.path, named=SideFiles(labels=Path("oc.csv")), cache_root=folder.root)
 
 
 def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n")
     path = compiled(folder, label_name="died").path
     for label_name in (None, "died"):
-        assert find_cohort(path, label_name=label_name, cache_root=folder.root).label_name == "died"
+        assert open_or_compile(path, label_name=label_name, cache_root=folder.root).label_name == "died"
     with pytest.raises(InputError, match=r"--label_name sepsis: .*out was compiled with the label died\."):
-        find_cohort(path, label_name="sepsis", cache_root=folder.root)
+        open_or_compile(path, label_name="sepsis", cache_root=folder.root)
 
 
 def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder: Folder) -> None:
@@ -95,19 +99,19 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
         return real(**options)
 
     monkeypatch.setattr(find, "tqdm", recorded)
-    find_cohort(folder.ehr, cache_root=folder.root.parent / "cache")
+    open_or_compile(folder.ehr, cache_root=folder.root.parent / "cache")
     assert bars == [(6, None)] * 2  # disable None = shown on a terminal only
     found(folder)
     assert bars[2:] == [(6, True)]
 
 
-def test_stats_csv_may_lie_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
+def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
     moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
     assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
     elsewhere = moved.rename(folder.root.parent / "elsewhere.csv")
-    assert found(folder, stats_path=elsewhere).mean.tolist() == [80, 2]
+    assert found(folder, named=SideFiles(stats=elsewhere)).mean.tolist() == [80, 2]
     with pytest.raises(InputError, match=r"--params_map_path nowhere\.csv: no such file"):
-        found(folder, stats_path="nowhere.csv")
+        found(folder, named=SideFiles(stats=Path("nowhere.csv")))
 
 
 def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_says_so(folder: Folder) -> None:
@@ -134,10 +138,10 @@ def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(fol
 def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:
     (folder.root / "patient_ehr").rename(folder.root / "ehr")
     with pytest.raises(InputError, match=r"neither a compiled cohort.*Found: cached.csv, ehr/, oc.csv, stats.csv"):
-        find_cohort(folder.root, cache_root=folder.root)
+        open_or_compile(folder.root, cache_root=folder.root)
 
 
-def test_one_split_alone_will_do(folder: Folder) -> None:
+def test_one_split_is_enough(folder: Folder) -> None:
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
     assert list(found(folder).splits) == ["valid"]
@@ -147,7 +151,7 @@ def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.Monke
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compiling, "_normalise", crash)
+    monkeypatch.setattr(compiling, "normalise", crash)
     with pytest.raises(KeyboardInterrupt):
         compiled(folder)
     assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
@@ -179,14 +183,14 @@ def test_an_existing_folder_is_never_overwritten(folder: Folder) -> None:
 
 
 def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compiling._write_skipped
+    real = compiling.write_skipped
 
     def overtaken(partial: Path, skips: list[object]) -> None:
-        monkeypatch.setattr(compiling, "_write_skipped", real)
+        monkeypatch.setattr(compiling, "write_skipped", real)
         found(folder)  # another process finishes the same entry while this one still works
         real(partial, skips)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_write_skipped", overtaken)
+    monkeypatch.setattr(compiling, "write_skipped", overtaken)
     cohort = found(folder)
     assert [path.name for path in cohort.path.parent.iterdir()] == [cohort.path.name]
 
@@ -194,13 +198,13 @@ def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pyte
 def test_files_that_change_while_they_are_compiled_leave_no_entry(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = compiling._write_skipped
+    real = compiling.write_skipped
 
     def disturbed(partial: Path, skips: list[object]) -> None:
         folder.stay("train", "2.0", [("lactate", 1.5, 5)])
         real(partial, skips)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_write_skipped", disturbed)
+    monkeypatch.setattr(compiling, "write_skipped", disturbed)
     with pytest.raises(InputError, match="files changed while they were being compiled"):
         found(folder)
     assert not list((folder.root.parent / "cache").iterdir())
@@ -255,7 +259,7 @@ def test_a_damaged_skipped_csv_is_an_error(
     path = compiled(folder).path
     (path / "skipped.csv").write_text(text)
     with pytest.raises(InputError, match=f"skipped.csv: damaged .*{message}.*compile the data again"):
-        compiling.read_skipped(path)
+        read_skipped(path)
     assert main(["check", str(path)]) == 1
     assert "skipped.csv: damaged" in capsys.readouterr().out
 
@@ -269,14 +273,14 @@ def test_a_damaged_skipped_csv_is_an_error(
         ('{"format": "seqsetvae-cohort", "version": 1}', "damaged .vocabulary"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_says_why(tmp_path: Path, content: str, message: str) -> None:
+def test_a_manifest_that_cannot_be_used_is_an_error_with_a_reason(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     assert is_compiled(tmp_path)
     with pytest.raises(InputError, match=message):
         open_cohort(tmp_path)
 
 
-def test_a_folder_that_is_no_cohort(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_cohort(tmp_path: Path) -> None:
     assert not is_compiled(tmp_path)
     with pytest.raises(InputError, match="is not a compiled cohort"):
         open_cohort(tmp_path)

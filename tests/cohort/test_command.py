@@ -34,7 +34,7 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
     assert text.endswith("\n".join(notices(open_cohort(out))) + "\n")
 
 
-def test_notices_say_what_is_odd_a_line_each(folder: Folder) -> None:
+def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     assert notices(compiled(folder)) == []
     bad = folder.stay("train", "7", [("lactate", float("nan"), 0)])
     folder.stay("train", "8", [])
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
         os.kill(os.getpid(), signal.SIGINT)  # while unfinished files are removed
         real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "_normalise", pressed)
+    monkeypatch.setattr(compiling, "normalise", pressed)
     monkeypatch.setattr(shutil, "rmtree", pressed_again)
     before = signal.getsignal(signal.SIGINT)
     assert main(["compile", str(folder.ehr), str(folder.root.parent / "out")]) == 130

@@ -1,4 +1,4 @@
-"""What a compiled cohort holds: the arrays against a naive pandas twin, order, sets, statistics, embeddings."""
+"""What a compiled cohort contains: arrays (compared with naive pandas code), order, sets, statistics, embeddings."""
 
 import pickle
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def random_layout(folder: Folder, n_stays: int, seed: int = 0) -> None:
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nGröße é,3\n")
 
 
-def twin(file: Path, stats: dict[str, tuple[float, float]]) -> list[tuple[float, list[tuple[str, float]]]]:
+def with_pandas(file: Path, stats: dict[str, tuple[float, float]]) -> list[tuple[float, list[tuple[str, float]]]]:
     """The sets of one file, the plain way."""
     table = pd.read_parquet(file)
     key = ["minute", "set_index"] if "set_index" in table else ["minute"]
@@ -81,12 +81,12 @@ def twin(file: Path, stats: dict[str, tuple[float, float]]) -> list[tuple[float,
     return sets
 
 
-def test_arrays_equal_a_naive_twin(folder: Folder) -> None:
+def test_arrays_equal_a_naive_pandas_implementation(folder: Folder) -> None:
     random_layout(folder, 40)
     cohort = compiled(folder)
     stats = {"heart rate": (80.0, 10.0), "lactate": (2.0, 1.0)}
     for at, stay in enumerate(cohort.split("test").stay_id):
-        assert sets_of(cohort, "test", at) == twin(folder.ehr / "test" / f"{stay}.0.parquet", stats)
+        assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet", stats)
 
 
 def test_threads_and_chunks_do_not_change_the_result(folder: Folder) -> None:
@@ -125,7 +125,7 @@ def test_two_set_indices_of_one_minute_stay_two_sets(folder: Folder) -> None:
     ]
 
 
-def test_ordinary_oddities_just_work(folder: Folder) -> None:
+def test_unusual_but_valid_data_compile(folder: Folder) -> None:
     folder.stay("test", "10", [("lactate", i, 0) for i in range(300)])  # a set of 300 events, all one variable
     folder.stay("test", "11", [("heart rate", 80, i) for i in range(3000)])  # thousands of sets
     folder.stay("test", "12", [("Taux de créatinine (µmol/L), à jeun", 1.5, 7)])  # one event
@@ -163,7 +163,7 @@ def test_a_constant_of_training_keeps_a_value_of_one(folder: Folder) -> None:
     assert sets_of(cohort, "train", 2)[0] == (0, [("ICU type", 1.0), ("shift", -1.0), ("flag", 0.0)])
 
 
-def test_a_variable_that_training_lacks_has_no_statistics(folder: Folder) -> None:
+def test_a_variable_that_does_not_occur_in_training_has_no_statistics(folder: Folder) -> None:
     folder.stay("valid", "4", [("ferritin", 300, 0)])
     cohort = train_only(folder)
     assert np.isnan(cohort.mean[0])
@@ -216,7 +216,7 @@ def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path)
     for at, stay in enumerate(cohort.split("train").stay_id):
         file = tiny / "patient_ehr" / "train" / f"{stay}.0.parquet"
         assert len(sets_of(cohort, "train", at)) == len(expected[f"{stay}/mu"])
-        for got, want in zip(sets_of(cohort, "train", at), twin(file, stats), strict=True):
+        for got, want in zip(sets_of(cohort, "train", at), with_pandas(file, stats), strict=True):
             assert got[0] == want[0]
             assert [v for v, _ in got[1]] == [v for v, _ in want[1]]
             np.testing.assert_allclose([z for _, z in got[1]], [z for _, z in want[1]], rtol=1e-12)

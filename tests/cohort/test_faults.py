@@ -11,7 +11,7 @@ import pytest
 from seqsetvae.cohort import Cohort, checks, compile_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
 
@@ -153,7 +153,7 @@ def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
     assert (Path(skip.file).name, skip.reason, skip.is_fault) == ("9.parquet", "the stay has no rows", False)
 
 
-def test_a_split_of_nothing_but_empty_stays_is_an_error(folder: Folder) -> None:
+def test_a_split_with_only_empty_stays_is_an_error(folder: Folder) -> None:
     folder.stay("test", "9", [])
     with pytest.raises(InputError, match="split test has no usable stay"):
         compiled(folder)
@@ -201,7 +201,7 @@ def test_variables_without_an_embedding_are_all_listed(folder: Folder) -> None:
 
 def test_an_embedding_that_is_not_finite_is_an_error(folder: Folder) -> None:
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,nan\n")
-    with pytest.raises(InputError, match="embedding of 'lactate' holds numbers that are not finite"):
+    with pytest.raises(InputError, match="embedding of 'lactate' contains numbers that are not finite"):
         compiled(folder)
 
 
@@ -266,12 +266,12 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
         "test: 1 stays without a label",
         "'lactate': 1 events, furthest 999 (z = +997.0)",
         "'ferritin': 1 events",
-        "Verdict: NOT ready: 5 to mend",
+        "Verdict: NOT ready: 5 to correct",
     ):
         assert expected in text
 
 
-def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_good_data_as_ready_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     folder.stay("valid", "4", [("lactate", 1, 0)])
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n4,0\n")
     cohort = compiled(folder)
@@ -280,7 +280,7 @@ def test_check_says_ready_of_good_data_in_either_form(folder: Folder, capsys: py
         assert capsys.readouterr().out.endswith("Verdict: ready for training, 0 worth a look.\n")
 
 
-def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n4,0\n")
     folder.stay("valid", "4", [("lactate", 1, 0)])
     elsewhere = folder.root.parent / "elsewhere"
@@ -302,7 +302,7 @@ def test_check_takes_side_files_from_where_they_lie(folder: Folder, capsys: pyte
         assert text.endswith("Verdict: ready for training, 0 worth a look.\n")
 
 
-def test_check_of_what_cannot_be_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, stats = str(compiled(folder).path), str(folder.root / "stats.csv")
     for arguments, message in (
         ([cohort, "--stats", stats], f"Leave out --params_map_path {stats}"),
@@ -336,7 +336,7 @@ def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch
     values = [200.0, -500, 80, 700, -541, 60]  # mean 80, std 10: beyond 10 standard deviations but for 80 and 60
     folder.stay("train", "9", [("heart rate", value, minute) for minute, value in enumerate(values)])
     for n_events in (1 << 20, 2):
-        monkeypatch.setattr(checks, "EVENTS_PER_BLOCK", n_events)
+        monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", n_events)
         (line,) = [note for note in check_folder(folder.ehr).remarks if "beyond 10" in note]
         assert line.endswith("'heart rate': 4 events, furthest -541 (z = -62.1)")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,14 @@ def test_a_part_of_the_training_stays_keeps_the_held_out_ones(compiled: Cohort) 
 def test_more_folds_than_stays_of_a_class_are_refused(compiled: Cohort, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folds: received 50; .* has only \d+ labelled"):
         next(folds(compiled, 50, seed=1))
+
+
+def test_all_stays_of_a_subject_are_in_one_fold(compiled: Cohort) -> None:
+    subjects = {name: compiled.split(name).stay_id // 3 for name in ("train", "valid")}
+    several = replace(compiled, splits={name: copy.copy(compiled.split(name)) for name in subjects})
+    for name, subject in subjects.items():
+        several.split(name).subject_id = subject
+    for fold in folds(several, 3, seed=1):
+        inside, outside = (set(fold.split(name).subject_id.tolist()) for name in ("train", "valid"))
+        assert outside
+        assert not inside & outside

@@ -9,7 +9,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum, read_manifest
+from seqsetvae.cohort.manifest import CHECKSUM, VALUES, manifest_checksum, read_manifest
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
@@ -20,7 +20,7 @@ def _change(path: Path, keep_checksum: bool = False, **changes: Any) -> None:
     """Change values of a manifest, as a cohort from before the checksum would hold them."""
     manifest = read_manifest(path) | changes
     if not keep_checksum:
-        del manifest[CHECKSUM]
+        del manifest[CHECKSUM], manifest[VALUES]
     (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -73,7 +73,23 @@ def test_a_cohort_from_before_the_checksum_still_opens(folder: Folder) -> None:
     assert open_cohort(cohort.path).content_hash == cohort.content_hash
 
 
-def test_a_checksum_under_a_damaged_name_does_not_make_a_cohort_older(folder: Folder) -> None:
+def test_the_manifest_names_how_values_are_stored(folder: Folder) -> None:
+    cohort = compiled(folder)
+    assert cohort.manifest["values"] == "z_score"
+    manifest = {**cohort.manifest, "values": "ranks"}
+    manifest[CHECKSUM] = manifest_checksum(manifest)
+    (cohort.path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match=r"values are stored as 'ranks', while this program reads 'z_score'"):
+        open_cohort(cohort.path)
+
+
+def test_a_cohort_that_does_not_name_how_values_are_stored_holds_z_scores(folder: Folder) -> None:
+    cohort = compiled(folder)
+    _change(cohort.path)
+    assert VALUES not in open_cohort(cohort.path).manifest
+
+
+def test_a_checksum_with_a_damaged_name_is_an_error(folder: Folder) -> None:
     path = compiled(folder).path
     _change(path, manifest_checksul="0" * 64)
     with pytest.raises(InputError, match=r"damaged .manifest_checksum is missing beside manifest_checksul"):

@@ -53,7 +53,7 @@ def test_stays_and_labels_take_a_few_bytes_each(many: Folder) -> None:
         "key": lambda: content_key(files, "in_hospital_mortality", False),
     }
     for what, one in work.items():
-        one()  # what is imported or cached once is no stay's
+        one()  # what is imported or cached once does not count
         kept, peak = _bytes_a_stay(one)
         assert kept < 40, what
         assert peak < 250, what  # much of it is fixed: 64 files are hashed ahead

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import Cohort, compile_cohort, normalise, open_cohort
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.sources import physionet2012
-from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012, choose_fractions
+from seqsetvae.cohort.sources import physionet_files
+from seqsetvae.cohort.sources.divide import choose_fractions
+from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012
 from seqsetvae.errors import InputError
 
 from .test_compile import sets_of
@@ -145,7 +146,7 @@ def test_a_damaged_archive_is_an_error_that_names_it(src: Path, damage: str) -> 
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar.gz", ".zip"])
-def test_the_side_files_of_a_mac_are_no_stays(src: Path, suffix: str) -> None:
+def test_hidden_files_of_macos_are_ignored(src: Path, suffix: str) -> None:
     (src / "set-a" / "._132.txt").write_bytes(b"\0\5\26\7")
     if suffix:
         in_archive(src, suffix)
@@ -158,7 +159,7 @@ def test_late_times_keep_events_apart(src: Path) -> None:
     (src / "set-a" / "100.txt").write_text(late.format(id=100))
     cohort = compiled(src, assigned={"train": ["a", "b"]})
     assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 7, 100_007, 600_059]
-    assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # nor is anything taken for a row of the next stay
+    assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # and no row is assigned to the next stay
 
 
 def test_an_unknown_icu_type_is_missing(src: Path) -> None:
@@ -216,7 +217,7 @@ def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path)
         (["--embeddings", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_invalid_flags_are_errors_with_a_reason(
     src: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["physionet2012", str(src), str(src / "out"), *options]) == 2
@@ -310,8 +311,8 @@ def test_the_readmes_command_reads_a_set_c_that_has_rows_without_a_name(
 def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It took 58 s for a set of 4,000 stays, where all texts at once take 2 s."""
     calls = []
-    real = physionet2012.pacsv.read_csv
-    monkeypatch.setattr(physionet2012.pacsv, "read_csv", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = physionet_files.pacsv.read_csv
+    monkeypatch.setattr(physionet_files.pacsv, "read_csv", lambda *a, **k: calls.append(1) or real(*a, **k))
     for at, row in enumerate(("00:40,HR,fast", "00:40,HR", "00:40", "25:99,HR,80", "10:45,,1.9", "0:0,ICUType,9")):
         add_rows(src, "a", range(100 + 6 * at, 106 + 6 * at), row)
     assert len(PhysioNet2012(src).skips) == 30
@@ -320,7 +321,7 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
 
 def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[tuple[object, object]] = []
-    for module in (physionet2012, compiling):
+    for module in (physionet_files, compiling, normalise):
         real = module.tqdm
 
         def recorded(real: Callable[..., object] = real, **options: object) -> object:
@@ -395,7 +396,7 @@ def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -
         compile_cohort(source, src.parent / "out", label_name="death", skip_bad=True)
 
 
-def test_an_earlier_cohort_lends_its_statistics_and_embeddings(src: Path, tmp_path: Path) -> None:
+def test_statistics_and_embeddings_can_be_those_of_an_earlier_cohort(src: Path, tmp_path: Path) -> None:
     """So that a later set means to a checkpoint what the earlier one meant, with no stats.csv at hand."""
     train, later = tmp_path / "train", tmp_path / "later"
     assert main(["physionet2012", str(src), str(train), "--embedding_dim", "5"]) == 0

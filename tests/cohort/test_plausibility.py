@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import plausibility
-from seqsetvae.cohort.checks import Findings, check_folder
+from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.describe import Findings
 from seqsetvae.cohort.plausibility import equal_stays, last_seen
 from seqsetvae.errors import InputError
 
@@ -177,7 +178,7 @@ def test_statistics_that_make_absurd_z_scores_stop_the_compilation(
     assert main(["check", str(hospital.root)]) == 1
     text = capsys.readouterr().out
     assert "stats.csv cannot normalise 1 variables" in text
-    assert "Verdict: NOT ready: 1 to mend, 0 worth a look." in text
+    assert "Verdict: NOT ready: 1 to correct, 0 worth a look." in text
 
 
 def test_check_says_nothing_about_labels_that_it_could_not_read(folder: Folder) -> None:

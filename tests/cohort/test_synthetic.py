@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Split, find_cohort
+from seqsetvae.cohort import Split, open_or_compile
 from seqsetvae.cohort.sources import synthetic
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.errors import InputError
@@ -31,7 +31,7 @@ def auroc(score: np.ndarray, label: np.ndarray) -> float:
 
 
 def test_a_linear_model_learns_it_but_not_perfectly(tmp_path: Path) -> None:
-    cohort = find_cohort(write_synthetic(tmp_path / "data"), cache_root=tmp_path / "cache")
+    cohort = open_or_compile(write_synthetic(tmp_path / "data"), cache_root=tmp_path / "cache")
     assert cohort.manifest["source"].endswith(": synthetic, no real patients (600 stays, seed 0)")
     train = cohort.split("train")
     x, y = features(train, len(cohort.vocabulary)), train.label.astype(float)
@@ -46,7 +46,7 @@ def test_equal_seeds_write_equal_data(tmp_path: Path) -> None:
     hashes = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         data = write_synthetic(tmp_path / name, n_stays=20, seed=seed, embedding_width=3)
-        hashes.append(find_cohort(data, cache_root=tmp_path / "cache").content_hash)
+        hashes.append(open_or_compile(data, cache_root=tmp_path / "cache").content_hash)
     assert hashes[0] == hashes[1] != hashes[2]
     with pytest.raises(InputError, match="exists already"):
         write_synthetic(tmp_path / "a")

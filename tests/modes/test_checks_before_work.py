@@ -34,7 +34,7 @@ def _edit(file: Path, change: Callable[[str], str]) -> None:
 @pytest.fixture
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint may be read, and no data may be hashed or compiled."""
-    for name in ("training.pretrained.read_checkpoint", "cohort.open.find_cohort"):
+    for name in ("training.pretrained.read_checkpoint", "cohort.open.open_or_compile"):
         monkeypatch.setattr(f"seqsetvae.{name}", lambda *_, **__: pytest.fail("something slow was begun"))
 
 
@@ -101,7 +101,7 @@ def test_the_embedding_width_is_compared_before_the_data_are_hashed(
     data: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (data / "cached.csv").unlink()  # embeddings are then generated, with another width
-    monkeypatch.setattr("seqsetvae.cohort.open.find_cohort", lambda *_, **__: pytest.fail("the data were hashed"))
+    monkeypatch.setattr("seqsetvae.cohort.open.open_or_compile", lambda *_, **__: pytest.fail("the data were hashed"))
     status, printed, errors = finetune(pretrained, data, tmp_path / "out")
     assert (status, printed) == (2, "")
     assert "variable embeddings of width 12; those of the data" in errors

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, find_cohort, transform
+from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.cohort.export import StayTable, write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, choose_transform, read_transform
+from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.feature_cache import FeatureFolder
@@ -52,7 +52,7 @@ def wild_layout(out: Path, heart_rate: float = 80 + 10 * 25_000, ferritin: float
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     root = tmp_path_factory.mktemp("wild")
-    return find_cohort(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
+    return open_or_compile(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def values_of(cohort: Cohort, change: ValueTransform, split: str) -> dict[tuple[
 
 
 def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None:
-    plain = values_of(wild, ValueTransform(), "train")
-    changed = values_of(wild, choose_transform(wild, CLIP, MIN_COUNT), "train")
+    plain = values_of(wild, ZScore(), "train")
+    changed = values_of(wild, ZScore.fit(wild, value_clip=CLIP, min_count=MIN_COUNT), "train")
     assert plain[900_001, "heart rate"][-1] == 25_000
     assert plain[900_001, "ferritin"].tolist() == [27.0]
     assert changed[900_001, "heart rate"][-1] == 10
@@ -95,21 +95,21 @@ def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None
 
 
 def test_no_setting_no_change(wild: Cohort) -> None:
-    assert choose_transform(wild, None, 0) == ValueTransform()
-    assert ValueTransform().bounds(wild) is None
+    assert ZScore.fit(wild, value_clip=None, min_count=0) == ZScore()
+    assert ZScore().change(wild) is None
 
 
 def test_variables_are_counted_in_the_training_split_alone(wild: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform, "EVENTS_PER_BLOCK", 1000)
-    assert choose_transform(wild, None, 1).rare == ()
-    assert choose_transform(wild, None, 2).rare == ("ferritin",)  # the other one is a validation stay's
-    assert choose_transform(wild, None, 41).rare == ("ferritin", "x9")
+    monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 1000)
+    assert ZScore.fit(wild, value_clip=None, min_count=1).rare == ()
+    assert ZScore.fit(wild, value_clip=None, min_count=2).rare == ("ferritin",)  # the other one is a validation stay's
+    assert ZScore.fit(wild, value_clip=None, min_count=41).rare == ("ferritin", "x9")
 
 
 def test_variables_that_training_did_not_have_are_rare() -> None:
-    change = ValueTransform(10.0, 5, ("b",))
+    change = ZScore(10.0, 5, ("b",))
     assert change.with_unknown(["a", "b", "new"], known=["a", "b"]).rare == ("b", "new")
-    assert ValueTransform(10.0).with_unknown(["new"], known=[]).rare == ()  # min_count is off
+    assert ZScore(10.0).with_unknown(["new"], known=[]).rare == ()  # min_count is off
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
@@ -117,7 +117,7 @@ def test_variables_that_training_did_not_have_are_rare() -> None:
 
 def test_a_new_pretrained_checkpoint_records_it(new_checkpoint: Path) -> None:
     content = torch.load(new_checkpoint, weights_only=True)
-    assert content[VALUE_TRANSFORM] == {"clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
+    assert content[VALUE_TRANSFORM] == {"name": "z_score", "clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
 
 
 def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
@@ -126,7 +126,7 @@ def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
     status, said, errors = finetune(new_checkpoint, wild.path, tmp_path, max_epochs=1, unfreeze_after="none")
     assert status == 0, errors
     run = run_of(tmp_path)
-    expected = {"clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
+    expected = {"name": "z_score", "clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
     assert json.loads((run / "config.json").read_text(encoding="utf-8"))["values"] == expected
     saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["hyper_parameters"]
     assert saved[VALUE_TRANSFORM] == expected
@@ -159,7 +159,7 @@ def test_a_checkpoint_without_it_means_values_as_stored(pretrained: Path, compil
     assert status == 0, errors
     assert "Values: as stored" in said
     values = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["values"]
-    assert values == {"clip": None, "min_count": 0, "rare": []}
+    assert values == {"name": "z_score", "clip": None, "min_count": 0, "rare": []}
 
 
 def test_random_weights_use_the_settings(compiled: Cohort, tmp_path: Path) -> None:
@@ -192,17 +192,28 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(
 
 def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     good = {"clip": 10.0, "min_count": 20, "rare": ["a"]}
-    assert read_transform(good, tmp_path) == ValueTransform(10.0, 20, ("a",))
-    assert read_transform(ValueTransform(10.0, 20, ("a",)).as_plain(), tmp_path).rare == ("a",)
+    assert read_transform(good, tmp_path) == ZScore(10.0, 20, ("a",))
+    assert read_transform(ZScore(10.0, 20, ("a",)).as_plain(), tmp_path).rare == ("a",)
     for bad in (3, {}, {**good, "clip": -1.0}, {**good, "clip": float("nan")}, {**good, "min_count": None},
                 {**good, "rare": [3]}):  # fmt: skip
         with pytest.raises(InputError, match=r"value_transform .* is damaged"):
             read_transform(bad, tmp_path)
 
 
+def test_a_record_without_a_name_is_the_z_score_and_another_name_is_an_error(tmp_path: Path) -> None:
+    assert read_transform(None, tmp_path) == ZScore()  # checkpoints from before there were transforms
+    record = ZScore(10.0, 20, ("a",)).as_plain()
+    assert record.pop("name") == "z_score"
+    assert read_transform(record, tmp_path) == ZScore(10.0, 20, ("a",))
+    with pytest.raises(InputError, match=r"transform 'ranks', which this version does not know; it knows z_score"):
+        read_transform({"name": "ranks"}, tmp_path)
+    with pytest.raises(InputError, match="which this version does not know"):
+        read_transform({**record, "name": ["z_score"]}, tmp_path)
+
+
 def test_features_of_other_values_are_other_features(compiled: Cohort, tmp_path: Path) -> None:
     paths = set()
-    for change in (ValueTransform(), ValueTransform(10.0), ValueTransform(5.0), ValueTransform(5.0, 20, ("age",))):
+    for change in (ZScore(), ZScore(10.0), ZScore(5.0), ZScore(5.0, 20, ("age",))):
         data = CohortDataModule(compiled, batch_size=16, max_events=10**6, transform=change)
         paths.add(FeatureFolder.of(tmp_path, fine_tuner(compiled), data, "train", CPU).path)
     assert len(paths) == 4

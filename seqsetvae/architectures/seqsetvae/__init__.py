@@ -23,6 +23,7 @@ __all__ = [
     "OFFERS",
     "PRESETS",
     "SKIPPED",
+    "VALUE_TRANSFORM",
     "Sizes",
     "build",
     "canonical_name",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 OFFERS = frozenset({"states"})
+VALUE_TRANSFORM = "z_score"
 
 
 def build(sizes: Sizes) -> Backbone:

@@ -18,6 +18,7 @@ __all__ = [
     "PRESETS",
     "RECIPE",
     "SKIPPED",
+    "VALUE_TRANSFORM",
     "Sizes",
     "build",
     "canonical_name",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 OFFERS = frozenset({"table"})
+VALUE_TRANSFORM = "z_score"
 SKIPPED: tuple[str, ...] = ()
 INERT: frozenset[str] = frozenset()
 NOT_IN_SHAPES: tuple[str, ...] = ()

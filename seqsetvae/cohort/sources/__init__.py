@@ -13,7 +13,7 @@ class Origin(Protocol):
     HELP: str  # what the subcommand does
 
     def add_flags(self, parser: ArgumentParser) -> None:
-        """Add its flags, OUT among them (opened.add_out)."""
+        """Add its flags; OUT and those of opened.add_common are added afterwards."""
         ...
 
     def open_source(self, arguments: Namespace) -> Opened:

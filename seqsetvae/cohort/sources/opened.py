@@ -10,6 +10,12 @@ from seqsetvae.cohort.format import is_compiled, open_cohort
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Embeddings, Labels, Stats, read_embeddings, read_stats
 from seqsetvae.cohort.tidy import Source
 
+_SIDE_FILES = {  # flag: (older name of the flag, what it takes)
+    "--stats": ("--params_map_path", "STATS_CSV"),
+    "--labels": ("--label_path", "OC_CSV"),
+    "--embeddings": ("--embeddings_path", "CACHED_CSV"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
@@ -17,7 +23,7 @@ class Opened:
 
     source: Source
     label_name: str
-    labels: Labels | None  # 0 or 1 by stay
+    labels: Labels | None  # 0 or 1 by stay number
     stats: Stats | None  # None: computed from the training split
     embeddings: Embeddings | None  # None: generated from the names
     embedding_dim: int  # width of generated embeddings
@@ -33,57 +39,33 @@ def stats_of(path: Path) -> Stats:
 
 
 def embeddings_of(path: Path | None, width: int) -> tuple[Embeddings | None, int]:
-    """Vectors of a cached.csv or of an earlier cohort, and the width of those made from names where there are none."""
+    """Vectors of a cached.csv or of an earlier cohort, and the width of generated ones where there are none."""
     if path is None:
         return None, width
     if not is_compiled(path):
         return read_embeddings(path), width
     cohort = open_cohort(path)
-    if cohort.embeddings_generated:  # made from names, they are the same in every cohort, for new variables too
+    if cohort.embeddings_generated:  # the same in every cohort, for new variables too
         return None, cohort.embeddings.shape[1]
     return Embeddings({name: row for row, name in enumerate(cohort.vocabulary)}, cohort.embeddings), width
 
 
-def add_out(parser: ArgumentParser) -> None:
-    """OUT."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
-
-
-def add_stats(parser: ArgumentParser, text: str) -> None:
-    """--stats, with its help text."""
-    parser.add_argument("--stats", "--params_map_path", type=Path, metavar="STATS_CSV", help=text)
-
-
-def add_labels(parser: ArgumentParser, text: str) -> None:
-    """--labels; `text` says what is used without it."""
-    parser.add_argument("--labels", "--label_path", type=Path, metavar="OC_CSV", help=text)
-
-
-def add_label_name(parser: ArgumentParser, default: str | None, text: str) -> None:
-    """--label_name; `text` says what is used without it."""
-    parser.add_argument("--label_name", default=default, help=f"column of oc.csv ({text})")
-
-
-def add_embeddings(parser: ArgumentParser, default: str) -> None:
-    """--embeddings; `default` says what is used without it."""
-    parser.add_argument(
-        "--embeddings",
-        "--embeddings_path",
-        type=Path,
-        metavar="CACHED_CSV",
-        help=f"a vector for each variable (default: {default})",
-    )
+def add_side_file(parser: ArgumentParser, flag: str, text: str) -> None:
+    """--stats, --labels or --embeddings, with its help text, which says what is used without it."""
+    older, metavar = _SIDE_FILES[flag]
+    parser.add_argument(flag, older, type=Path, metavar=metavar, help=text)
 
 
 def add_common(parser: ArgumentParser) -> None:
-    """The flags that every source has."""
-    width = f"width of vectors made from the names (default {DEFAULT_WIDTH})"
-    parser.add_argument("--embedding_dim", type=positive, metavar="I", help=width)
+    """OUT and the flags that every source has."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+    width = f"width of vectors generated from the names (default {DEFAULT_WIDTH})"
+    parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="threads (default: one per core)")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="threads (default: one per core)")
 
 
-def positive(text: str) -> int:
+def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")

@@ -2,8 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -13,17 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, stay_number
-from seqsetvae.cohort.sources.opened import (
-    DEFAULT_WIDTH,
-    Opened,
-    add_embeddings,
-    add_label_name,
-    add_labels,
-    add_out,
-    add_stats,
-)
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
+from seqsetvae.cohort.sources.opened import Opened, add_side_file
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
@@ -33,34 +25,26 @@ _NUMBERS = ("value", "minute", "set_index")
 _COLUMNS = ("variable", *_NUMBERS)
 
 
-@dataclass(frozen=True)
-class LayoutFiles:
-    """The files of an old layout.
-
-    None = there is none: statistics from the train split, no labels, embeddings made from the names.
-    """
-
-    patient_ehr: Path
-    stats: Path | None
-    labels: Path | None
-    embeddings: Path | None
-
-
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
-    add_out(parser)
-    add_stats(
-        parser, "mean and std of each variable (default: the stats.csv beside PATIENT_EHR, else from the train split)"
-    )
-    add_labels(parser, "default: the oc.csv beside PATIENT_EHR, if any")
-    add_label_name(parser, DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
-    add_embeddings(parser, "the cached.csv beside PATIENT_EHR, else made from the names")
+    add_side_files(parser, "PATIENT_EHR", DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
+
+
+def add_side_files(parser: ArgumentParser, folder: str, default_label: str | None, text: str) -> None:
+    """The flags of the side files of `folder`, and --label_name; `text` says what is used without that."""
+    stats = f"mean and std of each variable (default: the stats.csv beside {folder}, else from the train split)"
+    add_side_file(parser, "--stats", stats)
+    add_side_file(parser, "--labels", f"default: the oc.csv beside {folder}, if any")
+    parser.add_argument("--label_name", default=default_label, help=f"column of oc.csv ({text})")
+    vectors = f"a vector for each variable (default: the cached.csv beside {folder}, else generated from the names)"
+    add_side_file(parser, "--embeddings", vectors)
 
 
 def open_source(arguments: Namespace) -> Opened:
     """The layout that these flags name."""
-    files = locate_layout(arguments.patient_ehr, arguments.stats, arguments.labels, arguments.embeddings)
+    named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
+    files = locate_layout(arguments.patient_ehr, named)
     return open_layout(files, arguments.label_name, arguments.embedding_dim)
 
 
@@ -82,76 +66,11 @@ def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None =
     )
 
 
-def locate_layout(
-    data_dir: Path,
-    stats_path: str | Path | None = None,
-    label_path: str | Path | None = None,
-    embeddings_path: str | Path | None = None,
-) -> LayoutFiles:
-    """The files of an old layout: those given, else those beside or inside patient_ehr.
-
-    Raises:
-        InputError: no patient_ehr, or a file that was given does not exist.
-    """
-    patient_ehr = find_patient_ehr(data_dir)
-    stats = side_file(patient_ehr, "stats.csv", "--params_map_path", stats_path)
-    labels = side_file(patient_ehr, "oc.csv", "--label_path", label_path)
-    embeddings = side_file(patient_ehr, "cached.csv", "--embeddings_path", embeddings_path)
-    return LayoutFiles(patient_ehr, stats, labels, embeddings)
-
-
-def side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
-    """The file given, else the one of this name beside or in patient_ehr, if there is one.
-
-    Raises:
-        InputError: the file given does not exist.
-    """
-    if given is not None:
-        if not Path(given).is_file():
-            raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
-        return Path(given)
-    usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
-    return next((path for path in usual if path.is_file()), None)
-
-
-def find_patient_ehr(data_dir: Path) -> Path:
-    """The folder with the split folders: `data_dir` itself or its patient_ehr.
-
-    Raises:
-        InputError: neither has a folder train, valid or test with parquet files; says what was found.
-    """
-    for folder in (data_dir, data_dir / "patient_ehr"):
-        if any(any(_parquet_files(folder / split)) for split in SPLITS):
-            return folder
-    if not data_dir.is_dir():
-        raise InputError(f"{data_dir}: no such folder. Pass a patient_ehr folder or a compiled cohort.")
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in data_dir.iterdir())
-    raise InputError(
-        f"{data_dir}: holds neither a compiled cohort (manifest.json) nor parquet files in train/, valid/ or test/. "
-        f"Found: {', '.join(found[:20]) or 'nothing'}{', ...' if len(found) > 20 else ''}."
-    )
-
-
-def parquet_names(folder: Path) -> NDArray[np.bytes_]:
-    """[files] Names of the parquet files of a folder, sorted; none if there is no such folder."""
-    return np.sort(np.array(list(map(os.fsencode, _parquet_files(folder))), dtype=np.bytes_))
-
-
-def _parquet_files(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
-        return
-    try:
-        with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
-            yield from (entry.name for entry in entries if entry.name.endswith(".parquet"))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
-
-
 class SeqSetVAELayout:
     """The stays of a patient_ehr folder; see the Source protocol."""
 
     def __init__(self, patient_ehr: Path) -> None:
-        """List the files. A name that is no stay number is a fault, reported by `skips`."""
+        """List the files. A name that is not a stay number is a fault, reported by `skips`."""
         self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{_origin(patient_ehr)}"
         self.patient_ehr = patient_ehr
         self.stays: dict[str, Sequence[Stay]] = {}
@@ -164,19 +83,12 @@ class SeqSetVAELayout:
 
     def _list(self, folder: Path, names: NDArray[np.bytes_]) -> StayFiles:
         """The stays in the order of their numbers, those of one number in the order of their names."""
-        number, good = np.zeros(len(names), dtype=np.int64), np.ones(len(names), dtype=bool)
-        for at, name in enumerate(map(os.fsdecode, names)):
-            stay = stay_number(name.removesuffix(".parquet"))
-            if stay is None:
-                good[at] = False
-                reason = f"the name {name!r} is not a stay number such as 200001.parquet"
-                category = "a name that is not a stay number"
-                self.skips.append(Skip(str(folder / name), reason, category=category))
-            else:
-                number[at] = stay
-        order = np.flatnonzero(good)
-        order = order[np.argsort(number[order], kind="stable")]
-        return StayFiles(folder, number[order], names[order])
+        numbers = [stay_number(os.fsdecode(name).removesuffix(".parquet")) for name in names]
+        good = np.array([number is not None for number in numbers])
+        self.skips += [bad_name(str(folder / os.fsdecode(name)), "200001.parquet") for name in names[~good]]
+        number = np.array([number for number in numbers if number is not None], dtype=np.int64)
+        order = np.argsort(number, kind="stable")
+        return StayFiles(folder, number[order], names[good][order])
 
     def read(self, stays: Sequence[Stay]) -> Rows:
         """The rows of these stays; files that cannot be read become faults."""
@@ -189,18 +101,18 @@ class SeqSetVAELayout:
                 tables.append(_read_parquet(stay.file, checked))
                 good.append(stay)
             except _UnreadableError as error:
-                skips.append(Skip(stay.file, str(error), category=error.category, stay_id=stay.stay_id))
+                skips.append(fault(stay, error.category, str(error)))
         return _as_rows(good, tables, skips)
 
 
 def _origin(patient_ehr: Path) -> str:
-    """What a source.txt beside patient_ehr says about where the data come from, for the manifest."""
+    """The content of a source.txt beside patient_ehr, where the data come from, for the manifest."""
     note = patient_ehr.resolve().parent / ORIGIN_NOTE
     return f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
 
 
 class _UnreadableError(Exception):
-    """A file that is no parquet, or whose columns are not those of the layout."""
+    """A file that is not parquet, or whose columns are not those of the layout."""
 
     def __init__(self, category: str, reason: str) -> None:
         super().__init__(reason)
@@ -211,11 +123,11 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
     """Columns variable, value, minute and, where the file has it, set_index. `checked` collects schemas found good."""
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - Path is measurably slower, and this runs for every file
-            # Reading the bytes first is quicker than letting the parquet reader seek about in a small file.
+            # Reading all bytes first is faster than the seeks of the parquet reader in a small file.
             content = pa.py_buffer(stream.read())
         try:
             parquet = pq.ParquetFile(content, read_dictionary=["variable"])
-        except KeyError:  # there is no such column, or one of nested content: the check of the columns says so
+        except KeyError:  # no such column, or a nested one: reported by the check of the columns
             parquet = pq.ParquetFile(content)
         schema = parquet.schema_arrow
         if schema not in checked:  # thousands of files share one schema
@@ -251,7 +163,7 @@ def _check_columns(schema: pa.Schema) -> None:
 
 def _check_text(column: pa.ChunkedArray) -> None:
     try:
-        column.validate(full=True)  # parquet promises UTF-8, but nobody checks it on the way in
+        column.validate(full=True)  # parquet requires UTF-8, but no reader checks it
     except pa.ArrowInvalid as error:
         reason = f"column variable is not text in UTF-8: {error}"
         raise _UnreadableError("a column variable that is not in UTF-8", reason) from None
@@ -264,7 +176,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _as_rows(stays: list[Stay], tables: list[pa.Table], skips: list[Skip]) -> Rows:
-    """Join tables; neighbours of one schema in one go, since few large conversions are quicker than many small."""
+    """Join tables; consecutive ones with the same schema together: few large conversions are faster than many small."""
     codes: dict[str, int] = {}
     empty = np.zeros(0)
     variable: list[NDArray[np.int32]] = [empty.astype(np.int32)]

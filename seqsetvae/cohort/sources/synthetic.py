@@ -43,7 +43,7 @@ def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embeddin
         out: new folder for patient_ehr/{train,valid,test}, stats.csv, oc.csv and a source.txt that says "synthetic".
         n_stays: over the three splits, 60/20/20.
         seed: equal seeds write equal data.
-        embedding_width: also write a cached.csv of this width; without it embeddings are made from the names.
+        embedding_width: also write a cached.csv of this width; without it embeddings are generated from the names.
 
     Raises:
         InputError: `out` exists already, or cannot be written.

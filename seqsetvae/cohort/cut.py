@@ -1,0 +1,146 @@
+"""Tidy rows -> sets: checked, without what lies after the prediction time, in time order, and cut into sets.
+
+Letters: N stays in a chunk, E events (rows) in a chunk, S sets in a chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tidy import LARGEST, Bools, Floats, Ints, Rows, Skip, Stay, fault, first_bad_rows, left_out
+
+
+@dataclass(frozen=True)
+class CutRows:
+    """The good stays of a chunk, in time order and cut into sets, values still in their own units."""
+
+    stays: Sequence[Stay]  # N
+    n_sets: NDArray[np.int64]  # [N]
+    n_events: NDArray[np.int64]  # [S] events of each set
+    minute: Floats  # [S]
+    names: Sequence[str]
+    variable: NDArray[np.int32]  # [E] index into names
+    value: Floats  # [E]
+    n_reordered: int  # stays whose rows were not in time order
+    skips: Sequence[Skip]  # faults and empty stays, in the order of the stays
+
+
+def cut(rows: Rows) -> CutRows:
+    """Check rows, remove those from the prediction time on, put each stay in time order and cut it into sets.
+
+    With a set_index one set per value of it, in the order of (minute, set_index); without it one set per distinct
+    minute. Rows of a set keep the order of the file. Stays with a fault, and stays without rows, go to `skips`.
+    """
+    order = {stay.stay_id: position for position, stay in enumerate(rows.stays)}
+    skips: list[Skip] = []
+    rows = _leave_out(rows, _bad_rows(rows), skips)
+    rows = _leave_out(rows, _two_minute_sets(rows), skips)
+    rows = _before_prediction(rows)  # after the checks: a fault anywhere in a file is reported
+    rows = _leave_out(rows, _empty_stays(rows), skips)
+    skips.sort(key=lambda skip: order[skip.stay_id])  # type: ignore[index]
+    rows, n_reordered = _in_time_order(rows)
+    starts = _set_starts(rows)
+    n_sets = np.bincount(rows.stay_of_row[starts], minlength=len(rows.stays)).astype(np.int64)
+    n_events = np.diff(np.append(starts, len(rows.value)))
+    columns = (rows.minute[starts], rows.names, rows.variable, rows.value)
+    return CutRows(rows.stays, n_sets, n_events, *columns, n_reordered, [*rows.skips, *skips])
+
+
+def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
+    """The rows without the stays at the positions that were found; why is added to `skips`."""
+    skips += found.values()
+    return rows.without(list(found))
+
+
+def _bad_rows(rows: Rows) -> dict[int, Skip]:
+    """The first faulty row of each stay that has one, by the position of the stay."""
+    unnamed = np.array([not name.strip() for name in rows.names] + [True])  # the last is for index -1
+    bad = unnamed[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~np.isfinite(rows.minute)
+    if rows.set_index is not None:
+        bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
+    return {stay: _describe(rows, stay, row, in_stay) for stay, row, in_stay in first_bad_rows(bad, rows.n_rows)}
+
+
+def _describe(rows: Rows, stay: int, row: int, row_in_stay: int) -> Skip:
+    """What is wrong with a row."""
+    code = int(rows.variable[row])
+    name = rows.names[code] if code >= 0 else None
+    if name is None or not name.strip():
+        category, reason = "a row without a variable name", "the variable has no name"
+    elif not abs(rows.value[row]) <= LARGEST:
+        category = "a value that is missing or not a finite number"
+        reason = f"value is {rows.value[row]}, not a finite number that float32 can hold"
+    elif not np.isfinite(rows.minute[row]):
+        category = "a minute that is missing or not a finite number"
+        reason = f"minute is {rows.minute[row]}, not a finite number"
+    else:
+        assert rows.set_index is not None
+        category = "a set_index that is missing or not a finite number"
+        reason = f"set_index is {rows.set_index[row]}, not a finite number"
+    return fault(rows.stays[stay], category, reason, row_in_stay, name)
+
+
+def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
+    """Stays in which rows of one set_index have different minutes, by position."""
+    if rows.set_index is None:
+        return {}
+    stay_of = rows.stay_of_row
+    order = np.arange(len(stay_of))
+    if _descents(stay_of, rows.set_index).any():
+        order = np.lexsort((rows.set_index, stay_of))
+    stay, index, minute = stay_of[order], rows.set_index[order], rows.minute[order]
+    same_set = (stay[1:] == stay[:-1]) & (index[1:] == index[:-1]) & rows.has_set_index[stay[1:]]
+    found: dict[int, Skip] = {}
+    for i in np.flatnonzero(same_set & (minute[1:] != minute[:-1])):
+        at, row = int(stay[i + 1]), int(order[i + 1])
+        reason = f"set_index {index[i]:g} has two minutes, {minute[i]:g} and {minute[i + 1]:g}"
+        row_in_stay, name = int(row - rows.n_rows[:at].sum()), rows.names[int(rows.variable[row])]
+        found.setdefault(at, fault(rows.stays[at], "a set_index with two minutes", reason, row_in_stay, name))
+    return found
+
+
+def _before_prediction(rows: Rows) -> Rows:
+    """The rows before the prediction time of their stay."""
+    if all(stay.prediction_minute is None for stay in rows.stays):
+        return rows
+    end = [np.inf if stay.prediction_minute is None else stay.prediction_minute for stay in rows.stays]
+    return rows.take(np.flatnonzero(rows.minute < np.repeat(end, rows.n_rows)))
+
+
+def _empty_stays(rows: Rows) -> dict[int, Skip]:
+    found = {}
+    for position in np.flatnonzero(rows.n_rows == 0).tolist():
+        stay = rows.stays[position]
+        end = stay.prediction_minute
+        before = "" if end is None else f" before its prediction time, minute {end:g}"
+        found[position] = left_out(stay, f"the stay has no rows{before}")
+    return found
+
+
+def _descents(stay: Ints, key: Floats) -> Bools:
+    """[E-1] Where a key falls from one row to the next of the same stay."""
+    return (key[1:] < key[:-1]) & (stay[1:] == stay[:-1])
+
+
+def _in_time_order(rows: Rows) -> tuple[Rows, int]:
+    """The rows by (minute, set_index), stable, and how many stays that changed."""
+    stay = rows.stay_of_row
+    late = _descents(stay, rows.minute)
+    if rows.set_index is not None:
+        late |= _descents(stay, rows.set_index) & (rows.minute[1:] == rows.minute[:-1])
+    if not late.any():
+        return rows, 0
+    set_index = np.zeros(len(stay)) if rows.set_index is None else rows.set_index
+    return rows.take(np.lexsort((set_index, rows.minute, stay))), len(np.unique(stay[1:][late]))
+
+
+def _set_starts(rows: Rows) -> Ints:
+    """[S] The first row of each set, for rows in time order."""
+    stay = rows.stay_of_row
+    new = np.ones(len(stay), dtype=bool)
+    new[1:] = (stay[1:] != stay[:-1]) | (rows.minute[1:] != rows.minute[:-1])
+    if rows.set_index is not None:
+        new[1:] |= (rows.set_index[1:] != rows.set_index[:-1]) & rows.has_set_index[stay[1:]]
+    return np.flatnonzero(new)

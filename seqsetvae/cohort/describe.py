@@ -1,0 +1,232 @@
+"""What the arrays of a cohort show: a table, extreme values, time spans, lost rows, equal stays, labels.
+
+Letters: V variables.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.format import Cohort, Split, event_blocks
+from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
+from seqsetvae.errors import InputError
+
+EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
+WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss
+MANY = 0.1  # share of the variables, or of the events, that may keep raw values beyond EXTREME_Z
+SHORT_STAY, LONG_STAY = 3.0, 30 * 24.0  # hours; a median outside means that `minute` may be in another unit
+FEWEST_STAYS = 5  # for a median of their length
+SHOWN = 10  # lines of any one finding
+T = TypeVar("T")
+
+
+@dataclass
+class Findings:
+    """A report: tables and facts, what must be corrected before training, and what is worth a look."""
+
+    facts: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """What `read` returns; an InputError becomes a problem, and None."""
+        try:
+            return read()
+        except InputError as error:
+            self.problems.append(str(error))
+            return None
+
+    def text(self) -> str:
+        """The report, ending with a verdict line."""
+        lines = list(self.facts)
+        for title, notes in (("To correct before training:", self.problems), ("Worth a look:", self.remarks)):
+            if notes:
+                lines += ["", title, *(f"  - {note}" for note in notes)]
+        n_problems, n_remarks = len(self.problems), len(self.remarks)
+        verdict = f"NOT ready: {n_problems} to correct" if n_problems else "ready for training"
+        return "\n".join([*lines, "", f"Verdict: {verdict}, {n_remarks} worth a look."])
+
+
+def add_list(notes: list[str], what: str, items: Iterable[str]) -> None:
+    """Add `12 what:` and the first of the items, one a line; nothing if there are none."""
+    items = list(items)
+    if items:
+        more = [f"and {len(items) - SHOWN:,} more"] if len(items) > SHOWN else []
+        notes.append(f"{len(items):,} {what}:" + "".join(f"\n      {item}" for item in [*items[:SHOWN], *more]))
+
+
+def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ()) -> None:
+    """Add what the arrays of a cohort show.
+
+    `reported` are variables that keep raw values because their statistics, which are a finding already, are unusable.
+    """
+    findings.facts += _table(cohort)
+    report = cohort.manifest["report"]
+    if report["stays_out_of_order"]:
+        findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
+    without = report["variables_without_statistics"].items()
+    unknown = [f"{name!r}: {n:,} events" for name, n in without if name not in reported]
+    add_list(findings.remarks, "variables without statistics, which keep their raw value", unknown)
+    _check_values(cohort, findings, reported)
+    _check_time_span(cohort, findings)
+    _check_last_seen(cohort, findings)
+    _check_equal_stays(cohort, findings)
+
+
+def _table(cohort: Cohort) -> list[str]:
+    counts, sizes = ("split", "stays", "sets", "events"), ("sets/stay", "events/stay", "events/set", "hours/stay")
+    head = (*counts, *sizes, "unlabelled", "positive")
+    under = ("", "", "", "", "median / max", "median / max", "max", "median / max", "", "")
+    rows = [head, under, *(_row(name, [split]) for name, split in cohort.splits.items())]
+    if len(cohort.splits) > 1:
+        rows.append(_row("all", list(cohort.splits.values())))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    return [f"label: {cohort.label_name}    variables: {len(cohort.vocabulary)}", "", *lines]
+
+
+def _row(name: str, splits: list[Split]) -> tuple[str, ...]:
+    """One line of the table, over all of these splits."""
+    sets = np.concatenate([np.diff(split.stay_offset) for split in splits])
+    events = np.concatenate([np.diff(split.set_offset[split.stay_offset]) for split in splits])
+    span = np.concatenate([hours(split) for split in splits])
+    label = np.concatenate([split.label for split in splits])
+    labelled = label[label >= 0]
+    share = f" ({labelled.mean():.1%})" if len(labelled) else ""
+    return (
+        name,
+        f"{len(sets):,}",
+        f"{sets.sum():,}",
+        f"{events.sum():,}",
+        f"{np.median(sets):,.0f} / {sets.max():,}",
+        f"{np.median(events):,.0f} / {events.max():,}",
+        f"{max(np.diff(split.set_offset).max() for split in splits):,}",
+        f"{np.median(span):,.1f} / {span.max():,.1f}",
+        f"{len(label) - len(labelled):,}",
+        f"{labelled.sum():,}{share}",
+    )
+
+
+@dataclass(frozen=True)
+class _Extremes:
+    """How far the values of each variable go, as stored: z-scores, or raw values without statistics."""
+
+    n_events: NDArray[np.int64]  # [V]
+    beyond: NDArray[np.int64]  # [V] events beyond EXTREME_Z
+    furthest: NDArray[np.float64]  # [V] the value furthest from 0 among those, 0 if there are none
+
+
+def _extremes(cohort: Cohort) -> _Extremes:
+    n_variables = len(cohort.vocabulary)
+    n_events, beyond = np.zeros((2, n_variables), dtype=np.int64)
+    low, high = np.zeros((2, n_variables))
+    for split in cohort.splits.values():
+        for variable, value in event_blocks(split.variable, split.value):
+            at = np.flatnonzero(np.abs(value) > EXTREME_Z)
+            n_events += np.bincount(variable, minlength=n_variables)
+            beyond += np.bincount(variable[at], minlength=n_variables)
+            np.minimum.at(low, variable[at], value[at])
+            np.maximum.at(high, variable[at], value[at])
+    return _Extremes(n_events, beyond, np.where(high >= -low, high, low))
+
+
+def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str]) -> None:
+    """Note extreme values; those that no training can use are problems."""
+    found = _extremes(cohort)
+    has_stats, is_new = np.isfinite(cohort.std), ~np.isin(cohort.vocabulary, list(reported))
+    by_count = np.argsort(-found.beyond, kind="stable")[: np.count_nonzero(found.beyond)]
+
+    def add(notes: list[str], what: str, chosen: NDArray[np.bool_]) -> None:
+        add_list(notes, what, [_extreme(cohort, found, v) for v in by_count if chosen[v]])
+
+    misfit = has_stats & (found.beyond > found.n_events / 2)
+    wild = is_new & ~misfit & (np.abs(found.furthest) >= WILD_Z)
+    raw = is_new & ~has_stats & (found.beyond > 0)
+    beyond = f"values beyond {EXTREME_Z:g} standard deviations"
+    add(findings.problems, f"variables with most {beyond}: their mean and std do not fit", misfit)
+    add(
+        findings.problems,
+        f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped or in another unit; only models "
+        "that were trained with value_clip limit them)",
+        wild,
+    )
+    if max(raw.mean(), found.n_events[raw].sum() / found.n_events.sum()) > MANY:
+        what = f"variables without statistics whose raw values go beyond {EXTREME_Z:g}, too many to train on"
+        add(findings.problems, what, raw)
+    add(findings.remarks, f"variables with {beyond}", has_stats & (found.beyond > 0))
+
+
+def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
+    """One line on the extreme values of a variable, the furthest in its own unit."""
+    name, value = cohort.vocabulary[v], found.furthest[v]
+    furthest = f"{value:g} (no statistics)"
+    if np.isfinite(cohort.std[v]):
+        furthest = f"{value * cohort.std[v] + cohort.mean[v]:g} (z = {value:+.1f})"
+    return f"{name!r}: {found.beyond[v]:,} events, furthest {furthest}"
+
+
+def _check_time_span(cohort: Cohort, findings: Findings) -> None:
+    span = np.concatenate([hours(split) for split in cohort.splits.values()])
+    median = float(np.median(span))
+    if len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
+        findings.remarks.append(
+            f"half of the stays last less than {median:,.2f} hours from first to last event (the longest "
+            f"{span.max():,.2f} hours). Is the column minute in minutes? Hours would look too short, seconds too long"
+        )
+
+
+def _check_last_seen(cohort: Cohort, findings: Findings) -> None:
+    """State when in a stay variables are last seen, and note splits or groups of the source that differ."""
+    families = [groups for groups in last_seen(cohort) if groups]
+    shown = "; ".join(", ".join(f"{name} {_middle(group)}" for name, group in groups.items()) for groups in families)
+    findings.facts.append(f"where in a stay a variable is last seen (0% = start; median of all variables): {shown}")
+    for shift in (shift for groups in families for shift in shifts(groups)):
+        _add_shift(cohort, shift, findings)
+
+
+def _middle(group: LastSeen) -> str:
+    return f"{np.median(group.mean[group.count > 0]):.1%}" if group.count.any() else "- (no stay has a length)"
+
+
+def _add_shift(cohort: Cohort, shift: Shift, findings: Findings) -> None:
+    lines = [
+        f"{cohort.vocabulary[v]!r}: at {early:.1%} of the stay in {shift.earlier}, {late:.1%} in {shift.later}"
+        for v, (early, late) in zip(shift.shifted, shift.means, strict=True)
+    ]
+    what = (
+        f"of {shift.compared:,} variables are last seen at another time in {shift.earlier} than in {shift.later}, most "
+        "of them earlier. Are the last values of stays missing?"
+    )
+    add_list(findings.remarks, what, lines)
+
+
+def _check_equal_stays(cohort: Cohort, findings: Findings) -> None:
+    """The same rows under two stay numbers: a problem if they are in two splits."""
+    across: list[str] = []
+    within: list[str] = []
+    for stays in equal_stays(cohort):
+        is_leak = len({split for split, _ in stays}) > 1
+        (across if is_leak else within).append(", ".join(f"{split}/{stay}" for split, stay in stays))
+    add_list(findings.problems, "groups of stays with the same rows in different splits", across)
+    add_list(findings.remarks, "groups of stays with the same rows in one split", within)
+
+
+def check_labels(cohort: Cohort, findings: Findings) -> None:
+    """Note splits without stays of both classes, and stays without a label."""
+    counts = cohort.manifest["splits"]
+    if not any(n["labelled"] for n in counts.values()):
+        findings.problems.append(f"no stay has a label {cohort.label_name}: the data can be embedded, not trained on")
+        return
+    findings.problems += [f"there is no {needed} split" for needed in ("train", "valid") if needed not in counts]
+    for name, n in counts.items():
+        if n["labelled"] < n["stays"]:
+            findings.remarks.append(f"{name}: {n['stays'] - n['labelled']:,} stays without a label, which are not 0")
+        if n["positives"] in (0, n["labelled"]):
+            one_class = f"{name}: {n['positives']:,} positive among {n['labelled']:,} labelled; AUC needs both"
+            (findings.remarks if name == "test" else findings.problems).append(one_class)

@@ -1,0 +1,117 @@
+"""The second pass of a compilation: statistics, then raw values -> z-scores and names -> vocabulary, in place.
+
+Letters: V variables. The first pass numbers variables as they appear (provisional codes); the vocabulary is sorted.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from seqsetvae.cohort.format import event_blocks
+from seqsetvae.cohort.sidefiles import Stats, check_furthest, check_stats
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The variables of a cohort, sorted by name."""
+
+    vocabulary: list[str]
+    mean: Floats  # [V], NaN = no statistics
+    std: Floats  # [V], likewise
+    n_events: NDArray[np.int64]  # [V]
+
+
+def normalise(
+    folder: Path, code_of: Mapping[str, int], n_events: Mapping[str, int], stats: Stats | None, progress: bool
+) -> Variables:
+    """Normalise all splits of a folder in place.
+
+    Args:
+        folder: with the arrays that the first pass wrote.
+        code_of: the provisional code of each variable.
+        n_events: of each split.
+        stats: mean and std by variable; computed from the train split without them.
+        progress: show a progress bar if stderr is a terminal.
+
+    Raises:
+        InputError: statistics that cannot normalise a variable that occurs, each listed.
+    """
+    vocabulary = sorted(code_of)
+    code = np.array([code_of[name] for name in vocabulary], dtype=np.int64)  # [V] vocabulary -> provisional
+    n_reads = 2 * sum(n_events.values()) + (n_events["train"] if stats is None else 0)
+    disable = None if progress else True
+    with tqdm(total=n_reads, desc="Computing z-scores", unit="event", unit_scale=True, disable=disable) as bar:
+        sums = {split: _Sums.of(folder / split, len(code), bar) for split in n_events}
+        if stats is None:
+            mean, std = (column[code] for column in _train_statistics(folder / "train", sums["train"], bar))
+        else:
+            check_stats(stats, vocabulary)
+            mean, std = np.array([stats.get(name, (np.nan, np.nan)) for name in vocabulary]).T
+        low = np.min([of_split.low for of_split in sums.values()], axis=0)[code]
+        high = np.max([of_split.high for of_split in sums.values()], axis=0)[code]
+        furthest = np.where(mean - low > high - mean, low, high)
+        check_furthest(vocabulary, mean, std, furthest, from_file=stats is not None)
+        known, vocabulary_index = ~np.isnan(mean), np.argsort(code).astype(np.int32)
+        shift, scale = np.where(known, mean, 0.0), np.where(known, std, 1.0)
+        for split in n_events:
+            for variable, value in _blocks(folder / split, bar):
+                variable[:] = vocabulary_index[variable]
+                value[:] = (value - shift[variable]) / scale[variable]
+    count = np.sum([of_split.count for of_split in sums.values()], axis=0)[code]
+    return Variables(vocabulary, mean, std, count.astype(np.int64))
+
+
+def _blocks(split: Path, bar: tqdm) -> Iterator[tuple[NDArray[np.int32], Floats]]:
+    """The (variable, value) of a split in writable blocks of one fixed size, so that sums never depend on threads."""
+    arrays = (np.load(split / f"{name}.npy", mmap_mode="r+") for name in ("variable", "value"))
+    for variable, value in event_blocks(*arrays):
+        yield variable, value
+        bar.update(len(value))
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Raw values of a split, by provisional code: all [V]."""
+
+    count: Floats
+    total: Floats
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def of(cls, split: Path, n_variables: int, bar: tqdm) -> "_Sums":
+        count, total = np.zeros(n_variables), np.zeros(n_variables)
+        low, high = np.full(n_variables, np.inf), np.full(n_variables, -np.inf)
+        for variable, value in _blocks(split, bar):
+            count += np.bincount(variable, minlength=n_variables)
+            total += np.bincount(variable, weights=value, minlength=n_variables)
+            np.minimum.at(low, variable, value)
+            np.maximum.at(high, variable, value)
+        return cls(count, total, low, high)
+
+
+def _train_statistics(train: Path, sums: _Sums, bar: tqdm) -> tuple[Floats, Floats]:
+    """Mean and sample std [V] by provisional code, in two passes: one pass would cancel where mean >> std.
+
+    A variable with a single value c in training has no scale. Its mean is set to 0 and its std to |c| (1 if c is 0),
+    so that the value stays +1 or -1: that something was measured or given is information in itself.
+    """
+    n_variables = len(sums.count)
+    with np.errstate(invalid="ignore", divide="ignore"):  # not in training: NaN, no statistics
+        mean = sums.total / sums.count
+    squares = np.zeros(n_variables)
+    for variable, value in _blocks(train, bar):
+        squares += np.bincount(variable, weights=(value - mean[variable]) ** 2, minlength=n_variables)
+    std = np.full(n_variables, np.nan)
+    varies = sums.high > sums.low
+    std[varies] = np.sqrt(squares[varies] / (sums.count[varies] - 1))
+    constant = (sums.count > 0) & ~varies
+    std[constant] = np.where(sums.low[constant] == 0, 1.0, np.abs(sums.low[constant]))
+    mean[constant] = 0.0
+    return mean, std
