@@ -47,6 +47,9 @@ class Loop(nn.Module):
         positions = position_encoding(torch.arange(MAX_SETS), sizes.latent_dim, torch.float64)
         self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the twin computes each anew
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-5)
+
     def _events(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> torch.Tensor:
         reduced = self.plain.set_encoder.dim_reducer(embeddings[[variable for variable, _ in events]])
         values = torch.tensor([[value] for _, value in events])
@@ -153,4 +156,4 @@ def _loop_step(what: str, loop: Loop, table: torch.Tensor) -> Step:
         "unfrozen training step": lambda stays: loop(stays, table).square().mean(),
         "pretraining step": lambda stays: loop.pretraining_loss(stays, table),
     }
-    return optimizer_step(loop, torch.optim.AdamW(loop.parameters(), lr=1e-5), loss_of[what])
+    return optimizer_step(loop, loss_of[what])

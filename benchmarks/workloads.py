@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
@@ -136,12 +135,7 @@ def training_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -
     """A step of stage 2."""
     module = fine_tuner(sizes, table, variant)
     module.unfreeze_backbone()
-    return optimizer_step(
-        module,
-        module.configure_optimizers(),
-        lambda batch: module.loss(module(batch), batch.label, module.class_weight),
-        variant,
-    )
+    return optimizer_step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), variant)
 
 
 def pretraining_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> Step:
@@ -151,12 +145,11 @@ def pretraining_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT
     module = SeqSetVAEPretrainer(PretrainingModel(sizes), objective, 1e-5, 0.01, table, {}).to(table.device)
     if variant.compiled:
         module.model.compile_dense_parts()
-    return optimizer_step(
-        module,
-        module.configure_optimizers(),
-        lambda batch: objective.training_terms(module.model, batch, module.embeddings, step=1)["loss"],
-        variant,
-    )
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        return objective.training_terms(module.model, batch, module.embeddings, step=1)["loss"]
+
+    return optimizer_step(module, loss_of, variant)
 
 
 def fine_tuner(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> SeqSetVAEFineTuner:
@@ -174,12 +167,10 @@ def fine_tuner(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> S
     return module
 
 
-def optimizer_step(
-    module: nn.Module, optimizer: Any, loss_of: Callable[[Any], torch.Tensor], variant: Variant = EXACT
-) -> Step:
-    """Forward and backward pass, clipping of the gradient, and the step of the optimizer."""
+def optimizer_step(module: Any, loss_of: Callable[[Any], torch.Tensor], variant: Variant = EXACT) -> Step:
+    """Forward and backward pass, clipping of the gradient, and the step of the optimizer that the module configures."""
     device = next(module.parameters()).device
-    module.train()
+    optimizer = module.train().configure_optimizers()
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
