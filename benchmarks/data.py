@@ -5,7 +5,7 @@ Both sides read the same stays, in one run, from a warm file cache, so that the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,19 +68,18 @@ def compiling(layout: Path, scratch: Path) -> list[Figure]:
         file.read_bytes()  # into the file cache, for both sides
     pandas = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
 
-    def figure(what: str, spent: float) -> Figure:
-        baseline_is = "pandas.read_parquet, one by one"
-        return Figure(what=what, value=len(files) / spent, unit="files/s", baseline=pandas, baseline_is=baseline_is)
+    def start() -> None:
+        find_cohort(layout, cache_root=scratch / "cache", progress=False)
 
-    def start() -> float:
-        return once(lambda: find_cohort(layout, cache_root=scratch / "cache", progress=False))
-
-    compilation = once(lambda: compile_layout(locate_layout(layout), scratch / "again", progress=False))
-    return [
-        figure("compile an old layout (data.py compile)", compilation),
-        figure("first start on an old layout (hash, compile, hash, verify)", start()),
-        figure("later start on an old layout (hash, verify)", start()),
-    ]
+    work: dict[str, Callable[[], object]] = {
+        "compile an old layout (data.py compile)": lambda: compile_layout(
+            locate_layout(layout), scratch / "again", progress=False
+        ),
+        "first start on an old layout (hash, compile, hash, verify)": start,
+        "later start on an old layout (hash, verify)": start,
+    }
+    speeds = [Figure(what, len(files) / once(run), "files/s") for what, run in work.items()]
+    return [speed.against(pandas, "pandas.read_parquet, one by one") for speed in speeds]
 
 
 class OldStays(Dataset[list[OldSet]]):
@@ -124,17 +123,10 @@ def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Fi
     data = CohortDataModule(replace(opened, splits={"train": few}), batch_size=batch_size, max_events=MAX_EVENTS)
     ours = _stays_per_second(data)
     read_only = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
-    return [
-        Figure(
-            what=f"loader, batches of {batch_size}",
-            value=ours,
-            unit="stays/s",
-            baseline=len(files) / seconds(lambda: list(old), repeats=1),
-            baseline_is="a parquet file a stay, grouped into sets",
-            wanted=WANTED,
-            note=f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once",
-        )
-    ]
+    baseline = len(files) / seconds(lambda: list(old), repeats=1)
+    note = f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once"
+    figure = Figure(f"loader, batches of {batch_size}", ours, "stays/s", note=note)
+    return [figure.against(baseline, "a parquet file a stay, grouped into sets", WANTED)]
 
 
 def _stays_per_second(data: CohortDataModule) -> float:
@@ -148,8 +140,8 @@ def workers(cohort: Path) -> list[Figure]:
     data = _data(cohort)
     alone = _stays_per_second(data)
     data.num_workers = 2
-    ours, what = _stays_per_second(data), f"loader with 2 workers, batches of {BATCH_SIZES[0]}"
-    return [Figure(what=what, value=ours, unit="stays/s", baseline=alone, baseline_is="num_workers 0")]
+    figure = Figure(f"loader with 2 workers, batches of {BATCH_SIZES[0]}", _stays_per_second(data), "stays/s")
+    return [figure.against(alone, "num_workers 0")]
 
 
 def training(cohort: Path, n_read: int) -> list[Figure]:
@@ -163,13 +155,10 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     alone, alone_waits = _epoch(module, data, n_read)
     data.num_workers = 2
     ours, ours_wait = _epoch(module, data, n_read)
-    fine_tuning = Figure(
-        what="fine-tuning with num_workers 2", value=ours, unit="stays/s", baseline=alone, baseline_is="num_workers 0"
-    )
     figures = [
-        Figure(what="waiting for data, num_workers 0", value=100 * alone_waits, unit="% of an epoch"),
-        Figure(what="waiting for data, num_workers 2", value=100 * ours_wait, unit="% of an epoch"),
-        fine_tuning,
+        Figure("waiting for data, num_workers 0", 100 * alone_waits, "% of an epoch"),
+        Figure("waiting for data, num_workers 2", 100 * ours_wait, "% of an epoch"),
+        Figure("fine-tuning with num_workers 2", ours, "stays/s").against(alone, "num_workers 0"),
     ]
     return with_note(f"small model, all of it trained, batches of {BATCH_SIZES[0]}", figures)
 

@@ -37,18 +37,11 @@ def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) ->
     products, product_flop = plain_products(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
     took, took_products = seconds_in_turn([workload, lambda: [products() for _ in range(n_batches)]], REPEATS)
     rate = product_flop * n_batches / took_products
-    return [
-        Figure(
-            what=what,
-            value=flop / took / 1e9,
-            unit="GFLOP/s",
-            baseline=rate / 1e9,
-            baseline_is="plain products",
-            wanted=WANTED[what],
-            note=f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
-            f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s",
-        )
-    ]
+    note = (
+        f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
+        f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s"
+    )
+    return [Figure(what, flop / took / 1e9, "GFLOP/s", note=note).against(rate / 1e9, "plain products", WANTED[what])]
 
 
 def plain_products(sizes: Sizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:

@@ -7,7 +7,6 @@ a process of its own. The last is measured over one epoch and multiplied, as its
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,7 +36,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     (plain,) = isolated(backbone_in_every_step, path, scratch)
     computed, found = (isolated(with_cached_features, path, scratch, is_found) for is_found in (False, True))
     baseline = f"{EPOCHS} × one epoch with the backbone read in every step"
-    runs = [replace(run, baseline=plain.value, baseline_is=baseline, wanted=WANTED) for run in (computed[0], found[0])]
+    runs = [run.against(plain.value, baseline, WANTED) for run in (computed[0], found[0])]
     return with_note("" if data_dir else "synthetic", [*runs, *found[1:], plain])
 
 
@@ -51,19 +50,12 @@ def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[
     seconds = time.perf_counter() - start
     assert bool(features.passes) != is_found, "the folder must not be used for anything else"
     n_stays = sum(run.data.n_selected(split) for split in ("train", "valid"))
+    stays, how = f"{n_stays:,} stays", "found in the cache" if is_found else "computed"
+    what, note = f"frozen run, {EPOCHS} epochs, features {how}", f"{stays}; {before:.1f} s before the first epoch"
+    epoch, batches = 1000 * (seconds - before) / EPOCHS, f"{stays}, batches of {run.data.batch_size}"
     return [
-        Figure(
-            what=f"frozen run, {EPOCHS} epochs, features {'found in the cache' if is_found else 'computed'}",
-            value=seconds,
-            unit="s",
-            note=f"{n_stays:,} stays; {before:.1f} s before the first epoch",
-        ),
-        Figure(
-            what="epoch of the head, validation included",
-            value=1000 * (seconds - before) / EPOCHS,
-            unit="ms",
-            note=f"{n_stays:,} stays, batches of {run.data.batch_size}",
-        ),
+        Figure(what, seconds, "s", note=note),
+        Figure("epoch of the head, validation included", epoch, "ms", note=batches),
     ]
 
 
@@ -75,7 +67,7 @@ def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Figure]:
     seconds = EPOCHS * (time.perf_counter() - start)
     (epoch,) = run.state.rows
     note = f"one epoch measured, × {EPOCHS}; {epoch.seconds:,.1f} s of the one in training steps"
-    return [Figure(what="frozen run, backbone in every step", value=seconds, unit="s", note=note)]
+    return [Figure("frozen run, backbone in every step", seconds, "s", note=note)]
 
 
 def _run(data_dir: Path, scratch: Path, epochs: int) -> tuple[Run, SeqSetVAEFineTuner]:

@@ -8,7 +8,6 @@ the same device does in plain products [rows, D] x [D, ff_dim] of the same type.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,10 +65,8 @@ def measure(
 def against_exact(speeds: dict[str, Figure]) -> list[Figure]:
     """Speeds by variant, the others against that of exact sizes; against nothing where that failed."""
     exact = speeds.get(EXACT.name)
-    return [
-        figure if exact is None or figure is exact else replace(figure, baseline=exact.value, baseline_is=EXACT.name)
-        for figure in speeds.values()
-    ]
+    others = [figure for figure in speeds.values() if figure is not exact]
+    return others if exact is None else [exact, *(figure.against(exact.value, EXACT.name) for figure in others)]
 
 
 def _to_the_end(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
@@ -105,7 +102,7 @@ def _speed(what: str, workload: Workload, sizes: Sizes) -> Figure:
         rate = matmul_rate(device, sizes, torch.bfloat16 if variant.mixed else torch.float32)
         share = workload.needed_flop() / took / rate
         note += f"; {share:.0%} of the {rate / 1e12:,.3g} TFLOP/s of plain products"
-    return Figure(what=what, value=workload.n_stays / took, unit="stays/s", peak_mib=peak, note=note)
+    return Figure(what, workload.n_stays / took, "stays/s", peak_mib=peak, note=note)
 
 
 def _busy(workload: Workload) -> str:
@@ -130,4 +127,4 @@ def _epoch(what: str, workload: Workload, cohort: Cohort, batch_size: int) -> Fi
     loader = data.loader("train", shuffle=True)
     took = once(_to_the_end(lambda: [workload.step(batch.to(device)) for batch in loader], device))
     note = f"{len(data.loader('train')):,} steps over {cohort.split('train').n_stays:,} stays"
-    return Figure(what=what, value=took, unit="s", note=note)
+    return Figure(what, took, "s", note=note)

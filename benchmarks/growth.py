@@ -16,7 +16,6 @@ import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Fig
         done.set()
         thread.join()
     what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {readings[0]:,.0f} MiB before"
-    return [Figure(what=what, value=max(readings) - readings[0], unit="MiB", note=note)]
+    return [Figure(what, max(readings) - readings[0], "MiB", note=note)]
 
 
 def compile_again(n_stays: int, folder: Path) -> Callable[[], None]:
@@ -160,7 +159,7 @@ def _traced(what: str, n_files: int, work: Callable[[], object]) -> Figure:
     tracemalloc.stop()
     del result
     note = f"for each of {n_files:,} files of an old layout, at most; {kept / n_files:,.0f} are kept"
-    return Figure(what=what, value=peak / n_files, unit="bytes/stay", note=note)
+    return Figure(what, peak / n_files, "bytes/stay", note=note)
 
 
 def section(data_dir: Path | None, scratch: Path, sizes: Sequence[int] = SIZES) -> list[Figure]:
@@ -185,11 +184,9 @@ def _speeds(
     timed = apart([partial(build, n_stays, folder) for n_stays in sizes], TURNS)
     for n_stays, took in zip(sizes, timed, strict=True):
         what, speed = f"{stage} {n_stays:,} stays", n_stays * _times(n_stays) / took.seconds
-        figure = Figure(what=what, value=speed, unit="stays/s", peak_mib=took.peak_mib)
-        if figures:
-            best = max(figures, key=lambda smaller: smaller.value)
-            figure = replace(figure, baseline=best.value, baseline_is=best.what, wanted=FLAT)
-        figures.append(figure)
+        figure = Figure(what, speed, "stays/s", peak_mib=took.peak_mib)
+        best = max(figures, key=lambda smaller: smaller.value, default=None)
+        figures.append(figure.against(best.value, best.what, FLAT) if best else figure)
     return figures
 
 
@@ -199,7 +196,7 @@ def _each_further(stage: str, memory: Sequence[Figure], sizes: Sequence[int]) ->
         return []
     more = (memory[-1].value - memory[-2].value) * 2**20 / (sizes[-1] - sizes[-2])
     what = f"own memory to {stage.removesuffix(' an epoch of')} each further stay"
-    return [Figure(what=what, value=more, unit="bytes", note=f"from {sizes[-2]:,} to {sizes[-1]:,} stays")]
+    return [Figure(what, more, "bytes", note=f"from {sizes[-2]:,} to {sizes[-1]:,} stays")]
 
 
 def main() -> None:

@@ -110,16 +110,9 @@ def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> 
     split, _, chosen = stays.read()
     n_stays = sum(map(len, chosen))
     n_sets = np.diff(split.stay_offset)[np.concatenate(chosen)].sum()
-    return Figure(
-        what=what,
-        value=n_stays * OURS_IN_A_TURN / ours.seconds,
-        unit="stays/s",
-        baseline=n_stays / loop.seconds,
-        baseline_is="one set at a time",
-        wanted=WANTED[what],
-        peak_mib=ours.peak_mib,
-        note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB",
-    )
+    note = f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB"
+    figure = Figure(what, n_stays * OURS_IN_A_TURN / ours.seconds, "stays/s", peak_mib=ours.peak_mib, note=note)
+    return figure.against(n_stays / loop.seconds, "one set at a time", WANTED[what])
 
 
 def _ours(what: str, stays: Stays) -> Callable[[], object]:

@@ -23,23 +23,24 @@ from seqsetvae.memory import keep_freed_memory
 STATUS = Path("/proc/self/status")  # Linux only; elsewhere the peak memory may include that of the parent process
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True)
 class Figure:
-    """One measured figure, and how many times as good it is as the baseline of the same run."""
+    """One measured figure, perhaps compared with a baseline of the same run."""
 
     what: str
     value: float
     unit: str
     baseline: float | None = None  # in the same unit
     baseline_is: str = ""  # what the baseline is, in words
-    ratio: float | None = None  # follows from the baseline; a time in seconds is better when it is lower
+    ratio: float | None = None  # how many times as good as the baseline
     wanted: float | None = None  # least ratio that the project asks for
     peak_mib: float | None = None  # most resident memory of the process that measured
     note: str = ""
 
-    def __post_init__(self) -> None:
-        if self.baseline is not None:
-            self.ratio = self.baseline / self.value if self.unit == "s" else self.value / self.baseline
+    def against(self, baseline: float, baseline_is: str, wanted: float | None = None) -> Figure:
+        """Compared with a baseline; a time in seconds is better when it is lower, everything else when it is higher."""
+        ratio = baseline / self.value if self.unit == "s" else self.value / baseline
+        return replace(self, baseline=baseline, baseline_is=baseline_is, ratio=ratio, wanted=wanted)
 
 
 def with_note(note: str, figures: list[Figure]) -> list[Figure]:
