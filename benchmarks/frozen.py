@@ -1,7 +1,7 @@
 """A head trained for EPOCHS epochs on a frozen backbone, with cached features and with the backbone in every step.
 
 Sizes are those used in practice with random weights; the head and its settings are the default config's. Each way has
-a process of its own. The last is measured over one epoch and multiplied, as its figure says.
+a process of its own. The last is measured over one epoch and multiplied, which its note states.
 """
 
 from __future__ import annotations

@@ -69,13 +69,13 @@ class DrawnStays:
 
 
 def compile_drawn(n_stays: int, out: Path) -> None:
-    """Compile so many synthetic stays."""
+    """Compile `n_stays` synthetic stays."""
     labels = LabelTable(np.arange(n_stays), (np.arange(n_stays) % 2).astype(np.int8))
     compile_cohort(DrawnStays(n_stays), out, label_name=LABEL, labels=labels, embedding_dim=8, progress=False)
 
 
 def read_epochs(n_epochs: int, data: CohortDataModule) -> None:
-    """Take every batch of so many epochs."""
+    """Take every batch of each epoch."""
     for epoch in range(n_epochs):
         for batch in data.loader("train", shuffle=True, epoch=epoch):
             assert batch.n_stays <= BATCH_SIZE

@@ -54,7 +54,7 @@ class Checkpoint:
 
     @property
     def not_stated(self) -> list[str]:
-        """Sizes that neither the weights nor the hyper_parameters tell, so that they are taken from the settings."""
+        """Sizes that neither the weights nor the hyper_parameters show, so that they are taken from the settings."""
         not_in_shapes = ARCHITECTURES[self.architecture].NOT_IN_SHAPES
         return [name for name in not_in_shapes if name not in self.hyper_parameters]
 
@@ -153,7 +153,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
-    sizes = saved.get("sizes", saved)  # in fine-tuned checkpoints of ours the sizes have an entry of their own
+    sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class NotAllowedError(ValueError):
-    """A value that is not allowed for a reason worth telling, for example "which does not exist"."""
+    """A value that is not allowed, with a reason that the error shows, for example "which does not exist"."""
 
 
 @dataclass(frozen=True)

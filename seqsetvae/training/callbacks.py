@@ -237,7 +237,7 @@ class DelayedNumber:
 
 
 class GpuWatch(pl.Callback):
-    """Asks the driver how busy the GPU is, every so many batches; the device is not waited for."""
+    """Reads from the driver every EVERY batches how busy the GPU is; the device is not waited for."""
 
     EVERY = 50
 
