@@ -30,9 +30,9 @@ from seqsetvae.loading import require_both_classes
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
     "loop": ("Against one stay, one set at a time", loop.section),
     "floor": ("Against plain matrix products", floor.section),
-    "frozen": ("Frozen backbone: read once, found again, read in every step", frozen.frozen),
-    "data": ("From the old layout to batches", data.run),
-    "growth": ("From a thousand to a million synthetic stays", growth.run),
+    "frozen": ("Frozen backbone: cached features, or the backbone in every step", frozen.section),
+    "data": ("From the old layout to batches", data.section),
+    "growth": ("From a thousand to a million synthetic stays", growth.section),
     "gpu": ("Speed on a CUDA GPU", gpu.section),
 }
 
@@ -55,7 +55,7 @@ def hardware() -> dict[str, str | int]:
 
 
 def main() -> int:
-    """Run the chosen sections; what is measured is on disk after each of them. 2 for input that does not fit."""
+    """Run the chosen sections; what is measured is on disk after each of them. Returns 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, help="a compiled cohort of real stays; without it, synthetic ones")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder of the results")
@@ -68,28 +68,25 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.only:
-            title, run = SECTIONS[name]
-            own = Path(scratch) / name
-            own.mkdir()
-            figures = run(arguments.data_dir, own)
-            if not figures:  # the section has said why
-                continue
+    for name in arguments.only:
+        title, section = SECTIONS[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            figures = section(arguments.data_dir, Path(scratch))
+        if figures:  # else the section has printed why there are none
             print(table(title, figures), end="\n\n", flush=True)
             keep(name, figures, data, arguments.output)
     return 0
 
 
 def _name(data_dir: Path) -> str:
-    """What a compiled cohort is called in the results. Raises InputError where it cannot be measured on."""
+    """What a compiled cohort is called in the results. Raises InputError if it cannot be used."""
     cohort = open_cohort(data_dir)
     require_both_classes(cohort, "train", "valid")
     return f"the compiled cohort {cohort.content_hash[:12]}"
 
 
 def earlier_results(folder: Path, data: str) -> dict[str, Any]:
-    """What the folder holds, to add to: empty, or measured on this machine and such data.
+    """The results in the folder, to which others are added: none, or those of this machine and the same data.
 
     Raises:
         InputError: the folder holds figures of another machine or other data.
@@ -118,8 +115,8 @@ def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
         for name, (title, _) in SECTIONS.items()
         if results["sections"].get(name)
     ]
-    said = ", ".join(f"{name} {value}" for name, value in results["hardware"].items())
-    (folder / "tables.md").write_text("\n\n".join([f"Measured on {data}: {said}", *tables]) + "\n")
+    machine = ", ".join(f"{name} {value}" for name, value in results["hardware"].items())
+    (folder / "tables.md").write_text("\n\n".join([f"Measured on {data}: {machine}", *tables]) + "\n")
 
 
 if __name__ == "__main__":

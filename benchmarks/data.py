@@ -1,12 +1,11 @@
 """From the old layout to batches, against reading one parquet file at a time, as the old scripts did.
 
-Both sides read the same stays, in one run, from a warm file cache, so that neither is helped by a disk.
+Both sides read the same stays, in one run, from a warm file cache, so that the speed of a disk does not matter.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import Figure, compared, isolated, once, seconds
-from benchmarks.works import fine_tuner, first
+from benchmarks.measure import Figure, isolated, once, seconds, with_note
+from benchmarks.workloads import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.cohort import open_cohort, open_or_compile
@@ -38,7 +37,7 @@ WANTED = 50.0  # times as many stays a second from the compiled cohort as from p
 OldSet = tuple[torch.Tensor, torch.Tensor, float]  # variables, z-scores, minute
 
 
-def run(data_dir: Path | None, scratch: Path, n_stays: int = N_STAYS, n_read: int = N_READ) -> list[Figure]:
+def section(data_dir: Path | None, scratch: Path, n_stays: int = N_STAYS, n_read: int = N_READ) -> list[Figure]:
     """All figures, over the first `n_stays` training stays of a compiled cohort, or over synthetic stays."""
     layout = _old_layout(data_dir, scratch / "old layout", n_stays)
     cohort = compile_layout(locate_layout(layout), scratch / "compiled", progress=False).path
@@ -47,8 +46,7 @@ def run(data_dir: Path | None, scratch: Path, n_stays: int = N_STAYS, n_read: in
         figures += isolated(loading, cohort, layout, batch_size, n_read)
     figures += isolated(workers, cohort) + isolated(training, cohort, n_read)
     source = open_cohort(data_dir or cohort, verify=False).manifest["source"]
-    origin = "synthetic stays" if "synthetic" in source else "real stays"
-    return [replace(figure, note=f"{origin}; {figure.note}".rstrip("; ")) for figure in figures]
+    return with_note("synthetic stays" if "synthetic" in source else "real stays", figures)
 
 
 def _old_layout(data_dir: Path | None, out: Path, n_stays: int) -> Path:
@@ -59,34 +57,29 @@ def _old_layout(data_dir: Path | None, out: Path, n_stays: int) -> Path:
     return write_layout(replace(cohort, splits={"train": first(cohort.split("train"), n_stays)}), out)
 
 
-# ------------------------------------------------------------------ old layout -> compiled cohort
+def _data(cohort: Path) -> CohortDataModule:
+    return CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
 
 
 def compiling(layout: Path, scratch: Path) -> list[Figure]:
-    """Files a second that are compiled, against files a second that pandas merely reads."""
+    """Files compiled per second, against files that pandas only reads."""
     files = sorted(layout.glob("*/*.parquet"))
     for file in files:
         file.read_bytes()  # into the file cache, for both sides
-    cache = scratch / "cache"
     pandas = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
-    speeds = {
-        "compile an old layout (data.py compile)": once(
-            lambda: compile_layout(locate_layout(layout), scratch / "again", progress=False)
+
+    def start() -> None:
+        open_or_compile(layout, cache_root=scratch / "cache", progress=False)
+
+    work: dict[str, Callable[[], object]] = {
+        "compile an old layout (data.py compile)": lambda: compile_layout(
+            locate_layout(layout), scratch / "again", progress=False
         ),
-        "first start on an old layout (hash, compile, hash, verify)": once(
-            lambda: open_or_compile(layout, cache_root=cache, progress=False)
-        ),
-        "later start on an old layout (hash, verify)": once(
-            lambda: open_or_compile(layout, cache_root=cache, progress=False)
-        ),
+        "first start on an old layout (hash, compile, hash, verify)": start,
+        "later start on an old layout (hash, verify)": start,
     }
-    return [
-        compared(what, len(files) / spent, "files/s", baseline=pandas, baseline_is="pandas.read_parquet, one by one")
-        for what, spent in speeds.items()
-    ]
-
-
-# ------------------------------------------------------------------ batches
+    speeds = [Figure(what, len(files) / once(run), "files/s") for what, run in work.items()]
+    return [speed.against(pandas, "pandas.read_parquet, one by one") for speed in speeds]
 
 
 class OldStays(Dataset[list[OldSet]]):
@@ -96,12 +89,11 @@ class OldStays(Dataset[list[OldSet]]):
     """
 
     def __init__(self, layout: Path, files: Sequence[Path]) -> None:
-        with (layout.parent / "stats.csv").open(newline="", encoding="utf-8") as stream:
-            stats = {row["variable"]: (float(row["mean"]), float(row["std"])) for row in csv.DictReader(stream)}
+        stats = pd.read_csv(layout.parent / "stats.csv", keep_default_na=False)
         self.files = files
-        self.mean = {name: mean for name, (mean, _) in stats.items()}
-        self.std = {name: std for name, (_, std) in stats.items()}
-        self.code = {name: code for code, name in enumerate(sorted(stats))}
+        self.mean = dict(zip(stats["variable"], stats["mean"], strict=True))
+        self.std = dict(zip(stats["variable"], stats["std"], strict=True))
+        self.code = {name: code for code, name in enumerate(sorted(self.mean))}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -122,52 +114,40 @@ class OldStays(Dataset[list[OldSet]]):
 
 
 def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Figure]:
-    """Stays a second of an epoch of shuffled batches, against a loader that reads a file for each stay."""
+    """Stays/s of an epoch of shuffled batches, against a loader that reads a file for each stay."""
     opened = open_cohort(cohort)
     few = first(opened.split("train"), n_read)
     file_of = {int(float(file.stem)): file for file in (layout / "train").glob("*.parquet")}
     files = [file_of[stay] for stay in few.stay_id.tolist()]
     old: DataLoader[list[OldSet]] = DataLoader(OldStays(layout, files), batch_size, shuffle=True, collate_fn=list)
     data = CohortDataModule(replace(opened, splits={"train": few}), batch_size=batch_size, max_events=MAX_EVENTS)
-    ours = _stays_a_second(data)
+    ours = _stays_per_second(data)
     read_only = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
-    theirs = len(files) / seconds(lambda: list(old), repeats=1)
-    return [
-        compared(
-            f"loader, batches of {batch_size}",
-            ours,
-            "stays/s",
-            baseline=theirs,
-            baseline_is="a parquet file a stay, grouped into sets",
-            wanted=WANTED,
-            note=f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once",
-        )
-    ]
+    baseline = len(files) / seconds(lambda: list(old), repeats=1)
+    note = f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once"
+    figure = Figure(f"loader, batches of {batch_size}", ours, "stays/s", note=note)
+    return [figure.against(baseline, "a parquet file a stay, grouped into sets", WANTED)]
 
 
-def _stays_a_second(data: CohortDataModule) -> float:
-    """Of a whole epoch, the layout of its batches and the start of its workers included."""
+def _stays_per_second(data: CohortDataModule) -> float:
+    """Over a whole epoch, including the layout of its batches and the start of its workers."""
     n_stays = sum(batch.n_stays for batch in data.loader("train"))
     return n_stays / seconds(lambda: list(data.loader("train", shuffle=True)), REPEATS)
 
 
 def workers(cohort: Path) -> list[Figure]:
-    """The same loader in this process and with two processes of its own."""
-    data = CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
-    alone = _stays_a_second(data)
+    """The same loader in this process and with two worker processes."""
+    data = _data(cohort)
+    alone = _stays_per_second(data)
     data.num_workers = 2
-    ours = _stays_a_second(data)
-    what = f"loader with 2 workers, batches of {BATCH_SIZES[0]}"
-    return [compared(what, ours, "stays/s", baseline=alone, baseline_is="num_workers 0")]
-
-
-# ------------------------------------------------------------------ waiting while training
+    figure = Figure(f"loader with 2 workers, batches of {BATCH_SIZES[0]}", _stays_per_second(data), "stays/s")
+    return [figure.against(alone, "num_workers 0")]
 
 
 def training(cohort: Path, n_read: int) -> list[Figure]:
     """How long an epoch of fine-tuning a small unfrozen model waits for data, and what two workers change."""
     quiet_lightning()
-    data = CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
+    data = _data(cohort)
     torch.manual_seed(0)
     sizes = Sizes(input_dim=data.cohort.embeddings.shape[1], transformer_dropout=0.1, **PRESETS["small"])
     module = fine_tuner(sizes, torch.from_numpy(data.cohort.embeddings.copy()).float())
@@ -175,18 +155,16 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     alone, alone_waits = _epoch(module, data, n_read)
     data.num_workers = 2
     ours, ours_wait = _epoch(module, data, n_read)
-    model = f"small model, all of it trained, batches of {BATCH_SIZES[0]}"
-    return [
-        Figure(what="waiting for data, num_workers 0", value=100 * alone_waits, unit="% of an epoch", note=model),
-        Figure(what="waiting for data, num_workers 2", value=100 * ours_wait, unit="% of an epoch", note=model),
-        compared(
-            "fine-tuning with num_workers 2", ours, "stays/s", baseline=alone, baseline_is="num_workers 0", note=model
-        ),
+    figures = [
+        Figure("waiting for data, num_workers 0", 100 * alone_waits, "% of an epoch"),
+        Figure("waiting for data, num_workers 2", 100 * ours_wait, "% of an epoch"),
+        Figure("fine-tuning with num_workers 2", ours, "stays/s").against(alone, "num_workers 0"),
     ]
+    return with_note(f"small model, all of it trained, batches of {BATCH_SIZES[0]}", figures)
 
 
 def _epoch(module: SeqSetVAEFineTuner, data: CohortDataModule, n_stays: int) -> tuple[float, float]:
-    """(stays per second, share of the time spent waiting) in the second of two epochs, by the product's own clock."""
+    """(stays per second, share of the time spent waiting) in the second of two epochs, by the clock of our runs."""
     clock = Clock()
     trainer = pl.Trainer(
         max_epochs=2,

@@ -1,9 +1,9 @@
-"""How close to the arithmetic: achieved FLOP/s over what this machine does in plain matrix products of the same shapes.
+"""How close to the limit of the processor: achieved FLOP/s over those of plain matrix products of the same shapes.
 
-FLOP are those of the products that a batch needs after all exact rewrites (counted while it runs, 2 for a multiply and
-add); norms, GELU, softmax, dropout and copies count nothing, so that the share says how much time they take beside the
-products. The rate to compare with is that of the two products of a feed-forward part over all inducing rows of the
-batch, where half of the FLOP are; in training with their gradients.
+The FLOP are those of the matrix products that a batch needs after all exact rewrites (counted while it runs, 2 for a
+multiply and add). Norms, GELU, softmax, dropout and copies count as zero, so the share shows how much time they take
+beside the products. The rate to compare with is that of the two products of a feed-forward part over all inducing rows
+of the batch, where half of the FLOP are; in training with their gradients.
 """
 
 from __future__ import annotations
@@ -14,16 +14,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Figure, compared, isolated, seconds_in_turn
-from benchmarks.works import (
-    PRACTICE,
-    WORKS,
-    Stays,
-    Variant,
-    needed_flop,
-    open_stays,
-    stays_and_sets,
-)
+from benchmarks.measure import Figure, isolated, seconds_in_turn
+from benchmarks.workloads import PRACTICE, STEPS, Stays, Workload, open_stays
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 
 WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
@@ -31,42 +23,31 @@ BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7
 
 
 def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
-    """Share of the machine's rate for each work on the CPU, each in a process of its own."""
+    """Share of the machine's rate for each workload on the CPU, each in a process of its own."""
     cohort = open_stays(data_dir, scratch)
-    return [figure for what in WORKS for figure in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
+    return [figure for what in STEPS for figure in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
 
 
 def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> list[Figure]:
-    """One figure: GFLOP/s of the work, against plain products in the same process."""
-    table, batches = Stays(cohort_path, sizes, BATCH_SIZE, n_batches).batches()
-    n_stays, n_sets = stays_and_sets(batches)
-    work = WORKS[what](sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
-    flop = needed_flop(work, batches)
-    products, product_flop = plain_products(sizes, n_sets // len(batches) * sizes.m, training=what != "frozen forward")
-    took, took_products = seconds_in_turn(
-        [lambda: [work(batch) for batch in batches], lambda: [products() for _ in batches]], REPEATS
+    """One figure: GFLOP/s of the workload, against plain products in the same process."""
+    workload = Workload(what, Stays(cohort_path, sizes, BATCH_SIZE, n_batches))
+    n_batches, n_stays = len(workload.batches), workload.n_stays
+    n_sets = sum(batch.n_sets for batch in workload.batches)
+    flop = workload.needed_flop()
+    products, product_flop = plain_products(sizes, n_sets // n_batches * sizes.m, training=what != "frozen forward")
+    took, took_products = seconds_in_turn([workload, lambda: [products() for _ in range(n_batches)]], REPEATS)
+    rate = product_flop * n_batches / took_products
+    note = (
+        f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
+        f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s"
     )
-    rate = product_flop * len(batches) / took_products
-    return [
-        compared(
-            what,
-            flop / took / 1e9,
-            "GFLOP/s",
-            baseline=rate / 1e9,
-            baseline_is="plain products",
-            wanted=WANTED[what],
-            note=f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
-            f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s",
-        )
-    ]
+    return [Figure(what, flop / took / 1e9, "GFLOP/s", note=note).against(rate / 1e9, "plain products", WANTED[what])]
 
 
 def plain_products(sizes: Sizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:
     """[rows, D] x [D, 2D] x [2D, D], in training with the gradients of rows and weights; and its FLOP."""
     dim = sizes.latent_dim
-    x, up, down = (
-        torch.randn(shape, requires_grad=training) for shape in ((rows, dim), (2 * dim, dim), (dim, 2 * dim))
-    )
+    x, up, down = (torch.randn(*size, requires_grad=training) for size in ((rows, dim), (2 * dim, dim), (dim, 2 * dim)))
 
     def products() -> None:
         out = F.linear(F.linear(x, up), down)

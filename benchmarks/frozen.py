@@ -1,19 +1,18 @@
-"""A head trained for EPOCHS epochs on a frozen backbone: read once, found again, or read in every step as before.
+"""A head trained for EPOCHS epochs on a frozen backbone, with cached features and with the backbone in every step.
 
 Sizes are those used in practice with random weights; the head and its settings are the default config's. Each way has
-a process of its own. The last is measured over one epoch and multiplied, as its figure says.
+a process of its own. The last is measured over one epoch and multiplied, which its note states.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Figure, isolated
-from benchmarks.works import PRACTICE, fine_tuner, first, open_stays, random_embeddings
+from benchmarks.measure import Figure, isolated, with_note
+from benchmarks.workloads import PRACTICE, fine_tuner, open_stays, random_embeddings
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
@@ -27,90 +26,75 @@ from seqsetvae.training.schedule import VAL_AUC
 from seqsetvae.training.stages import Run
 
 EPOCHS = 20
-WANTED = 15.0  # times faster than reading the backbone in every step
+WANTED = 15.0  # times as fast as the backbone in every step
 SYNTHETIC_STAYS = 400
 
 
-def frozen(data_dir: Path | None, scratch: Path, n_stays: int | None = None) -> list[Figure]:
-    """Figures of all stays of a cohort, or of `n_stays` of each split; synthetic ones without `data_dir`."""
-    note = "" if data_dir else "synthetic"
-    scratch = scratch / "frozen"
-    data_dir = open_stays(data_dir, scratch, SYNTHETIC_STAYS).path
-    once, again = (isolated(cached, data_dir, scratch, n_stays, name, note) for name in ("read once", "found again"))
-    (plain,) = isolated(uncached, data_dir, scratch, n_stays, note)
+def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+    """Figures of all stays of a cohort, or of synthetic ones."""
+    path = open_stays(data_dir, scratch, SYNTHETIC_STAYS).path
+    (plain,) = isolated(backbone_in_every_step, path, scratch)
+    computed, found = (isolated(with_cached_features, path, scratch, is_found) for is_found in (False, True))
     baseline = f"{EPOCHS} × one epoch with the backbone read in every step"
-    runs = [
-        replace(run, baseline=plain.value, baseline_is=baseline, ratio=plain.value / run.value, wanted=WANTED)
-        for run in (once[0], again[0])
-    ]
-    return [*runs, *again[1:], plain]
+    runs = [run.against(plain.value, baseline, WANTED) for run in (computed[0], found[0])]
+    return with_note("" if data_dir else "synthetic", [*runs, *found[1:], plain])
 
 
-def cached(data_dir: Path, scratch: Path, n_stays: int | None, name: str, note: str) -> list[Figure]:
-    """A whole run with kept features: the first call in a scratch folder reads the backbone, the next one finds them.
-
-    Two figures: the run, and one epoch of it.
-    """
-    run = _run(data_dir, scratch, n_stays, EPOCHS)
+def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[Figure]:
+    """A whole run, and one epoch of it: the first call computes the features, the next one finds them in the cache."""
+    run, module = _run(data_dir, scratch, EPOCHS)
     start = time.perf_counter()
-    assert isinstance(run.module, SeqSetVAEFineTuner)
-    features = cached_features(run.module, run.data, Precision(device=torch.device("cpu")), scratch / "features")
-    reading = time.perf_counter() - start
+    features = cached_features(module, run.data, Precision(device=torch.device("cpu")), scratch / "features")
+    before = time.perf_counter() - start
     run.fit(1, EPOCHS, warm_up=False, features=features)
     seconds = time.perf_counter() - start
-    assert bool(features.passes) == (name == "read once"), "the scratch folder is for one measurement alone"
-    stays = sum(run.data.n_selected(split) for split in ("train", "valid"))
-    found = f"{stays:,} stays; {reading:.1f} s before the first epoch"
+    assert bool(features.passes) != is_found, "the folder must not be used for anything else"
+    n_stays = sum(run.data.n_selected(split) for split in ("train", "valid"))
+    stays, how = f"{n_stays:,} stays", "found in the cache" if is_found else "computed"
+    what, note = f"frozen run, {EPOCHS} epochs, features {how}", f"{stays}; {before:.1f} s before the first epoch"
+    epoch, batches = 1000 * (seconds - before) / EPOCHS, f"{stays}, batches of {run.data.batch_size}"
     return [
-        Figure(what=f"frozen run, {EPOCHS} epochs, {name}", value=seconds, unit="s", note=_said(note, found)),
-        Figure(
-            what="epoch of the head, validation included",
-            value=1000 * (seconds - reading) / EPOCHS,
-            unit="ms",
-            note=_said(note, f"{stays:,} stays, batches of {run.data.batch_size}"),
-        ),
+        Figure(what, seconds, "s", note=note),
+        Figure("epoch of the head, validation included", epoch, "ms", note=batches),
     ]
 
 
-def uncached(data_dir: Path, scratch: Path, n_stays: int | None, note: str) -> list[Figure]:
-    """The same run with the backbone read in every step: one epoch, multiplied."""
-    run = _run(data_dir, scratch, n_stays, 1)
+def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Figure]:
+    """The same run without cached features: one epoch, multiplied."""
+    run, _ = _run(data_dir, scratch, 1)
     start = time.perf_counter()
     run.fit(1, 1, warm_up=False)
-    (epoch,) = run.state.rows
     seconds = EPOCHS * (time.perf_counter() - start)
-    measured = f"one epoch measured, × {EPOCHS}; {epoch.seconds:,.1f} s of the one in training steps"
-    return [Figure(what="frozen run, backbone in every step", value=seconds, unit="s", note=_said(note, measured))]
+    (epoch,) = run.state.rows
+    note = f"one epoch measured, × {EPOCHS}; {epoch.seconds:,.1f} s of the one in training steps"
+    return [Figure("frozen run, backbone in every step", seconds, "s", note=note)]
 
 
-def _said(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
-
-
-def _run(data_dir: Path, scratch: Path, n_stays: int | None, epochs: int) -> Run:
-    """A head on a frozen backbone at practice sizes, not yet started; no early stop."""
+def _run(data_dir: Path, scratch: Path, epochs: int) -> tuple[Run, SeqSetVAEFineTuner]:
+    """A run that is not yet started, without early stopping, and its module."""
     torch.manual_seed(0)
     cohort = open_cohort(data_dir)
-    if n_stays is not None:
-        cohort = replace(cohort, splits={name: first(split, n_stays) for name, split in cohort.splits.items()})
+    module = fine_tuner(PRACTICE, random_embeddings(cohort, PRACTICE))
     folder = RunFolder.create(scratch, "finetune")
-    return Run(
-        module=fine_tuner(PRACTICE, random_embeddings(cohort, PRACTICE)),
+    schedule = FinetuningSchedule(
+        max_epochs=epochs,
+        unfreeze_after=None,
+        warmup_steps=0,
+        lr_factor=0.8,
+        lr_patience=4,
+        min_lr=1e-6,
+        es_patience=epochs,
+    )
+    run = Run(
+        module=module,
         data=CohortDataModule(cohort, batch_size=8, max_events=65536),
         folder=folder,
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
         watched=VAL_AUC,
-        schedule=FinetuningSchedule(
-            max_epochs=epochs,
-            unfreeze_after=None,
-            warmup_steps=0,
-            lr_factor=0.8,
-            lr_patience=4,
-            min_lr=1e-6,
-            es_patience=epochs,
-        ),
+        schedule=schedule,
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),
         trainer_options={"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0},
     )
+    return run, module

@@ -1,12 +1,12 @@
 """What a thousand times as many stays cost: `python -m benchmarks.growth --sizes 1000 10000 100000 1000000`.
 
-SYNTHETIC stays of about 10 sets of 3 events, drawn as they are asked for, are compiled and then read for an epoch; each
+SYNTHETIC stays of about 10 sets of 3 events, drawn as they are read, are compiled and then read for an epoch; each
 stage of each size in a process of its own, for speed in turn. Neither the time for a stay nor memory should rise with
 their number, except for a few tens of bytes of index for each stay. A million stays take 1.2 GB of disk and four
 minutes.
 
-Two figures of memory: the peak of all resident memory, which counts pages of the memory-mapped arrays although the
-kernel may drop them at any time, and the process's own (RssAnon), which it must find room for.
+There are two figures of memory: the peak of all resident memory, which counts pages of the memory-mapped arrays
+although the kernel may drop them at any time, and the process's own (RssAnon), which the kernel cannot drop.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import STATUS, Figure, apart, compared, isolated, table
+from benchmarks.measure import Figure, apart, isolated, status_mib, table, with_note
 from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
@@ -71,88 +68,68 @@ class DrawnStays:
         )
 
 
-class OwnMemory:
-    """Most memory of its own (RssAnon, in MiB) that this process has while a block runs, looked at every 5 ms."""
-
-    def __enter__(self) -> OwnMemory:
-        self.start = self.peak = _own_mib()
-        self._done = threading.Event()
-        self._watch = threading.Thread(target=self._look)
-        self._watch.start()
-        return self
-
-    def _look(self) -> None:
-        while not self._done.wait(0.005):
-            self.peak = max(self.peak, _own_mib())
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._done.set()
-        self._watch.join()
-
-
-def _own_mib() -> float:
-    kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
-    return int(kib) / 1024
-
-
 def compile_drawn(n_stays: int, out: Path) -> None:
-    """Compile so many synthetic stays."""
+    """Compile `n_stays` synthetic stays."""
     labels = LabelTable(np.arange(n_stays), (np.arange(n_stays) % 2).astype(np.int8))
     compile_cohort(DrawnStays(n_stays), out, label_name=LABEL, labels=labels, embedding_dim=8, progress=False)
 
 
+def read_epochs(n_epochs: int, data: CohortDataModule) -> None:
+    """Take every batch of each epoch."""
+    for epoch in range(n_epochs):
+        for batch in data.loader("train", shuffle=True, epoch=epoch):
+            assert batch.n_stays <= BATCH_SIZE
+
+
 def open_drawn(n_stays: int, folder: Path) -> CohortDataModule:
-    """Loaders over the stays that `compiling` has compiled."""
+    """Loaders over the stays that `memory_to_compile` has compiled."""
     return CohortDataModule(open_cohort(folder / f"{n_stays}"), batch_size=BATCH_SIZE, max_events=65536)
 
 
-def read_epoch(data: CohortDataModule, epoch: int) -> None:
-    """Take every batch of an epoch."""
-    for batch in data.loader("train", shuffle=True, epoch=epoch):
-        assert batch.n_stays <= BATCH_SIZE
+def memory_to_compile(n_stays: int, folder: Path) -> list[Figure]:
+    """Memory of a compilation, whose result stays in the folder."""
+    return own_memory("compile", n_stays, lambda: compile_drawn(n_stays, folder / f"{n_stays}"))
 
 
-def compiling(n_stays: int, folder: Path) -> list[Figure]:
-    """Memory of a compilation, which stays in the folder."""
-    with OwnMemory() as memory:
-        compile_drawn(n_stays, folder / f"{n_stays}")
-    return [_own("compile", n_stays, memory)]
+def memory_to_load(n_stays: int, folder: Path) -> list[Figure]:
+    """Memory of two epochs, including that of opening the cohort with all its checks."""
+    return own_memory("load an epoch of", n_stays, lambda: read_epochs(2, open_drawn(n_stays, folder)))
 
 
-def loading(n_stays: int, folder: Path) -> list[Figure]:
-    """Memory of two epochs, that of opening the cohort with all its checks included."""
-    with OwnMemory() as memory:
-        data = open_drawn(n_stays, folder)
-        read_epoch(data, 0)
-        read_epoch(data, 1)
-    return [_own("load an epoch of", n_stays, memory)]
+def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Figure]:
+    """Most memory of its own (RssAnon) that this process has during the work, read every 5 ms."""
+    done = threading.Event()
+    readings = [status_mib("RssAnon")]
 
+    def watch() -> None:
+        while not done.wait(0.005):
+            readings.append(status_mib("RssAnon"))
 
-def _own(stage: str, n_stays: int, memory: OwnMemory) -> Figure:
-    what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {memory.start:,.0f} MiB before"
-    return Figure(what=what, value=memory.peak - memory.start, unit="MiB", note=note)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {readings[0]:,.0f} MiB before"
+    return [Figure(what, max(readings) - readings[0], "MiB", note=note)]
 
 
 def compile_again(n_stays: int, folder: Path) -> Callable[[], None]:
-    """A work: compile ENOUGH stays, so many at a time, to be thrown away."""
+    """A run compiles ENOUGH stays, `n_stays` at a time, and deletes them."""
 
-    def work() -> None:
+    def run() -> None:
         for _ in range(_times(n_stays)):
             with tempfile.TemporaryDirectory(dir=folder) as out:
                 compile_drawn(n_stays, Path(out) / "cohort")
 
-    return work
+    return run
 
 
 def load_again(n_stays: int, folder: Path) -> Callable[[], None]:
-    """A work: read ENOUGH stays."""
-    data = open_drawn(n_stays, folder)
-
-    def work() -> None:
-        for epoch in range(_times(n_stays)):
-            read_epoch(data, epoch)
-
-    return work
+    """A run reads ENOUGH stays."""
+    return partial(read_epochs, _times(n_stays), open_drawn(n_stays, folder))
 
 
 def _times(n_stays: int) -> int:
@@ -168,39 +145,35 @@ def listing(n_files: int, folder: Path) -> list[Figure]:
     files = LayoutFiles(patient_ehr, stats=folder / "stats.csv", labels=folder / "oc.csv", embeddings=None)
     (folder / "stats.csv").write_text("variable,mean,std\n")
     (folder / "oc.csv").write_text("".join([f"ts_id,{LABEL}\n", *(f"{200_000 + i},{i % 2}\n" for i in range(n_files))]))
-    work: dict[str, Callable[[], object]] = {
-        "list the files": lambda: SeqSetVAELayout(patient_ehr),
-        "read the labels": lambda: read_labels(folder / "oc.csv", LABEL),
-        "hash the files for the cache": lambda: content_key(files, LABEL, skip_bad=False),
-    }
-    return [_traced(what, one, n_files) for what, one in work.items()]
+    return [
+        _traced("list the files", n_files, lambda: SeqSetVAELayout(patient_ehr)),
+        _traced("read the labels", n_files, lambda: read_labels(folder / "oc.csv", LABEL)),
+        _traced("hash the files for the cache", n_files, lambda: content_key(files, LABEL, skip_bad=False)),
+    ]
 
 
-def _traced(what: str, work: Callable[[], object], n_files: int) -> Figure:
+def _traced(what: str, n_files: int, work: Callable[[], object]) -> Figure:
     tracemalloc.start()
-    kept_by = work()
+    result = work()  # it lives until its memory has been counted
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    del kept_by
+    del result
     note = f"for each of {n_files:,} files of an old layout, at most; {kept / n_files:,.0f} are kept"
-    return Figure(what=what, value=peak / n_files, unit="bytes/stay", note=note)
+    return Figure(what, peak / n_files, "bytes/stay", note=note)
 
 
-def run(data_dir: Path | None, scratch: Path, sizes: Sequence[int] = SIZES) -> list[Figure]:
+def section(data_dir: Path | None, scratch: Path, sizes: Sequence[int] = SIZES) -> list[Figure]:
     """Figures of all sizes; the stays are always synthetic, whatever `data_dir` holds."""
-    del data_dir
     sizes = sorted(sizes)
     figures = []
+    stages = (("compile", memory_to_compile, compile_again), ("load an epoch of", memory_to_load, load_again))
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
-        for stage, memory_of, build in (
-            ("compile", compiling, compile_again),
-            ("load an epoch of", loading, load_again),
-        ):
+        for stage, memory_of, build in stages:
             memory = [figure for n_stays in sizes for figure in isolated(memory_of, n_stays, folder)]
             figures += [*_speeds(stage, build, sizes, folder), *memory, *_each_further(stage, memory, sizes)]
         figures += isolated(listing, min(sizes[-1], MOST_FILES), folder)
-    return [replace(figure, note=f"synthetic; {figure.note}".rstrip("; ")) for figure in figures]
+    return with_note("synthetic", figures)
 
 
 def _speeds(
@@ -211,33 +184,28 @@ def _speeds(
     timed = apart([partial(build, n_stays, folder) for n_stays in sizes], TURNS)
     for n_stays, took in zip(sizes, timed, strict=True):
         what, speed = f"{stage} {n_stays:,} stays", n_stays * _times(n_stays) / took.seconds
-        if figures:
-            best = max(figures, key=lambda figure: figure.value)
-            against: dict[str, Any] = {"baseline": best.value, "baseline_is": best.what}
-            figures.append(compared(what, speed, "stays/s", **against, wanted=FLAT, peak_mib=took.peak_mib))
-        else:
-            figures.append(Figure(what=what, value=speed, unit="stays/s", peak_mib=took.peak_mib))
+        figure = Figure(what, speed, "stays/s", peak_mib=took.peak_mib)
+        best = max(figures, key=lambda smaller: smaller.value, default=None)
+        figures.append(figure.against(best.value, best.what, FLAT) if best else figure)
     return figures
 
 
 def _each_further(stage: str, memory: Sequence[Figure], sizes: Sequence[int]) -> list[Figure]:
-    """What a further stay costs in memory, from the two largest: smaller ones do not fill the compiler's buffers."""
+    """Memory for each further stay, from the two largest sizes: smaller ones do not fill the compiler's buffers."""
     if len(sizes) < 2:
         return []
     more = (memory[-1].value - memory[-2].value) * 2**20 / (sizes[-1] - sizes[-2])
-    note = f"from {sizes[-2]:,} to {sizes[-1]:,} stays"
     what = f"own memory to {stage.removesuffix(' an epoch of')} each further stay"
-    return [Figure(what=what, value=more, unit="bytes", note=note)]
+    return [Figure(what, more, "bytes", note=f"from {sizes[-2]:,} to {sizes[-1]:,} stays")]
 
 
 def main() -> None:
-    """Print the table of the sizes asked for."""
-
+    """Print the table for the sizes of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of stays")
-    arguments = parser.parse_args()
+    sizes = parser.parse_args().sizes
     with tempfile.TemporaryDirectory() as scratch:
-        print(table("Growth (SYNTHETIC stays)", run(None, Path(scratch), arguments.sizes)))
+        print(table("Growth (SYNTHETIC stays)", section(None, Path(scratch), sizes)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The loop is what the old scripts did: for each stay, for each set, the set encod
 torch modules, then the causal transformer with an explicit mask; in pretraining also the decoder and the distance of
 each set. Both sides get the same stays, threads and optimizer steps, and are checked to give the same histories from
 the same weights. They run in turn, each in a process of its own, after a turn that does not count; ours several times
-in each.
+in each turn.
 """
 
 from __future__ import annotations
@@ -17,15 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Figure, apart, compared
-from benchmarks.works import (
-    PRACTICE,
-    WORKS,
-    Stays,
-    Variant,
-    open_stays,
-    stays_and_sets,
-)
+from benchmarks.measure import Figure, apart
+from benchmarks.workloads import PRACTICE, STEPS, Stays, Step, Workload, open_stays, optimizer_step
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
 from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
@@ -39,7 +32,7 @@ WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining s
 BATCH_SIZE, BATCHES = 8, 1
 TURNS, OURS_IN_A_TURN = 3, 5
 MAX_SETS = 4096  # of a stay, in the loop's table of positions
-CLOSE = 1e-3  # largest difference between the histories of the two ways, in float32
+CLOSE = 1e-3  # largest difference between the histories of the two sides, in float32
 
 
 class Loop(nn.Module):
@@ -53,6 +46,9 @@ class Loop(nn.Module):
         self.plain.set_encoder.forward = self._one_set  # type: ignore[method-assign]
         positions = position_encoding(torch.arange(MAX_SETS), sizes.latent_dim, torch.float64)
         self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the twin computes each anew
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-5)
 
     def _events(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> torch.Tensor:
         reduced = self.plain.set_encoder.dim_reducer(embeddings[[variable for variable, _ in events]])
@@ -104,69 +100,53 @@ def plain_stay(split: Split, stay: int) -> list[PlainSet]:
 def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     """Ours against the loop: frozen forward, unfrozen step, pretraining step."""
     cohort = open_stays(data_dir, scratch)
-    return [against_loop(what, cohort.path, PRACTICE, BATCHES) for what in WORKS]
+    return [against_loop(what, cohort.path, PRACTICE, BATCHES) for what in STEPS]
 
 
 def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> Figure:
-    """Stays/s of a work on both sides, over the same stays."""
+    """Stays/s of a workload on both sides, over the same stays."""
     stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
     loop, ours = apart([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
-    n_stays, n_sets = stays_and_sets(stays.batches()[1])
-    return compared(
-        what,
-        n_stays * OURS_IN_A_TURN / ours.seconds,
-        "stays/s",
-        baseline=n_stays / loop.seconds,
-        baseline_is="one set at a time",
-        wanted=WANTED[what],
-        peak_mib=ours.peak_mib,
-        note=f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB",
-    )
+    split, _, chosen = stays.read()
+    n_stays = sum(map(len, chosen))
+    n_sets = np.diff(split.stay_offset)[np.concatenate(chosen)].sum()
+    note = f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB"
+    figure = Figure(what, n_stays * OURS_IN_A_TURN / ours.seconds, "stays/s", peak_mib=ours.peak_mib, note=note)
+    return figure.against(n_stays / loop.seconds, "one set at a time", WANTED[what])
 
 
 def _ours(what: str, stays: Stays) -> Callable[[], object]:
-    table, batches = stays.batches()
-    work = WORKS[what](stays.sizes, table, torch.device("cpu"), Variant(name="float32, exact sizes"))
-    return lambda: [work(batch) for batch in OURS_IN_A_TURN * batches]
+    workload = Workload(what, stays)
+    workload.batches *= OURS_IN_A_TURN
+    return workload
 
 
 def _loop(what: str, stays: Stays) -> Callable[[], object]:
     split, table, chosen = stays.read()
-    plain = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
-    _require_the_same_numbers(split, chosen[0], plain[0], table, stays.sizes)
-    return _loop_work(what, Loop(stays.sizes), plain, table)
+    batches = [[plain_stay(split, stay) for stay in positions] for positions in chosen]
+    _require_the_same_numbers(split, chosen[0], batches[0], table, stays.sizes)
+    step = _loop_step(what, Loop(stays.sizes), table)
+    return lambda: [step(batch) for batch in batches]
 
 
 def _require_the_same_numbers(
     split: Split, positions: np.ndarray, stays: list[list[PlainSet]], table: torch.Tensor, sizes: Sizes
 ) -> None:
-    """Both ways compute the same function, or the ratio would compare nothing."""
+    """Both sides must compute the same function, or the ratio would mean nothing."""
     loop, backbone = Loop(sizes).eval(), Backbone(sizes).eval()
     loop.plain.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         difference = float((loop(stays, table) - backbone(collate(split, positions), table)).abs().max())
-    assert difference < CLOSE, f"the two ways differ by {difference}"
+    assert difference < CLOSE, f"the histories of the two sides differ by {difference}"
 
 
-def _loop_work(what: str, loop: Loop, stays: list[list[list[PlainSet]]], table: torch.Tensor) -> Callable[[], None]:
-    """What the loop does in place of our work, over the same batches."""
+def _loop_step(what: str, loop: Loop, table: torch.Tensor) -> Step:
+    """What the loop does with the stays of a batch in place of our step."""
     if what == "frozen forward":
-        return lambda: _forward(loop.eval(), stays, table)
-    optimizer = torch.optim.AdamW(loop.parameters(), lr=1e-5)
-    pretraining = what == "pretraining step"
-
-    def steps() -> None:
-        for batch in stays:
-            optimizer.zero_grad()
-            loss = loop.pretraining_loss(batch, table) if pretraining else loop(batch, table).square().mean()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(loop.parameters(), 1.0)
-            optimizer.step()
-
-    return steps
-
-
-@torch.no_grad()
-def _forward(loop: Loop, stays: list[list[list[PlainSet]]], table: torch.Tensor) -> None:
-    for batch in stays:
-        loop(batch, table)
+        loop.eval()
+        return torch.no_grad()(lambda stays: loop(stays, table))
+    loss_of = {
+        "unfrozen training step": lambda stays: loop(stays, table).square().mean(),
+        "pretraining step": lambda stays: loop.pretraining_loss(stays, table),
+    }
+    return optimizer_step(loop, loss_of[what])

@@ -20,22 +20,32 @@ from typing import Any
 
 from seqsetvae.memory import keep_freed_memory
 
-STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewhere the figure may include its parent's
+STATUS = Path("/proc/self/status")  # Linux only; elsewhere the peak memory may include that of the parent process
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Figure:
-    """One measured figure. `ratio` compares with the baseline of the same run; more is better."""
+    """One measured figure, perhaps compared with a baseline of the same run."""
 
     what: str
     value: float
     unit: str
     baseline: float | None = None  # in the same unit
     baseline_is: str = ""  # what the baseline is, in words
-    ratio: float | None = None
+    ratio: float | None = None  # how many times as good as the baseline
     wanted: float | None = None  # least ratio that the project asks for
     peak_mib: float | None = None  # most resident memory of the process that measured
     note: str = ""
+
+    def against(self, baseline: float, baseline_is: str, wanted: float | None = None) -> Figure:
+        """Compared with a baseline; a time in seconds is better when it is lower, everything else when it is higher."""
+        ratio = baseline / self.value if self.unit == "s" else self.value / baseline
+        return replace(self, baseline=baseline, baseline_is=baseline_is, ratio=ratio, wanted=wanted)
+
+
+def with_note(note: str, figures: list[Figure]) -> list[Figure]:
+    """The figures with a note before their own."""
+    return [replace(figure, note="; ".join(filter(None, (note, figure.note)))) for figure in figures]
 
 
 def table(title: str, figures: list[Figure]) -> str:
@@ -56,69 +66,68 @@ def table(title: str, figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def compared(what: str, value: float, unit: str, *, baseline: float, baseline_is: str, **more: Any) -> Figure:
-    """A figure of which more is better, with its ratio to a baseline."""
-    ratio = value / baseline
-    return Figure(what=what, value=value, unit=unit, baseline=baseline, baseline_is=baseline_is, ratio=ratio, **more)
-
-
 def once(work: Callable[[], object]) -> float:
-    """Time of the work, run once: for what takes long, or what a first run changes."""
+    """Time of one run: for what takes long, or what a first run changes."""
     return seconds(work, repeats=1, warm_up=0)
 
 
 def seconds(work: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
-    """Median time of the work, after runs that do not count."""
+    """Median time of a run, after runs that do not count."""
     return seconds_in_turn([work], repeats, warm_up)[0]
 
 
-def seconds_in_turn(works: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1) -> list[float]:
-    """Median time of each of the works, run in turn: a machine that is slower for a while is so for all of them."""
-    times: list[list[float]] = [[] for _ in works]
-    for repeat in range(warm_up + repeats):
-        for work, of_work in zip(works, times, strict=True):
+def seconds_in_turn(alternatives: Sequence[Callable[[], object]], repeats: int, warm_up: int = 1) -> list[float]:
+    """Median time of each, run in turn, so that a machine that is slower for a while is slower for all of them."""
+    times: list[list[float]] = [[] for _ in alternatives]
+    for _ in range(warm_up + repeats):
+        for work, spent in zip(alternatives, times, strict=True):
             start = time.perf_counter()
             work()
-            if repeat >= warm_up:
-                of_work.append(time.perf_counter() - start)
-    return [statistics.median(of_work) for of_work in times]
+            spent.append(time.perf_counter() - start)
+    return [statistics.median(spent[warm_up:]) for spent in times]
 
 
-Build = Callable[[], Callable[[], object]]  # makes a work that is then run several times
+Build = Callable[[], Callable[[], object]]  # makes what is then run several times
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What running a work took."""
+    """Time and memory of what ran in a process of its own."""
 
     seconds: float  # median
-    peak_mib: float  # of the process it ran in
+    peak_mib: float
 
 
 def apart(builds: Sequence[Build], repeats: int) -> list[Timed]:
-    """Each work in turn, each in a process of its own: a loop that leaves a million small holes slows no one else."""
+    """Run each in turn, in a process of its own: memory that one fragments does not slow the others."""
     with ExitStack() as stack:
-        pools = [stack.enter_context(_fresh_process()) for _ in builds]
-        for pool, build in zip(pools, builds, strict=True):
-            pool.submit(_Worker.make, build).result()
-        runs = [lambda pool=pool: pool.submit(_Worker.run).result() for pool in pools]
+        processes = [stack.enter_context(_fresh_process()) for _ in builds]
+        for process, build in zip(processes, builds, strict=True):
+            process.submit(_build, build).result()
+        runs = [lambda process=process: process.submit(_run_built).result() for process in processes]
         times = seconds_in_turn(runs, repeats)
-        return [Timed(time, pool.submit(peak_mib).result()) for time, pool in zip(times, pools, strict=True)]
+        peaks = [process.submit(peak_mib).result() for process in processes]
+    return [Timed(*both) for both in zip(times, peaks, strict=True)]
 
 
-class _Worker:
-    """The work of a process, kept in it between runs."""
+_built: Callable[[], object]  # what this process runs, kept between runs
 
-    work: Callable[[], object]
 
-    @classmethod
-    def make(cls, build: Build) -> None:
-        keep_freed_memory()  # as the command does, for both sides of a ratio
-        cls.work = staticmethod(build())
+def _build(build: Build) -> None:
+    global _built
+    _built = build()
 
-    @classmethod
-    def run(cls) -> None:
-        cls.work()
+
+def _run_built() -> None:
+    _built()  # its result is not sent to the process that waits
+
+
+def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
+    """The figures of a benchmark, run in a fresh process, with that process's peak memory."""
+    with _fresh_process() as process:
+        figures = process.submit(benchmark, *arguments).result()
+        peak = process.submit(peak_mib).result()
+    return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]
 
 
 def _fresh_process() -> ProcessPoolExecutor:
@@ -126,26 +135,18 @@ def _fresh_process() -> ProcessPoolExecutor:
 
 
 def _start_as_usual() -> None:
-    """Processes that this one starts, such as a loader's workers, start as they do for a user, not by spawn."""
+    """As for a user: the command keeps freed memory, and workers of a loader do not start by spawn."""
+    keep_freed_memory()
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 
 def peak_mib() -> float:
     """Most memory this process has had resident, in MiB."""
     if STATUS.exists():
-        kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(kib) / 1024
+        return status_mib("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
-    """The figures of a benchmark, run in a fresh process, with that process's peak memory."""
-    with _fresh_process() as pool:
-        return pool.submit(_with_peak, benchmark, *arguments).result()
-
-
-def _with_peak(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
-    keep_freed_memory()  # as the commands do
-    figures = benchmark(*arguments)
-    peak = peak_mib()
-    return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]
+def status_mib(name: str) -> float:
+    """An entry of Linux's status of this process, in MiB."""
+    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(name)) / 1024

@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import PercentFormatter
 
 plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "figures"}  # text stays text; the same run, the same file
 OURS, WANTED, QUIET = "#2a6f97", "#9a031e", "#6c757d"
@@ -23,34 +24,35 @@ def ratios(sections: dict[str, list[dict[str, Any]]]) -> plt.Figure:
     rows = [
         row for figures in sections.values() for row in figures if row["ratio"] and row["wanted"] and row["wanted"] > 1
     ]
-    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.1), layout="constrained")
-    places = range(len(rows))
-    axes.barh(places, [row["ratio"] for row in rows], color=OURS, height=0.6)
-    for place, row in zip(places, rows, strict=True):
-        axes.plot([row["wanted"]] * 2, [place - 0.4, place + 0.4], color=WANTED, linewidth=2)
-        axes.annotate(f" {row['ratio']:,.3g}×", (max(row["ratio"], row["wanted"]), place), va="center")
-    axes.set_yticks(places, [f"{row['what']}\nagainst {row['baseline_is']}" for row in rows], fontsize=8)
-    axes.invert_yaxis()
+    labels = [f"{row['what']}\nagainst {row['baseline_is']}" for row in rows]
+    figure, axes = _bars(rows, labels, " {:,.3g}×")
     axes.set_xscale("log")
     axes.set_xlim(1, 3 * max(row["ratio"] for row in rows))
     axes.set_xlabel("times as fast as the baseline (red: wanted)")
-    return _plain(figure, axes)
+    return figure
 
 
 def shares(figures: list[dict[str, Any]]) -> plt.Figure:
     """Achieved FLOP/s over those of plain matrix products."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(figures) + 1.1), layout="constrained")
-    places = range(len(figures))
-    axes.barh(places, [100 * row["ratio"] for row in figures], color=OURS, height=0.6)
-    for place, row in zip(places, figures, strict=True):
-        if row["wanted"]:
-            axes.plot([100 * row["wanted"]] * 2, [place - 0.4, place + 0.4], color=WANTED, linewidth=2)
-        axes.annotate(f" {row['ratio']:.0%}", (100 * row["ratio"], place), va="center")
-    axes.set_yticks(places, [row["what"] for row in figures], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
+    figure, axes = _bars(figures, [row["what"] for row in figures], " {:.0%}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    axes.set_xlim(0, 1)
     axes.set_xlabel("% of the rate of plain matrix products of the same shapes (red: wanted)")
-    return _plain(figure, axes)
+    return figure
+
+
+def _bars(rows: list[dict[str, Any]], labels: list[str], written: str) -> tuple[plt.Figure, plt.Axes]:
+    """A bar for each ratio with a mark at the wanted one; the ratio is `written` beside it."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.1), layout="constrained")
+    axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=OURS, height=0.6)
+    for place, row in enumerate(rows):
+        if row["wanted"]:
+            axes.plot([row["wanted"]] * 2, [place - 0.4, place + 0.4], color=WANTED, linewidth=2)
+        axes.annotate(written.format(row["ratio"]), (max(row["ratio"], row["wanted"] or 0), place), va="center")
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def growth(figures: list[dict[str, Any]]) -> plt.Figure:
@@ -72,12 +74,7 @@ def growth(figures: list[dict[str, Any]]) -> plt.Figure:
         axes.set_xlabel("synthetic stays")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
-        _plain(figure, axes)
-    return figure
-
-
-def _plain(figure: plt.Figure, axes: plt.Axes) -> plt.Figure:
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,11 @@ class Checkpoint:
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] | None = None
     transform: ValueTransform = AS_STORED
-
     architecture: str = FIRST_ARCHITECTURE
 
     @property
     def not_stated(self) -> list[str]:
-        """Sizes that neither the weights nor the hyper_parameters tell, so that they are taken from the settings."""
+        """Sizes that neither the weights nor the hyper_parameters show, so that they are taken from the settings."""
         not_in_shapes = ARCHITECTURES[self.architecture].NOT_IN_SHAPES
         return [name for name in not_in_shapes if name not in self.hyper_parameters]
 
@@ -68,17 +67,9 @@ class Checkpoint:
 def _numpy_globals() -> list[Any]:
     """Harmless numpy classes that hyper-parameters of old files hold; old numpy wrote them under another path."""
     core = np._core.multiarray  # type: ignore[attr-defined]
-    scalar, rebuild = core.scalar, core._reconstruct
-    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "?")]
-    return [
-        np.ndarray,
-        np.dtype,
-        *kinds,
-        scalar,
-        rebuild,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (rebuild, "numpy.core.multiarray._reconstruct"),
-    ]
+    functions = [core.scalar, core._reconstruct]
+    old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
+    return [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "?")), *functions, *old]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -88,20 +79,26 @@ def read_file(path: Path) -> dict[str, Any]:
         InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
     """
     try:
-        if _is_zip(path):
+        with path.open("rb") as file:
+            start = file.read(4)
+        # One end may be damaged: torch looks for a zip container at its start, zipfile at its end. Files from before
+        # torch 1.6 are bare pickles, which have no checksums.
+        is_zip = start == b"PK\x03\x04" or zipfile.is_zipfile(path)
+        if is_zip:
             _check_records(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
-        if not _unsafe(path) and not zipfile.is_zipfile(path) and not _is_pickle(path):
+        unsafe = _unsafe(path)
+        if not unsafe and not is_zip and start[:1] != pickle.PROTO:
             raise InputError(
                 f"{path}: not a checkpoint that torch can read; a text file, a git-lfs pointer or a broken download?"
             ) from error
         raise InputError(
-            f"{path}: refused, since it holds more than tensors and plain values{_unsafe(path)}. Re-save "
-            "its state_dict alone, with torch.save, where the file was made."
+            f"{path}: refused, since it holds more than tensors and plain values{unsafe}. Re-save its state_dict "
+            "alone, with torch.save, where the file was made."
         ) from error
     except Exception as error:  # of any kind: torch does not check what a damaged pickle makes it do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -109,15 +106,6 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a checkpoint is a dict of weights")
     return content
-
-
-def _is_zip(path: Path) -> bool:
-    """Is it a zip container, as torch looks for it or as zipfile does? One end of it may be damaged.
-
-    Files from before torch 1.6 are bare pickles, which have no checksums.
-    """
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(path)
 
 
 def _check_records(path: Path) -> None:
@@ -139,12 +127,6 @@ def _check_records(path: Path) -> None:
         raise InputError(f"{path}: the checksum of its record {damaged} does not match. {advice}")
 
 
-def _is_pickle(path: Path) -> bool:
-    """It begins as pickles do; nothing of it is run."""
-    with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO
-
-
 def _unsafe(path: Path) -> str:
     try:
         return f" ({', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(path))})"
@@ -159,23 +141,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: unreadable, no weights in it, two weights of one name, or non-finite weights.
     """
     content = read_file(path)
-    state = content.get("state_dict", content)
-    state = state if isinstance(state, dict) else {}
     saved = content.get("hyper_parameters")
     saved = saved if isinstance(saved, dict) else {}
     architecture = architecture_of(content, path)
-    rename, weights = ARCHITECTURES[architecture].canonical_name, {}
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor) or not isinstance(key, str):
-            continue
-        name = rename(without_wrappers(key))
-        if name in weights:
-            raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
-        weights[name] = value
-    if not weights:
-        raise InputError(
-            f"{path}: contains no weights; its entries are: {', '.join(map(str, list(content)[:8])) or 'none'}"
-        )
+    weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise InputError(
@@ -184,9 +153,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
-    sizes = saved.get("sizes", saved)  # in fine-tuned checkpoints of ours the sizes have an entry of their own
+    sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
+
+
+def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) -> dict[str, torch.Tensor]:
+    state = content.get("state_dict", content)
+    weights: dict[str, torch.Tensor] = {}
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, torch.Tensor) and isinstance(key, str):
+            name = rename(without_wrappers(key))
+            if name in weights:
+                raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
+            weights[name] = value
+    if not weights:
+        raise InputError(
+            f"{path}: contains no weights; its entries are: {', '.join(map(str, list(content)[:8])) or 'none'}"
+        )
+    return weights
 
 
 def architecture_of(content: dict[str, Any], path: Path) -> str:
@@ -290,16 +275,14 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     """Compare a checkpoint's weights with those of a module by name and shape."""
     wanted = {name: value.shape for name, value in module.state_dict().items()}
     have = {name: value.shape for name, value in checkpoint.weights.items()}
-    shared = wanted.keys() & have.keys()
-    others = [name for name in have if name not in wanted]
     architecture = ARCHITECTURES[checkpoint.architecture]
     on_purpose = re.compile("|".join((*architecture.SKIPPED, FINETUNED_HEAD)))
+    others = [name for name in have if name not in wanted]
+    differ = {name: (have[name], shape) for name, shape in wanted.items() if name in have and have[name] != shape}
     return LoadReport(
-        loaded={name: shape for name, shape in wanted.items() if name in shared and have[name] == shape},
+        loaded={name: shape for name, shape in wanted.items() if have.get(name) == shape},
         skipped=[name for name in others if on_purpose.fullmatch(name)],
         unknown=[name for name in others if not on_purpose.fullmatch(name)],
         missing=[name for name in wanted if name not in have and name not in architecture.INERT],
-        mismatched={
-            name: (have[name], wanted[name]) for name in wanted if name in shared and have[name] != wanted[name]
-        },
+        mismatched=differ,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,24 +86,22 @@ def run(settings: Settings) -> Path:
     backbone = backbone.to(device, table.dtype).eval()
     if settings.run.compile_model:
         backbone.compile_dense_parts()
-    data = data_module(
-        cohort,
-        value_transform(checkpoint, cohort),
-        settings.data,
-        settings.loader,
-        settings.run,
-        device,
-        labelled=False,
-    )
+    transform = value_transform(checkpoint, cohort)
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
     n_sets = 0  # less than the split's where --max_sets cuts stays
-    with new_npz(output) as archive, tqdm(total=split.n_stays, unit="stay", disable=None) as progress:
+    with (
+        new_file(output, replace=False) as stream,
+        zipfile.ZipFile(stream, "w") as archive,  # array by array, so that memory holds one batch
+        tqdm(total=split.n_stays, unit="stay", disable=None) as progress,
+    ):
         for batch in data.loader(split_name):
             with Precision.of(settings.run, device).context():
                 mu, history = encode(backbone, batch.to(device), table)
             stay_of_set = batch.stay_id[batch.stay_of_set]
             require_finite(torch.from_numpy(history), stay_of_set, split_name)
             for name, rows in split_by_stay(batch, mu=mu, history=history):
-                write_array(archive, name, rows)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:  # as np.savez does
+                    np.lib.format.write_array(file, np.ascontiguousarray(rows), allow_pickle=False)
             n_sets += batch.n_sets
             progress.update(batch.n_stays)
     print(f"Wrote {output}: {split.n_stays:,} stays, {n_sets:,} sets of the {split_name} split")
@@ -127,20 +124,3 @@ def split_by_stay(batch: Batch, **arrays: np.ndarray) -> Iterator[tuple[str, np.
     for stay, start, end in zip(batch.stay_id.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         for name, rows in arrays.items():
             yield f"{stay}/{name}", rows[start:end]
-
-
-@contextlib.contextmanager
-def new_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz written array by array, so that memory holds one batch; it appears under its name when complete.
-
-    Raises:
-        InputError: a file of that name exists, at the start or by the end, or it cannot be written.
-    """
-    with new_file(path, replace=False) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        yield archive
-
-
-def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    """Add an array as np.savez does."""
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)

@@ -9,9 +9,9 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from types import ModuleType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from seqsetvae import __version__
 from seqsetvae.errors import InputError
@@ -23,17 +23,9 @@ from seqsetvae.settings.kinds import NotAllowedError, OneOf
 class Mode(Protocol):
     """What the file of a mode declares."""
 
-    @property
-    def HELP(self) -> str:  # noqa: N802
-        """What it does, for --help."""
-
-    @property
-    def NEEDS(self) -> Sequence[str]:  # noqa: N802
-        """Settings that must not be None."""
-
-    @property
-    def Settings(self) -> type:  # noqa: N802
-        """The groups of settings that it reads, and its own arguments."""
+    HELP: str  # what it does, for --help
+    NEEDS: Any  # names of the settings that must not be None
+    Settings: Any  # dataclass of the groups of settings that it reads, and its own arguments
 
     def problems(self, settings: Any) -> list[str]:
         """What is wrong with settings that are allowed one by one; each line begins with `name: `."""
@@ -42,20 +34,11 @@ class Mode(Protocol):
         """Do it."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that raises InputError, as the rest of the project does, instead of ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists all flags")
-
-
 def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentParser:
-    """The command line: one flag per setting. Values are checked later, together with those of the config file."""
-    command = Parser(
+    """The command line as --help shows it: one flag per setting."""
+    command = argparse.ArgumentParser(
         prog="train_optimized.py",
         usage="train_optimized.py --mode MODE [--flag VALUE ...]",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fine-tune a SeqSetVAE checkpoint on patient records, or pretrain one.\n"
         f"Default values are read from {config.__name__}.py; a flag overrides the value for one run.\n"
@@ -104,113 +87,108 @@ class Call:
         return self.mode.run(self.settings)
 
 
+@dataclass
+class _Problems:
+    """What the user has to correct, a line for each mistake."""
+
+    lines: list[str] = field(default_factory=list)
+    settings: set[str] = field(default_factory=set)  # those that have a line
+
+    def add(self, line: str, *settings: str | None) -> None:
+        """A line about these settings."""
+        self.lines.append(line)
+        self.settings.update(name for name in settings if name)
+
+    def add_consequences(self, lines: Iterable[str]) -> None:
+        """Lines that begin with the name of a setting; they are left out if it already has a line."""
+        self.lines += [line for line in dict.fromkeys(lines) if line.split(":")[0] not in self.settings]
+
+    def error(self) -> InputError:
+        count = "one problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+        return InputError("\n  ".join([f"{count} with the settings, nothing was read or written:", *self.lines]))
+
+
 def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) -> Call:
     """The mode and the settings of this call: the config file's values, overridden by the flags.
 
     Raises:
         InputError: lists every problem with its name, the received value and the allowed ones.
     """
-    known = settings_of(modes)
-    words, unknown = _take_out_unknown_flags(argv, known)
-    words, without_value = _take_out_flags_without_value(words, known)
-    flags, stray = parser(config, modes).parse_known_args(words)
-    given, in_config = vars(flags), _config_values(config, known)
+    for word in argv:
+        if word in ("-h", "--help", "--version"):
+            parser(config, modes).parse_args([word])  # prints and ends the process
+    known, problems = settings_of(modes), _Problems()
+    given = _flags(argv, known, problems)
+    in_config = _config_values(config, known, given, problems)
     received = in_config | given
-    surplus = [name for name in vars(config) if not name.startswith("_") and name not in in_config]
-    misspelled = {_closest(name, known) for name in [*map(_flag_name, unknown), *surplus]}
-    problems = [f"{word}: no such flag{_suggestion(_flag_name(word), known, '--')}" for word in unknown]
-    problems += [f"{name}: --{name} was given without a value" for name in without_value]
-    problems += [f"{word!r}: a value without a flag; put a flag before it or remove it" for word in stray]
-    problems += [f"{name}: no such setting (in {config.__name__}.py){_suggestion(name, known)}" for name in surplus]
-    problems += [
-        f"{name}: missing in {config.__name__}.py; add a line such as {name} = ..."
-        for name, item in known.items()
-        if item.is_config_line and name not in received and name not in misspelled
-    ]
     mode = modes.get(given.get("mode", ""))
     known |= {} if mode is None else declared(mode.Settings, received)  # two architectures may share a name
     values = _convert(received, known, problems)
     # A default replaces a wrong value, so that the others can be checked.
-    usable = _defaults(known) | _convert(in_config, known, []) | values
-    chosen = _chosen(given, in_config, usable, known, f"{config.__name__}.py")
-    reported = (received.keys() - values.keys()) | misspelled | {*without_value}  # one problem for each mistake
-    found = [] if "mode" in received else [f"mode: not given; allowed: {known['mode'].kind.allowed}"]
-    found += [] if mode is None else _unused(given, received, mode, modes)
-    for each in modes.values() if mode is None else [mode]:
-        if usable.keys() >= declared(each.Settings, usable).keys():  # else a line of the config file is missing
-            own = declared(each.Settings, usable).keys() - chosen.keys()
-            advised = {name: value for name, value in recipe(each.Settings, usable).items() if name in own}
-            settings: Any = build(each.Settings, usable | advised, chosen)
-            found += [line for group in groups_in(settings) if hasattr(group, "problems") for line in group.problems()]
-            if each is mode:
-                found += _needed(given["mode"], mode, usable, known) + mode.problems(settings)
-    problems += [line for line in dict.fromkeys(found) if line.split(":")[0] not in reported]
-    if problems or mode is None:
-        raise _report(problems)
+    shipped = {name: item.default for name, item in known.items() if item.default is not MISSING}
+    usable = shipped | _convert(in_config, known, _Problems()) | values
+    changed = {name for name in in_config.keys() & shipped.keys() if usable[name] != shipped[name]}
+    chosen = dict.fromkeys(changed, f"{config.__name__}.py") | {name: f"--{name}" for name in given}
+    if mode is None:
+        problems.add_consequences([f"mode: not given; allowed: {known['mode'].kind.allowed}"])
+        for each in modes.values():
+            problems.add_consequences(_problems_of_groups(_build(each, usable, chosen)))
+        raise problems.error()
+    problems.add_consequences(_unused(given, received, mode, modes))
+    settings = _build(mode, usable, chosen)
+    if settings is not None:
+        found = [*_problems_of_groups(settings), *_needed(given["mode"], mode, usable, known)]
+        problems.add_consequences(found + mode.problems(settings))
+    if problems.lines:
+        raise problems.error()
     return Call(mode, settings)
 
 
-def _config_values(config: ModuleType, known: Mapping[str, Setting]) -> dict[str, Any]:
+# A flag, or one that was meant: word processors turn hyphens into dashes, and other programs use one hyphen.
+_FLAG = re.compile(r"[-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]{1,2}(?=[A-Za-z_])")
+
+
+def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: _Problems) -> dict[str, str]:
+    """The value of each flag; argparse would stop at the first mistake."""
+    given, words = {}, list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if not _FLAG.match(word):
+            problems.add(f"{word!r}: a value without a flag; put a flag before it or remove it")
+            continue
+        has_value = bool(equals)
+        if not equals and words and not _FLAG.match(words[0]):
+            has_value, value = True, words.pop(0)
+        name = flag.removeprefix("--")
+        if name not in known:
+            meant = _closest(_FLAG.sub("", flag).replace("-", "_"), known)
+            problems.add(f"{word}: no such flag{_suggestion(meant, '--')}", meant)
+        elif has_value:
+            given[name] = value
+        elif known[name].is_switch:
+            given[name] = "true"
+        else:
+            problems.add(f"{name}: --{name} was given without a value", name)
+    return given
+
+
+def _config_values(
+    config: ModuleType, known: Mapping[str, Setting], given: Mapping[str, str], problems: _Problems
+) -> dict[str, Any]:
     """The settings in the config module. Raises InputError if it has none: one problem instead of one for each."""
     values = {name: getattr(config, name) for name, item in known.items() if item.in_config and hasattr(config, name)}
+    file = f"{config.__name__}.py"
     if not values:
-        raise InputError(
-            f"{config.__name__}.py: contains no settings. Restore the config file that came with train_optimized.py."
-        )
+        raise InputError(f"{file}: contains no settings. Restore the config file that came with train_optimized.py.")
+    for name in vars(config):
+        if not name.startswith("_") and name not in values:
+            meant = _closest(name, known)
+            problems.add(f"{name}: no such setting (in {file}){_suggestion(meant)}", meant)
+    for name, item in known.items():
+        if item.is_config_line and name not in values.keys() | given.keys() | problems.settings:
+            problems.add(f"{name}: missing in {file}; add a line such as {name} = ...")
     return values
-
-
-def _defaults(known: Mapping[str, Setting]) -> dict[str, Any]:
-    return {name: item.default for name, item in known.items() if item.default is not MISSING}
-
-
-def _chosen(
-    given: Mapping[str, str],
-    in_config: Mapping[str, Any],
-    values: Mapping[str, Any],
-    known: Mapping[str, Setting],
-    config_file: str,
-) -> dict[str, str]:
-    """Where the user chose a setting: its flag, or the config file if the value there is not as shipped."""
-    shipped = _defaults(known)
-    changed = {name for name in in_config.keys() & shipped.keys() if values[name] != shipped[name]}
-    return dict.fromkeys(changed, config_file) | {name: f"--{name}" for name in given}
-
-
-# A flag, or one that was meant: word processors turn hyphens into dashes, and other programs use one hyphen.
-_FLAG = re.compile(r"[-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]{1,2}[A-Za-z_]")
-
-
-def _take_out_unknown_flags(words: Sequence[str], known: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(words without unknown flags and their values, unknown flags): argparse would report the value separately."""
-    flags = {"-h", "--help", "--version", *(f"--{name}" for name in known)}
-    kept: list[str] = []
-    unknown: list[str] = []
-    after_unknown = False
-    for word in words:
-        is_flag = _FLAG.match(word) is not None
-        if is_flag and word.split("=")[0] not in flags:
-            unknown.append(word)
-            after_unknown = "=" not in word
-        else:
-            if is_flag or not after_unknown:
-                kept.append(word)
-            after_unknown = False
-    return kept, unknown
-
-
-def _take_out_flags_without_value(words: Sequence[str], known: Mapping[str, Setting]) -> tuple[list[str], list[str]]:
-    """(words without flags that lack their value, names of those flags): argparse would stop at the first."""
-    needs_value = {f"--{name}" for name, item in known.items() if not item.is_switch}
-    ends = {at for at in range(len(words)) if at + 1 == len(words) or _FLAG.match(words[at + 1])}
-    lacking = [at for at in sorted(ends) if words[at] in needs_value]
-    kept = [word for at, word in enumerate(words) if at not in lacking]
-    return kept, [words[at].removeprefix("--") for at in lacking]
-
-
-def _flag_name(word: str) -> str:
-    """The name in a flag: `--batch-size=8` gives batch_size."""
-    return _FLAG.sub(lambda match: match[0][-1], word).split("=")[0].replace("-", "_")
 
 
 def _closest(name: str, known: Iterable[str]) -> str | None:
@@ -218,20 +196,34 @@ def _closest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, [*known, "help", "version"], n=1)), None)
 
 
-def _suggestion(name: str, known: Iterable[str], before: str = "") -> str:
-    close = _closest(name, known)
-    return f"; did you mean {before}{close}?" if close else "; --help lists all"
+def _suggestion(meant: str | None, before: str = "") -> str:
+    return f"; did you mean {before}{meant}?" if meant else "; --help lists all"
+
+
+def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> Any:
+    """The settings of a mode; None if a line of the config file is missing.
+
+    What the user left as shipped is replaced by what the selected modules, such as an architecture, recommend.
+    """
+    known = declared(mode.Settings, values).keys()
+    advised = recipe(mode.Settings, values)
+    left = known - chosen.keys()
+    advised = {name: value for name, value in advised.items() if name in left}
+    return build(mode.Settings, {**values, **advised}, chosen) if values.keys() >= known else None
+
+
+def _problems_of_groups(settings: Any) -> list[str]:
+    groups = [] if settings is None else groups_in(settings)
+    return [line for group in groups if hasattr(group, "problems") for line in group.problems()]
 
 
 def _unused(given: Mapping[str, str], received: Mapping[str, Any], mode: Mode, modes: Mapping[str, Mode]) -> list[str]:
     """Flags that were given and would have no effect."""
     read, read_with_others = declared(mode.Settings, received), declared(mode.Settings)
     problems = []
-    for name in given:
-        readers = [each for each in modes if name in declared(modes[each].Settings)]
-        if name == "mode" or name in read:
-            continue
-        where = f"--mode {given['mode']} does not use it (used by {', '.join(readers)})"
+    for name in [name for name in given if name not in {"mode", *read}]:
+        readers = ", ".join(each for each in modes if name in declared(modes[each].Settings))
+        where = f"--mode {given['mode']} does not use it (used by {readers})"
         if name in read_with_others:
             where = f"it is used only with {read_with_others[name].only_with}"
         problems.append(f"{name}: received {given[name]!r}; {where}; leave out --{name}")
@@ -248,8 +240,8 @@ def _needed(name: str, mode: Mode, values: Mapping[str, Any], known: Mapping[str
     ]
 
 
-def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems: list[str]) -> dict[str, Any]:
-    """Values in the types of the settings; a value that is not allowed is added to `problems` instead."""
+def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems: _Problems) -> dict[str, Any]:
+    """Values in the types of the settings, without those that are not allowed."""
     values = {}
     for name, value in received.items():
         kind = known[name].kind
@@ -257,10 +249,5 @@ def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems
             values[name] = kind.convert(value)
         except (ValueError, TypeError, OverflowError) as error:
             reason = f", {error}" if isinstance(error, NotAllowedError) else ""
-            problems.append(f"{name}: received {value!r}{reason}; allowed: {kind.allowed}")
+            problems.add(f"{name}: received {value!r}{reason}; allowed: {kind.allowed}", name)
     return values
-
-
-def _report(problems: list[str]) -> InputError:
-    count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return InputError("\n  ".join([f"{count} with the settings, nothing was read or written:", *problems]))

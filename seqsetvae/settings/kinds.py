@@ -6,35 +6,20 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-
-class Kind(Protocol):
-    """The values that a setting allows."""
-
-    @property
-    def allowed(self) -> str:
-        """For error messages."""
-
-    @property
-    def metavar(self) -> str:
-        """Placeholder of the value in --help."""
-
-    def convert(self, received: Any) -> Any:
-        """The value of a config value or of a flag's text. Raises ValueError, TypeError or OverflowError."""
+from typing import Any
 
 
 class NotAllowedError(ValueError):
-    """A value that is not allowed for a reason worth telling, for example "which does not exist"."""
+    """A value that is not allowed, with a reason that the error shows, for example "which does not exist"."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """A kind whose parts are known when it is made."""
+    """The values that a setting allows."""
 
-    allowed: str
-    convert: Callable[[Any], Any]
-    metavar: str
+    allowed: str  # for error messages
+    convert: Callable[[Any], Any]  # a config value or the text of a flag; raises ValueError, TypeError or OverflowError
+    metavar: str  # placeholder of the value in --help
 
 
 @dataclass(frozen=True)
@@ -64,34 +49,31 @@ def choice(*names: str, **aliases: str) -> OneOf:
     return OneOf(lambda: names, aliases)
 
 
+Kind = Values | OneOf
+
+
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Kind:
     """A finite number of at least low (or above it), and at most high."""
-
-    def convert(received: Any) -> float:
-        if isinstance(received, bool) or not _bounded(float(received), low, high, above):
-            raise ValueError
-        return float(received)
-
-    return Values(f"a number {'above' if above else 'of at least'} {low:g}" + _up_to(high), convert, "X")
-
-
-def _bounded(value: float, low: float, high: float, above: bool) -> bool:
-    return math.isfinite(value) and (value > low if above else value >= low) and value <= high
+    return _range(float, f"a number {'above' if above else 'of at least'} {low:g}", low, high, above, "X")
 
 
 def integer(low: int, high: float = math.inf) -> Kind:
     """An integer of at least low and at most high."""
+    return _range(int, f"an integer of at least {low}", low, high, False, "N")
 
-    def convert(received: Any) -> int:
-        if isinstance(received, bool | float) or not low <= int(received) <= high:
+
+def _range(to: type[int] | type[float], lower: str, low: float, high: float, above: bool, metavar: str) -> Kind:
+    refused = bool | float if to is int else bool  # int() would cut the digits of a float
+
+    def convert(received: Any) -> float:
+        value = to(received)
+        inside = low <= value <= high and value != math.inf and not (above and value == low)
+        if isinstance(received, refused) or not inside:
             raise ValueError
-        return int(received)
+        return value
 
-    return Values(f"an integer of at least {low}" + _up_to(high), convert, "N")
-
-
-def _up_to(high: float) -> str:
-    return "" if math.isinf(high) else f" and at most {high:g}" if high < 1e6 else f" and at most {high}"
+    upper = "" if math.isinf(high) else f" and at most {high:g}" if high < 1e6 else f" and at most {high}"
+    return Values(lower + upper, convert, metavar)
 
 
 def _boolean(received: Any) -> bool:

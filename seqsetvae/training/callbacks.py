@@ -30,7 +30,7 @@ class Clock(pl.Callback):
     def __init__(self) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
         self._mark = time.perf_counter()
 
@@ -39,9 +39,7 @@ class Clock(pl.Callback):
         self._mark = now
         return now - before
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_index: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         self.waiting += self._lap()
 
     def on_train_batch_end(
@@ -65,14 +63,15 @@ class MetricsTable:
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
+        columns = row.as_flat()
         lines = io.StringIO(newline="")
-        writer = csv.DictWriter(lines, list(row.as_flat()))
+        writer = csv.DictWriter(lines, list(columns))
         if not self.csv_path.exists():
             writer.writeheader()
-        writer.writerow(row.as_flat())
+        writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
         with _write_errors(self.tensorboard_dir):
-            for name, value in row.as_flat().items():
+            for name, value in columns.items():
                 if name not in ("stage", "epoch", "step") and value is not None:
                     self.curves.add_scalar(name, value, row.step)
             self.curves.flush()
@@ -175,25 +174,17 @@ class RunProgress(pl.Callback):
         self.progress = Progress("")
         self.loss = DelayedNumber()
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         self.batches, self.start = 0, time.monotonic()  # training and validation batches of this stage so far
         self.progress.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_index: int
-    ) -> None:
-        self._advance(trainer, module)
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        self._advance(trainer, module)
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         self.progress.close()
 
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.progress.close()
 
-    def _advance(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         self.batches += 1
         if self.progress.is_due():
             epoch = self.epochs_before + trainer.current_epoch + 1
@@ -202,6 +193,9 @@ class RunProgress(pl.Callback):
             share = (self.epochs_before + epochs) / self.epochs_in_all
             label = f"Epoch {epoch}/{self.epochs_in_all}"
             self.progress.show(share, self._detail(module, epochs), label)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self.on_train_batch_end(trainer, module)
 
     def _detail(self, module: pl.LightningModule, epochs: float) -> str:
         """Loss so far in this epoch, best metric of the epochs before, and time left at the speed of this stage."""
@@ -243,7 +237,7 @@ class DelayedNumber:
 
 
 class GpuWatch(pl.Callback):
-    """Asks the driver how busy the GPU is, every so many batches; the device is not waited for."""
+    """Reads from the driver every EVERY batches how busy the GPU is; the device is not waited for."""
 
     EVERY = 50
 

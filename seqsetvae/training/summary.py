@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
@@ -50,13 +51,10 @@ class Summary:
             lines += textwrap.wrap(f"⚠️  {line}", LINE_WIDTH, subsequent_indent="   ", break_long_words=False)
         return "\n".join(lines)
 
-    def _others(self) -> list[str]:
-        others = {name: value for name, value in self.best.items() if name != self.watched}
-        return [f"{name} {value:.{0 if name in COUNTS else 4}f}" for name, value in others.items()]
-
     def _facts(self) -> list[tuple[str, list[str]]]:
         """Names and values, in pieces between which a line may end."""
         several = len(self.best_by_stage) > 1
+        others = {name: value for name, value in self.best.items() if name != self.watched}
         stages = [f"stage {stage}: {value:.4f}" for stage, value in self.best_by_stage.items()]
         speeds = [
             f"{f'stage {stage}: ' * several}{speed:,.0f}{' (head alone)' * (stage in self.head_alone)}"
@@ -67,7 +65,9 @@ class Summary:
             for stage, counts in self.trained.items()
             for part, count in counts.items()
         ]
-        facts = [("at that epoch", self._others())]
+        facts = [
+            ("at that epoch", [f"{name} {value:.{0 if name in COUNTS else 4}f}" for name, value in others.items()])
+        ]
         facts += [(f"best {self.watched}", stages)] if several else []
         facts += [("compared with chance", self.against_chance)] if self.against_chance else []
         return [
@@ -83,14 +83,10 @@ class Summary:
 
 def _fold(start: str, items: list[str]) -> list[str]:
     """`start` and the items, separated by commas, in lines of at most LINE_WIDTH unless one item alone is longer."""
-    lines, line = [], f"{start}  "
-    for position, item in enumerate(items):
-        piece = item + ("," if position < len(items) - 1 else "")
-        if line.strip() and len(line.rstrip()) > 26 and len(line) + len(piece) > LINE_WIDTH:
-            lines.append(line.rstrip())
-            line = " " * 26
-        line += f"{piece} "
-    return [*lines, line.rstrip()]
+    unbroken = ", ".join(item.replace(" ", "\0") for item in items)  # a line ends only between items
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 26}
+    lines = textwrap.wrap(unbroken, LINE_WIDTH, initial_indent=f"{start}  ", **options)
+    return [line.replace("\0", " ") for line in lines] or [start.rstrip()]
 
 
 def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> Summary:
@@ -136,15 +132,14 @@ def loading_advice(waiting: float | None, num_workers: int) -> list[str]:
     """What to try where the loader is the bottleneck."""
     if waiting is None or waiting <= MUCH_WAITING:
         return []
-    without = (
-        ": put the data on a local disk and try a larger --batch_size; worker processes (--num_workers) help only "
-        "where the disk is slow."
-    )
-    with_workers = (
+    remedy = (
         f" with {num_workers} worker processes: pass --num_workers 0. Batches are index arithmetic here, and workers "
         "cost more than they save unless the disk is slow."
+        if num_workers
+        else ": put the data on a local disk and try a larger --batch_size; worker processes (--num_workers) help only "
+        "where the disk is slow."
     )
-    return [f"Training waited for data {waiting:.0%} of the time{with_workers if num_workers else without}"]
+    return [f"Training waited for data {waiting:.0%} of the time{remedy}"]
 
 
 def random_weights_advice(report: LoadReport | None) -> list[str]:
@@ -199,7 +194,13 @@ def against_chance(best: Row, valid: Split) -> list[str]:
 def finetuning_advice(rows: list[Row], watched: Watched, valid: Split) -> list[str]:
     """What to look at if the best validation is not better than chance, or if training only made it worse."""
     best = best_row(rows, watched)
-    return _chance_advice(best, *_counts(valid)) + _first_epoch_advice(best, rows)
+    advice = _chance_advice(best, *_counts(valid))
+    if len(rows) > 2 and best is rows[0]:
+        advice.append(
+            f"val_auc was best after the first of {len(rows)} epochs and never rose again: try a lower cls_head_lr, or "
+            "a lower unfreeze_after."
+        )
+    return advice
 
 
 def _chance_advice(best: Row, positives: int, negatives: int) -> list[str]:
@@ -222,13 +223,4 @@ def _chance_advice(best: Row, positives: int, negatives: int) -> list[str]:
     return [
         f"{finding} Check that the loading table shows the whole backbone, that stats.csv and cached.csv are those of "
         "the pretraining, and the labels (python data.py check)."
-    ]
-
-
-def _first_epoch_advice(best: Row, rows: list[Row]) -> list[str]:
-    if len(rows) <= 2 or best is not rows[0]:
-        return []
-    return [
-        f"val_auc was best after the first of {len(rows)} epochs and never rose again: try a lower cls_head_lr, or "
-        "a lower unfreeze_after."
     ]

@@ -20,7 +20,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_data_runs_on_a_compiled_cohort(compiled: Cohort, tmp_path: Path) -> None:
-    figures = data.run(compiled.path, tmp_path, n_stays=12, n_read=8)
+    figures = data.section(compiled.path, tmp_path, n_stays=12, n_read=8)
     assert len(figures) == 9
     assert all(figure.value >= 0 for figure in figures)
     assert all(figure.note.startswith("synthetic stays") for figure in figures)  # as the manifest says, not the flag
@@ -33,7 +33,7 @@ def test_growth_compares_sizes_and_says_that_stays_are_synthetic(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(growth, "ENOUGH", 500)
-    figures = {figure.what: figure for figure in growth.run(None, tmp_path, sizes=(600, 300))}
+    figures = {figure.what: figure for figure in growth.section(None, tmp_path, sizes=(600, 300))}
     assert figures["compile 600 stays"].value > 0
     compared = figures["load an epoch of 600 stays"]
     assert compared.baseline == figures["load an epoch of 300 stays"].value

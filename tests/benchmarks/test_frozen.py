@@ -13,13 +13,13 @@ from tests import tiny
 
 def test_the_section_runs_on_a_tiny_synthetic_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "PRACTICE", tiny.SIZES)
-    monkeypatch.setattr(frozen, "SYNTHETIC_STAYS", 100)
+    monkeypatch.setattr(frozen, "SYNTHETIC_STAYS", 50)
     monkeypatch.setattr(frozen, "EPOCHS", 2)
     monkeypatch.setattr(frozen, "isolated", lambda work, *arguments: work(*arguments))  # starting processes is slow
-    figures = frozen.frozen(None, tmp_path, n_stays=20)
+    figures = frozen.section(None, tmp_path)
     assert [figure.what for figure in figures] == [
-        "frozen run, 2 epochs, read once",
-        "frozen run, 2 epochs, found again",
+        "frozen run, 2 epochs, features computed",
+        "frozen run, 2 epochs, features found in the cache",
         "epoch of the head, validation included",
         "frozen run, backbone in every step",
     ]

@@ -15,19 +15,19 @@ from seqsetvae.cohort import Cohort
 from tests.tiny import SIZES
 
 
-def test_every_variant_of_every_work_is_measured(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_of_every_step_is_measured(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "INDUCING_ROWS", 64)
     monkeypatch.setattr(gpu, "REPEATS", 1)
     compiled_models: list[Backbone] = []
     monkeypatch.setattr(Backbone, "compile_dense_parts", lambda backbone: compiled_models.append(backbone))
     figures = gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=2)
     speeds = [figure for figure in figures if figure.unit == "stays/s"]
-    assert [figure.what.split(",")[0] for figure in speeds[:: len(gpu.VARIANTS)]] == list(gpu.WORKS)
-    assert len(speeds) == len(gpu.WORKS) * len(gpu.VARIANTS)
+    assert [figure.what.split(",")[0] for figure in speeds[:: len(gpu.VARIANTS)]] == list(gpu.STEPS)
+    assert len(speeds) == len(gpu.STEPS) * len(gpu.VARIANTS)
     assert len(figures) == len(speeds) + len(gpu.VARIANTS)  # and an epoch each
-    assert len(compiled_models) == len(gpu.WORKS)
+    assert len(compiled_models) == len(gpu.STEPS)
     assert all(figure.value > 0 for figure in figures)
-    assert sum(figure.ratio is None for figure in speeds) == len(gpu.WORKS)
+    assert sum(figure.ratio is None for figure in speeds) == len(gpu.STEPS)
     assert "TFLOP/s" in speeds[0].note
     assert "frozen forward, float32, padded sizes, batches of 8" in table("GPU", figures)
 
@@ -40,16 +40,16 @@ def test_a_variant_that_fails_does_not_hide_the_others(
 
     monkeypatch.setattr(gpu, "INDUCING_ROWS", 64)
     monkeypatch.setattr(gpu, "REPEATS", 1)
-    monkeypatch.setattr(gpu, "WORKS", {"frozen forward": gpu.WORKS["frozen forward"]})
+    monkeypatch.setattr(gpu, "STEPS", ["frozen forward"])
     monkeypatch.setattr(Backbone, "compile_dense_parts", broken)
     assert len(gpu.measure(compiled, SIZES, torch.device("cpu"), (8,), n_batches=1)) == len(gpu.VARIANTS) - 1
     assert "compiled, batches of 8: failed, no compiler" in capsys.readouterr().out
 
 
 def test_nothing_is_compared_with_a_first_variant_that_failed() -> None:
-    first, second = (Figure(what=f"a work, {one.name}, batches of 8", value=1.0, unit="s") for one in gpu.VARIANTS[:2])
-    assert [figure.ratio for figure in gpu._against_first([first, second])] == [None, 1.0]
-    assert [figure.ratio for figure in gpu._against_first([second, second])] == [None, None]
+    first, second, third = ({one.name: Figure(what="a step", value=1.0, unit="stays/s")} for one in gpu.VARIANTS[:3])
+    assert [figure.ratio for figure in gpu.against_exact(first | second)] == [None, 1.0]
+    assert [figure.ratio for figure in gpu.against_exact(second | third)] == [None, None]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would measure it")

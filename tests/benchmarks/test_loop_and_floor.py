@@ -17,7 +17,7 @@ import torch
 from benchmarks import floor, loop
 from benchmarks.__main__ import SECTIONS, keep, main
 from benchmarks.measure import Figure, Timed, apart, isolated
-from benchmarks.works import WORKS, needed_flop, open_stays
+from benchmarks.workloads import STEPS, Stays, Workload, open_stays
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import collate
@@ -25,8 +25,8 @@ from tests.benchmarks.turns import in_this_process
 from tests.tiny import SIZES
 
 
-@pytest.mark.parametrize("what", WORKS)
-def test_every_work_is_compared_with_the_loop(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", STEPS)
+def test_every_step_is_compared_with_the_loop(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "apart", in_this_process)
     figure = loop.against_loop(what, compiled.path, SIZES, 1)
     assert (figure.what, figure.wanted) == (what, loop.WANTED[what])
@@ -45,8 +45,8 @@ def test_a_turn_of_ours_counts_as_the_several_runs_that_it_is(
     assert figure.peak_mib == 500.0
 
 
-@pytest.mark.parametrize("what", WORKS)
-def test_every_work_is_compared_with_plain_products(
+@pytest.mark.parametrize("what", STEPS)
+def test_every_step_is_compared_with_plain_products(
     compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(floor, "REPEATS", 1)
@@ -71,7 +71,7 @@ def build_naps(seconds: float) -> Callable[[], object]:
     return partial(time.sleep, seconds)
 
 
-def test_works_run_in_turn_each_in_a_process_of_its_own() -> None:
+def test_workloads_run_in_turn_each_in_a_process_of_its_own() -> None:
     short, long = apart([partial(build_naps, 0.01), partial(build_naps, 0.2)], repeats=1)
     assert 0.01 <= short.seconds < 0.2 <= long.seconds
     assert min(short.peak_mib, long.peak_mib) > 0
@@ -98,21 +98,22 @@ def test_a_loop_that_computes_something_else_is_noticed(compiled: Cohort, monkey
 
 
 def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> None:
-    batch = collate(compiled.split("train"), np.array([0]))
+    workload = Workload("frozen forward", Stays(compiled.path, SIZES, batch_size=4, n_batches=2))
 
-    def work(_: object) -> None:
+    def step(_: object) -> None:
         torch.nn.functional.linear(torch.ones(3, 4), torch.ones(5, 4), torch.ones(5))
         torch.bmm(torch.ones(2, 3, 4), torch.ones(2, 4, 5), out=torch.empty(2, 3, 5))
 
-    assert needed_flop(work, [batch, batch]) == 2 * (2 * 3 * 4 * 5 + 2 * 2 * 3 * 4 * 5)
+    workload.step = step
+    assert workload.needed_flop() == 2 * (2 * 3 * 4 * 5 + 2 * 2 * 3 * 4 * 5)
 
 
 def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path) -> None:
     for section, value in (("loop", 1.0), ("floor", 2.0), ("loop", 3.0)):
-        keep(section, [Figure(what="a work", value=value, unit="s")], "synthetic", tmp_path)
+        keep(section, [Figure(what="a step", value=value, unit="s")], "synthetic", tmp_path)
     kept = json.loads((tmp_path / "figures.json").read_text())["sections"]
     assert {name: figures[0]["value"] for name, figures in kept.items()} == {"loop": 3.0, "floor": 2.0}
-    assert "| a work | 3 s |" in (tmp_path / "tables.md").read_text()
+    assert "| a step | 3 s |" in (tmp_path / "tables.md").read_text()
     with pytest.raises(InputError, match="use another --output"):
         keep("loop", [], "a compiled cohort", tmp_path)
 
@@ -133,7 +134,7 @@ def test_each_section_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytes
 def test_what_does_not_fit_is_said_before_anything_is_measured(
     wrong: str, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep("loop", [Figure(what="a work", value=1.0, unit="s")], "synthetic", tmp_path)
+    keep("loop", [Figure(what="a step", value=1.0, unit="s")], "synthetic", tmp_path)
     data_dir = tmp_path / "nothing" if wrong == "no such cohort" else compiled.path
     arguments = ["--data_dir", str(data_dir), "--output", str(tmp_path), "--only", "loop"]
     monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])

@@ -1,4 +1,4 @@
-"""What `measure.apart` does, without a process for each work."""
+"""What `measure.apart` does, in this process."""
 
 from __future__ import annotations
 

@@ -152,6 +152,8 @@ def test_problems_of_settings_together_come_at_once_too(files: dict[str, object]
         (["--zzz", "8"], "--zzz: no such flag; --help lists all"),
         (["8"], "'8': a value without a flag; put a flag before it or remove it"),
         (["--seed"], "seed: --seed was given without a value"),
+        (["--lr", "-3e-4"], "lr: received '-3e-4'; allowed: a number above 0"),
+        (["--lr=-3e-4"], "lr: received '-3e-4'; allowed: a number above 0"),
     ],
 )
 def test_a_mistyped_flag_costs_one_error(words: list[str], expected: str, pretrained: Path, compiled: Cohort) -> None:
@@ -160,6 +162,14 @@ def test_a_mistyped_flag_costs_one_error(words: list[str], expected: str, pretra
         status, printed, errors = call(line)
         assert (status, printed) == (2, "")
         assert errors == f"error: one problem with the settings, nothing was read or written:\n  {expected}\n"
+
+
+def test_a_flag_does_not_take_a_mistyped_flag_as_its_value(files: dict[str, object]) -> None:
+    lines = _problems("--max_sets", "\N{EM DASH}seed", "8", **files).splitlines()[1:]
+    assert lines == [
+        "  max_sets: --max_sets was given without a value",
+        "  \N{EM DASH}seed: no such flag; did you mean --seed?",
+    ]
 
 
 @pytest.mark.parametrize(("mistyped", "meant"), [("pretrained_ckp", "pretrained_ckpt"), ("datadir", "data_dir")])
