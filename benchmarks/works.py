@@ -26,12 +26,11 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, find_cohort, open_cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.head import HeadSettings
+from seqsetvae.head import Loss
 from seqsetvae.loading import collate, stay_sizes
-from seqsetvae.losses import LossSettings
 from seqsetvae.objectives import reconstruction
-from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
 
 EMBEDDING_WIDTH = 768
 PRACTICE = Sizes(
@@ -46,6 +45,7 @@ PRACTICE = Sizes(
     transformer_layers=4,
     transformer_dropout=0.1,
 )
+LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)
 MAX_EVENTS = 10**6  # so that a batch of 256 stays is one of 256 stays
 SYNTHETIC_STAYS = 2000
 
@@ -142,7 +142,7 @@ def training_step(sizes: Sizes, table: torch.Tensor, device: torch.device, varia
     """A step of stage 2, optimizer and all."""
     module = _placed(sizes, table, device, variant)
     module.unfreeze_backbone()
-    return _step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), device, variant)
+    return _step(module, lambda batch: module.loss(module(batch), batch.label), device, variant)
 
 
 def pretraining_step(sizes: Sizes, table: torch.Tensor, device: torch.device, variant: Variant) -> Work:
@@ -172,9 +172,10 @@ def fine_tuner(sizes: Sizes, table: torch.Tensor) -> SeqSetVAEFineTuner:
     """A fine-tuner with random weights, its head, loss and rates as in the default config; the backbone is frozen."""
     return SeqSetVAEFineTuner(
         Backbone(sizes),
-        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
+        HeadSettings(head_pooling="mean", head_hidden=128, head_dropout=0.1),
+        Loss(LOSS),
+        FinetuningRates(cls_head_lr=3e-4, lr=5e-5),
+        0.01,
         table,
         TrainedOn(fingerprints={}, label_name="", max_sets=None),
     )

@@ -1,21 +1,12 @@
-"""AdamW and its parameter groups, by part of the model."""
+"""The optimizer: AdamW, its parameter groups by part of the model, and the gradient of an optimizer step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Learning rates by part, and weight decay (on matrices only)."""
-
-    head_lr: float
-    backbone_lr: float
-    weight_decay: float
 
 
 def parameter_groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -35,3 +26,33 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     # bfloat16 too, where nothing is scaled. Without the offer they are unscaled, clipped and stepped, as by any other.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+class LargeBatchGradient(pl.LightningModule):
+    """With gradient accumulation, an optimizer step gets the gradient of one large batch of the same stays.
+
+    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, as if all batches were equally large and
+    every group complete. Here a batch counts by the weight its mean divides by, relative to the first of its group.
+    """
+
+    _first_weight: float | torch.Tensor
+    _group_weight: float | torch.Tensor = 0.0  # of the group so far, in units of its first batch; 0: none yet
+
+    def weighted(self, loss: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        """What training_step returns for a mean loss that was divided by `weight` (stays or sets, for example)."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss
+        if isinstance(self._group_weight, float) and self._group_weight == 0.0:
+            self._first_weight = weight
+        share = weight / self._first_weight
+        self._group_weight = self._group_weight + share
+        return loss * share
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before clipping: divide by the weight of the group in place of the number of batches of a full one."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        torch._foreach_mul_(gradients, self.trainer.accumulate_grad_batches / self._group_weight)
+        self._group_weight = 0.0

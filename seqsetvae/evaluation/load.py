@@ -17,7 +17,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, architecture_of, read_file
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
-from seqsetvae.head import Head
+from seqsetvae.head import Head, head_settings
 
 REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
 
@@ -73,7 +73,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
 
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
-    architecture, head = ARCHITECTURES[name], saved["head"]
+    architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
-    width = backbone.pooled_width(head["pooling"])
-    return FinetunedModel(backbone, Head(width, head["hidden"], head["dropout"]), head["pooling"])
+    width = backbone.pooled_width(head.head_pooling)
+    return FinetunedModel(backbone, Head(width, head.head_hidden, head.head_dropout), head.head_pooling)

@@ -177,27 +177,16 @@ def untrained(settings: Settings, cohort: Cohort) -> Any:
 def build(settings: Settings, backbone: Any, cohort: Cohort, transform: ValueTransform) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone."""
     from model_optimized import SeqSetVAEFineTuner
-    from seqsetvae import head, losses, optimizer
     from seqsetvae.checkpoint import TrainedOn
+    from seqsetvae.head import Loss
     from seqsetvae.loading import embedding_table
 
     return SeqSetVAEFineTuner(
         backbone,
-        head.HeadSettings(
-            pooling=settings.head.head_pooling, hidden=settings.head.head_hidden, dropout=settings.head.head_dropout
-        ),
-        losses.LossSettings(
-            name=settings.loss.loss,
-            positive_weight=positive_weight(settings.loss.class_weight, cohort),
-            label_smoothing=settings.loss.label_smoothing,
-            focal_gamma=settings.loss.focal_gamma,
-            focal_alpha=settings.loss.focal_alpha,
-        ),
-        optimizer.OptimizerSettings(
-            head_lr=settings.rates.cls_head_lr,
-            backbone_lr=settings.rates.lr,
-            weight_decay=settings.optimizer.weight_decay,
-        ),
+        settings.head,
+        Loss(settings.loss, positive_weight(settings.loss.class_weight, cohort)),
+        settings.rates,
+        settings.optimizer.weight_decay,
         embedding_table(cohort, settings.run),
         TrainedOn(
             fingerprints=cohort.fingerprints(),

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae import history_encoder
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding, time_bucket_edges, time_buckets
@@ -84,7 +83,7 @@ def test_a_stay_of_thousands_of_sets_beside_short_ones_equals_the_plain_twin() -
     """Values and gradients, over several grids."""
     rng = np.random.default_rng(4)
     stays = [tiny.random_stay(rng, rng.integers(1, 3, length).tolist()) for length in (3, 3000, 1)]
-    assert tiny.batch_of(stays).grids == ((1, 3000), (2, 3))
+    assert tiny.batch_of(stays).grids.shapes == ((1, 3000), (2, 3))
     backbone = tiny.tiny_backbone(dtype=torch.float64, levels=1, transformer_layers=1)
     twin = tiny.plain_twin(backbone)
     fast, slow = _fast(backbone, stays), _slow(twin, stays)
@@ -188,33 +187,6 @@ def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.Monk
         module.p = 0.0
     trained = _fast(backbone.train(), stays)[1]
     assert (trained - evaluated).abs().max() > 1e-3
-
-
-def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where dropout forbids the fused kernel: the same values and gradients, and no more than a block of weights."""
-    monkeypatch.setattr(history_encoder, "QUERY_BLOCK", 16)
-    query, key, value = torch.randn(3, 2, 4, 37, 8, dtype=torch.float64).requires_grad_().unbind()
-    whole = history_encoder.causal_attention(query, key, value, 0.0)
-    blocks = [history_encoder._attend_block(query, key, value, start, 0.0) for start in (0, 16, 32)]
-    torch.testing.assert_close(torch.cat(blocks, dim=2), whole, rtol=0, atol=1e-12)
-
-    seen: list[tuple[int, ...]] = []
-
-    def without_dropout(weights: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-        assert (probability, training) == (0.1, True)
-        seen.append(tuple(weights.shape[2:]))
-        return weights
-
-    monkeypatch.setattr(history_encoder, "dropout", without_dropout)
-    dropped = history_encoder.causal_attention(query, key, value, 0.1)
-    weights = torch.randn_like(whole)
-    for ours, theirs in zip(
-        torch.autograd.grad((dropped * weights).sum(), (query, key, value)),
-        torch.autograd.grad((whole * weights).sum(), (query, key, value)),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    assert set(seen) == {(16, 16), (16, 32), (5, 37)}
 
 
 def test_time_bucket_edges_are_the_float32_numbers_of_the_specification() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae import losses
+from seqsetvae import head
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import load_backbone, read_checkpoint
@@ -66,7 +66,7 @@ def test_focal_loss_reproduces_the_golden_numbers(golden: Path) -> None:
         assert cases
         for case in cases:
             alpha = float(arrays[f"{case}/alpha"])
-            loss = losses.focal(
+            loss = head.focal(
                 torch.from_numpy(arrays[f"{case}/logits"]),
                 torch.from_numpy(arrays[f"{case}/target"]),
                 float(arrays[f"{case}/gamma"]),

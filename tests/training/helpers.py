@@ -12,11 +12,9 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.head import HeadSettings
-from seqsetvae.losses import LossSettings
+from seqsetvae.head import Loss
 from seqsetvae.modes.finetune import METRICS, PRINTED
-from seqsetvae.optimizer import OptimizerSettings
-from seqsetvae.settings.groups import FinetuningSchedule
+from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import CachedFeatures, cached_features
 from seqsetvae.training.precision import Precision
@@ -26,6 +24,7 @@ from seqsetvae.training.stages import Run, finetune_in_stages
 from tests import tiny
 
 HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
+LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)
 CPU = Precision(device=torch.device("cpu"))
 
 
@@ -33,9 +32,10 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
     """A module around a tiny backbone."""
     return kind(
         tiny.tiny_backbone(),
-        HeadSettings(pooling="last_mean", hidden=8, dropout=dropout),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=HEAD_LR, backbone_lr=BACKBONE_LR, weight_decay=0.01),
+        HeadSettings(head_pooling="last_mean", head_hidden=8, head_dropout=dropout),
+        Loss(LOSS),
+        FinetuningRates(cls_head_lr=HEAD_LR, lr=BACKBONE_LR),
+        0.01,
         torch.from_numpy(cohort.embeddings.copy()).float(),
         TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
     )

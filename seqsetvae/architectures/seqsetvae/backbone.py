@@ -14,7 +14,6 @@ from torch import nn
 from seqsetvae.architectures.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
-    Grids,
     position_encoding,
     time_bucket_edges,
     time_buckets,
@@ -59,7 +58,7 @@ class Backbone(nn.Module):
 
     def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
         """One row for each stay, pooled from its history states: [N, P]."""
-        return pool(self.states(batch, embeddings), batch, pooling)
+        return pool(self.states(batch, embeddings), batch.sets_per_stay, pooling)
 
     def pooled_width(self, pooling: str) -> int:
         """P."""
@@ -81,7 +80,7 @@ class Backbone(nn.Module):
         position = position_encoding(batch.set_index, mu.shape[1], time.dtype)  # not mu's type: it may be bf16
         x = mu + position + time
         x = F.layer_norm(x, x.shape[-1:])
-        return self.post_transformer_norm(self.transformer(x, Grids(batch.grid_position, batch.grids)))
+        return self.post_transformer_norm(self.transformer(x, batch.grids))
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in row count only, in place, so that state-dict keys stay.

@@ -16,9 +16,8 @@ from torch import nn
 from seqsetvae.architectures.seqsetvae.backbone import Backbone, compile_blocks
 from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
-from seqsetvae.ops.padded import SetSizes, event_masks, pad_events, runs_of, spread, unpad_events
-from seqsetvae.ops.ragged import split_events
+from seqsetvae.ops.ragged import ExactSizes, SetSizes
+from seqsetvae.ops.rowwise import dropout
 
 OUTPUT_DROPOUT = 0.1
 SEED_NOISE = 0.3  # standard deviation added to the seeds in training
@@ -53,11 +52,11 @@ class DecoderLayer(nn.Module):
 
     def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """The same where each set is one row, [S, D], and its seeds are [E, D]: → [E, D]."""
-        keys = self.pma.keys(self.isab(c, ((1, len(c)),)))
+        keys = self.pma.keys(self.isab(c, ExactSizes(((1, len(c)),))))
         attention = self.pma.mab.multihead
         value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
         attended = attention.out_proj(F.linear(keys, value_weight, value_bias))  # softmax over one key is 1
-        return self._output(spread(self.pma.mab(attended), sizes), seeds)
+        return self._output(sizes.spread(self.pma.mab(attended)), seeds)
 
     def _output(self, attended: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
@@ -71,15 +70,7 @@ def attend_within_sets(
     query_bias, *other_biases = attention.in_proj_bias.chunk(3)
     q = F.linear(queries, query_weight, query_bias)
     k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
-    runs, mixed = runs_of(sizes), []
-    events = (split_events(pad_events(part, sizes), runs) for part in (q, k, v))
-    for (size, count), is_event, *parts in zip(runs, event_masks(sizes), *events, strict=True):
-        shape = (count, size, attention.num_heads, -1)
-        query, key, value = (part.view(shape).transpose(1, 2) for part in parts)  # [count, h, size, d]
-        mask = None if is_event is None else is_event[:, None, None]  # [count, 1, 1, size]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        mixed.append(attended.transpose(1, 2).reshape(count * size, -1))
-    return attention.out_proj(unpad_events(torch.cat(mixed), sizes))
+    return attention.out_proj(sizes.attend(q, k, v, attention.num_heads))
 
 
 class Decoder(nn.Module):
@@ -97,7 +88,7 @@ class Decoder(nn.Module):
         """States [S, D], in ascending order of set size → events [E, R]."""
         *others, first = self.decoder_layers  # levels run from the last to the first
         assert isinstance(first, DecoderLayer)
-        x = spread(states, sizes)
+        x = sizes.spread(states)
         x = first.from_one_row(states, self._seeds(x), sizes) + x
         for layer in reversed(others):
             x = layer(x, self._seeds(x), sizes) + x

@@ -1,23 +1,20 @@
 """The history encoder: a causal transformer over the means of a stay's sets.
 
-Legend: S sets of the batch (flat: stay by stay, in time order), D width, h heads; a grid has N stays of at most T sets.
-Linear maps and norms run on the flat rows [S, D]; only attention sees padded grids [N, T, ...], one for stays of
-similar length. Padding is on the right, so no valid set ever sees it and the causal kernel needs no mask tensor.
+Legend: S sets of the batch (flat: stay by stay, in time order), D width.
+Linear maps and norms run on the flat rows [S, D]; only attention sees padded grids (ops/attention.py).
 
 The checkpoints' time bias (alibi_slope, time_tau) is exactly 0 for every pair that causality allows, so it is not here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
+from seqsetvae.ops.attention import Grids, causal_attention
+from seqsetvae.ops.rowwise import dropout
 
 TIME_BUCKETS = 64
 # Upper edges in minutes of all buckets but the last, as the checkpoints were trained with: the float32 numbers of
@@ -34,54 +31,6 @@ TIME_EDGES_MINUTES = (
     979.4278, 1113.7023, 1266.3849, 1439.9996,
 )
 # fmt: on
-QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
-
-
-@dataclass(frozen=True)
-class Grids:
-    """Where the flat rows stand in the padded grids."""
-
-    grid_position: torch.Tensor  # [S] int64, index in the grids, concatenated row by row
-    shapes: tuple[tuple[int, int], ...]  # (N, T) of each
-
-    def pad(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """[S, C] → [N, T, C] for each grid, zeros where a stay has fewer sets."""
-        sizes = [stays * width for stays, width in self.shapes]
-        padded = flat.new_zeros(sum(sizes), flat.shape[1]).index_copy(0, self.grid_position, flat)
-        return [part.view(*shape, -1) for part, shape in zip(padded.split(sizes), self.shapes, strict=True)]
-
-    def unpad(self, padded: list[torch.Tensor]) -> torch.Tensor:
-        """[N, T, C] of each grid → [S, C]."""
-        parts = [part.flatten(0, 1) for part in padded]
-        rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # the usual one grid is not copied
-        return rows.index_select(0, self.grid_position)
-
-
-def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: float) -> torch.Tensor:
-    """Softmax-and-mix of each position over itself and those before: [N, h, T, d] each → [N, h, T, d].
-
-    The fused kernels never write the T² weights down, but those of the CPU know no dropout. There they are written, for
-    long stays block by block, and a block's weights are computed again for its gradient.
-    """
-    length = query.shape[2]
-    if not drop or query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
-    if length <= QUERY_BLOCK:
-        return _attend_block(query, key, value, 0, drop)
-    blocks = [
-        checkpoint(_attend_block, query, key, value, start, drop, use_reentrant=False)
-        for start in range(0, length, QUERY_BLOCK)
-    ]
-    return torch.cat(blocks, dim=2)
-
-
-def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, drop: float) -> torch.Tensor:
-    """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
-    end = min(start + QUERY_BLOCK, query.shape[2])
-    hidden = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu(start + 1)
-    scores = query[:, :, start:end] * query.shape[3] ** -0.5 @ key[:, :, :end].mT + hidden
-    weights = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    return dropout(weights, drop, training=True) @ value[:, :, :end]
 
 
 class CausalLayer(nn.TransformerEncoderLayer):
@@ -107,19 +56,8 @@ class CausalLayer(nn.TransformerEncoderLayer):
     def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn
         projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # [S, 3D]
-        return attention.out_proj(self._mix_grids(projected, grids))
-
-    @torch.compiler.disable  # the number of grids and of stays in each differ: every new pattern would be compiled anew
-    def _mix_grids(self, projected: torch.Tensor, grids: Grids) -> torch.Tensor:
-        """Softmax-and-mix of every stay: [S, 3D] → [S, D]."""
-        return grids.unpad([self._mix(part) for part in grids.pad(projected)])
-
-    def _mix(self, projected: torch.Tensor) -> torch.Tensor:
-        """Softmax-and-mix of one grid: [N, T, 3D] → [N, T, D]."""
-        attention = self.self_attn
-        query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, h, T, d]
-        mixed = causal_attention(query, key, value, attention.dropout if self.training else 0.0)
-        return mixed.transpose(1, 2).flatten(2)
+        drop = attention.dropout if self.training else 0.0
+        return attention.out_proj(causal_attention(projected, grids, attention.num_heads, drop))
 
 
 class CausalTransformer(nn.Module):

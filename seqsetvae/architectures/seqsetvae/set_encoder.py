@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
-from seqsetvae.ops.padded import SetSizes, mean_of_events, pool_events, read_rows
+from seqsetvae.ops.ragged import SetSizes
+from seqsetvae.ops.rowwise import dropout, feed_forward
 
 EVENT_DROPOUT = 0.1  # on each event vector, in training
 GAUSSIAN_DROPOUT = 0.1  # inside mu_logvar, in training
 LOGVAR_LIMIT = 10.0  # logvar is clamped to ± this
-CACHED_ROWS = 1024  # rows of a feed-forward part at once where no gradient is kept: 2 MB of float32 at D = 256
 NORM_EPSILON = 1e-8  # added to the length of a variable's direction
 
 
@@ -40,17 +39,7 @@ class MAB(nn.Module):
 
     def forward(self, attended: torch.Tensor) -> torch.Tensor:
         """Attention output [R, D] → block output [R, D]."""
-        if torch.is_grad_enabled() or attended.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.ln2(self.ff(self.ln1(attended)))
-        # Nothing is kept for a gradient: go through in blocks, so that what is in between stays in the cores' caches.
-        out = attended.new_empty(attended.shape, dtype=torch.promote_types(attended.dtype, self.ln2.weight.dtype))
-        for rows, finished in zip(attended.split(CACHED_ROWS), out.split(CACHED_ROWS), strict=True):
-            finished.copy_(self.ln2(self._in_place(self.ln1(rows))))
-        return out
-
-    def _in_place(self, x: torch.Tensor) -> torch.Tensor:
-        up, _, down = self.ff
-        return down(torch.ops.aten.gelu_(up(x)))
+        return feed_forward(attended, self.ln1, self.ff, self.ln2)
 
 
 def _full_precision(x: torch.Tensor) -> torch.autocast:
@@ -114,7 +103,7 @@ class ISAB(nn.Module):
         scores = F.linear(x, keys)  # [E, h·m]
         shared = (bias / attention.num_heads).repeat(attention.num_heads)  # weights add up to 1, over heads to h
         values = F.linear(x, weight.flatten(0, 1), shared)  # [E, h·D]
-        return pool_events(scores, values, sizes, attention.num_heads, m)  # [Rw, D]
+        return sizes.pool_events(scores, values, attention.num_heads, m)  # [Rw, D]
 
     def _events_read_points(self, x: torch.Tensor, rows: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         attention, m = self.mab2.multihead, len(self.inducing)
@@ -122,7 +111,7 @@ class ISAB(nn.Module):
             query_weight, query_bias = fold_queries(attention)
             weight, bias = fold_values(attention)
         queries = F.linear(x, query_weight, query_bias)  # [E, h·D]
-        mixed = read_rows(queries, rows, sizes, attention.num_heads, m)  # [E, h·D]
+        mixed = sizes.read_rows(queries, rows, attention.num_heads, m)  # [E, h·D]
         return F.linear(mixed, weight.transpose(0, 1).flatten(1), bias)  # [E, D]
 
 
@@ -166,7 +155,7 @@ class SetEncoder(nn.Module):
         x = self.embed[2](self.embed[1](self._embedded(variable, value, embeddings)))
         for layer in self.encoder_layers:
             x = layer(x, sizes) + x
-        return mean_of_events(x, sizes)
+        return sizes.mean(x)
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """mu of each set: [S, D] → [S, D]; the half of the last map that gives logvar is not computed."""

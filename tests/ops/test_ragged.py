@@ -1,9 +1,8 @@
-"""Sets padded to a few sizes, the way of a GPU, are the sets of exact sizes, in values and gradients."""
+"""Operations within sets equal their plain forms, in both layouts; a model gives the same in both layouts."""
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ import torch
 
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.decoder import Decoder
-from seqsetvae.batch import Batch, PaddedSizes, pad_sizes
+from seqsetvae.batch import Batch
 from seqsetvae.objectives.reconstruction import loss as losses
-from seqsetvae.ops import padded
+from seqsetvae.ops import reference
+from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from tests import tiny
 from tests.tiny import SIZES
 
@@ -35,8 +35,8 @@ def _stays(sizes: list[int]) -> list[list[plain.PlainSet]]:
 def _batches(sizes: list[int], dtype: type = np.float64) -> tuple[Batch, Batch]:
     """The same stays with exact sizes and with padded ones."""
     exact, few = (tiny.batch_of(_stays(sizes), dtype, padded_classes) for padded_classes in (False, True))
+    assert isinstance(exact.sizes, ExactSizes)
     assert isinstance(few.sizes, PaddedSizes)
-    assert exact.sizes == few.size_runs
     return exact, few
 
 
@@ -48,6 +48,63 @@ def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Te
     model.zero_grad()
     loss.backward()
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+HEADS, POINTS, WIDTH = 2, 3, 4
+OPERATIONS: dict[
+    str, tuple[Any, Any, list[int]]
+] = {  # name: (operation, plain form for one set, columns of its inputs)
+    "mean": (lambda sizes, x: sizes.mean(x), lambda x: x.mean(0, keepdim=True), [WIDTH]),
+    "attend": (
+        lambda sizes, *qkv: sizes.attend(*qkv, HEADS),
+        lambda *qkv: reference.attend(*qkv, HEADS, causal=False),
+        [WIDTH] * 3,
+    ),
+    "pool_events": (
+        lambda sizes, *inputs: sizes.pool_events(*inputs, HEADS, POINTS),
+        lambda scores, values: reference.pool_events(scores, values, HEADS)[: 1 if len(scores) == 1 else None],
+        [HEADS * POINTS, HEADS * WIDTH],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
+@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
+class TestPlainForms:
+    """Values and gradients, in float64."""
+
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    def test_from_events(self, layout: Any, sizes: list[int], operation: str) -> None:
+        ours, plain, columns = OPERATIONS[operation]
+        sizes = sorted(sizes)
+        inputs = [torch.randn(sum(sizes), n, dtype=torch.float64, requires_grad=True) for n in columns]
+        of_sets = zip(*(part.split(sizes) for part in inputs), strict=True)
+        _equal_with_gradients(
+            ours(layout.of(np.array(sizes)), *inputs), torch.cat([plain(*of_set) for of_set in of_sets]), inputs
+        )
+
+    def test_spread(self, layout: Any, sizes: list[int]) -> None:
+        sizes = sorted(sizes)
+        rows = torch.randn(len(sizes), WIDTH, dtype=torch.float64, requires_grad=True)
+        plain = torch.cat([row.expand(size, -1) for row, size in zip(rows, sizes, strict=True)])
+        _equal_with_gradients(layout.of(np.array(sizes)).spread(rows), plain, [rows])
+
+    def test_read_rows(self, layout: Any, sizes: list[int]) -> None:
+        sizes = sorted(sizes)
+        n_rows = [1 if size == 1 else POINTS for size in sizes]
+        queries = torch.randn(sum(sizes), HEADS * WIDTH, dtype=torch.float64, requires_grad=True)
+        rows = torch.randn(sum(n_rows), WIDTH, dtype=torch.float64, requires_grad=True)
+        of_sets = zip(queries.split(sizes), rows.split(n_rows), strict=True)
+        plain = torch.cat([reference.read_rows(*of_set, HEADS) for of_set in of_sets])
+        _equal_with_gradients(
+            layout.of(np.array(sizes)).read_rows(queries, rows, HEADS, POINTS), plain, [queries, rows]
+        )
+
+
+def _equal_with_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+    _equal(ours, plain)
+    direction = torch.randn_like(plain)
+    _equal(*(torch.autograd.grad((output * direction).sum(), inputs) for output in (ours, plain)))
 
 
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
@@ -101,16 +158,17 @@ def test_what_stands_in_the_padding_matters_to_nothing(monkeypatch: pytest.Monke
     batch = _batches([2, 5, 9])[1]
     recon, target = torch.randn(2, len(batch.variable), SIZES.event_dim, dtype=torch.float64)
     loss = losses.reconstruction(recon, target, batch.sizes)
-    monkeypatch.setattr(losses, "pad_events", lambda x, sizes: padded.pad_events(x, sizes, fill=7.0))
+    pad = PaddedSizes.pad
+    monkeypatch.setattr(PaddedSizes, "pad", lambda sizes, x: pad(sizes, x, fill=7.0))
     _equal(losses.reconstruction(recon, target, batch.sizes), loss)
 
 
 def test_the_gradient_of_unpadding() -> None:
-    sizes = pad_sizes(np.array([1, 3, 9]))
+    sizes = PaddedSizes.of(np.array([1, 3, 9]))
     x = torch.randn(len(sizes.is_event), 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: padded.unpad_events(x, sizes), x)
+    assert torch.autograd.gradcheck(sizes.unpad, x)
     events = torch.randn(13, 2, dtype=torch.float64)
-    assert torch.equal(padded.unpad_events(padded.pad_events(events, sizes), sizes), events)
+    assert torch.equal(sizes.unpad(sizes.pad(events)), events)
 
 
 def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
@@ -123,13 +181,5 @@ def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
 def test_padded_sizes_travel_with_their_batch() -> None:
     few = _batches([1, 3, 9])[1]
     for other in (pickle.loads(pickle.dumps(few)), few.to("cpu")):
-        assert all(
-            _same(getattr(few.padded, item.name), getattr(other.padded, item.name)) for item in fields(few.sizes)
-        )
-    moved = few.to("meta").padded
-    assert moved is not None
-    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+        assert tiny.same(few, other)
+    assert {value.device.type for value in tiny.tensors_of(few.to("meta"))} == {"meta"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seqsetvae.ops.dropout import dropout
+from seqsetvae.ops.rowwise import dropout
 
 ENTRIES = 10**6
 
