@@ -28,8 +28,7 @@ from benchmarks.works import (
 )
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
-from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
-from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder
+from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainDecoder, PlainSet
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
@@ -47,12 +46,12 @@ class Loop(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.plain = PlainBackbone(**sizes.as_dict())  # type: ignore[arg-type]
+        self.plain = PlainBackbone(sizes)
         shape = (sizes.event_dim, sizes.latent_dim, sizes.levels, sizes.heads, sizes.m)
         self.unused, self.decoder = PlainDecoder(*shape), PlainDecoder(*shape)
         self.plain.set_encoder.forward = self._one_set  # type: ignore[method-assign]
         positions = position_encoding(torch.arange(MAX_SETS), sizes.latent_dim, torch.float64)
-        self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the twin computes each anew
+        self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the plain form computes each anew
 
     def _events(self, events: list[tuple[int, float]], embeddings: torch.Tensor) -> torch.Tensor:
         reduced = self.plain.set_encoder.dim_reducer(embeddings[[variable for variable, _ in events]])

@@ -1,4 +1,4 @@
-"""The flat ragged batch: the one object that both the loader and the model know.
+"""The flat ragged batch, which the loader makes and the model reads.
 
 Legend: E events, S sets, N stays in the batch; P pooled width.
 Events are never padded: the sets of a batch are ordered by size, so that sets of one size are adjacent and a "size
@@ -50,14 +50,14 @@ class _OfStays:
 
 @dataclass(eq=False)
 class Batch(_OfStays):
-    """N stays with S sets and E events in all; the one object that both the loader and the model know."""
+    """N stays with S sets and E events in all."""
 
     variable: torch.Tensor  # [E] int64, index into the vocabulary; sets in ascending order of size
     value: torch.Tensor  # [E] float32 (float64 in double precision), z-score of the event's value
     sizes: ExactSizes | PaddedSizes  # of the sets, in that order; padded where the batch is made for a GPU
     set_row: torch.Tensor  # [S] int64, for each set (stay by stay, in time order) its row in the order by size
     set_index: torch.Tensor  # [S] int64, index of each set in its stay
-    grids: Grids  # where attention over a stay's sets finds each set
+    grids: Grids  # position of each set for attention over the sets of a stay
     minute: torch.Tensor  # [S] float64, minute of each set (float64: minutes since an epoch outgrow float32)
     sets_per_stay: torch.Tensor  # [N] int64
     label: torch.Tensor  # [N] int64, 0 or 1; -1 = no label
@@ -75,7 +75,7 @@ class Batch(_OfStays):
 
 @dataclass(eq=False)
 class PooledBatch(_OfStays):
-    """N stays as cached features of a frozen backbone: only the head remains to be computed."""
+    """Cached features of a frozen backbone for N stays; only the head remains to be computed."""
 
     pooled: torch.Tensor  # [N, P], pooled history
     label: torch.Tensor  # [N] int64, 0 or 1

@@ -24,12 +24,7 @@ class Head(nn.Module):
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         """`width` is P."""
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(width, hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, CLASSES),
-        )
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, CLASSES))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled history [N, P] → logits [N, 2], in float32 at least, whatever the precision of the run."""

@@ -20,10 +20,10 @@ def parameter_groups(name: str, part: nn.Module, lr: float, weight_decay: float)
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """AdamW in one kernel, on a CPU too: the same steps to the last digit or two, in a third of the time."""
+    """AdamW in one kernel, on a CPU too: the same steps up to rounding, in less time."""
     optimizer = torch.optim.AdamW(groups, fused=True)
-    # A fused optimizer offers to unscale float16 gradients inside its step. Lightning then refuses to clip them, in
-    # bfloat16 too, where nothing is scaled. Without the offer they are unscaled, clipped and stepped, as by any other.
+    # A fused optimizer declares that it unscales float16 gradients inside its step, and Lightning then refuses to clip
+    # gradients, in bfloat16 too. Without that declaration gradients are unscaled and clipped before the step, as usual.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -31,12 +31,13 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
 class LargeBatchGradient(pl.LightningModule):
     """With gradient accumulation, an optimizer step gets the gradient of one large batch of the same stays.
 
-    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, as if all batches were equally large and
-    every group complete. Here a batch counts by the weight its mean divides by, relative to the first of its group.
+    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, which is right if all batches are of one
+    size and every group is complete. Here the weight of a batch is what its mean was divided by, relative to the first
+    batch of its group.
     """
 
     _first_weight: float | torch.Tensor
-    _group_weight: float | torch.Tensor = 0.0  # of the group so far, in units of its first batch; 0: none yet
+    _group_weight: float | torch.Tensor = 0.0  # sum over the group so far, relative to its first batch; 0: no batch yet
 
     def weighted(self, loss: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """What training_step returns for a mean loss that was divided by `weight` (stays or sets, for example)."""
@@ -49,7 +50,7 @@ class LargeBatchGradient(pl.LightningModule):
         return loss * share
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Before clipping: divide by the weight of the group in place of the number of batches of a full one."""
+        """Before clipping: divide by the weight of the group, not by the number of batches in a full group."""
         if self.trainer.accumulate_grad_batches == 1:
             return
         parameters = [value for group in optimizer.param_groups for value in group["params"]]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from data import CohortDataModule, require_both_classes
 from seqsetvae.architectures.seqsetvae import reference as plain
-from seqsetvae.batch import Batch, ranges
+from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.loading import SplitBatches, collate, stay_sizes
@@ -94,10 +94,6 @@ def test_a_batch_survives_pickling_and_moving() -> None:
     batch = tiny.batch_of(tiny.ragged_stays())
     for other in (pickle.loads(pickle.dumps(batch)), batch.to("cpu")):
         assert tiny.same(batch, other)
-
-
-def test_ranges_are_concatenated() -> None:
-    assert ranges(np.array([5, 0, 9]), np.array([2, 3, 1])).tolist() == [5, 6, 0, 1, 2, 9]
 
 
 def test_stay_sizes_are_those_after_max_sets() -> None:

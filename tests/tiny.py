@@ -120,11 +120,11 @@ def tiny_backbone(seed: int = 0, dtype: torch.dtype = torch.float32, **other_siz
     return backbone.to(dtype).eval()
 
 
-def plain_twin(backbone: Backbone) -> PlainBackbone:
+def plain_model(backbone: Backbone) -> PlainBackbone:
     """The plain model with the weights of a backbone, in evaluation mode."""
-    twin = PlainBackbone(**backbone.sizes.as_dict()).to(next(backbone.parameters()).dtype)  # type: ignore[arg-type]
-    twin.load_state_dict(backbone.state_dict())
-    return twin.eval()
+    plain_model = PlainBackbone(backbone.sizes).to(next(backbone.parameters()).dtype)
+    plain_model.load_state_dict(backbone.state_dict())
+    return plain_model.eval()
 
 
 def hyper_parameters(backbone: Backbone) -> dict[str, Any]:

@@ -58,10 +58,6 @@ class SetSizes(ABC):
         parts = self.pad(x).split([size * count for size, count in self.runs])
         return [part.view(count, size, -1) for part, (size, count) in zip(parts, self.runs, strict=True)]
 
-    def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The reverse: [count, size, C] a run → [E, C]."""
-        return self.unpad(torch.cat([part.flatten(0, 1) for part in parts]))
-
     def mean(self, x: torch.Tensor) -> torch.Tensor:
         """Mean over each set's events: [E, D] → [S, D]."""
         return torch.cat([part.mean(1) for part in self.split(x)])
@@ -77,8 +73,9 @@ class SetSizes(ABC):
         for is_event, *parts in zip(self.event_masks(), *map(self.split, (query, key, value)), strict=True):
             q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in parts)  # [count, h, size, d]
             mask = None if is_event is None else is_event[:, None, None]  # [count, 1, 1, size]
-            mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
-        return self.join(mixed)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            mixed.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+        return self.unpad(torch.cat(mixed))
 
     def pool_events(self, scores: torch.Tensor, values: torch.Tensor, heads: int, m: int) -> torch.Tensor:
         """Each set's inducing points attend to its events: scores [E, h·m], values [E, h·D] → [R, D], summed over h.

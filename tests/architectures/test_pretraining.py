@@ -1,4 +1,4 @@
-"""Pretraining: decoder and loss against the plain twin, checkpoint layout in both directions."""
+"""Pretraining: decoder and loss against the plain model, checkpoint layout in both directions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
-from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder, plain_set_distance
+from seqsetvae.architectures.seqsetvae.reference import PlainDecoder, plain_set_distance
 from seqsetvae.checkpoint import compare, read_checkpoint
 from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.objectives.reconstruction.loss import PosteriorHealth
@@ -24,36 +24,36 @@ N_SETS, N_EVENTS = sum(count for _, count in RUNS), sum(size * count for size, c
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> tuple[Decoder, PlainDecoder, list[torch.Tensor]]:
-    """A decoder in double precision, its twin, and the seeds that both use, one tensor [E, D] a level."""
+    """A decoder in double precision, its plain form, and the seeds that both use, one tensor [E, D] a level."""
     fast = Decoder(SIZES).double().eval()
-    twin = PlainDecoder(SIZES.event_dim, SIZES.latent_dim, SIZES.levels, SIZES.heads, SIZES.m).double()
+    plain_model = PlainDecoder(SIZES.event_dim, SIZES.latent_dim, SIZES.levels, SIZES.heads, SIZES.m).double()
     for value in fast.parameters():
         torch.nn.init.normal_(value, std=0.3)
-    twin.load_state_dict(fast.state_dict())
+    plain_model.load_state_dict(fast.state_dict())
     seeds = [torch.randn(N_EVENTS, SIZES.latent_dim, dtype=torch.float64) for _ in range(SIZES.levels)]
     queue = list(seeds)
     monkeypatch.setattr(Decoder, "_seeds", lambda self, like: queue.pop(0))
-    return fast, twin, seeds
+    return fast, plain_model, seeds
 
 
-def _plain_sets(twin: PlainDecoder, states: torch.Tensor, seeds: list[torch.Tensor]) -> list[torch.Tensor]:
+def _plain_sets(plain_model: PlainDecoder, states: torch.Tensor, seeds: list[torch.Tensor]) -> list[torch.Tensor]:
     sizes = [size for size, count in RUNS for _ in range(count)]
     of_sets = list(zip(*(level.split(sizes) for level in seeds), strict=True))
-    return [twin(state, list(of_set)) for state, of_set in zip(states, of_sets, strict=True)]
+    return [plain_model(state, list(of_set)) for state, of_set in zip(states, of_sets, strict=True)]
 
 
-def test_the_decoder_equals_its_twin_in_values_and_gradients(decoder) -> None:
-    fast, twin, seeds = decoder
+def test_the_decoder_equals_its_plain_form_in_values_and_gradients(decoder) -> None:
+    fast, plain_model, seeds = decoder
     states = torch.randn(N_SETS, SIZES.latent_dim, dtype=torch.float64, requires_grad=True)
     plain_states = states.detach().clone().requires_grad_()
-    recon, expected = fast(states, SET_SIZES), torch.cat(_plain_sets(twin, plain_states, seeds))
+    recon, expected = fast(states, SET_SIZES), torch.cat(_plain_sets(plain_model, plain_states, seeds))
     assert torch.allclose(recon, expected, atol=1e-10, rtol=0)
 
     direction = torch.randn_like(recon)
     (recon * direction).sum().backward()
     (expected * direction).sum().backward()
     assert torch.allclose(states.grad, plain_states.grad, atol=1e-10, rtol=1e-9)
-    for (name, value), plain in zip(fast.named_parameters(), twin.parameters(), strict=True):
+    for (name, value), plain in zip(fast.named_parameters(), plain_model.parameters(), strict=True):
         ours = torch.zeros_like(value) if value.grad is None else value.grad
         assert plain.grad is not None
         assert torch.allclose(ours, plain.grad, atol=1e-9, rtol=1e-9), name

@@ -85,7 +85,7 @@ def test_val_loss_of_several_processes_counts_every_stay_once(compiled: Cohort) 
         for index, batch in enumerate(batches):
             module.validation_step(batch, index)
         losses.append(module.val_loss.compute_and_reset().item())
-    assert sum(int((batch.label == -1).sum()) for batch in batches) == 1
+    assert sum(int((batch.label == -1).sum()) for batch in batches) > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 

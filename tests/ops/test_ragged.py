@@ -51,54 +51,49 @@ def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Te
 
 
 HEADS, POINTS, WIDTH = 2, 3, 4
-OPERATIONS: dict[
-    str, tuple[Any, Any, list[int]]
-] = {  # name: (operation, plain form for one set, columns of its inputs)
-    "mean": (lambda sizes, x: sizes.mean(x), lambda x: x.mean(0, keepdim=True), [WIDTH]),
-    "attend": (
-        lambda sizes, *qkv: sizes.attend(*qkv, HEADS),
-        lambda *qkv: reference.attend(*qkv, HEADS, causal=False),
-        [WIDTH] * 3,
-    ),
+# name: (plain form for one set, arguments after the inputs, inputs as (rows for a set of this size, columns))
+OPERATIONS: dict[str, tuple[Any, tuple[int, ...], list[tuple[Any, int]]]] = {
+    "mean": (lambda x: x.mean(0, keepdim=True), (), [(int, WIDTH)]),
+    "attend": (lambda *qkv: reference.attend(*qkv, HEADS, causal=False), (HEADS,), [(int, WIDTH)] * 3),
     "pool_events": (
-        lambda sizes, *inputs: sizes.pool_events(*inputs, HEADS, POINTS),
-        lambda scores, values: reference.pool_events(scores, values, HEADS)[: 1 if len(scores) == 1 else None],
-        [HEADS * POINTS, HEADS * WIDTH],
+        lambda scores, values: reference.pool_events(scores, values, HEADS)[: _n_rows(len(scores))],
+        (HEADS, POINTS),
+        [(int, HEADS * POINTS), (int, HEADS * WIDTH)],
+    ),
+    "read_rows": (
+        lambda queries, rows: reference.read_rows(queries, rows, HEADS),
+        (HEADS, POINTS),
+        [(int, HEADS * WIDTH), (lambda size: _n_rows(size), WIDTH)],
     ),
 }
 
 
+def _n_rows(size: int) -> int:
+    return 1 if size == 1 else POINTS
+
+
 @pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
-class TestPlainForms:
-    """Values and gradients, in float64."""
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[int], layout: Any) -> None:
+    plain, arguments, shapes = OPERATIONS[operation]
+    sizes = sorted(sizes)
+    rows = [[n_rows(size) for size in sizes] for n_rows, _ in shapes]
+    inputs = [
+        torch.randn(sum(n), columns, dtype=torch.float64, requires_grad=True)
+        for n, (_, columns) in zip(rows, shapes, strict=True)
+    ]
+    of_sets = zip(*(part.split(n) for part, n in zip(inputs, rows, strict=True)), strict=True)
+    ours = getattr(layout.of(np.array(sizes)), operation)(*inputs, *arguments)
+    _equal_with_gradients(ours, torch.cat([plain(*of_set) for of_set in of_sets]), inputs)
 
-    @pytest.mark.parametrize("operation", OPERATIONS)
-    def test_from_events(self, layout: Any, sizes: list[int], operation: str) -> None:
-        ours, plain, columns = OPERATIONS[operation]
-        sizes = sorted(sizes)
-        inputs = [torch.randn(sum(sizes), n, dtype=torch.float64, requires_grad=True) for n in columns]
-        of_sets = zip(*(part.split(sizes) for part in inputs), strict=True)
-        _equal_with_gradients(
-            ours(layout.of(np.array(sizes)), *inputs), torch.cat([plain(*of_set) for of_set in of_sets]), inputs
-        )
 
-    def test_spread(self, layout: Any, sizes: list[int]) -> None:
-        sizes = sorted(sizes)
-        rows = torch.randn(len(sizes), WIDTH, dtype=torch.float64, requires_grad=True)
-        plain = torch.cat([row.expand(size, -1) for row, size in zip(rows, sizes, strict=True)])
-        _equal_with_gradients(layout.of(np.array(sizes)).spread(rows), plain, [rows])
-
-    def test_read_rows(self, layout: Any, sizes: list[int]) -> None:
-        sizes = sorted(sizes)
-        n_rows = [1 if size == 1 else POINTS for size in sizes]
-        queries = torch.randn(sum(sizes), HEADS * WIDTH, dtype=torch.float64, requires_grad=True)
-        rows = torch.randn(sum(n_rows), WIDTH, dtype=torch.float64, requires_grad=True)
-        of_sets = zip(queries.split(sizes), rows.split(n_rows), strict=True)
-        plain = torch.cat([reference.read_rows(*of_set, HEADS) for of_set in of_sets])
-        _equal_with_gradients(
-            layout.of(np.array(sizes)).read_rows(queries, rows, HEADS, POINTS), plain, [queries, rows]
-        )
+@pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
+@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
+def test_spread_repeats_the_row_of_each_set(sizes: list[int], layout: Any) -> None:
+    rows = torch.randn(len(sizes), WIDTH, dtype=torch.float64, requires_grad=True)
+    plain = torch.cat([row.expand(size, -1) for row, size in zip(rows, sorted(sizes), strict=True)])
+    _equal_with_gradients(layout.of(np.array(sorted(sizes))).spread(rows), plain, [rows])
 
 
 def _equal_with_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tensor]) -> None:
@@ -153,22 +148,14 @@ def test_mixed_precision(dtype: torch.dtype) -> None:
     _equal(few, exact, 1e-2)
 
 
-def test_what_stands_in_the_padding_matters_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means and minima, not only the weights of attention: any finite number may stand there."""
+def test_values_in_the_padding_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On means and minima too, not only on attention: any finite number may be there."""
     batch = _batches([2, 5, 9])[1]
     recon, target = torch.randn(2, len(batch.variable), SIZES.event_dim, dtype=torch.float64)
     loss = losses.reconstruction(recon, target, batch.sizes)
     pad = PaddedSizes.pad
     monkeypatch.setattr(PaddedSizes, "pad", lambda sizes, x: pad(sizes, x, fill=7.0))
     _equal(losses.reconstruction(recon, target, batch.sizes), loss)
-
-
-def test_the_gradient_of_unpadding() -> None:
-    sizes = PaddedSizes.of(np.array([1, 3, 9]))
-    x = torch.randn(len(sizes.is_event), 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(sizes.unpad, x)
-    events = torch.randn(13, 2, dtype=torch.float64)
-    assert torch.equal(sizes.unpad(sizes.pad(events)), events)
 
 
 def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:

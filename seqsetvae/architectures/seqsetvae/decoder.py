@@ -1,10 +1,10 @@
-"""The decoder of pretraining: one history state becomes a set of as many events as its set has.
+"""The decoder of pretraining: from the history state of each set to a reconstruction of its events.
 
 Legend: S sets and E events (sets in ascending order of size), D latent width, R width of an event vector, h heads.
-Built for pretraining only; fine-tuning never has it.
+It is built for pretraining only.
 
-The first level starts from one row a set. With one key every softmax is 1, so that its blocks are computed once a set
-and not once an event; the events of a set then differ by their seeds alone.
+The first level starts from one row per set. Softmax over one key is 1, so its blocks are computed once per set and not
+once per event; the events of a set then differ by their seeds alone.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class PMA(nn.Module):
         self.ln = nn.LayerNorm(dim)
 
     def keys(self, z: torch.Tensor) -> torch.Tensor:
-        """What the seeds attend to: [..., D] → [..., D]."""
+        """Keys and values of the seeds' attention: [..., D] → [..., D]."""
         return self.ln(F.gelu(self.ff(z)))
 
 
 class DecoderLayer(nn.Module):
-    """One level: refine what there is, then let random seeds read it."""
+    """One level: an ISAB, then random seeds that attend to its output."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
         return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, sizes)), seeds)
 
     def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
-        """The same where each set is one row, [S, D], and its seeds are [E, D]: → [E, D]."""
+        """The same from one row per set [S, D] and seeds [E, D]: → [E, D]."""
         keys = self.pma.keys(self.isab(c, ExactSizes(((1, len(c)),))))
         attention = self.pma.mab.multihead
         value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
@@ -74,12 +74,12 @@ def attend_within_sets(
 
 
 class Decoder(nn.Module):
-    """History states → reconstructed events, one set of as many events as was seen for each state."""
+    """History states → reconstructed events: for each state as many as its set has."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         layers = [DecoderLayer(sizes) for _ in range(sizes.levels)]
-        # The first level has one row a set, and with one key every query reads the same: these cannot matter or train.
+        # The first level has one row per set: softmax over one key is 1, so these have no effect and no gradient.
         layers[-1].isab.inducing.requires_grad_(False)
         self.decoder_layers = nn.ModuleList(layers)
         self.out = nn.Linear(sizes.latent_dim, sizes.event_dim)
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         return self.out(x)
 
     def _seeds(self, like: torch.Tensor) -> torch.Tensor:
-        """N(0, 1) and, in training, noise of variance SEED_NOISE² on top: one normal of the summed variance."""
+        """N(0, 1) plus, in training, N(0, SEED_NOISE²): drawn as one normal with the sum of the variances."""
         scale = (1 + SEED_NOISE**2) ** 0.5 if self.training else 1.0
         return torch.randn_like(like) * scale
 
@@ -104,7 +104,7 @@ class PretrainingModel(Backbone):
     """Backbone and decoder; its state dict is exactly that of a pretrained checkpoint.
 
     Those checkpoints also hold a decoder inside the set encoder, which neither pretraining's loss nor fine-tuning uses.
-    It is carried along untouched and without gradient, so that the old scripts find every weight they expect.
+    It is kept unchanged, without a gradient, so that the old scripts find every weight they expect.
     """
 
     def __init__(self, sizes: Sizes) -> None:

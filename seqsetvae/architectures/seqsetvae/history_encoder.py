@@ -18,8 +18,8 @@ from seqsetvae.ops.rowwise import dropout
 
 TIME_BUCKETS = 64
 # Upper edges in minutes of all buckets but the last, as the checkpoints were trained with: the float32 numbers of
-# torch.logspace(log10(0.5), log10(1440), 63). They are not in the checkpoints, and written out they depend on no math
-# library. The last is not 1440: a gap of exactly one day is in the last bucket.
+# torch.logspace(log10(0.5), log10(1440), 63). They are not in the checkpoints; written out, they depend on no library.
+# The last is below 1440, so a gap of exactly one day is in the last bucket.
 # fmt: off
 TIME_EDGES_MINUTES = (
     0.49999997, 0.56854737, 0.6464922, 0.73512286, 0.83590436, 0.95050246, 1.0808114, 1.2289848, 1.3974723,
@@ -34,7 +34,7 @@ TIME_EDGES_MINUTES = (
 
 
 class CausalLayer(nn.TransformerEncoderLayer):
-    """Pre-norm transformer layer with torch's parameters and a causal attention over ragged stays."""
+    """Pre-norm transformer layer with torch's parameters; attention is causal within each stay."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(
@@ -77,20 +77,20 @@ class CausalTransformer(nn.Module):
 def position_encoding(index: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Sinusoids of the set's 0-based index in its stay: [S] → [S, D] (Vaswani et al., 2017, section 3.5)."""
     even = torch.arange(0, dim, 2, device=index.device, dtype=torch.float64)
-    angle = index[:, None].double() * 10000.0 ** (-even / dim)  # double: sin of a large float32 angle is coarse
+    angle = index[:, None].double() * 10000.0 ** (-even / dim)  # float64: large float32 angles are too inexact
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim].to(dtype)
 
 
 def time_bucket_edges() -> torch.Tensor:
-    """The 63 edges in minutes: float32 numbers, widened to float64 so that no precision moves them."""
+    """The 63 edges in minutes: float32 numbers, as float64."""
     return torch.tensor(TIME_EDGES_MINUTES, dtype=torch.float32).double()
 
 
 def time_buckets(minute: torch.Tensor, index: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """Bucket of the minutes since the previous set of the same stay (0 for the first): [S], [S], [63] → [S] int64.
 
-    The checkpoints' code compares log1p of both sides. The logarithm changes no order, and without it nothing is
-    rounded: the bucket is the same on every device.
+    The code that trained the checkpoints compares log1p of both sides. Without the logarithm the order is the same and
+    nothing is rounded, so the bucket is the same on every device.
     """
     since = torch.cat([minute.new_zeros(1), minute.diff()]).clamp(min=0).masked_fill(index == 0, 0)
     return torch.bucketize(since, edges)
