@@ -16,7 +16,6 @@ of one event) + m · (number of larger sets).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,22 +32,22 @@ Runs = tuple[tuple[int, int], ...]  # (events per set, number of such sets), asc
 SMALL_SIZES = (1, 8, 16, 48)  # PaddedSizes pads to these; larger sets to the next doubling of the last
 
 
-class SetSizes(ABC):
-    """The sizes of the sets of a batch, and the operations within sets."""
+class SetSizes:
+    """The sizes of the sets of a batch, and the operations within sets; PaddedSizes replaces the methods that pad."""
 
     runs: Runs  # on the host, so that no step waits for the device
 
-    @abstractmethod
     def pad(self, x: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
         """Events at their positions in the runs, `fill` at the others: [E, C] → [P, C]."""
+        return x
 
-    @abstractmethod
     def unpad(self, x: torch.Tensor) -> torch.Tensor:
         """The reverse: [P, C] → [E, C]."""
+        return x
 
-    @abstractmethod
     def event_masks(self) -> Sequence[torch.Tensor | None]:
         """For each run which positions hold an event, [count, size]; None where all do."""
+        return (None,) * len(self.runs)
 
     def split(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The sets of each run: [E, C] → [count, size, C] a run.
@@ -100,15 +99,6 @@ class ExactSizes(SetSizes):
     def of(cls, sizes: np.ndarray) -> ExactSizes:
         """The layout of sets of these sizes, in ascending order: [S]."""
         return cls(_runs(sizes))
-
-    def pad(self, x: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
-        return x
-
-    def unpad(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    def event_masks(self) -> Sequence[None]:
-        return (None,) * len(self.runs)
 
 
 @dataclass(eq=False)

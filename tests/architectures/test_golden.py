@@ -16,13 +16,8 @@ from seqsetvae.checkpoint import load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort, find_cohort
 from seqsetvae.loading import collate
 
-HEADS: dict[str, Any] = {
-    "heads": 2,
-    "transformer_heads": 4,
-    "transformer_dropout": 0.1,
-    "levels": 2,
-    "transformer_layers": 2,
-}
+HEADS: dict[str, Any] = {"heads": 2, "transformer_heads": 4, "transformer_dropout": 0.1}
+HEADS |= {"levels": 2, "transformer_layers": 2}
 
 
 @pytest.fixture(scope="module")

@@ -98,21 +98,10 @@ def features_of(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
 
 def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """A run on the CPU, not yet started."""
-    schedule = {
-        "max_epochs": 5,
-        "unfreeze_after": 2,
-        "warmup_steps": 0,
-        "lr_factor": 0.5,
-        "lr_patience": 1,
-        "min_lr": 1e-6,
-        "es_patience": 3,
-    }
-    trainer_options = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "gradient_clip_val": 1.0,
-        "accumulate_grad_batches": options.pop("accumulate", 1),
-    }
+    schedule = {"max_epochs": 5, "unfreeze_after": 2, "warmup_steps": 0, "min_lr": 1e-6, "es_patience": 3}
+    plateau = {"lr_factor": 0.5, "lr_patience": 1}
+    accumulate = options.pop("accumulate", 1)
+    trainer_options = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0}
     run_folder = RunFolder.create(folder, "test")
     return Run(
         module=module,
@@ -120,11 +109,11 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         folder=run_folder,
         table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"),
         watched=VAL_AUC,
-        schedule=FinetuningSchedule(**(schedule | options)),
+        schedule=FinetuningSchedule(**(schedule | plateau | options)),
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),
-        trainer_options=trainer_options,
+        trainer_options=trainer_options | {"accumulate_grad_batches": accumulate},
     )
 
 

@@ -37,15 +37,8 @@ class CausalLayer(nn.TransformerEncoderLayer):
     """Pre-norm transformer layer with torch's parameters; attention is causal within each stay."""
 
     def __init__(self, sizes: Sizes) -> None:
-        super().__init__(
-            sizes.latent_dim,
-            sizes.transformer_heads,
-            sizes.ff_dim,
-            sizes.transformer_dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        shape = sizes.latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout
+        super().__init__(*shape, activation="gelu", batch_first=True, norm_first=True)
 
     def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""

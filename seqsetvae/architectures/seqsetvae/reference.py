@@ -57,13 +57,8 @@ class PlainSetEncoder(nn.Module):
         width = sizes.reduced_dim if self.reduces else sizes.input_dim
         self.embed = nn.Sequential(nn.Linear(width, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
         self.encoder_layers = nn.ModuleList([PlainISAB(latent_dim, sizes.heads, sizes.m) for _ in range(sizes.levels)])
-        self.mu_logvar = nn.Sequential(
-            nn.Linear(latent_dim, latent_dim),
-            nn.LayerNorm(latent_dim),
-            nn.GELU(),
-            nn.Dropout(0.1),
-            nn.Linear(latent_dim, 2 * latent_dim),
-        )
+        hidden = nn.Linear(latent_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU(), nn.Dropout(0.1)
+        self.mu_logvar = nn.Sequential(*hidden, nn.Linear(latent_dim, 2 * latent_dim))
 
     def event(self, embedding: torch.Tensor, value: float) -> torch.Tensor:
         r = self.dim_reducer(embedding) if self.reduces else embedding
@@ -90,15 +85,8 @@ class PlainBackbone(nn.Module):
         super().__init__()
         self.dim = latent_dim = sizes.latent_dim
         self.set_encoder = PlainSetEncoder(sizes)
-        layer = nn.TransformerEncoderLayer(
-            latent_dim,
-            sizes.transformer_heads,
-            sizes.ff_dim,
-            sizes.transformer_dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        shape = latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout
+        layer = nn.TransformerEncoderLayer(*shape, activation="gelu", batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(layer, sizes.transformer_layers, enable_nested_tensor=False)
         self.post_transformer_norm = nn.LayerNorm(latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(64, latent_dim)

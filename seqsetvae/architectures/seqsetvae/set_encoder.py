@@ -124,9 +124,8 @@ class SetEncoder(nn.Module):
         self.dim_reducer = None if sizes.reduced_dim is None else nn.Linear(sizes.input_dim, sizes.reduced_dim)
         self.embed = nn.Sequential(nn.Linear(sizes.event_dim, dim), nn.LayerNorm(dim), nn.GELU())
         self.encoder_layers = nn.ModuleList(ISAB(dim, sizes.heads, sizes.m) for _ in range(sizes.levels))
-        self.mu_logvar = nn.Sequential(
-            nn.Linear(dim, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(GAUSSIAN_DROPOUT), nn.Linear(dim, 2 * dim)
-        )
+        hidden = nn.Linear(dim, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(GAUSSIAN_DROPOUT)
+        self.mu_logvar = nn.Sequential(*hidden, nn.Linear(dim, 2 * dim))
 
     def directions(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Unit direction of each variable: embeddings [V, I] → [V, R]."""
