@@ -54,7 +54,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
             }
         )
-        self.rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
+        self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.backbone = backbone
         self.head = Head(backbone.pooled_width(self.pooling), head.head_hidden, head.head_dropout)
         self.loss = loss
@@ -115,8 +115,8 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
-        groups = parameter_groups("head", self.head, self.rates.cls_head_lr, self.weight_decay)
-        return adamw(groups + parameter_groups("backbone", self.backbone, self.rates.lr, self.weight_decay))
+        groups = parameter_groups("head", self.head, self.learning_rates.cls_head_lr, self.weight_decay)
+        return adamw(groups + parameter_groups("backbone", self.backbone, self.learning_rates.lr, self.weight_decay))
 
 
 class SeqSetVAEPretrainer(LargeBatchGradient):
