@@ -33,18 +33,7 @@ from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
 
 EMBEDDING_WIDTH = 768
-PRACTICE = Sizes(
-    input_dim=EMBEDDING_WIDTH,
-    reduced_dim=256,
-    latent_dim=256,
-    levels=2,
-    heads=2,
-    m=16,
-    ff_dim=512,
-    transformer_heads=8,
-    transformer_layers=4,
-    transformer_dropout=0.1,
-)
+PRACTICE = Sizes(input_dim=EMBEDDING_WIDTH)
 LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)
 MAX_EVENTS = 10**6  # so that a batch of 256 stays is one of 256 stays
 SYNTHETIC_STAYS = 2000

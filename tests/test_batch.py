@@ -90,10 +90,12 @@ def test_dtypes_are_those_of_the_legend() -> None:
         assert {value.dtype for _, value in others if isinstance(value, torch.Tensor)} == {torch.int64}
 
 
-def test_a_batch_survives_pickling_and_moving() -> None:
-    batch = tiny.batch_of(tiny.ragged_stays())
+@pytest.mark.parametrize("padded_classes", [False, True])
+def test_a_batch_survives_pickling_and_moving(padded_classes: bool) -> None:
+    batch = tiny.batch_of(tiny.ragged_stays(), padded_classes=padded_classes)
     for other in (pickle.loads(pickle.dumps(batch)), batch.to("cpu")):
         assert tiny.same(batch, other)
+    assert {value.device.type for value in tiny.tensors_of(batch.to("meta"))} == {"meta"}
 
 
 def test_stay_sizes_are_those_after_max_sets() -> None:

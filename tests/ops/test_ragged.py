@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
@@ -51,25 +50,26 @@ def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Te
 
 
 HEADS, POINTS, WIDTH = 2, 3, 4
-# name: (plain form for one set, arguments after the inputs, inputs as (rows for a set of this size, columns))
+# name: (plain form for one set of n events, arguments after the inputs, inputs as (rows for n events, columns))
 OPERATIONS: dict[str, tuple[Any, tuple[int, ...], list[tuple[Any, int]]]] = {
-    "mean": (lambda x: x.mean(0, keepdim=True), (), [(int, WIDTH)]),
-    "attend": (lambda *qkv: reference.attend(*qkv, HEADS, causal=False), (HEADS,), [(int, WIDTH)] * 3),
+    "mean": (lambda n, x: x.mean(0, keepdim=True), (), [(int, WIDTH)]),
+    "spread": (lambda n, row: row.expand(n, -1), (), [(lambda n: 1, WIDTH)]),
+    "attend": (lambda n, *qkv: reference.attend(*qkv, HEADS, causal=False), (HEADS,), [(int, WIDTH)] * 3),
     "pool_events": (
-        lambda scores, values: reference.pool_events(scores, values, HEADS)[: _n_rows(len(scores))],
+        lambda n, scores, values: reference.pool_events(scores, values, HEADS)[: _n_rows(n)],
         (HEADS, POINTS),
         [(int, HEADS * POINTS), (int, HEADS * WIDTH)],
     ),
     "read_rows": (
-        lambda queries, rows: reference.read_rows(queries, rows, HEADS),
+        lambda n, queries, rows: reference.read_rows(queries, rows, HEADS),
         (HEADS, POINTS),
-        [(int, HEADS * WIDTH), (lambda size: _n_rows(size), WIDTH)],
+        [(int, HEADS * WIDTH), (lambda n: _n_rows(n), WIDTH)],
     ),
 }
 
 
-def _n_rows(size: int) -> int:
-    return 1 if size == 1 else POINTS
+def _n_rows(n_events: int) -> int:
+    return 1 if n_events == 1 else POINTS
 
 
 @pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
@@ -78,28 +78,14 @@ def _n_rows(size: int) -> int:
 def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[int], layout: Any) -> None:
     plain, arguments, shapes = OPERATIONS[operation]
     sizes = sorted(sizes)
-    rows = [[n_rows(size) for size in sizes] for n_rows, _ in shapes]
-    inputs = [
-        torch.randn(sum(n), columns, dtype=torch.float64, requires_grad=True)
-        for n, (_, columns) in zip(rows, shapes, strict=True)
-    ]
-    of_sets = zip(*(part.split(n) for part, n in zip(inputs, rows, strict=True)), strict=True)
+    of_sets = [[torch.randn(rows(n), columns, dtype=torch.float64) for rows, columns in shapes] for n in sizes]
+    inputs = [torch.cat(parts).requires_grad_() for parts in zip(*of_sets, strict=True)]
     ours = getattr(layout.of(np.array(sizes)), operation)(*inputs, *arguments)
-    _equal_with_gradients(ours, torch.cat([plain(*of_set) for of_set in of_sets]), inputs)
-
-
-@pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
-@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
-def test_spread_repeats_the_row_of_each_set(sizes: list[int], layout: Any) -> None:
-    rows = torch.randn(len(sizes), WIDTH, dtype=torch.float64, requires_grad=True)
-    plain = torch.cat([row.expand(size, -1) for row, size in zip(rows, sorted(sizes), strict=True)])
-    _equal_with_gradients(layout.of(np.array(sorted(sizes))).spread(rows), plain, [rows])
-
-
-def _equal_with_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tensor]) -> None:
-    _equal(ours, plain)
-    direction = torch.randn_like(plain)
-    _equal(*(torch.autograd.grad((output * direction).sum(), inputs) for output in (ours, plain)))
+    parts = zip(*(x.split([rows(n) for n in sizes]) for x, (rows, _) in zip(inputs, shapes, strict=True)), strict=True)
+    theirs = torch.cat([plain(n, *part) for n, part in zip(sizes, parts, strict=True)])
+    _equal(ours, theirs)
+    direction = torch.randn_like(theirs)
+    _equal(*(torch.autograd.grad((output * direction).sum(), inputs) for output in (ours, theirs)))
 
 
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
@@ -163,10 +149,3 @@ def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
     assert isinstance(few, PaddedSizes)
     assert few.runs == ((1, 4), (8, 10), (16, 4), (48, 8), (96, 2), (384, 2))
     assert int(few.is_event.sum()) == len(few.event_position) == 2 * sum(SETS["of all sizes"])
-
-
-def test_padded_sizes_travel_with_their_batch() -> None:
-    few = _batches([1, 3, 9])[1]
-    for other in (pickle.loads(pickle.dumps(few)), few.to("cpu")):
-        assert tiny.same(few, other)
-    assert {value.device.type for value in tiny.tensors_of(few.to("meta"))} == {"meta"}
