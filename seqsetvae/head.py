@@ -86,7 +86,10 @@ class Loss(nn.Module):
 
     def with_weight(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss and what it divides by, where stays may lack a label; (0, 0) if all do."""
-        weight = (self.class_weight[target.clamp_min(0)] * (target != NO_LABEL)).sum()
+        weight = target != NO_LABEL
+        if self.positive_weight != 1:
+            weight = self.class_weight[target.clamp_min(0)] * weight
+        weight = weight.sum()
         return self(logits, target).masked_fill(weight == 0, 0.0), weight
 
 
