@@ -6,7 +6,6 @@ A fine-tuner lives through both stages; `freeze_backbone` or `unfreeze_backbone`
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,11 +14,10 @@ from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
-from seqsetvae.gradients import LargeBatchGradient
-from seqsetvae.head import HeadSettings, build_head
-from seqsetvae.losses import LossSettings
+from seqsetvae.head import Loss, build_head, recorded_settings
 from seqsetvae.metrics import FiniteCheck, RunningMean
-from seqsetvae.optimizer import OptimizerSettings, adamw, parameter_groups
+from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
+from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 
 
@@ -27,14 +25,14 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
 
     embeddings: torch.Tensor
-    class_weight: torch.Tensor
 
     def __init__(
         self,
         backbone: Any,
         head: HeadSettings,
-        loss: LossSettings,
-        optimizer: OptimizerSettings,
+        loss: Loss,
+        rates: FinetuningRates,
+        weight_decay: float,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
         trees: BoostedTrees | None = None,
@@ -43,7 +41,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
         Args:
             backbone: of any architecture (seqsetvae/architectures/__init__.py says what it offers).
-            head, loss, optimizer, trained_on: recorded in every checkpoint.
+            head, loss, rates, weight_decay, trained_on: recorded in every checkpoint.
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`loading.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
@@ -53,9 +51,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             {
                 ARCHITECTURE: backbone.architecture,
                 "sizes": backbone.sizes.as_dict(),
-                "head": asdict(head),
-                "loss": asdict(loss),
-                "optimizer": asdict(optimizer),
+                **recorded_settings(head, loss, rates, weight_decay),
                 FINGERPRINTS: trained_on.fingerprints,
                 "label_name": trained_on.label_name,
                 "max_sets": trained_on.max_sets,
@@ -63,12 +59,11 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             }
             | ({} if trees is None else {TREES: trees.as_plain()})
         )
-        self.loss, self.optimizer_settings, self.pooling = loss, optimizer, head.pooling
+        self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.backbone = backbone
-        self.head = build_head(backbone.pooled_width(head.pooling), head.hidden, head.dropout, head.members)
-        self.trees = trees
+        self.head = build_head(backbone.pooled_width(self.pooling), head)
+        self.loss, self.trees = loss, trees
         self.register_buffer("embeddings", embeddings, persistent=False)
-        self.register_buffer("class_weight", torch.tensor([1.0, loss.positive_weight]), persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
         self.val_predictions = GatheredPredictions("valid")
         self.finite = FiniteCheck()
@@ -113,23 +108,21 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         if logits.ndim == 3:
             target = target.repeat_interleave(logits.shape[1])
             logits = logits.flatten(0, 1)
-        loss = self.loss(logits, target, self.class_weight)
-        weight = self.loss.weight(target, self.class_weight)
+        loss, weight = self.loss(logits, target), self.loss.weight(target)
         self.train_loss.add(loss, weight)
         if self.trainer.is_last_batch:
             self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, weight)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
-        """Scores go to the metric objects as they are; nothing is read back to the host here."""
+        """Adds to the metrics, without a host sync; stays without a label fill up the batches of several processes."""
         logits = self.predicted(batch)
         self.val_predictions.update(logits, batch.label, batch.stay_id)
         self.finite.update(logits, batch_index)
-        loss = self.loss(logits, batch.label, self.class_weight)
-        self.val_loss.add(loss, self.loss.weight(batch.label, self.class_weight))
+        self.val_loss.add(*self.loss.with_weight(logits, batch.label))
 
     def on_validation_epoch_end(self) -> None:
-        """Figures of the whole split, unless scores that are not numbers stop the run before anything ranks by them."""
+        """Metrics of the whole split. A logit that is not finite stops the run before they are computed."""
         self.finite.check_and_reset("val_auc")
         ranking = self.val_predictions.table().ranking()
         self.val_predictions.reset()
@@ -137,10 +130,8 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
-        settings = self.optimizer_settings
-        groups = parameter_groups("head", self.head, settings.head_lr, settings.weight_decay)
-        groups += parameter_groups("backbone", self.backbone, settings.backbone_lr, settings.weight_decay)
-        return adamw(groups)
+        groups = parameter_groups("head", self.head, self.learning_rates.cls_head_lr, self.weight_decay)
+        return adamw(groups + parameter_groups("backbone", self.backbone, self.learning_rates.lr, self.weight_decay))
 
 
 class SeqSetVAEPretrainer(LargeBatchGradient):

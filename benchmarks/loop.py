@@ -21,8 +21,7 @@ from benchmarks.measure import Figure, apart
 from benchmarks.workloads import PRACTICE, STEPS, Stays, Step, Workload, open_stays, optimizer_step
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
-from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
-from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder
+from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainDecoder, PlainSet
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.cohort import Split
 from seqsetvae.loading import collate
@@ -40,12 +39,12 @@ class Loop(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.plain = PlainBackbone(**sizes.as_dict())  # type: ignore[arg-type]
+        self.plain = PlainBackbone(sizes)
         shape = (sizes.event_dim, sizes.latent_dim, sizes.levels, sizes.heads, sizes.m)
         self.unused, self.decoder = PlainDecoder(*shape), PlainDecoder(*shape)
         self.plain.set_encoder.forward = self._one_set  # type: ignore[method-assign]
         positions = position_encoding(torch.arange(MAX_SETS), sizes.latent_dim, torch.float64)
-        self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the twin computes each anew
+        self.plain.position = positions.__getitem__  # type: ignore[assignment]  # the plain form computes each anew
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-5)

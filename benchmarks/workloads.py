@@ -26,25 +26,14 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.head import HeadSettings
+from seqsetvae.head import Loss
 from seqsetvae.loading import collate, stay_sizes
-from seqsetvae.losses import LossSettings
 from seqsetvae.objectives import reconstruction
-from seqsetvae.optimizer import OptimizerSettings
 from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
 
-PRACTICE = Sizes(
-    input_dim=768,
-    reduced_dim=256,
-    latent_dim=256,
-    levels=2,
-    heads=2,
-    m=16,
-    ff_dim=512,
-    transformer_heads=8,
-    transformer_layers=4,
-    transformer_dropout=0.1,
-)
+PRACTICE = Sizes(input_dim=768)
+LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)
 CPU = torch.device("cpu")
 MAX_EVENTS = 10**6  # per batch: no batch of 256 stays is cut
 SYNTHETIC_STAYS = 2000
@@ -135,7 +124,7 @@ def training_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -
     """A step of stage 2."""
     module = fine_tuner(sizes, table, variant)
     module.unfreeze_backbone()
-    return optimizer_step(module, lambda batch: module.loss(module(batch), batch.label, module.class_weight), variant)
+    return optimizer_step(module, lambda batch: module.loss(module(batch), batch.label), variant)
 
 
 def pretraining_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> Step:
@@ -156,9 +145,10 @@ def fine_tuner(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> S
     """A fine-tuner with a frozen backbone; its head, loss and learning rates are those of the default config."""
     module = SeqSetVAEFineTuner(
         Backbone(sizes),
-        HeadSettings(pooling="mean", hidden=128, dropout=0.1),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=3e-4, backbone_lr=5e-5, weight_decay=0.01),
+        HeadSettings(head_pooling="mean", head_hidden=128, head_dropout=0.1, head_members=1),
+        Loss(LOSS),
+        FinetuningRates(cls_head_lr=3e-4, lr=5e-5),
+        0.01,
         table,
         TrainedOn(fingerprints={}, label_name="", max_sets=None),
     ).to(table.device)

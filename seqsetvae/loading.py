@@ -15,9 +15,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import NO_LABEL, Batch, OnDevice, lay_in_grids, pad_sizes, ranges
+from seqsetvae.batch import NO_LABEL, Batch, ranges
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
+from seqsetvae.ops.attention import Grids
+from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 
@@ -37,7 +39,7 @@ def collate(
         stays: [N] positions of stays in the split.
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
-        padded_classes: add what a GPU needs to pad sets to a few sizes.
+        padded_classes: pad sets to a few sizes, for a GPU.
         change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
     """
     first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
@@ -53,21 +55,18 @@ def collate(
     variable, value = split.variable[events], split.value[events]
     if change is not None:
         value = change(variable, value)
-    run_sizes, run_counts = np.unique(sizes, return_counts=True)
-    grids, row_start = lay_in_grids(sets_per_stay)
+    layout = PaddedSizes if padded_classes else ExactSizes
     return Batch(
         variable=torch.from_numpy(variable.astype(np.int64)),
         value=torch.from_numpy(value.astype(dtype)),
+        sizes=layout.of(sizes[by_size]),
         set_row=torch.from_numpy(set_row),
         set_index=torch.from_numpy(ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
-        grid_position=torch.from_numpy(ranges(row_start, sets_per_stay)),
+        grids=Grids.of(sets_per_stay),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
         stay_id=torch.from_numpy(split.stay_id[stays]),
-        size_runs=tuple(zip(run_sizes.tolist(), run_counts.tolist(), strict=True)),
-        grids=grids,
-        padded=pad_sizes(sizes[by_size]) if padded_classes else None,
     )
 
 
@@ -79,7 +78,7 @@ def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, n
     return end - first, split.set_offset[end] - split.set_offset[first]
 
 
-Prepare = Callable[[Batch], OnDevice]  # what an architecture computes on the host when a batch is made
+Prepare = Callable[[Batch], Any]  # what an architecture computes on the host when a batch is made
 
 
 class SplitBatches(Dataset[Batch]):
@@ -128,7 +127,7 @@ class CohortDataModule(pl.LightningDataModule):
         seed: seed of the training order.
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
-        padded_classes: make batches whose sets a GPU can pad to a few sizes.
+        padded_classes: pad sets to a few sizes, for a GPU.
         transform: how the values are changed; by default they are not.
     """
 

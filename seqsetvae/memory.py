@@ -1,7 +1,6 @@
-"""What the process does with memory that it has freed.
+"""Keeps the memory that a training step frees, for the next step.
 
-A training step frees about a gigabyte and the next one asks for it again. glibc returns such memory to the system in
-between, and each of its pages must then be found and zeroed anew, which took 7 to 12 % of a step on two CPU cores.
+glibc returns freed large arrays to the system; the next step allocates them again, and the system zeroes each page.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ M_MMAP_MAX, NEVER_MMAP = -4, 0
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for later arrays; the peak stays what it was. False where there is no glibc."""
+    """Have glibc keep freed memory for later arrays; False where there is no glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl and macOS have no mallopt, Windows no library without a name

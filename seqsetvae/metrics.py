@@ -1,8 +1,8 @@
-"""What is measured over a split: mean losses, health of the posterior, and whether all outputs are finite.
+"""Metrics over a split: mean losses, and whether all outputs are finite.
 
 Each is a torchmetrics Metric: it adds up on the device, without a host sync per step, and reduces over processes.
 
-Legend: N stays, S sets, D latent width.
+Legend: N stays, P width of an output.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torchmetrics import Metric
 
 
 class RunningMean(Metric):
-    """Weighted mean of a loss over the batches of an epoch, summed on the device and read back once, at the end.
+    """Weighted mean of a loss over the batches of an epoch, summed on the device and read once, at the end.
 
-    Lightning's `log` adds up the same sums, but a call of it in every step costs more than the step of a head does.
-    torchmetrics' MeanMetric waits for the device in every step to leave out NaN, or, told not to look, forgets the
-    weights (1.9); here a NaN must stay visible.
+    Lightning's `log` computes the same sums, but a call in every step takes longer than a training step of the head.
+    torchmetrics' MeanMetric checks for NaN with a host sync in every step; with that check off it ignores the weights
+    (version 1.9). Here a NaN must remain visible.
     """
 
     full_state_update = False
@@ -33,7 +33,7 @@ class RunningMean(Metric):
     def add(self, value: torch.Tensor, weight: torch.Tensor | float) -> None:
         """Add the mean of the next batch; `weight` is what that mean was divided by, such as its number of stays.
 
-        Not `update`: torchmetrics' wrapper around it takes as long as a twentieth of a step of the head.
+        This is not `update`, because torchmetrics' wrapper around it is slow beside a training step of the head.
         """
         self._total = self._total + value.detach() * weight
         self._weight = self._weight + weight
@@ -43,7 +43,7 @@ class RunningMean(Metric):
         return self._total / self._weight if isinstance(self._total, torch.Tensor) else None
 
     def update(self) -> None:
-        """Move the batches so far into the states, which are what processes reduce."""
+        """Add the batches so far to the states, which are reduced over processes."""
         self.total, self.weight = self.total + self._total, self.weight + self._weight
         self._total = self._weight = 0.0
 
@@ -60,7 +60,7 @@ class RunningMean(Metric):
 
 
 class FiniteCheck(Metric):
-    """Notes on the device whether every validation batch is finite, and reads that back once, at the end."""
+    """Whether every validation batch is finite; counted on the device and read once, at the end."""
 
     full_state_update = False
     count: torch.Tensor
@@ -73,10 +73,10 @@ class FiniteCheck(Metric):
         self.add_state("first", torch.tensor(self.NONE), dist_reduce_fx="min")  # index of the first of them
 
     def update(self, values: torch.Tensor, batch_index: int) -> None:
-        """Note the logits or the loss of a batch."""
+        """Check the logits or the loss of a batch."""
         finite = values.isfinite().all()
         self.count = self.count + ~finite
-        self.first = self.first.minimum(finite * self.NONE + batch_index)  # where() would copy its numbers to the GPU
+        self.first = self.first.minimum(finite * self.NONE + batch_index)  # where() would copy its scalars to the GPU
 
     def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(number of batches that are not finite, index of the first of them)."""
@@ -95,7 +95,7 @@ class FiniteCheck(Metric):
 
 
 def require_finite(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> None:
-    """Check outputs outside of training, where only data or checkpoint can be the cause: rows [N, P], stay_id [N].
+    """Check outputs in evaluation, where only the data or the checkpoint can be the cause: rows [N, P], stay_id [N].
 
     Raises:
         FloatingPointError: naming the first stay whose row is not finite.

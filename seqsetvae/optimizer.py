@@ -1,21 +1,12 @@
-"""AdamW and its parameter groups, by part of the model."""
+"""The optimizer: AdamW, its parameter groups by part of the model, and the gradient of an optimizer step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Learning rates by part, and weight decay (on matrices only)."""
-
-    head_lr: float
-    backbone_lr: float
-    weight_decay: float
 
 
 def parameter_groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -29,9 +20,40 @@ def parameter_groups(name: str, part: nn.Module, lr: float, weight_decay: float)
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """AdamW in one kernel, on a CPU too: the same steps to the last digit or two, in a third of the time."""
+    """AdamW in one kernel, on a CPU too: the same steps up to rounding, in less time."""
     optimizer = torch.optim.AdamW(groups, fused=True)
-    # A fused optimizer offers to unscale float16 gradients inside its step. Lightning then refuses to clip them, in
-    # bfloat16 too, where nothing is scaled. Without the offer they are unscaled, clipped and stepped, as by any other.
+    # A fused optimizer declares that it unscales float16 gradients inside its step, and Lightning then refuses to clip
+    # gradients, in bfloat16 too. Without that declaration gradients are unscaled and clipped before the step, as usual.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+class LargeBatchGradient(pl.LightningModule):
+    """With gradient accumulation, an optimizer step gets the gradient of one large batch of the same stays.
+
+    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, which is right if all batches are of one
+    size and every group is complete. Here the weight of a batch is what its mean was divided by, relative to the first
+    batch of its group.
+    """
+
+    _first_weight: float | torch.Tensor
+    _group_weight: float | torch.Tensor = 0.0  # sum over the group so far, relative to its first batch; 0: no batch yet
+
+    def weighted(self, loss: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        """What training_step returns for a mean loss that was divided by `weight` (stays or sets, for example)."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss
+        if isinstance(self._group_weight, float) and self._group_weight == 0.0:
+            self._first_weight = weight
+        share = weight / self._first_weight
+        self._group_weight = self._group_weight + share
+        return loss * share
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before clipping: divide by the weight of the group, not by the number of batches in a full group."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        torch._foreach_mul_(gradients, self.trainer.accumulate_grad_batches / self._group_weight)
+        self._group_weight = 0.0

@@ -1,4 +1,4 @@
-"""Which stays form which batch, and when: a pure function of (seed, stage, epoch, rank, world size, offset).
+"""Batches of stays and their order: a pure function of (seed, stage, epoch, rank, world size, offset).
 
 Legend: n stays of a split, B batches of an epoch.
 """
@@ -12,12 +12,12 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import Sampler
 
-POOL_BATCHES = 16  # batches that are sorted by length together: little padding, and every epoch still differs
+POOL_BATCHES = 16  # batches' stays sorted by length together: little padding, and epochs still differ
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Batches of stays as slices of one array: 8 bytes a stay and 16 a batch, however many there are."""
+    """Batches of stays as slices of one array: 8 bytes per stay and 16 per batch."""
 
     order: np.ndarray  # [n] stays
     start: np.ndarray  # [B] into order
@@ -34,7 +34,7 @@ class Groups:
         return Groups(self.order, self.start[batches], self.end[batches])
 
     def halved(self, count: int) -> Groups:
-        """The same stays in `count` more batches, as far as there are batches of several stays to cut in half."""
+        """The same stays in `count` more batches, or fewer where fewer batches have several stays and can be halved."""
         size = self.end - self.start
         largest = np.argsort(-size, kind="stable")[: min(count, np.count_nonzero(size > 1))]
         middle = self.start[largest] + size[largest] // 2
@@ -43,7 +43,7 @@ class Groups:
         return Groups(self.order, np.append(self.start, middle), np.append(end, self.end[largest]))
 
     def and_single(self, stays: np.ndarray) -> Groups:
-        """These batches, then one of each of these stays."""
+        """These batches, then each of these stays as a batch of its own."""
         start = len(self.order) + np.arange(len(stays))
         return Groups(np.append(self.order, stays), np.append(self.start, start), np.append(self.end, start + 1))
 
@@ -58,8 +58,8 @@ def group_by_length(
 ) -> Groups:
     """Cut stays, taken in `order`, into batches of similar length.
 
-    Pools of `pool_batches` batches (None: one pool of all stays) are sorted by number of sets and cut wherever a batch
-    is full, by stays or by events. A stay that alone exceeds `max_events` is a batch of its own.
+    Pools of `pool_batches` batches (None: one pool of all stays) are sorted by number of sets and cut where a batch has
+    `batch_size` stays or would exceed `max_events`. A stay that alone exceeds `max_events` is a batch of its own.
     """
     pool_size = len(order) if pool_batches is None else pool_batches * batch_size
     order = order[np.lexsort((n_sets[order], np.arange(len(order)) // max(pool_size, 1)))]  # stable
@@ -70,7 +70,7 @@ def group_by_length(
 def _cut(n_events: np.ndarray, batch_size: int, max_events: int, pool_size: int) -> Iterator[int]:
     """Where each batch begins."""
     count = events = 0
-    for position, size in enumerate(n_events.data):  # a memoryview: Python numbers, but one at a time
+    for position, size in enumerate(n_events.data):  # a memoryview yields Python numbers one by one
         if position % pool_size == 0 or count == batch_size or events + size > max_events:
             yield position
             count = events = 0
@@ -81,14 +81,14 @@ def _cut(n_events: np.ndarray, batch_size: int, max_events: int, pool_size: int)
 class LengthBucketSampler(Sampler[np.ndarray]):
     """The batches of one epoch for one process, as positions of stays in their split.
 
-    In training (`shuffle`) the stays are permuted, pooled, and the batches permuted again, anew for each stage and
-    epoch; otherwise the batches go from short to long. All processes lay out the same batches and each takes every
-    `world_size`-th. They must do equally many steps, so the largest batches are cut in half until their number divides;
-    where single stays are left over, the first ones are added again: in training as they are, otherwise without their
-    label, as ~position, so that no metric counts a stay twice.
+    In training (`shuffle`) the stays are permuted, pooled and batched, and the batches are permuted, differently for
+    each stage and epoch; otherwise the batches go from short to long stays. All processes compute the same batches, and
+    each takes every `world_size`-th. They need equal numbers of steps, so the largest batches are halved until the
+    number of batches is divisible by `world_size`. If batches of single stays remain, the first stays are added again:
+    in training as they are, otherwise without their label, as ~position, so that no metric counts a stay twice.
 
-    The first `offset` batches of this process were processed before a restart and are left out. The length stays that
-    of the whole epoch, by which Lightning counts.
+    The first `offset` batches of this process were processed before a restart and are left out. `len` is that of the
+    whole epoch, which Lightning needs.
     """
 
     def __init__(

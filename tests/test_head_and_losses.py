@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from seqsetvae import losses
-from seqsetvae.head import Head
+from seqsetvae.head import Head, Loss, cross_entropy, focal
+from seqsetvae.ops import reference
 from seqsetvae.ops.pooling import POOLINGS, pool
 from tests import tiny
+from tests.training.helpers import LOSS
 
 
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))
@@ -19,13 +22,9 @@ def test_pooling_equals_a_loop_over_stays(pooling: str) -> None:
     stays = tiny.ragged_stays()
     batch = tiny.batch_of(stays)
     history = torch.randn(batch.n_sets, 32, dtype=torch.float64)
-    rows, start = [], 0
-    for stay in stays:
-        states = history[start : start + len(stay)]
-        start += len(stay)
-        last, mean = states[-1], states.mean(dim=0)
-        rows.append({"last": last, "mean": mean, "last_mean": torch.cat([last, mean])}[pooling])
-    torch.testing.assert_close(pool(history, batch, pooling), torch.stack(rows), rtol=0, atol=1e-12)
+    of_stays = history.split([len(stay) for stay in stays])
+    plain = torch.stack([reference.pool(states, pooling) for states in of_stays])
+    torch.testing.assert_close(pool(history, batch.sets_per_stay, pooling), plain, rtol=0, atol=1e-12)
 
 
 def test_the_head_is_two_layers() -> None:
@@ -60,23 +59,21 @@ def _probability_of_the_truth() -> list[float]:
 
 def test_cross_entropy_by_hand() -> None:
     expected = sum(-math.log(p) for p in _probability_of_the_truth()) / 4
-    assert float(losses.cross_entropy(LOGITS, TARGET)) == pytest.approx(expected, abs=1e-12)
+    assert float(cross_entropy(LOGITS, TARGET)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_cross_entropy_with_weight_is_a_weighted_mean() -> None:
     weights = [1.0, 3.0, 3.0, 1.0]
     expected = sum(-w * math.log(p) for w, p in zip(weights, _probability_of_the_truth(), strict=True)) / 8
-    assert float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 3.0]))) == pytest.approx(expected, abs=1e-12)
+    assert float(cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 3.0]))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_cross_entropy_with_weight_and_smoothing_is_that_of_torch() -> None:
     expected = F.cross_entropy(LOGITS, TARGET, weight=torch.tensor([1.0, 2.5]).double(), label_smoothing=0.1)
-    assert float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]), 0.1)) == pytest.approx(
+    assert float(cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]), 0.1)) == pytest.approx(
         float(expected), abs=1e-12
     )
-    assert float(expected) != pytest.approx(
-        float(losses.cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]))), abs=1e-3
-    )
+    assert float(expected) != pytest.approx(float(cross_entropy(LOGITS, TARGET, torch.tensor([1.0, 2.5]))), abs=1e-3)
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, None), (2.0, 0.25), (0.0, 0.75), (0.5, None)])
@@ -85,7 +82,7 @@ def test_focal_by_hand(gamma: float, alpha: float | None) -> None:
     expected = (
         sum(-w * (1 - p) ** gamma * math.log(p) for w, p in zip(weights, _probability_of_the_truth(), strict=True)) / 4
     )
-    assert float(losses.focal(LOGITS, TARGET, gamma, alpha)) == pytest.approx(expected, abs=1e-12)
+    assert float(focal(LOGITS, TARGET, gamma, alpha)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -95,7 +92,7 @@ def test_focal_is_finite_for_sure_predictions(dtype: torch.dtype, gamma: float) 
     logits = torch.tensor([[40.0, -40.0], [-40.0, 40.0]], dtype=dtype, requires_grad=True)
     for target in (torch.tensor([0, 1]), torch.tensor([1, 0])):
         logits.grad = None
-        loss = losses.focal(logits, target, gamma, 0.25)
+        loss = focal(logits, target, gamma, 0.25)
         loss.backward()
         assert loss.dtype == torch.float32
         assert loss.isfinite()
@@ -110,6 +107,19 @@ def test_focal_is_finite_for_sure_predictions(dtype: torch.dtype, gamma: float) 
 def test_cross_entropy_is_computed_in_single_precision(dtype: torch.dtype) -> None:
     logits = LOGITS.to(dtype)
     assert torch.equal(
-        losses.cross_entropy(logits, TARGET, torch.tensor([1.0, 2.0])),
-        losses.cross_entropy(logits.float(), TARGET, torch.tensor([1.0, 2.0])),
+        cross_entropy(logits, TARGET, torch.tensor([1.0, 2.0])),
+        cross_entropy(logits.float(), TARGET, torch.tensor([1.0, 2.0])),
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "positive_weight"),
+    [({}, 1.0), ({}, 3.0), ({"label_smoothing": 0.1}, 3.0), ({"loss": "focal", "focal_alpha": 0.75}, 1.0)],
+)
+def test_stays_without_a_label_have_no_part_in_the_loss(changes: dict[str, Any], positive_weight: float) -> None:
+    loss = Loss(replace(LOSS, **changes), positive_weight).double()
+    logits, target = torch.cat([LOGITS, torch.randn(2, 2)]), torch.cat([TARGET, torch.tensor([-1, -1])])
+    value, weight = loss.with_weight(logits, target)
+    assert float(value) == pytest.approx(float(loss(LOGITS, TARGET)), abs=1e-12)
+    assert float(weight) == float(loss.weight(TARGET))
+    assert loss.with_weight(logits[4:], target[4:]) == (0, 0)

@@ -23,7 +23,7 @@ def _batches(**changes: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_epochs_are_those_of_the_plain_twin(shuffle: bool) -> None:
+def test_batches_equal_those_of_a_plain_loop(shuffle: bool) -> None:
     """Pins who is with whom, and when: a run must find the batches of its epoch again, in every version."""
     for batch_size, max_events in ((8, 4000), (3, 700), (1, 1), (32, 10**9)):
         for epoch in (0, 3):

@@ -58,8 +58,7 @@ class Bag(nn.Module):
         assert set(batch.value.tolist()) <= {-1, 0, 1}  # its value transform
         events = self.map(embeddings[batch.variable] * batch.value[:, None])  # [E, P]
         in_size_order = torch.empty_like(batch.set_row).index_copy(0, batch.set_row, batch.stay_of_set)  # [S]
-        counts = torch.tensor([size for size, count in batch.size_runs for _ in range(count)])  # [S]
-        stay = in_size_order.repeat_interleave(counts)  # [E]
+        stay = batch.sizes.spread(in_size_order[:, None])[:, 0]  # [E]
         total = events.new_zeros(batch.n_stays, events.shape[1]).index_add(0, stay, events)
         return total / stay.bincount(minlength=batch.n_stays)[:, None]
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +78,28 @@ def batch_of(stays: Sequence[list[PlainSet]], dtype: type = np.float64, padded_c
     return collate(split_of(stays), np.arange(len(stays)), dtype=dtype, padded_classes=padded_classes)
 
 
+def values_of(item: Any, name: str = "") -> dict[str, Any]:
+    """Every tensor and host value of a batch and of the dataclasses in it, by name."""
+    if not is_dataclass(item):
+        return {name: item}
+    parts = [values_of(getattr(item, each.name), each.name) for each in fields(item)]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    """Every tensor of a batch."""
+    return [value for value in values_of(batch).values() if isinstance(value, torch.Tensor)]
+
+
+def same(ours: Batch, theirs: Batch) -> bool:
+    """Whether two batches are equal to the last bit."""
+    pairs = zip(values_of(ours).items(), values_of(theirs).items(), strict=True)
+    return all(
+        name == other and (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)
+        for (name, a), (other, b) in pairs
+    )
+
+
 def embeddings(dtype: torch.dtype = torch.float64, width: int = SIZES.input_dim) -> torch.Tensor:
     """A vector for each of the VARIABLES."""
     return torch.randn(VARIABLES, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
@@ -98,11 +120,11 @@ def tiny_backbone(seed: int = 0, dtype: torch.dtype = torch.float32, **other_siz
     return backbone.to(dtype).eval()
 
 
-def plain_twin(backbone: Backbone) -> PlainBackbone:
+def plain_model(backbone: Backbone) -> PlainBackbone:
     """The plain model with the weights of a backbone, in evaluation mode."""
-    twin = PlainBackbone(**backbone.sizes.as_dict()).to(next(backbone.parameters()).dtype)  # type: ignore[arg-type]
-    twin.load_state_dict(backbone.state_dict())
-    return twin.eval()
+    plain_model = PlainBackbone(backbone.sizes).to(next(backbone.parameters()).dtype)
+    plain_model.load_state_dict(backbone.state_dict())
+    return plain_model.eval()
 
 
 def hyper_parameters(backbone: Backbone) -> dict[str, Any]:

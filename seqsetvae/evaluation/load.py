@@ -17,7 +17,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, architecture_of, read_file
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
-from seqsetvae.head import EnsembleHead, Head, build_head
+from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 
 REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
@@ -79,9 +79,8 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
 
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
-    architecture, head = ARCHITECTURES[name], saved["head"]
+    architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
-    width = backbone.pooled_width(head["pooling"])
+    width = backbone.pooled_width(head.head_pooling)
     trees = BoostedTrees(saved[TREES]) if TREES in saved else None
-    of_sizes = {name: value for name, value in head.items() if name != "pooling"}
-    return FinetunedModel(backbone, build_head(width, **of_sizes), head["pooling"], trees)
+    return FinetunedModel(backbone, build_head(width, head), head.head_pooling, trees)

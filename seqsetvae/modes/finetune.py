@@ -286,29 +286,15 @@ def build(
 ) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone; `variables` as from `loading.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
-    from seqsetvae import head, losses, optimizer
     from seqsetvae.checkpoint import TrainedOn
+    from seqsetvae.head import Loss, set_prior
 
     module = SeqSetVAEFineTuner(
         backbone,
-        head.HeadSettings(
-            pooling=settings.head.head_pooling,
-            hidden=settings.head.head_hidden,
-            dropout=settings.head.head_dropout,
-            members=settings.head.head_members,
-        ),
-        losses.LossSettings(
-            name=settings.loss.loss,
-            positive_weight=positive_weight(settings.loss.class_weight, cohort),
-            label_smoothing=settings.loss.label_smoothing,
-            focal_gamma=settings.loss.focal_gamma,
-            focal_alpha=settings.loss.focal_alpha,
-        ),
-        optimizer.OptimizerSettings(
-            head_lr=settings.rates.cls_head_lr,
-            backbone_lr=settings.rates.lr,
-            weight_decay=settings.optimizer.weight_decay,
-        ),
+        settings.head,
+        Loss(settings.loss, positive_weight(settings.loss.class_weight, cohort)),
+        settings.rates,
+        settings.optimizer.weight_decay,
         variables,
         TrainedOn(
             fingerprints=cohort.fingerprints(),
@@ -319,7 +305,7 @@ def build(
         trees,
     )
     label = cohort.split("train").label
-    head.set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
+    set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae import history_encoder
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding, time_bucket_edges, time_buckets
@@ -50,8 +49,8 @@ def _fast(
     return backbone.set_means(batch, table), backbone(batch, table)
 
 
-def _slow(twin: plain.PlainBackbone, stays: list[list[plain.PlainSet]]) -> tuple[torch.Tensor, torch.Tensor]:
-    results = [twin(stay, tiny.embeddings(next(twin.parameters()).dtype)) for stay in stays]
+def _slow(plain_model: plain.PlainBackbone, stays: list[list[plain.PlainSet]]) -> tuple[torch.Tensor, torch.Tensor]:
+    results = [plain_model(stay, tiny.embeddings(next(plain_model.parameters()).dtype)) for stay in stays]
     return torch.cat([mu for mu, _, _ in results]), torch.cat([history for _, _, history in results])
 
 
@@ -68,28 +67,28 @@ def _gradients(model: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("sizes", SHAPES, ids=_name)
-def test_values_and_gradients_equal_the_plain_twin_in_double_precision(sizes: dict[str, Any]) -> None:
+def test_values_and_gradients_equal_the_plain_model_in_double_precision(sizes: dict[str, Any]) -> None:
     backbone = tiny.tiny_backbone(dtype=torch.float64, **sizes)
-    twin, stays = tiny.plain_twin(backbone), tiny.ragged_stays()
-    fast, slow = _fast(backbone, stays), _slow(twin, stays)
+    plain_model, stays = tiny.plain_model(backbone), tiny.ragged_stays()
+    fast, slow = _fast(backbone, stays), _slow(plain_model, stays)
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
-    fast_gradients, slow_gradients = _gradients(backbone, fast), _gradients(twin, slow)
+    fast_gradients, slow_gradients = _gradients(backbone, fast), _gradients(plain_model, slow)
     assert fast_gradients.keys() == slow_gradients.keys() == dict(backbone.named_parameters()).keys()
     for name, gradient in slow_gradients.items():
         torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
 
 
-def test_a_stay_of_thousands_of_sets_beside_short_ones_equals_the_plain_twin() -> None:
+def test_a_stay_of_thousands_of_sets_beside_short_ones_equals_the_plain_model() -> None:
     """Values and gradients, over several grids."""
     rng = np.random.default_rng(4)
     stays = [tiny.random_stay(rng, rng.integers(1, 3, length).tolist()) for length in (3, 3000, 1)]
-    assert tiny.batch_of(stays).grids == ((1, 3000), (2, 3))
+    assert tiny.batch_of(stays).grids.shapes == ((1, 3000), (2, 3))
     backbone = tiny.tiny_backbone(dtype=torch.float64, levels=1, transformer_layers=1)
-    twin = tiny.plain_twin(backbone)
-    fast, slow = _fast(backbone, stays), _slow(twin, stays)
+    plain_model = tiny.plain_model(backbone)
+    fast, slow = _fast(backbone, stays), _slow(plain_model, stays)
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
-    torch.testing.assert_close(_gradients(backbone, fast), _gradients(twin, slow), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(_gradients(backbone, fast), _gradients(plain_model, slow), rtol=1e-9, atol=1e-9)
 
 
 def test_every_weight_of_the_backbone_takes_part() -> None:
@@ -102,22 +101,22 @@ def test_every_weight_of_the_backbone_takes_part() -> None:
     assert not gradients["set_encoder.mu_logvar.4.weight"][dim:].any()
 
 
-def test_single_precision_equals_the_plain_twin_in_double_precision() -> None:
+def test_single_precision_equals_the_plain_model_in_double_precision() -> None:
     backbone, stays = tiny.tiny_backbone(), tiny.ragged_stays()
-    twin = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))
-    for fast, slow in zip(_fast(backbone, stays, torch.float32), _slow(twin, stays), strict=True):
+    plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
+    for fast, slow in zip(_fast(backbone, stays, torch.float32), _slow(plain_model, stays), strict=True):
         torch.testing.assert_close(fast.double(), slow, rtol=0, atol=1e-4)
 
 
-def test_logvar_equals_the_plain_twin_and_is_clamped() -> None:
+def test_logvar_equals_the_plain_model_and_is_clamped() -> None:
     backbone = tiny.tiny_backbone(dtype=torch.float64)
     with torch.no_grad():
         backbone.get_parameter("set_encoder.mu_logvar.4.weight")[-4:] *= 60  # some beyond the limits
-    twin, stays = tiny.plain_twin(backbone), tiny.ragged_stays()
+    plain_model, stays = tiny.plain_model(backbone), tiny.ragged_stays()
     features = backbone.set_features(tiny.batch_of(stays), tiny.embeddings())
     mu, logvar = backbone.set_encoder.gaussian(features)
     torch.testing.assert_close(
-        logvar, torch.cat([twin(stay, tiny.embeddings())[1] for stay in stays]), rtol=0, atol=1e-10
+        logvar, torch.cat([plain_model(stay, tiny.embeddings())[1] for stay in stays]), rtol=0, atol=1e-10
     )
     torch.testing.assert_close(mu, backbone.set_encoder.mean(features), rtol=0, atol=1e-12)
     assert logvar.max() == 10
@@ -190,33 +189,6 @@ def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.Monk
     assert (trained - evaluated).abs().max() > 1e-3
 
 
-def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where dropout forbids the fused kernel: the same values and gradients, and no more than a block of weights."""
-    monkeypatch.setattr(history_encoder, "QUERY_BLOCK", 16)
-    query, key, value = torch.randn(3, 2, 4, 37, 8, dtype=torch.float64).requires_grad_().unbind()
-    whole = history_encoder.causal_attention(query, key, value, 0.0)
-    blocks = [history_encoder._attend_block(query, key, value, start, 0.0) for start in (0, 16, 32)]
-    torch.testing.assert_close(torch.cat(blocks, dim=2), whole, rtol=0, atol=1e-12)
-
-    seen: list[tuple[int, ...]] = []
-
-    def without_dropout(weights: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-        assert (probability, training) == (0.1, True)
-        seen.append(tuple(weights.shape[2:]))
-        return weights
-
-    monkeypatch.setattr(history_encoder, "dropout", without_dropout)
-    dropped = history_encoder.causal_attention(query, key, value, 0.1)
-    weights = torch.randn_like(whole)
-    for ours, theirs in zip(
-        torch.autograd.grad((dropped * weights).sum(), (query, key, value)),
-        torch.autograd.grad((whole * weights).sum(), (query, key, value)),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    assert set(seen) == {(16, 16), (16, 32), (5, 37)}
-
-
 def test_time_bucket_edges_are_the_float32_numbers_of_the_specification() -> None:
     edges = time_bucket_edges()
     assert edges.dtype == torch.float64
@@ -238,17 +210,17 @@ def test_a_gap_of_an_edge_is_below_it_and_the_next_larger_number_above() -> None
     assert [plain.bucket(edge) for edge in edges] == list(range(63))
 
 
-def test_every_gap_of_whole_minutes_and_seconds_has_the_bucket_of_the_plain_twin() -> None:
+def test_every_gap_of_whole_minutes_and_seconds_has_the_bucket_of_the_plain_model() -> None:
     gaps = [*range(0, 3000, 7), *(second / 60 for second in range(0, 300, 7)), 720, 1439, 1440, 1441, 2880]
     assert _buckets(gaps) == [plain.bucket(gap) for gap in gaps]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_daily_sets_equal_the_plain_twin_in_double_precision(dtype: torch.dtype) -> None:
+def test_daily_sets_equal_the_plain_model_in_double_precision(dtype: torch.dtype) -> None:
     """A gap of exactly 24 h is in the last bucket, in every precision of the model."""
     stays: list[list[plain.PlainSet]] = [[(1440.0 * day, [(day, 1.0)]) for day in range(5)]]
     backbone = tiny.tiny_backbone(dtype=dtype)
-    _, _, expected = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))(stays[0], tiny.embeddings())
+    _, _, expected = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))(stays[0], tiny.embeddings())
     torch.testing.assert_close(_fast(backbone, stays, dtype)[1].double(), expected, rtol=0, atol=1e-5)
 
 
@@ -271,8 +243,8 @@ def test_the_first_set_of_a_stay_and_a_step_back_count_as_no_time() -> None:
 def test_positions_are_exact_far_into_a_stay() -> None:
     """Thousands of sets: the sine of a float32 angle would be off in the fourth digit."""
     index = torch.tensor([0, 1, 9999])
-    twin = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))
-    expected = torch.stack([twin.position(int(i)) for i in index])
+    plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
+    expected = torch.stack([plain_model.position(int(i)) for i in index])
     torch.testing.assert_close(position_encoding(index, 32, torch.float64), expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(position_encoding(index, 32, torch.float32).double(), expected, rtol=0, atol=1e-7)
 
@@ -300,9 +272,9 @@ def test_a_backbone_may_be_cast_and_still_knows_its_time_buckets(dtype: torch.dt
 
 def test_the_state_dict_has_the_names_of_a_pretrained_checkpoint() -> None:
     backbone = tiny.tiny_backbone()
-    twin = plain.PlainBackbone(**backbone.sizes.as_dict())  # type: ignore[arg-type]
+    plain_model = plain.PlainBackbone(backbone.sizes)
     ours = {name: value.shape for name, value in backbone.state_dict().items()}
-    assert ours == {name: value.shape for name, value in twin.state_dict().items()}
+    assert ours == {name: value.shape for name, value in plain_model.state_dict().items()}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.15), (torch.float16, 0.02)])

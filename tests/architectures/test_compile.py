@@ -29,7 +29,7 @@ def _different_batches() -> list[list[list[plain.PlainSet]]]:
 
 def _breaks_at_the_grids_only() -> None:
     """Graphs end where grids begin, whose number differs from batch to batch, and nowhere else."""
-    assert all("_mix_grids" in reason for reason in counters["graph_break"])
+    assert all("causal_attention" in reason for reason in counters["graph_break"])
 
 
 def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:

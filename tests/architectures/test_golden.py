@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae import losses
+from seqsetvae import head
 from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import load_backbone, read_checkpoint
 from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.loading import collate
 
-HEADS: dict[str, Any] = {
-    "heads": 2,
-    "transformer_heads": 4,
-    "transformer_dropout": 0.1,
-    "levels": 2,
-    "transformer_layers": 2,
-}
+HEADS: dict[str, Any] = {"heads": 2, "transformer_heads": 4, "transformer_dropout": 0.1}
+HEADS |= {"levels": 2, "transformer_layers": 2}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +61,7 @@ def test_focal_loss_reproduces_the_golden_numbers(golden: Path) -> None:
         assert cases
         for case in cases:
             alpha = float(arrays[f"{case}/alpha"])
-            loss = losses.focal(
+            loss = head.focal(
                 torch.from_numpy(arrays[f"{case}/logits"]),
                 torch.from_numpy(arrays[f"{case}/target"]),
                 float(arrays[f"{case}/gamma"]),

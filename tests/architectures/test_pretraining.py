@@ -1,4 +1,4 @@
-"""Pretraining: decoder and loss against the plain twin, checkpoint layout in both directions."""
+"""Pretraining: decoder and loss against the plain model, checkpoint layout in both directions."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
-from seqsetvae.architectures.seqsetvae.reference_decoder import PlainDecoder, plain_set_distance
+from seqsetvae.architectures.seqsetvae.reference import PlainDecoder, plain_set_distance
 from seqsetvae.checkpoint import compare, read_checkpoint
 from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.objectives.reconstruction.loss import PosteriorHealth
+from seqsetvae.ops.ragged import ExactSizes
 from tests.tiny import SIZES
 
 RUNS = ((1, 3), (2, 2), (5, 1), (19, 2))
+SET_SIZES = ExactSizes(RUNS)
 N_SETS, N_EVENTS = sum(count for _, count in RUNS), sum(size * count for size, count in RUNS)
 
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> tuple[Decoder, PlainDecoder, list[torch.Tensor]]:
-    """A decoder in double precision, its twin, and the seeds that both use, one tensor [E, D] a level."""
+    """A decoder in double precision, its plain form, and the seeds that both use, one tensor [E, D] a level."""
     fast = Decoder(SIZES).double().eval()
-    twin = PlainDecoder(SIZES.event_dim, SIZES.latent_dim, SIZES.levels, SIZES.heads, SIZES.m).double()
+    plain_model = PlainDecoder(SIZES.event_dim, SIZES.latent_dim, SIZES.levels, SIZES.heads, SIZES.m).double()
     for value in fast.parameters():
         torch.nn.init.normal_(value, std=0.3)
-    twin.load_state_dict(fast.state_dict())
+    plain_model.load_state_dict(fast.state_dict())
     seeds = [torch.randn(N_EVENTS, SIZES.latent_dim, dtype=torch.float64) for _ in range(SIZES.levels)]
     queue = list(seeds)
     monkeypatch.setattr(Decoder, "_seeds", lambda self, like: queue.pop(0))
-    return fast, twin, seeds
+    return fast, plain_model, seeds
 
 
-def _plain_sets(twin: PlainDecoder, states: torch.Tensor, seeds: list[torch.Tensor]) -> list[torch.Tensor]:
+def _plain_sets(plain_model: PlainDecoder, states: torch.Tensor, seeds: list[torch.Tensor]) -> list[torch.Tensor]:
     sizes = [size for size, count in RUNS for _ in range(count)]
     of_sets = list(zip(*(level.split(sizes) for level in seeds), strict=True))
-    return [twin(state, list(of_set)) for state, of_set in zip(states, of_sets, strict=True)]
+    return [plain_model(state, list(of_set)) for state, of_set in zip(states, of_sets, strict=True)]
 
 
-def test_the_decoder_equals_its_twin_in_values_and_gradients(decoder) -> None:
-    fast, twin, seeds = decoder
+def test_the_decoder_equals_its_plain_form_in_values_and_gradients(decoder) -> None:
+    fast, plain_model, seeds = decoder
     states = torch.randn(N_SETS, SIZES.latent_dim, dtype=torch.float64, requires_grad=True)
     plain_states = states.detach().clone().requires_grad_()
-    recon, expected = fast(states, RUNS), torch.cat(_plain_sets(twin, plain_states, seeds))
+    recon, expected = fast(states, SET_SIZES), torch.cat(_plain_sets(plain_model, plain_states, seeds))
     assert torch.allclose(recon, expected, atol=1e-10, rtol=0)
 
     direction = torch.randn_like(recon)
     (recon * direction).sum().backward()
     (expected * direction).sum().backward()
     assert torch.allclose(states.grad, plain_states.grad, atol=1e-10, rtol=1e-9)
-    for (name, value), plain in zip(fast.named_parameters(), twin.parameters(), strict=True):
+    for (name, value), plain in zip(fast.named_parameters(), plain_model.parameters(), strict=True):
         ours = torch.zeros_like(value) if value.grad is None else value.grad
         assert plain.grad is not None
         assert torch.allclose(ours, plain.grad, atol=1e-9, rtol=1e-9), name
@@ -59,7 +61,7 @@ def test_the_decoder_equals_its_twin_in_values_and_gradients(decoder) -> None:
 
 def test_every_parameter_that_trains_gets_a_gradient() -> None:
     decoder = Decoder(SIZES)
-    decoder(torch.randn(N_SETS, SIZES.latent_dim), RUNS).square().sum().backward()
+    decoder(torch.randn(N_SETS, SIZES.latent_dim), SET_SIZES).square().sum().backward()
     assert all((value.grad is not None) == value.requires_grad for value in decoder.parameters())
 
 
@@ -70,7 +72,7 @@ def test_the_reconstruction_loss_is_the_mean_distance_of_the_sets() -> None:
     plain = torch.stack(
         [plain_set_distance(p, q) for p, q in zip(recon.split(sizes), target.split(sizes), strict=True)]
     ).mean()
-    loss = losses.reconstruction(recon, target, RUNS)
+    loss = losses.reconstruction(recon, target, SET_SIZES)
     assert torch.allclose(loss, plain, atol=1e-10)
     ours, theirs = torch.autograd.grad(loss, recon)[0], torch.autograd.grad(plain, recon)[0]
     assert torch.allclose(ours, theirs, atol=1e-10)
@@ -85,7 +87,7 @@ def test_the_distance_is_not_rounded_under_autocast() -> None:
 
 def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     recon, target = torch.randn(2, N_EVENTS, SIZES.event_dim, dtype=torch.float64)
-    whole = losses.reconstruction(recon, target, RUNS)
+    whole = losses.reconstruction(recon, target, SET_SIZES)
     compared: list[int] = []
     distance = losses.set_distance
 
@@ -95,7 +97,7 @@ def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.
 
     monkeypatch.setattr(losses, "MAX_PAIRS", 19 * 19)
     monkeypatch.setattr(losses, "set_distance", watched)
-    assert torch.allclose(losses.reconstruction(recon, target, RUNS), whole)
+    assert torch.allclose(losses.reconstruction(recon, target, SET_SIZES), whole)
     assert max(compared) <= 19 * 19
     assert len(compared) > len(RUNS)
 

@@ -31,7 +31,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
     assert status == 0, errors
     split = compiled.split("train")
     assert f"{split.n_stays} stays" in said
-    twin = tiny.plain_twin(tiny.tiny_backbone(dtype=torch.float64))
+    plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
     table = torch.from_numpy(compiled.embeddings.copy())
     with np.load(output, allow_pickle=False) as arrays:
         assert set(arrays.files) == {f"{stay}/{name}" for stay in split.stay_id.tolist() for name in ("mu", "history")}
@@ -48,7 +48,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
                 for s in sets
             ]
             with torch.no_grad():
-                mu, _, history = twin(stay, table)
+                mu, _, history = plain_model(stay, table)
             for name, expected in (("mu", mu), ("history", history)):
                 found = arrays[f"{split.stay_id[n]}/{name}"]
                 assert found.dtype == np.float32

@@ -13,7 +13,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import collate
+from seqsetvae.loading import CohortDataModule, collate
 from tests.command import finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
 from tests.training.helpers import fine_tuner, run_stages
@@ -73,6 +73,20 @@ def test_every_validation_is_exact_and_does_not_count_earlier_ones(compiled: Coh
     assert [row.metrics["val_auc"] for row in run.state.rows] == pytest.approx(module.truth, abs=1e-6)
     assert len(set(module.truth)) > 1
     assert module.names == {"train_loss", "val_loss", "val_auc", "val_auprc"}
+
+
+def test_val_loss_of_several_processes_counts_every_stay_once(compiled: Cohort) -> None:
+    """Stays without a label, which give every process the same number of batches, do not count."""
+    module, data = fine_tuner(compiled).eval(), CohortDataModule(compiled, batch_size=16, max_events=10**6)
+    losses = []
+    for world_size in (1, data.n_selected("valid") + 1):
+        loaders = [data.loader("valid", rank=rank, world_size=world_size) for rank in range(world_size)]
+        batches = [batch for loader in loaders for batch in loader]
+        for index, batch in enumerate(batches):
+            module.validation_step(batch, index)
+        losses.append(module.val_loss.compute_and_reset().item())
+    assert sum(int((batch.label == -1).sum()) for batch in batches) > 0
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 class RecordingLosses(SeqSetVAEFineTuner):

@@ -12,11 +12,9 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.head import HeadSettings
-from seqsetvae.losses import LossSettings
+from seqsetvae.head import Loss
 from seqsetvae.modes.finetune import METRICS, PRINTED
-from seqsetvae.optimizer import OptimizerSettings
-from seqsetvae.settings.groups import FinetuningSchedule
+from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import CachedFeatures, cached_features
 from seqsetvae.training.precision import Precision
@@ -26,6 +24,7 @@ from seqsetvae.training.stages import Run, finetune_in_stages
 from tests import tiny
 
 HEAD_LR, BACKBONE_LR = 1e-3, 1e-4
+LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)
 CPU = Precision(device=torch.device("cpu"))
 
 
@@ -33,9 +32,10 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
     """A module around a tiny backbone."""
     return kind(
         tiny.tiny_backbone(),
-        HeadSettings(pooling="last_mean", hidden=8, dropout=dropout),
-        LossSettings(name="cross_entropy", positive_weight=1.0, label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None),
-        OptimizerSettings(head_lr=HEAD_LR, backbone_lr=BACKBONE_LR, weight_decay=0.01),
+        HeadSettings(head_pooling="last_mean", head_hidden=8, head_dropout=dropout),
+        Loss(LOSS),
+        FinetuningRates(cls_head_lr=HEAD_LR, lr=BACKBONE_LR),
+        0.01,
         torch.from_numpy(cohort.embeddings.copy()).float(),
         TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
     )
@@ -98,21 +98,10 @@ def features_of(module: SeqSetVAEFineTuner, run: Run) -> CachedFeatures:
 
 def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options: Any) -> Run:
     """A run on the CPU, not yet started."""
-    schedule = {
-        "max_epochs": 5,
-        "unfreeze_after": 2,
-        "warmup_steps": 0,
-        "lr_factor": 0.5,
-        "lr_patience": 1,
-        "min_lr": 1e-6,
-        "es_patience": 3,
-    }
-    trainer_options = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "gradient_clip_val": 1.0,
-        "accumulate_grad_batches": options.pop("accumulate", 1),
-    }
+    schedule = {"max_epochs": 5, "unfreeze_after": 2, "warmup_steps": 0, "min_lr": 1e-6, "es_patience": 3}
+    plateau = {"lr_factor": 0.5, "lr_patience": 1}
+    accumulate = options.pop("accumulate", 1)
+    trainer_options = {"accelerator": "cpu", "devices": 1, "gradient_clip_val": 1.0}
     run_folder = RunFolder.create(folder, "test")
     return Run(
         module=module,
@@ -120,11 +109,11 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         folder=run_folder,
         table=MetricsTable(run_folder.path / "metrics.csv", run_folder.path / "tensorboard"),
         watched=VAL_AUC,
-        schedule=FinetuningSchedule(**(schedule | options)),
+        schedule=FinetuningSchedule(**(schedule | plateau | options)),
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),
-        trainer_options=trainer_options,
+        trainer_options=trainer_options | {"accumulate_grad_batches": accumulate},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,20 @@ from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
+from seqsetvae.head import Loss
 from seqsetvae.loading import SplitBatches
-from seqsetvae.losses import LossSettings
 from seqsetvae.objectives import reconstruction
 from seqsetvae.training.feature_cache import cached_features
 from tests import tiny
-from tests.training.helpers import CPU, fine_tuner
+from tests.training.helpers import CPU, LOSS, fine_tuner
 
 BATCHES = (16, 8, 3, 20, 13)  # stays in each batch of an epoch: 60 training stays
 ACCUMULATE = (2, 3, 4, 8)  # the last group is short: one of 2, two of 3, one of 4, five of 8
-LOSSES = {
-    "mean over stays": {},
-    "class weights": {"positive_weight": 6.5},
-    "class weights and smoothing": {"positive_weight": 6.5, "label_smoothing": 0.1},
-    "focal": {"name": "focal", "focal_alpha": 0.75},
+LOSSES: dict[str, tuple[float, dict[str, Any]]] = {
+    "mean over stays": (1.0, {}),
+    "class weights": (6.5, {}),
+    "class weights and smoothing": (6.5, {"label_smoothing": 0.1}),
+    "focal": (1.0, {"loss": "focal", "focal_alpha": 0.75}),
 }
 
 
@@ -98,9 +99,8 @@ def _assert_equal(module: Any, expected: torch.Tensor, step: dict[str, torch.Ten
 
 def _fine_tuner(cohort: Cohort, loss: str) -> Any:
     module = fine_tuner(cohort, _FineTuner).double()
-    plain = {"name": "cross_entropy", "positive_weight": 1.0, "label_smoothing": 0.0, "focal_gamma": 2.0}
-    module.loss = LossSettings(**{"focal_alpha": None, **plain, **LOSSES[loss]})
-    module.class_weight = torch.tensor([1.0, module.loss.positive_weight], dtype=torch.float64)
+    positive_weight, changes = LOSSES[loss]
+    module.loss = Loss(replace(LOSS, **changes), positive_weight).double()
     return module
 
 
@@ -108,9 +108,9 @@ def _check_fine_tuning(module: Any, rows: Dataset[Any], accumulate: int, folder:
     epoch_loss = _train(module, rows, accumulate, folder)
     for stays, step in zip(_groups(accumulate), module.steps, strict=True):
         batch = rows[stays]
-        _assert_equal(module, module.loss(module(batch), batch.label, module.class_weight), step)
+        _assert_equal(module, module.loss(module(batch), batch.label), step)
     epoch = rows[np.arange(sum(BATCHES))]
-    assert epoch_loss == pytest.approx(module.loss(module(epoch), epoch.label, module.class_weight).item(), abs=1e-6)
+    assert epoch_loss == pytest.approx(module.loss(module(epoch), epoch.label).item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("accumulate", ACCUMULATE)
@@ -151,7 +151,7 @@ def _same_seeds_for_every_set(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Decoder.forward
 
     def with_places(self: Any, states: torch.Tensor, sizes: Any) -> torch.Tensor:
-        self.place = torch.cat([torch.arange(size).repeat(count) for size, count in sizes])
+        self.place = torch.cat([torch.arange(size).repeat(count) for size, count in sizes.runs])
         return forward(self, states, sizes)
 
     def seeds(self: Any, like: torch.Tensor) -> torch.Tensor:

@@ -128,8 +128,7 @@ def test_lightning_copies_batches_without_waiting(monkeypatch: pytest.MonkeyPatc
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, Batch)
     assert moved.variable.device.type == "meta"
-    n_tensors = sum(isinstance(value, torch.Tensor) for part in (batch, batch.padded) for value in vars(part).values())
-    assert copies == [True] * n_tensors
+    assert copies == [True] * len(tiny.tensors_of(batch))
 
 
 def test_loaders_pin_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +137,7 @@ def test_loaders_pin_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     batch = tiny.batch_of(tiny.ragged_stays(), padded_classes=True)
     assert isinstance(pin_memory(batch), Batch)
-    tensors = [value for part in (batch, batch.padded) for value in vars(part).values() if torch.is_tensor(value)]
-    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors}
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tiny.tensors_of(batch)}
 
 
 class _Precisions(TorchDispatchMode):
@@ -164,14 +162,14 @@ def test_bfloat16_reaches_large_products_only(padded_classes: bool, compiled: Co
         exact, precisions = module(batch).detach(), _Precisions()
         with torch.autocast("cpu", dtype=torch.bfloat16), precisions:
             mixed = module(batch).detach()
-            loss = module.loss(mixed, batch.label, module.class_weight)
+            loss = module.loss(mixed, batch.label)
         assert mixed.dtype == loss.dtype == torch.float32
         assert torch.bfloat16 in precisions.read["mm"] | precisions.read["addmm"]
         for name in ("_softmax", "_log_softmax", "linalg_vector_norm", "nll_loss_forward"):
             assert precisions.read[name] == {torch.float32}, name
         margins = [logits.double().diff(dim=1) for logits in (mixed, exact)]
         assert (ranking_score(margins[0]) - ranking_score(margins[1])).abs().max() < 1e-2
-        assert abs(float(loss - module.loss(exact, batch.label, module.class_weight))) < 1e-2
+        assert abs(float(loss - module.loss(exact, batch.label))) < 1e-2
 
 
 def _trained(optimizer_of: Any, scaler: torch.amp.GradScaler | None = None) -> list[torch.Tensor]:

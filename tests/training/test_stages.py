@@ -64,7 +64,7 @@ def test_every_parameter_of_stage_2_gets_a_gradient_from_the_loss(compiled: Coho
     module = fine_tuner(compiled)
     module.unfreeze_backbone()
     batch = tiny.batch_of(tiny.ragged_stays(), dtype=np.float32)
-    module.loss(module(batch), batch.label, module.class_weight).backward()
+    module.loss(module(batch), batch.label).backward()
     assert {name for name, value in module.named_parameters() if value.grad is None or not value.grad.any()} == set()
 
 

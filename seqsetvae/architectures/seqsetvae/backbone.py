@@ -14,7 +14,6 @@ from torch import nn
 from seqsetvae.architectures.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
-    Grids,
     position_encoding,
     time_bucket_edges,
     time_buckets,
@@ -26,7 +25,7 @@ from seqsetvae.ops.pooling import POOLINGS, pool
 
 
 class Backbone(nn.Module):
-    """A patient's sets → history states."""
+    """The sets of each stay → history states."""
 
     architecture = "seqsetvae"  # its name, recorded in checkpoints
     time_edges: torch.Tensor
@@ -38,13 +37,13 @@ class Backbone(nn.Module):
         self.transformer = CausalTransformer(sizes)
         self.post_transformer_norm = nn.LayerNorm(sizes.latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(TIME_BUCKETS, sizes.latent_dim)
-        # Inert scalars of the old time bias: kept so that checkpoints round-trip; buffers, so that nothing trains them.
+        # The time bias has no effect; kept so that checkpoints round-trip, as buffers so that it is not trained.
         self.register_buffer("alibi_slope", torch.tensor(1.0))
         self.register_buffer("time_tau", torch.tensor(60.0))
         self.register_buffer("time_edges", time_bucket_edges(), persistent=False)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Backbone:
-        """Casts and moves reach everything but the precision of the edges: rounded, a gap on an edge changes bucket."""
+        """The edges stay in float64 when the module is cast: rounded, a gap on an edge would change its bucket."""
         super()._apply(fn, recurse)
         self.time_edges = time_bucket_edges().to(self.time_edges.device)
         return self
@@ -53,20 +52,18 @@ class Backbone(nn.Module):
         """History state of every set: [S, D]. `embeddings` [V, I] are the vectors of the cohort's variables."""
         return self.history(self.set_means(batch, embeddings), batch)
 
-    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-        """The same as `states`."""
-        return self.states(batch, embeddings)
+    forward = states
 
     def pooled(self, batch: Batch, embeddings: torch.Tensor, pooling: str) -> torch.Tensor:
         """One row for each stay, pooled from its history states: [N, P]."""
-        return pool(self.states(batch, embeddings), batch, pooling)
+        return pool(self.states(batch, embeddings), batch.sets_per_stay, pooling)
 
     def pooled_width(self, pooling: str) -> int:
         """P."""
         return POOLINGS[pooling][1] * self.sizes.latent_dim
 
     def set_features(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-        """What the Gaussian of each set is read from: [S, D]."""
+        """Input of the layers that give the Gaussian of each set: [S, D]."""
         features = self.set_encoder.features(batch.variable, batch.value, embeddings, batch.sizes)
         return features.index_select(0, batch.set_row)
 
@@ -81,12 +78,12 @@ class Backbone(nn.Module):
         position = position_encoding(batch.set_index, mu.shape[1], time.dtype)  # not mu's type: it may be bf16
         x = mu + position + time
         x = F.layer_norm(x, x.shape[-1:])
-        return self.post_transformer_norm(self.transformer(x, Grids(batch.grid_position, batch.grids)))
+        return self.post_transformer_norm(self.transformer(x, batch.grids))
 
     def compile_dense_parts(self) -> None:
-        """torch.compile the parts whose shapes vary in row count only, in place, so that state-dict keys stay.
+        """torch.compile the parts whose shapes vary in the number of rows alone; in place, so state-dict keys stay.
 
-        The ragged loops stay eager: their shapes differ in every batch and would recompile each time.
+        Operations within sets are not compiled: their shapes differ from batch to batch, which would recompile them.
         """
         compile_blocks(self.set_encoder.encoder_layers)
         self.set_encoder.mu_logvar.compile(dynamic=True)
@@ -95,7 +92,7 @@ class Backbone(nn.Module):
 
 
 def compile_blocks(module: nn.Module) -> None:
-    """torch.compile what follows the attention of each attention block in a module, in place."""
+    """torch.compile the feed-forward part of each attention block in a module, in place."""
     for block in module.modules():
         if isinstance(block, MAB):
             block.compile(dynamic=True)

@@ -1,10 +1,10 @@
-"""The decoder of pretraining: one history state becomes a set of as many events as its set has.
+"""The decoder of pretraining: from the history state of each set to a reconstruction of its events.
 
 Legend: S sets and E events (sets in ascending order of size), D latent width, R width of an event vector, h heads.
-Built for pretraining only; fine-tuning never has it.
+It is built for pretraining only.
 
-The first level starts from one row a set. With one key every softmax is 1, so that its blocks are computed once a set
-and not once an event; the events of a set then differ by their seeds alone.
+The first level starts from one row per set. Softmax over one key is 1, so its blocks are computed once per set and not
+once per event; the events of a set then differ by their seeds alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch import nn
 from seqsetvae.architectures.seqsetvae.backbone import Backbone, compile_blocks
 from seqsetvae.architectures.seqsetvae.set_encoder import ISAB, MAB
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
-from seqsetvae.ops.padded import SetSizes, event_masks, pad_events, runs_of, spread, unpad_events
-from seqsetvae.ops.ragged import split_events
+from seqsetvae.ops.ragged import ExactSizes, SetSizes
+from seqsetvae.ops.rowwise import dropout
 
 OUTPUT_DROPOUT = 0.1
 SEED_NOISE = 0.3  # standard deviation added to the seeds in training
@@ -34,12 +33,12 @@ class PMA(nn.Module):
         self.ln = nn.LayerNorm(dim)
 
     def keys(self, z: torch.Tensor) -> torch.Tensor:
-        """What the seeds attend to: [..., D] → [..., D]."""
+        """Keys and values of the seeds' attention: [..., D] → [..., D]."""
         return self.ln(F.gelu(self.ff(z)))
 
 
 class DecoderLayer(nn.Module):
-    """One level: refine what there is, then let random seeds read it."""
+    """One level: an ISAB, then random seeds that attend to its output."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -52,12 +51,12 @@ class DecoderLayer(nn.Module):
         return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, sizes)), seeds)
 
     def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
-        """The same where each set is one row, [S, D], and its seeds are [E, D]: → [E, D]."""
-        keys = self.pma.keys(self.isab(c, ((1, len(c)),)))
+        """The same from one row per set [S, D] and seeds [E, D]: → [E, D]."""
+        keys = self.pma.keys(self.isab(c, ExactSizes(((1, len(c)),))))
         attention = self.pma.mab.multihead
         value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
         attended = attention.out_proj(F.linear(keys, value_weight, value_bias))  # softmax over one key is 1
-        return self._output(spread(self.pma.mab(attended), sizes), seeds)
+        return self._output(sizes.spread(self.pma.mab(attended)), seeds)
 
     def _output(self, attended: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return dropout(attended + seeds, OUTPUT_DROPOUT, self.training)
@@ -71,24 +70,16 @@ def attend_within_sets(
     query_bias, *other_biases = attention.in_proj_bias.chunk(3)
     q = F.linear(queries, query_weight, query_bias)
     k, v = F.linear(keys, torch.cat(other_weights), torch.cat(other_biases)).chunk(2, dim=-1)
-    runs, mixed = runs_of(sizes), []
-    events = (split_events(pad_events(part, sizes), runs) for part in (q, k, v))
-    for (size, count), is_event, *parts in zip(runs, event_masks(sizes), *events, strict=True):
-        shape = (count, size, attention.num_heads, -1)
-        query, key, value = (part.view(shape).transpose(1, 2) for part in parts)  # [count, h, size, d]
-        mask = None if is_event is None else is_event[:, None, None]  # [count, 1, 1, size]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        mixed.append(attended.transpose(1, 2).reshape(count * size, -1))
-    return attention.out_proj(unpad_events(torch.cat(mixed), sizes))
+    return attention.out_proj(sizes.attend(q, k, v, attention.num_heads))
 
 
 class Decoder(nn.Module):
-    """History states → reconstructed events, one set of as many events as was seen for each state."""
+    """History states → reconstructed events: for each state as many as its set has."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         layers = [DecoderLayer(sizes) for _ in range(sizes.levels)]
-        # The first level has one row a set, and with one key every query reads the same: these cannot matter or train.
+        # The first level has one row per set: softmax over one key is 1, so these have no effect and no gradient.
         layers[-1].isab.inducing.requires_grad_(False)
         self.decoder_layers = nn.ModuleList(layers)
         self.out = nn.Linear(sizes.latent_dim, sizes.event_dim)
@@ -97,14 +88,14 @@ class Decoder(nn.Module):
         """States [S, D], in ascending order of set size → events [E, R]."""
         *others, first = self.decoder_layers  # levels run from the last to the first
         assert isinstance(first, DecoderLayer)
-        x = spread(states, sizes)
+        x = sizes.spread(states)
         x = first.from_one_row(states, self._seeds(x), sizes) + x
         for layer in reversed(others):
             x = layer(x, self._seeds(x), sizes) + x
         return self.out(x)
 
     def _seeds(self, like: torch.Tensor) -> torch.Tensor:
-        """N(0, 1) and, in training, noise of variance SEED_NOISE² on top: one normal of the summed variance."""
+        """N(0, 1) plus, in training, N(0, SEED_NOISE²): drawn as one normal with the sum of the variances."""
         scale = (1 + SEED_NOISE**2) ** 0.5 if self.training else 1.0
         return torch.randn_like(like) * scale
 
@@ -113,7 +104,7 @@ class PretrainingModel(Backbone):
     """Backbone and decoder; its state dict is exactly that of a pretrained checkpoint.
 
     Those checkpoints also hold a decoder inside the set encoder, which neither pretraining's loss nor fine-tuning uses.
-    It is carried along untouched and without gradient, so that the old scripts find every weight they expect.
+    It is kept unchanged, without a gradient, so that the old scripts find every weight they expect.
     """
 
     def __init__(self, sizes: Sizes) -> None:

@@ -1,28 +1,25 @@
 """The history encoder: a causal transformer over the means of a stay's sets.
 
-Legend: S sets of the batch (flat: stay by stay, in time order), D width, h heads; a grid has N stays of at most T sets.
-Linear maps and norms run on the flat rows [S, D]; only attention sees padded grids [N, T, ...], one for stays of
-similar length. Padding is on the right, so no valid set ever sees it and the causal kernel needs no mask tensor.
+Legend: S sets of the batch (flat: stay by stay, in time order), D width.
+Linear maps and norms run on the flat rows [S, D]; only attention sees padded grids (ops/attention.py).
 
 The checkpoints' time bias (alibi_slope, time_tau) is exactly 0 for every pair that causality allows, so it is not here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
+from seqsetvae.ops.attention import Grids, causal_attention
+from seqsetvae.ops.rowwise import dropout
 
 TIME_BUCKETS = 64
 # Upper edges in minutes of all buckets but the last, as the checkpoints were trained with: the float32 numbers of
-# torch.logspace(log10(0.5), log10(1440), 63). They are not in the checkpoints, and written out they depend on no math
-# library. The last is not 1440: a gap of exactly one day is in the last bucket.
+# torch.logspace(log10(0.5), log10(1440), 63). They are not in the checkpoints; written out, they depend on no library.
+# The last is below 1440, so a gap of exactly one day is in the last bucket.
 # fmt: off
 TIME_EDGES_MINUTES = (
     0.49999997, 0.56854737, 0.6464922, 0.73512286, 0.83590436, 0.95050246, 1.0808114, 1.2289848, 1.3974723,
@@ -34,69 +31,14 @@ TIME_EDGES_MINUTES = (
     979.4278, 1113.7023, 1266.3849, 1439.9996,
 )
 # fmt: on
-QUERY_BLOCK = 512  # sets whose attention weights are in memory at once, where they are written down at all
-
-
-@dataclass(frozen=True)
-class Grids:
-    """Where the flat rows stand in the padded grids."""
-
-    grid_position: torch.Tensor  # [S] int64, index in the grids, concatenated row by row
-    shapes: tuple[tuple[int, int], ...]  # (N, T) of each
-
-    def pad(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """[S, C] → [N, T, C] for each grid, zeros where a stay has fewer sets."""
-        sizes = [stays * width for stays, width in self.shapes]
-        padded = flat.new_zeros(sum(sizes), flat.shape[1]).index_copy(0, self.grid_position, flat)
-        return [part.view(*shape, -1) for part, shape in zip(padded.split(sizes), self.shapes, strict=True)]
-
-    def unpad(self, padded: list[torch.Tensor]) -> torch.Tensor:
-        """[N, T, C] of each grid → [S, C]."""
-        parts = [part.flatten(0, 1) for part in padded]
-        rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # the usual one grid is not copied
-        return rows.index_select(0, self.grid_position)
-
-
-def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: float) -> torch.Tensor:
-    """Softmax-and-mix of each position over itself and those before: [N, h, T, d] each → [N, h, T, d].
-
-    The fused kernels never write the T² weights down, but those of the CPU know no dropout. There they are written, for
-    long stays block by block, and a block's weights are computed again for its gradient.
-    """
-    length = query.shape[2]
-    if not drop or query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
-    if length <= QUERY_BLOCK:
-        return _attend_block(query, key, value, 0, drop)
-    blocks = [
-        checkpoint(_attend_block, query, key, value, start, drop, use_reentrant=False)
-        for start in range(0, length, QUERY_BLOCK)
-    ]
-    return torch.cat(blocks, dim=2)
-
-
-def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, drop: float) -> torch.Tensor:
-    """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
-    end = min(start + QUERY_BLOCK, query.shape[2])
-    hidden = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu(start + 1)
-    scores = query[:, :, start:end] * query.shape[3] ** -0.5 @ key[:, :, :end].mT + hidden
-    weights = scores.softmax(3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    return dropout(weights, drop, training=True) @ value[:, :, :end]
 
 
 class CausalLayer(nn.TransformerEncoderLayer):
-    """Pre-norm transformer layer with torch's parameters and a causal attention over ragged stays."""
+    """Pre-norm transformer layer with torch's parameters; attention is causal within each stay."""
 
     def __init__(self, sizes: Sizes) -> None:
-        super().__init__(
-            sizes.latent_dim,
-            sizes.transformer_heads,
-            sizes.ff_dim,
-            sizes.transformer_dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        shape = sizes.latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout
+        super().__init__(*shape, activation="gelu", batch_first=True, norm_first=True)
 
     def forward(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:  # type: ignore[override]
         """[S, D] → [S, D]."""
@@ -107,19 +49,8 @@ class CausalLayer(nn.TransformerEncoderLayer):
     def _attend(self, x: torch.Tensor, grids: Grids) -> torch.Tensor:
         attention = self.self_attn
         projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # [S, 3D]
-        return attention.out_proj(self._mix_grids(projected, grids))
-
-    @torch.compiler.disable  # the number of grids and of stays in each differ: every new pattern would be compiled anew
-    def _mix_grids(self, projected: torch.Tensor, grids: Grids) -> torch.Tensor:
-        """Softmax-and-mix of every stay: [S, 3D] → [S, D]."""
-        return grids.unpad([self._mix(part) for part in grids.pad(projected)])
-
-    def _mix(self, projected: torch.Tensor) -> torch.Tensor:
-        """Softmax-and-mix of one grid: [N, T, 3D] → [N, T, D]."""
-        attention = self.self_attn
-        query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [N, h, T, d]
-        mixed = causal_attention(query, key, value, attention.dropout if self.training else 0.0)
-        return mixed.transpose(1, 2).flatten(2)
+        drop = attention.dropout if self.training else 0.0
+        return attention.out_proj(causal_attention(projected, grids, attention.num_heads, drop))
 
 
 class CausalTransformer(nn.Module):
@@ -139,20 +70,20 @@ class CausalTransformer(nn.Module):
 def position_encoding(index: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Sinusoids of the set's 0-based index in its stay: [S] → [S, D] (Vaswani et al., 2017, section 3.5)."""
     even = torch.arange(0, dim, 2, device=index.device, dtype=torch.float64)
-    angle = index[:, None].double() * 10000.0 ** (-even / dim)  # double: sin of a large float32 angle is coarse
+    angle = index[:, None].double() * 10000.0 ** (-even / dim)  # float64: large float32 angles are too inexact
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim].to(dtype)
 
 
 def time_bucket_edges() -> torch.Tensor:
-    """The 63 edges in minutes: float32 numbers, widened to float64 so that no precision moves them."""
+    """The 63 edges in minutes: float32 numbers, as float64."""
     return torch.tensor(TIME_EDGES_MINUTES, dtype=torch.float32).double()
 
 
 def time_buckets(minute: torch.Tensor, index: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """Bucket of the minutes since the previous set of the same stay (0 for the first): [S], [S], [63] → [S] int64.
 
-    The checkpoints' code compares log1p of both sides. The logarithm changes no order, and without it nothing is
-    rounded: the bucket is the same on every device.
+    The code that trained the checkpoints compares log1p of both sides. Without the logarithm the order is the same and
+    nothing is rounded, so the bucket is the same on every device.
     """
     since = torch.cat([minute.new_zeros(1), minute.diff()]).clamp(min=0).masked_fill(index == 0, 0)
     return torch.bucketize(since, edges)

@@ -19,7 +19,7 @@ SKIPPED: tuple[str, ...] = (
     rf"set_encoder\.{DECODER}",
     r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+",
 )
-INERT = frozenset({"alibi_slope", "time_tau"})  # they have no effect on the output, so a file may lack them
+INERT = frozenset({"alibi_slope", "time_tau"})  # without effect on the output, so a file may lack them
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 NOT_IN_SHAPES: tuple[str, ...] = ("heads", "transformer_heads", "transformer_dropout")  # sizes that no weight shows
 SET_ENCODER_ALONE = (
@@ -41,7 +41,7 @@ def canonical_name(key: str) -> str:
 
 
 def explain_missing(names: Iterable[str]) -> str:
-    """Why weights are missing, where the names that are there tell; else empty."""
+    """Why weights are missing, if the names of the present ones show it; else empty."""
     return "" if any(name.startswith(HISTORY_PARTS) for name in names) else SET_ENCODER_ALONE
 
 

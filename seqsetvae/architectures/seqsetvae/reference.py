@@ -1,6 +1,7 @@
-"""The plain twin of spec/model.md: one set at a time, stock torch modules, Python loops, nothing shared with seqsetvae.
+"""The plain form of the model, of pretraining's decoder and of its loss: one set at a time, with stock torch modules.
 
-Slow and obvious on purpose. It has the parameter names of a pretrained checkpoint, so one state dict fits both.
+It is slow and obvious on purpose and shares no code with the fast form; tests compare the two. The names of its
+parameters are those of a pretrained checkpoint, so that one state dict fits both.
 A set is (minute, [(variable, value), ...]); a stay is a list of sets in time order.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,22 +48,17 @@ class PlainISAB(nn.Module):
 class PlainSetEncoder(nn.Module):
     """The events of one set → (mu, logvar) after every level."""
 
-    def __init__(
-        self, input_dim: int, reduced_dim: int | None, latent_dim: int, levels: int, heads: int, m: int
-    ) -> None:
+    def __init__(self, sizes: Any) -> None:
         super().__init__()
-        if reduced_dim is not None:
-            self.dim_reducer = nn.Linear(input_dim, reduced_dim)
-        self.reduces = reduced_dim is not None
-        self.embed = nn.Sequential(nn.Linear(reduced_dim or input_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
-        self.encoder_layers = nn.ModuleList([PlainISAB(latent_dim, heads, m) for _ in range(levels)])
-        self.mu_logvar = nn.Sequential(
-            nn.Linear(latent_dim, latent_dim),
-            nn.LayerNorm(latent_dim),
-            nn.GELU(),
-            nn.Dropout(0.1),
-            nn.Linear(latent_dim, 2 * latent_dim),
-        )
+        latent_dim = sizes.latent_dim
+        self.reduces = sizes.reduced_dim is not None
+        if self.reduces:
+            self.dim_reducer = nn.Linear(sizes.input_dim, sizes.reduced_dim)
+        width = sizes.reduced_dim if self.reduces else sizes.input_dim
+        self.embed = nn.Sequential(nn.Linear(width, latent_dim), nn.LayerNorm(latent_dim), nn.GELU())
+        self.encoder_layers = nn.ModuleList([PlainISAB(latent_dim, sizes.heads, sizes.m) for _ in range(sizes.levels)])
+        hidden = nn.Linear(latent_dim, latent_dim), nn.LayerNorm(latent_dim), nn.GELU(), nn.Dropout(0.1)
+        self.mu_logvar = nn.Sequential(*hidden, nn.Linear(latent_dim, 2 * latent_dim))
 
     def event(self, embedding: torch.Tensor, value: float) -> torch.Tensor:
         r = self.dim_reducer(embedding) if self.reduces else embedding
@@ -83,33 +80,14 @@ class PlainSetEncoder(nn.Module):
 class PlainBackbone(nn.Module):
     """A stay's sets → mu, logvar and history of each."""
 
-    def __init__(
-        self,
-        *,
-        input_dim: int,
-        reduced_dim: int | None,
-        latent_dim: int,
-        levels: int,
-        heads: int,
-        m: int,
-        ff_dim: int,
-        transformer_heads: int,
-        transformer_layers: int,
-        transformer_dropout: float,
-    ) -> None:
+    def __init__(self, sizes: Any) -> None:
+        """`sizes` has the attributes of `Sizes`."""
         super().__init__()
-        self.dim = latent_dim
-        self.set_encoder = PlainSetEncoder(input_dim, reduced_dim, latent_dim, levels, heads, m)
-        layer = nn.TransformerEncoderLayer(
-            latent_dim,
-            transformer_heads,
-            ff_dim,
-            transformer_dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.transformer = nn.TransformerEncoder(layer, transformer_layers, enable_nested_tensor=False)
+        self.dim = latent_dim = sizes.latent_dim
+        self.set_encoder = PlainSetEncoder(sizes)
+        shape = latent_dim, sizes.transformer_heads, sizes.ff_dim, sizes.transformer_dropout
+        layer = nn.TransformerEncoderLayer(*shape, activation="gelu", batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, sizes.transformer_layers, enable_nested_tensor=False)
         self.post_transformer_norm = nn.LayerNorm(latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(64, latent_dim)
         self.register_buffer("alibi_slope", torch.tensor(1.0))
@@ -148,3 +126,54 @@ def bucket(minutes: float) -> int:
     edges = torch.logspace(math.log10(0.5), math.log10(1440), 63, dtype=torch.float32)
     gap = torch.tensor(minutes, dtype=torch.float64)
     return int(torch.bucketize(gap.log1p(), edges.double().log1p(), right=False))
+
+
+class PlainPMA(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.mab = PlainMAB(dim, heads)
+        self.ff = nn.Linear(dim, dim)
+        self.ln = nn.LayerNorm(dim)
+
+
+class PlainLayer(nn.Module):
+    """z = ISAB(c); k = LN(GELU(ff(z))); out = MAB(seeds, k) + seeds; without dropout, as in the tests."""
+
+    def __init__(self, dim: int, heads: int, m: int) -> None:
+        super().__init__()
+        self.isab = PlainISAB(dim, heads, m)
+        self.pma = PlainPMA(dim, heads)
+
+    def forward(self, c: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        k = self.pma.ln(nn.functional.gelu(self.pma.ff(self.isab(c))))
+        return self.pma.mab(seeds, k) + seeds
+
+
+class PlainDecoder(nn.Module):
+    """One state → n events."""
+
+    def __init__(self, event_dim: int, dim: int, levels: int, heads: int, m: int) -> None:
+        super().__init__()
+        self.decoder_layers = nn.ModuleList([PlainLayer(dim, heads, m) for _ in range(levels)])
+        self.out = nn.Linear(dim, event_dim)
+
+    def forward(self, state: torch.Tensor, seeds: list[torch.Tensor]) -> torch.Tensor:
+        """[D] and, for the levels from the last to the first, seeds [n, D] → [n, R]."""
+        c = state[None]
+        for layer, level_seeds in zip(reversed(self.decoder_layers), seeds, strict=True):
+            c = layer(c, level_seeds) + c
+        return self.out(c)
+
+
+def plain_set_distance(recon: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1·dir + 1·mag + 3·chamfer − 0.1·spread of two sets [n, R], pair by pair."""
+    pairs = [[_pair(p, q) for q in target] for p in recon]
+    terms = [torch.stack([torch.stack([pair[k] for pair in row]) for row in pairs]) for k in range(3)]
+    direction, magnitude, chamfer = (0.5 * (d.min(dim=1).values.mean() + d.min(dim=0).values.mean()) for d in terms)
+    spread = (recon - recon.mean(dim=0)).square().mean(dim=0).mean()
+    return direction + magnitude + 3 * chamfer - 0.1 * spread
+
+
+def _pair(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    cosine = (p * q).sum() / ((p.norm() + 1e-8) * (q.norm() + 1e-8))
+    return 1 - cosine, (p.norm() - q.norm()).abs(), (p - q).square().sum()

@@ -1,14 +1,14 @@
 """The set encoder: each set of (variable, value) events becomes a Gaussian over R^D.
 
 Legend: E events, S sets, V variables, I embedding width, R reduced width, D latent width, h heads (d = D / h each),
-m inducing points, Rw inducing rows of a batch (see ragged.py).
+m inducing points, Rw inducing rows of a batch (see ops/ragged.py).
 Source: Set Transformer (Lee et al., ICML 2019, equations 6-10) with the details of the SeqSetVAE checkpoints: there is
 no residual inside a MAB, and one around each level.
 
-Attention is written so that nothing is projected twice: the inducing queries are multiplied into the key weights once a
-step, the values' and the output's weights into one, and the query's and key's weights into one. It is the same function
-of the same parameters (reference.py is the plain form); key biases drop out because softmax ignores what it adds to
-every score of a query.
+Products of weights are formed once per step, so that fewer rows are projected: inducing queries with key weights, value
+weights with output weights, query weights with key weights. It is the same function of the same parameters
+(reference.py is the plain form). Key biases are left out: they add the same number to all scores of a query, and
+softmax does not depend on it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.ops.dropout import dropout
-from seqsetvae.ops.padded import SetSizes, mean_of_events, pool_events, read_rows
+from seqsetvae.ops.ragged import SetSizes
+from seqsetvae.ops.rowwise import dropout, feed_forward
 
 EVENT_DROPOUT = 0.1  # on each event vector, in training
 GAUSSIAN_DROPOUT = 0.1  # inside mu_logvar, in training
 LOGVAR_LIMIT = 10.0  # logvar is clamped to ± this
-CACHED_ROWS = 1024  # rows of a feed-forward part at once where no gradient is kept: 2 MB of float32 at D = 256
 NORM_EPSILON = 1e-8  # added to the length of a variable's direction
 
 
 class MAB(nn.Module):
-    """What follows the attention of a multihead attention block, with the weights of that attention beside it."""
+    """Multi-head attention block: holds the weights of its attention, and computes what follows the attention."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -40,31 +39,21 @@ class MAB(nn.Module):
 
     def forward(self, attended: torch.Tensor) -> torch.Tensor:
         """Attention output [R, D] → block output [R, D]."""
-        if torch.is_grad_enabled() or attended.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.ln2(self.ff(self.ln1(attended)))
-        # Nothing is kept for a gradient: go through in blocks, so that what is in between stays in the cores' caches.
-        out = attended.new_empty(attended.shape, dtype=torch.promote_types(attended.dtype, self.ln2.weight.dtype))
-        for rows, finished in zip(attended.split(CACHED_ROWS), out.split(CACHED_ROWS), strict=True):
-            finished.copy_(self.ln2(self._in_place(self.ln1(rows))))
-        return out
-
-    def _in_place(self, x: torch.Tensor) -> torch.Tensor:
-        up, _, down = self.ff
-        return down(torch.ops.aten.gelu_(up(x)))
+        return feed_forward(attended, self.ln1, self.ff, self.ln2)
 
 
 def _full_precision(x: torch.Tensor) -> torch.autocast:
-    """No autocast: products of weights and directions are cheap, and their rounding would reach every event."""
+    """Without autocast: products of weights are cheap, and their rounding errors would affect every event."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def _heads(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a projection, head by head: [D, D] → [h, d, D]."""
+    """Rows of a projection by head: [D, D] → [h, d, D]."""
     return weight.view(heads, -1, weight.shape[1])
 
 
 def fold_constant_queries(attention: nn.MultiheadAttention, queries: torch.Tensor) -> torch.Tensor:
-    """Key weights with these queries [m, D] multiplied in: [h·m, D]; times an event it gives its scores."""
+    """Key weights multiplied by these queries [m, D]: [h·m, D]; multiplied by an event they give its scores."""
     heads, scale = attention.num_heads, attention.head_dim**-0.5
     query_weight, key_weight, _ = attention.in_proj_weight.chunk(3)
     query_bias = attention.in_proj_bias[: len(query_weight)]
@@ -73,7 +62,7 @@ def fold_constant_queries(attention: nn.MultiheadAttention, queries: torch.Tenso
 
 
 def fold_queries(attention: nn.MultiheadAttention) -> tuple[torch.Tensor, torch.Tensor]:
-    """Query map into the space of unprojected keys: weight [h·D, D] and bias [h·D]."""
+    """Query weights multiplied by key weights: weight [h·D, D] and bias [h·D] of queries for unprojected keys."""
     heads, scale = attention.num_heads, attention.head_dim**-0.5
     query_weight, key_weight, _ = (_heads(part, heads) for part in attention.in_proj_weight.chunk(3))
     query_bias = attention.in_proj_bias.chunk(3)[0].view(heads, 1, -1)  # [h, 1, d]
@@ -83,7 +72,7 @@ def fold_queries(attention: nn.MultiheadAttention) -> tuple[torch.Tensor, torch.
 
 
 def fold_values(attention: nn.MultiheadAttention) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value and output map of each head in one: weight [h, D, D] and the bias [D] that all heads share."""
+    """Value weights multiplied by output weights, by head: weight [h, D, D] and the bias [D] of all heads together."""
     heads = attention.num_heads
     value_weight = _heads(attention.in_proj_weight.chunk(3)[2], heads)  # [h, d, D]
     value_bias = attention.in_proj_bias.chunk(3)[2]
@@ -93,7 +82,7 @@ def fold_values(attention: nn.MultiheadAttention) -> tuple[torch.Tensor, torch.T
 
 
 class ISAB(nn.Module):
-    """Induced set attention: m learned points read the set, then every event reads the points."""
+    """Induced set attention: m learned points attend to the events of a set, then every event attends to the points."""
 
     def __init__(self, dim: int, heads: int, m: int) -> None:
         super().__init__()
@@ -103,26 +92,26 @@ class ISAB(nn.Module):
 
     def forward(self, x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         """Events [E, D] of sets in ascending order of size → [E, D]."""
-        rows = self.mab1(self._points_read_events(x, sizes))
-        return self.mab2(self._events_read_points(x, rows, sizes))
+        rows = self.mab1(self._attend_to_events(x, sizes))
+        return self.mab2(self._attend_to_points(x, rows, sizes))
 
-    def _points_read_events(self, x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
+    def _attend_to_events(self, x: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         attention, m = self.mab1.multihead, len(self.inducing)
         with _full_precision(x):
             keys = fold_constant_queries(attention, self.inducing)
             weight, bias = fold_values(attention)
         scores = F.linear(x, keys)  # [E, h·m]
-        shared = (bias / attention.num_heads).repeat(attention.num_heads)  # weights add up to 1, over heads to h
+        shared = (bias / attention.num_heads).repeat(attention.num_heads)  # attention weights add up to 1 per head
         values = F.linear(x, weight.flatten(0, 1), shared)  # [E, h·D]
-        return pool_events(scores, values, sizes, attention.num_heads, m)  # [Rw, D]
+        return sizes.pool_events(scores, values, attention.num_heads, m)  # [Rw, D]
 
-    def _events_read_points(self, x: torch.Tensor, rows: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
+    def _attend_to_points(self, x: torch.Tensor, rows: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
         attention, m = self.mab2.multihead, len(self.inducing)
         with _full_precision(x):
             query_weight, query_bias = fold_queries(attention)
             weight, bias = fold_values(attention)
         queries = F.linear(x, query_weight, query_bias)  # [E, h·D]
-        mixed = read_rows(queries, rows, sizes, attention.num_heads, m)  # [E, h·D]
+        mixed = sizes.read_rows(queries, rows, attention.num_heads, m)  # [E, h·D]
         return F.linear(mixed, weight.transpose(0, 1).flatten(1), bias)  # [E, D]
 
 
@@ -135,9 +124,8 @@ class SetEncoder(nn.Module):
         self.dim_reducer = None if sizes.reduced_dim is None else nn.Linear(sizes.input_dim, sizes.reduced_dim)
         self.embed = nn.Sequential(nn.Linear(sizes.event_dim, dim), nn.LayerNorm(dim), nn.GELU())
         self.encoder_layers = nn.ModuleList(ISAB(dim, sizes.heads, sizes.m) for _ in range(sizes.levels))
-        self.mu_logvar = nn.Sequential(
-            nn.Linear(dim, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(GAUSSIAN_DROPOUT), nn.Linear(dim, 2 * dim)
-        )
+        hidden = nn.Linear(dim, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(GAUSSIAN_DROPOUT)
+        self.mu_logvar = nn.Sequential(*hidden, nn.Linear(dim, 2 * dim))
 
     def directions(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Unit direction of each variable: embeddings [V, I] → [V, R]."""
@@ -146,11 +134,11 @@ class SetEncoder(nn.Module):
             return reduced / (reduced.norm(dim=-1, keepdim=True) + NORM_EPSILON)
 
     def event_vectors(self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Direction says which variable, signed length how abnormal: [E], [E], [V, I] → [E, R]."""
-        return F.embedding(variable, self.directions(embeddings)) * value[:, None]  # its gradient adds up fast
+        """Direction: which variable; signed length: how abnormal the value is. [E], [E], [V, I] → [E, R]."""
+        return F.embedding(variable, self.directions(embeddings)) * value[:, None]  # faster gradient than indexing
 
     def _embedded(self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """First linear map on every event, [E, D]. Without dropout it is one row a variable, scaled by the value."""
+        """First linear layer on every event: [E, D]. Without dropout it is a row per variable times the value."""
         linear = self.embed[0]
         assert isinstance(linear, nn.Linear)
         if self.training:
@@ -162,11 +150,11 @@ class SetEncoder(nn.Module):
     def features(
         self, variable: torch.Tensor, value: torch.Tensor, embeddings: torch.Tensor, sizes: SetSizes
     ) -> torch.Tensor:
-        """Mean event of each set after the last level: [S, D], sets in ascending order of size."""
+        """Mean over the events of each set after the last level: [S, D], sets in ascending order of size."""
         x = self.embed[2](self.embed[1](self._embedded(variable, value, embeddings)))
         for layer in self.encoder_layers:
             x = layer(x, sizes) + x
-        return mean_of_events(x, sizes)
+        return sizes.mean(x)
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """mu of each set: [S, D] → [S, D]; the half of the last map that gives logvar is not computed."""

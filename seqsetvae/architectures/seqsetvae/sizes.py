@@ -34,7 +34,7 @@ class Sizes:
         return asdict(self)
 
 
-# small is for CPUs: on two cores it trains about six times as fast as the full sizes.
+# small is for CPUs.
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
     "small": {

@@ -18,7 +18,7 @@ from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
 from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer, measured, named_rows
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
-from seqsetvae.batch import Batch
+from seqsetvae.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
 
 FIT_STAYS = 20_000  # training stays that quantiles are computed from; more change them little
@@ -116,7 +116,8 @@ class Backbone(nn.Module):
         """Those that the data loader has made, or else new ones."""
         if isinstance(batch.prepared, Summaries):
             return batch.prepared
-        return self.summarizer(variables)(batch.to("cpu")).to(self.bias.device)
+        device = self.bias.device
+        return map_tensors(self.summarizer(variables)(batch.to("cpu")), lambda tensor: tensor.to(device))
 
     def pooled(self, batch: Batch, variables: torch.Tensor, pooling: str) -> torch.Tensor:
         """[N, H]. The summaries describe the whole stay, so every pooling is the same."""
@@ -158,7 +159,7 @@ class Backbone(nn.Module):
 
     def table(self, batch: Batch, variables: torch.Tensor) -> np.ndarray:
         """The summaries in use as a dense table for other models, NaN where there is none: float32 [N, columns]."""
-        summaries = self.summaries(batch, variables).to("cpu")
+        summaries = map_tensors(self.summaries(batch, variables), torch.Tensor.cpu)
         columns = self._columns()
         wide = np.full((batch.n_stays, int(columns.max()) + 1 if columns.numel() else 0), np.nan, dtype=np.float32)
         place = columns[summaries.variable]

@@ -12,11 +12,11 @@ import torch
 
 from seqsetvae.architectures.variable_summaries.derived import LABS, NAMES, STATIC, combinations
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, Pairs, summarize
-from seqsetvae.batch import Batch, OnDevice
+from seqsetvae.batch import Batch
 
 
 @dataclass(eq=False)
-class Summaries(OnDevice):
+class Summaries:
     """The summaries of a batch."""
 
     stay: torch.Tensor  # [P] int64, position of the stay in the batch

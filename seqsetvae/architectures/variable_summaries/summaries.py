@@ -89,8 +89,7 @@ def events_of(
     """
     set_of_row = torch.empty_like(batch.set_row)
     set_of_row[batch.set_row] = torch.arange(batch.n_sets, device=variable.device)
-    counts = torch.cat([variable.new_full((count,), size) for size, count in batch.size_runs])
-    of_set = set_of_row.repeat_interleave(counts, output_size=len(variable))  # [E]
+    of_set = set_of_row.repeat_interleave(batch.sizes.events_per_set(variable.device), output_size=len(variable))  # [E]
     stay = batch.stay_of_set[of_set]
     first = batch.minute[batch.sets_per_stay.cumsum(0) - batch.sets_per_stay]  # [N]
     minute = batch.minute[of_set]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torchmetrics import Metric
 
-from seqsetvae.ops.padded import SetSizes, event_masks, pad_events, runs_of
-from seqsetvae.ops.precision import at_least_float32
-from seqsetvae.ops.ragged import split_events
+from seqsetvae.ops.ragged import SetSizes
+from seqsetvae.ops.rowwise import at_least_float32
 
 ACTIVE_VARIANCE = 0.01  # a dimension is active if its mu varies more than this over the sets (Burda et al., 2016)
 DIRECTION_WEIGHT, MAGNITUDE_WEIGHT, CHAMFER_WEIGHT, SPREAD_WEIGHT = 1.0, 1.0, 3.0, 0.1
@@ -67,15 +66,13 @@ def _variance(x: torch.Tensor, is_event: torch.Tensor | None) -> torch.Tensor:
 def reconstruction(recon: torch.Tensor, target: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
     """Mean distance over all sets: [E, R], [E, R] → scalar. Sets are compared in pieces of at most MAX_PAIRS pairs."""
     total = recon.new_zeros((), dtype=torch.promote_types(recon.dtype, torch.float32))
-    runs = runs_of(sizes)
-    events = (split_events(pad_events(part, sizes), runs) for part in (recon, target))
-    for (size, count), is_event, *parts in zip(runs, event_masks(sizes), *events, strict=True):
-        most = max(1, MAX_PAIRS // (size * size))
-        pieces = [part.view(count, size, -1).split(most) for part in parts]
+    for is_event, *parts in zip(sizes.event_masks(), sizes.split(recon), sizes.split(target), strict=True):
+        most = max(1, MAX_PAIRS // parts[0].shape[1] ** 2)
+        pieces = [part.split(most) for part in parts]
         masks = [None] * len(pieces[0]) if is_event is None else is_event.split(most)
         for piece in zip(*pieces, masks, strict=True):
             total = total + set_distance(*piece).sum()
-    return total / sum(count for _, count in runs)
+    return total / sum(count for _, count in sizes.runs)
 
 
 def kl_of_dimensions(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,7 @@
-"""Sets padded to a few sizes, the way of a GPU, are the sets of exact sizes, in values and gradients."""
+"""Operations within sets equal their plain forms, in both layouts; a model gives the same in both layouts."""
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,10 @@ import torch
 
 from seqsetvae.architectures.seqsetvae import reference as plain
 from seqsetvae.architectures.seqsetvae.decoder import Decoder
-from seqsetvae.batch import Batch, PaddedSizes, pad_sizes
+from seqsetvae.batch import Batch
 from seqsetvae.objectives.reconstruction import loss as losses
-from seqsetvae.ops import padded
+from seqsetvae.ops import reference
+from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from tests import tiny
 from tests.tiny import SIZES
 
@@ -35,8 +34,8 @@ def _stays(sizes: list[int]) -> list[list[plain.PlainSet]]:
 def _batches(sizes: list[int], dtype: type = np.float64) -> tuple[Batch, Batch]:
     """The same stays with exact sizes and with padded ones."""
     exact, few = (tiny.batch_of(_stays(sizes), dtype, padded_classes) for padded_classes in (False, True))
+    assert isinstance(exact.sizes, ExactSizes)
     assert isinstance(few.sizes, PaddedSizes)
-    assert exact.sizes == few.size_runs
     return exact, few
 
 
@@ -48,6 +47,45 @@ def _gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Te
     model.zero_grad()
     loss.backward()
     return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+HEADS, POINTS, WIDTH = 2, 3, 4
+# name: (plain form for one set of n events, arguments after the inputs, inputs as (rows for n events, columns))
+OPERATIONS: dict[str, tuple[Any, tuple[int, ...], list[tuple[Any, int]]]] = {
+    "mean": (lambda n, x: x.mean(0, keepdim=True), (), [(int, WIDTH)]),
+    "spread": (lambda n, row: row.expand(n, -1), (), [(lambda n: 1, WIDTH)]),
+    "attend": (lambda n, *qkv: reference.attend(*qkv, HEADS, causal=False), (HEADS,), [(int, WIDTH)] * 3),
+    "pool_events": (
+        lambda n, scores, values: reference.pool_events(scores, values, HEADS)[: _n_rows(n)],
+        (HEADS, POINTS),
+        [(int, HEADS * POINTS), (int, HEADS * WIDTH)],
+    ),
+    "read_rows": (
+        lambda n, queries, rows: reference.read_rows(queries, rows, HEADS),
+        (HEADS, POINTS),
+        [(int, HEADS * WIDTH), (lambda n: _n_rows(n), WIDTH)],
+    ),
+}
+
+
+def _n_rows(n_events: int) -> int:
+    return 1 if n_events == 1 else POINTS
+
+
+@pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
+@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[int], layout: Any) -> None:
+    plain, arguments, shapes = OPERATIONS[operation]
+    sizes = sorted(sizes)
+    of_sets = [[torch.randn(rows(n), columns, dtype=torch.float64) for rows, columns in shapes] for n in sizes]
+    inputs = [torch.cat(parts).requires_grad_() for parts in zip(*of_sets, strict=True)]
+    ours = getattr(layout.of(np.array(sizes)), operation)(*inputs, *arguments)
+    parts = zip(*(x.split([rows(n) for n in sizes]) for x, (rows, _) in zip(inputs, shapes, strict=True)), strict=True)
+    theirs = torch.cat([plain(n, *part) for n, part in zip(sizes, parts, strict=True)])
+    _equal(ours, theirs)
+    direction = torch.randn_like(theirs)
+    _equal(*(torch.autograd.grad((output * direction).sum(), inputs) for output in (ours, theirs)))
 
 
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
@@ -96,21 +134,14 @@ def test_mixed_precision(dtype: torch.dtype) -> None:
     _equal(few, exact, 1e-2)
 
 
-def test_what_stands_in_the_padding_matters_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means and minima, not only the weights of attention: any finite number may stand there."""
+def test_values_in_the_padding_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On means and minima too, not only on attention: any finite number may be there."""
     batch = _batches([2, 5, 9])[1]
     recon, target = torch.randn(2, len(batch.variable), SIZES.event_dim, dtype=torch.float64)
     loss = losses.reconstruction(recon, target, batch.sizes)
-    monkeypatch.setattr(losses, "pad_events", lambda x, sizes: padded.pad_events(x, sizes, fill=7.0))
+    pad = PaddedSizes.pad
+    monkeypatch.setattr(PaddedSizes, "pad", lambda sizes, x: pad(sizes, x, fill=7.0))
     _equal(losses.reconstruction(recon, target, batch.sizes), loss)
-
-
-def test_the_gradient_of_unpadding() -> None:
-    sizes = pad_sizes(np.array([1, 3, 9]))
-    x = torch.randn(len(sizes.is_event), 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: padded.unpad_events(x, sizes), x)
-    events = torch.randn(13, 2, dtype=torch.float64)
-    assert torch.equal(padded.unpad_events(padded.pad_events(events, sizes), sizes), events)
 
 
 def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
@@ -118,18 +149,3 @@ def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
     assert isinstance(few, PaddedSizes)
     assert few.runs == ((1, 4), (8, 10), (16, 4), (48, 8), (96, 2), (384, 2))
     assert int(few.is_event.sum()) == len(few.event_position) == 2 * sum(SETS["of all sizes"])
-
-
-def test_padded_sizes_travel_with_their_batch() -> None:
-    few = _batches([1, 3, 9])[1]
-    for other in (pickle.loads(pickle.dumps(few)), few.to("cpu")):
-        assert all(
-            _same(getattr(few.padded, item.name), getattr(other.padded, item.name)) for item in fields(few.sizes)
-        )
-    moved = few.to("meta").padded
-    assert moved is not None
-    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
