@@ -92,6 +92,7 @@ def run(settings: Settings) -> Summary:
     import pytorch_lightning as pl
 
     from seqsetvae.loading import data_module
+    from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.schedule import VAL_AUC
@@ -119,14 +120,19 @@ def run(settings: Settings) -> Summary:
         parts=("head", "backbone"),
     )
 
+    precision = Precision.of(settings.run, device)
+
     def compute_features() -> CachedFeatures:
-        precision = Precision.of(settings.run, device)
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
+
+    def train() -> None:
+        finetune_in_stages(run, module, compute_features, settings.run.compile_model)
+        calibrate_best(run, module, compute_features, precision)
 
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
+        train,
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
 

@@ -17,7 +17,7 @@ from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
 from seqsetvae.settings.declare import Setting, build, declared, groups_in
-from seqsetvae.settings.kinds import NotAllowedError, OneOf
+from seqsetvae.settings.kinds import NotAllowedError, OneOf, Several
 
 
 class Mode(Protocol):
@@ -65,7 +65,10 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
-        "  train_optimized.py --mode demo",
+        "  train_optimized.py --mode predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv\n"
+        "  train_optimized.py --mode demo\n\n"
+        "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
+        "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings",
     )
     command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
     comments, known = config_file.comments(config), settings_of(modes)
@@ -78,9 +81,11 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
             sections[section] = command.add_argument_group(section)
         value = getattr(config, name, item.default if item.in_config else MISSING)
         default = "" if value is MISSING else f" (default: {value})"
-        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        how: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        if isinstance(item.kind, Several):
+            how = {"nargs": "+", "action": "extend"}  # the flag may also be repeated
         text = (comment + default).replace("%", "%%")
-        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **as_switch)
+        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **how)
     return command
 
 
@@ -232,7 +237,7 @@ def _unused(given: Mapping[str, str], received: Mapping[str, Any], mode: Mode, m
         where = f"--mode {given['mode']} does not use it (used by {', '.join(readers)})"
         if name in read_with_others:
             where = f"it is used only with {read_with_others[name].only_with}"
-        problems.append(f"{name}: received {given[name]!r}; {where}; leave out --{name}")
+        problems.append(f"{name}: received {_shown(given[name])}; {where}; leave out --{name}")
     return problems
 
 
@@ -255,8 +260,13 @@ def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems
             values[name] = kind.convert(value)
         except (ValueError, TypeError, OverflowError) as error:
             reason = f", {error}" if isinstance(error, NotAllowedError) else ""
-            problems.append(f"{name}: received {value!r}{reason}; allowed: {kind.allowed}")
+            problems.append(f"{name}: received {_shown(value)}{reason}; allowed: {kind.allowed}")
     return values
+
+
+def _shown(received: Any) -> str:
+    """A value as it was given: the words of a flag that takes several are one text."""
+    return repr(" ".join(received) if isinstance(received, list) else received)
 
 
 def _report(problems: list[str]) -> InputError:

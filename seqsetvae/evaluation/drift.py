@@ -1,0 +1,108 @@
+"""Signs that data differ from the training data in a way that makes predictions unreliable.
+
+Legend: V variables, E events of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort import Cohort, Split
+from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
+from seqsetvae.cohort.plausibility import hours
+
+MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
+LARGEST_SHIFT = 2.0  # training standard deviations by which the mean of a variable may differ from that of training
+FEWEST_STAYS = 10  # below which a mean or a median says little: one very sick patient moves it far
+SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours; a median stay outside means that `minute` may be in another unit
+NAMED = 5  # variables that one warning names
+
+
+@dataclass
+class _Sums:
+    """Sums over the events of some splits, by variable."""
+
+    events: NDArray[np.float64]  # [V]
+    stays: NDArray[np.float64]  # [V] stays in which it occurs
+    total: NDArray[np.float64]  # [V] sum of the z-scores
+
+    def add(self, split: Split) -> None:
+        n_variables = len(self.events)
+        event_start = split.set_offset[split.stay_offset]
+        for start in range(0, split.n_events, EVENTS_PER_BLOCK):
+            block = slice(start, min(start + EVENTS_PER_BLOCK, split.n_events))
+            variable = split.variable[block]
+            self.events += np.bincount(variable, minlength=n_variables)
+            self.total += np.bincount(variable, weights=split.value[block], minlength=n_variables)
+            stay = np.searchsorted(event_start, np.arange(block.start, block.stop), side="right")
+            # A stay that two blocks share may count twice, which a limit of ten stays can bear.
+            pairs = np.unique(stay.astype(np.int64) * n_variables + variable)
+            self.stays += np.bincount(pairs % n_variables, minlength=n_variables)
+
+
+def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare: Sequence[str]) -> list[str]:
+    """A sentence for each way in which these splits differ from the training data.
+
+    Args:
+        cohort: its values are z-scores by the mean and std of the training data.
+        splits: which of its splits.
+        known: [V] variables that were in the training data.
+        rare: variables whose values the model does not read.
+    """
+    sums = _Sums(*(np.zeros(len(cohort.vocabulary)) for _ in range(3)))
+    for name in splits:
+        sums.add(cohort.split(name))
+    read = known & ~np.isin(cohort.vocabulary, rare) & np.isfinite(cohort.std)
+    return [
+        *_unknown_variables(cohort, sums, known),
+        *_shifted_means(cohort, sums, read),
+        *_lengths(np.concatenate([hours(cohort.split(name)) for name in splits])),
+    ]
+
+
+def _unknown_variables(cohort: Cohort, sums: _Sums, known: NDArray[np.bool_]) -> list[str]:
+    unknown = sums.events * ~known
+    share = unknown.sum() / max(sums.events.sum(), 1)
+    if share <= MOST_UNKNOWN:
+        return []
+    most = [variable for variable in np.argsort(-unknown, kind="stable") if unknown[variable]]
+    named = _named([f"{cohort.vocabulary[v]!r} ({unknown[v]:,.0f} events)" for v in most])
+    return [
+        f"{share:.1%} of the events are of {len(most)} variables that the training data did not have: {named}. Are "
+        "they known variables under another name?"
+    ]
+
+
+def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list[str]:
+    mean = sums.total / np.maximum(sums.events, 1)  # in training standard deviations from the training mean
+    is_shifted = read & (np.abs(mean) > LARGEST_SHIFT) & (sums.stays >= FEWEST_STAYS)
+    shifted = np.flatnonzero(is_shifted)
+    if not len(shifted):
+        return []
+    lines = [
+        f"{cohort.vocabulary[v]!r}: mean {cohort.mean[v] + mean[v] * cohort.std[v]:g} instead of {cohort.mean[v]:g} "
+        f"({mean[v]:+.1f} standard deviations)"
+        for v in shifted[np.argsort(-np.abs(mean[shifted]), kind="stable")]
+    ]
+    return [f"The means of {len(shifted)} variables are far from those of training; another unit? {_named(lines)}"]
+
+
+def _lengths(of_stays: NDArray[np.float64]) -> list[str]:
+    """Stays [N] whose minutes may be hours or seconds."""
+    if len(of_stays) < FEWEST_STAYS:
+        return []
+    median = float(np.median(of_stays))
+    if SHORTEST <= median <= LONGEST:
+        return []
+    unit = "hours" if median < SHORTEST else "seconds"
+    return [
+        f"The median stay is {median:.2g} hours long: is `minute` in {unit}? It must be in minutes since admission."
+    ]
+
+
+def _named(items: Sequence[str]) -> str:
+    return "; ".join(items[:NAMED]) + (f"; and {len(items) - NAMED} more" if len(items) > NAMED else "")

@@ -1,0 +1,168 @@
+"""Predict: the probability of every stay, labelled or not, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqsetvae.settings.declare import argument
+from seqsetvae.settings.groups import (
+    DataSettings,
+    FinetunedSettings,
+    LoaderSettings,
+    OutputSettings,
+    RunSettings,
+    SplitSettings,
+)
+from seqsetvae.settings.kinds import BOOLEAN, choice, exists
+
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.calibration import Calibration
+    from seqsetvae.modes.scoring import Scorer
+
+HELP = "write the probability of every stay to a file; labels are not needed"
+NEEDS = ("ckpt", "output")
+SUFFIXES = (".csv", ".parquet")
+DRIFTED = 3  # exit status: the predictions are written, but the data differ from the training data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What prediction reads."""
+
+    finetuned: FinetunedSettings
+    split: SplitSettings
+    output: OutputSettings
+    schema: str = argument(
+        choice("table", "meds"),
+        "predict: table: stay_id, split, logit, probability, calibrated_probability, label, reason; meds: the "
+        "prediction schema of MEDS (meds-evaluation), as .parquet",
+        default="table",
+    )
+    every_set: bool = argument(
+        BOOLEAN,
+        "predict: one row for each set of each stay (stay_id, set_index, minute, logit, probability): the risk from "
+        "the events up to this set; the head was trained on whole stays only",
+        default=False,
+    )
+    data: DataSettings
+    loader: LoaderSettings
+    run: RunSettings
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written, and in which ways the data differ from the training data."""
+
+    output: Path
+    rows: int
+    drift: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        return DRIFTED if self.drift else 0
+
+
+def problems(settings: Settings) -> list[str]:
+    """One checkpoint; the output must be a new file in a folder that exists."""
+    output, ckpt = settings.output.output, settings.finetuned.ckpt or ()
+    rules = [
+        (len(ckpt) > 1, f"ckpt: received {len(ckpt)} checkpoints; allowed: one with --mode predict"),
+        (
+            settings.schema == "meds" and settings.every_set,
+            "every_set: received together with --schema meds; allowed: one of them",
+        ),
+    ]
+    if output is not None:
+        text = f"output: received {str(output)!r}"
+        allowed = (".parquet",) if settings.schema == "meds" else SUFFIXES
+        rules += [
+            (output.suffix not in allowed, f"{text}; allowed: a file name that ends in {' or '.join(allowed)}"),
+            (exists(output), f"{text}, which already exists; allowed: a new file"),
+            (not (exists(output.parent) and output.parent.is_dir()), f"{text}; allowed: a file in an existing folder"),
+        ]
+    return [problem for wrong, problem in rules if wrong]
+
+
+def run(settings: Settings) -> Prediction:
+    """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
+    from seqsetvae.evaluation.calibration import read_calibration
+    from seqsetvae.evaluation.drift import drift
+    from seqsetvae.evaluation.prediction_file import write_table
+    from seqsetvae.modes.scoring import open_scorer
+
+    output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
+    assert ckpt is not None, "settings are checked before a mode runs"
+    assert output is not None, "settings are checked before a mode runs"
+    asked = [] if split is None else [split]
+    scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
+    splits = asked or list(scorer.cohort.splits)
+    calibration, line = read_calibration(scorer.path)
+    print(line)
+    if settings.every_set:
+        scorer.require_causal()
+        table = every_set_rows(scorer, splits)
+    else:
+        table = rows(scorer, splits, calibration, all_splits=split is None)
+        if settings.schema == "meds":
+            table = as_meds(table, scorer, splits, calibration)
+    write_table(output, table)
+    print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
+    warnings = drift(scorer.cohort, splits, scorer.known_variables, scorer.data.transform.rare)
+    for warning in warnings:
+        print(f"⚠️  {warning}")
+    if warnings:
+        print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
+    return Prediction(output, table.num_rows, tuple(warnings))
+
+
+def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None, *, all_splits: bool) -> pa.Table:
+    """One row for every stay of these splits; also for those that the compilation of the data left out."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.prediction_file import prediction_table, without_prediction
+
+    tables = []
+    for split in splits:
+        reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id
+        tables.append(prediction_table(scorer.predict(split), stays, calibration, reasons))
+    left_out = [each for each in scorer.left_out() if each[1] in splits or (all_splits and each[1] is None)]
+    table = pa.concat_tables([*tables, without_prediction(left_out)])
+    missing = table["reason"].drop_null()
+    if len(missing):
+        print(f"No prediction for {len(missing):,} of {len(table):,} stays; the column `reason` says why")
+    return table
+
+
+def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
+    """One row for every set of every stay of these splits."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.prediction_file import every_set_table
+
+    print(
+        "The risk after every set: the head was trained on whole stays only and is applied to their beginnings, so "
+        "early risks are less certain; --mode evaluate --landmarks measures how good they are"
+    )
+    return pa.concat_tables([every_set_table(scorer.predict_every_set(split)) for split in splits])
+
+
+def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:
+    """The rows with a prediction, in the schema of MEDS; prints how stays and times are expressed in it."""
+    import numpy as np
+
+    from seqsetvae.evaluation.prediction_file import meds_table
+
+    print(
+        "MEDS: subject_id is the stay; prediction_time is the time of its last event, in minutes since admission "
+        "counted from 1970-01-01 00:00; the probability is "
+        + ("calibrated" if calibration is not None and calibration.is_fitted else "not calibrated")
+    )
+    parts = [scorer.cohort.split(split) for split in splits]
+    minute = np.concatenate([part.minute[part.stay_offset[1:] - 1] for part in parts])
+    minute = np.append(minute, np.full(len(table) - len(minute), np.nan))  # of stays that are not in the cohort
+    return meds_table(table, minute, None if calibration is None else calibration.threshold)
