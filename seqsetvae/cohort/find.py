@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
-from seqsetvae.cohort.manifest import FORMAT_VERSION
+from seqsetvae.cohort.manifest import FORMAT_VERSION, MANIFEST
 from seqsetvae.cohort.sources.seqsetvae_layout import (
     DEFAULT_LABEL,
     LayoutFiles,
@@ -133,7 +133,12 @@ def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: b
     key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
-    named_sides = [(f"side:{name}", str(path)) for name, path in sides.items() if path is not None]
+    named_sides = [
+        # The manifest of a compiled cohort has the checksums of all that is in it.
+        (f"side:{name}", str(path / MANIFEST if is_compiled(path) else path))
+        for name, path in sides.items()
+        if path is not None
+    ]
     n_files = sum(map(len, names.values())) + len(named_sides)
     bar = tqdm(total=n_files, desc="Checking files", unit="file", delay=1, disable=None if progress else True)
     named = chain(_named_stays(files.patient_ehr, names), named_sides)

@@ -7,7 +7,8 @@ from pathlib import Path
 from seqsetvae.cohort.compile import DEFAULT_WIDTH
 from seqsetvae.cohort.find import DEFAULT_LABEL, LayoutFiles, locate_layout, open_labelled, refuse_side_files
 from seqsetvae.cohort.format import is_compiled
-from seqsetvae.cohort.sidefiles import Labels, read_embeddings, read_labels, read_stats
+from seqsetvae.cohort.sidefiles import Labels, read_labels
+from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.errors import InputError
@@ -56,11 +57,12 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
             f"as {missing[0]}/ with parquet files."
         )
     if files.stats is not None:
-        read_stats(files.stats)
+        stats_of(files.stats)
     labels = None if files.labels is None else read_labels(files.labels, label_name)
     if labelled:
         _check_labels(files, layout, label_name, splits, labels)
-    return DEFAULT_WIDTH if files.embeddings is None else read_embeddings(files.embeddings).vectors.shape[1]
+    embeddings, width = embeddings_of(files.embeddings, DEFAULT_WIDTH)
+    return width if embeddings is None else embeddings.vectors.shape[1]
 
 
 def _check_labels(

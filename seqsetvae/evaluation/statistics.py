@@ -39,6 +39,7 @@ ECE_BINS = 10  # of equal width
 MOST_UNDEFINED = 0.05  # share of resamples in which a figure may be undefined; above it there is no interval
 WEIGHTS_PER_BLOCK = 1 << 18  # weights in memory at once: 2 MiB stay in a core's cache
 NEWTON_STEPS = 50
+SEPARATED = 1e-8  # mean of p · (1 - p) below which all probabilities go to 0 or 1: the classes are separated
 LARGEST_STEP = 5.0  # of a coefficient, for a covariate of standard deviation 1
 SMALLEST_STEP = 1e-6  # the error after a step of Newton's method is about its square
 
@@ -82,7 +83,7 @@ class Scores:
         """(label - probability of each stay in the column of its bin of the ECE [n, bins], squared errors [n])."""
         probability = expit(self.risk_logit)
         excess = np.zeros((len(self.label), ECE_BINS))
-        column = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+        column = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], probability)
         excess[np.arange(len(self.label)), column] = self.label - probability
         return excess, (self.label - probability) ** 2
 
@@ -216,6 +217,7 @@ def logistic_regression(label: Floats | Ints, covariates: Floats, offset: Floats
         gradient = observed - expected @ design
         expected -= expected * probability  # weights · p · (1 - p)
         step, solved = _solve((expected @ products).reshape(-1, width, width), gradient)
+        solved &= expected.sum(axis=1) > SEPARATED * weights.sum(axis=1)
         now = now + step
         converged = solved & (np.abs(step).max(axis=1) < SMALLEST_STEP)
         found[left[converged]] = now[converged]

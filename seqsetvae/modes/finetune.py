@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
@@ -122,6 +123,7 @@ def run(settings: Settings) -> Summary:
 
     precision = Precision.of(settings.run, device)
 
+    @cache  # the calibration reads them once more
     def compute_features() -> CachedFeatures:
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 

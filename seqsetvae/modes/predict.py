@@ -145,8 +145,8 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
     from seqsetvae.evaluation.prediction_file import every_set_table
 
     print(
-        "The risk after every set: the head was trained on whole stays only and is applied to their beginnings, so "
-        "early risks are less certain; --mode evaluate --landmarks measures how good they are"
+        "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
+        "stays. --mode evaluate --landmarks measures how well it does there"
     )
     return pa.concat_tables([every_set_table(scorer.predict_every_set(split)) for split in splits])
 

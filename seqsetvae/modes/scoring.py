@@ -16,6 +16,7 @@ from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.compile import read_skipped
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.every_set import EverySet, predict_every_set, require_causal
@@ -122,7 +123,7 @@ def open_scorer(
     path, folder = find_checkpoint(ckpt)
     finetuned = load_finetuned(path, torch.float64 if run.precision == "64-true" else torch.float32)
     trained_on = finetuned.trained_on
-    data = data_of_run(data, finetuned, folder, labelled=labelled)
+    data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), folder)
     width = check_data(data, *splits, labelled=labelled)
     check_width(width, finetuned.input_dim, path, data.data_dir)
     cohort = open_data(data, run.output_root_dir)
@@ -164,6 +165,23 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             )
         label_name = found
     return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
+
+
+def _with_side_files(data: DataSettings, folder: RunFolder | None) -> DataSettings:
+    """Statistics and embeddings for an old layout that has none: those of the cohort that the checkpoint's run used."""
+    assert data.data_dir is not None, "it is that of the run by default"
+    if folder is None or is_compiled(data.data_dir):
+        return data
+    files = locate_layout(data.data_dir, data.params_map_path, data.label_path, data.embeddings_path)
+    cohort = folder.read_json(CONFIG).get("cohort")
+    recorded = Path(str(cohort.get("path"))) if isinstance(cohort, dict) else None
+    missing = [name for name, file in (("stats.csv", files.stats), ("cached.csv", files.embeddings)) if file is None]
+    if not missing or recorded is None or not is_compiled(recorded):
+        return data
+    print(
+        f"There is no {' and no '.join(missing)} for {data.data_dir}: those of the training data are used\n  {recorded}"
+    )
+    return replace(data, params_map_path=files.stats or recorded, embeddings_path=files.embeddings or recorded)
 
 
 def _data_dir(folder: RunFolder | None, path: Path) -> Path:

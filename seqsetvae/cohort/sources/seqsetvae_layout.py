@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.format import is_compiled
+from seqsetvae.cohort.sidefiles import read_labels, stay_number
 from seqsetvae.cohort.sources.opened import (
     DEFAULT_WIDTH,
     Opened,
@@ -22,6 +23,8 @@ from seqsetvae.cohort.sources.opened import (
     add_labels,
     add_out,
     add_stats,
+    embeddings_of,
+    stats_of,
 )
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.errors import InputError
@@ -35,7 +38,7 @@ _COLUMNS = ("variable", *_NUMBERS)
 
 @dataclass(frozen=True)
 class LayoutFiles:
-    """The files of an old layout.
+    """The files of an old layout; an earlier compiled cohort may stand in for its statistics and embeddings.
 
     None = there is none: statistics from the train split, no labels, embeddings made from the names.
     """
@@ -72,13 +75,14 @@ def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None =
     """
     if files.embeddings and embedding_dim is not None:
         raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
+    embeddings, width = embeddings_of(files.embeddings, embedding_dim or DEFAULT_WIDTH)
     return Opened(
         source=SeqSetVAELayout(files.patient_ehr),
         label_name=label_name,
         labels=read_labels(files.labels, label_name) if files.labels else None,
-        stats=read_stats(files.stats) if files.stats else None,
-        embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
-        embedding_dim=embedding_dim or DEFAULT_WIDTH,
+        stats=stats_of(files.stats) if files.stats else None,
+        embeddings=embeddings,
+        embedding_dim=width,
     )
 
 
@@ -103,11 +107,13 @@ def locate_layout(
 def side_file(patient_ehr: Path, name: str, flag: str, given: str | Path | None) -> Path | None:
     """The file given, else the one of this name beside or in patient_ehr, if there is one.
 
+    A compiled cohort may be given for what it holds itself: statistics and embeddings.
+
     Raises:
         InputError: the file given does not exist.
     """
     if given is not None:
-        if not Path(given).is_file():
+        if not Path(given).is_file() and not (name != "oc.csv" and is_compiled(given)):
             raise InputError(f"{flag} {given}: no such file. It should be a file like {name}.")
         return Path(given)
     usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
