@@ -266,7 +266,8 @@ def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems
 
 def _shown(received: Any) -> str:
     """A value as it was given: the words of a flag that takes several are one text."""
-    return repr(" ".join(received) if isinstance(received, list) else received)
+    words = isinstance(received, list) and all(isinstance(word, str) for word in received)
+    return repr(" ".join(received) if words else received)
 
 
 def _report(problems: list[str]) -> InputError:

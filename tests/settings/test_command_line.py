@@ -207,7 +207,9 @@ def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) ->
         ("finetune", "max_beta", "0.1"),
         ("finetune", "split", "test"),
         ("evaluate", "lr", "1e-4"),
-        ("evaluate", "output", "x.npz"),
+        ("finetune", "output", "x.npz"),
+        ("evaluate", "schema", "meds"),
+        ("predict", "landmarks", "6"),
         ("embed", "max_epochs", "3"),
         ("embed", "value_clip", "3"),
         ("demo", "data_dir", "."),
@@ -270,7 +272,12 @@ def test_a_flag_without_effect_is_a_problem(words: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "needed"), [("evaluate", ["ckpt", "split"]), ("embed", ["pretrained_ckpt", "data_dir", "split", "output"])]
+    ("mode", "needed"),
+    [
+        ("evaluate", ["ckpt", "split"]),
+        ("predict", ["ckpt", "output"]),
+        ("embed", ["pretrained_ckpt", "data_dir", "split", "output"]),
+    ],
 )
 def test_every_mode_names_all_that_it_needs(mode: str, needed: list[str]) -> None:
     message = _problems(mode=mode)
