@@ -5,7 +5,7 @@ Legend: V variables, E events of a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
 from seqsetvae.cohort.plausibility import hours
 
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
-LARGEST_SHIFT = 2.0  # training standard deviations by which the mean of a variable may differ from that of training
+LARGEST_SHIFT = 1.5  # training standard deviations by which the mean over the stays may differ from that of training
 FEWEST_STAYS = 10  # below which a mean or a median says little: one very sick patient moves it far
 SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours; a median stay outside means that `minute` may be in another unit
 NAMED = 5  # variables that one warning names
@@ -24,24 +24,33 @@ NAMED = 5  # variables that one warning names
 
 @dataclass
 class _Sums:
-    """Sums over the events of some splits, by variable."""
+    """Sums over the stays of some splits, by variable."""
 
     events: NDArray[np.float64]  # [V]
     stays: NDArray[np.float64]  # [V] stays in which it occurs
-    total: NDArray[np.float64]  # [V] sum of the z-scores
+    total: NDArray[np.float64]  # [V] sum over these stays of the mean z-score in the stay
 
     def add(self, split: Split) -> None:
-        n_variables = len(self.events)
-        event_start = split.set_offset[split.stay_offset]
-        for start in range(0, split.n_events, EVENTS_PER_BLOCK):
-            block = slice(start, min(start + EVENTS_PER_BLOCK, split.n_events))
-            variable = split.variable[block]
-            self.events += np.bincount(variable, minlength=n_variables)
-            self.total += np.bincount(variable, weights=split.value[block], minlength=n_variables)
-            stay = np.searchsorted(event_start, np.arange(block.start, block.stop), side="right")
-            # A stay that two blocks share may count twice, which a limit of ten stays can bear.
-            pairs = np.unique(stay.astype(np.int64) * n_variables + variable)
+        n_variables, event_start = len(self.events), split.set_offset[split.stay_offset]
+        for first, end in _blocks(event_start):
+            events = slice(int(event_start[first]), int(event_start[end]))
+            stay = np.repeat(np.arange(end - first), np.diff(event_start[first : end + 1]))
+            pairs, pair = np.unique(stay * n_variables + split.variable[events], return_inverse=True)
+            count = np.bincount(pair)
+            mean = np.bincount(pair, weights=split.value[events]) / count
+            self.events += np.bincount(pairs % n_variables, weights=count, minlength=n_variables)
             self.stays += np.bincount(pairs % n_variables, minlength=n_variables)
+            self.total += np.bincount(pairs % n_variables, weights=mean, minlength=n_variables)
+
+
+def _blocks(event_start: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Stays in blocks of at most EVENTS_PER_BLOCK events, at least one stay: (first, end)."""
+    first, n_stays = 0, len(event_start) - 1
+    while first < n_stays:
+        full = int(np.searchsorted(event_start, event_start[first] + EVENTS_PER_BLOCK, side="right")) - 1
+        end = min(max(full, first + 1), n_stays)
+        yield first, end
+        first = end
 
 
 def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare: Sequence[str]) -> list[str]:
@@ -78,7 +87,7 @@ def _unknown_variables(cohort: Cohort, sums: _Sums, known: NDArray[np.bool_]) ->
 
 
 def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list[str]:
-    mean = sums.total / np.maximum(sums.events, 1)  # in training standard deviations from the training mean
+    mean = sums.total / np.maximum(sums.stays, 1)  # in training standard deviations from the training mean
     is_shifted = read & (np.abs(mean) > LARGEST_SHIFT) & (sums.stays >= FEWEST_STAYS)
     shifted = np.flatnonzero(is_shifted)
     if not len(shifted):

@@ -92,7 +92,7 @@ def run(settings: Settings) -> dict[str, Any]:
         compared={str(each.checkpoint): each.scores() for each in evaluated[1:]},
         subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
         landmarks=_landmarks(first, tables[0], settings.details.landmarks or ()),
-        cautions=_left_out(every[0], tables[0]),
+        cautions=[*_left_out(every[0], tables[0]), *_drift(first, split)],
         seed=settings.run.seed,
     )
     print(f"\n{table(content)}")
@@ -130,6 +130,15 @@ def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
     left_out = [f"{unlabelled:,} have no label"] * bool(unlabelled)
     left_out += [f"{unknown:,} have only variables that the checkpoint's training data did not have"] * bool(unknown)
     return [f"Of {len(predictions):,} stays, {' and '.join(left_out)}; they are left out."] * bool(left_out)
+
+
+def _drift(scorer: Scorer, split: str) -> list[str]:
+    """Cautions about data from elsewhere that differ from the training data."""
+    from seqsetvae.evaluation.drift import drift
+
+    if scorer.is_data_of_run:
+        return []
+    return drift(scorer.cohort, [split], scorer.known_variables, scorer.data.transform.rare)
 
 
 def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
