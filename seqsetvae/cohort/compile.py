@@ -7,8 +7,8 @@ statistics and the embeddings are known, and the second turns raw values into z-
 
 import csv
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -30,6 +30,7 @@ from seqsetvae.cohort.format import (
     open_cohort,
     to_json,
 )
+from seqsetvae.cohort.known import only_known
 from seqsetvae.cohort.manifest import damaged, write_manifest
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -66,6 +67,7 @@ def compile_cohort(
     embeddings: Embeddings | None = None,
     embedding_dim: int = DEFAULT_WIDTH,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -80,6 +82,7 @@ def compile_cohort(
         embeddings: a vector for every variable that occurs; made from the names without them.
         embedding_dim: width of embeddings made from the names.
         skip_bad: leave faulty files out and list them in out/skipped.csv, instead of ending in one error about all.
+        leave_out_unknown: leave out events of variables that `embeddings` lacks and count them, instead of an error.
         jobs: threads that read and cut; None = one per core. They do not change the result.
         progress: show a progress bar if stderr is a terminal.
 
@@ -89,7 +92,8 @@ def compile_cohort(
     out = Path(out)
     _require_unique_stays(source)
     with new_folder(out) as partial:
-        tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress)
+        known = embeddings.row if leave_out_unknown and embeddings is not None else None
+        tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _require_stays(tally)
@@ -167,6 +171,7 @@ class _Tally:
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
     unnamed_rows: UnnamedRows = UnnamedRows()
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)  # by split: events left out, by variable
     faulty: FaultyFiles = field(default_factory=FaultyFiles)
     n_reordered: int = 0
     n_events: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [V] by provisional code
@@ -217,9 +222,14 @@ def _repeated_numbers(source: Source) -> list[int]:
 # ------------------------------------------------------------------ first pass: raw values, in order
 
 
-def _write_raw(source: Source, folder: Path, labels: Labels, jobs: int, progress: bool) -> _Tally:
-    def read(some: Sequence[Stay]) -> tuple[CutRows, int]:
-        return cut(source.read(some)), len(some)
+def _write_raw(
+    source: Source, folder: Path, labels: Labels, jobs: int, progress: bool, known: Collection[str] | None
+) -> _Tally:
+    def read(some: Sequence[Stay]) -> tuple[CutRows, int, dict[str, int]]:
+        rows, unknown = source.read(some), dict[str, int]()
+        if known is not None:
+            rows, unknown = only_known(rows, known)
+        return cut(rows), len(some), unknown
 
     tally = _Tally(unnamed_rows=source.unnamed_rows)
     _take_skips(tally, source.skips, labels)
@@ -230,11 +240,13 @@ def _write_raw(source: Source, folder: Path, labels: Labels, jobs: int, progress
     ):
         for split, stays in source.stays.items():
             (folder / split).mkdir()
+            tally.unknown[split] = Counter()
             with _SplitWriter(folder / split) as writer:
-                for part, n_read in in_order(pool, read, _chunks(stays), 2 * jobs):
+                for part, n_read, unknown in in_order(pool, read, _chunks(stays), 2 * jobs):
                     _take_skips(tally, part.skips, labels)
                     writer.append(part, _codes(part, tally), labels)
                     tally.n_reordered += part.n_reordered
+                    tally.unknown[split].update(unknown)
                     bar.update(n_read)
                 tally.splits[split] = writer.counts()
                 tally.groups[split] = writer.groups
@@ -468,6 +480,7 @@ def _report(tally: _Tally, mean: NDArray[np.float64]) -> dict[str, Any]:
         "faulty_files": tally.faulty.files,
         "faults": asdict(tally.faulty),
         "unnamed_rows": tally.unnamed_rows._asdict(),
+        "unknown_variables": {split: dict(sorted(counts.items())) for split, counts in tally.unknown.items() if counts},
         "left_out": sum(not skip.is_fault for skip in tally.skips),
         "stays_out_of_order": tally.n_reordered,
         "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),

@@ -38,12 +38,15 @@ def find_cohort(
     label_name: str | None = None,
     cache_root: str | Path,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
     progress: bool = True,
 ) -> Cohort:
     """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
 
     An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
     is found again as long as nothing has changed, and compiled afresh when anything has.
+
+    With leave_out_unknown the events of variables without an embedding are left out instead of being an error.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
@@ -57,16 +60,23 @@ def find_cohort(
         return open_labelled(data_dir, label_name)
     label_name = DEFAULT_LABEL if label_name is None else label_name
     files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
-    key = content_key(files, label_name, skip_bad, progress)
+    key = content_key(files, label_name, skip_bad, progress, leave_out_unknown)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
-            compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
+            compile_layout(
+                files,
+                entry,
+                label_name=label_name,
+                skip_bad=skip_bad,
+                leave_out_unknown=leave_out_unknown,
+                progress=progress,
+            )
         except AlreadyThereError:
             if not is_compiled(entry):  # a finished entry is the work of another process meanwhile: use it
                 raise
         # Else the entry would answer to a name not its own:
-        if content_key(files, label_name, skip_bad, progress) != key:
+        if content_key(files, label_name, skip_bad, progress, leave_out_unknown) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
@@ -112,6 +122,7 @@ def compile_layout(
     label_name: str = DEFAULT_LABEL,
     embedding_dim: int | None = None,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -121,16 +132,21 @@ def compile_layout(
         InputError: also if embedding_dim is given beside a cached.csv, which has a width of its own.
     """
     opened = open_layout(files, label_name, embedding_dim)
-    return compile_cohort(**vars(opened), out=out, skip_bad=skip_bad, jobs=jobs, progress=progress)
+    return compile_cohort(
+        **vars(opened), out=out, skip_bad=skip_bad, leave_out_unknown=leave_out_unknown, jobs=jobs, progress=progress
+    )
 
 
-def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
+def content_key(
+    files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False, leave_out_unknown: bool = False
+) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times.
 
     `progress` shows a bar if stderr is a terminal and the files are so many that it takes a while.
     """
     # Hashed piece by piece, as the JSON of one long list: nothing is kept of a file once it has been read.
-    key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
+    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad] + ["known variables only"] * leave_out_unknown
+    key = hashlib.sha256(f"[{json.dumps(options)}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
     named_sides = [

@@ -30,8 +30,11 @@ def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
     )
 
 
-def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
-    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content."""
+def open_data(data: DataSettings, output_root_dir: Path, *, leave_out_unknown: bool = False) -> Cohort:
+    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content.
+
+    With leave_out_unknown the events of variables without an embedding are left out instead of being an error.
+    """
     assert data.data_dir is not None, "settings are checked before a mode runs"
     cohort = find_cohort(
         data.data_dir,
@@ -40,6 +43,7 @@ def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
         embeddings_path=data.embeddings_path,
         label_name=data.label_name,
         skip_bad=data.skip_bad,
+        leave_out_unknown=leave_out_unknown,
         cache_root=output_root_dir / COHORT_CACHE,
     )
     counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())

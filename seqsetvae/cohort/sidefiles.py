@@ -196,16 +196,21 @@ def read_embeddings(path: Path) -> Embeddings:
     return Embeddings(row, np.stack(vectors))
 
 
+class MissingEmbeddingsError(InputError):
+    """Variables of the data have no embedding."""
+
+
 def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDArray[np.int64]) -> NDArray[np.float64]:
     """[V, I] The vectors of these variables. n_events [V] is for the message.
 
     Raises:
-        InputError: variables without a vector, or with one that is not finite, each listed.
+        MissingEmbeddingsError: variables without a vector, each listed.
+        InputError: variables with a vector that is not finite.
     """
     counted = zip(variables, n_events, strict=True)
     missing = [f"\n  {name!r}: {n:,} events" for name, n in counted if name not in given.row]
     if missing:
-        raise InputError(
+        raise MissingEmbeddingsError(
             f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(missing)}\n"
             "Add a line for each to cached.csv, or take their rows out of the data."
         )

@@ -5,6 +5,7 @@ Legend: V variables, E events of a block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
 from seqsetvae.cohort.plausibility import hours
 
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
-LARGEST_SHIFT = 1.5  # training standard deviations by which the mean over the stays may differ from that of training
+LARGEST_SHIFT = 1.25  # training standard deviations by which the mean over the stays may differ from that of training
 FEWEST_STAYS = 10  # below which a mean or a median says little: one very sick patient moves it far
 SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours; a median stay outside means that `minute` may be in another unit
 NAMED = 5  # variables that one warning names
@@ -62,26 +63,27 @@ def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare:
         known: [V] variables that were in the training data.
         rare: variables whose values the model does not read.
     """
-    sums = _Sums(*(np.zeros(len(cohort.vocabulary)) for _ in range(3)))
+    sums, unread = _Sums(*(np.zeros(len(cohort.vocabulary)) for _ in range(3))), Counter[str]()
     for name in splits:
         sums.add(cohort.split(name))
+        unread.update(cohort.manifest["report"].get("unknown_variables", {}).get(name, {}))
+    unread.update({cohort.vocabulary[v]: int(sums.events[v]) for v in np.flatnonzero(~known & (sums.events > 0))})
     read = known & ~np.isin(cohort.vocabulary, rare) & np.isfinite(cohort.std)
     return [
-        *_unknown_variables(cohort, sums, known),
+        *_unknown_variables(unread, float(sums.events[known].sum())),
         *_shifted_means(cohort, sums, read),
         *_lengths(np.concatenate([hours(cohort.split(name)) for name in splits])),
     ]
 
 
-def _unknown_variables(cohort: Cohort, sums: _Sums, known: NDArray[np.bool_]) -> list[str]:
-    unknown = sums.events * ~known
-    share = unknown.sum() / max(sums.events.sum(), 1)
+def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:
+    """`events` are those of variables that were not in the training data, by variable."""
+    share = events.total() / max(events.total() + known_events, 1)
     if share <= MOST_UNKNOWN:
         return []
-    most = [variable for variable in np.argsort(-unknown, kind="stable") if unknown[variable]]
-    named = _named([f"{cohort.vocabulary[v]!r} ({unknown[v]:,.0f} events)" for v in most])
+    named = _named([f"{name!r} ({count:,} events)" for name, count in events.most_common()])
     return [
-        f"{share:.1%} of the events are of {len(most)} variables that the training data did not have: {named}. Are "
+        f"{share:.1%} of the events are of {len(events)} variables that the training data did not have: {named}. Are "
         "they known variables under another name?"
     ]
 

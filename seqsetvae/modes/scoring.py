@@ -15,7 +15,7 @@ import torch
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.compile import read_skipped
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.sidefiles import MissingEmbeddingsError, stay_number
 from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
@@ -126,7 +126,10 @@ def open_scorer(
     data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), folder)
     width = check_data(data, *splits, labelled=labelled)
     check_width(width, finetuned.input_dim, path, data.data_dir)
-    cohort = open_data(data, run.output_root_dir)
+    try:
+        cohort = open_data(data, run.output_root_dir)
+    except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
+        cohort = open_data(data, run.output_root_dir, leave_out_unknown=True)
     check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
     model = finetuned.model.to(device)
     if run.compile_model:

@@ -234,6 +234,40 @@ def test_minutes_that_are_hours_are_noticed(finished: tuple[Path, str], unlabell
     assert len(rows) == 20
 
 
+def test_variables_without_an_embedding_are_left_out_and_counted(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    """The predictions are those of the data without these rows; a stay that has no others has none."""
+    (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
+    names = set(pd.read_parquet(first)["variable"])
+    _rename(unlabelled, {"heart rate": "HR"})
+    _rename(unlabelled, {name: f"{name} (new)" for name in names}, only=first)
+    status, rows, said, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 3, errors
+    assert "events of variables without an embedding, left out: 'HR'" in said
+    assert "variables that the training data did not have: 'HR'" in said
+    (without,) = [row for row in rows if row["reason"]]
+    assert without["stay_id"] == _stay(first)
+    assert without["reason"] == "none of its variables has an embedding, so none occurred in the training data"
+
+    (unlabelled / "patient_ehr" / "test" / first.name).unlink()
+    _change(unlabelled, lambda rows, _: rows[rows["variable"] != "HR"])
+    _, cleaned, _, _ = _predict(finished[0], tmp_path / "cleaned.csv", data_dir=unlabelled)
+    assert [row for row in rows if not row["reason"]] == cleaned
+
+
+def test_training_on_variables_without_an_embedding_is_still_an_error(
+    pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(old_layout.parent, tmp_path / "processed")
+    lines = (tmp_path / "processed" / "cached.csv").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("heart rate,")]
+    (tmp_path / "processed" / "cached.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    status, _, errors = finetune(pretrained, tmp_path / "processed", tmp_path)
+    assert status == 2
+    assert "cached.csv has no embedding for 1 of 12 variables:\n  'heart rate'" in errors
+
+
 @pytest.fixture(scope="module")
 def generated(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on data whose embeddings were made from names, so that unknown variables have one too."""
