@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort, Split
-from seqsetvae.cohort.compile import EVENTS_PER_BLOCK
+from seqsetvae.cohort.compile import EVENTS_PER_BLOCK, counted
 from seqsetvae.cohort.plausibility import hours
 
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
@@ -83,8 +83,8 @@ def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:
         return []
     named = _named([f"{name!r} ({count:,} events)" for name, count in events.most_common()])
     return [
-        f"{share:.1%} of the events are of {len(events)} variables that the training data did not have: {named}. Are "
-        "they known variables under another name?"
+        f"{share:.1%} of the events are of {counted(len(events), 'variable')} that the training data did not have: "
+        f"{named}. Are they known variables under another name?"
     ]
 
 
@@ -99,7 +99,9 @@ def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list
         f"({mean[v]:+.1f} standard deviations)"
         for v in shifted[np.argsort(-np.abs(mean[shifted]), kind="stable")]
     ]
-    return [f"The means of {len(shifted)} variables are far from those of training; another unit? {_named(lines)}"]
+    return [
+        f"The mean of {counted(len(shifted), 'variable')} is far from that of training; another unit? {_named(lines)}"
+    ]
 
 
 def _lengths(of_stays: NDArray[np.float64]) -> list[str]:

@@ -200,7 +200,7 @@ def test_unknown_variables_are_a_warning_with_its_own_exit_status(
     status, rows, said, errors = _predict(generated, tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 3, errors
     assert len(rows) == 20
-    assert "of the events are of 1 variables that the training data did not have: 'HR'" in said
+    assert "of the events are of 1 variable that the training data did not have: 'HR'" in said
     assert "(exit status 3)" in said
 
 
@@ -223,7 +223,7 @@ def test_a_variable_in_another_unit_is_named(finished: tuple[Path, str], unlabel
     _change(unlabelled, to_fahrenheit)
     status, _, said, _ = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 3
-    assert "The means of 1 variables are far from those of training; another unit? 'temperature': mean" in said
+    assert "The mean of 1 variable is far from that of training; another unit? 'temperature': mean" in said
 
 
 def test_minutes_that_are_hours_are_noticed(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
