@@ -103,14 +103,20 @@ def evaluation(
 
 def _figures(scores: Scores, resamples: int, seed: int) -> dict[str, dict[str, float | None]]:
     """All figures; only undefined ones where there are not stays of both classes."""
-    if len(np.unique(scores.label)) < 2:
+    if not _has_both_classes(scores):
         return {name: Interval(None).as_plain() for name in FIGURES}
     found = bootstrap(scores.label, scores.figures, resamples, seed)
     return {name: found[name].as_plain() for name in FIGURES}
 
 
+def _has_both_classes(scores: Scores) -> bool:
+    return 0 < scores.label.sum() < len(scores.label)
+
+
 def _compared(scores: Scores, other: Scores, resamples: int, seed: int) -> Plain:
-    paired = difference(scores, other, resamples, seed)
+    paired = dict.fromkeys(RANKING, Interval(None))
+    if _has_both_classes(scores):
+        paired = difference(scores, other, resamples, seed)
     return {
         "figures": _figures(other, resamples, seed),
         "difference": {name: interval.as_plain() for name, interval in paired.items()},
