@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.calibration import Calibration
 from seqsetvae.evaluation.every_set import EverySet
+from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.files import AlreadyThereError, new_file
 
@@ -81,6 +83,22 @@ def every_set_table(every_set: EverySet) -> pa.Table:
     """One row for each set: stay_id, set_index (from 0), minute, logit, probability."""
     columns = {"stay_id": every_set.stay_id, "set_index": every_set.set_index, "minute": every_set.minute}
     return pa.table({**columns, "logit": every_set.logit, "probability": expit(every_set.logit)})
+
+
+def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:
+    """One row for each event: stay_id, set_index (from 0), minute, variable, value in its own unit, contribution."""
+    mean, std = cohort.mean[explanation.variable], cohort.std[explanation.variable]
+    value = np.where(np.isnan(mean), explanation.value, explanation.value * std + mean)
+    return pa.table(
+        {
+            "stay_id": np.full(len(value), explanation.stay_id),
+            "set_index": explanation.set_index,
+            "minute": explanation.minute,
+            "variable": [cohort.vocabulary[variable] for variable in explanation.variable],
+            "value": [float(f"{each:.6g}") for each in value],  # they went through float32
+            "contribution": explanation.contribution,
+        }
+    )
 
 
 def meds_table(rows: pa.Table, last_minute: NDArray[np.float64], threshold: float | None) -> pa.Table:

@@ -16,7 +16,7 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import BOOLEAN, choice, exists
+from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import pyarrow as pa
@@ -49,6 +49,11 @@ class Settings:
         "the events up to this set; the head was trained on whole stays only",
         default=False,
     )
+    explain: tuple[int, ...] | None = argument(
+        Several(integer(-(2**63), 2**63 - 1)),
+        "predict: ids of stays; one row for each of their events with its contribution to the logit (integrated "
+        "gradients over the values, from the training means; needs captum; slow: hundreds of passes for a stay)",
+    )
     data: DataSettings
     loader: LoaderSettings
     run: RunSettings
@@ -75,6 +80,10 @@ def problems(settings: Settings) -> list[str]:
         (
             settings.schema == "meds" and settings.every_set,
             "every_set: received together with --schema meds; allowed: one of them",
+        ),
+        (
+            settings.explain is not None and (settings.every_set or settings.schema == "meds"),
+            "explain: received together with --every_set or --schema meds; allowed: one of them",
         ),
     ]
     if output is not None:
@@ -103,7 +112,9 @@ def run(settings: Settings) -> Prediction:
     splits = asked or list(scorer.cohort.splits)
     calibration, line = read_calibration(scorer.path)
     print(line)
-    if settings.every_set:
+    if settings.explain is not None:
+        table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
+    elif settings.every_set:
         scorer.require_causal()
         table = every_set_rows(scorer, splits)
     else:
@@ -149,6 +160,31 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
         "stays. --mode evaluate --landmarks measures how well it does there"
     )
     return pa.concat_tables([every_set_table(scorer.predict_every_set(split)) for split in splits])
+
+
+def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:
+    """One row for every event of these stays; prints how far the contributions can be trusted."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.explain import deletion_test, explain
+    from seqsetvae.evaluation.prediction_file import explanation_table
+
+    functions = [scorer.logit_of(stay, splits) for stay in stays]
+    print(
+        "Contributions of the values to the logit, compared with every value at its training mean. They should add up\n"
+        "to the difference of the two logits, and setting the tenth of the events that contribute most to their mean\n"
+        "should change the logit more than a random tenth does:\n"
+        f"  {'stay':>12}{'logit':>10}{'at mean':>10}{'sum':>10}{'largest tenth':>15}{'random tenth':>14}"
+    )
+    tables = []
+    for stay, function in zip(stays, functions, strict=True):
+        found = explain(function, stay)
+        most, at_random = deletion_test(function, found, seed)
+        logits = (found.logit, found.logit_at_mean, float(found.contribution.sum()))
+        cells = "".join(f"{number:>10.3f}" for number in logits)
+        print(f"  {stay:>12}{cells}{most:>15.3f}{at_random:>14.3f}", flush=True)
+        tables.append(explanation_table(found, scorer.cohort))
+    return pa.concat_tables(tables)
 
 
 def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:

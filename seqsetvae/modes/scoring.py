@@ -20,9 +20,10 @@ from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.every_set import EverySet, predict_every_set, require_causal
+from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict
-from seqsetvae.loading import CohortDataModule, data_module, embedding_table
+from seqsetvae.loading import CohortDataModule, SplitBatches, data_module, embedding_table
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
 from seqsetvae.training.precision import Precision, prepare_device
@@ -86,6 +87,20 @@ class Scorer:
         if self.data.max_sets is not None:
             first = np.maximum(first, end - self.data.max_sets)
         return dict.fromkeys(stays.stay_id[counted[first] == counted[end]].tolist(), UNKNOWN_VARIABLES)
+
+    def logit_of(self, stay_id: int, splits: Sequence[str]) -> StayLogit:
+        """The logit of a stay of these splits as a function of its values.
+
+        Raises:
+            InputError: there is no such stay.
+        """
+        for name in splits:
+            (found,) = np.nonzero(self.cohort.split(name).stay_id == stay_id)
+            if len(found):
+                batches = self.data.loader(name).dataset
+                assert isinstance(batches, SplitBatches)
+                return StayLogit(self.finetuned.model, self.embeddings, batches, int(found[0]))
+        raise InputError(f"explain: received {stay_id}; {self.cohort.path} has no such stay in {', '.join(splits)}")
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""

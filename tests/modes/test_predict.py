@@ -359,6 +359,32 @@ def test_every_set_is_refused_where_stays_are_shortened(pretrained: Path, compil
     assert not (tmp_path / "sets.csv").exists()
 
 
+def test_explained_stays_have_a_row_for_every_event_with_its_own_value(
+    finished: tuple[Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
+) -> None:
+    stay = int(compiled.split("test").stay_id[2])
+    status, rows, said, errors = _predict(finished[0], tmp_path / "why.csv", explain=stay)
+    assert status == 0, errors
+    assert list(rows[0]) == ["stay_id", "set_index", "minute", "variable", "value", "contribution"]
+    (file,) = (old_layout / "test").glob(f"{stay}.*")
+    original = pd.read_parquet(file)
+    found = sorted((row["variable"], float(row["value"])) for row in rows)
+    expected = sorted(zip(original["variable"], original["value"], strict=True))
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-4)
+    assert {row["stay_id"] for row in rows} == {str(stay)}
+    (line,) = [line.split() for line in said.splitlines() if line.split()[:1] == [str(stay)]]
+    logit, at_mean, total = map(float, line[1:4])
+    assert total == pytest.approx(sum(float(row["contribution"]) for row in rows), abs=1e-3)
+    assert total == pytest.approx(logit - at_mean, abs=0.02)
+
+
+def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str], tmp_path: Path) -> None:
+    status, _, _, errors = _predict(finished[0], tmp_path / "why.csv", explain=5)
+    assert status == 2
+    assert "explain: received 5" in errors
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -370,6 +396,7 @@ def test_every_set_is_refused_where_stays_are_shortened(pretrained: Path, compil
         ("nowhere/new.csv", {}, "allowed: a file in an existing folder"),
         ("new.csv", {"schema": "meds"}, "allowed: a file name that ends in .parquet"),
         ("new.parquet", {"schema": "meds", "every_set": "true"}, "every_set: received together with --schema meds"),
+        ("new.csv", {"explain": "1", "every_set": "true"}, "explain: received together with --every_set"),
         ("new.csv", {"split": "all"}, "split: received 'all'; allowed: one of train, valid, test"),
     ],
 )
