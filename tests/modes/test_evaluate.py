@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.evaluation.statistics import FIGURES
+from seqsetvae.evaluation.statistics import FIGURES, platt_scaling, youden_threshold
 from seqsetvae.loading import collate
 from tests.command import call, command, finetune, rows_of, run_of
 from tests.figures import printed_figure
@@ -281,6 +281,20 @@ def test_a_run_without_a_calibration_gets_one_from_its_validation_split(
     assert written["slope"] == pytest.approx(of_finetune["slope"], rel=1e-3)
     assert written["checkpoint_sha256"] == of_finetune["checkpoint_sha256"]
     assert content["threshold"] == written["threshold"]
+
+
+@pytest.mark.parametrize("unfreeze_after", [0, "none"])  # best.ckpt of stage 2, and of cached features
+def test_fine_tuning_calibrates_best_ckpt_on_its_own_validation_predictions(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, unfreeze_after: object
+) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, unfreeze_after=unfreeze_after)[0] == 0
+    content, rows, _ = _evaluate(run_of(tmp_path), tmp_path / "out", split="valid")
+    label, logit = (np.array([float(row[name]) for row in rows]) for name in ("label", "logit"))
+    written = json.loads((run_of(tmp_path) / "calibration.json").read_text(encoding="utf-8"))
+    assert (written["slope"], written["intercept"]) == pytest.approx(platt_scaling(label, logit), rel=1e-3)
+    assert written["threshold_logit"] == pytest.approx(youden_threshold(label, logit), abs=1e-5)
+    best = max(float(row["val_auc"]) for row in rows_of(run_of(tmp_path)))
+    assert content["figures"]["auroc"]["value"] == pytest.approx(best, abs=1e-6)
 
 
 def test_the_calibration_of_another_checkpoint_is_neither_used_nor_replaced(

@@ -56,6 +56,21 @@ def test_flags_override_the_config(files: dict[str, object]) -> None:
     assert _settings(**files, class_weight="balanced")["class_weight"] == "balanced"
 
 
+def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path) -> None:
+    files = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    for file in files:
+        file.touch()
+    given: dict[str, object] = {"mode": "evaluate", "split": "test"}
+    assert _settings("--ckpt", *map(str, files), **given)["ckpt"] == tuple(files)
+    assert _settings("--ckpt", str(files[0]), "--ckpt", str(files[1]), **given)["ckpt"] == tuple(files)
+    assert _settings(**given, ckpt=files[0])["ckpt"] == (files[0],)
+    assert _settings("--landmarks", "6", "12.5", **given, ckpt=files[0])["landmarks"] == (6.0, 12.5)
+    assert _settings(**given, ckpt=files[0], landmarks="none")["landmarks"] is None
+    message = _problems("--landmarks", "6", "-1", **given, ckpt=files[0])
+    assert "landmarks: received '6 -1'; allowed: a number above 0 or several, or None" in message
+    assert "ckpt: not given; --mode evaluate needs --ckpt" in _problems("--ckpt", "none", **given)
+
+
 def test_settings_cannot_be_changed_later(files: dict[str, object]) -> None:
     settings = resolve(config, argv(**files), MODES).settings
     with pytest.raises(dataclasses.FrozenInstanceError):
