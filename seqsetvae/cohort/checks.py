@@ -17,15 +17,15 @@ from seqsetvae.cohort.format import Cohort, Split, is_compiled
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.sidefiles import (
+    DEFAULT_WIDTH,
     Embeddings,
     Labels,
     Stats,
     UnusableStatsError,
-    read_embeddings,
     read_labels,
-    read_stats,
     unusable_stats,
 )
+from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout, find_patient_ehr
 from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
@@ -189,9 +189,9 @@ def _side_files(path: Path, label_name: str, given: GivenFiles, findings: Findin
     if files.embeddings is None:
         findings.remarks.append("there is no cached.csv: embeddings will be made from the names of the variables")
     return _SideFiles(
-        findings.attempt(lambda: read_stats(files.stats) if files.stats else None),
+        findings.attempt(lambda: stats_of(files.stats) if files.stats else None),
         findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}),
-        findings.attempt(lambda: read_embeddings(files.embeddings) if files.embeddings else None),
+        findings.attempt(lambda: embeddings_of(files.embeddings, DEFAULT_WIDTH)[0]),
     )
 
 
@@ -446,7 +446,9 @@ def _check_equal_stays(cohort: Cohort, findings: Findings) -> None:
 def _check_labels(cohort: Cohort, findings: Findings) -> None:
     counts = cohort.manifest["splits"]
     if not any(n["labelled"] for n in counts.values()):
-        findings.problems.append(f"no stay has a label {cohort.label_name}: the data can be embedded, not trained on")
+        findings.problems.append(
+            f"no stay has a label {cohort.label_name}: the data can be predicted or embedded, not trained on"
+        )
         return
     for needed in ("train", "valid"):
         if needed not in counts:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION, MANIFEST
+from seqsetvae.cohort.sidefiles import has_label_column
 from seqsetvae.cohort.sources.seqsetvae_layout import (
     DEFAULT_LABEL,
     LayoutFiles,
@@ -39,12 +41,15 @@ def find_cohort(
     cache_root: str | Path,
     skip_bad: bool = False,
     leave_out_unknown: bool = False,
+    needs_labels: bool = True,
     progress: bool = True,
 ) -> Cohort:
     """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
 
     An old layout is compiled into cache_root/<key>, where key is a hash of the content of every file that matters: it
     is found again as long as nothing has changed, and compiled afresh when anything has.
+
+    Without needs_labels a file of labels that lacks the column label_name counts as no file.
 
     With leave_out_unknown the events of variables without an embedding are left out instead of being an error.
 
@@ -60,6 +65,8 @@ def find_cohort(
         return open_labelled(data_dir, label_name)
     label_name = DEFAULT_LABEL if label_name is None else label_name
     files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
+    if not needs_labels:
+        files = without_other_labels(files, label_name)
     key = content_key(files, label_name, skip_bad, progress, leave_out_unknown)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
@@ -80,6 +87,13 @@ def find_cohort(
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
+
+
+def without_other_labels(files: LayoutFiles, label_name: str) -> LayoutFiles:
+    """The files of an old layout, without a file of labels that has no column of this name."""
+    if files.labels is None or has_label_column(files.labels, label_name):
+        return files
+    return replace(files, labels=None)
 
 
 def refuse_side_files(

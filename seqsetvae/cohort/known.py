@@ -11,8 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from seqsetvae.cohort.tidy import Rows, Skip
+from seqsetvae.errors import InputError
 
 NO_KNOWN_VARIABLE = "none of its variables has an embedding, so none occurred in the training data"
+
+
+class MissingEmbeddingsError(InputError):
+    """Variables of the data have no embedding."""
 
 
 def only_known(rows: Rows, known: Collection[str]) -> tuple[Rows, dict[str, int]]:

@@ -30,10 +30,13 @@ def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
     )
 
 
-def open_data(data: DataSettings, output_root_dir: Path, *, leave_out_unknown: bool = False) -> Cohort:
+def open_data(
+    data: DataSettings, output_root_dir: Path, *, leave_out_unknown: bool = False, needs_labels: bool = True
+) -> Cohort:
     """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content.
 
-    With leave_out_unknown the events of variables without an embedding are left out instead of being an error.
+    With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
+    needs_labels a file of labels that lacks the column of the settings counts as no file.
     """
     assert data.data_dir is not None, "settings are checked before a mode runs"
     cohort = find_cohort(
@@ -44,6 +47,7 @@ def open_data(data: DataSettings, output_root_dir: Path, *, leave_out_unknown: b
         label_name=data.label_name,
         skip_bad=data.skip_bad,
         leave_out_unknown=leave_out_unknown,
+        needs_labels=needs_labels,
         cache_root=output_root_dir / COHORT_CACHE,
     )
     counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqsetvae.cohort.compile import DEFAULT_WIDTH
-from seqsetvae.cohort.find import DEFAULT_LABEL, LayoutFiles, locate_layout, open_labelled, refuse_side_files
+from seqsetvae.cohort.find import (
+    DEFAULT_LABEL,
+    LayoutFiles,
+    locate_layout,
+    open_labelled,
+    refuse_side_files,
+    without_other_labels,
+)
 from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.sidefiles import Labels, read_labels
 from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
@@ -37,7 +44,9 @@ def check_folder(
     data_dir = Path(data_dir)
     if not is_compiled(data_dir):
         files = locate_layout(data_dir, stats_path, label_path, embeddings_path)
-        return _check_layout(files, label_name or DEFAULT_LABEL, splits, labelled)
+        label_name = label_name or DEFAULT_LABEL
+        files = files if labelled else without_other_labels(files, label_name)
+        return _check_layout(files, label_name, splits, labelled)
     refuse_side_files(data_dir, stats_path, label_path, embeddings_path)
     cohort = open_labelled(data_dir, label_name, verify=False)
     for name in splits:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.errors import InputError
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
@@ -158,6 +159,12 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
     return _label_table(path, np.array(stays, np.int64), np.array(labels, np.int8), np.array(lines, np.int64))
 
 
+def has_label_column(path: Path, label_name: str) -> bool:
+    """Whether a file like oc.csv has a column of this name. Raises InputError if it cannot be read."""
+    _, header = next(_lines(path), (0, []))
+    return label_name in header
+
+
 def _label_table(path: Path, stay: NDArray[np.int64], label: NDArray[np.int8], line: NDArray[np.int64]) -> LabelTable:
     """Labels as read, line by line. Raises InputError naming the first line that contradicts one before it."""
     order = np.argsort(stay, kind="stable")
@@ -194,10 +201,6 @@ def read_embeddings(path: Path) -> Embeddings:
     if not vectors:
         raise InputError(f"{path}: holds no embedding. It needs a line `<variable>,<numbers>` for every variable.")
     return Embeddings(row, np.stack(vectors))
-
-
-class MissingEmbeddingsError(InputError):
-    """Variables of the data have no embedding."""
 
 
 def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -14,8 +14,9 @@ import torch
 
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.cohort.sidefiles import MissingEmbeddingsError, stay_number
+from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
@@ -142,9 +143,9 @@ def open_scorer(
     width = check_data(data, *splits, labelled=labelled)
     check_width(width, finetuned.input_dim, path, data.data_dir)
     try:
-        cohort = open_data(data, run.output_root_dir)
+        cohort = open_data(data, run.output_root_dir, needs_labels=labelled)
     except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
-        cohort = open_data(data, run.output_root_dir, leave_out_unknown=True)
+        cohort = open_data(data, run.output_root_dir, needs_labels=labelled, leave_out_unknown=True)
     check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
     model = finetuned.model.to(device)
     if run.compile_model:

@@ -144,6 +144,16 @@ def test_evaluating_unlabelled_stays_is_still_refused(finished: tuple[Path, str]
     assert "no oc.csv beside it or in it, so its stays have no labels" in errors
 
 
+def test_a_file_of_other_labels_counts_as_none(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+    (unlabelled / "oc.csv").write_text("ts_id,readmission\n900081,1\n")
+    status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 0, errors
+    assert {row["label"] for row in rows} == {""}
+    status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
+    assert status == 2
+    assert "has no column in_hospital_mortality. Its columns are: ts_id, readmission" in errors
+
+
 def test_a_compiled_cohort_with_another_label_is_predicted_without_labels(
     finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
 ) -> None:
