@@ -7,9 +7,9 @@ The comment behind each setting is its text in `python train_optimized.py --help
 
 # --- Data -------------------------------------------------------------------------------------------------------------
 data_dir = None  # data folder: patient_ehr/, the folder that contains patient_ehr/, or a compiled cohort
-params_map_path = None  # stats.csv (mean and std of each variable); None: the file beside or in patient_ehr/
+params_map_path = None  # stats.csv (mean, std of variables) or a compiled cohort; None: beside or in patient_ehr/
 label_path = None  # oc.csv (labels of the stays); None: the file beside or in patient_ehr/
-embeddings_path = None  # cached.csv (variable embeddings); None: beside or in patient_ehr/, else generated from names
+embeddings_path = None  # cached.csv or a compiled cohort; None: beside or in patient_ehr/, else generated from names
 label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_hospital_mortality or the cohort's label
 skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
 max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets

@@ -19,7 +19,11 @@ CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Resolve flags and config into settings and run the mode; 2 for bad input, 1 for a run that failed."""
+    """Resolve flags and config into settings and run the mode.
+
+    Returns:
+        The exit status: 0 done, 1 the run failed, 2 bad input, 3 predicted, but the data differ from the training data.
+    """
     _replace_unprintable_characters()
     with recorded_output():
         return _run(argv)
@@ -29,7 +33,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         call = resolve(load_config(), sys.argv[1:] if argv is None else argv, MODES)
         keep_freed_memory()
-        call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
+        result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -42,7 +46,7 @@ def _run(argv: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
+    return getattr(result, "exit_status", 0)  # a mode may have one of its own
 
 
 def load_config() -> ModuleType:

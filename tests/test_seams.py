@@ -29,6 +29,7 @@ from seqsetvae.settings.declare import argument, setting
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.settings.kinds import integer, number
 from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.figures import printed_figure
 
 # ------------------------------------------------------------------------------------------------ architecture
 
@@ -267,7 +268,7 @@ def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compil
     status, printed, errors = command("evaluate", ckpt=run, split="valid", output_root_dir=tmp_path)
     assert status == 0, errors
     best = max(float(row["val_auc"]) for row in rows_of(run))
-    assert f"AUROC {best:.4f}" in printed
+    assert printed_figure(printed, "AUROC") == f"{best:.4f}"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import (
+    DEFAULT_WIDTH,
     Embeddings,
     Labels,
     Stats,
     UnusableStatsError,
     embedding_faults,
-    read_embeddings,
     read_labels,
-    read_stats,
     unusable_stats,
 )
 from seqsetvae.cohort.skipped import SKIPPED, read_skipped
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
+from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
@@ -118,9 +118,9 @@ def _read_side_files(path: Path, label_name: str, named: SideFiles, findings: Fi
     if files.embeddings is None:
         findings.remarks.append("there is no cached.csv: embeddings will be generated from the names of the variables")
     return _Tables(
-        findings.attempt(lambda: read_stats(files.stats) if files.stats else None),
+        findings.attempt(lambda: stats_of(files.stats) if files.stats else None),
         findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}),
-        findings.attempt(lambda: read_embeddings(files.embeddings) if files.embeddings else None),
+        findings.attempt(lambda: embeddings_of(files.embeddings, DEFAULT_WIDTH)[0]),
     )
 
 

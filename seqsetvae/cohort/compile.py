@@ -6,8 +6,8 @@ statistics and the embeddings are known, and the second turns raw values into z-
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from seqsetvae.cohort.cut import CutRows, cut
 from seqsetvae.cohort.format import EMBEDDINGS, Cohort, open_cohort, to_json
+from seqsetvae.cohort.known import only_known
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.normalise import Variables, normalise
 from seqsetvae.cohort.sidefiles import (
@@ -55,6 +56,7 @@ def compile_cohort(
     embeddings: Embeddings | None = None,
     embedding_dim: int = DEFAULT_WIDTH,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -69,6 +71,7 @@ def compile_cohort(
         embeddings: a vector for every variable that occurs; generated from the names without them.
         embedding_dim: width of embeddings generated from the names.
         skip_bad: leave faulty files out and list them in out/skipped.csv, instead of ending in one error about all.
+        leave_out_unknown: leave out events of variables that `embeddings` lacks and count them, instead of an error.
         jobs: threads that read and cut; None = one per core. They do not change the result.
         progress: show a progress bar if stderr is a terminal.
 
@@ -80,7 +83,8 @@ def compile_cohort(
     if stats is None and "train" not in source.stays and source.stays:
         raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
     with new_folder(out) as partial:
-        tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress)
+        known = embeddings.row if leave_out_unknown and embeddings is not None else None
+        tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _require_stays(tally)
@@ -107,6 +111,7 @@ class _Tally:
     splits: dict[str, dict[str, int]] = field(default_factory=dict)  # counts by split
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
+    unknown: dict[str, Counter[str]] = field(default_factory=dict)  # by split: events left out, by variable
     faulty: FaultyFiles = field(default_factory=FaultyFiles)
     n_reordered: int = 0
 
@@ -174,9 +179,14 @@ def _refuse(
 # ------------------------------------------------------------------ first pass: raw values, in order
 
 
-def _write_raw(source: Source, folder: Path, labels: Labels, jobs: int, progress: bool) -> _Tally:
-    def read(some: Sequence[Stay]) -> tuple[CutRows, int]:
-        return cut(source.read(some)), len(some)
+def _write_raw(
+    source: Source, folder: Path, labels: Labels, jobs: int, progress: bool, known: Collection[str] | None
+) -> _Tally:
+    def read(some: Sequence[Stay]) -> tuple[CutRows, int, dict[str, int]]:
+        rows, unknown = source.read(some), dict[str, int]()
+        if known is not None:
+            rows, unknown = only_known(rows, known)
+        return cut(rows), len(some), unknown
 
     tally = _Tally(source.unnamed_rows)
     tally.skip(source.skips, labels)
@@ -187,11 +197,13 @@ def _write_raw(source: Source, folder: Path, labels: Labels, jobs: int, progress
     ):
         for split, stays in source.stays.items():
             chunks = (stays[start : start + STAYS_PER_CHUNK] for start in range(0, len(stays), STAYS_PER_CHUNK))
+            tally.unknown[split] = Counter()
             with SplitWriter(folder / split) as writer:
-                for part, n_read in in_order(pool, read, chunks, 2 * jobs):
+                for part, n_read, unknown in in_order(pool, read, chunks, 2 * jobs):
                     tally.skip(part.skips, labels)
                     writer.append(part, tally.codes(part), labels)
                     tally.n_reordered += part.n_reordered
+                    tally.unknown[split].update(unknown)
                     bar.update(n_read)
             tally.splits[split] = writer.counts
             tally.groups[split] = writer.groups
@@ -257,6 +269,9 @@ def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, 
             "faulty_files": tally.faulty.files,
             "faults": asdict(tally.faulty),
             "unnamed_rows": tally.unnamed_rows._asdict(),
+            "unknown_variables": {
+                split: dict(sorted(counts.items())) for split, counts in tally.unknown.items() if counts
+            },
             "left_out": len(tally.skips) - tally.faulty.files,
             "stays_out_of_order": tally.n_reordered,
             "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),

@@ -221,7 +221,9 @@ def check_labels(cohort: Cohort, findings: Findings) -> None:
     """Note splits without stays of both classes, and stays without a label."""
     counts = cohort.manifest["splits"]
     if not any(n["labelled"] for n in counts.values()):
-        findings.problems.append(f"no stay has a label {cohort.label_name}: the data can be embedded, not trained on")
+        findings.problems.append(
+            f"no stay has a label {cohort.label_name}: the data can be predicted or embedded, not trained on"
+        )
         return
     findings.problems += [f"there is no {needed} split" for needed in ("train", "valid") if needed not in counts]
     for name, n in counts.items():

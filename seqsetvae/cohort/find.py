@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tqdm import tqdm
 
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
-from seqsetvae.cohort.manifest import FORMAT_VERSION
+from seqsetvae.cohort.manifest import FORMAT_VERSION, MANIFEST
+from seqsetvae.cohort.sidefiles import has_label_column
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, open_layout
 from seqsetvae.cohort.tidy import SPLITS
@@ -30,12 +32,17 @@ def open_or_compile(
     named: SideFiles = NOT_NAMED,
     label_name: str | None = None,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
+    needs_labels: bool = True,
     progress: bool = True,
 ) -> Cohort:
     """Open the cohort of `data_dir`: a compiled folder, a patient_ehr folder, or the folder that holds patient_ehr.
 
     An old layout is compiled into cache_root/<key>, which may take minutes. The key is a hash of the content of every
     file that matters: the entry is found again as long as nothing has changed, and compiled anew when anything has.
+
+    With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
+    needs_labels a file of labels that lacks the column label_name counts as no file.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
@@ -49,18 +56,34 @@ def open_or_compile(
         return open_labelled(data_dir, label_name)
     label_name = DEFAULT_LABEL if label_name is None else label_name
     files = locate_layout(data_dir, named)
-    key = content_key(files, label_name, skip_bad, progress)
+    if not needs_labels:
+        files = without_other_labels(files, label_name)
+    key = content_key(files, label_name, skip_bad, progress, leave_out_unknown)
     entry = Path(cache_root) / key
     if not is_compiled(entry):
         try:
-            compile_layout(files, entry, label_name=label_name, skip_bad=skip_bad, progress=progress)
+            compile_layout(
+                files,
+                entry,
+                label_name=label_name,
+                skip_bad=skip_bad,
+                leave_out_unknown=leave_out_unknown,
+                progress=progress,
+            )
         except AlreadyThereError:
             if not is_compiled(entry):  # else another process finished the same entry meanwhile: use it
                 raise
-        if content_key(files, label_name, skip_bad, progress) != key:
+        if content_key(files, label_name, skip_bad, progress, leave_out_unknown) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
+
+
+def without_other_labels(files: LayoutFiles, label_name: str) -> LayoutFiles:
+    """The files of a layout, without a file of labels that has no column of this name."""
+    if files.labels is None or has_label_column(files.labels, label_name):
+        return files
+    return replace(files, labels=None)
 
 
 def open_labelled(path: Path, label_name: str | None, verify: bool = True) -> Cohort:
@@ -81,6 +104,7 @@ def compile_layout(
     label_name: str = DEFAULT_LABEL,
     embedding_dim: int | None = None,
     skip_bad: bool = False,
+    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -90,19 +114,29 @@ def compile_layout(
         InputError: also if embedding_dim is given beside a cached.csv, which has a width of its own.
     """
     opened = open_layout(files, label_name, embedding_dim)
-    return compile_cohort(**vars(opened), out=out, skip_bad=skip_bad, jobs=jobs, progress=progress)
+    return compile_cohort(
+        **vars(opened), out=out, skip_bad=skip_bad, leave_out_unknown=leave_out_unknown, jobs=jobs, progress=progress
+    )
 
 
-def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
+def content_key(
+    files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False, leave_out_unknown: bool = False
+) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times.
 
     `progress` shows a bar if stderr is a terminal and it takes more than a second.
     """
     # The JSON of one long list, hashed piece by piece: nothing is kept of a file after it was read.
-    key = hashlib.sha256(f"[{json.dumps([FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad])}".encode())
+    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad] + ["known variables only"] * leave_out_unknown
+    key = hashlib.sha256(f"[{json.dumps(options)}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
     sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
-    named_sides = [(f"side:{name}", str(path)) for name, path in sides.items() if path is not None]
+    named_sides = [
+        # The manifest of a compiled cohort has the checksums of all that is in it.
+        (f"side:{name}", str(path / MANIFEST if is_compiled(path) else path))
+        for name, path in sides.items()
+        if path is not None
+    ]
     n_files = sum(map(len, names.values())) + len(named_sides)
     bar = tqdm(total=n_files, desc="Checking files", unit="file", delay=1, disable=None if progress else True)
     named = chain(_named_stays(files.patient_ehr, names), named_sides)

@@ -6,10 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqsetvae.cohort.find import DEFAULT_LABEL, LayoutFiles, SideFiles, locate_layout, open_labelled, open_or_compile
+from seqsetvae.cohort.find import (
+    DEFAULT_LABEL,
+    LayoutFiles,
+    SideFiles,
+    locate_layout,
+    open_labelled,
+    open_or_compile,
+    without_other_labels,
+)
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.report import notices
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_embeddings, read_labels, read_stats
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels
+from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.errors import InputError
@@ -18,14 +27,22 @@ from seqsetvae.settings.groups import DataSettings
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of data folders
 
 
-def open_data(data: DataSettings, output_root_dir: Path) -> Cohort:
-    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content."""
+def open_data(
+    data: DataSettings, output_root_dir: Path, *, leave_out_unknown: bool = False, needs_labels: bool = True
+) -> Cohort:
+    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content.
+
+    With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
+    needs_labels a file of labels that lacks the column of the settings counts as no file.
+    """
     assert data.data_dir is not None, "settings are checked before a mode runs"
     cohort = open_or_compile(
         data.data_dir,
         named=_named(data),
         label_name=data.label_name,
         skip_bad=data.skip_bad,
+        leave_out_unknown=leave_out_unknown,
+        needs_labels=needs_labels,
         cache_root=output_root_dir / COHORT_CACHE,
     )
     counts = ", ".join(f"{name} {split.n_stays:,}" for name, split in cohort.splits.items())
@@ -52,8 +69,9 @@ def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
     """
     assert data.data_dir is not None, "settings are checked before a mode runs"
     if not is_compiled(data.data_dir):
-        files = locate_layout(data.data_dir, _named(data))
-        return _check_layout(files, data.label_name or DEFAULT_LABEL, splits, labelled)
+        files, label_name = locate_layout(data.data_dir, _named(data)), data.label_name or DEFAULT_LABEL
+        files = files if labelled else without_other_labels(files, label_name)
+        return _check_layout(files, label_name, splits, labelled)
     _named(data).refuse(data.data_dir)
     cohort = open_labelled(data.data_dir, data.label_name, verify=False)
     for name in splits:
@@ -73,7 +91,7 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
             f"as {missing[0]}/ with parquet files."
         )
     if files.stats is not None:
-        read_stats(files.stats)
+        stats_of(files.stats)
     labels = None if files.labels is None else read_labels(files.labels, label_name)
     if labelled and labels is None:
         raise InputError(
@@ -85,7 +103,8 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
         if not _has_both_classes(layout.stays[name], labels):
             counts = Counter(labels.get(stay.stay_id, -1) for stay in layout.stays[name])
             require_classes(f"{files.patient_ehr}", name, label_name, counts)
-    return DEFAULT_WIDTH if files.embeddings is None else read_embeddings(files.embeddings).vectors.shape[1]
+    embeddings, width = embeddings_of(files.embeddings, DEFAULT_WIDTH)
+    return width if embeddings is None else embeddings.vectors.shape[1]
 
 
 def _has_both_classes(stays: Sequence[Stay], labels: Labels) -> bool:

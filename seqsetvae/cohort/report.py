@@ -53,6 +53,8 @@ def notices(cohort: Cohort) -> list[str]:
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")
         lines.append(f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
+    for split, unknown in report.get("unknown_variables", {}).items():  # older cohorts have no such entry
+        lines.append(f"{split}: events of variables without an embedding, left out: {_most_events(unknown)}")
     if report["left_out"]:
         lines.append(f"{counted(report['left_out'], 'stay')} with too few rows {see}")
     if report["stays_out_of_order"]:

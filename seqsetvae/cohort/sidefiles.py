@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.errors import InputError
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
@@ -154,6 +155,16 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
     return _label_table(path, np.array(stays, np.int64), np.array(labels, np.int8), np.array(lines, np.int64))
 
 
+def has_label_column(path: Path, label_name: str) -> bool:
+    """Whether a file like oc.csv has a column of this name. Raises InputError if it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = next((cells for cells in csv.reader(file) if cells), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return label_name in header
+
+
 def _label_table(path: Path, stay: NDArray[np.int64], label: NDArray[np.int8], line: NDArray[np.int64]) -> LabelTable:
     """Labels as read, line by line. Raises InputError naming the first line that contradicts one before it."""
     order = np.argsort(stay, kind="stable")
@@ -198,12 +209,13 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
     """[V, I] The vectors of these variables. n_events [V] is for the message.
 
     Raises:
-        InputError: variables without a vector, or with one that is not finite, each listed.
+        MissingEmbeddingsError: variables without a vector, each listed.
+        InputError: variables with a vector that is not finite.
     """
     missing, bad = embedding_faults(given, variables)
     if missing:
         lines = (f"\n  {name!r}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing)
-        raise InputError(
+        raise MissingEmbeddingsError(
             f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(lines)}\n"
             "Add a line for each to cached.csv, or take their rows out of the data."
         )

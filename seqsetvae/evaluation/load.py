@@ -60,8 +60,8 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     saved = content.get("hyper_parameters")
     if not isinstance(saved, dict) or not saved.keys() >= REQUIRED or "state_dict" not in content:
         raise InputError(
-            f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate needs one (a pretrained checkpoint must "
-            "first be fine-tuned, with --mode finetune)"
+            f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate and predict need one (a pretrained "
+            "checkpoint must first be fine-tuned, with --mode finetune)"
         )
     try:
         model = _build(saved, architecture_of(content, path)).to(dtype)

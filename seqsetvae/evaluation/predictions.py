@@ -5,7 +5,7 @@ Legend: N stays of a batch, n stays of the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,22 +15,29 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
-from seqsetvae.batch import Batch
-from seqsetvae.evaluation.load import FinetunedModel
+from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.metrics import require_finite
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """One row for each labelled stay."""
+    """One row for each stay."""
 
     split: str
     stay_id: torch.Tensor  # [n] int64
-    label: torch.Tensor  # [n] int64, 0 or 1
+    label: torch.Tensor  # [n] int64, 0 or 1; -1 = no label
     logit: torch.Tensor  # [n] float64, log-odds of class 1
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def rows(self, chosen: torch.Tensor) -> Predictions:
+        """These rows: a mask [n] or positions."""
+        return Predictions(self.split, self.stay_id[chosen], self.label[chosen], self.logit[chosen])
+
+    def labelled(self) -> Predictions:
+        """The rows of stays with a label."""
+        return self.rows(self.label >= 0)
 
     def ranking(self) -> dict[str, torch.Tensor]:
         """AUROC ("auc") and average precision ("auprc"), exact.
@@ -78,20 +85,25 @@ class GatheredPredictions(Metric):
 
     def table(self) -> Predictions:
         """All predictions; without the unlabelled stays by which the batches of several processes are filled up."""
+        return self.all_stays().labelled()
+
+    def all_stays(self) -> Predictions:
+        """All predictions, also those of stays without a label."""
         stay_id, label, logit = (column.reshape(-1) for column in self.compute())  # one stay alone comes as a scalar
-        labelled = label >= 0
-        return Predictions(self.split, stay_id[labelled], label[labelled], logit[labelled])
+        return Predictions(self.split, stay_id, label, logit)
 
 
 @torch.inference_mode()
 def predict(
-    model: FinetunedModel,
+    model: Callable[[Any, torch.Tensor], torch.Tensor],
     embeddings: torch.Tensor,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | PooledBatch],
     split: str,
     precision: AbstractContextManager[Any],
 ) -> Predictions:
-    """Predictions of a fine-tuned model for every stay of these batches, on the device of `embeddings` [V, I].
+    """Predictions of a fine-tuned model for every stay of these batches, with or without a label.
+
+    `model` maps a batch and the embeddings [V, I] to logits [N, 2]. They are computed on the device of `embeddings`.
 
     Raises:
         FloatingPointError: a logit is not finite; it would be ranked above all others.
@@ -103,4 +115,4 @@ def predict(
             logits = model(batch, embeddings)
         require_finite(logits, cpu_batch.stay_id, split)
         gathered.update(logits, batch.label, batch.stay_id)
-    return gathered.table()
+    return gathered.all_stays()

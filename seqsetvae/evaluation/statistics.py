@@ -170,14 +170,12 @@ def _interval(value: float, blocks: list[Floats]) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def difference(
-    one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0, *, all_figures: bool = False
-) -> dict[str, Interval]:
-    """`one` minus `other` on the same stays: AUROC and AUPRC, or all figures, with paired intervals."""
+def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """`one` minus `other` on the same stays: AUROC and AUPRC with paired intervals."""
 
     def figures(weights: Floats) -> Figures:
-        both = [each.figures(weights) if all_figures else each.ranking(weights) for each in (one, other)]
-        return {name: both[0][name] - both[1][name] for name in both[0]}
+        ours, theirs = one.ranking(weights), other.ranking(weights)
+        return {name: ours[name] - theirs[name] for name in ours}
 
     return bootstrap(one.label, figures, number, seed)
 

@@ -3,7 +3,7 @@
 A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
 """
 
-from seqsetvae.modes import crossvalidate, demo, embed, evaluate, finetune, pretrain
+from seqsetvae.modes import crossvalidate, demo, embed, evaluate, finetune, predict, pretrain
 from seqsetvae.settings.command_line import Mode
 
 MODES: dict[str, Mode] = {
@@ -11,6 +11,7 @@ MODES: dict[str, Mode] = {
     "pretrain": pretrain,
     "crossvalidate": crossvalidate,
     "evaluate": evaluate,
+    "predict": predict,
     "embed": embed,
     "demo": demo,
 }

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.modes import evaluate, finetune, pretrain
 from seqsetvae.settings.declare import changed, declared, part
-from seqsetvae.settings.groups import DataSettings, PretrainedSettings, min_lr_problems
-
-if TYPE_CHECKING:  # it imports torch, and --help must not wait for it
-    from seqsetvae.modes.evaluate import Evaluation
+from seqsetvae.settings.groups import (
+    DataSettings,
+    FinetunedSettings,
+    OutputSettings,
+    PretrainedSettings,
+    SplitSettings,
+    min_lr_problems,
+)
 
 HELP = "run all steps on a small synthetic data set"
 NEEDS = ()
@@ -29,8 +33,10 @@ SET_BY_DEMO = {
     *declared(ArchitectureSettings),
     *declared(PretrainedSettings),
     "from_random_weights",
-    "ckpt",
-    "split",
+    *declared(FinetunedSettings),
+    *declared(SplitSettings),
+    *declared(OutputSettings),
+    *declared(evaluate.DetailSettings),
 }
 
 
@@ -48,7 +54,7 @@ def problems(settings: Settings) -> list[str]:
     return min_lr_problems(settings.finetuning.schedule, settings.finetuning.rates, settings.pretraining.rate)
 
 
-def run(settings: Settings) -> Evaluation:
+def run(settings: Settings) -> dict[str, Any]:
     """Write synthetic stays in the old layout, pretrain, fine-tune and evaluate; each step prints its command."""
     from seqsetvae.cohort.sources.synthetic import write_synthetic
     from seqsetvae.training.run_folder import RunFolder
@@ -61,7 +67,8 @@ def run(settings: Settings) -> Evaluation:
     def step(module: Any, of_mode: Any, **changes: Any) -> Any:
         """Print the command of one mode and run it, with the other settings that were given to the demo."""
         flags = {**changes, "output_root_dir": folder}
-        print("\n$ " + shlex.join(["python", "train_optimized.py", *(f"--{name}={flags[name]}" for name in flags)]))
+        shown = {name: value[0] if isinstance(value, tuple) else value for name, value in flags.items()}
+        print("\n$ " + shlex.join(["python", "train_optimized.py", *(f"--{name}={shown[name]}" for name in shown)]))
         return module.run(changed(of_mode, **{**OWN_DATA, **flags}))
 
     pretrained = step(pretrain, settings.pretraining, mode="pretrain", data_dir=data_dir, **PRETRAINING)
@@ -69,6 +76,8 @@ def run(settings: Settings) -> Evaluation:
     finetuned = step(
         finetune, settings.finetuning, mode="finetune", pretrained_ckpt=best, data_dir=data_dir, **FINETUNING
     )
-    result: Evaluation = step(evaluate, settings.evaluation, mode="evaluate", ckpt=Path(finetuned.run), split="test")
+    result: dict[str, Any] = step(
+        evaluate, settings.evaluation, mode="evaluate", ckpt=(Path(finetuned.run),), split="test"
+    )
     print("These results are of SYNTHETIC data.")
     return result

@@ -13,15 +13,15 @@ import numpy as np
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.files import new_file
-from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     DataSettings,
     LoaderSettings,
+    OutputSettings,
     PretrainedSettings,
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import exists, optional, path
+from seqsetvae.settings.kinds import exists
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import torch
@@ -39,7 +39,7 @@ class Settings:
 
     pretrained: PretrainedSettings
     split: SplitSettings
-    output: Path | None = argument(optional(path()), "embed: the .npz file to write; must not exist yet")
+    output: OutputSettings
     data: DataSettings
     loader: LoaderSettings
     architecture: ArchitectureSettings
@@ -48,7 +48,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """The output must be a new .npz file in a folder that exists, and the architecture must have a state per set."""
-    output, architecture = settings.output, settings.architecture.architecture
+    output, architecture = settings.output.output, settings.architecture.architecture
     if "states" not in ARCHITECTURES[architecture].OFFERS:
         return [f"architecture: received {architecture!r}, which has no state of each set; allowed: seqsetvae"]
     if output is None:
@@ -73,7 +73,7 @@ def run(settings: Settings) -> Path:
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
 
-    split_name, output = settings.split.split, settings.output
+    split_name, output = settings.split.split, settings.output.output
     assert split_name is not None, "settings are checked before a mode runs"
     assert output is not None, "settings are checked before a mode runs"
     device = prepare_device(settings.run)

@@ -1,148 +1,228 @@
-"""Evaluate: AUROC and AUPRC of a fine-tuned checkpoint on one split."""
+"""Evaluate: figures with intervals of fine-tuned checkpoints on one split."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import argument
-from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings, SplitSettings
-from seqsetvae.settings.kinds import existing_path, optional
+from seqsetvae.settings.groups import (
+    DataSettings,
+    FinetunedSettings,
+    LoaderSettings,
+    OutputSettings,
+    RunSettings,
+    SplitSettings,
+)
+from seqsetvae.settings.kinds import Several, existing_path, exists, number, optional
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    from seqsetvae.checkpoint import TrainedOn
+    import numpy as np
+
+    from seqsetvae.evaluation.calibration import Calibration
     from seqsetvae.evaluation.predictions import Predictions
-    from seqsetvae.training.run_folder import RunFolder
+    from seqsetvae.evaluation.results import Evaluated, Landmark
+    from seqsetvae.modes.scoring import Scorer
 
-HELP = "AUROC and AUPRC of a fine-tuned checkpoint"
+HELP = "figures of fine-tuned checkpoints on one split, with 95 % intervals"
 NEEDS = ("ckpt", "split")
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions.csv"
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Ranking quality on one split."""
+@dataclass(frozen=True, kw_only=True)
+class DetailSettings:
+    """What is evaluated besides the whole split."""
 
-    auc: float
-    auprc: float
-    stays: int
-    positives: int
-
-    @classmethod
-    def of(cls, predictions: Predictions) -> Evaluation:
-        """The figures of a table of predictions."""
-        ranking = predictions.ranking()
-        positives = int(predictions.label.sum())
-        return cls(float(ranking["auc"]), float(ranking["auprc"]), len(predictions), positives)
+    subgroups: Path | None = argument(
+        optional(existing_path()),
+        "evaluate: .csv or .parquet file with a column stay_id and others (age, sex, unit, ...), whose groups are "
+        "evaluated too; a numeric column of more than 10 different values is cut into quartiles",
+    )
+    landmarks: tuple[float, ...] | None = argument(
+        Several(number(0, above=True)),
+        "evaluate: hours, such as 6 12 24 48; predictions from only the events of the first hours are evaluated too",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What evaluation reads."""
 
-    ckpt: Path | None = argument(
-        optional(existing_path()),
-        "evaluate: fine-tuned checkpoint; a run folder (its checkpoints/best.ckpt is used) or a .ckpt file",
-    )
+    finetuned: FinetunedSettings
     split: SplitSettings
+    output: OutputSettings
+    details: DetailSettings
     data: DataSettings
     loader: LoaderSettings
     run: RunSettings
 
 
 def problems(settings: Settings) -> list[str]:
-    """Evaluation has no rules of its own."""
-    return []
+    """The output must be a folder, new or existing."""
+    output = settings.output.output
+    if output is None or not exists(output) or output.is_dir():
+        return []
+    return [f"output: received {str(output)!r}, which is a file; allowed: an existing or new folder"]
 
 
-def run(settings: Settings) -> Evaluation:
-    """Evaluate --ckpt on --split, on the data of its run unless --data_dir is given."""
+def run(settings: Settings) -> dict[str, Any]:
+    """Evaluate the first --ckpt on --split, on the data of its run unless --data_dir is given, and compare the others.
+
+    Returns:
+        The content of evaluation.json.
+    """
+    from seqsetvae.evaluation.results import evaluation, table
+    from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
+
+    split = settings.split.split
+    assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
+    assert split is not None, "settings are checked before a mode runs"
+    columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
+    scorers = [_open(ckpt, settings, split) for ckpt in settings.finetuned.ckpt]
+    first = scorers[0]
+    every = [scorer.predict(split) for scorer in scorers]
+    tables = [_labelled(scorer, predictions) for scorer, predictions in zip(scorers, every, strict=True)]
+    evaluated = [_evaluated(*pair) for pair in zip(scorers, tables, strict=True)]
+    _require_same_stays(scorers, tables)
+    content = evaluation(
+        evaluated[0],
+        compared={str(each.checkpoint): each.scores() for each in evaluated[1:]},
+        subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
+        landmarks=_landmarks(first, tables[0], settings.details.landmarks or ()),
+        cautions=[*_left_out(every[0], tables[0]), *_drift(first, split)],
+        seed=settings.run.seed,
+    )
+    print(f"\n{table(content)}")
+    for caution in content["cautions"]:
+        print(f"⚠️  {caution}")
+    _write(settings, first, content, every[0], evaluated[0].calibration)
+    return content
+
+
+def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:
+    """A checkpoint with its data, whose split has labels of both classes."""
+    from seqsetvae.loading import require_both_classes
+    from seqsetvae.modes.scoring import open_scorer
+
+    scorer = open_scorer(ckpt, settings.data, settings.loader, settings.run, [split], labelled=True)
+    require_both_classes(scorer.cohort, split)
+    if settings.details.landmarks:
+        scorer.require_causal()
+    return scorer
+
+
+def _labelled(scorer: Scorer, predictions: Predictions) -> Predictions:
+    """The rows that are evaluated, by stay: those with a label and at least one known variable."""
     import torch
 
-    from seqsetvae.cohort.open import check_data, open_data
-    from seqsetvae.evaluation.load import load_finetuned
-    from seqsetvae.evaluation.predictions import predict
-    from seqsetvae.loading import data_module, host_work, require_both_classes, variable_table
-    from seqsetvae.trained_on import check_embeddings, check_width
-    from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.run_folder import find_checkpoint
+    labelled = predictions.labelled()
+    labelled = labelled.rows(labelled.stay_id.argsort())
+    unknown = torch.tensor(sorted(scorer.without_known_variable(predictions.split)), dtype=torch.int64)
+    return labelled.rows(~torch.isin(labelled.stay_id.cpu(), unknown))
 
-    split_name = settings.split.split
-    assert settings.ckpt is not None, "settings are checked before a mode runs"
-    assert split_name is not None, "settings are checked before a mode runs"
-    device = prepare_device(settings.run)
-    path, folder = find_checkpoint(settings.ckpt)
-    finetuned = load_finetuned(path, torch.float64 if settings.run.precision == "64-true" else torch.float32)
-    trained_on = finetuned.trained_on
-    data = data_of_run(settings.data, trained_on, folder, path)
-    width = check_data(data, split_name)
-    check_width(width, finetuned.input_dim, path, data.data_dir)
-    cohort = open_data(data, settings.run.output_root_dir)
-    require_both_classes(cohort, split_name)
-    check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
-    model = finetuned.model.to(device)
-    if settings.run.compile_model:
-        model.backbone.compile_dense_parts()
-    transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.fingerprints)
-    variables = variable_table(model.backbone, cohort, settings.run)
-    data_with_work = data_module(cohort, transform, data, settings.loader, settings.run, device).with_prepare(
-        host_work(model.backbone, variables)
+
+def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
+    """A caution about stays that are not evaluated."""
+    unlabelled, unknown = len(predictions) - len(predictions.labelled()), len(predictions.labelled()) - len(evaluated)
+    left_out = [f"{unlabelled:,} have no label"] * bool(unlabelled)
+    left_out += [f"{unknown:,} have only variables that the checkpoint's training data did not have"] * bool(unknown)
+    return [f"Of {len(predictions):,} stays, {' and '.join(left_out)}; they are left out."] * bool(left_out)
+
+
+def _drift(scorer: Scorer, split: str) -> list[str]:
+    """Cautions about data from elsewhere that differ from the training data."""
+    from seqsetvae.evaluation.drift import drift
+
+    if scorer.is_data_of_run:
+        return []
+    return drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
+
+
+def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
+    """The predictions with the calibration of their checkpoint."""
+    from seqsetvae.evaluation.results import Evaluated
+
+    return Evaluated(
+        checkpoint=str(scorer.path),
+        split=predictions.split,
+        label_name=scorer.cohort.label_name,
+        label=predictions.label.cpu().numpy(),
+        logit=predictions.logit.cpu().numpy(),
+        calibration=calibration_of(scorer, predictions),
     )
-    loader = data_with_work.loader(split_name)
-    predictions = predict(model, variables.to(device), loader, split_name, Precision.of(settings.run, device).context())
-    result = Evaluation.of(predictions)
-    print(
-        f"{path}\n  split {split_name}: {result.stays:,} stays, {result.positives:,} positive "
-        f"({result.positives / result.stays:.1%})\n  AUROC {result.auc:.4f}\n  AUPRC {result.auprc:.4f}"
-    )
-    return result
 
 
-def data_of_run(data: DataSettings, trained_on: TrainedOn, folder: RunFolder | None, path: Path) -> DataSettings:
-    """The settings with the label and the number of sets that the checkpoint was trained on, and by default its data.
+def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | None:
+    """The calibration of a checkpoint; one of an older run, which has no file, is fitted on its validation split now.
 
-    Raises:
-        InputError: they contradict the checkpoint, or the data of its run are unknown.
+    It is kept in the run folder unless that holds the calibration of another checkpoint.
     """
-    if data.max_sets not in (None, trained_on.max_sets):
-        raise InputError(
-            f"max_sets: received {data.max_sets}; {path} was trained with max_sets {trained_on.max_sets} and is "
-            "evaluated with the same value. Leave out --max_sets, or set max_sets = None in the config file."
-        )
-    if data.label_name not in (None, trained_on.label_name):
-        raise InputError(
-            f"label_name: received {data.label_name!r}; {path} was trained to predict {trained_on.label_name!r}, and "
-            "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
-        )
-    data_dir = data.data_dir or _data_dir(folder, path)
-    _require_label(data_dir, trained_on.label_name, path)
-    return replace(data, label_name=trained_on.label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
+    from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
+
+    calibration, line = read_calibration(scorer.path)
+    if calibration is None and scorer.is_data_of_run and "valid" in scorer.cohort.splits:
+        validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
+        if len(validation.label.unique()) == 2:
+            keep = not calibration_file(scorer.path).exists()
+            calibration = (calibrate if keep else fit_calibration)(scorer.path, validation)
+            line = str(calibration)
+    print(line)
+    return calibration
 
 
-def _data_dir(folder: RunFolder | None, path: Path) -> Path:
-    from seqsetvae.training.run_folder import CONFIG
-
-    if folder is None:
-        raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")
-    cohort = folder.read_json(CONFIG).get("cohort")
-    recorded = cohort.get("path") if isinstance(cohort, dict) else None
-    if not isinstance(recorded, str):
-        raise InputError(f"{folder.path / CONFIG}: does not record the data of the run; pass --data_dir")
-    data_dir = Path(recorded)
-    if not data_dir.exists():
-        raise InputError(f"{path}: the data of its run, {data_dir}, no longer exist; pass --data_dir")
-    return data_dir
-
-
-def _require_label(data_dir: Path, label_name: str, path: Path) -> None:
-    """Raises InputError if the data are a compiled cohort with another label than the checkpoint's."""
-    from seqsetvae.cohort import is_compiled, open_cohort
-
-    if is_compiled(data_dir):
-        found = open_cohort(data_dir, verify=False).label_name
-        if found != label_name:
+def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]) -> None:
+    """Raises InputError unless all checkpoints were evaluated on the same stays with the same labels."""
+    for scorer, other in zip(scorers[1:], tables[1:], strict=True):
+        if other.stay_id.tolist() != tables[0].stay_id.tolist() or other.label.tolist() != tables[0].label.tolist():
             raise InputError(
-                f"{path}: was trained to predict {label_name!r}; the labels of {data_dir} are {found!r}. Pass data "
-                f"with the label {label_name!r}."
+                f"{scorer.path} and {scorers[0].path} are evaluated on different stays or labels ({len(other):,} and "
+                f"{len(tables[0]):,} stays), so they cannot be compared. Pass --data_dir to evaluate them on the same."
             )
+
+
+def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float]) -> list[Landmark]:
+    """The predictions from the first hours for the evaluated stays."""
+    import numpy as np
+
+    from seqsetvae.evaluation.results import Landmark
+
+    if not hours:
+        return []
+    every_set = scorer.predict_every_set(predictions.split)
+    label_of = dict(zip(predictions.stay_id.tolist(), predictions.label.tolist(), strict=True))
+    found = []
+    for hour in sorted(set(hours)):
+        stays, logit = every_set.at_hour(hour)
+        evaluated = np.isin(stays, list(label_of))
+        label = np.array([label_of[stay] for stay in stays[evaluated].tolist()], dtype=np.int64)
+        found.append(Landmark(hour, label, logit[evaluated]))
+    return found
+
+
+def _write(
+    settings: Settings, scorer: Scorer, content: dict[str, Any], predictions: Predictions, calibration: Any
+) -> None:
+    """evaluation.json and predictions.csv, in --output or the run folder."""
+    import json
+
+    from seqsetvae.evaluation.prediction_file import csv_bytes, prediction_table, write_result
+    from seqsetvae.files import cannot_write
+
+    run_folder = None if scorer.folder is None else scorer.folder.path
+    folder = settings.output.output or run_folder
+    if folder is None:
+        print(f"Nothing was written: {scorer.path} is not in a run folder; --output names a folder for the results")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
+    rows = prediction_table(predictions, stays, calibration, scorer.without_known_variable(predictions.split))
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for name, data in ((EVALUATION, text.encode()), (PREDICTIONS, csv_bytes(rows))):
+        older = write_result(folder / name, data)
+        print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,7 @@ def train(
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.loading import data_module, host_work, variable_table
+    from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.schedule import Watched
@@ -162,14 +164,20 @@ def train(
         parts=("head", "backbone"),
     )
 
+    precision = Precision.of(settings.run, device)
+
+    @cache  # the calibration reads them once more
     def compute_features() -> CachedFeatures:
-        precision = Precision.of(settings.run, device)
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
+
+    def train_and_calibrate() -> None:
+        finetune_in_stages(run, module, compute_features, settings.run.compile_model)
+        calibrate_best(run, module, compute_features, precision)
 
     return train_and_summarize(
         run,
         device,
-        lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
+        train_and_calibrate,
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, watched, cohort.split("valid")),
     )
 

@@ -17,7 +17,7 @@ from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
 from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
-from seqsetvae.settings.kinds import NotAllowedError, OneOf
+from seqsetvae.settings.kinds import NotAllowedError, OneOf, Several
 
 
 class Mode(Protocol):
@@ -48,7 +48,10 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
-        "  train_optimized.py --mode demo",
+        "  train_optimized.py --mode predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv\n"
+        "  train_optimized.py --mode demo\n\n"
+        "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
+        "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings",
     )
     command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
     comments, known = config_file.comments(config), settings_of(modes)
@@ -61,9 +64,11 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
             sections[section] = command.add_argument_group(section)
         value = getattr(config, name, item.default if item.in_config else MISSING)
         default = "" if value is MISSING else f" (default: {value})"
-        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        how: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        if isinstance(item.kind, Several):
+            how = {"nargs": "+"}
         text = (comment + default).replace("%", "%%")
-        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **as_switch)
+        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **how)
     return command
 
 
@@ -148,24 +153,28 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
 _FLAG = re.compile(r"[-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]{1,2}(?=[A-Za-z_])")
 
 
-def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: _Problems) -> dict[str, str]:
-    """The value of each flag; argparse would stop at the first mistake."""
-    given, words = {}, list(argv)
+def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: _Problems) -> dict[str, Any]:
+    """The value of each flag, a list where it takes several; argparse would stop at the first mistake."""
+    given: dict[str, Any] = {}
+    words = list(argv)
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
         if not _FLAG.match(word):
             problems.add(f"{word!r}: a value without a flag; put a flag before it or remove it")
             continue
-        has_value = bool(equals)
-        if not equals and words and not _FLAG.match(words[0]):
-            has_value, value = True, words.pop(0)
         name = flag.removeprefix("--")
+        takes_several = name in known and isinstance(known[name].kind, Several)
+        values = [value] if equals else []
+        while not equals and words and not _FLAG.match(words[0]) and (takes_several or not values):
+            values.append(words.pop(0))
         if name not in known:
             meant = _closest(_FLAG.sub("", flag).replace("-", "_"), known)
             problems.add(f"{word}: no such flag{_suggestion(meant, '--')}", meant)
-        elif has_value:
-            given[name] = value
+        elif takes_several and values:
+            given[name] = [*given.get(name, []), *values]  # the flag may also be repeated
+        elif values:
+            given[name] = values[0]
         elif known[name].is_switch:
             given[name] = "true"
         else:
@@ -226,7 +235,7 @@ def _unused(given: Mapping[str, str], received: Mapping[str, Any], mode: Mode, m
         where = f"--mode {given['mode']} does not use it (used by {readers})"
         if name in read_with_others:
             where = f"it is used only with {read_with_others[name].only_with}"
-        problems.append(f"{name}: received {given[name]!r}; {where}; leave out --{name}")
+        problems.append(f"{name}: received {_shown(given[name])}; {where}; leave out --{name}")
     return problems
 
 
@@ -249,5 +258,11 @@ def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems
             values[name] = kind.convert(value)
         except (ValueError, TypeError, OverflowError) as error:
             reason = f", {error}" if isinstance(error, NotAllowedError) else ""
-            problems.add(f"{name}: received {value!r}{reason}; allowed: {kind.allowed}", name)
+            problems.add(f"{name}: received {_shown(value)}{reason}; allowed: {kind.allowed}", name)
     return values
+
+
+def _shown(received: Any) -> str:
+    """A value as it was given: the words of a flag that takes several are one text."""
+    words = isinstance(received, list) and all(isinstance(word, str) for word in received)
+    return repr(" ".join(received) if words else received)

@@ -12,6 +12,7 @@ from pathlib import Path
 from seqsetvae.settings.declare import argument, given, setting
 from seqsetvae.settings.kinds import (
     BOOLEAN,
+    Several,
     choice,
     either,
     existing_path,
@@ -73,11 +74,34 @@ class PretrainedSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetunedSettings:
+    """Which fine-tuned checkpoints are used."""
+
+    ckpt: tuple[Path, ...] | None = argument(
+        Several(existing_path()),
+        "evaluate, predict: fine-tuned checkpoint; a run folder (its checkpoints/best.ckpt is used) or a .ckpt file; "
+        "evaluate compares the first with the others",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitSettings:
     """Which stays a mode without training goes through."""
 
     split: str | None = argument(
-        optional(choice("train", "valid", "test")), "evaluate, embed: the split of the data to use"
+        optional(choice("train", "valid", "test")),
+        "evaluate, embed, predict: the split of the data to use; predict: all splits if not given",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Where a mode without training writes."""
+
+    output: Path | None = argument(
+        optional(path()),
+        "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
+        "folder for evaluation.json and predictions.csv, by default the run folder",
     )
 
 

@@ -44,12 +44,33 @@ class OneOf:
         return name
 
 
+@dataclass(frozen=True)
+class Several:
+    """None (on the command line: none), or one or more values of a kind; on the command line side by side."""
+
+    kind: Kind
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.kind.allowed} or several, or None"
+
+    @property
+    def metavar(self) -> str:
+        return self.kind.metavar
+
+    def convert(self, received: Any) -> tuple[Any, ...] | None:
+        if received in (None, "none", "None", ["none"], ["None"]):
+            return None
+        values = received if isinstance(received, list | tuple) else [received]
+        return tuple(self.kind.convert(value) for value in values)
+
+
 def choice(*names: str, **aliases: str) -> OneOf:
     """One of these names."""
     return OneOf(lambda: names, aliases)
 
 
-Kind = Values | OneOf
+Kind = Values | OneOf | Several
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Kind:

@@ -21,6 +21,7 @@ class RunFolder:
         config.json               every setting as resolved, what was loaded, which data
         checkpoints/best.ckpt     highest val_auc over both stages
         checkpoints/last.ckpt     the newest validation's state
+        calibration.json          calibrated probabilities and decision threshold of best.ckpt
         metrics.csv               one row per validation
         run_state.json            the state of the run after the newest validation
         tensorboard/              the same as curves

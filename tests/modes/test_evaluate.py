@@ -7,28 +7,41 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from seqsetvae.cohort import Cohort
-from tests.command import command, finetune, rows_of, run_of
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.evaluation.statistics import FIGURES, platt_scaling, youden_threshold
+from seqsetvae.loading import collate
+from tests.command import call, command, finetune, rows_of, run_of
+from tests.figures import printed_figure
+from tests.modes.labels import changed_labels
+from tests.prefixes import cut_after
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_evaluate_gives_the_best_val_auc_for_any_batch_size(
-    finished: tuple[Path, str], compiled: Cohort, batch_size: int
+    finished: tuple[Path, str], compiled: Cohort, batch_size: int, tmp_path: Path
 ) -> None:
     run, _ = finished
-    status, said, _ = command("evaluate", ckpt=run, split="valid", batch_size=batch_size, output_root_dir=run.parent)
+    status, said, _ = command(
+        "evaluate", ckpt=run, split="valid", batch_size=batch_size, output_root_dir=run.parent, output=tmp_path
+    )
     best = max(rows_of(run), key=lambda row: float(row["val_auc"]))
     assert status == 0
-    assert f"AUROC {float(best['val_auc']):.4f}\n  AUPRC {float(best['val_auprc']):.4f}\n" in said
+    assert printed_figure(said, "AUROC") == f"{float(best['val_auc']):.4f}"
+    assert printed_figure(said, "AUPRC") == f"{float(best['val_auprc']):.4f}"
     assert "split valid: 20 stays" in said
 
 
-def test_evaluate_reads_a_checkpoint_and_other_data_too(finished: tuple[Path, str], compiled: Cohort) -> None:
-    run, _ = finished
-    _, said, _ = command("evaluate", ckpt=run / "checkpoints" / "last.ckpt", split="test", data_dir=compiled.path)
+def test_evaluate_reads_a_checkpoint_and_other_data_too(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    last = finished[0] / "checkpoints" / "last.ckpt"
+    _, said, _ = command("evaluate", ckpt=last, split="test", data_dir=compiled.path, output=tmp_path)
     label = compiled.split("test").label
     assert f"split test: {len(label)} stays, {int((label == 1).sum())} positive" in said
 
@@ -38,7 +51,7 @@ def test_evaluate_shortens_stays_as_the_run_did(pretrained: Path, compiled: Coho
     run = run_of(tmp_path)
     _, said, _ = command("evaluate", ckpt=run, split="valid")
     assert "Stays shortened to their last 3 sets" in said
-    assert f"AUROC {float(rows_of(run)[0]['val_auc']):.4f}\n" in said
+    assert printed_figure(said, "AUROC") == f"{float(rows_of(run)[0]['val_auc']):.4f}"
     status, _, errors = command("evaluate", ckpt=run, split="valid", max_sets=4)
     assert status == 2
     assert "max_sets: received 4" in errors
@@ -59,7 +72,7 @@ def test_evaluate_uses_the_label_of_the_run(pretrained: Path, old_layout: Path, 
     status, printed, _ = command("evaluate", **flags)
     assert status == 0
     best = json.loads((run / "summary.json").read_text())["best"]["val_auc"]
-    assert f"AUROC {best:.4f}" in printed
+    assert printed_figure(printed, "AUROC") == f"{best:.4f}"
     status, _, errors = command("evaluate", **flags, label_name="in_hospital_mortality")
     assert status == 2
     assert "was trained to predict 'survived'" in errors
@@ -136,3 +149,240 @@ def test_a_config_json_that_cannot_be_used_is_one_error(
     assert status == 2
     assert message in errors
     assert errors.count("\n") == 1
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def _evaluate(run: Path, output: Path, **flags: object) -> tuple[dict, list[dict[str, str]], str]:
+    """(evaluation.json, rows of predictions.csv, what was printed)."""
+    status, said, errors = command(
+        "evaluate", **{"ckpt": run, "split": "test", "output": output, "output_root_dir": run.parent, **flags}
+    )
+    assert status == 0, errors
+    with (output / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return json.loads((output / "evaluation.json").read_text(encoding="utf-8")), rows, said
+
+
+def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    content, rows, said = _evaluate(finished[0], tmp_path / "new folder")
+    split = compiled.split("test")
+    assert [int(row["stay_id"]) for row in rows] == split.stay_id.tolist()
+    assert [int(row["label"]) for row in rows] == split.label.tolist()
+    label, logit = split.label, [float(row["logit"]) for row in rows]
+    probability = [float(row["calibrated_probability"]) for row in rows]
+    calibration = json.loads((finished[0] / "calibration.json").read_text(encoding="utf-8"))
+    flagged = np.array(logit) >= calibration["threshold_logit"]
+    assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
+    assert content.keys() == {
+        *("checkpoint", "split", "stays", "positives", "label_name", "threshold", "figures", "prevalence"),
+        *("cautions", "baselines", "subgroups", "landmarks"),
+    }
+    assert content["checkpoint"] == str(finished[0] / "checkpoints" / "best.ckpt")
+    assert (content["split"], content["label_name"]) == ("test", "in_hospital_mortality")
+    assert (content["stays"], content["positives"]) == (len(label), label.sum())
+    assert content["prevalence"] == label.mean()
+    assert content["threshold"] == calibration["threshold"]
+    figures = content["figures"]
+    assert list(figures) == list(FIGURES)
+    assert figures["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
+    assert figures["auprc"]["value"] == pytest.approx(average_precision_score(label, logit))
+    assert figures["brier"]["value"] == pytest.approx(brier_score_loss(label, probability))
+    assert figures["sensitivity"]["value"] == pytest.approx(flagged[label == 1].mean())
+    assert figures["specificity"]["value"] == pytest.approx((~flagged)[label == 0].mean())
+    assert all(each["low"] <= each["value"] <= each["high"] for each in figures.values())
+    assert (content["baselines"], content["subgroups"], content["landmarks"]) == ({}, [], [])
+    assert f"Only {label.sum()} of {len(label)} stays are positive: with fewer than 50" in " ".join(content["cautions"])
+    assert all(caution in said for caution in content["cautions"])
+
+
+def test_the_same_evaluation_has_the_same_intervals_for_any_batch_size(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    one, _, _ = _evaluate(finished[0], tmp_path / "1", batch_size=1)
+    all_at_once, _, _ = _evaluate(finished[0], tmp_path / "2", batch_size=100)
+    for name, figure in one["figures"].items():
+        assert figure == pytest.approx(all_at_once["figures"][name], abs=1e-3), name
+
+
+def test_an_older_evaluation_is_kept_beside_the_new_one(finished: tuple[Path, str], tmp_path: Path) -> None:
+    first, _, _ = _evaluate(finished[0], tmp_path, split="test")
+    _evaluate(finished[0], tmp_path, split="test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "predictions.csv"]
+    second, _, said = _evaluate(finished[0], tmp_path, split="valid")
+    assert second["split"] == "valid"
+    (older,) = tmp_path.glob("evaluation-*.json")
+    assert json.loads(older.read_text(encoding="utf-8")) == first
+    assert f"the older one is now {older.name}" in said
+    assert len(list(tmp_path.glob("predictions-*.csv"))) == 1
+
+
+def test_without_output_the_results_are_in_the_run_folder(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    status, said, _ = command("evaluate", ckpt=run, split="test", output_root_dir=tmp_path)
+    assert status == 0
+    assert f"Wrote {run / 'evaluation.json'}" in said
+    assert (run / "predictions.csv").is_file()
+
+
+def test_a_checkpoint_alone_is_evaluated_without_writing(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    shutil.copy(finished[0] / "checkpoints" / "best.ckpt", tmp_path)
+    flags = {"ckpt": tmp_path / "best.ckpt", "split": "test", "data_dir": compiled.path}
+    status, said, errors = command("evaluate", **flags)
+    assert status == 0, errors
+    assert "Nothing was written" in said
+    assert "There is no calibration and no threshold for this checkpoint" in said
+    assert printed_figure(said, "sensitivity") == "-"
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+    shutil.copy(finished[0] / "calibration.json", tmp_path)  # beside it, it is found
+    assert "Calibration fitted on the valid split (20 stays" in command("evaluate", **flags)[1]
+
+
+def test_output_must_not_be_a_file(finished: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, _, errors = command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "file")
+    assert status == 2
+    assert "which is a file; allowed: an existing or new folder" in errors
+
+
+def test_stays_without_a_label_are_left_out_and_counted(
+    finished: tuple[Path, str], old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    gone = set(compiled.split("test").stay_id[:3].tolist())
+    labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)
+    everything, all_rows, _ = _evaluate(finished[0], tmp_path / "all")
+    content, rows, _ = _evaluate(finished[0], tmp_path / "some", data_dir=old_layout, label_path=labels)
+    assert content["stays"] == everything["stays"] - 3
+    assert "Of 20 stays, 3 have no label; they are left out." in content["cautions"]
+    assert [row["logit"] for row in rows] == [row["logit"] for row in all_rows]  # to the last bit
+    assert [row["label"] for row in rows[:4]] == ["", "", "", all_rows[3]["label"]]
+
+
+# ------------------------------------------------------------------ calibration
+
+
+def test_a_run_without_a_calibration_gets_one_from_its_validation_split(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    of_finetune = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
+    (run / "calibration.json").unlink()
+    content, _, said = _evaluate(run, tmp_path / "out")
+    assert "Calibration fitted on the valid split (20 stays" in said
+    written = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
+    assert written["threshold_logit"] == pytest.approx(of_finetune["threshold_logit"], abs=1e-5)
+    assert written["slope"] == pytest.approx(of_finetune["slope"], rel=1e-3)
+    assert written["checkpoint_sha256"] == of_finetune["checkpoint_sha256"]
+    assert content["threshold"] == written["threshold"]
+
+
+@pytest.mark.parametrize("unfreeze_after", [0, "none"])  # best.ckpt of stage 2, and of cached features
+def test_fine_tuning_calibrates_best_ckpt_on_its_own_validation_predictions(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, unfreeze_after: object
+) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, unfreeze_after=unfreeze_after)[0] == 0
+    content, rows, _ = _evaluate(run_of(tmp_path), tmp_path / "out", split="valid")
+    label, logit = (np.array([float(row[name]) for row in rows]) for name in ("label", "logit"))
+    written = json.loads((run_of(tmp_path) / "calibration.json").read_text(encoding="utf-8"))
+    assert (written["slope"], written["intercept"]) == pytest.approx(platt_scaling(label, logit), rel=1e-3)
+    assert written["threshold_logit"] == pytest.approx(youden_threshold(label, logit), abs=1e-5)
+    best = max(float(row["val_auc"]) for row in rows_of(run_of(tmp_path)))
+    assert content["figures"]["auroc"]["value"] == pytest.approx(best, abs=1e-6)
+
+
+def test_the_calibration_of_another_checkpoint_is_neither_used_nor_replaced(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    before = (finished[0] / "calibration.json").read_bytes()
+    content, _, _ = _evaluate(finished[0] / "checkpoints" / "last.ckpt", tmp_path)
+    assert content["threshold"] != json.loads(before)["threshold"]
+    assert (finished[0] / "calibration.json").read_bytes() == before
+
+
+def test_figures_on_the_stays_that_fitted_the_calibration_carry_a_caution(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    content, _, _ = _evaluate(finished[0], tmp_path, split="valid")
+    assert any("Calibration and threshold were fitted on these stays" in caution for caution in content["cautions"])
+    assert any("The validation split chose the checkpoint" in caution for caution in content["cautions"])
+
+
+# ------------------------------------------------------------------ comparisons, subgroups, landmarks
+
+
+def test_several_checkpoints_are_compared_on_the_same_stays(finished: tuple[Path, str], tmp_path: Path) -> None:
+    last = finished[0] / "checkpoints" / "last.ckpt"
+    one, _, _ = _evaluate(finished[0], tmp_path / "1")
+    other, _, _ = _evaluate(last, tmp_path / "2")
+    words = ["--mode", "evaluate", "--ckpt", str(finished[0]), str(last), "--split", "test", "--accelerator", "cpu"]
+    status, said, errors = call([*words, "--output", str(tmp_path), "--output_root_dir", str(tmp_path)])
+    assert status == 0, errors
+    content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert content["figures"] == one["figures"]
+    compared = content["baselines"][str(last)]
+    assert compared["figures"] == other["figures"]
+    difference = one["figures"]["auroc"]["value"] - other["figures"]["auroc"]["value"]
+    assert compared["difference"]["auroc"]["value"] == pytest.approx(difference)
+    assert compared["difference"].keys() == {"auroc", "auprc"}
+    assert f"compared with {last}" in said
+
+
+def test_checkpoints_on_different_stays_are_not_compared(
+    finished: tuple[Path, str], pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    gone = set(compiled.split("valid").stay_id[:1].tolist())
+    labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)
+    assert finetune(pretrained, old_layout, tmp_path, label_path=labels, max_epochs=1)[0] == 0
+    words = ["--mode", "evaluate", "--accelerator", "cpu", "--ckpt", str(finished[0]), "--ckpt", str(run_of(tmp_path))]
+    status, _, errors = call([*words, "--split", "valid", "--output", str(tmp_path / "out")])
+    assert status == 2
+    assert "are evaluated on different stays or labels (19 and 20 stays)" in errors
+
+
+def test_subgroups_of_a_table_are_evaluated(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    stays = compiled.split("test").stay_id
+    lines = [f"{stay},{30 + 3 * i},{'female' if i % 2 else 'male'}" for i, stay in enumerate(stays)]
+    (tmp_path / "groups.csv").write_text("\n".join(["stay_id,age,sex", *lines]) + "\n")
+    content, rows, said = _evaluate(finished[0], tmp_path / "out", subgroups=tmp_path / "groups.csv")
+    groups = {(each["column"], each["group"]): each for each in content["subgroups"]}
+    assert [group for column, group in groups if column == "sex"] == ["female", "male"]
+    assert sum(each["stays"] for (column, _), each in groups.items() if column == "age") == 20
+    women = rows[1::2]
+    label = [int(row["label"]) for row in women]
+    found = groups["sex", "female"]
+    assert (found["stays"], found["positives"]) == (10, sum(label))
+    expected = roc_auc_score(label, [float(row["logit"]) for row in women])
+    assert found["figures"]["auroc"]["value"] == pytest.approx(expected)
+    assert "sex female" in said
+
+
+def test_landmarks_use_only_the_events_of_the_first_hours(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    split, hours = compiled.split("test"), (2.0, 12.0)
+    words = ["--mode", "evaluate", "--accelerator", "cpu", "--ckpt", str(finished[0]), "--split", "test"]
+    status, said, errors = call([*words, "--landmarks", "2", "12", "--output", str(tmp_path)])
+    assert status == 0, errors
+    content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    model = load_finetuned(finished[0] / "checkpoints" / "best.ckpt").model
+    table = torch.from_numpy(compiled.embeddings.copy()).float()
+    for hour, found in zip(hours, content["landmarks"], strict=True):
+        label, logit = [], []
+        for stay in range(split.n_stays):
+            sets = slice(*split.stay_offset[stay : stay + 2])
+            early = int((split.minute[sets] <= 60 * hour).sum())
+            if early:
+                with torch.no_grad():
+                    margin = model(collate(cut_after(split, stay, early), np.array([0])), table).diff(dim=1)
+                logit.append(margin.item())
+                label.append(int(split.label[stay]))
+        assert (found["hours"], found["stays"], found["positives"]) == (hour, len(label), sum(label))
+        assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit), abs=1e-6)
+    assert "  2 h" in said

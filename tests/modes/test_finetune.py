@@ -15,6 +15,7 @@ from seqsetvae.checkpoint import read_checkpoint
 from seqsetvae.cohort import Cohort
 from tests import tiny
 from tests.command import command, finetune, rows_of, run_of
+from tests.figures import printed_figure
 from tests.training.helpers import load
 
 
@@ -28,6 +29,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
         "summary.json",
         "summary.txt",
         "run_state.json",
+        "calibration.json",
         "train.log",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
@@ -150,7 +152,7 @@ def test_other_precisions_train_and_evaluate_to_the_same_figure(
     assert status == 0, errors
     run = run_of(tmp_path)
     _, said, _ = command("evaluate", ckpt=run, split="valid", precision=precision)
-    assert f"AUROC {max(float(row['val_auc']) for row in rows_of(run)):.4f}\n" in said
+    assert printed_figure(said, "AUROC") == f"{max(float(row['val_auc']) for row in rows_of(run)):.4f}"
     state = load(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert {value.dtype for value in state.values()} == {torch.float64 if precision == "64-true" else torch.float32}
 

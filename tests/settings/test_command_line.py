@@ -56,6 +56,21 @@ def test_flags_override_the_config(files: dict[str, object]) -> None:
     assert _settings(**files, class_weight="balanced")["class_weight"] == "balanced"
 
 
+def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path) -> None:
+    files = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    for file in files:
+        file.touch()
+    given: dict[str, object] = {"mode": "evaluate", "split": "test"}
+    assert _settings("--ckpt", *map(str, files), **given)["ckpt"] == tuple(files)
+    assert _settings("--ckpt", str(files[0]), "--ckpt", str(files[1]), **given)["ckpt"] == tuple(files)
+    assert _settings(**given, ckpt=files[0])["ckpt"] == (files[0],)
+    assert _settings("--landmarks", "6", "12.5", **given, ckpt=files[0])["landmarks"] == (6.0, 12.5)
+    assert _settings(**given, ckpt=files[0], landmarks="none")["landmarks"] is None
+    message = _problems("--landmarks", "6", "-1", **given, ckpt=files[0])
+    assert "landmarks: received '6 -1'; allowed: a number above 0 or several, or None" in message
+    assert "ckpt: not given; --mode evaluate needs --ckpt" in _problems("--ckpt", "none", **given)
+
+
 def test_settings_cannot_be_changed_later(files: dict[str, object]) -> None:
     settings = resolve(config, argv(**files), MODES).settings
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -217,7 +232,9 @@ def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) ->
         ("finetune", "max_beta", "0.1"),
         ("finetune", "split", "test"),
         ("evaluate", "lr", "1e-4"),
-        ("evaluate", "output", "x.npz"),
+        ("finetune", "output", "x.npz"),
+        ("evaluate", "schema", "meds"),
+        ("predict", "landmarks", "6"),
         ("embed", "max_epochs", "3"),
         ("embed", "value_clip", "3"),
         ("demo", "data_dir", "."),
@@ -280,7 +297,12 @@ def test_a_flag_without_effect_is_a_problem(words: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "needed"), [("evaluate", ["ckpt", "split"]), ("embed", ["pretrained_ckpt", "data_dir", "split", "output"])]
+    ("mode", "needed"),
+    [
+        ("evaluate", ["ckpt", "split"]),
+        ("predict", ["ckpt", "output"]),
+        ("embed", ["pretrained_ckpt", "data_dir", "split", "output"]),
+    ],
 )
 def test_every_mode_names_all_that_it_needs(mode: str, needed: list[str]) -> None:
     message = _problems(mode=mode)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 
@@ -29,9 +30,12 @@ class SideFiles:
         }
 
     def require(self) -> None:
-        """Raises InputError if a file that was named does not exist."""
+        """Raises InputError if a file that was named does not exist.
+
+        A compiled cohort may be named for what it holds itself: statistics and embeddings.
+        """
         for flag, (name, path) in self.by_flag().items():
-            if path is not None and not path.is_file():
+            if path is not None and not path.is_file() and not (name != "oc.csv" and is_compiled(path)):
                 raise InputError(f"{flag} {path}: no such file. It should be a file like {name}.")
 
     def refuse(self, cohort: Path) -> None:
@@ -49,7 +53,7 @@ NOT_NAMED = SideFiles()
 
 @dataclass(frozen=True)
 class LayoutFiles:
-    """The files of a SeqSetVAE layout.
+    """The files of a SeqSetVAE layout; an earlier compiled cohort may stand in for its statistics and embeddings.
 
     None = there is none: statistics from the train split, no labels, embeddings generated from the names.
     """

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_embeddings, read_labels, read_stats, stay_number
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
-from seqsetvae.cohort.sources.opened import Opened, add_side_file
+from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
@@ -56,13 +56,14 @@ def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None =
     """
     if files.embeddings and embedding_dim is not None:
         raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
+    embeddings, width = embeddings_of(files.embeddings, embedding_dim or DEFAULT_WIDTH)
     return Opened(
         source=SeqSetVAELayout(files.patient_ehr),
         label_name=label_name,
         labels=read_labels(files.labels, label_name) if files.labels else None,
-        stats=read_stats(files.stats) if files.stats else None,
-        embeddings=read_embeddings(files.embeddings) if files.embeddings else None,
-        embedding_dim=embedding_dim or DEFAULT_WIDTH,
+        stats=stats_of(files.stats) if files.stats else None,
+        embeddings=embeddings,
+        embedding_dim=width,
     )
 
 

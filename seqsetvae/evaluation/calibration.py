@@ -1,0 +1,134 @@
+"""Calibrated probabilities and a decision threshold of a checkpoint, both fitted on the validation split.
+
+They are kept in calibration.json in the run folder, with the checksum of the checkpoint that they belong to: they mean
+nothing for the logits of another one.
+
+Legend: n stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.evaluation.statistics import platt_scaling, youden_threshold
+from seqsetvae.files import file_sha256, write_text
+
+CALIBRATION = "calibration.json"
+METHOD = "Platt scaling: calibrated log-odds = slope * logit + intercept"
+RULE = "highest Youden index (sensitivity + specificity - 1); a stay is positive if its logit is at least this"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Platt scaling and a decision threshold for the logits of one checkpoint."""
+
+    checkpoint_sha256: str
+    split: str  # on which it was fitted
+    stays: int
+    positives: int
+    slope: float | None  # None: on that split higher logits do not mean more positives, so there is no calibration
+    intercept: float | None
+    threshold_logit: float | None  # None: no threshold separates the classes better than chance
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.slope is not None and self.intercept is not None
+
+    def calibrated_logit(self, logit: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Log-odds of the calibrated probabilities: [n] → [n]; None without a calibration."""
+        if self.slope is None or self.intercept is None:
+            return None
+        return self.slope * logit + self.intercept
+
+    @property
+    def threshold(self) -> float | None:
+        """The decision threshold as a calibrated probability, or as a probability without a calibration."""
+        if self.threshold_logit is None:
+            return None
+        logit = np.array([self.threshold_logit])
+        calibrated = self.calibrated_logit(logit)
+        return float(expit(logit if calibrated is None else calibrated)[0])
+
+    def __str__(self) -> str:
+        source = f"{self.split} split ({self.stays:,} stays, {self.positives:,} positive)"
+        scaling = f"Platt scaling, slope {self.slope:.3f}, intercept {self.intercept:.3f}" if self.is_fitted else "none"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.3f} (highest Youden index)"
+        return f"Calibration fitted on the {source}: {scaling}; decision threshold {threshold}"
+
+
+def calibrate(checkpoint: Path, validation: Predictions) -> Calibration:
+    """Fit the calibration of a checkpoint on its validation predictions, and write it to its run folder.
+
+    Raises:
+        CannotWriteError: the file cannot be written.
+    """
+    calibration = fit_calibration(checkpoint, validation)
+    content = {"checkpoint": checkpoint.name, "method": METHOD, "threshold_rule": RULE, **asdict(calibration)}
+    content["threshold"] = calibration.threshold
+    write_text(calibration_file(checkpoint), json.dumps(content, indent=2) + "\n")
+    return calibration
+
+
+def fit_calibration(checkpoint: Path, validation: Predictions) -> Calibration:
+    """The calibration of a checkpoint from its validation predictions of both classes; nothing is written."""
+    labelled = validation.labelled()
+    label, logit = labelled.label.cpu().numpy(), labelled.logit.cpu().numpy()
+    slope, intercept = platt_scaling(label, logit) or (None, None)
+    return Calibration(
+        checkpoint_sha256=file_sha256(checkpoint),
+        split=validation.split,
+        stays=len(label),
+        positives=int(label.sum()),
+        slope=slope,
+        intercept=intercept,
+        threshold_logit=youden_threshold(label, logit),
+    )
+
+
+def calibration_file(checkpoint: Path) -> Path:
+    """Where the calibration of a checkpoint is: in its run folder, or beside a checkpoint without one."""
+    folder = checkpoint.resolve().parent
+    return (folder.parent if folder.name == "checkpoints" else folder) / CALIBRATION
+
+
+def read_calibration(checkpoint: Path) -> tuple[Calibration | None, str]:
+    """(the calibration of a checkpoint, or None; one line that says what was found).
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = calibration_file(checkpoint)
+    if not file.is_file():
+        return None, f"No calibration: there is no {file}"
+    calibration = _read(file)
+    if calibration.checkpoint_sha256 != file_sha256(checkpoint):
+        return None, f"No calibration: {file} belongs to another checkpoint than {checkpoint.name}"
+    return calibration, str(calibration)
+
+
+def _read(file: Path) -> Calibration:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        calibration = Calibration(**{name: content[name] for name in Calibration.__dataclass_fields__})
+        numbers = (calibration.slope, calibration.intercept, calibration.threshold_logit)
+        if not all(map(_is_number_or_none, numbers)) or not isinstance(calibration.checkpoint_sha256, str):
+            raise ValueError("a value of the wrong type")
+        return calibration
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again."
+        ) from None
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))

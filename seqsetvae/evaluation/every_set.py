@@ -1,0 +1,113 @@
+"""The risk of a stay after each of its sets, from one pass over the whole stay.
+
+The state of a set depends on no later set, so the states up to a set are those of the stay cut off after it, and
+pooling them gives the prediction for that shorter stay. The head, however, was trained on whole stays only.
+
+Legend: N stays, S sets (stay by stay, in time order), D width of a state, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqsetvae.batch import Batch
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.load import FinetunedModel
+from seqsetvae.metrics import require_finite
+
+
+@dataclass(frozen=True, eq=False)
+class EverySet:
+    """One row for each set of some stays, stay by stay, in time order."""
+
+    stay_id: NDArray[np.int64]  # [S]
+    set_index: NDArray[np.int64]  # [S] from 0 in each stay
+    minute: NDArray[np.float64]  # [S]
+    logit: NDArray[np.float64]  # [S] log-odds of class 1 after this set
+
+    def ordered(self, stays: NDArray[np.int64]) -> EverySet:
+        """The rows with the stays in this order, which holds each of them once."""
+        sorter = np.argsort(stays)
+        position = sorter[np.searchsorted(stays, self.stay_id, sorter=sorter)]
+        order = np.argsort(position, kind="stable")
+        return EverySet(self.stay_id[order], self.set_index[order], self.minute[order], self.logit[order])
+
+    def at_hour(self, hours: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(stays with a set in the first `hours` hours, their logits after the last such set)."""
+        early = np.flatnonzero(self.minute <= 60 * hours)
+        is_last = np.append(self.stay_id[early][1:] != self.stay_id[early][:-1], True)[: len(early)]
+        return self.stay_id[early][is_last], self.logit[early][is_last]
+
+
+def require_causal(model: FinetunedModel, max_sets: int | None, path: Path) -> None:
+    """Raises InputError if the states of this model do not give the prediction after every set."""
+    if not hasattr(model.backbone, "states") or model.pooling not in PREFIX_POOLINGS:
+        raise InputError(
+            f"{path}: its architecture {model.backbone.architecture!r} with the pooling {model.pooling!r} has no state "
+            "for every set that depends on no later set, so there is no prediction after every set. Leave out "
+            "--every_set and --landmarks."
+        )
+    if max_sets is not None:
+        raise InputError(
+            f"{path}: was trained on the last {max_sets} sets of each stay (max_sets). A stay that is cut off earlier "
+            "begins with other sets, so one pass does not give the prediction after every set. Leave out --every_set "
+            "and --landmarks."
+        )
+
+
+@torch.inference_mode()
+def predict_every_set(
+    model: FinetunedModel,
+    embeddings: torch.Tensor,
+    batches: Iterable[Batch],
+    split: str,
+    precision: AbstractContextManager[Any],
+) -> EverySet:
+    """The prediction of a causal model after every set of every stay of these batches.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for cpu_batch in batches:
+        batch = cpu_batch.to(embeddings.device)
+        with precision:
+            states = model.backbone.states(batch, embeddings)
+            logits = model.head(PREFIX_POOLINGS[model.pooling](states, batch))
+        stay_id = cpu_batch.stay_id[cpu_batch.stay_of_set]
+        require_finite(logits, stay_id, split)
+        margin = logits.double().diff(dim=1).squeeze(1).cpu()
+        parts.append((stay_id, cpu_batch.set_index, cpu_batch.minute, margin))
+    return EverySet(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+
+
+def _last(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return states
+
+
+def _mean(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    total = states.double().cumsum(0)  # double: the sum runs over all stays of the batch
+    first = batch.sets_per_stay.cumsum(0) - batch.sets_per_stay
+    before = torch.cat([total.new_zeros(1, total.shape[1]), total]).index_select(0, first)  # [N, D]
+    own = total - before.index_select(0, batch.stay_of_set)
+    return (own / (batch.set_index[:, None] + 1)).to(states.dtype)
+
+
+def _last_and_mean(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return torch.cat([states, _mean(states, batch)], dim=1)
+
+
+# [S, D] → [S, P]: what ops.pooling.POOLINGS of the same name gives for the stay cut off after each set.
+PREFIX_POOLINGS: dict[str, Callable[[torch.Tensor, Batch], torch.Tensor]] = {
+    "last": _last,
+    "mean": _mean,
+    "last_mean": _last_and_mean,
+}

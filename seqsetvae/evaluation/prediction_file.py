@@ -1,0 +1,186 @@
+"""The prediction table as a file: CSV or Parquet, one row for every stay that was asked for.
+
+Legend: n stays.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.calibration import Calibration
+from seqsetvae.evaluation.every_set import EverySet
+from seqsetvae.evaluation.explain import Explanation
+from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.files import AlreadyThereError, new_file
+
+SUFFIXES = (".csv", ".parquet")
+SCHEMA = pa.schema(
+    [
+        ("stay_id", pa.int64()),
+        ("split", pa.string()),
+        ("logit", pa.float64()),  # log-odds of class 1
+        ("probability", pa.float64()),  # of class 1, as the model gives it
+        ("calibrated_probability", pa.float64()),
+        ("label", pa.int8()),
+        ("reason", pa.string()),  # why there is no prediction
+    ]
+)
+EPOCH = datetime(1970, 1, 1)
+ROWS_PER_BLOCK = 1 << 16  # of a CSV file, as Python objects at once
+
+
+def prediction_table(
+    predictions: Predictions,
+    stays: NDArray[np.int64],
+    calibration: Calibration | None,
+    reasons: Mapping[int, str],
+) -> pa.Table:
+    """The rows of the stays of a split, in their order; a stay with a reason has no prediction.
+
+    `stays` are those of the predictions, in the order of the cohort.
+    """
+    stay_id = predictions.stay_id.cpu().numpy()
+    order = np.argsort(stay_id)[np.argsort(np.argsort(stays))]
+    logit, label = predictions.logit.cpu().numpy()[order], predictions.label.cpu().numpy()[order]
+    left_out = np.isin(stays, list(reasons))
+    calibrated = None if calibration is None else calibration.calibrated_logit(logit)
+    no_number = np.zeros(len(stays))
+    columns = [
+        pa.array(stays),
+        pa.array([predictions.split] * len(stays), pa.string()),
+        pa.array(logit, mask=left_out),
+        pa.array(expit(logit), mask=left_out),
+        pa.array(
+            no_number if calibrated is None else expit(calibrated),
+            mask=np.ones(len(stays), dtype=bool) if calibrated is None else left_out,
+        ),
+        pa.array(label.astype(np.int8), mask=label < 0),
+        pa.array([reasons.get(stay) for stay in stays.tolist()], pa.string()),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def without_prediction(reasons: Sequence[tuple[int, str | None, str]]) -> pa.Table:
+    """Rows of stays that are not in the cohort: (stay, split or None, reason)."""
+    rows = [{"stay_id": stay, "split": split, "reason": reason} for stay, split, reason in reasons]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def every_set_table(every_set: EverySet) -> pa.Table:
+    """One row for each set: stay_id, set_index (from 0), minute, logit, probability."""
+    columns = {"stay_id": every_set.stay_id, "set_index": every_set.set_index, "minute": every_set.minute}
+    return pa.table({**columns, "logit": every_set.logit, "probability": expit(every_set.logit)})
+
+
+def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:
+    """One row for each event: stay_id, set_index (from 0), minute, variable, value in its own unit, contribution."""
+    mean, std = cohort.mean[explanation.variable], cohort.std[explanation.variable]
+    value = np.where(np.isnan(mean), explanation.value, explanation.value * std + mean)
+    return pa.table(
+        {
+            "stay_id": np.full(len(value), explanation.stay_id),
+            "set_index": explanation.set_index,
+            "minute": explanation.minute,
+            "variable": [cohort.vocabulary[variable] for variable in explanation.variable],
+            "value": [float(f"{each:.6g}") for each in value],  # they went through float32
+            "contribution": explanation.contribution,
+        }
+    )
+
+
+def meds_table(rows: pa.Table, last_minute: NDArray[np.float64], threshold: float | None) -> pa.Table:
+    """The rows that have a prediction, in the prediction schema of MEDS (meds-evaluation).
+
+    `last_minute` [n] is the time of each row's last event; times here are minutes since admission, which MEDS has no
+    column for, so prediction_time counts them from 1970-01-01 00:00. The probability is the calibrated one if there is
+    one. Without a threshold there is no predicted_boolean_value.
+    """
+    calibrated = rows["calibrated_probability"].null_count < len(rows)
+    probability = rows["calibrated_probability" if calibrated else "probability"]
+    predicted = probability.to_numpy() >= (np.nan if threshold is None else threshold)
+    micros = np.rint(np.nan_to_num(last_minute) * 60e6).astype(np.int64)
+    table = pa.table(
+        {
+            "subject_id": rows["stay_id"],
+            "prediction_time": pa.array(micros, pa.timestamp("us")),
+            "boolean_value": rows["label"].cast(pa.bool_()),
+            "predicted_boolean_value": pa.array(predicted, mask=np.full(len(rows), threshold is None)),
+            "predicted_boolean_probability": probability,
+        }
+    )
+    return table.filter(rows["logit"].is_valid())
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a new .csv or .parquet file. Raises AlreadyThereError, CannotWriteError."""
+    with new_file(path, replace=False) as stream:
+        if path.suffix == ".parquet":
+            pq.write_table(table, stream)
+        else:
+            _write_csv(stream, table)
+
+
+def csv_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a CSV file."""
+    stream = io.BytesIO()
+    _write_csv(stream, table)
+    return stream.getvalue()
+
+
+def _write_csv(stream: BinaryIO, table: pa.Table) -> None:
+    """Numbers are written so that they read back to the same bits; what is missing is empty."""
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.column_names)
+    for block in table.to_batches(max_chunksize=ROWS_PER_BLOCK):
+        writer.writerows(zip(*(column.to_pylist() for column in block.columns), strict=True))
+    text.detach()  # flushes; the stream stays open
+
+
+def write_result(target: Path, content: bytes) -> Path | None:
+    """Write a result; an older one of other content is kept beside it, under its name with its date.
+
+    Returns:
+        The path of the older file, if there was one.
+
+    Raises:
+        CannotWriteError: the older file is then as it was.
+    """
+    kept = None
+    if target.exists():
+        older = target.read_bytes()
+        if older == content:
+            return None
+        kept = _keep(target, older)
+    with new_file(target) as stream:
+        stream.write(content)
+    return kept
+
+
+def _keep(target: Path, content: bytes) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(target.stat().st_mtime))
+    for attempt in range(1000):
+        name = f"{target.stem}-{stamp}" + (f"-{attempt + 1}" if attempt else "") + target.suffix
+        try:
+            with new_file(target.with_name(name), replace=False) as stream:
+                stream.write(content)
+        except AlreadyThereError:
+            continue
+        return target.with_name(name)
+    raise AlreadyThereError(f"{target}: 1,000 older files of {stamp} are kept beside it. Delete some of them.")

@@ -1,0 +1,235 @@
+"""The evaluation of a checkpoint on one split: the content of evaluation.json, and its table.
+
+Legend: n labelled stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.evaluation.calibration import Calibration
+from seqsetvae.evaluation.statistics import FIGURES, RESAMPLES, Interval, Scores, bootstrap, difference
+
+FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
+RANKING = ("auroc", "auprc")
+PERFECT = {"calibration_slope": 1.0, "calibration_intercept": 0.0}  # shown in the table
+
+Floats = NDArray[np.float64]
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Subgroup:
+    """Stays that share a value, or a quartile, of a column."""
+
+    column: str
+    group: str
+    stays: NDArray[np.bool_]  # [n]
+
+
+@dataclass(frozen=True, eq=False)
+class Landmark:
+    """Predictions from only the events of the first hours, for the stays that have any."""
+
+    hours: float
+    label: NDArray[np.int64]
+    logit: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluated:
+    """What is evaluated: the predictions of one checkpoint for the labelled stays of a split."""
+
+    checkpoint: str
+    split: str
+    label_name: str
+    label: NDArray[np.int64]  # [n] 0 or 1, both classes occur
+    logit: Floats  # [n]
+    calibration: Calibration | None = None
+
+    def scores(self, label: NDArray[np.int64] | None = None, logit: Floats | None = None) -> Scores:
+        """These predictions, or others of the same checkpoint, with its calibration and threshold."""
+        label, logit = self.label if label is None else label, self.logit if logit is None else logit
+        if self.calibration is None:
+            return Scores(label, logit)
+        return Scores(label, logit, self.calibration.threshold_logit, self.calibration.calibrated_logit(logit))
+
+
+def evaluation(
+    evaluated: Evaluated,
+    *,
+    baselines: Mapping[str, Floats] | None = None,
+    compared: Mapping[str, Scores] | None = None,
+    subgroups: Sequence[Subgroup] = (),
+    landmarks: Sequence[Landmark] = (),
+    cautions: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Plain:
+    """The content of evaluation.json. A figure that is not defined is null; differences are the model minus the other.
+
+    Args:
+        evaluated: the checkpoint's predictions.
+        baselines: logits [n] of other models for the same stays, by name; they have no calibration and no threshold.
+        compared: predictions of other checkpoints for the same stays, by name; they become baselines too.
+        subgroups: of the same stays.
+        landmarks: predictions of the checkpoint from the first hours.
+        cautions: what else a reader must know.
+        resamples, seed: of the bootstrap.
+    """
+    scores, label = evaluated.scores(), evaluated.label
+    others = {name: Scores(label, logit) for name, logit in (baselines or {}).items()} | dict(compared or {})
+    found = _figures(scores, resamples, seed)
+    return {
+        "checkpoint": evaluated.checkpoint,
+        "split": evaluated.split,
+        "stays": len(label),
+        "positives": int(label.sum()),
+        "label_name": evaluated.label_name,
+        "threshold": None if evaluated.calibration is None else evaluated.calibration.threshold,
+        "figures": found,
+        "prevalence": float(label.mean()),
+        "cautions": [*cautions, *_cautions(evaluated, found)],
+        "baselines": {name: _compared(scores, other, resamples, seed) for name, other in others.items()},
+        "subgroups": [_subgroup(evaluated, each, resamples, seed) for each in subgroups],
+        "landmarks": [_landmark(evaluated, each, resamples, seed) for each in landmarks],
+    }
+
+
+def _figures(scores: Scores, resamples: int, seed: int) -> dict[str, dict[str, float | None]]:
+    """All figures; only undefined ones where there are not stays of both classes."""
+    if not _has_both_classes(scores):
+        return {name: Interval(None).as_plain() for name in FIGURES}
+    found = bootstrap(scores.label, scores.figures, resamples, seed)
+    return {name: found[name].as_plain() for name in FIGURES}
+
+
+def _has_both_classes(scores: Scores) -> bool:
+    return 0 < scores.label.sum() < len(scores.label)
+
+
+def _compared(scores: Scores, other: Scores, resamples: int, seed: int) -> Plain:
+    paired = dict.fromkeys(RANKING, Interval(None))
+    if _has_both_classes(scores):
+        paired = difference(scores, other, resamples, seed)
+    return {
+        "figures": _figures(other, resamples, seed),
+        "difference": {name: interval.as_plain() for name, interval in paired.items()},
+    }
+
+
+def _subgroup(evaluated: Evaluated, subgroup: Subgroup, resamples: int, seed: int) -> Plain:
+    label, logit = evaluated.label[subgroup.stays], evaluated.logit[subgroup.stays]
+    counts = {"stays": len(label), "positives": int(label.sum())}
+    figures = _figures(evaluated.scores(label, logit), resamples, seed)
+    return {"column": subgroup.column, "group": subgroup.group, **counts, "figures": figures}
+
+
+def _landmark(evaluated: Evaluated, landmark: Landmark, resamples: int, seed: int) -> Plain:
+    counts = {"stays": len(landmark.label), "positives": int(landmark.label.sum())}
+    figures = _figures(evaluated.scores(landmark.label, landmark.logit), resamples, seed)
+    return {"hours": landmark.hours, **counts, "figures": figures}
+
+
+def _cautions(evaluated: Evaluated, figures: Plain) -> list[str]:
+    """What a reader must know before believing the figures."""
+    positives, stays, calibration = int(evaluated.label.sum()), len(evaluated.label), evaluated.calibration
+    fewer, of_class = min((positives, "positive"), (stays - positives, "negative"))
+    low = figures["auroc"]["low"]
+    same_stays = calibration is not None and (calibration.split, calibration.stays, calibration.positives) == (
+        evaluated.split,
+        stays,
+        positives,
+    )
+    rules = [
+        (
+            fewer < FEW_POSITIVES,
+            f"Only {fewer:,} of {stays:,} stays are {of_class}: with fewer than {FEW_POSITIVES} stays of a class the "
+            "figures are uncertain and their intervals themselves unreliable.",
+        ),
+        (
+            low is not None and low <= 0.5,
+            f"The 95 % interval of the AUROC includes 0.5: on these {stays:,} stays the model is not clearly better "
+            "than chance.",
+        ),
+        (evaluated.split == "train", "These stays were trained on: on new stays all figures will be worse."),
+        (
+            evaluated.split == "valid",
+            "The validation split chose the checkpoint: on new stays the figures will be somewhat worse.",
+        ),
+        (
+            same_stays,
+            "Calibration and threshold were fitted on these stays: calibration slope and intercept, Brier score, ECE "
+            "and the figures at the threshold will be worse on new stays.",
+        ),
+        (
+            calibration is None,
+            "There is no calibration and no threshold for this checkpoint: Brier score, ECE, calibration slope and "
+            "intercept are those of the uncalibrated probability.",
+        ),
+        (
+            calibration is not None and not calibration.is_fitted,
+            "On the validation split higher logits do not mean more positives, so probabilities are not calibrated.",
+        ),
+    ]
+    return [text for applies, text in rules if applies]
+
+
+# ------------------------------------------------------------------ the table
+
+
+def table(content: Plain) -> str:
+    """What is printed of an evaluation."""
+    stays, positives, prevalence = content["stays"], content["positives"], content["prevalence"]
+    lines = [
+        content["checkpoint"],
+        f"  split {content['split']}: {stays:,} stays, {positives:,} positive (prevalence {prevalence:.1%}); label "
+        f"{content['label_name']}",
+        "",
+        f"  {'figure':<24}{'value':>8}   95 % interval",
+        *(_line(title, content["figures"][name], name) for name, title in FIGURES.items()),
+    ]
+    if content["threshold"] is not None:
+        lines.append(
+            f"  The last four are at the threshold {content['threshold']:.3f}, chosen on the validation split."
+        )
+    for name, other in content["baselines"].items():
+        lines += ["", f"  compared with {name}"]
+        for figure in ("auroc", "auprc"):
+            lines.append(_line(FIGURES[figure], other["figures"][figure]))
+            lines.append(_line("  difference", other["difference"][figure]))
+    lines += _groups("subgroup", [(f"{row['column']} {row['group']}", row) for row in content["subgroups"]])
+    lines += _groups("first hours", [(f"{row['hours']:g} h", row) for row in content["landmarks"]])
+    return "\n".join(lines)
+
+
+def _line(title: str, figure: dict[str, float | None], name: str = "") -> str:
+    perfect = f"   (perfect: {PERFECT[name]:g})" if name in PERFECT else ""
+    return f"  {title:<24}{_number(figure['value']):>8}   {_interval(figure)}{perfect}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    low, high = figure["low"], figure["high"]
+    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _groups(title: str, rows: list[tuple[str, Plain]]) -> list[str]:
+    """A table with one row for each subgroup or landmark."""
+    if not rows:
+        return []
+    width = max(len(title), *(len(name) for name, _ in rows)) + 2
+    head = f"  {title:<{width}}{'stays':>8}{'positive':>10}   {'AUROC':<26}{'AUPRC':<26}"
+    lines = ["", head.rstrip()]
+    for name, row in rows:
+        cells = [f"{_number(row['figures'][key]['value'])} ({_interval(row['figures'][key])})" for key in RANKING]
+        lines.append(f"  {name:<{width}}{row['stays']:>8,}{row['positives']:>10,}   {cells[0]:<26}{cells[1]}".rstrip())
+    return lines

@@ -1,0 +1,93 @@
+"""Subgroups of stays by the columns of a stay-level table: age band, sex, unit, ...
+
+Legend: n stays, K rows of the table.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.results import Subgroup
+
+STAY = "stay_id"
+MOST_GROUPS = 10  # different values of a numeric column above which it is cut into quartiles
+MOST_NAMES = 50  # different values of a column of text: more are not groups but, for example, names or notes
+MISSING = "(missing)"
+
+
+def read_subgroup_table(path: Path) -> pa.Table:
+    """A .csv or .parquet file with a column stay_id, each stay at most once, and at least one other column.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    try:
+        table = pq.read_table(path) if path.suffix == ".parquet" else pacsv.read_csv(path)
+        stays = table[STAY].cast(pa.int64()) if table.column_names.count(STAY) == 1 else None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"--subgroups {path}: cannot be read: {error}") from None
+    if stays is None or table.num_columns < 2:
+        raise InputError(
+            f"--subgroups {path}: needs a column {STAY} and at least one other. Its columns are: "
+            f"{', '.join(table.column_names)}."
+        )
+    if stays.null_count or len(pc.unique(stays)) < len(stays):
+        raise InputError(f"--subgroups {path}: the column {STAY} has empty cells or repeats; give each stay one row.")
+    return table.set_column(table.column_names.index(STAY), STAY, stays)
+
+
+def subgroups_of(table: pa.Table, stays: NDArray[np.int64]) -> list[Subgroup]:
+    """The groups of these stays [n] by each column. Stays without a value, or not in the table, are one more group.
+
+    Raises:
+        InputError: none of the stays is in the table, or a column of text has too many different values.
+    """
+    row_of = {stay: row for row, stay in enumerate(table[STAY].to_pylist())}
+    row = np.array([row_of.get(stay, -1) for stay in stays.tolist()], dtype=np.int64)
+    if not (row >= 0).any():
+        raise InputError(f"--subgroups: none of the {len(stays):,} stays is in the table; check its column {STAY}.")
+    found = []
+    for column in table.column_names:
+        if column != STAY:
+            values = table[column].combine_chunks().take(pa.array(row, mask=row < 0))
+            found += _groups(column, values)
+    return found
+
+
+def _groups(column: str, values: pa.Array) -> list[Subgroup]:
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        return _numeric_groups(column, numbers)
+    names = values.cast(pa.string()).fill_null(MISSING).to_numpy(zero_copy_only=False)
+    different = sorted(set(names) - {MISSING}) + [MISSING] * bool((names == MISSING).any())
+    if len(different) > MOST_NAMES:
+        raise InputError(
+            f"--subgroups: column {column!r} has {len(different):,} different values; at most {MOST_NAMES} are groups. "
+            "Leave the column out of the table, or combine its values."
+        )
+    return [Subgroup(column, name, names == name) for name in different]
+
+
+def _numeric_groups(column: str, values: NDArray[np.float64]) -> list[Subgroup]:
+    """Each value where there are few, else quartiles: [n], NaN where there is none."""
+    missing = np.isnan(values)
+    different = np.unique(values[~missing])
+    if len(different) <= MOST_GROUPS:
+        groups = [Subgroup(column, f"{value:g}", values == value) for value in different]
+    else:
+        edges = np.unique(np.quantile(values[~missing], [0, 0.25, 0.5, 0.75, 1]))
+        quarter = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, len(edges) - 2)
+        groups = [
+            Subgroup(column, f"{'above ' * bool(i)}{low:g} to {high:g}", (quarter == i) & ~missing)
+            for i, (low, high) in enumerate(pairwise(edges.tolist()))
+        ]
+    return [*groups, Subgroup(column, MISSING, missing)] if missing.any() else groups

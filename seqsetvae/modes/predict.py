@@ -1,0 +1,204 @@
+"""Predict: the probability of every stay, labelled or not, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqsetvae.settings.declare import argument
+from seqsetvae.settings.groups import (
+    DataSettings,
+    FinetunedSettings,
+    LoaderSettings,
+    OutputSettings,
+    RunSettings,
+    SplitSettings,
+)
+from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
+
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.calibration import Calibration
+    from seqsetvae.modes.scoring import Scorer
+
+HELP = "write the probability of every stay to a file; labels are not needed"
+NEEDS = ("ckpt", "output")
+SUFFIXES = (".csv", ".parquet")
+DRIFTED = 3  # exit status: the predictions are written, but the data differ from the training data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What prediction reads."""
+
+    finetuned: FinetunedSettings
+    split: SplitSettings
+    output: OutputSettings
+    schema: str = argument(
+        choice("table", "meds"),
+        "predict: table: stay_id, split, logit, probability, calibrated_probability, label, reason; meds: the "
+        "prediction schema of MEDS (meds-evaluation), as .parquet",
+        default="table",
+    )
+    every_set: bool = argument(
+        BOOLEAN,
+        "predict: one row for each set of each stay (stay_id, set_index, minute, logit, probability): the risk from "
+        "the events up to this set; the head was trained on whole stays only",
+        default=False,
+    )
+    explain: tuple[int, ...] | None = argument(
+        Several(integer(-(2**63), 2**63 - 1)),
+        "predict: ids of stays; one row for each of their events with its contribution to the logit (integrated "
+        "gradients over the values, from the training means; needs captum; slow: hundreds of passes for a stay)",
+    )
+    data: DataSettings
+    loader: LoaderSettings
+    run: RunSettings
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written, and in which ways the data differ from the training data."""
+
+    output: Path
+    rows: int
+    drift: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        return DRIFTED if self.drift else 0
+
+
+def problems(settings: Settings) -> list[str]:
+    """One checkpoint; the output must be a new file in a folder that exists."""
+    output, ckpt = settings.output.output, settings.finetuned.ckpt or ()
+    rules = [
+        (len(ckpt) > 1, f"ckpt: received {len(ckpt)} checkpoints; allowed: one with --mode predict"),
+        (
+            settings.schema == "meds" and settings.every_set,
+            "every_set: received together with --schema meds; allowed: one of them",
+        ),
+        (
+            settings.explain is not None and (settings.every_set or settings.schema == "meds"),
+            "explain: received together with --every_set or --schema meds; allowed: one of them",
+        ),
+    ]
+    if output is not None:
+        text = f"output: received {str(output)!r}"
+        allowed = (".parquet",) if settings.schema == "meds" else SUFFIXES
+        rules += [
+            (output.suffix not in allowed, f"{text}; allowed: a file name that ends in {' or '.join(allowed)}"),
+            (exists(output), f"{text}, which already exists; allowed: a new file"),
+            (not (exists(output.parent) and output.parent.is_dir()), f"{text}; allowed: a file in an existing folder"),
+        ]
+    return [problem for wrong, problem in rules if wrong]
+
+
+def run(settings: Settings) -> Prediction:
+    """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
+    from seqsetvae.evaluation.calibration import read_calibration
+    from seqsetvae.evaluation.drift import drift
+    from seqsetvae.evaluation.prediction_file import write_table
+    from seqsetvae.modes.scoring import open_scorer
+
+    output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
+    assert ckpt is not None, "settings are checked before a mode runs"
+    assert output is not None, "settings are checked before a mode runs"
+    asked = [] if split is None else [split]
+    scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
+    splits = asked or list(scorer.cohort.splits)
+    calibration, line = read_calibration(scorer.path)
+    print(line)
+    if settings.explain is not None:
+        table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
+    elif settings.every_set:
+        scorer.require_causal()
+        table = every_set_rows(scorer, splits)
+    else:
+        table = rows(scorer, splits, calibration, all_splits=split is None)
+        if settings.schema == "meds":
+            table = as_meds(table, scorer, splits, calibration)
+    write_table(output, table)
+    print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
+    warnings = drift(scorer.cohort, splits, scorer.known_variables, scorer.not_read)
+    for warning in warnings:
+        print(f"⚠️  {warning}")
+    if warnings:
+        print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
+    return Prediction(output, table.num_rows, tuple(warnings))
+
+
+def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None, *, all_splits: bool) -> pa.Table:
+    """One row for every stay of these splits; also for those that the compilation of the data left out."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.prediction_file import prediction_table, without_prediction
+
+    tables = []
+    for split in splits:
+        reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id
+        tables.append(prediction_table(scorer.predict(split), stays, calibration, reasons))
+    left_out = [each for each in scorer.left_out() if each[1] in splits or (all_splits and each[1] is None)]
+    table = pa.concat_tables([*tables, without_prediction(left_out)])
+    missing = table["reason"].drop_null()
+    if len(missing):
+        print(f"No prediction for {len(missing):,} of {len(table):,} stays; the column `reason` says why")
+    return table
+
+
+def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
+    """One row for every set of every stay of these splits."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.prediction_file import every_set_table
+
+    print(
+        "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
+        "stays. --mode evaluate --landmarks measures how well it does there"
+    )
+    return pa.concat_tables([every_set_table(scorer.predict_every_set(split)) for split in splits])
+
+
+def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:
+    """One row for every event of these stays; prints how far the contributions can be trusted."""
+    import pyarrow as pa
+
+    from seqsetvae.evaluation.explain import deletion_test, explain
+    from seqsetvae.evaluation.prediction_file import explanation_table
+
+    functions = [scorer.logit_of(stay, splits) for stay in stays]
+    print(
+        "Contributions of the values to the logit, compared with every value at its training mean. They should add up\n"
+        "to the difference of the two logits, and setting the tenth of the events that contribute most to their mean\n"
+        "should change the logit more than a random tenth does:\n"
+        f"  {'stay':>12}{'logit':>10}{'at mean':>10}{'sum':>10}{'largest tenth':>15}{'random tenth':>14}"
+    )
+    tables = []
+    for stay, function in zip(stays, functions, strict=True):
+        found = explain(function, stay)
+        most, at_random = deletion_test(function, found, seed)
+        logits = (found.logit, found.logit_at_mean, float(found.contribution.sum()))
+        cells = "".join(f"{number:>10.3f}" for number in logits)
+        print(f"  {stay:>12}{cells}{most:>15.3f}{at_random:>14.3f}", flush=True)
+        tables.append(explanation_table(found, scorer.cohort))
+    return pa.concat_tables(tables)
+
+
+def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:
+    """The rows with a prediction, in the schema of MEDS; prints how stays and times are expressed in it."""
+    import numpy as np
+
+    from seqsetvae.evaluation.prediction_file import meds_table
+
+    print(
+        "MEDS: subject_id is the stay; prediction_time is the time of its last event, in minutes since admission "
+        "counted from 1970-01-01 00:00; the probability is "
+        + ("calibrated" if calibration is not None and calibration.is_fitted else "not calibrated")
+    )
+    parts = [scorer.cohort.split(split) for split in splits]
+    minute = np.concatenate([part.minute[part.stay_offset[1:] - 1] for part in parts])
+    minute = np.append(minute, np.full(len(table) - len(minute), np.nan))  # of stays that are not in the cohort
+    return meds_table(table, minute, None if calibration is None else calibration.threshold)

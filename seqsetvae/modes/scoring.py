@@ -1,0 +1,229 @@
+"""What evaluating and predicting share: a fine-tuned checkpoint with the data that it is applied to.
+
+Legend: N stays of a split, V variables, I embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seqsetvae.cohort import Cohort, is_compiled, open_cohort
+from seqsetvae.cohort.known import MissingEmbeddingsError
+from seqsetvae.cohort.open import check_data, open_data
+from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.every_set import EverySet, predict_every_set, require_causal
+from seqsetvae.evaluation.explain import StayLogit
+from seqsetvae.evaluation.load import Finetuned, load_finetuned
+from seqsetvae.evaluation.predictions import Predictions, predict
+from seqsetvae.loading import CohortDataModule, SplitBatches, data_module, host_work, variable_table
+from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.trained_on import check_embeddings, check_width
+from seqsetvae.training.precision import Precision, prepare_device
+from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
+
+UNKNOWN_VARIABLES = "none of its variables occurred in the checkpoint's training data"
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A fine-tuned model on its device, and the cohort that it is applied to."""
+
+    folder: RunFolder | None  # the run folder of the checkpoint, if it is in one
+    finetuned: Finetuned
+    cohort: Cohort
+    data: CohortDataModule  # its loaders go through all stays, labelled or not
+    embeddings: torch.Tensor  # [V, I], or what the backbone has in their place (`loading.variable_table`)
+    precision: Precision
+
+    @property
+    def path(self) -> Path:
+        return self.finetuned.path
+
+    @property
+    def has_label(self) -> bool:
+        """Whether the labels of the cohort are what the model was trained to predict."""
+        return self.cohort.label_name == self.finetuned.trained_on.label_name
+
+    @property
+    def is_data_of_run(self) -> bool:
+        """Whether the cohort is the one of the checkpoint's run."""
+        recorded = None if self.folder is None else self.folder.read_json(CONFIG).get("cohort")
+        return isinstance(recorded, dict) and recorded.get("content") == self.cohort.content_hash
+
+    def predict(self, split: str) -> Predictions:
+        """Predictions for all stays of a split; with label -1 where the labels are those of something else.
+
+        The batches are the same whether stays have labels or not, and so are the logits, to the last bit.
+        """
+        loader = self.data.loader(split)
+        found = predict(self.finetuned.model, self.embeddings, loader, split, self.precision.context())
+        return found if self.has_label else replace(found, label=torch.full_like(found.label, -1))
+
+    def predict_every_set(self, split: str) -> EverySet:
+        """The prediction after every set of all stays of a split, in the order of the cohort."""
+        loader = self.data.loader(split)
+        found = predict_every_set(self.finetuned.model, self.embeddings, loader, split, self.precision.context())
+        return found.ordered(np.array(self.cohort.split(split).stay_id))
+
+    def require_causal(self) -> None:
+        """Raises InputError if there is no prediction after every set."""
+        require_causal(self.finetuned.model, self.finetuned.trained_on.max_sets, self.path)
+
+    def without_known_variable(self, split: str) -> dict[int, str]:
+        """{stay: reason} of the stays without an event of a variable that the model was trained on."""
+        stays, known = self.cohort.split(split), self.known_variables
+        if known.all():
+            return {}
+        counted = np.concatenate([[0], np.cumsum(known[stays.variable])])[stays.set_offset]  # known events before a set
+        first, end = stays.stay_offset[:-1], stays.stay_offset[1:]
+        if self.data.max_sets is not None:
+            first = np.maximum(first, end - self.data.max_sets)
+        return dict.fromkeys(stays.stay_id[counted[first] == counted[end]].tolist(), UNKNOWN_VARIABLES)
+
+    def logit_of(self, stay_id: int, splits: Sequence[str]) -> StayLogit:
+        """The logit of a stay of these splits as a function of its values.
+
+        Raises:
+            InputError: there is no such stay, or the model has no gradient for the values of events.
+        """
+        backbone = self.finetuned.model.backbone
+        if not hasattr(backbone, "states"):
+            raise InputError(
+                f"explain: {self.path} has the architecture {backbone.architecture!r}, which predicts from summaries "
+                "and trees; contributions are computed for seqsetvae only"
+            )
+        for name in splits:
+            (found,) = np.nonzero(self.cohort.split(name).stay_id == stay_id)
+            if len(found):
+                batches = self.data.loader(name).dataset
+                assert isinstance(batches, SplitBatches)
+                return StayLogit(self.finetuned.model, self.embeddings, batches, int(found[0]))
+        raise InputError(f"explain: received {stay_id}; {self.cohort.path} has no such stay in {', '.join(splits)}")
+
+    def left_out(self) -> list[tuple[int, str | None, str]]:
+        """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""
+        found: dict[int, tuple[int, str | None, str]] = {}
+        for skip in read_skipped(self.cohort.path):
+            file = Path(skip.file)
+            stay = stay_number(file.name.removesuffix(file.suffix))
+            if stay is not None:
+                found.setdefault(stay, (stay, file.parent.name if file.parent.name in SPLITS else None, skip.reason))
+        return list(found.values())
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """Variables whose values the model does not read, because they were rare in its training data."""
+        return getattr(self.data.transform, "rare", ())
+
+    @property
+    def known_variables(self) -> np.ndarray:
+        """[V] bool, the variables of the cohort that the model was trained on."""
+        return np.isin(self.cohort.vocabulary, list(self.finetuned.trained_on.fingerprints))
+
+
+def open_scorer(
+    ckpt: Path,
+    data: DataSettings,
+    loader: LoaderSettings,
+    run: RunSettings,
+    splits: Sequence[str],
+    *,
+    labelled: bool,
+) -> Scorer:
+    """The model of --ckpt on its device with the data of --data_dir, by default those of its run.
+
+    `labelled`: the splits must have labels of both classes, else labels are not needed.
+
+    Raises:
+        InputError: the checkpoint, the data, or what they are together cannot be used.
+    """
+    device = prepare_device(run)
+    path, folder = find_checkpoint(ckpt)
+    finetuned = load_finetuned(path, torch.float64 if run.precision == "64-true" else torch.float32)
+    trained_on = finetuned.trained_on
+    data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), folder)
+    width = check_data(data, *splits, labelled=labelled)
+    check_width(width, finetuned.input_dim, path, data.data_dir)
+    try:
+        cohort = open_data(data, run.output_root_dir, needs_labels=labelled)
+    except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
+        cohort = open_data(data, run.output_root_dir, needs_labels=labelled, leave_out_unknown=True)
+    check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
+    model = finetuned.model.to(device)
+    if run.compile_model:
+        model.backbone.compile_dense_parts()
+    transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.fingerprints)
+    variables = variable_table(model.backbone, cohort, run)
+    module = data_module(cohort, transform, data, loader, run, device, labelled=False)
+    module = module.with_prepare(host_work(model.backbone, variables))
+    return Scorer(folder, finetuned, cohort, module, variables.to(device), Precision.of(run, device))
+
+
+def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, *, labelled: bool) -> DataSettings:
+    """The settings with the label and the number of sets that the checkpoint was trained on, and by default its data.
+
+    Raises:
+        InputError: they contradict the checkpoint, or the data of its run are unknown.
+    """
+    path, trained_on = finetuned.path, finetuned.trained_on
+    if data.max_sets not in (None, trained_on.max_sets):
+        raise InputError(
+            f"max_sets: received {data.max_sets}; {path} was trained with max_sets {trained_on.max_sets} and is "
+            "evaluated with the same value. Leave out --max_sets, or set max_sets = None in the config file."
+        )
+    if data.label_name not in (None, trained_on.label_name):
+        raise InputError(
+            f"label_name: received {data.label_name!r}; {path} was trained to predict {trained_on.label_name!r}, and "
+            "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
+        )
+    data_dir = data.data_dir or _data_dir(folder, path)
+    label_name = trained_on.label_name
+    if is_compiled(data_dir):
+        found = open_cohort(data_dir, verify=False).label_name
+        if labelled and found != label_name:
+            raise InputError(
+                f"{path}: was trained to predict {label_name!r}; the labels of {data_dir} are {found!r}. Pass data "
+                f"with the label {label_name!r}."
+            )
+        label_name = found
+    return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
+
+
+def _with_side_files(data: DataSettings, folder: RunFolder | None) -> DataSettings:
+    """Statistics and embeddings for an old layout that has none: those of the cohort that the checkpoint's run used."""
+    assert data.data_dir is not None, "it is that of the run by default"
+    if folder is None or is_compiled(data.data_dir):
+        return data
+    files = locate_layout(data.data_dir, SideFiles(data.params_map_path, data.label_path, data.embeddings_path))
+    cohort = folder.read_json(CONFIG).get("cohort")
+    recorded = Path(str(cohort.get("path"))) if isinstance(cohort, dict) else None
+    missing = [name for name, file in (("stats.csv", files.stats), ("cached.csv", files.embeddings)) if file is None]
+    if not missing or recorded is None or not is_compiled(recorded):
+        return data
+    print(
+        f"There is no {' and no '.join(missing)} for {data.data_dir}: those of the training data are used\n  {recorded}"
+    )
+    return replace(data, params_map_path=files.stats or recorded, embeddings_path=files.embeddings or recorded)
+
+
+def _data_dir(folder: RunFolder | None, path: Path) -> Path:
+    """The data of the checkpoint's run."""
+    if folder is None:
+        raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")
+    cohort = folder.read_json(CONFIG).get("cohort")
+    recorded = cohort.get("path") if isinstance(cohort, dict) else None
+    if not isinstance(recorded, str):
+        raise InputError(f"{folder.path / CONFIG}: does not record the data of the run; pass --data_dir")
+    data_dir = Path(recorded)
+    if not data_dir.exists():
+        raise InputError(f"{path}: the data of its run, {data_dir}, no longer exist; pass --data_dir")
+    return data_dir

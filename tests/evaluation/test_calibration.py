@@ -1,0 +1,97 @@
+"""Calibration and threshold of a checkpoint: fitted, kept with its checksum, and applied only to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.calibration import (
+    CALIBRATION,
+    Calibration,
+    calibrate,
+    calibration_file,
+    fit_calibration,
+    read_calibration,
+)
+from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.evaluation.statistics import platt_scaling, youden_threshold
+from seqsetvae.files import file_sha256
+
+
+def _predictions(reverse: bool = False) -> Predictions:
+    """Validation predictions of 100 labelled stays and one without a label."""
+    rng = np.random.default_rng(0)
+    label = np.append((rng.random(100) < 0.3).astype(np.int64), -1)
+    logit = 2.0 * (label == 1) - 3 + rng.normal(size=101)
+    return Predictions("valid", torch.arange(101), torch.tensor(label), torch.tensor(-logit if reverse else logit))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_what_is_written_is_read_back_for_its_checkpoint(checkpoint: Path) -> None:
+    calibration = calibrate(checkpoint, _predictions())
+    assert calibration_file(checkpoint) == checkpoint.parents[1] / CALIBRATION
+    found, line = read_calibration(checkpoint)
+    assert found == calibration
+    assert line == str(calibration)
+    content = json.loads((checkpoint.parents[1] / CALIBRATION).read_text())
+    assert content["checkpoint_sha256"] == file_sha256(checkpoint)
+    assert (content["split"], content["stays"]) == ("valid", 100)
+    assert content["method"].startswith("Platt scaling")
+    assert content["threshold_rule"].startswith("highest Youden index")
+
+
+def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint: Path) -> None:
+    predictions = _predictions()
+    calibration = fit_calibration(checkpoint, predictions)
+    label, logit = predictions.label[:100].numpy(), predictions.logit[:100].numpy()
+    assert (calibration.slope, calibration.intercept) == platt_scaling(label, logit)
+    assert calibration.threshold_logit == youden_threshold(label, logit)
+    calibrated = calibration.calibrated_logit(logit)
+    assert calibrated is not None
+    assert np.array_equal(expit(calibrated) >= calibration.threshold, logit >= calibration.threshold_logit)
+    assert not calibration_file(checkpoint).exists()
+
+
+def test_a_checkpoint_that_changed_has_no_calibration(checkpoint: Path) -> None:
+    calibrate(checkpoint, _predictions())
+    checkpoint.write_bytes(b"other weights")
+    found, line = read_calibration(checkpoint)
+    assert found is None
+    assert "belongs to another checkpoint than best.ckpt" in line
+
+
+def test_a_model_that_ranks_the_wrong_way_is_not_calibrated(checkpoint: Path) -> None:
+    calibration = calibrate(checkpoint, _predictions(reverse=True))
+    assert (calibration.slope, calibration.intercept) == (None, None)
+    assert not calibration.is_fitted
+    assert calibration.calibrated_logit(np.zeros(2)) is None
+    assert read_calibration(checkpoint)[0] == calibration
+
+
+def test_without_a_calibration_the_threshold_is_a_plain_probability() -> None:
+    values = {"checkpoint_sha256": "", "split": "valid", "stays": 2, "positives": 1, "slope": None, "intercept": None}
+    assert Calibration(**values, threshold_logit=0.0).threshold == 0.5  # type: ignore[arg-type]
+    assert Calibration(**values, threshold_logit=None).threshold is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"slope": "1"}', '{"slope": NaN}'])
+def test_a_damaged_file_is_one_error(checkpoint: Path, text: str) -> None:
+    calibrate(checkpoint, _predictions())
+    file = calibration_file(checkpoint)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | json.loads(text)) if text.startswith('{"') else text)
+    with pytest.raises(InputError, match=r"calibration.json: damaged"):
+        read_calibration(checkpoint)

@@ -1,0 +1,52 @@
+"""Prediction files: numbers read back to the same bits, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqsetvae.evaluation.prediction_file import csv_bytes, write_result, write_table
+from seqsetvae.files import AlreadyThereError, CannotWriteError
+from tests.tiny import largest_file
+
+
+def test_csv_reads_back_to_the_same_bits(tmp_path: Path) -> None:
+    numbers = np.concatenate([np.random.default_rng(0).normal(size=1000) * 10.0 ** np.arange(1000) ** 0.5, [5e-324]])
+    table = pa.table({"logit": numbers, "reason": [None, 'a "quoted", text'] + [None] * 999})
+    write_table(tmp_path / "new.csv", table)
+    with (tmp_path / "new.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["logit"]) for row in rows] == numbers.tolist()
+    assert [row["reason"] for row in rows[:2]] == ["", 'a "quoted", text']
+    assert (tmp_path / "new.csv").read_bytes() == csv_bytes(table)
+
+
+@pytest.mark.parametrize("name", ["there.csv", "there.parquet"])
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(AlreadyThereError):
+        write_table(tmp_path / name, pa.table({"stay_id": [1]}))
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_older_results_are_kept_under_other_names(tmp_path: Path) -> None:
+    target = tmp_path / "evaluation.json"
+    assert write_result(target, b"first") is None
+    assert write_result(target, b"first") is None  # the same again
+    kept = [write_result(target, content) for content in (b"second", b"third")]
+    assert all(path is not None and path.name.startswith("evaluation-") for path in kept)
+    assert [path.read_bytes() for path in kept if path] == [b"first", b"second"]
+    assert target.read_bytes() == b"third"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_full_disk_leaves_the_older_result(tmp_path: Path) -> None:
+    target = tmp_path / "evaluation.json"
+    write_result(target, b"first")
+    with largest_file(1000), pytest.raises(CannotWriteError):
+        write_result(target, bytes(10_000))
+    assert target.read_bytes() == b"first"

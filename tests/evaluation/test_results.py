@@ -1,0 +1,99 @@
+"""The content of evaluation.json: its schema, baselines, subgroups, landmarks and cautions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from seqsetvae.evaluation.calibration import Calibration
+from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation, table
+from seqsetvae.evaluation.statistics import FIGURES
+from tests.evaluation.test_statistics import sample
+
+CALIBRATION = Calibration(
+    checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
+)
+
+
+def _evaluated(n: int = 400, split: str = "test", calibration: Calibration | None = CALIBRATION) -> Evaluated:
+    label, logit = sample(n)
+    return Evaluated(
+        checkpoint="run/best.ckpt", split=split, label_name="death", label=label, logit=logit, calibration=calibration
+    )
+
+
+def _content(evaluated: Evaluated, **options: Any) -> dict[str, Any]:
+    return evaluation(evaluated, resamples=50, **options)
+
+
+def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> None:
+    evaluated = _evaluated()
+    trees = evaluated.logit + np.random.default_rng(1).normal(size=400)
+    content = _content(evaluated, baselines={"boosted trees": trees})
+    found = content["baselines"]["boosted trees"]
+    assert found.keys() == {"figures", "difference"}
+    assert found["figures"].keys() == FIGURES.keys()
+    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(evaluated.label, trees))
+    assert found["figures"]["sensitivity"] == {"value": None, "low": None, "high": None}  # it has no threshold
+    difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
+    assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
+    assert found["difference"].keys() == {"auroc", "auprc"}
+    assert "compared with boosted trees" in table(content)
+
+
+def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:
+    evaluated = _evaluated()
+    women = np.arange(400) % 2 == 0
+    nobody_died = (evaluated.label == 0) & women
+    content = _content(
+        evaluated, subgroups=[Subgroup("sex", "female", women), Subgroup("outcome", "alive", nobody_died)]
+    )
+    first, second = content["subgroups"]
+    assert (first["column"], first["group"], first["stays"]) == ("sex", "female", 200)
+    assert first["positives"] == evaluated.label[women].sum()
+    expected = roc_auc_score(evaluated.label[women], evaluated.logit[women])
+    assert first["figures"]["auroc"]["value"] == pytest.approx(expected)
+    assert second["positives"] == 0
+    assert {each["value"] for each in second["figures"].values()} == {None}
+    assert "outcome alive" in table(content)
+
+
+def test_a_landmark_has_its_own_stays() -> None:
+    label, logit = sample(100, seed=5)
+    (found,) = _content(_evaluated(), landmarks=[Landmark(6.0, label, logit)])["landmarks"]
+    assert (found["hours"], found["stays"], found["positives"]) == (6.0, 100, label.sum())
+    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "caution"),
+    [
+        (_evaluated(100), "stays are positive: with fewer than 50 stays of a class"),
+        (_evaluated(split="train"), "These stays were trained on"),
+        (_evaluated(split="valid"), "The validation split chose the checkpoint"),
+        (_evaluated(calibration=None), "There is no calibration and no threshold"),
+    ],
+    ids=["few positives", "train", "valid", "not calibrated"],
+)
+def test_what_to_distrust_is_said(evaluated: Evaluated, caution: str) -> None:
+    assert any(caution in text for text in _content(evaluated)["cautions"])
+    assert not any(caution in text for text in _content(_evaluated(2000))["cautions"])
+
+
+def test_an_auroc_that_may_be_chance_carries_a_caution() -> None:
+    evaluated = _evaluated()
+    noise = np.random.default_rng(0).normal(size=400)
+    chance = Evaluated(checkpoint="", split="test", label_name="", label=evaluated.label, logit=noise)
+    assert any("includes 0.5" in text for text in _content(chance)["cautions"])
+    assert not any("includes 0.5" in text for text in _content(evaluated)["cautions"])
+
+
+def test_calibration_is_measured_on_calibrated_probabilities() -> None:
+    calibrated, plain = _content(_evaluated()), _content(_evaluated(calibration=None))
+    slope = plain["figures"]["calibration_slope"]["value"]
+    assert calibrated["figures"]["calibration_slope"]["value"] == pytest.approx(slope / 0.8)
+    assert calibrated["figures"]["auroc"] == plain["figures"]["auroc"]
+    assert (calibrated["threshold"], plain["threshold"]) == (CALIBRATION.threshold, None)

@@ -1,0 +1,421 @@
+"""--mode predict: one row for every stay, labelled or not, and what it says about data that differ."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.special import expit
+
+from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
+from seqsetvae.cohort.sidefiles import read_labels, read_stats
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.loading import collate
+from tests.command import command, finetune, run_of
+from tests.prefixes import cut_after
+
+COLUMNS = ["stay_id", "split", "logit", "probability", "calibrated_probability", "label", "reason"]
+
+
+def _predict(run: Path, output: Path, **flags: object) -> tuple[int, list[dict[str, str]], str, str]:
+    """(status, rows, what was printed, errors); without a file no rows."""
+    given = {"ckpt": run, "output": output, "output_root_dir": output.parent / "cache", **flags}
+    status, said, errors = command("predict", **given)
+    if output.suffix != ".csv" or status == 2:
+        return status, [], said, errors
+    with output.open(newline="", encoding="utf-8") as file:
+        return status, list(csv.DictReader(file)), said, errors
+
+
+@pytest.fixture
+def unlabelled(old_layout: Path, tmp_path: Path) -> Path:
+    """The test stays as an old layout without labels, statistics and embeddings."""
+    shutil.copytree(old_layout / "test", tmp_path / "new" / "patient_ehr" / "test")
+    return tmp_path / "new"
+
+
+def _stay(file: Path) -> str:
+    """The number in a name such as 900081.0.parquet."""
+    return file.name.split(".")[0]
+
+
+def _change(folder: Path, change: object) -> None:
+    """Apply `change` to the rows of every stay of an old layout."""
+    for file in sorted((folder / "patient_ehr" / "test").iterdir()):
+        change(pd.read_parquet(file), file).to_parquet(file)  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_every_stay_of_every_split_has_a_row(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    status, rows, said, errors = _predict(finished[0], tmp_path / "all.csv")
+    assert status == 0, errors
+    assert list(rows[0]) == COLUMNS
+    expected = [
+        (str(stay), name, str(label))
+        for name, split in compiled.splits.items()
+        for stay, label in zip(split.stay_id, split.label, strict=True)
+    ]
+    assert [(row["stay_id"], row["split"], row["label"]) for row in rows] == expected
+    assert all(row["reason"] == "" for row in rows)
+    assert f"Wrote {tmp_path / 'all.csv'}: 100 rows, of the splits train, valid, test" in said
+
+
+def test_the_logit_is_the_log_odds_of_class_1(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test", batch_size=1)
+    model = load_finetuned(finished[0] / "checkpoints" / "best.ckpt").model
+    table, split = torch.from_numpy(compiled.embeddings.copy()).float(), compiled.split("test")
+    with torch.no_grad():
+        for n, row in enumerate(rows):
+            logits = model(collate(split, np.array([n])), table)[0]
+            assert float(row["logit"]) == float(logits[1].double() - logits[0].double())
+            probability = float(logits.double().softmax(0)[1])
+            assert float(row["probability"]) == pytest.approx(probability, abs=1e-12)
+
+
+def test_predictions_equal_those_of_evaluate_bit_for_bit(finished: tuple[Path, str], tmp_path: Path) -> None:
+    _predict(finished[0], tmp_path / "test.csv", split="test")
+    status, _, errors = command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "evaluated")
+    assert status == 0, errors
+    assert (tmp_path / "test.csv").read_bytes() == (tmp_path / "evaluated" / "predictions.csv").read_bytes()
+
+
+def test_parquet_holds_the_same_as_csv(finished: tuple[Path, str], tmp_path: Path) -> None:
+    _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test")
+    _predict(finished[0], tmp_path / "test.parquet", split="test")
+    table = pq.read_table(tmp_path / "test.parquet")
+    assert table.column_names == COLUMNS
+    for name in ("logit", "probability", "calibrated_probability"):
+        assert table[name].to_pylist() == [float(row[name]) for row in rows]
+    assert table["reason"].null_count == len(rows)
+
+
+def test_calibrated_probabilities_follow_calibration_json(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    _, rows, said, _ = _predict(run, tmp_path / "with.csv", split="test")
+    assert "Calibration fitted on the valid split (20 stays" in said
+    calibration = pd.read_json(run / "calibration.json", typ="series")
+    for row in rows:
+        expected = expit(calibration["slope"] * float(row["logit"]) + calibration["intercept"])
+        assert float(row["calibrated_probability"]) == pytest.approx(expected, abs=1e-12)
+    (run / "calibration.json").unlink()
+    _, rows, said, _ = _predict(run, tmp_path / "without.csv", split="test")
+    assert {row["calibrated_probability"] for row in rows} == {""}
+    assert "No calibration: there is no" in said
+    assert not (run / "calibration.json").exists()
+
+
+def test_a_calibration_of_another_checkpoint_is_not_applied(finished: tuple[Path, str], tmp_path: Path) -> None:
+    _, rows, said, _ = _predict(finished[0] / "checkpoints" / "last.ckpt", tmp_path / "last.csv", split="test")
+    assert {row["calibrated_probability"] for row in rows} == {""}
+    assert "belongs to another checkpoint than last.ckpt" in said
+
+
+# ------------------------------------------------------------------ unlabelled data
+
+
+def test_an_unlabelled_folder_without_side_files_is_predicted(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    """Statistics and embeddings are those of the run's data; the numbers are those of the labelled stays."""
+    _, labelled, _, _ = _predict(finished[0], tmp_path / "labelled.csv", split="test")
+    status, rows, said, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 0, errors
+    assert f"There is no stats.csv and no cached.csv for {unlabelled}: those of the training data are used" in said
+    assert [row | {"label": ""} for row in labelled] == rows
+
+
+def test_evaluating_unlabelled_stays_is_still_refused(finished: tuple[Path, str], unlabelled: Path) -> None:
+    status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
+    assert status == 2
+    assert "no oc.csv beside it or in it, so its stays have no labels" in errors
+
+
+def test_a_file_of_other_labels_counts_as_none(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+    (unlabelled / "oc.csv").write_text("ts_id,readmission\n900081,1\n")
+    status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 0, errors
+    assert {row["label"] for row in rows} == {""}
+    status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
+    assert status == 2
+    assert "has no column in_hospital_mortality. Its columns are: ts_id, readmission" in errors
+
+
+def test_a_compiled_cohort_with_another_label_is_predicted_without_labels(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    """The labels there mean something else, so the column stays empty."""
+    shutil.copytree(compiled.path, tmp_path / "other")
+    manifest = open_cohort(compiled.path).manifest | {"label_name": "readmission"}
+    manifest[CHECKSUM] = manifest_checksum(manifest)
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    status, rows, said, errors = _predict(finished[0], tmp_path / "other.csv", data_dir=tmp_path / "other")
+    assert status == 0, errors
+    assert {row["label"] for row in rows} == {""}
+    assert "label readmission" in said
+
+
+def test_stays_that_cannot_be_predicted_have_a_row_with_a_reason(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    files = sorted((unlabelled / "patient_ehr" / "test").iterdir())
+    pd.read_parquet(files[0]).iloc[:0].to_parquet(files[0])  # no events
+    pd.read_parquet(files[1]).assign(value=math.nan).to_parquet(files[1])  # a fault
+    given = {"data_dir": unlabelled, "split": "test"}
+    assert _predict(finished[0], tmp_path / "refused.csv", **given)[0] == 2  # as ever, without --skip_bad
+    status, rows, said, errors = _predict(finished[0], tmp_path / "new.csv", skip_bad="true", **given)
+    assert status == 0, errors
+    assert len(rows) == 20
+    assert "No prediction for 2 of 20 stays" in said
+    without = {row["stay_id"]: row for row in rows if row["reason"]}
+    assert set(without) == {_stay(files[0]), _stay(files[1])}
+    empty = without[_stay(files[0])]
+    assert empty["reason"] == "the stay has no rows"
+    assert (empty["split"], empty["logit"], empty["probability"], empty["calibrated_probability"]) == (
+        "test",
+        "",
+        "",
+        "",
+    )
+    assert "not a finite number" in without[_stay(files[1])]["reason"]
+
+
+# ------------------------------------------------------------------ data that differ
+
+
+def _rename(folder: Path, names: dict[str, str], only: Path | None = None) -> None:
+    def change(rows: pd.DataFrame, file: Path) -> pd.DataFrame:
+        return rows if only is not None and file != only else rows.assign(variable=rows["variable"].replace(names))
+
+    _change(folder, change)
+
+
+def test_unknown_variables_are_a_warning_with_its_own_exit_status(
+    generated: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    _rename(unlabelled, {"heart rate": "HR"})
+    status, rows, said, errors = _predict(generated, tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 3, errors
+    assert len(rows) == 20
+    assert "of the events are of 1 variable that the training data did not have: 'HR'" in said
+    assert "(exit status 3)" in said
+
+
+def test_a_stay_of_unknown_variables_alone_has_no_prediction(generated: Path, unlabelled: Path, tmp_path: Path) -> None:
+    (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
+    names = set(pd.read_parquet(first)["variable"])
+    _rename(unlabelled, {name: f"{name} (new)" for name in names}, only=first)
+    _, rows, _, errors = _predict(generated, tmp_path / "new.csv", data_dir=unlabelled)
+    (row,) = [row for row in rows if row["reason"]]
+    assert row["stay_id"] == _stay(first), errors
+    assert row["reason"] == "none of its variables occurred in the checkpoint's training data"
+    assert row["logit"] == ""
+
+
+def test_a_variable_in_another_unit_is_named(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+    def to_fahrenheit(rows: pd.DataFrame, _: Path) -> pd.DataFrame:
+        is_temperature = rows["variable"] == "temperature"
+        return rows.assign(value=rows["value"].where(~is_temperature, rows["value"] * 1.8 + 32))
+
+    _change(unlabelled, to_fahrenheit)
+    status, _, said, _ = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 3
+    assert "The mean of 1 variable is far from that of training; another unit? 'temperature': mean" in said
+
+
+def test_minutes_that_are_hours_are_noticed(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+    _change(unlabelled, lambda rows, _: rows.assign(minute=rows["minute"] / 60))
+    status, rows, said, _ = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 3
+    assert "is `minute` in hours?" in said
+    assert len(rows) == 20
+
+
+def test_variables_without_an_embedding_are_left_out_and_counted(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    """The predictions are those of the data without these rows; a stay that has no others has none."""
+    (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
+    names = set(pd.read_parquet(first)["variable"])
+    _rename(unlabelled, {"heart rate": "HR"})
+    _rename(unlabelled, {name: f"{name} (new)" for name in names}, only=first)
+    status, rows, said, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 3, errors
+    assert "events of variables without an embedding, left out: 'HR'" in said
+    assert "variables that the training data did not have: 'HR'" in said
+    (without,) = [row for row in rows if row["reason"]]
+    assert without["stay_id"] == _stay(first)
+    assert without["reason"] == "none of its variables has an embedding, so none occurred in the training data"
+
+    (unlabelled / "patient_ehr" / "test" / first.name).unlink()
+    _change(unlabelled, lambda rows, _: rows[rows["variable"] != "HR"])
+    _, cleaned, _, _ = _predict(finished[0], tmp_path / "cleaned.csv", data_dir=unlabelled)
+    assert [row for row in rows if not row["reason"]] == cleaned
+
+
+def test_training_on_variables_without_an_embedding_is_still_an_error(
+    pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(old_layout.parent, tmp_path / "processed")
+    lines = (tmp_path / "processed" / "cached.csv").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("heart rate,")]
+    (tmp_path / "processed" / "cached.csv").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    status, _, errors = finetune(pretrained, tmp_path / "processed", tmp_path)
+    assert status == 2
+    assert "cached.csv has no embedding for 1 of 12 variables:\n  'heart rate'" in errors
+
+
+@pytest.fixture(scope="module")
+def generated(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on data whose embeddings were made from names, so that unknown variables have one too."""
+    root = tmp_path_factory.mktemp("generated")
+    side = old_layout.parent
+    compile_cohort(
+        SeqSetVAELayout(old_layout),
+        root / "cohort",
+        label_name="in_hospital_mortality",
+        labels=read_labels(side / "oc.csv", "in_hospital_mortality"),
+        stats=read_stats(side / "stats.csv"),
+        embedding_dim=12,
+        progress=False,
+    )
+    status, _, errors = finetune(pretrained, root / "cohort", root, max_epochs=1)
+    assert status == 0, errors
+    return run_of(root)
+
+
+# ------------------------------------------------------------------ MEDS, every set
+
+
+def test_the_meds_schema_is_that_of_meds_evaluation(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test")
+    status, _, said, errors = _predict(finished[0], tmp_path / "meds.parquet", split="test", schema="meds")
+    assert status == 0, errors
+    table = pq.read_table(tmp_path / "meds.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "subject_id": "int64",
+        "prediction_time": "timestamp[us]",
+        "boolean_value": "bool",
+        "predicted_boolean_value": "bool",
+        "predicted_boolean_probability": "double",
+    }
+    split = compiled.split("test")
+    last = split.minute[split.stay_offset[1:] - 1]
+    assert table["subject_id"].to_pylist() == split.stay_id.tolist()
+    times = [(time - datetime(1970, 1, 1)).total_seconds() / 60 for time in table["prediction_time"].to_pylist()]
+    assert times == pytest.approx(last.tolist())
+    assert table["boolean_value"].to_pylist() == [label == 1 for label in split.label]
+    probability = [float(row["calibrated_probability"]) for row in rows]
+    assert table["predicted_boolean_probability"].to_pylist() == probability
+    threshold = pd.read_json(finished[0] / "calibration.json", typ="series")["threshold"]
+    assert table["predicted_boolean_value"].to_pylist() == [each >= threshold for each in probability]
+    assert "the probability is calibrated" in said
+
+
+def test_the_meds_schema_leaves_out_stays_without_a_prediction(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
+    pd.read_parquet(first).iloc[:0].to_parquet(first)
+    _predict(finished[0], tmp_path / "meds.parquet", data_dir=unlabelled, schema="meds")
+    table = pq.read_table(tmp_path / "meds.parquet")
+    assert len(table) == 19
+    assert table["boolean_value"].null_count == 19
+
+
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    flags = {"split": "test", "precision": "64-true", "batch_size": 7}
+    status, rows, said, errors = _predict(finished[0], tmp_path / "sets.csv", every_set="true", **flags)
+    assert status == 0, errors
+    assert "the head was trained on whole stays only" in said
+    split = compiled.split("test")
+    assert list(rows[0]) == ["stay_id", "set_index", "minute", "logit", "probability"]
+    assert [float(row["minute"]) for row in rows] == split.minute.tolist()
+    assert [int(row["stay_id"]) for row in rows] == np.repeat(split.stay_id, np.diff(split.stay_offset)).tolist()
+    model = load_finetuned(finished[0] / "checkpoints" / "best.ckpt", torch.float64).model
+    table = torch.from_numpy(compiled.embeddings.copy())
+    for stay in (0, 7, 19):
+        of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
+        for n_sets, row in enumerate(of_stay, start=1):
+            with torch.no_grad():
+                cut = model(collate(cut_after(split, stay, n_sets), np.array([0]), dtype=np.float64), table)
+            assert int(row["set_index"]) == n_sets - 1
+            assert float(row["logit"]) == pytest.approx(cut.diff(dim=1).item(), abs=1e-12)
+            assert float(row["probability"]) == pytest.approx(cut.softmax(1)[0, 1].item(), abs=1e-12)
+
+
+def test_every_set_is_refused_where_stays_are_shortened(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    assert finetune(pretrained, compiled.path, tmp_path, max_sets=3, max_epochs=1)[0] == 0
+    status, _, _, errors = _predict(run_of(tmp_path), tmp_path / "sets.csv", every_set="true")
+    assert status == 2
+    assert "was trained on the last 3 sets of each stay (max_sets)" in errors
+    assert not (tmp_path / "sets.csv").exists()
+
+
+def test_explained_stays_have_a_row_for_every_event_with_its_own_value(
+    finished: tuple[Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
+) -> None:
+    stay = int(compiled.split("test").stay_id[2])
+    status, rows, said, errors = _predict(finished[0], tmp_path / "why.csv", explain=stay)
+    assert status == 0, errors
+    assert list(rows[0]) == ["stay_id", "set_index", "minute", "variable", "value", "contribution"]
+    (file,) = (old_layout / "test").glob(f"{stay}.*")
+    original = pd.read_parquet(file)
+    found = sorted((row["variable"], float(row["value"])) for row in rows)
+    expected = sorted(zip(original["variable"], original["value"], strict=True))
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-4)
+    assert {row["stay_id"] for row in rows} == {str(stay)}
+    (line,) = [line.split() for line in said.splitlines() if line.split()[:1] == [str(stay)]]
+    logit, at_mean, total = map(float, line[1:4])
+    assert total == pytest.approx(sum(float(row["contribution"]) for row in rows), abs=1e-3)
+    assert total == pytest.approx(logit - at_mean, abs=0.02)
+
+
+def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str], tmp_path: Path) -> None:
+    status, _, _, errors = _predict(finished[0], tmp_path / "why.csv", explain=5)
+    assert status == 2
+    assert "explain: received 5" in errors
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("there.csv", {}, "which already exists; allowed: a new file"),
+        ("new.txt", {}, "allowed: a file name that ends in .csv or .parquet"),
+        ("nowhere/new.csv", {}, "allowed: a file in an existing folder"),
+        ("new.csv", {"schema": "meds"}, "allowed: a file name that ends in .parquet"),
+        ("new.parquet", {"schema": "meds", "every_set": "true"}, "every_set: received together with --schema meds"),
+        ("new.csv", {"explain": "1", "every_set": "true"}, "explain: received together with --every_set"),
+        ("new.csv", {"split": "all"}, "split: received 'all'; allowed: one of train, valid, test"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_read(
+    finished: tuple[Path, str], tmp_path: Path, name: str, flags: dict[str, str], message: str
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    status, _, errors = command("predict", ckpt=finished[0], output=tmp_path / name, **flags)
+    assert status == 2
+    assert message in errors
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
