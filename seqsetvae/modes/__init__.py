@@ -3,13 +3,14 @@
 A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
 """
 
-from seqsetvae.modes import demo, embed, evaluate, finetune, pretrain
+from seqsetvae.modes import demo, embed, evaluate, finetune, pretrain, report
 from seqsetvae.settings.command_line import Mode
 
 MODES: dict[str, Mode] = {
     "finetune": finetune,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "report": report,
     "embed": embed,
     "demo": demo,
 }

@@ -91,6 +91,7 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
+    from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.loading import data_module
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -123,12 +124,14 @@ def run(settings: Settings) -> Summary:
         precision = Precision.of(settings.run, device)
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
-    return train_and_summarize(
+    summary = train_and_summarize(
         run,
         device,
         lambda: finetune_in_stages(run, module, compute_features, settings.run.compile_model),
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, VAL_AUC, cohort.split("valid")),
     )
+    report_finished_run(run.folder.path)
+    return summary
 
 
 def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:

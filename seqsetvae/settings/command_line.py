@@ -64,6 +64,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
+        "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
         "  train_optimized.py --mode demo",
     )
@@ -78,9 +79,10 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
             sections[section] = command.add_argument_group(section)
         value = getattr(config, name, item.default if item.in_config else MISSING)
         default = "" if value is MISSING else f" (default: {value})"
-        as_switch: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        arity: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        arity |= {"nargs": "+", "action": "extend"} if item.takes_several else {}
         text = (comment + default).replace("%", "%%")
-        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **as_switch)
+        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **arity)
     return command
 
 

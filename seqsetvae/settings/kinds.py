@@ -59,6 +59,32 @@ class OneOf:
         return name
 
 
+@dataclass(frozen=True)
+class Several:
+    """One or more values of a kind; on the command line they follow the flag, separated by spaces."""
+
+    each: Kind
+
+    @property
+    def allowed(self) -> str:
+        return f"one or more values, each of them {self.each.allowed}"
+
+    @property
+    def metavar(self) -> str:
+        return self.each.metavar
+
+    def convert(self, received: Any) -> tuple[Any, ...]:
+        if not received or not isinstance(received, list | tuple):
+            raise ValueError
+        return tuple(map(self._convert_one, received))
+
+    def _convert_one(self, value: Any) -> Any:
+        try:
+            return self.each.convert(value)
+        except NotAllowedError as error:
+            raise NotAllowedError(f"of which {value!r} {str(error).removeprefix('which ')}") from None
+
+
 def choice(*names: str, **aliases: str) -> OneOf:
     """One of these names."""
     return OneOf(lambda: names, aliases)
