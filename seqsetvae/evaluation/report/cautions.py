@@ -24,9 +24,10 @@ class Caution:
 
 def cautions_of(run: Run) -> list[Caution]:
     """All reasons for caution, warnings first, each text once."""
-    found = [*_of_run(run), *_of_data(run)]
-    if run.evaluation is not None:
-        found += [*_of_evaluation(run.evaluation, run), *_of_files(run, run.evaluation)]
+    evaluation, found = run.evaluation, []
+    if evaluation is not None:
+        found += [*_of_evaluation(evaluation), *_of_files(run, evaluation)]
+    found += [*_of_run(run), *_of_data(run)]
     found += [Caution("note", line) for line in run.warnings if not _is_known(line, found)]
     unique = {each.text: each for each in found}
     return sorted(unique.values(), key=lambda each: each.kind != "warning")
@@ -72,7 +73,7 @@ def _of_positives(positives: int, split: str) -> Iterator[Caution]:
         )
 
 
-def _of_evaluation(evaluation: Evaluation, run: Run) -> Iterator[Caution]:
+def _of_evaluation(evaluation: Evaluation) -> Iterator[Caution]:
     yield from (Caution("warning", line) for line in evaluation.cautions)
     if not any("positive" in line for line in evaluation.cautions):
         yield from _of_positives(evaluation.positives, evaluation.split)
@@ -105,14 +106,17 @@ def _of_intervals(evaluation: Evaluation) -> Iterator[Caution]:
 
 
 def _of_baselines(evaluation: Evaluation) -> Iterator[Caution]:
+    better = []
     for baseline in evaluation.baselines:
         difference = baseline.difference.get("auroc")
         if difference is not None and difference.excludes(0) and difference.value < 0:
-            yield Caution(
-                "warning",
-                f"{model_name(baseline.name)} ranks these stays better: the AUROC of this model minus that of the "
-                f"baseline is {with_interval(difference)}.",
-            )
+            better.append(f"{model_name(baseline.name)} {with_interval(difference)}")
+    if better:
+        yield Caution(
+            "warning",
+            f"Ranked better by {counted(len(better), 'baseline')}: AUROC of this model minus that of "
+            f"{', of '.join(better)}.",
+        )
 
 
 def _of_subgroups(evaluation: Evaluation) -> Iterator[Caution]:
@@ -167,7 +171,9 @@ def _against(best: Baseline, auroc: float) -> str:
     difference = best.difference.get("auroc")
     if difference is None or difference.low is None:
         return f"The best baseline, {name}, has AUROC {number(best.figures['auroc'].value)} against {number(auroc)}."
-    text = f"AUROC difference {with_interval(difference)}"
+    text = (
+        f"AUROC {number(auroc)} against {number(best.figures['auroc'].value)}, difference {with_interval(difference)}"
+    )
     if not difference.excludes(0):
         return f"Not told apart from the best baseline, {name}: {text}."
     return f"{'Better' if difference.value > 0 else 'Worse'} than the best baseline, {name}: {text}."

@@ -15,7 +15,7 @@ from seqsetvae.evaluation.report.content import Picture, Section, Table
 from seqsetvae.evaluation.report.page import write_page
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.tables import ScoredStays
-from seqsetvae.evaluation.report.wording import counted, duration, number, with_interval
+from seqsetvae.evaluation.report.wording import counted, duration, number, stacked
 from seqsetvae.files import AlreadyThereError, new_folder
 
 Runs = Mapping[str, Run]  # by the name that the page gives them
@@ -92,7 +92,7 @@ def overview(runs: Runs) -> Table:
 def _overview_row(name: str, run: Run) -> list[str]:
     evaluation, best, summary = run.evaluation, run.best, run.summary or {}
     names = ("auroc", "auprc", "brier")
-    scored = ["–"] * 3 if evaluation is None else [with_interval(evaluation.figures.get(each)) for each in names]
+    scored = ["–"] * 3 if evaluation is None else [stacked(evaluation.figures.get(each)) for each in names]
     return [
         name,
         "–" if evaluation is None else evaluation.split,

@@ -36,6 +36,7 @@ class Picture:
     caption: str
     alt: str
     figure: Figure
+    wide: bool = False
 
 
 @dataclass(frozen=True, eq=False)

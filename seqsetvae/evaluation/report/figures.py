@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation, Group
@@ -52,11 +52,14 @@ def metric_curves(
         axes.axvline(best_epoch, color=INK, linewidth=0.9, alpha=0.6, label="best epoch")
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
-    figure.subplots_adjust(left=0.17)
+    figure.subplots_adjust(left=0.19)
     return figure
 
 
@@ -179,7 +182,7 @@ def decision_curve(thresholds: Floats, model: Floats, treat_all: Floats) -> Figu
     axes.set_ylabel("net benefit")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend()
-    figure.subplots_adjust(left=0.17)
+    figure.subplots_adjust(left=0.2)
     return figure
 
 

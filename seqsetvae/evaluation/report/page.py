@@ -42,7 +42,7 @@ def write_run_page(run: Run) -> Path:
     """report.html and figures/ in the run folder. Raises CannotWriteError."""
     evaluation = run.evaluation
     content = {
-        "title": f"{run.mode} of {run.label_name}" if run.mode == "finetune" else run.mode,
+        "title": f"Fine-tuned model: {run.label_name}" if run.mode == "finetune" else f"Run of --mode {run.mode}",
         "name": run.folder.resolve().name,
         "verdict": None if evaluation is None else verdict(evaluation),
         "cards": cards_of(run),
@@ -86,19 +86,13 @@ def result_section(evaluation: Evaluation | None) -> Section | None:
     """The figures beside those of the baselines."""
     if evaluation is None:
         return None
-    text = [
-        f"{evaluation.checkpoint} on the {evaluation.split} split. Intervals are over patients. They do not contain "
+    text = (
+        f"{evaluation.checkpoint} on the {evaluation.split} split. Intervals are over patients: they do not contain "
         "what another random seed or another split would change."
-    ]
-    tables = [results.baselines_table(evaluation)] if evaluation.baselines else []
-    return Section(
-        "figures",
-        "Figures",
-        text,
-        results.baseline_pictures(evaluation),
-        tables,
-        folded=[results.figures_table(evaluation)],
     )
+    tables = [results.baselines_table(evaluation)] if evaluation.baselines else [results.figures_table(evaluation)]
+    folded = [results.figures_table(evaluation)] if evaluation.baselines else []
+    return Section("figures", "Figures", [text], results.baseline_pictures(evaluation), tables, folded)
 
 
 def cards_of(run: Run) -> list[Card]:

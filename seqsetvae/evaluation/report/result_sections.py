@@ -18,6 +18,7 @@ from seqsetvae.evaluation.report.wording import (
     model_name,
     number,
     percent,
+    stacked,
     with_interval,
 )
 
@@ -27,13 +28,13 @@ THRESHOLDS_LISTED = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 def baselines_table(evaluation: Evaluation) -> Table:
     """This model and the baselines, a row each."""
-    head = ("model", "AUROC", "AUPRC", "Brier score", "AUROC, this model minus it", "AUPRC, this model minus it")
-    rows = [[MODEL, *(with_interval(evaluation.figures.get(name)) for name in ("auroc", "auprc", "brier")), "–", "–"]]
+    head = ("model", "AUROC", "AUPRC", "Brier score", "AUROC minus the baseline's", "AUPRC minus the baseline's")
+    rows = [[MODEL, *(stacked(evaluation.figures.get(name)) for name in ("auroc", "auprc", "brier")), "–", "–"]]
     for each in evaluation.baselines:
-        own = [with_interval(each.figures.get(name)) for name in ("auroc", "auprc", "brier")]
-        against = [with_interval(each.difference.get(name)) for name in ("auroc", "auprc")]
+        own = [stacked(each.figures.get(name)) for name in ("auroc", "auprc", "brier")]
+        against = [stacked(each.difference.get(name)) for name in ("auroc", "auprc")]
         rows.append([model_name(each.name), *own, *against])
-    return Table("Result and baselines on the same stays (95 % intervals)", head, rows)
+    return Table("This model and the baselines on the same stays, with 95 % intervals", head, rows)
 
 
 def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
@@ -94,7 +95,7 @@ def discrimination_section(run: Run) -> Section | None:
             figures.precision_recall({"": precision}, prevalence),
         ),
     ]
-    return Section("discrimination", "Ranking of the stays", pictures=pictures)
+    return Section("discrimination", "Discrimination", pictures=pictures)
 
 
 def _drawable(run: Run) -> ScoredStays | None:
@@ -138,8 +139,8 @@ def calibration_section(run: Run) -> Section | None:
             figures.risk_histogram(stays.label, stays.risk, _threshold(run)),
         ),
     ]
-    table = Table(f"Calibration, {list(bins)[-1]}", head, rows)
-    return Section("calibration", "Probabilities", pictures=pictures, folded=[table])
+    table = Table(f"Calibration by group of stays, {list(bins)[-1]}", head, rows)
+    return Section("calibration", "Calibration and predicted risk", pictures=pictures, folded=[table])
 
 
 def _median(stays: ScoredStays, label: int) -> float:
@@ -177,8 +178,8 @@ def confusion_tables(run: Run, stays: ScoredStays, threshold: float) -> list[Tab
     counts = numbers.confusion(stays.label, stays.risk, threshold)
     kind = "calibrated probability" if stays.calibrated is not None else "probability"
     rows = [
-        ["label 1", f"{counts.true_positive:,} (true positive)", f"{counts.false_negative:,} (false negative)"],
-        ["label 0", f"{counts.false_positive:,} (false positive)", f"{counts.true_negative:,} (true negative)"],
+        ["label 1", f"{counts.true_positive:,}\ntrue positive", f"{counts.false_negative:,}\nfalse negative"],
+        ["label 0", f"{counts.false_positive:,}\nfalse positive", f"{counts.true_negative:,}\ntrue negative"],
     ]
     caption = f"Calls at {kind} {number(threshold)} or more, the threshold chosen on the validation split"
     tables = [Table(caption, ("", "called positive", "called negative"), rows)]
@@ -231,7 +232,7 @@ def landmark_section(run: Run) -> Section | None:
 def _groups_table(caption: str, heading: str, names: list[str], groups: tuple[Group, ...]) -> Table:
     shown = ("auroc", "auprc", "brier")
     rows = [
-        [name, f"{each.stays:,}", f"{each.positives:,}", *(with_interval(each.figures.get(one)) for one in shown)]
+        [name, f"{each.stays:,}", f"{each.positives:,}", *(stacked(each.figures.get(one)) for one in shown)]
         for name, each in zip(names, groups, strict=True)
     ]
     return Table(caption, (heading, "stays", "positives", *map(figure_name, shown)), rows)
@@ -258,6 +259,7 @@ def one_stay_section(run: Run) -> Section | None:
         f"Predicted risk of stay {stay}: {number(risk[0])} after the first set, {number(risk[-1])} after the last one "
         f"at hour {hours[-1]:.1f}, between {number(risk.min())} and {number(risk.max())}.",
         figures.risk_over_time(hours, risk, events),
+        wide=True,
     )
     return Section("one-stay", "One stay over time", pictures=[picture])
 

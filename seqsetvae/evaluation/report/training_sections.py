@@ -18,9 +18,10 @@ def data_section(run: Run) -> Section:
     """The data card: counts by split, where labels and embeddings come from, and what was odd."""
     recorded = run.config.get("cohort") or {}
     text = [f"Label: {run.label_name}. Data folder: {recorded.get('path', 'not recorded')}."]
+    notices = [f"Notice: {line}." for line in run.notices]
     if run.cohort is None:
         text.append("The data are no longer there or have changed, so their counts cannot be shown.")
-        return Section("data", "Data", text + run.notices)
+        return Section("data", "Data", text + notices)
     manifest = run.cohort.manifest
     text.append(
         f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
@@ -29,7 +30,7 @@ def data_section(run: Run) -> Section:
     rows = [_split_row(name, counts) for name, counts in manifest["splits"].items()]
     head = ("split", "stays", "with label", "positive", "share", "sets", "events", "events per stay")
     variables = Table("Variables", ("variable", "mean", "std"), _variables(run), numeric=True)
-    return Section("data", "Data", text + run.notices, tables=[Table("Stays by split", head, rows)], folded=[variables])
+    return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=[variables])
 
 
 def _split_row(name: str, counts: dict[str, int]) -> list[str]:

@@ -61,6 +61,17 @@ def with_interval(estimate: Estimate | None, digits: int = 3) -> str:
     return f"{number(estimate.value, digits)} ({interval(estimate, digits)})"
 
 
+def stacked(estimate: Estimate | None, digits: int = 3) -> str:
+    """A figure and, on a second line, its 95 % interval.
+
+    >>> stacked(Estimate(0.5, 0.4, 0.6), 2)
+    '0.50\\n0.40 to 0.60'
+    """
+    if estimate is None or estimate.low is None:
+        return with_interval(estimate, digits)
+    return f"{number(estimate.value, digits)}\n{interval(estimate, digits)}"
+
+
 def percent(share: float) -> str:
     """
     >>> percent(0.1402)
