@@ -17,7 +17,7 @@ from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
 from seqsetvae.settings.declare import Setting, build, declared, groups_in
-from seqsetvae.settings.kinds import NotAllowedError, OneOf
+from seqsetvae.settings.kinds import NotAllowedError, OneOf, Several
 
 
 class Mode(Protocol):
@@ -79,10 +79,11 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
             sections[section] = command.add_argument_group(section)
         value = getattr(config, name, item.default if item.in_config else MISSING)
         default = "" if value is MISSING else f" (default: {value})"
-        arity: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
-        arity |= {"nargs": "+", "action": "extend"} if item.takes_several else {}
+        how: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
+        if isinstance(item.kind, Several):
+            how = {"nargs": "+", "action": "extend"}  # the flag may also be repeated
         text = (comment + default).replace("%", "%%")
-        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **arity)
+        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **how)
     return command
 
 
@@ -234,7 +235,7 @@ def _unused(given: Mapping[str, str], received: Mapping[str, Any], mode: Mode, m
         where = f"--mode {given['mode']} does not use it (used by {', '.join(readers)})"
         if name in read_with_others:
             where = f"it is used only with {read_with_others[name].only_with}"
-        problems.append(f"{name}: received {given[name]!r}; {where}; leave out --{name}")
+        problems.append(f"{name}: received {_shown(given[name])}; {where}; leave out --{name}")
     return problems
 
 
@@ -257,8 +258,14 @@ def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems
             values[name] = kind.convert(value)
         except (ValueError, TypeError, OverflowError) as error:
             reason = f", {error}" if isinstance(error, NotAllowedError) else ""
-            problems.append(f"{name}: received {value!r}{reason}; allowed: {kind.allowed}")
+            problems.append(f"{name}: received {_shown(value)}{reason}; allowed: {kind.allowed}")
     return values
+
+
+def _shown(received: Any) -> str:
+    """A value as it was given: the words of a flag that takes several are one text."""
+    words = isinstance(received, list) and all(isinstance(word, str) for word in received)
+    return repr(" ".join(received) if words else received)
 
 
 def _report(problems: list[str]) -> InputError:

@@ -17,7 +17,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from seqsetvae.settings.kinds import BOOLEAN, Kind, Several
+from seqsetvae.settings.kinds import BOOLEAN, Kind
 
 Group = TypeVar("Group")
 
@@ -67,11 +67,6 @@ class Setting:
     def is_switch(self) -> bool:
         """Whether its flag may stand without a value."""
         return self.kind is BOOLEAN
-
-    @property
-    def takes_several(self) -> bool:
-        """Whether its flag may have more than one value."""
-        return isinstance(self.kind, Several)
 
     @property
     def is_config_line(self) -> bool:

@@ -61,28 +61,23 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Several:
-    """One or more values of a kind; on the command line they follow the flag, separated by spaces."""
+    """None (on the command line: none), or one or more values of a kind; on the command line side by side."""
 
-    each: Kind
+    kind: Kind
 
     @property
     def allowed(self) -> str:
-        return f"one or more values, each of them {self.each.allowed}"
+        return f"{self.kind.allowed} or several, or None"
 
     @property
     def metavar(self) -> str:
-        return self.each.metavar
+        return self.kind.metavar
 
-    def convert(self, received: Any) -> tuple[Any, ...]:
-        if not received or not isinstance(received, list | tuple):
-            raise ValueError
-        return tuple(map(self._convert_one, received))
-
-    def _convert_one(self, value: Any) -> Any:
-        try:
-            return self.each.convert(value)
-        except NotAllowedError as error:
-            raise NotAllowedError(f"of which {value!r} {str(error).removeprefix('which ')}") from None
+    def convert(self, received: Any) -> tuple[Any, ...] | None:
+        if received in (None, "none", "None", ["none"], ["None"]):
+            return None
+        values = received if isinstance(received, list | tuple) else [received]
+        return tuple(self.kind.convert(value) for value in values)
 
 
 def choice(*names: str, **aliases: str) -> OneOf:

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seqsetvae.evaluation.report.evaluation_file import Baseline, Evaluation
+from seqsetvae.evaluation.report.numbers import brier, roc
 from seqsetvae.evaluation.report.read import Run
+from seqsetvae.evaluation.report.tables import ScoredStays
 from seqsetvae.evaluation.report.wording import counted, model_name, number, with_interval
 
 FEW_POSITIVES = 50  # below this an AUROC interval is about 0.15 wide
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
-SAME = 1e-6  # difference between two computations of one AUROC that rounding explains
+BEGINNING = 40  # characters by which a line of train.log is recognized
+SAME = 1e-6  # difference between two computations of one figure that rounding explains
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ def cautions_of(run: Run) -> list[Caution]:
 
 
 def _is_known(line: str, found: list[Caution]) -> bool:
-    """Whether a line of train.log repeats a caution. The same advice is wrapped there, and may end in another way."""
-    start = " ".join(line.split())[:60].lower()
-    return any(" ".join(each.text.split()).lower().startswith(start) for each in found)
+    """Whether a line of train.log repeats a caution: they begin alike, up to a colon if one comes early."""
+    text = " ".join(line.split()).lower()[:BEGINNING]
+    start = text.partition(":")[0]
+    return any(each.text.lower().startswith(start) for each in found)
 
 
 def _of_run(run: Run) -> Iterator[Caution]:
@@ -60,31 +64,19 @@ def _of_run(run: Run) -> Iterator[Caution]:
 
 def _of_data(run: Run) -> Iterator[Caution]:
     if run.evaluation is None and run.cohort is not None and "valid" in run.cohort.manifest["splits"]:
-        yield from _of_positives(run.cohort.manifest["splits"]["valid"]["positives"], "valid")
+        positives = run.cohort.manifest["splits"]["valid"]["positives"]
+        if positives < FEW_POSITIVES:
+            yield Caution(
+                "warning",
+                f"Few positives: {counted(positives, 'positive stay')} in the validation split (fewer than "
+                f"{FEW_POSITIVES}), so its figures are uncertain.",
+            )
     yield from (Caution("note", f"Data: {line}.") for line in run.notices)
 
 
-def _of_positives(positives: int, split: str) -> Iterator[Caution]:
-    if positives < FEW_POSITIVES:
-        yield Caution(
-            "warning",
-            f"Few positives: {counted(positives, 'positive stay')} in the {split} split (fewer than {FEW_POSITIVES}), "
-            "so every figure may be off by much.",
-        )
-
-
 def _of_evaluation(evaluation: Evaluation) -> Iterator[Caution]:
+    """What `--mode evaluate` cautions about (positives, split, chance), and what follows from the figures."""
     yield from (Caution("warning", line) for line in evaluation.cautions)
-    if not any("positive" in line for line in evaluation.cautions):
-        yield from _of_positives(evaluation.positives, evaluation.split)
-    if evaluation.split == "train":
-        yield Caution("warning", "The figures are of the training split: they say nothing about new patients.")
-    if evaluation.split == "valid":
-        yield Caution(
-            "warning",
-            "The figures are of the validation split, which also chose the checkpoint, the threshold and the "
-            "calibration, so they are optimistic. Use a test split for a result to report.",
-        )
     yield from _of_intervals(evaluation)
     yield from _of_baselines(evaluation)
     yield from _of_subgroups(evaluation)
@@ -92,9 +84,7 @@ def _of_evaluation(evaluation: Evaluation) -> Iterator[Caution]:
 
 def _of_intervals(evaluation: Evaluation) -> Iterator[Caution]:
     auroc, slope = evaluation.figures.get("auroc"), evaluation.figures.get("calibration_slope")
-    if auroc is not None and auroc.low is not None and not auroc.excludes(0.5):
-        yield Caution("warning", f"Not told apart from chance: AUROC {with_interval(auroc)} includes 0.5.")
-    elif auroc is not None and auroc.width > WIDE:
+    if auroc is not None and auroc.width > WIDE:
         yield Caution(
             "warning",
             f"Wide interval: the 95 % interval of the AUROC is {number(auroc.width)} wide, so smaller differences "
@@ -136,13 +126,7 @@ def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
     stays = run.stays
     if stays is None:
         return
-    from seqsetvae.evaluation.report.numbers import roc
-
-    auroc = evaluation.figures.get("auroc")
-    same = len(stays.label) == evaluation.stays and stays.positives == evaluation.positives
-    if same and auroc is not None and stays.has_both_classes:
-        same = abs(roc(stays.label, stays.logit).area - auroc.value) <= SAME
-    if not same:
+    if not _are_of(stays, evaluation):
         yield Caution(
             "warning",
             "predictions.csv is not from the evaluation in evaluation.json, so curves and table do not belong "
@@ -152,6 +136,17 @@ def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
         yield Caution("note", f"{counted(count, 'stay')} without a prediction are not counted: {reason}.")
     if stays.unlabelled:
         yield Caution("note", f"{counted(stays.unlabelled, 'stay')} without a label are not counted.")
+
+
+def _are_of(stays: ScoredStays, evaluation: Evaluation) -> bool:
+    """Whether these predictions have the counts, the AUROC and the Brier score of the evaluation."""
+    if (len(stays.label), stays.positives) != (evaluation.stays, evaluation.positives):
+        return False
+    computed = {"brier": brier(stays.label, stays.risk)}
+    if stays.has_both_classes:
+        computed["auroc"] = roc(stays.label, stays.logit).area
+    pairs = [(value, evaluation.figures[name].value) for name, value in computed.items() if name in evaluation.figures]
+    return all(abs(own - other) <= SAME for own, other in pairs)
 
 
 def verdict(evaluation: Evaluation) -> str:

@@ -69,6 +69,12 @@ def cautions_of(runs: Runs) -> list[Caution]:
     for what, values in differing.items():
         if len(values) > 1:
             found.append(Caution("warning", f"The runs differ in their {what}, so their figures are not comparable."))
+    texts = dict.fromkeys(
+        text for run in runs.values() if run.evaluation is not None for text in run.evaluation.cautions
+    )
+    for text in texts:
+        names = [name for name, run in runs.items() if run.evaluation is not None and text in run.evaluation.cautions]
+        found.append(Caution("warning", f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}"))
     without = [name for name, run in runs.items() if run.evaluation is None]
     if without:
         text = "Without an evaluation, and so without intervals: " + ", ".join(without)
@@ -85,7 +91,7 @@ def cautions_of(runs: Runs) -> list[Caution]:
 
 def overview(runs: Runs) -> Table:
     """A row for each run."""
-    head = ("run", "split", "AUROC", "AUPRC", "Brier score", "best validation", "epoch", "time", "advice")
+    head = ("run", "split", "AUROC", "AUPRC", "Brier score", "best validation", "epoch", "time", "warnings")
     return Table("Runs", head, [_overview_row(name, run) for name, run in runs.items()])
 
 
@@ -100,7 +106,7 @@ def _overview_row(name: str, run: Run) -> list[str]:
         "–" if best is None else f"{run.watched} {number(best[run.watched], 4)}",
         "–" if best is None else f"{best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}",
         duration(summary["seconds"]) if "seconds" in summary else "–",
-        f"{len(summary.get('advice') or ())}",
+        f"{len(run.warnings)}",
     ]
 
 

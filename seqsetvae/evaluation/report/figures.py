@@ -55,11 +55,14 @@ def metric_curves(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
         axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend()
-    figure.subplots_adjust(left=0.19)
+    axes.yaxis.set_label_coords(-0.2, 0.5)
+    figure.subplots_adjust(left=0.21)
     return figure
 
 

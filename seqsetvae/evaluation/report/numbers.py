@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 MOST_POINTS = 600  # of a curve: more cannot be seen, and the page would grow with the number of stays
+ROUNDING = 1e-12  # relative difference between two computations of one probability
 Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 
 
@@ -75,6 +76,11 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return x[kept], y[kept]
 
 
+def brier(label: Labels, risk: Floats) -> float:
+    """Mean squared difference between risk and label."""
+    return float(np.mean((risk - label) ** 2))
+
+
 def calibration_bins(label: Labels, risk: Floats, bins: int = 10) -> list[Bin]:
     """Bins with about equally many stays, by rising risk; equal risks are never split, so there may be fewer."""
     inner_edges = np.quantile(risk, np.linspace(0, 1, bins + 1)[1:-1])
@@ -118,8 +124,8 @@ def decision_thresholds(prevalence: float) -> Floats:
 
 
 def confusion(label: Labels, risk: Floats, threshold: float) -> Confusion:
-    """Counts of right and wrong calls."""
-    called = risk >= threshold
+    """Counts of right and wrong calls. The stay that the threshold was taken from is called, whatever was rounded."""
+    called = risk >= threshold * (1 - ROUNDING)
     return Confusion(
         threshold,
         true_positive=int((called & (label == 1)).sum()),

@@ -22,6 +22,7 @@ from seqsetvae.evaluation.report.wording import figure_name, interval, number, p
 from seqsetvae.files import write_text
 
 REPORT, FIGURES = "report.html", "figures"
+COMMAND = "python train_optimized.py"
 TEMPLATES = Path(__file__).with_name("templates")
 SECTIONS: Sequence[Callable[[Run], Section | None]] = (
     training.data_section,
@@ -50,7 +51,7 @@ def write_run_page(run: Run) -> Path:
         "result": result_section(evaluation),
         "sections": [section for make in SECTIONS if (section := make(run)) is not None],
         "missing": missing_parts(run),
-        "again": f"python train_optimized.py --mode report --runs {shlex.quote(str(run.folder))}",
+        "again": f"{COMMAND} --mode report --runs {shlex.quote(str(run.folder))}",
     }
     return write_page("run.html", content, run.folder)
 
@@ -117,7 +118,7 @@ def _cards_of_validation(run: Run) -> list[Card]:
     best = run.best
     if best is None:
         return []
-    names = [run.watched, *(name for name in run.metrics if name != run.watched)][:4]
+    names = sorted(run.metrics, key=lambda name: (name != run.watched, not name.startswith("val_")))[:4]
     against_chance = (run.summary or {}).get("against_chance") or ()
     details = {line.split()[0]: line.partition("(")[2].rstrip(")") for line in against_chance}
     when = f"epoch {best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}"
@@ -126,20 +127,30 @@ def _cards_of_validation(run: Run) -> list[Card]:
 
 def missing_parts(run: Run) -> list[Missing]:
     """What the report could also show, each with the command that writes it."""
-    folder = shlex.quote(str(run.folder))
-    splits = [] if run.cohort is None else list(run.cohort.splits)
-    evaluate = (
-        f"python train_optimized.py --mode evaluate --ckpt {folder} --split {'test' if 'test' in splits else 'valid'}"
-    )
-    found = []
-    if run.mode == "finetune":
-        if run.evaluation is None:
-            found.append(Missing("Result with intervals, baselines, subgroups and landmarks", evaluate))
-        if run.stays is None:
-            found.append(Missing("Curves, calibration and decisions, from predictions.csv", evaluate))
-        if run.every_set is None:
-            command = (
-                f"python train_optimized.py --mode predict --ckpt {folder} --every_set --output {folder}/every_set.csv"
-            )
-            found.append(Missing("The risk of one stay over time, from every_set.csv", command))
-    return found
+    if run.mode != "finetune":
+        return []
+    folder, evaluation = shlex.quote(str(run.folder)), run.evaluation
+    evaluate = f"{COMMAND} --mode evaluate --ckpt {folder} --split {_split_to_evaluate(run)}"
+    details = {
+        "subgroups": evaluation and evaluation.subgroups,
+        "early predictions": evaluation and evaluation.landmarks,
+    }
+    lacking = " and ".join(name for name, found in details.items() if not found)
+    parts = [
+        (evaluation is None, "the result with intervals, beside baselines", evaluate),
+        (run.stays is None, "curves, calibration and decisions, from predictions.csv", evaluate),
+        (bool(lacking), lacking, f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48"),
+        (
+            run.every_set is None,
+            "the risk of one stay over time, from every_set.csv",
+            f"{COMMAND} --mode predict --ckpt {folder} --every_set --output {folder}/every_set.csv",
+        ),
+    ]
+    return [Missing(what[:1].upper() + what[1:], command) for lacks, what, command in parts if lacks]
+
+
+def _split_to_evaluate(run: Run) -> str:
+    """The split of the evaluation, otherwise test where the data have one."""
+    if run.evaluation is not None:
+        return run.evaluation.split
+    return "test" if run.cohort is not None and "test" in run.cohort.splits else "valid"

@@ -100,7 +100,8 @@ def _curves(run: Run, name: str, columns: Sequence[str], label: str, *, log: boo
     ends = "; ".join(
         f"{column} from {values[0]:.4g} to {values[-1]:.4g}" for column, (_, values) in series.items() if values
     )
-    caption = "Learning rates at the end of each epoch; the backbone has none while it is frozen." if log else ""
+    frozen = log and any(row.get(column) == 0 for row in run.rows for column in columns)
+    caption = "At the end of each epoch." * log + " A frozen backbone has none." * frozen
     title = label[:1].upper() + label[1:] if name in (LOSS, "learning_rates") else label
     return Picture(name, title, caption, f"{title} over {len(run.rows)} epochs: {ends}.", drawn)
 

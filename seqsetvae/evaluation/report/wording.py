@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from seqsetvae.evaluation.report.evaluation_file import Estimate
 
 FIGURE_NAMES = {
@@ -89,11 +91,13 @@ def figure_name(name: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """A baseline's name as a reader says it.
+    """A baseline's name as a reader says it; of another run's checkpoint, the run.
 
-    >>> model_name("boosted_trees")
-    'Boosted trees'
+    >>> model_name("boosted_trees"), model_name("outputs/run_1/checkpoints/best.ckpt")
+    ('Boosted trees', 'run_1')
     """
+    if "/" in name or name.endswith(".ckpt"):
+        return PurePath(name.removesuffix("/checkpoints/best.ckpt")).name
     words = name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
