@@ -133,9 +133,9 @@ def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
             "together. Run --mode evaluate again.",
         )
     for reason, count in stays.without_prediction.items():
-        yield Caution("note", f"{counted(count, 'stay')} without a prediction are not counted: {reason}.")
+        yield Caution("note", f"Not counted: {counted(count, 'stay')} without a prediction ({reason}).")
     if stays.unlabelled:
-        yield Caution("note", f"{counted(stays.unlabelled, 'stay')} without a label are not counted.")
+        yield Caution("note", f"Not counted: {counted(stays.unlabelled, 'stay')} without a label.")
 
 
 def _are_of(stays: ScoredStays, evaluation: Evaluation) -> bool:
