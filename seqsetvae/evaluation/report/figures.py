@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +30,6 @@ from seqsetvae.evaluation.report.style import (
 )
 from seqsetvae.evaluation.report.wording import MODEL, figure_name, model_name, number
 
-ROW = 0.42  # inches of a row with a label of one line
 FEW = 10  # positives below which a group's marker is hollow
 
 
@@ -70,16 +70,30 @@ def metric_curves(
 def against_baselines(evaluation: Evaluation, name: str, chance: float) -> Figure:
     """A figure of the model and of its baselines, each with its interval, and what chance reaches."""
     rows = [(MODEL, evaluation.figures[name])]
-    rows += [(model_name(each.name), each.figures[name]) for each in evaluation.baselines if name in each.figures]
-    figure, axes = empty(0.9 + ROW * len(rows), long_labels=True)
+    rows += [
+        (_wrapped(model_name(each.name)), each.figures[name]) for each in evaluation.baselines if name in each.figures
+    ]
+    figure, axes = _rows_of([label for label, _ in rows], name)
     for place, (_, estimate) in enumerate(rows):
         _interval_bar(axes, place, estimate, BLUE if place == 0 else VERMILLION, "o" if place == 0 else "s")
-    axes.axvline(chance, color=MUTED, linestyle=":", label="chance")
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{figure_name(name)}, 95 % interval; dotted: chance")
-    axes.grid(axis="y", visible=False)
+    axes.axvline(chance, color=MUTED, linestyle=":")
     return figure
+
+
+def _rows_of(labels: Sequence[str], name: str) -> tuple[Figure, Axes]:
+    """Axes of a figure with one row for each label, from top to bottom."""
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    figure, axes = empty(0.9 + (0.2 + 0.14 * lines) * len(labels), long_labels=True)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8.5)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlabel(figure_name(name))
+    axes.grid(axis="y", visible=False)
+    return figure, axes
+
+
+def _wrapped(label: str) -> str:
+    """At most two lines; tables have the whole name."""
+    return "\n".join(textwrap.wrap(label, 26, max_lines=2, placeholder=" …"))
 
 
 def _interval_bar(axes: Axes, place: float, estimate: Estimate, colour: str, marker: str, hollow: bool = False) -> None:
@@ -136,9 +150,9 @@ def calibration(by_name: Mapping[str, Sequence[Bin]], risk: Floats) -> Figure:
     top = min(1.0, max(max(each.high, each.mean_risk) for bins in by_name.values() for each in bins) + 0.03)
     axes.plot([0, top], [0, top], color=MUTED, linestyle=":", linewidth=1.2, label="ideal")
     for position, (name, bins) in enumerate(by_name.items()):
-        x, y = [each.mean_risk for each in bins], [each.observed for each in bins]
-        low, high = [each.observed - each.low for each in bins], [each.high - each.observed for each in bins]
-        axes.errorbar(x, y, yerr=[low, high], label=name, markersize=5, linewidth=1.2, **line_style(position))
+        x, style = [each.mean_risk for each in bins], line_style(position)
+        axes.vlines(x, [each.low for each in bins], [each.high for each in bins], color=style["color"], linewidth=1.2)
+        axes.plot(x, [each.observed for each in bins], label=name, markersize=5, **{**style, "linewidth": 1.2})
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)
     axes.set_ylabel("observed share")
@@ -193,16 +207,12 @@ def decision_curve(thresholds: Floats, model: Floats, treat_all: Floats) -> Figu
 def forest(groups: Sequence[Group], overall: Estimate | None, name: str = "auroc") -> Figure:
     """A figure of each subgroup with its interval, and that of all stays as a line."""
     rows = [each for each in groups if name in each.figures]
-    figure, axes = empty(0.9 + ROW * len(rows), long_labels=True)
+    labels = [f"{_wrapped(f'{each.column}: {each.name}')}\n{each.positives:,} of {each.stays:,}" for each in rows]
+    figure, axes = _rows_of(labels, name)
     for place, each in enumerate(rows):
         _interval_bar(axes, place, each.figures[name], BLUE, "o", hollow=each.positives < FEW)
     if overall is not None:
         axes.axvline(overall.value, color=VERMILLION, linestyle="--", linewidth=1.2)
-    labels = [f"{each.column}: {each.name}\n{each.positives:,} of {each.stays:,}" for each in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{figure_name(name)}, 95 % interval; dashed: all stays")
-    axes.grid(axis="y", visible=False)
     return figure
 
 
@@ -212,11 +222,11 @@ def landmarks(groups: Sequence[Group]) -> Figure:
     figure, axes = empty()
     for position, name in enumerate(("auroc", "auprc")):
         rows = [each for each in groups if name in each.figures]
-        x, values = [float(each.name) for each in rows], [each.figures[name] for each in rows]
-        low = [0.0 if one.low is None else one.value - one.low for one in values]
-        high = [0.0 if one.high is None else one.high - one.value for one in values]
-        y = [one.value for one in values]
-        axes.errorbar(x, y, yerr=[low, high], label=figure_name(name), capsize=3, **line_style(position))
+        style, known = line_style(position), [(float(each.name), each.figures[name]) for each in rows]
+        for hour, one in known:
+            if one.low is not None and one.high is not None:  # it need not contain the value
+                axes.vlines(hour, one.low, one.high, color=style["color"], linewidth=1.2)
+        axes.plot([hour for hour, _ in known], [one.value for _, one in known], label=figure_name(name), **style)
     axes.set_ylim(0, 1.02)
     axes.set_xticks(sorted({float(each.name) for each in groups}))
     axes.set_xlabel("hours of data used")

@@ -46,7 +46,7 @@ def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
         Picture(
             f"baselines_{name}",
             f"{figure_name(name)} beside the baselines",
-            "",
+            "With 95 % intervals; dotted: chance.",
             _baselines_alt(evaluation, name),
             figures.against_baselines(evaluation, name, chance[name]),
         )
@@ -198,7 +198,10 @@ def subgroup_section(run: Run) -> Section | None:
         return None
     groups = run.evaluation.subgroups
     drawn = [each for each in groups if "auroc" in each.figures]
-    caption = f"The counts are positives of stays; a hollow marker stands for fewer than {figures.FEW} positives."
+    caption = (
+        "With 95 % intervals and the number of positives of stays; dashed: all stays. A hollow marker stands for fewer "
+        f"than {figures.FEW} positives."
+    )
     alt = "; ".join(f"{each.column} {each.name} {with_interval(each.figures['auroc'])}" for each in drawn)
     picture = Picture(
         "subgroups",

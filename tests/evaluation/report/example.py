@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from seqsetvae.cohort import Cohort
 
-NASTY = '<script>alert("x")</script> & $a_b$ 年龄'
+NASTY = "<script>$a_b$</script>&年"
 
 
 def scores(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,8 +81,8 @@ def evaluation_content(label: np.ndarray, logit: np.ndarray, risk: np.ndarray) -
             f"other {NASTY}": {"figures": {"auroc": estimate(0.5)}, "difference": {}},
         },
         "subgroups": [
-            {"column": f"age {NASTY}", "group": "65 or more", **group},
-            {"column": "sex", "group": NASTY, "stays": 4, "positives": 0, "figures": {"auroc": {"value": None}}},
+            {"column": "age", "group": NASTY, **group},
+            {"column": NASTY, "group": 1, "stays": 4, "positives": 0, "figures": {"auroc": {"value": None}}},
         ],
         "landmarks": [{"hours": hours, **group} for hours in (6, 12.5, 24)],
     }
