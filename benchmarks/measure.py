@@ -7,20 +7,16 @@ the two sides of a ratio would disturb each other's memory, `apart` gives each a
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from seqsetvae.memory import keep_freed_memory
-
-STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewhere the figure may include its parent's
+from seqsetvae.memory import STATUS as STATUS
+from seqsetvae.memory import keep_freed_memory, peak_mib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +124,6 @@ def _fresh_process() -> ProcessPoolExecutor:
 def _start_as_usual() -> None:
     """Processes that this one starts, such as a loader's workers, start as they do for a user, not by spawn."""
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-
-
-def peak_mib() -> float:
-    """Most memory this process has had resident, in MiB."""
-    if STATUS.exists():
-        kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(kib) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:

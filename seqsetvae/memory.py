@@ -1,4 +1,4 @@
-"""What the process does with memory that it has freed.
+"""The memory of the process: its peak, and what happens to memory that it has freed.
 
 A training step frees about a gigabyte and the next one asks for it again. glibc returns such memory to the system in
 between, and each of its pages must then be found and zeroed anew, which took 7 to 12 % of a step on two CPU cores.
@@ -7,10 +7,14 @@ between, and each of its pages must then be found and zeroed anew, which took 7 
 from __future__ import annotations
 
 import ctypes
+import math
+import sys
+from pathlib import Path
 
 # Parameters of glibc's mallopt(3), and what switches each of them off.
 M_TRIM_THRESHOLD, NEVER_TRIM = -1, -1
 M_MMAP_MAX, NEVER_MMAP = -4, 0
+STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewhere the figure may include its parent's
 
 
 def keep_freed_memory() -> bool:
@@ -20,3 +24,15 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # musl and macOS have no mallopt, Windows no library without a name
         return False
     return bool(mallopt(M_MMAP_MAX, NEVER_MMAP) and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM))
+
+
+def peak_mib() -> float:
+    """Most memory this process has had resident, in MiB; NaN on Windows, which does not tell."""
+    if STATUS.exists():
+        kib = next(line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) / 1024
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

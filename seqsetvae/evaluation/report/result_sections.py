@@ -185,11 +185,11 @@ def confusion_tables(run: Run, stays: ScoredStays, threshold: float) -> list[Tab
     tables = [Table(caption, ("", "called positive", "called negative"), rows)]
     assert run.evaluation is not None
     shares = [
-        [figure_name(name), with_interval(run.evaluation.figures[name])]
+        [figure_name(name), stacked(run.evaluation.figures[name])]
         for name in ("sensitivity", "specificity", "ppv", "npv")
         if name in run.evaluation.figures
     ]
-    return [*tables, Table("At this threshold", ("share", "value and 95 % interval"), shares)] if shares else tables
+    return [*tables, Table("At this threshold", ("share", "with 95 % interval"), shares)] if shares else tables
 
 
 def subgroup_section(run: Run) -> Section | None:
