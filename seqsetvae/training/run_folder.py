@@ -26,6 +26,7 @@ class RunFolder:
         tensorboard/              the same as curves
         summary.json, summary.txt the results
         train.log                 everything that was printed
+        report.html, figures/     of fine-tuning, where the packages for reports are installed
     """
 
     def __init__(self, path: Path) -> None:

@@ -47,14 +47,16 @@ def test_without_the_packages_the_mode_is_one_error(
 
 
 def test_a_report_that_fails_does_not_fail_the_run(
-    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Path) -> Path:
         raise RuntimeError("no font")
 
     monkeypatch.setattr(report, "write_report", fail)
-    report.report_finished_run(finished[0])
+    (tmp_path / "train.log").write_text("Epoch 1\n")
+    report.report_finished_run(tmp_path)
     assert capsys.readouterr().out == "No report was written: RuntimeError: no font\n"
+    assert (tmp_path / "train.log").read_text() == "Epoch 1\nNo report was written: RuntimeError: no font\n"
 
 
 def test_one_run_gets_report_html(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -104,3 +106,15 @@ def test_runs_may_be_given_one_flag_at_a_time(tmp_path: Path) -> None:
     status, _, errors = call(["--mode", "report", "--runs", str(tmp_path), "--runs", str(tmp_path)])
     assert status == 2
     assert "received a folder twice" in errors
+
+
+def test_a_figures_folder_that_cannot_be_made_is_one_error(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    shutil.rmtree(run / "figures")
+    (run / "figures").touch()
+    (run / "report.html").write_text("older")
+    status, _, errors = call(argv(mode="report", runs=run))
+    assert status == 2
+    assert "figures: cannot be written" in errors
+    assert (run / "report.html").read_text() == "older"

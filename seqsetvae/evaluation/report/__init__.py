@@ -8,11 +8,13 @@ Drawing needs the packages in PACKAGES, which a run does not; they are imported 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from seqsetvae.errors import InputError
+from seqsetvae.files import CannotWriteError, append_text
 
 PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}  # module: package
 
@@ -44,16 +46,21 @@ def write_comparison(run_folders: Sequence[Path], output_root_dir: Path) -> Path
 
 
 def report_finished_run(run_folder: Path) -> None:
-    """Write the report at the end of a run and print where it is, or why there is none.
+    """Write the report at the end of a run, and say where it is, or why there is none, there and in train.log.
 
     A run that has finished never fails because of its report.
     """
     try:
-        print(f"Report: {write_report(run_folder)}", flush=True)
+        line = f"Report: {write_report(run_folder)}"
     except InputError as error:
-        print(f"No report was written: {error}", flush=True)
+        line = f"No report was written: {error}"
     except Exception as error:  # `--mode report` shows the whole traceback
-        print(f"No report was written: {type(error).__name__}: {error}", flush=True)
+        line = f"No report was written: {type(error).__name__}: {error}"
+    print(line, flush=True)
+    log = run_folder / "train.log"  # closed by now
+    if log.is_file():
+        with contextlib.suppress(CannotWriteError):  # a full disk has just been said
+            append_text(log, f"{line}\n")
 
 
 def require_packages() -> None:

@@ -44,22 +44,26 @@ def _is_known(line: str, found: list[Caution]) -> bool:
 
 
 def _of_run(run: Run) -> Iterator[Caution]:
-    if run.summary is None:
-        yield Caution("warning", "The run has not finished: there is no summary.json.")
-    else:
+    if run.summary is not None:  # its advice names a random or partial backbone too
         yield from (Caution("warning", line) for line in run.summary.get("advice") or ())
-    if run.settings.get("from_random_weights"):
-        yield Caution("warning", "Random backbone: nothing was pretrained (--from_random_weights).")
-    elif run.config.get("partial_backbone"):
-        pretrained = run.config.get("pretrained") or {}
-        n_random = len(pretrained.get("missing") or ()) + len(pretrained.get("shape_mismatch") or ())
-        yield Caution("warning", f"Partial backbone: {n_random} weights started random (--allow_partial_backbone).")
+    else:
+        yield Caution("warning", "The run has not finished: there is no summary.json.")
+        yield from _of_backbone(run)
     if run.mode == "finetune" and run.evaluation is None:
         yield Caution(
             "warning",
             "Only the validation split was scored, by the same values that chose the checkpoint, so val_auc is "
             "optimistic, and there is no interval and no baseline.",
         )
+
+
+def _of_backbone(run: Run) -> Iterator[Caution]:
+    if run.settings.get("from_random_weights"):
+        yield Caution("warning", "Random backbone: nothing was pretrained (--from_random_weights).")
+    elif run.config.get("partial_backbone"):
+        pretrained = run.config.get("pretrained") or {}
+        n_random = len(pretrained.get("missing") or ()) + len(pretrained.get("shape_mismatch") or ())
+        yield Caution("warning", f"Partial backbone: {n_random} weights started random (--allow_partial_backbone).")
 
 
 def _of_data(run: Run) -> Iterator[Caution]:

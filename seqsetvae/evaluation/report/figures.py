@@ -16,12 +16,10 @@ from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation, Gr
 from seqsetvae.evaluation.report.numbers import Bin, Curve, Floats, Labels
 from seqsetvae.evaluation.report.style import (
     BLUE,
-    DASHES,
     HEIGHT,
     INK,
     MUTED,
     PAPER,
-    SERIES,
     VERMILLION,
     WIDTH,
     empty,
@@ -130,7 +128,7 @@ def precision_recall(curves: Mapping[str, Curve], prevalence: float) -> Figure:
 
 def _line(position: int) -> dict[str, Any]:
     """Style of a curve of many points, which needs no markers."""
-    return {"color": SERIES[position % len(SERIES)], "linestyle": DASHES[position % len(DASHES)]}
+    return {**line_style(position), "marker": None}
 
 
 def _unit_square(figure: Figure, axes: Axes, x: str, y: str, legend: Literal["lower right", "upper right"]) -> Figure:

@@ -19,7 +19,7 @@ from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
 from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
-from seqsetvae.files import write_text
+from seqsetvae.files import cannot_write, write_text
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
@@ -63,7 +63,10 @@ def write_page(template: str, content: dict[str, Any], folder: Path) -> Path:
         CannotWriteError: the folder cannot be written to.
     """
     figures = folder / FIGURES
-    figures.mkdir(exist_ok=True)
+    try:
+        figures.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(figures, error) from None
 
     def drawing(picture: Picture) -> Markup:
         svg = as_svg(picture.figure, picture.name)

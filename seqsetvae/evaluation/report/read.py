@@ -25,7 +25,7 @@ from seqsetvae.files import read_json
 
 CONFIG, SUMMARY, STATE, LOG = "config.json", "summary.json", "run_state.json", "train.log"
 NOT_METRICS = {"stage", "epoch", "step", "stays_per_second", "waiting", "seconds"}
-_WARNING = re.compile(r"⚠️\s*|.*\b\w*Warning: ")
+_WARNING = re.compile(r"⚠️\s*|error: |.*\b\w*Warning: ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +74,9 @@ class Run:
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row of best.ckpt: the first of the best."""
-        rows = [row for row in self.rows if self.watched in row]
+        """The row of best.ckpt: the one that the summary names, before the end the first of the best."""
+        chosen = None if self.summary is None else self.summary.get("best_epoch")
+        rows = [row for row in self.rows if self.watched in row and chosen in (None, row["epoch"])]
         better = min if self.watched.endswith("_loss") else max
         return better(rows, key=lambda row: row[self.watched]) if rows else None
 
@@ -122,7 +123,7 @@ def _warnings(log: Path) -> list[str]:
 
 
 def warnings_in(lines: Sequence[str]) -> list[str]:
-    """Warnings in the lines of a log: those of this program (⚠️) and of Python's `warnings`.
+    """Warnings in the lines of a log: those of this program (⚠️), of Python's `warnings`, and what ended the run.
 
     >>> warnings_in(["Epoch 1", "⚠️  The rate is", "   too high", "x.py:3: UserWarning: odd"])
     ['The rate is too high', 'odd']

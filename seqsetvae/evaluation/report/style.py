@@ -88,11 +88,12 @@ def empty(height: float = HEIGHT, *, long_labels: bool = False) -> tuple[Figure,
 
 
 def line_style(position: int) -> dict[str, Any]:
-    """Colour, dashes and marker of one of several lines."""
+    """Colour, dashes and marker of one of several lines; 36 of them differ."""
+    shifted = position + position // len(SERIES)  # a colour that comes again has other dashes
     return {
         "color": SERIES[position % len(SERIES)],
-        "linestyle": DASHES[position % len(DASHES)],
-        "marker": MARKERS[position % len(MARKERS)],
+        "linestyle": DASHES[shifted % len(DASHES)],
+        "marker": MARKERS[shifted % len(MARKERS)],
     }
 
 

@@ -112,7 +112,7 @@ def counted(count: int, thing: str) -> str:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(40), duration(75), duration(7300)
+    >>> duration(40), duration(75), duration(7320)
     ('40 s', '1 min 15 s', '2 h 2 min')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -75,9 +75,10 @@ def test_a_warning_of_the_log_that_repeats_another_is_left_out(example: Path) ->
         ),
     ],
 )
-def test_a_backbone_that_was_not_pretrained_is_a_warning(
+def test_a_backbone_that_was_not_pretrained_is_a_warning_before_the_summary_says_so(
     example: Path, settings: dict[str, Any], config: dict[str, Any], text: str
 ) -> None:
+    (example / "summary.json").unlink()
     assert text not in _texts(example)
     before = json.loads((example / "config.json").read_text())["settings"]
     _change(example, "config.json", settings=before | settings, **config)

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsetvae.evaluation.report import write_comparison, write_report
 from seqsetvae.evaluation.report.read import read_run
-from seqsetvae.evaluation.report.style import INK, PAPER
+from seqsetvae.evaluation.report.style import INK, PAPER, line_style
 from tests.evaluation.report.example import NASTY
 
 EMPTY = {"meta", "link", "br", "img", "input", "hr"}
@@ -261,3 +261,8 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(
     text = Page(write_comparison(runs, tmp_path)).text
     assert "a/run" in text
     assert ("Not finished: b/run." in text) == unfinished
+
+
+def test_the_lines_of_many_runs_differ() -> None:
+    styles = {(each["color"], each["linestyle"]) for each in map(line_style, range(36))}
+    assert len(styles) == 36

@@ -31,6 +31,18 @@ def test_a_finished_run_is_read_whole(finished: tuple[Path, str]) -> None:
     assert (run.evaluation, run.stays, run.every_set) == (None, None, None)
 
 
+def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "metrics.csv").write_text("stage,epoch,val_auc\n1,1,0.6\n1,2,0.8\n2,3,0.8\n")
+    (run / "summary.json").write_text(json.dumps({"watched": "val_auc", "best_epoch": 3}))
+    assert read_run(run).best == {"stage": 2, "epoch": 3, "val_auc": 0.8}
+    (run / "summary.json").unlink()
+    assert read_run(run).best == {"stage": 1, "epoch": 2, "val_auc": 0.8}
+
+
 def test_data_that_have_moved_or_changed_are_not_described(finished: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -55,9 +67,10 @@ def test_warnings_are_joined_where_the_log_wraps_them_and_each_counts_once() -> 
         "/lib/x.py:12: UserWarning: odd values",
         "⚠️  The best epoch is the last one (3 of 3), so val_auc may not have",
         "   reached its best: train longer.",
+        "error: the loss is NaN",
     ]
     joined = "The best epoch is the last one (3 of 3), so val_auc may not have reached its best: train longer."
-    assert warnings_in(lines) == [joined, "odd values"]
+    assert warnings_in(lines) == [joined, "odd values", "the loss is NaN"]
 
 
 def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_path: Path) -> None:
