@@ -79,11 +79,17 @@ def write_page(template: str, content: dict[str, Any], folder: Path) -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_with_fixed_spaces,
     )
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     html = environment.get_template(template).render(content, style=style, drawing=drawing, version=__version__)
     write_text(folder / REPORT, html)
     return folder / REPORT
+
+
+def _with_fixed_spaces(value: Any) -> Any:
+    """Text in which no line ends between a number and its %."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
 
 
 def result_section(evaluation: Evaluation | None) -> Section | None:

@@ -233,12 +233,11 @@ def landmark_section(run: Run) -> Section | None:
 
 
 def _groups_table(caption: str, heading: str, names: list[str], groups: tuple[Group, ...]) -> Table:
-    shown = ("auroc", "auprc", "brier")
-    rows = [
-        [name, f"{each.stays:,}", f"{each.positives:,}", *(stacked(each.figures.get(one)) for one in shown)]
-        for name, each in zip(names, groups, strict=True)
-    ]
-    return Table(caption, (heading, "stays", "positives", *map(figure_name, shown)), rows)
+    rows = []
+    for name, each in zip(names, groups, strict=True):
+        auroc, *others = (stacked(each.figures.get(one)) for one in ("auroc", "auprc", "brier"))
+        rows.append([name, auroc, f"{each.positives:,} of {each.stays:,}", *others])
+    return Table(caption, (heading, "AUROC", "positive stays", "AUPRC", "Brier score"), rows)
 
 
 def one_stay_section(run: Run) -> Section | None:
@@ -257,7 +256,7 @@ def one_stay_section(run: Run) -> Section | None:
         "one_stay",
         f"Stay {stay}",
         f"The positive stay of median final risk in the {run.stays.split} split. Each step is the prediction from all "
-        "events so far, before calibration."
+        "events so far, before calibration; the head was trained on whole stays only."
         + (f" Below, the {len(events[3])} variables with most events." if events is not None else ""),
         f"Predicted risk of stay {stay}: {number(risk[0])} after the first set, {number(risk[-1])} after the last one "
         f"at hour {hours[-1]:.1f}, between {number(risk.min())} and {number(risk.max())}.",

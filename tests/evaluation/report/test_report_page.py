@@ -177,6 +177,12 @@ def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(
     assert json.loads((run / "summary.json").read_text())["against_chance"][0].split("(")[1][:-1] in page.text
 
 
+def test_no_line_ends_between_a_number_and_its_percent_sign(reported: Path) -> None:
+    html = (reported / "report.html").read_text(encoding="utf-8")
+    assert "20.0\N{NO-BREAK SPACE}%" in html
+    assert "95\N{NO-BREAK SPACE}% interval" in html
+
+
 def test_a_complete_report_lacks_nothing(reported: Path) -> None:
     assert "missing" not in Page(reported / "report.html").ids
 
