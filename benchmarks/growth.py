@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Figure, apart, isolated, status_mib, table, with_note
+from benchmarks.measure import Figure, apart, isolated, table, with_note
 from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.memory import status_mib
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 BATCH_SIZE = 32

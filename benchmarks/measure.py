@@ -7,20 +7,15 @@ the two sides of a ratio would disturb each other's memory, `apart` gives each a
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from seqsetvae.memory import keep_freed_memory
-
-STATUS = Path("/proc/self/status")  # Linux only; elsewhere the peak memory may include that of the parent process
+from seqsetvae.memory import keep_freed_memory, peak_mib
 
 
 @dataclass(frozen=True)
@@ -138,15 +133,3 @@ def _start_as_usual() -> None:
     """As for a user: the command keeps freed memory, and workers of a loader do not start by spawn."""
     keep_freed_memory()
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-
-
-def peak_mib() -> float:
-    """Most memory this process has had resident, in MiB."""
-    if STATUS.exists():
-        return status_mib("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
-def status_mib(name: str) -> float:
-    """An entry of Linux's status of this process, in MiB."""
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(name)) / 1024

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from seqsetvae.errors import InputError
 
@@ -58,6 +59,19 @@ def file_sha256(file: str | Path) -> str:
     """The checksum of a file's bytes."""
     with open(file, "rb") as stream:  # noqa: PTH123 - a Path would leave 80 bytes behind for each of a million files
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError where it cannot be read or holds something else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: damaged, it is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: damaged, it holds a {type(content).__name__} and not an object")
+    return content
 
 
 # ------------------------------------------------------------------ complete or not at all

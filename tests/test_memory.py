@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import train_optimized
-from seqsetvae.memory import keep_freed_memory
+from seqsetvae.memory import keep_freed_memory, peak_mib
 
 PAGES = 64 * 2**20 // 4096
 FAULTS_OF_LATER_STEPS = f"""
 import resource
 import sys
 import numpy as np
-from seqsetvae.memory import keep_freed_memory
+from seqsetvae.memory import keep_freed_memory, peak_mib
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 def step():
     return [np.ones({PAGES} * 512) for _ in range(2)]
@@ -54,3 +54,17 @@ def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest
 def test_elsewhere_it_says_that_nothing_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+def test_the_peak_of_the_process_grows_with_what_it_holds() -> None:
+    """Of a fresh process, because this one may have had more before."""
+    code = "from seqsetvae.memory import peak_mib; before = peak_mib(); x = bytes(200 * 2**20); x = bytearray(x); "
+    code += "print(before, peak_mib())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(train_optimized.__file__).parent, capture_output=True)
+    before, after = map(float, done.stdout.split())
+    assert 1 < before < 200
+    assert 200 <= after - before < 500
+
+
+def test_this_process_has_a_peak() -> None:
+    assert peak_mib() > 1

@@ -118,13 +118,16 @@ def run(settings: Settings) -> Summary:
     """
     import pytorch_lightning as pl
 
+    from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.training.precision import prepare_device
 
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
     warn_of_rates(settings)
-    return train(settings, *found)
+    summary = train(settings, *found)
+    report_finished_run(Path(summary.run))
+    return summary
 
 
 def train(

@@ -47,6 +47,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
+        "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
         "  train_optimized.py --mode predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv\n"
         "  train_optimized.py --mode demo\n\n"

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
 from seqsetvae.files import append_text, cannot_write
+from seqsetvae.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
 
@@ -255,7 +256,8 @@ class GpuWatch(pl.Callback):
 def device_use(device: torch.device, cpu_seconds: float, wall_seconds: float, gpu_busy: Sequence[int]) -> str:
     """One line about how busy the device was; `gpu_busy` are samples in percent."""
     if device.type != "cuda":
-        return f"CPU, {cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads busy on average"
+        threads = f"{cpu_seconds / max(wall_seconds, 1e-9):.1f} of {torch.get_num_threads()} threads"
+        return f"CPU, {threads} busy on average, peak {peak_mib() / 1024:.1f} GiB"
     busy = f"{sum(gpu_busy) / len(gpu_busy):.0f} % busy on average" if gpu_busy else "nvidia-ml-py would tell how busy"
     memory = torch.cuda.max_memory_allocated(device) / 2**30
     return f"{torch.cuda.get_device_name(device)}, {busy}, at most {memory:.1f} GiB in use"

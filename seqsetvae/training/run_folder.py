@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.errors import InputError
-from seqsetvae.files import cannot_write, remove_leftovers, write_text
+from seqsetvae.files import cannot_write, read_json, remove_leftovers, write_text
 
 CHECKPOINTS = "checkpoints"
 CONFIG, SUMMARY = "config.json", "summary.json"
@@ -27,6 +27,7 @@ class RunFolder:
         tensorboard/              the same as curves
         summary.json, summary.txt the results
         train.log                 everything that was printed
+        report.html, figures/     of fine-tuning, where the packages for reports are installed
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,16 +86,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the run. Raises InputError where the file cannot be read or holds something else."""
-        file = self.path / name
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}: damaged, it is not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{file}: damaged, it holds a {type(content).__name__} and not an object")
-        return content
+        return read_json(self.path / name)
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import data, growth, measure
 from benchmarks.__main__ import SECTIONS, table
+from seqsetvae import memory
 from seqsetvae.cohort import Cohort
 from tests.benchmarks.turns import in_this_process
 
@@ -28,7 +29,7 @@ def test_data_runs_on_a_compiled_cohort(compiled: Cohort, tmp_path: Path) -> Non
     assert (tmp_path / "compiled" / "manifest.json").is_file()
 
 
-@pytest.mark.skipif(not measure.STATUS.exists(), reason="a process's own memory is read from /proc")
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="a process's own memory is read from /proc")
 def test_growth_compares_sizes_and_says_that_stays_are_synthetic(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

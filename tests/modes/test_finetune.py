@@ -18,6 +18,8 @@ from tests.command import command, finetune, rows_of, run_of
 from tests.figures import printed_figure
 from tests.training.helpers import load
 
+FIGURES = ("loss", "val_auc", "val_auprc", "learning_rates")  # of the report
+
 
 def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
     run, _ = finished
@@ -31,6 +33,8 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
         "run_state.json",
         "calibration.json",
         "train.log",
+        "report.html",
+        *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")),
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         events,

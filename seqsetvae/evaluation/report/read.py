@@ -1,0 +1,140 @@
+"""A run folder as a report reads it: what is missing is None, what is damaged is one clear error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqsetvae.cohort.format import Cohort, open_cohort
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.report.evaluation_file import EVALUATION, Evaluation, read_evaluation
+from seqsetvae.evaluation.report.tables import (
+    EVERY_SET,
+    METRICS,
+    PREDICTIONS,
+    RiskAfterSets,
+    ScoredStays,
+    read_metrics,
+    read_predictions,
+    read_risk_after_sets,
+)
+from seqsetvae.files import read_json
+
+CONFIG, SUMMARY, STATE, LOG = "config.json", "summary.json", "run_state.json", "train.log"
+NOT_METRICS = {"stage", "epoch", "step", "stays_per_second", "waiting", "seconds"}
+_WARNING = re.compile(r"⚠️\s*|error: |.*\b\w*Warning: ")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is known of a run."""
+
+    folder: Path
+    config: dict[str, Any]
+    rows: list[dict[str, float]]  # one for each validation
+    summary: dict[str, Any] | None  # None: the run has not finished
+    state: dict[str, Any]
+    warnings: list[str]  # in train.log, each once
+    evaluation: Evaluation | None
+    stays: ScoredStays | None
+    every_set: RiskAfterSets | None
+    cohort: Cohort | None  # None: it has been moved or changed since
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config.get("settings") or {}
+
+    @property
+    def mode(self) -> str:
+        return str(self.settings.get("mode", "run"))
+
+    @property
+    def label_name(self) -> str:
+        return str((self.config.get("cohort") or {}).get("label_name", "label"))
+
+    @property
+    def notices(self) -> list[str]:
+        """What was odd about the data."""
+        return list((self.config.get("cohort") or {}).get("notices") or ())
+
+    @property
+    def metrics(self) -> list[str]:
+        """Columns of metrics.csv that measure the model."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return [name for name in names if name not in NOT_METRICS and not name.startswith("lr_")]
+
+    @property
+    def watched(self) -> str:
+        """The metric that chose best.ckpt."""
+        recorded = None if self.summary is None else self.summary.get("watched")
+        return str(recorded or ("val_auc" if self.mode == "finetune" else "val_loss"))
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of best.ckpt: the one that the summary names, before the end the first of the best."""
+        chosen = None if self.summary is None else self.summary.get("best_epoch")
+        rows = [row for row in self.rows if self.watched in row and chosen in (None, row["epoch"])]
+        better = min if self.watched.endswith("_loss") else max
+        return better(rows, key=lambda row: row[self.watched]) if rows else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: it is not a run folder, or one of its files is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
+    config = read_json(folder / CONFIG)
+    evaluation = read_evaluation(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
+    split = None if evaluation is None else evaluation.split
+    return Run(
+        folder=folder,
+        config=config,
+        rows=read_metrics(folder / METRICS) if (folder / METRICS).is_file() else [],
+        summary=read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
+        state=read_json(folder / STATE) if (folder / STATE).is_file() else {},
+        warnings=_warnings(folder / LOG) if (folder / LOG).is_file() else [],
+        evaluation=evaluation,
+        stays=read_predictions(folder / PREDICTIONS, split) if (folder / PREDICTIONS).is_file() else None,
+        every_set=read_risk_after_sets(folder / EVERY_SET) if (folder / EVERY_SET).is_file() else None,
+        cohort=_cohort(config.get("cohort")),
+    )
+
+
+def _cohort(recorded: Any) -> Cohort | None:
+    """The cohort of the run if it is still where it was, with the same content."""
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("path"), str):
+        return None
+    try:
+        cohort = open_cohort(recorded["path"], verify=False)  # nothing is computed from it, and hashing takes long
+    except InputError:
+        return None
+    return cohort if cohort.content_hash == recorded.get("content") else None
+
+
+def _warnings(log: Path) -> list[str]:
+    """The warnings in train.log, each once; lines that go on with one are indented by three spaces."""
+    return warnings_in(log.read_text(encoding="utf-8", errors="replace").splitlines())
+
+
+def warnings_in(lines: Sequence[str]) -> list[str]:
+    """Warnings in the lines of a log: those of this program (⚠️), of Python's `warnings`, and what ended the run.
+
+    >>> warnings_in(["Epoch 1", "⚠️  The rate is", "   too high", "x.py:3: UserWarning: odd"])
+    ['The rate is too high', 'odd']
+    """
+    found: list[list[str]] = []
+    goes_on = False
+    for line in lines:
+        start = _WARNING.match(line)
+        if start:
+            found.append([line[start.end() :].strip()])
+        elif goes_on and line.startswith("   "):
+            found[-1].append(line.strip())
+        goes_on = line.startswith("⚠️") or (goes_on and not start and line.startswith("   "))
+    return list(dict.fromkeys(" ".join(parts) for parts in found))

@@ -1,0 +1,153 @@
+"""Sections about how a run came to be: its data, its training, its speed, its settings, its warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from seqsetvae.evaluation.report import figures
+from seqsetvae.evaluation.report.content import Picture, Section, Table
+from seqsetvae.evaluation.report.read import Run
+from seqsetvae.evaluation.report.wording import duration, number, percent
+
+LOSS = "loss"
+
+
+def data_section(run: Run) -> Section:
+    """The data card: counts by split, where labels and embeddings come from, and what was odd."""
+    recorded = run.config.get("cohort") or {}
+    text = [f"Label: {run.label_name}. Data folder: {recorded.get('path', 'not recorded')}."]
+    notices = [f"Notice: {line}." for line in run.notices]
+    if run.cohort is None:
+        text.append("The data are no longer there or have changed, so their counts cannot be shown.")
+        return Section("data", "Data", text + notices)
+    manifest = run.cohort.manifest
+    text.append(
+        f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
+        f"{manifest['embeddings']['source']}, mean and std from: {manifest.get('statistics', 'not recorded')}."
+    )
+    rows = [_split_row(name, counts) for name, counts in manifest["splits"].items()]
+    head = ("split", "stays", "with label", "positive", "share", "sets", "events", "events per stay")
+    variables = Table("Variables", ("variable", "mean", "std"), _variables(run), numeric=True)
+    return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=[variables])
+
+
+def _split_row(name: str, counts: dict[str, int]) -> list[str]:
+    labelled, stays = counts["labelled"], counts["stays"]
+    return [
+        name,
+        f"{stays:,}",
+        f"{labelled:,}",
+        f"{counts['positives']:,}",
+        percent(counts["positives"] / labelled) if labelled else "–",
+        f"{counts['sets']:,}",
+        f"{counts['events']:,}",
+        f"{counts['events'] / stays:,.0f}" if stays else "–",
+    ]
+
+
+def _variables(run: Run) -> list[list[str]]:
+    assert run.cohort is not None
+    triples = zip(run.cohort.vocabulary, run.cohort.mean, run.cohort.std, strict=True)
+    return [
+        [name, *(f"{value:.4g}".replace("-", "−") if value == value else "–" for value in pair)]
+        for name, *pair in triples
+    ]
+
+
+def training_section(run: Run) -> Section | None:
+    """Curves over epochs; None before the first validation."""
+    if not run.rows:
+        return None
+    losses = [name for name in run.metrics if name.endswith(LOSS)]
+    others = [name for name in run.metrics if name not in losses]
+    rates = list(dict.fromkeys(name for row in run.rows for name in row if name.startswith("lr_")))
+    pictures = [_curves(run, LOSS, losses, LOSS)] if losses else []
+    pictures += [_curves(run, name, [name], name) for name in others]
+    pictures += [_curves(run, "learning_rates", rates, "learning rate", log=True)] if rates else []
+    best = run.best
+    text = [] if best is None else [f"best.ckpt is from epoch {best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}."]
+    head = ["epoch", "stage", *run.metrics]
+    rows = [[f"{row['epoch']:.0f}", f"{row['stage']:.0f}", *(_cell(row.get(name)) for name in run.metrics)]
+            for row in run.rows]  # fmt: skip
+    return Section("training", "Training", text, pictures, folded=[Table("All validations", head, rows)])
+
+
+def _cell(value: float | None) -> str:
+    return number(value, 4)
+
+
+def stage_boundaries(rows: Sequence[dict[str, float]]) -> list[float]:
+    """The last epoch of each stage but the last."""
+    return [row["epoch"] for row, following in pairwise(rows) if row["stage"] != following["stage"]]
+
+
+def _curves(run: Run, name: str, columns: Sequence[str], label: str, *, log: bool = False) -> Picture:
+    """One picture of some columns of metrics.csv; a rate of 0 (frozen) is not drawn on a logarithmic axis."""
+    series = {}
+    for column in columns:
+        rows = [row for row in run.rows if column in row and (row[column] > 0 or not log)]
+        series[column] = [row["epoch"] for row in rows], [row[column] for row in rows]
+    best = run.best
+    drawn = figures.metric_curves(
+        series,
+        label,
+        best_epoch=None if best is None or log else best["epoch"],
+        boundaries=stage_boundaries(run.rows),
+        log=log,
+    )
+    ends = "; ".join(
+        f"{column} from {values[0]:.4g} to {values[-1]:.4g}" for column, (_, values) in series.items() if values
+    )
+    frozen = log and any(row.get(column) == 0 for row in run.rows for column in columns)
+    caption = "At the end of each epoch." * log + " A frozen backbone has none." * frozen
+    title = label[:1].upper() + label[1:] if name in (LOSS, "learning_rates") else label
+    return Picture(name, title, caption, f"{title} over {len(run.rows)} epochs: {ends}.", drawn)
+
+
+def speed_section(run: Run) -> Section | None:
+    """Time, throughput and device."""
+    summary = run.summary
+    if summary is None:
+        return None
+    rows = [["Training time", duration(summary.get("seconds") or 0)]]
+    alone = summary.get("head_alone") or ()
+    for stage, speed in (summary.get("stays_per_second") or {}).items():
+        what = ", head on cached features" if stage in alone else ""
+        rows.append([f"Training, stage {stage}{what}", f"{speed:,.0f} stays/s"])
+    for one in run.state.get("passes") or ():
+        rows.append(["Frozen forward pass", f"{one['stays']:,} stays in {duration(one['seconds'])}"])
+    waiting = summary.get("waiting")
+    rows.append(["Waiting for data", "–" if waiting is None else f"{percent(waiting)} of the time"])
+    rows.append(["Device and memory", str(summary.get("device_use") or "–")])
+    for stage, parts in (summary.get("trained") or {}).items():
+        counts = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        rows.append([f"Values trained, stage {stage}", counts])
+    return Section("speed", "Speed and memory", tables=[Table("This run", ("what", "measured"), rows, numeric=False)])
+
+
+def configuration_section(run: Run) -> Section:
+    """Settings, sizes, what was loaded, and versions."""
+    loaded = run.config.get("pretrained")
+    tables = [_plain_table("Settings", run.settings), _plain_table("Sizes of the model", run.config.get("sizes"))]
+    if isinstance(loaded, dict):
+        counts = {name: len(each) if isinstance(each, list) else each for name, each in loaded.items()}
+        tables.append(_plain_table("Weights of the checkpoint", counts))
+    tables += [_plain_table("How values are read", run.config.get("values"), widest=200)]
+    tables += [_plain_table("Versions", run.config.get("versions"))]
+    return Section("configuration", "Configuration", folded=[each for each in tables if each.rows])
+
+
+def _plain_table(caption: str, content: Any, widest: int = 500) -> Table:
+    """Names and values; a longer value is cut."""
+    items = content.items() if isinstance(content, dict) else ()
+    rows = [
+        [str(name), str(value) if len(str(value)) <= widest else f"{str(value)[:widest]} …"] for name, value in items
+    ]
+    return Table(caption, ("name", "value"), rows, numeric=False)
+
+
+def warnings_section(run: Run) -> Section | None:
+    """Every warning that the run printed."""
+    return Section("warnings", "Warnings in train.log", lines=run.warnings) if run.warnings else None

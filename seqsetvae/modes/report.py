@@ -1,0 +1,44 @@
+"""Report: report.html of a run, or of several runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqsetvae.settings.declare import argument, setting
+from seqsetvae.settings.kinds import Several, existing_path, path
+
+HELP = "write report.html for a run, or one page that compares several"
+NEEDS = ("runs",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a report reads."""
+
+    runs: tuple[Path, ...] | None = argument(
+        Several(existing_path()),
+        "report: run folders; one gets report.html, several are compared on a page in a new folder in output_root_dir",
+    )
+    output_root_dir: Path = setting(path())
+
+
+def problems(settings: Settings) -> list[str]:
+    """Every run is a folder, and none is named twice."""
+    runs = settings.runs or ()
+    files = [str(run) for run in runs if not run.is_dir()]
+    found = [f"runs: received {file!r}, which is not a folder; allowed: run folders" for file in files]
+    if len({run.resolve() for run in runs}) < len(runs):
+        found.append("runs: received a folder twice; allowed: each run once")
+    return found
+
+
+def run(settings: Settings) -> Path:
+    """Write the page and print where it is."""
+    from seqsetvae.evaluation.report import write_comparison, write_report
+
+    assert settings.runs, "settings are checked before a mode runs"
+    one = len(settings.runs) == 1
+    page = write_report(settings.runs[0]) if one else write_comparison(settings.runs, settings.output_root_dir)
+    print(f"Wrote {page}")
+    return page

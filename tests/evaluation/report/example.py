@@ -1,0 +1,88 @@
+"""A run folder with every file that a report reads; names in it hold what HTML and matplotlib could misread."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from seqsetvae.cohort import Cohort
+
+NASTY = "<script>$a_b$</script>&年"
+
+
+def scores(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(label, logit, probability) of n stays; a fifth is positive, and some logits are equal."""
+    rng = np.random.default_rng(seed)
+    label = (np.arange(n) % 5 == 0).astype(np.int64)
+    logit = np.round(rng.normal(-1.5, 1.0, n) + 1.2 * label, 2)
+    return label, logit, 1 / (1 + np.exp(-logit))
+
+
+def example_run(finished: Path, cohort: Cohort, folder: Path) -> Path:
+    """A copy of a finished run with an evaluation of its train split, predictions and the risk after every set."""
+    shutil.copytree(finished, folder)
+    split = cohort.split("train")
+    label, logit, probability = scores(split.n_stays)
+    calibrated = np.clip(0.9 * probability, 0, 1)
+    write_predictions(folder, split.stay_id, "train", logit, probability, calibrated, label)
+    content = evaluation_content(label, logit, calibrated)
+    (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    with (folder / "every_set.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["stay_id", "set_index", "minute", "logit", "probability"])
+        for stay, first, last in zip(split.stay_id, split.stay_offset, split.stay_offset[1:], strict=False):
+            for index, minute in enumerate(split.minute[first:last]):
+                rows.writerow([stay, index, minute, -2 + 0.1 * index, 1 / (1 + np.exp(2 - 0.1 * index))])
+    return folder
+
+
+def write_predictions(folder: Path, stay_id: Any, split: str, *columns: Any) -> None:
+    """predictions.csv with logit, probability, calibrated probability and label; no reasons."""
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["stay_id", "split", "logit", "probability", "calibrated_probability", "label", "reason"])
+        for stay, *values in zip(stay_id, *columns, strict=True):
+            rows.writerow([stay, split, *values, ""])
+
+
+def estimate(value: float, half: float = 0.04) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def evaluation_content(label: np.ndarray, logit: np.ndarray, risk: np.ndarray) -> dict[str, Any]:
+    """evaluation.json of these predictions, with intervals of made-up width."""
+    auroc, auprc = float(roc_auc_score(label, logit)), float(average_precision_score(label, logit))
+    figures = {
+        "auroc": estimate(auroc),
+        "auprc": estimate(auprc),
+        "brier": estimate(float(brier_score_loss(label, risk))),
+    }
+    figures |= {"calibration_slope": estimate(1.3, 0.2), "sensitivity": estimate(0.6), "ppv": {"value": None}}
+    better = {name: estimate(figures[name]["value"] + 0.06) for name in ("auroc", "auprc")}
+    group = {"stays": 30, "positives": 6, "figures": {"auroc": estimate(0.5, 0.01), "auprc": estimate(0.3)}}
+    return {
+        "checkpoint": "checkpoints/best.ckpt",
+        "split": "train",
+        "stays": len(label),
+        "positives": int(label.sum()),
+        "label_name": "in_hospital_mortality",
+        "threshold": float(np.sort(risk)[-15]),
+        "figures": figures,
+        "prevalence": float(label.mean()),
+        "cautions": [f"These stays were trained on {NASTY}."],
+        "baselines": {
+            "boosted_trees": {"figures": better, "difference": {"auroc": estimate(-0.06, 0.02)}},
+            f"other {NASTY}": {"figures": {"auroc": estimate(0.5)}, "difference": {}},
+        },
+        "subgroups": [
+            {"column": "age", "group": NASTY, **group},
+            {"column": NASTY, "group": 1, "stays": 4, "positives": 0, "figures": {"auroc": {"value": None}}},
+        ],
+        "landmarks": [{"hours": hours, **group} for hours in (6, 12.5, 24)],
+    }

@@ -1,0 +1,274 @@
+"""report.html as text: what is in it, that it is one file, that names are escaped, that it can be read aloud."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from seqsetvae.evaluation.report import write_comparison, write_report
+from seqsetvae.evaluation.report.read import read_run
+from seqsetvae.evaluation.report.style import INK, PAPER, line_style
+from tests.evaluation.report.example import NASTY
+
+EMPTY = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page's elements and text; fails where elements are not closed in order."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
+
+
+def test_all_parts_are_there_in_the_order_of_their_importance(reported: Path) -> None:
+    page = Page(reported / "report.html")
+    keys = [attributes["id"] for attributes in page.all("section")]
+    assert keys == [
+        *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "subgroups"),
+        *("landmarks", "one-stay", "speed", "configuration", "warnings"),
+    ]
+    assert "Worse than the best baseline, Boosted trees" in page.text.partition("What to distrust")[0]
+    assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 1 + 1 + 1
+
+
+def test_the_areas_in_the_figures_are_those_of_scikit_learn(reported: Path) -> None:
+    stays = read_run(reported).stays
+    assert stays is not None
+    text = Page(reported / "report.html").text
+    assert f"AUROC {roc_auc_score(stays.label, stays.logit):.3f}" in text
+    assert f"AUPRC {average_precision_score(stays.label, stays.logit):.3f}" in text
+
+
+def test_the_confusion_matrix_is_that_of_the_predictions(reported: Path) -> None:
+    run = read_run(reported)
+    assert run.stays is not None
+    assert run.evaluation is not None
+    called = run.stays.risk >= run.evaluation.threshold
+    counts = {
+        "true positive": called & (run.stays.label == 1),
+        "false positive": called & (run.stays.label == 0),
+        "false negative": ~called & (run.stays.label == 1),
+        "true negative": ~called & (run.stays.label == 0),
+    }
+    text = Page(reported / "report.html").text
+    assert called.sum() == 15
+    assert all(f"{int(stays.sum())} {name}" in text for name, stays in counts.items())
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_runs_nothing(reported: Path) -> None:
+    page = Page(reported / "report.html")
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in page.elements)
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/")), (tag, name, value)
+        assert not any(name.startswith("on") for name in attributes)
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    (policy,) = [each["content"] for each in page.all("meta") if each.get("http-equiv")]
+    assert str(policy).startswith("default-src 'none'")
+
+
+def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> None:
+    html = (reported / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 4
+    assert Page(reported / "report.html").text.count(NASTY) > 4  # in a figure too: a $ starts no formula there
+    forest = ElementTree.parse(reported / "figures" / "subgroups.svg")
+    assert any(NASTY in (element.text or "") for element in forest.iter())
+
+
+def test_the_page_can_be_read_aloud(reported: Path) -> None:
+    page = Page(reported / "report.html")
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("title")) == len(page.all("h1")) == len(page.all("main")) == 1
+    pictures = [each for each in page.all("div") if each.get("role") == "img"]
+    assert len(pictures) == len(page.all("figure"))
+    for each in [*pictures, *page.all("section")]:
+        assert each["aria-labelledby"] in page.ids
+    for each in pictures:
+        assert each["aria-describedby"] in page.ids
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(each.get("scope") in ("col", "row") for each in page.all("th"))
+
+
+def test_no_id_is_used_twice_and_every_link_has_a_target(reported: Path) -> None:
+    page = Page(reported / "report.html")
+    assert len(set(page.ids)) == len(page.ids)
+    targets = [attributes.get("href") or attributes.get("xlink:href") for _, attributes in page.elements]
+    assert {target.removeprefix("#") for target in targets if target and target.startswith("#")} <= set(page.ids)
+
+
+def test_figures_take_the_colours_of_the_page_and_files_have_their_own(reported: Path) -> None:
+    html, file = (reported / "report.html").read_text(encoding="utf-8"), (reported / "figures" / "roc.svg").read_text()
+    body = html.partition("</style>")[2]
+    assert "currentColor" in body
+    assert INK not in body
+    assert PAPER not in body
+    assert INK in file
+    assert "var(--" not in file
+
+
+def test_every_figure_is_also_a_file(reported: Path) -> None:
+    names = {file.name for file in (reported / "figures").iterdir()}
+    stems = {file.partition(".")[0] for file in names}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
+    assert {"roc", "calibration", "decision_curve", "subgroups", "one_stay", "loss", "baselines_auroc"} <= stems
+    for stem in stems:
+        assert (reported / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(reported / "figures" / f"{stem}.svg").getroot().tag.endswith("svg")
+
+
+def test_the_same_run_gives_the_same_page(example: Path) -> None:
+    page = write_report(example)
+    first = page.read_bytes(), (example / "figures" / "roc.svg").read_bytes()
+    write_report(example)
+    assert (page.read_bytes(), (example / "figures" / "roc.svg").read_bytes()) == first
+
+
+def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run with space"
+    shutil.copytree(finished[0], run)
+    page = Page(write_report(run))
+    assert f"--mode evaluate --ckpt '{run}' --split test" in page.text
+    assert f"--mode predict --ckpt '{run}' --every_set --output '{run}'/every_set.csv" in page.text
+    assert f"--mode report --runs '{run}'" in page.text
+    assert {"discrimination", "subgroups", "one-stay"}.isdisjoint(page.ids)
+    assert json.loads((run / "summary.json").read_text())["against_chance"][0].split("(")[1][:-1] in page.text
+
+
+def test_no_line_ends_between_a_number_and_its_percent_sign(reported: Path) -> None:
+    html = (reported / "report.html").read_text(encoding="utf-8")
+    assert "20.0\N{NO-BREAK SPACE}%" in html
+    assert "95\N{NO-BREAK SPACE}% interval" in html
+
+
+def test_a_complete_report_lacks_nothing(reported: Path) -> None:
+    assert "missing" not in Page(reported / "report.html").ids
+
+
+def test_the_stage_boundary_and_the_best_epoch_are_drawn(reported: Path) -> None:
+    text = (reported / "figures" / "val_auc.svg").read_text()
+    assert "backbone unfrozen" in text
+    assert "best epoch" in text
+
+
+def test_a_run_that_was_stopped_early_has_a_report(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(finished[0] / "config.json", run)
+    assert "There is no validation yet." in Page(write_report(run)).text
+    rows = (finished[0] / "metrics.csv").read_text().splitlines()
+    (run / "metrics.csv").write_text("\n".join(rows[:2]) + "\n")
+    page = Page(write_report(run))
+    assert "The run has not finished" in page.text
+    assert "training" in page.ids
+
+
+def test_predictions_of_one_class_have_no_curves(example: Path) -> None:
+    lines = (example / "predictions.csv").read_text().splitlines()
+    negative = [line for line in lines[1:] if line.endswith(",0,")]
+    (example / "predictions.csv").write_text("\n".join([lines[0], *negative]) + "\n")
+    page = Page(write_report(example))
+    assert {"discrimination", "calibration", "decisions"}.isdisjoint(page.ids)
+
+
+def test_the_stay_over_time_shows_its_own_events(reported: Path) -> None:
+    run = read_run(reported)
+    assert run.cohort is not None
+    text = Page(reported / "report.html").text
+    stay = int(re.search(r"Stay (\d+)", text)[1])  # type: ignore[index]
+    split = run.cohort.split("train")
+    (at,) = (split.stay_id == stay).nonzero()[0]
+    events = slice(split.set_offset[split.stay_offset[at]], split.set_offset[split.stay_offset[at + 1]])
+    names = {run.cohort.vocabulary[index] for index in split.variable[events]}
+    drawn = {element.text for element in ElementTree.parse(reported / "figures" / "one_stay.svg").iter()}
+    assert len(names) <= 12 or len(names & drawn) == 12
+    assert len(names) > 12 or names <= drawn
+    assert f"Predicted risk of stay {stay}: 0.119 after the first set" in text
+
+
+def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported: Path, example: Path, tmp_path: Path) -> None:
+    config = json.loads((example / "config.json").read_text())
+    config["settings"] |= {"lr": 0.125, "seed": 99}
+    (example / "config.json").write_text(json.dumps(config))
+    page = Page(write_comparison([reported, example], tmp_path))
+    assert [each["id"] for each in page.all("section")] == ["overview", "distrust", "settings", "results", "training"]
+    assert "0.125" in page.text
+    assert "on the same stays the paired difference counts" in page.text
+    assert "All runs have the same seed" not in page.text
+    roc = (tmp_path / next(tmp_path.glob("comparison-*")) / "figures" / "compare_roc.svg").read_text()
+    assert all(f"{run.name}: AUROC" in roc for run in (reported, example))
+
+
+def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(
+    reported: Path, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished[0], other)
+    config = json.loads((other / "config.json").read_text())
+    config["cohort"]["content"] = "0" * 64
+    (other / "config.json").write_text(json.dumps(config))
+    text = Page(write_comparison([reported, other], tmp_path)).text
+    assert "The runs differ in their data, so their figures are not comparable." in text
+    assert "Without an evaluation, and so without intervals: other." in text
+    assert "finetune-all files: These stays were trained on" in text
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(
+    finished: tuple[Path, str], tmp_path: Path, unfinished: bool
+) -> None:
+    runs = [tmp_path / name / "run" for name in ("a", "b")]
+    for run in runs:
+        shutil.copytree(finished[0], run)
+    if unfinished:
+        (runs[1] / "summary.json").unlink()
+    text = Page(write_comparison(runs, tmp_path)).text
+    assert "a/run" in text
+    assert ("Not finished: b/run." in text) == unfinished
+
+
+def test_the_lines_of_many_runs_differ() -> None:
+    styles = {(each["color"], each["linestyle"]) for each in map(line_style, range(36))}
+    assert len(styles) == 36

@@ -1,0 +1,161 @@
+"""What a report reads from a run folder: missing files are left out, damaged ones are one clear error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.report.evaluation_file import Estimate, read_evaluation
+from seqsetvae.evaluation.report.read import read_run, warnings_in
+from seqsetvae.evaluation.report.tables import read_metrics, read_predictions, read_risk_after_sets
+from tests.command import rows_of
+
+HEAD = "stay_id,split,logit,probability,calibrated_probability,label,reason\n"
+
+
+def test_a_finished_run_is_read_whole(finished: tuple[Path, str]) -> None:
+    run = read_run(finished[0])
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    assert run.mode == "finetune"
+    assert run.best is not None
+    assert run.best["val_auc"] == pytest.approx(summary["best"]["val_auc"])
+    assert run.best["epoch"] == summary["best_epoch"]
+    assert [row["val_loss"] for row in run.rows] == [float(row["val_loss"]) for row in rows_of(finished[0])]
+    assert run.metrics == ["train_loss", "val_loss", "val_auc", "val_auprc"]
+    assert run.cohort is not None
+    assert (run.evaluation, run.stays, run.every_set) == (None, None, None)
+
+
+def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "metrics.csv").write_text("stage,epoch,val_auc\n1,1,0.6\n1,2,0.8\n2,3,0.8\n")
+    (run / "summary.json").write_text(json.dumps({"watched": "val_auc", "best_epoch": 3}))
+    assert read_run(run).best == {"stage": 2, "epoch": 3, "val_auc": 0.8}
+    (run / "summary.json").unlink()
+    assert read_run(run).best == {"stage": 1, "epoch": 2, "val_auc": 0.8}
+
+
+def test_data_that_have_moved_or_changed_are_not_described(finished: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for change in ({"path": str(tmp_path / "gone")}, {"content": "0" * 64}):
+        changed = config | {"cohort": config["cohort"] | change}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(changed))
+        assert read_run(tmp_path / "run").cohort is None
+
+
+def test_a_folder_without_config_is_not_a_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a run folder"):
+        read_run(tmp_path)
+
+
+def test_warnings_are_joined_where_the_log_wraps_them_and_each_counts_once() -> None:
+    lines = [
+        "Epoch 1/3: 50%",
+        "   indented, but no warning",
+        "⚠️  The best epoch is the last one (3 of 3), so val_auc may not have",
+        "   reached its best: train longer.",
+        "Best val_auc 0.8",
+        "/lib/x.py:12: UserWarning: odd values",
+        "⚠️  The best epoch is the last one (3 of 3), so val_auc may not have",
+        "   reached its best: train longer.",
+        "error: the loss is NaN",
+    ]
+    joined = "The best epoch is the last one (3 of 3), so val_auc may not have reached its best: train longer."
+    assert warnings_in(lines) == [joined, "odd values", "the loss is NaN"]
+
+
+def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    file.write_text(
+        HEAD + "5,valid,0.5,0.6,0.7,1,\n6,valid,-1,0.25,0.2,0,\n7,valid,1,0.7,0.8,,\n8,valid,,,,1,no events\n"
+        "9,test,1,0.7,0.8,1,\n10,,,,,,no events\n"
+    )
+    stays = read_predictions(file, "valid")
+    assert stays.stay_id.tolist() == [5, 6]
+    assert stays.label.tolist() == [1, 0]
+    assert stays.risk.tolist() == [0.7, 0.2]
+    assert (stays.unlabelled, stays.without_prediction) == (1, {"no events": 1})
+    assert read_predictions(file, None).split == "test"
+
+
+def test_without_a_calibrator_the_risk_is_the_probability(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    file.write_text(HEAD + "5,valid,0.5,0.6,,1,\n6,valid,-1,0.25,,0,\n")
+    assert read_predictions(file, "valid").risk.tolist() == [0.6, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stay_id,split\n1,valid\n", "has no column reason"),
+        (HEAD.replace("label,", "") + "5,valid,0.5,0.6,,\n", "has no column label"),
+        (HEAD + "5,valid,0.5,0.6,,2,\n", "column label: 1 values are not 0, 1 or empty, for example 2"),
+        (HEAD + "5,valid,0.5,1.6,,1,\n", "column probability: 1 values are not between 0 and 1, for example 1.6"),
+        (HEAD + "5,valid,high,0.6,,1,\n", "column logit: not a column of numbers"),
+        (HEAD + "five,valid,0.5,0.6,,1,\n", "cannot be read as a table"),
+        (HEAD + "5,train,0.5,0.6,,1,\n", "has no stay of the split 'valid'"),
+        ("", "cannot be read as a table"),
+    ],
+)
+def test_predictions_that_cannot_be_used_are_one_error(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "predictions.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"predictions\.csv") as error:
+        read_predictions(file, "valid")
+    assert message in str(error.value)
+
+
+def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "every_set.csv"
+    file.write_text("stay_id,set_index,minute,logit,probability\n1,0,5,0.1,0.5\n1,1,9,0.1,-0.5\n")
+    with pytest.raises(InputError, match=r"column probability: 1 values are not between 0 and 1, for example -0\.5"):
+        read_risk_after_sets(file)
+
+
+def test_metrics_that_are_no_table_of_numbers_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,val_auc\n1,high\n")
+    with pytest.raises(InputError, match=r"metrics\.csv: cannot be read as a table of numbers"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+def test_an_evaluation_is_read_with_intervals_and_without_undefined_figures(example: Path) -> None:
+    found = read_evaluation(example / "evaluation.json")
+    assert "ppv" not in found.figures
+    assert found.figures["calibration_slope"] == Estimate(1.3, pytest.approx(1.1), pytest.approx(1.5))
+    assert [each.name for each in found.landmarks] == ["6", "12.5", "24"]
+    assert found.baselines[0].difference["auroc"].excludes(0)
+    assert found.subgroups[1].figures == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"figures": None}, "a value has the wrong type"),
+        ({"stays": "many"}, "a value has the wrong type"),
+        ({"figures": {"auroc": {"low": 0.1}}}, "'value' is missing"),
+        ({"subgroups": [{"column": "age"}]}, "'group' is missing"),
+    ],
+)
+def test_a_damaged_evaluation_is_one_error(example: Path, change: dict[str, object], message: str) -> None:
+    file = example / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=r"evaluation\.json: damaged") as error:
+        read_evaluation(file)
+    assert message in str(error.value)
+
+
+def test_an_estimate_knows_what_its_interval_excludes() -> None:
+    assert Estimate(0.5, 0.4, 0.6).excludes(0.7)
+    assert not Estimate(0.5, 0.4, 0.6).excludes(0.6)
+    assert not Estimate(0.5).excludes(0.7)
+    assert Estimate(0.5, 0.4, 0.6).width == pytest.approx(0.2)
+    assert np.isclose(Estimate(0.5).width, 0)

@@ -1,0 +1,120 @@
+"""--mode report, and the report that fine-tuning writes at its end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seqsetvae.evaluation import report
+from tests.command import argv, call, finetune, run_of
+
+
+def test_fine_tuning_ends_with_a_report(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    assert printed.rstrip().endswith(f"Report: {run / 'report.html'}")
+    best = json.loads((run / "summary.json").read_text())["best"]["val_auc"]
+    assert f"{best:.3f}" in (run / "report.html").read_text(encoding="utf-8")
+    assert (run / "figures" / "val_auc.png").is_file()
+
+
+def _without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = report.find_spec
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "jinja2" else find(name))
+
+
+def test_without_the_packages_fine_tuning_says_so_in_one_line(
+    pretrained: Path, old_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_jinja2(monkeypatch)
+    status, printed, errors = finetune(pretrained, old_layout, tmp_path, max_epochs=1, unfreeze_after=1)
+    assert (status, errors) == (0, "")
+    assert printed.splitlines()[-1] == (
+        "No report was written: a report needs jinja2, which is not installed. Install with: pip install jinja2"
+    )
+    assert not (run_of(tmp_path) / "report.html").exists()
+
+
+def test_without_the_packages_the_mode_is_one_error(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_jinja2(monkeypatch)
+    status, _, errors = call(argv(mode="report", runs=finished[0]))
+    assert status == 2
+    assert errors == "error: a report needs jinja2, which is not installed. Install with: pip install jinja2\n"
+
+
+def test_a_report_that_fails_does_not_fail_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Path) -> Path:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    (tmp_path / "train.log").write_text("Epoch 1\n")
+    report.report_finished_run(tmp_path)
+    assert capsys.readouterr().out == "No report was written: RuntimeError: no font\n"
+    assert (tmp_path / "train.log").read_text() == "Epoch 1\nNo report was written: RuntimeError: no font\n"
+
+
+def test_one_run_gets_report_html(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    (run / "report.html").write_text("old")
+    status, printed, _ = call(argv(mode="report", runs=run))
+    assert status == 0
+    assert printed == f"Wrote {run / 'report.html'}\n"
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_several_runs_are_compared_in_a_new_folder_each_time(finished: tuple[Path, str], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished[0], other)
+    words = ["--mode", "report", "--runs", str(finished[0]), str(other), "--output_root_dir", str(tmp_path / "out")]
+    for count in (1, 2):
+        status, printed, _ = call(words)
+        assert status == 0
+        assert Path(printed.split(" ", 1)[1].strip()).is_file()
+        assert len(list((tmp_path / "out").glob("comparison-*/report.html"))) == count
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([], "runs: not given; --mode report needs --runs"),
+        (["gone"], "runs: received 'gone', which does not exist"),
+        (["file"], "which is not a folder; allowed: run folders"),
+        (["folder", "folder"], "runs: received a folder twice; allowed: each run once"),
+        (["folder"], "is not a run folder (it has no config.json)"),
+        (["file", "gone"], "runs: received 'file gone', which does not exist"),
+    ],
+)
+def test_what_is_no_run_folder_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    status, _, errors = call(["--mode", "report", *(["--runs", *runs] if runs else [])])
+    assert status == 2
+    assert message in errors
+
+
+def test_runs_may_be_given_one_flag_at_a_time(tmp_path: Path) -> None:
+    status, _, errors = call(["--mode", "report", "--runs", str(tmp_path), "--runs", str(tmp_path)])
+    assert status == 2
+    assert "received a folder twice" in errors
+
+
+def test_a_figures_folder_that_cannot_be_made_is_one_error(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    shutil.rmtree(run / "figures")
+    (run / "figures").touch()
+    (run / "report.html").write_text("older")
+    status, _, errors = call(argv(mode="report", runs=run))
+    assert status == 2
+    assert "figures: cannot be written" in errors
+    assert (run / "report.html").read_text() == "older"
