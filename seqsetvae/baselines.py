@@ -5,15 +5,16 @@ Trained on the training split, stopped or chosen on the validation split. Legend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours, summarize
+from seqsetvae.batch import Batch
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.trees import lightgbm
+from seqsetvae.trees import MAX_STAYS, lightgbm
 
 WHOLE_STAY = ("count", "mean", "std", "min", "max", "first", "last", "hour_first", "hour_last")
 OF_EACH_VARIABLE = (*WHOLE_STAY, "last_0_12h_mean", "last_0_12h_min", "last_0_12h_max")
@@ -40,17 +41,33 @@ Predict = Callable[[np.ndarray], np.ndarray]  # [n, 12 V] → log-odds [n]
 
 
 def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tuple[np.ndarray, Table]:
-    """Stay ids [n] and the table of a split's labelled stays, in the loader's order; `length` as in `summarize`."""
+    """Stay ids [n], ascending, and the table of a split's labelled stays; `length` as in `summarize`.
+
+    At most MAX_STAYS stays of the training split, in random order.
+    """
     n_variables = len(data.cohort.vocabulary)
     ids, rows, labels = [], [], []
-    for batch in data.with_prepare(None).loader(split):
+    for batch in _batches(data, split):
         pairs = summarize(batch, batch.variable, batch.value, length)
         dense = np.full((batch.n_stays, n_variables, len(_COLUMNS)), np.nan, dtype=np.float32)
         dense[pairs.stay.numpy(), pairs.variable.numpy()] = pairs.values[:, _COLUMNS].numpy()
         ids.append(batch.stay_id.numpy())
         labels.append(batch.label.numpy())
         rows.append(dense.reshape(batch.n_stays, -1))
-    return np.concatenate(ids), (np.concatenate(rows), np.concatenate(labels))
+    stay_id, table, label = np.concatenate(ids), np.concatenate(rows), np.concatenate(labels)
+    order = np.argsort(stay_id)[label[np.argsort(stay_id)] >= 0]
+    return stay_id[order], (table[order], label[order])
+
+
+def _batches(data: CohortDataModule, split: str) -> Iterator[Batch]:
+    """All stays of a split; of the training split at most MAX_STAYS."""
+    is_cut = split == "train" and data.n_selected(split) > MAX_STAYS
+    n_stays = 0
+    for batch in data.with_prepare(None).loader(split, shuffle=is_cut):
+        yield batch
+        n_stays += batch.n_stays
+        if is_cut and n_stays >= MAX_STAYS:
+            return
 
 
 def boosted_trees(train: Table, valid: Table, seeds: int = SEEDS) -> Predict:
@@ -93,8 +110,8 @@ BASELINES: dict[str, Callable[[Table, Table], Predict]] = {
 
 
 def baseline_log_odds(data: CohortDataModule, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Stay ids [n] of a split's labelled stays, and for each baseline their log-odds [n]."""
-    length = common_length(torch.cat([stay_hours(batch) for batch in data.with_prepare(None).loader("train")]))
+    """Stay ids [n] of a split's labelled stays, ascending, and for each baseline their log-odds [n]."""
+    length = common_length(torch.cat([stay_hours(batch) for batch in _batches(data, "train")]))
     (_, train), (_, valid) = (summary_table(data, name, length) for name in ("train", "valid"))
     ids, (table, _) = summary_table(data, split, length)
     return ids, {name: fit(train, valid)(table) for name, fit in BASELINES.items()}

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae import trees
-from seqsetvae.trees import BoostedTrees, average_with_trees, out_of_fold_log_odds, soft_labels
+from seqsetvae.trees import BoostedTrees, average_with_trees, out_of_fold_log_odds, soft_labels, trees_alone
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 
@@ -46,10 +46,12 @@ def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(grown.log_odds(table), (one + two) / 2)
 
 
-def test_the_average_is_that_of_the_log_odds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "ROUNDS", 20)
     table, label = _noise()
     grown = BoostedTrees.fit(table, label, models=1)
     logits = torch.tensor([[0.5, -0.5]]).repeat(len(table), 1).double()
     found = average_with_trees(logits, grown, table).diff(dim=1).squeeze(1).numpy()
-    np.testing.assert_allclose(found, (-1 + grown.log_odds(table)) / 2)
+    np.testing.assert_allclose(found, 0.3 * -1 + 0.7 * grown.log_odds(table))
+    parts = torch.from_numpy(found), torch.full((len(table),), -1.0, dtype=torch.float64)
+    np.testing.assert_allclose(trees_alone(*parts).numpy(), grown.log_odds(table))

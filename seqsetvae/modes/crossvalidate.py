@@ -14,7 +14,8 @@ from seqsetvae.evaluation.crossvalidation import Columns, lines, read_columns, r
 from seqsetvae.files import write_text
 from seqsetvae.modes import finetune
 from seqsetvae.settings.declare import argument, as_plain, changed
-from seqsetvae.settings.kinds import choice, integer, number, optional, path
+from seqsetvae.settings.groups import BaselineSettings, OutputSettings
+from seqsetvae.settings.kinds import integer, number
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.cohort import Cohort
@@ -40,15 +41,8 @@ class Settings:
         "crossvalidate: share of the training stays of each fold that is used, the models' labels (default: 1)",
         default=1.0,
     )
-    baselines: str = argument(
-        choice("all", "none"),
-        "crossvalidate: all (boosted trees and logistic regression on summaries, needs lightgbm) or none",
-        default="all",
-    )
-    output: Path | None = argument(
-        optional(path()),
-        "crossvalidate: folder of the results; finished folds in it are not computed again (default: a new run folder)",
-    )
+    baselines: BaselineSettings
+    output: OutputSettings
     finetuning: finetune.Settings
 
 
@@ -64,7 +58,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from seqsetvae.loading import require_both_classes
     from seqsetvae.trees import lightgbm
 
-    if settings.baselines == "all":
+    if settings.baselines.baselines == "all":
         lightgbm()
     check_data(settings.finetuning.data, "train")
     cohort = open_data(settings.finetuning.data, settings.finetuning.run.output_root_dir)
@@ -89,7 +83,7 @@ def _folder(settings: Settings) -> Path:
     """The folder of the results. Raises InputError if it holds results of other settings."""
     from seqsetvae.training.run_folder import RunFolder
 
-    folder = settings.output
+    folder = settings.output.output
     if folder is None:
         folder = RunFolder.create(settings.finetuning.run.output_root_dir, "crossvalidate").path
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,11 +104,11 @@ def _of_fold(settings: Settings, folder: Path, fold: Cohort, repeat: int) -> Col
     predictions = finetune.train_and_predict(of_run, fold)
     ids, label = predictions.pop("stay_id"), predictions.pop("label")
     columns = {"stay_id": ids, "label": label} | predictions
-    if settings.baselines == "all":
+    if settings.baselines.baselines == "all":
         baseline_ids, log_odds = baseline_log_odds(
             finetune.loaders(of_run, fold, new_transform(of_run.architecture, of_run.values, fold)), "valid"
         )
-        order = np.argsort(baseline_ids)[np.argsort(np.argsort(ids))]
+        order = np.argsort(np.argsort(ids))  # baselines come by ascending stay id
         assert (baseline_ids[order] == ids).all()
         columns |= {name: values[order] for name, values in log_odds.items()}
     return columns

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
+    BaselineSettings,
     DataSettings,
     FinetunedSettings,
     LoaderSettings,
@@ -55,6 +56,7 @@ class Settings:
     split: SplitSettings
     output: OutputSettings
     details: DetailSettings
+    baselines: BaselineSettings
     data: DataSettings
     loader: LoaderSettings
     run: RunSettings
@@ -74,6 +76,7 @@ def run(settings: Settings) -> dict[str, Any]:
     Returns:
         The content of evaluation.json.
     """
+    from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.evaluation.results import evaluation, table
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
 
@@ -87,19 +90,43 @@ def run(settings: Settings) -> dict[str, Any]:
     tables = [_labelled(scorer, predictions) for scorer, predictions in zip(scorers, every, strict=True)]
     evaluated = [_evaluated(*pair) for pair in zip(scorers, tables, strict=True)]
     _require_same_stays(scorers, tables)
+    baselines, about_baselines = _baselines(settings.baselines.baselines, first, tables[0])
     content = evaluation(
         evaluated[0],
+        baselines=baselines,
         compared={str(each.checkpoint): each.scores() for each in evaluated[1:]},
         subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
         landmarks=_landmarks(first, tables[0], settings.details.landmarks or ()),
-        cautions=[*_left_out(every[0], tables[0]), *_drift(first, split)],
+        cautions=[*_left_out(every[0], tables[0]), *_drift(first, split), *about_baselines],
         seed=settings.run.seed,
     )
     print(f"\n{table(content)}")
     for caution in content["cautions"]:
         print(f"⚠️  {caution}")
     _write(settings, first, content, every[0], evaluated[0].calibration)
+    if first.folder is not None and settings.output.output is None:
+        report_finished_run(first.folder.path)
     return content
+
+
+def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Log-odds of each baseline for the evaluated stays, and what a reader must know about them."""
+    import numpy as np
+
+    from seqsetvae.baselines import baseline_log_odds
+
+    if which == "none":
+        return {}, []
+    labels = {name: scorer.cohort.splits[name].label for name in ("train", "valid") if name in scorer.cohort.splits}
+    if len(labels) < 2 or any(not {0, 1} <= set(np.unique(label).tolist()) for label in labels.values()):
+        return {}, ["No baselines: the data have no labelled train and valid splits on which they could be trained."]
+    print(
+        "Baselines: boosted trees and logistic regression on summaries of each variable (--baselines none omits them)"
+    )
+    ids, log_odds = baseline_log_odds(scorer.data, evaluated.split)
+    rows = np.searchsorted(ids, evaluated.stay_id.cpu().numpy())
+    notes = ["The baselines were stopped or chosen on the validation split: on it their figures are too good."]
+    return {name: values[rows] for name, values in log_odds.items()}, notes * (evaluated.split == "valid")
 
 
 def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:

@@ -197,6 +197,7 @@ def train_and_predict(settings: Settings, cohort: Cohort) -> dict[str, np.ndarra
     from seqsetvae.loading import host_work, variable_table
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.run_folder import find_checkpoint
+    from seqsetvae.trees import trees_alone
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
@@ -215,7 +216,7 @@ def train_and_predict(settings: Settings, cohort: Cohort) -> dict[str, np.ndarra
     if model.trees is not None:
         model.trees = None
         network = predictions().logit
-        columns |= {"network alone": network, "trees alone": 2 * found.logit - network}
+        columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
     return {name: column.cpu().numpy() for name, column in columns.items()}
 
 

@@ -101,7 +101,8 @@ class OutputSettings:
     output: Path | None = argument(
         optional(path()),
         "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
-        "folder for evaluation.json and predictions.csv, by default the run folder",
+        "folder for evaluation.json and predictions.csv, by default the run folder; crossvalidate: folder of the "
+        "results, by default a new run folder; finished folds in it are not computed again",
     )
 
 
@@ -201,6 +202,18 @@ class TreeSettings:
 
     distillation: float = setting(number(0, 1), default=0.0)
     tree_models: int = setting(integer(0), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineSettings:
+    """Which other models are shown beside the evaluated one."""
+
+    baselines: str = argument(
+        choice("all", "none"),
+        "evaluate, crossvalidate: all (default: boosted trees and logistic regression on summaries of each variable, "
+        "trained on the same training stays) or none",
+        default="all",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find_cohort, notices
-from seqsetvae.cohort.compile import read_skipped
+from seqsetvae.cohort import Cohort, notices, open_or_compile
 from seqsetvae.cohort.known import NO_KNOWN_VARIABLE, MissingEmbeddingsError
+from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
 
 
-def found(folder: Folder, **options: object) -> Cohort:
-    cache = folder.root.parent / "cache"
-    return find_cohort(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
+def found(folder: Folder, side_tables: Cohort | None = None, **options: Any) -> Cohort:
+    """The cohort of a folder; `side_tables` is a cohort whose statistics and embeddings are used."""
+    cache, path = folder.root.parent / "cache", None if side_tables is None else side_tables.path
+    named = SideFiles(stats=path, embeddings=path)
+    return open_or_compile(folder.ehr, cache_root=cache, named=named, progress=False, **options)
 
 
 def _new_stays(folder: Folder, *names: str) -> Folder:
@@ -27,7 +32,7 @@ def _new_stays(folder: Folder, *names: str) -> Folder:
 
 def test_statistics_and_embeddings_may_be_those_of_a_compiled_cohort(folder: Folder) -> None:
     trained_on = found(folder)
-    new = found(_new_stays(folder, "heart rate"), stats_path=trained_on.path, embeddings_path=trained_on.path)
+    new = found(_new_stays(folder, "heart rate"), side_tables=trained_on)
     assert new.split("test").value.tolist() == [1.0]
     assert new.embeddings.tolist() == [[0.5, -1.5]]
     assert new.fingerprints()["heart rate"] == trained_on.fingerprints()["heart rate"]
@@ -36,10 +41,10 @@ def test_statistics_and_embeddings_may_be_those_of_a_compiled_cohort(folder: Fol
 
 def test_another_cohort_for_the_side_tables_is_compiled_anew(folder: Folder) -> None:
     trained_on, new = found(folder), _new_stays(folder, "heart rate")
-    first = found(new, stats_path=trained_on.path, embeddings_path=trained_on.path)
+    first = found(new, side_tables=trained_on)
     folder.csv("stats.csv", "variable,mean,std\nheart rate,70,10\nlactate,2,1\n")
     other = found(folder)
-    second = found(new, stats_path=other.path, embeddings_path=other.path)
+    second = found(new, side_tables=other)
     assert second.path != first.path
     assert second.split("test").value.tolist() == [2.0]
 
@@ -47,7 +52,7 @@ def test_another_cohort_for_the_side_tables_is_compiled_anew(folder: Folder) -> 
 def test_a_compiled_cohort_is_no_file_of_labels(folder: Folder) -> None:
     trained_on = found(folder)
     with pytest.raises(InputError, match=r"--label_path .* no such file"):
-        found(_new_stays(folder, "heart rate"), label_path=trained_on.path)
+        SideFiles(labels=trained_on.path).require()
 
 
 def test_events_without_an_embedding_are_an_error_unless_they_are_to_be_left_out(folder: Folder) -> None:

@@ -34,7 +34,7 @@ def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling: str, compiled: C
         for stay in stays:
             for n_sets in range(1, int(split.stay_offset[stay + 1] - split.stay_offset[stay]) + 1):
                 alone = collate(cut_after(split, int(stay), n_sets), np.array([0]), dtype=np.float64)
-                expected = pool(backbone.states(alone, table), alone, pooling)
+                expected = pool(backbone.states(alone, table), alone.sets_per_stay, pooling)
                 torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=1e-12)
                 row += 1
     assert row == len(found)

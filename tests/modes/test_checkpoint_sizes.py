@@ -19,7 +19,8 @@ from tests.command import change_config, command, finetune
 
 
 def test_the_shipped_sizes_are_those_of_the_config_file() -> None:
-    shipped = {name: item.default for name, item in declared(ArchitectureSettings).items()}
+    known = declared(ArchitectureSettings, {"architecture": "seqsetvae"})
+    shipped = {name: item.default for name, item in known.items()}
     assert {name: getattr(config, name) for name in shipped} == shipped
     assert shipped.keys() == {*PRESETS["small"], "architecture", "preset", "transformer_dropout"}
 
