@@ -84,7 +84,7 @@ def soft_labels(log_odds: np.ndarray, label: np.ndarray, weight: float) -> np.nd
 
 
 def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndarray) -> torch.Tensor:
-    """Logits [N, 2] of the weighted mean log-odds of the network (`logits` [N, 2]) and the trees (their table [N, c])."""
+    """Logits [N, 2] of the weighted mean log-odds of network (`logits` [N, 2]) and trees (their table [N, c])."""
     of_trees = torch.from_numpy(trees.log_odds(table)).to(logits)
     mean = NETWORK_WEIGHT * (logits[:, 1] - logits[:, 0]) + (1 - NETWORK_WEIGHT) * of_trees
     return torch.stack([-mean / 2, mean / 2], dim=1)
