@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,10 +130,12 @@ def check_stats(stats: Stats, variables: Iterable[str]) -> None:
         )
 
 
-def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labels:
+def read_labels(
+    path: Path, label_name: str, stay_column: str = "ts_id", as_label: Callable[[str], str] = str.strip
+) -> Labels:
     """The label of each stay in a file like oc.csv (columns stay_column and label_name; others are ignored).
 
-    A stay may be written 200001.0. An empty label means that the stay has none.
+    A stay may be written 200001.0. An empty label means that the stay has none. `as_label` makes the label of a cell.
 
     Raises:
         InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
@@ -141,7 +143,7 @@ def read_labels(path: Path, label_name: str, stay_column: str = "ts_id") -> Labe
     stays, labels, lines = array("q"), array("b"), array("q")
     advice = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
     for line, (stay_text, text), _ in _table(path, (stay_column, label_name), advice):
-        stay, text = stay_number(stay_text), text.strip()
+        stay, text = stay_number(stay_text), as_label(text)
         if stay is None:
             raise InputError(f"{path}, line {line}: {stay_column} is {stay_text!r}, not a whole number.")
         if not text:

@@ -1,8 +1,11 @@
 """PhysioNet/CinC Challenge 2012, as published: set-a, set-b, set-c (folders or archives) and Outcomes-<set>.txt."""
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +35,18 @@ def add_flags(parser: ArgumentParser) -> None:
         "of them (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0; with other whole sets the same without their "
         "splits, scaled to sum to 1)",
     )
+    parser.add_argument(
+        "--until_hour",
+        type=float,
+        metavar="H",
+        help="leave out events from hour H on, so that the outcome is predicted at that time (default: keep all 48 h)",
+    )
+    parser.add_argument(
+        "--stay_over_days",
+        type=float,
+        metavar="DAYS",
+        help="label: whether the hospital stay was longer than DAYS (default label: death in hospital)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
     stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
     add_side_file(parser, "--stats", stats)
@@ -46,15 +61,38 @@ def open_source(arguments: Namespace) -> Opened:
     stats = stats_of(arguments.stats) if arguments.stats else None
     embeddings, width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
     assigned = {split: getattr(arguments, f"{split}_sets") for split in SPLITS}
-    source = PhysioNet2012(arguments.src, assigned, arguments.fractions, arguments.seed)
+    for flag in ("until_hour", "stay_over_days"):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{flag} {value:g}: allowed: a number above 0")
+    over = arguments.stay_over_days
+    task = Task(arguments.until_hour, over)
+    source = PhysioNet2012(arguments.src, assigned, arguments.fractions, arguments.seed, task=task)
     return Opened(
         source=source,
-        label_name=LABEL_NAME,
+        label_name=LABEL_NAME if over is None else f"hospital_stay_over_{over:g}_days",
         labels=source.labels,
         stats=stats,
         embeddings=embeddings,
         embedding_dim=width,
     )
+
+
+class Task(NamedTuple):
+    """What is predicted, and when."""
+
+    until_hour: float | None = None  # events from this hour on are left out; None: keep all
+    stay_over_days: float | None = None  # the label is whether the hospital stay was longer; None: death in hospital
+
+    def label(self, cell: str) -> str:
+        """The label of a stay from its length in days; a length of -1 is unknown."""
+        assert self.stay_over_days is not None
+        days = float(cell)
+        return "" if days < 0 else str(int(days > self.stay_over_days))
+
+    def sample(self, stay: Stay) -> Stay:
+        """The stay with its prediction time."""
+        return stay if self.until_hour is None else stay._replace(prediction_minute=60 * self.until_hour)
 
 
 class PhysioNet2012:
@@ -67,6 +105,7 @@ class PhysioNet2012:
         fractions: Sequence[float] | None = None,
         seed: int = 0,
         progress: bool = True,
+        task: Task = Task(),  # noqa: B008  (immutable)
     ) -> None:
         """Read and divide the sets that SRC holds.
 
@@ -78,6 +117,7 @@ class PhysioNet2012:
                 the test split; of that, only the splits without whole sets, scaled to sum to 1.
             seed: of the division, which does not depend on the order of files.
             progress: show a progress bar if stderr is a terminal.
+            task: what is predicted, and when.
 
         Raises:
             InputError: a set or its outcomes are missing, a set is assigned twice, or the fractions are not valid.
@@ -86,7 +126,7 @@ class PhysioNet2012:
         sets = _find_sets(src)
         split_of_set = _check_assigned(src, sets, assigned or {})
         self.description = f"PhysioNet/CinC Challenge 2012, sets {', '.join(sets)} of {src.resolve()}"
-        self.labels: dict[int, int] = {}  # in-hospital death by stay
+        self.labels: dict[int, int] = {}  # by stay
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
         self._code_of: dict[str, int] = {}  # variables of all sets
@@ -94,8 +134,9 @@ class PhysioNet2012:
         self.stays: dict[str, list[Stay]] = {split: [] for split in SPLITS}
         loose: list[Stay] = []
         for name, path in sets.items():
-            self.labels.update(_read_outcomes(src, name))
+            self.labels.update(_read_outcomes(src, name, task))
             rows, unnamed = read_set(name, path, self._code_of, progress)
+            rows = replace(rows, stays=[task.sample(stay) for stay in rows.stays])
             self.skips += rows.skips
             self.unnamed_rows = UnnamedRows(*map(sum, zip(self.unnamed_rows, unnamed, strict=True)))
             ends = np.cumsum(rows.n_rows)
@@ -146,8 +187,10 @@ def _check_assigned(src: Path, sets: Iterable[str], assigned: Mapping[str, Seque
     return split_of
 
 
-def _read_outcomes(src: Path, name: str) -> Labels:
+def _read_outcomes(src: Path, name: str, task: Task) -> Labels:
     file = src / f"Outcomes-{name}.txt"
     if not file.is_file():
         raise InputError(f"{file}: not found. The outcomes of set {name} are published beside it; put the file there.")
-    return read_labels(file, "In-hospital_death", stay_column="RecordID")
+    if task.stay_over_days is None:
+        return read_labels(file, "In-hospital_death", stay_column="RecordID")
+    return read_labels(file, "Length_of_stay", "RecordID", task.label)
