@@ -43,7 +43,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             backbone: of any architecture (seqsetvae/architectures/__init__.py says what it offers).
             head, loss, rates, weight_decay, trained_on: recorded in every checkpoint.
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
-                (`loading.variable_table`); they belong to the data, not to the weights.
+                (`variables.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
         """
         super().__init__()

@@ -263,23 +263,6 @@ def value_type(run: RunSettings) -> type:
     return np.float64 if run.precision == "64-true" else np.float32
 
 
-def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
-    """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
-    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
-
-
-def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Tensor:
-    """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I]."""
-    own = getattr(backbone, "variable_table", None)
-    return embedding_table(cohort, run) if own is None else own(cohort)
-
-
-def host_work(backbone: Any, variables: torch.Tensor) -> Prepare | None:
-    """What the backbone computes of a batch on the host, in the loader; None: nothing."""
-    summarizer = getattr(backbone, "summarizer", None)
-    return None if summarizer is None else summarizer(variables)
-
-
 class StageLoaders(pl.LightningDataModule):
     """The loaders of one stage of a run, built anew for each epoch, so that worker processes get its order too.
 

@@ -12,7 +12,7 @@ ROOMS = [
     ("data",),
     ("seqsetvae.modes",),
     ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
-    ("seqsetvae.trained_on", "seqsetvae.baselines"),
+    ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
     ("seqsetvae.evaluation",),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
     ("seqsetvae.sampler",),

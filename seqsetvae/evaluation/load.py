@@ -33,7 +33,7 @@ class FinetunedModel(nn.Module):
         self.backbone, self.head, self.pooling, self.trees = backbone, head, pooling, trees
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-        """Logits of each stay: [N, 2]; `embeddings` is `loading.variable_table` of the batch's cohort."""
+        """Logits of each stay: [N, 2]; `embeddings` is `variables.variable_table` of the batch's cohort."""
         logits = self.head(self.backbone.pooled(batch, embeddings, self.pooling))
         if self.trees is None:
             return logits

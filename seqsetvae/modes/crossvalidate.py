@@ -18,7 +18,11 @@ from seqsetvae.settings.groups import BaselineSettings, OutputSettings
 from seqsetvae.settings.kinds import integer, number
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
+    from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.evaluation.predictions import Predictions
+    from seqsetvae.loading import CohortDataModule
 
 HELP = "fine-tune and predict fold by fold, beside boosted trees and logistic regression"
 NEEDS = ("data_dir",)
@@ -101,14 +105,73 @@ def _of_fold(settings: Settings, folder: Path, fold: Cohort, repeat: int) -> Col
     from seqsetvae.trained_on import new_transform
 
     of_run = changed(settings.finetuning, output_root_dir=folder / "runs", seed=settings.finetuning.run.seed + repeat)
-    predictions = finetune.train_and_predict(of_run, fold)
+    predictions = train_and_predict(of_run, fold)
     ids, label = predictions.pop("stay_id"), predictions.pop("label")
     columns = {"stay_id": ids, "label": label} | predictions
     if settings.baselines.baselines == "all":
         baseline_ids, log_odds = baseline_log_odds(
-            finetune.loaders(of_run, fold, new_transform(of_run.architecture, of_run.values, fold)), "valid"
+            loaders(of_run, fold, new_transform(of_run.architecture, of_run.values, fold)), "valid"
         )
         order = np.argsort(np.argsort(ids))  # baselines come by ascending stay id
         assert (baseline_ids[order] == ids).all()
         columns |= {name: values[order] for name, values in log_odds.items()}
     return columns
+
+
+def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> dict[str, np.ndarray]:
+    """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
+
+    The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
+    """
+    import pytorch_lightning as pl
+
+    from seqsetvae.evaluation.load import load_finetuned
+    from seqsetvae.evaluation.predictions import predict
+    from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.run_folder import find_checkpoint
+    from seqsetvae.trees import trees_alone
+    from seqsetvae.variables import host_work, variable_table
+
+    device = prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    summary = finetune.train(settings, cohort, *backbone_for(settings, cohort))
+    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
+    model = finetuned.model.to(device)
+    variables = variable_table(model.backbone, cohort, settings.run)
+    data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
+
+    def predictions() -> Predictions:
+        precision = Precision.of(settings.run, device).context()
+        return predict(model, variables.to(device), data.loader("valid"), "valid", precision)
+
+    found = predictions()
+    columns = {"stay_id": found.stay_id, "label": found.label, settings.architecture.architecture: found.logit}
+    if model.trees is not None:
+        model.trees = None
+        network = predictions().logit
+        columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
+    return {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
+    """Loaders of an open cohort."""
+    from seqsetvae.loading import data_module
+    from seqsetvae.training.precision import prepare_device
+
+    device = prepare_device(settings.run)
+    return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+
+
+def backbone_for(settings: finetune.Settings, cohort: Cohort) -> tuple[Any, ValueTransform, LoadReport | None]:
+    """A new backbone for an open cohort, or that of --pretrained_ckpt, loaded again."""
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.pretrained import load_pretrained
+
+    if settings.from_random_weights:
+        return finetune.untrained(settings, cohort), new_transform(settings.architecture, settings.values, cohort), None
+    width = cohort.embeddings.shape[1]
+    backbone, checkpoint, report = load_pretrained(
+        settings.pretrained, settings.architecture, settings.data, width, settings.values
+    )
+    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return backbone, value_transform(checkpoint, cohort), report

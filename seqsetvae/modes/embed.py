@@ -67,11 +67,12 @@ def run(settings: Settings) -> Path:
     from tqdm import tqdm
 
     from seqsetvae.cohort.open import check_data, open_data
-    from seqsetvae.loading import data_module, embedding_table
+    from seqsetvae.loading import data_module
     from seqsetvae.metrics import require_finite
     from seqsetvae.trained_on import check_embeddings, value_transform
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.variables import embedding_table
 
     split_name, output = settings.split.split, settings.output.output
     assert split_name is not None, "settings are checked before a mode runs"

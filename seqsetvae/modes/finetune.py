@@ -27,15 +27,12 @@ from seqsetvae.settings.groups import (
 from seqsetvae.settings.kinds import BOOLEAN
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    import numpy as np
     import torch
 
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
-    from seqsetvae.evaluation.predictions import Predictions
-    from seqsetvae.loading import CohortDataModule
     from seqsetvae.training.summary import Summary
     from seqsetvae.trees import BoostedTrees
 
@@ -134,7 +131,7 @@ def train(
     settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
-    from seqsetvae.loading import data_module, host_work, variable_table
+    from seqsetvae.loading import data_module
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -143,6 +140,7 @@ def train(
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
     from seqsetvae.training.table import fit_to_training_stays, grow_trees
+    from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
     watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
@@ -183,65 +181,6 @@ def train(
         train_and_calibrate,
         lambda rows: random_weights_advice(report) + finetuning_advice(rows, watched, cohort.split("valid")),
     )
-
-
-def train_and_predict(settings: Settings, cohort: Cohort) -> dict[str, np.ndarray]:
-    """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
-
-    The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
-    """
-    import pytorch_lightning as pl
-
-    from seqsetvae.evaluation.load import load_finetuned
-    from seqsetvae.evaluation.predictions import predict
-    from seqsetvae.loading import host_work, variable_table
-    from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.run_folder import find_checkpoint
-    from seqsetvae.trees import trees_alone
-
-    device = prepare_device(settings.run)
-    pl.seed_everything(settings.run.seed, verbose=False)
-    summary = train(settings, cohort, *backbone_for(settings, cohort))
-    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
-    model = finetuned.model.to(device)
-    variables = variable_table(model.backbone, cohort, settings.run)
-    data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
-
-    def predictions() -> Predictions:
-        precision = Precision.of(settings.run, device).context()
-        return predict(model, variables.to(device), data.loader("valid"), "valid", precision)
-
-    found = predictions()
-    columns = {"stay_id": found.stay_id, "label": found.label, settings.architecture.architecture: found.logit}
-    if model.trees is not None:
-        model.trees = None
-        network = predictions().logit
-        columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
-    return {name: column.cpu().numpy() for name, column in columns.items()}
-
-
-def loaders(settings: Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
-    """Loaders of an open cohort."""
-    from seqsetvae.loading import data_module
-    from seqsetvae.training.precision import prepare_device
-
-    device = prepare_device(settings.run)
-    return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
-
-
-def backbone_for(settings: Settings, cohort: Cohort) -> tuple[Any, ValueTransform, LoadReport | None]:
-    """A new backbone for an open cohort, or that of --pretrained_ckpt, loaded again."""
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
-    from seqsetvae.training.pretrained import load_pretrained
-
-    if settings.from_random_weights:
-        return untrained(settings, cohort), new_transform(settings.architecture, settings.values, cohort), None
-    width = cohort.embeddings.shape[1]
-    backbone, checkpoint, report = load_pretrained(
-        settings.pretrained, settings.architecture, settings.data, width, settings.values
-    )
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    return backbone, value_transform(checkpoint, cohort), report
 
 
 def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
@@ -296,7 +235,7 @@ def build(
     transform: ValueTransform,
     trees: BoostedTrees | None,
 ) -> SeqSetVAEFineTuner:
-    """The module of these settings around a loaded backbone; `variables` as from `loading.variable_table`."""
+    """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
     from seqsetvae.head import Loss, set_prior

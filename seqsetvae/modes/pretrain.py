@@ -58,11 +58,12 @@ def run(settings: Settings) -> Summary:
     import pytorch_lightning as pl
 
     from model_optimized import SeqSetVAEPretrainer
-    from seqsetvae.loading import data_module, embedding_table
+    from seqsetvae.loading import data_module
     from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.training.precision import prepare_device
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
+    from seqsetvae.variables import embedding_table
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)

@@ -24,11 +24,12 @@ from seqsetvae.evaluation.every_set import EverySet, predict_every_set, require_
 from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict
-from seqsetvae.loading import CohortDataModule, SplitBatches, data_module, host_work, variable_table
+from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
 from seqsetvae.training.precision import Precision, prepare_device
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
+from seqsetvae.variables import host_work, variable_table
 
 UNKNOWN_VARIABLES = "none of its variables occurred in the checkpoint's training data"
 
@@ -41,7 +42,7 @@ class Scorer:
     finetuned: Finetuned
     cohort: Cohort
     data: CohortDataModule  # its loaders go through all stays, labelled or not
-    embeddings: torch.Tensor  # [V, I], or what the backbone has in their place (`loading.variable_table`)
+    embeddings: torch.Tensor  # [V, I], or what the backbone has in their place (`variables.variable_table`)
     precision: Precision
 
     @property
