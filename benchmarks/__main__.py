@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import data, floor, frozen, gpu, growth, loop
+from benchmarks import data, floor, frozen, gpu, growth, loop, summaries
 from benchmarks.measure import Figure, table
 from seqsetvae.cohort import open_cohort
 from seqsetvae.errors import InputError
@@ -31,6 +31,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
     "loop": ("Against one stay, one set at a time", loop.section),
     "floor": ("Against plain matrix products", floor.section),
     "frozen": ("Frozen backbone: cached features, or the backbone in every step", frozen.section),
+    "summaries": ("variable_summaries: speed and size of the vocabulary", summaries.section),
     "data": ("From the old layout to batches", data.section),
     "growth": ("From a thousand to a million synthetic stays", growth.section),
     "gpu": ("Speed on a CUDA GPU", gpu.section),

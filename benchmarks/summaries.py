@@ -1,0 +1,110 @@
+"""variable_summaries: summaries against the plain reference, and a training step with 44, 500 and 5,000 variables.
+
+The stays of the second part are synthetic: each has about 40 of the variables, however many there are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Figure, isolated, seconds, seconds_in_turn
+from benchmarks.workloads import LOSS, PRACTICE, Stays, open_stays, optimizer_step
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.architectures.variable_summaries.backbone import Backbone
+from seqsetvae.architectures.variable_summaries.reference import plain_summaries
+from seqsetvae.architectures.variable_summaries.sizes import RECIPE, Sizes
+from seqsetvae.architectures.variable_summaries.summaries import summarize
+from seqsetvae.batch import Batch
+from seqsetvae.checkpoint import TrainedOn
+from seqsetvae.head import Loss
+from seqsetvae.loading import collate
+from seqsetvae.settings.groups import FinetuningRates, HeadSettings
+
+WANTED = 10.0  # times as fast as the plain reference
+BATCH_SIZE, REPEATS = RECIPE["batch_size"], 5
+VOCABULARIES = (44, 500, 5000)
+VARIABLES_PER_STAY, SETS_PER_STAY, EVENTS_PER_SET = 40, 60, 7
+
+
+def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+    """Speed of the summaries on stays of a cohort, and of a training step for each size of the vocabulary."""
+    path = open_stays(data_dir, scratch).path
+    steps = [isolated(training_step, n_variables, BATCH_SIZE) for n_variables in VOCABULARIES]
+    return [*isolated(against_reference, path, BATCH_SIZE), *(figure for of_size in steps for figure in of_size)]
+
+
+def against_reference(cohort_path: Path, batch_size: int) -> list[Figure]:
+    """Summaries of one batch, against those of one variable of one stay at a time."""
+    split, _, (stays, *_) = Stays(cohort_path, PRACTICE, batch_size, 1).read()
+    batch = collate(split, stays)
+    of_stays = [_events_by_variable(split, stay) for stay in stays]
+
+    def plain() -> None:
+        for end, by_variable in of_stays:
+            for events in by_variable.values():
+                plain_summaries(events, end)
+
+    took, plain_took = seconds_in_turn([lambda: summarize(batch, batch.variable, batch.value), plain], REPEATS)
+    note = f"{len(split.variable) / split.n_stays:.0f} events a stay"
+    figure = Figure("summaries", len(stays) / took, "stays/s", note=note)
+    return [figure.against(len(stays) / plain_took, "one variable of one stay at a time", WANTED)]
+
+
+def _events_by_variable(split: Any, stay: int) -> tuple[float, dict[int, list[tuple[float, float]]]]:
+    """(hours from the first to the last set, events of each variable)."""
+    first, end = split.stay_offset[stay : stay + 2]
+    found: dict[int, list[tuple[float, float]]] = {}
+    for row in range(first, end):
+        hour = float(split.minute[row] - split.minute[first]) / 60
+        for event in range(split.set_offset[row], split.set_offset[row + 1]):
+            found.setdefault(int(split.variable[event]), []).append((hour, float(split.value[event])))
+    return float(split.minute[end - 1] - split.minute[first]) / 60, found
+
+
+def training_step(n_variables: int, batch_size: int) -> list[Figure]:
+    """One training step, with summaries in the loader's place, for a vocabulary of this size."""
+    torch.manual_seed(0)
+    batch = synthetic_batch(n_variables, batch_size)
+    network = Backbone(Sizes(input_dim=1, vocabulary=tuple(map(str, range(n_variables)))))
+    network.used[:] = True
+    head = HeadSettings(
+        head_pooling="mean",
+        head_hidden=RECIPE["head_hidden"],
+        head_dropout=RECIPE["head_dropout"],
+        head_members=RECIPE["head_members"],
+    )
+    rates = FinetuningRates(lr=RECIPE["lr"], cls_head_lr=RECIPE["cls_head_lr"])
+    trained_on = TrainedOn(fingerprints={}, label_name="", max_sets=None)
+    variables = torch.arange(n_variables)
+    module = SeqSetVAEFineTuner(network, head, Loss(LOSS), rates, RECIPE["weight_decay"], variables, trained_on)
+    module.unfreeze_backbone()
+    target = batch.label.repeat_interleave(head.head_members)
+    step = optimizer_step(module, lambda batch: module.loss(module(batch).flatten(0, 1), target))
+    took = seconds(lambda: step(batch), REPEATS)
+    values = sum(value.numel() for value in module.parameters())
+    what = f"training step, {n_variables:,} variables"
+    note = f"synthetic; {VARIABLES_PER_STAY} variables a stay; {values / 1e6:.1f} million values train"
+    return [Figure(what, batch_size / took, "stays/s", note=note)]
+
+
+def synthetic_batch(n_variables: int, batch_size: int) -> Batch:
+    """Stays with a set every 48 minutes; each has its own choice of variables."""
+    rng = np.random.default_rng(0)
+    n_sets = batch_size * SETS_PER_STAY
+    own = np.stack([rng.permutation(n_variables)[:VARIABLES_PER_STAY] for _ in range(batch_size)])
+    chosen = rng.integers(VARIABLES_PER_STAY, size=(batch_size, SETS_PER_STAY * EVENTS_PER_SET))
+    split: Any = SimpleNamespace(
+        variable=np.take_along_axis(own, chosen, axis=1).reshape(-1).astype(np.int32),
+        value=rng.normal(size=n_sets * EVENTS_PER_SET),
+        set_offset=np.arange(n_sets + 1) * EVENTS_PER_SET,
+        minute=np.tile(np.arange(SETS_PER_STAY) * 48.0, batch_size),
+        stay_offset=np.arange(batch_size + 1) * SETS_PER_STAY,
+        stay_id=np.arange(batch_size),
+        label=np.zeros(batch_size, dtype=np.int8),
+    )
+    return collate(split, np.arange(batch_size))
