@@ -1,3 +1,20 @@
-"""Fine-tuning SeqSetVAE: fast, exact, honest. docs/architecture.md shows how the rooms of this package fit together."""
+"""Fine-tuning SeqSetVAE: fast, exact, honest. docs/architecture.md shows how this package is organized.
+
+From Python: `from seqsetvae import load, predict` (docs/python.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"  # pyproject.toml reads it from here
+__all__ = ["load", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `predict` import torch, which takes seconds, so they are imported when they are used."""
+    if name in __all__:
+        from seqsetvae import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

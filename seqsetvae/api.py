@@ -1,0 +1,82 @@
+"""The package from Python: `from seqsetvae import load, predict`. docs/python.md has an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.calibration import read_calibration
+from seqsetvae.evaluation.load import Finetuned, load_finetuned
+from seqsetvae.modes.predict import rows
+from seqsetvae.modes.scoring import open_scorer
+from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.training.run_folder import find_checkpoint
+
+
+def load(checkpoint: str | Path) -> Finetuned:
+    """A fine-tuned model, on the CPU in evaluation mode, and what its checkpoint records.
+
+    Args:
+        checkpoint: a run folder (its checkpoints/best.ckpt is used) or a .ckpt file.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it is not a fine-tuned checkpoint.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        raise InputError(f"checkpoint: received {str(checkpoint)!r}, which does not exist")
+    return load_finetuned(find_checkpoint(path)[0])
+
+
+def predict(
+    model: Finetuned,
+    data_dir: str | Path,
+    *,
+    split: str | None = None,
+    batch_size: int = 8,
+    accelerator: str = "cpu",
+    cache_dir: str | Path = "outputs",
+) -> pa.Table:
+    """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as --mode predict writes them.
+
+    Args:
+        model: from `load`.
+        data_dir: a folder of the old layout, which is compiled first, or a compiled cohort.
+        split: train, valid or test; by default all stays.
+        batch_size: stays per batch.
+        accelerator: cpu, gpu or auto.
+        cache_dir: where compiled data folders are kept.
+
+    Returns:
+        A table with the columns stay_id, split, logit (log-odds of class 1), probability, calibrated_probability, label
+        and reason; `to_pandas()` makes a data frame of it.
+
+    Raises:
+        InputError: the data cannot be used with this model; says why.
+    """
+    data = DataSettings(
+        data_dir=Path(data_dir),
+        params_map_path=None,
+        label_path=None,
+        embeddings_path=None,
+        label_name=None,
+        skip_bad=False,
+        max_sets=None,
+    )
+    loader = LoaderSettings(batch_size=batch_size, max_events_per_batch=65536, num_workers=0)
+    run = RunSettings(
+        output_root_dir=Path(cache_dir),
+        seed=0,
+        accelerator=accelerator,
+        devices=1,
+        strategy="auto",
+        precision="32-true",
+        deterministic=False,
+        compile_model=False,
+    )
+    asked = [] if split is None else [split]
+    scorer = open_scorer(model.path, data, loader, run, asked, labelled=False)
+    calibration, _ = read_calibration(model.path)
+    return rows(scorer, asked or list(scorer.cohort.splits), calibration, all_splits=split is None)
