@@ -1,0 +1,39 @@
+"""The wheel: its two commands work where only the wheel and its dependencies are, and it claims no common name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_the_demo(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "data.py" not in names
+    assert "seqsetvae/evaluation/report/templates/page.html" in names
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    shutil.rmtree(source)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    commands = [
+        [site / "bin" / "seqsetvae", "--mode", "demo", "--accelerator", "cpu"],
+        [site / "bin" / "seqsetvae-data", "--help"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("outputs/demo-*/finetune-*/checkpoints/best.ckpt"))
