@@ -167,6 +167,11 @@ class CohortDataModule(pl.LightningDataModule):
         changed._prepare = prepare
         return changed
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the loaders compute a part of the model."""
+        return self._prepare is not None
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
         return self.loader("train", shuffle=True, epoch=_epoch(self))

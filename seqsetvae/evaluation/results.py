@@ -51,6 +51,7 @@ class Evaluated:
     label: NDArray[np.int64]  # [n] 0 or 1, both classes occur
     logit: Floats  # [n]
     calibration: Calibration | None = None
+    is_selected: bool = True  # the checkpoint was chosen by the validation split, not simply the last epoch
 
     def scores(self, label: NDArray[np.int64] | None = None, logit: Floats | None = None) -> Scores:
         """These predictions, or others of the same checkpoint, with its calibration and threshold."""
@@ -159,7 +160,7 @@ def _cautions(evaluated: Evaluated, figures: Plain) -> list[str]:
         ),
         (evaluated.split == "train", "These stays were trained on: on new stays all figures will be worse."),
         (
-            evaluated.split == "valid",
+            evaluated.split == "valid" and evaluated.is_selected,
             "The validation split chose the checkpoint: on new stays the figures will be somewhat worse.",
         ),
         (

@@ -179,6 +179,7 @@ def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
         label=predictions.label.cpu().numpy(),
         logit=predictions.logit.cpu().numpy(),
         calibration=calibration_of(scorer, predictions),
+        is_selected=scorer.is_selected,
     )
 
 

@@ -179,7 +179,10 @@ def train(
         run,
         device,
         train_and_calibrate,
-        lambda rows: random_weights_advice(report) + finetuning_advice(rows, watched, cohort.split("valid")),
+        lambda rows: (
+            random_weights_advice(report) * is_pretrainable(settings)
+            + finetuning_advice(rows, watched, cohort.split("valid"))
+        ),
     )
 
 
@@ -217,9 +220,15 @@ def warn_of_rates(settings: Settings) -> None:
         )
 
 
+def is_pretrainable(settings: Settings) -> bool:
+    """Whether a pretrained backbone of this architecture could exist, so that a random one deserves a warning."""
+    return "states" in ARCHITECTURES[settings.architecture.architecture].OFFERS
+
+
 def untrained(settings: Settings, cohort: Cohort) -> Any:
-    """A backbone of the settings' architecture and sizes with random weights; prints a warning."""
-    print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
+    """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
+    if is_pretrainable(settings):
+        print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
     architecture = ARCHITECTURES[settings.architecture.architecture]
     of_data = {"input_dim": cohort.embeddings.shape[1], "vocabulary": cohort.vocabulary}
     needed = {field.name for field in fields(architecture.Sizes)}

@@ -60,6 +60,12 @@ class Scorer:
         recorded = None if self.folder is None else self.folder.read_json(CONFIG).get("cohort")
         return isinstance(recorded, dict) and recorded.get("content") == self.cohort.content_hash
 
+    @property
+    def is_selected(self) -> bool:
+        """Whether the validation split chose the epoch of the checkpoint, as it does unless its run kept the last."""
+        settings = {} if self.folder is None else self.folder.read_json(CONFIG).get("settings")
+        return not isinstance(settings, dict) or settings.get("keep", "best") == "best"
+
     def predict(self, split: str) -> Predictions:
         """Predictions for all stays of a split; with label -1 where the labels are those of something else.
 

@@ -113,7 +113,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         against_chance=against_chance(best, run.data.cohort.split("valid")) if "val_auc" in best.metrics else [],
         advice=advice
         + length_advice(rows, watched, run.schedule.max_epochs)
-        + loading_advice(waiting, run.data.num_workers),
+        + loading_advice(waiting, run.data.num_workers, run.data.prepares),
     )
 
 
@@ -128,9 +128,9 @@ def waiting_share(rows: list[Row], passes: Sequence[FeaturePass]) -> float | Non
     return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits) if waits else None
 
 
-def loading_advice(waiting: float | None, num_workers: int) -> list[str]:
-    """What to try where the loader is the bottleneck."""
-    if waiting is None or waiting <= MUCH_WAITING:
+def loading_advice(waiting: float | None, num_workers: int, prepares: bool = False) -> list[str]:
+    """What to try where the loader is the bottleneck; nothing if it `prepares` a part of the model."""
+    if waiting is None or waiting <= MUCH_WAITING or prepares:
         return []
     remedy = (
         f" with {num_workers} worker processes: pass --num_workers 0. Batches are index arithmetic here, and workers "
