@@ -174,5 +174,5 @@ def _against(best: Baseline, auroc: float) -> str:
         f"AUROC {number(auroc)} against {number(best.figures['auroc'].value)}, difference {with_interval(difference)}"
     )
     if not difference.excludes(0):
-        return f"Not told apart from the best baseline, {name}: {text}."
+        return f"No clear difference to the best baseline, {name}: {text}."
     return f"{'Better' if difference.value > 0 else 'Worse'} than the best baseline, {name}: {text}."

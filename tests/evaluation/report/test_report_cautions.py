@@ -136,7 +136,7 @@ def test_stays_without_prediction_or_label_are_notes(example: Path) -> None:
     [
         ({"auroc": estimate(-0.06, 0.02)}, "Worse than the best baseline, Boosted trees: AUROC 0.700 against 0.760"),
         ({"auroc": estimate(0.06, 0.02)}, "Better than the best baseline, Boosted trees"),
-        ({"auroc": estimate(0.01, 0.02)}, "Not told apart from the best baseline, Boosted trees"),
+        ({"auroc": estimate(0.01, 0.02)}, "No clear difference to the best baseline, Boosted trees"),
         ({}, "The best baseline, Boosted trees, has AUROC 0.760 against 0.700."),
     ],
 )
