@@ -124,3 +124,8 @@ class AveragedWeights(WeightAveraging):
                 old.lerp_(new, 1 - min(decay, float(steps) / (float(steps) + 10)))
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The averages were copied before Lightning gave the module its precision; nothing is averaged yet."""
+        assert self._average_model is not None
+        self._average_model.to(next(module.parameters()).dtype)

@@ -125,3 +125,40 @@ def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(
     _, said, _ = command("evaluate", ckpt=run, split="valid")
     assert f"{float(last['val_auc']):.4f}" in said
     assert np.isfinite(float(last["val_loss"]))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_train_and_evaluate(compiled: Cohort, tmp_path: Path, precision: str) -> None:
+    run, _ = _train(compiled, tmp_path, precision=precision)
+    _, said, _ = command("evaluate", ckpt=run, split="valid", precision=precision)
+    assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said
+
+
+def test_worker_processes_prepare_the_same_batches(compiled: Cohort, tmp_path: Path) -> None:
+    alone, with_workers = (_train(compiled, tmp_path / str(n), num_workers=n)[0] for n in (0, 2))
+    assert rows_of(alone) == rows_of(with_workers)
+
+
+def test_predict_gives_the_numbers_of_evaluate(compiled: Cohort, tmp_path: Path) -> None:
+    run, _ = _train(compiled, tmp_path)
+    command("evaluate", ckpt=run, split="test", output=tmp_path)
+    file = tmp_path / "risks.csv"
+    assert command("predict", ckpt=run, data_dir=compiled.path, split="test", output=file)[0] in (0, 3)
+    assert file.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "message"),
+    [
+        ("predict", {"every_set": True}, "no state for every set"),
+        ("evaluate", {"split": "valid", "landmarks": 6}, "no state for every set"),
+    ],
+)
+def test_what_needs_a_state_per_set_is_refused(
+    compiled: Cohort, tmp_path: Path, mode: str, flags: dict[str, Any], message: str
+) -> None:
+    run, _ = _train(compiled, tmp_path)
+    output = {"output": tmp_path / "out.csv"} if mode == "predict" else {}
+    status, _, errors = command(mode, ckpt=run, data_dir=compiled.path, **output, **flags)
+    assert status == 2
+    assert message in " ".join(errors.split())

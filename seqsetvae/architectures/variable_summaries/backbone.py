@@ -124,7 +124,8 @@ class Backbone(nn.Module):
         summaries = self.summaries(batch, variables)
         total = self.bias + self._of_combinations(summaries.combinations)
         if summaries.pairs_per_variable:
-            total = total.index_add(0, summaries.stay, self._of_pairs(summaries))
+            of_pairs = self._of_pairs(summaries).to(total.dtype)  # products may be in bfloat16, sums are not
+            total = total.index_add(0, summaries.stay, of_pairs)
         return F.dropout(F.relu(total), self.sizes.hidden_dropout, self.training)
 
     def pooled_width(self, pooling: str) -> int:
