@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.settings.declare import argument
+from seqsetvae.settings.declare import argument, as_plain
 from seqsetvae.settings.groups import (
     DataSettings,
     FinetuningRates,
@@ -48,7 +48,7 @@ class Settings:
 
     from_random_weights: bool = argument(
         BOOLEAN,
-        "finetune: train a randomly initialized backbone instead of --pretrained_ckpt, as a baseline; needs "
+        "finetune: train a randomly initialized backbone instead of --pretrained_ckpt; seqsetvae then needs "
         "--unfreeze_after 0",
         default=False,
     )
@@ -142,6 +142,8 @@ def train(
     from seqsetvae.training.table import fit_to_training_stays, grow_trees
     from seqsetvae.variables import host_work, variable_table
 
+    for line in recipe_in_use(settings):
+        print(line)
     device = prepare_device(settings.run)
     watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
@@ -218,6 +220,14 @@ def warn_of_rates(settings: Settings) -> None:
             f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
+
+
+def recipe_in_use(settings: Settings) -> list[str]:
+    """A line about the settings that have the values which the architecture recommends; none if it recommends none."""
+    name, plain = settings.architecture.architecture, as_plain(settings)
+    recipe = getattr(ARCHITECTURES[name], "RECIPE", {})
+    used = ", ".join(f"{setting} {value}" for setting, value in recipe.items() if plain.get(setting) == value)
+    return [f"Settings from the recipe of {name}: {used}"] if used else []
 
 
 def is_pretrainable(settings: Settings) -> bool:

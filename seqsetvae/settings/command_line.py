@@ -45,6 +45,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "On the command line, write none for None.",
         epilog="examples:\n"
         "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
+        "  train_optimized.py --mode finetune --architecture variable_summaries --from_random_weights --data_dir DIR\n"
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
         "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"

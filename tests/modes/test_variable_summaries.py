@@ -40,7 +40,8 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def test_the_recipe_holds_where_the_user_sets_nothing(compiled: Cohort, tmp_path: Path) -> None:
-    run, _ = _train(compiled, tmp_path, tree_models=1, head_members=4)
+    run, printed = _train(compiled, tmp_path, tree_models=1, head_members=4)
+    assert "Settings from the recipe of variable_summaries: cls_head_lr 0.001, lr 0.0001, weight_decay 0.02" in printed
     used = _settings(run)
     own = {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 4}
     assert {name: used[name] for name in variable_summaries.RECIPE} == variable_summaries.RECIPE | own
