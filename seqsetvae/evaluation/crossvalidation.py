@@ -85,4 +85,4 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             for each in entry.get("difference", {}).values()
         ]
         found.append(f"{model:22}  {own[0]:15}  {own[1]:15}  " + "  ".join(differences))
-    return found
+    return found + [f"⚠️  {caution}" for caution in result.get("cautions", ())]

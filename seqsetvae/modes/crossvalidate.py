@@ -77,10 +77,24 @@ def run(settings: Settings) -> dict[str, Any]:
             if not file.exists():
                 write_columns(file, _of_fold(settings, folder, fold, repeat))
             columns.append(read_columns(file))
-    result = results(columns)
+    result = results(columns) | {"cautions": cautions(settings)}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
     print("\n" + "\n".join(lines(result)) + f"\n{folder / RESULT}")
     return result
+
+
+def cautions(settings: Settings) -> list[str]:
+    """What a reader must know about the figures."""
+    schedule = settings.finetuning.schedule
+    found = []
+    if schedule.keep == "best" or schedule.lr_schedule == "plateau":
+        found.append(
+            "The held-out fold chose the epoch or the learning rates, so the figures of the fine-tuned model are too "
+            "good. --keep last --lr_schedule cosine leaves it out of all choices."
+        )
+    if settings.baselines.baselines == "all":
+        found.append("The baselines were stopped or chosen on the held-out fold, in their favour.")
+    return found
 
 
 def _folder(settings: Settings) -> Path:

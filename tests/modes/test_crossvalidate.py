@@ -62,6 +62,7 @@ def test_finished_folds_are_not_computed_again(
     status, printed, errors = command("crossvalidate", **flags)
     assert status == 0, errors
     assert all(name in printed for name in ("seqsetvae", "boosted trees", "logistic regression"))
+    assert "⚠️  The held-out fold chose the epoch or the learning rates" in printed  # as the default settings do
     result = json.loads((tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8"))
     assert result["predictions"] == compiled.split("train").n_stays + compiled.split("valid").n_stays
     one, two = (read_columns(tmp_path / "cv" / f"partition0-fold{fold}.csv") for fold in (0, 1))
@@ -70,7 +71,7 @@ def test_finished_folds_are_not_computed_again(
     runs = len(list((tmp_path / "cv" / "runs").glob("finetune-*")))
     status, again, _ = command("crossvalidate", **flags)
     assert len(list((tmp_path / "cv" / "runs").glob("finetune-*"))) == runs + 1
-    assert printed.splitlines()[-6:] == again.splitlines()[-6:]
+    assert printed.splitlines()[-8:] == again.splitlines()[-8:]
     status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
     assert status == 2
     assert "holds folds of other settings" in errors
