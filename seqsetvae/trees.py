@@ -15,7 +15,6 @@ from seqsetvae.errors import InputError
 
 TREES = "trees"  # in the hyper_parameters of a checkpoint
 MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
-MAX_COLUMNS = 5_000  # the columns that most stays have
 # Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",

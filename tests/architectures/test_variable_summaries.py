@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from seqsetvae.architectures import variable_summaries
-from seqsetvae.architectures.variable_summaries import derived, encoding
-from seqsetvae.architectures.variable_summaries.backbone import Backbone
+from seqsetvae.architectures.variable_summaries import backbone, derived, encoding
+from seqsetvae.architectures.variable_summaries.backbone import Backbone, most_present
 from seqsetvae.architectures.variable_summaries.prepare import named_rows
 from seqsetvae.architectures.variable_summaries.reference import plain_encoding, plain_summaries
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
@@ -244,3 +244,12 @@ def test_combinations_are_in_the_units_of_the_variables(monkeypatch: pytest.Monk
     summaries = network.summaries(batch, torch.arange(2))
     assert summaries.combinations[0, derived.COMBINATIONS.index("bmi")] == pytest.approx(15)
     assert named_rows(names)[derived.NAMES.index("Weight")] == 1
+
+
+def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_present = torch.tensor([[3, 0, 9], [9, 5, 1]])
+    assert most_present(n_present, 3).tolist() == [[False, False, True], [True, True, False]]
+    assert most_present(n_present, 100).tolist() == [[True, False, True], [True, True, True]]
+    monkeypatch.setattr(backbone, "MAX_COLUMNS", 7)
+    network, _, batch = _network(monkeypatch)
+    assert network.table(batch, VARIABLES).shape[1] == 7 + int(network.combination_used.sum())

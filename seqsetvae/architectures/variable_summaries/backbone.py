@@ -22,6 +22,7 @@ from seqsetvae.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
 
 FIT_STAYS = 20_000  # training stays that quantiles are computed from; more change them little
+MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
 
 
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
     edges: torch.Tensor
     center: torch.Tensor
     used: torch.Tensor
+    in_table: torch.Tensor
     combination_edges: torch.Tensor
     combination_center: torch.Tensor
     combination_used: torch.Tensor
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
             self.register_buffer(f"{prefix}edges", torch.zeros(*shape, intervals + 1))
             self.register_buffer(f"{prefix}center", torch.zeros(*shape, intervals))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
+        self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
         self._initialize(n_variables * n_summaries + n_combinations)
 
     def _initialize(self, numbers: int) -> None:
@@ -88,8 +91,11 @@ class Backbone(nn.Module):
         variable, values = (torch.cat([getattr(each, name) for each in summaries]) for name in ("variable", "values"))
         order = variable.argsort(stable=True)
         counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
+        n_present = torch.zeros(self.used.shape)
         for row, of_variable in enumerate(values[order].split(counts)):
             self.edges[row], self.center[row], self.used[row] = encoding.fit(of_variable)
+            n_present[row] = torch.isfinite(of_variable).sum(0)
+        self.in_table = most_present(n_present * self.used, MAX_COLUMNS)
         fitted = encoding.fit(torch.cat([each.combinations for each in summaries]))
         self.combination_edges, self.combination_center, self.combination_used = fitted
         self._initialize(max(1, int(self.used.sum() + self.combination_used.sum())))
@@ -159,7 +165,7 @@ class Backbone(nn.Module):
         return encoded * (torch.rand(*encoded.shape[:2], 1, device=encoded.device) < keep) / keep
 
     def table(self, batch: Batch, variables: torch.Tensor) -> np.ndarray:
-        """The summaries in use as a dense table for other models, NaN where there is none: float32 [N, columns]."""
+        """The summaries as a dense table for other models, NaN where there is none: float32 [N, columns]."""
         summaries = map_tensors(self.summaries(batch, variables), torch.Tensor.cpu)
         columns = self._columns()
         wide = np.full((batch.n_stays, int(columns.max()) + 1 if columns.numel() else 0), np.nan, dtype=np.float32)
@@ -170,9 +176,9 @@ class Backbone(nn.Module):
         return np.hstack([wide, summaries.combinations[:, self.combination_used.cpu()].numpy()], dtype=np.float32)
 
     def _columns(self) -> torch.Tensor:
-        """Column of each summary in `table`, -1 for those that are not used: [V, F]."""
-        used = self.used.cpu()
-        return torch.where(used, used.flatten().cumsum(0).reshape(used.shape) - 1, -1)
+        """Column of each summary in `table`, -1 for those that are not in it: [V, F]."""
+        inside = self.in_table.cpu()
+        return torch.where(inside, inside.flatten().cumsum(0).reshape(inside.shape) - 1, -1)
 
     def compile_dense_parts(self) -> None:
         """The products differ in their number of rows in every batch: nothing is worth compiling."""
@@ -180,3 +186,14 @@ class Backbone(nn.Module):
 
 def _known(numbers: np.ndarray, otherwise: float) -> torch.Tensor:
     return torch.from_numpy(np.where(np.isnan(numbers), otherwise, numbers))
+
+
+def most_present(n_present: torch.Tensor, most: int) -> torch.Tensor:
+    """Which summaries are in the table: at most so many, those that most training stays have, and none that none has.
+
+    `n_present` [V, F] counts the training stays that have each summary.
+    """
+    chosen = n_present.flatten().argsort(descending=True, stable=True)[:most]
+    inside = torch.zeros(n_present.numel(), dtype=torch.bool)
+    inside[chosen] = True
+    return inside.reshape(n_present.shape) & (n_present > 0)
