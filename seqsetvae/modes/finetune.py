@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.loading import CohortDataModule
     from seqsetvae.training.summary import Summary
     from seqsetvae.trees import BoostedTrees
 
@@ -131,7 +132,6 @@ def train(
     settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
-    from seqsetvae.loading import data_module
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -139,20 +139,12 @@ def train(
     from seqsetvae.training.stages import finetune_in_stages
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
-    from seqsetvae.training.table import fit_to_training_stays, grow_trees
-    from seqsetvae.variables import host_work, variable_table
 
     for line in recipe_in_use(settings):
         print(line)
     device = prepare_device(settings.run)
     watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
-    if report is None:
-        fit_to_training_stays(backbone, data)
-    variables = variable_table(backbone, cohort, settings.run)
-    data = data.with_prepare(host_work(backbone, variables))
-    data, trees = grow_trees(settings.trees, backbone, variables, data)
-    module = build(settings, backbone, variables, cohort, transform, trees)
+    module, data = module_and_data(settings, cohort, backbone, transform, device, is_new=report is None)
     run = start_run(
         "finetune",
         settings,
@@ -166,7 +158,6 @@ def train(
         printed=PRINTED,
         parts=("head", "backbone"),
     )
-
     precision = Precision.of(settings.run, device)
 
     @cache  # the calibration reads them once more
@@ -186,6 +177,23 @@ def train(
             + finetuning_advice(rows, watched, cohort.split("valid"))
         ),
     )
+
+
+def module_and_data(
+    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, device: torch.device, *, is_new: bool
+) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
+    """The module and its loaders; a new backbone is first fitted to the training stays, and trees are grown on them."""
+    from seqsetvae.loading import data_module
+    from seqsetvae.training.table import fit_to_training_stays, grow_trees
+    from seqsetvae.variables import host_work, variable_table
+
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+    if is_new:
+        fit_to_training_stays(backbone, data)
+    variables = variable_table(backbone, cohort, settings.run)
+    data = data.with_prepare(host_work(backbone, variables))
+    data, trees = grow_trees(settings.trees, backbone, variables, data)
+    return build(settings, backbone, variables, cohort, transform, trees), data
 
 
 def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
