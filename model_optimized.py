@@ -115,7 +115,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return self.weighted(loss, weight)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
-        """Adds to the metrics, without a host sync; stays without a label fill up the batches of several processes."""
+        """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
         logits = self.predicted(batch)
         self.val_predictions.update(logits, batch.label, batch.stay_id)
         self.finite.update(logits, batch_index)

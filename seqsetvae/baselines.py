@@ -5,7 +5,7 @@ Trained on the training split, stopped or chosen on the validation split. Legend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours, summarize
 from seqsetvae.batch import Batch
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.loading import CohortDataModule, until
 from seqsetvae.trees import MAX_STAYS, lightgbm
 
 WHOLE_STAY = ("count", "mean", "std", "min", "max", "first", "last", "hour_first", "hour_last")
@@ -59,15 +59,11 @@ def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tu
     return stay_id[order], (table[order], label[order])
 
 
-def _batches(data: CohortDataModule, split: str) -> Iterator[Batch]:
+def _batches(data: CohortDataModule, split: str) -> Iterable[Batch]:
     """All stays of a split; of the training split at most MAX_STAYS."""
     is_cut = split == "train" and data.n_selected(split) > MAX_STAYS
-    n_stays = 0
-    for batch in data.with_prepare(None).loader(split, shuffle=is_cut):
-        yield batch
-        n_stays += batch.n_stays
-        if is_cut and n_stays >= MAX_STAYS:
-            return
+    batches = data.with_prepare(None).loader(split, shuffle=is_cut)
+    return until(batches, MAX_STAYS) if is_cut else batches
 
 
 def boosted_trees(train: Table, valid: Table, seeds: int = SEEDS) -> Predict:

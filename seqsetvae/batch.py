@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from seqsetvae.ops.attention import Grids
@@ -83,13 +82,3 @@ class PooledBatch(_OfStays):
     label: torch.Tensor  # [N] int64, 0 or 1
     stay_id: torch.Tensor  # [N] int64
     target: torch.Tensor | None = None  # as in Batch
-
-
-def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenated index ranges [start, start + length) without a Python loop.
-
-    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())

@@ -6,7 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import NO_LABEL, Batch, ranges
+from seqsetvae.batch import NO_LABEL, Batch
 from seqsetvae.cohort import Cohort, Split, require_classes
+from seqsetvae.cohort.format import ranges
 from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
 from seqsetvae.ops.attention import Grids
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
@@ -68,6 +69,16 @@ def collate(
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
         stay_id=torch.from_numpy(split.stay_id[stays]),
     )
+
+
+def until(batches: Iterable[Batch], n_stays: int) -> Iterator[Batch]:
+    """Batches until they hold so many stays."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.n_stays
+        if seen >= n_stays:
+            return
 
 
 def stay_sizes(split: Split, max_sets: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.cohort.format import Cohort, Split, ranges
 from seqsetvae.errors import InputError
 
 POOLED = ("train", "valid")  # the test split is never part of a fold
@@ -34,8 +34,8 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
     parts: dict[str, list[NDArray[Any]]] = {}
     for split, stays in sources:
         first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
-        sets = _ranges(first, end)
-        events = _ranges(split.set_offset[first], split.set_offset[end])
+        first_event = split.set_offset[first]
+        sets, events = ranges(first, end - first), ranges(first_event, split.set_offset[end] - first_event)
         per_array: dict[str, NDArray[Any]] = {
             "variable": split.variable[events],
             "value": split.value[events],
@@ -53,12 +53,6 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
     for offsets in ("set_offset", "stay_offset"):  # sizes → offsets
         arrays[offsets] = np.concatenate([[0], np.cumsum(arrays[offsets])])
     return GatheredSplit(name, arrays)
-
-
-def _ranges(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indexes first, ..., end - 1 of each pair, concatenated."""
-    sizes = end - first
-    return np.repeat(first - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
 
 
 def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
@@ -97,8 +91,8 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
             inside, _ = train_test_split(
                 inside, train_size=train_fraction, stratify=label[order[inside]], random_state=seed
             )
-        held_out = of("valid", order[outside])
-        key = hashlib.sha256(held_out.stay_id.tobytes()).hexdigest()
+        train, held_out = of("train", order[inside]), of("valid", order[outside])
+        key = hashlib.sha256(train.stay_id.tobytes() + b"valid" + held_out.stay_id.tobytes()).hexdigest()
         # Another content hash: cached features of one fold must never be taken for those of another.
         manifest = cohort.manifest | {"checksums": cohort.manifest["checksums"] | {"fold": key}}
-        yield replace(cohort, manifest=manifest, splits={"train": of("train", order[inside]), "valid": held_out})
+        yield replace(cohort, manifest=manifest, splits={"train": train, "valid": held_out})

@@ -131,6 +131,16 @@ class Cohort:
         }
 
 
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenated index ranges [start, start + length) without a Python loop.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
 def is_compiled(path: str | Path) -> bool:
     """Is this the folder of a compiled cohort (whole or damaged)?"""
     return (Path(path) / MANIFEST).is_file()

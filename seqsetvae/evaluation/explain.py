@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqsetvae.batch import Batch, ranges
+from seqsetvae.batch import Batch
+from seqsetvae.cohort.format import ranges
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.loading import SplitBatches

@@ -92,6 +92,11 @@ def cautions(settings: Settings) -> list[str]:
             "The held-out fold chose the epoch or the learning rates, so the figures of the fine-tuned model are too "
             "good. --keep last --lr_schedule cosine leaves it out of all choices."
         )
+    if not settings.finetuning.from_random_weights:
+        found.append(
+            "If the checkpoint was trained on stays of a held-out fold, above all with their labels, the figures are "
+            "too good."
+        )
     if settings.baselines.baselines == "all":
         found.append("The baselines were stopped or chosen on the held-out fold, in their favour.")
     return found

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 
 from seqsetvae.console import print_line
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.loading import CohortDataModule, until
 from seqsetvae.settings.groups import TreeSettings
 from seqsetvae.trees import MAX_STAYS, BoostedTrees, out_of_fold_log_odds, soft_labels
 
+FIT_STAYS = 20_000  # that quantiles are computed from, which bounds memory
+
 
 def fit_to_training_stays(backbone: Any, data: CohortDataModule) -> None:
-    """Call the backbone's `fit`, if it has one, with batches of training stays in random order."""
+    """Call the backbone's `fit`, if it has one, with at most FIT_STAYS training stays in random order."""
     if hasattr(backbone, "fit"):
-        backbone.fit(data.cohort, data.loader("train", shuffle=True))
+        backbone.fit(data.cohort, until(data.loader("train", shuffle=True), FIT_STAYS))
 
 
 def grow_trees(
@@ -48,12 +50,9 @@ def table_of_split(
     At most MAX_STAYS of them.
     """
     position = {stay: row for row, stay in enumerate(data.cohort.split(split).stay_id.tolist())}
-    found, rows, n_stays = [], [], 0
-    for batch in data.loader(split, shuffle=data.n_selected(split) > MAX_STAYS):
+    found, rows = [], []
+    for batch in until(data.loader(split, shuffle=data.n_selected(split) > MAX_STAYS), MAX_STAYS):
         rows.append(backbone.table(batch, variables))
         found += [position[stay] for stay in batch.stay_id.tolist()]
-        n_stays += batch.n_stays
-        if n_stays >= MAX_STAYS:
-            break
     order = np.argsort(found)
     return np.array(found)[order], np.concatenate(rows)[order]

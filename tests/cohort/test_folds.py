@@ -56,6 +56,8 @@ def test_a_fold_has_a_content_hash_of_its_own(compiled: Cohort) -> None:
     """Cached features of one fold must never be taken for those of another."""
     hashes = {fold.content_hash for fold in folds(compiled, 4, seed=1)}
     assert len(hashes | {compiled.content_hash}) == 5
+    part = next(folds(compiled, 4, seed=1, train_fraction=0.5))  # the same held-out stays, and fewer training stays
+    assert part.content_hash not in hashes
 
 
 def test_a_part_of_the_training_stays_keeps_the_held_out_ones(compiled: Cohort) -> None:

@@ -21,7 +21,6 @@ from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, comm
 from seqsetvae.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
 
-FIT_STAYS = 20_000  # training stays that quantiles are computed from; more change them little
 MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
 
@@ -69,19 +68,14 @@ class Backbone(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:
-        """Bounds of the values and quantiles of the summaries, from training stays; at most FIT_STAYS of them.
+        """Bounds of the values and quantiles of the summaries, from training stays, all of which are held in memory.
 
         Args:
             cohort: whose vocabulary is the model's.
-            batches: of training stays, in random order.
+            batches: of training stays.
         """
         self.mean, self.std = (_known(numbers, other) for numbers, other in ((cohort.mean, 0.0), (cohort.std, 1.0)))
-        taken, n_stays = [], 0
-        for batch in batches:
-            taken.append(batch)
-            n_stays += batch.n_stays
-            if n_stays >= FIT_STAYS:
-                break
+        taken = list(batches)
         self.length = torch.tensor(
             common_length(torch.cat([stay_hours(batch) for batch in taken])), dtype=torch.float64
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)  # of the training stays; more of them fitted noise
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)  # of the training stays
 WIDTH = len(QUANTILES)  # Q + 1 numbers for each: Q filled intervals, and whether it is present
 LEAST_STAYS = 50  # training stays that must have a number; nothing is learned from rarer ones
 
