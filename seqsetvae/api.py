@@ -65,7 +65,7 @@ def predict(
         skip_bad=False,
         max_sets=None,
     )
-    loader = LoaderSettings(batch_size=batch_size, max_events_per_batch=65536, num_workers=0)
+    loader = LoaderSettings(batch_size=batch_size)
     run = RunSettings(
         output_root_dir=Path(cache_dir),
         seed=0,

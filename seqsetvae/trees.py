@@ -39,9 +39,12 @@ class BoostedTrees:
     """Gradient-boosted trees with several seeds, every other one with random thresholds; their mean log-odds counts."""
 
     def __init__(self, models: list[str]) -> None:
-        """Models as LightGBM writes them."""
-        self.models = models
-        self._boosters = [lightgbm().Booster(model_str=model) for model in models]
+        """Models as LightGBM writes them. Raises InputError if one is none."""
+        library, self.models = lightgbm(), models
+        try:
+            self._boosters = [library.Booster(model_str=model) for model in models]
+        except library.basic.LightGBMError as error:
+            raise InputError(f"the boosted trees of the checkpoint are damaged ({error}). Use another copy.") from error
 
     @classmethod
     def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae import trees
+from seqsetvae.errors import InputError
 from seqsetvae.trees import BoostedTrees, average_with_trees, out_of_fold_log_odds, soft_labels, trees_alone
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -55,3 +56,8 @@ def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(found, 0.3 * -1 + 0.7 * grown.log_odds(table))
     parts = torch.from_numpy(found), torch.full((len(table),), -1.0, dtype=torch.float64)
     np.testing.assert_allclose(trees_alone(*parts).numpy(), grown.log_odds(table))
+
+
+def test_a_damaged_model_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
+        BoostedTrees(["no model"])

@@ -52,8 +52,8 @@ class LoaderSettings:
     """How stays are grouped into batches."""
 
     batch_size: int = setting(integer(1), default=8)
-    max_events_per_batch: int = setting(integer(1))
-    num_workers: int = setting(integer(0))
+    max_events_per_batch: int = setting(integer(1), default=65536)
+    num_workers: int = setting(integer(0), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)

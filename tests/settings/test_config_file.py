@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,14 @@ def test_every_setting_has_a_comment_on_its_line() -> None:
         assert lines[name].endswith(f"  # {comment}")
         assert len(comment) > 10
         assert section
+
+
+def test_defaults_in_the_code_are_the_values_of_the_config_file() -> None:
+    """A value counts as the user's choice if it is not as shipped, so the two must agree."""
+    known = settings_of(MODES)
+    shipped = {name: known[name].default for name in LINES if known[name].default is not MISSING}
+    assert {"batch_size", "lr", "max_epochs", "keep", "latent_dim"} <= shipped.keys()
+    assert {name: getattr(config, name) for name in shipped} == shipped
 
 
 def test_every_setting_is_read() -> None:
