@@ -291,10 +291,8 @@ class StageLoaders(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Reshuffled batches of this epoch."""
-        rows = self.rows.get("train")
-        return self.data.loader(
-            "train", shuffle=True, rows=rows, stage=self.stage, epoch=_epoch(self), **self._process()
-        )
+        position = {"stage": self.stage, "epoch": _epoch(self), "offset": _batches_done(self)}
+        return self.data.loader("train", shuffle=True, rows=self.rows.get("train"), **position, **self._process())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every stay of the validation split once."""
@@ -308,6 +306,15 @@ class StageLoaders(pl.LightningDataModule):
 
 def _epoch(data: pl.LightningDataModule) -> int:
     return data.trainer.current_epoch if data.trainer is not None else 0
+
+
+def _batches_done(data: pl.LightningDataModule) -> int:
+    """Batches of this epoch that were trained before a restart inside it."""
+    if data.trainer is None:
+        return 0
+    loop = data.trainer.fit_loop
+    epoch: Any = loop.epoch_progress.current
+    return 0 if epoch.ready == epoch.processed else loop.epoch_loop.batch_progress.current.ready
 
 
 def require_both_classes(cohort: Cohort, *splits: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, Terminated
 from seqsetvae.evaluation.crossvalidation import Columns, lines, read_columns, results, write_columns
 from seqsetvae.files import write_text
 from seqsetvae.modes import finetune
@@ -74,8 +75,12 @@ def run(settings: Settings) -> dict[str, Any]:
         for number_of_fold, fold in enumerate(folds(cohort, settings.folds, seed, settings.train_fraction)):
             file = folder / f"partition{seed}-fold{number_of_fold}.csv"
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}: {file}", flush=True)
-            if not file.exists():
-                write_columns(file, _of_fold(settings, folder, fold, repeat))
+            try:
+                if not file.exists():
+                    write_columns(file, _of_fold(settings, folder, fold, repeat))
+            except (KeyboardInterrupt, Terminated) as stop:
+                again = f"the same command with --output {shlex.quote(str(folder))}"
+                raise type(stop)(f"stopped in fold {number_of_fold + 1} of partition {seed}; to go on: {again}") from None
             columns.append(read_columns(file))
     result = results(columns) | {"cautions": cautions(settings)}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -147,14 +152,18 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> dict[str, 
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
     from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.resume import earlier_run, is_finished
     from seqsetvae.training.run_folder import find_checkpoint
     from seqsetvae.trees import trees_alone
     from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    summary = finetune.train(settings, cohort, *backbone_for(settings, cohort))
-    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
+    plain = {"mode": "finetune", **as_plain(settings)}
+    run = earlier_run(settings.run.output_root_dir, plain, cohort.content_hash)  # of a process that was killed
+    if run is None or not is_finished(run, plain):
+        run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
+    finetuned = load_finetuned(find_checkpoint(run)[0])
     model = finetuned.model.to(device)
     variables = variable_table(model.backbone, cohort, settings.run)
     data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))

@@ -109,27 +109,36 @@ def problems(settings: Settings) -> list[str]:
     return found + (settings.architecture.problems_of_new_model() if random else [])
 
 
-def run(settings: Settings) -> Summary:
+def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     """Fine-tune --pretrained_ckpt, or an untrained backbone with --from_random_weights, on --data_dir.
 
-    Everything is checked before the run folder is created, and what is quick to check before anything else.
+    Everything is checked before the run folder is created, and what is quick to check before anything else. `resume` is
+    the folder of a run with these settings to go on with; None is returned if it is finished.
     """
     import pytorch_lightning as pl
 
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.resume import is_finished
 
+    if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
+        return None
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
     warn_of_rates(settings)
-    summary = train(settings, *found)
+    summary = train(settings, *found, resume=resume)
     report_finished_run(Path(summary.run))
     return summary
 
 
 def train(
-    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
+    settings: Settings,
+    cohort: Cohort,
+    backbone: Any,
+    transform: ValueTransform,
+    report: LoadReport | None,
+    resume: Path | None = None,
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.training.calibrate import calibrate_best
@@ -157,6 +166,7 @@ def train(
         metrics=METRICS,
         printed=PRINTED,
         parts=("head", "backbone"),
+        resume=resume,
     )
     precision = Precision.of(settings.run, device)
 
@@ -265,12 +275,13 @@ def build(
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.head import Loss, set_prior
+    from seqsetvae.head import Loss, set_prior, weight_of_positives
 
+    label = cohort.split("train").label
     module = SeqSetVAEFineTuner(
         backbone,
         settings.head,
-        Loss(settings.loss, positive_weight(settings.loss.class_weight, cohort)),
+        Loss(settings.loss, weight_of_positives(settings.loss.class_weight, label)),
         settings.rates,
         settings.optimizer.weight_decay,
         variables,
@@ -282,14 +293,5 @@ def build(
         ),
         trees,
     )
-    label = cohort.split("train").label
     set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module
-
-
-def positive_weight(class_weight: str | float, cohort: Cohort) -> float:
-    """Weight of a positive stay: 1, a number, or negatives / positives of the training split."""
-    if isinstance(class_weight, float):
-        return class_weight
-    label = cohort.split("train").label
-    return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0

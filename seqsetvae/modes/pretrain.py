@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import (
     DataSettings,
     LoaderSettings,
@@ -53,18 +55,24 @@ def problems(settings: Settings) -> list[str]:
     return found + min_lr_problems(settings.schedule, settings.rate)
 
 
-def run(settings: Settings) -> Summary:
-    """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes."""
+def run(settings: Settings, resume: Path | None = None) -> Summary | None:
+    """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes.
+
+    `resume` is the folder of a run with these settings to go on with; None is returned if it is finished.
+    """
     import pytorch_lightning as pl
 
     from model_optimized import SeqSetVAEPretrainer
     from seqsetvae.loading import data_module
     from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.resume import is_finished
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.variables import embedding_table
 
+    if resume is not None and is_finished(resume, {"mode": "pretrain", **as_plain(settings)}):
+        return None
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     objective = OBJECTIVES[settings.objective.objective]
@@ -93,11 +101,17 @@ def run(settings: Settings) -> Summary:
         metrics=objective.METRICS,
         printed=objective.PRINTED,
         parts=("model",),
+        resume=resume,
     )
+
+    def train() -> None:
+        if not run.has_finished(1, settings.schedule.max_epochs):
+            run.fit(1, settings.schedule.max_epochs, warm_up=True)
+
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True),
+        train,
         lambda rows: advice(settings, model.sizes, report, rows[-1], cohort),
     )
 
