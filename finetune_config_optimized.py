@@ -13,6 +13,7 @@ embeddings_path = None  # cached.csv or a compiled cohort; None: beside or in pa
 label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_hospital_mortality or the cohort's label
 skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
 max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets
+value_transform = None  # z_score or quantiles (positions among training values); None: z_score; a checkpoint keeps its own
 value_clip = 10.0  # standard deviations: larger z-scores are set to this; None: no limit; a checkpoint keeps its own
 min_count = 20  # training values: rarer variables get the value 1 (their std is unreliable); a checkpoint keeps its own
 batch_size = 8  # stays per batch; fine-tuning needs at least 4, because smaller batches often have no positive stay

@@ -106,7 +106,7 @@ def problems(settings: Settings) -> list[str]:
         (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
-    return found + (settings.architecture.problems_of_new_model() if random else [])
+    return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
 def run(settings: Settings) -> Summary:

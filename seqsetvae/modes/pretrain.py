@@ -49,7 +49,7 @@ class Settings:
 def problems(settings: Settings) -> list[str]:
     """Rules of pretraining."""
     is_new = settings.pretrained.pretrained_ckpt is None
-    found = settings.architecture.problems_of_new_model() if is_new else []
+    found = settings.architecture.problems_of_new_model(settings.values.value_transform) if is_new else []
     return found + min_lr_problems(settings.schedule, settings.rate)
 
 
