@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from seqsetvae.architectures import ARCHITECTURES
@@ -34,6 +34,13 @@ class ArchitectureSettings:
     def sizes(self) -> dict[str, Any]:
         """All sizes but those that follow from the data."""
         return {**self.values, **self.preset_sizes}
+
+    def new_sizes(self, input_dim: int, vocabulary: tuple[str, ...]) -> Any:
+        """The Sizes of a new model for data with these variables, whose embeddings have width `input_dim`."""
+        sizes = ARCHITECTURES[self.architecture].Sizes
+        of_data = {"input_dim": input_dim, "vocabulary": vocabulary}
+        needed = {field.name for field in fields(sizes)}
+        return sizes(**{name: value for name, value in of_data.items() if name in needed}, **self.sizes())
 
     def problems(self) -> list[str]:
         presets = ARCHITECTURES[self.architecture].PRESETS
