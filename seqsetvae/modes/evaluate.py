@@ -180,6 +180,7 @@ def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
         label_name=scorer.cohort.label_name,
         label=predictions.label.cpu().numpy(),
         logit=predictions.logit.cpu().numpy(),
+        subject=scorer.cohort.split(predictions.split).subjects_of(predictions.stay_id.cpu().numpy()),
         calibration=calibration_of(scorer, predictions),
         is_selected=scorer.is_selected,
     )
@@ -226,7 +227,8 @@ def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float])
         early = until_hour(stays, hour)
         early = early.rows(evaluated[early.stay])
         label = stays.label[early.stay].astype(np.int64)
-        found.append(Landmark(hour, label, scorer.predict_prefixes(predictions.split, early)))
+        subject = stays.subjects_of(stays.stay_id[early.stay])
+        found.append(Landmark(hour, label, scorer.predict_prefixes(predictions.split, early), subject))
     return found
 
 
