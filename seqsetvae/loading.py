@@ -219,10 +219,8 @@ class CohortDataModule(pl.LightningDataModule):
             **position,
         )
         if rows is None:
-            soft_labels = self._soft_labels.get(split)
-            batches = SplitBatches(
-                stays, self.max_sets, self.dtype, self.padded_classes, self._change, soft_labels, self._prepare.get(split)
-            )
+            own = self._soft_labels.get(split), self._prepare.get(split)
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
         return DataLoader(
             batches if rows is None else rows,
             sampler=sampler,

@@ -64,8 +64,8 @@ def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Pa
     Raises:
         InputError: --value_transform, --value_clip or --min_count contradicts the checkpoint.
     """
-    recorded = transform.options()
-    pairs = {name: (getattr(values, name), recorded.get(name)) for name in ("value_transform", "value_clip", "min_count")}
+    recorded, names = transform.options(), ("value_transform", "value_clip", "min_count")
+    pairs = {name: (getattr(values, name), recorded.get(name)) for name in names}
     wrong = [name for name, (new, old) in pairs.items() if name in values.given and new != old]
     if wrong:
         listed = "; ".join(f"{name}: received {pairs[name][0]}; trained with {pairs[name][1]}" for name in wrong)

@@ -64,7 +64,7 @@ def advice(
     if metrics["val_value"] < metrics["val_value_of_median"]:
         return []
     return [
-        f"After {step:,} optimizer steps the forecast of values (val_value {metrics['val_value']:.3g}) is no better than "
-        f"the median of each variable ({metrics['val_value_of_median']:.3g}), so nothing useful was learned from "
+        f"After {step:,} optimizer steps the forecast of values (val_value {metrics['val_value']:.3g}) is no better "
+        f"than the median of each variable ({metrics['val_value_of_median']:.3g}), so nothing useful was learned from "
         "these stays. Train longer (--max_epochs)."
     ]

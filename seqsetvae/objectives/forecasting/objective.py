@@ -49,7 +49,8 @@ class Forecasting(nn.Module):
         """Cross-entropy of being measured, over all variables, plus the Huber loss of the values that exist."""
         forecast = self._forecast(model, batch, variables)
         pooled = model.pooled(replace(batch, prepared=forecast.before), variables, "mean")
-        return terms(*self(pooled), forecast)
+        logits, values = self(pooled)
+        return terms(logits, values, forecast)
 
     def validation_terms(self, model: Backbone, batch: Batch, variables: torch.Tensor) -> Terms:
         """The same, and the loss of the median of each variable in place of a forecast."""
