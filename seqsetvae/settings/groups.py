@@ -102,8 +102,8 @@ class OutputSettings:
         optional(path()),
         "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
         "folder for evaluation.json and predictions.csv, by default the run folder; export: the folder to write, which "
-        "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it are "
-        "not computed again",
+        "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it "
+        "are not computed again",
     )
 
 
