@@ -68,8 +68,8 @@ class PretrainedSettings:
 
     pretrained_ckpt: Path | None = argument(
         optional(existing_path()),
-        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt file, or a run folder "
-        "(its checkpoints/best.ckpt is used)",
+        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt or .safetensors "
+        "file, or a run folder (its checkpoints/best.ckpt is used)",
     )
     allow_partial_backbone: bool = argument(
         BOOLEAN,
@@ -85,8 +85,8 @@ class FinetunedSettings:
 
     ckpt: tuple[Path, ...] | None = argument(
         Several(existing_path()),
-        "evaluate, predict: fine-tuned checkpoint; a run folder (its checkpoints/best.ckpt is used) or a .ckpt file; "
-        "evaluate compares the first with the others",
+        "evaluate, predict: fine-tuned checkpoint; export: any checkpoint; a run folder (its checkpoints/best.ckpt is "
+        "used), a .ckpt file, or what --mode export wrote; evaluate compares the first with the others",
     )
 
 
@@ -107,8 +107,9 @@ class OutputSettings:
     output: Path | None = argument(
         optional(path()),
         "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
-        "folder for evaluation.json and predictions.csv, by default the run folder; crossvalidate: folder of the "
-        "results, by default a new run folder; finished folds in it are not computed again",
+        "folder for evaluation.json and predictions.csv, by default the run folder; export: the folder to write, which "
+        "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it "
+        "are not computed again",
     )
 
 
