@@ -1,4 +1,7 @@
-"""Forecast what is measured after a random hour, from the summaries up to it. Imports no torch."""
+"""Forecast what is measured after an hour of a stay, from what is known until then. Imports no torch.
+
+variable_summaries forecasts from the summaries up to a random hour, seqsetvae from the states of random sets.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,9 @@ from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import number
 
 if TYPE_CHECKING:
-    from seqsetvae.architectures.variable_summaries.backbone import Backbone
-    from seqsetvae.architectures.variable_summaries.sizes import Sizes
-    from seqsetvae.objectives.forecasting.objective import Forecasting
+    from seqsetvae.objectives.forecasting.objective import Forecasting, StateForecasting
 
-TRAINS: frozenset[str] | None = frozenset({"variable_summaries"})
+TRAINS: frozenset[str] | None = frozenset({"variable_summaries", "seqsetvae"})
 WATCHED: tuple[str, Literal["max", "min"]] = ("val_loss", "min")
 METRICS: tuple[str, ...] = (
     "train_loss",
@@ -36,19 +37,20 @@ class Settings:
     forecast_hours: float = setting(number(0, above=True), default=6.0)
 
 
-def build_model(architecture: str, sizes: Sizes) -> Backbone:
+def build_model(architecture: str, sizes: Any) -> Any:
     """The backbone alone; the weights of the forecast belong to the loss."""
     from seqsetvae.architectures import ARCHITECTURES
 
-    model: Backbone = ARCHITECTURES[architecture].build(sizes)
-    return model
+    return ARCHITECTURES[architecture].build(sizes)
 
 
-def build_loss(settings: Settings, sizes: Sizes) -> Forecasting:
-    """The terms of the loss, with a linear map from the pooled summaries to the forecast."""
-    from seqsetvae.objectives.forecasting.objective import Forecasting
+def build_loss(settings: Settings, sizes: Any) -> Forecasting | StateForecasting:
+    """The terms of the loss, with the weights of the forecast."""
+    from seqsetvae.objectives.forecasting.objective import Forecasting, StateForecasting
 
-    return Forecasting(settings, sizes)
+    if hasattr(sizes, "vocabulary"):  # else variables are known by their embeddings
+        return Forecasting(settings, sizes)
+    return StateForecasting(settings, sizes.input_dim, sizes.latent_dim)
 
 
 def advice(

@@ -5,6 +5,7 @@ Legend: N stays, H width of the pooled summaries, V variables, T = 2 periods.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,54 +17,50 @@ from seqsetvae.architectures.variable_summaries.backbone import Backbone
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES
 from seqsetvae.batch import Batch
-from seqsetvae.objectives.forecasting.targets import Cutter, Forecast, Scale, fixed_hours, random_hours
+from seqsetvae.objectives.forecasting.targets import (
+    PERIODS,
+    Cutter,
+    Forecast,
+    Scale,
+    SetChooser,
+    StateForecast,
+    fixed_hours,
+    random_hours,
+)
 from seqsetvae.ops.rowwise import at_least_float32
 
 if TYPE_CHECKING:
     from seqsetvae.objectives.forecasting import Settings
 
 Terms = dict[str, torch.Tensor]
+Prepare = Callable[[Batch], Any]  # what a loader computes of a batch
+SETS_PER_STAY = 8  # sets that a forecast is made at; more cost little, but those of one stay are much alike
 NORMAL_RANGE = 2.563  # standard deviations of a normal distribution between its quantiles 0.1 and 0.9
 
 
-class Forecasting(nn.Module):
-    """A linear map of the pooled summaries, and the terms of the loss."""
+class _Forecasting(nn.Module):
+    """What the forecasts of all architectures share."""
 
-    def __init__(self, settings: Settings, sizes: Sizes) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.settings, self.n_variables = settings, len(sizes.vocabulary)
-        self.head = nn.Linear(sizes.summary_width, self.n_variables * 2 * 2)
+        self.settings = settings
 
-    def host_work(self, model: Backbone, variables: torch.Tensor) -> tuple[Cutter, Cutter]:
+    def forecast(self, model: Any, batch: Batch, variables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Logits of being measured [..., V, T], values [..., V, T], and the targets."""
+        raise NotImplementedError
+
+    def host_work(self, model: Any, variables: torch.Tensor) -> tuple[Prepare, Prepare]:
         """What the loaders of the training and of the validation split compute of a batch."""
-        cutter = Cutter(model.summarizer(variables), scale_of(model), self.settings.forecast_hours, random_hours)
-        return cutter, replace(cutter, hours=fixed_hours)
+        raise NotImplementedError
 
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, H] → logits of being measured and values, [N, V, T] each."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            found = self.head(at_least_float32(pooled)).view(-1, self.n_variables, 2, 2)
-        return found[..., 0], found[..., 1]
-
-    def training_terms(self, model: Backbone, batch: Batch, variables: torch.Tensor, step: int) -> Terms:
+    def training_terms(self, model: Any, batch: Batch, variables: torch.Tensor, step: int) -> Terms:
         """Cross-entropy of being measured, over all variables, plus the Huber loss of the values that exist."""
-        forecast = self._forecast(model, batch, variables)
-        pooled = model.pooled(replace(batch, prepared=forecast.before), variables, "mean")
-        logits, values = self(pooled)
-        return terms(logits, values, forecast)
+        return terms(*self.forecast(model, batch, variables))
 
-    def validation_terms(self, model: Backbone, batch: Batch, variables: torch.Tensor) -> Terms:
+    def validation_terms(self, model: Any, batch: Batch, variables: torch.Tensor) -> Terms:
         """The same, and the loss of the median of each variable in place of a forecast."""
-        forecast = self._forecast(model, batch, variables)
-        found = self.training_terms(model, replace(batch, prepared=forecast), variables, 0)
-        return found | {"value_of_median": value_loss(torch.zeros_like(forecast.value), forecast.value)}
-
-    def _forecast(self, model: Backbone, batch: Batch, variables: torch.Tensor) -> Forecast:
-        """What the loader has made, or else stays cut at their fixed hours."""
-        if isinstance(batch.prepared, Forecast):
-            return batch.prepared
-        _, fixed = self.host_work(model, variables)
-        return fixed(batch)
+        logits, values, target = self.forecast(model, batch, variables)
+        return terms(logits, values, target) | {"value_of_median": value_loss(torch.zeros_like(values), target.value)}
 
     def end_of_validation(self, step: int) -> dict[str, float]:
         """Nothing more."""
@@ -74,6 +71,56 @@ class Forecasting(nn.Module):
         return {"forecast_hours": self.settings.forecast_hours}
 
 
+class Forecasting(_Forecasting):
+    """From the pooled summaries up to an hour of each stay, by a linear map."""
+
+    def __init__(self, settings: Settings, sizes: Sizes) -> None:
+        super().__init__(settings)
+        self.n_variables = len(sizes.vocabulary)
+        self.head = nn.Linear(sizes.summary_width, self.n_variables * PERIODS * 2)
+
+    def host_work(self, model: Backbone, variables: torch.Tensor) -> tuple[Prepare, Prepare]:
+        cutter = Cutter(model.summarizer(variables), scale_of(model), self.settings.forecast_hours, random_hours)
+        return cutter, replace(cutter, hours=fixed_hours)
+
+    def forecast(
+        self, model: Backbone, batch: Batch, variables: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Forecast]:
+        target: Forecast = batch.prepared
+        pooled = model.pooled(replace(batch, prepared=target.before), variables, "mean")
+        with torch.autocast(pooled.device.type, enabled=False):
+            found = self.head(at_least_float32(pooled)).view(-1, self.n_variables, PERIODS, 2)
+        return found[..., 0], found[..., 1], target
+
+
+class StateForecasting(_Forecasting):
+    """From the history state of some sets of each stay, for variables that are known by their embeddings alone.
+
+    A variable has a vector and a number for each output, linear in its embedding; an output is the product of the
+    vector and the state, plus the number.
+    """
+
+    def __init__(self, settings: Settings, input_dim: int, width: int) -> None:
+        """`input_dim` is the width of the embeddings, `width` that of the states."""
+        super().__init__(settings)
+        self.of_variable = nn.Linear(input_dim, PERIODS * 2 * (width + 1))
+
+    def host_work(self, model: Any, variables: torch.Tensor) -> tuple[Prepare, Prepare]:
+        chooser = SetChooser(len(variables), self.settings.forecast_hours, SETS_PER_STAY, at_random=True)
+        return chooser, replace(chooser, at_random=False)
+
+    def forecast(
+        self, model: Any, batch: Batch, variables: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, StateForecast]:
+        target: StateForecast = batch.prepared
+        states = model.states(batch, variables)[target.row]
+        with torch.autocast(states.device.type, enabled=False):
+            states = at_least_float32(states)
+            weight = self.of_variable(variables).view(len(variables) * PERIODS * 2, -1)
+            found = F.linear(states, weight[:, 1:], weight[:, 0]).view(len(states), -1, PERIODS, 2)
+        return found[..., 0], found[..., 1], target
+
+
 def scale_of(model: Backbone) -> Scale:
     """Median of the means of each variable over training stays, and their spread, as a standard deviation."""
     mean = SUMMARIES.index("mean")
@@ -82,7 +129,7 @@ def scale_of(model: Backbone) -> Scale:
     return Scale(edges[:, 2], spread.where(model.used[:, mean].cpu() & (spread > 0), torch.nan))
 
 
-def terms(logits: torch.Tensor, values: torch.Tensor, forecast: Forecast) -> Terms:
+def terms(logits: torch.Tensor, values: torch.Tensor, forecast: Forecast | StateForecast) -> Terms:
     """The loss and its parts, of a forecast [N, V, T] each."""
     measured = F.binary_cross_entropy_with_logits(logits, forecast.measured.to(logits.dtype))
     value = value_loss(values, forecast.value)

@@ -15,6 +15,7 @@ from seqsetvae.architectures.variable_summaries.summaries import event_hours, st
 from seqsetvae.batch import Batch
 
 EARLIEST, LATEST = 0.1, 0.9  # share of a stay's length: a stay is cut between them
+PERIODS = 2  # T
 LIMIT = 3.0  # units of `Scale`: values beyond are set to this
 GOLDEN = 0.6180339887498949  # multiples of it are spread evenly over [0, 1) once their integer part is removed
 
@@ -73,18 +74,58 @@ class Cutter:
         """The forecast of a batch on the host."""
         until = self.hours(batch, self.summarizer.length)
         variable, value = self.summarizer.of_model(batch)
-        _, stay, hour = event_hours(batch)
-        ahead = hour - until[stay]
-        scaled = ((value - self.scale.median[variable]) / self.scale.spread[variable]).clamp(-LIMIT, LIMIT)
-        inside = torch.stack([(ahead > 0) & (ahead <= self.next_hours), ahead > 0], dim=1) & (variable >= 0)[:, None]
-        n_variables = len(self.scale.median)
-        pair = stay * n_variables + variable.clamp_min(0)
-        zeros = torch.zeros(batch.n_stays * n_variables, 2, dtype=torch.float64)
-        count = zeros.index_add(0, pair, inside.double())
-        total = zeros.index_add(0, pair, torch.where(inside, scaled[:, None], 0.0))
-        shape = (batch.n_stays, n_variables, 2)
-        return Forecast(
-            before=self.summarizer(batch, until),
-            measured=(count > 0).float().view(shape),
-            value=(total / count).float().view(shape),
-        )
+        scaled = (value - self.scale.median[variable]) / self.scale.spread[variable]
+        later = later_events(batch, variable, scaled, len(self.scale.median), until, self.next_hours)
+        return Forecast(self.summarizer(batch, until), *later)
+
+
+@dataclass(eq=False)
+class StateForecast:
+    """Some sets of each stay, and what was measured after them; A of them in all, V variables of the cohort."""
+
+    row: torch.Tensor  # [A] int64, the set among those of the batch, stay by stay
+    measured: torch.Tensor  # [A, V, T] as in Forecast
+    value: torch.Tensor  # [A, V, T] as in Forecast, in the units that the model reads
+
+
+@dataclass(frozen=True)
+class SetChooser:
+    """Makes the `StateForecast` of a batch, at so many sets of each stay: random ones, or evenly spaced ones."""
+
+    n_variables: int
+    next_hours: float
+    sets: int
+    at_random: bool
+
+    def __call__(self, batch: Batch) -> StateForecast:
+        """The forecast of a batch on the host."""
+        first = batch.sets_per_stay.cumsum(0) - batch.sets_per_stay
+        hour_of_set = (batch.minute - batch.minute[first][batch.stay_of_set]) / 60
+        rows, measured, value = [], [], []
+        for place in range(self.sets):
+            share = torch.rand(batch.n_stays) if self.at_random else torch.tensor((place + 0.5) / self.sets)
+            rows.append(first + (share * batch.sets_per_stay).long().clamp_max(batch.sets_per_stay - 1))
+            until, numbers = hour_of_set[rows[-1]], batch.value.double()
+            later = later_events(batch, batch.variable, numbers, self.n_variables, until, self.next_hours)
+            measured.append(later[0])
+            value.append(later[1])
+        return StateForecast(torch.cat(rows), torch.cat(measured), torch.cat(value))
+
+
+def later_events(
+    batch: Batch, variable: torch.Tensor, value: torch.Tensor, n_variables: int, until: torch.Tensor, next_hours: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which variables are measured in each period after the hours `until` [N], and their mean values: [N, V, T] each.
+
+    `variable` [E], -1 for events that do not count, and `value` [E], limited to LIMIT, replace those of the batch.
+    """
+    _, stay, hour = event_hours(batch)
+    ahead = hour - until[stay]
+    inside = torch.stack([(ahead > 0) & (ahead <= next_hours), ahead > 0], dim=1) & (variable >= 0)[:, None]
+    pair = stay * n_variables + variable.clamp_min(0)
+    zeros = torch.zeros(batch.n_stays * n_variables, PERIODS, dtype=torch.float64)
+    count = zeros.index_add(0, pair, inside.double())
+    limited = value.clamp(-LIMIT, LIMIT)[:, None]
+    mean = zeros.index_add(0, pair, torch.where(inside, limited, 0.0)) / count
+    shape = (batch.n_stays, n_variables, PERIODS)
+    return (count > 0).float().view(shape), mean.float().view(shape)
