@@ -175,7 +175,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         self.train_loss.add(loss, batch.n_sets)
         self.train_terms.add(torch.stack([term.detach() for term in terms.values()]), batch.n_sets)
         if self.trainer.is_last_batch:
-            means = zip(terms, self.train_terms.compute_and_reset(), strict=True)
+            means = zip(terms, self.train_terms.compute_and_reset().reshape(-1), strict=True)  # one alone is a scalar
             logged = {f"train_{name}": value for name, value in means}
             logged["train_loss"] = self.train_loss.compute_and_reset()
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)

@@ -54,7 +54,7 @@ def differences(one: Path, other: Path) -> list[str]:
         contents = [
             torch.load(run / "checkpoints" / name, weights_only=True, map_location="cpu") for run in (one, other)
         ]
-        found += _different(*contents, where=name)
+        found += _different(contents[0], contents[1], where=name)
     return found
 
 
@@ -70,7 +70,7 @@ def _different(one: Any, other: Any, where: str) -> Iterator[str]:
             yield from _different(one[name], other[name], f"{where}/{name}")
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         for place, pair in enumerate(zip(one, other, strict=True)):
-            yield from _different(*pair, where=f"{where}/{place}")
+            yield from _different(pair[0], pair[1], where=f"{where}/{place}")
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.dtype != other.dtype or not torch.equal(one, other):
             yield where
@@ -96,14 +96,14 @@ def process(words: Sequence[str], output: Path, kill_after: float | None = None)
     return running.returncode, time.monotonic() - start, output.read_text(encoding="utf-8").splitlines()[-1]
 
 
-def killed_run(words: Sequence[str], mode: str, root: Path, seconds: Sequence[float]) -> tuple[Path | None, list[str]]:
-    """A run that is killed after so many seconds of each of its processes, and then resumed to its end.
+def killed_run(words: Sequence[str], mode: str, root: Path, moments: Sequence[float]) -> tuple[Path | None, list[str]]:
+    """A run whose processes are killed after so many seconds, one after the other, and then resumed to its end.
 
     Returns:
-        Its folder, and what each of the kills hit: the last line printed, or "finished" if it came too late.
+        Its folder, and the last line before each kill, or "finished" if the process had ended before.
     """
     hit = []
-    for after in [*seconds, None]:
+    for after in [*moments, None]:
         run = the_run(root, mode)
         call = [*words, "--output_root_dir", str(root)] if run is None else ["--resume", str(run)]
         status, _, line = process(call, root / "output.txt", after)
@@ -122,17 +122,19 @@ def measure(mode: str, words: Sequence[str], kills: int, seed: int, root: Path) 
     assert status == 0, line
     assert whole is not None
     print(f"{mode}: the uninterrupted run took {seconds:.0f} s", flush=True)
-    moments, done, failures = random.Random(seed), 0, []
+    numbers, done, failures = random.Random(seed), 0, []
     while done < kills:
-        times = [seconds * moments.random() for _ in range(min(moments.choice([1, 2]), kills - done))]
+        moments = [seconds * numbers.random() for _ in range(min(numbers.choice([1, 2]), kills - done))]
         folder = Path(tempfile.mkdtemp(dir=root))
-        run, hit = killed_run(words, mode, folder, times)
+        run, hit = killed_run(words, mode, folder, moments)
+        if "finished" in hit:  # the machine is less busy now
+            seconds = max(0.9 * seconds, 1.0)
         done += sum(what != "finished" for what in hit)
         wrong = ["it never began"] if run is None else differences(run, whole)
-        for after, what in zip(times, hit, strict=True):
-            print(f"{mode}: killed after {after:.1f} s: {what[:90]}", flush=True)
+        for after, what in zip(moments, hit, strict=True):
+            print(f"{mode}: after {after:.1f} s: {what[:90]}", flush=True)
         print(f"{mode}: {done} kills; {'equal to the last bit' if not wrong else wrong[:5]}", flush=True)
-        failures += [f"{mode} {times}: {wrong[:5]}"] if wrong else []
+        failures += [f"{mode} {moments}: {wrong[:5]}"] if wrong else []
         shutil.rmtree(folder)
     return failures
 

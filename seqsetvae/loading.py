@@ -6,7 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ def collate(
     dtype: type = np.float32,
     padded_classes: bool = False,
     change: ValueChange | None = None,
+    first_sets: np.ndarray | None = None,
 ) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
@@ -42,8 +43,10 @@ def collate(
         dtype: type of the values.
         padded_classes: pad sets to a few sizes, for a GPU.
         change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
+        first_sets: [N] cut each stay off after so many sets, before `max_sets` is applied; None keeps them whole.
     """
-    first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
+    first = split.stay_offset[stays]
+    end = split.stay_offset[stays + 1] if first_sets is None else first + first_sets
     if max_sets is not None:
         first = np.maximum(first, end - max_sets)
     sets_per_stay = end - first
@@ -107,18 +110,28 @@ class SplitBatches(Dataset[Batch]):
         change: ValueChange | None = None,
         soft_labels: np.ndarray | None = None,
         prepare: Prepare | None = None,
+        random_key: tuple[int, ...] = (),
     ) -> None:
+        """`prepare` draws random numbers that depend on `random_key` and the batch alone, in whatever process."""
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
         self.change, self.soft_labels, self.prepare = change, soft_labels, prepare
+        self.random_key = random_key
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
             return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change)
+        return self.batch(stays)
+
+    def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
+        """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
+        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change, first_sets)
         if self.soft_labels is not None:
             batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:
-            batch.prepared = self.prepare(batch)
+            with torch.random.fork_rng(devices=[]):
+                seed = np.random.SeedSequence([*self.random_key, int(stays[0])]).generate_state(1)
+                torch.manual_seed(int(seed[0]))
+                batch.prepared = self.prepare(batch)
         return batch
 
     def __len__(self) -> int:
@@ -164,7 +177,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._change = transform, transform.change(cohort)
         self._soft_labels: dict[str, np.ndarray] = {}
-        self._prepare: Prepare | None = None
+        self._prepare: dict[str, Prepare | None] = {}
 
     def with_soft_labels(self, split: str, soft_labels: np.ndarray) -> CohortDataModule:
         """The same loaders, but training targets of a split are these probabilities of class 1: float32 [n]."""
@@ -172,20 +185,20 @@ class CohortDataModule(pl.LightningDataModule):
         changed._soft_labels = {**self._soft_labels, split: soft_labels}
         return changed
 
-    def with_prepare(self, prepare: Prepare | None) -> CohortDataModule:
-        """The same loaders, whose batches hold what `prepare` makes of them."""
+    def with_prepare(self, prepare: Prepare | None, *splits: str) -> CohortDataModule:
+        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
         changed = copy.copy(self)
-        changed._prepare = prepare
+        changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
         return changed
 
     @property
     def prepares(self) -> bool:
         """Whether the loaders compute a part of the model."""
-        return self._prepare is not None
+        return any(prepare is not None for prepare in self._prepare.values())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
-        return self.loader("train", shuffle=True, epoch=_epoch(self))
+        return self.loader("train", shuffle=True, epoch=epoch_of(self))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every stay of the validation split once."""
@@ -212,10 +225,9 @@ class CohortDataModule(pl.LightningDataModule):
             **position,
         )
         if rows is None:
-            soft_labels = self._soft_labels.get(split)
-            batches = SplitBatches(
-                stays, self.max_sets, self.dtype, self.padded_classes, self._change, soft_labels, self._prepare
-            )
+            key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
+            own = self._soft_labels.get(split), self._prepare.get(split), key
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
         return DataLoader(
             batches if rows is None else rows,
             sampler=sampler,
@@ -279,42 +291,9 @@ def value_type(run: RunSettings) -> type:
     return np.float64 if run.precision == "64-true" else np.float32
 
 
-class StageLoaders(pl.LightningDataModule):
-    """The loaders of one stage of a run, built anew for each epoch, so that worker processes get its order too.
-
-    `rows` holds a dataset for each split where something else than its events is read, such as cached features.
-    """
-
-    def __init__(self, data: CohortDataModule, stage: int, rows: Mapping[str, Dataset[Any]] | None = None) -> None:
-        super().__init__()
-        self.data, self.stage, self.rows = data, stage, rows or {}
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Reshuffled batches of this epoch."""
-        position = {"stage": self.stage, "epoch": _epoch(self), "offset": _batches_done(self)}
-        return self.data.loader("train", shuffle=True, rows=self.rows.get("train"), **position, **self._process())
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every stay of the validation split once."""
-        return self.data.loader("valid", rows=self.rows.get("valid"), **self._process())
-
-    def _process(self) -> dict[str, Any]:
-        if self.trainer is None:
-            return {}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-
-def _epoch(data: pl.LightningDataModule) -> int:
+def epoch_of(data: pl.LightningDataModule) -> int:
+    """The epoch of the fit that uses these loaders, counted from 0."""
     return data.trainer.current_epoch if data.trainer is not None else 0
-
-
-def _batches_done(data: pl.LightningDataModule) -> int:
-    """Batches of this epoch that were trained before a restart inside it."""
-    if data.trainer is None:
-        return 0
-    loop = data.trainer.fit_loop
-    epoch: Any = loop.epoch_progress.current
-    return 0 if epoch.ready == epoch.processed else loop.epoch_loop.batch_progress.current.ready
 
 
 def require_both_classes(cohort: Cohort, *splits: str) -> None:

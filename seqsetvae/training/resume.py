@@ -20,6 +20,7 @@ from seqsetvae.checkpoint import read_file
 from seqsetvae.errors import InputError, Terminated
 from seqsetvae.files import keep_as
 from seqsetvae.metrics import RunningMean
+from seqsetvae.settings.declare import as_plain
 from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
 from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder
@@ -125,13 +126,18 @@ def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     return done
 
 
-def earlier_run(root: Path, settings: Mapping[str, Any], content_hash: str) -> Path | None:
-    """The newest run in `root` with these settings (and mode) on a cohort of this content hash; None: there is none."""
-    for file in sorted(root.glob(f"{settings['mode']}-*/{CONFIG}"), reverse=True):
+def earlier_run(mode: str, settings: Any, content_hash: str) -> tuple[Path | None, bool]:
+    """The newest run that a killed process left: of this mode, with these settings, on a cohort of this content hash.
+
+    Returns:
+        (folder, whether it is finished); (None, False) if there is none.
+    """
+    plain = {"mode": mode, **as_plain(settings)}
+    for file in sorted(settings.run.output_root_dir.glob(f"{mode}-*/{CONFIG}"), reverse=True):
         config = RunFolder(file.parent).read_json(CONFIG)
-        if config.get("settings") == settings and config["cohort"]["content"] == content_hash:
-            return file.parent
-    return None
+        if config.get("settings") == plain and config["cohort"]["content"] == content_hash:
+            return file.parent, is_finished(file.parent, plain)
+    return None, False
 
 
 class LastCheckpoint(Checkpoint):

@@ -18,6 +18,7 @@ except ImportError:  # Windows
 
 CHECKPOINTS = "checkpoints"
 CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".running"
+EXPORTED = "model.safetensors"  # in a folder that --mode export wrote
 
 
 class RunFolder:
@@ -144,8 +145,10 @@ def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
     """The checkpoint file of a path, and its run folder if there is one: of a run folder, its best.ckpt.
 
     Raises:
-        InputError: a folder without checkpoints/best.ckpt.
+        InputError: a folder with neither checkpoints/best.ckpt nor an exported model.
     """
+    if (path / EXPORTED).is_file():
+        return path / EXPORTED, None
     if path.is_dir():
         run = RunFolder(path)
         if not run.best.is_file():

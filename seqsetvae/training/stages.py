@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
-from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
@@ -37,6 +37,7 @@ from seqsetvae.training.schedule import (
     epochs_of_stage,
     finetuning_stages,
 )
+from seqsetvae.training.stage_loaders import StageLoaders
 
 
 class FineTuner(FrozenModel, Protocol):

@@ -94,6 +94,16 @@ def test_killed_pretraining_ends_like_one_that_was_not(
     assert_same_run(run, whole_pretraining)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_random_numbers_that_the_loader_draws_go_on_too(compiled: Cohort, tmp_path: Path, num_workers: int) -> None:
+    words: dict[str, Any] = {"objective": "forecasting", "preset": "small", "batch_size": 8, "max_epochs": 2}
+    assert pretrain(compiled.path, tmp_path / "whole", **words)[0] == 0
+    with killed_at(SeqSetVAEPretrainer, "training_step", STEPS + 5):
+        pretrain(compiled.path, tmp_path / "killed", **words, **EVERY_STEP, num_workers=num_workers)
+    resume(run_of(tmp_path / "killed", "pretrain"))
+    assert_same_run(run_of(tmp_path / "killed", "pretrain"), run_of(tmp_path / "whole", "pretrain"))
+
+
 def test_a_run_that_is_killed_again_and_again_ends_too(
     whole: Path, pretrained: Path, old_layout: Path, tmp_path: Path
 ) -> None:
