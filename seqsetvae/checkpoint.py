@@ -22,6 +22,8 @@ from torch import nn
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
+from seqsetvae.settings.recorded import check_recorded
+from seqsetvae.weights import check_finite, check_kinds
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
@@ -78,6 +80,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a checkpoint, since it is not a file. Name a .ckpt file or a run folder.")
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -117,14 +121,30 @@ def _check_records(path: Path) -> None:
     advice = "The file is damaged, or its download is incomplete: copy it again from where it was made."
     try:
         with zipfile.ZipFile(path) as archive:
+            _require_plain_records(archive, path)
             has_checksums = any(record.CRC for record in archive.infolist())  # torch can be told to save without
             damaged = archive.testzip() if has_checksums else None
+    except InputError:
+        raise
     except Exception as error:  # of any kind: zipfile takes the numbers in a damaged header as they are
         raise InputError(
             f"{path}: not a checkpoint that torch can read (its zip container is broken: {error}). {advice}"
         ) from error
     if damaged is not None:
         raise InputError(f"{path}: the checksum of its record {damaged} does not match. {advice}")
+
+
+def _require_plain_records(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises InputError if unpacking takes more bytes than the file has: torch writes records as they are."""
+    records = archive.infolist()
+    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
+    total = sum(record.file_size for record in records)
+    if packed or total > path.stat().st_size:
+        what = f"its record {packed[0]} is compressed" if packed else f"its records have {total:,} bytes in all"
+        raise InputError(
+            f"{path}: refused, since {what}, which torch.save never does: it might fill the memory. Unpack and re-save "
+            "it with torch.save if you trust it."
+        )
 
 
 def _unsafe(path: Path) -> str:
@@ -145,17 +165,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     saved = saved if isinstance(saved, dict) else {}
     architecture = architecture_of(content, path)
     weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise InputError(
-            f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
-            "before the training diverged."
-        )
+    check_kinds(weights, path)
+    check_finite(weights, path)
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
+    if fingerprints is not None:
+        check_fingerprints(fingerprints, path)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
     sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
+    if not isinstance(sizes, dict):
+        raise InputError(f"{path}: damaged, its hyper_parameters record the sizes {sizes!r:.60}. Use another copy.")
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
+    check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
+
+
+def check_fingerprints(recorded: Any, path: Path) -> None:
+    """Raises InputError if what a checkpoint records as the hash of each variable is something else."""
+    pairs = recorded.items() if isinstance(recorded, dict) else [(recorded, None)]
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise InputError(f"{path}: its {FINGERPRINTS} {str(recorded)[:60]!r} are damaged. Use another copy.")
 
 
 def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) -> dict[str, torch.Tensor]:
@@ -183,7 +211,7 @@ def architecture_of(content: dict[str, Any], path: Path) -> str:
     saved = content.get("hyper_parameters")
     stated = content.get(ARCHITECTURE) or (saved.get(ARCHITECTURE) if isinstance(saved, dict) else None)
     name = stated or FIRST_ARCHITECTURE
-    if name not in ARCHITECTURES:
+    if name not in list(ARCHITECTURES):  # a damaged name may not be hashable
         raise InputError(
             f"{path}: has the architecture {name!r}, which this version does not know; it knows "
             f"{', '.join(ARCHITECTURES)}"

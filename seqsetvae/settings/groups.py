@@ -53,7 +53,7 @@ class LoaderSettings:
 
     batch_size: int = setting(integer(1), default=8)
     max_events_per_batch: int = setting(integer(1), default=65536)
-    num_workers: int = setting(integer(0), default=0)
+    num_workers: int = setting(integer(0, 256), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class HeadSettings:
     """The classification head."""
 
     head_pooling: str = setting(choice("last", "mean", "last_mean"))
-    head_hidden: int = setting(integer(1), default=128)
+    head_hidden: int = setting(integer(1, 65536), default=128)
     head_dropout: float = setting(number(0, 0.9), default=0.1)
-    head_members: int = setting(integer(1), default=1)
+    head_members: int = setting(integer(1, 1024), default=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class TreeSettings:
     """Boosted trees beside the network: as its teacher, and averaged with it."""
 
     distillation: float = setting(number(0, 1), default=0.0)
-    tree_models: int = setting(integer(0), default=0)
+    tree_models: int = setting(integer(0, 1000), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
