@@ -178,6 +178,7 @@ def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
         label_name=scorer.cohort.label_name,
         label=predictions.label.cpu().numpy(),
         logit=predictions.logit.cpu().numpy(),
+        subject=scorer.cohort.split(predictions.split).subjects_of(predictions.stay_id.cpu().numpy()),
         calibration=calibration_of(scorer, predictions),
         is_selected=scorer.is_selected,
     )
@@ -226,7 +227,8 @@ def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float])
         stays, logit = every_set.at_hour(hour)
         evaluated = np.isin(stays, list(label_of))
         label = np.array([label_of[stay] for stay in stays[evaluated].tolist()], dtype=np.int64)
-        found.append(Landmark(hour, label, logit[evaluated]))
+        subject = scorer.cohort.split(predictions.split).subjects_of(stays[evaluated])
+        found.append(Landmark(hour, label, logit[evaluated], subject))
     return found
 
 

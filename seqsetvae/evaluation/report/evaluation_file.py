@@ -71,6 +71,7 @@ class Evaluation:
     baselines: tuple[Baseline, ...]
     subgroups: tuple[Group, ...]
     landmarks: tuple[Group, ...]  # their name is the hour
+    resampled: str = "stays"  # what the intervals are over: stays or patients
 
 
 def read_evaluation(file: Path) -> Evaluation:
@@ -104,6 +105,7 @@ def _evaluation(content: dict[str, Any]) -> Evaluation:
         baselines=tuple(_baseline(name, each) for name, each in baselines.items()),
         subgroups=tuple(_group(str(each["column"]), each["group"], each) for each in content.get("subgroups") or ()),
         landmarks=tuple(_group("hours", f"{each['hours']:g}", each) for each in content.get("landmarks") or ()),
+        resampled=str(content.get("resampled", "stays")),  # files from before it was recorded
     )
 
 

@@ -34,7 +34,8 @@ def baselines_table(evaluation: Evaluation) -> Table:
         own = [stacked(each.figures.get(name)) for name in ("auroc", "auprc", "brier")]
         against = [stacked(each.difference.get(name)) for name in ("auroc", "auprc")]
         rows.append([model_name(each.name), *own, *against])
-    return Table("This model and the baselines on the same stays, with 95 % intervals", head, rows)
+    title = f"This model and the baselines on the same stays, with 95 % intervals over {evaluation.resampled}"
+    return Table(title, head, rows)
 
 
 def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
@@ -68,7 +69,8 @@ def figures_table(evaluation: Evaluation) -> Table:
         [figure_name(name), number(each.value), interval(each), BEST_VALUE.get(name, "1")]
         for name, each in evaluation.figures.items()
     ]
-    return Table("All figures", ("figure", "value", "95 % interval", "best value"), rows)
+    head = ("figure", "value", f"95 % interval over {evaluation.resampled}", "best value")
+    return Table("All figures", head, rows)
 
 
 def discrimination_section(run: Run) -> Section | None:
