@@ -22,6 +22,7 @@ from torch import nn
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
+from seqsetvae.files import require_no_pipe
 from seqsetvae.settings.recorded import check_recorded
 from seqsetvae.weights import check_finite, check_kinds
 
@@ -80,8 +81,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a checkpoint, since it is not a file. Name a .ckpt file or a run folder.")
+    require_no_pipe(path)
     try:
         with path.open("rb") as file:
             start = file.read(4)

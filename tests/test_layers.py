@@ -14,8 +14,8 @@ ROOMS = [
     ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
     ("seqsetvae.evaluation",),
-    ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.weights", "seqsetvae.metrics", "seqsetvae.optimizer"),
-    ("seqsetvae.sampler",),
+    ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
+    ("seqsetvae.sampler", "seqsetvae.weights"),
     ("seqsetvae.objectives",),
     ("seqsetvae.head", "seqsetvae.trees"),
     ("seqsetvae.architectures",),

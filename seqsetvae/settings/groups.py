@@ -248,8 +248,18 @@ class RunSettings:
                 f"output_root_dir: received {str(self.output_root_dir)!r}, which is a file; allowed: an existing or "
                 "new folder",
             ),
+            (
+                not _is_text(self.output_root_dir),
+                f"output_root_dir: received {str(self.output_root_dir)!r}; allowed: a path in UTF-8, which TensorBoard "
+                "can write to",
+            ),
         ]
         return [problem for wrong, problem in rules if wrong]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is text; on Linux it may be any bytes, which Python keeps as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute()))
 
 
 def min_lr_problems(schedule: ScheduleSettings, *rates: FinetuningRates | PretrainingRate) -> list[str]:
