@@ -32,6 +32,7 @@ def collate(
     dtype: type = np.float32,
     padded_classes: bool = False,
     change: ValueChange | None = None,
+    first_sets: np.ndarray | None = None,
 ) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
@@ -42,8 +43,10 @@ def collate(
         dtype: type of the values.
         padded_classes: pad sets to a few sizes, for a GPU.
         change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
+        first_sets: [N] cut each stay off after so many sets, before `max_sets` is applied; None keeps them whole.
     """
-    first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
+    first = split.stay_offset[stays]
+    end = split.stay_offset[stays + 1] if first_sets is None else first + first_sets
     if max_sets is not None:
         first = np.maximum(first, end - max_sets)
     sets_per_stay = end - first
@@ -114,7 +117,11 @@ class SplitBatches(Dataset[Batch]):
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
             return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change)
+        return self.batch(stays)
+
+    def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
+        """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
+        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change, first_sets)
         if self.soft_labels is not None:
             batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:
@@ -164,7 +171,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._change = transform, transform.change(cohort)
         self._soft_labels: dict[str, np.ndarray] = {}
-        self._prepare: Prepare | None = None
+        self._prepare: dict[str, Prepare | None] = {}
 
     def with_soft_labels(self, split: str, soft_labels: np.ndarray) -> CohortDataModule:
         """The same loaders, but training targets of a split are these probabilities of class 1: float32 [n]."""
@@ -172,16 +179,16 @@ class CohortDataModule(pl.LightningDataModule):
         changed._soft_labels = {**self._soft_labels, split: soft_labels}
         return changed
 
-    def with_prepare(self, prepare: Prepare | None) -> CohortDataModule:
-        """The same loaders, whose batches hold what `prepare` makes of them."""
+    def with_prepare(self, prepare: Prepare | None, *splits: str) -> CohortDataModule:
+        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
         changed = copy.copy(self)
-        changed._prepare = prepare
+        changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
         return changed
 
     @property
     def prepares(self) -> bool:
         """Whether the loaders compute a part of the model."""
-        return self._prepare is not None
+        return any(prepare is not None for prepare in self._prepare.values())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
@@ -212,10 +219,8 @@ class CohortDataModule(pl.LightningDataModule):
             **position,
         )
         if rows is None:
-            soft_labels = self._soft_labels.get(split)
-            batches = SplitBatches(
-                stays, self.max_sets, self.dtype, self.padded_classes, self._change, soft_labels, self._prepare
-            )
+            own = self._soft_labels.get(split), self._prepare.get(split)
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
         return DataLoader(
             batches if rows is None else rows,
             sampler=sampler,

@@ -15,14 +15,14 @@ ROOMS = [
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
     ("seqsetvae.evaluation",),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
-    ("seqsetvae.sampler", "seqsetvae.weights"),
+    ("seqsetvae.sampler", "seqsetvae.checkpoint_file", "seqsetvae.weights"),
     ("seqsetvae.objectives",),
     ("seqsetvae.head", "seqsetvae.trees"),
     ("seqsetvae.architectures",),
     ("seqsetvae.batch", "seqsetvae.cohort"),
     ("seqsetvae.ops",),
     ("seqsetvae.settings",),
-    ("seqsetvae.files",),
+    ("seqsetvae.files", "seqsetvae.safetensors_file"),
     ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.

@@ -103,6 +103,12 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
         raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
 
 
+def is_finetuned(path: Path) -> bool:
+    """Whether a file is the checkpoint of a fine-tuning run. Raises InputError where it cannot be read."""
+    saved = read_file(path).get("hyper_parameters")
+    return isinstance(saved, dict) and saved.keys() >= REQUIRED
+
+
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])

@@ -215,9 +215,10 @@ def table(content: Plain) -> str:
         )
     for name, other in content["baselines"].items():
         lines += ["", f"  compared with {name}"]
-        for figure in ("auroc", "auprc"):
+        for figure in (*RANKING, "brier"):
             lines.append(_line(FIGURES[figure], other["figures"][figure]))
-            lines.append(_line("  difference", other["difference"][figure]))
+            if figure in other["difference"]:
+                lines.append(_line("  difference", other["difference"][figure]))
     lines += _groups("subgroup", [(f"{row['column']} {row['group']}", row) for row in content["subgroups"]])
     lines += _groups("first hours", [(f"{row['hours']:g} h", row) for row in content["landmarks"]])
     return "\n".join(lines)

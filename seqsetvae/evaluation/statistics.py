@@ -35,6 +35,7 @@ FIGURES = {  # the figures and their names in a table
     "ppv": "PPV",
     "npv": "NPV",
 }
+PREVALENCE = "prevalence"  # the baseline that gives every stay the same probability
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
 ECE_BINS = 10  # of equal width
@@ -207,6 +208,12 @@ def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 
         return {name: ours[name] - theirs[name] for name in ours}
 
     return bootstrap(one.label, figures, number, seed, one.subject)
+
+
+def prevalence_logit(label: Ints) -> Floats:
+    """The log-odds of the share of positives, for every stay [n]: no constant probability has a lower Brier score."""
+    share = label.mean()
+    return np.full(len(label), np.log(share / (1 - share)))
 
 
 # ------------------------------------------------------------------ calibration and threshold

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 LARGEST_INTEGER = 2**31 - 1  # libraries hold counts in 32 bits, or in 64 and multiply them
 LARGEST_NUMBER = 1e30  # float32 holds its product with any count of a model
 

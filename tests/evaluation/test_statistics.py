@@ -19,6 +19,7 @@ from seqsetvae.evaluation.statistics import (
     bootstrap,
     difference,
     platt_scaling,
+    prevalence_logit,
     resamples,
     youden_threshold,
 )
@@ -173,6 +174,17 @@ def test_the_difference_of_two_models_is_paired() -> None:
     assert found["auroc"].value == pytest.approx(value, abs=1e-12)
     assert found["auroc"].high - found["auroc"].low < 0.2 * (alone["auroc"].high - alone["auroc"].low)  # type: ignore[operator]
     assert difference(one, one, 50)["auroc"].as_plain() == {"value": 0, "low": 0, "high": 0}
+
+
+def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_variance() -> None:
+    label, _ = sample(500)
+    share = label.mean()
+    found = bootstrap(label, Scores(label, prevalence_logit(label)).figures, number=20)
+    assert (found["auroc"].value, found["auprc"].value) == (0.5, pytest.approx(share))
+    assert found["brier"].value == pytest.approx(brier_score_loss(label, np.full(500, share)))
+    assert found["brier"].value == pytest.approx(share * (1 - share))
+    assert found["calibration_intercept"].value == pytest.approx(0, abs=1e-9)
+    assert found["calibration_slope"].value is None  # every logit is the same
 
 
 def test_figures_that_are_not_defined_have_no_value() -> None:

@@ -1,7 +1,7 @@
 """What is fuzzed: each target damages a copy of real files and uses them as the program does.
 
-A target is called with a generator and an empty folder. It returns where the files could be used, raises InputError where
-they were refused, and anything else is a fault.
+A target is called with a generator and an empty folder. It returns where the files could be used, raises InputError
+where they were refused, and anything else is a fault.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ import train_optimized
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.checkpoint import load_backbone, read_checkpoint
-from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
 from seqsetvae.errors import InputError
@@ -89,7 +88,8 @@ def physionet(files: Files, rng: random.Random, folder: Path) -> None:
     else:
         _damage_one_file(src, rng)
     options = [*(["--skip_bad"] if rng.random() < 0.5 else []), *(["--stay_over_days", "5"] * (rng.random() < 0.2))]
-    _compile(["physionet2012", str(src), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1", *options], folder / "out")
+    words = ["physionet2012", str(src), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1"]
+    _compile([*words, *options], folder / "out")
 
 
 def _pack(source: Path, archive: Path, *, inside: bool, rng: random.Random) -> None:
@@ -231,7 +231,8 @@ def run_folder(files: Files, rng: random.Random, folder: Path) -> None:
     else:
         content = mutate.bytes_of(content, rng)
     file.write_bytes(content)
-    words = ["--mode", "evaluate", "--ckpt", str(run), "--split", "valid", "--baselines", "none", "--accelerator", "cpu"]
+    words = ["--mode", "evaluate", "--ckpt", str(run), "--split", "valid", "--baselines", "none"]
+    words += ["--accelerator", "cpu"]
     status = train_optimized.main([*words, "--data_dir", str(files.cohort)] if rng.random() < 0.5 else words)
     if status == 2:
         raise InputError("printed by the command")
@@ -261,8 +262,3 @@ def small_physionet(folder: Path) -> Path:
         outcomes.append(f"{stay},6,1,{stay % 9},-1,{stay % 3 == 0:d}")
     (folder / "Outcomes-a.txt").write_text("\n".join(outcomes) + "\n", encoding="utf-8")
     return folder
-
-
-def small_cohort(compiled: Cohort) -> Path:
-    """The folder of a compiled cohort."""
-    return compiled.path

@@ -19,7 +19,6 @@ from tests.fuzz.limits import DONE, FAILED, REFUSED, Outcome, outcomes
 from tests.fuzz.targets import TARGETS, Files, small_physionet
 from tests.tiny import SIZES
 
-
 IN_MEMORY = Path("/dev/shm")  # where syncing each of thousands of files takes no time
 
 

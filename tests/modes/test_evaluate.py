@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
@@ -237,6 +238,20 @@ def test_an_older_evaluation_is_kept_beside_the_new_one(finished: tuple[Path, st
     assert json.loads(older.read_text(encoding="utf-8")) == first
     assert f"the older one is now {older.name}" in said
     assert len(list(tmp_path.glob("predictions-*.csv"))) == 1
+
+
+def test_predictions_may_be_parquet_and_an_older_csv_is_then_kept_under_another_name(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    _, rows, _ = _evaluate(finished[0], tmp_path)
+    flags = {"split": "test", "output": tmp_path, "output_root_dir": tmp_path, "format": "parquet"}
+    status, said, errors = command("evaluate", ckpt=finished[0], **flags)
+    assert status == 0, errors
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    assert table["logit"].to_pylist() == [float(row["logit"]) for row in rows]
+    assert not (tmp_path / "predictions.csv").exists()
+    (older,) = tmp_path.glob("predictions-*.csv")
+    assert f"The older predictions.csv is now {older.name}" in said
 
 
 def test_without_output_the_results_are_in_the_run_folder(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.statistics import PREVALENCE
 from seqsetvae.files import read_json
 
 EVALUATION = "evaluation.json"
@@ -72,6 +73,11 @@ class Evaluation:
     subgroups: tuple[Group, ...]
     landmarks: tuple[Group, ...]  # their name is the hour
     resampled: str = "stays"  # what the intervals are over: stays or patients
+
+    @property
+    def rivals(self) -> tuple[Baseline, ...]:
+        """The baselines that rank stays, which the prevalence does not."""
+        return tuple(each for each in self.baselines if each.name != PREVALENCE)
 
 
 def read_evaluation(file: Path) -> Evaluation:

@@ -39,8 +39,8 @@ def baselines_table(evaluation: Evaluation) -> Table:
 
 
 def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
-    """AUROC and AUPRC of all models; none without baselines."""
-    if not evaluation.baselines:
+    """AUROC and AUPRC of this model and its rivals, and chance; none without rivals."""
+    if not evaluation.rivals:
         return []
     chance = {"auroc": 0.5, "auprc": evaluation.prevalence}
     return [
@@ -57,7 +57,7 @@ def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
 
 
 def _baselines_alt(evaluation: Evaluation, name: str) -> str:
-    models = {MODEL: evaluation.figures} | {model_name(each.name): each.figures for each in evaluation.baselines}
+    models = {MODEL: evaluation.figures} | {model_name(each.name): each.figures for each in evaluation.rivals}
     return f"{figure_name(name)}: " + "; ".join(
         f"{model} {with_interval(own.get(name))}" for model, own in models.items()
     )
