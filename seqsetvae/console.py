@@ -89,7 +89,7 @@ class SteadyStream:
 def steady_output() -> Iterator[None]:
     """What is printed inside goes to the terminal as before, and no error is raised if nobody reads it."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = steady = [SteadyStream(stream) for stream in streams]  # type: ignore[assignment]
+    sys.stdout, sys.stderr = steady = [SteadyStream(stream) for stream in streams]
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ def ranking_score(logit: torch.Tensor) -> torch.Tensor:
     other function that squeezes all log-odds into (0, 1) does so too, only later.
     """
     distinct, rank = logit.unique(return_inverse=True)
-    return (rank + 0.5) / len(distinct)
+    return (rank.double() + 0.5) / len(distinct)
 
 
 class GatheredPredictions(Metric):

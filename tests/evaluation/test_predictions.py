@@ -24,7 +24,7 @@ def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
 def test_log_odds_of_any_size_are_ranked() -> None:
     """Beyond 1e15 a formula such as x / (1 + |x|) has one value for all; the AUROC of ties is 0.5."""
     target = torch.tensor([0, 1] * 50)
-    logit = 1e300 * (1 + target * 1e-9 + torch.arange(100, dtype=torch.float64) * 1e-15)
+    logit = 1e300 * (1 + target.double() * 1e-9 + torch.arange(100, dtype=torch.float64) * 1e-15)
     assert roc_auc_score(target, ranking_score(logit)) == 1.0
 
 
