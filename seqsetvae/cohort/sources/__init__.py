@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import Protocol
 
-from seqsetvae.cohort.sources import physionet2012, seqsetvae_layout
+from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, table
 from seqsetvae.cohort.sources.opened import Opened
 
 
@@ -21,4 +21,4 @@ class Origin(Protocol):
         ...
 
 
-SOURCES: dict[str, Origin] = {"physionet2012": physionet2012, "compile": seqsetvae_layout}
+SOURCES: dict[str, Origin] = {"physionet2012": physionet2012, "compile": seqsetvae_layout, "table": table, "meds": meds}

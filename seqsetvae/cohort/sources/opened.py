@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
+from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Embeddings, Labels, Stats, read_embeddings, read_stats
 from seqsetvae.cohort.tidy import Source
 
@@ -27,6 +28,7 @@ class Opened:
     stats: Stats | None  # None: computed from the training split
     embeddings: Embeddings | None  # None: generated from the names
     embedding_dim: int  # width of generated embeddings
+    imported: Imported | None = None  # what the cohort keeps beside its arrays
 
 
 def stats_of(path: Path) -> Stats:
