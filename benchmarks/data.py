@@ -20,7 +20,7 @@ from benchmarks.workloads import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.cohort import open_cohort, open_or_compile
-from seqsetvae.cohort.export import write_layout
+from seqsetvae.cohort.exports import seqsetvae_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.loading import CohortDataModule
@@ -54,7 +54,8 @@ def _old_layout(data_dir: Path | None, out: Path, n_stays: int) -> Path:
     if data_dir is None:
         return write_synthetic(out, n_stays=n_stays)
     cohort = open_cohort(data_dir)
-    return write_layout(replace(cohort, splits={"train": first(cohort.split("train"), n_stays)}), out)
+    seqsetvae_layout.write(replace(cohort, splits={"train": first(cohort.split("train"), n_stays)}), out)
+    return out / "patient_ehr"
 
 
 def _data(cohort: Path) -> CohortDataModule:

@@ -79,7 +79,8 @@ def first(split: Split, n_stays: int) -> Split:
     cut = copy.copy(split)
     cut.stay_offset = split.stay_offset[: n_stays + 1]
     cut.set_offset = split.set_offset[: cut.stay_offset[-1] + 1]
-    cut.stay_id, cut.label = split.stay_id[:n_stays], split.label[:n_stays]
+    for array in ("stay_id", "label", "subject_id", "prediction_minute"):
+        setattr(cut, array, getattr(split, array)[:n_stays])
     cut.minute = split.minute[: cut.stay_offset[-1]]
     cut.variable, cut.value = split.variable[: cut.set_offset[-1]], split.value[: cut.set_offset[-1]]
     return cut

@@ -32,6 +32,7 @@ def collate(
     dtype: type = np.float32,
     padded_classes: bool = False,
     change: ValueChange | None = None,
+    first_sets: np.ndarray | None = None,
 ) -> Batch:
     """The batch of these stays of a split, by index arithmetic on its memory-mapped arrays.
 
@@ -42,8 +43,10 @@ def collate(
         dtype: type of the values.
         padded_classes: pad sets to a few sizes, for a GPU.
         change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
+        first_sets: [N] cut each stay off after so many sets, before `max_sets` is applied; None keeps them whole.
     """
-    first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
+    first = split.stay_offset[stays]
+    end = split.stay_offset[stays + 1] if first_sets is None else first + first_sets
     if max_sets is not None:
         first = np.maximum(first, end - max_sets)
     sets_per_stay = end - first
@@ -114,7 +117,11 @@ class SplitBatches(Dataset[Batch]):
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
             return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change)
+        return self.batch(stays)
+
+    def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
+        """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
+        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change, first_sets)
         if self.soft_labels is not None:
             batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:

@@ -74,7 +74,7 @@ def test_evaluation_shows_the_baselines_with_paired_differences(
     status, printed, errors = command("evaluate", ckpt=run, split="test", output=tmp_path, baselines="all")
     assert status == 0, errors
     found = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(found["baselines"]) == set(baselines.BASELINES)
+    assert set(found["baselines"]) == {"prevalence", *baselines.BASELINES}
     for name, entry in found["baselines"].items():
         own, other = found["figures"]["auroc"]["value"], entry["figures"]["auroc"]["value"]
         assert entry["difference"]["auroc"]["value"] == pytest.approx(own - other)

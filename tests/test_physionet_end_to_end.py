@@ -10,7 +10,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
-from seqsetvae.cohort.export import write_layout
+from seqsetvae.cohort.exports import seqsetvae_layout
 from seqsetvae.cohort.format import ARRAYS
 from tests.tiny import SHARED
 from train_optimized import main
@@ -34,7 +34,9 @@ def cohort(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.fixture(scope="module")
 def old_layout(cohort: Cohort) -> Path:
     """The same stays as 7,990 parquet files."""
-    return write_layout(cohort, cohort.path.parent / "processed")
+    out = cohort.path.parent / "processed"
+    seqsetvae_layout.write(cohort, out)
+    return out / "patient_ehr"
 
 
 def test_the_old_layout_compiles_to_the_same_cohort(cohort: Cohort, old_layout: Path, tmp_path: Path) -> None:

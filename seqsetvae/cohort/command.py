@@ -13,6 +13,7 @@ from types import FrameType
 from seqsetvae import __version__
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.compile import compile_cohort
+from seqsetvae.cohort.exports.command import add_export
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sources import SOURCES, Origin
 from seqsetvae.cohort.sources.layout_files import SideFiles
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         add_common(command)
         command.set_defaults(run=partial(_run_source, origin))
     _add_check(commands)
+    add_export(commands)
     return parser
 
 

@@ -84,6 +84,11 @@ class Split:
         """Events in this split (E)."""
         return len(self.value)
 
+    def subjects_of(self, stays: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The patient of each of these stays of the split."""
+        order = np.argsort(self.stay_id)
+        return self.subject_id[order[np.searchsorted(self.stay_id, stays, sorter=order)]]
+
 
 def event_blocks(
     variable: NDArray[np.int32], value: NDArray[np.float64]

@@ -1,7 +1,8 @@
-"""The risk of a stay after each of its sets, from one pass over the whole stay.
+"""The risk of a stay after each of its sets. The head, however, was trained on whole stays only.
 
-The state of a set depends on no later set, so the states up to a set are those of the stay cut off after it, and
-pooling them gives the prediction for that shorter stay. The head, however, was trained on whole stays only.
+With causal states one pass over the whole stay gives it: the state of a set depends on no later set, so the states up
+to a set are those of the stay cut off after it, and pooling them gives the prediction for that shorter stay. Any other
+model predicts each beginning of the stay by itself (`prefixes.py`).
 
 Legend: N stays, S sets (stay by stay, in time order), D width of a state, P pooled width.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from seqsetvae.batch import Batch
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.load import FinetunedModel
+from seqsetvae.evaluation.prefixes import every_prefix, predict_prefixes
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
 
 
@@ -40,38 +41,42 @@ class EverySet:
         order = np.argsort(position, kind="stable")
         return EverySet(self.stay_id[order], self.set_index[order], self.minute[order], self.logit[order])
 
-    def at_hour(self, hours: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(stays with a set in the first `hours` hours, their logits after the last such set)."""
-        early = np.flatnonzero(self.minute <= 60 * hours)
-        is_last = np.append(self.stay_id[early][1:] != self.stay_id[early][:-1], True)[: len(early)]
-        return self.stay_id[early][is_last], self.logit[early][is_last]
+
+def predict_every_set(
+    model: FinetunedModel,
+    embeddings: torch.Tensor,
+    data: CohortDataModule,
+    split: str,
+    precision: AbstractContextManager[Any],
+) -> EverySet:
+    """The prediction after every set of every stay of a split, in the order of the cohort.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
+    stays = data.cohort.split(split)
+    if is_causal(model) and data.max_sets is None:
+        found = states_of_every_set(model, embeddings, data.loader(split), split, precision)
+        return found.ordered(np.array(stays.stay_id))
+    prefixes = every_prefix(stays)
+    logit = predict_prefixes(model, embeddings, data, split, prefixes, precision)
+    return EverySet(stays.stay_id[prefixes.stay], prefixes.n_sets - 1, np.array(stays.minute), logit)
 
 
-def require_causal(model: FinetunedModel, max_sets: int | None, path: Path) -> None:
-    """Raises InputError if the states of this model do not give the prediction after every set."""
-    if not hasattr(model.backbone, "states") or model.pooling not in PREFIX_POOLINGS:
-        raise InputError(
-            f"{path}: its architecture {model.backbone.architecture!r} with the pooling {model.pooling!r} has no state "
-            "for every set that depends on no later set, so there is no prediction after every set. Leave out "
-            "--every_set and --landmarks."
-        )
-    if max_sets is not None:
-        raise InputError(
-            f"{path}: was trained on the last {max_sets} sets of each stay (max_sets). A stay that is cut off earlier "
-            "begins with other sets, so one pass does not give the prediction after every set. Leave out --every_set "
-            "and --landmarks."
-        )
+def is_causal(model: FinetunedModel) -> bool:
+    """Whether the model has a state of each set that depends on no later set, and a pooling of the states up to it."""
+    return hasattr(model.backbone, "states") and model.pooling in PREFIX_POOLINGS
 
 
 @torch.inference_mode()
-def predict_every_set(
+def states_of_every_set(
     model: FinetunedModel,
     embeddings: torch.Tensor,
     batches: Iterable[Batch],
     split: str,
     precision: AbstractContextManager[Any],
 ) -> EverySet:
-    """The prediction of a causal model after every set of every stay of these batches.
+    """The prediction of a causal model after every set of every stay of these batches, from their states.
 
     Raises:
         FloatingPointError: a logit is not finite.

@@ -130,17 +130,21 @@ def meds_table(rows: pa.Table, last_minute: NDArray[np.float64], threshold: floa
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a new .csv or .parquet file. Raises AlreadyThereError, CannotWriteError."""
     with new_file(path, replace=False) as stream:
-        if path.suffix == ".parquet":
-            pq.write_table(table, stream)
-        else:
-            _write_csv(stream, table)
+        _write(stream, table, path.suffix)
 
 
-def csv_bytes(table: pa.Table) -> bytes:
-    """A table as the content of a CSV file."""
+def table_bytes(table: pa.Table, suffix: str) -> bytes:
+    """A table as the content of a file of this suffix, .csv or .parquet."""
     stream = io.BytesIO()
-    _write_csv(stream, table)
+    _write(stream, table, suffix)
     return stream.getvalue()
+
+
+def _write(stream: BinaryIO, table: pa.Table, suffix: str) -> None:
+    if suffix == ".parquet":
+        pq.write_table(table, stream)
+    else:
+        _write_csv(stream, table)
 
 
 def _write_csv(stream: BinaryIO, table: pa.Table) -> None:
@@ -170,6 +174,15 @@ def write_result(target: Path, content: bytes) -> Path | None:
         kept = _keep(target, older)
     with new_file(target) as stream:
         stream.write(content)
+    return kept
+
+
+def set_aside(file: Path) -> Path | None:
+    """Give a result, if it is there, its name with its date. Returns its new path. Raises CannotWriteError."""
+    if not file.exists():
+        return None
+    kept = _keep(file, file.read_bytes())
+    file.unlink()
     return kept
 
 

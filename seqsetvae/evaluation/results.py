@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.evaluation.calibration import Calibration
-from seqsetvae.evaluation.statistics import FIGURES, RESAMPLES, Interval, Scores, bootstrap, difference
+from seqsetvae.evaluation.statistics import FIGURES, RESAMPLES, Interval, Scores, bootstrap, difference, shares_subjects
 
 FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
 RANKING = ("auroc", "auprc")
@@ -39,6 +39,7 @@ class Landmark:
     hours: float
     label: NDArray[np.int64]
     logit: Floats
+    subject: NDArray[np.int64] | None = None  # the patient of each stay; None: each stay is of another
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,15 +51,18 @@ class Evaluated:
     label_name: str
     label: NDArray[np.int64]  # [n] 0 or 1, both classes occur
     logit: Floats  # [n]
+    subject: NDArray[np.int64] | None = None  # [n] the patient of each stay; None: each stay is of another
     calibration: Calibration | None = None
     is_selected: bool = True  # the checkpoint was chosen by the validation split, not simply the last epoch
 
-    def scores(self, label: NDArray[np.int64] | None = None, logit: Floats | None = None) -> Scores:
-        """These predictions, or others of the same checkpoint, with its calibration and threshold."""
-        label, logit = self.label if label is None else label, self.logit if logit is None else logit
+    def scores(self, other: Landmark | None = None, stays: NDArray[np.bool_] | slice = slice(None)) -> Scores:
+        """These predictions, of all or of some `stays`, or `other` ones, with this calibration and threshold."""
+        of = other or self
+        label, logit = of.label[stays], of.logit[stays]
+        subject = None if of.subject is None else of.subject[stays]
         if self.calibration is None:
-            return Scores(label, logit)
-        return Scores(label, logit, self.calibration.threshold_logit, self.calibration.calibrated_logit(logit))
+            return Scores(label, logit, subject=subject)
+        return Scores(label, logit, self.calibration.threshold_logit, self.calibration.calibrated_logit(logit), subject)
 
 
 def evaluation(
@@ -84,13 +88,15 @@ def evaluation(
         resamples, seed: of the bootstrap.
     """
     scores, label = evaluated.scores(), evaluated.label
-    others = {name: Scores(label, logit) for name, logit in (baselines or {}).items()} | dict(compared or {})
+    of_baselines = {name: Scores(label, logit, subject=evaluated.subject) for name, logit in (baselines or {}).items()}
+    others = of_baselines | dict(compared or {})
     found = _figures(scores, resamples, seed)
     return {
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,
         "stays": len(label),
         "positives": int(label.sum()),
+        **resampled_unit(evaluated.subject, len(label)),
         "label_name": evaluated.label_name,
         "threshold": None if evaluated.calibration is None else evaluated.calibration.threshold,
         "figures": found,
@@ -102,11 +108,18 @@ def evaluation(
     }
 
 
+def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:
+    """What the intervals are over: patients where several stays are of one, else stays."""
+    if subject is None or not shares_subjects(subject):
+        return {"resampled": "stays", "patients": stays}
+    return {"resampled": "patients", "patients": len(np.unique(subject))}
+
+
 def _figures(scores: Scores, resamples: int, seed: int) -> dict[str, dict[str, float | None]]:
     """All figures; only undefined ones where there are not stays of both classes."""
     if not _has_both_classes(scores):
         return {name: Interval(None).as_plain() for name in FIGURES}
-    found = bootstrap(scores.label, scores.figures, resamples, seed)
+    found = bootstrap(scores.label, scores.figures, resamples, seed, scores.subject)
     return {name: found[name].as_plain() for name in FIGURES}
 
 
@@ -125,15 +138,15 @@ def _compared(scores: Scores, other: Scores, resamples: int, seed: int) -> Plain
 
 
 def _subgroup(evaluated: Evaluated, subgroup: Subgroup, resamples: int, seed: int) -> Plain:
-    label, logit = evaluated.label[subgroup.stays], evaluated.logit[subgroup.stays]
-    counts = {"stays": len(label), "positives": int(label.sum())}
-    figures = _figures(evaluated.scores(label, logit), resamples, seed)
+    scores = evaluated.scores(stays=subgroup.stays)
+    counts = {"stays": len(scores.label), "positives": int(scores.label.sum())}
+    figures = _figures(scores, resamples, seed)
     return {"column": subgroup.column, "group": subgroup.group, **counts, "figures": figures}
 
 
 def _landmark(evaluated: Evaluated, landmark: Landmark, resamples: int, seed: int) -> Plain:
     counts = {"stays": len(landmark.label), "positives": int(landmark.label.sum())}
-    figures = _figures(evaluated.scores(landmark.label, landmark.logit), resamples, seed)
+    figures = _figures(evaluated.scores(landmark), resamples, seed)
     return {"hours": landmark.hours, **counts, "figures": figures}
 
 
@@ -187,12 +200,13 @@ def _cautions(evaluated: Evaluated, figures: Plain) -> list[str]:
 def table(content: Plain) -> str:
     """What is printed of an evaluation."""
     stays, positives, prevalence = content["stays"], content["positives"], content["prevalence"]
+    of = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
     lines = [
         content["checkpoint"],
-        f"  split {content['split']}: {stays:,} stays, {positives:,} positive (prevalence {prevalence:.1%}); label "
+        f"  split {content['split']}: {stays:,} stays{of}, {positives:,} positive (prevalence {prevalence:.1%}); label "
         f"{content['label_name']}",
         "",
-        f"  {'figure':<24}{'value':>8}   95 % interval",
+        f"  {'figure':<24}{'value':>8}   95 % interval (over {content['resampled']})",
         *(_line(title, content["figures"][name], name) for name, title in FIGURES.items()),
     ]
     if content["threshold"] is not None:
@@ -201,9 +215,10 @@ def table(content: Plain) -> str:
         )
     for name, other in content["baselines"].items():
         lines += ["", f"  compared with {name}"]
-        for figure in ("auroc", "auprc"):
+        for figure in (*RANKING, "brier"):
             lines.append(_line(FIGURES[figure], other["figures"][figure]))
-            lines.append(_line("  difference", other["difference"][figure]))
+            if figure in other["difference"]:
+                lines.append(_line("  difference", other["difference"][figure]))
     lines += _groups("subgroup", [(f"{row['column']} {row['group']}", row) for row in content["subgroups"]])
     lines += _groups("first hours", [(f"{row['hours']:g} h", row) for row in content["landmarks"]])
     return "\n".join(lines)

@@ -1,7 +1,9 @@
 """Figures of binary predictions and their bootstrap intervals, with numpy, scipy and scikit-learn alone.
 
 A resample is a row of weights: how often each stay was drawn. Every figure is a function of weights, so that the value
-(each stay once) and its interval (2,000 rows of weights at a time) come from the same code.
+(each stay once) and its interval (2,000 rows of weights at a time) come from the same code. Subjects (patients) are
+drawn, each with all stays, because stays of one subject are alike: intervals that take them as independent are too
+narrow.
 
 Legend: n stays, R resamples.
 """
@@ -33,6 +35,7 @@ FIGURES = {  # the figures and their names in a table
     "ppv": "PPV",
     "npv": "NPV",
 }
+PREVALENCE = "prevalence"  # the baseline that gives every stay the same probability
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
 ECE_BINS = 10  # of equal width
@@ -65,6 +68,7 @@ class Scores:
     logit: Floats  # [n] log-odds of class 1, by which stays are ranked and classified
     threshold: float | None = None  # a stay is classified as positive if its logit is at least this
     calibrated_logit: Floats | None = None  # [n] log-odds of the calibrated probability; None: `logit` as it is
+    subject: Ints | None = None  # [n] the patient of each stay; None: each stay is of another
 
     @property
     def risk_logit(self) -> Floats:
@@ -106,15 +110,16 @@ class Scores:
         order, starts = self._ranks
         drawn, label = weights[:, order], self.label[order]
         positive, negative = (np.add.reduceat(drawn * of_class, starts, axis=1) for of_class in (label, 1 - label))
-        n_positive, n_negative = (np.maximum(of_class.sum(axis=1), 1) for of_class in (positive, negative))
+        n_positive, n_negative = (of_class.sum(axis=1) for of_class in (positive, negative))
         below = np.cumsum(negative, axis=1) - negative / 2  # a tie counts half
         true_positives = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
         flagged = true_positives + np.cumsum(negative[:, ::-1], axis=1)[:, ::-1]
         precision = true_positives / np.maximum(flagged, 1)
-        return {
-            "auroc": np.einsum("rg,rg->r", positive, below) / (n_positive * n_negative),
-            "auprc": np.einsum("rg,rg->r", positive, precision) / n_positive,
-        }
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: a resample without stays of both classes
+            return {
+                "auroc": np.einsum("rg,rg->r", positive, below) / (n_positive * n_negative),
+                "auprc": np.einsum("rg,rg->r", positive, precision) / n_positive,
+            }
 
     def _at_threshold(self, weights: Floats) -> Figures:
         names = ("sensitivity", "specificity", "ppv", "npv")
@@ -131,31 +136,56 @@ class Scores:
 # ------------------------------------------------------------------ bootstrap
 
 
-def resamples(label: Ints, number: int, seed: int) -> Iterator[Floats]:
-    """`number` rows of weights [R, n] in blocks: stays drawn with replacement, as many of each class as there are."""
+def resamples(label: Ints, number: int, seed: int, subject: Ints | None = None) -> Iterator[Floats]:
+    """`number` rows of weights [R, n] in blocks: subjects drawn with replacement, each with all of its stays.
+
+    As many subjects with a positive stay, and as many without one, are drawn as there are. Where each stay is of
+    another subject (as without `subject` [n]), every resample so has the positives and negatives of the sample.
+    """
     rng = np.random.default_rng(seed)
+    row, has_positive = _subjects(label, subject)
     per_block = max(1, WEIGHTS_PER_BLOCK // len(label))
-    classes = [np.flatnonzero(label == value) for value in (0, 1)]
+    strata = [np.flatnonzero(has_positive == value) for value in (False, True)]
     for start in range(0, number, per_block):
         rows = min(per_block, number - start)
-        weights = np.zeros((rows, len(label)))
-        for stays in classes:
-            drawn = rng.integers(len(stays), size=(rows, len(stays)))
-            drawn += np.arange(rows)[:, None] * len(stays)
-            weights[:, stays] = np.bincount(drawn.ravel(), minlength=rows * len(stays)).reshape(rows, len(stays))
-        yield weights
+        weights = np.zeros((rows, len(has_positive)))
+        for subjects in (each for each in strata if len(each)):
+            drawn = rng.integers(len(subjects), size=(rows, len(subjects)))
+            drawn += np.arange(rows)[:, None] * len(subjects)
+            weights[:, subjects] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        yield weights if row is None else weights[:, row]
+
+
+def _subjects(label: Ints, subject: Ints | None) -> tuple[Ints | None, NDArray[np.bool_]]:
+    """(place of each stay's subject among the subjects [n], whether each subject has a positive stay [subjects]).
+
+    The first is None where each stay is of another subject, so that subjects are the stays in their order.
+    """
+    if subject is None or not shares_subjects(subject):
+        return None, label == 1
+    _, row = np.unique(subject, return_inverse=True)
+    return row, np.bincount(row, weights=label == 1) > 0
+
+
+def shares_subjects(subject: Ints) -> bool:
+    """Whether several of these stays [n] are of one subject."""
+    return len(np.unique(subject)) < len(subject)
 
 
 def bootstrap(
-    label: Ints, figures: Callable[[Floats], Figures], number: int = RESAMPLES, seed: int = 0
+    label: Ints,
+    figures: Callable[[Floats], Figures],
+    number: int = RESAMPLES,
+    seed: int = 0,
+    subject: Ints | None = None,
 ) -> dict[str, Interval]:
-    """Each figure of the whole sample, with its percentile interval over stratified resamples of the stays.
+    """Each figure of the whole sample, with its percentile interval over stratified resamples of the subjects.
 
-    `figures` maps weights [R, n] to values [R]. The same label, number and seed give the same resamples, so differences
-    of two models are paired. Label must hold both classes.
+    `figures` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so
+    differences of two models are paired. Label must hold both classes; without `subject` [n] stays are resampled.
     """
     values = figures(np.ones((1, len(label))))
-    blocks = [figures(weights) for weights in resamples(label, number, seed)]
+    blocks = [figures(weights) for weights in resamples(label, number, seed, subject)]
     return {name: _interval(float(values[name][0]), [block[name] for block in blocks]) for name in values}
 
 
@@ -171,13 +201,19 @@ def _interval(value: float, blocks: list[Floats]) -> Interval:
 
 
 def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """`one` minus `other` on the same stays: AUROC and AUPRC with paired intervals."""
+    """`one` minus `other` on the same stays: AUROC and AUPRC with paired intervals, over the subjects of `one`."""
 
     def figures(weights: Floats) -> Figures:
         ours, theirs = one.ranking(weights), other.ranking(weights)
         return {name: ours[name] - theirs[name] for name in ours}
 
-    return bootstrap(one.label, figures, number, seed)
+    return bootstrap(one.label, figures, number, seed, one.subject)
+
+
+def prevalence_logit(label: Ints) -> Floats:
+    """The log-odds of the share of positives, for every stay [n]: no constant probability has a lower Brier score."""
+    share = label.mean()
+    return np.full(len(label), np.log(share / (1 - share)))
 
 
 # ------------------------------------------------------------------ calibration and threshold

@@ -18,7 +18,7 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import Several, existing_path, exists, number, optional
+from seqsetvae.settings.kinds import Several, choice, existing_path, exists, number, optional
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import numpy as np
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
 
 HELP = "figures of fine-tuned checkpoints on one split, with 95 % intervals"
 NEEDS = ("ckpt", "split")
-EVALUATION, PREDICTIONS = "evaluation.json", "predictions.csv"
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class Settings:
     split: SplitSettings
     output: OutputSettings
     details: DetailSettings
+    format: str = argument(choice("csv", "parquet"), "evaluate: file type of the predictions", default="csv")
     baselines: BaselineSettings
     data: DataSettings
     loader: LoaderSettings
@@ -114,19 +115,22 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     import numpy as np
 
     from seqsetvae.baselines import baseline_log_odds
+    from seqsetvae.evaluation.statistics import PREVALENCE, prevalence_logit
 
     if which == "none":
         return {}, []
+    constant = {PREVALENCE: prevalence_logit(evaluated.label.cpu().numpy())}
     labels = {name: scorer.cohort.splits[name].label for name in ("train", "valid") if name in scorer.cohort.splits}
     if len(labels) < 2 or any(not {0, 1} <= set(np.unique(label).tolist()) for label in labels.values()):
-        return {}, ["No baselines: the data have no labelled train and valid splits on which they could be trained."]
+        note = "No baselines but the prevalence: the data have no labelled train and valid splits to train others on."
+        return constant, [note]
     print(
         "Baselines: boosted trees and logistic regression on summaries of each variable (--baselines none omits them)"
     )
     ids, log_odds = baseline_log_odds(scorer.data, evaluated.split)
     rows = np.searchsorted(ids, evaluated.stay_id.cpu().numpy())
     notes = ["The baselines were stopped or chosen on the validation split: on it their figures are too good."]
-    return {name: values[rows] for name, values in log_odds.items()}, notes * (evaluated.split == "valid")
+    return constant | {name: values[rows] for name, values in log_odds.items()}, notes * (evaluated.split == "valid")
 
 
 def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:
@@ -136,8 +140,6 @@ def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:
 
     scorer = open_scorer(ckpt, settings.data, settings.loader, settings.run, [split], labelled=True)
     require_both_classes(scorer.cohort, split)
-    if settings.details.landmarks:
-        scorer.require_causal()
     return scorer
 
 
@@ -178,6 +180,7 @@ def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
         label_name=scorer.cohort.label_name,
         label=predictions.label.cpu().numpy(),
         logit=predictions.logit.cpu().numpy(),
+        subject=scorer.cohort.split(predictions.split).subjects_of(predictions.stay_id.cpu().numpy()),
         calibration=calibration_of(scorer, predictions),
         is_selected=scorer.is_selected,
     )
@@ -215,28 +218,27 @@ def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float])
     """The predictions from the first hours for the evaluated stays."""
     import numpy as np
 
+    from seqsetvae.evaluation.prefixes import until_hour
     from seqsetvae.evaluation.results import Landmark
 
-    if not hours:
-        return []
-    every_set = scorer.predict_every_set(predictions.split)
-    label_of = dict(zip(predictions.stay_id.tolist(), predictions.label.tolist(), strict=True))
-    found = []
+    stays = scorer.cohort.split(predictions.split)
+    evaluated, found = np.isin(stays.stay_id, predictions.stay_id.cpu().numpy()), []
     for hour in sorted(set(hours)):
-        stays, logit = every_set.at_hour(hour)
-        evaluated = np.isin(stays, list(label_of))
-        label = np.array([label_of[stay] for stay in stays[evaluated].tolist()], dtype=np.int64)
-        found.append(Landmark(hour, label, logit[evaluated]))
+        early = until_hour(stays, hour)
+        early = early.rows(evaluated[early.stay])
+        label = stays.label[early.stay].astype(np.int64)
+        subject = stays.subjects_of(stays.stay_id[early.stay])
+        found.append(Landmark(hour, label, scorer.predict_prefixes(predictions.split, early), subject))
     return found
 
 
 def _write(
     settings: Settings, scorer: Scorer, content: dict[str, Any], predictions: Predictions, calibration: Any
 ) -> None:
-    """evaluation.json and predictions.csv, in --output or the run folder."""
+    """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
     import json
 
-    from seqsetvae.evaluation.prediction_file import csv_bytes, prediction_table, write_result
+    from seqsetvae.evaluation.prediction_file import SUFFIXES, prediction_table, set_aside, table_bytes, write_result
     from seqsetvae.files import cannot_write
 
     run_folder = None if scorer.folder is None else scorer.folder.path
@@ -251,6 +253,10 @@ def _write(
     stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
     rows = prediction_table(predictions, stays, calibration, scorer.without_known_variable(predictions.split))
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, data in ((EVALUATION, text.encode()), (PREDICTIONS, csv_bytes(rows))):
+    suffix = f".{settings.format}"
+    for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):
         older = write_result(folder / name, data)
         print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))
+    for other in (folder / f"{PREDICTIONS}{each}" for each in SUFFIXES if each != suffix):
+        if older := set_aside(other):  # a report must not find two tables
+            print(f"The older {other.name} is now {older.name}")

@@ -115,7 +115,6 @@ def run(settings: Settings) -> Prediction:
     if settings.explain is not None:
         table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
     elif settings.every_set:
-        scorer.require_causal()
         table = every_set_rows(scorer, splits)
     else:
         table = rows(scorer, splits, calibration, all_splits=split is None)

@@ -20,10 +20,11 @@ from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.every_set import EverySet, predict_every_set, require_causal
+from seqsetvae.evaluation.every_set import EverySet, predict_every_set
 from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict
+from seqsetvae.evaluation.prefixes import Prefixes, predict_prefixes
 from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
@@ -77,13 +78,12 @@ class Scorer:
 
     def predict_every_set(self, split: str) -> EverySet:
         """The prediction after every set of all stays of a split, in the order of the cohort."""
-        loader = self.data.loader(split)
-        found = predict_every_set(self.finetuned.model, self.embeddings, loader, split, self.precision.context())
-        return found.ordered(np.array(self.cohort.split(split).stay_id))
+        return predict_every_set(self.finetuned.model, self.embeddings, self.data, split, self.precision.context())
 
-    def require_causal(self) -> None:
-        """Raises InputError if there is no prediction after every set."""
-        require_causal(self.finetuned.model, self.finetuned.trained_on.max_sets, self.path)
+    def predict_prefixes(self, split: str, prefixes: Prefixes) -> np.ndarray:
+        """Log-odds of class 1 for beginnings of stays of a split: [R]."""
+        context = self.precision.context()
+        return predict_prefixes(self.finetuned.model, self.embeddings, self.data, split, prefixes, context)
 
     def without_known_variable(self, split: str) -> dict[int, str]:
         """{stay: reason} of the stays without an event of a variable that the model was trained on."""

@@ -211,7 +211,7 @@ class BaselineSettings:
     baselines: str = argument(
         choice("all", "none"),
         "evaluate, crossvalidate: all (default: boosted trees and logistic regression on summaries of each variable, "
-        "trained on the same training stays) or none",
+        "trained on the same training stays; evaluate adds the prevalence) or none",
         default="all",
     )
 

@@ -62,6 +62,7 @@ def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path: Path
     assert sets_of(cohort, "train", 0) == [(0, [("hour", 0.0)]), (HOUR, [("hour", 1.0)])]
     assert split.label.tolist() == [1, 0, 1, 0]
     assert split.subject_id.tolist() == [7, 7, 7, 8]
+    assert split.subjects_of(np.array([4, 1, 3])).tolist() == [8, 7, 7]
     assert split.prediction_minute.tolist()[:2] == [120, 121]
     assert np.isnan(split.prediction_minute[2])
     assert pickle.loads(pickle.dumps(split)).subject_id.tolist() == [7, 7, 7, 8]

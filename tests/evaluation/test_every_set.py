@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.every_set import PREFIX_POOLINGS, EverySet, require_causal
+from seqsetvae.evaluation.every_set import PREFIX_POOLINGS, EverySet, is_causal
 from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.head import Head
 from seqsetvae.loading import collate
@@ -52,19 +49,6 @@ def test_rows_are_put_in_the_order_of_the_stays() -> None:
     assert ordered.logit.tolist() == [2, 3, 4, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("hours", "stays", "logits"),
-    [(0.5, [], []), (1, [7], [0]), (6, [7, 3], [1, 3]), (100, [7, 3], [1, 4])],
-)
-def test_a_landmark_takes_the_last_set_of_the_first_hours(hours: float, stays: list[int], logits: list[float]) -> None:
-    found, logit = _every_set().at_hour(hours)
-    assert (found.tolist(), logit.tolist()) == (stays, logits)
-
-
-def test_an_architecture_without_causal_states_is_refused() -> None:
-    class Bag(torch.nn.Module):
-        architecture = "bag"
-
-    model = FinetunedModel(Bag(), Head(2, 2, 0.0), "mean")
-    with pytest.raises(InputError, match=r"architecture 'bag' .* has no state for every set"):
-        require_causal(model, None, Path("best.ckpt"))
+def test_an_architecture_without_states_predicts_each_beginning_by_itself() -> None:
+    assert is_causal(FinetunedModel(tiny.tiny_backbone(), Head(32, 2, 0.0), "mean"))
+    assert not is_causal(FinetunedModel(torch.nn.Identity(), Head(2, 2, 0.0), "mean"))

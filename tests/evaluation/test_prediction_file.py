@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqsetvae.evaluation.prediction_file import csv_bytes, write_result, write_table
+from seqsetvae.evaluation.prediction_file import set_aside, table_bytes, write_result, write_table
 from seqsetvae.files import AlreadyThereError, CannotWriteError
 from tests.tiny import largest_file
 
@@ -22,7 +22,7 @@ def test_csv_reads_back_to_the_same_bits(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["logit"]) for row in rows] == numbers.tolist()
     assert [row["reason"] for row in rows[:2]] == ["", 'a "quoted", text']
-    assert (tmp_path / "new.csv").read_bytes() == csv_bytes(table)
+    assert (tmp_path / "new.csv").read_bytes() == table_bytes(table, ".csv")
 
 
 @pytest.mark.parametrize("name", ["there.csv", "there.parquet"])
@@ -42,6 +42,16 @@ def test_older_results_are_kept_under_other_names(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in kept if path] == [b"first", b"second"]
     assert target.read_bytes() == b"third"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_result_that_is_set_aside_keeps_its_content_under_another_name(tmp_path: Path) -> None:
+    target = tmp_path / "predictions.csv"
+    assert set_aside(target) is None
+    target.write_bytes(b"older")
+    kept = set_aside(target)
+    assert kept is not None
+    assert kept.read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
 def test_a_full_disk_leaves_the_older_result(tmp_path: Path) -> None:

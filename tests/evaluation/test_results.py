@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> Non
     assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
     assert found["difference"].keys() == {"auroc", "auprc"}
     assert "compared with boosted trees" in table(content)
+
+
+def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:
+    """Each patient twice, with the same predictions: the intervals are those of half as many stays."""
+    once = _evaluated(200)
+    twice = replace(once, label=np.tile(once.label, 2), logit=np.tile(once.logit, 2), subject=np.tile(range(200), 2))
+    women = np.arange(400) % 200 < 100
+    early = Landmark(6.0, twice.label, twice.logit, twice.subject)
+    options: dict[str, Any] = {"subgroups": [Subgroup("sex", "female", women)], "landmarks": [early]}
+    content = _content(twice, baselines={"trees": -twice.logit}, **options)
+    expected = _content(once, baselines={"trees": -once.logit}, subgroups=[Subgroup("sex", "female", women[:200])])
+    assert (content["stays"], content["patients"], content["resampled"]) == (400, 200, "patients")
+    assert (expected["stays"], expected["patients"], expected["resampled"]) == (200, 200, "stays")
+    assert content["figures"]["auroc"] == pytest.approx(expected["figures"]["auroc"])
+    assert content["landmarks"][0]["figures"] == content["figures"]
+    assert content["baselines"]["trees"]["difference"]["auprc"] == pytest.approx(
+        expected["baselines"]["trees"]["difference"]["auprc"]
+    )
+    female, other = content["subgroups"][0]["figures"], expected["subgroups"][0]["figures"]
+    assert female["auroc"] == pytest.approx(other["auroc"])
+    assert "400 stays of 200 patients" in table(content)
+    assert "95 % interval (over patients)" in table(content)
+    assert "95 % interval (over stays)" in table(expected)
 
 
 def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:

@@ -19,6 +19,7 @@ from seqsetvae.evaluation.statistics import (
     bootstrap,
     difference,
     platt_scaling,
+    prevalence_logit,
     resamples,
     youden_threshold,
 )
@@ -94,6 +95,61 @@ def test_resamples_are_stratified_seeded_and_do_not_depend_on_their_blocks(monke
     assert not np.array_equal(weights, np.concatenate(list(resamples(label, 30, 2))))
 
 
+def patients(n: int = 60, seed: int = 0) -> np.ndarray:
+    """The patient of each of the stays: of one to three stays each, in random order and with arbitrary numbers."""
+    rng = np.random.default_rng(seed)
+    return rng.permutation(np.repeat(rng.permutation(n) * 7 + 3, rng.integers(1, 4, n)))
+
+
+def test_a_resample_has_all_stays_of_each_patient_that_is_drawn() -> None:
+    subject = patients()
+    label = (np.random.default_rng(1).random(len(subject)) < 0.3).astype(np.int64)
+    weights = np.concatenate(list(resamples(label, 40, 1, subject)))
+    assert weights.shape == (40, len(subject))
+    numbers, first = np.unique(subject, return_index=True)
+    for number in numbers:  # the stays of a patient are drawn together
+        assert (np.ptp(weights[:, subject == number], axis=1) == 0).all()
+    has_positive = np.array([label[subject == number].any() for number in numbers])
+    of_patients = weights[:, first]
+    assert (of_patients[:, has_positive].sum(axis=1) == has_positive.sum()).all()
+    assert (of_patients[:, ~has_positive].sum(axis=1) == (~has_positive).sum()).all()
+    assert abs(weights[:, label == 1].sum(axis=1).mean() / label.sum() - 1) < 0.1
+
+
+def test_where_each_stay_is_its_own_patient_stays_are_resampled() -> None:
+    """Whatever the numbers of the patients are, and their order."""
+    label, logit = sample(100)
+    subject = np.random.default_rng(0).permutation(100) * 3
+    of_stays, of_patients = (np.concatenate(list(resamples(label, 30, 1, each))) for each in (None, subject))
+    assert np.array_equal(of_stays, of_patients)
+    one, other = Scores(label, logit, subject=subject), Scores(label, -logit, subject=subject)
+    assert difference(one, other, 30) == difference(Scores(label, logit), Scores(label, -logit), 30)
+
+
+def test_stays_that_occur_twice_do_not_narrow_an_interval_over_patients() -> None:
+    label, logit = sample(200)
+    twice, subject = np.tile(label, 2), np.tile(np.arange(200), 2)
+    scores = Scores(twice, np.tile(logit, 2))
+    once = bootstrap(label, Scores(label, logit).ranking, 500)["auroc"]
+    over_stays = bootstrap(twice, scores.ranking, 500)["auroc"]
+    over_patients = bootstrap(twice, scores.ranking, 500, subject=subject)["auroc"]
+    assert once.low is not None
+    assert over_stays.low is not None
+    assert over_patients.low == pytest.approx(once.low, abs=1e-12)
+    assert over_stays.low > once.low + 0.005
+
+
+def test_a_resample_with_one_class_alone_has_no_ranking() -> None:
+    """Both patients have a positive stay, and one of them no negative, so a quarter of the resamples has none."""
+    label, subject = np.array([1, 0, 0, 1, 1]), np.array([1, 1, 1, 2, 2])
+    scores = Scores(label, np.array([0.5, 1.0, -1.0, 2.0, 0.0]), subject=subject)
+    drawn = np.concatenate(list(resamples(label, 400, 0, subject)))
+    alone = drawn[:, label == 0].sum(axis=1) == 0
+    assert 0.1 < alone.mean() < 0.4
+    assert np.array_equal(np.isnan(scores.ranking(drawn)["auroc"]), alone)
+    assert bootstrap(label, scores.ranking, 400, subject=subject)["auroc"].low is None  # too many are not defined
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """The AUROC of two normal distributions one standard deviation apart is Phi(1 / sqrt 2) = 0.7602."""
     held = 0
@@ -118,6 +174,17 @@ def test_the_difference_of_two_models_is_paired() -> None:
     assert found["auroc"].value == pytest.approx(value, abs=1e-12)
     assert found["auroc"].high - found["auroc"].low < 0.2 * (alone["auroc"].high - alone["auroc"].low)  # type: ignore[operator]
     assert difference(one, one, 50)["auroc"].as_plain() == {"value": 0, "low": 0, "high": 0}
+
+
+def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_variance() -> None:
+    label, _ = sample(500)
+    share = label.mean()
+    found = bootstrap(label, Scores(label, prevalence_logit(label)).figures, number=20)
+    assert (found["auroc"].value, found["auprc"].value) == (0.5, pytest.approx(share))
+    assert found["brier"].value == pytest.approx(brier_score_loss(label, np.full(500, share)))
+    assert found["brier"].value == pytest.approx(share * (1 - share))
+    assert found["calibration_intercept"].value == pytest.approx(0, abs=1e-9)
+    assert found["calibration_slope"].value is None  # every logit is the same
 
 
 def test_figures_that_are_not_defined_have_no_value() -> None:

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from seqsetvae.cohort import Cohort
+from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.evaluation.statistics import FIGURES, platt_scaling, youden_threshold
 from seqsetvae.loading import collate
@@ -179,7 +180,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("checkpoint", "split", "stays", "positives", "label_name", "threshold", "figures", "prevalence"),
-        *("cautions", "baselines", "subgroups", "landmarks"),
+        *("cautions", "baselines", "subgroups", "landmarks", "resampled", "patients"),
     }
     assert content["checkpoint"] == str(finished[0] / "checkpoints" / "best.ckpt")
     assert (content["split"], content["label_name"]) == ("test", "in_hospital_mortality")
@@ -197,6 +198,25 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     assert (content["baselines"], content["subgroups"], content["landmarks"]) == ({}, [], [])
     assert f"Only {label.sum()} of {len(label)} stays are positive: with fewer than 50" in " ".join(content["cautions"])
     assert all(caution in said for caution in content["cautions"])
+
+
+def test_intervals_are_over_the_patients_of_the_cohort(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over_stays, _, said = _evaluate(finished[0], tmp_path / "stays", landmarks=6)
+    assert (over_stays["resampled"], over_stays["patients"]) == ("stays", over_stays["stays"])
+    assert "95 % interval (over stays)" in said
+    monkeypatch.setattr(Split, "subjects_of", lambda self, stays: stays // 3)
+    over_patients, rows, said = _evaluate(finished[0], tmp_path / "patients", landmarks=6)
+    patients = len({int(row["stay_id"]) // 3 for row in rows})
+    assert (over_patients["resampled"], over_patients["patients"]) == ("patients", patients)
+    assert f"{len(rows)} stays of {patients} patients" in said
+    for before, after in (
+        (over_stays["figures"], over_patients["figures"]),
+        (over_stays["landmarks"][0]["figures"], over_patients["landmarks"][0]["figures"]),
+    ):
+        assert before["auroc"]["value"] == after["auroc"]["value"]
+        assert before["auroc"] != after["auroc"]
 
 
 def test_the_same_evaluation_has_the_same_intervals_for_any_batch_size(
@@ -218,6 +238,20 @@ def test_an_older_evaluation_is_kept_beside_the_new_one(finished: tuple[Path, st
     assert json.loads(older.read_text(encoding="utf-8")) == first
     assert f"the older one is now {older.name}" in said
     assert len(list(tmp_path.glob("predictions-*.csv"))) == 1
+
+
+def test_predictions_may_be_parquet_and_an_older_csv_is_then_kept_under_another_name(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    _, rows, _ = _evaluate(finished[0], tmp_path)
+    flags = {"split": "test", "output": tmp_path, "output_root_dir": tmp_path, "format": "parquet"}
+    status, said, errors = command("evaluate", ckpt=finished[0], **flags)
+    assert status == 0, errors
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    assert table["logit"].to_pylist() == [float(row["logit"]) for row in rows]
+    assert not (tmp_path / "predictions.csv").exists()
+    (older,) = tmp_path.glob("predictions-*.csv")
+    assert f"The older predictions.csv is now {older.name}" in said
 
 
 def test_without_output_the_results_are_in_the_run_folder(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -361,12 +361,22 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
             assert float(row["probability"]) == pytest.approx(cut.softmax(1)[0, 1].item(), abs=1e-12)
 
 
-def test_every_set_is_refused_where_stays_are_shortened(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_before_it(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, max_sets=3, max_epochs=1)[0] == 0
-    status, _, _, errors = _predict(run_of(tmp_path), tmp_path / "sets.csv", every_set="true")
-    assert status == 2
-    assert "was trained on the last 3 sets of each stay (max_sets)" in errors
-    assert not (tmp_path / "sets.csv").exists()
+    flags = {"split": "test", "precision": "64-true", "every_set": "true"}
+    status, rows, _, errors = _predict(run_of(tmp_path), tmp_path / "sets.csv", **flags)
+    assert status == 0, errors
+    split = compiled.split("test")
+    model = load_finetuned(run_of(tmp_path) / "checkpoints" / "best.ckpt", torch.float64).model
+    table = torch.from_numpy(compiled.embeddings.copy())
+    for stay in (0, 19):
+        of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
+        for n_sets, row in enumerate(of_stay, start=1):
+            alone = collate(cut_after(split, stay, n_sets), np.array([0]), max_sets=3, dtype=np.float64)
+            with torch.no_grad():
+                assert float(row["logit"]) == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 
 
 def test_explained_stays_have_a_row_for_every_event_with_its_own_value(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seqsetvae.cohort import Cohort, open_or_compile
-from seqsetvae.cohort.export import StayTable, write_stay
+from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
 from seqsetvae.errors import InputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from seqsetvae import trees
 from seqsetvae.architectures import variable_summaries
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.loading import collate
 from tests.command import command, finetune, rows_of, run_of
+from tests.prefixes import cut_after
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 
@@ -148,18 +152,47 @@ def test_predict_gives_the_numbers_of_evaluate(compiled: Cohort, tmp_path: Path)
     assert file.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("mode", "flags", "message"),
-    [
-        ("predict", {"every_set": True}, "no state for every set"),
-        ("evaluate", {"split": "valid", "landmarks": 6}, "no state for every set"),
-    ],
-)
-def test_what_needs_a_state_per_set_is_refused(
-    compiled: Cohort, tmp_path: Path, mode: str, flags: dict[str, Any], message: str
-) -> None:
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(compiled: Cohort, tmp_path: Path) -> None:
     run, _ = _train(compiled, tmp_path)
-    output = {"output": tmp_path / "out.csv"} if mode == "predict" else {}
-    status, _, errors = command(mode, ckpt=run, data_dir=compiled.path, **output, **flags)
-    assert status == 2
-    assert message in " ".join(errors.split())
+    output = tmp_path / "sets.csv"
+    flags = {"split": "test", "precision": "64-true", "batch_size": 50}
+    status, said, errors = command("predict", ckpt=run, output=output, every_set=True, **flags)
+    assert status == 0, errors
+    assert "the head was trained on whole stays only" in said
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
+    split = compiled.split("test")
+    assert [float(row["minute"]) for row in rows] == split.minute.tolist()
+    assert [int(row["stay_id"]) for row in rows] == np.repeat(split.stay_id, np.diff(split.stay_offset)).tolist()
+    for stay in (0, 7, 19):
+        of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
+        assert [int(row["set_index"]) for row in of_stay] == list(range(len(of_stay)))
+        expected = [_logit_of_cut_stay(run, compiled, stay, n_sets) for n_sets in range(1, len(of_stay) + 1)]
+        assert [float(row["logit"]) for row in of_stay] == pytest.approx(expected, abs=1e-9)
+
+
+def test_landmarks_use_only_the_events_of_the_first_hours(compiled: Cohort, tmp_path: Path) -> None:
+    run, _ = _train(compiled, tmp_path)
+    flags = {"split": "test", "precision": "64-true", "landmarks": 12}
+    status, _, errors = command("evaluate", ckpt=run, output=tmp_path, **flags)
+    assert status == 0, errors
+    (found,) = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["landmarks"]
+    split, label, logit = compiled.split("test"), [], []
+    for stay in range(split.n_stays):
+        early = int((split.minute[slice(*split.stay_offset[stay : stay + 2])] <= 60 * 12).sum())
+        if early:
+            logit.append(_logit_of_cut_stay(run, compiled, stay, early))
+            label.append(int(split.label[stay]))
+    assert (found["stays"], found["positives"]) == (len(label), sum(label))
+    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
+
+
+def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> float:
+    """The prediction in double precision for a test stay that has only its first sets."""
+    finetuned = load_finetuned(run / "checkpoints" / "best.ckpt", torch.float64)
+    change = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.fingerprints)
+    alone = collate(
+        cut_after(cohort.split("test"), stay, n_sets), np.array([0]), dtype=np.float64, change=change.change(cohort)
+    )
+    with torch.no_grad():
+        logits = finetuned.model(alone, finetuned.model.backbone.variable_table(cohort))
+    return logits.diff(dim=1).item()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.export import StayTable, write_stay, write_table
+from seqsetvae.cohort.exports.rows import write_csv
+from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
 from seqsetvae.cohort.sidefiles import generate_embedding
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.files import cannot_write, refuse_existing
@@ -66,14 +67,14 @@ def _write(out: Path, n_stays: int, seed: int, embedding_width: int | None) -> N
         folder.mkdir(parents=True)
         for stay, _ in drawn[start:end]:
             write_stay(folder, stay)
-    write_table(out / "stats.csv", ("variable", "mean", "std"), _stats([stay for stay, _ in drawn[: ends[1]]]))
-    write_table(out / "oc.csv", ("ts_id", "in_hospital_mortality"), ((stay.stay_id, died) for stay, died in drawn))
+    write_csv(out / "stats.csv", ("variable", "mean", "std"), _stats([stay for stay, _ in drawn[: ends[1]]]))
+    write_csv(out / "oc.csv", ("ts_id", "in_hospital_mortality"), ((stay.stay_id, died) for stay, died in drawn))
     note = f"synthetic, no real patients ({n_stays} stays, seed {seed})"
     (out / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
     if embedding_width is not None:
         names = sorted([AGE, *VITALS, *LABORATORY])
         vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
-        write_table(out / "cached.csv", ("Key", *range(embedding_width)), vectors)
+        write_csv(out / "cached.csv", ("Key", *range(embedding_width)), vectors)
 
 
 def _draw_stay(rng: np.random.Generator, stay_id: int) -> tuple[StayTable, int]:

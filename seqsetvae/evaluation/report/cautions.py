@@ -126,14 +126,14 @@ def _of_subgroups(evaluation: Evaluation) -> Iterator[Caution]:
 
 
 def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
-    """Whether predictions.csv belongs to evaluation.json, and whom it leaves out."""
+    """Whether the predictions belong to evaluation.json, and whom it leaves out."""
     stays = run.stays
     if stays is None:
         return
     if not _are_of(stays, evaluation):
         yield Caution(
             "warning",
-            "predictions.csv is not from the evaluation in evaluation.json, so curves and table do not belong "
+            "The predictions are not from the evaluation in evaluation.json, so curves and table do not belong "
             "together. Run --mode evaluate again.",
         )
     for reason, count in stays.without_prediction.items():
@@ -158,7 +158,7 @@ def verdict(evaluation: Evaluation) -> str:
     auroc = evaluation.figures.get("auroc")
     if auroc is None:
         return "The AUROC could not be computed."
-    rivals = [each for each in evaluation.baselines if "auroc" in each.figures]
+    rivals = [each for each in evaluation.rivals if "auroc" in each.figures]
     if not rivals:
         return "No baseline was evaluated on the same stays, so this page cannot say whether the result is good."
     best = max(rivals, key=lambda each: each.figures["auroc"].value)

@@ -8,16 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.report import figures, numbers
 from seqsetvae.evaluation.report.cautions import Caution
 from seqsetvae.evaluation.report.content import Picture, Section, Table
+from seqsetvae.evaluation.report.evaluation_file import Estimate
 from seqsetvae.evaluation.report.page import write_page
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.tables import ScoredStays
-from seqsetvae.evaluation.report.wording import counted, duration, number, stacked
+from seqsetvae.evaluation.report.wording import counted, duration, figure_name, number, stacked, with_interval
+from seqsetvae.evaluation.statistics import Scores, difference, shares_subjects
 from seqsetvae.files import AlreadyThereError, new_folder
 
+RANKING = ("auroc", "auprc")
 Runs = Mapping[str, Run]  # by the name that the page gives them
 
 
@@ -110,6 +115,64 @@ def _overview_row(name: str, run: Run) -> list[str]:
     ]
 
 
+def differences_section(runs: Runs) -> Section | None:
+    """The first run minus each other one, for the runs that have predictions for the same stays."""
+    scored = _same_split(runs)
+    if len(scored) < 2:
+        return None
+    (first, one), *others = scored.items()
+    subject = _subjects(runs[first], one)
+    pairs = {name: paired_difference(one, other, subject) for name, other in others}
+    found = {name: pair for name, pair in pairs.items() if pair is not None}
+    apart = [name for name, pair in pairs.items() if pair is None]
+    text = [f"On the {one.split} split, {first} minus each other run; 0 is no difference."] if found else []
+    if apart:
+        text.append(f"Not paired with {first}, because the stays or labels are not the same: {', '.join(apart)}.")
+    head = (f"{first} minus", "AUROC", "AUPRC", "stays")
+    rows = [[name, *(stacked(each[key]) for key in RANKING), f"{len(one.label):,}"] for name, each in found.items()]
+    unit = "stays" if subject is None else "patients"
+    table = Table(f"Paired differences, with 95 % intervals over {unit}", head, rows)
+    pictures = [_differences(first, found, key) for key in RANKING] if found else []
+    return Section("differences", "Paired differences", text, pictures, [table] if found else [])
+
+
+def _subjects(run: Run, stays: ScoredStays) -> np.ndarray | None:
+    """The patient of each stay [n]; None where each stay is of another, or the data of the run are not there."""
+    split = None if run.cohort is None else run.cohort.splits.get(stays.split)
+    if split is None or not np.isin(stays.stay_id, split.stay_id).all():
+        return None
+    subject = split.subjects_of(stays.stay_id)
+    return subject if shares_subjects(subject) else None
+
+
+def paired_difference(
+    one: ScoredStays, other: ScoredStays, subject: np.ndarray | None = None
+) -> dict[str, Estimate] | None:
+    """AUROC and AUPRC of `one` minus those of `other`; None unless both have the same stays with the same labels.
+
+    `subject` [n] is the patient of each stay of `one`, over whom the intervals are; None: over stays.
+    """
+    ours, theirs = (_by_stay(stays) for stays in (one, other))
+    if not all(np.array_equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True)):
+        return None
+    by_stay = None if subject is None else subject[np.argsort(one.stay_id)]
+    found = difference(Scores(ours[1], ours[2], subject=by_stay), Scores(theirs[1], theirs[2]))
+    return {name: Estimate(each.value or 0.0, each.low, each.high) for name, each in found.items()}
+
+
+def _by_stay(stays: ScoredStays) -> list[np.ndarray]:
+    """Stay ids, labels and logits, by stay."""
+    order = np.argsort(stays.stay_id)
+    return [column[order] for column in (stays.stay_id, stays.label, stays.logit)]
+
+
+def _differences(first: str, found: Mapping[str, Mapping[str, Estimate]], name: str) -> Picture:
+    each = {run: of_run[name] for run, of_run in found.items()}
+    alt = "; ".join(f"{run} {with_interval(estimate)}" for run, estimate in each.items())
+    title = f"{figure_name(name)}: {first} minus"
+    return Picture(f"difference_{name}", title, "", f"{title} {alt}.", figures.differences(each, name))
+
+
 def settings_section(runs: Runs) -> Section | None:
     """The settings in which the runs differ."""
     known = {name: _flat(run) for name, run in runs.items()}
@@ -185,4 +248,9 @@ def _same_split(runs: Runs) -> dict[str, ScoredStays]:
     return {name: each for name, each in scored.items() if each.split == max(splits, key=splits.count)}
 
 
-SECTIONS: Sequence[Callable[[Runs], Section | None]] = (settings_section, results_section, curves_section)
+SECTIONS: Sequence[Callable[[Runs], Section | None]] = (
+    differences_section,
+    settings_section,
+    results_section,
+    curves_section,
+)

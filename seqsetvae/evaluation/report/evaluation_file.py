@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.statistics import PREVALENCE
 from seqsetvae.files import read_json
 
 EVALUATION = "evaluation.json"
@@ -71,6 +72,12 @@ class Evaluation:
     baselines: tuple[Baseline, ...]
     subgroups: tuple[Group, ...]
     landmarks: tuple[Group, ...]  # their name is the hour
+    resampled: str = "stays"  # what the intervals are over: stays or patients
+
+    @property
+    def rivals(self) -> tuple[Baseline, ...]:
+        """The baselines that rank stays, which the prevalence does not."""
+        return tuple(each for each in self.baselines if each.name != PREVALENCE)
 
 
 def read_evaluation(file: Path) -> Evaluation:
@@ -104,6 +111,7 @@ def _evaluation(content: dict[str, Any]) -> Evaluation:
         baselines=tuple(_baseline(name, each) for name, each in baselines.items()),
         subgroups=tuple(_group(str(each["column"]), each["group"], each) for each in content.get("subgroups") or ()),
         landmarks=tuple(_group("hours", f"{each['hours']:g}", each) for each in content.get("landmarks") or ()),
+        resampled=str(content.get("resampled", "stays")),  # files from before it was recorded
     )
 
 

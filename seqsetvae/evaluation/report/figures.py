@@ -69,12 +69,23 @@ def against_baselines(evaluation: Evaluation, name: str, chance: float) -> Figur
     """A figure of the model and of its baselines, each with its interval, and what chance reaches."""
     rows = [(MODEL, evaluation.figures[name])]
     rows += [
-        (_wrapped(model_name(each.name)), each.figures[name]) for each in evaluation.baselines if name in each.figures
+        (_wrapped(model_name(each.name)), each.figures[name]) for each in evaluation.rivals if name in each.figures
     ]
     figure, axes = _rows_of([label for label, _ in rows], name)
     for place, (_, estimate) in enumerate(rows):
         _interval_bar(axes, place, estimate, BLUE if place == 0 else VERMILLION, "o" if place == 0 else "s")
     axes.axvline(chance, color=MUTED, linestyle=":")
+    return figure
+
+
+@styled
+def differences(estimates: Mapping[str, Estimate], name: str) -> Figure:
+    """Differences of a figure to other runs, by their names, each with its interval; dotted: no difference."""
+    figure, axes = _rows_of([_wrapped(run) for run in estimates], name)
+    for place, estimate in enumerate(estimates.values()):
+        _interval_bar(axes, place, estimate, BLUE, "o")
+    axes.axvline(0, color=MUTED, linestyle=":")
+    axes.set_xlabel(f"difference of {figure_name(name)}")
     return figure
 
 

@@ -147,7 +147,7 @@ def missing_parts(run: Run) -> list[Missing]:
     lacking = " and ".join(name for name, found in details.items() if not found)
     parts = [
         (evaluation is None, "the result with intervals, beside baselines", evaluate),
-        (run.stays is None, "curves, calibration and decisions, from predictions.csv", evaluate),
+        (run.stays is None, "curves, calibration and decisions, from the predictions", evaluate),
         (bool(lacking), lacking, f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48"),
         (
             run.every_set is None,

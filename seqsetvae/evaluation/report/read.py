@@ -17,6 +17,7 @@ from seqsetvae.evaluation.report.tables import (
     PREDICTIONS,
     RiskAfterSets,
     ScoredStays,
+    find_table,
     read_metrics,
     read_predictions,
     read_risk_after_sets,
@@ -92,6 +93,7 @@ def read_run(folder: Path) -> Run:
     config = read_json(folder / CONFIG)
     evaluation = read_evaluation(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
     split = None if evaluation is None else evaluation.split
+    predictions, every_set = find_table(folder, PREDICTIONS), find_table(folder, EVERY_SET)
     return Run(
         folder=folder,
         config=config,
@@ -100,8 +102,8 @@ def read_run(folder: Path) -> Run:
         state=read_json(folder / STATE) if (folder / STATE).is_file() else {},
         warnings=_warnings(folder / LOG) if (folder / LOG).is_file() else [],
         evaluation=evaluation,
-        stays=read_predictions(folder / PREDICTIONS, split) if (folder / PREDICTIONS).is_file() else None,
-        every_set=read_risk_after_sets(folder / EVERY_SET) if (folder / EVERY_SET).is_file() else None,
+        stays=None if predictions is None else read_predictions(predictions, split),
+        every_set=None if every_set is None else read_risk_after_sets(every_set),
         cohort=_cohort(config.get("cohort")),
     )
 

@@ -34,12 +34,13 @@ def baselines_table(evaluation: Evaluation) -> Table:
         own = [stacked(each.figures.get(name)) for name in ("auroc", "auprc", "brier")]
         against = [stacked(each.difference.get(name)) for name in ("auroc", "auprc")]
         rows.append([model_name(each.name), *own, *against])
-    return Table("This model and the baselines on the same stays, with 95 % intervals", head, rows)
+    title = f"This model and the baselines on the same stays, with 95 % intervals over {evaluation.resampled}"
+    return Table(title, head, rows)
 
 
 def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
-    """AUROC and AUPRC of all models; none without baselines."""
-    if not evaluation.baselines:
+    """AUROC and AUPRC of this model and its rivals, and chance; none without rivals."""
+    if not evaluation.rivals:
         return []
     chance = {"auroc": 0.5, "auprc": evaluation.prevalence}
     return [
@@ -56,7 +57,7 @@ def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
 
 
 def _baselines_alt(evaluation: Evaluation, name: str) -> str:
-    models = {MODEL: evaluation.figures} | {model_name(each.name): each.figures for each in evaluation.baselines}
+    models = {MODEL: evaluation.figures} | {model_name(each.name): each.figures for each in evaluation.rivals}
     return f"{figure_name(name)}: " + "; ".join(
         f"{model} {with_interval(own.get(name))}" for model, own in models.items()
     )
@@ -68,7 +69,8 @@ def figures_table(evaluation: Evaluation) -> Table:
         [figure_name(name), number(each.value), interval(each), BEST_VALUE.get(name, "1")]
         for name, each in evaluation.figures.items()
     ]
-    return Table("All figures", ("figure", "value", "95 % interval", "best value"), rows)
+    head = ("figure", "value", f"95 % interval over {evaluation.resampled}", "best value")
+    return Table("All figures", head, rows)
 
 
 def discrimination_section(run: Run) -> Section | None:

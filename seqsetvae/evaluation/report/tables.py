@@ -1,4 +1,4 @@
-"""The tables of a run that a report draws: predictions.csv, every_set.csv and metrics.csv.
+"""The tables of a run that a report draws: predictions and every_set (.csv or .parquet), and metrics.csv.
 
 Legend: n stays, r rows.
 """
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from seqsetvae.errors import InputError
 
-PREDICTIONS, EVERY_SET, METRICS = "predictions.csv", "every_set.csv", "metrics.csv"
+PREDICTIONS, EVERY_SET, METRICS = "predictions", "every_set", "metrics.csv"
+SUFFIXES = (".csv", ".parquet")
 Floats = NDArray[np.float64]
 
 
@@ -60,6 +62,16 @@ class RiskAfterSets:
     probability: Floats  # [r]
 
 
+def find_table(folder: Path, name: str) -> Path | None:
+    """The .csv or .parquet file of this name, if there is one. Raises InputError if there are both."""
+    found = [file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: has {found[0].name} and {found[1].name}, and a report reads one of them. Remove the other."
+        )
+    return found[0] if found else None
+
+
 def read_predictions(file: Path, split: str | None) -> ScoredStays:
     """The predictions for a split; without one for test, valid or train, the first of these in the file.
 
@@ -95,7 +107,7 @@ def read_predictions(file: Path, split: str | None) -> ScoredStays:
 
 
 def read_risk_after_sets(file: Path) -> RiskAfterSets:
-    """every_set.csv, in the order of the file. Raises InputError as `read_predictions` does."""
+    """The risk after every set, in the order of the file. Raises InputError as `read_predictions` does."""
     table = _read(file, {"stay_id": pa.int64()})
     minute, probability = _numbers(table, "minute", file), _numbers(table, "probability", file)
     _check(file, "minute", minute, np.isfinite(minute), "a number")
@@ -114,10 +126,15 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def _read(file: Path, types: dict[str, Any]) -> pa.Table:
-    """A CSV with these types of columns; the other columns are as pyarrow finds them."""
+    """A table with these types of columns; the other columns are as pyarrow finds them."""
     empty_is_null = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=["", "nan", "NaN"])
     try:
-        table = pa.csv.read_csv(file, convert_options=empty_is_null)
+        if file.suffix != ".parquet":
+            table = pa.csv.read_csv(file, convert_options=empty_is_null)
+        else:
+            table = pa.parquet.read_table(file)
+            known = pa.schema([field.with_type(types.get(field.name, field.type)) for field in table.schema])
+            table = table.cast(known)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file}: cannot be read as a table ({error})") from None
     _require(table, list(types), file)

@@ -112,7 +112,7 @@ def test_a_subgroup_whose_interval_is_below_the_whole_is_a_note(example: Path) -
 
 
 def test_predictions_of_another_evaluation_are_a_warning(example: Path) -> None:
-    text = "predictions.csv is not from the evaluation in evaluation.json"
+    text = "The predictions are not from the evaluation in evaluation.json"
     assert text not in _texts(example)
     lines = (example / "predictions.csv").read_text().splitlines()
     cells = lines[1].split(",")

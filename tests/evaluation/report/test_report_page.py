@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -13,8 +14,11 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsetvae.evaluation.report import write_comparison, write_report
+from seqsetvae.evaluation.report.comparison import paired_difference
 from seqsetvae.evaluation.report.read import read_run
 from seqsetvae.evaluation.report.style import INK, PAPER, line_style
+from seqsetvae.evaluation.report.wording import interval
+from seqsetvae.evaluation.report.wording import number as number_text
 from tests.evaluation.report.example import NASTY
 
 EMPTY = {"meta", "link", "br", "img", "input", "hr"}
@@ -233,12 +237,37 @@ def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported: Path, e
     config["settings"] |= {"lr": 0.125, "seed": 99}
     (example / "config.json").write_text(json.dumps(config))
     page = Page(write_comparison([reported, example], tmp_path))
-    assert [each["id"] for each in page.all("section")] == ["overview", "distrust", "settings", "results", "training"]
+    keys = [each["id"] for each in page.all("section")]
+    assert keys == ["overview", "distrust", "differences", "settings", "results", "training"]
     assert "0.125" in page.text
     assert "on the same stays the paired difference counts" in page.text
     assert "All runs have the same seed" not in page.text
     roc = (tmp_path / next(tmp_path.glob("comparison-*")) / "figures" / "compare_roc.svg").read_text()
     assert all(f"{run.name}: AUROC" in roc for run in (reported, example))
+
+
+def test_runs_on_the_same_stays_are_compared_by_paired_differences(
+    reported: Path, example: Path, tmp_path: Path
+) -> None:
+    file = example / "predictions.csv"
+    head, *rows = list(csv.reader(file.read_text().splitlines()))
+    at = head.index("logit")
+    for number, row in enumerate(rows):
+        row[at] = str(float(row[at]) + (0.7 if number % 3 else -0.4))
+    file.write_text("\n".join(map(",".join, [head, *reversed(rows)])) + "\n")  # in another order
+    one, other = read_run(reported).stays, read_run(example).stays
+    assert one is not None
+    assert other is not None
+    found = paired_difference(one, other)
+    assert found is not None
+    expected = roc_auc_score(one.label, one.logit) - roc_auc_score(other.label, other.logit)
+    assert found["auroc"].value == pytest.approx(expected)
+    page = Page(write_comparison([reported, example], tmp_path / "same"))
+    assert f"{number_text(expected)} {interval(found['auroc'])}" in page.text
+    assert "difference_auroc-title" in page.ids
+    file.write_text("\n".join(map(",".join, [head, *rows[1:]])) + "\n")
+    text = Page(write_comparison([reported, example], tmp_path / "other")).text
+    assert "because the stays or labels are not the same: finetune-example." in text
 
 
 def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(

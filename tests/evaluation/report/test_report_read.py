@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from seqsetvae.errors import InputError
@@ -85,6 +87,22 @@ def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_p
     assert stays.risk.tolist() == [0.7, 0.2]
     assert (stays.unlabelled, stays.without_prediction) == (1, {"no events": 1})
     assert read_predictions(file, None).split == "test"
+
+
+def test_predictions_as_parquet_are_read_like_those_as_csv(example: Path) -> None:
+    for name in ("predictions", "every_set"):
+        file = example / f"{name}.csv"
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(file), file.with_suffix(".parquet"))
+    before = read_predictions(example / "predictions.csv", "train")
+    with pytest.raises(InputError, match=r"has predictions\.csv and predictions\.parquet, and a report reads one"):
+        read_run(example)
+    for name in ("predictions", "every_set"):
+        (example / f"{name}.csv").unlink()
+    run = read_run(example)
+    assert run.stays is not None
+    assert run.every_set is not None
+    assert np.array_equal(run.stays.stay_id, before.stay_id)
+    assert np.array_equal(run.stays.risk, before.risk)
 
 
 def test_without_a_calibrator_the_risk_is_the_probability(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""`python data.py export`: what a cohort holds comes back from every format to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.exports import rows
+from seqsetvae.cohort.exports.rows import raw_values
+
+from .conftest import Folder
+from .test_compile import compiled, random_layout
+from .test_samples import HOUR, compile_samples, sample
+
+Event = tuple[int, int, float, str, float]  # stay, number of the set, minute, variable, stored value
+
+
+@pytest.fixture
+def cohort(folder: Folder) -> Cohort:
+    """Random stays, two sets at one minute, a stay without a label, a variable without statistics."""
+    random_layout(folder, 20)
+    folder.stay("train", "2.0", [("lactate", 1.3, 5), ("lactate", 2.7, 5), ("Größe é", 7.3, 5)], set_index=[4, 7, 4])
+    folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n")
+    return compiled(folder, label_name="died")
+
+
+def export(cohort: Cohort, out: Path, form: str) -> Path:
+    assert main(["export", str(cohort.path), str(out), "--to", form]) == 0
+    return out
+
+
+def stored(cohort: Cohort, name: str) -> list[Event]:
+    """The events of a split as the cohort stores them, without the code under test."""
+    split, found = cohort.split(name), []
+    for at, stay in enumerate(split.stay_id):
+        first = split.stay_offset[at]
+        for one in range(first, split.stay_offset[at + 1]):
+            for event in range(split.set_offset[one], split.set_offset[one + 1]):
+                variable, value = cohort.vocabulary[split.variable[event]], float(split.value[event])
+                found.append((int(stay), one - first, float(split.minute[one]), variable, value))
+    return found
+
+
+def with_statistics(table: pa.Table, stats: Path, stay: str, variable: str) -> list[Event]:
+    """Rows of an exported table with the z-scores that a compilation computes from its values and stats.csv."""
+    with stats.open(encoding="utf-8") as file:
+        known = {row["variable"]: (float(row["mean"]), float(row["std"])) for row in csv.DictReader(file)}
+    names = table[variable].to_pylist()
+    scale = np.array([known.get(name, (0.0, 1.0)) for name in names])
+    z = (table["value"].to_numpy() - scale[:, 0]) / scale[:, 1]
+    columns = (table[name].to_pylist() for name in (stay, "set_index", "minute"))
+    return list(zip(*columns, names, z.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("events_per_block", [1, 7, 10**6])
+def test_a_table_holds_every_event_set_minute_and_label(
+    cohort: Cohort, tmp_path: Path, events_per_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "EVENTS_PER_BLOCK", events_per_block)
+    out = export(cohort, tmp_path / "table", "table")
+    for name in cohort.splits:
+        table = pq.read_table(out / "events" / f"{name}.parquet")
+        assert with_statistics(table, out / "stats.csv", "stay_id", "variable") == stored(cohort, name)
+        assert set(table["split"].to_pylist()) == {name}
+        assert table["subject_id"].equals(table["stay_id"])
+    labels = (out / "labels.csv").read_text(encoding="utf-8").split()
+    assert labels[:4] == ["stay_id,prediction_minute,died", "1,,0", "2,,1", "3,,1"]
+    assert labels[4:] == [f"{stay},," for stay in cohort.split("test").stay_id]
+
+
+def test_a_table_keeps_patients_and_prediction_times(tmp_path: Path) -> None:
+    cohort = compile_samples(tmp_path, train=[sample(1, 7, 2 * HOUR), sample(2, 7, 121.5), sample(3, 8)])
+    out = export(cohort, tmp_path / "table", "table")
+    table = pq.read_table(out / "events" / "train.parquet")
+    pairs = zip(table["stay_id"].to_pylist(), table["subject_id"].to_pylist(), strict=True)
+    assert list(dict.fromkeys(pairs)) == [(1, 7), (2, 7), (3, 8)]
+    text = (out / "labels.csv").read_text(encoding="utf-8")
+    assert text.split() == ["stay_id,prediction_minute,odd", "1,120.0,1", "2,121.5,0", "3,,1"]
+
+
+def test_meds_is_what_the_meds_package_expects(cohort: Cohort, tmp_path: Path) -> None:
+    meds = pytest.importorskip("meds", reason="the meds package is not installed")
+    out = export(cohort, tmp_path / "meds", "meds")
+    for file in (out / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        meds.DataSchema.validate(table)
+        assert table["code"].type == pa.string()
+        assert pc.all(pc.equal(table["numeric_value"], table["value"].cast(pa.float32()))).as_py()
+    for file in (out / "labels").rglob("*.parquet"):
+        meds.LabelSchema.validate(pq.read_table(file))
+    meds.SubjectSplitSchema.validate(pq.read_table(out / meds.subject_splits_filepath))
+    codes = pq.read_table(out / meds.code_metadata_filepath)
+    meds.CodeMetadataSchema.validate(codes)
+    assert codes["code"].to_pylist() == list(cohort.vocabulary)
+    meds.DatasetMetadataSchema.validate(json.loads((out / meds.dataset_metadata_filepath).read_text(encoding="utf-8")))
+
+
+def test_meds_loses_nothing(cohort: Cohort, tmp_path: Path) -> None:
+    out = export(cohort, tmp_path / "meds", "meds")
+    splits = pq.read_table(out / "metadata" / "subject_splits.parquet").to_pylist()
+    for ours, theirs in (("train", "train"), ("valid", "tuning"), ("test", "held_out")):
+        table = pq.read_table(out / "data" / theirs / "0.parquet")
+        assert with_statistics(table, out / "stats.csv", "subject_id", "code") == stored(cohort, ours)
+        minutes = [(time - datetime(2000, 1, 1)) / timedelta(minutes=1) for time in table["time"].to_pylist()]
+        assert minutes == pytest.approx(table["minute"].to_pylist(), abs=1e-7)
+        stays = [row["subject_id"] for row in splits if row["split"] == theirs]
+        assert stays == cohort.split(ours).stay_id.tolist()
+    labels = pq.read_table(out / "labels" / "died" / "train.parquet").to_pylist()
+    assert [(row["subject_id"], row["boolean_value"]) for row in labels] == [(1, False), (2, True)]
+
+
+def test_meds_prediction_times_let_every_event_of_the_cohort_be_used(tmp_path: Path) -> None:
+    cohort = compile_samples(tmp_path, train=[sample(1, 7, 2 * HOUR), sample(2, 7, 121.5), sample(3, 8)])
+    out = export(cohort, tmp_path / "meds", "meds")
+    labels = pq.read_table(out / "labels" / "odd" / "train.parquet")["prediction_time"].to_pylist()
+    begin = datetime(2000, 1, 1)
+    assert labels[:2] == [begin + timedelta(minutes=120), begin + timedelta(minutes=121.5)]
+    assert labels[2] == begin + timedelta(hours=5, microseconds=1)  # its last event is after five hours
+    table = pq.read_table(out / "data" / "train" / "0.parquet")
+    assert sorted(set(zip(table["subject_id"].to_pylist(), table["patient_id"].to_pylist(), strict=True))) == [
+        (1, 7),
+        (2, 7),
+        (3, 8),
+    ]
+
+
+def test_the_old_layout_says_what_it_has_no_place_for(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(cohort, tmp_path / "plain", "layout")
+    assert "no place" not in capsys.readouterr().out
+    samples = compile_samples(tmp_path / "samples", train=[sample(1, 7, 120.0), sample(2, 7)])
+    export(samples, tmp_path / "layout", "layout")
+    text = capsys.readouterr().out
+    assert "The SeqSetVAE layout has no place for the patient of each stay, so it is not in" in text
+    assert "no place for the prediction time of each stay" in text
+
+
+def test_export_overwrites_nothing_and_reads_only_compiled_cohorts(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    assert main(["export", str(cohort.path), str(tmp_path / "there"), "--to", "table"]) == 2
+    assert "there exists already and is not overwritten" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), str(tmp_path / "new"), "--to", "meds"]) == 2
+    assert "is not a compiled cohort" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_raw_values_compile_to_the_same_bits_and_are_the_numbers_of_the_source(cohort: Cohort) -> None:
+    rng = np.random.default_rng(0)
+    n = 4000
+    decimals = np.round(rng.lognormal(2, 3, n), 3)
+    for mean, std in ((80.0, 10.0), (1e6, 3.7), (-0.123456789, 1e-3), (0.0, 7.0), (120.7, 1e9)):
+        scaled = Cohort(**{**vars(cohort), "mean": np.array([mean]), "std": np.array([std])})
+        variable = np.zeros(n, dtype=np.int32)
+        for value in (decimals, rng.normal(mean, std, n)):
+            z = (value - mean) / std
+            back = raw_values(scaled, variable, z)
+            np.testing.assert_array_equal((back - mean) / std, z)
+        if abs(mean) < 1e3 > std:
+            np.testing.assert_array_equal(raw_values(scaled, variable, (decimals - mean) / std), decimals)

@@ -1,0 +1,64 @@
+"""Beginnings of stays: which sets they keep, and that predicting them is predicting the stays cut off by hand."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.cohort import Cohort, Split
+from seqsetvae.evaluation.load import FinetunedModel
+from seqsetvae.evaluation.prefixes import Prefixes, every_prefix, predict_prefixes, until_hour
+from seqsetvae.head import Head
+from seqsetvae.loading import CohortDataModule, collate
+from tests import tiny
+from tests.prefixes import cut_after
+
+
+def _split() -> Split:
+    """Two stays: sets after 1 and 5 hours, and after 2, 6 and 9 hours."""
+    event = [(0, 1.0)]
+    return tiny.split_of([[(60.0, event), (300.0, event)], [(120.0, event), (360.0, event), (540.0, event)]])
+
+
+def test_every_set_ends_one_beginning() -> None:
+    found = every_prefix(_split())
+    assert (found.stay.tolist(), found.n_sets.tolist()) == ([0, 0, 1, 1, 1], [1, 2, 1, 2, 3])
+    assert found.last_set(_split()).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("hours", "stays", "n_sets"),
+    [(0.5, [], []), (1, [0], [1]), (6, [0, 1], [2, 2]), (100, [0, 1], [2, 3])],
+)
+def test_a_landmark_keeps_the_sets_of_the_first_hours(hours: float, stays: list[int], n_sets: list[int]) -> None:
+    found = until_hour(_split(), hours)
+    assert (found.stay.tolist(), found.n_sets.tolist()) == (stays, n_sets)
+
+
+@pytest.mark.parametrize("max_sets", [None, 2])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_predictions_are_those_of_the_stays_cut_off_by_hand(
+    compiled: Cohort, batch_size: int, max_sets: int | None
+) -> None:
+    model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(64, 4, 0.0).double(), "last_mean").eval()
+    table, split = torch.from_numpy(compiled.embeddings.copy()), compiled.split("valid")
+    data = CohortDataModule(
+        compiled, batch_size=batch_size, max_events=500, max_sets=max_sets, dtype=np.float64, labelled=False
+    )
+    chosen = Prefixes(np.array([5, 0, 5, 2]), np.array([3, 1, 1, 4]))
+    found = predict_prefixes(model, table, data, "valid", chosen, contextlib.nullcontext())
+    for logit, stay, n_sets in zip(found, chosen.stay, chosen.n_sets, strict=True):
+        alone = collate(cut_after(split, int(stay), int(n_sets)), np.array([0]), max_sets, np.float64)
+        with torch.no_grad():
+            assert logit == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
+
+
+def test_no_beginning_has_no_prediction(compiled: Cohort) -> None:
+    model = FinetunedModel(tiny.tiny_backbone(), Head(64, 4, 0.0), "last_mean").eval()
+    data = CohortDataModule(compiled, batch_size=8, max_events=500)
+    nothing = Prefixes(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+    found = predict_prefixes(model, torch.zeros(1), data, "valid", nothing, contextlib.nullcontext())
+    assert len(found) == 0
