@@ -86,8 +86,10 @@ def compile_cohort(
     if stats is None and "train" not in source.stays and source.stays:
         raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
     with new_folder(out) as partial:
+        unit = "file" if imported is None else "stay"
         known = embeddings.row if leave_out_unknown and embeddings is not None else None
-        tally = _write_raw(source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
+        tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit))
+        _write_raw(tally, source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _require_stays(tally)
@@ -113,12 +115,12 @@ class _Tally:
     """What the first pass learned."""
 
     unnamed_rows: UnnamedRows
+    faulty: FaultyFiles
     code_of: dict[str, int] = field(default_factory=dict)  # name -> provisional code, in order of first appearance
     splits: dict[str, dict[str, int]] = field(default_factory=dict)  # counts by split
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
     unknown: dict[str, Counter[str]] = field(default_factory=dict)  # by split: events left out, by variable
-    faulty: FaultyFiles = field(default_factory=FaultyFiles)
     n_reordered: int = 0
 
     def skip(self, skips: Sequence[Skip], labels: Labels) -> None:
@@ -186,15 +188,22 @@ def _refuse(
 
 
 def _write_raw(
-    source: Source, folder: Path, labels: Labels, jobs: int, progress: bool, known: Collection[str] | None
-) -> _Tally:
+    tally: _Tally,
+    source: Source,
+    folder: Path,
+    labels: Labels,
+    jobs: int,
+    progress: bool,
+    known: Collection[str] | None,
+) -> None:
+    """Write raw values and provisional codes, and note in `tally` what was learned."""
+
     def read(some: Sequence[Stay]) -> tuple[CutRows, int, dict[str, int]]:
         rows, unknown = source.read(some), dict[str, int]()
         if known is not None:
             rows, unknown = only_known(rows, known)
         return cut(rows), len(some), unknown
 
-    tally = _Tally(source.unnamed_rows)
     tally.skip(source.skips, labels)
     n_stays = sum(map(len, source.stays.values()))
     with (
@@ -213,7 +222,6 @@ def _write_raw(
                     bar.update(n_read)
             tally.splits[split] = writer.counts
             tally.groups[split] = writer.groups
-    return tally
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
@@ -233,11 +241,12 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
 
 def _refuse_faults(tally: _Tally, label_name: str) -> None:
     """Raises InputError listing all kinds of faults, if there are any."""
+    unit = tally.faulty.unit
     if tally.faulty.files:
         raise InputError(
-            f"{counted(tally.faulty.files, 'faulty file')}:"
+            f"{counted(tally.faulty.files, f'faulty {unit}')}:"
             + "".join(f"\n  {line}" for line in tally.faulty.lines())
-            + "\nCorrect or remove these files, or pass --skip_bad to leave them out and list them in skipped.csv."
+            + f"\nCorrect or remove these {unit}s, or pass --skip_bad to leave them out and list them in skipped.csv."
             f"\n--skip_bad would leave out {tally.faulty.share(tally.splits, label_name)}."
         )
 

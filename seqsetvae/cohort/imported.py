@@ -22,7 +22,7 @@ class Imported:
     Attributes:
         notes: what was unusual and how it was handled, a line each.
         record: what was decided, for manifest.json.
-        samples: stay_id, id (text), subject_id, start and prediction_time (timestamps, or minutes; null = none).
+        samples: stay_id, id (text), subject_id, split, start and prediction_time (timestamps, or minutes; null = none).
     """
 
     notes: Sequence[str] = ()

@@ -47,8 +47,9 @@ def notices(cohort: Cohort) -> list[str]:
             "mean and std of each variable are those of the train split; a checkpoint needs the stats.csv it was "
             "trained with"
         )
+    unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
     if report["faulty_files"]:
-        lines.append(f"{counted(report['faulty_files'], 'faulty file')} {see}")
+        lines.append(f"{counted(report['faulty_files'], f'faulty {unit}')} {see}")
     lines += _faults(cohort)
     unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
     if unnamed["rows"]:

@@ -19,6 +19,7 @@ from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
     Embeddings,
+    LabelTable,
     generate_embedding,
     read_embeddings,
     read_stats,
@@ -47,7 +48,8 @@ class Found:
     description: str
     columns: Columns
     events: Events
-    samples: Samples
+    samples: Samples  # those that are compiled, [N]
+    every_sample: Samples  # those that are left out before included
     label_name: str | None
     own_split: NDArray[np.int8] | None = None  # [N] the splits of the data, as positions in SPLITS
     static: Sequence[StaticColumn] = ()
@@ -61,10 +63,11 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     """Window, splits, variables, statistics and embeddings by the flags. Raises InputError."""
     tables = SideTables(arguments)
     codes, samples = found.events.codes, with_window(found.samples, arguments.until_hour)
+    every_sample = with_window(found.every_sample, arguments.until_hour)
     decision = codes.decide(arguments.non_numeric)
     counts = events_by_name(codes, decision)
     unknown = tables.unknown_note(decision, counts, arguments.leave_out_unknown)
-    kept = {name for name in counts if tables.known is None or not arguments.leave_out_unknown or name in tables.known}
+    kept = counts.keys() & tables.known if arguments.leave_out_unknown and tables.known else counts.keys()
     split, how = assign_splits(arguments, samples, found.own_split)
     source = EventSource(
         found.description,
@@ -78,19 +81,25 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         from_start=found.from_start,
     )
     source.skips += found.skips
-    notes = [*found.notes, *codes.mapping.notes(codes.seen), *codes.left_out_notes(), *decision.notes, *unknown]
+    notes = [
+        *found.notes,
+        *_without_sample(found),
+        *codes.mapping.notes(codes.seen),
+        *codes.left_out_notes(),
+        *decision.notes,
+        *unknown,
+    ]
     record = {"splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
-    label = samples.label >= 0
-    labels = dict(zip(samples.stay_id[label].tolist(), samples.label[label].tolist(), strict=True))
+    has_label = samples.label >= 0
     return Opened(
         source=source,
         label_name=found.label_name or NO_LABEL,
-        labels=labels,
+        labels=LabelTable(samples.stay_id[has_label], samples.label[has_label]),
         stats=tables.stats,
         embeddings=tables.with_new(arguments.new_embeddings, kept),
         embedding_dim=tables.width,
-        imported=Imported(notes, record, sample_table(samples, found.events)),
+        imported=Imported(notes, record, sample_table(every_sample, samples.stay_id, split, found.events)),
     )
 
 
@@ -101,7 +110,13 @@ def with_window(samples: Samples, until_hour: float | None) -> Samples:
     if not is_bad(samples.end).all():
         raise InputError(f"--until_hour {until_hour:g}: the labels have prediction times already. Leave it out.")
     length = round(until_hour * 60 * MICROSECONDS) if samples.start.dtype == np.int64 else 60 * until_hour
-    return replace(samples, end=samples.start + length)
+    return replace(samples, end=np.where(is_bad(samples.start), samples.start, samples.start + length))
+
+
+def _without_sample(found: Found) -> list[str]:
+    n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
+    what = f"{counted(n_other, 'id')} without a row in --labels"
+    return [f"{what}, so there is no prediction time for them: not in the cohort"] if n_other else []
 
 
 def assign_splits(arguments: Namespace, samples: Samples, own: NDArray[np.int8] | None) -> tuple[NDArray[np.int8], str]:
@@ -187,15 +202,18 @@ def events_by_name(codes: EventCodes, decision: Decision) -> dict[str, int]:
     return counts
 
 
-def sample_table(samples: Samples, events: Events) -> pa.Table:
-    """The samples with the ids and times of the source, for `Imported`."""
+def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[np.int8], events: Events) -> pa.Table:
+    """The samples with the ids and times of the source, for `Imported`; `split` is that of the `compiled` ones."""
+    position = np.full(len(samples), -1)
+    position[np.searchsorted(samples.stay_id, compiled)] = split
     zone = "UTC" if events.time.has_zone or events.time.zone else None
     kind = pa.timestamp("us", zone) if events.time.is_timestamp else pa.float64()
     columns: dict[str, Any] = {
         "stay_id": samples.stay_id,
         "id": samples.id_text.take(pa.array(samples.id)),
         "subject_id": samples.subject,
-        "start": pa.array(samples.start).cast(kind),
+        "split": pa.array(SPLITS).take(pa.array(position, mask=position < 0)),
+        "start": pa.array(samples.start, mask=is_bad(samples.start)).cast(kind),
         "prediction_time": pa.array(samples.end, mask=is_bad(samples.end)).cast(kind),
     }
     return pa.table(columns)

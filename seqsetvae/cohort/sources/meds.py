@@ -1,7 +1,6 @@
 """A data set in the Medical Event Data Standard (MEDS 0.4): data/**/*.parquet, metadata/, and a table of labels."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,24 +67,26 @@ def open_source(arguments: Namespace) -> Opened:
     if arguments.labels:
         time = arguments.prediction_time_column or PREDICTION_TIME
         labels = read_label_rows(table_files(arguments.labels), SUBJECT, time, arguments.label_name, events, flags)
+        if labels.time is None:
+            raise InputError(f"{arguments.labels}: no row has a {time}. Labels of MEDS need one each.")
     start = np.where(is_bad(events.first_time), 0, events.first_time)
     samples = make_samples(str(src), events, start, None, labels)
-    samples, skips = marks.with_starts(samples)
-    notes = [*_without_sample(events, samples, skips), *_unlisted(src, codes)]
+    started, skips = marks.with_starts(samples)
     return assemble(
         arguments,
         Found(
             description=f"MEDS {_version(src)} {src.resolve()}",
             columns=columns,
             events=events,
-            samples=samples,
+            samples=started,
+            every_sample=samples,
             label_name=(arguments.task or arguments.labels.stem) if arguments.labels else None,
-            own_split=_own_split(src, events, samples),
-            static=marks.age(samples),
+            own_split=_own_split(src, events, started),
+            static=marks.age(started),
             static_rows=True,
             from_start=arguments.start_code is not None,
             skips=skips,
-            notes=[*(labels.notes if labels else ()), *notes],
+            notes=[*(labels.notes if labels else ()), *_unlisted(src, codes)],
         ),
     )
 
@@ -146,9 +147,7 @@ class _Marks:
 def _data_files(src: Path) -> list[Path]:
     data = src / "data"
     if not data.is_dir():
-        raise InputError(
-            f"{src}: no folder data/ in it, so it is no MEDS data set. Pass the folder with data/ and metadata/."
-        )
+        raise InputError(f"{src}: has no folder data/. Pass the folder of a MEDS data set, with data/ and metadata/.")
     files = [file for file in table_files(data) if file.suffix == ".parquet"]
     if not files:
         raise InputError(f"{data}: holds no .parquet file.")
@@ -167,11 +166,6 @@ def _own_split(src: Path, events: Events, samples: Samples) -> NDArray[np.int8] 
         return None
     column = per_id([file], SUBJECT, ["split"], events)["split"].take(pa.array(samples.id))
     return split_positions(str(file), column)
-
-
-def _without_sample(events: Events, samples: Samples, skips: Sequence[Skip]) -> list[str]:
-    n_other = len(events.ids) - len(np.unique(samples.id)) - len(skips)
-    return [f"{counted(n_other, 'subject')} without a row in --labels, not in the cohort"] if n_other > 0 else []
 
 
 def _unlisted(src: Path, codes: EventCodes) -> list[str]:

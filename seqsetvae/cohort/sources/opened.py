@@ -61,6 +61,11 @@ def add_side_file(parser: ArgumentParser, flag: str, text: str) -> None:
 def add_common(parser: ArgumentParser) -> None:
     """OUT and the flags that every source has."""
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+    add_compile_flags(parser)
+
+
+def add_compile_flags(parser: ArgumentParser) -> None:
+    """The flags of a compilation that every source has."""
     width = f"width of vectors generated from the names (default {DEFAULT_WIDTH})"
     parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")

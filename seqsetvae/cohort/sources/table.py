@@ -44,6 +44,8 @@ def add_flags(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{column}_column", default=column, metavar="COLUMN", help=text)
     text = "column of categories, used where the value is no number (default: none)"
     parser.add_argument("--text_column", metavar="COLUMN", help=text)
+    sets = "column with the number of the set (default: all events of a stay at one time are one set)"
+    parser.add_argument("--set_column", metavar="COLUMN", help=sets)
     non_numeric = "rows without a number, of a variable that has numbers elsewhere: fault (default), leave_out, or "
     non_numeric += "level: a text becomes NAME=text with the value 1, and an empty value NAME=none"
     parser.add_argument("--non_numeric", choices=NON_NUMERIC, default="fault", help=non_numeric)
@@ -77,6 +79,7 @@ def open_source(arguments: Namespace) -> Opened:
         arguments.variable_column,
         None if arguments.value_column == NO_VALUES else arguments.value_column,
         arguments.text_column,
+        arguments.set_column,
     )
     events = read_events(files, columns, codes, flags, spool_folder(arguments))
     facts = _Facts(arguments, files, events)
@@ -85,7 +88,7 @@ def open_source(arguments: Namespace) -> Opened:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
         labels = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
     samples = make_samples(str(arguments.src), events, facts.start(flags), facts.subject(), labels)
-    samples, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
+    started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
     split = facts.split()
     return assemble(
         arguments,
@@ -93,10 +96,11 @@ def open_source(arguments: Namespace) -> Opened:
             description=f"table {arguments.src.resolve()}",
             columns=columns,
             events=events,
-            samples=samples,
+            samples=started,
+            every_sample=samples,
             label_name=arguments.label_name,
-            own_split=None if split is None else split[samples.id],
-            static=[facts.static(name, codes, samples) for name in arguments.static_columns],
+            own_split=None if split is None else split[started.id],
+            static=[facts.static(name, codes, started) for name in arguments.static_columns],
             skips=skips,
             notes=[] if labels is None else labels.notes,
         ),

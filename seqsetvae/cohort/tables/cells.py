@@ -119,8 +119,8 @@ class TimeColumn:
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             first = as_text(column.drop_null()[:1000]).drop_null()
-            self.is_timestamp = form is not None or len(first) > split_values(first)[1].null_count
-            self.has_zone = any(_WITH_ZONE.search(text[10:]) for text in first[:1].to_pylist())
+            self.is_timestamp = form is not None or 2 * split_values(first)[1].null_count < len(first)
+            self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
 
     @property
     def dtype(self) -> type[np.generic]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column
+from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column, split_values
 from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
 from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.store import EventStore
@@ -33,6 +33,7 @@ class Columns(NamedTuple):
     variable: str
     value: str | None
     text: str | None = None  # levels beside the numbers
+    set: str | None = None  # number of the set; None: a set is all that has one time
 
 
 class TimeFlags(NamedTuple):
@@ -123,7 +124,8 @@ def read_events(
 
 def _start(file: Path, cells: pa.Array, columns: Columns, codes: EventCodes, flags: TimeFlags, folder: Path) -> Events:
     time = in_column(str(file), columns.time, lambda: TimeColumn(cells, *flags))
-    return Events(Ids(), EventStore(folder, time.dtype), codes, time, np.zeros(0, time.dtype), [(0, file)])
+    store = EventStore(folder, time.dtype, has_set=columns.set is not None)
+    return Events(Ids(), store, codes, time, np.zeros(0, time.dtype), [(0, file)])
 
 
 def _add(events: Events, part: Part, n_rows: int, columns: Columns, hook: Hook | None) -> None:
@@ -146,6 +148,9 @@ def _add(events: Events, part: Part, n_rows: int, columns: Columns, hook: Hook |
     row = np.arange(n_rows, n_rows + len(ids))
     for name, column in (("id", ids), ("code", code), ("value", number), ("time", time), ("row", row)):
         records[name] = column[chosen]
+    if columns.set is not None:
+        numbers = cells[columns.set]
+        records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[chosen]
     events.store.append(records)
     _note_first_times(events, records["id"], records["time"])
 

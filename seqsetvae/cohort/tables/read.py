@@ -61,9 +61,9 @@ def column_names(file: Path) -> list[str]:
         if file.name.lower().endswith(".parquet"):
             return list(pq.read_schema(file).names)
         with pa.input_stream(str(file), compression="detect") as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
             return next(csv.reader(text, delimiter=_delimiter(file)), [])
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
 
 

@@ -17,6 +17,7 @@ from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
 from seqsetvae.cohort.tidy import LARGEST, SPLITS, Rows, Skip, Stay, UnnamedRows, fault, first_bad_rows
 
 _STATIC_ROW = -1  # the row of an event that is no row of an event table
+_STATIC_SET = float(-(2**53))  # its number of a set, where the source has such numbers
 _CATEGORIES = {
     UNNAMED: "a row without a variable name",
     NO_VALUE: "a value that is missing, of a variable with numbers",
@@ -82,9 +83,12 @@ class EventSource:
         value = np.append(self.decision.value, np.nan)[code]
         value = np.where(np.isnan(value), records["value"], value)
         is_static = self._is_static(records)
+        set_index = self._set_index(records, is_static)
         bad = (code == UNNAMED) | (action == NO_VALUE) | (action == NO_NUMBER)
         bad |= is_bad(records["time"]) & ~is_static
         bad |= (action == KEEP) & (code != UNNAMED) & ~(np.abs(value) <= LARGEST)
+        if set_index is not None:
+            bad |= ~np.isfinite(set_index)
         found = first_bad_rows(bad, n_rows)
         skips = [self._fault(stays[stay], records[row], value[row], int(action[row])) for stay, row, _ in found]
         rows = Rows(
@@ -94,8 +98,8 @@ class EventSource:
             variable=code,
             value=value,
             minute=self._minutes(records, is_static, at, stay_of),
-            set_index=None,
-            has_set_index=np.zeros(len(stays), dtype=bool),
+            set_index=set_index,
+            has_set_index=np.full(len(stays), set_index is not None),
             skips=skips,
         )
         dropped = action == DROP
@@ -104,6 +108,12 @@ class EventSource:
         if dropped.any():
             rows = rows.take(np.flatnonzero(~dropped))
         return rows.without([stay for stay, _, _ in found])
+
+    def _set_index(self, records: NDArray[Any], is_static: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """[E] The source's own numbers of sets; static facts are a set before all others. None: it has none."""
+        if self.columns.set is None:
+            return None
+        return np.where(is_static, _STATIC_SET, records["set"])
 
     def _is_static(self, records: NDArray[Any]) -> NDArray[np.bool_]:
         is_static = records["row"] == _STATIC_ROW
@@ -155,9 +165,12 @@ class EventSource:
             column = self.columns.time
             category = "a time that is missing or cannot be read"
             reason = f"{self.events.bad_times.get(row, 'the cell')!r} is not {self.events.time.described}"
-        else:
+        elif not abs(value) <= LARGEST:
             category = "a value that is not a finite number"
             reason = f"{value} is not a finite number that float32 can hold"
+        else:
+            column, category = self.columns.set, "a number of a set that is missing or not a finite number"
+            reason = f"{record['set']} is not a finite number"
         where = f"id {stay.file.rpartition(', id ')[2]}, column {column}"
         skip = fault(stay, str(category), f"{where}: {reason}", in_file, name)
         return Skip(file, skip.reason, in_file, name, category=skip.category, stay_id=skip.stay_id)

@@ -89,7 +89,10 @@ def read_label_rows(
     """
     parts = [_label_part(file, id_column, time_column, label, events, flags) for file in files]
     ids, label_of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "label"))
-    time = None if time_column is None else np.concatenate([part.time for part in parts if part.time is not None])
+    times = [part.time for part in parts if part.time is not None]
+    if times and len(times) < len(parts):
+        raise InputError(f"{files[0].parent}: some files have prediction times in {time_column}, others have none.")
+    time = np.concatenate(times) if times else None
     known = np.flatnonzero(ids >= 0)
     _refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
     notes = []
@@ -112,6 +115,8 @@ def _label_part(
     label_of = _labels(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
     time = None
     if time_column is not None:
+        if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
+            return LabelRows(ids, None, label_of, [])
         time = read_times(str(file), time_column, table[time_column], events, flags)
         _refuse(file, time_column, is_bad(time), table[time_column], f"is not {events.time.described}")
     return LabelRows(ids, time, label_of, [])

@@ -16,17 +16,18 @@ from seqsetvae.files import cannot_write
 RECORDS_PER_BUCKET = 1 << 21  # sorted in memory at once, 32 bytes each
 
 
-def record_type(time: type[np.generic]) -> np.dtype[Any]:
-    """An event: position of its id, code of its variable, value, time, and its row counted over all files."""
-    return np.dtype([("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(time)), ("row", "<i8")])
+def record_type(time: type[np.generic], has_set: bool) -> np.dtype[Any]:
+    """An event: position of its id, code of its variable, value, time, its row counted over all files, its set."""
+    fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(time).str), ("row", "<i8")]
+    return np.dtype([*fields, *([("set", "<f8")] if has_set else [])])
 
 
 class EventStore:
     """Records that are appended in any order and read by id."""
 
-    def __init__(self, folder: Path, time: type[np.generic]) -> None:
-        """`folder` needs room for 32 bytes an event, and for twice as many if the rows are not sorted by id."""
-        self.folder, self.dtype = folder, record_type(time)
+    def __init__(self, folder: Path, time: type[np.generic], *, has_set: bool = False) -> None:
+        """`folder` needs room for 32 to 40 bytes an event, and for twice as many if the rows are not sorted by id."""
+        self.folder, self.dtype = folder, record_type(time, has_set)
         self._stream = self._new_file()
         self._counts = np.zeros(0, dtype=np.int64)  # records by id
         self._last_id, self._is_sorted = 0, True
