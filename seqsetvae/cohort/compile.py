@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from seqsetvae.cohort.imported import Imported, write_samples
 from seqsetvae.cohort.known import only_known
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.normalise import Variables, normalise
+from seqsetvae.cohort.separate import require_separate_splits
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
     Embeddings,
@@ -82,7 +82,7 @@ def compile_cohort(
         InputError: the data or side tables have a fault; the message says what and where.
     """
     out = Path(out)
-    _require_separate_splits(source)
+    require_separate_splits(source)
     if stats is None and "train" not in source.stays and source.stays:
         raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
     with new_folder(out) as partial:
@@ -137,51 +137,6 @@ class _Tally:
         for local in present:
             code[local] = self.code_of.setdefault(part.names[local], len(self.code_of))
         return code[part.variable]
-
-
-def _require_separate_splits(source: Source) -> None:
-    """Raises InputError if a stay occurs twice, or stays of one subject are in several splits."""
-    sizes = list(map(len, source.stays.values()))
-    keys = ((stay.stay_id, stay.subject) for stay in chain.from_iterable(source.stays.values()))
-    stay, subject = np.fromiter(keys, np.dtype((np.int64, 2)), sum(sizes)).T  # both [all stays]
-    leak = "so that a model could be tested on what it was trained on"
-    _refuse(
-        _repeated(stay),
-        lambda stay, _: (stay.stay_id, stay.file),
-        source,
-        f"stays occur in more than one file or split, {leak}",
-        "Keep one file for each stay.",
-    )
-    of_split = [np.unique(numbers) for numbers in np.split(subject, np.cumsum(sizes)[:-1])]
-    _refuse(
-        _repeated(np.concatenate(of_split)),
-        lambda stay, split: (stay.subject, split),
-        source,
-        f"subjects have stays in more than one split, {leak}",
-        "Put all stays of a subject into one split.",
-    )
-
-
-def _repeated(numbers: NDArray[np.int64]) -> list[int]:
-    """The numbers that occur more than once, ascending."""
-    numbers = np.sort(numbers)
-    return np.unique(numbers[1:][numbers[1:] == numbers[:-1]]).tolist()
-
-
-def _refuse(
-    numbers: list[int], found_at: Callable[[Stay, str], tuple[int, str]], source: Source, fault: str, advice: str
-) -> None:
-    """Raises InputError listing these numbers, if there are any, with where each was found."""
-    if not numbers:
-        return
-    found: dict[int, dict[str, None]] = {number: {} for number in numbers}
-    for split, stays in source.stays.items():
-        for number, where in (found_at(stay, split) for stay in stays):
-            if number in found:
-                found[number][where] = None
-    shown = "".join(f"\n  {number}: {', '.join(found[number])}" for number in numbers[:10])
-    more = f"\n  and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
-    raise InputError(f"{len(numbers):,} {fault}:{shown}{more}\n{advice}")
 
 
 # ------------------------------------------------------------------ first pass: raw values, in order
