@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from seqsetvae.console import recorded_output
+from seqsetvae.console import recorded_output, steady_output
 from seqsetvae.errors import InputError, Terminated
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         75 stopped by SIGTERM, 130 interrupted.
     """
     _replace_unprintable_characters()
-    with recorded_output():
+    with steady_output(), recorded_output():
         return _run(argv)
 
 
