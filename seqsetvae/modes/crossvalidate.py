@@ -182,9 +182,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     transform = new_transform(finetuning.architecture, finetuning.values, cohort)
     run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
     if run is None or not is_done:
-        run = Path(
-            pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, resume=run).run
-        )
+        run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
     return changed(finetuning, pretrained_ckpt=run)
 
 
