@@ -22,6 +22,7 @@ from torch import nn
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
+from seqsetvae.safetensors_file import SUFFIX, read_safetensors
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
@@ -78,6 +79,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
     """
+    if path.suffix == SUFFIX:
+        return read_safetensors(path)
     try:
         with path.open("rb") as file:
             start = file.read(4)

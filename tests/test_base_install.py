@@ -15,7 +15,7 @@ import pytest
 from seqsetvae.cohort import Cohort
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("lightgbm", "jinja2", "matplotlib", "captum", "tensorboard")
+EXTRAS = ("lightgbm", "jinja2", "matplotlib", "captum", "tensorboard", "safetensors", "onnx", "onnxruntime")
 # Python imports this file when it starts: the packages are then as if they were not installed.
 HIDE = f"""
 import sys
@@ -73,6 +73,7 @@ def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohor
         summaries,
         {**summaries, "mode": "crossvalidate"},
         {**summaries, "distillation": 0, "tree_models": 0},
+        {"mode": "export", "ckpt": run, "output": tmp_path / "exported"},
     )
     expected = [
         (0, "No boosted trees among the baselines: lightgbm is not installed (pip install lightgbm)."),
@@ -82,6 +83,7 @@ def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohor
         (2, "pip install lightgbm"),
         (2, "pip install lightgbm"),
         (0, "val_auc"),
+        (2, "pip install safetensors"),
     ]
     for (status, said), (expected_status, text) in zip(done, expected, strict=True):
         assert (status, text in said) == (expected_status, True), said

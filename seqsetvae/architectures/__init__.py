@@ -38,7 +38,8 @@ class Architecture(Protocol):
 
         It may also have fit(cohort, batches), called once for a new model with batches of training stays;
         variable_table(cohort), which takes the place of the embeddings in all of these; and summarizer(variables),
-        which returns what is to be computed of a batch on the host: batch -> batch.prepared.
+        which returns what is to be computed of a batch on the host: batch -> batch.prepared; and padded_history(), a
+        module of plain operations, (set means [N, T, D], minutes [N, T]) -> states [N, T, D], to be written as ONNX.
         """
         ...
 

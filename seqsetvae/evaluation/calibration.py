@@ -73,10 +73,16 @@ def calibrate(checkpoint: Path, validation: Predictions) -> Calibration:
         CannotWriteError: the file cannot be written.
     """
     calibration = fit_calibration(checkpoint, validation)
+    write_calibration(calibration, checkpoint)
+    return calibration
+
+
+def write_calibration(calibration: Calibration, checkpoint: Path) -> dict[str, Any]:
+    """Write calibration.json for a checkpoint; returns its content. Raises CannotWriteError."""
     content = {"checkpoint": checkpoint.name, "method": METHOD, "threshold_rule": RULE, **asdict(calibration)}
     content["threshold"] = calibration.threshold
     write_text(calibration_file(checkpoint), json.dumps(content, indent=2) + "\n")
-    return calibration
+    return content
 
 
 def fit_calibration(checkpoint: Path, validation: Predictions) -> Calibration:

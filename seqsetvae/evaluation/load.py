@@ -77,6 +77,12 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
 
 
+def is_finetuned(path: Path) -> bool:
+    """Whether a file is the checkpoint of a fine-tuning run. Raises InputError where it cannot be read."""
+    saved = read_file(path).get("hyper_parameters")
+    return isinstance(saved, dict) and saved.keys() >= REQUIRED
+
+
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])

@@ -3,7 +3,7 @@
 A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
 """
 
-from seqsetvae.modes import crossvalidate, demo, embed, evaluate, finetune, predict, pretrain, report
+from seqsetvae.modes import crossvalidate, demo, embed, evaluate, export, finetune, predict, pretrain, report
 from seqsetvae.settings.command_line import Mode
 
 MODES: dict[str, Mode] = {
@@ -14,5 +14,6 @@ MODES: dict[str, Mode] = {
     "predict": predict,
     "report": report,
     "embed": embed,
+    "export": export,
     "demo": demo,
 }

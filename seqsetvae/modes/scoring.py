@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
+from seqsetvae.cohort.imported import read_samples
 from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
@@ -29,7 +30,7 @@ from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
 from seqsetvae.training.precision import Precision, prepare_device
-from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
+from seqsetvae.training.run_folder import CONFIG, EXPORTED, RunFolder, find_checkpoint
 from seqsetvae.variables import host_work, variable_table
 
 UNKNOWN_VARIABLES = "none of its variables occurred in the checkpoint's training data"
@@ -58,8 +59,7 @@ class Scorer:
     @property
     def is_data_of_run(self) -> bool:
         """Whether the cohort is the one of the checkpoint's run."""
-        recorded = None if self.folder is None else self.folder.read_json(CONFIG).get("cohort")
-        return isinstance(recorded, dict) and recorded.get("content") == self.cohort.content_hash
+        return is_data_of_run(self.folder, self.cohort)
 
     @property
     def is_selected(self) -> bool:
@@ -118,6 +118,10 @@ class Scorer:
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""
+        samples = read_samples(self.cohort)
+        if samples is not None:
+            missing = samples.filter(samples["reason"].is_valid()).select(["stay_id", "split", "reason"])
+            return [(row["stay_id"], row["split"], row["reason"]) for row in missing.to_pylist()]
         found: dict[int, tuple[int, str | None, str]] = {}
         for skip in read_skipped(self.cohort.path):
             file = Path(skip.file)
@@ -157,7 +161,7 @@ def open_scorer(
     path, folder = find_checkpoint(ckpt)
     finetuned = load_finetuned(path, torch.float64 if run.precision == "64-true" else torch.float32)
     trained_on = finetuned.trained_on
-    data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), folder)
+    data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), path, folder)
     width = check_data(data, *splits, labelled=labelled)
     check_width(width, finetuned.input_dim, path, data.data_dir)
     try:
@@ -173,6 +177,12 @@ def open_scorer(
     module = data_module(cohort, transform, data, loader, run, device, labelled=False)
     module = module.with_prepare(host_work(model.backbone, variables))
     return Scorer(folder, finetuned, cohort, module, variables.to(device), Precision.of(run, device))
+
+
+def is_data_of_run(folder: RunFolder | None, cohort: Cohort) -> bool:
+    """Whether a cohort is the one that a run read."""
+    recorded = None if folder is None else folder.read_json(CONFIG).get("cohort")
+    return isinstance(recorded, dict) and recorded.get("content") == cohort.content_hash
 
 
 def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, *, labelled: bool) -> DataSettings:
@@ -192,7 +202,7 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             f"label_name: received {data.label_name!r}; {path} was trained to predict {trained_on.label_name!r}, and "
             "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
-    data_dir = data.data_dir or _data_dir(folder, path)
+    data_dir = data.data_dir or data_dir_of_run(folder, path)
     label_name = trained_on.label_name
     if is_compiled(data_dir):
         found = open_cohort(data_dir, verify=False).label_name
@@ -205,16 +215,28 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
     return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
 
 
-def _with_side_files(data: DataSettings, folder: RunFolder | None) -> DataSettings:
-    """Statistics and embeddings for an old layout that has none: those of the cohort that the checkpoint's run used."""
+def _with_side_files(data: DataSettings, path: Path, folder: RunFolder | None) -> DataSettings:
+    """Statistics and embeddings for an old layout that has none: those of the cohort that the checkpoint's run used.
+
+    Beside an exported checkpoint they are files.
+    """
     assert data.data_dir is not None, "it is that of the run by default"
-    if folder is None or is_compiled(data.data_dir):
+    if is_compiled(data.data_dir):
         return data
     files = locate_layout(data.data_dir, SideFiles(data.params_map_path, data.label_path, data.embeddings_path))
-    cohort = folder.read_json(CONFIG).get("cohort")
-    recorded = Path(str(cohort.get("path"))) if isinstance(cohort, dict) else None
     missing = [name for name, file in (("stats.csv", files.stats), ("cached.csv", files.embeddings)) if file is None]
-    if not missing or recorded is None or not is_compiled(recorded):
+    if not missing:
+        return data
+    if path.name == EXPORTED and all((path.parent / name).is_file() for name in missing):
+        print(f"There is no {' and no '.join(missing)} for {data.data_dir}: those beside {path} are used")
+        return replace(
+            data,
+            params_map_path=files.stats or path.parent / "stats.csv",
+            embeddings_path=files.embeddings or path.parent / "cached.csv",
+        )
+    cohort = None if folder is None else folder.read_json(CONFIG).get("cohort")
+    recorded = Path(str(cohort.get("path"))) if isinstance(cohort, dict) else None
+    if recorded is None or not is_compiled(recorded):
         return data
     print(
         f"There is no {' and no '.join(missing)} for {data.data_dir}: those of the training data are used\n  {recorded}"
@@ -222,7 +244,7 @@ def _with_side_files(data: DataSettings, folder: RunFolder | None) -> DataSettin
     return replace(data, params_map_path=files.stats or recorded, embeddings_path=files.embeddings or recorded)
 
 
-def _data_dir(folder: RunFolder | None, path: Path) -> Path:
+def data_dir_of_run(folder: RunFolder | None, path: Path) -> Path:
     """The data of the checkpoint's run."""
     if folder is None:
         raise InputError(f"{path}: is not in a run folder, which would record the data; pass --data_dir")

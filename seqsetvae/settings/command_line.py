@@ -51,6 +51,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
         "  train_optimized.py --mode predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv\n"
+        "  train_optimized.py --mode export --ckpt RUN_FOLDER --output FOLDER\n"
         "  train_optimized.py --mode demo\n\n"
         "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
         "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings",

@@ -42,9 +42,15 @@ class DataSettings:
 class ValueSettings:
     """How a new model reads values; a checkpoint has its own."""
 
+    value_transform: str | None = setting(optional(choice("z_score", "quantiles")), default=None)
     value_clip: float | None = setting(optional(number(1)))
     min_count: int = setting(integer(0))
     given: Mapping[str, str] = given()
+
+    def problems(self) -> list[str]:
+        if self.value_transform == "quantiles" and "value_clip" in self.given:
+            return [f"value_clip: received {self.value_clip}; leave it out with value_transform quantiles"]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +68,8 @@ class PretrainedSettings:
 
     pretrained_ckpt: Path | None = argument(
         optional(existing_path()),
-        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt file, or a run folder "
-        "(its checkpoints/best.ckpt is used)",
+        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt or .safetensors "
+        "file, or a run folder (its checkpoints/best.ckpt is used)",
     )
     allow_partial_backbone: bool = argument(
         BOOLEAN,
@@ -79,8 +85,8 @@ class FinetunedSettings:
 
     ckpt: tuple[Path, ...] | None = argument(
         Several(existing_path()),
-        "evaluate, predict: fine-tuned checkpoint; a run folder (its checkpoints/best.ckpt is used) or a .ckpt file; "
-        "evaluate compares the first with the others",
+        "evaluate, predict: fine-tuned checkpoint; export: any checkpoint; a run folder (its checkpoints/best.ckpt is "
+        "used), a .ckpt file, or what --mode export wrote; evaluate compares the first with the others",
     )
 
 
@@ -101,8 +107,9 @@ class OutputSettings:
     output: Path | None = argument(
         optional(path()),
         "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
-        "folder for evaluation.json and predictions.csv, by default the run folder; crossvalidate: folder of the "
-        "results, by default a new run folder; finished folds in it are not computed again",
+        "folder for evaluation.json and predictions.csv, by default the run folder; export: the folder to write, which "
+        "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it "
+        "are not computed again",
     )
 
 

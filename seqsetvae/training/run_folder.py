@@ -12,6 +12,7 @@ from seqsetvae.files import cannot_write, read_json, remove_leftovers, write_tex
 
 CHECKPOINTS = "checkpoints"
 CONFIG, SUMMARY = "config.json", "summary.json"
+EXPORTED = "model.safetensors"  # in a folder that --mode export wrote
 
 
 class RunFolder:
@@ -93,8 +94,10 @@ def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
     """The checkpoint file of a path, and its run folder if there is one: of a run folder, its best.ckpt.
 
     Raises:
-        InputError: a folder without checkpoints/best.ckpt.
+        InputError: a folder with neither checkpoints/best.ckpt nor an exported model.
     """
+    if (path / EXPORTED).is_file():
+        return path / EXPORTED, None
     if path.is_dir():
         run = RunFolder(path)
         if not run.best.is_file():

@@ -18,6 +18,7 @@ from seqsetvae.architectures.seqsetvae.history_encoder import (
     time_bucket_edges,
     time_buckets,
 )
+from seqsetvae.architectures.seqsetvae.padded_history import PaddedHistory
 from seqsetvae.architectures.seqsetvae.set_encoder import MAB, SetEncoder
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
@@ -79,6 +80,10 @@ class Backbone(nn.Module):
         x = mu + position + time
         x = F.layer_norm(x, x.shape[-1:])
         return self.post_transformer_norm(self.transformer(x, batch.grids))
+
+    def padded_history(self) -> PaddedHistory:
+        """The history encoder as a module of its own, for programs that have no ragged batches."""
+        return PaddedHistory(self.transformer, self.post_transformer_norm, self.rel_time_bucket_embed, self.time_edges)
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in the number of rows alone; in place, so state-dict keys stay.

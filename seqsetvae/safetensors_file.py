@@ -1,0 +1,94 @@
+"""Checkpoints as .safetensors files: weights, and what else a checkpoint records as JSON in the header of the file.
+
+The format cannot hold code, so it is safe to open, and it opens quickly. It has no checksums, so the header has one of
+all weights. Long texts (boosted trees) are kept as bytes beside the weights, because a header is limited in size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqsetvae.errors import InputError
+
+SUFFIX = ".safetensors"
+CONTENT, CHECKSUM = "seqsetvae_checkpoint", "weights_sha256"  # keys of the header's metadata
+TEXTS = "texts of "  # + name of the hyper-parameter: a list of texts, as bytes that stand beside the weights
+
+
+def write_safetensors(
+    file: Path, weights: Mapping[str, torch.Tensor], content: Mapping[str, Any], texts: Mapping[str, list[str]]
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        file: where to.
+        weights: by the names that they have in the checkpoint.
+        content: what else it records, of plain values.
+        texts: lists of long texts among its hyper_parameters.
+
+    Raises:
+        InputError: safetensors is not installed.
+    """
+    library = _library()
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    for name, of_name in texts.items():
+        for number, text in enumerate(of_name):
+            tensors[f"{TEXTS}{name} {number}"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    metadata = {"format": "pt", CONTENT: json.dumps(content), CHECKSUM: _checksum(tensors)}
+    file.write_bytes(library.torch.save(tensors, metadata))  # save_file gives rights to the owner alone
+
+
+def read_safetensors(file: Path) -> dict[str, Any]:
+    """The content of a file as torch.load gives that of a checkpoint. A file of other origin has its weights alone.
+
+    Raises:
+        InputError: safetensors is not installed, or the file is damaged or something else.
+    """
+    library = _library()
+    try:
+        with library.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        content = json.loads(metadata.get(CONTENT, "{}"))
+    except Exception as error:  # of any kind: what the library raises for damaged files is not documented
+        raise InputError(
+            f"{file}: not a safetensors file, or damaged ({type(error).__name__}: {error}). Copy it again from where "
+            "it was made."
+        ) from error
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
+        raise InputError(
+            f"{file}: the checksum of its weights does not match. The file is damaged, or its download is incomplete: "
+            "copy it again from where it was made."
+        )
+    names = [name for name in tensors if name.startswith(TEXTS)]
+    for name in sorted(names, key=lambda name: int(name.rpartition(" ")[2])):
+        of_name = content["hyper_parameters"].setdefault(name.removeprefix(TEXTS).rpartition(" ")[0], [])
+        of_name.append(tensors.pop(name).numpy().tobytes().decode())
+    return {**content, "state_dict": tensors}
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and bytes of all tensors, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _library() -> Any:
+    """The package. Raises InputError where it is not installed."""
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise InputError(
+            "safetensors is not installed; --mode export and .safetensors checkpoints need it: pip install safetensors"
+        ) from error
+    return safetensors
