@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def problems(settings: Settings) -> list[str]:
     name = settings.architecture.architecture
     has_layers = "layers" in ARCHITECTURES[name].OFFERS
     found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
-    return found + (settings.architecture.problems_of_new_model() if random else [])
+    return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
 def run(settings: Settings) -> Summary:
@@ -256,11 +256,8 @@ def untrained(settings: Settings, cohort: Cohort) -> Any:
     """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
     if is_pretrainable(settings):
         print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    architecture = ARCHITECTURES[settings.architecture.architecture]
-    of_data = {"input_dim": cohort.embeddings.shape[1], "vocabulary": cohort.vocabulary}
-    needed = {field.name for field in fields(architecture.Sizes)}
-    of_data = {name: value for name, value in of_data.items() if name in needed}
-    return architecture.build(architecture.Sizes(**of_data, **settings.architecture.sizes()))
+    sizes = settings.architecture.new_sizes(cohort.embeddings.shape[1], cohort.vocabulary)
+    return ARCHITECTURES[settings.architecture.architecture].build(sizes)
 
 
 def build(
