@@ -15,7 +15,7 @@ ROOMS = [
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
     ("seqsetvae.evaluation", "seqsetvae.tuning"),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
-    ("seqsetvae.sampler",),
+    ("seqsetvae.sampler", "seqsetvae.checkpoint_file", "seqsetvae.weights"),
     ("seqsetvae.objectives",),
     ("seqsetvae.head", "seqsetvae.trees"),
     ("seqsetvae.architectures",),
