@@ -20,6 +20,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 
 EMBEDDINGS = "embeddings.npy"
+SAMPLES = "samples.parquet"  # ids and times of the samples, where a table was imported (imported.py)
 ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
     "variable": np.dtype("<i4"),
     "value": np.dtype("<f8"),
@@ -188,8 +189,8 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise damaged(file, "the file is missing") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise damaged(file, str(error)) from None
+    except Exception as error:  # of any kind: numpy takes what is in a damaged header as it is
+        raise damaged(file, " ".join(str(error).split())[:200]) from None
     if array.dtype != dtype or array.ndim != n_dim:
         raise damaged(file, f"{array.dtype} with {array.ndim} dimensions, expected {dtype} with {n_dim}")
     return array.view(np.ndarray)  # the subclass memmap makes every slice slower
@@ -197,7 +198,8 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
 
 def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
     arrays = (f"{split}/{array}.npy" for split in manifest["splits"] for array in (*ARRAYS, *OPTIONAL_ARRAYS))
-    for name in [EMBEDDINGS, *(array for array in arrays if (path / array).is_file())]:
+    others = [EMBEDDINGS, *(name for name in (SAMPLES,) if name in manifest["checksums"])]
+    for name in [*others, *(array for array in arrays if (path / array).is_file())]:
         if file_sha256(path / name) != manifest["checksums"].get(name):
             raise damaged(path / name, "its bytes are not those that were written")
 

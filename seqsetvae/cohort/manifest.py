@@ -34,13 +34,14 @@ def damaged(file: Path, what: str) -> InputError:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write manifest.json with the checksums of all arrays and its own; the last file of a new folder to be written."""
-    arrays = sorted(folder.rglob("*.npy"))
+    """Write manifest.json with the checksums of all arrays and tables, and its own; the last file of a new folder."""
+    arrays = sorted([*folder.rglob("*.npy"), *folder.glob("*.parquet")])
     checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, VALUES: Z_SCORE, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    # Names of folders that are not UTF-8 become JSON's own escapes.
+    (folder / MANIFEST).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def manifest_checksum(manifest: dict[str, Any]) -> str:
