@@ -18,6 +18,7 @@ from seqsetvae.objectives.settings import ObjectiveSettings
 from seqsetvae.settings.declare import argument, as_plain, changed
 from seqsetvae.settings.groups import BaselineSettings, OutputSettings, PretrainingRate, ScheduleSettings
 from seqsetvae.settings.kinds import integer, number
+from seqsetvae.settings.tuning import resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.checkpoint import LoadReport
@@ -226,7 +227,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> dict[str, 
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    run, is_done = earlier_run("finetune", settings, cohort.content_hash)
+    run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
     if run is None or not is_done:
         run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
     finetuned = load_finetuned(find_checkpoint(run)[0])

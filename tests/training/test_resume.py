@@ -164,6 +164,15 @@ def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypa
     assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
 
 
+def test_added_matrices_of_lora_go_on_too(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {**FINETUNING, "tuning": "lora", "lora_rank": 2, **EVERY_STEP}
+    assert finetune(pretrained, old_layout, tmp_path / "whole", **flags)[0] == 0
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3 * STEPS + 5):
+        finetune(pretrained, old_layout, tmp_path / "killed", **flags)
+    resume(run_of(tmp_path / "killed"))
+    assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
+
+
 def test_double_precision_is_not_rounded_on_the_way(old_layout: Path, tmp_path: Path) -> None:
     flags: dict[str, Any] = {"precision": "64-true", **EVERY_STEP}
     assert pretrain(old_layout, tmp_path / "whole", **flags)[0] == 0
