@@ -19,6 +19,9 @@ ALONE = f"{SUMMARIES} --distillation 0 --tree_models 0"  # the network without b
 PRETRAINED = "--objective forecasting --pretrain_epochs 10"
 PROBE = "--unfreeze_after none --max_epochs 24"  # the head alone trains, on a frozen backbone
 SMALL = "--preset small --unfreeze_after 0 --max_epochs 4"
+LATER = "--lr_schedule cosine --keep last --ema_decay 0.995"  # nothing is selected on the held-out fold
+# With few labels (share: flags of every row): smaller batches, so that there are enough steps.
+FEW_LABELS = {"0.1": "--batch_size 64", "0.01": "--batch_size 16"}
 # Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
 ROWS = {
     "variable_summaries": f"{SUMMARIES} --from_random_weights",
@@ -27,7 +30,7 @@ ROWS = {
     "pretrained, fine-tuned": f"{ALONE} {PRETRAINED}",
     "pretrained, with trees": f"{SUMMARIES} {PRETRAINED}",
     "SeqSetVAE, old": f"{SMALL} --from_random_weights",
-    "SeqSetVAE, new": f"{SMALL} --from_random_weights --value_transform quantiles",
+    "SeqSetVAE, new": f"{SMALL} --from_random_weights --value_transform quantiles {LATER}",
 }
 BASELINES_OF = "variable_summaries"
 
@@ -45,7 +48,17 @@ def main() -> int:
     parser.add_argument("--folds", default="5")
     parser.add_argument("flags", nargs="*", help="further flags of crossvalidate for every row, after --")
     chosen = parser.parse_args()
-    common = ["--seed", chosen.seed, "--train_fraction", chosen.train_fraction, "--folds", chosen.folds, *chosen.flags]
+    few = FEW_LABELS.get(chosen.train_fraction, "").split()
+    common = [
+        "--seed",
+        chosen.seed,
+        "--train_fraction",
+        chosen.train_fraction,
+        "--folds",
+        chosen.folds,
+        *few,
+        *chosen.flags,
+    ]
     root = chosen.output / f"seed{chosen.seed}-labels{chosen.train_fraction}"
     for row in chosen.only:
         baselines = [] if row == BASELINES_OF else ["--baselines", "none"]
