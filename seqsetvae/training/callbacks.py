@@ -65,13 +65,17 @@ class Clock(pl.Callback):
 class MetricsTable:
     """metrics.csv and TensorBoard curves of a run: one `add` per validation, both stages in one table."""
 
-    def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
-        self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
+    def __init__(self, csv_path: Path, tensorboard_dir: Path, writes: bool = True) -> None:
+        self.csv_path, self.tensorboard_dir, self.writes, self.curves = csv_path, tensorboard_dir, writes, None
+        if not writes:  # another process of the run does
+            return
         with _write_errors(tensorboard_dir):
             self.curves = _tensorboard(tensorboard_dir)
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
+        if not self.writes:
+            return
         columns = row.as_flat()
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, list(columns))
@@ -89,6 +93,8 @@ class MetricsTable:
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
+        if not self.writes:
+            return
         if self.curves is not None:
             self.curves.close()
             for file in self.tensorboard_dir.glob("events.out.tfevents.*"):
@@ -168,7 +174,7 @@ class Reporter(pl.Callback):
                 step=self.before.steps + trainer.global_step,
                 metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
                 rates=self.rates,
-                stays_per_second=self.clock.stays / self.clock.seconds,
+                stays_per_second=trainer.world_size * self.clock.stays / self.clock.seconds,
                 waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
                 seconds=self.clock.seconds,
             )
