@@ -53,6 +53,12 @@ tree_models = 0  # number of boosted tree models (seeds) whose mean log-odds is 
 # --- Optimization (AdamW) ---------------------------------------------------------------------------------------------
 cls_head_lr = 3e-4  # fine-tuning: learning rate of the head, higher than the backbone's because the head is new
 lr = 5e-5  # fine-tuning: learning rate of the unfrozen backbone, lower than cls_head_lr to keep what was pretrained
+tuning = "two_stage"  # two_stage (head alone, then everything), probe, full, last_layers, layer_decay or lora
+tuned_layers = 1  # tuning last_layers: number of layers, from the output, that train after unfreezing
+layer_lr_factor = 0.75  # tuning layer_decay: learning rate of a layer relative to that of the layer above it
+lora_rank = 8  # tuning lora: rank of the matrices that are added to the backbone's
+lora_alpha = 16.0  # tuning lora: the added matrices are scaled by lora_alpha / lora_rank
+lora_lr = 5e-4  # tuning lora: learning rate of the added matrices, higher than lr because they start at zero
 weight_decay = 0.01  # weight decay of weight matrices; biases and norms have none
 warmup_steps = 100  # optimizer steps of linear learning-rate warm-up after unfreezing or in pretraining; max. one epoch
 gradient_clip_val = 1.0  # maximum gradient norm
@@ -76,13 +82,14 @@ lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_au
 lr_patience = 4  # fine-tuning: validations without a higher val_auc before the learning rates are reduced
 min_lr = 1e-6  # lower limit of all learning rates
 es_patience = 8  # early stopping: validations without a better val_auc (per fine-tuning stage) or pretraining val_loss
+save_every_minutes = 10.0  # minutes between saves inside an epoch, for --resume; the end of an epoch is always saved
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features
 seed = 42  # random seed for initial weights, batch order and dropout
 accelerator = "auto"  # device: auto (GPU if available), cpu or gpu
 devices = 1  # number of devices; this version supports 1
-strategy = "auto"  # Lightning strategy: auto or ddp; no difference with one device
+strategy = "auto"  # Lightning strategy: auto or ddp; no difference with one device; what is fine-tuned is tuning
 precision = "32-true"  # 32-true, bf16-mixed, 16-mixed or 64-true; head, loss and metrics use at least float32
 deterministic = False  # true: deterministic GPU kernels only (slower); CPU runs are reproducible without it
 compile_model = False  # true: torch.compile the dense layers; the first steps are slow, long GPU runs become faster

@@ -25,6 +25,7 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
+from seqsetvae.settings.tuning import TuningSettings, resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import torch
@@ -62,6 +63,7 @@ class Settings:
     loss: LossSettings
     trees: TreeSettings
     rates: FinetuningRates
+    tuning: TuningSettings
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
     run: RunSettings
@@ -69,7 +71,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
-    pretrained, after = settings.pretrained, settings.schedule.unfreeze_after
+    pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
     uses_trees = settings.trees.distillation > 0 or settings.trees.tree_models > 0
     plain_loss = settings.loss.loss == "cross_entropy" and settings.loss.class_weight == "none"
@@ -106,30 +108,42 @@ def problems(settings: Settings) -> list[str]:
         (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
+    name = settings.architecture.architecture
+    has_layers = "layers" in ARCHITECTURES[name].OFFERS
+    found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
-def run(settings: Settings) -> Summary:
+def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     """Fine-tune --pretrained_ckpt, or an untrained backbone with --from_random_weights, on --data_dir.
 
-    Everything is checked before the run folder is created, and what is quick to check before anything else.
+    Everything is checked before the run folder is created, and what is quick to check before anything else. `resume` is
+    the folder of a run with these settings to go on with; None is returned if it is finished.
     """
     import pytorch_lightning as pl
 
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.resume import is_finished
 
+    if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
+        return None
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
     warn_of_rates(settings)
-    summary = train(settings, *found)
+    summary = train(settings, *found, resume=resume)
     report_finished_run(Path(summary.run))
     return summary
 
 
 def train(
-    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
+    settings: Settings,
+    cohort: Cohort,
+    backbone: Any,
+    transform: ValueTransform,
+    report: LoadReport | None,
+    resume: Path | None = None,
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.training.calibrate import calibrate_best
@@ -140,7 +154,8 @@ def train(
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
 
-    for line in recipe_in_use(settings):
+    settings = resolved(settings)
+    for line in settings.architecture.recipe_in_use(as_plain(settings)):
         print(line)
     device = prepare_device(settings.run)
     watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
@@ -156,7 +171,8 @@ def train(
         watched=watched,
         metrics=METRICS,
         printed=PRINTED,
-        parts=("head", "backbone"),
+        parts=module.parts,
+        resume=resume,
     )
     precision = Precision.of(settings.run, device)
 
@@ -205,11 +221,13 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.loading import require_both_classes
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.tuning import check_layers
 
     width = check_data(settings.data, "train", "valid")
     loaded = None
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+        check_layers(settings.tuning, loaded[0])
     cohort = open_data(settings.data, settings.run.output_root_dir)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
@@ -223,19 +241,12 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
 def warn_of_rates(settings: Settings) -> None:
     """The head is new and the backbone is pretrained, so the backbone's rate should be the lower one."""
     rates = settings.rates
-    if settings.schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
+    trains_at_lr = resolved(settings).schedule.unfreeze_after is not None and settings.tuning.tuning != "lora"
+    if trains_at_lr and rates.lr >= rates.cls_head_lr:
         print(
             f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
-
-
-def recipe_in_use(settings: Settings) -> list[str]:
-    """A line about the settings that have the values which the architecture recommends; none if it recommends none."""
-    name, plain = settings.architecture.architecture, as_plain(settings)
-    recipe = getattr(ARCHITECTURES[name], "RECIPE", {})
-    used = ", ".join(f"{setting} {value}" for setting, value in recipe.items() if plain.get(setting) == value)
-    return [f"Settings from the recipe of {name}: {used}"] if used else []
 
 
 def is_pretrainable(settings: Settings) -> bool:
@@ -262,12 +273,13 @@ def build(
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.head import Loss, set_prior
+    from seqsetvae.head import Loss, set_prior, weight_of_positives
 
+    label = cohort.split("train").label
     module = SeqSetVAEFineTuner(
         backbone,
         settings.head,
-        Loss(settings.loss, positive_weight(settings.loss.class_weight, cohort)),
+        Loss(settings.loss, weight_of_positives(settings.loss.class_weight, label)),
         settings.rates,
         settings.optimizer.weight_decay,
         variables,
@@ -278,15 +290,7 @@ def build(
             transform=transform,
         ),
         trees,
+        settings.tuning,
     )
-    label = cohort.split("train").label
     set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module
-
-
-def positive_weight(class_weight: str | float, cohort: Cohort) -> float:
-    """Weight of a positive stay: 1, a number, or negatives / positives of the training split."""
-    if isinstance(class_weight, float):
-        return class_weight
-    label = cohort.split("train").label
-    return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0

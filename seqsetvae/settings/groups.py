@@ -180,6 +180,7 @@ class ScheduleSettings:
     warmup_steps: int = setting(integer(0), default=100)
     min_lr: float = setting(number(0))
     es_patience: int = setting(integer(1))
+    save_every_minutes: float = setting(number(0), default=10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +193,7 @@ class FinetuningSchedule(ScheduleSettings):
     ema_decay: float | None = setting(optional(number(0, 0.99999)), default=None)
     lr_factor: float = setting(number(0, 0.999, above=True))
     lr_patience: int = setting(integer(0))
+    given: Mapping[str, str] = given()
 
     def problems(self) -> list[str]:
         least = self.lr_patience + 1  # validations after which the learning rates are reduced
