@@ -84,6 +84,7 @@ min_lr = 1e-6  # lower limit of all learning rates
 es_patience = 8  # early stopping: validations without a better val_auc (per fine-tuning stage) or pretraining val_loss
 
 # --- Run --------------------------------------------------------------------------------------------------------------
+loggers = None  # trackers besides metrics.csv and TensorBoard: wandb, mlflow or both; no stay ids or paths are sent
 output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features
 seed = 42  # random seed for initial weights, batch order and dropout
 accelerator = "auto"  # device: auto (GPU if available), cpu or gpu

@@ -146,7 +146,7 @@ def _folder(settings: Settings, cohort: Cohort) -> Path:
         folder = RunFolder.create(settings.finetuning.run.output_root_dir, "crossvalidate").path
     folder.mkdir(parents=True, exist_ok=True)
     # What the names of the files tell apart may be more in a later call: partitions, seeds and ways of tuning.
-    others = {"output", "output_root_dir", "repeats"}
+    others = {"output", "output_root_dir", "repeats", "loggers"}
     others |= {"tuning", "tunings", "seeds", "baselines"} if is_sweep(settings) else set()
     plain = {name: value for name, value in as_plain(settings).items() if name not in others}
     plain["content of data_dir"] = cohort.content_hash

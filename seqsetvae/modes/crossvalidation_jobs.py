@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.evaluation.predictions import Predictions
     from seqsetvae.loading import CohortDataModule
     from seqsetvae.modes.crossvalidate import Settings
-    from seqsetvae.training.summary import Summary
+    from seqsetvae.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,11 @@ def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
         return _pretrained(settings, of_run, fold.whole)
 
     def training(tuning: str, seed: int, file: Path) -> Columns:
-        columns, summary = train_and_predict(changed(of_seed(seed), tuning=tuning), fold.labelled)
-        run = Path(summary.run).relative_to(fold.folder).as_posix()
-        write_text(file.with_suffix(".json"), json.dumps(asdict(summary) | {"run": run}, indent=2) + "\n")
+        from seqsetvae.training.run_folder import SUMMARY
+
+        columns, run = train_and_predict(changed(of_seed(seed), tuning=tuning), fold.labelled)
+        about = run.read_json(SUMMARY) | {"run": run.path.relative_to(fold.folder).as_posix()}
+        write_text(file.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
         return columns
 
     def training_and_baselines(file: Path) -> Columns:
@@ -149,6 +151,7 @@ def pretraining(settings: Settings, finetuning: finetune.Settings) -> pretrain.S
             min_lr=schedule.min_lr,
             es_patience=schedule.es_patience,
         ),
+        loggers=finetuning.loggers,
         run=finetuning.run,
     )
 
@@ -172,7 +175,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     return changed(finetuning, pretrained_ckpt=Path(summary.run))
 
 
-def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Columns, Summary]:
+def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Columns, RunFolder]:
     """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
 
     The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
@@ -182,14 +185,14 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
     from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.run_folder import find_checkpoint
+    from seqsetvae.training.run_folder import RunFolder, find_checkpoint
     from seqsetvae.trees import trees_alone
     from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    summary = finetune.train(settings, cohort, *backbone_for(settings, cohort))
-    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
+    run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort)).run)
+    finetuned = load_finetuned(find_checkpoint(run)[0])
     model = finetuned.model.to(device)
     variables = variable_table(model.backbone, cohort, settings.run)
     data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
@@ -204,7 +207,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
         model.trees = None
         network = predictions().logit
         columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
-    return {name: column.cpu().numpy() for name, column in columns.items()}, summary
+    return {name: column.cpu().numpy() for name, column in columns.items()}, RunFolder(run)
 
 
 def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:

@@ -156,6 +156,16 @@ def as_plain(settings: Any) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
 
+def paths_in(settings: Any) -> set[str]:
+    """The names of the settings of a built group that hold a path."""
+    return {
+        item.name
+        for group in groups_in(settings)
+        for item in fields(group)
+        if isinstance(getattr(group, item.name), Path)
+    }
+
+
 def changed(settings: Group, **values: Any) -> Group:
     """A built group with other values of these settings, wherever in its groups they are declared."""
     changes: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
+from seqsetvae.training.trackers import trackers
 
 
 def start_run(
@@ -64,6 +65,7 @@ def start_run(
         },
     )
     print(f"Run folder: {folder.path}")
+    tracked = trackers(settings.loggers.loggers, folder.path, settings)
     return Run(
         module=module,
         data=data,
@@ -72,7 +74,7 @@ def start_run(
         metrics=metrics,
         printed=printed,
         parts=parts,
-        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
+        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard", tracked),
         schedule=settings.schedule,
         trainer_options=trainer_options(run, settings.optimizer, device),
     )
