@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, Terminated
 from seqsetvae.evaluation.crossvalidation import Columns, lines, results
 from seqsetvae.files import read_json, write_text
 from seqsetvae.modes import finetune, pretrain
@@ -109,7 +110,11 @@ def run(settings: Settings) -> dict[str, Any]:
         for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}", flush=True)
             place = f"partition{seed}-fold{number_of_fold}"
-            columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat)))
+            try:
+                columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat)))
+            except (KeyboardInterrupt, Terminated) as stop:
+                again = f"the same command with --output {shlex.quote(str(folder))}"
+                raise type(stop)(f"stopped in fold {number_of_fold + 1}; to go on: {again}") from None
     first = ways(settings)[0] if len(ways(settings)) > 1 else None
     result = results(columns, first) | {"cautions": cautions(settings)}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """The jobs of cross-validation in one fold: pretraining, trainings, baselines, and their predictions as one table.
 
 A job's predictions are one file, written when it is done, so that a call that was killed goes on with the jobs that
-lack theirs. What it left of an unfinished job is a run folder that no file belongs to.
+lack theirs. An unfinished training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from seqsetvae.files import write_text
 from seqsetvae.modes import finetune, pretrain
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import ScheduleSettings
+from seqsetvae.settings.tuning import resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.checkpoint import LoadReport
@@ -162,6 +163,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
 
     from seqsetvae.cohort.folds import gather
     from seqsetvae.trained_on import new_transform
+    from seqsetvae.training.resume import earlier_run
 
     if not settings.pretrain_epochs:
         return finetuning
@@ -171,8 +173,10 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     of_fold = pretraining(settings, finetuning)
     pl.seed_everything(finetuning.run.seed, verbose=False)
     transform = new_transform(finetuning.architecture, finetuning.values, cohort)
-    summary = pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None)
-    return changed(finetuning, pretrained_ckpt=Path(summary.run))
+    run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
+    return changed(finetuning, pretrained_ckpt=run)
 
 
 def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Columns, RunFolder]:
@@ -185,13 +189,16 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
     from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.resume import earlier_run
     from seqsetvae.training.run_folder import RunFolder, find_checkpoint
     from seqsetvae.trees import trees_alone
     from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort)).run)
+    run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
     finetuned = load_finetuned(find_checkpoint(run)[0])
     model = finetuned.model.to(device)
     variables = variable_table(model.backbone, cohort, settings.run)
