@@ -118,7 +118,7 @@ def test_an_interrupted_sweep_goes_on_with_the_trainings_that_are_missing(
     train, trained = finetune.train, []
 
     def interrupted(settings: Any, *arguments: Any, **options: Any) -> Any:
-        summary = train(settings, *arguments, **options)  # its run folder is complete, but its predictions are not there
+        summary = train(settings, *arguments, **options)  # the run is complete, but its predictions are not there
         trained.append(settings.tuning.tuning)
         if len(trained) == 2:
             raise KeyboardInterrupt
