@@ -25,6 +25,7 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
+from seqsetvae.settings.tuning import TuningSettings, resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import torch
@@ -62,6 +63,7 @@ class Settings:
     loss: LossSettings
     trees: TreeSettings
     rates: FinetuningRates
+    tuning: TuningSettings
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
     run: RunSettings
@@ -69,7 +71,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
-    pretrained, after = settings.pretrained, settings.schedule.unfreeze_after
+    pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
     uses_trees = settings.trees.distillation > 0 or settings.trees.tree_models > 0
     plain_loss = settings.loss.loss == "cross_entropy" and settings.loss.class_weight == "none"
@@ -106,6 +108,9 @@ def problems(settings: Settings) -> list[str]:
         (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
+    name = settings.architecture.architecture
+    has_layers = "layers" in ARCHITECTURES[name].OFFERS
+    found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
@@ -140,6 +145,7 @@ def train(
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
 
+    settings = resolved(settings)
     for line in recipe_in_use(settings):
         print(line)
     device = prepare_device(settings.run)
@@ -156,7 +162,7 @@ def train(
         watched=watched,
         metrics=METRICS,
         printed=PRINTED,
-        parts=("head", "backbone"),
+        parts=module.parts,
     )
     precision = Precision.of(settings.run, device)
 
@@ -205,11 +211,13 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.loading import require_both_classes
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.tuning import check_layers
 
     width = check_data(settings.data, "train", "valid")
     loaded = None
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+        check_layers(settings.tuning, loaded[0])
     cohort = open_data(settings.data, settings.run.output_root_dir)
     require_both_classes(cohort, "train", "valid")
     if loaded is None:
@@ -223,7 +231,8 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
 def warn_of_rates(settings: Settings) -> None:
     """The head is new and the backbone is pretrained, so the backbone's rate should be the lower one."""
     rates = settings.rates
-    if settings.schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
+    trains_at_lr = resolved(settings).schedule.unfreeze_after is not None and settings.tuning.tuning != "lora"
+    if trains_at_lr and rates.lr >= rates.cls_head_lr:
         print(
             f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
@@ -278,6 +287,7 @@ def build(
             transform=transform,
         ),
         trees,
+        settings.tuning,
     )
     label = cohort.split("train").label
     set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
