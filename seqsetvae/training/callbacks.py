@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
@@ -60,7 +59,7 @@ class MetricsTable:
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
         self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
         with _write_errors(tensorboard_dir):
-            self.curves = SummaryWriter(str(tensorboard_dir))
+            self.curves = _tensorboard(tensorboard_dir)
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
@@ -71,6 +70,8 @@ class MetricsTable:
             writer.writeheader()
         writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
+        if self.curves is None:
+            return
         with _write_errors(self.tensorboard_dir):
             for name, value in columns.items():
                 if name not in ("stage", "epoch", "step") and value is not None:
@@ -78,8 +79,19 @@ class MetricsTable:
             self.curves.flush()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a write that failed was reported by `add`
-            self.curves.close()
+        if self.curves is not None:
+            with contextlib.suppress(OSError):  # a write that failed was reported by `add`
+                self.curves.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A SummaryWriter; None, said in one line, where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("No TensorBoard curves, only metrics.csv: tensorboard is not installed (pip install tensorboard)")
+        return None
+    return SummaryWriter(str(folder))
 
 
 @contextlib.contextmanager
