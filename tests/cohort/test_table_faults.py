@@ -281,6 +281,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(
         "Verdict: NOT ready",
     ):
         assert expected in text
+    assert text.index("Worth a look:") < text.index("known at the end of the stay")
     assert sorted(tables.root.rglob("*")) == before
     assert main([*words, "--until_hour", "24"]) == 1
     assert "known at the end of the stay" not in capsys.readouterr().out
