@@ -30,9 +30,18 @@ class Clock(pl.Callback):
     def __init__(self) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
 
+    def on_train_start(self, *_: Any) -> None:
+        self._mark = time.perf_counter()  # where a run goes on inside an epoch, no epoch starts
+
     def on_train_epoch_start(self, *_: Any) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
         self._mark = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stays": self.stays, "working": self.working, "waiting": self.waiting}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
 
     def _lap(self) -> float:
         now, before = time.perf_counter(), self._mark
@@ -77,6 +86,17 @@ class MetricsTable:
                 if name not in ("stage", "epoch", "step") and value is not None:
                     self.curves.add_scalar(name, value, row.step)
             self.curves.flush()
+
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
+        if self.curves is not None:
+            self.curves.close()
+            for file in self.tensorboard_dir.glob("events.out.tfevents.*"):
+                file.unlink()
+            self.curves = _tensorboard(self.tensorboard_dir)
+        self.csv_path.unlink(missing_ok=True)
+        for row in rows:
+            self.add(row)
 
     def close(self) -> None:
         if self.curves is not None:
@@ -183,12 +203,13 @@ class RunProgress(pl.Callback):
     ) -> None:
         """`state` returns the run as it is now."""
         self.state, self.watched, self.epochs_in_all, self.is_last_stage = state, watched, epochs_in_all, is_last_stage
-        self.epochs_before = state().epochs
+        self.epochs_before = state().before(state().stage).epochs
         self.progress = Progress("")
         self.loss = DelayedNumber()
 
-    def on_train_start(self, *_: Any) -> None:
-        self.batches, self.start = 0, time.monotonic()  # training and validation batches of this stage so far
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.epochs_at_start = trainer.current_epoch
+        self.batches, self.start = 0, time.monotonic()  # training and validation batches of this process in the stage
         self.progress.start()
 
     def on_train_end(self, *_: Any) -> None:
@@ -202,8 +223,8 @@ class RunProgress(pl.Callback):
         if self.progress.is_due():
             epoch = self.epochs_before + trainer.current_epoch + 1
             batches_of_epoch = int(trainer.num_training_batches) + sum(map(int, trainer.num_val_batches))
-            epochs = self.batches / batches_of_epoch  # of this stage
-            share = (self.epochs_before + epochs) / self.epochs_in_all
+            epochs = self.batches / batches_of_epoch  # of this process
+            share = (self.epochs_before + self.epochs_at_start + epochs) / self.epochs_in_all
             label = f"Epoch {epoch}/{self.epochs_in_all}"
             self.progress.show(share, self._detail(module, epochs), label)
 
@@ -220,7 +241,8 @@ class RunProgress(pl.Callback):
             best = best_row(self.state().rows, self.watched).metrics[self.watched.metric]
             parts.append(f"{'last' if self.watched.keep_last else 'best'} {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
-            left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
+            epochs_left = self.epochs_in_all - self.epochs_before - self.epochs_at_start - epochs
+            left = (time.monotonic() - self.start) / epochs * epochs_left
             parts.append(f"ETA {duration(left)}")
         else:
             parts.append("ETA in stage 2")
