@@ -25,6 +25,7 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
+from seqsetvae.settings.loggers import LoggerSettings
 from seqsetvae.settings.tuning import TuningSettings, resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
@@ -66,6 +67,7 @@ class Settings:
     tuning: TuningSettings
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
+    loggers: LoggerSettings
     run: RunSettings
 
 

@@ -20,6 +20,7 @@ from seqsetvae.files import append_text, cannot_write
 from seqsetvae.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
+from seqsetvae.training.trackers import Tracker
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
 
@@ -65,8 +66,11 @@ class Clock(pl.Callback):
 class MetricsTable:
     """metrics.csv and TensorBoard curves of a run: one `add` per validation, both stages in one table."""
 
-    def __init__(self, csv_path: Path, tensorboard_dir: Path, writes: bool = True) -> None:
-        self.csv_path, self.tensorboard_dir, self.writes, self.curves = csv_path, tensorboard_dir, writes, None
+    def __init__(
+        self, csv_path: Path, tensorboard_dir: Path, trackers: Sequence[Tracker] = (), writes: bool = True
+    ) -> None:
+        self.csv_path, self.tensorboard_dir, self.trackers = csv_path, tensorboard_dir, trackers
+        self.writes, self.curves = writes, None
         if not writes:  # another process of the run does
             return
         with _write_errors(tensorboard_dir):
@@ -76,6 +80,12 @@ class MetricsTable:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
         if not self.writes:
             return
+        self._write(row)
+        metrics = {name: value for name, value in row.as_flat().items() if name != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.add(metrics, row.step)
+
+    def _write(self, row: Row) -> None:
         columns = row.as_flat()
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, list(columns))
@@ -102,9 +112,11 @@ class MetricsTable:
             self.curves = _tensorboard(self.tensorboard_dir)
         self.csv_path.unlink(missing_ok=True)
         for row in rows:
-            self.add(row)
+            self._write(row)
 
     def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
         if self.curves is not None:
             with contextlib.suppress(OSError):  # a write that failed was reported by `add`
                 self.curves.close()
