@@ -124,7 +124,7 @@ def trainer_options(run: RunSettings, optimizer: OptimizerSettings, device: torc
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": run.devices,
         "num_nodes": run.num_nodes,
-        "strategy": "ddp" if run.devices * run.num_nodes > 1 else "auto",  # one process needs none
+        "strategy": run.strategy.replace("auto", "ddp") if run.devices * run.num_nodes > 1 else "auto",
         "precision": effective_precision(run, device),
         "deterministic": run.deterministic,
         "gradient_clip_val": optimizer.gradient_clip_val,
