@@ -11,18 +11,21 @@ from typing import Any
 import torch
 
 from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TrainedOn
+from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TASK, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
 from seqsetvae.metrics import FiniteCheck, RunningMean
 from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.model import GatheredOutputs, TaskLoss
+from seqsetvae.tasks.spec import Spec
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
-    """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
+    """Predicts a binary outcome of each stay, or what another task says; metrics are exact over the whole split."""
 
     embeddings: torch.Tensor
 
@@ -30,12 +33,13 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self,
         backbone: Any,
         head: HeadSettings,
-        loss: Loss,
+        loss: Loss | TaskLoss,
         rates: FinetuningRates,
         weight_decay: float,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
         trees: BoostedTrees | None = None,
+        task: Spec | None = None,
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
@@ -45,6 +49,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`variables.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
+            task: what is predicted, recorded too; None: one binary label.
         """
         super().__init__()
         self.save_hyperparameters(
@@ -58,14 +63,17 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
             }
             | ({} if trees is None else {TREES: trees.as_plain()})
+            | ({} if task is None else {TASK: task.as_plain()})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.backbone = backbone
-        self.head = build_head(backbone.pooled_width(self.pooling), head)
+        outputs = None if task is None else task.outputs
+        self.head = build_head(backbone.pooled_width(self.pooling), head, outputs)
+        self.watched = "val_auc" if task is None else f"val_{TASKS[task.task].WATCHED}"
         self.loss, self.trees = loss, trees
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
-        self.val_predictions = GatheredPredictions("valid")
+        self.val_predictions = GatheredPredictions("valid") if task is None else GatheredOutputs(task)
         self.finite = FiniteCheck()
         self.freeze_backbone()
 
@@ -104,9 +112,9 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch, over all members of an ensemble head."""
-        logits, target = self(batch), batch.label if batch.target is None else batch.target
+        logits, target = self(batch), _target(batch)
         if logits.ndim == 3:
-            target = target.repeat_interleave(logits.shape[1])
+            target = target.repeat_interleave(logits.shape[1], dim=0)
             logits = logits.flatten(0, 1)
         loss, weight = self.loss(logits, target), self.loss.weight(target)
         self.train_loss.add(loss, weight)
@@ -117,21 +125,27 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
         logits = self.predicted(batch)
-        self.val_predictions.update(logits, batch.label, batch.stay_id)
+        target = _target(batch)
+        self.val_predictions.update(logits, target, batch.stay_id)
         self.finite.update(logits, batch_index)
-        self.val_loss.add(*self.loss.with_weight(logits, batch.label))
+        self.val_loss.add(*self.loss.with_weight(logits, target))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split. A logit that is not finite stops the run before they are computed."""
-        self.finite.check_and_reset("val_auc")
-        ranking = self.val_predictions.table().ranking()
+        self.finite.check_and_reset(self.watched)
+        metrics = self.val_predictions.metrics()
         self.val_predictions.reset()
-        self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in ranking.items()})
+        self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
         groups = parameter_groups("head", self.head, self.learning_rates.cls_head_lr, self.weight_decay)
         return adamw(groups + parameter_groups("backbone", self.backbone, self.learning_rates.lr, self.weight_decay))
+
+
+def _target(batch: Batch | PooledBatch) -> torch.Tensor:
+    """What the loss compares with: labels [N], soft labels [N], or the targets of another task [N, K]."""
+    return batch.label if batch.target is None else batch.target
 
 
 class SeqSetVAEPretrainer(LargeBatchGradient):

@@ -51,8 +51,10 @@ class Settings:
 
 
 def problems(settings: Settings) -> list[str]:
-    """The rules of fine-tuning."""
-    return finetune.problems(settings.finetuning)
+    """The rules of fine-tuning, of one binary label."""
+    task = settings.finetuning.task.task
+    found = [f"task: received {task!r}; allowed: binary with --mode crossvalidate, whose folds go by one label"]
+    return finetune.problems(settings.finetuning) + found * (not settings.finetuning.task.is_binary)
 
 
 def run(settings: Settings) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def run(settings: Settings) -> Prediction:
     from seqsetvae.evaluation.drift import drift
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
+    from seqsetvae.modes.task_scoring import refuse_for_task
 
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"
@@ -110,6 +111,14 @@ def run(settings: Settings) -> Prediction:
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)
+    if scorer.finetuned.task is not None:
+        refuse_for_task(
+            scorer.finetuned.task["task"],
+            scorer.path,
+            schema=settings.schema == "meds",
+            every_set=settings.every_set,
+            explain=settings.explain is not None,
+        )
     calibration, line = read_calibration(scorer.path)
     print(line)
     if settings.explain is not None:
@@ -135,6 +144,10 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
     import pyarrow as pa
 
     from seqsetvae.evaluation.prediction_file import prediction_table, without_prediction
+    from seqsetvae.modes.task_scoring import task_rows
+
+    if scorer.finetuned.task is not None:
+        return task_rows(scorer, splits, all_splits=all_splits)
 
     tables = []
     for split in splits:

@@ -198,6 +198,8 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
     data_dir = data.data_dir or data_dir_of_run(folder, path)
+    if finetuned.task is not None:  # its labels are read apart from the cohort
+        return replace(data, label_name=None, label_path=None, max_sets=trained_on.max_sets, data_dir=data_dir)
     label_name = trained_on.label_name
     if is_compiled(data_dir):
         found = open_cohort(data_dir, verify=False).label_name

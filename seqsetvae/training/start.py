@@ -44,6 +44,7 @@ def start_run(
     `settings` are those of the mode.
     """
     run: RunSettings = settings.run
+    targets = data.cohort.manifest.get("targets")  # of another task than one binary label
     folder = RunFolder.create(run.output_root_dir, mode)
     start_log(folder.log)
     folder.write_json(
@@ -58,6 +59,7 @@ def start_run(
                 "path": str(data.cohort.path.resolve()),
                 "content": data.cohort.content_hash,
                 "label_name": data.cohort.label_name,
+                **({} if targets is None else {"label_file": targets["file"]}),
                 "notices": notices(data.cohort),
             },
             "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},

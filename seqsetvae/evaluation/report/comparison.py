@@ -84,6 +84,10 @@ def cautions_of(runs: Runs) -> list[Caution]:
     if without:
         text = "Without an evaluation, and so without intervals: " + ", ".join(without)
         found.append(Caution("warning", f"{text}. val_auc chose the checkpoint and is optimistic."))
+    tasks = {run.task for run in runs.values()} - {"binary"}
+    if tasks:
+        text = f"Figures of the task {', '.join(sorted(tasks))} are not on this page; --mode evaluate --ckpt A B"
+        found.append(Caution("warning", f"{text} compares two runs on the same stays."))
     unfinished = [name for name, run in runs.items() if run.summary is None]
     if unfinished:
         found.append(Caution("warning", f"Not finished: {', '.join(unfinished)}."))
