@@ -14,6 +14,7 @@ label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_
 task = "binary"  # fine-tuning: binary, multilabel, multiclass or regression; label_name then lists columns: a,b,c
 skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
 max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets
+value_transform = None  # z_score or quantiles (positions among training values) of a new model; None: z_score
 value_clip = 10.0  # standard deviations: larger z-scores are set to this; None: no limit; a checkpoint keeps its own
 min_count = 20  # training values: rarer variables get the value 1 (their std is unreliable); a checkpoint keeps its own
 batch_size = 8  # stays per batch; fine-tuning needs at least 4, because smaller batches often have no positive stay
@@ -59,11 +60,12 @@ gradient_clip_val = 1.0  # maximum gradient norm
 gradient_accumulation_steps = 1  # batches per optimizer step; the gradient is that of one large batch of their stays
 
 # --- Pretraining ------------------------------------------------------------------------------------------------------
-objective = "reconstruction"  # pretraining objective: reconstruction of each set from its history state
+objective = "reconstruction"  # pretraining: reconstruction of each set (seqsetvae) or forecasting (variable_summaries)
 pretrain_lr = 1e-3  # pretraining: peak learning rate, decays to min_lr along a half cosine over max_epochs
 max_beta = 0.1  # pretraining: weight of the KL term after its warm-up
 beta_warmup_steps = 5000  # pretraining: optimizer steps in which the KL weight rises linearly from 0 to max_beta
 free_bits = 0.1  # pretraining: KL per latent dimension, in nats, that is not penalized; prevents posterior collapse
+forecast_hours = 6.0  # forecasting: length of the next period that is forecast, in hours, beside all that follows
 
 # --- Schedule (patience counts validations, one at the end of each epoch) ---------------------------------------------
 max_epochs = 20  # maximum number of epochs, both fine-tuning stages together

@@ -172,7 +172,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._change = transform, transform.change(cohort)
         self._soft_labels: dict[str, np.ndarray] = {}
-        self._prepare: Prepare | None = None
+        self._prepare: dict[str, Prepare | None] = {}
 
     def with_soft_labels(self, split: str, soft_labels: np.ndarray) -> CohortDataModule:
         """The same loaders, but training targets of a split are these probabilities of class 1: float32 [n]."""
@@ -180,10 +180,10 @@ class CohortDataModule(pl.LightningDataModule):
         changed._soft_labels = {**self._soft_labels, split: soft_labels}
         return changed
 
-    def with_prepare(self, prepare: Prepare | None) -> CohortDataModule:
-        """The same loaders, whose batches hold what `prepare` makes of them."""
+    def with_prepare(self, prepare: Prepare | None, *splits: str) -> CohortDataModule:
+        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
         changed = copy.copy(self)
-        changed._prepare = prepare
+        changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
         return changed
 
     def with_cohort(self, cohort: Cohort) -> CohortDataModule:
@@ -195,7 +195,7 @@ class CohortDataModule(pl.LightningDataModule):
     @property
     def prepares(self) -> bool:
         """Whether the loaders compute a part of the model."""
-        return self._prepare is not None
+        return any(prepare is not None for prepare in self._prepare.values())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
@@ -226,10 +226,8 @@ class CohortDataModule(pl.LightningDataModule):
             **position,
         )
         if rows is None:
-            soft_labels = self._soft_labels.get(split)
-            batches = SplitBatches(
-                stays, self.max_sets, self.dtype, self.padded_classes, self._change, soft_labels, self._prepare
-            )
+            own = self._soft_labels.get(split), self._prepare.get(split)
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
         return DataLoader(
             batches if rows is None else rows,
             sampler=sampler,

@@ -62,10 +62,10 @@ def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Pa
     """A model must be given values as in its training, so a flag cannot change them.
 
     Raises:
-        InputError: --value_clip or --min_count contradicts the checkpoint.
+        InputError: --value_transform, --value_clip or --min_count contradicts the checkpoint.
     """
-    recorded = transform.options()
-    pairs = {name: (getattr(values, name), recorded.get(name)) for name in ("value_clip", "min_count")}
+    recorded, names = transform.options(), ("value_transform", "value_clip", "min_count")
+    pairs = {name: (getattr(values, name), recorded.get(name)) for name in names}
     wrong = [name for name, (new, old) in pairs.items() if name in values.given and new != old]
     if wrong:
         listed = "; ".join(f"{name}: received {pairs[name][0]}; trained with {pairs[name][1]}" for name in wrong)
@@ -80,6 +80,6 @@ def value_transform(checkpoint: Checkpoint, cohort: Cohort) -> ValueTransform:
 
 
 def new_transform(architecture: ArchitectureSettings, values: ValueSettings, cohort: Cohort) -> ValueTransform:
-    """The transform of a new model: the one that its architecture names."""
-    transform = VALUE_TRANSFORMS[ARCHITECTURES[architecture.architecture].VALUE_TRANSFORM]
-    return transform.fit(cohort, value_clip=values.value_clip, min_count=values.min_count)
+    """The transform of a new model: that of the settings, or else the one that its architecture names."""
+    name = values.value_transform or ARCHITECTURES[architecture.architecture].VALUE_TRANSFORM
+    return VALUE_TRANSFORMS[name].fit(cohort, value_clip=values.value_clip, min_count=values.min_count)

@@ -158,6 +158,7 @@ def _build_model(architecture: str, sizes: Any) -> nn.Module:
 
 
 LENGTH = SimpleNamespace(
+    TRAINS=None,
     Settings=LengthSettings,
     WATCHED=("val_loss", "min"),
     METRICS=("train_loss", "val_loss", "val_step"),

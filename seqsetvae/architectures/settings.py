@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from seqsetvae.architectures import ARCHITECTURES
@@ -35,6 +35,13 @@ class ArchitectureSettings:
         """All sizes but those that follow from the data."""
         return {**self.values, **self.preset_sizes}
 
+    def new_sizes(self, input_dim: int, vocabulary: tuple[str, ...]) -> Any:
+        """The Sizes of a new model for data with these variables, whose embeddings have width `input_dim`."""
+        sizes = ARCHITECTURES[self.architecture].Sizes
+        of_data = {"input_dim": input_dim, "vocabulary": vocabulary}
+        needed = {field.name for field in fields(sizes)}
+        return sizes(**{name: value for name, value in of_data.items() if name in needed}, **self.sizes())
+
     def problems(self) -> list[str]:
         presets = ARCHITECTURES[self.architecture].PRESETS
         if self.preset not in presets:
@@ -57,9 +64,16 @@ class ArchitectureSettings:
                 f"--architecture {actual}, or another checkpoint."
             )
 
-    def problems_of_new_model(self) -> list[str]:
-        """What the architecture finds wrong with these sizes; a checkpoint does not have them."""
-        return ARCHITECTURES[self.architecture].problems(self.sizes())
+    def problems_of_new_model(self, value_transform: str | None) -> list[str]:
+        """What is wrong with these sizes and this way to read values; a checkpoint has its own."""
+        chosen = ARCHITECTURES[self.architecture]
+        found = chosen.problems(self.sizes())
+        if value_transform not in (None, chosen.VALUE_TRANSFORM, *getattr(chosen, "OTHER_VALUE_TRANSFORMS", ())):
+            found.append(
+                f"value_transform: received {value_transform}; allowed: {chosen.VALUE_TRANSFORM} with architecture "
+                f"{self.architecture}, which needs it"
+            )
+        return found
 
     def require(self, actual: Mapping[str, Any], file: str) -> None:
         """Sizes that the user chose must be those of the checkpoint, which would silently replace them.

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from seqsetvae.cohort.sidefiles import (
 )
 from seqsetvae.cohort.skipped import SKIPPED, read_skipped
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
-from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout
-from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.cohort.tidy import SPLITS, Source
 from seqsetvae.errors import InputError
 from seqsetvae.files import CannotWriteError, scratch_folder
 
@@ -53,6 +53,34 @@ def check_folder(
                 _check_compiled(path, label_name, findings)
             else:
                 _check_layout(path, label_name or DEFAULT_LABEL, named, folder, findings)
+        except CannotWriteError:  # not a fault of the data
+            raise
+        except InputError as error:
+            findings.problems.append(str(error))
+    return findings
+
+
+def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = None) -> Findings:
+    """Check a source of another origin before it is compiled; whatever is wrong with it is in the findings.
+
+    `open_source` opens it for a cohort of the path that it gets, which is in a temporary folder below `work_dir`.
+
+    Raises:
+        InputError: `work_dir` cannot be used.
+    """
+    findings = Findings()
+    with _temporary_folder(work_dir) as folder:
+        try:
+            opened = open_source(folder / "cohort")
+            findings.facts.append(opened.source.description)
+            tables = _Tables(opened.stats, opened.labels, opened.embeddings)
+            cohort, unusable = _compile(opened.source, folder / "cohort", opened.label_name, tables, findings)
+            _check_side_files(cohort, tables, findings)
+            describe(cohort, findings, reported=unusable)
+            if opened.imported is not None:
+                findings.remarks += opened.imported.notes
+            check_labels(cohort, findings)
+            _note_skipped(cohort, findings.problems, "faults (--skip_bad leaves these stays out)", findings)
         except CannotWriteError:  # not a fault of the data
             raise
         except InputError as error:
@@ -125,7 +153,7 @@ def _read_side_files(path: Path, label_name: str, named: SideFiles, findings: Fi
 
 
 def _compile(
-    source: SeqSetVAELayout, out: Path, label_name: str, tables: _Tables, findings: Findings
+    source: Source, out: Path, label_name: str, tables: _Tables, findings: Findings
 ) -> tuple[Cohort, list[str]]:
     """The compiled cohort, and the variables whose statistics cannot be used, which keep their raw values."""
     stats, unusable = tables.stats, list(unusable_stats(tables.stats or {}, tables.stats or {}))

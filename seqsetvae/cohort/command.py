@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 from seqsetvae import __version__
-from seqsetvae.cohort.checks import check_folder
+from seqsetvae.cohort.checks import check_folder, check_source
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.exports.command import add_export
 from seqsetvae.cohort.report import summary
-from seqsetvae.cohort.sources import SOURCES, Origin
+from seqsetvae.cohort.sources import SOURCES, Origin, recognise
 from seqsetvae.cohort.sources.layout_files import SideFiles
-from seqsetvae.cohort.sources.opened import add_common
+from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_side_files
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit status: 0 success, 1 a check found a problem, 2 bad input, 130 interrupted by Ctrl-C.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     keep_freed_memory()
     with _one_interrupt():
         try:
@@ -78,6 +78,32 @@ def _run_check(arguments: argparse.Namespace) -> int:
     return 1 if findings.problems else 0
 
 
+def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
+    """Check what a source would compile."""
+
+    def opened(out: Path) -> Opened:
+        return origin.open_source(argparse.Namespace(**vars(arguments) | {"out": out}))
+
+    findings = check_source(opened, arguments.work_dir)
+    print(findings.text())
+    return 1 if findings.problems else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; `check SRC` has the flags of the origin that SRC is of."""
+    name = recognise(Path(argv[1])) if len(argv) > 1 and argv[0] == "check" else None
+    if name is None:
+        return _parser().parse_args(argv)
+    origin = SOURCES[name]
+    text = f"Report problems of data before `data.py {name}` compiles them. Exit status 1 = not ready for training."
+    parser = argparse.ArgumentParser(prog="data.py check", description=text, allow_abbrev=False)
+    origin.add_flags(parser)
+    add_compile_flags(parser)
+    _add_work_dir(parser)
+    parser.set_defaults(run=partial(_run_check_of_source, origin))
+    return parser.parse_args(argv[1:])
+
+
 def _parser() -> argparse.ArgumentParser:
     text = "Compile patient data for training, or check them."
     parser = argparse.ArgumentParser(prog="data.py", description=text, allow_abbrev=False)
@@ -95,13 +121,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Report problems of data before training on them. Exit status 1 = not ready for training."
-    parser = commands.add_parser("check", help=text, description=text, allow_abbrev=False)
+    more = "For a long table or a MEDS data set: `check SRC`, then the flags of `table` or `meds`; `check SRC --help`."
+    parser = commands.add_parser("check", help=text, description=text, epilog=more, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
     add_side_files(parser, "patient_ehr", None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
-    parser.add_argument(
-        "--work_dir",
-        type=Path,
-        metavar="FOLDER",
-        help="where to compile a patient_ehr folder during the check (default: the system's temporary folder)",
-    )
+    _add_work_dir(parser)
     parser.set_defaults(run=_run_check)
+
+
+def _add_work_dir(parser: argparse.ArgumentParser) -> None:
+    text = "where to compile data during the check (default: the system's temporary folder)"
+    parser.add_argument("--work_dir", type=Path, metavar="FOLDER", help=text)

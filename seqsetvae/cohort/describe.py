@@ -3,6 +3,7 @@
 Letters: V variables.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
+from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.errors import InputError
 
@@ -19,6 +21,10 @@ WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong,
 MANY = 0.1  # share of the variables, or of the events, that may keep raw values beyond EXTREME_Z
 SHORT_STAY, LONG_STAY = 3.0, 30 * 24.0  # hours; a median outside means that `minute` may be in another unit
 FEWEST_STAYS = 5  # for a median of their length
+# What the name of a label says that is decided when the stay ends.
+END_OF_STAY = re.compile(
+    r"death|dead|died|dies|mortal|expire|surviv|discharg|readmi|(?<![a-z])los(?![a-z])|length.of.stay|stay_over"
+)
 SHOWN = 10  # lines of any one finding
 T = TypeVar("T")
 
@@ -64,6 +70,7 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     `reported` are variables that keep raw values because their statistics, which are a finding already, are unusable.
     """
     findings.facts += _table(cohort)
+    _check_window(cohort, findings)
     report = cohort.manifest["report"]
     if report["stays_out_of_order"]:
         findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
@@ -111,6 +118,25 @@ def _row(name: str, splits: list[Split]) -> tuple[str, ...]:
         f"{len(label) - len(labelled):,}",
         f"{labelled.sum():,}{share}",
     )
+
+
+def _check_window(cohort: Cohort, findings: Findings) -> None:
+    """Say that whole stays are used, and ask for a window where the label is known to be an event at their end.
+
+    A fact for data that have no prediction times by their nature; a remark for an import, which can have a window.
+    """
+    splits = cohort.splits.values()
+    if any(np.isfinite(split.prediction_minute).any() for split in splits) or not any(
+        (split.label >= 0).any() for split in splits
+    ):
+        return
+    text = f"no prediction times: events up to the end of each stay are used to predict {cohort.label_name}"
+    if not END_OF_STAY.search(cohort.label_name.lower()):
+        findings.facts.append(text)
+        return
+    advice = ", which is known at the end of the stay. Leave out what comes shortly before: --until_hour H"
+    notes = findings.remarks if IMPORT in cohort.manifest else findings.facts
+    notes.append(text + advice)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 
 EMBEDDINGS = "embeddings.npy"
+SAMPLES = "samples.parquet"  # ids and times of the samples, where a table was imported (imported.py)
 ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
     "variable": np.dtype("<i4"),
     "value": np.dtype("<f8"),
@@ -197,7 +198,8 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
 
 def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
     arrays = (f"{split}/{array}.npy" for split in manifest["splits"] for array in (*ARRAYS, *OPTIONAL_ARRAYS))
-    for name in [EMBEDDINGS, *(array for array in arrays if (path / array).is_file())]:
+    others = [EMBEDDINGS, *(name for name in (SAMPLES,) if name in manifest["checksums"])]
+    for name in [*others, *(array for array in arrays if (path / array).is_file())]:
         if file_sha256(path / name) != manifest["checksums"].get(name):
             raise damaged(path / name, "its bytes are not those that were written")
 

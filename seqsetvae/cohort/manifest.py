@@ -34,8 +34,8 @@ def damaged(file: Path, what: str) -> InputError:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write manifest.json with the checksums of all arrays and its own; the last file of a new folder to be written."""
-    arrays = sorted(folder.rglob("*.npy"))
+    """Write manifest.json with the checksums of all arrays and tables, and its own; the last file of a new folder."""
+    arrays = sorted([*folder.rglob("*.npy"), *folder.glob("*.parquet")])
     checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, VALUES: Z_SCORE, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 
 NAMED = 8  # variables that one line names
@@ -38,23 +39,24 @@ def notices(cohort: Cohort) -> list[str]:
     report = cohort.manifest["report"]
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
-    lines = []
+    lines = list(cohort.manifest.get(IMPORT, {}).get("notes", ()))
     if unknown:
-        lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {_most_events(unknown)}")
+        lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {most_events(unknown)}")
     if cohort.manifest["statistics"] == "train split":
         lines.append(
             "mean and std of each variable are those of the train split; a checkpoint needs the stats.csv it was "
             "trained with"
         )
+    unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
     if report["faulty_files"]:
-        lines.append(f"{counted(report['faulty_files'], 'faulty file')} {see}")
+        lines.append(f"{counted(report['faulty_files'], f'faulty {unit}')} {see}")
     lines += _faults(cohort)
     unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")
         lines.append(f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
     for split, unknown in report.get("unknown_variables", {}).items():  # older cohorts have no such entry
-        lines.append(f"{split}: events of variables without an embedding, left out: {_most_events(unknown)}")
+        lines.append(f"{split}: events of variables without an embedding, left out: {most_events(unknown)}")
     if report["left_out"]:
         lines.append(f"{counted(report['left_out'], 'stay')} with too few rows {see}")
     if report["stays_out_of_order"]:
@@ -71,7 +73,7 @@ def _faults(cohort: Cohort) -> list[str]:
     return [*faulty.lines(), f"--skip_bad left out {faulty.share(cohort.manifest['splits'], cohort.label_name)}"]
 
 
-def _most_events(unknown: dict[str, int]) -> str:
+def most_events(unknown: dict[str, int]) -> str:
     """The variables with most events, each with their number."""
     by_count = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{name!r} ({counted(n, 'event')})" for name, n in by_count[:NAMED])

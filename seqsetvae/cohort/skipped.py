@@ -16,13 +16,14 @@ _KINDS = ("fault", "left out")
 
 @dataclass
 class FaultyFiles:
-    """Faulty files of a compilation: how many, of which kinds, and with which outcomes."""
+    """Faulty files of a compilation, or stays of tables: how many, of which kinds, and with which outcomes."""
 
     files: int = 0
     labelled: int = 0  # of the files, those whose stay has a label
     positives: int = 0  # of those, the stays with label 1
     kinds: dict[str, int] = field(default_factory=dict)  # category -> files
     examples: dict[str, str] = field(default_factory=dict)  # category -> the first such fault in words
+    unit: str = "file"  # what has the fault and is left out: a file, or a stay where files hold many
 
     def add(self, skip: Skip, labels: Labels) -> None:
         """Count one fault."""
@@ -36,7 +37,7 @@ class FaultyFiles:
     def lines(self) -> list[str]:
         """One line for each kind of fault, the most frequent first: how many files, and an example."""
         by_count = sorted(self.kinds.items(), key=lambda item: -item[1])
-        return [f"{counted(n, 'file')}: {kind}, for example {self.examples[kind]}" for kind, n in by_count]
+        return [f"{counted(n, self.unit)}: {kind}, for example {self.examples[kind]}" for kind, n in by_count]
 
     def share(self, splits: Mapping[str, Mapping[str, int]], label_name: str) -> str:
         """The share of stays that are left out with these files, and their outcome rate beside that of the others."""

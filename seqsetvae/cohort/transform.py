@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, event_blocks
 from seqsetvae.cohort.manifest import Z_SCORE
+from seqsetvae.cohort.quantiles import QUANTILES, Quantiles
 from seqsetvae.errors import InputError
 
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
@@ -95,7 +96,7 @@ class ZScore:
         return {"name": Z_SCORE, **asdict(self), "rare": list(self.rare)}
 
     def options(self) -> dict[str, Any]:
-        return {"value_clip": self.clip, "min_count": self.min_count}
+        return {"value_transform": Z_SCORE, "value_clip": self.clip, "min_count": self.min_count}
 
     def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> ZScore:
         """New variables count as rare."""
@@ -136,7 +137,7 @@ def _clip(bounds: NDArray[np.float64], variable: NDArray[np.int32], value: NDArr
     return np.clip(value, *bounds[:, variable])
 
 
-VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore}
+VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore, QUANTILES: Quantiles}
 AS_STORED = ZScore()
 
 

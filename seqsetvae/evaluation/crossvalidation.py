@@ -73,10 +73,11 @@ def results(folds: Sequence[Columns]) -> dict[str, Any]:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The table for the terminal."""
+    width = max(map(len, result["models"]), default=0)
     found = [
         f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; mean (SD) "
         "over folds",
-        f"{'':22}  {'AUROC':15}  {'AUPRC':15}  difference to {REFERENCE}, AUROC and AUPRC, with 95 % intervals",
+        f"{'':{width}}  {'AUROC':15}  {'AUPRC':15}  difference to {REFERENCE}, AUROC and AUPRC, with 95 % intervals",
     ]
     for model, entry in result["models"].items():
         own = [f"{entry[name]['value']:.4f} ({entry[name]['sd_over_folds']:.4f})" for name in ("auroc", "auprc")]
@@ -84,5 +85,5 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]"
             for each in entry.get("difference", {}).values()
         ]
-        found.append(f"{model:22}  {own[0]:15}  {own[1]:15}  " + "  ".join(differences))
+        found.append(f"{model:{width}}  {own[0]:15}  {own[1]:15}  " + "  ".join(differences))
     return found + [f"⚠️  {caution}" for caution in result.get("cautions", ())]

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -101,21 +102,52 @@ def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:
     )
 
 
-def meds_table(rows: pa.Table, last_minute: NDArray[np.float64], threshold: float | None) -> pa.Table:
+def with_ids(rows: pa.Table, samples: pa.Table | None) -> pa.Table:
+    """The rows with the columns `id` and `prediction_time` of the imported source, where they say more than stay_id."""
+    if samples is None:
+        return rows
+    samples = _samples_of(rows, samples)
+    is_stay = pc.equal(samples["id"], samples["stay_id"].cast(pa.string()))
+    if pc.all(is_stay).as_py() and samples["prediction_time"].null_count == len(samples):
+        return rows
+    return rows.append_column("id", samples["id"]).append_column("prediction_time", samples["prediction_time"])
+
+
+def _samples_of(rows: pa.Table, samples: pa.Table) -> pa.Table:
+    """The sample of each row."""
+    order = np.argsort(samples["stay_id"].to_numpy())
+    at = np.searchsorted(samples["stay_id"].to_numpy(), rows["stay_id"].to_numpy(), sorter=order)
+    return samples.take(pa.array(order[at]))
+
+
+def has_dates(samples: pa.Table | None) -> bool:
+    """Whether the samples of an import are at points of time, and not at minutes since admission."""
+    return samples is not None and pa.types.is_timestamp(samples.schema.field("start").type)
+
+
+def meds_table(
+    rows: pa.Table, last_minute: NDArray[np.float64], threshold: float | None, samples: pa.Table | None = None
+) -> pa.Table:
     """The rows that have a prediction, in the prediction schema of MEDS (meds-evaluation).
 
     `last_minute` [n] is the time of each row's last event; times here are minutes since admission, which MEDS has no
-    column for, so prediction_time counts them from 1970-01-01 00:00. The probability is the calibrated one if there is
-    one. Without a threshold there is no predicted_boolean_value.
+    column for, so prediction_time counts them from 1970-01-01 00:00. With `samples` of an import that has dates, rows
+    are of its subjects, at its prediction times, or else at their last events. The probability is the calibrated one if
+    there is one. Without a threshold there is no predicted_boolean_value.
     """
     calibrated = rows["calibrated_probability"].null_count < len(rows)
     probability = rows["calibrated_probability" if calibrated else "probability"]
     predicted = probability.to_numpy() >= (np.nan if threshold is None else threshold)
     micros = np.rint(np.nan_to_num(last_minute) * 60e6).astype(np.int64)
+    subject, time = rows["stay_id"], pa.chunked_array([pa.array(micros)])
+    if samples is not None and has_dates(samples):
+        samples = _samples_of(rows, samples)
+        last_event = pc.add(samples["start"].cast(pa.int64()), time)
+        subject, time = samples["subject_id"], pc.coalesce(samples["prediction_time"].cast(pa.int64()), last_event)
     table = pa.table(
         {
-            "subject_id": rows["stay_id"],
-            "prediction_time": pa.array(micros, pa.timestamp("us")),
+            "subject_id": subject,
+            "prediction_time": time.cast(pa.timestamp("us")),
             "boolean_value": rows["label"].cast(pa.bool_()),
             "predicted_boolean_value": pa.array(predicted, mask=np.full(len(rows), threshold is None)),
             "predicted_boolean_probability": probability,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import numpy as np
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import Columns, lines, read_columns, results, write_columns
 from seqsetvae.files import write_text
-from seqsetvae.modes import finetune
+from seqsetvae.modes import finetune, pretrain
+from seqsetvae.objectives.settings import ObjectiveSettings
 from seqsetvae.settings.declare import argument, as_plain, changed
-from seqsetvae.settings.groups import BaselineSettings, OutputSettings
+from seqsetvae.settings.groups import BaselineSettings, OutputSettings, PretrainingRate, ScheduleSettings
 from seqsetvae.settings.kinds import integer, number
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
@@ -45,16 +46,34 @@ class Settings:
         "crossvalidate: share of the training stays of each fold that is used, the models' labels (default: 1)",
         default=1.0,
     )
+    pretrain_epochs: int = argument(
+        integer(0),
+        "crossvalidate: epochs of pretraining before fine-tuning, on all training stays of a fold whatever "
+        "train_fraction (default: 0, none)",
+        default=0,
+    )
+    objective: ObjectiveSettings
+    rate: PretrainingRate
     baselines: BaselineSettings
     output: OutputSettings
     finetuning: finetune.Settings
 
 
 def problems(settings: Settings) -> list[str]:
-    """The rules of fine-tuning, of one binary label."""
-    task = settings.finetuning.task.task
-    found = [f"task: received {task!r}; allowed: binary with --mode crossvalidate, whose folds go by one label"]
-    return finetune.problems(settings.finetuning) + found * (not settings.finetuning.task.is_binary)
+    """The rules of fine-tuning on one binary label, and of pretraining where there is any."""
+    finetuning = settings.finetuning
+    task = finetuning.task.task
+    if not finetuning.task.is_binary:
+        return [f"task: received {task!r}; allowed: binary with --mode crossvalidate, whose folds go by one label"]
+    if not settings.pretrain_epochs:
+        return finetune.problems(finetuning)
+    if finetuning.from_random_weights or finetuning.pretrained.pretrained_ckpt is not None:
+        return [
+            f"pretrain_epochs: received {settings.pretrain_epochs} together with from_random_weights or "
+            "pretrained_ckpt; leave these out, because each fold is then fine-tuned from a checkpoint of its own"
+        ]
+    of_fold = _pretraining(settings, finetuning)
+    return pretrain.problems(of_fold) + finetune.problems(changed(finetuning, pretrained_ckpt=Path()))
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -73,11 +92,12 @@ def run(settings: Settings) -> dict[str, Any]:
     columns: list[Columns] = []
     for repeat in range(settings.repeats):
         seed = settings.partition_seed + repeat
-        for number_of_fold, fold in enumerate(folds(cohort, settings.folds, seed, settings.train_fraction)):
+        labelled = folds(cohort, settings.folds, seed, settings.train_fraction)
+        for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
             file = folder / f"partition{seed}-fold{number_of_fold}.csv"
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}: {file}", flush=True)
             if not file.exists():
-                write_columns(file, _of_fold(settings, folder, fold, repeat))
+                write_columns(file, _of_fold(settings, folder, fold, whole, repeat))
             columns.append(read_columns(file))
     result = results(columns) | {"cautions": cautions(settings)}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -94,7 +114,7 @@ def cautions(settings: Settings) -> list[str]:
             "The held-out fold chose the epoch or the learning rates, so the figures of the fine-tuned model are too "
             "good. --keep last --lr_schedule cosine leaves it out of all choices."
         )
-    if not settings.finetuning.from_random_weights:
+    if settings.finetuning.pretrained.pretrained_ckpt is not None:
         found.append(
             "If the checkpoint was trained on stays of a held-out fold, above all with their labels, the figures are "
             "too good."
@@ -120,12 +140,57 @@ def _folder(settings: Settings) -> Path:
     return folder
 
 
-def _of_fold(settings: Settings, folder: Path, fold: Cohort, repeat: int) -> Columns:
-    """Fine-tune on the training stays of a fold, and predict its held-out stays; with baselines if asked for."""
+def _pretraining(settings: Settings, finetuning: finetune.Settings) -> pretrain.Settings:
+    """The settings of pretraining within a fold."""
+    schedule = finetuning.schedule
+    return pretrain.Settings(
+        pretrained=finetuning.pretrained,
+        data=finetuning.data,
+        values=finetuning.values,
+        loader=finetuning.loader,
+        architecture=finetuning.architecture,
+        objective=settings.objective,
+        rate=settings.rate,
+        optimizer=finetuning.optimizer,
+        schedule=ScheduleSettings(
+            max_epochs=settings.pretrain_epochs,
+            warmup_steps=schedule.warmup_steps,
+            min_lr=schedule.min_lr,
+            es_patience=schedule.es_patience,
+        ),
+        run=finetuning.run,
+    )
+
+
+def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort) -> finetune.Settings:
+    """The same settings of fine-tuning, from a checkpoint that was pretrained on a fold's training stays alone."""
+    import pytorch_lightning as pl
+
+    from seqsetvae.cohort.folds import gather
+    from seqsetvae.trained_on import new_transform
+
+    if not settings.pretrain_epochs:
+        return finetuning
+    train = whole.split("train")
+    tenth = gather("valid", [(train, np.arange(0, train.n_stays, 10))])  # held-out stays are never seen
+    cohort = replace(whole, splits={"train": train, "valid": tenth})
+    of_fold = _pretraining(settings, finetuning)
+    pl.seed_everything(finetuning.run.seed, verbose=False)
+    transform = new_transform(finetuning.architecture, finetuning.values, cohort)
+    summary = pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None)
+    return changed(finetuning, pretrained_ckpt=Path(summary.run))
+
+
+def _of_fold(settings: Settings, folder: Path, fold: Cohort, whole: Cohort, repeat: int) -> Columns:
+    """Fine-tune on the training stays of a fold, and predict its held-out stays; with baselines if asked for.
+
+    `whole` is the fold with all of its training stays, whose labels are not read.
+    """
     from seqsetvae.baselines import baseline_log_odds
     from seqsetvae.trained_on import new_transform
 
     of_run = changed(settings.finetuning, output_root_dir=folder / "runs", seed=settings.finetuning.run.seed + repeat)
+    of_run = _pretrained(settings, of_run, whole)
     predictions = train_and_predict(of_run, fold)
     ids, label = predictions.pop("stay_id"), predictions.pop("label")
     columns = {"stay_id": ids, "label": label} | predictions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,7 @@ def problems(settings: Settings) -> list[str]:
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
     found += settings.task.problems_with(settings.data, settings.loss)
-    return found + (settings.architecture.problems_of_new_model() if random else [])
+    return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
 def run(settings: Settings) -> Summary:
@@ -280,11 +280,8 @@ def untrained(settings: Settings, cohort: Cohort) -> Any:
     """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
     if is_pretrainable(settings):
         print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    architecture = ARCHITECTURES[settings.architecture.architecture]
-    of_data = {"input_dim": cohort.embeddings.shape[1], "vocabulary": cohort.vocabulary}
-    needed = {field.name for field in fields(architecture.Sizes)}
-    of_data = {name: value for name, value in of_data.items() if name in needed}
-    return architecture.build(architecture.Sizes(**of_data, **settings.architecture.sizes()))
+    sizes = settings.architecture.new_sizes(cohort.embeddings.shape[1], cohort.vocabulary)
+    return ARCHITECTURES[settings.architecture.architecture].build(sizes)
 
 
 def build(

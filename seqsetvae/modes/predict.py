@@ -143,12 +143,12 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
     """One row for every stay of these splits; also for those that the compilation of the data left out."""
     import pyarrow as pa
 
-    from seqsetvae.evaluation.prediction_file import prediction_table, without_prediction
+    from seqsetvae.cohort.imported import read_samples
+    from seqsetvae.evaluation.prediction_file import prediction_table, with_ids, without_prediction
     from seqsetvae.modes.task_scoring import task_rows
 
     if scorer.finetuned.task is not None:
-        return task_rows(scorer, splits, all_splits=all_splits)
-
+        return with_ids(task_rows(scorer, splits, all_splits=all_splits), read_samples(scorer.cohort))
     tables = []
     for split in splits:
         reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id
@@ -158,7 +158,7 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
     missing = table["reason"].drop_null()
     if len(missing):
         print(f"No prediction for {len(missing):,} of {len(table):,} stays; the column `reason` says why")
-    return table
+    return with_ids(table, read_samples(scorer.cohort))
 
 
 def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
@@ -203,14 +203,16 @@ def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration:
     """The rows with a prediction, in the schema of MEDS; prints how stays and times are expressed in it."""
     import numpy as np
 
-    from seqsetvae.evaluation.prediction_file import meds_table
+    from seqsetvae.cohort.imported import read_samples
+    from seqsetvae.evaluation.prediction_file import has_dates, meds_table
 
-    print(
-        "MEDS: subject_id is the stay; prediction_time is the time of its last event, in minutes since admission "
-        "counted from 1970-01-01 00:00; the probability is "
-        + ("calibrated" if calibration is not None and calibration.is_fitted else "not calibrated")
-    )
+    samples = read_samples(scorer.cohort)
+    keys = "the stay; prediction_time is the time of its last event, in minutes since admission counted from 1970-01-01"
+    if has_dates(samples):
+        keys = "that of the imported data, prediction_time too (the last event, where they have none)"
+    is_calibrated = calibration is not None and calibration.is_fitted
+    print(f"MEDS: subject_id is {keys}; the probability is {'calibrated' if is_calibrated else 'not calibrated'}")
     parts = [scorer.cohort.split(split) for split in splits]
     minute = np.concatenate([part.minute[part.stay_offset[1:] - 1] for part in parts])
     minute = np.append(minute, np.full(len(table) - len(minute), np.nan))  # of stays that are not in the cohort
-    return meds_table(table, minute, None if calibration is None else calibration.threshold)
+    return meds_table(table, minute, None if calibration is None else calibration.threshold, samples)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.objectives.settings import ObjectiveSettings
 from seqsetvae.settings.groups import (
     DataSettings,
@@ -20,9 +21,13 @@ from seqsetvae.settings.groups import (
 )
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    from seqsetvae.checkpoint import Checkpoint, LoadReport
+    import torch
+
+    from model_optimized import SeqSetVAEPretrainer
+    from seqsetvae.checkpoint import LoadReport
     from seqsetvae.cohort import Cohort
     from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.loading import CohortDataModule
     from seqsetvae.training.run_state import Row
     from seqsetvae.training.summary import Summary
 
@@ -48,37 +53,43 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """Rules of pretraining."""
-    is_new = settings.pretrained.pretrained_ckpt is None
-    found = settings.architecture.problems_of_new_model() if is_new else []
-    return found + min_lr_problems(settings.schedule, settings.rate)
+    is_new, chosen = settings.pretrained.pretrained_ckpt is None, settings.architecture
+    found = chosen.problems_of_new_model(settings.values.value_transform) if is_new else []
+    return found + min_lr_problems(settings.schedule, settings.rate) + objective_problems(settings.objective, chosen)
+
+
+def objective_problems(objective: ObjectiveSettings, architecture: ArchitectureSettings) -> list[str]:
+    """Whether the objective can train the architecture, in a line if not."""
+    trains, name = OBJECTIVES[objective.objective].TRAINS, architecture.architecture
+    if trains is None or name in trains:
+        return []
+    others = [other for other, each in OBJECTIVES.items() if each.TRAINS is None or name in each.TRAINS]
+    instead = f"; pass --objective {others[0]}" if others else ""
+    listed = ", ".join(sorted(trains))
+    return [f"objective: received {objective.objective!r}; it trains only {listed}, not {name}{instead}"]
 
 
 def run(settings: Settings) -> Summary:
     """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes."""
     import pytorch_lightning as pl
 
-    from model_optimized import SeqSetVAEPretrainer
-    from seqsetvae.loading import data_module
-    from seqsetvae.objectives import OBJECTIVES
+    from seqsetvae.training.precision import prepare_device
+
+    prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    return train(settings, *cohort_and_model(settings))
+
+
+def train(
+    settings: Settings, cohort: Cohort, model: Any, transform: ValueTransform, report: LoadReport | None
+) -> Summary:
+    """Pretrain a model on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.training.precision import prepare_device
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
-    from seqsetvae.variables import embedding_table
 
-    device = prepare_device(settings.run)
-    pl.seed_everything(settings.run.seed, verbose=False)
-    objective = OBJECTIVES[settings.objective.objective]
-    cohort, model, transform, report = cohort_and_model(settings)
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
-    module = SeqSetVAEPretrainer(
-        model,
-        objective.build_loss(settings.objective.settings(), model.sizes),
-        settings.rate.pretrain_lr,
-        settings.optimizer.weight_decay,
-        embedding_table(cohort, settings.run),
-        cohort.fingerprints(),
-        transform,
-    )
+    device, objective = prepare_device(settings.run), OBJECTIVES[settings.objective.objective]
+    module, data = module_and_data(settings, cohort, model, transform, device, is_new=report is None)
     if settings.run.compile_model:
         model.compile_dense_parts()
     run = start_run(
@@ -102,6 +113,35 @@ def run(settings: Settings) -> Summary:
     )
 
 
+def module_and_data(
+    settings: Settings, cohort: Cohort, model: Any, transform: ValueTransform, device: torch.device, *, is_new: bool
+) -> tuple[SeqSetVAEPretrainer, CohortDataModule]:
+    """The module and its loaders; a new model is first fitted to the training stays."""
+    from model_optimized import SeqSetVAEPretrainer
+    from seqsetvae.loading import data_module
+    from seqsetvae.training.table import fit_to_training_stays
+    from seqsetvae.variables import variable_table
+
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
+    if is_new:
+        fit_to_training_stays(model, data)
+    variables = variable_table(model, cohort, settings.run)
+    loss = OBJECTIVES[settings.objective.objective].build_loss(settings.objective.settings(), model.sizes)
+    if hasattr(loss, "host_work"):
+        for split, prepare in zip(("train", "valid"), loss.host_work(model, variables), strict=True):
+            data = data.with_prepare(prepare, split)
+    module = SeqSetVAEPretrainer(
+        model,
+        loss,
+        settings.rate.pretrain_lr,
+        settings.optimizer.weight_decay,
+        variables,
+        cohort.fingerprints(),
+        transform,
+    )
+    return module, data
+
+
 def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
     """The data and the model with the objective's extra weights, checked against each other, how values are read, and
     what was loaded.
@@ -110,36 +150,30 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     """
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.pretrained import load_pretrained
 
     width = check_data(settings.data, "train", "valid", labelled=False)
-    model, checkpoint, report = build_model(settings, width)
+    build, chosen = OBJECTIVES[settings.objective.objective].build_model, settings.architecture
+    loaded = None
+    if settings.pretrained.pretrained_ckpt is not None:
+        loaded = load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
     cohort = open_data(settings.data, settings.run.output_root_dir)
     cohort.split("train"), cohort.split("valid")
-    if checkpoint is None:
-        return cohort, model, new_transform(settings.architecture, settings.values, cohort), None
+    if loaded is None:
+        return cohort, new_model(settings, cohort), new_transform(chosen, settings.values, cohort), None
+    model, checkpoint, report = loaded
     check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     return cohort, model, value_transform(checkpoint, cohort), report
 
 
-def build_model(settings: Settings, width: int) -> tuple[Any, Checkpoint | None, LoadReport | None]:
-    """A new model of the settings' sizes, or the model of --pretrained_ckpt, each with the objective's extra weights.
-
-    `width` is that of the data's variable embeddings.
-    """
-    from seqsetvae.architectures import ARCHITECTURES
-    from seqsetvae.objectives import OBJECTIVES
-    from seqsetvae.training.pretrained import load_pretrained
-
-    build, chosen = OBJECTIVES[settings.objective.objective].build_model, settings.architecture
-    if settings.pretrained.pretrained_ckpt is None:
-        sizes = ARCHITECTURES[chosen.architecture].Sizes(input_dim=width, **chosen.sizes())
-        return build(chosen.architecture, sizes), None, None
-    return load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
+def new_model(settings: Settings, cohort: Cohort) -> Any:
+    """A model with random weights for the variables of a cohort, with the objective's extra weights."""
+    sizes = settings.architecture.new_sizes(cohort.embeddings.shape[1], cohort.vocabulary)
+    return OBJECTIVES[settings.objective.objective].build_model(settings.architecture.architecture, sizes)
 
 
 def advice(settings: Settings, sizes: Any, report: LoadReport | None, last: Row, cohort: Cohort) -> list[str]:
     """Warnings about weights that were not loaded, and those of the objective."""
-    from seqsetvae.objectives import OBJECTIVES
     from seqsetvae.training.summary import partial_weights_advice
 
     return partial_weights_advice(report) + OBJECTIVES[settings.objective.objective].advice(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
+from seqsetvae.cohort.imported import read_samples
 from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
@@ -117,6 +118,10 @@ class Scorer:
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""
+        samples = read_samples(self.cohort)
+        if samples is not None:
+            missing = samples.filter(samples["reason"].is_valid()).select(["stay_id", "split", "reason"])
+            return [(row["stay_id"], row["split"], row["reason"]) for row in missing.to_pylist()]
         found: dict[int, tuple[int, str | None, str]] = {}
         for skip in read_skipped(self.cohort.path):
             file = Path(skip.file)
@@ -177,7 +182,9 @@ def open_scorer(
 def is_data_of_run(folder: RunFolder | None, cohort: Cohort) -> bool:
     """Whether a cohort is the one that a run read."""
     recorded = None if folder is None else folder.read_json(CONFIG).get("cohort")
-    return isinstance(recorded, dict) and recorded.get("content") == cohort.content_hash
+    if not isinstance(recorded, dict):
+        return False  # "events" is the content without labels that are not in the cohort
+    return cohort.content_hash in (recorded.get("content"), recorded.get("events"))
 
 
 def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, *, labelled: bool) -> DataSettings:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from seqsetvae.objectives import reconstruction
+from seqsetvae.objectives import forecasting, reconstruction
 
 
 class Objective(Protocol):
     """What an objective must offer."""
 
+    TRAINS: frozenset[str] | None  # names of the architectures that it can train; None: all
     Settings: type[Any]  # its settings: a frozen dataclass with a `setting` for each flag
     WATCHED: tuple[str, Literal["max", "min"]]  # the metric that selects the best checkpoint, and which is better
     METRICS: tuple[str, ...]  # logged names in the order of metrics.csv; train_loss and val_loss among them
@@ -21,7 +22,7 @@ class Objective(Protocol):
 
     def build_model(self, architecture: str, sizes: Any) -> Any:
         """A backbone of this architecture and the extra weights of the objective in one torch module, whose state dict
-        is that of a pretrained checkpoint. Raises InputError where the objective cannot train the architecture."""
+        is that of a pretrained checkpoint."""
         ...
 
     def build_loss(self, settings: Any, sizes: Any) -> Any:
@@ -31,6 +32,9 @@ class Objective(Protocol):
         - validation_terms(model, batch, embeddings) -> the same, comparable between epochs;
         - end_of_validation(step) -> further values to log, by name;
         - hyper_parameters() -> what a checkpoint records of the objective beside its settings.
+
+        It may also have host_work(model, embeddings), which returns what the loaders of the training and of the
+        validation split compute of a batch on the host: batch -> batch.prepared.
         """
         ...
 
@@ -48,4 +52,4 @@ class Objective(Protocol):
         ...
 
 
-OBJECTIVES: dict[str, Objective] = {"reconstruction": reconstruction}
+OBJECTIVES: dict[str, Objective] = {"reconstruction": reconstruction, "forecasting": forecasting}

@@ -156,7 +156,7 @@ def with_targets(cohort: Cohort, file: LabelFile, spec: Spec) -> Cohort:
         **cohort.manifest,
         # Another content hash: cached features hold the labelled stays only.
         "checksums": {**cohort.manifest["checksums"], TARGETS: total.hexdigest()},
-        TARGETS: {"file": str(file.path.resolve()), "spec": spec.as_plain()},
+        TARGETS: {"file": str(file.path.resolve()), "spec": spec.as_plain(), "events": cohort.content_hash},
     }
     return replace(cohort, splits=splits, manifest=manifest, label_name=spec.title)
 

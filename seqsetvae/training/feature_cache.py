@@ -60,7 +60,8 @@ class FrozenModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def pooled(self) -> Callable[[Batch], torch.Tensor]: ...
-    def to(self, device: torch.device, dtype: torch.dtype) -> Any: ...
+    def to(self, device: torch.device) -> Any: ...
+    def double(self) -> Any: ...
 
 
 def dependencies(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
@@ -126,14 +127,12 @@ class FeatureFolder:
         cls, root: Path, module: FrozenModel, data: CohortDataModule, split: str, precision: Precision
     ) -> FeatureFolder:
         """The folder for the features of a split with this module's backbone."""
-        # Features that a GPU computes in 16 bits are stored in 32, as the head reads them.
-        dtype = torch.promote_types(module.embeddings.dtype, torch.float32)
         return cls(
             root,
             dependencies(module, data, split, precision),
             data.cohort.split(split).n_stays,
             module.backbone.pooled_width(module.pooling),
-            torch.empty(0, dtype=dtype).numpy().dtype,
+            np.dtype(data.dtype),  # those that a GPU computes in 16 bits are stored in 32, as the head reads them
         )
 
     @cached_property
@@ -243,7 +242,9 @@ class CachedFeatures:
 def cached_features(module: FrozenModel, data: CohortDataModule, precision: Precision, root: Path) -> CachedFeatures:
     """Features from the cache at `root`; those that are not in it are computed and added."""
     assert module.frozen, "features of a backbone that trains are stale after one step"
-    module.to(precision.device, module.embeddings.dtype)  # no Trainer has moved it yet
+    module.to(precision.device)  # no Trainer has moved it yet
+    if data.dtype is np.float64:
+        module.double()
     rows, passes = {}, []
     for split in ("train", "valid"):
         pooled, computed = _find_or_compute(module, data, split, precision, root)

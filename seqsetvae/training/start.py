@@ -59,7 +59,7 @@ def start_run(
                 "path": str(data.cohort.path.resolve()),
                 "content": data.cohort.content_hash,
                 "label_name": data.cohort.label_name,
-                **({} if targets is None else {"label_file": targets["file"]}),
+                **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
                 "notices": notices(data.cohort),
             },
             "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},

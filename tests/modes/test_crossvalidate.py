@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsetvae import baselines
+from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
+from seqsetvae.modes import pretrain
 from tests.command import command
 
 pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
@@ -75,3 +78,39 @@ def test_finished_folds_are_not_computed_again(
     status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
     assert status == 2
     assert "holds folds of other settings" in errors
+
+
+def test_pretraining_within_a_fold_never_sees_its_held_out_stays(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = [], pretrain.train
+
+    def watched(settings: Any, cohort: Cohort, *rest: Any) -> Any:
+        seen.append({stay for split in cohort.splits.values() for stay in split.stay_id.tolist()})
+        return train(settings, cohort, *rest)
+
+    monkeypatch.setattr(pretrain, "train", watched)
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 5)
+    flags = {"architecture": "variable_summaries", "objective": "forecasting", "pretrain_epochs": 1, "folds": 2}
+    flags |= {"distillation": 0, "tree_models": 0, "baselines": "none", "batch_size": 16, "max_epochs": 1}
+    flags |= {"data_dir": compiled.path, "output_root_dir": tmp_path, "output": tmp_path / "cv", "train_fraction": 0.5}
+    status, printed, errors = command("crossvalidate", **flags)
+    assert status == 0, errors
+    assert printed.count("skipped on purpose       2   objective (2)") == 2
+    for fold in (0, 1):
+        held_out = set(read_columns(tmp_path / "cv" / f"partition0-fold{fold}.csv")["stay_id"].tolist())
+        others = set(read_columns(tmp_path / "cv" / f"partition0-fold{1 - fold}.csv")["stay_id"].tolist())
+        assert not seen[fold] & held_out
+        assert seen[fold] == others  # all of them, although the network is fine-tuned on half
+
+
+def test_pretraining_within_folds_needs_no_checkpoint(compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"architecture": "variable_summaries", "pretrain_epochs": 1, "data_dir": compiled.path}
+    status, _, errors = command("crossvalidate", **flags, output_root_dir=tmp_path)
+    assert status == 2
+    assert "it trains only seqsetvae, not variable_summaries; pass --objective forecasting" in errors
+    status, _, errors = command(
+        "crossvalidate", **flags, objective="forecasting", from_random_weights=True, output_root_dir=tmp_path
+    )
+    assert status == 2
+    assert "pretrain_epochs: received 1 together with from_random_weights" in errors

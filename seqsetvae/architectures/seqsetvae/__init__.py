@@ -34,6 +34,7 @@ __all__ = [
 
 OFFERS = frozenset({"states"})
 VALUE_TRANSFORM = "z_score"
+OTHER_VALUE_TRANSFORMS = ("quantiles",)
 
 
 def build(sizes: Sizes) -> Backbone:

@@ -17,6 +17,7 @@ DECODER = r"(decoder_layers\.\d+\.(isab|pma)\..+|out\.(\d+\.)?(weight|bias))"  #
 SKIPPED: tuple[str, ...] = (
     rf"decoder\.{DECODER}",
     rf"set_encoder\.{DECODER}",
+    r"objective\..+",  # weights of a pretraining objective
     r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+",
 )
 INERT = frozenset({"alibi_slope", "time_tau"})  # without effect on the output, so a file may lack them

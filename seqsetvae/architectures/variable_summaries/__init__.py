@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems
@@ -29,7 +30,7 @@ __all__ = [
 
 OFFERS = frozenset({"table"})
 VALUE_TRANSFORM = "z_score"
-SKIPPED: tuple[str, ...] = ()
+SKIPPED: tuple[str, ...] = (r"objective\..*",)  # of pretraining
 INERT: frozenset[str] = frozenset()
 NOT_IN_SHAPES: tuple[str, ...] = ()
 
@@ -56,6 +57,7 @@ def infer_sizes(
 ) -> Sizes:
     """Every checkpoint states its sizes. Raises InputError if this one does not."""
     try:
-        return Sizes(**{**stated, "vocabulary": tuple(stated["vocabulary"])})
+        values = {field.name: stated[field.name] for field in fields(Sizes)}
+        return Sizes(**{**values, "vocabulary": tuple(values["vocabulary"])})
     except (KeyError, TypeError) as error:
         raise InputError(f"{file}: its hyper_parameters do not hold the sizes of the network ({error}).") from error

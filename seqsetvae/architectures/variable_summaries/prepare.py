@@ -47,11 +47,15 @@ class Summarizer:
     measured: torch.Tensor
     length: float
 
-    def __call__(self, batch: Batch) -> Summaries:
-        """The summaries of a batch on the host."""
+    def of_model(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row of each event's variable in the model, and its value within the bounds: [E] each."""
         row = self.row[batch.variable]
         low, high = self.bounds[:, row]
-        pairs = summarize(batch, row, batch.value.double().clamp(low, high), self.length)
+        return row, batch.value.double().clamp(low, high)
+
+    def __call__(self, batch: Batch, until: torch.Tensor | None = None) -> Summaries:
+        """The summaries of a batch on the host, of each stay up to the hours `until` [N] or of all of it."""
+        pairs = summarize(batch, *self.of_model(batch), self.length, until)
         variables, counts = torch.unique_consecutive(pairs.variable, return_counts=True)
         columns = combinations(self._in_units(pairs, batch.n_stays), self._counts(pairs, batch.n_stays))
         return Summaries(

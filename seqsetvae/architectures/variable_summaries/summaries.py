@@ -79,27 +79,43 @@ def stay_hours(batch: Batch) -> torch.Tensor:
     return (batch.minute[end - 1] - batch.minute[end - batch.sets_per_stay]) / 60
 
 
+def set_of_event(batch: Batch) -> torch.Tensor:
+    """The set of each event, stay by stay and in time order: [E]."""
+    device = batch.set_row.device
+    set_of_row = torch.empty_like(batch.set_row)
+    set_of_row[batch.set_row] = torch.arange(batch.n_sets, device=device)
+    return set_of_row.repeat_interleave(batch.sizes.events_per_set(device), output_size=len(batch.variable))
+
+
+def event_hours(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The set of each event, its stay, and hours since the stay's first set: [E] each."""
+    of_set = set_of_event(batch)
+    stay = batch.stay_of_set[of_set]
+    first = batch.minute[batch.sets_per_stay.cumsum(0) - batch.sets_per_stay]  # [N]
+    return of_set, stay, (batch.minute[of_set] - first[stay]) / 60
+
+
 def events_of(
-    batch: Batch, variable: torch.Tensor, value: torch.Tensor, length: float = 0.0
+    batch: Batch,
+    variable: torch.Tensor,
+    value: torch.Tensor,
+    length: float = 0.0,
+    until: torch.Tensor | None = None,
 ) -> tuple[Events, torch.Tensor, torch.Tensor]:
     """The events of a batch by pair, and stay and variable of each pair: [P], [P].
 
     `variable` and `value` [E] replace those of the batch; an event with variable -1 is left out. A stay ends with its
-    last set, but not before `length` hours.
+    last set, but not before `length` hours, or at the hours `until` [N], and later events are left out.
     """
-    set_of_row = torch.empty_like(batch.set_row)
-    set_of_row[batch.set_row] = torch.arange(batch.n_sets, device=variable.device)
-    of_set = set_of_row.repeat_interleave(batch.sizes.events_per_set(variable.device), output_size=len(variable))  # [E]
-    stay = batch.stay_of_set[of_set]
-    first = batch.minute[batch.sets_per_stay.cumsum(0) - batch.sets_per_stay]  # [N]
-    minute = batch.minute[of_set]
+    of_set, stay, hour = event_hours(batch)
+    end = stay_hours(batch).clamp_min(length)
+    if until is not None:
+        end, variable = until, torch.where(hour <= until[stay], variable, -1)
     order = torch.argsort((variable * batch.n_stays + stay) * batch.n_sets + of_set, stable=True)
     order = order[(variable < 0).sum() :]
     key = (variable * batch.n_stays + stay)[order]
     pairs, pair = torch.unique_consecutive(key, return_inverse=True)
-    hour = (minute - first[stay]) / 60
-    before_end = stay_hours(batch).clamp_min(length)[stay] - hour
-    events = Events(pair, len(pairs), value[order].double(), hour[order], before_end[order])
+    events = Events(pair, len(pairs), value[order].double(), hour[order], (end[stay] - hour)[order])
     return events, pairs % batch.n_stays, pairs // batch.n_stays
 
 
@@ -203,7 +219,13 @@ class Window:
         return self._mean_of(self.events.value, weights)
 
 
-def summarize(batch: Batch, variable: torch.Tensor, value: torch.Tensor, length: float = 0.0) -> Pairs:
+def summarize(
+    batch: Batch,
+    variable: torch.Tensor,
+    value: torch.Tensor,
+    length: float = 0.0,
+    until: torch.Tensor | None = None,
+) -> Pairs:
     """The summaries of every variable that occurs in a stay.
 
     Args:
@@ -211,8 +233,9 @@ def summarize(batch: Batch, variable: torch.Tensor, value: torch.Tensor, length:
         variable: [E] int64, the variable of each event; -1 leaves the event out.
         value: [E].
         length: hours of the common observation window, see `common_length`.
+        until: [N] hours, where each stay is cut as if nothing later were known; None: nowhere.
     """
-    events, stay, of_pair = events_of(batch, variable, value, length)
+    events, stay, of_pair = events_of(batch, variable, value, length, until)
     columns = []
     for _, start, end, names in PLAN:
         inside = events.before_end < start

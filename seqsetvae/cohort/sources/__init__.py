@@ -1,10 +1,14 @@
 """Where stays come from: one file per origin, by the name of its subcommand of data.py."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Protocol
 
-from seqsetvae.cohort.sources import physionet2012, seqsetvae_layout
+from seqsetvae.cohort.format import is_compiled
+from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, table
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.tables.read import is_table
+from seqsetvae.cohort.tidy import SPLITS
 
 
 class Origin(Protocol):
@@ -21,4 +25,16 @@ class Origin(Protocol):
         ...
 
 
-SOURCES: dict[str, Origin] = {"physionet2012": physionet2012, "compile": seqsetvae_layout}
+SOURCES: dict[str, Origin] = {"physionet2012": physionet2012, "compile": seqsetvae_layout, "table": table, "meds": meds}
+
+
+def recognise(path: Path) -> str | None:
+    """The name of the source that reads a table or a MEDS data set at `path`; None if it is something else."""
+    if path.is_file() and is_table(path):
+        return "table"
+    if not path.is_dir() or is_compiled(path):
+        return None
+    if (path / "data").is_dir() and (path / "metadata").is_dir():
+        return "meds"
+    is_layout = any((folder / split).is_dir() for folder in (path, path / "patient_ehr") for split in SPLITS)
+    return "table" if not is_layout and any(is_table(file) for file in path.rglob("*")) else None

@@ -1,12 +1,16 @@
-"""Dividing the subjects of a source over the splits at random."""
+"""Dividing the subjects of a source over the splits at random. Letters: N stays."""
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
+
+Ints = NDArray[np.int64]
 
 
 def divide(stays: Iterable[Stay], labels: Labels, fractions: Sequence[float], seed: int) -> dict[str, list[Stay]]:
@@ -14,19 +18,71 @@ def divide(stays: Iterable[Stay], labels: Labels, fractions: Sequence[float], se
 
     All stays of a subject are in one split. The result does not depend on the order of the stays.
     """
-    stays_of: dict[int, list[Stay]] = {}
-    for stay in sorted(stays):
-        stays_of.setdefault(stay.subject, []).append(stay)
-    highest = {subject: max(labels.get(stay.stay_id, -1) for stay in own) for subject, own in stays_of.items()}
+    stays = sorted(stays)
+    subject = np.array([stay.subject for stay in stays], dtype=np.int64)
+    label = np.array([labels.get(stay.stay_id, -1) for stay in stays], dtype=np.int8)
+    chosen = assign_by_fractions(subject, label, fractions, seed)
+    return {
+        split: [stay for stay, own in zip(stays, chosen.tolist(), strict=True) if own == at]
+        for at, split in enumerate(SPLITS)
+    }
+
+
+def assign_by_fractions(
+    subject: Ints, label: NDArray[np.int8], fractions: Sequence[float], seed: int
+) -> NDArray[np.int8]:
+    """[N] The split of each stay, a position in SPLITS: subject [N] and label [N] in the order of the stay numbers."""
+    split_of: NDArray[np.int8] = np.zeros(len(np.unique(subject)), dtype=np.int8)
+    for shuffled in _shuffled_classes(subject, label, seed):
+        ends = np.rint(np.cumsum(fractions) * len(shuffled)).astype(int)
+        for at, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            split_of[shuffled[start:end]] = at
+    return split_of[np.unique(subject, return_inverse=True)[1]]
+
+
+def assign_fold(subject: Ints, label: NDArray[np.int8], fold: tuple[int, int], seed: int) -> NDArray[np.int8]:
+    """[N] The split of each stay: fold i of k is the test split, the next one the validation split.
+
+    Each subject is in the test split of one of the k folds.
+    """
+    number, n_folds = fold
+    fold_of = np.zeros(len(np.unique(subject)), dtype=np.int64)
+    n_before = 0  # classes go on where the one before ended, so that folds are of equal size
+    for shuffled in _shuffled_classes(subject, label, seed):
+        fold_of[shuffled] = (n_before + np.arange(len(shuffled))) % n_folds
+        n_before += len(shuffled)
+    steps = (fold_of - (number - 1)) % n_folds
+    split_of = np.select([steps == 0, steps == 1], [SPLITS.index("test"), SPLITS.index("valid")], SPLITS.index("train"))
+    return split_of.astype(np.int8)[np.unique(subject, return_inverse=True)[1]]
+
+
+def _shuffled_classes(subject: Ints, label: NDArray[np.int8], seed: int) -> Iterator[Ints]:
+    """For subjects with a negative label at most, with a positive one, with none: their positions, shuffled.
+
+    A position is that among the sorted subjects; before shuffling they are in the order of their first stays.
+    """
+    _, first, position = np.unique(subject, return_index=True, return_inverse=True)
+    highest = np.full(len(first), -1, dtype=np.int8)
+    np.maximum.at(highest, position, label)
+    in_order = np.argsort(first)
     rng = np.random.default_rng(seed)
-    splits: dict[str, list[Stay]] = {split: [] for split in SPLITS}
-    for label in (0, 1, -1):
-        subjects = [subject for subject in stays_of if highest[subject] == label]
-        shuffled = [subjects[i] for i in rng.permutation(len(subjects))]
-        ends = np.rint(np.cumsum(fractions) * len(subjects)).astype(int)
-        for split, start, end in zip(SPLITS, [0, *ends[:-1]], ends, strict=True):
-            splits[split] += [stay for subject in shuffled[start:end] for stay in stays_of[subject]]
-    return splits
+    for value in (0, 1, -1):
+        of_class = in_order[highest[in_order] == value]
+        yield of_class[rng.permutation(len(of_class))]
+
+
+def read_fold(text: str | None) -> tuple[int, int] | None:
+    """(i, k) of a text `i/k`. Raises InputError unless k is 3 or more and i is one of 1 to k."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    number, n_folds = map(int, match.groups()) if match else (0, 0)
+    if n_folds < 3 or not 1 <= number <= n_folds:
+        raise InputError(
+            f"--fold {text}: allowed: i/k with k of 3 or more and i from 1 to k. With 1/5 fold 1 is the test split, "
+            "fold 2 the validation split, and the others are the training split."
+        )
+    return number, n_folds
 
 
 def choose_fractions(fractions: Sequence[float] | None, given_sets: Collection[str]) -> Sequence[float]:

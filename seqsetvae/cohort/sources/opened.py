@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
+from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Embeddings, Labels, Stats, read_embeddings, read_stats
 from seqsetvae.cohort.tidy import Source
 
@@ -27,6 +28,7 @@ class Opened:
     stats: Stats | None  # None: computed from the training split
     embeddings: Embeddings | None  # None: generated from the names
     embedding_dim: int  # width of generated embeddings
+    imported: Imported | None = None  # what the cohort keeps beside its arrays
 
 
 def stats_of(path: Path) -> Stats:
@@ -59,6 +61,11 @@ def add_side_file(parser: ArgumentParser, flag: str, text: str) -> None:
 def add_common(parser: ArgumentParser) -> None:
     """OUT and the flags that every source has."""
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the compiled cohort")
+    add_compile_flags(parser)
+
+
+def add_compile_flags(parser: ArgumentParser) -> None:
+    """The flags of a compilation that every source has."""
     width = f"width of vectors generated from the names (default {DEFAULT_WIDTH})"
     parser.add_argument("--embedding_dim", type=_positive, metavar="I", help=width)
     parser.add_argument("--skip_bad", action="store_true", help="leave faulty files out, listed in OUT/skipped.csv")

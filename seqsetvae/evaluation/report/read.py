@@ -125,9 +125,8 @@ def _cohort(recorded: Any) -> Cohort | None:
         cohort = open_cohort(recorded["path"], verify=False)  # nothing is computed from it, and hashing takes long
     except InputError:
         return None
-    if "label_file" in recorded:  # the content covers labels that are not in the cohort
-        return cohort
-    return cohort if cohort.content_hash == recorded.get("content") else None
+    content = recorded.get("events", recorded.get("content"))  # without labels that are not in the cohort
+    return cohort if cohort.content_hash == content else None
 
 
 def _warnings(log: Path) -> list[str]:

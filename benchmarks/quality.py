@@ -1,0 +1,90 @@
+"""Prediction quality, row by row: `python -m benchmarks.quality --data_dir p12 --output FOLDER`.
+
+Each row is one call of --mode crossvalidate with the flags below, all on the same folds, in a folder of its own.
+Finished folds are not computed again, so the command can be stopped and repeated. At the end it prints one table of all
+rows that are there, with paired differences to boosted trees (docs/quality.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import train_optimized
+from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
+
+SUMMARIES = "--architecture variable_summaries"
+ALONE = f"{SUMMARIES} --distillation 0 --tree_models 0"  # the network without boosted trees
+PRETRAINED = "--objective forecasting --pretrain_epochs 10"
+PROBE = "--unfreeze_after none --max_epochs 24"  # the head alone trains, on a frozen backbone
+SMALL = "--preset small --unfreeze_after 0 --max_epochs 4"
+# Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
+ROWS = {
+    "variable_summaries": f"{SUMMARIES} --from_random_weights",
+    "without trees": f"{ALONE} --from_random_weights",
+    "pretrained, frozen": f"{ALONE} {PRETRAINED} {PROBE}",
+    "pretrained, fine-tuned": f"{ALONE} {PRETRAINED}",
+    "pretrained, with trees": f"{SUMMARIES} {PRETRAINED}",
+    "SeqSetVAE, old": f"{SMALL} --from_random_weights",
+    "SeqSetVAE, new": f"{SMALL} --from_random_weights --value_transform quantiles",
+}
+BASELINES_OF = "variable_summaries"
+
+
+def main() -> int:
+    """Run the chosen rows and print the table. Returns the exit status of a row that failed, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="a compiled cohort")
+    parser.add_argument("--output", type=Path, default=Path("outputs/quality"), help="folder of the results")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(ROWS), default=list(ROWS), help="rows to run; none: table only"
+    )
+    parser.add_argument("--seed", default="42", help="random seed of all trainings; other seeds have their own folders")
+    parser.add_argument("--train_fraction", default="1", help="share of the labels that is used")
+    parser.add_argument("--folds", default="5")
+    parser.add_argument("flags", nargs="*", help="further flags of crossvalidate for every row, after --")
+    chosen = parser.parse_args()
+    common = ["--seed", chosen.seed, "--train_fraction", chosen.train_fraction, "--folds", chosen.folds, *chosen.flags]
+    root = chosen.output / f"seed{chosen.seed}-labels{chosen.train_fraction}"
+    for row in chosen.only:
+        baselines = [] if row == BASELINES_OF else ["--baselines", "none"]
+        where = ["--data_dir", chosen.data_dir, "--output", str(folder(root, row))]
+        print(f"\n=== {row}", flush=True)
+        status = train_optimized.main(["--mode", "crossvalidate", *ROWS[row].split(), *common, *baselines, *where])
+        if status:
+            return status
+    found = joined(root)
+    print("\n".join(lines(results(found))) if found else f"{root}: no finished folds")
+    return 0
+
+
+def folder(root: Path, row: str) -> Path:
+    """The folder of a row's results."""
+    return root / row.replace(",", "").replace(" ", "_")
+
+
+def joined(root: Path) -> list[Columns]:
+    """The predictions of all finished rows, a table for each fold that all of them have."""
+    finished = {row: sorted(folder(root, row).glob("partition*-fold*.csv")) for row in ROWS}
+    names = [{file.name for file in files} for files in finished.values() if files]
+    found = []
+    for name in sorted(set.intersection(*names)) if names else []:
+        table: Columns = {}
+        for row in (row for row in ROWS if finished[row]):
+            table |= _named(read_columns(folder(root, row) / name), row)
+        found.append(table)
+    return found
+
+
+def _named(columns: Columns, row: str) -> Columns:
+    """Columns of a row: its first model gets the row's name, others keep theirs in the row that has the baselines."""
+    models = [name for name in columns if name not in NOT_MODELS]
+    others = models[1:] if row == BASELINES_OF else []
+    order = columns["stay_id"].argsort()
+    kept = {name: columns[name][order] for name in (*NOT_MODELS, *others)}
+    return kept | {row: columns[models[0]][order]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""From events and samples, and the flags that tables of events share, to what the compiler takes.
+
+Letters: D ids, N samples.
+"""
+
+from argparse import Namespace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.format import is_compiled, open_cohort
+from seqsetvae.cohort.imported import Imported
+from seqsetvae.cohort.report import most_events
+from seqsetvae.cohort.sidefiles import (
+    DEFAULT_WIDTH,
+    Embeddings,
+    LabelTable,
+    generate_embedding,
+    read_embeddings,
+    read_stats,
+)
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
+from seqsetvae.cohort.sources.event_flags import BY_NAME
+from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
+from seqsetvae.cohort.tables.cells import MICROSECONDS
+from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
+from seqsetvae.cohort.tables.events import Columns, Events, is_bad
+from seqsetvae.cohort.tables.samples import Samples
+from seqsetvae.cohort.tables.source import EventSource, StaticColumn
+from seqsetvae.cohort.tidy import SPLITS, Skip
+from seqsetvae.errors import InputError
+
+SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "validation": "valid", "val": "valid"}
+SPLIT_NAMES |= {"tuning": "valid", "held_out": "test"}
+NO_LABEL = "none"  # the name of the label of a cohort without labels
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source found in its tables."""
+
+    description: str
+    columns: Columns
+    events: Events
+    samples: Samples  # those that are compiled, [N]
+    every_sample: Samples  # those that are left out before included
+    label_name: str | None
+    own_split: NDArray[np.int8] | None = None  # [N] the splits of the data, as positions in SPLITS
+    static: Sequence[StaticColumn] = ()
+    static_rows: bool = False  # events without a time are facts of the stay
+    from_start: bool = False  # events before the start of a sample are left out
+    skips: Sequence[Skip] = ()  # stays that are not among the samples
+    notes: Sequence[str] = ()
+
+
+def assemble(arguments: Namespace, found: Found) -> Opened:
+    """Window, splits, variables, statistics and embeddings by the flags. Raises InputError."""
+    tables = SideTables(arguments)
+    codes, samples = found.events.codes, with_window(found.samples, arguments.until_hour)
+    every_sample = with_window(found.every_sample, arguments.until_hour)
+    decision = codes.decide(arguments.non_numeric)
+    counts = events_by_name(codes, decision)
+    unknown = tables.unknown_note(decision, counts, arguments.leave_out_unknown)
+    kept = counts.keys() & tables.known if arguments.leave_out_unknown and tables.known else counts.keys()
+    split, how = assign_splits(arguments, samples, found.own_split)
+    source = EventSource(
+        found.description,
+        found.events,
+        decision,
+        found.columns,
+        samples,
+        split,
+        found.static,
+        static_rows=found.static_rows,
+        from_start=found.from_start,
+    )
+    source.skips += found.skips
+    notes = [
+        *found.notes,
+        *_without_sample(found),
+        *codes.mapping.notes(codes.seen),
+        *codes.left_out_notes(),
+        *decision.notes,
+        *unknown,
+    ]
+    record = {"splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
+    record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
+    has_label = samples.label >= 0
+    return Opened(
+        source=source,
+        label_name=found.label_name or NO_LABEL,
+        labels=LabelTable(samples.stay_id[has_label], samples.label[has_label]),
+        stats=tables.stats,
+        embeddings=tables.with_new(arguments.new_embeddings, kept),
+        embedding_dim=tables.width,
+        imported=Imported(notes, record, sample_table(every_sample, samples.stay_id, split, found.events)),
+    )
+
+
+def with_window(samples: Samples, until_hour: float | None) -> Samples:
+    """The samples, each predicted at hour `until_hour`. Raises InputError if they have prediction times already."""
+    if until_hour is None:
+        return samples
+    if not is_bad(samples.end).all():
+        raise InputError(f"--until_hour {until_hour:g}: the labels have prediction times already. Leave it out.")
+    length = round(until_hour * 60 * MICROSECONDS) if samples.start.dtype == np.int64 else 60 * until_hour
+    return replace(samples, end=np.where(is_bad(samples.start), samples.start, samples.start + length))
+
+
+def _without_sample(found: Found) -> list[str]:
+    n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
+    what = f"{counted(n_other, 'id')} without a row in --labels"
+    return [f"{what}, so there is no prediction time for them: not in the cohort"] if n_other else []
+
+
+def assign_splits(arguments: Namespace, samples: Samples, own: NDArray[np.int8] | None) -> tuple[NDArray[np.int8], str]:
+    """(the split of each sample [N] as a position in SPLITS, how it was chosen). `own` are the splits of the data."""
+    subject, label, seed = samples.subject, samples.label, arguments.seed
+    fold = read_fold(arguments.fold)
+    if fold is not None:
+        return assign_fold(subject, label, fold, seed), f"fold {arguments.fold}, seed {seed}"
+    if own is not None and not arguments.fractions:
+        return own, "the data's own"
+    fractions = choose_fractions(arguments.fractions, ())
+    shown = " ".join(f"{share:g}" for share in fractions)
+    return assign_by_fractions(subject, label, fractions, seed), f"by patient at random, {shown}, seed {seed}"
+
+
+def split_positions(where: str, names: pa.Array) -> NDArray[np.int8]:
+    """[D] The split that each cell names, as a position in SPLITS. Raises InputError for an empty or unknown name."""
+    encoded = names.dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    unknown = [text for text in texts if text.lower() not in SPLIT_NAMES]
+    if unknown or names.null_count:
+        what = f"{unknown[0]!r} is no split" if unknown else f"{counted(names.null_count, 'stay')} without a split"
+        raise InputError(f"{where}: {what}; allowed: {', '.join(SPLIT_NAMES)}.")
+    positions = np.array([SPLITS.index(SPLIT_NAMES[text.lower()]) for text in texts], dtype=np.int8)
+    return positions[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+class SideTables:
+    """Statistics and embeddings by the flags, and which variables they know.
+
+    Attributes:
+        known: the variables of --embeddings, or else of --stats; None without either.
+    """
+
+    def __init__(self, arguments: Namespace) -> None:
+        """Read them. Raises InputError."""
+        self.stats = stats_of(arguments.stats) if arguments.stats else None
+        self.embeddings, self.width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
+        self.path: Path | None = arguments.embeddings or arguments.stats
+        self.known: set[str] | None = None
+        if self.path is not None and is_compiled(self.path):
+            self.known = set(open_cohort(self.path, verify=False).vocabulary)
+        elif self.path is not None:
+            self.known = set(read_stats(self.path) if self.embeddings is None else self.embeddings.row)
+
+    def unknown_note(self, decision: Decision, events: dict[str, int], leave_out: bool) -> list[str]:
+        """Variables that are not known and their share of the events, in words; with `leave_out` they are dropped."""
+        unknown = {name: n for name, n in events.items() if self.known is not None and name not in self.known}
+        if not unknown:
+            return []
+        if leave_out:
+            decision.action[[name in unknown for name in decision.names]] = DROP
+        share = sum(unknown.values()) / sum(events.values())
+        done = "left out" if leave_out else "kept; --leave_out_unknown leaves them out"
+        what = f"{counted(len(unknown), 'variable')} that {self.path} lacks, {share:.1%} of the events, {done}"
+        return [f"{what}: {most_events(unknown)}"]
+
+    def with_new(self, source: str | None, names: Collection[str]) -> Embeddings | None:
+        """The embeddings with vectors for these variables where they lack them. `source`: BY_NAME or a file."""
+        given = self.embeddings
+        if given is None or source is None:
+            return given
+        width, missing = given.vectors.shape[1], sorted(set(names) - given.row.keys())
+        if source == BY_NAME:
+            vectors = [generate_embedding(name, width) for name in missing]
+        else:
+            new = read_embeddings(Path(source))
+            if new.vectors.shape[1] != width:
+                has = f"its vectors have width {new.vectors.shape[1]}, those of --embeddings {width}"
+                raise InputError(f"--new_embeddings {source}: {has}.")
+            missing = [name for name in missing if name in new.row]
+            vectors = [new.vectors[new.row[name]] for name in missing]
+        row = given.row | {name: len(given.vectors) + at for at, name in enumerate(missing)}
+        return Embeddings(row, np.concatenate([given.vectors, np.reshape(vectors, (-1, width))]))
+
+
+def events_by_name(codes: EventCodes, decision: Decision) -> dict[str, int]:
+    """Events of each variable and level that are kept."""
+    counts: dict[str, int] = {}
+    for name, n, action in zip(decision.names, codes.counts.tolist(), decision.action.tolist(), strict=True):
+        if n and action == KEEP:
+            counts[name] = counts.get(name, 0) + n
+    return counts
+
+
+def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[np.int8], events: Events) -> pa.Table:
+    """The samples with the ids and times of the source, for `Imported`; `split` is that of the `compiled` ones."""
+    position = np.full(len(samples), -1)
+    position[np.searchsorted(samples.stay_id, compiled)] = split
+    zone = "UTC" if events.time.has_zone or events.time.zone else None
+    kind = pa.timestamp("us", zone) if events.time.is_timestamp else pa.float64()
+    columns: dict[str, Any] = {
+        "stay_id": samples.stay_id,
+        "id": samples.id_text.take(pa.array(samples.id)),
+        "subject_id": samples.subject,
+        "split": pa.array(SPLITS).take(pa.array(position, mask=position < 0)),
+        "start": pa.array(samples.start, mask=is_bad(samples.start)).cast(kind),
+        "prediction_time": pa.array(samples.end, mask=is_bad(samples.end)).cast(kind),
+    }
+    return pa.table(columns)

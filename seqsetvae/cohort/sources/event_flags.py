@@ -1,0 +1,127 @@
+"""The flags that tables of events (`table`, `meds`) share, checked before anything is read."""
+
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Collection
+from pathlib import Path
+
+from seqsetvae.cohort.format import is_compiled
+from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
+from seqsetvae.cohort.sources.opened import add_side_file
+from seqsetvae.cohort.tables.cells import MINUTES
+from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.events import TimeFlags
+from seqsetvae.cohort.tables.variable_map import read_variable_map
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.errors import InputError
+
+BY_NAME = "names"  # of --new_embeddings
+
+
+def add_time_flags(parser: ArgumentParser) -> None:
+    """How times are written."""
+    unit = "of times that are numbers since the start of the stay (default %(default)s)"
+    parser.add_argument("--time_unit", choices=MINUTES, default="minutes", help=unit)
+    form = "of timestamps, such as '%%d/%%m/%%Y %%H:%%M' (default: ISO 8601, as 2020-01-31 12:30+01:00)"
+    parser.add_argument("--time_format", metavar="FORMAT", help=form)
+    zone = (
+        "where timestamps without a zone were recorded, such as Europe/Berlin (default: one clock that never changes "
+        "between summer and winter)"
+    )
+    parser.add_argument("--time_zone", metavar="ZONE", help=zone)
+
+
+def time_flags(arguments: Namespace) -> TimeFlags:
+    """How the user says that times are written."""
+    return TimeFlags(arguments.time_unit, arguments.time_format, arguments.time_zone)
+
+
+def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | None, time_column: str) -> None:
+    """The table of labels and its columns."""
+    labels = f"CSV or Parquet with the columns {id_column} and --label_name, one row a stay, or several with a "
+    labels += f"column {time_column}: only earlier events are used (default: no labels)"
+    parser.add_argument("--labels", type=Path, metavar="FILE", help=labels)
+    name = "column to predict: 0 or 1, false or true, empty = unknown"
+    name += f" (default {label_name})" if label_name else " (default: no stay has a label)"
+    parser.add_argument("--label_name", default=label_name, metavar="COLUMN", help=name)
+    time = f"column of prediction times (default: {time_column}, if --labels has it)"
+    parser.add_argument("--prediction_time_column", metavar="COLUMN", help=time)
+
+
+def add_shared_flags(parser: ArgumentParser) -> None:
+    """Variables, windows, divisions and side files."""
+    window = "leave out events from hour H of each stay on, so that the outcome is predicted at that time"
+    parser.add_argument("--until_hour", type=float, metavar="H", help=window)
+    mapping = "columns name, target and perhaps factor, offset: `name` becomes `target`, value * factor + offset"
+    parser.add_argument("--variable_map", type=Path, metavar="CSV", help=mapping)
+    out = "variables to leave out, such as those that state the outcome; * stands for any characters"
+    parser.add_argument("--leave_out", nargs="+", default=[], metavar="NAME", help=out)
+    categorical = "variables whose numbers are categories: 3 becomes NAME=3 with the value 1"
+    parser.add_argument("--categorical", nargs="+", default=[], metavar="NAME", help=categorical)
+    _add_division_flags(parser)
+    stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
+    add_side_file(parser, "--stats", stats)
+    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: generated from the names)"
+    add_side_file(parser, "--embeddings", vectors)
+    new = f"vectors of variables that --embeddings lacks: a file like cached.csv, or `{BY_NAME}` to generate them"
+    parser.add_argument("--new_embeddings", metavar="FILE", help=new)
+    unknown = "leave out events of variables that --embeddings, or else --stats, lacks; they are counted"
+    parser.add_argument("--leave_out_unknown", action="store_true", help=unknown)
+
+
+def _add_division_flags(parser: ArgumentParser) -> None:
+    shares = "share of the patients in each split (default 0.7 0.15 0.15); the share of positives is the same in each"
+    names = tuple(split.upper() for split in SPLITS)
+    parser.add_argument("--fractions", nargs=3, type=float, metavar=names, help=shares)
+    fold = "instead: fold I of K is the test split, the next one the validation split, all others train"
+    parser.add_argument("--fold", metavar="I/K", help=fold)
+    parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
+
+
+def check_shared_flags(arguments: Namespace) -> None:
+    """Raises InputError for flags that contradict each other, values out of range and files that do not exist."""
+    until, embeddings = arguments.until_hour, arguments.embeddings
+    if until is not None and not 0 < until < math.inf:
+        raise InputError(f"--until_hour {until:g}: allowed: a number above 0")
+    rules = [
+        (arguments.fold and arguments.fractions, "--fold and --fractions: give one of them."),
+        (embeddings and arguments.embedding_dim, "--embedding_dim makes embeddings, but --embeddings gives them."),
+        (arguments.new_embeddings and not embeddings, "--new_embeddings adds to --embeddings, which is not given."),
+        (
+            arguments.leave_out_unknown and not (embeddings or arguments.stats),
+            "--leave_out_unknown needs the known variables: pass --embeddings or --stats.",
+        ),
+        (
+            arguments.leave_out_unknown and arguments.new_embeddings,
+            "--leave_out_unknown and --new_embeddings: give one of them.",
+        ),
+        (
+            arguments.prediction_time_column and not arguments.labels,
+            "--prediction_time_column names a column of --labels, which is not given.",
+        ),
+    ]
+    for wrong, problem in rules:
+        if wrong:
+            raise InputError(problem)
+    read_fold(arguments.fold)
+    choose_fractions(arguments.fractions, ())
+    is_usable = {"labels": Path.exists, "variable_map": Path.is_file, "stats": _is_side, "embeddings": _is_side}
+    for flag, usable in is_usable.items():
+        path = getattr(arguments, flag)
+        if path is not None and not usable(path):
+            raise InputError(f"--{flag} {path}: no such file.")
+
+
+def _is_side(path: Path) -> bool:
+    return path.is_file() or is_compiled(path)
+
+
+def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCodes:
+    """What numbers the variables, by these flags; `leave_out` are patterns that the source adds."""
+    mapping = read_variable_map(arguments.variable_map)
+    return EventCodes(mapping, arguments.categorical, (*arguments.leave_out, *leave_out))
+
+
+def spool_folder(arguments: Namespace) -> Path:
+    """Where events are written while they are sorted: beside OUT, in the nearest folder that exists."""
+    return next(parent for parent in arguments.out.absolute().parents if parent.is_dir())

@@ -1,0 +1,179 @@
+"""A data set in the Medical Event Data Standard (MEDS 0.4): data/**/*.parquet, metadata/, and a table of labels."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
+from seqsetvae.cohort.sources.event_flags import (
+    add_label_flags,
+    add_shared_flags,
+    check_shared_flags,
+    new_codes,
+    spool_folder,
+)
+from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.tables.cells import MICROSECONDS
+from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
+from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
+from seqsetvae.cohort.tables.read import read_table, table_files
+from seqsetvae.cohort.tables.samples import Samples, make_samples
+from seqsetvae.cohort.tables.source import StaticColumn
+from seqsetvae.cohort.tables.stay_table import per_id, read_label_rows
+from seqsetvae.cohort.tidy import Skip, left_out
+from seqsetvae.errors import InputError
+from seqsetvae.files import read_json
+
+HELP = "Compile a MEDS 0.4 data set (data/**/*.parquet, metadata/), with --labels in the label schema of MEDS."
+SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
+LABEL, PREDICTION_TIME = "boolean_value", "prediction_time"
+BIRTH, AGE = "MEDS_BIRTH", "age"
+OUTCOME_CODES = ("MEDS_DEATH", "MEDS_DEATH//*", "HOSPITAL_DISCHARGE", "HOSPITAL_DISCHARGE//*")
+_YEAR = 365.25 * 24 * 60 * MICROSECONDS
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py meds`."""
+    parser.add_argument("src", type=Path, metavar="SRC", help="folder with data/ and metadata/")
+    add_label_flags(parser, SUBJECT, LABEL, PREDICTION_TIME)
+    task = "what the label means, for the cohort and its checkpoints (default: the name of --labels)"
+    parser.add_argument("--task", metavar="NAME", help=task)
+    start = "each sample starts at the last event with this code before its prediction time, such as "
+    start += "'HOSPITAL_ADMISSION*'; earlier events are left out (default: the whole record before that time)"
+    parser.add_argument("--start_code", metavar="CODE", help=start)
+    text = f"read {TEXT}: a text becomes CODE=text with the value 1 (default: it is not read)"
+    parser.add_argument("--text_values", action="store_true", help=text)
+    add_shared_flags(parser)
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The data set that these flags name. Raises InputError."""
+    check_shared_flags(arguments)
+    arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS
+    src, flags = arguments.src, TimeFlags()
+    files = _data_files(src)
+    codes = new_codes(arguments, OUTCOME_CODES)
+    marks = _Marks(codes, arguments.start_code)
+    columns = Columns(SUBJECT, TIME, CODE, NUMBER, TEXT if arguments.text_values else None)
+    optional = (NUMBER, TEXT) if arguments.text_values else (NUMBER,)
+    events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=marks)
+    labels = None
+    if arguments.labels:
+        time = arguments.prediction_time_column or PREDICTION_TIME
+        labels = read_label_rows(table_files(arguments.labels), SUBJECT, time, arguments.label_name, events, flags)
+        if labels.time is None:
+            raise InputError(f"{arguments.labels}: no row has a {time}. Labels of MEDS need one each.")
+    start = np.where(is_bad(events.first_time), 0, events.first_time)
+    samples = make_samples(str(src), events, start, None, labels)
+    started, skips = marks.with_starts(samples)
+    return assemble(
+        arguments,
+        Found(
+            description=f"MEDS {_version(src)} {src.resolve()}",
+            columns=columns,
+            events=events,
+            samples=started,
+            every_sample=samples,
+            label_name=(arguments.task or arguments.labels.stem) if arguments.labels else None,
+            own_split=_own_split(src, events, started),
+            static=marks.age(started),
+            static_rows=True,
+            from_start=arguments.start_code is not None,
+            skips=skips,
+            notes=[*(labels.notes if labels else ()), *_unlisted(src, codes)],
+        ),
+    )
+
+
+class _Marks:
+    """The births and, with a start code, the starts of subjects, gathered while the events are read."""
+
+    def __init__(self, codes: EventCodes, start_code: str | None) -> None:
+        self._codes, self._start_code = codes, start_code
+        self._births: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._starts: list[tuple[NDArray[Any], NDArray[Any]]] = []
+
+    def __call__(self, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> NDArray[np.bool_]:
+        """[R] Which rows are events: all but births."""
+        timed = (ids >= 0) & ~is_bad(time)
+        is_birth = np.isin(code, self._codes.matching(BIRTH))
+        self._births.append((ids[is_birth & timed], time[is_birth & timed]))
+        if self._start_code is not None:
+            is_start = np.isin(code, self._codes.matching(self._start_code)) & timed
+            self._starts.append((ids[is_start], time[is_start]))
+        return ~is_birth
+
+    def age(self, samples: Samples) -> list[StaticColumn]:
+        """The age of each sample in years, at its prediction time, or at its start where it has none."""
+        ids, time = map(np.concatenate, zip(*self._births, strict=True))
+        if not len(ids):
+            return []
+        birth = np.full(len(samples.id_text), np.iinfo(np.int64).max)
+        np.minimum.at(birth, ids, time)
+        known = np.flatnonzero(birth[samples.id] != np.iinfo(np.int64).max)
+        at = np.where(is_bad(samples.end), samples.start, samples.end)[known]
+        code, value = np.full(len(samples), UNNAMED, dtype=np.int32), np.full(len(samples), np.nan)
+        years = pa.array((at - birth[samples.id][known]) / _YEAR)
+        code[known], value[known] = self._codes.encode(pa.array([AGE] * len(known)), years)
+        return [StaticColumn(AGE, code, value)]
+
+    def with_starts(self, samples: Samples) -> tuple[Samples, list[Skip]]:
+        """The samples from the last start at or before their prediction time; those without one are left out."""
+        if self._start_code is None:
+            return samples, []
+        ids, time = map(np.concatenate, zip(*self._starts, strict=True))
+        last = np.iinfo(np.int64).max
+        end = np.where(is_bad(samples.end), last, samples.end)
+        all_ids, all_times = np.append(ids, samples.id), np.append(time, end)
+        is_sample = np.arange(len(all_ids)) >= len(ids)
+        order = np.lexsort((is_sample, all_times, all_ids))
+        latest = np.maximum.accumulate(np.where(is_sample[order], -1, np.arange(len(order))))
+        found = np.full(len(all_ids), -1)
+        found[order] = np.where(latest >= 0, order[latest], -1)
+        mark = found[len(ids) :]
+        has = (mark >= 0) & (all_ids[mark] == samples.id)
+        reason = f"no event {self._start_code} before its prediction time"
+        skips = [left_out(samples.stay(at), reason) for at in np.flatnonzero(~has).tolist()]
+        started = replace(samples, start=np.where(has, all_times[mark], samples.start))
+        return started.take(has), skips
+
+
+def _data_files(src: Path) -> list[Path]:
+    data = src / "data"
+    if not data.is_dir():
+        raise InputError(f"{src}: has no folder data/. Pass the folder of a MEDS data set, with data/ and metadata/.")
+    files = [file for file in table_files(data) if file.suffix == ".parquet"]
+    if not files:
+        raise InputError(f"{data}: holds no .parquet file.")
+    return files
+
+
+def _version(src: Path) -> str:
+    file = src / "metadata" / "dataset.json"
+    return str(read_json(file).get("meds_version", "of unknown version")) if file.is_file() else "of unknown version"
+
+
+def _own_split(src: Path, events: Events, samples: Samples) -> NDArray[np.int8] | None:
+    """[N] The splits in metadata/subject_splits.parquet; None without that file."""
+    file = src / "metadata" / "subject_splits.parquet"
+    if not file.is_file():
+        return None
+    column = per_id([file], SUBJECT, ["split"], events)["split"].take(pa.array(samples.id))
+    return split_positions(str(file), column)
+
+
+def _unlisted(src: Path, codes: EventCodes) -> list[str]:
+    """Codes that metadata/codes.parquet lacks, in words."""
+    file = src / "metadata" / "codes.parquet"
+    if not file.is_file():
+        return [f"{file}: not found; MEDS asks for it"]
+    listed = set(read_table(file, [CODE])[CODE].to_pylist())
+    absent = sorted(codes.seen - listed - {AGE})
+    shown = ", ".join(map(repr, absent[:8])) + (", ..." if len(absent) > 8 else "")
+    return [f"{file} does not list {counted(len(absent), 'code')} of the data: {shown}"] if absent else []

@@ -1,0 +1,174 @@
+"""One long table of events, or a folder of them: a row has an id, a time, a variable and a value."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
+from seqsetvae.cohort.sources.event_flags import (
+    add_label_flags,
+    add_shared_flags,
+    add_time_flags,
+    check_shared_flags,
+    new_codes,
+    spool_folder,
+    time_flags,
+)
+from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.tables.cells import MISSING
+from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
+from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
+from seqsetvae.cohort.tables.read import table_files
+from seqsetvae.cohort.tables.samples import Samples, make_samples
+from seqsetvae.cohort.tables.source import StaticColumn
+from seqsetvae.cohort.tables.stay_table import find_time_column, per_id, read_label_rows, read_times
+from seqsetvae.cohort.tidy import Skip, fault
+from seqsetvae.errors import InputError
+
+HELP = "Compile a long table of events (CSV or Parquet: id, time, variable, value), or a folder of such tables."
+PREDICTION_TIME = "prediction_time"
+NO_VALUES = "none"  # of --value_column
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py table`."""
+    parser.add_argument("src", type=Path, metavar="SRC", help="a CSV or Parquet file, or a folder of them")
+    for column in ("id", "time", "variable", "value"):
+        text = f"default {column}" + f"; `{NO_VALUES}`: events have no values" * (column == "value")
+        parser.add_argument(f"--{column}_column", default=column, metavar="COLUMN", help=text)
+    text = "column of categories, used where the value is no number (default: none)"
+    parser.add_argument("--text_column", metavar="COLUMN", help=text)
+    sets = "column with the number of the set (default: all events of a stay at one time are one set)"
+    parser.add_argument("--set_column", metavar="COLUMN", help=sets)
+    non_numeric = "rows without a number, of a variable that has numbers elsewhere: fault (default), leave_out, or "
+    non_numeric += "level: a text becomes NAME=text with the value 1, and an empty value NAME=none"
+    parser.add_argument("--non_numeric", choices=NON_NUMERIC, default="fault", help=non_numeric)
+    add_time_flags(parser)
+    _add_stay_flags(parser)
+    add_label_flags(parser, "--id_column", None, PREDICTION_TIME)
+    add_shared_flags(parser)
+
+
+def _add_stay_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    stays = "table with one row an id, for the next flags (default: their columns are in SRC, repeated on each row)"
+    add("--stays", type=Path, metavar="FILE", help=stays)
+    start = "column with the time that is minute 0 of the stay (default: timestamps start with the first event, and "
+    add("--start_column", metavar="COLUMN", help=start + "numbers are since the start already)")
+    add("--subject_column", metavar="COLUMN", help="column with the patient (default: every id is a patient)")
+    split = "column with the split: train, valid or test (default: patients are divided at random)"
+    add("--split_column", metavar="COLUMN", help=split)
+    static = "columns with facts such as age or sex, which become events in the first set; an empty cell is unknown"
+    add("--static_columns", nargs="+", default=[], metavar="COLUMN", help=static)
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The tables that these flags name. Raises InputError."""
+    check_shared_flags(arguments)
+    _check_flags(arguments)
+    files, flags, codes = table_files(arguments.src), time_flags(arguments), new_codes(arguments)
+    columns = Columns(
+        arguments.id_column,
+        arguments.time_column,
+        arguments.variable_column,
+        None if arguments.value_column == NO_VALUES else arguments.value_column,
+        arguments.text_column,
+        arguments.set_column,
+    )
+    events = read_events(files, columns, codes, flags, spool_folder(arguments))
+    facts = _Facts(arguments, files, events)
+    labels = None
+    if arguments.labels:
+        time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
+        labels = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
+    samples = make_samples(str(arguments.src), events, facts.start(flags), facts.subject(), labels)
+    started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
+    split = facts.split()
+    return assemble(
+        arguments,
+        Found(
+            description=f"table {arguments.src.resolve()}",
+            columns=columns,
+            events=events,
+            samples=started,
+            every_sample=samples,
+            label_name=arguments.label_name,
+            own_split=None if split is None else split[started.id],
+            static=[facts.static(name, codes, started) for name in arguments.static_columns],
+            skips=skips,
+            notes=[] if labels is None else labels.notes,
+        ),
+    )
+
+
+def _check_flags(arguments: Namespace) -> None:
+    stays = arguments.stays
+    if stays is not None and not stays.is_file():
+        raise InputError(f"--stays {stays}: no such file.")
+    if arguments.label_name and not arguments.labels:
+        raise InputError(f"--label_name {arguments.label_name} names a column of --labels, which is not given.")
+    if arguments.split_column and (arguments.fractions or arguments.fold):
+        raise InputError("--split_column names the splits of the data; leave out --fractions and --fold, or it.")
+
+
+class _Facts:
+    """The columns that have one value for each id, in --stays or repeated in the events. Letters: D ids, N samples."""
+
+    def __init__(self, arguments: Namespace, files: Sequence[Path], events: Events) -> None:
+        self._arguments, self._events = arguments, events
+        tables = [arguments.stays] if arguments.stays else list(files)
+        self.where = str(tables[0] if len(tables) == 1 else arguments.src)
+        named = (arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns)
+        wanted = list(dict.fromkeys(name for name in named if name is not None))
+        self._columns = per_id(tables, arguments.id_column, wanted, events) if wanted else {}
+
+    def start(self, flags: TimeFlags) -> NDArray[Any]:
+        """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
+        name, events = self._arguments.start_column, self._events
+        if name is not None:
+            return read_times(self.where, name, self._columns[name], events, flags)
+        if not events.time.is_timestamp:
+            return np.zeros(len(events.ids))
+        return np.where(is_bad(events.first_time), 0, events.first_time)
+
+    def subject(self) -> pa.Array | None:
+        """[D] The patient of each id; None: every id is one. Raises InputError if one has none."""
+        name = self._arguments.subject_column
+        if name is None:
+            return None
+        column = self._columns[name]
+        if column.null_count:
+            first = list(self._events.ids.position)[int(np.flatnonzero(column.is_null())[0])]
+            raise InputError(
+                f"{self.where}, column {name}: {column.null_count:,} ids have no patient, such as {first}."
+            )
+        return column
+
+    def split(self) -> NDArray[np.int8] | None:
+        """[D] The split of each id; None: the data have none."""
+        name = self._arguments.split_column
+        return None if name is None else split_positions(f"{self.where}, column {name}", self._columns[name])
+
+    def static(self, name: str, codes: EventCodes, samples: Samples) -> StaticColumn:
+        """A column as facts of the samples."""
+        column = self._columns[name]
+        known = np.flatnonzero(pc.and_not(column.is_valid(), pc.is_in(column, pa.array(MISSING))))
+        code, value = np.full(len(column), UNNAMED, dtype=np.int32), np.full(len(column), np.nan)
+        names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(known), np.int32)), pa.array([name]))
+        code[known], value[known] = codes.encode(names, column.take(pa.array(known)))
+        return StaticColumn(name, code[samples.id], value[samples.id])
+
+
+def _without_start(samples: Samples, where: str) -> tuple[Samples, list[Skip]]:
+    """The samples that have a start, and faults for the others."""
+    bad = is_bad(samples.start)
+    category = "a start that is missing or cannot be read"
+    stays = map(samples.stay, np.flatnonzero(bad).tolist())
+    skips = [fault(stay, category, f"{where}: the start is missing or not a time") for stay in stays]
+    return (samples.take(~bad), skips) if skips else (samples, [])

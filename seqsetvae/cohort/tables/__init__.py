@@ -1,0 +1,1 @@
+"""Long tables of events (CSV, Parquet, MEDS) as samples and tidy rows, in bounded memory."""

@@ -1,0 +1,174 @@
+"""What the cells of a table mean: ids, times, numbers. Letters: R rows of a part."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.errors import InputError
+
+MICROSECONDS = 60_000_000  # in a minute
+BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
+MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
+MISSING = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None")  # texts that mean an empty cell where a value is expected
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
+
+
+def as_text(column: pa.Array) -> pa.Array:
+    """[R] Cells as texts without spaces around them; an empty text is null. 3.0 becomes "3".
+
+    Raises:
+        InputError: the cells are neither texts, numbers nor truth values.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_floating(kind):
+        plain = pc.replace_substring_regex(column.cast(pa.string()), r"\.0$", "")
+        return pc.if_else(pc.is_nan(column), None, plain)
+    try:
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    except (pa.ArrowException, NotImplementedError):
+        raise InputError(f"holds {kind}, not text or numbers") from None
+    return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def as_ids(column: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
+    """(which id each row has [R], -1 = none; the ids as texts). 200001.0 is the id 200001."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        encoded = column.dictionary_encode()  # before the texts are looked at: there are few of them
+    else:
+        encoded = as_text(column).dictionary_encode()
+    texts = as_text(encoded.dictionary).to_pylist()
+    names = [None if text is None else re.sub(r"^(-?\d+)\.0*$", r"\1", text) for text in texts]
+    code: dict[str, int] = {}
+    local = [-1 if name is None else code.setdefault(name, len(code)) for name in names]
+    return np.array([*local, -1], np.int32)[positions(encoded)], list(code)
+
+
+def positions(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
+    """[R] The position of each cell in the dictionary, -1 where it is empty."""
+    return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+
+
+def id_numbers(ids: list[str]) -> NDArray[np.int64] | None:
+    """Ids as whole numbers; None if one is something else, or 007 and 7 are two ids."""
+    numbers = [stay_number(text) for text in ids]
+    if any(number is None for number in numbers) or len(set(numbers)) < len(numbers):
+        return None
+    return np.array(numbers, dtype=np.int64)
+
+
+def split_values(column: pa.Array) -> tuple[NDArray[np.float64], pa.Array]:
+    """(numbers [R], NaN where a cell is no number; texts [R], null where a cell is a number or empty)."""
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
+        numbers = _cast(column, pa.float64())
+        return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
+    column = column.cast(pa.string())
+    try:
+        numbers = column.cast(pa.float64())
+        return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
+    except pa.ArrowInvalid:
+        text = as_text(column)
+    is_number = pc.match_substring_regex(text, _NUMBER)
+    plain = pc.replace_substring(pc.if_else(is_number, text, None), "+", "", max_replacements=1)
+    numbers = pc.fill_null(_cast(plain, pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    empty = pc.or_(is_number, pc.is_in(text, pa.array(MISSING)))
+    return numbers, pc.if_else(empty, None, text)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The cells as `kind`, null where that is not possible. Raises InputError if it never is for this type."""
+    try:
+        return column.cast(kind, safe=pa.types.is_string(column.type))
+    except pa.ArrowNotImplementedError:
+        raise InputError(f"holds {column.type}, which cannot be read as {kind}") from None
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            return pa.nulls(1, kind)
+        half = len(column) // 2  # few cells are bad, so that the halves soon are good
+        return pa.concat_arrays([_cast(column[:half], kind), _cast(column[half:], kind)])
+
+
+class TimeColumn:
+    """How the times of a table are written, found in its first cells: numbers, or timestamps with or without a zone.
+
+    Attributes:
+        is_timestamp: else a time is a number.
+    """
+
+    def __init__(
+        self, column: pa.Array, unit: str = "minutes", form: str | None = None, zone: str | None = None
+    ) -> None:
+        """Look at some cells.
+
+        Args:
+            column: cells of the first part.
+            unit: of times that are numbers, a key of MINUTES.
+            form: of timestamps in text, as for strptime; None: ISO 8601.
+            zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
+        """
+        self.unit, self.form, self.zone = unit, form, zone
+        kind = column.type
+        self.is_timestamp = pa.types.is_temporal(kind)
+        self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            first = as_text(column.drop_null()[:1000]).drop_null()
+            self.is_timestamp = form is not None or 2 * split_values(first)[1].null_count < len(first)
+            self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Timestamps are microseconds in UTC, int64; other times are minutes, float64."""
+        return np.int64 if self.is_timestamp else np.float64
+
+    @property
+    def described(self) -> str:
+        """What a time of this column is, for messages."""
+        if not self.is_timestamp:
+            return f"a number of {self.unit}"
+        if self.form is not None:
+            return f"a timestamp like {self.form}"
+        return f"a timestamp {'with' if self.has_zone else 'without'} a time zone"
+
+    def read(self, column: pa.Array) -> NDArray[Any]:
+        """[R] Times in `dtype`; a cell that is empty or something else is BAD_TIME, or NaN."""
+        if not self.is_timestamp:
+            numbers = split_values(column)[0] * MINUTES[self.unit]
+            return np.where(np.isfinite(numbers), numbers, np.nan)
+        stamps = self._stamps(column)
+        return pc.fill_null(stamps.cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
+
+    def _stamps(self, column: pa.Array) -> pa.Array:
+        utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
+        if pa.types.is_temporal(column.type):
+            stamps = column.cast(utc if self.has_zone else naive, safe=False)
+        elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return pa.nulls(len(column), naive)
+        elif self.form is not None:
+            stamps = pc.strptime(column, self.form, "us", error_is_null=True)
+        else:
+            stamps = _cast(pc.utf8_trim_whitespace(column), utc if self.has_zone else naive)
+        if self.zone is not None and not self.has_zone:
+            stamps = self._located(stamps)
+        return stamps
+
+    def _located(self, stamps: pa.Array) -> pa.Array:
+        """Local times of the zone in UTC; the hour that occurs twice in autumn counts as the earlier one."""
+        try:
+            return pc.assume_timezone(stamps, self.zone, ambiguous="earliest", nonexistent="earliest")
+        except pa.ArrowInvalid as error:
+            raise InputError(f"--time_zone {self.zone}: {error}") from None
+
+
+def in_column(where: str, column: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns; an InputError gets the file and column put before it."""
+    try:
+        return work()
+    except InputError as error:
+        raise InputError(f"{where}, column {column}: {error}.") from None

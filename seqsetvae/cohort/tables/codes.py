@@ -1,0 +1,187 @@
+"""Variables and levels: which variable each row of a table is about, and which value it has.
+
+A variable that has a number in some row is numeric: its rows without a number are faults, unless the user said
+otherwise. A variable without any number is categorical: `variable=level` with the value 1, and where a row has no level
+either (a diagnosis, a drug that was given), the variable itself with the value 1.
+
+Letters: R rows of a part, K variable names in it, C codes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.report import most_events
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.tables.cells import as_text, positions, split_values
+from seqsetvae.cohort.tables.variable_map import VariableMap
+from seqsetvae.errors import InputError
+
+UNNAMED, LEFT_OUT = -1, -2  # codes of a row without a variable, and of one whose variable is left out
+MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read
+KEEP, NO_VALUE, NO_NUMBER, DROP = range(4)  # what becomes of the events of a code
+NO_LEVEL = "none"  # of an empty value, where levels are made of all that is no number
+NON_NUMERIC = ("fault", "leave_out", "level")
+
+
+class Decision(NamedTuple):
+    """What becomes of the events of each code: all [C]."""
+
+    names: list[str]  # the variable that they are of
+    value: NDArray[np.float64]  # 1 for levels; NaN = the event's own number
+    action: NDArray[np.int8]  # KEEP, DROP, or the fault NO_VALUE or NO_NUMBER
+    notes: list[str]  # what is left out, in words
+
+
+class EventCodes:
+    """Numbers the pairs (variable, level) in order of appearance. The level "" is no value, and None a number."""
+
+    def __init__(
+        self, mapping: VariableMap, categorical: Collection[str] = (), leave_out: Collection[str] = ()
+    ) -> None:
+        """`categorical`: variables whose numbers are levels too. `leave_out`: patterns of variables to leave out."""
+        self.mapping, self.categorical, self.patterns = mapping, frozenset(categorical), tuple(leave_out)
+        self.left_out: Counter[str] = Counter()  # events by variable, of those that the patterns leave out
+        self.seen: set[str] = set()  # names as they are in the table
+        self._code: dict[tuple[str, str | None], int] = {}
+        self._levels: Counter[str] = Counter()  # number of levels by variable
+        self._count = np.zeros(0, dtype=np.int64)  # [C] events
+
+    def encode(
+        self, variable: pa.Array, value: pa.Array | None, text: pa.Array | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """(code [R], number [R] in the unit of the target variable, NaN where there is none).
+
+        `text` is a column of levels beside the numbers; it counts where there is no number.
+
+        Raises:
+            InputError: more than MAX_LEVELS levels of one variable.
+        """
+        local, names = _names(variable)
+        self.seen.update(names)
+        number, level = self._values(names, local, value, text)
+        units = np.array([*map(self.mapping.unit, names), (1.0, 0.0)])  # [K + 1, 2] factor and offset
+        number = number * units[local, 0] + units[local, 1]
+        is_out = np.array([self._is_left_out(name) for name in names] + [False])
+        self.left_out += _counts(names, local[is_out[local]])
+        targets = [self.mapping.target(name) for name in names]
+        numeric, bare = (np.array([*(self._of(target, kind) for target in targets), UNNAMED]) for kind in (None, ""))
+        code = np.where(np.isnan(number), bare[local], numeric[local]).astype(np.int32)
+        code[is_out[local]] = LEFT_OUT
+        rows = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0))
+        code[rows] = self._level_codes(targets, local[rows], level.take(rows))
+        self._add_counts(code)
+        return code, number
+
+    def decide(self, non_numeric: str) -> Decision:
+        """What becomes of the events, now that all are known. `non_numeric` is one of NON_NUMERIC."""
+        count = self.counts
+        numeric = {name for (name, level), code in self._code.items() if level is None and count[code]}
+        names, value = [], np.full(len(self._code), np.nan)
+        action = np.full(len(self._code), KEEP, dtype=np.int8)
+        dropped: Counter[str] = Counter()
+        for (name, level), code in self._code.items():
+            is_mixed = level is not None and name in numeric
+            if is_mixed and non_numeric == "level":
+                level = level or NO_LEVEL
+            elif is_mixed and non_numeric == "fault":
+                action[code] = NO_NUMBER if level else NO_VALUE
+            elif is_mixed:
+                action[code] = DROP
+                dropped[name] += int(count[code])
+            names.append(f"{name}={level}" if level else name)
+            value[code] = np.nan if level is None else 1.0
+        dropped = +dropped  # codes without events
+        notes = [f"rows of numeric variables without a number, left out: {most_events(dropped)}"] if dropped else []
+        return Decision(names, value, action, notes)
+
+    def matching(self, pattern: str) -> list[int]:
+        """The codes of the variables whose names match a pattern."""
+        return [code for (name, _), code in self._code.items() if _matches(name, pattern)]
+
+    def left_out_notes(self) -> list[str]:
+        """What the patterns left out, in words; empty if it was nothing."""
+        n = counted(len(self.left_out), "variable")
+        return [f"{n} left out by name: {most_events(self.left_out)}"] if self.left_out else []
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[C] Events of each code."""
+        return np.append(self._count, np.zeros(len(self._code) - len(self._count), dtype=np.int64))
+
+    def _values(
+        self, names: list[str], local: NDArray[np.int32], value: pa.Array | None, text: pa.Array | None
+    ) -> tuple[NDArray[np.float64], pa.Array]:
+        """(numbers [R] in their own unit, levels [R] where there is no number)."""
+        number, level = np.full(len(local), np.nan), pa.nulls(len(local), pa.string())
+        if value is not None:
+            number, level = split_values(value)
+        if text is not None:
+            level = pc.coalesce(level, as_text(text))
+        is_level = np.array([name in self.categorical for name in names] + [False])[local]
+        if is_level.any() and value is not None:
+            level = pc.if_else(pa.array(is_level), pc.coalesce(level, as_text(value)), level)
+        if level.null_count < len(level):
+            is_number = ~np.isnan(number) & ~is_level
+            level = pc.if_else(pa.array(is_number), None, level)
+            number = np.where(is_number, number, np.nan)
+        return number, level
+
+    def _is_left_out(self, name: str) -> bool:
+        return any(_matches(name, pattern) for pattern in self.patterns)
+
+    def _of(self, name: str, level: str | None) -> int:
+        return self._code.setdefault((name, level), len(self._code))
+
+    def _level_codes(self, targets: list[str], local: NDArray[np.int32], level: pa.Array) -> NDArray[np.int32]:
+        """The codes of rows with a level."""
+        encoded = level.dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        pairs, inverse = np.unique(
+            local.astype(np.int64) * len(texts) + encoded.indices.to_numpy(zero_copy_only=False), return_inverse=True
+        )
+        codes = np.zeros(len(pairs), dtype=np.int32)
+        for at, pair in enumerate(pairs.tolist()):
+            name, text = targets[pair // len(texts)], texts[pair % len(texts)]
+            self._levels[name] += (name, text) not in self._code
+            codes[at] = self._of(name, text)
+            if self._levels[name] > MAX_LEVELS:
+                raise InputError(
+                    f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {text[:60]!r}. Is it "
+                    f"free text? Leave it out: --leave_out {name!r}"
+                )
+        return codes[inverse]
+
+    def _add_counts(self, code: NDArray[np.int32]) -> None:
+        counts = np.bincount(code[code >= 0], minlength=len(self._code))
+        counts[: len(self._count)] += self._count
+        self._count = counts
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a name is that of a pattern, in which * stands for any characters."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name, re.DOTALL) is not None
+
+
+def _names(variable: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
+    """(the position of each row's name [R], -1 = it has none; the K names). A blank name is none."""
+    if not pa.types.is_dictionary(variable.type):
+        kind = variable.type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        variable = (variable if is_text else as_text(variable)).dictionary_encode()
+    texts = variable.dictionary.to_pylist()
+    names = [text for text in texts if text is not None and text.strip()]
+    position = {name: at for at, name in enumerate(names)}
+    local = np.array([*(position.get(text, -1) for text in texts), -1], dtype=np.int32)
+    return local[positions(variable)], names
+
+
+def _counts(names: list[str], local: NDArray[np.int32]) -> Counter[str]:
+    found, count = np.unique(local, return_counts=True)
+    return Counter({names[at]: int(n) for at, n in zip(found, count, strict=True)})

@@ -1,0 +1,199 @@
+"""One pass over the event tables of a source: ids are numbered, cells are read, and records go into the store.
+
+Letters: R rows of a part, D ids.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column, split_values
+from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
+from seqsetvae.cohort.tables.read import Part, read_parts
+from seqsetvae.cohort.tables.store import EventStore
+from seqsetvae.cohort.tidy import Skip
+from seqsetvae.errors import InputError
+
+BAD_CELLS = 1000  # cells that are kept for messages
+Hook = Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[Any]], NDArray[np.bool_]]
+
+
+class Columns(NamedTuple):
+    """The names of the columns of an event table; None = it has none."""
+
+    id: str
+    time: str
+    variable: str
+    value: str | None
+    text: str | None = None  # levels beside the numbers
+    set: str | None = None  # number of the set; None: a set is all that has one time
+
+
+class TimeFlags(NamedTuple):
+    """How the user says that times are written; see TimeColumn."""
+
+    unit: str = "minutes"
+    form: str | None = None
+    zone: str | None = None
+
+
+class Ids:
+    """Ids as texts, numbered in order of appearance."""
+
+    def __init__(self) -> None:
+        self.position: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def add(self, column: pa.Array) -> NDArray[np.int32]:
+        """[R] The position of each id, new ones included; -1 where there is none."""
+        local, texts = as_ids(column)
+        positions = [self.position.setdefault(text, len(self.position)) for text in texts]
+        return np.array([*positions, -1], dtype=np.int32)[local]
+
+    def find(self, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """(the position of each id [R], -1 where it is unknown or missing; whether it is missing [R])."""
+        local, texts = as_ids(column)
+        positions = [self.position.get(text, -1) for text in texts]
+        return np.array([*positions, -1], dtype=np.int32)[local], local < 0
+
+
+@dataclass
+class Events:
+    """All events of a source, on disk, and what was learned of them."""
+
+    ids: Ids
+    store: EventStore
+    codes: EventCodes
+    time: TimeColumn
+    first_time: NDArray[Any]  # [D] of each id's events that have a time; BAD_TIME or NaN without one
+    files: list[tuple[int, Path]] = field(default_factory=list)  # (row of its first, counted over all files; file)
+    bad_times: dict[int, str] = field(default_factory=dict)  # row counted over all files -> cell
+    skips: list[Skip] = field(default_factory=list)  # rows without an id
+
+    def place(self, row: int) -> tuple[str, int]:
+        """(file, row in it) of a row that is counted over all files."""
+        first, file = self.files[bisect_right(self.files, row, key=lambda entry: entry[0]) - 1]
+        return str(file), row - first
+
+
+def read_events(
+    files: Sequence[Path],
+    columns: Columns,
+    codes: EventCodes,
+    flags: TimeFlags,
+    folder: Path,
+    *,
+    optional: Collection[str] = (),
+    hook: Hook | None = None,
+) -> Events:
+    """Read the events of all files into a store in `folder`.
+
+    Columns that are `optional` may be missing in a file. `hook` gets the ids, codes and times of a part, all [R], and
+    returns which rows are events; without it, a row without a time is a fault.
+
+    Raises:
+        InputError: a file cannot be read, a column is missing or of another type, or nothing in it is a time.
+    """
+    events: Events | None = None
+    n_rows = 0
+    needed = [name for name in columns if name is not None and name not in optional]
+    with tqdm(desc="Reading events", unit="row", unit_scale=True, disable=None) as bar:
+        for file in files:
+            if events is not None:
+                events.files.append((n_rows, file))
+            for part in read_parts(file, needed, list(optional)):
+                if events is None:
+                    events = _start(file, part.columns[columns.time], columns, codes, flags, folder)
+                _add(events, part, n_rows, columns, hook)
+                n_rows += len(part)
+                bar.update(len(part))
+    if events is None:
+        raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
+    events.store.finish(len(events.ids))
+    return events
+
+
+def _start(file: Path, cells: pa.Array, columns: Columns, codes: EventCodes, flags: TimeFlags, folder: Path) -> Events:
+    time = in_column(str(file), columns.time, lambda: TimeColumn(cells, *flags))
+    store = EventStore(folder, time.dtype, has_set=columns.set is not None)
+    return Events(Ids(), store, codes, time, np.zeros(0, time.dtype), [(0, file)])
+
+
+def _add(events: Events, part: Part, n_rows: int, columns: Columns, hook: Hook | None) -> None:
+    """Add a part, whose first row is row `n_rows` over all files."""
+    where, cells = str(part.file), part.columns
+    ids = in_column(where, columns.id, lambda: events.ids.add(cells[columns.id]))
+    time = in_column(where, columns.time, lambda: events.time.read(cells[columns.time]))
+    value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
+    code, number = in_column(
+        where, str(columns.value), lambda: events.codes.encode(cells[columns.variable], value, text)
+    )
+    _note_rows_without_id(events, part, ids)
+    is_event = (ids >= 0) & (code != LEFT_OUT)
+    if hook is not None:
+        is_event &= hook(ids, code, time)
+    else:
+        _note_bad_times(events, n_rows, cells[columns.time], time)
+    chosen = np.flatnonzero(is_event)
+    records = np.zeros(len(chosen), events.store.dtype)
+    row = np.arange(n_rows, n_rows + len(ids))
+    for name, column in (("id", ids), ("code", code), ("value", number), ("time", time), ("row", row)):
+        records[name] = column[chosen]
+    if columns.set is not None:
+        numbers = cells[columns.set]
+        records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[chosen]
+    events.store.append(records)
+    _note_first_times(events, records["id"], records["time"])
+
+
+def _note_rows_without_id(events: Events, part: Part, ids: NDArray[np.int32]) -> None:
+    rows = np.flatnonzero(ids < 0)
+    if len(rows):
+        more = f"; {len(rows):,} rows from here to row {part.first_row + len(ids) - 1:,} have none" * (len(rows) > 1)
+        reason = f"the row has no id, so it is of no stay{more}"
+        skip = Skip(str(part.file), reason, part.first_row + int(rows[0]), category="a row without an id")
+        events.skips.append(skip)
+
+
+def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, time: NDArray[Any]) -> None:
+    rows = np.flatnonzero(is_bad(time))
+    for row in rows[: max(0, BAD_CELLS - len(events.bad_times))].tolist():
+        events.bad_times[n_rows + row] = str(cells[row].as_py())
+    if len(rows) == len(time):
+        raise InputError(
+            f"{events.files[-1][1]}: no cell of the column of times, such as {str(cells[0].as_py())!r}, is "
+            f"{events.time.described}. If times are written in another way, see --time_format and --time_unit."
+        )
+
+
+def _note_first_times(events: Events, ids: NDArray[np.int32], time: NDArray[Any]) -> None:
+    missing, latest = (BAD_TIME, np.iinfo(np.int64).max) if events.time.is_timestamp else (np.nan, np.inf)
+    n_new = len(events.ids) - len(events.first_time)
+    events.first_time = np.append(events.first_time, np.full(n_new, missing, events.time.dtype))
+    good = ~is_bad(time)
+    found = np.unique(ids)
+    first = np.full(len(events.ids), latest, events.time.dtype) if len(found) * 8 > len(events.ids) else None
+    if first is None:  # few of many ids: work on these alone
+        local = np.searchsorted(found, ids)
+        first = np.full(len(found), latest, events.time.dtype)
+        np.minimum.at(first, local[good], time[good])
+    else:
+        np.minimum.at(first, ids[good], time[good])
+        first = first[found]
+    old = events.first_time[found]
+    lower = (first != latest) & (is_bad(old) | (first < old))
+    events.first_time[found[lower]] = first[lower]
+
+
+def is_bad(time: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which times are missing or could not be read."""
+    return time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)

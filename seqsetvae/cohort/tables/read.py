@@ -1,0 +1,130 @@
+"""CSV and Parquet files as Arrow columns, a few hundred thousand rows at a time.
+
+Cells of a CSV file stay texts here; what they mean is decided in `cells`. Letters: R rows of a part.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from seqsetvae.errors import InputError
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+ROWS_PER_PART = 1 << 18
+BYTES_PER_PART = 1 << 23  # of a CSV file
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file, with the columns that were asked for."""
+
+    file: Path
+    first_row: int  # the position of its first row in the file, counted from 0 without the header
+    columns: dict[str, pa.Array]  # each [R]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a CSV or Parquet file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def table_files(src: Path) -> list[Path]:
+    """SRC itself, or all tables in this folder and those below it, by name; hidden files do not count.
+
+    Raises:
+        InputError: there is no such file or folder, or no table in it.
+    """
+    if src.is_file() and is_table(src):
+        return [src]
+    if not src.exists():
+        raise InputError(f"{src}: no such file or folder.")
+    files = sorted(path for path in src.rglob("*") if path.is_file() and is_table(path)) if src.is_dir() else []
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(src).parts)]
+    if not files:
+        what = "holds no table" if src.is_dir() else "is not a table"
+        raise InputError(f"{src}: {what}. Tables are files whose names end in {', '.join(SUFFIXES)}.")
+    return files
+
+
+def column_names(file: Path) -> list[str]:
+    """The names of the columns. Raises InputError if the file cannot be read."""
+    try:
+        if file.name.lower().endswith(".parquet"):
+            return list(pq.read_schema(file).names)
+        with pa.input_stream(str(file), compression="detect") as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+            return next(csv.reader(text, delimiter=_delimiter(file)), [])
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from None
+
+
+def read_parts(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Part]:
+    """The rows of a file, part by part, with `columns` and those of `optional` that it has.
+
+    Raises:
+        InputError: not readable, a column is missing or occurs twice, a line has more or fewer cells than the header.
+    """
+    wanted = _find_columns(file, columns, optional)
+    first_row = 0
+    try:
+        for batch in _parquet(file, wanted) if file.name.lower().endswith(".parquet") else _csv(file, wanted):
+            if batch.num_rows:
+                yield Part(file, first_row, dict(zip(wanted, batch.columns, strict=True)))
+            first_row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file}: cannot be read (after row {first_row:,}): {error}") from None
+
+
+def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, pa.ChunkedArray]:
+    """All rows of a small file, by column. Raises InputError as `read_parts`."""
+    parts = list(read_parts(file, columns, optional))
+    names = list(parts[0].columns) if parts else list(columns)
+    kind = None if parts else pa.string()
+    return {name: pa.chunked_array([part.columns[name] for part in parts], kind) for name in names}
+
+
+def _find_columns(file: Path, columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+    there = column_names(file)
+    listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+    missing = [name for name in dict.fromkeys(columns) if name not in there]
+    if missing:
+        raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {listed or 'none'}.")
+    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
+    twice = [name for name in wanted if there.count(name) > 1]
+    if twice:
+        raise InputError(f"{file}: column {twice[0]} occurs twice. Its columns are: {listed}.")
+    return wanted
+
+
+def _delimiter(file: Path) -> str:
+    return "\t" if ".tsv" in file.name.lower() else ","
+
+
+def _csv(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    convert = pacsv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    # Without threads the reader knows the number of a row that it cannot read.
+    read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False)
+    parse = pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+    with pa.input_stream(str(file), compression="detect") as stream:
+        yield from pacsv.open_csv(stream, read, parse, convert)
+
+
+def _parquet(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(ROWS_PER_PART, columns=columns):
+            batch.validate(full=True)  # parquet requires UTF-8, but no reader checks it
+            yield batch.select(columns)

@@ -1,0 +1,182 @@
+"""Events and samples as a source for the compiler (see the Source protocol): faults are found here, row by row.
+
+Letters: N stays of a chunk, E rows of a chunk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tables.cells import BAD_TIME
+from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
+from seqsetvae.cohort.tables.events import Columns, Events, is_bad
+from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
+from seqsetvae.cohort.tidy import LARGEST, SPLITS, Rows, Skip, Stay, UnnamedRows, fault, first_bad_rows
+
+_STATIC_ROW = -1  # the row of an event that is no row of an event table
+_STATIC_SET = float(-(2**53))  # its number of a set, where the source has such numbers
+_CATEGORIES = {
+    UNNAMED: "a row without a variable name",
+    NO_VALUE: "a value that is missing, of a variable with numbers",
+    NO_NUMBER: "a value that is not a number, of a variable with numbers",
+}
+
+
+@dataclass(frozen=True)
+class StaticColumn:
+    """A fact of each sample, such as age; it becomes an event in the first set."""
+
+    name: str  # of the column
+    code: NDArray[np.int32]  # [samples] code of the variable or level, UNNAMED where the fact is unknown
+    value: NDArray[np.float64]  # [samples] NaN for a level
+
+
+class EventSource:
+    """The samples of event tables, divided into splits."""
+
+    def __init__(
+        self,
+        description: str,
+        events: Events,
+        decision: Decision,
+        columns: Columns,
+        samples: Samples,
+        split: NDArray[np.int8],
+        static: Sequence[StaticColumn] = (),
+        *,
+        static_rows: bool = False,
+        from_start: bool = False,
+    ) -> None:
+        """Divide the samples.
+
+        Args:
+            description: of the source, for the manifest.
+            events: in a finished store.
+            decision: what becomes of each code.
+            columns: their names, for messages.
+            samples: in the order of their numbers.
+            split: [samples] position in SPLITS.
+            static: facts of each sample.
+            static_rows: events without a time are facts too, instead of faults.
+            from_start: leave out the events before minute 0 of a sample.
+        """
+        self.description, self.skips, self.unnamed_rows = description, list(events.skips), UnnamedRows()
+        self.events, self.decision, self.columns, self.samples, self.static = events, decision, columns, samples, static
+        self.static_rows, self.from_start = static_rows, from_start
+        chosen = {name: np.flatnonzero(split == at) for at, name in enumerate(SPLITS)}
+        self.stays: Mapping[str, Sequence[Stay]] = {
+            name: SampleList(samples, positions) for name, positions in chosen.items() if len(positions)
+        }
+
+    def read(self, stays: Sequence[Stay]) -> Rows:
+        """The rows of these stays; rows of a faulty stay are left out, and the fault is in `skips`."""
+        at = np.searchsorted(self.samples.stay_id, [stay.stay_id for stay in stays])
+        records, n_rows = self.events.store.read(self.samples.id[at].astype(np.int64))
+        records, n_rows = self._with_facts(records, n_rows, at)
+        stay_of = np.repeat(np.arange(len(stays)), n_rows)
+        code = records["code"]
+        action = np.append(self.decision.action, KEEP)[code]
+        action[code == UNNAMED] = KEEP
+        value = np.append(self.decision.value, np.nan)[code]
+        value = np.where(np.isnan(value), records["value"], value)
+        is_static = self._is_static(records)
+        set_index = self._set_index(records, is_static)
+        bad = (code == UNNAMED) | (action == NO_VALUE) | (action == NO_NUMBER)
+        bad |= is_bad(records["time"]) & ~is_static
+        bad |= (action == KEEP) & (code != UNNAMED) & ~(np.abs(value) <= LARGEST)
+        if set_index is not None:
+            bad |= ~np.isfinite(set_index)
+        found = first_bad_rows(bad, n_rows)
+        skips = [self._fault(stays[stay], records[row], value[row], int(action[row])) for stay, row, _ in found]
+        rows = Rows(
+            stays=stays,
+            n_rows=n_rows,
+            names=self.decision.names,
+            variable=code,
+            value=value,
+            minute=self._minutes(records, is_static, at, stay_of),
+            set_index=set_index,
+            has_set_index=np.full(len(stays), set_index is not None),
+            skips=skips,
+        )
+        dropped = action == DROP
+        if self.from_start:
+            dropped |= rows.minute < 0
+        if dropped.any():
+            rows = rows.take(np.flatnonzero(~dropped))
+        return rows.without([stay for stay, _, _ in found])
+
+    def _set_index(self, records: NDArray[Any], is_static: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """[E] The source's own numbers of sets; static facts are a set before all others. None: it has none."""
+        if self.columns.set is None:
+            return None
+        return np.where(is_static, _STATIC_SET, records["set"])
+
+    def _is_static(self, records: NDArray[Any]) -> NDArray[np.bool_]:
+        is_static = records["row"] == _STATIC_ROW
+        return is_static | is_bad(records["time"]) if self.static_rows else is_static
+
+    def _with_facts(
+        self, records: NDArray[Any], n_rows: NDArray[np.int64], at: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The records with the static facts of each sample, and with all facts before its other events."""
+        stay_of = np.repeat(np.arange(len(at)), n_rows)
+        for column in self.static:
+            known = np.flatnonzero(column.code[at] != UNNAMED)
+            facts = np.zeros(len(known), records.dtype)
+            facts["code"], facts["value"] = column.code[at][known], column.value[at][known]
+            facts["time"] = BAD_TIME if records.dtype["time"] == np.int64 else np.nan
+            facts["row"] = _STATIC_ROW
+            records, stay_of = np.concatenate([records, facts]), np.concatenate([stay_of, known])
+        is_static = self._is_static(records)
+        if not is_static.any():
+            return records, n_rows
+        order = np.lexsort((~is_static, stay_of))
+        return records[order], np.bincount(stay_of, minlength=len(at)).astype(np.int64)
+
+    def _minutes(
+        self, records: NDArray[Any], is_static: NDArray[np.bool_], at: NDArray[np.int64], stay_of: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """[E] Minutes from the start of each stay; static facts are at the first event, or at 0 if that is later."""
+        minute = minutes(records["time"], self.samples.start[at][stay_of])
+        if is_static.any():
+            first = np.zeros(len(at))
+            timed = np.flatnonzero(~is_static) if not self.from_start else np.zeros(0, dtype=np.int64)
+            np.fmin.at(first, stay_of[timed], minute[timed])
+            minute[is_static] = first[stay_of[is_static]]
+        return minute
+
+    def _fault(self, stay: Stay, record: NDArray[Any], value: float, action: int) -> Skip:
+        """What is wrong with a row."""
+        code, row = int(record["code"]), int(record["row"])
+        file, in_file = self.events.place(row) if row != _STATIC_ROW else (stay.file, None)
+        name = None if code == UNNAMED else self.decision.names[code]
+        category, column = _CATEGORIES.get(UNNAMED if code == UNNAMED else action), self.columns.value
+        if code == UNNAMED:
+            column, reason = self.columns.variable, "the variable has no name"
+        elif action in (NO_VALUE, NO_NUMBER):
+            name, _, level = str(name).partition("=") if action == NO_NUMBER else (name, "", "")
+            said = f"{level!r} is not a number" if level else "empty"
+            reason = f"{said}, and other rows of this variable have numbers. {_ADVICE}"
+        elif is_bad(record["time"]):
+            column = self.columns.time
+            category = "a time that is missing or cannot be read"
+            reason = f"{self.events.bad_times.get(row, 'the cell')!r} is not {self.events.time.described}"
+        elif not abs(value) <= LARGEST:
+            category = "a value that is not a finite number"
+            reason = f"{value} is not a finite number that float32 can hold"
+        else:
+            column, category = self.columns.set, "a number of a set that is missing or not a finite number"
+            reason = f"{record['set']} is not a finite number"
+        where = f"id {stay.file.rpartition(', id ')[2]}, column {column}"
+        skip = fault(stay, str(category), f"{where}: {reason}", in_file, name)
+        return Skip(file, skip.reason, in_file, name, category=skip.category, stay_id=skip.stay_id)
+
+
+_ADVICE = (
+    "--non_numeric leave_out drops such rows, --non_numeric level makes texts levels, --categorical NAME makes all its "
+    "values levels"
+)

@@ -1,0 +1,182 @@
+"""Columns that have one value for each stay (start, patient, split, static facts), and labels with prediction times.
+
+Letters: D ids, M rows of a table of labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tables.cells import TimeColumn, as_text, in_column, positions
+from seqsetvae.cohort.tables.events import Events, TimeFlags, is_bad
+from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
+from seqsetvae.errors import InputError
+
+_LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
+
+
+def per_id(files: Sequence[Path], id_column: str, columns: Sequence[str], events: Events) -> dict[str, pa.Array]:
+    """For each column its value for each id of the events, as a text [D]; null where it has none.
+
+    The table has one row a stay, or repeats the value on several; rows of other ids do not count, nor do empty cells.
+
+    Raises:
+        InputError: not readable, a column is missing, or an id has two values.
+    """
+    n_ids = len(events.ids)
+    seen = {column: np.zeros(n_ids, dtype=bool) for column in columns}
+    hashes = {column: np.zeros(n_ids, dtype=np.int64) for column in columns}
+    chunks: dict[str, list[pa.Array]] = {column: [] for column in columns}
+    owners: dict[str, list[NDArray[np.int32]]] = {column: [] for column in columns}
+    for file in files:
+        for part in read_parts(file, [id_column, *columns]):
+            ids, _ = in_column(str(file), id_column, lambda: events.ids.find(part.columns[id_column]))  # noqa: B023
+            for column in columns:
+                text = in_column(str(file), column, lambda: as_text(part.columns[column]))  # noqa: B023
+                encoded = text.dictionary_encode()
+                hashed = np.array([*map(hash, encoded.dictionary.to_pylist()), 0], dtype=np.int64)
+                cell = hashed[positions(encoded)]
+                rows = np.flatnonzero((ids >= 0) & np.asarray(text.is_valid()))
+                found, first = np.unique(ids[rows], return_index=True)
+                is_new = ~seen[column][found]
+                owners[column].append(found[is_new])
+                chunks[column].append(text.take(rows[first[is_new]]))
+                hashes[column][found[is_new]] = cell[rows[first[is_new]]]
+                seen[column][found] = True
+                other = np.flatnonzero(hashes[column][ids[rows]] != cell[rows])
+                if len(other):
+                    row = int(rows[other[0]])
+                    raise InputError(
+                        f"{file}, row {part.first_row + row} (counted from 0), column {column}: "
+                        f"{text[row].as_py()!r}, but another row of the same {id_column} has another value. A stay has "
+                        "one value in this column."
+                    )
+    return {column: _scattered(chunks[column], owners[column], n_ids) for column in columns}
+
+
+def _scattered(chunks: list[pa.Array], owners: list[NDArray[np.int32]], n_ids: int) -> pa.Array:
+    """[D] The values at the positions of their owners."""
+    position = np.full(n_ids, -1, dtype=np.int64)
+    owner = np.concatenate([np.zeros(0, np.int32), *owners])
+    position[owner] = np.arange(len(owner))
+    values = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+    return values.take(pa.array(position, mask=position < 0))
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The rows of a table of labels whose ids have events."""
+
+    id: NDArray[np.int32]  # [M] position among the ids
+    time: NDArray[Any] | None  # [M] prediction time; None: the table has none
+    label: NDArray[np.int8]  # [M] 0, 1 or -1
+    notes: list[str]
+
+
+def read_label_rows(
+    files: Sequence[Path], id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
+) -> LabelRows:
+    """Labels by (id, prediction time); `label` None: the tables have prediction times alone.
+
+    Raises:
+        InputError: not readable, a column is missing, a row without id or prediction time, a label other than 0 and 1
+            or empty, or two labels for one sample.
+    """
+    parts = [_label_part(file, id_column, time_column, label, events, flags) for file in files]
+    ids, label_of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "label"))
+    times = [part.time for part in parts if part.time is not None]
+    if times and len(times) < len(parts):
+        raise InputError(f"{files[0].parent}: some files have prediction times in {time_column}, others have none.")
+    time = np.concatenate(times) if times else None
+    known = np.flatnonzero(ids >= 0)
+    _refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
+    notes = []
+    if len(known) < len(ids):
+        where = files[0] if len(files) == 1 else files[0].parent
+        notes = [
+            f"{where}: {len(ids) - len(known):,} of {len(ids):,} rows are of ids without events; they are not used"
+        ]
+    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
+
+
+def _label_part(
+    file: Path, id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
+) -> LabelRows:
+    """All rows of a table of labels; -1 for an id without events."""
+    columns = [name for name in (id_column, time_column, label) if name is not None]
+    table = {name: column.combine_chunks() for name, column in read_table(file, columns).items()}
+    ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
+    _refuse(file, id_column, missing, table[id_column], "is empty; every row needs an id")
+    label_of = _labels(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
+    time = None
+    if time_column is not None:
+        if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
+            return LabelRows(ids, None, label_of, [])
+        time = read_times(str(file), time_column, table[time_column], events, flags)
+        _refuse(file, time_column, is_bad(time), table[time_column], f"is not {events.time.described}")
+    return LabelRows(ids, time, label_of, [])
+
+
+def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
+    """The column of prediction times: the one that was named, else the usual one if the table has it."""
+    return named or (usual if usual in column_names(file) else None)
+
+
+def read_times(where: str, name: str, column: pa.Array, events: Events, flags: TimeFlags) -> NDArray[Any]:
+    """Times on the clock of the events. Raises InputError if they are of another kind."""
+    time = TimeColumn(column, *flags)
+    if time.is_timestamp != events.time.is_timestamp and column.null_count < len(column):
+        raise InputError(f"{where}, column {name}: is {time.described}; times of events are {events.time.described}.")
+    located = time.has_zone or flags.zone is not None, events.time.has_zone or flags.zone is not None
+    if time.is_timestamp and located[0] != located[1]:
+        raise InputError(
+            f"{where}, column {name}: is {time.described}; times of events are {events.time.described}. Say with "
+            "--time_zone where those without one were recorded."
+        )
+    return in_column(where, name, lambda: time.read(column))
+
+
+def _labels(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
+    encoded = in_column(str(file), name, lambda: as_text(column)).dictionary_encode()
+    texts = [text.lower().removesuffix(".0") for text in encoded.dictionary.to_pylist()]
+    code = np.array([*(_LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
+    label = code[positions(encoded)]
+    _refuse(file, name, label == -2, column, "is not a label; allowed: 0, 1, false, true, empty")
+    return label
+
+
+def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        cell = column[int(rows[0])].as_py()
+        more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
+        shown = "" if cell is None else f"{str(cell)!r} "
+        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {shown}{why}.{more}")
+
+
+def _refuse_contradictions(
+    files: Sequence[Path],
+    n_rows: Sequence[int],
+    ids: NDArray[np.int32],
+    time: NDArray[Any] | None,
+    label: NDArray[np.int8],
+    known: NDArray[np.int64],
+) -> None:
+    """Raises InputError if one sample has two labels."""
+    keys = (label, ids) if time is None else (label, time, ids)
+    order = known[np.lexsort([key[known] for key in keys])]
+    same = ids[order][1:] == ids[order][:-1]
+    if time is not None:
+        same &= time[order][1:] == time[order][:-1]
+    wrong = np.flatnonzero(same & (label[order][1:] != label[order][:-1]))
+    if len(wrong):
+        first = np.append(0, np.cumsum(n_rows))
+        rows = sorted((int(order[wrong[0]]), int(order[wrong[0] + 1])))
+        places = [(int(np.searchsorted(first, row, "right")) - 1, row) for row in rows]
+        shown = " and ".join(f"{files[file]}, row {row - first[file]}" for file, row in places)
+        raise InputError(f"{shown} (counted from 0): one sample with two different labels. Keep one.")

@@ -1,0 +1,64 @@
+"""The rows of the table of prediction quality: one cross-validation each, joined stay by stay."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train_optimized
+from benchmarks import quality
+from seqsetvae.evaluation.crossvalidation import write_columns
+from seqsetvae.modes import MODES
+from seqsetvae.settings.command_line import resolve
+
+
+def _finish(folder: Path, fold: int, **models: float) -> None:
+    """Predictions of a fold in an order of the row's own: the label plus noise of this size."""
+    rng = np.random.default_rng(fold)
+    label = (np.arange(60) % 4 == 0).astype(int)
+    order = rng.permutation(60)
+    columns = {"stay_id": order, "label": label[order]}
+    columns |= {name: (label + noise * rng.normal(size=60))[order] for name, noise in models.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_columns(folder / f"partition0-fold{fold}.csv", columns)
+
+
+def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
+    first, other = quality.folder(tmp_path, "variable_summaries"), quality.folder(tmp_path, "SeqSetVAE, old")
+    for fold in (0, 1):
+        _finish(first, fold, **{"variable_summaries": 0.1, "network alone": 0.5, "boosted trees": 0.3})
+    _finish(other, 0, seqsetvae=0.0)
+    (table,) = quality.joined(tmp_path)  # the fold that both have
+    assert set(table) == {"stay_id", "label", "variable_summaries", "network alone", "boosted trees", "SeqSetVAE, old"}
+    assert table["stay_id"].tolist() == list(range(60))
+    assert table["SeqSetVAE, old"].tolist() == table["label"].tolist()
+
+
+def test_chosen_rows_are_run_and_all_finished_ones_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def crossvalidate(words: list[str]) -> int:
+        calls.append(words)
+        _finish(Path(words[words.index("--output") + 1]), 0, seqsetvae=0.5)
+        return 0
+
+    monkeypatch.setattr(train_optimized, "main", crossvalidate)
+    command = ["quality", "--data_dir", "p12", "--output", str(tmp_path), "--only", "SeqSetVAE, old", "--seed", "7"]
+    monkeypatch.setattr(sys, "argv", [*command, "--", "--partition_seed", "1"])
+    assert quality.main() == 0
+    (words,) = calls
+    assert words[words.index("--seed") + 1] == "7"
+    assert words[words.index("--partition_seed") + 1] == "1"
+    assert "SeqSetVAE, old" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", quality.ROWS)
+def test_every_row_is_a_call_without_mistakes(row: str, tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+    words = ["--mode", "crossvalidate", *quality.ROWS[row].split(), "--data_dir", str(tmp_path)]
+    assert resolve(train_optimized.load_config(), words, MODES).mode is MODES["crossvalidate"]

@@ -1,0 +1,209 @@
+"""`data.py meds`: a MEDS data set and its labels become a cohort, without what states the outcome."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.imported import read_samples
+
+from .test_compile import sets_of
+
+meds = pytest.importorskip("meds", reason="the schemas of MEDS are those of the package meds")
+
+Event = tuple[int, str | None, str, float | None]  # subject, time, code, number
+Label = tuple[int, str, bool]  # subject, prediction time, label
+
+
+def time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def as_table(schema: type, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> pa.Table:
+    """Rows as a table that the schema of the package accepts."""
+    cells = list(zip(*rows, strict=True))
+    return schema.align(pa.table({name: list(cell) for name, cell in zip(columns, cells, strict=True)}))  # type: ignore[attr-defined]
+
+
+class MEDS:
+    """A MEDS data set under construction."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.n_cohorts = root, 0
+
+    def write(self, file: str, table: pa.Table) -> Path:
+        path = self.root / "set" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        return path
+
+    def events(self, *shards: Sequence[Event]) -> None:
+        """data/<n>.parquet, and metadata."""
+        for number, rows in enumerate(shards):
+            cells = [(subject, time(at), code, value) for subject, at, code, value in rows]
+            table = as_table(meds.DataSchema, ("subject_id", "time", "code", "numeric_value"), cells)
+            self.write(f"data/{number}.parquet", table)
+        codes = sorted({row[2] for rows in shards for row in rows})
+        self.write("metadata/codes.parquet", as_table(meds.CodeMetadataSchema, ("code",), [(code,) for code in codes]))
+        (self.root / "set" / "metadata" / "dataset.json").write_text(json.dumps({"meds_version": "0.4.1"}))
+
+    def splits(self, **subjects: Sequence[int]) -> None:
+        rows = [(subject, split) for split, those in subjects.items() for subject in those]
+        self.write("metadata/subject_splits.parquet", as_table(meds.SubjectSplitSchema, ("subject_id", "split"), rows))
+
+    def labels(self, *rows: Label) -> Path:
+        cells = [(subject, time(at), label) for subject, at, label in rows]
+        table = as_table(meds.LabelSchema, ("subject_id", "prediction_time", "boolean_value"), cells)
+        return self.write("task/mortality.parquet", table)
+
+    def run(self, *flags: object) -> int:
+        """The exit status; raw values are kept, since statistics are given for none of the codes."""
+        stats = self.root / "stats.csv"
+        stats.write_text("variable,mean,std\nunused,0,1\n")
+        self.n_cohorts += 1
+        words = ["meds", str(self.root / "set"), str(self.root / f"cohort{self.n_cohorts}"), "--embedding_dim", "2"]
+        return main([*words, "--stats", str(stats), *map(str, flags)])
+
+    def compile(self, *flags: object) -> Cohort:
+        """The cohort; everything is in the training split unless the data or the flags say otherwise."""
+        has_splits = (self.root / "set" / "metadata" / "subject_splits.parquet").exists() or "--fractions" in flags
+        assert self.run(*flags, *([] if has_splits else ["--fractions", 1, 0, 0])) == 0
+        return open_cohort(self.root / f"cohort{self.n_cohorts}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> MEDS:
+    """Two subjects; the first has two labels, and dies after the second."""
+    data = MEDS(tmp_path)
+    data.events(
+        [
+            (1, None, "SEX//F", None),
+            (1, "1960-01-01", "MEDS_BIRTH", None),
+            (1, "2020-01-01 00:00", "ADMISSION//EW", None),
+            (1, "2020-01-01 00:00", "HR", 80),
+            (1, "2020-01-01 01:00", "HR", 90),
+            (1, "2020-01-01 02:00", "HR", None),
+            (1, "2020-01-02 00:00", "HOSPITAL_DISCHARGE//DIED", None),
+            (1, "2020-01-02 00:10", "MEDS_DEATH", None),
+        ],
+        [(5, "2021-06-01 10:00", "HR", 70), (5, "2021-06-01 10:30", "LACTATE", 2.5)],
+    )
+    return data
+
+
+def test_each_label_is_a_sample_with_the_events_before_its_prediction_time(data: MEDS) -> None:
+    labels = data.labels((1, "2020-01-01 02:00", False), (1, "2020-01-01 01:00", True), (5, "2021-06-01 10:10", False))
+    cohort = data.compile("--labels", labels)
+    split = cohort.split("train")
+    assert split.subject_id.tolist() == [1, 1, 5]
+    assert split.label.tolist() == [1, 0, 0]
+    assert split.prediction_minute.tolist() == [60, 120, 10]
+    first = (0, [("SEX//F", 1), ("age", pytest.approx(60.0, abs=1e-2)), ("ADMISSION//EW", 1), ("HR", 80)])
+    assert sets_of(cohort, "train", 0)[1:] == []  # the event at the prediction time is not before it
+    minute, events = sets_of(cohort, "train", 0)[0]
+    assert (minute, sorted(events)) == (first[0], sorted(first[1]))
+    assert sets_of(cohort, "train", 1)[1:] == [(60, [("HR", 90)])]
+    assert cohort.label_name == "mortality"
+    assert cohort.manifest["source"].startswith("MEDS 0.4.1 ")
+
+
+def test_codes_that_state_the_outcome_never_reach_the_cohort(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = data.compile()  # whole records
+    assert set(cohort.vocabulary) == {"SEX//F", "age", "ADMISSION//EW", "HR", "HR=none", "LACTATE"}
+    said = "2 variables left out by name: 'HOSPITAL_DISCHARGE//DIED' (1 event), 'MEDS_DEATH' (1 event)"
+    assert said in capsys.readouterr().out
+    assert cohort.manifest["import"]["leave_out"][:2] == ["MEDS_DEATH", "MEDS_DEATH//*"]
+    cohort = data.compile("--leave_out", "LACTATE", "ADMISSION*")
+    assert set(cohort.vocabulary) == {"SEX//F", "age", "HR", "HR=none"}
+
+
+def test_the_splits_are_those_of_the_data_unless_a_flag_divides_them(data: MEDS) -> None:
+    data.splits(train=[5], held_out=[1])
+    cohort = data.compile()
+    assert {name: split.stay_id.tolist() for name, split in cohort.splits.items()} == {"train": [5], "test": [1]}
+    assert cohort.manifest["import"]["splits"] == "the data's own"
+    cohort = data.compile("--fractions", 0.5, 0.5, 0)
+    assert set(cohort.splits) == {"train", "valid"}
+    assert cohort.manifest["import"]["splits"] == "by patient at random, 0.5 0.5 0, seed 0"
+
+
+def test_a_sample_may_start_at_the_last_event_of_a_code(data: MEDS) -> None:
+    data.events(
+        [
+            (1, "2020-01-01 00:00", "ADMISSION//A", None),
+            (1, "2020-01-01 01:00", "HR", 1),
+            (1, "2020-03-01 00:00", "ADMISSION//B", None),
+            (1, "2020-03-01 01:00", "HR", 2),
+            (1, "2020-03-01 03:00", "HR", 3),
+        ],
+        [(5, "2021-06-01 10:00", "HR", 70)],
+    )
+    labels = data.labels((1, "2020-01-01 02:00", False), (1, "2020-03-01 02:00", True), (5, "2021-06-01 11:00", False))
+    cohort = data.compile("--labels", labels, "--start_code", "ADMISSION//*")
+    assert sets_of(cohort, "train", 0) == [(0, [("ADMISSION//A", 1)]), (60, [("HR", 1)])]
+    assert sets_of(cohort, "train", 1) == [(0, [("ADMISSION//B", 1)]), (60, [("HR", 2)])]
+    assert cohort.split("train").prediction_minute.tolist() == [120, 120]
+    samples = read_samples(cohort)
+    assert samples is not None
+    assert samples["reason"].to_pylist() == [None, None, "no event ADMISSION//* before its prediction time"]
+
+
+def test_texts_become_levels_if_they_are_asked_for(data: MEDS) -> None:
+    rows = [(1, time("2020-01-01"), "RHYTHM", None, "sinus"), (1, time("2020-01-02"), "HR", 80.0, "high")]
+    columns = ("subject_id", "time", "code", "numeric_value", "text_value")
+    data.write("data/0.parquet", as_table(meds.DataSchema, columns, rows))
+    assert data.compile().vocabulary == ("HR", "LACTATE", "RHYTHM")
+    assert data.compile("--text_values").vocabulary == ("HR", "LACTATE", "RHYTHM=sinus")
+
+
+def test_a_data_set_without_numbers_is_read(data: MEDS) -> None:
+    for number in (0, 1):
+        table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet").drop_columns(["numeric_value"])
+        data.write(f"data/{number}.parquet", table)
+    assert "HR" in data.compile().vocabulary
+
+
+def test_a_fault_in_the_data_set_is_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table(data.root / "set" / "data" / "1.parquet")
+    data.write("data/1.parquet", table.rename_columns({"subject_id": "patient_id"}))
+    assert data.run() == 2
+    assert "1.parquet: has no column subject_id. Its columns are: patient_id" in capsys.readouterr().err
+    data.write("data/1.parquet", table.set_column(3, "numeric_value", pa.array([1.0, float("inf")], pa.float32())))
+    assert data.run() == 2
+    error = capsys.readouterr().err
+    assert "1 faulty stay" in error
+    assert "1.parquet, row 1 (counted from 0), variable 'LACTATE': id 5, column numeric_value: inf is not" in error
+    assert data.compile("--skip_bad").split("train").stay_id.tolist() == [1]
+    data.splits(train=[1], held_out=[6])
+    assert data.run("--skip_bad") == 2
+    assert "subject_splits.parquet: 1 stay without a split" in capsys.readouterr().err
+    labels = data.labels((1, "2020-01-01 01:00", True), (1, "2020-01-01 01:00", False))
+    assert data.run("--labels", labels) == 2
+    assert "one sample with two different labels. Keep one." in capsys.readouterr().err
+    assert main(["meds", str(data.root), str(data.root / "out")]) == 2
+    assert "has no folder data/. Pass the folder of a MEDS data set" in capsys.readouterr().err
+
+
+def test_check_looks_at_the_data_set_before_it_is_compiled(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = data.labels((1, "2020-01-01 02:00", True), (5, "2021-06-01 10:10", False), (9, "2020-01-01", False))
+    table = pq.read_table(data.root / "set" / "metadata" / "codes.parquet")
+    data.write("metadata/codes.parquet", table.slice(1))
+    data.splits(train=[1], tuning=[5])
+    assert main(["check", str(data.root / "set"), "--labels", str(labels)]) == 1
+    text = capsys.readouterr().out
+    for expected in (
+        "1 of 3 rows are of ids without events",
+        "codes.parquet does not list 1 code of the data: 'ADMISSION//EW'",
+        "2 variables left out by name",
+        "valid: 0 positive among 1 labelled",
+    ):
+        assert expected in text
+    assert "events up to the end" not in text  # there are prediction times

@@ -1,0 +1,318 @@
+"""Faults in long tables: one clear error names file, row and column, and --skip_bad leaves the stay out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.skipped import read_skipped
+
+from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
+
+GOOD = "1,0,hr,80\n1,30,hr,90\n2,0,hr,70\n2,10,lactate,2\n"
+STAMPED = "1,2020-01-01 10:00,hr,80\n2,2020-01-01 10:00,hr,70\n"
+
+
+def run(tables: Tables, src: Path, *flags: object) -> int:  # noqa: F811
+    words = ["table", str(src), str(tables.root / "out"), "--fractions", "1", "0", "0", "--embedding_dim", "2"]
+    return main([*words, *map(str, flags)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "variable", "reason"),
+    [
+        (GOOD + "3,0,hr,\n3,1,hr,5\n", 4, "hr", "id 3, column value: empty, and other rows of this variable have"),
+        (GOOD + "3,0,hr,>90\n", 4, "hr", "id 3, column value: '>90' is not a number, and other rows of this variable"),
+        (GOOD + '3,0,hr,"7,4"\n', 4, "hr", "id 3, column value: '7,4' is not a number"),
+        (GOOD + "3,0,hr,5\n3,1,hr,inf\n", 5, "hr", "id 3, column value: inf is not a finite number"),
+        (GOOD + "3,0,hr,1e39\n", 4, "hr", "id 3, column value: 1e+39 is not a finite number that float32 can hold"),
+        (GOOD + "3,0, ,5\n", 4, None, "id 3, column variable: the variable has no name"),
+        (GOOD + "3,,hr,5\n", 4, "hr", "id 3, column time: 'None' is not a number of minutes"),
+        (GOOD + "3,soon,hr,5\n", 4, "hr", "id 3, column time: 'soon' is not a number of minutes"),
+        (STAMPED + "3,2020-13-01 00:00,hr,5\n", 2, "hr", "column time: '2020-13-01 00:00' is not a timestamp without"),
+        (STAMPED + "3,2020-01-01 00:00Z,hr,5\n", 2, "hr", "is not a timestamp without a time zone"),
+    ],
+)
+def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    rows: str,
+    row: int,
+    variable: str | None,
+    reason: str,
+) -> None:
+    src = tables.csv("e.csv", HEADER + rows)
+    assert run(tables, src) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 1 faulty stay:\n  1 stay: ")
+    named = "" if variable is None else f", variable {variable!r}"
+    assert f"for example {src}, row {row} (counted from 0){named}: " in error
+    assert reason in error
+    assert "or pass --skip_bad to leave them out" in error
+    assert not (tables.root / "out").exists()
+    assert run(tables, src, "--skip_bad") == 0
+    assert "1 faulty stay left out; see" in capsys.readouterr().out
+    cohort = open_cohort(tables.root / "out")
+    assert cohort.split("train").stay_id.tolist() == [1, 2]
+    (skip,) = read_skipped(cohort.path)
+    assert (skip.file, skip.row, skip.variable, skip.is_fault) == (str(src), row, variable, True)
+
+
+def test_a_row_without_an_id_is_an_error_and_skip_bad_leaves_the_row_out(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + GOOD + ",5,hr,1\n,6,hr,1\n")
+    assert run(tables, src) == 2
+    assert f"{src}, row 4 (counted from 0): the row has no id, so it is of no stay; 2 rows" in capsys.readouterr().err
+    assert run(tables, src, "--skip_bad") == 0
+    assert open_cohort(tables.root / "out").split("train").stay_id.tolist() == [1, 2]
+
+
+def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    for name, rows in (("a.csv", GOOD), ("b.csv", GOOD + "3,0,hr,inf\n"), ("c.csv", "4,x,hr,1\n4,1,hr,1\n")):
+        tables.csv(f"src/{name}", HEADER + rows)
+    assert run(tables, tables.root / "src") == 2
+    error = capsys.readouterr().err
+    assert "2 faulty stays" in error
+    assert f"{tables.root / 'src' / 'b.csv'}, row 4 (counted from 0)" in error
+    assert f"{tables.root / 'src' / 'c.csv'}, row 0 (counted from 0)" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("id,time,value\n1,0,3\n", [], "e.csv: has no column variable. Its columns are: id, time, value."),
+        ("id,time,variable\n1,0,hr\n", [], "e.csv: has no column value."),
+        ("id,time,variable,value,value\n1,0,hr,1,2\n", [], "e.csv: column value occurs twice"),
+        (
+            HEADER + "1,0,hr,1,9\n",
+            [],
+            "e.csv: cannot be read (after row 0): CSV parse error: Row #2: Expected 4 columns",
+        ),
+        (HEADER, [], "e.csv: there are no rows."),
+        (HEADER + "1,noon,hr,1\n", [], "no cell of the column of times, such as 'noon', is a timestamp without"),
+        (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "such as '0', is a timestamp like %d.%m.%Y"),
+        (HEADER + "1,2020-01-01,hr,1\n", ["--time_zone", "Mars"], "column time: --time_zone Mars: Cannot locate"),
+        (HEADER + "".join(f"1,0,note,text{at}\n" for at in range(1001)), [], "'note' has more than 1,000 different"),
+        (HEADER + GOOD, ["--until_hour", "-1"], "--until_hour -1: allowed: a number above 0"),
+        (HEADER + GOOD, ["--fold", "1/5"], "--fold and --fractions: give one of them."),
+        (HEADER + GOOD, ["--leave_out_unknown"], "--leave_out_unknown needs the known variables"),
+        (HEADER + GOOD, ["--new_embeddings", "names"], "--new_embeddings adds to --embeddings"),
+        (HEADER + GOOD, ["--label_name", "died"], "--label_name died names a column of --labels"),
+        (HEADER + GOOD, ["--labels", "nowhere.csv"], "--labels nowhere.csv: no such file"),
+        (HEADER + GOOD, ["--stays", "nowhere.csv"], "--stays nowhere.csv: no such file"),
+        (HEADER + GOOD, ["--split_column", "part"], "--split_column names the splits of the data"),
+        (HEADER + GOOD, ["--static_columns", "age"], "e.csv: has no column age"),
+    ],
+)
+def test_what_concerns_the_whole_table_is_an_error_with_or_without_skip_bad(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    flags: list[str],
+    message: str,
+) -> None:
+    src = tables.csv("e.csv", text)
+    for more in ([], ["--skip_bad"]):
+        assert run(tables, src, *flags, *more) == 2
+        assert message in capsys.readouterr().err
+    assert not (tables.root / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not parquet at all", "e.parquet: cannot be read: "),
+        (None, "e.parquet, column time: holds list<"),
+    ],
+)
+def test_a_parquet_file_that_cannot_be_used_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    message: str,
+) -> None:
+    src = tables.root / "e.parquet"
+    if content is None:
+        pq.write_table(pa.table({"id": [1], "time": [[1.0]], "variable": ["hr"], "value": [1.0]}), src)
+    else:
+        src.write_bytes(content)
+    assert run(tables, src) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_csv_file_that_is_not_in_utf8_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tables.root / "e.csv").write_bytes(HEADER.encode() + "1,0,Größe,1\n".encode("latin-1"))
+    assert run(tables, tables.root / "e.csv") == 2
+    assert "e.csv: cannot be read (after row 0): " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,died\n1,0\n2,2\n", "labels.csv, row 1 (counted from 0), column died: '2' is not a label; allowed: 0, 1"),
+        ("id,died\n1,0\n,1\n", "labels.csv, row 1 (counted from 0), column id: is empty; every row needs an id"),
+        ("id,died\n1,0\n2,1\n1,1\n", "labels.csv, row 0 and "),
+        ("id,dead\n1,0\n", "labels.csv: has no column died. Its columns are: id, dead."),
+        (
+            "id,died,prediction_time\n1,0,5\n2,1,\n",
+            "row 1 (counted from 0), column prediction_time: is not a number of",
+        ),
+        (
+            "id,died,prediction_time\n1,0,2020-01-01\n",
+            "is a timestamp without a time zone; times of events are a number",
+        ),
+    ],
+)
+def test_a_fault_in_the_labels_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    message: str,
+) -> None:
+    src, labels = tables.csv("e.csv", HEADER + GOOD), tables.csv("labels.csv", text)
+    assert run(tables, src, "--labels", labels, "--label_name", "died", "--skip_bad") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_times_with_and_without_zones_are_not_compared(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + "1,2020-01-01T10:00Z,hr,80\n")
+    labels = tables.csv("labels.csv", "id,prediction_time\n1,2020-01-01 12:00\n")
+    assert run(tables, src, "--labels", labels) == 2
+    assert "Say with --time_zone where those without one were recorded" in capsys.readouterr().err
+    assert run(tables, src, "--labels", labels, "--time_zone", "Europe/Berlin") == 0
+    assert open_cohort(tables.root / "out").split("train").prediction_minute.tolist() == [60]
+
+
+def test_a_start_that_is_missing_is_a_fault_of_the_stay(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src, stays = tables.csv("e.csv", HEADER + STAMPED), tables.csv("s.csv", "id,start\n1,2020-01-01\n")
+    flags = ("--stays", stays, "--start_column", "start")
+    assert run(tables, src, *flags) == 2
+    assert f"e.csv, id 2: {stays}, column start: the start is missing or not a time" in capsys.readouterr().err
+    assert run(tables, src, *flags, "--skip_bad") == 0
+    samples = pq.read_table(tables.root / "out" / "samples.parquet").to_pylist()
+    assert [(row["id"], row["split"], row["reason"] is None) for row in samples] == [
+        ("1", "train", True),
+        ("2", None, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stays", "flags", "message"),
+    [
+        ("id,p\n1,a\n1,b\n2,a\n", ["--subject_column", "p"], "row 1 (counted from 0), column p: 'b', but another row"),
+        ("id,p\n1,a\n", ["--subject_column", "p"], "column p: 1 ids have no patient, such as 2."),
+        ("id,p\n1,train\n2,dev\n", ["--split_column", "p"], "column p: 'dev' is no split; allowed: train, valid, test"),
+        ("id,p\n1,train\n", ["--split_column", "p"], "column p: 1 stay without a split"),
+    ],
+)
+def test_a_fault_in_the_table_of_stays_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    stays: str,
+    flags: list[str],
+    message: str,
+) -> None:
+    src, file = tables.csv("e.csv", HEADER + GOOD), tables.csv("stays.csv", stays)
+    words = ["table", str(src), str(tables.root / "out"), "--stays", str(file), *flags, "--skip_bad"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name\nhr\n", "map.csv: has no column target. Its columns are: name."),
+        ("name,target\nhr,\n", "map.csv, line 2: the target is empty. To drop a variable, use --leave_out."),
+        ("name,target,factor\nhr,x,0\n", "map.csv, line 2: factor is 0, which would make all values equal."),
+        ("name,target,factor\nhr,x,ten\n", "map.csv, line 2: factor is 'ten'; it must be a finite number."),
+        ("name,target\nhr,x\nhr,y\n", "map.csv, line 3: name 'hr' is given twice. Keep one line."),
+        ("name,target\nhr\n", "map.csv, line 2: more or fewer cells than the header."),
+    ],
+)
+def test_a_fault_in_the_variable_map_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    message: str,
+) -> None:
+    src, mapping = tables.csv("e.csv", HEADER + GOOD), tables.csv("map.csv", text)
+    assert run(tables, src, "--variable_map", mapping) == 2
+    assert message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ check
+
+
+def test_check_reports_everything_about_a_table_before_it_is_compiled(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + GOOD + "3,0,hr,\n4,0,hr,1\n5,5,hr,7\n")
+    labels = tables.csv("labels.csv", "id,died\n1,0\n2,1\n3,1\n4,0\n9,0\n")
+    before = sorted(tables.root.rglob("*"))
+    words = ["check", str(src), "--labels", str(labels), "--label_name", "died", "--fractions", "0.5", "0.5", "0"]
+    assert main(words) == 1
+    text = capsys.readouterr().out
+    for expected in (
+        f"table {src}",
+        "1 faults (--skip_bad leaves these stays out):\n",
+        f"{src}, row 4 (counted from 0), variable 'hr': id 3, column value: empty",
+        f"{labels}: 1 of 5 rows are of ids without events; they are not used",
+        "to predict died, which is known at the end of the stay. Leave out what comes shortly before: --until_hour",
+        "Verdict: NOT ready",
+    ):
+        assert expected in text
+    assert sorted(tables.root.rglob("*")) == before
+    assert main([*words, "--until_hour", "24"]) == 1
+    assert "known at the end of the stay" not in capsys.readouterr().out
+
+
+def test_check_asks_for_a_window_only_where_the_label_is_an_end_of_stay_event(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + GOOD)
+    for name, is_end in (("hospital_death", True), ("los_over_7_days", True), ("lossy", False), ("sepsis", False)):
+        labels = tables.csv("labels.csv", f"id,{name}\n1,0\n2,1\n")
+        main(["check", str(src), "--labels", str(labels), "--label_name", name, "--fractions", "1", "0", "0"])
+        text = capsys.readouterr().out
+        assert f"events up to the end of each stay are used to predict {name}" in text
+        assert ("--until_hour" in text) is is_end
+
+
+def test_check_says_what_is_wrong_with_a_table_that_cannot_be_read(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["check", str(tables.csv("e.csv", "id,time\n1,0\n"))]) == 1
+    text = capsys.readouterr().out
+    assert "e.csv: has no column variable, value. Its columns are: id, time." in text
+    assert text.endswith("Verdict: NOT ready: 1 to correct, 0 worth a look.\n")
+
+
+def test_a_failure_leaves_nothing_behind(tables: Tables) -> None:  # noqa: F811
+    src = tables.csv("e.csv", HEADER + GOOD + "3,0,hr,\n")
+    before = sorted(tables.root.rglob("*"))
+    assert run(tables, src) == 2
+    assert sorted(tables.root.rglob("*")) == before
+    with src.open(encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 6

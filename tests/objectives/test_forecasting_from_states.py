@@ -1,0 +1,104 @@
+"""Forecasting from history states: targets and loss equal those of a plain loop over sets, values and gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqsetvae.architectures.seqsetvae.backbone import Backbone
+from seqsetvae.cohort import Cohort
+from seqsetvae.objectives.forecasting import Settings, build_loss
+from seqsetvae.objectives.forecasting.objective import SETS_PER_STAY, StateForecasting
+from tests import tiny
+from tests.command import command, finetune, run_of
+
+NEXT = 6.0
+
+
+def _model() -> tuple[Backbone, StateForecasting, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Backbone(tiny.SIZES).double().eval()
+    embeddings = torch.randn(tiny.VARIABLES, tiny.SIZES.input_dim, dtype=torch.float64)
+    loss = build_loss(Settings(forecast_hours=NEXT), tiny.SIZES).double()
+    assert isinstance(loss, StateForecasting)
+    return model, loss, embeddings
+
+
+def _plain_targets(stay: list[Any], at: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measured and mean value of each variable in the next hours and in all that follow the set `at`: [V, 2] each."""
+    measured = torch.zeros(tiny.VARIABLES, 2, dtype=torch.float64)
+    value = torch.full((tiny.VARIABLES, 2), torch.nan, dtype=torch.float64)
+    for variable in range(tiny.VARIABLES):
+        for period, hours in enumerate((NEXT, math.inf)):
+            inside = [
+                number
+                for minute, of_set in stay[at + 1 :]
+                for name, number in of_set
+                if name == variable and (minute - stay[at][0]) / 60 <= hours
+            ]
+            measured[variable, period] = bool(inside)
+            if inside:
+                value[variable, period] = np.mean(np.clip(inside, -3, 3))
+    return measured, value
+
+
+def test_targets_and_loss_equal_a_loop_over_sets_with_gradients() -> None:
+    model, loss, embeddings = _model()
+    stays = tiny.ragged_stays()
+    batch = tiny.batch_of(stays)
+    _, evenly = loss.host_work(model, embeddings)
+    target = evenly(batch)
+    states = model.states(batch, embeddings)
+    starts = np.cumsum([0, *(len(stay) for stay in stays)])
+    entropy, huber = [], []
+    for place, row in enumerate(target.row.tolist()):
+        stay = place % len(stays)  # sets come place by place, each for all stays
+        at = row - starts[stay]
+        assert at == int((place // len(stays) + 0.5) / SETS_PER_STAY * len(stays[stay]))
+        measured, value = _plain_targets(stays[stay], at)
+        torch.testing.assert_close(target.measured[place].double(), measured)
+        torch.testing.assert_close(target.value[place].double(), value, equal_nan=True, rtol=1e-5, atol=1e-5)
+        for variable in range(tiny.VARIABLES):
+            weights = loss.of_variable(embeddings[variable]).view(2, 2, -1)
+            for period in range(2):
+                logit, guess = weights[period] @ torch.cat([torch.ones(1, dtype=torch.float64), states[row]])
+                sign = 1 if measured[variable, period] else -1
+                entropy.append(torch.log(1 + torch.exp(-sign * logit)))
+                if value[variable, period].isfinite():
+                    miss = (guess - value[variable, period]).abs()
+                    huber.append(miss**2 / 2 if miss < 1 else miss - 0.5)
+    expected = torch.stack(entropy).mean() + torch.stack(huber).mean()
+    found = loss.training_terms(model, replace(batch, prepared=target), embeddings, 0)["loss"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    parameters = [model.set_encoder.embed[0].weight, model.transformer.layers[0].linear1.weight, *loss.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found, parameters, retain_graph=True),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    ):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_training_draws_other_sets_each_time() -> None:
+    model, loss, embeddings = _model()
+    batch = tiny.batch_of(tiny.ragged_stays())
+    at_random, evenly = loss.host_work(model, embeddings)
+    assert torch.equal(evenly(batch).row, evenly(batch).row)
+    assert not all(torch.equal(at_random(batch).row, evenly(batch).row) for _ in range(5))
+
+
+def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"preset": "small", "objective": "forecasting", "max_epochs": 1, "batch_size": 16}
+    status, printed, errors = command("pretrain", **flags, data_dir=compiled.path, output_root_dir=tmp_path)
+    assert status == 0, errors
+    assert "val_value_of_median" in printed
+    status, printed, errors = finetune(run_of(tmp_path, "pretrain"), compiled.path, tmp_path, max_epochs=1)
+    assert status == 0, errors
+    assert "skipped on purpose       2   objective (2)" in printed
+    assert "missing                  0" in printed
