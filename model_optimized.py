@@ -16,12 +16,17 @@ from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransfor
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
 from seqsetvae.metrics import FiniteCheck, RunningMean
+from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
+from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import GatheredOutputs, TaskLoss
 from seqsetvae.tasks.spec import Spec
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
+from seqsetvae.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
+
+LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added matrices, from which it can go on
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
@@ -40,6 +45,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         trained_on: TrainedOn,
         trees: BoostedTrees | None = None,
         task: Spec | None = None,
+        tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
@@ -50,6 +56,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 (`variables.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
             task: what is predicted, recorded too; None: one binary label.
+            tuning: what of the backbone trains once it is unfrozen.
         """
         super().__init__()
         self.save_hyperparameters(
@@ -66,6 +73,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             | ({} if task is None else {TASK: task.as_plain()})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
+        self.tuning = tuning
         self.backbone = backbone
         outputs = None if task is None else task.outputs
         self.head = build_head(backbone.pooled_width(self.pooling), head, outputs)
@@ -79,21 +87,26 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def freeze_backbone(self) -> None:
         """Stage 1: the backbone gets no gradient and no dropout."""
-        self.backbone.requires_grad_(False)
+        freeze(self.backbone)
         self.frozen = True
         self.train(self.training)  # Lightning keeps the modes it finds, so they must be right before a fit
 
     def unfreeze_backbone(self) -> None:
-        """Stage 2: everything trains."""
-        self.backbone.requires_grad_(True)
+        """Stage 2: what `tuning` says trains, by default everything."""
+        unfreeze(self.backbone, self.tuning)
         self.frozen = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SeqSetVAEFineTuner:
         """Training mode for what trains; a frozen backbone stays in evaluation mode, whoever calls this."""
         super().train(mode)
-        self.backbone.train(mode and not self.frozen)
+        set_training_mode(self.backbone, mode and not self.frozen, self.tuning)
         return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that have a learning rate of their own."""
+        return ("head", *rates_of_parts(self.backbone, self.tuning, self.learning_rates))
 
     def forward(self, batch: Batch | PooledBatch) -> torch.Tensor:
         """Logits of each stay [N, 2], and in training of each member of an ensemble head [N, K, 2]."""
@@ -140,7 +153,18 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
         groups = parameter_groups("head", self.head, self.learning_rates.cls_head_lr, self.weight_decay)
-        return adamw(groups + parameter_groups("backbone", self.backbone, self.learning_rates.lr, self.weight_decay))
+        return adamw(groups + backbone_groups(self.backbone, self.tuning, self.learning_rates, self.weight_decay))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The weights in the file are ordinary ones; what LoRA has added is part of them."""
+        state = checkpoint["state_dict"]
+        if adapters(state):
+            checkpoint |= {"state_dict": merged_state(state, self.tuning.lora_alpha), LORA: adapters(state)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reverse, so that Lightning can resume."""
+        if LORA in checkpoint:
+            checkpoint["state_dict"] = with_adapters(checkpoint["state_dict"], checkpoint[LORA])
 
 
 def _target(batch: Batch | PooledBatch) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from seqsetvae.console import recorded_output
+from seqsetvae.console import recorded_output, steady_output
 from seqsetvae.errors import InputError
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 the run failed, 2 bad input, 3 predicted, but the data differ from the training data.
     """
     _replace_unprintable_characters()
-    with recorded_output():
+    with steady_output(), recorded_output():
         return _run(argv)
 
 

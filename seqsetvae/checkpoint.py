@@ -6,9 +6,7 @@ is one loader and one report.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +18,11 @@ import torch
 from torch import nn
 
 from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.checkpoint_file import read_file
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
-from seqsetvae.safetensors_file import SUFFIX, read_safetensors
+from seqsetvae.settings.recorded import check_recorded
+from seqsetvae.weights import check_finite, check_kinds
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
@@ -66,78 +66,6 @@ class Checkpoint:
         return ARCHITECTURES[self.architecture].infer_sizes(shapes, self.hyper_parameters, fallback, str(self.path))
 
 
-def _numpy_globals() -> list[Any]:
-    """Harmless numpy classes that hyper-parameters of old files hold; old numpy wrote them under another path."""
-    core = np._core.multiarray  # type: ignore[attr-defined]
-    functions = [core.scalar, core._reconstruct]
-    old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in functions]
-    return [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "?")), *functions, *old]
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, its checksums compared first; nothing in it is executed (weights_only).
-
-    Raises:
-        InputError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
-    """
-    if path.suffix == SUFFIX:
-        return read_safetensors(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        # One end may be damaged: torch looks for a zip container at its start, zipfile at its end. Files from before
-        # torch 1.6 are bare pickles, which have no checksums.
-        is_zip = start == b"PK\x03\x04" or zipfile.is_zipfile(path)
-        if is_zip:
-            _check_records(path)
-        with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        unsafe = _unsafe(path)
-        if not unsafe and not is_zip and start[:1] != pickle.PROTO:
-            raise InputError(
-                f"{path}: not a checkpoint that torch can read; a text file, a git-lfs pointer or a broken download?"
-            ) from error
-        raise InputError(
-            f"{path}: refused, since it holds more than tensors and plain values{unsafe}. Re-save its state_dict "
-            "alone, with torch.save, where the file was made."
-        ) from error
-    except Exception as error:  # of any kind: torch does not check what a damaged pickle makes it do
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path}: not a checkpoint that torch can read ({reason})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}; a checkpoint is a dict of weights")
-    return content
-
-
-def _check_records(path: Path) -> None:
-    """Compare the CRC-32 of every record of a zip container, which torch.load does not do.
-
-    Raises:
-        InputError: a record is not as it was written, or the container cannot be read.
-    """
-    advice = "The file is damaged, or its download is incomplete: copy it again from where it was made."
-    try:
-        with zipfile.ZipFile(path) as archive:
-            has_checksums = any(record.CRC for record in archive.infolist())  # torch can be told to save without
-            damaged = archive.testzip() if has_checksums else None
-    except Exception as error:  # of any kind: zipfile takes the numbers in a damaged header as they are
-        raise InputError(
-            f"{path}: not a checkpoint that torch can read (its zip container is broken: {error}). {advice}"
-        ) from error
-    if damaged is not None:
-        raise InputError(f"{path}: the checksum of its record {damaged} does not match. {advice}")
-
-
-def _unsafe(path: Path) -> str:
-    try:
-        return f" ({', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(path))})"
-    except Exception:  # only a hint in an error message that is raised anyway
-        return ""
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Any layout of a SeqSetVAE checkpoint, as weights under canonical names.
 
@@ -149,17 +77,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     saved = saved if isinstance(saved, dict) else {}
     architecture = architecture_of(content, path)
     weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise InputError(
-            f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
-            "before the training diverged."
-        )
+    check_kinds(weights, path)
+    check_finite(weights, path)
     fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
+    if fingerprints is not None:
+        check_fingerprints(fingerprints, path)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
     sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
+    if not isinstance(sizes, dict):
+        raise InputError(f"{path}: damaged, its hyper_parameters record the sizes {sizes!r:.60}. Use another copy.")
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
+    check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
+
+
+def check_fingerprints(recorded: Any, path: Path) -> None:
+    """Raises InputError if what a checkpoint records as the hash of each variable is something else."""
+    pairs = recorded.items() if isinstance(recorded, dict) else [(recorded, None)]
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise InputError(f"{path}: its {FINGERPRINTS} {str(recorded)[:60]!r} are damaged. Use another copy.")
 
 
 def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) -> dict[str, torch.Tensor]:
@@ -187,7 +123,7 @@ def architecture_of(content: dict[str, Any], path: Path) -> str:
     saved = content.get("hyper_parameters")
     stated = content.get(ARCHITECTURE) or (saved.get(ARCHITECTURE) if isinstance(saved, dict) else None)
     name = stated or FIRST_ARCHITECTURE
-    if name not in ARCHITECTURES:
+    if name not in list(ARCHITECTURES):  # a damaged name may not be hashable
         raise InputError(
             f"{path}: has the architecture {name!r}, which this version does not know; it knows "
             f"{', '.join(ARCHITECTURES)}"

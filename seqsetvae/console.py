@@ -6,6 +6,7 @@ torch, so that the command line can start without it.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -45,7 +46,7 @@ class OutputLog:
     def open(self, path: Path) -> None:
         """Write the lines so far to a new file, and all that follow."""
         lines, self._lines = self._lines, []
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
         for line in lines:
             self.add(line)
 
@@ -54,6 +55,47 @@ class OutputLog:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class SteadyStream:
+    """A stream whose reader may go away, as `| head` does: a run of days goes on, and only what it prints is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._without_reader():
+            self._stream.flush()
+
+    @contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # what is still in buffers, and all that follows, goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def steady_output() -> Iterator[None]:
+    """What is printed inside goes to the terminal as before, and no error is raised if nobody reads it."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = steady = [SteadyStream(stream) for stream in streams]
+    try:
+        yield
+    finally:
+        for stream in steady:
+            stream.flush()
+        sys.stdout, sys.stderr = streams
 
 
 class CopiedStream:

@@ -55,6 +55,12 @@ def refuse_existing(out: Path) -> None:
         raise AlreadyThereError(f"{out} exists already and is not overwritten. Name another one or delete it.")
 
 
+def require_no_pipe(path: str | Path) -> None:
+    """Raises InputError for a pipe, socket or device, which would be read for ever. A folder is another fault."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112, PTH113
+        raise InputError(f"{path}: neither a file nor a folder, but a pipe or a device. Remove it.")
+
+
 def file_sha256(file: str | Path) -> str:
     """The checksum of a file's bytes."""
     with open(file, "rb") as stream:  # noqa: PTH123 - a Path would leave 80 bytes behind for each of a million files
@@ -138,9 +144,12 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a UTF-8 file: it appears complete, or the older one stays. Raises CannotWriteError."""
+    """Write a UTF-8 file: it appears complete, or the older one stays. Raises CannotWriteError.
+
+    Bytes of a path that are no text are escaped, in a way that JSON reads back.
+    """
     with new_file(target) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode(errors="backslashreplace"))
 
 
 def append_text(target: Path, text: str) -> None:
@@ -149,7 +158,7 @@ def append_text(target: Path, text: str) -> None:
     try:
         with target.open("ab") as stream:
             size = stream.tell()
-            stream.write(text.encode())
+            stream.write(text.encode(errors="backslashreplace"))
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

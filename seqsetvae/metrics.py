@@ -11,6 +11,14 @@ import torch
 from torchmetrics import Metric
 
 
+class NotFiniteError(FloatingPointError):
+    """A loss or metric is not finite, in a batch of training or validation that `batch` counts from 0."""
+
+    def __init__(self, message: str, batch: int | None = None, *, in_training: bool = False) -> None:
+        super().__init__(message)
+        self.batch, self.in_training = batch, in_training
+
+
 class RunningMean(Metric):
     """Weighted mean of a loss over the batches of an epoch, summed on the device and read once, at the end.
 
@@ -83,14 +91,15 @@ class FiniteCheck(Metric):
         return self.count, self.first
 
     def check_and_reset(self, metric: str) -> None:
-        """Raises FloatingPointError if a batch was not finite, before anything ranks this epoch by it."""
+        """Raises NotFiniteError if a batch was not finite, before anything ranks this epoch by it."""
         count, first = map(int, self.compute())
         self.reset()
         if count:
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{metric} is not finite: the model output is NaN or infinite in {count} validation batches, first in "
                 f"batch {first}. Lower the learning rates, or use --precision 32-true. If there is a best.ckpt, it is "
-                "from an earlier epoch."
+                "from an earlier epoch.",
+                batch=first,
             )
 
 

@@ -23,3 +23,15 @@ def test_documents_that_are_named_are_there(file: str) -> None:
     named = re.findall(r"docs/[\w-]+\.md", (ROOT / file).read_text(encoding="utf-8"))
     assert named
     assert all((ROOT / name).exists() for name in named)
+
+
+def test_every_fault_of_the_table_has_its_test() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    rows = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    faults = [row for row in rows if not row.startswith("| fault |")]
+    assert len(faults) > 50
+    for row in faults:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert all(f"\ndef {name}(" in tests for name in named), row

@@ -14,9 +14,9 @@ ROOMS = [
     ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
     ("seqsetvae.tasks",),
-    ("seqsetvae.evaluation",),
+    ("seqsetvae.evaluation", "seqsetvae.tuning"),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
-    ("seqsetvae.sampler",),
+    ("seqsetvae.sampler", "seqsetvae.checkpoint_file", "seqsetvae.weights"),
     ("seqsetvae.objectives",),
     ("seqsetvae.head", "seqsetvae.trees"),
     ("seqsetvae.architectures",),

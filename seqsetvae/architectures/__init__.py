@@ -19,7 +19,7 @@ class Architecture(Protocol):
     PRESETS: dict[str, dict[str, Any]]  # sizes by preset; {"full": {}} where there is one preset alone
     SKIPPED: tuple[str, ...]  # regular expressions of whole names of weights that fine-tuning does not load, on purpose
     INERT: frozenset[str]  # names of weights that a checkpoint may lack, because they have no effect
-    OFFERS: frozenset[str]  # what else its backbone has, see `build`: states, table
+    OFFERS: frozenset[str]  # what else its backbone has, see `build`: states, table, layers
     NOT_IN_SHAPES: tuple[str, ...]  # sizes that the shapes of weights do not show
     VALUE_TRANSFORM: str  # how a new model reads the values of a cohort, a name in cohort.transform.VALUE_TRANSFORMS
 
@@ -34,7 +34,8 @@ class Architecture(Protocol):
         - pooled(batch, embeddings [V, I], pooling) -> [N, P], and pooled_width(pooling) -> P;
         - compile_dense_parts(): torch.compile what is worth it, in place;
         - states(batch, embeddings) -> [S, D], if it OFFERS states: the state of a set depends on no later set;
-        - table(batch, embeddings) -> [N, columns] in numpy, if it OFFERS table: what boosted trees can be grown on.
+        - table(batch, embeddings) -> [N, columns] in numpy, if it OFFERS table: what boosted trees can be grown on;
+        - layers() -> {name: modules}, if it OFFERS layers: from input to output, every parameter in one of them.
 
         It may also have fit(cohort, batches), called once for a new model with batches of training stays;
         variable_table(cohort), which takes the place of the embeddings in all of these; and summarizer(variables),

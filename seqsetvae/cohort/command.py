@@ -19,6 +19,7 @@ from seqsetvae.cohort.sources import SOURCES, Origin, recognise
 from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_side_files
+from seqsetvae.console import steady_output
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
 from seqsetvae.memory import keep_freed_memory
@@ -31,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit status: 0 success, 1 a check found a problem, 2 bad input, 130 interrupted by Ctrl-C.
     """
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
-    keep_freed_memory()
-    with _one_interrupt():
+    with steady_output(), _one_interrupt():
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        keep_freed_memory()
         try:
             return arguments.run(arguments)
         except InputError as error:

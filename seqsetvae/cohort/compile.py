@@ -23,6 +23,7 @@ from seqsetvae.cohort.cut import CutRows, cut
 from seqsetvae.cohort.format import EMBEDDINGS, Cohort, open_cohort, to_json
 from seqsetvae.cohort.imported import Imported, write_samples
 from seqsetvae.cohort.known import only_known
+from seqsetvae.cohort.leaks import LEAKS
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.normalise import Variables, normalise
 from seqsetvae.cohort.separate import require_separate_splits
@@ -236,6 +237,7 @@ def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, 
         "splits": tally.splits,
         "report": {
             "skip_bad": skip_bad,
+            **({LEAKS: variables.statistics_of} if variables.statistics_of else {}),
             "faulty_files": tally.faulty.files,
             "faults": asdict(tally.faulty),
             "unnamed_rows": tally.unnamed_rows._asdict(),

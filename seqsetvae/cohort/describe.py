@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.errors import InputError
 
@@ -77,6 +78,7 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     without = report["variables_without_statistics"].items()
     unknown = [f"{name!r}: {n:,} events" for name, n in without if name not in reported]
     add_list(findings.remarks, "variables without statistics, which keep their raw value", unknown)
+    findings.problems += leaks(cohort)
     _check_values(cohort, findings, reported)
     _check_time_span(cohort, findings)
     _check_last_seen(cohort, findings)

@@ -40,7 +40,8 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, VALUES: Z_SCORE, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    # Names of folders that are not UTF-8 become JSON's own escapes.
+    (folder / MANIFEST).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def manifest_checksum(manifest: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.format import event_blocks
+from seqsetvae.cohort.leaks import splits_of_statistics
 from seqsetvae.cohort.sidefiles import Stats, check_furthest, check_stats
 
 Floats = NDArray[np.float64]
@@ -25,6 +26,7 @@ class Variables:
     mean: Floats  # [V], NaN = no statistics
     std: Floats  # [V], likewise
     n_events: NDArray[np.int64]  # [V]
+    statistics_of: list[str]  # splits whose means given statistics are
 
 
 def normalise(
@@ -64,7 +66,10 @@ def normalise(
                 variable[:] = vocabulary_index[variable]
                 value[:] = (value - shift[variable]) / scale[variable]
     count = np.sum([of_split.count for of_split in sums.values()], axis=0)[code]
-    return Variables(vocabulary, mean, std, count.astype(np.int64))
+    counts = {split: of_split.count[code] for split, of_split in sums.items()}
+    totals = {split: of_split.total[code] for split, of_split in sums.items()}
+    found = [] if stats is None else splits_of_statistics(mean, counts, totals)
+    return Variables(vocabulary, mean, std, count.astype(np.int64), found)
 
 
 def _blocks(split: Path, bar: tqdm) -> Iterator[tuple[NDArray[np.int32], Floats]]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 
 NAMED = 8  # variables that one line names
@@ -39,7 +40,7 @@ def notices(cohort: Cohort) -> list[str]:
     report = cohort.manifest["report"]
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
-    lines = list(cohort.manifest.get(IMPORT, {}).get("notes", ()))
+    lines = [*leaks(cohort), *cohort.manifest.get(IMPORT, {}).get("notes", ())]
     if unknown:
         lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {most_events(unknown)}")
     if cohort.manifest["statistics"] == "train split":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +127,23 @@ def _read(file: Path) -> Calibration:
         content = json.loads(file.read_text(encoding="utf-8"))
         calibration = Calibration(**{name: content[name] for name in Calibration.__dataclass_fields__})
         numbers = (calibration.slope, calibration.intercept, calibration.threshold_logit)
-        if not all(map(_is_number_or_none, numbers)) or not isinstance(calibration.checkpoint_sha256, str):
+        counts = (calibration.stays, calibration.positives)
+        texts = (calibration.checkpoint_sha256, calibration.split)
+        is_valid = (
+            all(map(_is_number_or_none, numbers))
+            and all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+            and all(isinstance(text, str) for text in texts)
+        )
+        if not is_valid:
             raise ValueError("a value of the wrong type")
-        return calibration
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        slope, intercept, threshold = (None if number is None else float(number) for number in numbers)
+        return replace(calibration, slope=slope, intercept=intercept, threshold_logit=threshold)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again."
         ) from None
 
 
 def _is_number_or_none(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and math.isfinite(value) and abs(value) < 1e30)

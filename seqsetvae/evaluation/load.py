@@ -14,11 +14,14 @@ from torch import nn
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import FINGERPRINTS, TASK, TrainedOn, architecture_of, read_file
+from seqsetvae.checkpoint import FINGERPRINTS, TASK, TrainedOn, architecture_of, check_fingerprints, read_file
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
+from seqsetvae.settings.groups import DataSettings, HeadSettings
+from seqsetvae.settings.recorded import check_recorded
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
+from seqsetvae.weights import check_kinds
 
 REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
 
@@ -67,11 +70,10 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
             f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate and predict need one (a pretrained "
             "checkpoint must first be fine-tuned, with --mode finetune)"
         )
-    try:
-        model = _build(saved, architecture_of(content, path)).to(dtype)
-        model.load_state_dict(content["state_dict"])
-    except (TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
+    model = _fitting(content, saved, path).to(dtype)
+    model.load_state_dict(content["state_dict"])
+    check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
+    check_fingerprints(saved[FINGERPRINTS], path)
     trained_on = TrainedOn(
         fingerprints=saved[FINGERPRINTS],
         label_name=saved["label_name"],
@@ -79,6 +81,30 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),
     )
     return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on, saved.get(TASK))
+
+
+def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> FinetunedModel:
+    """The model that a checkpoint describes, with random weights, into which its weights fit.
+
+    It is built without memory first, so that sizes which the weights do not have are an error and fill no memory.
+
+    Raises:
+        InputError: sizes or settings of the head that are not allowed, or that the weights do not have.
+    """
+    name, state = architecture_of(content, path), content["state_dict"]
+    check_recorded(ARCHITECTURES[name].Sizes, saved["sizes"], path)
+    try:
+        check_recorded(HeadSettings, vars(head_settings(saved["head"])), path)
+        if isinstance(state, dict):  # else the next line says so
+            check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
+        without_trees = {key: value for key, value in saved.items() if key != TREES}
+        with torch.device("meta"):
+            _build(without_trees, name).load_state_dict(state, assign=True)
+        return _build(saved, name)
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: sizes of the wrong type reach far into torch
+        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
 
 
 def is_finetuned(path: Path) -> bool:

@@ -52,11 +52,13 @@ class Predictions:
 
 
 def ranking_score(logit: torch.Tensor) -> torch.Tensor:
-    """Scores in (0, 1) that rank stays exactly as their log-odds do: [n] → [n].
+    """Scores in (0, 1) that rank stays exactly as their log-odds do: [n] → [n], the ranks of their distinct values.
 
-    Not the probability: a sigmoid rounds large log-odds to the same number, and those ties would change the AUROC.
+    Not the probability: a sigmoid rounds large log-odds to the same number, and those ties would change the AUROC. Any
+    other function that squeezes all log-odds into (0, 1) does so too, only later.
     """
-    return 0.5 + 0.5 * logit / (1 + logit.abs())
+    distinct, rank = logit.unique(return_inverse=True)
+    return (rank.double() + 0.5) / len(distinct)
 
 
 class GatheredPredictions(Metric):

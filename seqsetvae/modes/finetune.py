@@ -25,6 +25,7 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
+from seqsetvae.settings.tuning import TuningSettings, resolved
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.settings import TaskSettings
 from seqsetvae.tasks.spec import BINARY
@@ -73,6 +74,7 @@ class Settings:
     loss: LossSettings
     trees: TreeSettings
     rates: FinetuningRates
+    tuning: TuningSettings
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
     run: RunSettings
@@ -80,7 +82,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
-    pretrained, after = settings.pretrained, settings.schedule.unfreeze_after
+    pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
     uses_trees = settings.trees.distillation > 0 or settings.trees.tree_models > 0
     plain_loss = settings.loss.loss == "cross_entropy" and settings.loss.class_weight == "none"
@@ -122,6 +124,9 @@ def problems(settings: Settings) -> list[str]:
         (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
+    name = settings.architecture.architecture
+    has_layers = "layers" in ARCHITECTURES[name].OFFERS
+    found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
     found += settings.task.problems_with(settings.data, settings.loss)
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
@@ -157,6 +162,7 @@ def train(
     from seqsetvae.training.start import start_run, train_and_summarize
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
 
+    settings = resolved(settings)
     for line in recipe_in_use(settings):
         print(line)
     device = prepare_device(settings.run)
@@ -174,7 +180,7 @@ def train(
         watched=watched,
         metrics=metrics_of(task),
         printed=("stage", *metrics_of(task)),
-        parts=("head", "backbone"),
+        parts=module.parts,
     )
     precision = Precision.of(settings.run, device)
 
@@ -228,6 +234,7 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.tasks.targets import fit_targets, label_file, read_label_file, require_targets, without_label
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.tuning import check_layers
 
     is_binary, labels = settings.task.is_binary, None
     data = settings.data if is_binary else without_label(settings.data)
@@ -237,13 +244,13 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     loaded = None
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+        check_layers(settings.tuning, loaded[0])
     cohort = open_data(data, settings.run.output_root_dir, needs_labels=is_binary)
     if labels is None:
         require_both_classes(cohort, "train", "valid")
     else:
         cohort = fit_targets(cohort, labels, settings.task.task)
-        task = settings.task.task
-        print(f"Task: {task} ({TASKS[task].HELP}): {cohort.label_name}, from {labels.path}")
+        print(f"Task: {settings.task.task} ({TASKS[settings.task.task].HELP}): {cohort.label_name}, from {labels.path}")
         require_targets(cohort, "train", "valid")
     if loaded is None:
         transform = new_transform(settings.architecture, settings.values, cohort)
@@ -256,7 +263,8 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
 def warn_of_rates(settings: Settings) -> None:
     """The head is new and the backbone is pretrained, so the backbone's rate should be the lower one."""
     rates = settings.rates
-    if settings.schedule.unfreeze_after is not None and rates.lr >= rates.cls_head_lr:
+    trains_at_lr = resolved(settings).schedule.unfreeze_after is not None and settings.tuning.tuning != "lora"
+    if trains_at_lr and rates.lr >= rates.cls_head_lr:
         print(
             f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
@@ -316,6 +324,7 @@ def build(
         ),
         trees,
         spec,
+        settings.tuning,
     )
     if spec is None:
         label = cohort.split("train").label

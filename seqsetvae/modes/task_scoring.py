@@ -41,9 +41,12 @@ def task_of(ckpt: Path) -> str:
 
 
 def spec_of_scorer(scorer: Scorer) -> Spec:
-    """The task of a scorer's checkpoint."""
+    """The task of a scorer's checkpoint. Raises InputError if it is damaged."""
     assert scorer.finetuned.task is not None, "one binary label has other functions"
-    return Spec.from_plain(scorer.finetuned.task)
+    try:
+        return Spec.from_plain(scorer.finetuned.task)
+    except TypeError as error:
+        raise InputError(f"{scorer.path}: damaged (its task: {error}). Use another copy of the file.") from None
 
 
 def outputs_of(scorer: Scorer, split: str) -> Outputs:

@@ -110,7 +110,7 @@ def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, st
     arguments: dict[str, Any] = {}
     for item, inner in _parts(group):
         if "kind" in item.metadata:
-            arguments[item.name] = values[item.name]
+            arguments[item.name] = values.get(item.name)  # None: the mode sets it itself, and its line is missing
         elif "registry" in item.metadata:
             module = item.metadata["registry"][values[item.metadata["by"]]]
             names = declared(getattr(module, item.metadata["attribute"]))

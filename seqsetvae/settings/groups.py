@@ -59,7 +59,7 @@ class LoaderSettings:
 
     batch_size: int = setting(integer(1), default=8)
     max_events_per_batch: int = setting(integer(1), default=65536)
-    num_workers: int = setting(integer(0), default=0)
+    num_workers: int = setting(integer(0, 256), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,9 @@ class HeadSettings:
     """The classification head."""
 
     head_pooling: str = setting(choice("last", "mean", "last_mean"))
-    head_hidden: int = setting(integer(1), default=128)
+    head_hidden: int = setting(integer(1, 65536), default=128)
     head_dropout: float = setting(number(0, 0.9), default=0.1)
-    head_members: int = setting(integer(1), default=1)
+    head_members: int = setting(integer(1, 1024), default=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +192,7 @@ class FinetuningSchedule(ScheduleSettings):
     ema_decay: float | None = setting(optional(number(0, 0.99999)), default=None)
     lr_factor: float = setting(number(0, 0.999, above=True))
     lr_patience: int = setting(integer(0))
+    given: Mapping[str, str] = given()
 
     def problems(self) -> list[str]:
         least = self.lr_patience + 1  # validations after which the learning rates are reduced
@@ -208,7 +209,7 @@ class TreeSettings:
     """Boosted trees beside the network: as its teacher, and averaged with it."""
 
     distillation: float = setting(number(0, 1), default=0.0)
-    tree_models: int = setting(integer(0), default=0)
+    tree_models: int = setting(integer(0, 1000), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +256,18 @@ class RunSettings:
                 f"output_root_dir: received {str(self.output_root_dir)!r}, which is a file; allowed: an existing or "
                 "new folder",
             ),
+            (
+                not _is_text(self.output_root_dir),
+                f"output_root_dir: received {str(self.output_root_dir)!r}; allowed: a path in UTF-8, which TensorBoard "
+                "can write to",
+            ),
         ]
         return [problem for wrong, problem in rules if wrong]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is text; on Linux it may be any bytes, which Python keeps as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path.absolute()))
 
 
 def min_lr_problems(schedule: ScheduleSettings, *rates: FinetuningRates | PretrainingRate) -> list[str]:

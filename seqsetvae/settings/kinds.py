@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+LARGEST_INTEGER = 2**31 - 1  # libraries hold counts in 32 bits, or in 64 and multiply them
+LARGEST_NUMBER = 1e30  # float32 holds its product with any count of a model
+
 
 class NotAllowedError(ValueError):
     """A value that is not allowed, with a reason that the error shows, for example "which does not exist"."""
@@ -84,10 +87,13 @@ def integer(low: int, high: float = math.inf) -> Kind:
 
 
 def _range(to: type[int] | type[float], lower: str, low: float, high: float, above: bool, metavar: str) -> Kind:
+    largest = LARGEST_INTEGER if to is int else LARGEST_NUMBER
     refused = bool | float if to is int else bool  # int() would cut the digits of a float
 
     def convert(received: Any) -> float:
         value = to(received)
+        if math.isinf(high) and not isinstance(received, refused) and largest < value < math.inf:
+            raise NotAllowedError(f"which is above {largest}")
         inside = low <= value <= high and value != math.inf and not (above and value == low)
         if isinstance(received, refused) or not inside:
             raise ValueError

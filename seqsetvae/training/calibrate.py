@@ -20,8 +20,8 @@ def calibrate_best(run: Run, module: Any, compute_features: Callable[[], CachedF
     A checkpoint of stage 1 has the frozen backbone, whose features are cached; for one of stage 2 the validation split
     is run through the backbone once more.
     """
-    module.load_state_dict(read_file(run.folder.best)["state_dict"])
     module.freeze_backbone()
+    module.load_state_dict(read_file(run.folder.best)["state_dict"])
     module.to(precision.device).eval()
     is_frozen = best_row(list(run.state.rows), run.watched).stage == 1
     rows = compute_features().rows["valid"] if is_frozen else None

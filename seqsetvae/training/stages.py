@@ -22,6 +22,7 @@ from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint, last_checkpoint
 from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
+from seqsetvae.training.finite import FiniteWatch
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import (
@@ -123,6 +124,7 @@ class Run:
             self._record(row, gpu_busy, score)
 
         callbacks: list[pl.Callback] = [
+            FiniteWatch(self.folder, stage),
             clock,
             gpu,
             *rates,

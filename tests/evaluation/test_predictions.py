@@ -21,6 +21,13 @@ def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
     assert roc_auc_score(target, logits.diff(dim=1).sigmoid()) < roc_auc_score(target, score) - 0.05
 
 
+def test_log_odds_of_any_size_are_ranked() -> None:
+    """Beyond 1e15 a formula such as x / (1 + |x|) has one value for all; the AUROC of ties is 0.5."""
+    target = torch.tensor([0, 1] * 50)
+    logit = 1e300 * (1 + target.double() * 1e-9 + torch.arange(100, dtype=torch.float64) * 1e-15)
+    assert roc_auc_score(target, ranking_score(logit)) == 1.0
+
+
 def test_the_ranking_score_of_equal_odds_is_one_half() -> None:
     assert ranking_score(torch.zeros(2)).tolist() == [0.5, 0.5]
 

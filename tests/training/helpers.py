@@ -15,6 +15,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.head import Loss
 from seqsetvae.modes.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings
+from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import CachedFeatures, cached_features
 from seqsetvae.training.precision import Precision
@@ -28,7 +29,12 @@ LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0
 CPU = Precision(device=torch.device("cpu"))
 
 
-def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner, dropout: float = 0.1) -> Any:
+def fine_tuner(
+    cohort: Cohort,
+    kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner,
+    dropout: float = 0.1,
+    tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
+) -> Any:
     """A module around a tiny backbone."""
     return kind(
         tiny.tiny_backbone(),
@@ -38,6 +44,7 @@ def fine_tuner(cohort: Cohort, kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTun
         0.01,
         torch.from_numpy(cohort.embeddings.copy()).float(),
         TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
+        tuning=tuning,
     )
 
 
@@ -112,14 +119,20 @@ def make_run(module: SeqSetVAEFineTuner, cohort: Cohort, folder: Path, **options
         schedule=FinetuningSchedule(**(schedule | plateau | options)),
         metrics=METRICS,
         printed=PRINTED,
-        parts=("head", "backbone"),
+        parts=module.parts,
         trainer_options=trainer_options | {"accumulate_grad_batches": accumulate},
     )
 
 
-def scripted_run(cohort: Cohort, folder: Path, script: list[float], **options: Any) -> tuple[Scripted, Run]:
+def scripted_run(
+    cohort: Cohort,
+    folder: Path,
+    script: list[float],
+    tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
+    **options: Any,
+) -> tuple[Scripted, Run]:
     """A run in which validation n gives script[n]."""
-    module: Scripted = fine_tuner(cohort, Scripted)
+    module: Scripted = fine_tuner(cohort, Scripted, tuning=tuning)
     module.start(script)
     return module, run_stages(module, cohort, folder, **options)
 

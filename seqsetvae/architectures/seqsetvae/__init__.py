@@ -32,7 +32,7 @@ __all__ = [
     "problems",
 ]
 
-OFFERS = frozenset({"states"})
+OFFERS = frozenset({"states", "layers"})
 VALUE_TRANSFORM = "z_score"
 OTHER_VALUE_TRANSFORMS = ("quantiles",)
 

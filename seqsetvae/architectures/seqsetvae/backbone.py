@@ -5,7 +5,7 @@ Legend: S sets (stay by stay, in time order), D latent width, I embedding width,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,17 @@ class Backbone(nn.Module):
     def padded_history(self) -> PaddedHistory:
         """The history encoder as a module of its own, for programs that have no ragged batches."""
         return PaddedHistory(self.transformer, self.post_transformer_norm, self.rel_time_bucket_embed, self.time_edges)
+
+    def layers(self) -> Mapping[str, Sequence[nn.Module]]:
+        """Its modules by layer, from input to output; the time embedding belongs to the first history layer."""
+        encoder, last = self.set_encoder, len(self.transformer.layers)
+        projection = [part for part in (encoder.dim_reducer, encoder.embed) if part is not None]
+        history: dict[str, list[nn.Module]] = {
+            f"history_{number}": [layer] for number, layer in enumerate(self.transformer.layers, start=1)
+        }
+        history["history_1"].append(self.rel_time_bucket_embed)
+        history[f"history_{last}"].append(self.post_transformer_norm)
+        return {"projection": projection, "set_encoder": [encoder.encoder_layers, encoder.mu_logvar], **history}
 
     def compile_dense_parts(self) -> None:
         """torch.compile the parts whose shapes vary in the number of rows alone; in place, so state-dict keys stay.

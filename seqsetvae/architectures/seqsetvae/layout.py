@@ -5,12 +5,14 @@ Canonical names are those of a pretrained checkpoint (set_encoder.*, transformer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.errors import InputError
+from seqsetvae.settings.recorded import check_recorded
 
 DECODER = r"(decoder_layers\.\d+\.(isab|pma)\..+|out\.(\d+\.)?(weight|bias))"  # of pretraining, or of the SetVAE
 # Weights that fine-tuning does not build: the two decoders, and what the head of older code consists of.
@@ -23,6 +25,7 @@ SKIPPED: tuple[str, ...] = (
 INERT = frozenset({"alibi_slope", "time_tau"})  # without effect on the output, so a file may lack them
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 NOT_IN_SHAPES: tuple[str, ...] = ("heads", "transformer_heads", "transformer_dropout")  # sizes that no weight shows
+MOST_MISSING = 8  # layers stated for each layer that a file has weights of
 SET_ENCODER_ALONE = (
     "It is a SetVAE alone: it has a set encoder and no history encoder, which would be randomly initialized. "
     "Pass a checkpoint of the whole SeqSetVAE, pretrained from this SetVAE."
@@ -64,7 +67,8 @@ def infer_sizes(
     stated = {name: stated[name] for name in names if name in stated}
     shown = _shown(shapes, reduces=bool(stated.get("reduced_dim")))
     for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing
-        shown[name] = max(shown.get(name, 0), int(stated.get(name) or 0)) or fallback[name]
+        _require_layers(name, shown[name], stated.get(name, 0), file)
+        shown[name] = max(shown[name], stated.get(name, 0)) or fallback[name]
     for name in shown.keys() & stated.keys():
         if shown[name] != stated[name]:
             raise InputError(
@@ -74,12 +78,22 @@ def infer_sizes(
     return _checked({name: fallback[name] for name in names if name in fallback} | stated | shown, file)
 
 
+def _require_layers(name: str, shown: int, stated: int, file: str) -> None:
+    """Raises InputError if far more layers are stated than the file has weights for: they would be built in vain."""
+    if stated > MOST_MISSING * max(shown, 1):
+        raise InputError(
+            f"{file}: its hyper_parameters state {name} = {stated}, but its weights have {shown}; the file is "
+            "incomplete or damaged"
+        )
+
+
 def _checked(values: dict[str, Any], file: str) -> Sizes:
     if "input_dim" not in values:
         raise InputError(
             f"{file}: the weight set_encoder.dim_reducer.weight is missing; without it the width of the "
             "variable embeddings is unknown"
         )
+    check_recorded(Sizes, values, file)
     for name in ("heads", "transformer_heads"):
         if values["latent_dim"] % values[name]:
             raise InputError(
@@ -94,7 +108,7 @@ def _shown(shapes: Mapping[str, Sequence[int]], reduces: bool) -> dict[str, Any]
     shown: dict[str, Any] = {}
 
     def look(name: str, weight: str, axis: int) -> None:
-        if weight in shapes:
+        if len(shapes.get(weight, ())) > axis:
             shown[name] = shapes[weight][axis]
 
     look("latent_dim", "set_encoder.embed.0.weight", 0)
@@ -107,6 +121,6 @@ def _shown(shapes: Mapping[str, Sequence[int]], reduces: bool) -> dict[str, Any]
         shown["reduced_dim"] = None
         look("input_dim", "set_encoder.embed.0.weight", 1)
     for name, prefix in (("levels", "set_encoder.encoder_layers."), ("transformer_layers", "transformer.layers.")):
-        numbers = [int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix)]
-        shown[name] = max(numbers, default=-1) + 1
+        numbers = [key.removeprefix(prefix).split(".")[0] for key in shapes if key.startswith(prefix)]
+        shown[name] = max((int(number) for number in numbers if re.fullmatch("[0-9]{1,9}", number)), default=-1) + 1
     return shown

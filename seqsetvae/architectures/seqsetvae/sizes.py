@@ -14,14 +14,14 @@ class Sizes:
     """The numbers that shape a backbone, under the names that checkpoints use in `hyper_parameters`."""
 
     input_dim: int  # I, width of the variable embeddings: follows from the data
-    reduced_dim: int | None = setting(optional(integer(1)), default=256)  # R; None: no dim_reducer, and R = I
-    latent_dim: int = setting(integer(2), default=256)  # D
-    levels: int = setting(integer(1), default=2)
-    heads: int = setting(integer(1), default=2)
-    m: int = setting(integer(1), default=16)
-    ff_dim: int = setting(integer(1), default=512)
-    transformer_heads: int = setting(integer(1), default=8)
-    transformer_layers: int = setting(integer(1), default=4)
+    reduced_dim: int | None = setting(optional(integer(1, 65536)), default=256)  # R; None: no dim_reducer, and R = I
+    latent_dim: int = setting(integer(2, 65536), default=256)  # D
+    levels: int = setting(integer(1, 64), default=2)
+    heads: int = setting(integer(1, 65536), default=2)
+    m: int = setting(integer(1, 65536), default=16)
+    ff_dim: int = setting(integer(1, 65536), default=512)
+    transformer_heads: int = setting(integer(1, 65536), default=8)
+    transformer_layers: int = setting(integer(1, 256), default=4)
     transformer_dropout: float = setting(number(0, 0.9), default=0.1)
 
     @property
@@ -50,11 +50,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+MOST_WEIGHTS = 1_000_000_000  # 16 GB in 32 bits, with gradients and the two moments of AdamW
+
+
+def n_weights(sizes: dict[str, Any]) -> int:
+    """About how many numbers the large matrices of a new model hold, the decoder of pretraining not counted."""
+    width, feed_forward = sizes["latent_dim"], sizes["ff_dim"]
+    of_set_encoder = sizes["levels"] * (16 * width**2 + sizes["m"] * width) + 2 * width**2
+    of_history = sizes["transformer_layers"] * (4 * width**2 + 2 * width * feed_forward)
+    return of_set_encoder + of_history + (sizes["reduced_dim"] or 0) * width
+
+
 def problems(sizes: dict[str, Any]) -> list[str]:
     """What is wrong with the sizes of a new model together; each line begins with the name of a setting."""
     width = sizes["latent_dim"]
-    return [
+    found = [
         f"{name}: received {sizes[name]}; allowed: a divisor of latent_dim ({width})"
         for name in ("heads", "transformer_heads")
         if width % sizes[name]
     ]
+    if n_weights(sizes) > MOST_WEIGHTS:
+        found.append(
+            f"latent_dim: received {width}; with levels {sizes['levels']}, transformer_layers "
+            f"{sizes['transformer_layers']} and ff_dim {sizes['ff_dim']} the model has about {n_weights(sizes):,} "
+            f"weights; allowed: at most {MOST_WEIGHTS:,}"
+        )
+    return found

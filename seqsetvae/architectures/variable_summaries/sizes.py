@@ -16,7 +16,7 @@ class Sizes:
     input_dim: int  # width of the cohort's variable embeddings, which the network does not read
     vocabulary: tuple[str, ...]  # names of its V variables: follow from the data
     summary_width: int = setting(
-        integer(1), default=256, help="variable_summaries: width to which the summaries of a stay are mapped"
+        integer(1, 65536), default=256, help="variable_summaries: width to which the summaries of a stay are mapped"
     )
     summary_dropout: float = setting(
         number(0, 0.9), default=0.5, help="variable_summaries: dropout probability of single summaries in training"

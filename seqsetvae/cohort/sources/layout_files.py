@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.files import require_no_pipe
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ def _parquet_files(folder: Path) -> Iterator[str]:
         return
     try:
         with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
-            yield from (entry.name for entry in entries if entry.name.endswith(".parquet"))
+            for entry in entries:
+                if entry.name.endswith(".parquet"):
+                    if not entry.is_file():
+                        require_no_pipe(entry.path)
+                    yield entry.name
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from None

@@ -85,9 +85,12 @@ class Task(NamedTuple):
     stay_over_days: float | None = None  # the label is whether the hospital stay was longer; None: death in hospital
 
     def label(self, cell: str) -> str:
-        """The label of a stay from its length in days; a length of -1 is unknown."""
+        """The label of a stay from its length in days; a length of -1 is unknown. What is no number is no label."""
         assert self.stay_over_days is not None
-        days = float(cell)
+        try:
+            days = float(cell)
+        except ValueError:
+            return cell.strip()  # refused with its line, as any other cell that is neither 0 nor 1
         return "" if days < 0 else str(int(days > self.stay_over_days))
 
     def sample(self, stay: Stay) -> Stay:

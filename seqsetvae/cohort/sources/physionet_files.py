@@ -27,6 +27,7 @@ from tqdm import tqdm
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import Bools, Rows, Skip, Stay, UnnamedRows, bad_name, fault, first_bad_rows, left_out
 from seqsetvae.errors import InputError
+from seqsetvae.files import require_no_pipe
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out
@@ -86,9 +87,12 @@ def _bodies(name: str, path: Path, bar: tqdm) -> tuple[dict[Stay, bytes], list[S
 
 def _texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
     """(name for messages, content) of every .txt file of a folder or archive; `bar` gets their number."""
+    require_no_pipe(path)
     try:
         if path.is_dir():
             files = [file for file in path.rglob("*.txt") if _is_stay(file.name)]
+            for file in files:
+                require_no_pipe(file)
             bar.reset(len(files))
             yield from ((str(file), file.read_bytes()) for file in files)
         elif path.suffix == ".zip":

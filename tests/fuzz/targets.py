@@ -1,0 +1,264 @@
+"""What is fuzzed: each target damages a copy of real files and uses them as the program does.
+
+A target is called with a generator and an empty folder. It returns where the files could be used, raises InputError
+where they were refused, and anything else is a fault.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+import finetune_config_optimized as config
+import train_optimized
+from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.checkpoint import load_backbone, read_checkpoint
+from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort.command import main as data_command
+from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.calibration import read_calibration
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.files import file_sha256
+from seqsetvae.loading import collate
+from seqsetvae.modes import MODES
+from seqsetvae.settings.command_line import resolve, settings_of
+from tests.fuzz import mutate
+
+OTHER_SIZES = {name: value for name, value in Sizes(input_dim=1).as_dict().items() if name != "input_dim"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Real files of a small cohort, before any damage."""
+
+    physionet: Path  # set-a as a folder and Outcomes-a.txt
+    layout: Path  # patient_ehr and side files
+    cohort: Path  # compiled
+    pretrained: Path
+    run: Path  # of fine-tuning
+
+
+Target = Callable[[Files, random.Random, Path], object]
+
+
+def _damage_one_file(folder: Path, rng: random.Random) -> None:
+    """Change the content of one file of a folder, or its name."""
+    file = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    if rng.random() < 0.1:
+        file.rename(file.with_name(rng.choice(("x.parquet", "1e3.parquet", "-5.txt", "²" + file.suffix, "7"))))
+    else:
+        file.write_bytes(mutate.bytes_of(file.read_bytes(), rng))
+
+
+def _compile(words: list[str], out: Path) -> None:
+    """A data command that writes `out`; where it is refused nothing may be left of it, and else it must open."""
+    status = data_command(words)
+    left = [path.name for path in out.parent.iterdir() if path.name.startswith((out.name, f".{out.name}"))]
+    if status == 0:
+        open_cohort(out)
+        return
+    assert status == 2, f"status {status}"
+    assert not left, f"half-written: {left}"
+    raise InputError("printed by the command")
+
+
+def physionet(files: Files, rng: random.Random, folder: Path) -> None:
+    """A set of PhysioNet 2012 as a folder or an archive, or its outcomes."""
+    src = folder / "src"
+    shutil.copytree(files.physionet, src)
+    form = rng.choice(("folder", "set-a.zip", "set-a.tar.gz", "set-a.tar"))
+    if form != "folder":
+        _pack(src / "set-a", src / form, inside=rng.random() < 0.5, rng=rng)
+        shutil.rmtree(src / "set-a")
+        _damage_one_file(src, rng)
+    else:
+        _damage_one_file(src, rng)
+    options = [*(["--skip_bad"] if rng.random() < 0.5 else []), *(["--stay_over_days", "5"] * (rng.random() < 0.2))]
+    words = ["physionet2012", str(src), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1"]
+    _compile([*words, *options], folder / "out")
+
+
+def _pack(source: Path, archive: Path, *, inside: bool, rng: random.Random) -> None:
+    if inside:
+        _damage_one_file(source, rng)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file in sorted(source.iterdir()):
+                zipped.write(file, f"set-a/{file.name}")
+    else:
+        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tarred:
+            tarred.add(source, "set-a")
+
+
+def layout(files: Files, rng: random.Random, folder: Path) -> None:
+    """A folder of the old layout, compiled or checked."""
+    src = folder / "src"
+    shutil.copytree(files.layout, src)
+    _damage_one_file(src, rng)
+    if rng.random() < 0.3:
+        assert data_command(["check", str(src), "--work_dir", str(folder)]) in (0, 1)
+        return
+    options = ["--skip_bad"] if rng.random() < 0.5 else []
+    _compile(["compile", str(src / "patient_ehr"), str(folder / "out"), "--jobs", "1", *options], folder / "out")
+
+
+def cohort(files: Files, rng: random.Random, folder: Path) -> None:
+    """A compiled cohort; in half of the cases its checksums are made to fit what was damaged."""
+    path = folder / "cohort"
+    shutil.copytree(files.cohort, path)
+    manifest = path / MANIFEST
+    if rng.random() < 0.5:
+        _damage_one_file(path, rng)
+    else:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if rng.random() < 0.6:
+            content = mutate.tree_of(content, rng)
+        else:
+            array = rng.choice(sorted(path.rglob("*.npy")))
+            array.write_bytes(mutate.bytes_of(array.read_bytes(), rng))
+            content["checksums"][array.relative_to(path).as_posix()] = file_sha256(array)
+        if CHECKSUM in content:
+            content[CHECKSUM] = manifest_checksum({str(key): value for key, value in content.items()})
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+    opened = open_cohort(path, verify=rng.random() < 0.8)
+    for split in opened.splits.values():
+        collate(split, np.arange(split.n_stays))
+    assert data_command(["check", str(path)]) in (0, 1)
+
+
+def checkpoint(files: Files, rng: random.Random, folder: Path) -> None:
+    """A pretrained or a fine-tuned checkpoint."""
+    finetuned = rng.random() < 0.5
+    path = files.run / "checkpoints" / "best.ckpt" if finetuned else files.pretrained
+    damaged = folder / "file.ckpt"
+    kind = rng.randrange(3)
+    if kind == 0:
+        damaged.write_bytes(mutate.bytes_of(path.read_bytes(), rng))
+    elif kind == 1:
+        damaged.write_bytes(mutate.zip_of(path.read_bytes(), rng))
+    else:
+        content = dict(torch.load(path, weights_only=True))
+        tensors = (torch.ones(2), torch.ones(0), torch.ones(3, 3, dtype=torch.int64), torch.ones(1).expand(10**8))
+        for part in ("hyper_parameters", "state_dict"):
+            if rng.random() < 0.6:
+                content[part] = mutate.tree_of(content[part], rng, (*mutate.VALUES, *tensors))
+        torch.save(content, damaged)
+    if finetuned:
+        load_finetuned(damaged)
+        return
+    read = read_checkpoint(damaged)
+    sizes = read.infer_sizes(OTHER_SIZES)
+    load_backbone(ARCHITECTURES[read.architecture].build(sizes), read, allow_partial=rng.random() < 0.3)
+
+
+def calibration(files: Files, rng: random.Random, folder: Path) -> None:
+    """calibration.json of a run."""
+    best = folder / "best.ckpt"
+    shutil.copyfile(files.run / "checkpoints" / "best.ckpt", best)
+    content = (files.run / "calibration.json").read_bytes()
+    if rng.random() < 0.5:
+        content = mutate.bytes_of(content, rng)
+    else:
+        content = json.dumps(mutate.tree_of(json.loads(content), rng)).encode()
+    (folder / "calibration.json").write_bytes(content)
+    found, said = read_calibration(best)
+    if found is not None:
+        found.calibrated_logit(np.array([-1.0, 0.0, 3.0]))
+        assert found.threshold is None or 0 <= found.threshold <= 1
+    assert said
+
+
+def settings(files: Files, rng: random.Random, folder: Path) -> None:
+    """Flags, lines of the config file, or the text of the config file."""
+    if rng.random() < 0.3:
+        _config_file(rng, folder)
+        return
+    module = ModuleType("finetune_config_optimized")
+    values = {name: value for name, value in vars(config).items() if not name.startswith("_")}
+    changed = mutate.tree_of(values, rng) if rng.random() < 0.5 else values
+    vars(module).update({name: value for name, value in changed.items() if isinstance(name, str)})
+    mode = rng.choice(sorted(MODES))
+    words = ["--mode", mode]
+    paths = (files.layout, files.cohort, files.pretrained, files.run, folder / "new.npz", folder / "new.csv")
+    for name in rng.sample(sorted(settings_of(MODES)), rng.randrange(1, 6)):
+        value = rng.choice((*mutate.VALUES, *map(str, paths)))
+        words += [f"--{name}", *([str(value)] if rng.random() < 0.9 else [])]
+    usual = {"data_dir": files.cohort, "ckpt": files.run, "pretrained_ckpt": files.pretrained, "split": "valid"}
+    for name, value in usual.items():
+        if rng.random() < 0.8:
+            words += [f"--{name}", str(value)]
+    resolve(module, words, MODES)
+
+
+def _config_file(rng: random.Random, folder: Path) -> None:
+    text = Path(config.__file__).read_bytes()
+    (folder / "finetune_config_optimized.py").write_bytes(mutate.bytes_of(text, rng))
+    before = train_optimized.CONFIG_FILE, sys.modules.pop("finetune_config_optimized")
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    train_optimized.CONFIG_FILE = folder / "finetune_config_optimized.py"
+    try:
+        resolve(train_optimized.load_config(), ["--mode", "pretrain", "--data_dir", str(folder)], MODES)
+    finally:
+        sys.path.remove(str(folder))
+        train_optimized.CONFIG_FILE, sys.modules["finetune_config_optimized"] = before
+
+
+def run_folder(files: Files, rng: random.Random, folder: Path) -> None:
+    """The files of a finished run, evaluated."""
+    run = folder / "run"
+    shutil.copytree(files.run, run, ignore=shutil.ignore_patterns("figures", "tensorboard"))
+    file = rng.choice([run / "config.json", run / "calibration.json", run / "metrics.csv", run / "run_state.json"])
+    content = file.read_bytes()
+    file.unlink()
+    if file.suffix == ".json" and rng.random() < 0.6:
+        content = json.dumps(mutate.tree_of(json.loads(content), rng)).encode()
+    else:
+        content = mutate.bytes_of(content, rng)
+    file.write_bytes(content)
+    words = ["--mode", "evaluate", "--ckpt", str(run), "--split", "valid", "--baselines", "none"]
+    words += ["--accelerator", "cpu"]
+    status = train_optimized.main([*words, "--data_dir", str(files.cohort)] if rng.random() < 0.5 else words)
+    if status == 2:
+        raise InputError("printed by the command")
+    assert status == 0, f"status {status}"
+
+
+TARGETS: dict[str, tuple[Target, int]] = {  # with the share of the cases
+    "physionet": (physionet, 20),
+    "layout": (layout, 20),
+    "cohort": (cohort, 20),
+    "checkpoint": (checkpoint, 20),
+    "calibration": (calibration, 6),
+    "settings": (settings, 13),
+    "run_folder": (run_folder, 1),
+}
+
+
+def small_physionet(folder: Path) -> Path:
+    """A set of 12 stays in the form of the challenge."""
+    rng = np.random.default_rng(0)
+    (folder / "set-a").mkdir(parents=True)
+    outcomes = ["RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death"]
+    for stay in range(132539, 132551):
+        rows = ["Time,Parameter,Value", f"00:00,RecordID,{stay}", "00:00,Age,54", "00:00,ICUType,4"]
+        rows += [f"{hour:02}:07,{name},{rng.normal(80, 9):.1f}" for hour in range(6) for name in ("HR", "Temp", "Na")]
+        (folder / "set-a" / f"{stay}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        outcomes.append(f"{stay},6,1,{stay % 9},-1,{stay % 3 == 0:d}")
+    (folder / "Outcomes-a.txt").write_text("\n".join(outcomes) + "\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,328 @@
+"""Faults that users and fuzzing have met, each with the one error that it ends in; docs/faults.md lists them all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.checkpoint import load_backbone, read_checkpoint, read_file
+from seqsetvae.cohort import Cohort, open_cohort, open_or_compile
+from seqsetvae.cohort.command import main as data_command
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.errors import InputError
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.sampler import group_by_length
+from tests import tiny
+from tests.command import argv, call, command, finetune
+
+ROOT = Path(__file__).parents[1]
+UNKNOWN = {name: value for name, value in Sizes(input_dim=1).as_dict().items() if name != "input_dim"}
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def _load_pretrained(path: Path) -> None:
+    checkpoint = read_checkpoint(path)
+    sizes = checkpoint.infer_sizes(UNKNOWN)
+    load_backbone(ARCHITECTURES[checkpoint.architecture].build(sizes), checkpoint)
+
+
+def _changed(folder: Path, weights: dict[str, Any] | None = None, **hyper_parameters: Any) -> Path:
+    """A checkpoint of a tiny backbone with other weights or hyper_parameters."""
+    content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
+    content["hyper_parameters"] |= hyper_parameters
+    content["state_dict"] = content["state_dict"] | (weights or {})
+    torch.save(content, folder / "file.ckpt")
+    return folder / "file.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("heads", value) for value in (0, -2, "2", [2], float("nan"), 2.0, True, None, 10**30)),
+        *(("transformer_dropout", value) for value in (3, -1, "a", float("nan"))),
+        *(("levels", value) for value in (10**9, "x", None)),
+        *(("transformer_layers", value) for value in (10**9, 0)),
+        *(("sizes", value) for value in (None, 3, [1])),
+        ("reduced_dim", 10**9),
+        ("architecture", [1]),
+        ("variable_fingerprints", 3),
+        ("variable_fingerprints", {1: 2}),
+    ],
+)
+def test_hyper_parameters_out_of_range_are_one_error(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=r"file\.ckpt: "):
+        _load_pretrained(_changed(tmp_path, **{name: value}))
+
+
+def test_layers_that_are_stated_and_not_there_are_not_built(tmp_path: Path) -> None:
+    """200 layers are within the range, and would be 100 times the memory of the file."""
+    with pytest.raises(InputError, match="state transformer_layers = 200, but its weights have 2"):
+        _load_pretrained(_changed(tmp_path, transformer_layers=200))
+
+
+@pytest.mark.parametrize("number", ["x", "", "²", "-1", "99999999999"])
+def test_a_layer_that_is_no_number_is_not_a_layer(tmp_path: Path, number: str) -> None:
+    _load_pretrained(_changed(tmp_path, {f"transformer.layers.{number}": torch.ones(2)}))
+
+
+EMBED = "set_encoder.embed.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda weight: weight.to("meta"), "is a meta tensor"),
+        (lambda weight: weight.to_sparse(), "is a sparse or quantized tensor"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), r"has the type torch\.float8_e4m3fn"),
+        (lambda weight: weight.to(torch.complex64), r"has the type torch\.complex64"),
+        (lambda weight: torch.ones(1, 1).expand(10**6, 10**5), "the file holds fewer numbers"),
+        (lambda weight: weight[0, 0], "is missing|shape"),
+        (lambda weight: weight[:0], "but its weights have 0"),
+    ],
+    ids=["meta", "sparse", "float8", "complex", "expanded to 1e11", "a scalar", "empty"],
+)
+def test_tensors_that_are_no_weights_are_refused_by_name(tmp_path: Path, kind: Any, message: str) -> None:
+    weight = tiny.tiny_backbone().state_dict()[EMBED]
+    with pytest.raises(InputError, match=message):
+        _load_pretrained(_changed(tmp_path, {EMBED: kind(weight)}))
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_a_quantized_weight_is_refused(tmp_path: Path) -> None:
+    weight = tiny.tiny_backbone().state_dict()[EMBED]
+    with pytest.raises(InputError, match="sparse or quantized"):
+        _load_pretrained(_changed(tmp_path, {EMBED: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)}))
+
+
+@pytest.mark.parametrize("before", [b"", b"\x80\x02"], ids=["bytes", "a pickle"])
+def test_random_bytes_are_no_checkpoint(tmp_path: Path, before: bytes) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        (tmp_path / "file.ckpt").write_bytes(before + rng.bytes(300))
+        with pytest.raises(InputError, match=r"file\.ckpt: "):
+            read_file(tmp_path / "file.ckpt")
+
+
+def test_a_zip_bomb_is_refused_without_unpacking(tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte: torch reads compressed records, though it writes none."""
+    path = tiny.write_checkpoint(tmp_path / "whole.ckpt", tiny.tiny_backbone())
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for record in whole.infolist():
+            bomb.writestr(record.filename, whole.read(record))
+        with bomb.open("whole/data/bomb", "w", force_zip64=True) as stream:
+            for _ in range(1024):
+                stream.write(bytes(2**20))
+    with pytest.raises(InputError, match=r"bomb\.ckpt: refused, since its record .* is compressed"):
+        read_file(tmp_path / "bomb.ckpt")
+
+
+@pytest.fixture(scope="module")
+def best(finished: tuple[Path, str]) -> dict[str, Any]:
+    return torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("sizes", name, 10**9) for name in ("input_dim", "latent_dim", "levels", "transformer_layers", "heads")),
+        *(("sizes", "heads", value) for value in (0, -1, "2", float("nan"))),
+        *(("sizes", "transformer_dropout", value) for value in (-1, 3)),
+        *(("head", name, value) for name in ("hidden", "members") for value in (10**9, 0, "2", None)),
+        *(("head", "dropout", value) for value in (-1, 2.0, float("nan"))),
+        ("head", "pooling", [2]),
+        *((None, "sizes", value) for value in (None, 3, {})),
+        *((None, "head", value) for value in (None, {})),
+        *((None, "max_sets", value) for value in (0, "x", [])),
+        *((None, "label_name", value) for value in (3, "")),
+        (None, "variable_fingerprints", 3),
+    ],
+)
+def test_a_fine_tuned_checkpoint_that_records_nonsense_is_one_error(
+    best: dict[str, Any], tmp_path: Path, part: str | None, name: str, value: Any
+) -> None:
+    recorded = dict(best["hyper_parameters"])
+    if part is None:
+        recorded[name] = value
+    else:
+        recorded[part] = recorded[part] | {name: value}
+    torch.save({**best, "hyper_parameters": recorded}, tmp_path / "file.ckpt")
+    with pytest.raises(InputError, match=r"file\.ckpt: "):
+        load_finetuned(tmp_path / "file.ckpt")
+
+
+@pytest.mark.parametrize("change", [{"head.net.0.weight": None}, {"head.net.0.weight": torch.ones(2)}, {"more": 3}])
+def test_a_fine_tuned_checkpoint_with_other_weights_is_one_error(
+    best: dict[str, Any], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    state = {name: value for name, value in (best["state_dict"] | change).items() if value is not None}
+    torch.save({**best, "state_dict": state}, tmp_path / "file.ckpt")
+    with pytest.raises(InputError, match=r"file\.ckpt: "):
+        load_finetuned(tmp_path / "file.ckpt")
+
+
+# ------------------------------------------------------------------ settings
+
+HUGE = str(10**25)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        *((name, HUGE, "which is above 2147483647") for name in ("batch_size", "max_sets", "max_epochs")),
+        ("gradient_accumulation_steps", HUGE, "which is above 2147483647"),
+        ("lr", "1e300", "which is above 1e+30"),
+        ("class_weight", "1e300", "which is above 1e+30"),
+        ("head_hidden", 10**9, "at most 65536"),
+        ("head_members", 10**9, "at most 1024"),
+        ("num_workers", 2000, "at most 256"),
+    ],
+)
+def test_settings_that_no_machine_can_hold_are_refused(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, name: str, value: object, reason: str
+) -> None:
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **{name: value})
+    assert status == 2
+    assert f"{name}: received" in errors
+    assert reason in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"levels": 10**9}, "levels: received '1000000000'; allowed: an integer of at least 1 and at most 64"),
+        ({"free_bits": "1e300"}, "free_bits: received '1e300', which is above 1e+30"),
+        (
+            {"latent_dim": 65536, "ff_dim": 65536, "transformer_layers": 256},
+            "the model has about 6,7",  # trillion weights: each size alone is allowed
+        ),
+    ],
+)
+def test_a_new_model_that_no_machine_can_hold_is_refused(
+    compiled: Cohort, tmp_path: Path, flags: dict[str, object], reason: str
+) -> None:
+    status, _, errors = command("pretrain", data_dir=compiled.path, output_root_dir=tmp_path, **flags)
+    assert status == 2
+    assert reason in errors
+
+
+def test_the_largest_batch_size_is_one_batch() -> None:
+    ones = np.ones(5, dtype=np.int64)
+    assert len(group_by_length(np.arange(5), ones, ones, 2**31 - 1, 2**31 - 1).start) == 1
+
+
+# ------------------------------------------------------------------ files and streams
+
+
+def test_a_pipe_among_the_files_is_refused_instead_of_waiting_for_it(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "data", n_stays=20, seed=0)
+    os.mkfifo(tmp_path / "data" / "patient_ehr" / "train" / "77.parquet")
+    with pytest.raises(InputError, match=r"77\.parquet: neither a file nor a folder, but a pipe"):
+        open_or_compile(tmp_path / "data", cache_root=tmp_path / "cache", progress=False)
+
+
+def test_a_pipe_as_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "file.ckpt")
+    with pytest.raises(InputError, match=r"file\.ckpt: neither a file nor a folder, but a pipe"):
+        read_file(tmp_path / "file.ckpt")
+
+
+def test_a_pipe_among_the_files_of_physionet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set-a").mkdir()
+    (tmp_path / "Outcomes-a.txt").write_text("RecordID,In-hospital_death\n1,0\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "set-a" / "1.txt")
+    assert data_command(["physionet2012", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "1.txt: neither a file nor a folder, but a pipe" in capsys.readouterr().err
+
+
+def test_an_outcome_that_is_no_number_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set-a").mkdir()
+    (tmp_path / "Outcomes-a.txt").write_text("RecordID,Length_of_stay\n1,x\n", encoding="utf-8")
+    assert data_command(["physionet2012", str(tmp_path), str(tmp_path / "out"), "--stay_over_days", "3"]) == 2
+    assert "Outcomes-a.txt, line 2: Length_of_stay is 'x'; it must be a number" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_no_text_can_be_read(compiled: Cohort, tmp_path: Path) -> None:
+    """On Linux a name may be any bytes."""
+    odd = tmp_path / os.fsdecode(b"Stra\xdfe")
+    write_synthetic(tmp_path / "data", n_stays=30, seed=0)
+    (tmp_path / "data").rename(odd)
+    cohort = open_or_compile(odd, cache_root=odd / "cache", progress=False)
+    assert os.fsencode(cohort.manifest["source"]).count(b"Stra\xdfe") == 1
+    assert data_command(["check", str(odd)]) == 0
+
+
+def test_a_run_folder_whose_name_is_no_text_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path / os.fsdecode(b"\xff"))
+    assert status == 2
+    assert "allowed: a path in UTF-8" in errors
+
+
+def test_any_byte_of_a_header_of_an_array_may_be_wrong(compiled: Cohort, tmp_path: Path) -> None:
+    """numpy parses a header with the tokenizer of Python, which has errors of its own."""
+    array = compiled.path / "valid" / "label.npy"
+    content = array.read_bytes()
+    shutil.copytree(compiled.path, tmp_path / "cohort")
+    for place in range(0, 128, 2):
+        for change in (1, 0x80):
+            damaged = bytearray(content)
+            damaged[place] ^= change
+            (tmp_path / "cohort" / "valid" / "label.npy").write_bytes(damaged)
+            with pytest.raises(InputError, match=r"label\.npy: damaged"):
+                open_cohort(tmp_path / "cohort")
+
+
+def test_modification_times_and_the_clock_decide_nothing(tmp_path: Path) -> None:
+    """Files from the future, or a clock that was set back, do not make data look old or new."""
+    write_synthetic(tmp_path / "data", n_stays=20, seed=0)
+    first = open_or_compile(tmp_path / "data", cache_root=tmp_path / "cache", progress=False)
+    for moment in (0, 4e9):
+        for file in (tmp_path / "data").rglob("*.*"):
+            os.utime(file, (moment, moment))
+        again = open_or_compile(tmp_path / "data", cache_root=tmp_path / "cache", progress=False)
+        assert again.path == first.path
+
+
+@pytest.mark.parametrize("words", [["train_optimized.py", "--help"], ["data.py", "--help"]])
+def test_output_that_nobody_reads_is_no_error(words: list[str]) -> None:
+    """As with `| head -0`: the pipe is closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = argv(mode="finetune", pretrained_ckpt=pretrained, data_dir=compiled.path, output_root_dir=tmp_path)
+    words += argv(accelerator="cpu", max_epochs=1, unfreeze_after=0)
+    done = subprocess.run(
+        [sys.executable, "train_optimized.py", *words], cwd=ROOT, stdout=writer, stderr=writer, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    (log,) = tmp_path.glob("finetune-*/train.log")
+    assert "Calibration fitted" in log.read_text(encoding="utf-8")
+
+
+def test_a_flag_that_is_no_utf_8_is_one_error() -> None:
+    status, _, errors = call(["--mode", "finetune", "--batch_size", os.fsdecode(b"\xff")])
+    assert status == 2
+    assert "batch_size: received" in errors
