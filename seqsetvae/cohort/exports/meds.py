@@ -27,6 +27,7 @@ MICROSECONDS = 60_000_000  # in a minute
 _TIME = pa.timestamp("us")
 _REQUIRED = [("subject_id", pa.int64()), ("time", _TIME), ("code", pa.string()), ("numeric_value", pa.float32())]
 EXTRA = {"value": pa.float64(), "minute": pa.float64(), "set_index": pa.int64(), "patient_id": pa.int64()}
+ETL_NAME = "seqsetvae data.py export"  # in dataset.json; `data.py meds` then reads the columns of EXTRA
 SCHEMA = pa.schema([*_REQUIRED, *EXTRA.items()])
 
 
@@ -128,7 +129,7 @@ def _splits(cohort: Cohort) -> pa.Table:
 def _description(cohort: Cohort) -> dict[str, object]:
     return {
         "dataset_name": cohort.manifest["source"],
-        "etl_name": "seqsetvae data.py export",
+        "etl_name": ETL_NAME,
         "etl_version": __version__,
         "meds_version": "0.4",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.exports.meds import ADMISSION, ETL_NAME
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.event_flags import (
@@ -60,7 +61,10 @@ def open_source(arguments: Namespace) -> Opened:
     files = _data_files(src)
     codes = new_codes(arguments, OUTCOME_CODES)
     marks = _Marks(codes, arguments.start_code)
+    own = _is_own_export(src)  # with columns that hold values and sets as they were
     columns = Columns(SUBJECT, TIME, CODE, NUMBER, TEXT if arguments.text_values else None)
+    if own:
+        columns = Columns(SUBJECT, TIME, CODE, "value", columns.text, "set_index")
     optional = (NUMBER, TEXT) if arguments.text_values else (NUMBER,)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=marks)
     labels = None
@@ -70,7 +74,10 @@ def open_source(arguments: Namespace) -> Opened:
         if labels.time is None:
             raise InputError(f"{arguments.labels}: no row has a {time}. Labels of MEDS need one each.")
     start = np.where(is_bad(events.first_time), 0, events.first_time)
-    samples = make_samples(str(src), events, start, None, labels)
+    if own:
+        start = np.full_like(start, ADMISSION.astype(np.int64))
+    patient = per_id(files, SUBJECT, ["patient_id"], events)["patient_id"] if own else None
+    samples = make_samples(str(src), events, start, patient, labels)
     started, skips = marks.with_starts(samples)
     return assemble(
         arguments,
@@ -152,6 +159,12 @@ def _data_files(src: Path) -> list[Path]:
     if not files:
         raise InputError(f"{data}: holds no .parquet file.")
     return files
+
+
+def _is_own_export(src: Path) -> bool:
+    """Whether `data.py export` wrote it."""
+    file = src / "metadata" / "dataset.json"
+    return file.is_file() and read_json(file).get("etl_name") == ETL_NAME
 
 
 def _version(src: Path) -> str:
