@@ -83,6 +83,7 @@ lr_factor = 0.8  # fine-tuning: factor applied to the learning rates when val_au
 lr_patience = 4  # fine-tuning: validations without a higher val_auc before the learning rates are reduced
 min_lr = 1e-6  # lower limit of all learning rates
 es_patience = 8  # early stopping: validations without a better val_auc (per fine-tuning stage) or pretraining val_loss
+save_every_minutes = 10.0  # minutes between saves inside an epoch, for --resume; the end of an epoch is always saved
 
 # --- Run --------------------------------------------------------------------------------------------------------------
 output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features

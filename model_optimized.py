@@ -203,18 +203,20 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
         self.fingerprints, self.transform = fingerprints, transform
         self.register_buffer("embeddings", embeddings, persistent=False)
-        self.train_loss = RunningMean()
+        self.train_loss, self.train_terms = RunningMean(), RunningMean()
         self.finite = FiniteCheck()
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         """The objective's loss, a mean over the sets of the batch."""
         terms = self.objective.training_terms(self.model, batch, self.embeddings, self.global_step)
-        loss = terms.pop("loss")
+        loss = terms["loss"]
         self.train_loss.add(loss, batch.n_sets)
-        logged = {f"train_{name}": value for name, value in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets)
+        self.train_terms.add(torch.stack([term.detach() for term in terms.values()]), batch.n_sets)
         if self.trainer.is_last_batch:
-            self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
+            means = zip(terms, self.train_terms.compute_and_reset().reshape(-1), strict=True)  # one alone is a scalar
+            logged = {f"train_{name}": value for name, value in means}
+            logged["train_loss"] = self.train_loss.compute_and_reset()
+            self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, batch.n_sets)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

@@ -9,20 +9,22 @@ from pathlib import Path
 from types import ModuleType
 
 from seqsetvae.console import recorded_output, steady_output
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, Terminated
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
 from seqsetvae.settings.config_file import import_error
 
 CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Resolve flags and config into settings and run the mode.
 
     Returns:
-        The exit status: 0 done, 1 the run failed, 2 bad input, 3 predicted, but the data differ from the training data.
+        The exit status: 0 done, 1 the run failed, 2 bad input, 3 predicted, but the data differ from the training data,
+        75 stopped by SIGTERM, 130 interrupted.
     """
     _replace_unprintable_characters()
     with steady_output(), recorded_output():
@@ -40,12 +42,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; if a run folder was created, its last.ckpt (if there is one) is from the last validation",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
+    except Terminated as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
     return getattr(result, "exit_status", 0)  # a mode may have one of its own
 
 

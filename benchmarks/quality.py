@@ -18,7 +18,14 @@ SUMMARIES = "--architecture variable_summaries"
 ALONE = f"{SUMMARIES} --distillation 0 --tree_models 0"  # the network without boosted trees
 PRETRAINED = "--objective forecasting --pretrain_epochs 10"
 PROBE = "--unfreeze_after none --max_epochs 24"  # the head alone trains, on a frozen backbone
-SMALL = "--preset small --unfreeze_after 0 --max_epochs 4"
+OLD = "--preset small --unfreeze_after 0 --max_epochs 4"
+# As many epochs in all: two of forecasting, two of fine-tuning; nothing is selected on the held-out fold.
+NEW = (
+    "--preset small --unfreeze_after 0 --max_epochs 2 --objective forecasting --pretrain_epochs 2 --pretrain_lr 3e-4 "
+    "--value_transform quantiles --lr 1e-4 --cls_head_lr 1e-3 --lr_schedule cosine --keep last"
+)
+# With few labels (share: flags of every row): smaller batches, so that there are enough steps.
+FEW_LABELS = {"0.1": "--batch_size 64", "0.01": "--batch_size 16"}
 # Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
 ROWS = {
     "variable_summaries": f"{SUMMARIES} --from_random_weights",
@@ -26,8 +33,8 @@ ROWS = {
     "pretrained, frozen": f"{ALONE} {PRETRAINED} {PROBE}",
     "pretrained, fine-tuned": f"{ALONE} {PRETRAINED}",
     "pretrained, with trees": f"{SUMMARIES} {PRETRAINED}",
-    "SeqSetVAE, old": f"{SMALL} --from_random_weights",
-    "SeqSetVAE, new": f"{SMALL} --from_random_weights --value_transform quantiles",
+    "SeqSetVAE, old": f"{OLD} --from_random_weights",
+    "SeqSetVAE, new": NEW,
 }
 BASELINES_OF = "variable_summaries"
 
@@ -45,7 +52,17 @@ def main() -> int:
     parser.add_argument("--folds", default="5")
     parser.add_argument("flags", nargs="*", help="further flags of crossvalidate for every row, after --")
     chosen = parser.parse_args()
-    common = ["--seed", chosen.seed, "--train_fraction", chosen.train_fraction, "--folds", chosen.folds, *chosen.flags]
+    few = FEW_LABELS.get(chosen.train_fraction, "").split()
+    common = [
+        "--seed",
+        chosen.seed,
+        "--train_fraction",
+        chosen.train_fraction,
+        "--folds",
+        chosen.folds,
+        *few,
+        *chosen.flags,
+    ]
     root = chosen.output / f"seed{chosen.seed}-labels{chosen.train_fraction}"
     for row in chosen.only:
         baselines = [] if row == BASELINES_OF else ["--baselines", "none"]

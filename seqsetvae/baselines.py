@@ -6,6 +6,7 @@ Trained on the training split, stopped or chosen on the validation split. Legend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -62,7 +63,16 @@ BASELINES: dict[str, Callable[[Table, Table], Predict]] = {
 }
 
 
-def baseline_log_odds(data: CohortDataModule, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Stay ids [n] of a split's labelled stays, ascending, and for each baseline their log-odds [n]."""
+def without_library() -> dict[str, str]:
+    """The baselines that cannot be trained because a library is not installed, and what to do."""
+    if find_spec("lightgbm") is not None:
+        return {}
+    return {"boosted trees": "lightgbm is not installed (pip install lightgbm)."}
+
+
+def baseline_log_odds(
+    data: CohortDataModule, split: str, names: Iterable[str] = tuple(BASELINES)
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Stay ids [n] of a split's labelled stays, ascending, and for each of these baselines their log-odds [n]."""
     (_, train), (_, valid), (ids, (table, _)) = summary_tables(data, "train", "valid", split)
-    return ids, {name: fit(train, valid)(table) for name, fit in BASELINES.items()}
+    return ids, {name: BASELINES[name](train, valid)(table) for name in names}

@@ -43,10 +43,12 @@ class OutputLog:
             failed, self._file = self._file, None
             print(f"⚠️  {failed.name} is incomplete: {error.strerror}", file=sys.__stderr__)
 
-    def open(self, path: Path) -> None:
-        """Write the lines so far to a new file, and all that follow."""
+    def open(self, path: Path, append: bool = False) -> None:
+        """Write the lines so far to a new file, or to the end of an old one, and all that follow."""
         lines, self._lines = self._lines, []
-        self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
+        self._file = path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace")
+        if append:
+            self.add("")  # a killed process may have left half a line
         for line in lines:
             self.add(line)
 
@@ -146,10 +148,10 @@ def recorded_output() -> Iterator[None]:
         _log = None
 
 
-def start_log(path: Path) -> None:
+def start_log(path: Path, append: bool = False) -> None:
     """Write all that this command prints to `path`, from its start or the end of the last log."""
     if _log is not None:
-        _log.open(path)
+        _log.open(path, append)
 
 
 def end_log() -> None:

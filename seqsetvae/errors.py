@@ -6,3 +6,10 @@ class InputError(ValueError):
 
     The commands print it without a traceback and exit with status 2. Our own invariants are asserts instead.
     """
+
+
+class Terminated(BaseException):
+    """SIGTERM, as SLURM sends it before a time limit: what was done is saved, and the process should end now.
+
+    Not an Exception, so that nothing on the way takes it for a failure.
+    """

@@ -152,6 +152,23 @@ def write_text(target: Path, text: str) -> None:
         stream.write(text.encode(errors="backslashreplace"))
 
 
+def keep_as(file: Path, target: Path) -> None:
+    """Give a file a second name, `target`, in place of an older file of that name; it does not need space twice.
+
+    Raises:
+        CannotWriteError: the folder cannot be written to.
+    """
+
+    def link(partial: Path) -> None:
+        try:
+            partial.hardlink_to(file)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, partial)
+
+    with _temporary(target, link) as partial:
+        partial.replace(target)
+
+
 def append_text(target: Path, text: str) -> None:
     """Append to a UTF-8 file, all of `text` or nothing; it is on disk when this returns. Raises CannotWriteError."""
     size = None

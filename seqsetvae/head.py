@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -113,6 +114,13 @@ def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float
         loss = loss * torch.where(target == 1, alpha, 1 - alpha)
     labelled = target != NO_LABEL
     return (loss * labelled).sum() / labelled.sum()
+
+
+def weight_of_positives(class_weight: str | float, label: np.ndarray) -> float:
+    """What `class_weight` stands for with these training labels: 1, a number, or negatives / positives."""
+    if isinstance(class_weight, float):
+        return class_weight
+    return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0
 
 
 class Loss(nn.Module):

@@ -6,7 +6,7 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,12 @@ class SplitBatches(Dataset[Batch]):
         change: ValueChange | None = None,
         soft_labels: np.ndarray | None = None,
         prepare: Prepare | None = None,
+        random_key: tuple[int, ...] = (),
     ) -> None:
+        """`prepare` draws random numbers that depend on `random_key` and the batch alone, in whatever process."""
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
         self.change, self.soft_labels, self.prepare = change, soft_labels, prepare
+        self.random_key = random_key
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
@@ -126,7 +129,10 @@ class SplitBatches(Dataset[Batch]):
         if self.soft_labels is not None:
             batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:
-            batch.prepared = self.prepare(batch)
+            with torch.random.fork_rng(devices=[]):
+                seed = np.random.SeedSequence([*self.random_key, int(stays[0])]).generate_state(1)
+                torch.manual_seed(int(seed[0]))
+                batch.prepared = self.prepare(batch)
         return batch
 
     def __len__(self) -> int:
@@ -199,7 +205,7 @@ class CohortDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Reshuffled batches of this epoch."""
-        return self.loader("train", shuffle=True, epoch=_epoch(self))
+        return self.loader("train", shuffle=True, epoch=epoch_of(self))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every stay of the validation split once."""
@@ -226,7 +232,8 @@ class CohortDataModule(pl.LightningDataModule):
             **position,
         )
         if rows is None:
-            own = self._soft_labels.get(split), self._prepare.get(split)
+            key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
+            own = self._soft_labels.get(split), self._prepare.get(split), key
             batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
         return DataLoader(
             batches if rows is None else rows,
@@ -291,34 +298,8 @@ def value_type(run: RunSettings) -> type:
     return np.float64 if run.precision == "64-true" else np.float32
 
 
-class StageLoaders(pl.LightningDataModule):
-    """The loaders of one stage of a run, built anew for each epoch, so that worker processes get its order too.
-
-    `rows` holds a dataset for each split where something else than its events is read, such as cached features.
-    """
-
-    def __init__(self, data: CohortDataModule, stage: int, rows: Mapping[str, Dataset[Any]] | None = None) -> None:
-        super().__init__()
-        self.data, self.stage, self.rows = data, stage, rows or {}
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Reshuffled batches of this epoch."""
-        rows = self.rows.get("train")
-        return self.data.loader(
-            "train", shuffle=True, rows=rows, stage=self.stage, epoch=_epoch(self), **self._process()
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every stay of the validation split once."""
-        return self.data.loader("valid", rows=self.rows.get("valid"), **self._process())
-
-    def _process(self) -> dict[str, Any]:
-        if self.trainer is None:
-            return {}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-
-def _epoch(data: pl.LightningDataModule) -> int:
+def epoch_of(data: pl.LightningDataModule) -> int:
+    """The epoch of the fit that uses these loaders, counted from 0."""
     return data.trainer.current_epoch if data.trainer is not None else 0
 
 

@@ -41,6 +41,8 @@ class RunningMean(Metric):
     def add(self, value: torch.Tensor, weight: torch.Tensor | float) -> None:
         """Add the mean of the next batch; `weight` is what that mean was divided by, such as its number of stays.
 
+        A vector of several means is added entry by entry.
+
         This is not `update`, because torchmetrics' wrapper around it is slow beside a training step of the head.
         """
         self._total = self._total + value.detach() * weight
@@ -49,6 +51,14 @@ class RunningMean(Metric):
     def so_far(self) -> torch.Tensor | None:
         """The mean over the batches of this process since the last reset, on the device; None before the first."""
         return self._total / self._weight if isinstance(self._total, torch.Tensor) else None
+
+    def partial(self) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """The sums of this process since the last reset, for a checkpoint inside an epoch."""
+        return self._total, self._weight
+
+    def restore(self, partial: tuple[torch.Tensor | float, torch.Tensor | float], device: torch.device) -> None:
+        """Go on from what `partial` returned."""
+        self._total, self._weight = (part.to(device) if isinstance(part, torch.Tensor) else part for part in partial)
 
     def update(self) -> None:
         """Add the batches so far to the states, which are reduced over processes."""

@@ -56,6 +56,12 @@ class ArchitectureSettings:
             if self.given.get(name) == f"--{name}"
         ]
 
+    def recipe_in_use(self, settings: Mapping[str, Any]) -> list[str]:
+        """A line about those of all settings that have the values which the architecture recommends; none if none."""
+        recipe = getattr(ARCHITECTURES[self.architecture], "RECIPE", {})
+        used = ", ".join(f"{name} {value}" for name, value in recipe.items() if settings.get(name) == value)
+        return [f"Settings from the recipe of {self.architecture}: {used}"] if used else []
+
     def require_name(self, actual: str, file: str) -> None:
         """Raises InputError if the checkpoint has another architecture than the settings."""
         if actual != self.architecture:

@@ -9,6 +9,7 @@ Legend: E events of a stay in time order, B copies of the stay with different va
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,18 +85,23 @@ class StayLogit:
         return np.repeat(np.arange(len(self.minute)), sizes[batch.set_row.numpy()])
 
 
+def integrated_gradients() -> Any:
+    """The class of captum. Raises InputError where captum is not installed."""
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        raise InputError("explain: needs the package captum; install it with: pip install captum") from None
+    return IntegratedGradients
+
+
 def explain(function: StayLogit, stay_id: int) -> Explanation:
     """Integrated gradients of the logit of a stay over the values of its events.
 
     Raises:
         InputError: captum is not installed.
     """
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError:
-        raise InputError("explain: needs the package captum; install it with: pip install captum") from None
     values = function.values[None]
-    contribution = IntegratedGradients(function).attribute(
+    contribution = integrated_gradients()(function).attribute(
         values, torch.zeros_like(values), n_steps=STEPS, internal_batch_size=COPIES, method="riemann_middle"
     )
     with torch.no_grad():

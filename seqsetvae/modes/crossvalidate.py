@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, Terminated
 from seqsetvae.evaluation.crossvalidation import Columns, lines, read_columns, results, write_columns
 from seqsetvae.files import write_text
 from seqsetvae.modes import finetune, pretrain
@@ -17,6 +18,7 @@ from seqsetvae.objectives.settings import ObjectiveSettings
 from seqsetvae.settings.declare import argument, as_plain, changed
 from seqsetvae.settings.groups import BaselineSettings, OutputSettings, PretrainingRate, ScheduleSettings
 from seqsetvae.settings.kinds import integer, number
+from seqsetvae.settings.tuning import resolved
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.checkpoint import LoadReport
@@ -96,8 +98,12 @@ def run(settings: Settings) -> dict[str, Any]:
         for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
             file = folder / f"partition{seed}-fold{number_of_fold}.csv"
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}: {file}", flush=True)
-            if not file.exists():
-                write_columns(file, _of_fold(settings, folder, fold, whole, repeat))
+            try:
+                if not file.exists():
+                    write_columns(file, _of_fold(settings, folder, fold, whole, repeat))
+            except (KeyboardInterrupt, Terminated) as stop:
+                again = f"the same command with --output {shlex.quote(str(folder))}"
+                raise type(stop)(f"stopped in fold {number_of_fold + 1}; to go on: {again}") from None
             columns.append(read_columns(file))
     result = results(columns) | {"cautions": cautions(settings)}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -168,6 +174,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
 
     from seqsetvae.cohort.folds import gather
     from seqsetvae.trained_on import new_transform
+    from seqsetvae.training.resume import earlier_run
 
     if not settings.pretrain_epochs:
         return finetuning
@@ -177,8 +184,10 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     of_fold = _pretraining(settings, finetuning)
     pl.seed_everything(finetuning.run.seed, verbose=False)
     transform = new_transform(finetuning.architecture, finetuning.values, cohort)
-    summary = pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None)
-    return changed(finetuning, pretrained_ckpt=Path(summary.run))
+    run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
+    return changed(finetuning, pretrained_ckpt=run)
 
 
 def _of_fold(settings: Settings, folder: Path, fold: Cohort, whole: Cohort, repeat: int) -> Columns:
@@ -214,14 +223,17 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> dict[str, 
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
     from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.resume import earlier_run
     from seqsetvae.training.run_folder import find_checkpoint
     from seqsetvae.trees import trees_alone
     from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    summary = finetune.train(settings, cohort, *backbone_for(settings, cohort))
-    finetuned = load_finetuned(find_checkpoint(Path(summary.run))[0])
+    run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
+    finetuned = load_finetuned(find_checkpoint(run)[0])
     model = finetuned.model.to(device)
     variables = variable_table(model.backbone, cohort, settings.run)
     data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))

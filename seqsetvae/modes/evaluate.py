@@ -119,7 +119,7 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     """Log-odds of each baseline for the evaluated stays, and what a reader must know about them."""
     import numpy as np
 
-    from seqsetvae.baselines import baseline_log_odds
+    from seqsetvae.baselines import BASELINES, baseline_log_odds, without_library
     from seqsetvae.evaluation.statistics import PREVALENCE, prevalence_logit
 
     if which == "none":
@@ -129,13 +129,15 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     if len(labels) < 2 or any(not {0, 1} <= set(np.unique(label).tolist()) for label in labels.values()):
         note = "No baselines but the prevalence: the data have no labelled train and valid splits to train others on."
         return constant, [note]
-    print(
-        "Baselines: boosted trees and logistic regression on summaries of each variable (--baselines none omits them)"
-    )
-    ids, log_odds = baseline_log_odds(scorer.data, evaluated.split)
+    missing = without_library()
+    trained = [name for name in BASELINES if name not in missing]
+    print(f"Baselines: {' and '.join(trained)} on summaries of each variable (--baselines none omits them)")
+    ids, log_odds = baseline_log_odds(scorer.data, evaluated.split, trained)
     rows = np.searchsorted(ids, evaluated.stay_id.cpu().numpy())
-    notes = ["The baselines were stopped or chosen on the validation split: on it their figures are too good."]
-    return constant | {name: values[rows] for name, values in log_odds.items()}, notes * (evaluated.split == "valid")
+    notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]
+    if evaluated.split == "valid":
+        notes.append("The baselines were stopped or chosen on the validation split: on it their figures are too good.")
+    return constant | {name: values[rows] for name, values in log_odds.items()}, notes
 
 
 def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:

@@ -131,27 +131,36 @@ def problems(settings: Settings) -> list[str]:
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
-def run(settings: Settings) -> Summary:
+def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     """Fine-tune --pretrained_ckpt, or an untrained backbone with --from_random_weights, on --data_dir.
 
-    Everything is checked before the run folder is created, and what is quick to check before anything else.
+    Everything is checked before the run folder is created, and what is quick to check before anything else. `resume` is
+    the folder of a run with these settings to go on with; None is returned if it is finished.
     """
     import pytorch_lightning as pl
 
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.resume import is_finished
 
+    if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
+        return None
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
     warn_of_rates(settings)
-    summary = train(settings, *found)
+    summary = train(settings, *found, resume=resume)
     report_finished_run(Path(summary.run))
     return summary
 
 
 def train(
-    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, report: LoadReport | None
+    settings: Settings,
+    cohort: Cohort,
+    backbone: Any,
+    transform: ValueTransform,
+    report: LoadReport | None,
+    resume: Path | None = None,
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.training.calibrate import calibrate_best
@@ -163,7 +172,7 @@ def train(
     from seqsetvae.training.summary import finetuning_advice, random_weights_advice
 
     settings = resolved(settings)
-    for line in recipe_in_use(settings):
+    for line in settings.architecture.recipe_in_use(as_plain(settings)):
         print(line)
     device = prepare_device(settings.run)
     task = settings.task.task
@@ -181,6 +190,7 @@ def train(
         metrics=metrics_of(task),
         printed=("stage", *metrics_of(task)),
         parts=module.parts,
+        resume=resume,
     )
     precision = Precision.of(settings.run, device)
 
@@ -271,14 +281,6 @@ def warn_of_rates(settings: Settings) -> None:
         )
 
 
-def recipe_in_use(settings: Settings) -> list[str]:
-    """A line about the settings that have the values which the architecture recommends; none if it recommends none."""
-    name, plain = settings.architecture.architecture, as_plain(settings)
-    recipe = getattr(ARCHITECTURES[name], "RECIPE", {})
-    used = ", ".join(f"{setting} {value}" for setting, value in recipe.items() if plain.get(setting) == value)
-    return [f"Settings from the recipe of {name}: {used}"] if used else []
-
-
 def is_pretrainable(settings: Settings) -> bool:
     """Whether a pretrained backbone of this architecture could exist, so that a random one deserves a warning."""
     return "states" in ARCHITECTURES[settings.architecture.architecture].OFFERS
@@ -303,12 +305,12 @@ def build(
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.head import Loss, set_prior
+    from seqsetvae.head import Loss, set_prior, weight_of_positives
     from seqsetvae.tasks.model import TaskLoss
     from seqsetvae.tasks.targets import spec_of
 
-    spec = spec_of(cohort)
-    weight = positive_weight(settings.loss.class_weight, cohort)
+    label, spec = cohort.split("train").label, spec_of(cohort)
+    weight = weight_of_positives(settings.loss.class_weight, label)
     module = SeqSetVAEFineTuner(
         backbone,
         settings.head,
@@ -327,14 +329,5 @@ def build(
         settings.tuning,
     )
     if spec is None:
-        label = cohort.split("train").label
         set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module
-
-
-def positive_weight(class_weight: str | float, cohort: Cohort) -> float:
-    """Weight of a positive stay: 1, a number, or negatives / positives of the training split."""
-    if isinstance(class_weight, float):
-        return class_weight
-    label = cohort.split("train").label
-    return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0

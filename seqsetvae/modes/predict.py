@@ -101,6 +101,7 @@ def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
     from seqsetvae.evaluation.calibration import read_calibration
     from seqsetvae.evaluation.drift import drift
+    from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
     from seqsetvae.modes.task_scoring import refuse_for_task
@@ -108,6 +109,8 @@ def run(settings: Settings) -> Prediction:
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"
     assert output is not None, "settings are checked before a mode runs"
+    if settings.explain is not None:
+        integrated_gradients()  # what is missing is said before any work
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)

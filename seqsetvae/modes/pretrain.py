@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import (
     DataSettings,
     LoaderSettings,
@@ -69,19 +71,30 @@ def objective_problems(objective: ObjectiveSettings, architecture: ArchitectureS
     return [f"objective: received {objective.objective!r}; it trains only {listed}, not {name}{instead}"]
 
 
-def run(settings: Settings) -> Summary:
-    """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes."""
+def run(settings: Settings, resume: Path | None = None) -> Summary | None:
+    """Pretrain on --data_dir, with or without labels, from random weights or from --pretrained_ckpt with its sizes.
+
+    `resume` is the folder of a run with these settings to go on with; None is returned if it is finished.
+    """
     import pytorch_lightning as pl
 
     from seqsetvae.training.precision import prepare_device
+    from seqsetvae.training.resume import is_finished
 
+    if resume is not None and is_finished(resume, {"mode": "pretrain", **as_plain(settings)}):
+        return None
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    return train(settings, *cohort_and_model(settings))
+    return train(settings, *cohort_and_model(settings), resume=resume)
 
 
 def train(
-    settings: Settings, cohort: Cohort, model: Any, transform: ValueTransform, report: LoadReport | None
+    settings: Settings,
+    cohort: Cohort,
+    model: Any,
+    transform: ValueTransform,
+    report: LoadReport | None,
+    resume: Path | None = None,
 ) -> Summary:
     """Pretrain a model on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
     from seqsetvae.training.precision import prepare_device
@@ -104,11 +117,17 @@ def train(
         metrics=objective.METRICS,
         printed=objective.PRINTED,
         parts=("model",),
+        resume=resume,
     )
+
+    def pretrain() -> None:
+        if not run.has_finished(1, settings.schedule.max_epochs):
+            run.fit(1, settings.schedule.max_epochs, warm_up=True)
+
     return train_and_summarize(
         run,
         device,
-        lambda: run.fit(1, settings.schedule.max_epochs, warm_up=True),
+        pretrain,
         lambda rows: advice(settings, model.sizes, report, rows[-1], cohort),
     )
 

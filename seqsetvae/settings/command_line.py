@@ -9,15 +9,18 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
-from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
-from seqsetvae.settings.kinds import NotAllowedError, OneOf, Several
+from seqsetvae.settings.declare import Setting, build, declared, recipe
+from seqsetvae.settings.kinds import OneOf, Several
+from seqsetvae.settings.problems import Problems, convert, problems_of_groups
+from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUME, resumed, unused
 
 
 class Mode(Protocol):
@@ -31,7 +34,7 @@ class Mode(Protocol):
         """What is wrong with settings that are allowed one by one; each line begins with `name: `."""
 
     def run(self, settings: Any) -> Any:
-        """Do it."""
+        """Do it. A mode that can go on with a run has a second argument, `resume`: the folder of the run."""
 
 
 def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentParser:
@@ -47,6 +50,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
         "  train_optimized.py --mode finetune --architecture variable_summaries --from_random_weights --data_dir DIR\n"
         "  train_optimized.py --mode pretrain --data_dir DIR\n"
+        "  train_optimized.py --resume RUN_FOLDER\n"
         "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
         "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"
         "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
@@ -54,7 +58,8 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode export --ckpt RUN_FOLDER --output FOLDER\n"
         "  train_optimized.py --mode demo\n\n"
         "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
-        "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings",
+        "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings;\n"
+        "75 stopped by SIGTERM with the state of the run saved; 130 interrupted (go on with --resume)",
     )
     command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
     comments, known = config_file.comments(config), settings_of(modes)
@@ -79,6 +84,7 @@ def settings_of(modes: Mapping[str, Mode]) -> dict[str, Setting]:
     """Every setting of every mode, by name."""
     help_text = "; ".join(f"{name}: {mode.HELP}" for name, mode in modes.items())
     found = {"mode": Setting(OneOf(lambda: modes), help_text, in_config=False, default=MISSING)}
+    found |= FLAGS
     for mode in modes.values():
         found |= {name: item for name, item in declared(mode.Settings).items() if name not in found}
     return found
@@ -90,30 +96,10 @@ class Call:
 
     mode: Mode
     settings: Any
+    resume: Path | None = None
 
     def run(self) -> Any:
-        return self.mode.run(self.settings)
-
-
-@dataclass
-class _Problems:
-    """What the user has to correct, a line for each mistake."""
-
-    lines: list[str] = field(default_factory=list)
-    settings: set[str] = field(default_factory=set)  # those that have a line
-
-    def add(self, line: str, *settings: str | None) -> None:
-        """A line about these settings."""
-        self.lines.append(line)
-        self.settings.update(name for name in settings if name)
-
-    def add_consequences(self, lines: Iterable[str]) -> None:
-        """Lines that begin with the name of a setting; they are left out if it already has a line."""
-        self.lines += [line for line in dict.fromkeys(lines) if line.split(":")[0] not in self.settings]
-
-    def error(self) -> InputError:
-        count = "one problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
-        return InputError("\n  ".join([f"{count} with the settings, nothing was read or written:", *self.lines]))
+        return self.mode.run(self.settings, **({} if self.resume is None else {"resume": self.resume}))
 
 
 def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) -> Call:
@@ -125,27 +111,31 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
     for word in argv:
         if word in ("-h", "--help", "--version"):
             parser(config, modes).parse_args([word])  # prints and ends the process
-    known, problems = settings_of(modes), _Problems()
+    known, problems = settings_of(modes), Problems()
     given = _flags(argv, known, problems)
+    if RESUME in given:
+        return Call(*resumed(given, modes, problems))
+    if OVERRIDE in given:
+        problems.add("override: it changes settings of a run that goes on; it needs --resume RUN", OVERRIDE)
     in_config = _config_values(config, known, given, problems)
     received = in_config | given
     mode = modes.get(given.get("mode", ""))
     known |= {} if mode is None else declared(mode.Settings, received)  # two architectures may share a name
-    values = _convert(received, known, problems)
+    values = convert(received, known, problems)
     # A default replaces a wrong value, so that the others can be checked.
     shipped = {name: item.default for name, item in known.items() if item.default is not MISSING}
-    usable = shipped | _convert(in_config, known, _Problems()) | values
+    usable = shipped | convert(in_config, known, Problems()) | values
     changed = {name for name in in_config.keys() & shipped.keys() if usable[name] != shipped[name]}
     chosen = dict.fromkeys(changed, f"{config.__name__}.py") | {name: f"--{name}" for name in given}
     if mode is None:
         problems.add_consequences([f"mode: not given; allowed: {known['mode'].kind.allowed}"])
         for each in modes.values():
-            problems.add_consequences(_problems_of_groups(_build(each, usable, chosen)))
+            problems.add_consequences(problems_of_groups(_build(each, usable, chosen)))
         raise problems.error()
-    problems.add_consequences(_unused(given, received, mode, modes))
+    problems.add_consequences(unused(given, received, mode, modes, given["mode"]))
     settings = _build(mode, usable, chosen)
     if settings is not None:
-        found = [*_problems_of_groups(settings), *_needed(given["mode"], mode, usable, known)]
+        found = [*problems_of_groups(settings), *_needed(given["mode"], mode, usable, known)]
         problems.add_consequences(found + mode.problems(settings))
     if problems.lines:
         raise problems.error()
@@ -156,7 +146,7 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
 _FLAG = re.compile(r"[-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}]{1,2}(?=[A-Za-z_])")
 
 
-def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: _Problems) -> dict[str, Any]:
+def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: Problems) -> dict[str, Any]:
     """The value of each flag, a list where it takes several; argparse would stop at the first mistake."""
     given: dict[str, Any] = {}
     words = list(argv)
@@ -186,7 +176,7 @@ def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: _Problem
 
 
 def _config_values(
-    config: ModuleType, known: Mapping[str, Setting], given: Mapping[str, str], problems: _Problems
+    config: ModuleType, known: Mapping[str, Setting], given: Mapping[str, str], problems: Problems
 ) -> dict[str, Any]:
     """The settings in the config module. Raises InputError if it has none: one problem instead of one for each."""
     values = {name: getattr(config, name) for name, item in known.items() if item.in_config and hasattr(config, name)}
@@ -224,24 +214,6 @@ def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> 
     return build(mode.Settings, {**values, **advised}, chosen) if values.keys() >= known else None
 
 
-def _problems_of_groups(settings: Any) -> list[str]:
-    groups = [] if settings is None else groups_in(settings)
-    return [line for group in groups if hasattr(group, "problems") for line in group.problems()]
-
-
-def _unused(given: Mapping[str, str], received: Mapping[str, Any], mode: Mode, modes: Mapping[str, Mode]) -> list[str]:
-    """Flags that were given and would have no effect."""
-    read, read_with_others = declared(mode.Settings, received), declared(mode.Settings)
-    problems = []
-    for name in [name for name in given if name not in {"mode", *read}]:
-        readers = ", ".join(each for each in modes if name in declared(modes[each].Settings))
-        where = f"--mode {given['mode']} does not use it (used by {readers})"
-        if name in read_with_others:
-            where = f"it is used only with {read_with_others[name].only_with}"
-        problems.append(f"{name}: received {_shown(given[name])}; {where}; leave out --{name}")
-    return problems
-
-
 def _needed(name: str, mode: Mode, values: Mapping[str, Any], known: Mapping[str, Setting]) -> list[str]:
     """Settings that the mode needs and that have no value."""
     return [
@@ -250,22 +222,3 @@ def _needed(name: str, mode: Mode, values: Mapping[str, Any], known: Mapping[str
         for needed in mode.NEEDS
         if values[needed] is None
     ]
-
-
-def _convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems: _Problems) -> dict[str, Any]:
-    """Values in the types of the settings, without those that are not allowed."""
-    values = {}
-    for name, value in received.items():
-        kind = known[name].kind
-        try:
-            values[name] = kind.convert(value)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = f", {error}" if isinstance(error, NotAllowedError) else ""
-            problems.add(f"{name}: received {_shown(value)}{reason}; allowed: {kind.allowed}", name)
-    return values
-
-
-def _shown(received: Any) -> str:
-    """A value as it was given: the words of a flag that takes several are one text."""
-    words = isinstance(received, list) and all(isinstance(word, str) for word in received)
-    return repr(" ".join(received) if words else received)

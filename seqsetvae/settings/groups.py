@@ -180,6 +180,7 @@ class ScheduleSettings:
     warmup_steps: int = setting(integer(0), default=100)
     min_lr: float = setting(number(0))
     es_patience: int = setting(integer(1))
+    save_every_minutes: float = setting(number(0), default=10.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
@@ -31,9 +30,18 @@ class Clock(pl.Callback):
     def __init__(self) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
 
+    def on_train_start(self, *_: Any) -> None:
+        self._mark = time.perf_counter()  # where a run goes on inside an epoch, no epoch starts
+
     def on_train_epoch_start(self, *_: Any) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
         self._mark = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stays": self.stays, "working": self.working, "waiting": self.waiting}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
 
     def _lap(self) -> float:
         now, before = time.perf_counter(), self._mark
@@ -60,7 +68,7 @@ class MetricsTable:
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
         self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
         with _write_errors(tensorboard_dir):
-            self.curves = SummaryWriter(str(tensorboard_dir))
+            self.curves = _tensorboard(tensorboard_dir)
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
@@ -71,15 +79,39 @@ class MetricsTable:
             writer.writeheader()
         writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
+        if self.curves is None:
+            return
         with _write_errors(self.tensorboard_dir):
             for name, value in columns.items():
                 if name not in ("stage", "epoch", "step") and value is not None:
                     self.curves.add_scalar(name, value, row.step)
             self.curves.flush()
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # a write that failed was reported by `add`
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
+        if self.curves is not None:
             self.curves.close()
+            for file in self.tensorboard_dir.glob("events.out.tfevents.*"):
+                file.unlink()
+            self.curves = _tensorboard(self.tensorboard_dir)
+        self.csv_path.unlink(missing_ok=True)
+        for row in rows:
+            self.add(row)
+
+    def close(self) -> None:
+        if self.curves is not None:
+            with contextlib.suppress(OSError):  # a write that failed was reported by `add`
+                self.curves.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A SummaryWriter; None, said in one line, where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("No TensorBoard curves, only metrics.csv: tensorboard is not installed (pip install tensorboard)")
+        return None
+    return SummaryWriter(str(folder))
 
 
 @contextlib.contextmanager
@@ -171,12 +203,13 @@ class RunProgress(pl.Callback):
     ) -> None:
         """`state` returns the run as it is now."""
         self.state, self.watched, self.epochs_in_all, self.is_last_stage = state, watched, epochs_in_all, is_last_stage
-        self.epochs_before = state().epochs
+        self.epochs_before = state().before(state().stage).epochs
         self.progress = Progress("")
         self.loss = DelayedNumber()
 
-    def on_train_start(self, *_: Any) -> None:
-        self.batches, self.start = 0, time.monotonic()  # training and validation batches of this stage so far
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.epochs_at_start = trainer.current_epoch
+        self.batches, self.start = 0, time.monotonic()  # training and validation batches of this process in the stage
         self.progress.start()
 
     def on_train_end(self, *_: Any) -> None:
@@ -190,8 +223,8 @@ class RunProgress(pl.Callback):
         if self.progress.is_due():
             epoch = self.epochs_before + trainer.current_epoch + 1
             batches_of_epoch = int(trainer.num_training_batches) + sum(map(int, trainer.num_val_batches))
-            epochs = self.batches / batches_of_epoch  # of this stage
-            share = (self.epochs_before + epochs) / self.epochs_in_all
+            epochs = self.batches / batches_of_epoch  # of this process
+            share = (self.epochs_before + self.epochs_at_start + epochs) / self.epochs_in_all
             label = f"Epoch {epoch}/{self.epochs_in_all}"
             self.progress.show(share, self._detail(module, epochs), label)
 
@@ -208,7 +241,8 @@ class RunProgress(pl.Callback):
             best = best_row(self.state().rows, self.watched).metrics[self.watched.metric]
             parts.append(f"{'last' if self.watched.keep_last else 'best'} {self.watched.metric} {best:.4f}")
         if self.is_last_stage:
-            left = (time.monotonic() - self.start) / epochs * (self.epochs_in_all - self.epochs_before - epochs)
+            epochs_left = self.epochs_in_all - self.epochs_before - self.epochs_at_start - epochs
+            left = (time.monotonic() - self.start) / epochs * epochs_left
             parts.append(f"ETA {duration(left)}")
         else:
             parts.append("ETA in stage 2")

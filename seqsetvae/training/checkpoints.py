@@ -63,6 +63,7 @@ class PortableCheckpoint(ModelCheckpoint):
             state[name] = self._full(state[name])
         state["best_k_models"] = {self._full(name): score for name, score in state["best_k_models"].items()}
         super().load_state_dict(state)
+        self.current_score = state["current_score"]  # Lightning saves it and does not restore it
 
     def _full(self, name: str) -> str:
         return str(Path(str(self.dirpath)) / name) if name else ""
@@ -85,8 +86,3 @@ def _as_tensor(score: float) -> torch.Tensor:
     """In single precision, like the scores that Lightning logs, unless that would round it (a run in 64-true)."""
     single = torch.tensor(score, dtype=torch.float32)
     return single if float(single) == score else torch.tensor(score, dtype=torch.float64)
-
-
-def last_checkpoint(folder: RunFolder) -> PortableCheckpoint:
-    """Keeps last.ckpt: the newest validation (Lightning's save_last follows the best instead)."""
-    return PortableCheckpoint(folder, "last", monitor=None)

@@ -40,6 +40,10 @@ class FiniteWatch(pl.Callback):
         self.folder, self.stage = folder, stage
         self.training, self.validation = _Seen([]), _Seen([])
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Where a run goes on inside an epoch, no epoch starts."""
+        self.on_train_epoch_start(trainer, module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.training, self.delayed = _Seen([]), DelayedNumber()
         self.first = torch.full((), NONE, device=module.device)  # index of the first batch with such a loss
@@ -68,6 +72,10 @@ class FiniteWatch(pl.Callback):
         broken = [name for name, value in metrics.items() if not value.isfinite()]
         if broken:
             raise NotFiniteError(f"{broken[0]} is not finite. Lower the learning rates, or use --precision 32-true.")
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """Inside an epoch too, no checkpoint is made of weights after such a loss."""
+        self._require_finite(float(self.first))
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Save the stays of the batch that the error is about."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from seqsetvae.errors import InputError
 from seqsetvae.files import cannot_write, read_json, remove_leftovers, write_text
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CHECKPOINTS = "checkpoints"
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".running"
 EXPORTED = "model.safetensors"  # in a folder that --mode export wrote
 
 
@@ -21,7 +27,8 @@ class RunFolder:
     <root>/<mode>-<date>-<time>/
         config.json               every setting as resolved, what was loaded, which data
         checkpoints/best.ckpt     highest val_auc over both stages
-        checkpoints/last.ckpt     the newest validation's state
+        checkpoints/last.ckpt     the newest state, from which --resume goes on
+        checkpoints/previous.ckpt the one before, until the run is finished
         calibration.json          calibrated probabilities and decision threshold of best.ckpt
         metrics.csv               one row per validation
         run_state.json            the state of the run after the newest validation
@@ -34,6 +41,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / CHECKPOINTS
+        self._lock: BinaryIO | None = None
 
     @classmethod
     def create(cls, root: Path, mode: str) -> RunFolder:
@@ -75,8 +83,28 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous(self) -> Path:
+        return self.checkpoints / "previous.ckpt"
+
+    @property
     def log(self) -> Path:
         return self.path / "train.log"
+
+    def lock(self) -> None:
+        """Keep other processes from writing to this run until `unlock`, or until this process ends.
+
+        Raises:
+            InputError: another process writes to it.
+        """
+        self._lock = _lock(self.path / LOCK)
+        if self._lock is None:
+            raise InputError(f"{self.path}: another process writes to this run. Wait for it, or end it first.")
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock = None
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -88,6 +116,29 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the run. Raises InputError where the file cannot be read or holds something else."""
         return read_json(self.path / name)
+
+
+def _lock(file: Path) -> BinaryIO | None:
+    """A handle on `file`, made if it is missing, that no other process gets until it is closed or this process ends.
+
+    None: another process has it. Unlike flock, this is not inherited by worker processes, which live a few seconds
+    longer than a killed process.
+
+    Raises:
+        CannotWriteError: the file cannot be made.
+    """
+    try:
+        handle = file.open("ab")
+    except OSError as error:
+        raise cannot_write(file, error) from None
+    if fcntl is not None:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                handle.close()
+                return None
+    return handle
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:

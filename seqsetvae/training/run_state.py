@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from seqsetvae.training.feature_cache import FeaturePass
@@ -55,6 +55,7 @@ class RunState:
     gpu_busy: tuple[int, ...] = ()  # samples in percent
     best_score: float | None = None  # the watched metric of best.ckpt
     best_path: str | None = None  # of best.ckpt, relative to the run folder
+    seconds: float = 0.0  # that the processes before this one trained
 
     @property
     def epochs(self) -> int:
@@ -65,6 +66,10 @@ class RunState:
     def steps(self) -> int:
         """Optimizer steps done."""
         return self.rows[-1].step if self.rows else 0
+
+    def before(self, stage: int) -> RunState:
+        """The run before this stage; only its rows differ."""
+        return replace(self, rows=tuple(row for row in self.rows if row.stage < stage))
 
     def as_plain(self) -> dict[str, Any]:
         """For JSON."""

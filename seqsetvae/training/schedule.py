@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, WeightAveraging
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from seqsetvae.settings.groups import FinetuningSchedule
@@ -98,8 +98,9 @@ class Plateau(pl.Callback):
         self.scheduler = ReduceLROnPlateau(
             trainer.optimizers[0], mode=self.watched.mode, threshold=0.0, threshold_mode="abs", **self.options
         )
-        if self._restored is not None:
-            self.scheduler.load_state_dict(self._restored)
+        if self._restored is not None:  # but not the settings, which the user may have changed on purpose
+            settings = {name: getattr(self.scheduler, name) for name in ("factor", "patience", "min_lrs")}
+            self.scheduler.load_state_dict(self._restored | settings)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.scheduler is not None and not trainer.sanity_checking:
@@ -110,6 +111,18 @@ class Plateau(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None
+
+
+class Stopping(EarlyStopping):
+    """Stop after `es_patience` validations without a better metric; a resumed run has the patience of its settings."""
+
+    def __init__(self, watched: Watched, patience: int) -> None:
+        super().__init__(
+            watched.metric, mode=watched.mode, patience=patience, strict=True, check_on_train_epoch_end=False
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
 
 class AveragedWeights(WeightAveraging):

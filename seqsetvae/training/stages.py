@@ -10,30 +10,35 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
-from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
-from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint, last_checkpoint
+from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
 from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
 from seqsetvae.training.finite import FiniteWatch
+from seqsetvae.training.interrupt import StopRequest
+from seqsetvae.training.random_numbers import set_rng_states
+from seqsetvae.training.resume import LastCheckpoint, ResumePoint
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import (
     AveragedWeights,
     Decay,
     Plateau,
+    Stopping,
     WarmUp,
     Watched,
     epochs_of_stage,
     finetuning_stages,
 )
+from seqsetvae.training.stage_loaders import StageLoaders
 
 
 class FineTuner(FrozenModel, Protocol):
@@ -46,7 +51,7 @@ class FineTuner(FrozenModel, Protocol):
 
 @dataclass(kw_only=True)
 class Run:
-    """What all stages of one run share. Only `state` changes."""
+    """What all stages of one run share. Only `state` changes, and `resumed` is used up."""
 
     module: pl.LightningModule
     data: CohortDataModule
@@ -59,6 +64,21 @@ class Run:
     parts: Sequence[str]  # parts of the model that have a learning rate
     trainer_options: dict[str, Any]
     state: RunState = field(default_factory=RunState)
+    save_every_minutes: float = 10.0
+    stop: StopRequest = field(default_factory=StopRequest)
+    resumed: ResumePoint | None = None  # where this process goes on with the run; None: it has begun it, or gone on
+
+    def __post_init__(self) -> None:
+        self._start, self._seconds_before = perf_counter(), self.state.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, of all processes of the run."""
+        return self._seconds_before + perf_counter() - self._start
+
+    def state_now(self) -> RunState:
+        """The state with the time until now."""
+        return replace(self.state, seconds=self.seconds)
 
     def fit(
         self,
@@ -68,7 +88,7 @@ class Run:
         warm_up: bool,
         features: CachedFeatures | None = None,
     ) -> None:
-        """Train one stage; best.ckpt keeps the best validation of all stages so far.
+        """Train one stage, or what is left of it; best.ckpt keeps the best validation of all stages so far.
 
         Fine-tuning reduces its rates when the watched metric stalls, pretraining lets them fall to the end of the
         stage. `features` replace the data where a frozen backbone has computed them.
@@ -82,10 +102,26 @@ class Run:
         )
         trainer = self._trainer(stage, max_epochs, self._rates(warm_up), reads_data=features is None)
         loaders = StageLoaders(self.data, stage, features.rows if features else None)
+        path = None
+        if self.resumed is not None:
+            if self.resumed.is_in(stage):
+                path = self.resumed.path
+                if self.trainer_options.get("precision") == "64-true":
+                    self.module.double()  # before the weights are loaded, which would be rounded
+            self.resumed = None
         try:
-            trainer.fit(self.module, datamodule=loaders)
+            trainer.fit(self.module, datamodule=loaders, ckpt_path=path, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+
+    def has_finished(self, stage: int, max_epochs: int) -> bool:
+        """Whether a process before this one has finished the stage; then random numbers go on from its end."""
+        if self.resumed is None or not self.resumed.has_finished(stage, max_epochs):
+            return False
+        if self.resumed.is_in(stage):
+            set_rng_states(self.resumed.random_numbers)
+            self.resumed = None
+        return True
 
     def _rates(self, warm_up: bool) -> list[pl.Callback]:
         schedule = self.schedule
@@ -101,18 +137,13 @@ class Run:
         watched, schedule = self.watched, self.schedule
         found: list[pl.Callback] = []
         if not watched.keep_last:
-            patience = schedule.es_patience
-            found.append(
-                EarlyStopping(
-                    watched.metric, mode=watched.mode, patience=patience, strict=True, check_on_train_epoch_end=False
-                )
-            )
+            found.append(Stopping(watched, schedule.es_patience))
         if isinstance(schedule, FinetuningSchedule) and schedule.ema_decay is not None:
             found.append(AveragedWeights(schedule.ema_decay))
         return found
 
     def _trainer(self, stage: int, max_epochs: int, rates: list[pl.Callback], reads_data: bool) -> pl.Trainer:
-        before, schedule, watched = self.state, self.schedule, self.watched
+        before, schedule, watched = self.state.before(stage), self.schedule, self.watched
         clock, gpu = Clock(), GpuWatch()
         best = best_checkpoint(self.folder, watched, before.best_score)
 
@@ -137,7 +168,7 @@ class Run:
                 is_last_stage=max_epochs + before.epochs == schedule.max_epochs,
             ),
             best,  # checkpoints after everything whose state they hold, the newest after the best
-            last_checkpoint(self.folder),
+            LastCheckpoint(self.folder, self.state_now, self.save_every_minutes, self.stop),
         ]
         return pl.Trainer(
             max_epochs=max_epochs,
@@ -162,6 +193,7 @@ class Run:
         self.state = replace(
             self.state,
             rows=(*self.state.rows, row),
+            seconds=self.seconds,
             gpu_busy=gpu_busy,
             best_score=best_score,
             best_path=None if best_score is None else self.folder.best.relative_to(self.folder.path).as_posix(),
@@ -179,6 +211,9 @@ def finetune_in_stages(
     """
     assert isinstance(run.schedule, FinetuningSchedule)
     for stage in finetuning_stages(run.schedule):
+        epochs = epochs_of_stage(run.schedule, stage, run.state.before(stage).epochs)
+        if run.has_finished(stage, epochs):
+            continue
         if stage == 1:
             module.freeze_backbone()
         else:
@@ -188,7 +223,6 @@ def finetune_in_stages(
         if compile_model:
             module.backbone.compile_dense_parts()
         features = compute_features() if stage == 1 else None
-        epochs = epochs_of_stage(run.schedule, stage, run.state.epochs)
         run.fit(stage, epochs, warm_up=stage == 2, features=features)
 
 
@@ -207,4 +241,5 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # measured: none is fastest
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
+    warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # the sampler knows where
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch

@@ -1,10 +1,11 @@
-"""Start a training run in a new folder, and write its summary at the end."""
+"""Start a training run in a new folder, or go on with one, and write its summary at the end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,13 +14,16 @@ import torch
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import notices
 from seqsetvae.console import end_log, start_log
+from seqsetvae.files import file_sha256
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.settings.groups import OptimizerSettings, RunSettings
-from seqsetvae.training.callbacks import MetricsTable, device_use
+from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
+from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
+from seqsetvae.training.interrupt import stoppable
 from seqsetvae.training.precision import effective_precision
-from seqsetvae.training.run_folder import CONFIG, RunFolder
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.resume import check_same_inputs, read_resume_point
+from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder, find_checkpoint
+from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
@@ -38,35 +42,43 @@ def start_run(
     metrics: Sequence[str],
     printed: Sequence[str],
     parts: Sequence[str],
+    resume: Path | None = None,
 ) -> Run:
     """Create the run folder, write its config.json, and return the run; nothing is written before this.
 
-    `settings` are those of the mode.
+    `settings` are those of the mode. With `resume` the folder is that of a run which this process goes on with.
+
+    Raises:
+        InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
     targets = data.cohort.manifest.get("targets")  # of another task than one binary label
-    folder = RunFolder.create(run.output_root_dir, mode)
-    start_log(folder.log)
-    folder.write_json(
-        CONFIG,
-        {
-            "settings": {"mode": mode, **as_plain(settings)},
-            "sizes": sizes.as_dict(),
-            "pretrained": None if report is None else report.as_plain(),
-            "values": data.transform.as_plain(),
-            "partial_backbone": report is not None and not report.is_complete,
-            "cohort": {
-                "path": str(data.cohort.path.resolve()),
-                "content": data.cohort.content_hash,
-                "label_name": data.cohort.label_name,
-                **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
-                "notices": notices(data.cohort),
-            },
-            "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
+    folder = RunFolder.create(run.output_root_dir, mode) if resume is None else RunFolder(resume)
+    folder.lock()
+    config = {
+        "settings": {"mode": mode, **as_plain(settings)},
+        "sizes": sizes.as_dict(),
+        "pretrained": None if report is None else report.as_plain(),
+        "pretrained_checksum": _pretrained_checksum(settings.pretrained),
+        "values": data.transform.as_plain(),
+        "partial_backbone": report is not None and not report.is_complete,
+        "cohort": {
+            "path": str(data.cohort.path.resolve()),
+            "content": data.cohort.content_hash,
+            "label_name": data.cohort.label_name,
+            **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
+            "notices": notices(data.cohort),
         },
-    )
+        "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
+    }
+    point = None
+    if resume is not None:
+        check_same_inputs(folder.read_json(CONFIG), config, folder.path)
+        point = read_resume_point(folder)
+    start_log(folder.log, append=resume is not None)
+    folder.write_json(CONFIG, config)
     print(f"Run folder: {folder.path}")
-    return Run(
+    found = Run(
         module=module,
         data=data,
         folder=folder,
@@ -77,7 +89,23 @@ def start_run(
         table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
         schedule=settings.schedule,
         trainer_options=trainer_options(run, settings.optimizer, device),
+        save_every_minutes=settings.schedule.save_every_minutes,
+        state=RunState() if point is None else point.run,
+        resumed=point,
     )
+    if resume is not None:
+        found.table.restore(found.state.rows)
+        folder.write_json(RUN_STATE, found.state.as_plain())
+        print(f"Resumed {point or 'at the start'}", flush=True)
+        if found.state.rows:
+            print(header_line(printed, settings.schedule.max_epochs), flush=True)
+    return found
+
+
+def _pretrained_checksum(pretrained: PretrainedSettings) -> str | None:
+    if pretrained.pretrained_ckpt is None:
+        return None
+    return file_sha256(find_checkpoint(pretrained.pretrained_ckpt)[0])
 
 
 def trainer_options(run: RunSettings, optimizer: OptimizerSettings, device: torch.device) -> dict[str, Any]:
@@ -99,14 +127,16 @@ def train_and_summarize(
     """Train, then write and print the summary."""
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        train()
+        with stoppable(run.folder.path, run.stop):
+            train()
     finally:
         run.table.close()
-    seconds = time.perf_counter() - wall
-    use = device_use(device, time.process_time() - cpu, seconds, run.state.gpu_busy)
-    summary = summarize(run, use, seconds, advice(list(run.state.rows)))
-    run.folder.write_json("summary.json", asdict(summary))
+    use = device_use(device, time.process_time() - cpu, time.perf_counter() - wall, run.state.gpu_busy)
+    summary = summarize(run, use, run.seconds, advice(list(run.state.rows)))
     run.folder.write_text("summary.txt", f"{summary}\n")
+    run.folder.write_json(SUMMARY, asdict(summary))  # the last file: with it the run is finished
+    run.folder.previous.unlink(missing_ok=True)
+    run.folder.unlock()
     print(f"\n{summary}", flush=True)
     end_log()
     return summary

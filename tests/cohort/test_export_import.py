@@ -1,4 +1,4 @@
-"""A cohort that was exported and imported again is the same: `data.py export`, then `data.py table` or `data.py meds`."""
+"""A cohort that was exported and imported again is the same: `data.py export`, then `data.py table` or `meds`."""
 
 from __future__ import annotations
 

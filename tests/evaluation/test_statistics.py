@@ -53,8 +53,8 @@ def plain_figures(label: np.ndarray, logit: np.ndarray, threshold: float) -> dic
         "ece": (np.abs(observed - predicted) * counts[counts > 0]).sum() / len(label),
         "sensitivity": tp / (tp + fn),
         "specificity": tn / (tn + fp),
-        "ppv": tp / (tp + fp),
-        "npv": tn / (tn + fn),
+        "ppv": tp / max(tp + fp, 1),
+        "npv": tn / max(tn + fn, 1),
     }
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
 from seqsetvae.modes import pretrain
 from seqsetvae.tasks import fitting
 from tests.command import command
+from tests.training.resuming import killed_at
 
 pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
 
@@ -73,11 +75,27 @@ def test_finished_folds_are_not_computed_again(
     (tmp_path / "cv" / "partition0-fold1.csv").unlink()
     runs = len(list((tmp_path / "cv" / "runs").glob("finetune-*")))
     status, again, _ = command("crossvalidate", **flags)
-    assert len(list((tmp_path / "cv" / "runs").glob("finetune-*"))) == runs + 1
+    assert len(list((tmp_path / "cv" / "runs").glob("finetune-*"))) == runs  # its run is finished; it predicts again
     assert printed.splitlines()[-8:] == again.splitlines()[-8:]
     status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
     assert status == 2
     assert "holds folds of other settings" in errors
+
+
+def test_a_fold_that_was_killed_goes_on(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"max_epochs": 2, "batch_size": 8, "baselines": "none", "save_every_minutes": 0}
+    assert command("crossvalidate", **flags, output=tmp_path / "whole")[0] == 0
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3 * 5):
+        command("crossvalidate", **flags, output=tmp_path / "killed")
+    status, printed, errors = command("crossvalidate", **flags, output=tmp_path / "killed")
+    assert status == 0, errors
+    assert "Resumed" in printed
+    for name in ("partition0-fold0.csv", "partition0-fold1.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(list((tmp_path / "killed" / "runs").glob("finetune-*"))) == 2
 
 
 def test_pretraining_within_a_fold_never_sees_its_held_out_stays(

@@ -113,7 +113,7 @@ def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, com
     assert errors.count("\n") == 1
     assert errors.startswith(f"error: {run / 'checkpoints'}")
     assert "cannot be written (File too large). Free disk space" in errors
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     for name in ("best.ckpt", "last.ckpt"):
         kept, whole = (read_file(folder / "checkpoints" / name)["state_dict"] for folder in (run, alone))
         assert all(torch.equal(kept[key], whole[key]) for key in whole)

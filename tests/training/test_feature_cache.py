@@ -21,9 +21,10 @@ from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
-from seqsetvae.loading import CohortDataModule, StageLoaders
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.training import feature_cache
 from seqsetvae.training.feature_cache import MANIFEST, POOLED, CachedFeatures, FeatureFolder, cached_features, code_hash
+from seqsetvae.training.stage_loaders import StageLoaders
 from seqsetvae.training.stages import Run
 from tests.training.helpers import CPU, features_of, fine_tuner, make_run
 

@@ -17,9 +17,9 @@ from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
-from seqsetvae.loading import StageLoaders
 from seqsetvae.objectives import reconstruction
 from seqsetvae.optimizer import adamw, parameter_groups
+from seqsetvae.training.stage_loaders import StageLoaders
 from tests import tiny
 from tests.training.helpers import features_of, fine_tuner, make_run
 

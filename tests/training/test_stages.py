@@ -83,7 +83,8 @@ def test_best_is_the_highest_over_both_stages_and_last_is_the_last(
     module, run = scripted_run(compiled, tmp_path, script, max_epochs=4)
     assert _same(load(run.folder.best)["state_dict"], module.weights[best])
     assert _same(load(run.folder.last)["state_dict"], module.weights[-1])
-    assert sorted(path.name for path in run.folder.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    found = sorted(path.name for path in run.folder.checkpoints.iterdir())
+    assert found == ["best.ckpt", "last.ckpt", "previous.ckpt"]  # the last one goes when the whole run has finished
 
 
 def test_checkpoints_hold_the_live_model_only(compiled: Cohort, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
     stays = run.stays
     if stays is None:
         return
-    if not _are_of(stays, evaluation):
+    if not are_of(stays, evaluation):
         yield Caution(
             "warning",
             "The predictions are not from the evaluation in evaluation.json, so curves and table do not belong "
@@ -143,7 +143,7 @@ def _of_files(run: Run, evaluation: Evaluation) -> Iterator[Caution]:
         yield Caution("note", f"Not counted: {counted(stays.unlabelled, 'stay')} without a label.")
 
 
-def _are_of(stays: ScoredStays, evaluation: Evaluation) -> bool:
+def are_of(stays: ScoredStays, evaluation: Evaluation) -> bool:
     """Whether these predictions have the counts, the AUROC and the Brier score of the evaluation."""
     if (len(stays.label), stays.positives) != (evaluation.stays, evaluation.positives):
         return False

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.report import figures, numbers
-from seqsetvae.evaluation.report.cautions import Caution
+from seqsetvae.evaluation.report import figures, interval_figures, numbers
+from seqsetvae.evaluation.report.cautions import Caution, are_of
 from seqsetvae.evaluation.report.content import Picture, Section, Table
 from seqsetvae.evaluation.report.evaluation_file import Estimate
 from seqsetvae.evaluation.report.page import write_page
@@ -88,6 +88,13 @@ def cautions_of(runs: Runs) -> list[Caution]:
     if tasks:
         text = f"Figures of the task {', '.join(sorted(tasks))} are not on this page; --mode evaluate --ckpt A B"
         found.append(Caution("warning", f"{text} compares two runs on the same stays."))
+    both = {name: (run.stays, run.evaluation) for name, run in runs.items()}
+    apart = [
+        name for name, (stays, of) in both.items() if stays is not None and of is not None and not are_of(stays, of)
+    ]
+    if apart:
+        text = "The predictions are not from the evaluation, so curves and table do not belong together: "
+        found.append(Caution("warning", f"{text}{', '.join(apart)}. Run --mode evaluate again."))
     unfinished = [name for name, run in runs.items() if run.summary is None]
     if unfinished:
         found.append(Caution("warning", f"Not finished: {', '.join(unfinished)}."))
@@ -173,8 +180,9 @@ def _by_stay(stays: ScoredStays) -> list[np.ndarray]:
 def _differences(first: str, found: Mapping[str, Mapping[str, Estimate]], name: str) -> Picture:
     each = {run: of_run[name] for run, of_run in found.items()}
     alt = "; ".join(f"{run} {with_interval(estimate)}" for run, estimate in each.items())
-    title = f"{figure_name(name)}: {first} minus"
-    return Picture(f"difference_{name}", title, "", f"{title} {alt}.", figures.differences(each, name))
+    title, caption = f"Difference in {figure_name(name)}", f"{first} minus each run, with 95 % intervals; dotted: none."
+    drawn = interval_figures.differences(each, name)
+    return Picture(f"difference_{name}", title, caption, f"{title}: {first} minus {alt}.", drawn)
 
 
 def settings_section(runs: Runs) -> Section | None:

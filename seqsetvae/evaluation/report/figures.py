@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,23 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation, Group
+from seqsetvae.evaluation.report.evaluation_file import Group
 from seqsetvae.evaluation.report.numbers import Bin, Curve, Floats, Labels
 from seqsetvae.evaluation.report.style import (
     BLUE,
     HEIGHT,
     INK,
     MUTED,
-    PAPER,
     VERMILLION,
     WIDTH,
     empty,
     line_style,
     styled,
 )
-from seqsetvae.evaluation.report.wording import MODEL, figure_name, model_name, number
+from seqsetvae.evaluation.report.wording import figure_name, number
 
-FEW = 10  # positives below which a group's marker is hollow
+LEGEND_LINE = 0.24  # inches
 
 
 @styled
@@ -37,17 +35,21 @@ def metric_curves(
     label: str,
     *,
     best_epoch: float | None = None,
+    best_name: str = "best epoch",
     boundaries: Sequence[float] = (),
     log: bool = False,
 ) -> Figure:
-    """Lines over epochs, (epochs, values) by name; `boundaries` are the last epochs before a new stage."""
+    """Lines over epochs, (epochs, values) by name; `boundaries` are the last epochs before a new stage.
+
+    `best_name` says which epoch `best_epoch` is.
+    """
     figure, axes = empty()
     for position, (name, (epochs, values)) in enumerate(series.items()):
         axes.plot(epochs, values, label=name, markersize=4, **line_style(position))
     for boundary in boundaries:
         axes.axvline(boundary + 0.5, color=MUTED, linestyle=":", linewidth=1.2, label="backbone unfrozen")
     if best_epoch is not None:
-        axes.axvline(best_epoch, color=INK, linewidth=0.9, alpha=0.6, label="best epoch")
+        axes.axvline(best_epoch, color=INK, linewidth=0.9, alpha=0.6, label=best_name)
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -65,76 +67,27 @@ def metric_curves(
 
 
 @styled
-def against_baselines(evaluation: Evaluation, name: str, chance: float) -> Figure:
-    """A figure of the model and of its baselines, each with its interval, and what chance reaches."""
-    rows = [(MODEL, evaluation.figures[name])]
-    rows += [
-        (_wrapped(model_name(each.name)), each.figures[name]) for each in evaluation.rivals if name in each.figures
-    ]
-    figure, axes = _rows_of([label for label, _ in rows], name)
-    for place, (_, estimate) in enumerate(rows):
-        _interval_bar(axes, place, estimate, BLUE if place == 0 else VERMILLION, "o" if place == 0 else "s")
-    axes.axvline(chance, color=MUTED, linestyle=":")
-    return figure
-
-
-@styled
-def differences(estimates: Mapping[str, Estimate], name: str) -> Figure:
-    """Differences of a figure to other runs, by their names, each with its interval; dotted: no difference."""
-    figure, axes = _rows_of([_wrapped(run) for run in estimates], name)
-    for place, estimate in enumerate(estimates.values()):
-        _interval_bar(axes, place, estimate, BLUE, "o")
-    axes.axvline(0, color=MUTED, linestyle=":")
-    axes.set_xlabel(f"difference of {figure_name(name)}")
-    return figure
-
-
-def _rows_of(labels: Sequence[str], name: str) -> tuple[Figure, Axes]:
-    """Axes of a figure with one row for each label, from top to bottom."""
-    lines = max((label.count("\n") + 1 for label in labels), default=1)
-    figure, axes = empty(0.9 + (0.2 + 0.14 * lines) * len(labels), long_labels=True)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8.5)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(figure_name(name))
-    axes.grid(axis="y", visible=False)
-    return figure, axes
-
-
-def _wrapped(label: str) -> str:
-    """At most two lines; tables have the whole name."""
-    return "\n".join(textwrap.wrap(label, 26, max_lines=2, placeholder=" …"))
-
-
-def _interval_bar(axes: Axes, place: float, estimate: Estimate, colour: str, marker: str, hollow: bool = False) -> None:
-    if estimate.low is not None and estimate.high is not None:
-        axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot(
-        [estimate.value], [place], marker, color=colour, markerfacecolor=PAPER if hollow else colour, markersize=7
-    )
-
-
-@styled
 def roc(curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]] | None = None) -> Figure:
     """ROC curves by name, and points on them (1 - specificity, sensitivity), such as that of the threshold."""
-    figure, axes = empty(4.2)
+    figure, axes = _unit_square(len(curves))
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.2, label="chance")
     for position, (name, curve) in enumerate(curves.items()):
         label = f"{name}: AUROC {number(curve.area)}" if name else f"AUROC {number(curve.area)}"
         axes.plot(curve.x, curve.y, label=label, **_line(position))
     for name, (x, y) in (points or {}).items():
         axes.plot([x], [y], "o", color=VERMILLION, markersize=7, label=name)
-    return _unit_square(figure, axes, "1 − specificity (false positive rate)", "sensitivity", "lower right")
+    return _named(figure, axes, "1 − specificity (false positive rate)", "sensitivity", "lower right", len(curves))
 
 
 @styled
 def precision_recall(curves: Mapping[str, Curve], prevalence: float) -> Figure:
     """Precision-recall curves by name; a random ranking has the prevalence as its precision."""
-    figure, axes = empty(4.2)
+    figure, axes = _unit_square(len(curves))
     axes.axhline(prevalence, color=MUTED, linestyle=":", linewidth=1.2, label=f"chance {number(prevalence)}")
     for position, (name, curve) in enumerate(curves.items()):
         label = f"{name}: AUPRC {number(curve.area)}" if name else f"AUPRC {number(curve.area)}"
         axes.plot(curve.x, curve.y, label=label, drawstyle="steps-pre", **_line(position))
-    return _unit_square(figure, axes, "recall (sensitivity)", "precision (PPV)", "upper right")
+    return _named(figure, axes, "recall (sensitivity)", "precision (PPV)", "upper right", len(curves))
 
 
 def _line(position: int) -> dict[str, Any]:
@@ -142,12 +95,25 @@ def _line(position: int) -> dict[str, Any]:
     return {**line_style(position), "marker": None}
 
 
-def _unit_square(figure: Figure, axes: Axes, x: str, y: str, legend: Literal["lower right", "upper right"]) -> Figure:
+def _unit_square(curves: int) -> tuple[Figure, Axes]:
+    """Axes from 0 to 1; several curves have their names below them, where they hide nothing."""
+    below = LEGEND_LINE * (curves + 1) if curves > 1 else 0.0
+    figure, axes = empty(4.2 + below)
+    figure.subplots_adjust(bottom=(0.5 + below) / (4.2 + below))
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.02)
+    return figure, axes
+
+
+def _named(
+    figure: Figure, axes: Axes, x: str, y: str, inside: Literal["lower right", "upper right"], curves: int
+) -> Figure:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(loc=legend)
+    if curves > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.5 / 3.55))
+    else:
+        axes.legend(loc=inside)
     return figure
 
 
@@ -209,19 +175,6 @@ def decision_curve(thresholds: Floats, model: Floats, treat_all: Floats) -> Figu
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend()
     figure.subplots_adjust(left=0.2)
-    return figure
-
-
-@styled
-def forest(groups: Sequence[Group], overall: Estimate | None, name: str = "auroc") -> Figure:
-    """A figure of each subgroup with its interval, and that of all stays as a line."""
-    rows = [each for each in groups if name in each.figures]
-    labels = [f"{_wrapped(f'{each.column}: {each.name}')}\n{each.positives:,} of {each.stays:,}" for each in rows]
-    figure, axes = _rows_of(labels, name)
-    for place, each in enumerate(rows):
-        _interval_bar(axes, place, each.figures[name], BLUE, "o", hollow=each.positives < FEW)
-    if overall is not None:
-        axes.axvline(overall.value, color=VERMILLION, linestyle="--", linewidth=1.2)
     return figure
 
 

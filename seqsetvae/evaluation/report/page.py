@@ -100,8 +100,8 @@ def result_section(evaluation: Evaluation | None) -> Section | None:
     if evaluation is None:
         return None
     text = (
-        f"{evaluation.checkpoint} on the {evaluation.split} split. Intervals are over patients: they do not contain "
-        "what another random seed or another split would change."
+        f"{evaluation.checkpoint} on the {evaluation.split} split. Intervals are over {evaluation.resampled}: they do "
+        "not contain what another random seed or another split would change."
     )
     tables = [results.baselines_table(evaluation)] if evaluation.baselines else [results.figures_table(evaluation)]
     folded = [results.figures_table(evaluation)] if evaluation.baselines else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqsetvae.cohort.format import Cohort
-from seqsetvae.evaluation.report import figures, numbers
+from seqsetvae.evaluation.report import figures, interval_figures, numbers
 from seqsetvae.evaluation.report.content import Picture, Section, Table
 from seqsetvae.evaluation.report.evaluation_file import Evaluation, Group
 from seqsetvae.evaluation.report.read import Run
@@ -49,7 +49,7 @@ def baseline_pictures(evaluation: Evaluation) -> list[Picture]:
             f"{figure_name(name)} beside the baselines",
             "With 95 % intervals; dotted: chance.",
             _baselines_alt(evaluation, name),
-            figures.against_baselines(evaluation, name, chance[name]),
+            interval_figures.against_baselines(evaluation, name, chance[name]),
         )
         for name in chance
         if name in evaluation.figures
@@ -202,7 +202,7 @@ def subgroup_section(run: Run) -> Section | None:
     drawn = [each for each in groups if "auroc" in each.figures]
     caption = (
         "With 95 % intervals and the number of positives of stays; dashed: all stays. A hollow marker stands for fewer "
-        f"than {figures.FEW} positives."
+        f"than {interval_figures.FEW} positives."
     )
     alt = "; ".join(f"{each.column} {each.name} {with_interval(each.figures['auroc'])}" for each in drawn)
     picture = Picture(
@@ -210,7 +210,7 @@ def subgroup_section(run: Run) -> Section | None:
         "AUROC by subgroup",
         caption,
         f"AUROC by subgroup: {alt}.",
-        figures.forest(groups, run.evaluation.figures.get("auroc")),
+        interval_figures.forest(groups, run.evaluation.figures.get("auroc")),
     )
     table = _groups_table("Subgroups", "subgroup", [f"{each.column}: {each.name}" for each in groups], groups)
     text = ["Intervals are not adjusted for the number of subgroups: among 20, one is expected to exclude the truth."]

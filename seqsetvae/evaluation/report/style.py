@@ -26,7 +26,14 @@ DASHES: list[str | tuple[int, tuple[int, ...]]] = ["-", "--", "-.", ":", (0, (5,
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 INK, MUTED, GRID, PAPER = "#1b1f24", "#6e7781", "#d8dee4", "#ffffff"
 # In a page these follow its colours, so that a figure can be read in dark mode too.
-_OF_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--card)"}
+_OF_PAGE = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    PAPER: "var(--card)",
+    BLUE: "var(--blue)",
+    VERMILLION: "var(--vermillion)",
+}
 WIDTH, HEIGHT = 4.6, 3.4  # inches; at most the width of a phone, so that text is never made smaller
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",

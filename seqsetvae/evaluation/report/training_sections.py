@@ -96,6 +96,7 @@ def _curves(run: Run, name: str, columns: Sequence[str], label: str, *, log: boo
         series,
         label,
         best_epoch=None if best is None or log else best["epoch"],
+        best_name="best epoch" if run.settings.get("keep", "best") == "best" else "last epoch, kept",
         boundaries=stage_boundaries(run.rows),
         log=log,
     )

@@ -89,7 +89,34 @@ def test_text_in_figures_is_light_in_dark_mode(reported: Path, tmp_path: Path) -
     assert brightness("--blink-settings=preferredColorScheme=0") > 600
 
 
-def test_a_comparison_fits_on_a_phone(reported: Path, example: Path, tmp_path: Path) -> None:
-    measured = _measured(write_comparison([reported, example], tmp_path / "out"), 390, tmp_path)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_comparison_fits_on_a_phone_and_a_desk(reported: Path, example: Path, tmp_path: Path, width: int) -> None:
+    page = write_comparison([reported, example], tmp_path / "out")
+    assert "CONSOLE" not in _browse(page)[1]
+    measured = _measured(page, width, tmp_path)
     assert measured["scrolled"] == measured["width"]
     assert measured["wide"] == []
+    assert measured["cut"] == []
+
+
+def test_on_paper_nothing_is_cut_off_and_everything_is_open(reported: Path, tmp_path: Path) -> None:
+    """The rules for print at the width of an A4 page inside its margins, where tables cannot scroll."""
+    page = tmp_path / "print.html"
+    html = (reported / "report.html").read_text(encoding="utf-8").replace("@media print", "@media all")
+    page.write_text(html.replace("overflow-x: auto", "overflow: visible"), encoding="utf-8")
+    measured = _measured(page, 688, tmp_path)
+    assert measured["scrolled"] == measured["width"]
+    assert measured["wide"] == []
+    assert measured["cut"] == []
+
+
+def test_the_page_prints_to_pdf(reported: Path, tmp_path: Path) -> None:
+    page, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
+    shutil.copy(reported / "report.html", page)
+    flags = [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={pdf}", page.as_uri()]
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) > 2

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsetvae.evaluation.report import write_comparison, write_report
 from seqsetvae.evaluation.report.comparison import paired_difference
+from seqsetvae.evaluation.report.page import write_run_page
 from seqsetvae.evaluation.report.read import read_run
 from seqsetvae.evaluation.report.style import INK, PAPER, line_style
 from seqsetvae.evaluation.report.wording import interval
@@ -118,6 +120,31 @@ def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> N
     assert Page(reported / "report.html").text.count(NASTY) > 4  # in a figure too: a $ starts no formula there
     forest = ElementTree.parse(reported / "figures" / "subgroups.svg")
     assert any(NASTY in (element.text or "") for element in forest.iter())
+
+
+def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(example: Path, tmp_path: Path) -> None:
+    run = read_run(example)
+    assert run.cohort is not None
+    cohort = replace(run.cohort, vocabulary=tuple(f"{name} {NASTY}" for name in run.cohort.vocabulary))
+    cohort.manifest["source"] = cohort.manifest["statistics"] = NASTY
+    config = run.config | {"settings": run.settings | {NASTY: NASTY}, "versions": {NASTY: NASTY}}
+    config["cohort"] = config["cohort"] | {"label_name": NASTY, "path": NASTY, "notices": [NASTY]}
+    page = write_run_page(replace(run, cohort=cohort, config=config, warnings=[NASTY]))
+    assert "<script" not in page.read_text(encoding="utf-8").lower()
+    read = Page(page)
+    assert "script" not in {tag for tag, _ in read.elements}
+    variables = [f"{name} {NASTY}" for name in run.cohort.vocabulary]
+    assert all(name in read.text for name in variables)
+    (title,) = re.findall(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"))
+    assert "&lt;script&gt;" in title
+    for file in (example / "figures").glob("*.svg"):
+        assert not [each for each in ElementTree.parse(file).iter() if each.tag.endswith("script")], file
+    (example / "config.json").write_text(json.dumps(config))
+    other = tmp_path / "other <script>"
+    shutil.copytree(example, other)
+    comparison = write_comparison([example, other], tmp_path / "compared")
+    assert "<script" not in comparison.read_text(encoding="utf-8").lower()
+    assert "script" not in {tag for tag, _ in Page(comparison).elements}
 
 
 def test_the_page_can_be_read_aloud(reported: Path) -> None:

@@ -1,0 +1,56 @@
+"""What is wrong with the settings of a call: values in the types of the settings, and a line for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqsetvae.errors import InputError
+from seqsetvae.settings.declare import Setting, groups_in
+from seqsetvae.settings.kinds import NotAllowedError
+
+
+@dataclass
+class Problems:
+    """What the user has to correct, a line for each mistake."""
+
+    lines: list[str] = field(default_factory=list)
+    settings: set[str] = field(default_factory=set)  # those that have a line
+
+    def add(self, line: str, *settings: str | None) -> None:
+        """A line about these settings."""
+        self.lines.append(line)
+        self.settings.update(name for name in settings if name)
+
+    def add_consequences(self, lines: Iterable[str]) -> None:
+        """Lines that begin with the name of a setting; they are left out if it already has a line."""
+        self.lines += [line for line in dict.fromkeys(lines) if line.split(":")[0] not in self.settings]
+
+    def error(self) -> InputError:
+        count = "one problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+        return InputError("\n  ".join([f"{count} with the settings, nothing was read or written:", *self.lines]))
+
+
+def problems_of_groups(settings: Any) -> list[str]:
+    groups = [] if settings is None else groups_in(settings)
+    return [line for group in groups if hasattr(group, "problems") for line in group.problems()]
+
+
+def convert(received: Mapping[str, Any], known: Mapping[str, Setting], problems: Problems) -> dict[str, Any]:
+    """Values in the types of the settings, without those that are not allowed."""
+    values = {}
+    for name, value in received.items():
+        kind = known[name].kind
+        try:
+            values[name] = kind.convert(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = f", {error}" if isinstance(error, NotAllowedError) else ""
+            problems.add(f"{name}: received {shown(value)}{reason}; allowed: {kind.allowed}", name)
+    return values
+
+
+def shown(received: Any) -> str:
+    """A value as it was given: the words of a flag that takes several are one text."""
+    words = isinstance(received, list) and all(isinstance(word, str) for word in received)
+    return repr(" ".join(received) if words else received)

@@ -1,0 +1,351 @@
+"""Every number of evaluation.json and of report.html, computed again with scikit-learn, scipy or from the files.
+
+evaluation.json: all of its numbers, values and both ends of each interval (plain loops over the same resamples).
+report.html: every cell of every table, the cards, the sentence about the result, and the numbers that describe each
+figure to readers who cannot see it. What the figures draw is tested in test_report_numbers.py.
+Not computed again: validation metrics of the training (tests/modes/test_exact_metrics.py), times and memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+from seqsetvae.evaluation.calibration import Calibration
+from seqsetvae.evaluation.report.cautions import verdict
+from seqsetvae.evaluation.report.content import Section, Table
+from seqsetvae.evaluation.report.page import SECTIONS, cards_of, result_section
+from seqsetvae.evaluation.report.read import Run, read_run
+from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation
+from seqsetvae.evaluation.statistics import FIGURES, PREVALENCE, prevalence_logit, resamples
+from tests.evaluation.test_statistics import plain_figures, sample
+
+RESAMPLES, SEED, STAYS = 20, 5, 390
+CALIBRATION = Calibration(
+    checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
+)
+OF_RISK = ("brier", "calibration_slope", "calibration_intercept", "ece")
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
+LABEL, LOGIT = sample(STAYS)
+WOMEN = np.arange(STAYS) % 2 == 0
+EARLY = LOGIT * 0.5 + np.random.default_rng(2).normal(size=STAYS)
+OTHERS = {
+    PREVALENCE: prevalence_logit(LABEL),
+    "boosted trees": LOGIT + np.random.default_rng(1).normal(size=STAYS),
+}
+GROUPS = {"female": WOMEN, "male": ~WOMEN}
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """evaluation.json."""
+    evaluated = Evaluated(
+        checkpoint="best.ckpt", split="test", label_name="death", label=LABEL, logit=LOGIT, calibration=CALIBRATION
+    )
+    return evaluation(
+        evaluated,
+        baselines=OTHERS,
+        subgroups=[Subgroup("sex", name, stays) for name, stays in GROUPS.items()],
+        landmarks=[Landmark(6.0, LABEL, EARLY)],
+        resamples=RESAMPLES,
+        seed=SEED,
+    )
+
+
+# ------------------------------------------------------------------ evaluation.json, by scikit-learn
+
+
+def _figures(label: np.ndarray, logit: np.ndarray, calibrated: bool) -> dict[str, float | None]:
+    """All figures of one sample; a baseline has neither calibration nor threshold, and a constant no slope."""
+    risk_logit = CALIBRATION.slope * logit + CALIBRATION.intercept if calibrated else logit
+    found: dict[str, float | None] = dict(plain_figures(label, logit, CALIBRATION.threshold_logit))
+    found |= {name: value for name, value in plain_figures(label, risk_logit, 0.0).items() if name in OF_RISK}
+    if not calibrated:
+        found |= dict.fromkeys(AT_THRESHOLD)
+    if np.ptp(logit) == 0:
+        found["calibration_slope"] = None
+    return found
+
+
+def _with_intervals(label: np.ndarray, figures: Callable[[np.ndarray], dict[str, float | None]]) -> dict[str, Any]:
+    """`figures` of all stays, and the percentiles over resamples of a plain loop."""
+    value = figures(np.arange(len(label)))
+    blocks = resamples(label, RESAMPLES, SEED)
+    drawn = [figures(np.repeat(np.arange(len(label)), row.astype(int))) for block in blocks for row in block]
+    return {
+        name: dict(zip(("value", "low", "high"), (value[name], *_ends([one[name] for one in drawn])), strict=True))
+        for name in value
+    }
+
+
+def _ends(values: list[float | None]) -> tuple[float | None, float | None]:
+    if None in values:
+        return None, None
+    low, high = np.quantile(np.array(values, dtype=float), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _all_figures(label: np.ndarray, logit: np.ndarray, calibrated: bool = True) -> dict[str, Any]:
+    return _with_intervals(label, lambda rows: _figures(label[rows], logit[rows], calibrated))
+
+
+def _difference(other: np.ndarray) -> dict[str, Any]:
+    def figures(rows: np.ndarray) -> dict[str, float | None]:
+        return {
+            name: score(LABEL[rows], LOGIT[rows]) - score(LABEL[rows], other[rows])
+            for name, score in (("auroc", roc_auc_score), ("auprc", average_precision_score))
+        }
+
+    return _with_intervals(LABEL, figures)
+
+
+def _expected() -> dict[str, Any]:
+    """Every number of evaluation.json."""
+    counts = {"stays": STAYS, "positives": int(LABEL.sum()), "patients": STAYS}
+    return {
+        **counts,
+        "threshold": float(expit(0.8 * -0.3 - 0.1)),
+        "prevalence": LABEL.mean(),
+        "figures": _all_figures(LABEL, LOGIT),
+        "baselines": {
+            name: {"figures": _all_figures(LABEL, logit, calibrated=False), "difference": _difference(logit)}
+            for name, logit in OTHERS.items()
+        },
+        "subgroups": [
+            {"stays": int(g.sum()), "positives": int(LABEL[g].sum()), "figures": _all_figures(LABEL[g], LOGIT[g])}
+            for g in GROUPS.values()
+        ],
+        "landmarks": [
+            {"hours": 6.0, "stays": STAYS, "positives": int(LABEL.sum()), "figures": _all_figures(LABEL, EARLY)}
+        ],
+    }
+
+
+def _numbers(item: Any, path: str = "") -> dict[str, float | None]:
+    """Every number, or missing number, in JSON, by its path."""
+    if isinstance(item, dict | list):
+        pairs = item.items() if isinstance(item, dict) else enumerate(item)
+        return {key: value for name, each in pairs for key, value in _numbers(each, f"{path}/{name}").items()}
+    return {} if isinstance(item, str) else {path: item}
+
+
+def test_every_number_of_evaluation_json_is_that_of_scikit_learn(content: dict[str, Any]) -> None:
+    found, expected = _numbers(content), _numbers(_expected())
+    assert found.keys() == expected.keys()
+    assert len(found) > 200
+    for path, value in found.items():
+        tolerance = 2e-5 if "calibration_" in path else 1e-9  # scikit-learn's own solver stops there
+        assert value == pytest.approx(expected[path], abs=tolerance), path
+
+
+# ------------------------------------------------------------------ report.html
+
+
+@pytest.fixture(scope="module")
+def run(content: dict[str, Any], finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with this evaluation, its predictions, and the risk after every set of one stay."""
+    folder = tmp_path_factory.mktemp("numbers") / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    calibrated = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+    columns = zip(range(STAYS), LOGIT, expit(LOGIT), calibrated, LABEL, strict=True)
+    lines = [f"{stay},test,{logit},{risk},{own},{label}," for stay, logit, risk, own, label in columns]
+    head = "stay_id,split,logit,probability,calibrated_probability,label,reason"
+    (folder / "predictions.csv").write_text("\n".join([head, *lines]) + "\n")
+    positive = int(np.flatnonzero(LABEL)[0])
+    (folder / "every_set.csv").write_text(
+        f"stay_id,set_index,minute,logit,probability\n{positive},0,30,0,0.25\n{positive},1,90,0,0.75\n"
+    )
+    return read_run(folder)
+
+
+def _sections(run: Run) -> list[Section]:
+    first = result_section(run.evaluation)
+    assert first is not None
+    return [first, *(section for make in SECTIONS if (section := make(run)) is not None)]
+
+
+def _text(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return "–" if figure["low"] is None else f"{_text(figure['low'])} to {_text(figure['high'])}"
+
+
+def _stacked(figure: dict[str, Any]) -> str:
+    return _text(figure["value"]) if figure["low"] is None else f"{_text(figure['value'])}\n{_interval(figure)}"
+
+
+def _bins() -> list[list[str]]:
+    """Ten groups of equally many stays by calibrated risk, as scikit-learn makes them."""
+    risk = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+    observed, predicted = calibration_curve(LABEL, risk, n_bins=10, strategy="quantile")
+    group = np.searchsorted(np.quantile(risk, np.linspace(0, 1, 11)[1:-1]), risk)
+    rows = []
+    for n, (share, mean) in enumerate(zip(observed, predicted, strict=True)):
+        stays, positives = int((group == n).sum()), int(LABEL[group == n].sum())
+        ends = binomtest(positives, stays).proportion_ci(0.95, method="wilson")
+        bounds = f"{_text(ends.low)} to {_text(ends.high)}"
+        rows.append([_text(mean), _text(share), bounds, str(positives), str(stays)])
+    return rows
+
+
+def _net_benefits() -> list[list[str]]:
+    risk, rows = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept), []
+    for threshold in (0.05, 0.1, 0.2, 0.3, 0.5):
+        odds = threshold / (1 - threshold)
+        (_, false_positive), (_, true_positive) = confusion_matrix(LABEL, risk >= threshold)
+        own, everyone = true_positive - odds * false_positive, LABEL.sum() - odds * (1 - LABEL).sum()
+        rows.append([f"{threshold:.1%}".replace("%", " %"), _text(own / STAYS, 4), _text(everyone / STAYS, 4)])
+    return rows
+
+
+def _group_rows(names: list[str], groups: list[dict[str, Any]]) -> list[list[str]]:
+    shown = [[_stacked(each["figures"][name]) for name in ("auroc", "auprc", "brier")] for each in groups]
+    counts = [f"{each['positives']} of {each['stays']}" for each in groups]
+    return [[name, three[0], count, *three[1:]] for name, three, count in zip(names, shown, counts, strict=True)]
+
+
+def _expected_tables(run: Run) -> dict[str, list[list[str]]]:
+    """The rows of every table with numbers that are computed, by the beginning of its caption."""
+    content = _expected()
+    figures, others = content["figures"], content["baselines"]
+    tn, fp, fn, tp = confusion_matrix(LABEL, CALIBRATION.threshold_logit <= LOGIT).ravel().tolist()
+    models = [["This model", *(_stacked(figures[name]) for name in ("auroc", "auprc", "brier")), "–", "–"]]
+    for name, each in others.items():
+        own = [_stacked(each["figures"][key]) for key in ("auroc", "auprc", "brier")]
+        models.append([name.capitalize(), *own, *(_stacked(each["difference"][key]) for key in ("auroc", "auprc"))])
+    assert run.cohort is not None
+    splits = []
+    for name, split in run.cohort.splits.items():
+        positives, stays = int((split.label == 1).sum()), len(split.stay_id)
+        events, labelled = len(split.value), int((split.label >= 0).sum())
+        counts = [f"{n:,}" for n in (stays, labelled, positives)]
+        share = f"{positives / labelled:.1%}".replace("%", " %")
+        splits.append([name, *counts, share, f"{len(split.minute):,}", f"{events:,}", f"{events / stays:,.0f}"])
+    variables = [
+        [name, *(f"{value:.4g}".replace("-", "−") for value in pair)]
+        for name, *pair in zip(run.cohort.vocabulary, run.cohort.mean, run.cohort.std, strict=True)
+    ]
+    metrics = list(csv.DictReader((run.folder / "metrics.csv").open()))
+    shown = ("train_loss", "val_loss", "val_auc", "val_auprc")
+    validations = [[row["epoch"], row["stage"], *(f"{float(row[name]):.4f}" for name in shown)] for row in metrics]
+    return {
+        "This model and the baselines": models,
+        "All figures": [[_text(figures[name]["value"]), _interval(figures[name])] for name in FIGURES],
+        "Stays by split": splits,
+        "Variables": variables,
+        "All validations": validations,
+        "Calibration by group of stays, calibrated": _bins(),
+        "Calls at calibrated probability": [
+            ["label 1", f"{tp}\ntrue positive", f"{fn}\nfalse negative"],
+            ["label 0", f"{fp}\nfalse positive", f"{tn}\ntrue negative"],
+        ],
+        "At this threshold": [[_stacked(figures[name])] for name in AT_THRESHOLD],
+        "Net benefit": _net_benefits(),
+        "Subgroups": _group_rows(["sex: female", "sex: male"], content["subgroups"]),
+        "Landmarks": _group_rows(["6"], content["landmarks"]),
+    }
+
+
+# Copied from config.json and summary.json; the first column names the entry.
+COPIED = ("This run", "Settings", "Sizes of the model", "Weights of the checkpoint", "How values are read", "Versions")
+
+
+def test_every_cell_of_every_table_in_a_report_is_computed_again(run: Run) -> None:
+    tables = [table for section in _sections(run) for table in (*section.tables, *section.folded)]
+    expected, seen = _expected_tables(run), set()
+    for table in tables:
+        if table.caption in COPIED:
+            continue
+        (key,) = [each for each in expected if table.caption.startswith(each)]
+        seen.add(key)
+        for row, cells in zip(table.rows, expected[key], strict=True):
+            _assert_same_cells(table, list(row), cells)
+    assert seen == set(expected)
+
+
+def _assert_same_cells(table: Table, row: list[str], cells: list[str]) -> None:
+    """The cells of a row; the tables of figures have the name before, and the best value after them."""
+    first, last = (1, 1 + len(cells)) if len(cells) < len(row) else (0, len(row))
+    assert row[first:last] == cells, table.caption
+
+
+def test_copied_tables_hold_what_the_files_hold(run: Run) -> None:
+    tables = {table.caption: table for section in _sections(run) for table in (*section.tables, *section.folded)}
+    config, summary = (json.loads((run.folder / name).read_text()) for name in ("config.json", "summary.json"))
+    loaded = {name: len(each) if isinstance(each, list) else each for name, each in config["pretrained"].items()}
+    copied = (config["settings"], config["sizes"], loaded, config["values"], config["versions"])
+    for caption, content in zip(COPIED[1:], copied, strict=True):
+        rows = [[name, str(value)] for name, value in content.items()]
+        for (name, shown), (expected, whole) in zip(tables[caption].rows, rows, strict=True):
+            assert name == expected
+            assert shown == whole or (shown.endswith(" …") and whole.startswith(shown[:-2]))
+    speed = dict(tables["This run"].rows)
+    assert speed["Device and memory"] == summary["device_use"]
+    for stage, parts in summary["trained"].items():
+        counts = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        assert speed[f"Values trained, stage {stage}"] == counts
+
+
+def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run: Run) -> None:
+    figures, trees = _expected()["figures"], _expected()["baselines"]["boosted trees"]
+    assert run.evaluation is not None
+    cards = {card.name: (card.value, card.detail) for card in cards_of(run)}
+    share = f"{LABEL.mean():.1%}".replace("%", " %")
+    assert cards == {
+        "AUROC": (_text(figures["auroc"]["value"]), f"95 % interval {_interval(figures['auroc'])}; chance 0.5"),
+        "AUPRC": (
+            _text(figures["auprc"]["value"]),
+            f"95 % interval {_interval(figures['auprc'])}; chance {_text(LABEL.mean())}",
+        ),
+        "Brier score": (_text(figures["brier"]["value"]), f"95 % interval {_interval(figures['brier'])}"),
+        "Stays, test split": (str(STAYS), f"{LABEL.sum()} positive ({share})"),
+    }
+    own, other, paired = figures["auroc"], trees["figures"]["auroc"], trees["difference"]["auroc"]
+    text = f"AUROC {_text(own['value'])} against {_text(other['value'])}, difference {_text(paired['value'])} "
+    assert f"{text}({_interval(paired)})" in verdict(run.evaluation)
+
+
+def test_the_numbers_that_describe_figures_are_computed_again(run: Run) -> None:
+    alt = {picture.name: picture.alt for section in _sections(run) for picture in section.pictures}
+    auroc, auprc = roc_auc_score(LABEL, LOGIT), average_precision_score(LABEL, LOGIT)
+    risk = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+    content = _expected()
+
+    def told(figure: dict[str, Any]) -> str:
+        return f"{_text(figure['value'])} ({_interval(figure)})"
+
+    expected = {
+        "roc": f"AUROC {_text(auroc)}.",
+        "precision_recall": f"average precision {_text(auprc)}; the prevalence is {_text(LABEL.mean())}.",
+        "baselines_auroc": f"Boosted trees {told(content['baselines']['boosted trees']['figures']['auroc'])}",
+        "baselines_auprc": f"This model {told(content['figures']['auprc'])}",
+        "calibration": "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in _bins()),
+        "risk_histogram": f"median is {_text(float(np.median(risk[LABEL == 0])))} among stays of label 0 and "
+        f"{_text(float(np.median(risk[LABEL == 1])))} among",
+        "decision_curve": "above that of acting on every stay and on none between",
+        "subgroups": f"sex female {told(content['subgroups'][0]['figures']['auroc'])}",
+        "landmarks": f"6 h: AUROC {told(content['landmarks'][0]['figures']['auroc'])}.",
+        "one_stay": "0.250 after the first set, 0.750 after the last one at hour 1.5, between 0.250 and 0.750.",
+    }
+    training = {"loss", "val_auc", "val_auprc", "learning_rates"}
+    assert alt.keys() == expected.keys() | training
+    for name, text in expected.items():
+        assert text in alt[name], name
+    metrics = list(csv.DictReader((run.folder / "metrics.csv").open()))
+    for name in ("val_auc", "val_auprc"):
+        first, last = (float(row[name]) for row in (metrics[0], metrics[-1]))
+        assert f"{name} from {first:.4g} to {last:.4g}" in alt[name]

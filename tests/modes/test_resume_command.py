@@ -1,0 +1,170 @@
+"""`--resume RUN` as users meet it: signals, what may change, what is refused, and real processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train_optimized
+from benchmarks.kills import differences, killed_run
+from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.cohort import Cohort
+from tests.command import argv, call, finetune, rows_of, run_of
+from tests.training.helpers import load
+from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, killed_at, refusal, resume
+
+FLAGS = {"batch_size": 8, "max_epochs": 3, "unfreeze_after": 1}
+
+
+@pytest.fixture(scope="module")
+def killed_once(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    with killed_at(SeqSetVAEFineTuner, "training_step", 2 * STEPS + 3):
+        finetune(pretrained, compiled.path, root, **FLAGS)
+    return run_of(root)
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """A run that was killed in its third epoch."""
+    return Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
+
+
+def test_another_value_is_refused_and_says_how_to_change_it(killed: Path) -> None:
+    errors = refusal(killed, "--lr", "1e-5", "--seed", "4", "--max_epochs", "3")
+    assert "2 problems" in errors
+    assert f"lr: received 1e-05; the run in {killed} has 0.001; leave out --lr, or change it on purpose with " in errors
+    assert "--override lr" in errors
+    assert "seed: received 4" in errors
+    assert "cannot change within a run" in errors
+
+
+def test_a_setting_that_is_overridden_has_its_new_value_from_there_on(killed: Path) -> None:
+    before = rows_of(killed)
+    resume(killed, "--lr", "5e-4", "--max_epochs", "4", "--override", "lr", "max_epochs")
+    rows = rows_of(killed)
+    assert rows[: len(before)] == before
+    assert [row["lr_backbone"] for row in rows] == ["0.0", "0.001", "0.0005", "0.0005"]
+    settings = json.loads((killed / "config.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["lr"], settings["max_epochs"], settings["cls_head_lr"]) == (5e-4, 4, 3e-3)
+
+
+def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed: Path) -> None:
+    resume(killed)
+    written = {file: file.stat().st_mtime_ns for file in killed.rglob("*")}
+    said = resume(killed)
+    assert said.startswith(f"Nothing to do: the run in {killed} is finished")
+    assert {file: file.stat().st_mtime_ns for file in killed.rglob("*")} == written
+    resume(killed, "--max_epochs", "4", "--override", "max_epochs")
+    assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--override", "lr"], "override: received 'lr', but --lr gives it no other value"),
+        (["--mode", "pretrain"], "mode: received 'pretrain'"),
+        (["--ckpt", "x"], "--mode finetune does not use it"),
+        (["--lrr", "1"], "did you mean --lr?"),
+        (["--lr", "fast"], "lr: received 'fast'; allowed: a number above 0"),
+    ],
+)
+def test_a_wrong_flag_is_refused(killed: Path, words: list[str], expected: str) -> None:
+    assert expected in refusal(killed, *words)
+
+
+def test_what_is_no_run_is_refused(killed: Path, tmp_path: Path, finished: tuple[Path, str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "nothing", tmp_path / "empty", killed / "config.json"):
+        assert "allowed: an existing run folder" in refusal(path)
+    status, _, errors = call(["--mode", "finetune", "--override", "lr"])
+    assert status == 2
+    assert "it needs --resume RUN" in errors
+
+
+def test_data_or_a_checkpoint_that_changed_are_refused(killed: Path) -> None:
+    config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
+    for change, expected in (
+        ({"cohort": {"content": "other"}}, "the data in"),
+        ({"pretrained_checksum": "other"}, "the pretrained checkpoint has changed"),
+    ):
+        (killed / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        assert expected in refusal(killed)
+
+
+def test_a_run_that_another_process_writes_is_refused(killed: Path) -> None:
+    code = f"import fcntl, time; file = open({str(killed / '.running')!r}, 'ab'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    code += "; print('locked', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        try:
+            assert "another process writes to this run" in refusal(killed)
+        finally:
+            other.kill()
+
+
+def test_ctrl_c_names_the_command_that_goes_on(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = SeqSetVAEFineTuner.training_step, []
+
+    def interrupted(self: SeqSetVAEFineTuner, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 12:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", interrupted)
+    try:
+        status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130
+    run = run_of(tmp_path)
+    assert errors.splitlines()[-1] == f"interrupted; to go on: python train_optimized.py --resume {run}"
+    resume(run)
+
+
+def test_sigterm_saves_the_step_and_exits_with_its_own_status(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient group is finished first; nothing is lost."""
+    step, calls = SeqSetVAEFineTuner.training_step, []
+
+    def stopped(self: SeqSetVAEFineTuner, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 12:  # the fourth batch of the second epoch, the first of its group
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", stopped)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS, gradient_accumulation_steps=3)
+    assert status == train_optimized.STOPPED == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    run = run_of(tmp_path)
+    assert errors.splitlines()[-1] == f"stopped by SIGTERM; to go on: python train_optimized.py --resume {run}"
+    assert load(run / "checkpoints" / "last.ckpt")["callbacks"]["LastCheckpoint"]["batches"] == 6
+    assert len(calls) == STEPS + 6
+    assert "Resumed in epoch 2, after 6 batches" in resume(run)
+
+
+def test_a_process_that_is_killed_ends_like_one_that_was_not(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    flags = {"mode": "finetune", "pretrained_ckpt": pretrained, "data_dir": compiled.path, "accelerator": "cpu"}
+    words = argv(**{**flags, **FINETUNING, **EVERY_STEP})
+    assert call([*words, "--output_root_dir", str(tmp_path / "whole")])[0] == 0
+    whole = run_of(tmp_path / "whole")
+    (tmp_path / "killed").mkdir()
+    run, _ = killed_run(words, "finetune", tmp_path / "killed", [0.6])
+    assert run is not None
+    assert not differences(run, whole)

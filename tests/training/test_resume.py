@@ -1,0 +1,279 @@
+"""A run that was killed and resumed ends like one that was not: weights, optimizer, rates, rows, to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.kills import differences
+from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
+from seqsetvae import trees
+from seqsetvae.architectures.variable_summaries import encoding
+from seqsetvae.cohort import Cohort
+from seqsetvae.training import calibrate, callbacks, checkpoints, feature_cache, start
+from tests.command import command, finetune, run_of
+from tests.training.helpers import load
+from tests.training.resuming import (
+    EVERY_STEP,
+    FINETUNING,
+    STEPS,
+    assert_same_run,
+    killed_at,
+    pretrain,
+    refusal,
+    resume,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning run that was not killed."""
+    root = tmp_path_factory.mktemp("whole")
+    status, _, errors = finetune(pretrained, old_layout, root, **FINETUNING)
+    assert status == 0, errors
+    return run_of(root)
+
+
+@pytest.fixture(scope="module")
+def whole_pretraining(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    status, _, errors = pretrain(old_layout, root)
+    assert status == 0, errors
+    return run_of(root, "pretrain")
+
+
+MIDDLE_OF_STAGE_2 = (SeqSetVAEFineTuner, "training_step", 2 * STEPS + 5)  # in the middle of a gradient group
+MOMENTS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
+    "while features are cached": (feature_cache, "require_finite", 5, {}),
+    "in the first step": (SeqSetVAEFineTuner, "training_step", 1, {}),
+    "in the first epoch": (SeqSetVAEFineTuner, "training_step", 5, EVERY_STEP),
+    "in the last batch of stage 1": (SeqSetVAEFineTuner, "training_step", 2 * STEPS, {}),
+    "in a validation of stage 1": (SeqSetVAEFineTuner, "validation_step", 4, EVERY_STEP),
+    "between best.ckpt and last.ckpt": (callbacks.MetricsTable, "add", 2, {}),
+    "between metrics.csv and last.ckpt": (checkpoints.SafeCheckpointIO, "save_checkpoint", 5, {}),
+    "between the stages": (SeqSetVAEFineTuner, "unfreeze_backbone", 1, {}),
+    "in stage 2, saved at its start": (*MIDDLE_OF_STAGE_2, {}),
+    "in stage 2, saved inside the epoch": (*MIDDLE_OF_STAGE_2, EVERY_STEP),
+    "in stage 2, after its first best.ckpt": (callbacks.MetricsTable, "add", 3, {}),
+    "in the last step": (SeqSetVAEFineTuner, "training_step", 4 * STEPS, EVERY_STEP),
+    "in the calibration": (calibrate, "calibrate", 1, {}),
+    "before the summary": (start, "summarize", 1, {}),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_like_one_that_was_not(
+    whole: Path, pretrained: Path, old_layout: Path, tmp_path: Path, moment: str
+) -> None:
+    owner, name, number, flags = MOMENTS[moment]
+    with killed_at(owner, name, number):
+        finetune(pretrained, old_layout, tmp_path, **{**FINETUNING, **flags})
+    run = run_of(tmp_path)
+    assert not (run / "summary.json").exists()
+    resume(run)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "flags"),
+    [("training_step", 3, {}), ("training_step", STEPS + 5, EVERY_STEP), ("validation_step", 4, EVERY_STEP)],
+)
+def test_killed_pretraining_ends_like_one_that_was_not(
+    whole_pretraining: Path, old_layout: Path, tmp_path: Path, name: str, number: int, flags: dict[str, Any]
+) -> None:
+    with killed_at(SeqSetVAEPretrainer, name, number):
+        pretrain(old_layout, tmp_path, **flags)
+    run = run_of(tmp_path, "pretrain")
+    resume(run)
+    assert_same_run(run, whole_pretraining)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_random_numbers_that_the_loader_draws_go_on_too(compiled: Cohort, tmp_path: Path, num_workers: int) -> None:
+    words: dict[str, Any] = {"objective": "forecasting", "preset": "small", "batch_size": 8, "max_epochs": 2}
+    assert pretrain(compiled.path, tmp_path / "whole", **words)[0] == 0
+    with killed_at(SeqSetVAEPretrainer, "training_step", STEPS + 5):
+        pretrain(compiled.path, tmp_path / "killed", **words, **EVERY_STEP, num_workers=num_workers)
+    resume(run_of(tmp_path / "killed", "pretrain"))
+    assert_same_run(run_of(tmp_path / "killed", "pretrain"), run_of(tmp_path / "whole", "pretrain"))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_too(
+    whole: Path, pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    with killed_at(SeqSetVAEFineTuner, "training_step", STEPS + 4):
+        finetune(pretrained, old_layout, tmp_path, **{**FINETUNING, **EVERY_STEP})
+    for _ in range(4):
+        with killed_at(SeqSetVAEFineTuner, "training_step", 5):
+            resume(run_of(tmp_path))
+    resume(run_of(tmp_path))
+    assert_same_run(run_of(tmp_path), whole)
+
+
+def test_worker_processes_give_the_same_batches_after_a_restart(
+    whole: Path, pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    with killed_at(*MIDDLE_OF_STAGE_2):
+        finetune(pretrained, old_layout, tmp_path, **{**FINETUNING, **EVERY_STEP}, num_workers=2)
+    resume(run_of(tmp_path))
+    assert_same_run(run_of(tmp_path), whole)
+
+
+@pytest.mark.parametrize("number", [STEPS + 5, 2 * STEPS + 1])
+def test_the_rest_of_an_epoch_is_what_the_killed_process_left(
+    pretrained: Path, old_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Inside an epoch, and at the end of one, in the order of the next."""
+    seen: list[list[int]] = []
+    step = SeqSetVAEFineTuner.training_step
+
+    def recorded(self: SeqSetVAEFineTuner, batch: Any, batch_index: int) -> torch.Tensor:
+        loss = step(self, batch, batch_index)
+        seen.append(batch.stay_id.tolist())
+        return loss
+
+    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", recorded)
+    flags = {"max_epochs": 3, "unfreeze_after": 0, "batch_size": 8, **EVERY_STEP}
+    finetune(pretrained, old_layout, tmp_path / "whole", **flags)
+    expected, seen[:] = list(seen), []
+    with killed_at(SeqSetVAEFineTuner, "training_step", number):
+        finetune(pretrained, old_layout, tmp_path / "killed", **flags)
+    assert len(seen) == number - 1
+    said = resume(run_of(tmp_path / "killed"))
+    assert seen == expected
+    assert ("in epoch 2, after 4 batches" if number == STEPS + 5 else "after epoch 2") in said
+
+
+def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+    for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
+        monkeypatch.setattr(trees, name, rounds)
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
+    words |= {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 3, **EVERY_STEP}
+    assert command("finetune", **words, output_root_dir=tmp_path / "whole")[0] == 0
+    with killed_at(SeqSetVAEFineTuner, "training_step", 7):
+        command("finetune", **words, output_root_dir=tmp_path / "killed")
+    resume(run_of(tmp_path / "killed"))
+    assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
+
+
+def test_added_matrices_of_lora_go_on_too(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {**FINETUNING, "tuning": "lora", "lora_rank": 2, **EVERY_STEP}
+    assert finetune(pretrained, old_layout, tmp_path / "whole", **flags)[0] == 0
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3 * STEPS + 5):
+        finetune(pretrained, old_layout, tmp_path / "killed", **flags)
+    resume(run_of(tmp_path / "killed"))
+    assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
+
+
+def test_double_precision_is_not_rounded_on_the_way(old_layout: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {"precision": "64-true", **EVERY_STEP}
+    assert pretrain(old_layout, tmp_path / "whole", **flags)[0] == 0
+    with killed_at(SeqSetVAEPretrainer, "training_step", STEPS + 3):
+        pretrain(old_layout, tmp_path / "killed", **flags)
+    resume(run_of(tmp_path / "killed", "pretrain"))
+    assert_same_run(run_of(tmp_path / "killed", "pretrain"), run_of(tmp_path / "whole", "pretrain"))
+
+
+def test_patience_and_reduced_rates_go_on_and_a_stopped_stage_stays_stopped(
+    pretrained: Path, old_layout: Path, tmp_path: Path
+) -> None:
+    flags: dict[str, Any] = {"batch_size": 8, "max_epochs": 9, "unfreeze_after": None, "cls_head_lr": 1e-5}
+    flags |= {"es_patience": 3, "lr_patience": 0, "min_lr": 0, "lr_factor": 1e-6}  # after one cut nothing improves
+    assert finetune(pretrained, old_layout, tmp_path / "whole", **flags)[0] == 0
+    whole = run_of(tmp_path / "whole")
+    n_epochs = len((whole / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
+    assert n_epochs < 9
+    for name, number in (("training_step", STEPS * (n_epochs - 1) + 3), ("training_step", STEPS * n_epochs - 1)):
+        root = tmp_path / f"killed in {number}"
+        with killed_at(SeqSetVAEFineTuner, name, number):
+            finetune(pretrained, old_layout, root, **flags)
+        resume(run_of(root))
+        assert_same_run(run_of(root), whole)
+    with killed_at(start, "summarize", 1):
+        finetune(pretrained, old_layout, tmp_path / "stopped", **flags)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(SeqSetVAEFineTuner, "training_step")
+        resume(run_of(tmp_path / "stopped"))
+    assert_same_run(run_of(tmp_path / "stopped"), whole)
+
+
+@pytest.fixture(scope="module")
+def killed_once(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed in stage 2."""
+    root = tmp_path_factory.mktemp("killed")
+    with killed_at(*MIDDLE_OF_STAGE_2):
+        finetune(pretrained, old_layout, root, **{**FINETUNING, **EVERY_STEP})
+    return run_of(root)
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
+
+
+def test_a_moved_run_goes_on_where_it_is(whole: Path, killed: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved to a place with spaces" / "Läufe"
+    moved.parent.mkdir()
+    shutil.move(killed, moved)
+    resume(moved)
+    assert_same_run(moved, whole)
+    assert not killed.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole: Path, killed: Path, damage: str) -> None:
+    last = killed / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    said = resume(killed)
+    assert f"⚠️  {last}" in said
+    assert "previous.ckpt is used instead" in said
+    assert_same_run(killed, whole)
+
+
+def test_two_damaged_checkpoints_are_one_clear_error(killed: Path) -> None:
+    for name in ("last", "previous"):
+        (killed / "checkpoints" / f"{name}.ckpt").write_bytes(b"PK\x03\x04 torn")
+    errors = refusal(killed)
+    assert errors.count("\n") == 1
+    assert "last.ckpt and previous.ckpt cannot be read, so the run cannot go on" in errors
+
+
+def test_rows_are_neither_lost_nor_doubled_in_any_table(whole: Path, killed: Path) -> None:
+    with (killed / "metrics.csv").open("a", encoding="utf-8") as file:
+        file.write("2,3,17,0.5")  # torn, and of an epoch that no checkpoint knows
+    resume(killed)
+    assert differences(killed, whole) == []
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    curves = events.EventAccumulator(str(killed / "tensorboard")).Reload()
+    table = list(csv.DictReader((killed / "metrics.csv").open(encoding="utf-8")))
+    assert [event.step for event in curves.Scalars("val_auc")] == [int(row["step"]) for row in table]
+    state = json.loads((killed / "run_state.json").read_text(encoding="utf-8"))
+    assert [row["step"] for row in state["rows"]] == [int(row["step"]) for row in table]
+
+
+def test_every_file_of_a_run_can_be_read_with_weights_only(killed: Path) -> None:
+    for file in (killed / "checkpoints").iterdir():
+        load(file)
+
+
+def test_a_checkpoint_is_never_half_written(whole: Path, killed: Path) -> None:
+    """Killed inside the write of a checkpoint, the one before is whole."""
+    with killed_at(torch, "save", 2):
+        resume(killed)
+    load(killed / "checkpoints" / "last.ckpt")
+    resume(killed)
+    assert_same_run(killed, whole)
