@@ -86,6 +86,7 @@ es_patience = 8  # early stopping: validations without a better val_auc (per fin
 save_every_minutes = 10.0  # minutes between saves inside an epoch, for --resume; the end of an epoch is always saved
 
 # --- Run --------------------------------------------------------------------------------------------------------------
+loggers = None  # trackers besides metrics.csv and TensorBoard: wandb, mlflow or both; no stay ids or paths are sent
 output_root_dir = "outputs"  # folder for run folders, compiled data folders and cached features
 seed = 42  # random seed for initial weights, batch order and dropout
 accelerator = "auto"  # device: auto (GPU if available), cpu or gpu

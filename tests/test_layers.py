@@ -24,7 +24,7 @@ ROOMS = [
     ("seqsetvae.ops",),
     ("seqsetvae.settings",),
     ("seqsetvae.files", "seqsetvae.safetensors_file"),
-    ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console"),
+    ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.
 READ_ONLY_BY = {"finetune_config_optimized": {"train_optimized"}}

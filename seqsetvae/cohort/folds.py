@@ -58,12 +58,14 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
 def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
     """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
 
+    With one fold, these are the labelled stays of the cohort's own valid and train splits.
+
     Stratified by label, and all stays of a subject are in one fold. Stays are taken in the order of their ids as text,
     so that the partition depends on nothing but the stays and the seed. With a `train_fraction` below 1, a random part
     of the training stays is kept, of each class alike. Mean and std of the variables remain those of the cohort.
 
     Raises:
-        InputError: a class has fewer stays than there are folds.
+        InputError: a class has fewer stays than there are folds, or the one fold is no split of the cohort.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
@@ -85,8 +87,13 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
 
     subject = np.concatenate([split.subject_id for split in splits])[order]
     several = len(np.unique(subject)) < len(subject)
-    partition = (StratifiedGroupKFold if several else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
-    for inside, outside in partition.split(order, label[order], subject if several else None):
+    if n_folds == 1:
+        is_held_out = source[order] == splits.index(cohort.split("valid"))
+        parts = [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
+    else:
+        partition = (StratifiedGroupKFold if several else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
+        parts = list(partition.split(order, label[order], subject if several else None))
+    for inside, outside in parts:
         if train_fraction < 1:
             inside, _ = train_test_split(
                 inside, train_size=train_fraction, stratify=label[order[inside]], random_state=seed

@@ -21,7 +21,7 @@ def summary(cohort: Cohort) -> str:
         )
     lines += _samples(cohort)
     lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
-    return "\n".join([*lines, *notices(cohort)])
+    return "\n".join([*lines, *notices(cohort, examples=True)])
 
 
 def _samples(cohort: Cohort) -> list[str]:
@@ -35,8 +35,11 @@ def _samples(cohort: Cohort) -> list[str]:
     return [f"{counted(n_stays, 'stay')} of {counted(n_subjects, 'subject')}, {n_timed:,} with a prediction time"]
 
 
-def notices(cohort: Cohort) -> list[str]:
-    """What was unusual about the data and how it was handled, a line each; empty if nothing was."""
+def notices(cohort: Cohort, examples: bool = False) -> list[str]:
+    """What was unusual about the data and how it was handled, a line each; empty if nothing was.
+
+    With `examples` of faulty files, which name stays; without them in runs, whose output goes to logs and reports.
+    """
     report = cohort.manifest["report"]
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
@@ -51,7 +54,7 @@ def notices(cohort: Cohort) -> list[str]:
     unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
     if report["faulty_files"]:
         lines.append(f"{counted(report['faulty_files'], f'faulty {unit}')} {see}")
-    lines += _faults(cohort)
+    lines += _faults(cohort, examples)
     unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")
@@ -65,13 +68,14 @@ def notices(cohort: Cohort) -> list[str]:
     return lines
 
 
-def _faults(cohort: Cohort) -> list[str]:
+def _faults(cohort: Cohort, examples: bool) -> list[str]:
     """Which kinds of faults --skip_bad ignored, and how the stays left out differ from those kept."""
     report = cohort.manifest["report"]
     if not report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
         return []
     faulty = FaultyFiles(**report["faults"])
-    return [*faulty.lines(), f"--skip_bad left out {faulty.share(cohort.manifest['splits'], cohort.label_name)}"]
+    share = faulty.share(cohort.manifest["splits"], cohort.label_name)
+    return [*faulty.lines(examples), f"--skip_bad left out {share}"]
 
 
 def most_events(unknown: dict[str, int]) -> str:

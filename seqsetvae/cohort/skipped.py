@@ -34,10 +34,11 @@ class FaultyFiles:
         self.kinds[skip.category] = self.kinds.get(skip.category, 0) + 1
         self.examples.setdefault(skip.category, str(skip))
 
-    def lines(self) -> list[str]:
-        """One line for each kind of fault, the most frequent first: how many files, and an example."""
+    def lines(self, examples: bool = True) -> list[str]:
+        """One line for each kind of fault, the most frequent first: how many files, and an example file."""
         by_count = sorted(self.kinds.items(), key=lambda item: -item[1])
-        return [f"{counted(n, self.unit)}: {kind}, for example {self.examples[kind]}" for kind, n in by_count]
+        named = {kind: f", for example {self.examples[kind]}" if examples else "" for kind in self.kinds}
+        return [f"{counted(n, self.unit)}: {kind}{named[kind]}" for kind, n in by_count]
 
     def share(self, splits: Mapping[str, Mapping[str, int]], label_name: str) -> str:
         """The share of stays that are left out with these files, and their outcome rate beside that of the others."""

@@ -1,22 +1,24 @@
 """Results of cross-validation: predictions by fold, and figures over folds. Importing this imports no torch.
 
-Legend: n stays of a fold, R resamples.
+Legend: n stays of a fold, R resamples, K seeds of the trainings of a model (1 for a baseline).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqsetvae.evaluation.statistics import Scores, bootstrap
+from seqsetvae.evaluation.results import RANKING, resampled_unit
+from seqsetvae.evaluation.statistics import Figures, Floats, Interval, Scores, bootstrap
 from seqsetvae.files import write_text
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
 NOT_MODELS = ("stay_id", "label")
+SUBJECT = "subject_id"
 
 Columns = dict[str, np.ndarray]  # of one fold: stay_id [n], label [n], and the log-odds [n] of each model by its name
 
@@ -35,55 +37,117 @@ def read_columns(file: Path) -> Columns:
     return {name: np.array([(int if name in NOT_MODELS else float)(value) for value in of]) for name, of in columns}
 
 
-def results(folds: Sequence[Columns]) -> dict[str, Any]:
-    """AUROC and AUPRC of each model: mean and SD over folds, bootstrap intervals, and differences to the REFERENCE.
+def results(folds: Sequence[Columns], first: str | None = None) -> dict[str, Any]:
+    """AUROC and AUPRC of each model: mean, SDs, bootstrap intervals, and paired differences.
 
-    A resample draws stays of each class with replacement; each fold is scored on its own stays among them.
+    A resample draws subjects with replacement, and each fold is scored on its own stays among them. A subject is drawn
+    with all of its stays, and a stay with its predictions in all partitions and by all seeds.
+
+    Args:
+        folds: of each, stay_id [n], label [n], perhaps subject_id [n] (else each stay is of another subject), and the
+            log-odds of each model: [n], or [K, n] of several trainings.
+        first: a model that the others are compared with, besides the REFERENCE.
     """
-    label = np.concatenate([fold["label"] for fold in folds])
-    ends = np.cumsum([len(fold["label"]) for fold in folds]).tolist()
-    places = [slice(end - len(fold["label"]), end) for end, fold in zip(ends, folds, strict=True)]
+    table = _Table(folds)
+    others = {"difference": REFERENCE, "difference_to_first": first}
+    pairs = {
+        kind: [model for model in table.models if other in table.models and model != other]
+        for kind, other in others.items()
+    }
 
-    def by_fold(model: str, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Figures of a model with these weights [R, stays of all folds], by fold: [folds, R]."""
-        scores = [Scores(fold["label"], fold[model]) for fold in folds]
-        ranking = [each.ranking(weights[:, place]) for each, place in zip(scores, places, strict=True)]
-        return {name: np.stack([fold[name] for fold in ranking]) for name in ranking[0]}
+    def figures(weights: Floats) -> Figures:
+        own = {model: table.means(model, weights) for model in table.models}
+        found = {f"{name} of {model}": own[model][name] for model in own for name in RANKING}
+        for kind, models in pairs.items():
+            other = own.get(others[kind] or "", {})
+            for model in models:
+                found |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in RANKING}
+        return found
 
-    def figures(model: str, minus: str | None = None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        def means(weights: np.ndarray) -> dict[str, np.ndarray]:
-            own = {name: values.mean(axis=0) for name, values in by_fold(model, weights).items()}
-            return own if minus is None else {name: own[name] - figures(minus)(weights)[name] for name in own}
+    intervals = bootstrap(table.label, figures, subject=table.subject)
+    entries: dict[str, Any] = {}
+    for model in table.models:
+        runs = table.by_run(model, np.ones((1, len(table.label))))
+        entries[model] = {name: _plain(intervals[f"{name} of {model}"], runs[name][..., 0]) for name in RANKING}
+        for kind in (kind for kind in pairs if model in pairs[kind]):
+            entries[model][kind] = {name: intervals[f"{kind}: {name} of {model}"].as_plain() for name in RANKING}
+    counts = {"folds": len(folds), "predictions": len(table.label), "positives": int(table.label.sum())}
+    return counts | resampled_unit(table.subject, len(table.label)) | {"first": first, "models": entries}
 
-        return means
 
-    models: dict[str, Any] = {}
-    for model in (name for name in folds[0] if name not in NOT_MODELS):
-        each = {name: values[:, 0].tolist() for name, values in by_fold(model, np.ones((1, len(label)))).items()}
-        intervals = bootstrap(label, figures(model))
-        models[model] = {
-            name: interval.as_plain() | {"sd_over_folds": float(np.std(each[name])), "by_fold": each[name]}
-            for name, interval in intervals.items()
+class _Table:
+    """The predictions of all folds, one after the other."""
+
+    def __init__(self, folds: Sequence[Columns]) -> None:
+        self.label = np.concatenate([fold["label"] for fold in folds])
+        self.subject = np.concatenate([fold.get(SUBJECT, fold["stay_id"]) for fold in folds])
+        self.models = [name for name in folds[0] if name not in (*NOT_MODELS, SUBJECT)]
+        ends = np.cumsum([len(fold["label"]) for fold in folds]).tolist()
+        self._places = [slice(end - len(fold["label"]), end) for end, fold in zip(ends, folds, strict=True)]
+        self._scores = {
+            model: [[Scores(fold["label"], logit) for logit in np.atleast_2d(fold[model])] for fold in folds]
+            for model in self.models
         }
-        if REFERENCE in folds[0] and model != REFERENCE:
-            differences = bootstrap(label, figures(model, REFERENCE))
-            models[model]["difference"] = {name: interval.as_plain() for name, interval in differences.items()}
-    return {"folds": len(folds), "predictions": len(label), "positives": int(label.sum()), "models": models}
+
+    def by_run(self, model: str, weights: Floats) -> Figures:
+        """Figures of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
+        ranking = [
+            [each.ranking(weights[:, place]) for each in of_fold]
+            for of_fold, place in zip(self._scores[model], self._places, strict=True)
+        ]
+        return {name: np.array([[run[name] for run in of_fold] for of_fold in ranking]) for name in RANKING}
+
+    def means(self, model: str, weights: Floats) -> Figures:
+        """Their means over folds and seeds: [R]."""
+        return {name: values.mean(axis=1).mean(axis=0) for name, values in self.by_run(model, weights).items()}
+
+
+def _plain(interval: Interval, runs: Floats) -> dict[str, Any]:
+    """A figure for JSON, with its values by run [folds, K]; what varies over seeds is the mean over the folds."""
+    by_fold, by_seed = runs.mean(axis=1), runs.mean(axis=0)
+    several = len(by_seed) > 1
+    return interval.as_plain() | {
+        "sd_over_folds": float(np.std(by_fold)),
+        "by_fold": by_fold.tolist(),
+        "sd_over_seeds": float(np.std(by_seed, ddof=1)) if several else None,
+        "by_seed": by_seed.tolist() if several else None,
+    }
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The table for the terminal."""
-    width = max(map(len, result["models"]), default=0)
+    models, first = result["models"], result["first"]
+    seeds = max(len(entry["auroc"]["by_seed"] or [0]) for entry in models.values())
+    spread = ["over folds"] * (result["folds"] > 1) + [f"over {seeds} seeds"] * (seeds > 1)
+    name = max(map(len, models))
+    cell = max(len(_cell(entry[figure])) for entry in models.values() for figure in RANKING)
+    about = f"AUROC and AUPRC, with 95 % intervals over {result['resampled']}"
     found = [
-        f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; mean (SD) "
-        "over folds",
-        f"{'':{width}}  {'AUROC':15}  {'AUPRC':15}  difference to {REFERENCE}, AUROC and AUPRC, with 95 % intervals",
+        f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; "
+        f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}",
+        f"{'':{name}}  {'AUROC':{cell}}  {'AUPRC':{cell}}  difference to {REFERENCE}, {about}",
     ]
-    for model, entry in result["models"].items():
-        own = [f"{entry[name]['value']:.4f} ({entry[name]['sd_over_folds']:.4f})" for name in ("auroc", "auprc")]
-        differences = [
-            f"{each['value']:+.4f} [{each['low']:+.4f}, {each['high']:+.4f}]"
-            for each in entry.get("difference", {}).values()
-        ]
-        found.append(f"{model:{width}}  {own[0]:15}  {own[1]:15}  " + "  ".join(differences))
+    for model, entry in models.items():
+        cells = "  ".join(f"{_cell(entry[figure]):{cell}}" for figure in RANKING)
+        found.append(f"{model:{name}}  {cells}  {_differences(entry.get('difference', {}))}")
+    if first is not None:
+        found.append(f"\nDifference to {first}, {about}")
+        compared = {model: entry.get("difference_to_first", {}) for model, entry in models.items() if model != first}
+        found += [f"{model:{name}}  {_differences(difference)}" for model, difference in compared.items()]
     return found + [f"⚠️  {caution}" for caution in result.get("cautions", ())]
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    """A mean with its SDs."""
+    over_folds = entry["sd_over_folds"] if len(entry["by_fold"]) > 1 else None
+    spread = [f"{each:.4f}" for each in (over_folds, entry["sd_over_seeds"]) if each is not None]
+    return f"{entry['value']:.4f}" + (f" ({'; '.join(spread)})" if spread else "")
+
+
+def _differences(difference: Mapping[str, Any]) -> str:
+    """Of AUROC and AUPRC; without an interval where there is none."""
+    cells = [
+        f"{each['value']:+.4f}" + ("" if each["low"] is None else f" [{each['low']:+.4f}, {each['high']:+.4f}]")
+        for each in difference.values()
+    ]
+    return "  ".join(cells)

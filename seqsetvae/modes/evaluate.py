@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.errors import InputError
+from seqsetvae.privacy import checkpoint_names
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     BaselineSettings,
@@ -94,13 +95,14 @@ def run(settings: Settings) -> dict[str, Any]:
     first = scorers[0]
     every = [scorer.predict(split) for scorer in scorers]
     tables = [_labelled(scorer, predictions) for scorer, predictions in zip(scorers, every, strict=True)]
-    evaluated = [_evaluated(*pair) for pair in zip(scorers, tables, strict=True)]
+    names = checkpoint_names([scorer.path for scorer in scorers])
+    evaluated = [_evaluated(*each) for each in zip(scorers, tables, names, strict=True)]
     _require_same_stays(scorers, tables)
     baselines, about_baselines = _baselines(settings.baselines.baselines, first, tables[0])
     content = evaluation(
         evaluated[0],
         baselines=baselines,
-        compared={str(each.checkpoint): each.scores() for each in evaluated[1:]},
+        compared={each.checkpoint: each.scores() for each in evaluated[1:]},
         subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
         landmarks=_landmarks(first, tables[0], settings.details.landmarks or ()),
         cautions=[*_left_out(every[0], tables[0]), *_drift(first, split), *about_baselines],
@@ -177,12 +179,12 @@ def _drift(scorer: Scorer, split: str) -> list[str]:
     return drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
 
 
-def _evaluated(scorer: Scorer, predictions: Predictions) -> Evaluated:
+def _evaluated(scorer: Scorer, predictions: Predictions, name: str) -> Evaluated:
     """The predictions with the calibration of their checkpoint."""
     from seqsetvae.evaluation.results import Evaluated
 
     return Evaluated(
-        checkpoint=str(scorer.path),
+        checkpoint=name,
         split=predictions.split,
         label_name=scorer.cohort.label_name,
         label=predictions.label.cpu().numpy(),

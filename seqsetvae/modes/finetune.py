@@ -25,6 +25,7 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
+from seqsetvae.settings.loggers import LoggerSettings
 from seqsetvae.settings.tuning import TuningSettings, resolved
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.settings import TaskSettings
@@ -77,6 +78,7 @@ class Settings:
     tuning: TuningSettings
     optimizer: OptimizerSettings
     schedule: FinetuningSchedule
+    loggers: LoggerSettings
     run: RunSettings
 
 

@@ -21,6 +21,7 @@ from seqsetvae.settings.groups import (
     ValueSettings,
     min_lr_problems,
 )
+from seqsetvae.settings.loggers import LoggerSettings
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import torch
@@ -50,6 +51,7 @@ class Settings:
     rate: PretrainingRate
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
+    loggers: LoggerSettings
     run: RunSettings
 
 

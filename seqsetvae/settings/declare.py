@@ -145,7 +145,7 @@ def groups_in(settings: Any) -> Iterator[Any]:
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
-    """Every setting of a built group as str, int, float, bool or None, for JSON."""
+    """Every setting of a built group as str, int, float, bool, None or a list of them, for JSON."""
     plain: dict[str, Any] = {}
     for group in groups_in(settings):
         for item in fields(group):
@@ -153,7 +153,24 @@ def as_plain(settings: Any) -> dict[str, Any]:
                 plain[item.name] = getattr(group, item.name)
             elif "registry" in item.metadata:
                 plain |= getattr(group, item.name)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+    return {name: _plain(value) for name, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON brings it back."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def paths_in(settings: Any) -> set[str]:
+    """The names of the settings of a built group that hold a path."""
+    return {
+        item.name
+        for group in groups_in(settings)
+        for item in fields(group)
+        if isinstance(getattr(group, item.name), Path)
+    }
 
 
 def changed(settings: Group, **values: Any) -> Group:

@@ -20,6 +20,7 @@ from seqsetvae.files import append_text, cannot_write
 from seqsetvae.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
+from seqsetvae.training.trackers import Tracker
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
 
@@ -65,8 +66,8 @@ class Clock(pl.Callback):
 class MetricsTable:
     """metrics.csv and TensorBoard curves of a run: one `add` per validation, both stages in one table."""
 
-    def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
-        self.csv_path, self.tensorboard_dir = csv_path, tensorboard_dir
+    def __init__(self, csv_path: Path, tensorboard_dir: Path, trackers: Sequence[Tracker] = ()) -> None:
+        self.csv_path, self.tensorboard_dir, self.trackers = csv_path, tensorboard_dir, trackers
         with _write_errors(tensorboard_dir):
             self.curves = _tensorboard(tensorboard_dir)
 
@@ -86,6 +87,9 @@ class MetricsTable:
                 if name not in ("stage", "epoch", "step") and value is not None:
                     self.curves.add_scalar(name, value, row.step)
             self.curves.flush()
+        metrics = {name: value for name, value in columns.items() if name != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.add(metrics, row.step)
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
@@ -99,6 +103,8 @@ class MetricsTable:
             self.add(row)
 
     def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
         if self.curves is not None:
             with contextlib.suppress(OSError):  # a write that failed was reported by `add`
                 self.curves.close()

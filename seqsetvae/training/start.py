@@ -27,6 +27,7 @@ from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
+from seqsetvae.training.trackers import trackers
 
 
 def start_run(
@@ -78,6 +79,7 @@ def start_run(
     start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
     print(f"Run folder: {folder.path}")
+    tracked = trackers(settings.loggers.loggers, folder.path, settings)
     found = Run(
         module=module,
         data=data,
@@ -86,7 +88,7 @@ def start_run(
         metrics=metrics,
         printed=printed,
         parts=parts,
-        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard"),
+        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard", tracked),
         schedule=settings.schedule,
         trainer_options=trainer_options(run, settings.optimizer, device),
         save_every_minutes=settings.schedule.save_every_minutes,

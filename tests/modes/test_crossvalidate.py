@@ -50,6 +50,44 @@ def test_a_model_does_not_differ_from_its_copy() -> None:
     assert "copy" in "\n".join(lines(results(folds)))
 
 
+def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds() -> None:
+    folds = [_columns(seed) for seed in (0, 1, 2)]
+    two = [fold | {"network": np.stack([fold["network"], fold["boosted trees"]])} for fold in folds]
+    alone = results(folds)["models"]
+    found = results(two)["models"]["network"]["auroc"]
+    first, second = (alone[name]["auroc"] for name in ("network", "boosted trees"))
+    assert found["by_seed"] == pytest.approx([first["value"], second["value"]])
+    assert found["by_fold"] == pytest.approx(np.mean([first["by_fold"], second["by_fold"]], axis=0))
+    assert found["value"] == pytest.approx((first["value"] + second["value"]) / 2)
+    assert found["sd_over_seeds"] == pytest.approx(np.std(found["by_seed"], ddof=1))
+    assert first["sd_over_seeds"] is None
+    printed = "\n".join(lines(results(two)))
+    assert f"{found['value']:.4f} ({found['sd_over_folds']:.4f}; {found['sd_over_seeds']:.4f})" in printed
+    assert "mean (SD) over folds and over 2 seeds" in printed
+
+
+def test_the_differences_to_the_first_model_are_paired() -> None:
+    folds = [_columns(seed) for seed in (0, 1)]
+    found = results([fold | {"copy": fold["network"]} for fold in folds], first="network")["models"]
+    assert found["copy"]["difference_to_first"]["auprc"] == {"value": 0, "low": 0, "high": 0}
+    to_first, to_trees = found["boosted trees"]["difference_to_first"], found["network"]["difference"]
+    assert to_first["auroc"]["value"] == pytest.approx(-to_trees["auroc"]["value"])
+    assert to_first["auroc"]["low"] == pytest.approx(-to_trees["auroc"]["high"])
+    assert "difference_to_first" not in found["network"]
+
+
+def test_partitions_of_the_same_stays_do_not_narrow_the_interval() -> None:
+    """A patient is drawn with the predictions of all partitions."""
+    fold = _columns(0)
+    once, twice = (results([fold] * n)["models"]["network"]["auroc"] for n in (1, 2))
+    assert (twice["low"], twice["high"]) == pytest.approx((once["low"], once["high"]), abs=0.006)
+    others = [fold, fold | {"stay_id": fold["stay_id"] + 1000}]
+    assert results(others)["models"]["network"]["auroc"]["low"] > once["low"] + 0.008
+    of_one_patient = [each | {"subject_id": fold["stay_id"]} for each in others]
+    assert results(of_one_patient)["resampled"] == "patients"
+    assert results(of_one_patient)["models"]["network"]["auroc"]["low"] == pytest.approx(once["low"], abs=0.006)
+
+
 def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
     columns = _columns(0)
     write_columns(tmp_path / "fold.csv", columns)
@@ -80,6 +118,7 @@ def test_finished_folds_are_not_computed_again(
     status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
     assert status == 2
     assert "holds folds of other settings" in errors
+    assert errors.splitlines()[1:] == ["  max_epochs: 2 there, 3 now"]
 
 
 def test_a_fold_that_was_killed_goes_on(

@@ -182,7 +182,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
         *("checkpoint", "split", "stays", "positives", "label_name", "threshold", "figures", "prevalence"),
         *("cautions", "baselines", "subgroups", "landmarks", "resampled", "patients"),
     }
-    assert content["checkpoint"] == str(finished[0] / "checkpoints" / "best.ckpt")
+    assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
     assert (content["split"], content["label_name"]) == ("test", "in_hospital_mortality")
     assert (content["stays"], content["positives"]) == (len(label), label.sum())
     assert content["prevalence"] == label.mean()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seqsetvae.cohort.format import is_compiled
-from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, table
+from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, shards, table
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.read import is_table
 from seqsetvae.cohort.tidy import SPLITS
@@ -25,7 +25,13 @@ class Origin(Protocol):
         ...
 
 
-SOURCES: dict[str, Origin] = {"physionet2012": physionet2012, "compile": seqsetvae_layout, "table": table, "meds": meds}
+SOURCES: dict[str, Origin] = {
+    "physionet2012": physionet2012,
+    "compile": seqsetvae_layout,
+    "join": shards,
+    "table": table,
+    "meds": meds,
+}
 
 
 def recognise(path: Path) -> str | None:

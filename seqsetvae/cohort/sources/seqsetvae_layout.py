@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
+from seqsetvae.cohort.sources.shards import as_shard, part
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
@@ -29,6 +30,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
     add_side_files(parser, "PATIENT_EHR", DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
+    text = "compile only part I of N of the stays, to be joined by `data.py join`; one job for each part"
+    parser.add_argument("--shard", type=part, metavar="I/N", help=text)
 
 
 def add_side_files(parser: ArgumentParser, folder: str, default_label: str | None, text: str) -> None:
@@ -45,7 +48,8 @@ def open_source(arguments: Namespace) -> Opened:
     """The layout that these flags name."""
     named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
     files = locate_layout(arguments.patient_ehr, named)
-    return open_layout(files, arguments.label_name, arguments.embedding_dim)
+    opened = open_layout(files, arguments.label_name, arguments.embedding_dim)
+    return opened if arguments.shard is None else as_shard(opened, arguments.shard)
 
 
 def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None = None) -> Opened:

@@ -21,6 +21,7 @@ from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
 from seqsetvae.evaluation.report.task_page import page_content
 from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
 from seqsetvae.files import cannot_write, write_text
+from seqsetvae.privacy import without_folders
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
@@ -86,7 +87,7 @@ def write_page(template: str, content: dict[str, Any], folder: Path) -> Path:
     )
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     html = environment.get_template(template).render(content, style=style, drawing=drawing, version=__version__)
-    write_text(folder / REPORT, html)
+    write_text(folder / REPORT, without_folders(html))
     return folder / REPORT
 
 

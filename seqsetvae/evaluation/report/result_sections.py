@@ -256,11 +256,11 @@ def one_stay_section(run: Run) -> Section | None:
     events = None if run.cohort is None else events_of(run.cohort, run.stays.split, stay)
     picture = Picture(
         "one_stay",
-        f"Stay {stay}",
+        "One stay",
         f"The positive stay of median final risk in the {run.stays.split} split. Each step is the prediction from all "
         "events so far, before calibration; the head was trained on whole stays only."
         + (f" Below, the {len(events[3])} variables with most events." if events is not None else ""),
-        f"Predicted risk of stay {stay}: {number(risk[0])} after the first set, {number(risk[-1])} after the last one "
+        f"Predicted risk of one stay: {number(risk[0])} after the first set, {number(risk[-1])} after the last one "
         f"at hour {hours[-1]:.1f}, between {number(risk.min())} and {number(risk.max())}.",
         figures.risk_over_time(hours, risk, events),
         wide=True,

@@ -1,0 +1,220 @@
+"""Shards: parts of one folder that were compiled side by side, by a job each, and are joined into one cohort.
+
+A shard holds whole stays with raw values; `data.py compile ... --shard I/N` makes one. `data.py join` streams all of
+them through the compiler, so that the cohort is the one that a single compilation gives, to the last bit, statistics
+included, and neither step holds more than a few hundred stays in memory.
+"""
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, ranges
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, LabelTable
+from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, UnnamedRows
+from seqsetvae.errors import InputError
+
+HELP = "Join the shards that `compile --shard` made into one compiled cohort."
+_DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)
+_RAW: dict[str, tuple[float, float]] = {}  # statistics of a shard: none, so that it keeps raw values
+
+
+class Part(NamedTuple):
+    """One of several parts of the stays."""
+
+    number: int  # from 1
+    of: int
+
+
+def part(text: str) -> Part:
+    """The part that a flag such as 3/10 names. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    found = Part(*map(int, match.groups())) if match else Part(0, 0)
+    if not 1 <= found.number <= found.of:
+        raise ArgumentTypeError(f"{text!r} is not a part such as 3/10, from 1/N to N/N")
+    return found
+
+
+class PartOf:
+    """Some of the stays of a source, those of one part; see the Source protocol."""
+
+    def __init__(self, source: Source, of: Part) -> None:
+        """Parts are runs of stays in the order of the source, about equally many of each split."""
+        self.read = source.read
+        self.description = f"shard {of.number} of {of.of} of {source.description}"
+        own = {
+            split: stays[len(stays) * (of.number - 1) // of.of : len(stays) * of.number // of.of]
+            for split, stays in source.stays.items()
+        }
+        self.stays: Mapping[str, Sequence[Stay]] = {split: stays for split, stays in own.items() if len(stays)}
+        self.skips = source.skips if of.number == 1 else []  # of the listing, which every part sees
+        self.unnamed_rows = source.unnamed_rows
+
+
+def as_shard(opened: Opened, of: Part) -> Opened:
+    """One part of what a source hands over, with raw values; statistics and embeddings come with the join."""
+    return Opened(
+        source=PartOf(opened.source, of),
+        label_name=opened.label_name,
+        labels=opened.labels,
+        stats=_RAW,
+        embeddings=None,
+        embedding_dim=1,
+    )
+
+
+# ------------------------------------------------------------------ joining
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py join`."""
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that holds the folders of all shards")
+    add_side_file(parser, "--stats", "mean and std of each variable (default: from the train split of all shards)")
+    add_side_file(parser, "--embeddings", "a vector for each variable (default: generated from the names)")
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The stays and labels of all shards. Raises InputError if one is missing, twice, or of other data."""
+    if arguments.embeddings and arguments.embedding_dim:
+        raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
+    source = Shards(arguments.shards)
+    embeddings, width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
+    return Opened(
+        source=source,
+        label_name=source.cohorts[0].label_name,
+        labels=source.labels(),
+        stats=stats_of(arguments.stats) if arguments.stats else None,
+        embeddings=embeddings,
+        embedding_dim=width,
+    )
+
+
+class Shards:
+    """The stays of all shards in the order of their numbers; see the Source protocol."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the shards below `folder`, and check that they are all parts of one whole."""
+        found = sorted(path for path in folder.iterdir() if is_compiled(path)) if folder.is_dir() else []
+        cohorts = [open_cohort(path) for path in found]
+        parts = [_part_of(cohort) for cohort in cohorts]
+        _require_all(folder, parts, cohorts)
+        order = sorted(range(len(parts)), key=lambda at: parts[at][0])
+        self.cohorts = [cohorts[at] for at in order]
+        self.description = parts[0][2]
+        self.skips: list[Skip] = [skip for cohort in self.cohorts for skip in read_skipped(cohort.path)]
+        self.unnamed_rows = UnnamedRows()
+        self.stays: Mapping[str, Sequence[Stay]] = {
+            split: ShardStays(self.cohorts, split)
+            for split in SPLITS
+            if any(split in cohort.splits for cohort in self.cohorts)
+        }
+
+    def labels(self) -> LabelTable:
+        """Those of all stays that have one."""
+        splits = [split for cohort in self.cohorts for split in cohort.splits.values()]
+        stay, label = (np.concatenate([getattr(split, name) for split in splits]) for name in ("stay_id", "label"))
+        order = np.argsort(stay[label >= 0], kind="stable")
+        return LabelTable(stay[label >= 0][order], label[label >= 0][order])
+
+    def read(self, stays: Sequence[Stay]) -> Rows:
+        """The rows of these stays, each set with a number of its own, so that sets remain as they are."""
+        assert isinstance(stays, ShardStays), "the compiler reads slices"
+        pieces = list(stays.pieces())
+        names = sorted({name for cohort, _, _ in pieces for name in cohort.vocabulary})
+        tables = [_rows(cohort, stays.split, some, names) for cohort, some, _ in pieces]
+        variable, value, minute, set_index, n_rows = (np.concatenate(column) for column in zip(*tables, strict=True))
+        has_index = np.ones(len(stays), dtype=bool)
+        return Rows(stays, n_rows, names, variable, value, minute, set_index, has_index)
+
+
+class ShardStays(Sequence[Stay]):
+    """Stays of one split, from `first` to before `end`, of all shards one after the other; nothing is copied."""
+
+    def __init__(self, cohorts: Sequence[Cohort], split: str, first: int = 0, end: int | None = None) -> None:
+        self.cohorts = [cohort for cohort in cohorts if split in cohort.splits]
+        self.split = split
+        self._start = np.cumsum([0, *(cohort.splits[split].n_stays for cohort in self.cohorts)])
+        self.first, self.end = first, int(self._start[-1]) if end is None else end
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def __iter__(self) -> Iterator[Stay]:
+        return map(self.__getitem__, range(len(self)))
+
+    @overload
+    def __getitem__(self, at: int) -> Stay: ...
+    @overload
+    def __getitem__(self, at: slice) -> "ShardStays": ...
+    def __getitem__(self, at: int | slice) -> "Stay | ShardStays":
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(len(self))
+            return ShardStays(self.cohorts, self.split, self.first + start, self.first + stop)
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        shard = int(np.searchsorted(self._start, self.first + at, side="right")) - 1
+        split = self.cohorts[shard].splits[self.split]
+        row = self.first + at - int(self._start[shard])
+        end = float(split.prediction_minute[row])
+        stay_id, subject = int(split.stay_id[row]), int(split.subject_id[row])
+        return Stay(stay_id, str(split.folder), subject_id=subject, prediction_minute=None if np.isnan(end) else end)
+
+    def pieces(self) -> Iterator[tuple[Cohort, slice, int]]:
+        """(shard, its stays, their number) for each shard that has some of these stays."""
+        for cohort, start, stop in zip(self.cohorts, self._start, self._start[1:], strict=False):
+            low, high = max(self.first, int(start)), min(self.end, int(stop))
+            if low < high:
+                yield cohort, slice(low - int(start), high - int(start)), high - low
+
+
+def _rows(cohort: Cohort, split_name: str, stays: slice, names: Sequence[str]) -> tuple[NDArray, ...]:
+    """(variable, value, minute, set_index) of each event of some stays of a shard, and the events of each stay."""
+    split = cohort.splits[split_name]
+    sets = split.stay_offset[stays.start : stays.stop + 1]
+    events = split.set_offset[sets[0] : sets[-1] + 1]
+    n_events, n_sets = np.diff(events), np.diff(sets)
+    code = np.searchsorted(np.array(names), np.array(cohort.vocabulary)).astype(np.int32)
+    return (
+        code[split.variable[events[0] : events[-1]]],
+        np.array(split.value[events[0] : events[-1]]),
+        np.repeat(split.minute[sets[0] : sets[-1]], n_events),
+        np.repeat(ranges(np.zeros_like(n_sets), n_sets).astype(np.float64), n_events),
+        np.diff(split.set_offset[sets]),
+    )
+
+
+def _part_of(cohort: Cohort) -> tuple[int, int, str]:
+    """(number, of how many, of what data) of a shard. Raises InputError if the cohort is none."""
+    match = _DESCRIPTION.fullmatch(str(cohort.manifest["source"]))
+    if match is None:
+        raise InputError(f"{cohort.path}: a cohort that is no shard; `data.py compile --shard I/N` makes shards.")
+    return int(match[1]), int(match[2]), match[3]
+
+
+def _require_all(folder: Path, parts: Sequence[tuple[int, int, str]], cohorts: Sequence[Cohort]) -> None:
+    """Raises InputError unless the shards are all parts of one whole, each once, with one label."""
+    if not parts:
+        raise InputError(f"{folder}: holds no shards, which are folders that `data.py compile --shard I/N` made.")
+    for what, values in (("data", [text for _, _, text in parts]), ("labels", [each.label_name for each in cohorts])):
+        others = [at for at, value in enumerate(values) if value != values[0]]
+        if others:
+            raise InputError(
+                f"{folder}: shards of different {what}: {cohorts[0].path.name} of {values[0]}, "
+                f"{cohorts[others[0]].path.name} of {values[others[0]]}."
+            )
+    numbers, counts = sorted(number for number, _, _ in parts), {of for _, of, _ in parts}
+    if len(counts) > 1 or numbers != list(range(1, max(counts) + 1)):
+        missing = sorted(set(range(1, max(counts) + 1)) - set(numbers))[:20]
+        raise InputError(
+            f"{folder}: not one shard of each number: it has "
+            + ", ".join(f"{number}/{of}" for number, of, _ in sorted(parts)[:20])
+            + (f"; missing: {', '.join(map(str, missing))}" if missing else "")
+            + ". A shard without any stay has no folder: use fewer shards."
+        )

@@ -1,0 +1,241 @@
+"""The jobs of cross-validation in one fold: pretraining, trainings, baselines, and their predictions as one table.
+
+A job's predictions are one file, written when it is done, so that a call that was killed goes on with the jobs that
+lack theirs. An unfinished training goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns, read_columns, write_columns
+from seqsetvae.files import write_text
+from seqsetvae.modes import finetune, pretrain
+from seqsetvae.settings.declare import changed
+from seqsetvae.settings.groups import ScheduleSettings
+from seqsetvae.settings.tuning import resolved
+
+if TYPE_CHECKING:  # they import torch, and --help must not wait for it
+    from seqsetvae.checkpoint import LoadReport
+    from seqsetvae.cohort import Cohort
+    from seqsetvae.cohort.transform import ValueTransform
+    from seqsetvae.evaluation.predictions import Predictions
+    from seqsetvae.loading import CohortDataModule
+    from seqsetvae.modes.crossvalidate import Settings
+    from seqsetvae.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """A fold, and where its files go."""
+
+    folder: Path
+    place: str  # the beginning of the names of its files
+    labelled: Cohort  # its train split has the stays whose labels are used, its valid split the held-out stays
+    whole: Cohort  # the same with all training stays, whose labels are not read
+    repeat: int  # number of its partition, from 0
+
+
+def ways(settings: Settings) -> tuple[str, ...]:
+    """The ways of tuning that are compared."""
+    return settings.tunings or (settings.finetuning.tuning.tuning,)
+
+
+def is_sweep(settings: Settings) -> bool:
+    """Whether there may be several trainings in a fold, each of which then has a file of its own."""
+    return settings.tunings is not None or settings.seeds > 1
+
+
+def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
+    """The predictions of all models for the held-out stays of a fold, by stay; jobs without a file are done first."""
+    first = settings.finetuning.run.seed + fold.repeat * settings.seeds
+    has_baselines = settings.baselines.baselines == "all"
+
+    @cache  # all ways of tuning start from the same checkpoint
+    def of_seed(seed: int) -> finetune.Settings:
+        of_run = changed(settings.finetuning, output_root_dir=fold.folder / "runs", seed=seed)
+        return _pretrained(settings, of_run, fold.whole)
+
+    def training(tuning: str, seed: int, file: Path) -> Columns:
+        from seqsetvae.training.run_folder import SUMMARY
+
+        columns, run = train_and_predict(changed(of_seed(seed), tuning=tuning), fold.labelled)
+        about = run.read_json(SUMMARY) | {"run": run.path.relative_to(fold.folder).as_posix()}
+        write_text(file.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+        return columns
+
+    def training_and_baselines(file: Path) -> Columns:
+        (tuning,) = ways(settings)
+        columns = training(tuning, first, file)
+        return columns | _in_order_of(columns, _baselines(settings, fold)) if has_baselines else columns
+
+    if not is_sweep(settings):
+        found = _kept(fold, "", training_and_baselines)
+    else:
+        found = {}
+        for tuning in ways(settings):
+            seeds = range(first, first + settings.seeds)
+            runs = [_kept(fold, f"-{tuning}-seed{seed}", partial(training, tuning, seed)) for seed in seeds]
+            found |= _by_seed(runs, tuning, settings.finetuning.architecture.architecture)
+        if has_baselines:
+            found |= _kept(fold, "-baselines", lambda _: _baselines(settings, fold))
+    return found | {SUBJECT: fold.labelled.split("valid").subjects_of(found["stay_id"])}
+
+
+def _kept(fold: Fold, name: str, compute: Callable[[Path], Columns]) -> Columns:
+    """What the file of a job holds; it is computed first if the file is not there."""
+    file = fold.folder / f"{fold.place}{name}.csv"
+    print(f"{'Found' if file.exists() else 'Computing'} {file}", flush=True)
+    if not file.exists():
+        write_columns(file, compute(file))
+    return read_columns(file)
+
+
+def _in_order_of(columns: Columns, others: Columns) -> Columns:
+    """Rows of others in the order of the stays in columns."""
+    order = others["stay_id"].argsort()[columns["stay_id"].argsort().argsort()]
+    found = {name: values[order] for name, values in others.items()}
+    assert (found["stay_id"] == columns["stay_id"]).all(), "both have predictions for every held-out stay"
+    return found
+
+
+def _by_stay(columns: Columns) -> Columns:
+    """Rows by ascending stay, as those of the baselines are."""
+    return _in_order_of({"stay_id": np.sort(columns["stay_id"])}, columns)
+
+
+def _by_seed(runs: list[Columns], tuning: str, architecture: str) -> Columns:
+    """The trainings of one way of tuning as one table, whose models are named by it: [seeds, n] each."""
+    runs = [_by_stay(run) for run in runs]
+    models = [name for name in runs[0] if name not in NOT_MODELS]
+    names = {name: tuning if name == architecture else f"{tuning}, {name}" for name in models}
+    found = {other: np.stack([run[name] for run in runs]) for name, other in names.items()}
+    return {name: runs[0][name] for name in NOT_MODELS} | found
+
+
+def _baselines(settings: Settings, fold: Fold) -> Columns:
+    """The log-odds of each baseline for the held-out stays."""
+    from seqsetvae.baselines import baseline_log_odds
+    from seqsetvae.trained_on import new_transform
+
+    of_run, cohort = settings.finetuning, fold.labelled
+    transform = new_transform(of_run.architecture, of_run.values, cohort)
+    ids, log_odds = baseline_log_odds(loaders(of_run, cohort, transform), "valid")
+    held_out = cohort.split("valid")
+    order = held_out.stay_id.argsort()
+    assert (held_out.stay_id[order] == ids).all(), "every held-out stay has a label"
+    return {"stay_id": ids, "label": held_out.label[order].astype(np.int64)} | log_odds
+
+
+def pretraining(settings: Settings, finetuning: finetune.Settings) -> pretrain.Settings:
+    """The settings of pretraining within a fold."""
+    schedule = finetuning.schedule
+    return pretrain.Settings(
+        pretrained=finetuning.pretrained,
+        data=finetuning.data,
+        values=finetuning.values,
+        loader=finetuning.loader,
+        architecture=finetuning.architecture,
+        objective=settings.objective,
+        rate=settings.rate,
+        optimizer=finetuning.optimizer,
+        schedule=ScheduleSettings(
+            max_epochs=settings.pretrain_epochs,
+            warmup_steps=schedule.warmup_steps,
+            min_lr=schedule.min_lr,
+            es_patience=schedule.es_patience,
+        ),
+        loggers=finetuning.loggers,
+        run=finetuning.run,
+    )
+
+
+def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort) -> finetune.Settings:
+    """The same settings of fine-tuning, from a checkpoint that was pretrained on a fold's training stays alone."""
+    import pytorch_lightning as pl
+
+    from seqsetvae.cohort.folds import gather
+    from seqsetvae.trained_on import new_transform
+    from seqsetvae.training.resume import earlier_run
+
+    if not settings.pretrain_epochs:
+        return finetuning
+    train = whole.split("train")
+    tenth = gather("valid", [(train, np.arange(0, train.n_stays, 10))])  # held-out stays are never seen
+    cohort = replace(whole, splits={"train": train, "valid": tenth})
+    of_fold = pretraining(settings, finetuning)
+    pl.seed_everything(finetuning.run.seed, verbose=False)
+    transform = new_transform(finetuning.architecture, finetuning.values, cohort)
+    run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
+    return changed(finetuning, pretrained_ckpt=run)
+
+
+def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Columns, RunFolder]:
+    """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
+
+    The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
+    """
+    import pytorch_lightning as pl
+
+    from seqsetvae.evaluation.load import load_finetuned
+    from seqsetvae.evaluation.predictions import predict
+    from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.resume import earlier_run
+    from seqsetvae.training.run_folder import RunFolder, find_checkpoint
+    from seqsetvae.trees import trees_alone
+    from seqsetvae.variables import host_work, variable_table
+
+    device = prepare_device(settings.run)
+    pl.seed_everything(settings.run.seed, verbose=False)
+    run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
+    if run is None or not is_done:
+        run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
+    finetuned = load_finetuned(find_checkpoint(run)[0])
+    model = finetuned.model.to(device)
+    variables = variable_table(model.backbone, cohort, settings.run)
+    data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
+
+    def predictions() -> Predictions:
+        precision = Precision.of(settings.run, device).context()
+        return predict(model, variables.to(device), data.loader("valid"), "valid", precision)
+
+    found = predictions()
+    columns = {"stay_id": found.stay_id, "label": found.label, settings.architecture.architecture: found.logit}
+    if model.trees is not None:
+        model.trees = None
+        network = predictions().logit
+        columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
+    return {name: column.cpu().numpy() for name, column in columns.items()}, RunFolder(run)
+
+
+def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
+    """Loaders of an open cohort."""
+    from seqsetvae.loading import data_module
+    from seqsetvae.training.precision import prepare_device
+
+    device = prepare_device(settings.run)
+    return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+
+
+def backbone_for(settings: finetune.Settings, cohort: Cohort) -> tuple[Any, ValueTransform, LoadReport | None]:
+    """A new backbone for an open cohort, or that of --pretrained_ckpt, loaded again."""
+    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.training.pretrained import load_pretrained
+
+    if settings.from_random_weights:
+        return finetune.untrained(settings, cohort), new_transform(settings.architecture, settings.values, cohort), None
+    width = cohort.embeddings.shape[1]
+    backbone, checkpoint, report = load_pretrained(
+        settings.pretrained, settings.architecture, settings.data, width, settings.values
+    )
+    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    return backbone, value_transform(checkpoint, cohort), report

@@ -1,0 +1,111 @@
+"""Shards that are compiled side by side and joined give the cohort of a single compilation, to the last bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.sources.synthetic import write_synthetic
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("shards") / "data", n_stays=90, seed=4, embedding_width=6)
+
+
+@pytest.fixture(scope="module")
+def shards(layout: Path) -> Path:
+    """Three of them, made in another order than that of their numbers."""
+    folder = layout.parents[1] / "shards"
+    for number in (2, 3, 1):
+        words = ["compile", str(layout), str(folder / f"job {number}"), "--shard", f"{number}/3"]
+        assert main(words) == 0
+    return folder
+
+
+def _join(shards: Path, out: Path, *flags: str) -> int:
+    return main(["join", str(shards), str(out), *flags])
+
+
+@pytest.mark.parametrize("given", [(), ("stats", "embeddings")])
+def test_joined_shards_are_the_cohort_of_one_compilation(
+    layout: Path, shards: Path, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    files = {"stats": layout.parent / "stats.csv", "embeddings": layout.parent / "cached.csv"}
+    flags = [word for name in given for word in (f"--{name}", str(files[name]))]
+    alone = tmp_path / "without side files"
+    shutil.copytree(layout, alone / "patient_ehr")
+    shutil.copy(layout.parent / "oc.csv", alone)
+    assert main(["compile", str(alone / "patient_ehr"), str(tmp_path / "one"), *flags]) == 0
+    assert _join(shards, tmp_path / "joined", *flags) == 0
+    one, joined = open_cohort(tmp_path / "one"), open_cohort(tmp_path / "joined")
+    assert joined.content_hash == one.content_hash
+    assert joined.manifest["splits"] == one.manifest["splits"]
+    assert np.array_equal(joined.mean, one.mean)
+    assert np.array_equal(joined.embeddings, one.embeddings)
+    assert joined.label_name == one.label_name
+
+
+def test_a_shard_has_raw_values_and_a_part_of_each_split(shards: Path, layout: Path) -> None:
+    parts = [open_cohort(shards / f"job {number}") for number in (1, 2, 3)]
+    assert all(np.isnan(part.mean).all() for part in parts)
+    for split in ("train", "valid", "test"):
+        numbers = np.concatenate([part.split(split).stay_id for part in parts])
+        assert len(np.unique(numbers)) == len(numbers) == len(list((layout / split).iterdir()))
+        assert {part.split(split).n_stays for part in parts} <= {len(numbers) // 3, len(numbers) // 3 + 1}
+
+
+def test_a_shard_that_is_missing_or_twice_is_named(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
+    shutil.copytree(shards / "job 3", tmp_path / "some" / "b")
+    assert _join(tmp_path / "some", tmp_path / "out") == 2
+    assert "it has 1/3, 3/3; missing: 2." in capsys.readouterr().err
+    shutil.copytree(shards / "job 2", tmp_path / "some" / "c")
+    shutil.copytree(shards / "job 2", tmp_path / "some" / "d")
+    assert _join(tmp_path / "some", tmp_path / "out") == 2
+    assert "it has 1/3, 2/3, 2/3, 3/3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_shard_is_named(layout: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert _join(tmp_path, tmp_path / "out") == 2
+    assert "holds no shards" in capsys.readouterr().err
+    shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
+    assert main(["compile", str(layout), str(tmp_path / "some" / "b")]) == 0
+    assert _join(tmp_path / "some", tmp_path / "out") == 2
+    assert "b: a cohort that is no shard" in capsys.readouterr().err
+
+
+def test_shards_of_other_data_are_not_mixed(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    other = write_synthetic(tmp_path / "other", n_stays=40, seed=5)
+    shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
+    assert main(["compile", str(other), str(tmp_path / "some" / "b"), "--shard", "2/3"]) == 0
+    assert _join(tmp_path / "some", tmp_path / "out") == 2
+    assert "shards of different data: a of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "1/3/4", "-1/3"])
+def test_a_part_that_is_none_is_an_error(layout: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compile", str(layout), str(tmp_path / "out"), f"--shard={text}"])
+    assert ended.value.code == 2
+
+
+def test_faulty_files_of_shards_need_skip_bad_in_both_steps(
+    layout: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(layout, tmp_path / "patient_ehr")
+    bad = sorted((tmp_path / "patient_ehr" / "train").iterdir())[0]
+    bad.write_bytes(b"no parquet")
+    for number in (1, 2):
+        words = ["compile", str(tmp_path / "patient_ehr"), str(tmp_path / "shards" / str(number)), "--skip_bad"]
+        assert main([*words, "--shard", f"{number}/2"]) == 0
+    assert _join(tmp_path / "shards", tmp_path / "out") == 2
+    assert bad.name in capsys.readouterr().err
+    assert _join(tmp_path / "shards", tmp_path / "out", "--skip_bad") == 0
+    assert open_cohort(tmp_path / "out").manifest["report"]["faulty_files"] == 1
