@@ -368,5 +368,6 @@ def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
         "--to",
         "--until_hour",
         "--labels",
+        "--shard",
     }
     assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags - data_command <= {"--flag"}
