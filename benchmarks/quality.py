@@ -32,7 +32,7 @@ ROWS = {
     "without trees": f"{ALONE} --from_random_weights",
     "pretrained, frozen": f"{ALONE} {PRETRAINED} {PROBE}",
     "pretrained, fine-tuned": f"{ALONE} {PRETRAINED}",
-    "pretrained, with trees": f"{SUMMARIES} {PRETRAINED}",
+    "pretrained, with trees": f"{SUMMARIES} {PRETRAINED} --distillation 0",
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
 }

@@ -8,6 +8,8 @@ from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.checkpoint import Checkpoint
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.report import event_counts, most_events
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import ValueSettings
@@ -55,7 +57,14 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
         )
     new = sorted(ours.keys() - fingerprints.keys())
     if new:
-        print(f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data: {', '.join(new[:8])}")
+        counts = event_counts(cohort)
+        unseen = {name: int(counts[cohort.vocabulary.index(name)]) for name in new}
+        share = sum(unseen.values()) / counts.sum()
+        advice = "; import with --leave_out_unknown to leave them out" if IMPORT in cohort.manifest else ""
+        print(
+            f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data ({share:.1%} of the "
+            f"events{advice}): {most_events(unseen)}"
+        )
 
 
 def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Path) -> None:

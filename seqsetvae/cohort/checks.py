@@ -12,6 +12,7 @@ from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.describe import SHOWN, Findings, add_list, check_labels, describe
 from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
+from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -74,7 +75,9 @@ def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = 
             opened = open_source(folder / "cohort")
             findings.facts.append(opened.source.description)
             tables = _Tables(opened.stats, opened.labels, opened.embeddings)
-            cohort, unusable = _compile(opened.source, folder / "cohort", opened.label_name, tables, findings)
+            cohort, unusable = _compile(
+                opened.source, folder / "cohort", opened.label_name, tables, findings, opened.imported
+            )
             _check_side_files(cohort, tables, findings)
             describe(cohort, findings, reported=unusable)
             if opened.imported is not None:
@@ -153,7 +156,12 @@ def _read_side_files(path: Path, label_name: str, named: SideFiles, findings: Fi
 
 
 def _compile(
-    source: Source, out: Path, label_name: str, tables: _Tables, findings: Findings
+    source: Source,
+    out: Path,
+    label_name: str,
+    tables: _Tables,
+    findings: Findings,
+    imported: Imported | None = None,
 ) -> tuple[Cohort, list[str]]:
     """The compiled cohort, and the variables whose statistics cannot be used, which keep their raw values."""
     stats, unusable = tables.stats, list(unusable_stats(tables.stats or {}, tables.stats or {}))
@@ -163,7 +171,7 @@ def _compile(
         try:
             # Embeddings of width 1 are generated and not used: cached.csv is checked on its own.
             options = {"label_name": label_name, "labels": tables.labels, "embedding_dim": 1, "skip_bad": True}
-            return compile_cohort(source, out, stats=stats, **options), unusable  # type: ignore[arg-type]
+            return compile_cohort(source, out, stats=stats, imported=imported, **options), unusable  # type: ignore[arg-type]
         except UnusableStatsError as error:
             if stats is None:  # computed from the training split: no line of a file can be left out
                 raise

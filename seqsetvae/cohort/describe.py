@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
-from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.errors import InputError
@@ -202,7 +202,7 @@ def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
 def _check_time_span(cohort: Cohort, findings: Findings) -> None:
     span = np.concatenate([hours(split) for split in cohort.splits.values()])
     median = float(np.median(span))
-    if len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
+    if not has_dates(cohort) and len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
         findings.remarks.append(
             f"half of the stays last less than {median:,.2f} hours from first to last event (the longest "
             f"{span.max():,.2f} hours). Is the column minute in minutes? Hours would look too short, seconds too long"

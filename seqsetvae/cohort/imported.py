@@ -13,6 +13,7 @@ from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.tidy import Skip
 
 IMPORT = "import"  # the key in manifest.json
+TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Imported:
     def as_plain(self) -> dict[str, Any]:
         """For the manifest."""
         return {IMPORT: {"notes": list(self.notes), **self.record}}
+
+
+def has_dates(cohort: Cohort) -> bool:
+    """Whether minutes were computed from timestamps, so that their unit is beyond doubt."""
+    return cohort.manifest.get(IMPORT, {}).get("times") == TIMESTAMPS
 
 
 def write_samples(folder: Path, samples: pa.Table, skips: Sequence[Skip]) -> None:

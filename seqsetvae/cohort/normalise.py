@@ -74,7 +74,7 @@ def normalise(
 
 def _blocks(split: Path, bar: tqdm) -> Iterator[tuple[NDArray[np.int32], Floats]]:
     """The (variable, value) of a split in writable blocks of one fixed size, so that sums never depend on threads."""
-    arrays = (np.load(split / f"{name}.npy", mmap_mode="r+") for name in ("variable", "value"))
+    arrays = (np.load(split / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in ("variable", "value"))
     for variable, value in event_blocks(*arrays):
         yield variable, value
         bar.update(len(value))

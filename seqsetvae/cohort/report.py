@@ -1,8 +1,9 @@
 """A compiled cohort in words: its counts, and what was unusual about its data."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.format import Cohort, event_blocks
 from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
@@ -76,6 +77,15 @@ def _faults(cohort: Cohort, examples: bool) -> list[str]:
     faulty = FaultyFiles(**report["faults"])
     share = faulty.share(cohort.manifest["splits"], cohort.label_name)
     return [*faulty.lines(examples), f"--skip_bad left out {share}"]
+
+
+def event_counts(cohort: Cohort) -> NDArray[np.int64]:
+    """[V] Events of each variable, over all splits."""
+    counts = np.zeros(len(cohort.vocabulary), dtype=np.int64)
+    for split in cohort.splits.values():
+        for variable, _ in event_blocks(split.variable, split.value):
+            counts += np.bincount(variable, minlength=len(counts))
+    return counts
 
 
 def most_events(unknown: dict[str, int]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.cohort.format import EVENTS_PER_BLOCK
+from seqsetvae.cohort.imported import has_dates
 from seqsetvae.cohort.plausibility import hours
 from seqsetvae.cohort.skipped import counted
 
@@ -73,7 +74,7 @@ def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare:
     return [
         *_unknown_variables(unread, float(sums.events[known].sum())),
         *_shifted_means(cohort, sums, read),
-        *_lengths(np.concatenate([hours(cohort.split(name)) for name in splits])),
+        *([] if has_dates(cohort) else _lengths(np.concatenate([hours(cohort.split(name)) for name in splits]))),
     ]
 
 

@@ -281,6 +281,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(
         "Verdict: NOT ready",
     ):
         assert expected in text
+    assert text.index("Worth a look:") < text.index("known at the end of the stay")
     assert sorted(tables.root.rglob("*")) == before
     assert main([*words, "--until_hour", "24"]) == 1
     assert "known at the end of the stay" not in capsys.readouterr().out
@@ -316,3 +317,14 @@ def test_a_failure_leaves_nothing_behind(tables: Tables) -> None:  # noqa: F811
     assert sorted(tables.root.rglob("*")) == before
     with src.open(encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 6
+
+
+def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = "".join(f"{stay},2020-01-01 10:0{minute},hr,1\n" for stay in range(6) for minute in range(3))
+    numbers = "".join(f"{stay},{minute},hr,1\n" for stay in range(6) for minute in range(3))
+    for text, is_doubted in ((rows, False), (numbers, True)):
+        main(["check", str(tables.csv("e.csv", HEADER + text))])
+        assert ("Is the column minute in minutes?" in capsys.readouterr().out) is is_doubted

@@ -16,7 +16,7 @@ from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.loading import CohortDataModule, collate
 from tests.command import finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
-from tests.training.helpers import fine_tuner, run_stages
+from tests.training.helpers import fine_tuner, load, run_stages
 
 
 def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -105,3 +105,13 @@ def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tm
     assert len(set(stays[0])) > 1  # the last batch is smaller
     expected = (losses * stays).sum(axis=1) / stays.sum(axis=1)
     assert [row.metrics["train_loss"] for row in run.state.rows] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_deterministic_runs_are_equal_to_the_last_bit(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    states = []
+    for name in ("one", "other"):
+        flags = {"max_epochs": 2, "unfreeze_after": 1, "deterministic": "true"}
+        status, _, errors = finetune(pretrained, compiled.path, tmp_path / name, **flags)
+        assert status == 0, errors
+        states.append(load(run_of(tmp_path / name) / "checkpoints" / "last.ckpt")["state_dict"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

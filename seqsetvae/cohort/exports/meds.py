@@ -23,11 +23,11 @@ from seqsetvae.files import new_folder
 HELP = "MEDS 0.4 (data/, metadata/, labels/), and stats.csv and cached.csv beside them"
 SPLIT_NAMES = {"train": "train", "valid": "tuning", "test": "held_out"}
 ADMISSION = np.datetime64("2000-01-01T00:00:00", "us")  # of every stay: a cohort has minutes since admission, no dates
+ETL = "seqsetvae data.py export"  # by which data.py meds knows that all columns below are there
 MICROSECONDS = 60_000_000  # in a minute
 _TIME = pa.timestamp("us")
 _REQUIRED = [("subject_id", pa.int64()), ("time", _TIME), ("code", pa.string()), ("numeric_value", pa.float32())]
 EXTRA = {"value": pa.float64(), "minute": pa.float64(), "set_index": pa.int64(), "patient_id": pa.int64()}
-ETL_NAME = "seqsetvae data.py export"  # in dataset.json; `data.py meds` then reads the columns of EXTRA
 SCHEMA = pa.schema([*_REQUIRED, *EXTRA.items()])
 
 
@@ -129,7 +129,7 @@ def _splits(cohort: Cohort) -> pa.Table:
 def _description(cohort: Cohort) -> dict[str, object]:
     return {
         "dataset_name": cohort.manifest["source"],
-        "etl_name": ETL_NAME,
+        "etl_name": ETL,
         "etl_version": __version__,
         "meds_version": "0.4",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

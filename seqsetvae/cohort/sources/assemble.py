@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
-from seqsetvae.cohort.imported import Imported
+from seqsetvae.cohort.imported import TIMESTAMPS, Imported
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -89,7 +89,8 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *decision.notes,
         *unknown,
     ]
-    record = {"splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
+    times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
+    record = {"times": times, "splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
     has_label = samples.label >= 0
     return Opened(

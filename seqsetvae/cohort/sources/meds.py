@@ -9,9 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.exports.meds import ADMISSION, ETL_NAME
-from seqsetvae.cohort.skipped import counted
-from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
+from seqsetvae.cohort.sources.assemble import Found, assemble
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,
@@ -19,22 +17,35 @@ from seqsetvae.cohort.sources.event_flags import (
     new_codes,
     spool_folder,
 )
+from seqsetvae.cohort.sources.meds_export import is_export, open_export
+from seqsetvae.cohort.sources.meds_files import (
+    AGE,
+    CODE,
+    LABEL,
+    NUMBER,
+    PREDICTION_TIME,
+    SUBJECT,
+    TEXT,
+    TIME,
+    data_files,
+    described,
+    own_split,
+    task_name,
+    unlisted_codes,
+)
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.cells import MICROSECONDS
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
-from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
-from seqsetvae.cohort.tables.read import read_table, table_files
+from seqsetvae.cohort.tables.events import Columns, TimeFlags, is_bad, read_events
+from seqsetvae.cohort.tables.read import table_files
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import per_id, read_label_rows
+from seqsetvae.cohort.tables.stay_table import read_label_rows
 from seqsetvae.cohort.tidy import Skip, left_out
 from seqsetvae.errors import InputError
-from seqsetvae.files import read_json
 
 HELP = "Compile a MEDS 0.4 data set (data/**/*.parquet, metadata/), with --labels in the label schema of MEDS."
-SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
-LABEL, PREDICTION_TIME = "boolean_value", "prediction_time"
-BIRTH, AGE = "MEDS_BIRTH", "age"
+BIRTH = "MEDS_BIRTH"
 OUTCOME_CODES = ("MEDS_DEATH", "MEDS_DEATH//*", "HOSPITAL_DISCHARGE", "HOSPITAL_DISCHARGE//*")
 _YEAR = 365.25 * 24 * 60 * MICROSECONDS
 
@@ -56,15 +67,14 @@ def add_flags(parser: ArgumentParser) -> None:
 def open_source(arguments: Namespace) -> Opened:
     """The data set that these flags name. Raises InputError."""
     check_shared_flags(arguments)
+    if is_export(arguments.src):
+        return open_export(arguments)
     arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS
     src, flags = arguments.src, TimeFlags()
-    files = _data_files(src)
+    files = data_files(src)
     codes = new_codes(arguments, OUTCOME_CODES)
     marks = _Marks(codes, arguments.start_code)
-    own = _is_own_export(src)  # with columns that hold values and sets as they were
     columns = Columns(SUBJECT, TIME, CODE, NUMBER, TEXT if arguments.text_values else None)
-    if own:
-        columns = Columns(SUBJECT, TIME, CODE, "value", columns.text, "set_index")
     optional = (NUMBER, TEXT) if arguments.text_values else (NUMBER,)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=marks)
     labels = None
@@ -74,26 +84,23 @@ def open_source(arguments: Namespace) -> Opened:
         if labels.time is None:
             raise InputError(f"{arguments.labels}: no row has a {time}. Labels of MEDS need one each.")
     start = np.where(is_bad(events.first_time), 0, events.first_time)
-    if own:
-        start = np.full_like(start, ADMISSION.astype(np.int64))
-    patient = per_id(files, SUBJECT, ["patient_id"], events)["patient_id"] if own else None
-    samples = make_samples(str(src), events, start, patient, labels)
+    samples = make_samples(str(src), events, start, None, labels)
     started, skips = marks.with_starts(samples)
     return assemble(
         arguments,
         Found(
-            description=f"MEDS {_version(src)} {src.resolve()}",
+            description=described(src),
             columns=columns,
             events=events,
             samples=started,
             every_sample=samples,
-            label_name=(arguments.task or arguments.labels.stem) if arguments.labels else None,
-            own_split=_own_split(src, events, started),
+            label_name=task_name(arguments),
+            own_split=own_split(src, events, started),
             static=marks.age(started),
             static_rows=True,
             from_start=arguments.start_code is not None,
             skips=skips,
-            notes=[*(labels.notes if labels else ()), *_unlisted(src, codes)],
+            notes=[*(labels.notes if labels else ()), *unlisted_codes(src, codes.seen)],
         ),
     )
 
@@ -149,44 +156,3 @@ class _Marks:
         skips = [left_out(samples.stay(at), reason) for at in np.flatnonzero(~has).tolist()]
         started = replace(samples, start=np.where(has, all_times[mark], samples.start))
         return started.take(has), skips
-
-
-def _data_files(src: Path) -> list[Path]:
-    data = src / "data"
-    if not data.is_dir():
-        raise InputError(f"{src}: has no folder data/. Pass the folder of a MEDS data set, with data/ and metadata/.")
-    files = [file for file in table_files(data) if file.suffix == ".parquet"]
-    if not files:
-        raise InputError(f"{data}: holds no .parquet file.")
-    return files
-
-
-def _is_own_export(src: Path) -> bool:
-    """Whether `data.py export` wrote it."""
-    file = src / "metadata" / "dataset.json"
-    return file.is_file() and read_json(file).get("etl_name") == ETL_NAME
-
-
-def _version(src: Path) -> str:
-    file = src / "metadata" / "dataset.json"
-    return str(read_json(file).get("meds_version", "of unknown version")) if file.is_file() else "of unknown version"
-
-
-def _own_split(src: Path, events: Events, samples: Samples) -> NDArray[np.int8] | None:
-    """[N] The splits in metadata/subject_splits.parquet; None without that file."""
-    file = src / "metadata" / "subject_splits.parquet"
-    if not file.is_file():
-        return None
-    column = per_id([file], SUBJECT, ["split"], events)["split"].take(pa.array(samples.id))
-    return split_positions(str(file), column)
-
-
-def _unlisted(src: Path, codes: EventCodes) -> list[str]:
-    """Codes that metadata/codes.parquet lacks, in words."""
-    file = src / "metadata" / "codes.parquet"
-    if not file.is_file():
-        return [f"{file}: not found; MEDS asks for it"]
-    listed = set(read_table(file, [CODE])[CODE].to_pylist())
-    absent = sorted(codes.seen - listed - {AGE})
-    shown = ", ".join(map(repr, absent[:8])) + (", ..." if len(absent) > 8 else "")
-    return [f"{file} does not list {counted(len(absent), 'code')} of the data: {shown}"] if absent else []

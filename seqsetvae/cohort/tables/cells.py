@@ -103,7 +103,12 @@ class TimeColumn:
     """
 
     def __init__(
-        self, column: pa.Array, unit: str = "minutes", form: str | None = None, zone: str | None = None
+        self,
+        column: pa.Array,
+        unit: str = "minutes",
+        form: str | None = None,
+        zone: str | None = None,
+        origin: int | None = None,
     ) -> None:
         """Look at some cells.
 
@@ -112,8 +117,9 @@ class TimeColumn:
             unit: of times that are numbers, a key of MINUTES.
             form: of timestamps in text, as for strptime; None: ISO 8601.
             zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
+            origin: in microseconds; timestamps become numbers, the minutes since then.
         """
-        self.unit, self.form, self.zone = unit, form, zone
+        self.unit, self.form, self.zone, self.origin = unit, form, zone, origin
         kind = column.type
         self.is_timestamp = pa.types.is_temporal(kind)
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
@@ -121,6 +127,8 @@ class TimeColumn:
             first = as_text(column.drop_null()[:1000]).drop_null()
             self.is_timestamp = form is not None or 2 * split_values(first)[1].null_count < len(first)
             self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
+
+        self.is_timestamp &= origin is None
 
     @property
     def dtype(self) -> type[np.generic]:
@@ -138,6 +146,9 @@ class TimeColumn:
 
     def read(self, column: pa.Array) -> NDArray[Any]:
         """[R] Times in `dtype`; a cell that is empty or something else is BAD_TIME, or NaN."""
+        if self.origin is not None:
+            stamps = pc.fill_null(self._stamps(column).cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
+            return np.where(stamps == BAD_TIME, np.nan, (stamps - self.origin) / MICROSECONDS)
         if not self.is_timestamp:
             numbers = split_values(column)[0] * MINUTES[self.unit]
             return np.where(np.isfinite(numbers), numbers, np.nan)

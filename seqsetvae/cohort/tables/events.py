@@ -42,6 +42,7 @@ class TimeFlags(NamedTuple):
     unit: str = "minutes"
     form: str | None = None
     zone: str | None = None
+    origin: int | None = None
 
 
 class Ids:

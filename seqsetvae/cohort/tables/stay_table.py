@@ -115,6 +115,8 @@ def _label_part(
     label_of = _labels(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
     time = None
     if time_column is not None:
+        if not len(ids):
+            return LabelRows(ids, np.zeros(0, events.time.dtype), label_of, [])
         if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
             return LabelRows(ids, None, label_of, [])
         time = read_times(str(file), time_column, table[time_column], events, flags)

@@ -1,0 +1,105 @@
+"""MEDS data sets that `data.py export` wrote: columns beyond the standard hold what its own columns cannot.
+
+Every stay is a subject there, on a clock of its own. Letters: D ids, M rows of labels.
+"""
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.exports.meds import ADMISSION, ETL
+from seqsetvae.cohort.sources.assemble import Found, assemble
+from seqsetvae.cohort.sources.event_flags import new_codes, spool_folder
+from seqsetvae.cohort.sources.meds_files import (
+    CODE,
+    PREDICTION_TIME,
+    SUBJECT,
+    data_files,
+    described,
+    description,
+    own_split,
+    task_name,
+)
+from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.tables.cells import MICROSECONDS
+from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, read_events
+from seqsetvae.cohort.tables.read import table_files
+from seqsetvae.cohort.tables.samples import make_samples
+from seqsetvae.cohort.tables.stay_table import LabelRows, per_id, read_label_rows
+
+COLUMNS = Columns(SUBJECT, "minute", CODE, "value", None, "set_index")
+PATIENT = "patient_id"
+
+
+def is_export(src: Path) -> bool:
+    """Whether `data.py export` wrote the data set."""
+    return description(src).get("etl_name") == ETL
+
+
+def open_export(arguments: Namespace) -> Opened:
+    """The cohort that was exported, to the last bit of every event. Raises InputError."""
+    arguments.non_numeric = "fault"
+    src, codes, last = arguments.src, new_codes(arguments), _LastMinutes()
+    files = data_files(src)
+    events = read_events(files, COLUMNS, codes, TimeFlags(), spool_folder(arguments), hook=last)
+    labels = None
+    if arguments.labels:
+        flags = TimeFlags(origin=int(ADMISSION.astype(np.int64)))
+        tables = table_files(arguments.labels)
+        labels = read_label_rows(tables, SUBJECT, PREDICTION_TIME, arguments.label_name, events, flags)
+        labels = _every_stay(labels, last.of(events), len(events.ids))
+    patient = per_id(files, SUBJECT, [PATIENT], events)[PATIENT]
+    samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)
+    return assemble(
+        arguments,
+        Found(
+            description=described(src),
+            columns=COLUMNS,
+            events=events,
+            samples=samples,
+            every_sample=samples,
+            label_name=task_name(arguments),
+            own_split=own_split(src, events, samples),
+            notes=labels.notes if labels else (),
+        ),
+    )
+
+
+class _LastMinutes:
+    """The time of the last event of each id, gathered while the events are read."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[NDArray[np.int32], NDArray[Any]]] = []
+
+    def __call__(self, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> NDArray[np.bool_]:
+        """[R] All rows are events."""
+        known = np.unique(ids[ids >= 0])
+        latest = np.full(len(known), -np.inf)
+        np.fmax.at(latest, np.searchsorted(known, ids[ids >= 0]), time[ids >= 0])
+        self._found.append((known, latest))
+        return np.ones(len(ids), dtype=bool)
+
+    def of(self, events: Events) -> NDArray[np.float64]:
+        """[D] Minutes since admission."""
+        latest = np.full(len(events.ids), -np.inf)
+        for ids, minute in self._found:
+            np.fmax.at(latest, ids, minute)
+        return latest
+
+
+def _every_stay(labels: LabelRows, last: NDArray[np.float64], n_ids: int) -> LabelRows:
+    """The labels with a row for stays that have none, and without the prediction times that stand for whole stays."""
+    assert labels.time is not None
+    # The export gives a whole stay the time that is a microsecond after its last event.
+    whole = np.rint(labels.time * MICROSECONDS) == np.rint(last[labels.id] * MICROSECONDS) + 1
+    others = np.setdiff1d(np.arange(n_ids, dtype=np.int32), labels.id)
+    return replace(
+        labels,
+        id=np.append(labels.id, others),
+        time=np.append(np.where(whole, np.nan, labels.time), np.full(len(others), np.nan)),
+        label=np.append(labels.label, np.full(len(others), -1, dtype=np.int8)),
+    )
