@@ -53,6 +53,7 @@ def start_run(
         InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
+    targets = data.cohort.manifest.get("targets")  # of another task than one binary label
     folder = RunFolder.create(run.output_root_dir, mode) if resume is None else RunFolder(resume)
     folder.lock()
     config = {
@@ -66,6 +67,7 @@ def start_run(
             "path": str(data.cohort.path.resolve()),
             "content": data.cohort.content_hash,
             "label_name": data.cohort.label_name,
+            **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
             "notices": notices(data.cohort),
         },
         "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},

@@ -359,5 +359,15 @@ def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
     rooms = [*(ROOT / "seqsetvae" / "modes").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
     files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]
     texts = "".join(path.read_text(encoding="utf-8") for path in files)
-    data_command = {"--fractions", "--test_sets", "--stats", "--embeddings", "--skip_bad", "--to"}
+    data_command = {
+        "--fractions",
+        "--test_sets",
+        "--stats",
+        "--embeddings",
+        "--skip_bad",
+        "--to",
+        "--until_hour",
+        "--labels",
+        "--shard",
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags - data_command <= {"--flag"}
