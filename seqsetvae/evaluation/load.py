@@ -99,7 +99,8 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
             check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
         without_trees = {key: value for key, value in saved.items() if key != TREES}
         with torch.device("meta"):
-            _build(without_trees, name).load_state_dict(state, assign=True)
+            # A plain dict: torch notes `assign` in the metadata of `state`, and would assign in the real load, too.
+            _build(without_trees, name).load_state_dict(dict(state), assign=True)
         return _build(saved, name)
     except InputError:
         raise
