@@ -11,6 +11,7 @@ params_map_path = None  # stats.csv (mean, std of variables) or a compiled cohor
 label_path = None  # oc.csv (labels of the stays); None: the file beside or in patient_ehr/
 embeddings_path = None  # cached.csv or a compiled cohort; None: beside or in patient_ehr/, else generated from names
 label_name = None  # column of oc.csv to predict, with values 0 and 1; None: in_hospital_mortality or the cohort's label
+task = "binary"  # fine-tuning: binary, multilabel, multiclass or regression; label_name then lists columns: a,b,c
 skip_bad = False  # true: leave out faulty files and list them in skipped.csv; false: stop at the first one
 max_sets = None  # number of sets: use only the last max_sets sets of each stay; None: use all sets
 value_transform = None  # z_score or quantiles (positions among training values) of a new model; None: z_score

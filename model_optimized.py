@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TrainedOn
+from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TASK, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
@@ -20,6 +20,9 @@ from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.model import GatheredOutputs, TaskLoss
+from seqsetvae.tasks.spec import Spec
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
 
@@ -27,7 +30,7 @@ LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added mat
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
-    """Predicts a binary outcome of each stay; watches val_auc and val_auprc, exact over the whole split."""
+    """Predicts a binary outcome of each stay, or what another task says; metrics are exact over the whole split."""
 
     embeddings: torch.Tensor
 
@@ -35,12 +38,13 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self,
         backbone: Any,
         head: HeadSettings,
-        loss: Loss,
+        loss: Loss | TaskLoss,
         rates: FinetuningRates,
         weight_decay: float,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
         trees: BoostedTrees | None = None,
+        task: Spec | None = None,
         tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
@@ -51,6 +55,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`variables.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
+            task: what is predicted, recorded too; None: one binary label.
             tuning: what of the backbone trains once it is unfrozen.
         """
         super().__init__()
@@ -65,15 +70,18 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
             }
             | ({} if trees is None else {TREES: trees.as_plain()})
+            | ({} if task is None else {TASK: task.as_plain()})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.tuning = tuning
         self.backbone = backbone
-        self.head = build_head(backbone.pooled_width(self.pooling), head)
+        outputs = None if task is None else task.outputs
+        self.head = build_head(backbone.pooled_width(self.pooling), head, outputs)
+        self.watched = "val_auc" if task is None else f"val_{TASKS[task.task].WATCHED}"
         self.loss, self.trees = loss, trees
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
-        self.val_predictions = GatheredPredictions("valid")
+        self.val_predictions = GatheredPredictions("valid") if task is None else GatheredOutputs(task)
         self.finite = FiniteCheck()
         self.freeze_backbone()
 
@@ -117,9 +125,9 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch, over all members of an ensemble head."""
-        logits, target = self(batch), batch.label if batch.target is None else batch.target
+        logits, target = self(batch), _target(batch)
         if logits.ndim == 3:
-            target = target.repeat_interleave(logits.shape[1])
+            target = target.repeat_interleave(logits.shape[1], dim=0)
             logits = logits.flatten(0, 1)
         loss, weight = self.loss(logits, target), self.loss.weight(target)
         self.train_loss.add(loss, weight)
@@ -130,16 +138,17 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
         logits = self.predicted(batch)
-        self.val_predictions.update(logits, batch.label, batch.stay_id)
+        target = _target(batch)
+        self.val_predictions.update(logits, target, batch.stay_id)
         self.finite.update(logits, batch_index)
-        self.val_loss.add(*self.loss.with_weight(logits, batch.label))
+        self.val_loss.add(*self.loss.with_weight(logits, target))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split. A logit that is not finite stops the run before they are computed."""
-        self.finite.check_and_reset("val_auc")
-        ranking = self.val_predictions.table().ranking()
+        self.finite.check_and_reset(self.watched)
+        metrics = self.val_predictions.metrics()
         self.val_predictions.reset()
-        self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in ranking.items()})
+        self.log_dict({"val_loss": self.val_loss.compute_and_reset()} | {f"val_{k}": v for k, v in metrics.items()})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over named groups; all groups exist from the start, a frozen backbone has none."""
@@ -156,6 +165,11 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         """The reverse, so that Lightning can resume."""
         if LORA in checkpoint:
             checkpoint["state_dict"] = with_adapters(checkpoint["state_dict"], checkpoint[LORA])
+
+
+def _target(batch: Batch | PooledBatch) -> torch.Tensor:
+    """What the loss compares with: labels [N], soft labels [N], or the targets of another task [N, K]."""
+    return batch.label if batch.target is None else batch.target
 
 
 class SeqSetVAEPretrainer(LargeBatchGradient):

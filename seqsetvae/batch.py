@@ -33,10 +33,16 @@ class _OfStays:
     """Tensors and host values that move as one: Lightning calls `to`, the DataLoader `pin_memory`."""
 
     label: torch.Tensor
+    target: torch.Tensor | None
 
     @property
     def n_stays(self) -> int:
         return len(self.label)
+
+    def without_labels(self) -> Self:
+        """The same stays as if none had a label."""
+        target = None if self.target is None else torch.full_like(self.target, torch.nan)
+        return replace(self, label=torch.full_like(self.label, NO_LABEL), target=target)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
         """The batch on another device; asynchronous where its memory is pinned."""
@@ -61,7 +67,9 @@ class Batch(_OfStays):
     sets_per_stay: torch.Tensor  # [N] int64
     label: torch.Tensor  # [N] int64, 0 or 1; -1 = no label
     stay_id: torch.Tensor  # [N] int64
-    target: torch.Tensor | None = None  # [N] float32, soft label: probability of class 1; None: the label is the target
+    # float32: [N] soft labels, probabilities of class 1; or [N, K] targets of another task than one binary label, NaN =
+    # none; None: the label is the target
+    target: torch.Tensor | None = None
     prepared: Any = None  # what the architecture computes on the host, if it computes anything
 
     @property

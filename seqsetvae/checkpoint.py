@@ -29,6 +29,7 @@ HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our
 FINETUNED_HEAD = r"head\.net\.\d+\.(weight|bias)"  # the head of our own fine-tuned checkpoints
 ARCHITECTURE = "architecture"  # the architecture's name, in checkpoints that we write
 FIRST_ARCHITECTURE = "seqsetvae"  # that of checkpoints without a name
+TASK = "task"  # what a fine-tuned checkpoint predicts (tasks.spec.Spec), unless that is one binary label
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
 
 

@@ -1,6 +1,7 @@
 """The classification head, alone or as an ensemble, its loss, and how checkpoints record the settings of both.
 
-Legend: N stays, P pooled width, H hidden width, K members of an ensemble, C = 2 classes.
+Legend: N stays, P pooled width, H hidden width, K members of an ensemble, O outputs: 2 for one binary label, as many as
+a task needs otherwise.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ CLASSES = 2  # survived, died: two logits, as the checkpoints of the old scripts
 class Head(nn.Module):
     """Linear → ReLU → Dropout → Linear."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float, outputs: int = CLASSES) -> None:
         """`width` is P."""
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, CLASSES))
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled history [N, P] → logits [N, 2], in float32 at least, whatever the precision of the run."""
+        """Pooled history [N, P] → outputs [N, O], in float32 at least, whatever the precision of the run."""
         with torch.autocast(pooled.device.type, enabled=False):
             return self.net(at_least_float32(pooled))
 
@@ -40,31 +41,37 @@ class EnsembleHead(nn.Module):
     2025): about the accuracy of an ensemble at the cost of one head.
     """
 
-    def __init__(self, width: int, hidden: int, dropout: float, members: int) -> None:
-        """`width` is P."""
+    def __init__(self, width: int, hidden: int, dropout: float, members: int, outputs: int | None = None) -> None:
+        """`width` is P; without `outputs` there is one number, the log-odds of class 1."""
         super().__init__()
+        shape = (members,) if outputs is None else (members, outputs)
         self.shared = nn.Linear(width, hidden, bias=False)
         self.scale_in = nn.Parameter(torch.randint(0, 2, (members, width)).float() * 2 - 1)
         self.scale_hidden = nn.Parameter(torch.ones(members, hidden))
         self.bias_hidden = nn.Parameter((torch.rand(members, hidden) * 2 - 1) / width**0.5)
-        self.out = nn.Parameter(torch.randn(members, hidden) / hidden**0.5)
-        self.bias = nn.Parameter(torch.zeros(members))
+        self.out = nn.Parameter(torch.randn(*shape, hidden) / hidden**0.5)
+        self.bias = nn.Parameter(torch.zeros(shape))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled history [N, P] → logits of each member [N, K, 2] in training, of their mean [N, 2] otherwise."""
+        """Pooled history [N, P] → outputs of each member [N, K, O] in training, of their mean [N, O] otherwise."""
         with torch.autocast(pooled.device.type, enabled=False):
             x = at_least_float32(pooled)[:, None] * self.scale_in  # [N, K, P]
             hidden = self.dropout(torch.relu(self.shared(x) * self.scale_hidden + self.bias_hidden))
+            if self.out.ndim == 3:
+                outputs = torch.einsum("nkh,koh->nko", hidden, self.out) + self.bias
+                return outputs if self.training else outputs.mean(1)
             log_odds = (hidden * self.out).sum(2) + self.bias
             log_odds = log_odds if self.training else log_odds.mean(1)
             return torch.stack([-log_odds / 2, log_odds / 2], dim=-1)
 
 
-def build_head(width: int, settings: HeadSettings) -> Head | EnsembleHead:
-    """A head on pooled histories of this width (P)."""
-    hidden, dropout, members = settings.head_hidden, settings.head_dropout, settings.head_members
-    return Head(width, hidden, dropout) if members == 1 else EnsembleHead(width, hidden, dropout, members)
+def build_head(width: int, settings: HeadSettings, outputs: int | None = None) -> Head | EnsembleHead:
+    """A head on pooled histories of this width (P); without `outputs` (O) that of one binary label."""
+    shape = width, settings.head_hidden, settings.head_dropout
+    if settings.head_members > 1:
+        return EnsembleHead(*shape, settings.head_members, outputs)
+    return Head(*shape, CLASSES if outputs is None else outputs)
 
 
 def set_prior(head: Head | EnsembleHead, prevalence: float) -> None:
@@ -158,9 +165,9 @@ class Loss(nn.Module):
 
 
 def recorded_settings(
-    head: HeadSettings, loss: Loss, rates: FinetuningRates, weight_decay: float
+    head: HeadSettings, loss: Any, rates: FinetuningRates, weight_decay: float
 ) -> dict[str, dict[str, Any]]:
-    """What a fine-tuned checkpoint records of its settings in `hyper_parameters`."""
+    """What a fine-tuned checkpoint records of its settings in `hyper_parameters`; `loss` is a Loss or a TaskLoss."""
     settings = loss.settings
     return {
         "head": {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.batch import NO_LABEL, Batch
+from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.format import ranges
 from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
@@ -59,6 +58,7 @@ def collate(
     variable, value = split.variable[events], split.value[events]
     if change is not None:
         value = change(variable, value)
+    target = getattr(split, "target", None)  # of another task than one binary label
     layout = PaddedSizes if padded_classes else ExactSizes
     return Batch(
         variable=torch.from_numpy(variable.astype(np.int64)),
@@ -71,6 +71,7 @@ def collate(
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),
         stay_id=torch.from_numpy(split.stay_id[stays]),
+        target=None if target is None else torch.from_numpy(target[stays]),
     )
 
 
@@ -119,7 +120,7 @@ class SplitBatches(Dataset[Batch]):
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
-            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
+            return self[~stays].without_labels()
         return self.batch(stays)
 
     def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
@@ -189,6 +190,12 @@ class CohortDataModule(pl.LightningDataModule):
         """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
         changed = copy.copy(self)
         changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
+        return changed
+
+    def with_cohort(self, cohort: Cohort) -> CohortDataModule:
+        """The same loaders over a cohort of the same stays and events, such as one with other labels."""
+        changed = copy.copy(self)
+        changed.cohort = cohort
         return changed
 
     @property

@@ -15,6 +15,7 @@ from seqsetvae import baselines
 from seqsetvae.baselines import OF_EACH_VARIABLE, baseline_log_odds, boosted_trees, logistic_regression, summary_table
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.tasks import fitting
 from tests.command import command
 
 pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
@@ -60,7 +61,7 @@ def test_the_models_find_a_planted_signal_and_cope_with_missing_values(fit: Call
 
 
 def test_log_odds_come_by_ascending_stay_id(data: CohortDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "MOST_ROUNDS", 5)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     ids, found = baseline_log_odds(data, "test")
     assert ids.tolist() == sorted(ids.tolist())
     assert {name: values.shape for name, values in found.items()} == dict.fromkeys(baselines.BASELINES, ids.shape)
@@ -69,7 +70,7 @@ def test_log_odds_come_by_ascending_stay_id(data: CohortDataModule, monkeypatch:
 def test_evaluation_shows_the_baselines_with_paired_differences(
     finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "MOST_ROUNDS", 5)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     run, _ = finished
     status, printed, errors = command("evaluate", ckpt=run, split="test", output=tmp_path, baselines="all")
     assert status == 0, errors
@@ -84,6 +85,6 @@ def test_evaluation_shows_the_baselines_with_paired_differences(
 def test_baselines_on_the_split_that_chose_them_are_marked(
     finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "MOST_ROUNDS", 5)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     _, printed, _ = command("evaluate", ckpt=finished[0], split="valid", output=tmp_path, baselines="all")
     assert "The baselines were stopped or chosen on the validation split" in " ".join(printed.split())

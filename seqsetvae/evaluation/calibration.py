@@ -12,16 +12,18 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.statistics import platt_scaling, youden_threshold
 from seqsetvae.files import file_sha256, write_text
+
+if TYPE_CHECKING:  # it imports torch, and results are read without it
+    from seqsetvae.evaluation.predictions import Predictions
 
 CALIBRATION = "calibration.json"
 METHOD = "Platt scaling: calibrated log-odds = slope * logit + intercept"

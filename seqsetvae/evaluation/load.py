@@ -14,7 +14,7 @@ from torch import nn
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import FINGERPRINTS, TrainedOn, architecture_of, check_fingerprints, read_file
+from seqsetvae.checkpoint import FINGERPRINTS, TASK, TrainedOn, architecture_of, check_fingerprints, read_file
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
@@ -36,7 +36,10 @@ class FinetunedModel(nn.Module):
         self.backbone, self.head, self.pooling, self.trees = backbone, head, pooling, trees
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
-        """Logits of each stay: [N, 2]; `embeddings` is `variables.variable_table` of the batch's cohort."""
+        """Outputs of each stay, logits [N, 2] for one binary label.
+
+        `embeddings` is `variables.variable_table` of the batch's cohort.
+        """
         logits = self.head(self.backbone.pooled(batch, embeddings, self.pooling))
         if self.trees is None:
             return logits
@@ -51,6 +54,7 @@ class Finetuned:
     model: FinetunedModel
     input_dim: int  # width of the variable embeddings that it was trained with
     trained_on: TrainedOn
+    task: dict[str, Any] | None = None  # content of tasks.spec.Spec; None: one binary label
 
 
 def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
@@ -76,7 +80,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),
     )
-    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
+    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on, saved.get(TASK))
 
 
 def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> FinetunedModel:
@@ -95,7 +99,8 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
             check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
         without_trees = {key: value for key, value in saved.items() if key != TREES}
         with torch.device("meta"):
-            _build(without_trees, name).load_state_dict(state, assign=True)
+            # A plain dict: torch notes `assign` in the metadata of `state`, and would assign in the real load, too.
+            _build(without_trees, name).load_state_dict(dict(state), assign=True)
         return _build(saved, name)
     except InputError:
         raise
@@ -115,4 +120,5 @@ def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
     width = backbone.pooled_width(head.head_pooling)
     trees = BoostedTrees(saved[TREES]) if TREES in saved else None
-    return FinetunedModel(backbone, build_head(width, head), head.head_pooling, trees)
+    outputs = saved[TASK]["outputs"] if TASK in saved else None
+    return FinetunedModel(backbone, build_head(width, head, outputs), head.head_pooling, trees)

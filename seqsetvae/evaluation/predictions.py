@@ -89,6 +89,10 @@ class GatheredPredictions(Metric):
         """All predictions; without the unlabelled stays by which the batches of several processes are filled up."""
         return self.all_stays().labelled()
 
+    def metrics(self) -> dict[str, torch.Tensor]:
+        """AUROC and average precision of the stays with a label."""
+        return self.table().ranking()
+
     def all_stays(self) -> Predictions:
         """All predictions, also those of stays without a label."""
         stay_id, label, logit = (column.reshape(-1) for column in self.compute())  # one stay alone comes as a scalar

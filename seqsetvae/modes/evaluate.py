@@ -23,6 +23,7 @@ from seqsetvae.settings.kinds import Several, choice, existing_path, exists, num
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import numpy as np
+    import pyarrow as pa
 
     from seqsetvae.evaluation.calibration import Calibration
     from seqsetvae.evaluation.predictions import Predictions
@@ -81,10 +82,14 @@ def run(settings: Settings) -> dict[str, Any]:
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.evaluation.results import evaluation, table
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
+    from seqsetvae.modes.task_scoring import evaluate_task, task_of
+    from seqsetvae.tasks.spec import BINARY
 
     split = settings.split.split
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
     assert split is not None, "settings are checked before a mode runs"
+    if task_of(settings.finetuned.ckpt[0]) != BINARY:
+        return evaluate_task(settings)
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
     scorers = [_open(ckpt, settings, split) for ckpt in settings.finetuned.ckpt]
     first = scorers[0]
@@ -239,10 +244,19 @@ def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float])
 def _write(
     settings: Settings, scorer: Scorer, content: dict[str, Any], predictions: Predictions, calibration: Any
 ) -> None:
+    """evaluation.json and the predictions of one binary label."""
+    from seqsetvae.evaluation.prediction_file import prediction_table
+
+    stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
+    reasons = scorer.without_known_variable(predictions.split)
+    write_evaluation(settings, scorer, content, prediction_table(predictions, stays, calibration, reasons))
+
+
+def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table) -> None:
     """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
     import json
 
-    from seqsetvae.evaluation.prediction_file import SUFFIXES, prediction_table, set_aside, table_bytes, write_result
+    from seqsetvae.evaluation.prediction_file import SUFFIXES, set_aside, table_bytes, write_result
     from seqsetvae.files import cannot_write
 
     run_folder = None if scorer.folder is None else scorer.folder.path
@@ -254,8 +268,6 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
-    stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
-    rows = prediction_table(predictions, stays, calibration, scorer.without_known_variable(predictions.split))
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     suffix = f".{settings.format}"
     for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):

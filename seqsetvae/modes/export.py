@@ -276,6 +276,15 @@ def _card(
     }
 
 
+def _counts(model: Exported, split: str) -> dict[str, int]:
+    """Stays, sets and events of a split; the labels too, unless the task is another than one binary label."""
+    from seqsetvae.checkpoint import TASK
+
+    counts = model.cohort.manifest["splits"][split]
+    of_label = ("labelled", "positives") if TASK in model.content["hyper_parameters"] else ()
+    return {name: count for name, count in counts.items() if name not in of_label}
+
+
 def _trained_on(model: Exported) -> dict[str, Any]:
     """Counts of the data and results of the run, where the checkpoint is in the folder of its run."""
     from seqsetvae.training.run_folder import SUMMARY
@@ -287,6 +296,6 @@ def _trained_on(model: Exported) -> dict[str, Any]:
     summary = model.folder.read_json(SUMMARY) if file.is_file() else {}
     return {
         "data": cohort.content_hash,
-        "splits": {name: cohort.manifest["splits"][name] for name in ("train", "valid") if name in cohort.splits},
+        "splits": {name: _counts(model, name) for name in ("train", "valid") if name in cohort.splits},
         **{name: summary[name] for name in ("watched", "kept", "best", "best_epoch") if name in summary},
     }

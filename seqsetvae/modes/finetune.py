@@ -27,6 +27,9 @@ from seqsetvae.settings.groups import (
 from seqsetvae.settings.kinds import BOOLEAN
 from seqsetvae.settings.loggers import LoggerSettings
 from seqsetvae.settings.tuning import TuningSettings, resolved
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.settings import TaskSettings
+from seqsetvae.tasks.spec import BINARY
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import torch
@@ -41,7 +44,14 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
 
 HELP = "train a classifier on a pretrained checkpoint"
 NEEDS = ("data_dir",)
-METRICS = ("train_loss", "val_loss", "val_auc", "val_auprc")
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Columns of metrics.csv that measure the model."""
+    return "train_loss", "val_loss", *(f"val_{name}" for name in TASKS[task].METRICS)
+
+
+METRICS = metrics_of(BINARY)
 PRINTED = ("stage", *METRICS)
 
 
@@ -60,6 +70,7 @@ class Settings:
     values: ValueSettings
     loader: LoaderSettings
     architecture: ArchitectureSettings
+    task: TaskSettings
     head: HeadSettings
     loss: LossSettings
     trees: TreeSettings
@@ -104,6 +115,11 @@ def problems(settings: Settings) -> list[str]:
             "--architecture variable_summaries",
         ),
         (
+            uses_trees and not settings.task.is_binary,
+            f"distillation, tree_models: allowed: 0 with --task {settings.task.task}; trees take part in training with "
+            "one binary label only (--mode evaluate has them as a baseline)",
+        ),
+        (
             uses_trees and after != 0,
             f"unfreeze_after: received {after}; allowed: 0 with --distillation or --tree_models",
         ),
@@ -113,6 +129,7 @@ def problems(settings: Settings) -> list[str]:
     name = settings.architecture.architecture
     has_layers = "layers" in ARCHITECTURES[name].OFFERS
     found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
+    found += settings.task.problems_with(settings.data, settings.loss)
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
 
 
@@ -161,7 +178,8 @@ def train(
     for line in settings.architecture.recipe_in_use(as_plain(settings)):
         print(line)
     device = prepare_device(settings.run)
-    watched = Watched("val_auc", "max", keep_last=settings.schedule.keep == "last")
+    task = settings.task.task
+    watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
     module, data = module_and_data(settings, cohort, backbone, transform, device, is_new=report is None)
     run = start_run(
         "finetune",
@@ -172,8 +190,8 @@ def train(
         backbone.sizes,
         report,
         watched=watched,
-        metrics=METRICS,
-        printed=PRINTED,
+        metrics=metrics_of(task),
+        printed=("stage", *metrics_of(task)),
         parts=module.parts,
         resume=resume,
     )
@@ -187,7 +205,10 @@ def train(
     def train_and_calibrate() -> None:
         finetune_in_stages(run, module, compute_features, settings.run.compile_model)
         leave()
-        calibrate_best(run, module, compute_features, precision)
+        if settings.task.is_binary:
+            calibrate_best(run, module, compute_features, precision)
+        else:
+            print(f"Predictions of --task {task} are not calibrated; calibration is available for one binary label")
 
     return train_and_summarize(
         run,
@@ -195,7 +216,7 @@ def train(
         train_and_calibrate,
         lambda rows: (
             random_weights_advice(report) * is_pretrainable(settings)
-            + finetuning_advice(rows, watched, cohort.split("valid"))
+            + (finetuning_advice(rows, watched, cohort.split("valid")) if settings.task.is_binary else [])
         ),
     )
 
@@ -225,18 +246,29 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import require_both_classes
     from seqsetvae.processes import first_process_first
+    from seqsetvae.tasks.spec import columns_of
+    from seqsetvae.tasks.targets import fit_targets, label_file, read_label_file, require_targets, without_label
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.tuning import check_layers
 
-    width = check_data(settings.data, "train", "valid")
+    is_binary, labels = settings.task.is_binary, None
+    data = settings.data if is_binary else without_label(settings.data)
+    if not is_binary:
+        labels = read_label_file(label_file(settings.data), columns_of(settings.data.label_name))
+    width = check_data(data, "train", "valid", labelled=is_binary)
     loaded = None
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
         check_layers(settings.tuning, loaded[0])
     with first_process_first():
-        cohort = open_data(settings.data, settings.run.output_root_dir)
-    require_both_classes(cohort, "train", "valid")
+        cohort = open_data(data, settings.run.output_root_dir, needs_labels=is_binary)
+    if labels is None:
+        require_both_classes(cohort, "train", "valid")
+    else:
+        cohort = fit_targets(cohort, labels, settings.task.task)
+        print(f"Task: {settings.task.task} ({TASKS[settings.task.task].HELP}): {cohort.label_name}, from {labels.path}")
+        require_targets(cohort, "train", "valid")
     if loaded is None:
         transform = new_transform(settings.architecture, settings.values, cohort)
         return cohort, untrained(settings, cohort), transform, None
@@ -281,12 +313,15 @@ def build(
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
     from seqsetvae.head import Loss, set_prior, weight_of_positives
+    from seqsetvae.tasks.model import TaskLoss
+    from seqsetvae.tasks.targets import spec_of
 
-    label = cohort.split("train").label
+    label, spec = cohort.split("train").label, spec_of(cohort)
+    weight = weight_of_positives(settings.loss.class_weight, label)
     module = SeqSetVAEFineTuner(
         backbone,
         settings.head,
-        Loss(settings.loss, weight_of_positives(settings.loss.class_weight, label)),
+        Loss(settings.loss, weight) if spec is None else TaskLoss(spec, settings.loss),
         settings.rates,
         settings.optimizer.weight_decay,
         variables,
@@ -297,7 +332,9 @@ def build(
             transform=transform,
         ),
         trees,
+        spec,
         settings.tuning,
     )
-    set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
+    if spec is None:
+        set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module

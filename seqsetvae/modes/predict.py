@@ -104,6 +104,7 @@ def run(settings: Settings) -> Prediction:
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
+    from seqsetvae.modes.task_scoring import refuse_for_task
 
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"
@@ -113,6 +114,14 @@ def run(settings: Settings) -> Prediction:
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)
+    if scorer.finetuned.task is not None:
+        refuse_for_task(
+            scorer.finetuned.task["task"],
+            scorer.path,
+            schema=settings.schema == "meds",
+            every_set=settings.every_set,
+            explain=settings.explain is not None,
+        )
     calibration, line = read_calibration(scorer.path)
     print(line)
     if settings.explain is not None:
@@ -139,7 +148,10 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
 
     from seqsetvae.cohort.imported import read_samples
     from seqsetvae.evaluation.prediction_file import prediction_table, with_ids, without_prediction
+    from seqsetvae.modes.task_scoring import task_rows
 
+    if scorer.finetuned.task is not None:
+        return with_ids(task_rows(scorer, splits, all_splits=all_splits), read_samples(scorer.cohort))
     tables = []
     for split in splits:
         reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id

@@ -182,7 +182,9 @@ def open_scorer(
 def is_data_of_run(folder: RunFolder | None, cohort: Cohort) -> bool:
     """Whether a cohort is the one that a run read."""
     recorded = None if folder is None else folder.read_json(CONFIG).get("cohort")
-    return isinstance(recorded, dict) and recorded.get("content") == cohort.content_hash
+    if not isinstance(recorded, dict):
+        return False  # "events" is the content without labels that are not in the cohort
+    return cohort.content_hash in (recorded.get("content"), recorded.get("events"))
 
 
 def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, *, labelled: bool) -> DataSettings:
@@ -203,6 +205,8 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
     data_dir = data.data_dir or data_dir_of_run(folder, path)
+    if finetuned.task is not None:  # its labels are read apart from the cohort
+        return replace(data, label_name=None, label_path=None, max_sets=trained_on.max_sets, data_dir=data_dir)
     label_name = trained_on.label_name
     if is_compiled(data_dir):
         found = open_cohort(data_dir, verify=False).label_name

@@ -114,7 +114,7 @@ def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, st
         elif "registry" in item.metadata:
             module = item.metadata["registry"][values[item.metadata["by"]]]
             names = declared(getattr(module, item.metadata["attribute"]))
-            arguments[item.name] = {name: values[name] for name in names}
+            arguments[item.name] = {name: values.get(name) for name in names}
         elif "given" in item.metadata:
             arguments[item.name] = {name: chosen[name] for name in declared(group, values) if name in chosen}
         elif inner is not None:

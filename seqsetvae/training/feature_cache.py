@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import Dataset
 
 import seqsetvae
-from seqsetvae.batch import NO_LABEL, Batch, PooledBatch
+from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.cohort import Split
 from seqsetvae.console import Progress
 from seqsetvae.errors import InputError
@@ -217,11 +217,15 @@ class PooledRows(Dataset[PooledBatch]):
         self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader reads
         self.label = split.label.astype(np.int64)
         self.stay_id = np.array(split.stay_id)
+        self.target: np.ndarray | None = getattr(split, "target", None)  # of another task than one binary label
 
     def __getitem__(self, stays: np.ndarray) -> PooledBatch:
         if stays[0] < 0:
-            return replace(self[~stays], label=torch.full((len(stays),), NO_LABEL))
-        return PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
+            return self[~stays].without_labels()
+        batch = PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
+        if self.target is not None:
+            batch.target = torch.from_numpy(self.target[stays])
+        return batch
 
     def __len__(self) -> int:
         return len(self.label)

@@ -54,6 +54,7 @@ def start_run(
         InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
+    targets = data.cohort.manifest.get("targets")  # of another task than one binary label
     if resume is None:
         folder = RunFolder(from_first(lambda: RunFolder.create(run.output_root_dir, mode).path))
     else:
@@ -70,6 +71,7 @@ def start_run(
             "path": str(data.cohort.path.resolve()),
             "content": data.cohort.content_hash,
             "label_name": data.cohort.label_name,
+            **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
             "notices": notices(data.cohort),
         },
         "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},

@@ -110,7 +110,7 @@ def summarize(run: Run, device_use: str, seconds: float, advice: list[str]) -> S
         waiting=waiting,
         trained={str(stage): parts for stage, parts in run.state.trained.items()},
         device_use=device_use,
-        against_chance=against_chance(best, run.data.cohort.split("valid")) if "val_auc" in best.metrics else [],
+        against_chance=_against_chance(best, run.data.cohort.split("valid")),
         advice=advice
         + length_advice(rows, watched, run.schedule.max_epochs)
         + loading_advice(waiting, run.data.num_workers, run.data.prepares),
@@ -179,6 +179,12 @@ def auroc_standard_error(auroc: float, positives: int, negatives: int) -> float:
 def _counts(split: Split) -> tuple[int, int]:
     """Stays with the outcome and without it, of those that have a label."""
     return int((split.label == 1).sum()), int((split.label == 0).sum())
+
+
+def _against_chance(best: Row, valid: Split) -> list[str]:
+    """Lines for one binary label; other tasks have their baselines in the evaluation."""
+    is_binary = "val_auc" in best.metrics and getattr(valid, "target", None) is None
+    return against_chance(best, valid) if is_binary else []
 
 
 def against_chance(best: Row, valid: Split) -> list[str]:

@@ -43,7 +43,7 @@ def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     (folder.root / "cached.csv").unlink()
     cohort = compiled(folder, "odd", skip_bad=True)
     named = ", ".join(f"'new {i}' (1 event)" for i in range(7))
-    assert notices(cohort) == [
+    assert notices(cohort, examples=True) == [
         f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
         f"1 file: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "

@@ -126,13 +126,13 @@ def cohort(files: Files, rng: random.Random, folder: Path) -> None:
     else:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         if rng.random() < 0.6:
-            content = mutate.tree_of(content, rng)
+            content = json.loads(json.dumps(mutate.tree_of(content, rng)))  # in a file every key is text
         else:
             array = rng.choice(sorted(path.rglob("*.npy")))
             array.write_bytes(mutate.bytes_of(array.read_bytes(), rng))
             content["checksums"][array.relative_to(path).as_posix()] = file_sha256(array)
         if CHECKSUM in content:
-            content[CHECKSUM] = manifest_checksum({str(key): value for key, value in content.items()})
+            content[CHECKSUM] = manifest_checksum(content)
         manifest.write_text(json.dumps(content), encoding="utf-8")
     opened = open_cohort(path, verify=rng.random() < 0.8)
     for split in opened.splits.values():

@@ -11,11 +11,11 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae import baselines
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
 from seqsetvae.modes import pretrain
+from seqsetvae.tasks import fitting
 from tests.command import command
 from tests.training.resuming import killed_at
 
@@ -99,7 +99,7 @@ def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
 def test_finished_folds_are_not_computed_again(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "MOST_ROUNDS", 20)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
     flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
     flags |= {"output": tmp_path / "cv", "max_epochs": 2, "batch_size": 8}
     status, printed, errors = command("crossvalidate", **flags)

@@ -360,12 +360,12 @@ def test_several_checkpoints_are_compared_on_the_same_stays(finished: tuple[Path
     assert status == 0, errors
     content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert content["figures"] == one["figures"]
-    compared = content["baselines"][str(last)]
+    compared = content["baselines"][f"{finished[0].name}/checkpoints/last.ckpt"]
     assert compared["figures"] == other["figures"]
     difference = one["figures"]["auroc"]["value"] - other["figures"]["auroc"]["value"]
     assert compared["difference"]["auroc"]["value"] == pytest.approx(difference)
     assert compared["difference"].keys() == {"auroc", "auprc"}
-    assert f"compared with {last}" in said
+    assert f"compared with {finished[0].name}/checkpoints/last.ckpt" in said
 
 
 def test_checkpoints_on_different_stays_are_not_compared(

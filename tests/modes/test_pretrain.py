@@ -89,5 +89,5 @@ def test_a_nan_loss_ends_the_run_without_a_best_checkpoint(compiled: Cohort, tmp
     flags = {"preset": "small", "max_epochs": 1, "pretrain_lr": 1e30, "output_root_dir": tmp_path}
     status, _, errors = command("pretrain", data_dir=compiled.path, **flags)
     assert status == 1
-    assert "val_loss is not finite" in errors
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert "train_loss is not finite" in errors
+    assert not list(tmp_path.rglob("best.ckpt"))

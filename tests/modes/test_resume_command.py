@@ -121,8 +121,8 @@ def test_ctrl_c_names_the_command_that_goes_on(
             signal.raise_signal(signal.SIGINT)
         return step(self, *arguments)  # type: ignore[arg-type]
 
-    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     try:
         status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
     finally:

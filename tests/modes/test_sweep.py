@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae import baselines
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds
 from seqsetvae.evaluation.crossvalidation import read_columns
 from seqsetvae.modes import finetune
+from seqsetvae.tasks import fitting
 from tests.command import argv, call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def test_each_training_has_a_file_and_the_table_compares_the_ways(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
-    monkeypatch.setattr(baselines, "MOST_ROUNDS", 20)
+    monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
     status, said, errors = call(
         _words(pretrained, compiled, tmp_path, "probe", "lora", seeds=2, baselines="all", seed=5)
     )

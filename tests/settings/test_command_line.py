@@ -61,10 +61,10 @@ def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path)
     for file in files:
         file.touch()
     given: dict[str, object] = {"mode": "evaluate", "split": "test"}
-    assert _settings("--ckpt", *map(str, files), **given)["ckpt"] == tuple(files)
-    assert _settings("--ckpt", str(files[0]), "--ckpt", str(files[1]), **given)["ckpt"] == tuple(files)
-    assert _settings(**given, ckpt=files[0])["ckpt"] == (files[0],)
-    assert _settings("--landmarks", "6", "12.5", **given, ckpt=files[0])["landmarks"] == (6.0, 12.5)
+    assert _settings("--ckpt", *map(str, files), **given)["ckpt"] == [str(file) for file in files]
+    assert _settings("--ckpt", str(files[0]), "--ckpt", str(files[1]), **given)["ckpt"] == [str(file) for file in files]
+    assert _settings(**given, ckpt=files[0])["ckpt"] == [str(files[0])]
+    assert _settings("--landmarks", "6", "12.5", **given, ckpt=files[0])["landmarks"] == [6.0, 12.5]
     assert _settings(**given, ckpt=files[0], landmarks="none")["landmarks"] is None
     message = _problems("--landmarks", "6", "-1", **given, ckpt=files[0])
     assert "landmarks: received '6 -1'; allowed: a number above 0 or several, or None" in message
@@ -358,5 +358,15 @@ def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
     rooms = [*(ROOT / "seqsetvae" / "modes").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
     files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]
     texts = "".join(path.read_text(encoding="utf-8") for path in files)
-    data_command = {"--fractions", "--test_sets", "--stats", "--embeddings", "--skip_bad", "--to"}
+    data_command = {
+        "--fractions",
+        "--test_sets",
+        "--stats",
+        "--embeddings",
+        "--skip_bad",
+        "--to",
+        "--until_hour",
+        "--labels",
+        "--shard",
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags - data_command <= {"--flag"}

@@ -49,10 +49,10 @@ def _of_run(run: Run) -> Iterator[Caution]:
     else:
         yield Caution("warning", "The run has not finished: there is no summary.json.")
         yield from _of_backbone(run)
-    if run.mode == "finetune" and run.evaluation is None:
+    if run.mode == "finetune" and run.evaluation is None and run.task_evaluation is None:
         yield Caution(
             "warning",
-            "Only the validation split was scored, by the same values that chose the checkpoint, so val_auc is "
+            f"Only the validation split was scored, by the same values that chose the checkpoint, so {run.watched} is "
             "optimistic, and there is no interval and no baseline.",
         )
 
@@ -67,7 +67,8 @@ def _of_backbone(run: Run) -> Iterator[Caution]:
 
 
 def _of_data(run: Run) -> Iterator[Caution]:
-    if run.evaluation is None and run.cohort is not None and "valid" in run.cohort.manifest["splits"]:
+    counted_label = run.task == "binary" and run.evaluation is None  # the cohort counts its one binary label
+    if counted_label and run.cohort is not None and "valid" in run.cohort.manifest["splits"]:
         positives = run.cohort.manifest["splits"]["valid"]["positives"]
         if positives < FEW_POSITIVES:
             yield Caution(

@@ -84,6 +84,10 @@ def cautions_of(runs: Runs) -> list[Caution]:
     if without:
         text = "Without an evaluation, and so without intervals: " + ", ".join(without)
         found.append(Caution("warning", f"{text}. val_auc chose the checkpoint and is optimistic."))
+    tasks = {run.task for run in runs.values()} - {"binary"}
+    if tasks:
+        text = f"Figures of the task {', '.join(sorted(tasks))} are not on this page; --mode evaluate --ckpt A B"
+        found.append(Caution("warning", f"{text} compares two runs on the same stays."))
     both = {name: (run.stays, run.evaluation) for name, run in runs.items()}
     apart = [
         name for name, (stays, of) in both.items() if stays is not None and of is not None and not are_of(stays, of)

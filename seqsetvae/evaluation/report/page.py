@@ -18,6 +18,7 @@ from seqsetvae.evaluation.report.content import Card, Missing, Picture, Section
 from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
+from seqsetvae.evaluation.report.task_page import page_content
 from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
 from seqsetvae.files import cannot_write, write_text
 from seqsetvae.privacy import without_folders
@@ -42,6 +43,8 @@ SECTIONS: Sequence[Callable[[Run], Section | None]] = (
 
 def write_run_page(run: Run) -> Path:
     """report.html and figures/ in the run folder. Raises CannotWriteError."""
+    if run.task != "binary":
+        return write_page("run.html", page_content(run, COMMAND), run.folder)
     evaluation = run.evaluation
     content = {
         "title": f"Fine-tuned model: {run.label_name}" if run.mode == "finetune" else f"Run of --mode {run.mode}",

@@ -43,6 +43,7 @@ class Run:
     stays: ScoredStays | None
     every_set: RiskAfterSets | None
     cohort: Cohort | None  # None: it has been moved or changed since
+    task_evaluation: dict[str, Any] | None = None  # of another task than one binary label, as evaluation.json has it
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,6 +52,11 @@ class Run:
     @property
     def mode(self) -> str:
         return str(self.settings.get("mode", "run"))
+
+    @property
+    def task(self) -> str:
+        """What the model predicts; runs from before there were tasks predict one binary label."""
+        return str(self.settings.get("task", "binary"))
 
     @property
     def label_name(self) -> str:
@@ -91,7 +97,9 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
     config = read_json(folder / CONFIG)
-    evaluation = read_evaluation(folder / EVALUATION) if (folder / EVALUATION).is_file() else None
+    is_binary = (config.get("settings") or {}).get("task", "binary") == "binary"
+    is_evaluated = (folder / EVALUATION).is_file()
+    evaluation = read_evaluation(folder / EVALUATION) if is_evaluated and is_binary else None
     split = None if evaluation is None else evaluation.split
     predictions, every_set = find_table(folder, PREDICTIONS), find_table(folder, EVERY_SET)
     return Run(
@@ -102,9 +110,10 @@ def read_run(folder: Path) -> Run:
         state=read_json(folder / STATE) if (folder / STATE).is_file() else {},
         warnings=_warnings(folder / LOG) if (folder / LOG).is_file() else [],
         evaluation=evaluation,
-        stays=None if predictions is None else read_predictions(predictions, split),
+        stays=None if predictions is None or not is_binary else read_predictions(predictions, split),
         every_set=None if every_set is None else read_risk_after_sets(every_set),
         cohort=_cohort(config.get("cohort")),
+        task_evaluation=read_json(folder / EVALUATION) if is_evaluated and not is_binary else None,
     )
 
 
@@ -116,7 +125,8 @@ def _cohort(recorded: Any) -> Cohort | None:
         cohort = open_cohort(recorded["path"], verify=False)  # nothing is computed from it, and hashing takes long
     except InputError:
         return None
-    return cohort if cohort.content_hash == recorded.get("content") else None
+    content = recorded.get("events", recorded.get("content"))  # without labels that are not in the cohort
+    return cohort if cohort.content_hash == content else None
 
 
 def _warnings(log: Path) -> list[str]:

@@ -27,8 +27,10 @@ def data_section(run: Run) -> Section:
         f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
         f"{manifest['embeddings']['source']}, mean and std from: {manifest.get('statistics', 'not recorded')}."
     )
+    head = ["split", "stays", "with label", "positive", "share", "sets", "events", "events per stay"]
     rows = [_split_row(name, counts) for name, counts in manifest["splits"].items()]
-    head = ("split", "stays", "with label", "positive", "share", "sets", "events", "events per stay")
+    if run.task != "binary":  # the cohort counts another label than this run predicts
+        head, *rows = [[*row[:2], *row[5:]] for row in (head, *rows)]
     variables = Table("Variables", ("variable", "mean", "std"), _variables(run), numeric=True)
     return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=[variables])
 

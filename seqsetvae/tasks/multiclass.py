@@ -1,0 +1,155 @@
+"""One label of several classes: a logit for each class.
+
+Legend: n stays, C classes (and outputs), R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.errors import InputError
+from seqsetvae.tasks.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "one column of classes, as numbers or text"
+RECIPE: dict[str, Any] = {"distillation": 0.0, "tree_models": 0}  # their targets are those of one binary label
+METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
+WATCHED = "auc"
+
+MOST_CLASSES = 100  # more are not classes but, for example, numbers to be predicted
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """None of its own."""
+
+
+def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
+    """The classes are those of the training stays. Raises InputError for fewer than 2 or more than MOST_CLASSES."""
+    if len(names) != 1:
+        raise InputError(f"label_name: received {','.join(names)!r}; allowed: one column with --task multiclass")
+    classes = sorted(set(cells[:, 0].tolist()) - {""}, key=_order)
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        raise InputError(
+            f"{file}: the column {names[0]!r} has {len(classes):,} different values among the training stays; --task "
+            f"multiclass needs 2 to {MOST_CLASSES}. To predict a number use --task regression."
+        )
+    return Spec("multiclass", names, len(classes), tuple(classes))
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    """Numbers by size, then text."""
+    try:
+        return False, float(name), name
+    except ValueError:
+        return True, 0.0, name
+
+
+def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
+    """The place of each class among the classes, NaN without one: [n, 1]."""
+    place = {name: float(at) for at, name in enumerate(spec.classes)} | {"": np.nan}
+    unknown = sorted(set(cells[:, 0].tolist()) - set(place))
+    if unknown:
+        raise InputError(
+            f"{file}: the column {spec.names[0]!r} has the class {unknown[0]!r}, which no training stay has; the "
+            f"classes are {', '.join(spec.classes)}"
+        )
+    return np.array([[place[cell]] for cell in cells[:, 0].tolist()], dtype=np.float64).reshape(-1, 1)
+
+
+def encode(spec: Spec, target: Floats) -> Floats:
+    """As they are."""
+    return target
+
+
+def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy, summed over the stays with a label."""
+    from torch.nn.functional import cross_entropy
+
+    known = ~target[:, 0].isnan()
+    place = target[:, 0].nan_to_num(-1).long()
+    return cross_entropy(output, place, ignore_index=-1, reduction="sum"), known.sum()
+
+
+def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """AUROC of each class against the others, a mean over the classes ("auc"), and the accuracy."""
+    import torch
+
+    from seqsetvae.tasks.ranking import mean_ranking
+
+    place = target[:, 0].long()
+    of_class = torch.nn.functional.one_hot(place, spec.outputs).to(output)
+    scores = torch.stack([_against_others(output, c) for c in range(spec.outputs)], dim=1)
+    right = (output.argmax(dim=1) == place).double().mean()
+    return {"auc": mean_ranking(scores, of_class)["auc"], "accuracy": right}
+
+
+def _against_others(output: Any, c: int) -> Any:
+    """Log-odds of a class against all others: they do not saturate as probabilities do, so no ties arise."""
+    others = [k for k in range(output.shape[1]) if k != c]
+    return output[:, c] - output[:, others].logsumexp(dim=1)
+
+
+def _log_odds(output: Floats) -> Floats:
+    from scipy.special import logsumexp
+
+    others = [[k for k in range(output.shape[1]) if k != c] for c in range(output.shape[1])]
+    return np.stack([output[:, c] - logsumexp(output[:, rest], axis=1) for c, rest in enumerate(others)], axis=1)
+
+
+def columns(spec: Spec, output: Floats) -> dict[str, np.ndarray]:
+    """The most probable class, and the probability of each."""
+    from scipy.special import softmax
+
+    probability = softmax(output, axis=1)
+    found: dict[str, np.ndarray] = {"predicted": np.array(spec.classes)[output.argmax(axis=1)]}
+    return found | {f"probability of {name}": probability[:, c] for c, name in enumerate(spec.classes)}
+
+
+def primary(spec: Spec) -> tuple[str, ...]:
+    """The figures whose difference to a baseline is shown."""
+    return ("mean AUROC", "accuracy")
+
+
+def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
+    """Accuracy, log loss, and for each class against the others AUROC, AUPRC and Brier score, with their means."""
+    from scipy.special import log_softmax
+
+    from seqsetvae.tasks.ranking import binary_figures
+
+    place = target[:, 0].astype(np.int64)
+    right = (output.argmax(axis=1) == place).astype(np.float64)
+    log_loss = -log_softmax(output, axis=1)[np.arange(len(place)), place]
+    of_classes = binary_figures(spec.classes, _log_odds(output), np.eye(spec.outputs)[place])
+
+    def of(weights: Floats) -> dict[str, Floats]:
+        total = weights.sum(axis=1)
+        return {"accuracy": weights @ right / total, "log loss": weights @ log_loss / total, **of_classes(weights)}
+
+    return of
+
+
+def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
+    """The logarithm of each class's share."""
+    known = train[~np.isnan(train[:, 0]), 0].astype(np.int64)
+    share = np.bincount(known, minlength=spec.outputs) / len(known)
+    return "shares of the classes", np.tile(np.log(share), (n_stays, 1))
+
+
+def baselines(spec: Spec) -> Mapping[str, Any]:
+    """Multinomial models."""
+    from seqsetvae.tasks import fitting
+
+    return {
+        "boosted trees": lambda train, valid: fitting.multiclass_trees(train, valid, spec.outputs),
+        "logistic regression": fitting.multinomial_regression,
+    }

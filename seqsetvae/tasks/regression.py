@@ -1,0 +1,131 @@
+"""Numbers, such as the length of stay in days: an output for each column.
+
+The head learns targets in standard deviations from the mean of the training stays; predictions are in the unit of the
+column. Legend: n stays, K columns (and outputs), R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.errors import InputError
+from seqsetvae.tasks.cells import numbers
+from seqsetvae.tasks.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "one column of numbers or several (predicted in their unit)"
+RECIPE: dict[str, Any] = {"distillation": 0.0, "tree_models": 0}  # their targets are those of one binary label
+METRICS = ("r2",)  # a mean over the columns
+WATCHED = "r2"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """None of its own."""
+
+
+def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
+    """Mean and standard deviation of the training stays. Raises InputError for a column that does not vary."""
+    target = parse(Spec("regression", names, len(names)), cells, file)
+    known = (~np.isnan(target)).sum(axis=0)
+    mean, std = (np.nanmean(target, axis=0), np.nanstd(target, axis=0)) if known.all() else (known * 0.0, known * 0.0)
+    for name, each in zip(names, std, strict=True):
+        if not each > 0:
+            raise InputError(f"{file}: the column {name!r} has not two different values among the training stays")
+    return Spec("regression", names, len(names), (), tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
+    """Numbers or NaN: [n, K]."""
+    return numbers(spec.names, cells, file, np.isfinite, "a finite number, empty")
+
+
+def encode(spec: Spec, target: Floats) -> Floats:
+    """In standard deviations from the training mean."""
+    return (target - np.array(spec.mean)) / np.array(spec.std)
+
+
+def decode(spec: Spec, output: Floats) -> Floats:
+    """In the unit of each column."""
+    return output * np.array(spec.std) + np.array(spec.mean)
+
+
+def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared error in standard deviations, summed over all labels that there are."""
+    known = ~target.isnan()
+    return ((output - target.nan_to_num()).square() * known).sum(), known.sum()
+
+
+def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The coefficient of determination, a mean over the columns."""
+    import torch
+
+    found = []
+    for column, prediction in zip(target.double().T, output.double().T, strict=True):
+        known = ~column.isnan()
+        residual = (column[known] - prediction[known]).square().sum()
+        found.append(1 - residual / (column[known] - column[known].mean()).square().sum())
+    return {"r2": torch.stack(found).mean()}
+
+
+def columns(spec: Spec, output: Floats) -> dict[str, np.ndarray]:
+    """The predicted number of each column."""
+    return {f"predicted {name}": column for name, column in zip(spec.names, decode(spec, output).T, strict=True)}
+
+
+def primary(spec: Spec) -> tuple[str, ...]:
+    """The figures whose difference to a baseline is shown."""
+    return tuple(f"{figure} of {name}" for name in spec.names for figure in ("R²", "MAE"))
+
+
+def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
+    """R², RMSE, MAE and mean error (predicted minus true) of each column, in its unit."""
+    predicted = decode(spec, output)
+
+    def of_column(k: int, weights: Floats) -> dict[str, Floats]:
+        known = ~np.isnan(target[:, k])
+        true, weights = target[known, k], weights[:, known]
+        error, total = predicted[known, k] - true, weights.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0: not defined where all drawn stays are equal
+            squared = weights @ error**2 / total
+            variance = weights @ true**2 / total - (weights @ true / total) ** 2
+            found = {
+                "R²": 1 - squared / variance,
+                "RMSE": np.sqrt(squared),
+                "MAE": weights @ np.abs(error) / total,
+                "mean error": weights @ error / total,
+            }
+        return {f"{name} of {spec.names[k]}": values for name, values in found.items()}
+
+    def of(weights: Floats) -> dict[str, Floats]:
+        return {name: values for k in range(len(spec.names)) for name, values in of_column(k, weights).items()}
+
+    return of
+
+
+def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
+    """The training mean, for which the output is 0."""
+    return "training mean", np.zeros((n_stays, len(spec.names)))
+
+
+def baselines(spec: Spec) -> Mapping[str, Any]:
+    """A model for each column, fitted to the encoded targets."""
+    from seqsetvae.tasks import fitting
+
+    def encoded(fit_one: Any) -> Any:
+        def fitted(train: tuple[np.ndarray, Floats], valid: tuple[np.ndarray, Floats]) -> Any:
+            tables = [(table, encode(spec, target)) for table, target in (train, valid)]
+            return fitting.each_column(fit_one, *tables)
+
+        return fitted
+
+    return {"boosted trees": encoded(fitting.regression_trees), "ridge regression": encoded(fitting.ridge_regression)}

@@ -1,0 +1,284 @@
+"""Each task from the command line: fine-tune, evaluate, predict, report and export."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation import onnx_file
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.tasks import TASKS, regression
+from seqsetvae.tasks.spec import Spec
+from tests.command import call, command, finetune, rows_of, run_of
+
+LABELS = {
+    "multilabel": ("died,long", ("val_auc", "val_auprc")),
+    "multiclass": ("unit", ("val_auc", "val_accuracy")),
+    "regression": ("days,score", ("val_r2",)),
+}
+
+
+@pytest.fixture(scope="module")
+def labels(compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labels that depend on the number of events of each stay; some stays lack some, two lack all."""
+    rng, rows = np.random.default_rng(0), []
+    counts = [np.diff(split.set_offset[split.stay_offset]) for split in compiled.splits.values()]
+    thirds = np.quantile(np.concatenate(counts), [1 / 3, 2 / 3])
+    for split in compiled.splits.values():
+        n_events = np.diff(split.set_offset[split.stay_offset])
+        for at, (stay, n) in enumerate(zip(split.stay_id.tolist(), n_events.tolist(), strict=True)):
+            days = n / 20 + rng.normal(0, 0.5)
+            row = [
+                stay,
+                int(days > 6),
+                int(days > 5),
+                "abc"[np.searchsorted(thirds, n)],
+                f"{days:.3f}",
+                f"{10 * days:.1f}",
+            ]
+            empty = range(1, 6) if at < 2 else (5,) if at % 5 == 0 else ()
+            rows.append(["" if column in empty else cell for column, cell in enumerate(row)])
+    file = tmp_path_factory.mktemp("labels") / "oc.csv"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["ts_id", "died", "long", "unit", "days", "score"], *rows])
+    return file
+
+
+@pytest.fixture(scope="module", params=list(LABELS))
+def run(
+    request: pytest.FixtureRequest,
+    pretrained: Path,
+    compiled: Cohort,
+    labels: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[str, Path, str]:
+    """(task, run folder, what was printed) of a small run of both stages."""
+    root = tmp_path_factory.mktemp(request.param)
+    flags = {"task": request.param, "label_name": LABELS[request.param][0], "label_path": labels}
+    status, said, errors = finetune(pretrained, compiled.path, root, **flags)
+    assert status == 0, errors
+    return request.param, run_of(root), said
+
+
+def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]) -> None:
+    task, folder, said = run
+    watched = LABELS[task][1]
+    rows = rows_of(folder)
+    assert [row["stage"] for row in rows] == ["1", "1", "2"]
+    assert all(np.isfinite(float(row[name])) for row in rows for name in ("train_loss", "val_loss", *watched))
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["watched"] == watched[0]
+    assert summary["best"][watched[0]] == max(float(row[watched[0]]) for row in rows)
+    assert f"Predictions of --task {task} are not calibrated; calibration is available for one binary label" in said
+    assert "Stays without a label, left out: train 2, valid 2" in said
+    assert not (folder / "calibration.json").exists()
+    recorded = load_finetuned(folder / "checkpoints" / "best.ckpt")
+    assert recorded.task is not None
+    assert recorded.task["names"] == LABELS[task][0].split(",")
+    assert f"({task})" in (folder / "report.html").read_text(encoding="utf-8").partition("</title>")[0]
+
+
+def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, Path, str], tmp_path: Path) -> None:
+    task, folder, _ = run
+    groups = tmp_path / "groups.csv"
+    stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
+    pd.DataFrame({"stay_id": stays, "odd": stays % 2}).to_csv(groups, index=False)
+    status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups)
+    assert status == 0, errors
+    content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / "predictions.csv")
+    assert (content["task"], content["stays"], len(table)) == (task, 18, 20)
+    assert "Of 20 stays, 2 have no label or no known variable; they are left out." in said
+    assert f"Calibration, decision thresholds and decision curves are not available for --task {task}." in said
+    values = {name: figure["value"] for name, figure in content["figures"].items()}
+    if task == "multilabel":
+        known = table.dropna(subset="died")
+        auroc = metrics.roc_auc_score(known["died"], known["probability of died"])
+        assert values["AUROC of died"] == pytest.approx(auroc)
+    elif task == "multiclass":
+        known = table.dropna(subset="unit")
+        assert values["accuracy"] == pytest.approx((known["unit"] == known["predicted"]).mean())
+    else:
+        known = table.dropna(subset="score")
+        assert len(known) == 16 - 1
+        error = metrics.mean_absolute_error(known["score"], known["predicted score"])
+        assert values["MAE of score"] == pytest.approx(error)
+    assert all(each["low"] <= each["value"] <= each["high"] for each in content["figures"].values() if each["low"])
+    assert [row["group"] for row in content["subgroups"]] == ["0", "1"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert next(iter(content["figures"])) in page
+    assert "Calibration, decision curves, landmarks and the risk over time are available for one binary label" in page
+
+
+def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(
+    run: tuple[str, Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
+) -> None:
+    task, folder, _ = run
+    tables = []
+    for name, data in (("cohort", compiled.path), ("layout", old_layout)):
+        flags = {"data_dir": data, "output": tmp_path / f"{name}.csv", "output_root_dir": tmp_path}
+        status, _, errors = command("predict", ckpt=folder, **flags)
+        assert status == 0, errors
+        tables.append(pd.read_csv(tmp_path / f"{name}.csv"))
+    pd.testing.assert_frame_equal(*tables)
+    columns = {
+        "multilabel": ["probability of died", "probability of long"],
+        "multiclass": ["predicted", "probability of a", "probability of b", "probability of c"],
+        "regression": ["predicted days", "predicted score"],
+    }[task]
+    assert tables[0].columns.tolist() == ["stay_id", "split", *columns, "reason"]
+    assert command("evaluate", ckpt=folder, split="valid", output=tmp_path / "evaluated")[0] == 0
+    evaluated = pd.read_csv(tmp_path / "evaluated" / "predictions.csv")
+    valid = tables[0][tables[0]["split"] == "valid"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(evaluated[valid.columns.tolist()], valid)
+
+
+def test_baselines_are_trained_on_the_same_stays(run: tuple[str, Path, str], tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm")
+    _, folder, _ = run
+    flags = {"ckpt": folder, "split": "valid", "output": tmp_path / "evaluated", "baselines": "all"}
+    status, said, errors = command("evaluate", **flags)
+    assert status == 0, errors
+    content = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text(encoding="utf-8"))
+    assert len(content["baselines"]) == 3
+    assert "The baselines were stopped or chosen on the validation split" in said
+    for other in content["baselines"].values():
+        assert other["figures"].keys() == content["figures"].keys()
+        for name, difference in other["difference"].items():
+            if difference["value"] is not None:
+                expected = content["figures"][name]["value"] - other["figures"][name]["value"]
+                assert difference["value"] == pytest.approx(expected)
+
+
+def test_what_is_not_available_for_a_task_is_one_clear_error(
+    run: tuple[str, Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    task, folder, _ = run
+    wrong = [
+        ("evaluate", {"split": "valid", "landmarks": "6"}, "--landmarks"),
+        ("predict", {"output": tmp_path / "x.csv", "every_set": "true"}, "--every_set"),
+        ("predict", {"output": tmp_path / "x.parquet", "schema": "meds"}, "--schema"),
+        ("predict", {"output": tmp_path / "x.csv", "explain": "1"}, "--explain"),
+    ]
+    for mode, flags, flag in wrong:
+        status, _, errors = command(mode, ckpt=folder, **flags)
+        assert status == 2
+        assert f"{flag}: not available for --task {task}" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_task_predicts_the_same(
+    run: tuple[str, Path, str], compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("safetensors")
+    monkeypatch.setattr(onnx_file, "missing_packages", lambda: ["onnx"])  # its import takes seconds
+    task, folder, _ = run
+    flags = ["--mode", "export", "--ckpt", str(folder), "--output", str(tmp_path / "model")]
+    status, _, errors = call([*flags, "--output_root_dir", str(tmp_path)])
+    assert status == 0, errors
+    card = json.loads((tmp_path / "model" / "card.json").read_text(encoding="utf-8"))
+    assert card["checkpoint"]["hyper_parameters"]["task"]["task"] == task
+    assert card["label"] == LABELS[task][0]
+    files = []
+    for name, ckpt in (("run", folder), ("model", tmp_path / "model")):
+        output = {"output": tmp_path / f"{name}.csv", "output_root_dir": tmp_path}
+        assert command("predict", ckpt=ckpt, data_dir=compiled.path, **output)[0] == 0
+        files.append((tmp_path / f"{name}.csv").read_text(encoding="utf-8"))
+    assert files[0] == files[1]
+
+
+def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labels: Path, tmp_path: Path) -> None:
+    flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 2, "num_workers": 1}
+    status, said, errors = command(
+        "finetune",
+        architecture="variable_summaries",
+        from_random_weights="true",
+        data_dir=compiled.path,
+        output_root_dir=tmp_path,
+        **flags,
+    )
+    assert status == 0, errors
+    assert "head_members 16" in said
+    assert "distillation 0.6" not in said  # trees are for one binary label
+    status, _, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"task": "regression"}, "label_name: not given; names the column or, with commas, the columns with --task"),
+        (
+            {"task": "regression", "label_name": "days", "loss": "focal"},
+            "loss: received 'focal'; allowed: cross_entropy",
+        ),
+        ({"task": "regression", "label_name": "days", "class_weight": "balanced"}, "class_weight: received 'balanced'"),
+        ({"task": "regression", "label_name": "days"}, "has no file of labels; pass --label_path"),
+        (
+            {"task": "regression", "label_name": "weeks", "label_path": "FILE"},
+            "has no column 'weeks'. Its columns are:",
+        ),
+        ({"task": "regression", "label_name": "unit", "label_path": "FILE"}, "the column 'unit' has the value '"),
+    ],
+)
+def test_settings_and_labels_that_do_not_go_together_are_found_first(
+    flags: dict[str, str], message: str, pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path
+) -> None:
+    given = {name: labels if value == "FILE" else value for name, value in flags.items()}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **given)
+    assert status == 2
+    assert message in errors
+    assert not list(tmp_path.glob("finetune-*"))
+
+
+def test_a_task_is_added_without_a_change_to_the_package(
+    pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*arguments: Any) -> Spec:
+        return replace(regression.fit(*arguments), task="absolute")
+
+    def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        known = ~target.isnan()
+        return ((output - target.nan_to_num()).abs() * known).sum(), known.sum()
+
+    monkeypatch.setitem(TASKS, "absolute", SimpleNamespace(**{**vars(regression), "fit": fit, "loss": loss}))
+    flags = {"task": "absolute", "label_name": "days", "label_path": labels, "max_epochs": 1}
+    status, said, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
+    assert status == 0, errors
+    status, said, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
+    assert status == 0, errors
+    assert "task absolute, split valid: 18 stays; label days" in said
+
+
+def test_cross_validation_says_that_it_needs_one_binary_label(compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"task": "regression", "label_name": "days", "from_random_weights": "true", "data_dir": compiled.path}
+    status, _, errors = command("crossvalidate", architecture="variable_summaries", output_root_dir=tmp_path, **flags)
+    assert status == 2
+    assert "task: received 'regression'; allowed: binary with --mode crossvalidate" in errors
+
+
+def test_labels_beside_an_old_layout_are_found(
+    pretrained: Path, old_layout: Path, labels: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for file in old_layout.parent.iterdir():
+        if file.name != "oc.csv":
+            (tmp_path / "data" / file.name).symlink_to(file)
+    (tmp_path / "data" / "oc.csv").write_text(labels.read_text(encoding="utf-8"), encoding="utf-8")
+    flags = {"task": "multilabel", "label_name": "died,long", "max_epochs": 1}
+    status, _, errors = finetune(pretrained, tmp_path / "data", tmp_path / "runs", **flags)
+    assert status == 0, errors
+    status, _, errors = command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid")
+    assert status == 0, errors
