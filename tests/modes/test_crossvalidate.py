@@ -121,6 +121,15 @@ def test_finished_folds_are_not_computed_again(
     assert errors.splitlines()[1:] == ["  max_epochs: 2 there, 3 now"]
 
 
+def test_a_fold_in_double_precision_is_predicted_in_it(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"max_epochs": 1, "batch_size": 8, "baselines": "none", "precision": "64-true", "output": tmp_path / "cv"}
+    status, _, errors = command("crossvalidate", **flags)
+    assert status == 0, errors
+    logit = read_columns(tmp_path / "cv" / "partition0-fold0.csv")["seqsetvae"]
+    assert (logit != logit.astype(np.float32)).any()
+
+
 def test_a_fold_that_was_killed_goes_on(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
