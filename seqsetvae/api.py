@@ -42,7 +42,7 @@ def predict(
     """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as --mode predict writes them.
 
     Args:
-        model: from `load`.
+        model: from `load`; its checkpoint is read again, so changes of its weights have no effect.
         data_dir: a folder of the old layout, which is compiled first, or a compiled cohort.
         split: train, valid or test; by default all stays.
         batch_size: stays per batch.

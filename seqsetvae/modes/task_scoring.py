@@ -224,6 +224,9 @@ def _baselines(scorer: Scorer, split: str, stays: np.ndarray) -> tuple[dict[str,
     tables = summary_tables(scorer.data, *names)
     truths = [_truth(scorer, name, ids) for name, (ids, _) in zip(names, tables, strict=True)]
     train, valid, ours = ((rows, truth) for (_, (rows, _)), truth in zip(tables, truths, strict=True))
+    distinct = [len(np.unique(column[~np.isnan(column)])) for column in train[1].T]
+    if min(distinct) < max(len(spec.classes), 2):  # the checkpoint may have been trained on other data
+        return {}, ["No baselines: the training stays of these data lack a class that the model was trained on."]
     row = np.searchsorted(tables[2][0], stays)
     name, constant = task.constant(spec, train[1], len(stays))
     found = {name: constant}

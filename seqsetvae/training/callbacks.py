@@ -80,13 +80,12 @@ class MetricsTable:
             writer.writeheader()
         writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
-        if self.curves is None:
-            return
-        with _write_errors(self.tensorboard_dir):
-            for name, value in columns.items():
-                if name not in ("stage", "epoch", "step") and value is not None:
-                    self.curves.add_scalar(name, value, row.step)
-            self.curves.flush()
+        if self.curves is not None:
+            with _write_errors(self.tensorboard_dir):
+                for name, value in columns.items():
+                    if name not in ("stage", "epoch", "step") and value is not None:
+                        self.curves.add_scalar(name, value, row.step)
+                self.curves.flush()
         metrics = {name: value for name, value in columns.items() if name != "step" and value is not None}
         for tracker in self.trackers:
             tracker.add(metrics, row.step)
