@@ -18,10 +18,11 @@ from seqsetvae.errors import InputError
 from seqsetvae.modes.scoring import Scorer, open_scorer
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.model import Outputs, predict_outputs
 from seqsetvae.tasks.results import Evaluated, evaluation, table
 from seqsetvae.tasks.spec import BINARY, Spec
-from seqsetvae.tasks.targets import TargetSplit, label_file, read_label_file, require_targets, with_targets
+from seqsetvae.tasks.targets import TargetSplit, label_file, require_targets, with_targets
 from seqsetvae.training.run_folder import CONFIG, find_checkpoint
 
 if TYPE_CHECKING:

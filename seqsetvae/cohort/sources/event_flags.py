@@ -42,7 +42,8 @@ def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | No
     labels += f"column {time_column}: only earlier events are used (default: no labels)"
     parser.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     name = "column to predict: 0 or 1, false or true, empty = unknown"
-    name += f" (default {label_name})" if label_name else " (default: no stay has a label)"
+    none = "none = prediction times alone, for labels that --task of train_optimized.py reads"
+    name += f" (default {label_name}; {none})" if label_name else " (default: no stay has a label)"
     parser.add_argument("--label_name", default=label_name, metavar="COLUMN", help=name)
     time = f"column of prediction times (default: {time_column}, if --labels has it)"
     parser.add_argument("--prediction_time_column", metavar="COLUMN", help=time)
