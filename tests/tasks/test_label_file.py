@@ -124,3 +124,5 @@ def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path: Path) ->
     assert "Task: regression" in said
     status, _, errors = command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid")
     assert status == 0, errors
+    columns = pd.read_csv(run_of(tmp_path / "runs") / "predictions.csv").columns
+    assert {"id", "prediction_time"} <= set(columns)

@@ -86,6 +86,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *_without_sample(found),
         *codes.mapping.notes(codes.seen),
         *codes.left_out_notes(),
+        *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
         *unknown,
     ]

@@ -55,7 +55,8 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--until_hour", type=float, metavar="H", help=window)
     mapping = "columns name, target and perhaps factor, offset: `name` becomes `target`, value * factor + offset"
     parser.add_argument("--variable_map", type=Path, metavar="CSV", help=mapping)
-    out = "variables to leave out, such as those that state the outcome; * stands for any characters"
+    out = "variables, or levels NAME=level, to leave out, such as those that state the outcome, by their names here or "
+    out += "those of --variable_map; * stands for any characters"
     parser.add_argument("--leave_out", nargs="+", default=[], metavar="NAME", help=out)
     categorical = "variables whose numbers are categories: 3 becomes NAME=3 with the value 1"
     parser.add_argument("--categorical", nargs="+", default=[], metavar="NAME", help=categorical)
