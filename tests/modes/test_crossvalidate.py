@@ -47,7 +47,8 @@ def test_a_model_does_not_differ_from_its_copy() -> None:
     folds = [fold | {"copy": fold["boosted trees"]} for fold in (_columns(0), _columns(1))]
     difference = results(folds)["models"]["copy"]["difference"]["auroc"]
     assert difference == {"value": 0, "low": 0, "high": 0}
-    assert "copy" in "\n".join(lines(results(folds)))
+    entry, printed = results(folds)["models"]["copy"]["auroc"], "\n".join(lines(results(folds)))
+    assert f"copy           {entry['value']:.4f} ({entry['sd_over_folds']:.4f}) [{entry['low']:.4f}, " in printed
 
 
 def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds() -> None:
