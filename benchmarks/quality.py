@@ -82,7 +82,10 @@ def folder(root: Path, row: str) -> Path:
 
 
 def joined(root: Path) -> list[Columns]:
-    """The predictions of all finished rows, a table for each fold that all of them have."""
+    """The predictions of all finished rows, a table for each fold that all of them have.
+
+    The files name no patients, so intervals are over stays: too narrow for a cohort with several stays of a patient.
+    """
     finished = {row: sorted(folder(root, row).glob("partition*-fold*.csv")) for row in ROWS}
     names = [{file.name for file in files} for files in finished.values() if files]
     found = []

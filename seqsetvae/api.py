@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import read_calibration
+from seqsetvae.evaluation.drift import drift
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.modes.predict import rows
 from seqsetvae.modes.scoring import open_scorer
@@ -42,7 +44,7 @@ def predict(
     """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as --mode predict writes them.
 
     Args:
-        model: from `load`.
+        model: from `load`; its checkpoint is read again, so changes of its weights have no effect.
         data_dir: a folder of the old layout, which is compiled first, or a compiled cohort.
         split: train, valid or test; by default all stays.
         batch_size: stays per batch.
@@ -52,6 +54,9 @@ def predict(
     Returns:
         A table with the columns stay_id, split, logit (log-odds of class 1), probability, calibrated_probability, label
         and reason; `to_pandas()` makes a data frame of it.
+
+    Warns:
+        UserWarning: for each way in which the data differ from the training data, so that predictions may mean nothing.
 
     Raises:
         InputError: the data cannot be used with this model; says why.
@@ -79,4 +84,7 @@ def predict(
     asked = [] if split is None else [split]
     scorer = open_scorer(model.path, data, loader, run, asked, labelled=False)
     calibration, _ = read_calibration(model.path)
-    return rows(scorer, asked or list(scorer.cohort.splits), calibration, all_splits=split is None)
+    splits = asked or list(scorer.cohort.splits)
+    for difference in drift(scorer.cohort, splits, scorer.known_variables, scorer.not_read):
+        warnings.warn(difference, UserWarning, stacklevel=2)
+    return rows(scorer, splits, calibration, all_splits=split is None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.csv
 import pytest
 
@@ -44,6 +46,18 @@ def test_the_numbers_are_those_of_the_command(finished: tuple[Path, str], compil
     written = pyarrow.csv.read_csv(file)
     assert table["stay_id"].to_pylist() == written["stay_id"].to_pylist()
     assert table["logit"].to_pylist() == written["logit"].to_pylist()
+
+
+def test_data_that_differ_from_the_training_data_are_a_warning(
+    finished: tuple[Path, str], old_layout: Path, tmp_path: Path
+) -> None:
+    stays = tmp_path / "new" / "patient_ehr" / "test"
+    shutil.copytree(old_layout / "test", stays)
+    for file in stays.iterdir():
+        pd.read_parquet(file).assign(minute=lambda rows: rows["minute"] / 60).to_parquet(file)
+    with pytest.warns(UserWarning, match="is `minute` in hours"):
+        table = predict(load(finished[0]), tmp_path / "new", cache_dir=tmp_path / "cache")
+    assert table["logit"].null_count == 0
 
 
 def test_bad_input_is_one_clear_error(finished: tuple[Path, str], tmp_path: Path) -> None:

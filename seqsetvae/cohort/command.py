@@ -122,7 +122,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "Report problems of data before training on them. Exit status 1 = not ready for training."
-    more = "For a long table or a MEDS data set: `check SRC`, then the flags of `table` or `meds`; `check SRC --help`."
+    more = (
+        "For a long table, a MEDS data set or PhysioNet 2012: `check SRC`, then the flags of `table`, `meds` or "
+        "`physionet2012`; `check SRC --help`."
+    )
     parser = commands.add_parser("check", help=text, description=text, epilog=more, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
     add_side_files(parser, "patient_ehr", None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")

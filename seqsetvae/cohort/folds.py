@@ -65,9 +65,10 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
     of the training stays is kept, of each class alike. Mean and std of the variables remain those of the cohort.
 
     Raises:
-        InputError: a class has fewer stays than there are folds, or the one fold is no split of the cohort.
+        InputError: a class has fewer stays or patients than there are folds, a fold has one class alone, the one fold
+            is no split of the cohort, or the part of the training stays is too small.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     splits = [cohort.split(name) for name in POOLED if name in cohort.splits]
     source = np.concatenate([np.full(split.n_stays, at) for at, split in enumerate(splits)])
@@ -75,31 +76,48 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
     label = np.concatenate([split.label for split in splits])
     order = np.argsort(np.concatenate([split.stay_id for split in splits]).astype(str), kind="stable")
     order = order[label[order] >= 0]
-    least = int(np.bincount(label[order], minlength=2).min())
+    subject = np.concatenate([split.subject_id for split in splits])[order]
+    several = len(np.unique(subject)) < len(subject)
+    least = min(len(np.unique(subject[label[order] == value])) for value in (0, 1))
     if least < n_folds:
         raise InputError(
-            f"folds: received {n_folds}; {cohort.path} has only {least} labelled training and validation stays of one "
-            f"class of {cohort.label_name}, and each fold needs one"
+            f"folds: received {n_folds}; {cohort.path} has only {least} labelled training and validation "
+            f"{'patients' if several else 'stays'} of one class of {cohort.label_name}, and each fold needs one"
         )
 
     def of(name: str, chosen: NDArray[np.int64]) -> GatheredSplit:
         return gather(name, [(split, position[chosen[source[chosen] == at]]) for at, split in enumerate(splits)])
 
-    subject = np.concatenate([split.subject_id for split in splits])[order]
-    several = len(np.unique(subject)) < len(subject)
     if n_folds == 1:
         is_held_out = source[order] == splits.index(cohort.split("valid"))
         parts = [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
     else:
         partition = (StratifiedGroupKFold if several else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
         parts = list(partition.split(order, label[order], subject if several else None))
+        if any(len(np.unique(label[order[part]])) < 2 for both in parts for part in both):  # patients differ in stays
+            raise InputError(
+                f"folds: received {n_folds}; in this partition of the patients of {cohort.path} a fold has stays of "
+                f"one class of {cohort.label_name} alone. Pass fewer folds, or another partition_seed."
+            )
     for inside, outside in parts:
         if train_fraction < 1:
-            inside, _ = train_test_split(
-                inside, train_size=train_fraction, stratify=label[order[inside]], random_state=seed
-            )
+            inside = _part(inside, label[order[inside]], train_fraction, seed)
         train, held_out = of("train", order[inside]), of("valid", order[outside])
         key = hashlib.sha256(train.stay_id.tobytes() + b"valid" + held_out.stay_id.tobytes()).hexdigest()
         # Another content hash: cached features of one fold must never be taken for those of another.
         manifest = cohort.manifest | {"checksums": cohort.manifest["checksums"] | {"fold": key}}
         yield replace(cohort, manifest=manifest, splits={"train": train, "valid": held_out})
+
+
+def _part(stays: NDArray[np.int64], label: NDArray[Any], fraction: float, seed: int) -> NDArray[np.int64]:
+    """A random part of the stays, of each class alike. Raises InputError if a class would have none."""
+    from sklearn.model_selection import train_test_split
+
+    least = int(np.bincount(label, minlength=2).min())
+    if least * fraction < 1:
+        raise InputError(
+            f"train_fraction: received {fraction:g}; a fold has {len(stays):,} training stays, {least:,} of the rarer "
+            "class, of which none would be left"
+        )
+    part, _ = train_test_split(stays, train_size=fraction, stratify=label, random_state=seed)
+    return part

@@ -14,6 +14,8 @@ from seqsetvae.cohort.tidy import Skip
 
 IMPORT = "import"  # the key in manifest.json
 TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
+ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
+PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
 
 @dataclass(frozen=True)

@@ -121,10 +121,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     spread = ["over folds"] * (result["folds"] > 1) + [f"over {seeds} seeds"] * (seeds > 1)
     name = max(map(len, models))
     cell = max(len(_cell(entry[figure])) for entry in models.values() for figure in RANKING)
-    about = f"AUROC and AUPRC, with 95 % intervals over {result['resampled']}"
+    about = "AUROC and AUPRC"
     found = [
         f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; "
-        f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}",
+        f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}; "
+        f"[95 % intervals] over {result['resampled']}",
         f"{'':{name}}  {'AUROC':{cell}}  {'AUPRC':{cell}}  difference to {REFERENCE}, {about}",
     ]
     for model, entry in models.items():
@@ -138,10 +139,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(entry: Mapping[str, Any]) -> str:
-    """A mean with its SDs."""
+    """A mean with its SDs and its interval."""
     over_folds = entry["sd_over_folds"] if len(entry["by_fold"]) > 1 else None
     spread = [f"{each:.4f}" for each in (over_folds, entry["sd_over_seeds"]) if each is not None]
-    return f"{entry['value']:.4f}" + (f" ({'; '.join(spread)})" if spread else "")
+    interval = "" if entry["low"] is None else f" [{entry['low']:.4f}, {entry['high']:.4f}]"
+    return f"{entry['value']:.4f}" + (f" ({'; '.join(spread)})" if spread else "") + interval
 
 
 def _differences(difference: Mapping[str, Any]) -> str:

@@ -80,10 +80,20 @@ def without_prediction(reasons: Sequence[tuple[int, str | None, str]]) -> pa.Tab
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def every_set_table(every_set: EverySet) -> pa.Table:
-    """One row for each set: stay_id, set_index (from 0), minute, logit, probability."""
-    columns = {"stay_id": every_set.stay_id, "set_index": every_set.set_index, "minute": every_set.minute}
-    return pa.table({**columns, "logit": every_set.logit, "probability": expit(every_set.logit)})
+def every_set_table(every_set: EverySet, calibration: Calibration | None) -> pa.Table:
+    """One row for each set: stay_id, set_index (from 0), minute, and logit and probabilities as in SCHEMA."""
+    logit = every_set.logit
+    calibrated = None if calibration is None else calibration.calibrated_logit(logit)
+    return pa.table(
+        {
+            "stay_id": every_set.stay_id,
+            "set_index": every_set.set_index,
+            "minute": every_set.minute,
+            "logit": logit,
+            "probability": expit(logit),
+            "calibrated_probability": pa.nulls(len(logit), pa.float64()) if calibrated is None else expit(calibrated),
+        }
+    )
 
 
 def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:

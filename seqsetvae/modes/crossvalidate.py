@@ -168,9 +168,11 @@ def _folder(settings: Settings, cohort: Cohort) -> Path:
 def _keep(plain: dict[str, Any], file: Path) -> None:
     """Write the settings to a file. Raises InputError that names what differs if it holds others."""
     plain = json.loads(json.dumps(plain))
+    recorded: dict[str, Any] = {}
     if file.exists():
+        recorded = read_json(file)
         # A file from before a setting existed stands for its default.
-        known = {name: item.default for name, item in declared(Settings).items()} | read_json(file)
+        known = {name: item.default for name, item in declared(Settings).items()} | recorded
         differ = [name for name, value in plain.items() if name in known and known[name] != value]
         if differ:
             listed = "".join(f"\n  {name}: {known[name]!r} there, {plain[name]!r} now" for name in differ)
@@ -178,4 +180,5 @@ def _keep(plain: dict[str, Any], file: Path) -> None:
                 f"output: {file.parent} holds folds of other settings ({file.name}). Pass another --output, or the "
                 f"settings that it was made with:{listed}"
             )
-    write_text(file, json.dumps(plain, indent=2) + "\n")
+    # A sweep does not compare the tuning, but files of a call that was none are of the tuning recorded there.
+    write_text(file, json.dumps(recorded | plain, indent=2) + "\n")

@@ -188,7 +188,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
 
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
-    from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.precision import Precision, prepare_device, weight_type
     from seqsetvae.training.resume import earlier_run
     from seqsetvae.training.run_folder import RunFolder, find_checkpoint
     from seqsetvae.trees import trees_alone
@@ -199,7 +199,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
     if run is None or not is_done:
         run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
-    finetuned = load_finetuned(find_checkpoint(run)[0])
+    finetuned = load_finetuned(find_checkpoint(run)[0], weight_type(settings.run))
     model = finetuned.model.to(device)
     variables = variable_table(model.backbone, cohort, settings.run)
     data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))

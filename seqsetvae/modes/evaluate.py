@@ -256,7 +256,8 @@ def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any]
     """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
     import json
 
-    from seqsetvae.evaluation.prediction_file import SUFFIXES, set_aside, table_bytes, write_result
+    from seqsetvae.cohort.imported import read_samples
+    from seqsetvae.evaluation.prediction_file import SUFFIXES, set_aside, table_bytes, with_ids, write_result
     from seqsetvae.files import cannot_write
 
     run_folder = None if scorer.folder is None else scorer.folder.path
@@ -269,7 +270,7 @@ def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any]
     except OSError as error:
         raise cannot_write(folder, error) from None
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    suffix = f".{settings.format}"
+    suffix, rows = f".{settings.format}", with_ids(rows, read_samples(scorer.cohort))
     for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):
         older = write_result(folder / name, data)
         print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))

@@ -79,6 +79,13 @@ class Exported:
     head: Any = None
     texts: dict[str, list[str]] = field(default_factory=dict)  # long texts of the hyper-parameters
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a model of this kind has a calibration: only one of one binary label has."""
+        from seqsetvae.checkpoint import TASK
+
+        return self.kind == FINETUNED and TASK not in self.content["hyper_parameters"]
+
 
 def run(settings: Settings) -> Path:
     """Write the folder --output: model.safetensors, card.json, statistics, embeddings, calibration and .onnx files."""
@@ -97,7 +104,7 @@ def run(settings: Settings) -> Path:
     with new_folder(output) as partial:
         write_safetensors(partial / EXPORTED, model.weights, model.content, model.texts)
         write_variables(model.cohort, partial)
-        calibration = _copy_calibration(path, partial / EXPORTED) if model.kind == FINETUNED else None
+        calibration = _copy_calibration(path, partial / EXPORTED) if model.is_calibrated else None
         onnx, said = _write_onnx(model, partial)
         card = _card(model, calibration, onnx, said)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

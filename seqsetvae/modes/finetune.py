@@ -246,8 +246,9 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import require_both_classes
     from seqsetvae.processes import first_process_first
+    from seqsetvae.tasks.label_file import read_label_file
     from seqsetvae.tasks.spec import columns_of
-    from seqsetvae.tasks.targets import fit_targets, label_file, read_label_file, require_targets, without_label
+    from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, without_label
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.tuning import check_layers

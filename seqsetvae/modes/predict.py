@@ -100,7 +100,7 @@ def problems(settings: Settings) -> list[str]:
 def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
     from seqsetvae.evaluation.calibration import read_calibration
-    from seqsetvae.evaluation.drift import drift
+    from seqsetvae.evaluation.drift import FEWEST_STAYS, drift
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
@@ -127,13 +127,16 @@ def run(settings: Settings) -> Prediction:
     if settings.explain is not None:
         table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
     elif settings.every_set:
-        table = every_set_rows(scorer, splits)
+        table = every_set_rows(scorer, splits, calibration)
     else:
         table = rows(scorer, splits, calibration, all_splits=split is None)
         if settings.schema == "meds":
             table = as_meds(table, scorer, splits, calibration)
     write_table(output, table)
     print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
+    n_stays = sum(scorer.cohort.split(name).n_stays for name in splits)
+    if n_stays < FEWEST_STAYS:
+        print(f"Too few stays to compare their means and lengths with training ({n_stays}; {FEWEST_STAYS} are needed)")
     warnings = drift(scorer.cohort, splits, scorer.known_variables, scorer.not_read)
     for warning in warnings:
         print(f"⚠️  {warning}")
@@ -164,7 +167,7 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
     return with_ids(table, read_samples(scorer.cohort))
 
 
-def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
+def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:
     """One row for every set of every stay of these splits."""
     import pyarrow as pa
 
@@ -172,9 +175,9 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str]) -> pa.Table:
 
     print(
         "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
-        "stays. --mode evaluate --landmarks measures how well it does there"
+        "stays, as is the calibration. --mode evaluate --landmarks measures how well it does there"
     )
-    return pa.concat_tables([every_set_table(scorer.predict_every_set(split)) for split in splits])
+    return pa.concat_tables([every_set_table(scorer.predict_every_set(split), calibration) for split in splits])
 
 
 def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:

@@ -29,7 +29,7 @@ from seqsetvae.evaluation.prefixes import Prefixes, predict_prefixes
 from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
-from seqsetvae.training.precision import Precision, prepare_device
+from seqsetvae.training.precision import Precision, prepare_device, weight_type
 from seqsetvae.training.run_folder import CONFIG, EXPORTED, RunFolder, find_checkpoint
 from seqsetvae.variables import host_work, variable_table
 
@@ -159,7 +159,7 @@ def open_scorer(
     """
     device = prepare_device(run)
     path, folder = find_checkpoint(ckpt)
-    finetuned = load_finetuned(path, torch.float64 if run.precision == "64-true" else torch.float32)
+    finetuned = load_finetuned(path, weight_type(run))
     trained_on = finetuned.trained_on
     data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), path, folder)
     width = check_data(data, *splits, labelled=labelled)

@@ -18,10 +18,11 @@ from seqsetvae.errors import InputError
 from seqsetvae.modes.scoring import Scorer, open_scorer
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.model import Outputs, predict_outputs
 from seqsetvae.tasks.results import Evaluated, evaluation, table
 from seqsetvae.tasks.spec import BINARY, Spec
-from seqsetvae.tasks.targets import TargetSplit, label_file, read_label_file, require_targets, with_targets
+from seqsetvae.tasks.targets import TargetSplit, label_file, require_targets, with_targets
 from seqsetvae.training.run_folder import CONFIG, find_checkpoint
 
 if TYPE_CHECKING:
@@ -224,6 +225,9 @@ def _baselines(scorer: Scorer, split: str, stays: np.ndarray) -> tuple[dict[str,
     tables = summary_tables(scorer.data, *names)
     truths = [_truth(scorer, name, ids) for name, (ids, _) in zip(names, tables, strict=True)]
     train, valid, ours = ((rows, truth) for (_, (rows, _)), truth in zip(tables, truths, strict=True))
+    distinct = [len(np.unique(column[~np.isnan(column)])) for column in train[1].T]
+    if min(distinct) < max(len(spec.classes), 2):  # the checkpoint may have been trained on other data
+        return {}, ["No baselines: the training stays of these data lack a class that the model was trained on."]
     row = np.searchsorted(tables[2][0], stays)
     name, constant = task.constant(spec, train[1], len(stays))
     found = {name: constant}

@@ -93,13 +93,12 @@ class MetricsTable:
             writer.writeheader()
         writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
-        if self.curves is None:
-            return
-        with _write_errors(self.tensorboard_dir):
-            for name, value in columns.items():
-                if name not in ("stage", "epoch", "step") and value is not None:
-                    self.curves.add_scalar(name, value, row.step)
-            self.curves.flush()
+        if self.curves is not None:
+            with _write_errors(self.tensorboard_dir):
+                for name, value in columns.items():
+                    if name not in ("stage", "epoch", "step") and value is not None:
+                        self.curves.add_scalar(name, value, row.step)
+                self.curves.flush()
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""

@@ -10,12 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from seqsetvae.files import write_text
-from seqsetvae.metrics import NotFiniteError
+from seqsetvae.metrics import FiniteCheck, NotFiniteError
 from seqsetvae.training.callbacks import DelayedNumber
 from seqsetvae.training.run_folder import RunFolder
 
 BAD_BATCH = "bad_batch.json"
-NONE = 2**62  # above every index
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class FiniteWatch(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.training, self.delayed = _Seen([]), DelayedNumber()
-        self.first = torch.full((), NONE, device=module.device)  # index of the first batch with such a loss
+        self.first = torch.full((), FiniteCheck.NONE, device=module.device)  # index of the first batch with such a loss
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -54,7 +53,7 @@ class FiniteWatch(pl.Callback):
         index = len(self.training.stays)
         self.training.stays.append(batch.stay_id)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self.first = self.first.minimum(loss.detach().isfinite() * NONE + index)
+        self.first = self.first.minimum(loss.detach().isfinite() * FiniteCheck.NONE + index)
         if index % self.EVERY == self.EVERY - 1:
             self._require_finite(self.delayed.read(self.first))
 
@@ -99,7 +98,7 @@ class FiniteWatch(pl.Callback):
 
     def _require_finite(self, first: float | None) -> None:
         """Raises NotFiniteError if a loss up to here was not finite."""
-        if first is not None and first < NONE:
+        if first is not None and first < FiniteCheck.NONE:
             raise NotFiniteError(
                 f"train_loss is not finite: that of batch {first:.0f} of the epoch is NaN or infinite. Lower the "
                 "learning rates, or use --precision 32-true, or check the values of its stays (python data.py check). "

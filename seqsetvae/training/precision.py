@@ -40,6 +40,11 @@ def effective_precision(run: RunSettings, device: torch.device) -> str:
     return "bf16-mixed" if run.precision == "16-mixed" and device.type == "cpu" else run.precision
 
 
+def weight_type(run: RunSettings) -> torch.dtype:
+    """Type of a model's weights; that of the values in its batches is `loading.value_type`."""
+    return torch.float64 if run.precision == "64-true" else torch.float32
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """How a backbone computes, as far as the last bits of its outputs depend on it."""

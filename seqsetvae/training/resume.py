@@ -74,6 +74,7 @@ def read_resume_point(folder: RunFolder) -> ResumePoint | None:
             continue
         if damaged:
             print(f"⚠️  {path.name} is used instead: {point}", flush=True)
+            folder.last.unlink()  # the next save would put it in the place of the file that is used
         return point
     if damaged:
         raise InputError(

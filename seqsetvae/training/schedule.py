@@ -28,7 +28,6 @@ class Watched:
 
 
 VAL_AUC = Watched("val_auc", "max")
-VAL_LOSS = Watched("val_loss", "min")
 
 
 def finetuning_stages(schedule: FinetuningSchedule) -> list[int]:

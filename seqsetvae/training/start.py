@@ -54,28 +54,12 @@ def start_run(
         InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
-    targets = data.cohort.manifest.get("targets")  # of another task than one binary label
     if resume is None:
         folder = RunFolder(from_first(lambda: RunFolder.create(run.output_root_dir, mode).path))
     else:
         folder = RunFolder(resume)
     folder.lock()
-    config = {
-        "settings": {"mode": mode, **as_plain(settings)},
-        "sizes": sizes.as_dict(),
-        "pretrained": None if report is None else report.as_plain(),
-        "pretrained_checksum": _pretrained_checksum(settings.pretrained),
-        "values": data.transform.as_plain(),
-        "partial_backbone": report is not None and not report.is_complete,
-        "cohort": {
-            "path": str(data.cohort.path.resolve()),
-            "content": data.cohort.content_hash,
-            "label_name": data.cohort.label_name,
-            **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
-            "notices": notices(data.cohort),
-        },
-        "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
-    }
+    config = _config(mode, settings, data, sizes, report)
     point = None
     if resume is not None:
         check_same_inputs(folder.read_json(CONFIG), config, folder.path)
@@ -112,6 +96,28 @@ def start_run(
     if not folder.writes and point is None:
         torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
     return found
+
+
+def _config(mode: str, settings: Any, data: CohortDataModule, sizes: Any, report: LoadReport | None) -> dict[str, Any]:
+    """What config.json records: the settings, and what the run starts from."""
+    cohort = data.cohort
+    targets = cohort.manifest.get("targets")  # of another task than one binary label
+    return {
+        "settings": {"mode": mode, **as_plain(settings)},
+        "sizes": sizes.as_dict(),
+        "pretrained": None if report is None else report.as_plain(),
+        "pretrained_checksum": _pretrained_checksum(settings.pretrained),
+        "values": data.transform.as_plain(),
+        "partial_backbone": report is not None and not report.is_complete,
+        "cohort": {
+            "path": str(cohort.path.resolve()),
+            "content": cohort.content_hash,
+            "label_name": cohort.label_name,
+            **({} if targets is None else {"label_file": targets["file"], "events": targets["events"]}),
+            "notices": notices(cohort),
+        },
+        "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
+    }
 
 
 def _pretrained_checksum(pretrained: PretrainedSettings) -> str | None:

@@ -73,6 +73,19 @@ def test_more_folds_than_stays_of_a_class_are_refused(compiled: Cohort, tmp_path
         next(folds(compiled, 50, seed=1))
 
 
+def test_folds_need_as_many_patients_of_each_class(compiled: Cohort) -> None:
+    of_one = replace(compiled, splits={name: copy.copy(compiled.split(name)) for name in ("train", "valid")})
+    for split in of_one.splits.values():
+        split.subject_id = np.where(split.label == 1, -1, split.stay_id)
+    with pytest.raises(InputError, match=r"folds: received 3; .* has only 1 labelled training and validation patients"):
+        next(folds(of_one, 3, seed=1))
+
+
+def test_a_part_without_a_stay_of_a_class_is_refused(compiled: Cohort) -> None:
+    with pytest.raises(InputError, match=r"train_fraction: received 0\.01; a fold has \d+ training stays"):
+        next(folds(compiled, 2, 1, 0.01))
+
+
 def test_all_stays_of_a_subject_are_in_one_fold(compiled: Cohort) -> None:
     subjects = {name: compiled.split(name).stay_id // 3 for name in ("train", "valid")}
     several = replace(compiled, splits={name: copy.copy(compiled.split(name)) for name in subjects})

@@ -408,3 +408,14 @@ def test_statistics_and_embeddings_can_be_those_of_an_earlier_cohort(src: Path, 
     assert shared >= {"HR", "Age"}
     assert all(ours[name] == theirs[name] for name in shared)
     assert open_cohort(later).embeddings.shape[1] == 5  # Lactate too, which the earlier cohort did not have
+
+
+def test_check_reads_the_raw_sets_and_compiles_nothing_beside_them(
+    src: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(src.rglob("*"))
+    main(["check", str(src), "--embedding_dim", "8"])
+    said = capsys.readouterr().out
+    assert "PhysioNet" in said
+    assert "in_hospital_mortality" in said
+    assert sorted(src.rglob("*")) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
@@ -49,3 +50,15 @@ def test_an_exported_cohort_is_read_back_to_the_last_bit(cohort: Cohort, tmp_pat
     assert arrays(again) == arrays(cohort)
     for key in ("vocabulary", "mean", "std", "splits", "label_name"):
         assert again.manifest[key] == cohort.manifest[key]
+
+
+@pytest.mark.parametrize(("form", "file"), [("table", "samples.parquet"), ("meds", "metadata/samples.parquet")])
+def test_the_ids_and_dates_of_an_imported_source_are_exported(tmp_path: Path, form: str, file: str) -> None:
+    rows = [f"P{n},2024-01-0{n} {hour:02}:00,HR,{70 + n + hour}" for n in range(1, 7) for hour in range(8)]
+    (tmp_path / "events.csv").write_text("id,time,variable,value\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    imported, out = tmp_path / "cohort", tmp_path / "exported"
+    assert main(["table", str(tmp_path / "events.csv"), str(imported), "--embedding_dim", "4"]) == 0
+    assert main(["export", str(imported), str(out), "--to", form]) == 0
+    kept = pq.read_table(out / file)
+    assert sorted(kept["id"].to_pylist()) == [f"P{n}" for n in range(1, 7)]
+    assert {f"{start:%Y-%m-%d}" for start in kept["start"].to_pylist()} == {f"2024-01-0{n}" for n in range(1, 7)}

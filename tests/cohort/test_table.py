@@ -260,6 +260,36 @@ def test_variables_are_left_out_by_name(tables: Tables, capsys: pytest.CaptureFi
     assert "3 variables left out by name: 'DISCHARGE//died' (1 event)" in capsys.readouterr().out
 
 
+LEVELS = HEADER + "1,0,rhythm,afib\n1,1,rhythm,AF\n1,2,rhythm,sinus\n1,3,rhythm,died\n1,4,HR,80\n1,5,ward,3\n"
+
+
+def test_levels_are_renamed_and_left_out_by_name(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("e.csv", LEVELS)
+    mapping = tables.csv("map.csv", "name,target\nrhythm=afib,fibrillation\nrhythm=AF,fibrillation\nHR,hr\nward,unit\n")
+    flags = ("--leave_out", "rhythm=d*", "hr", "--variable_map", mapping, "--categorical", "unit")
+    cohort = tables.compile(src, *flags)
+    events = [event for _, those in sets_of(cohort, "train", 0) for event in those]
+    assert events == [("fibrillation", 1), ("fibrillation", 1), ("rhythm=sinus", 1), ("unit=3", 1)]
+    said = capsys.readouterr().out
+    assert "2 variables left out by name: " in said
+    assert "do not occur" not in said
+    assert "no variable or level" not in said
+
+
+def test_names_that_match_nothing_are_said(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("e.csv", LEVELS)
+    flags = ("--leave_out", "DEATH*", "rhythm=died", "--categorical", "unit", "ward")
+    tables.compile(src, *flags)
+    for said in (capsys.readouterr().out, _checked(src, flags, capsys)):
+        assert "--leave_out 'DEATH*': no variable or level of the data is called so" in said
+        assert "--categorical 'unit': no variable or level of the data is called so" in said
+
+
+def _checked(src: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    main(["check", str(src), *flags])
+    return capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------ samples and splits
 
 

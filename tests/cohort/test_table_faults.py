@@ -90,6 +90,7 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
     [
         ("id,time,value\n1,0,3\n", [], "e.csv: has no column variable. Its columns are: id, time, value."),
         ("id,time,variable\n1,0,hr\n", [], "e.csv: has no column value."),
+        ("id;time;variable;value\n1;0;hr;1\n", [], "Cells are separated by commas (a .tsv file: by tabs)"),
         ("id,time,variable,value,value\n1,0,hr,1,2\n", [], "e.csv: column value occurs twice"),
         (
             HEADER + "1,0,hr,1,9\n",

@@ -47,7 +47,8 @@ def test_a_model_does_not_differ_from_its_copy() -> None:
     folds = [fold | {"copy": fold["boosted trees"]} for fold in (_columns(0), _columns(1))]
     difference = results(folds)["models"]["copy"]["difference"]["auroc"]
     assert difference == {"value": 0, "low": 0, "high": 0}
-    assert "copy" in "\n".join(lines(results(folds)))
+    entry, printed = results(folds)["models"]["copy"]["auroc"], "\n".join(lines(results(folds)))
+    assert f"copy           {entry['value']:.4f} ({entry['sd_over_folds']:.4f}) [{entry['low']:.4f}, " in printed
 
 
 def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds() -> None:
@@ -119,6 +120,15 @@ def test_finished_folds_are_not_computed_again(
     assert status == 2
     assert "holds folds of other settings" in errors
     assert errors.splitlines()[1:] == ["  max_epochs: 2 there, 3 now"]
+
+
+def test_a_fold_in_double_precision_is_predicted_in_it(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"max_epochs": 1, "batch_size": 8, "baselines": "none", "precision": "64-true", "output": tmp_path / "cv"}
+    status, _, errors = command("crossvalidate", **flags)
+    assert status == 0, errors
+    logit = read_columns(tmp_path / "cv" / "partition0-fold0.csv")["seqsetvae"]
+    assert (logit != logit.astype(np.float32)).any()
 
 
 def test_a_fold_that_was_killed_goes_on(

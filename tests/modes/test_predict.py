@@ -346,11 +346,12 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
     assert status == 0, errors
     assert "the head was trained on whole stays only" in said
     split = compiled.split("test")
-    assert list(rows[0]) == ["stay_id", "set_index", "minute", "logit", "probability"]
+    assert list(rows[0]) == ["stay_id", "set_index", "minute", "logit", "probability", "calibrated_probability"]
     assert [float(row["minute"]) for row in rows] == split.minute.tolist()
     assert [int(row["stay_id"]) for row in rows] == np.repeat(split.stay_id, np.diff(split.stay_offset)).tolist()
     model = load_finetuned(finished[0] / "checkpoints" / "best.ckpt", torch.float64).model
     table = torch.from_numpy(compiled.embeddings.copy())
+    fitted = json.loads((finished[0] / "calibration.json").read_text(encoding="utf-8"))
     for stay in (0, 7, 19):
         of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
         for n_sets, row in enumerate(of_stay, start=1):
@@ -359,6 +360,21 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
             assert int(row["set_index"]) == n_sets - 1
             assert float(row["logit"]) == pytest.approx(cut.diff(dim=1).item(), abs=1e-12)
             assert float(row["probability"]) == pytest.approx(cut.softmax(1)[0, 1].item(), abs=1e-12)
+            calibrated = fitted["slope"] * cut.diff(dim=1).item() + fitted["intercept"]
+            assert float(row["calibrated_probability"]) == pytest.approx(1 / (1 + np.exp(-calibrated)), abs=1e-12)
+
+
+def test_too_few_stays_for_means_and_lengths_are_said(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    status, rows, said, _ = _predict(finished[0], tmp_path / "many.csv", data_dir=unlabelled)
+    assert status == 0
+    assert "Too few stays" not in said
+    for file in sorted((unlabelled / "patient_ehr" / "test").iterdir())[9:]:
+        file.unlink()
+    status, rows, said, _ = _predict(finished[0], tmp_path / "few.csv", data_dir=unlabelled, split="test")
+    assert (status, len(rows)) == (0, 9)
+    assert "Too few stays to compare their means and lengths with training (9; 10 are needed)" in said
 
 
 def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_before_it(

@@ -45,7 +45,7 @@ def test_a_training_loss_that_is_nan_stops_the_run_and_names_its_stays(
     run = run_of(tmp_path)
     assert "train_loss is not finite: that of batch 5 of the epoch" in errors
     assert f"listed in {run / 'bad_batch.json'}" in errors
-    assert len(seen) == (6 if every == 2 else len(seen))
+    assert (len(seen) == BAD + 1) == (every == 2)  # soon after the batch, or at the end of the epoch
     content = json.loads((run / "bad_batch.json").read_text(encoding="utf-8"))
     assert (content["split"], content["stage"], content["epoch"], content["batch"]) == ("train", 1, 1, BAD)
     assert content["stays"] == seen[BAD]

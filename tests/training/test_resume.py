@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from benchmarks.kills import differences
@@ -17,6 +18,8 @@ from seqsetvae import trees
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_cache, start
+from seqsetvae.training.resume import read_resume_point
+from seqsetvae.training.run_folder import RunFolder
 from tests.command import command, finetune, run_of
 from tests.training.helpers import load
 from tests.training.resuming import (
@@ -242,6 +245,17 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole: Path, k
     assert f"⚠️  {last}" in said
     assert "previous.ckpt is used instead" in said
     assert_same_run(killed, whole)
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(killed: Path) -> None:
+    """If the resumed process is killed before its first save, the next one can go on, too."""
+    (killed / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 torn")
+    point = read_resume_point(RunFolder(killed))
+    assert point is not None
+    assert point.path.name == "previous.ckpt"
+    with killed_at(pl.Trainer, "save_checkpoint", 1):
+        resume(killed)
+    assert read_resume_point(RunFolder(killed)) is not None
 
 
 def test_two_damaged_checkpoints_are_one_clear_error(killed: Path) -> None:

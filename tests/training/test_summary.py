@@ -11,7 +11,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.training.run_state import Row
-from seqsetvae.training.schedule import VAL_AUC, VAL_LOSS
+from seqsetvae.training.schedule import VAL_AUC, Watched
 from seqsetvae.training.summary import (
     against_chance,
     auroc_standard_error,
@@ -85,7 +85,7 @@ def test_a_best_last_epoch_means_train_longer() -> None:
     assert "--max_epochs" in line
     assert length_advice(_auc_rows(0.6, 0.8, 0.7), VAL_AUC, max_epochs=3) == []
     assert length_advice(_auc_rows(0.6, 0.7, 0.8), VAL_AUC, max_epochs=20) == []  # it was not max_epochs that ended it
-    assert length_advice(_rows({"val_loss": 3.0}, {"val_loss": 2.0}), VAL_LOSS, max_epochs=2)
+    assert length_advice(_rows({"val_loss": 3.0}, {"val_loss": 2.0}), Watched("val_loss", "min"), max_epochs=2)
 
 
 # ------------------------------------------------------------------------------------------------ what is printed

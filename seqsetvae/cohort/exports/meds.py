@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae import __version__
-from seqsetvae.cohort.exports.rows import Block, blocks, write_variables
-from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.cohort.exports.rows import Block, blocks, write_source_ids, write_variables
+from seqsetvae.cohort.format import SAMPLES, Cohort, Split
 from seqsetvae.files import new_folder
 
 HELP = "MEDS 0.4 (data/, metadata/, labels/), and stats.csv and cached.csv beside them"
@@ -49,6 +49,7 @@ def write(cohort: Cohort, out: Path) -> list[str]:
         text = json.dumps(_description(cohort), indent=1, ensure_ascii=False)
         (partial / "metadata" / "dataset.json").write_text(text, encoding="utf-8")
         write_variables(cohort, partial)
+        write_source_ids(cohort, partial / "metadata" / SAMPLES)
     return []
 
 

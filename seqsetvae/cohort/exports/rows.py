@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
+from seqsetvae.cohort.imported import read_samples
 
 Floats = NDArray[np.float64]
 # Digits after the first that a value is rounded to in search of the number that was in the source: a double holds
@@ -107,6 +109,13 @@ def write_variables(cohort: Cohort, folder: Path) -> None:
     write_csv(folder / "stats.csv", ("variable", "mean", "std"), stats)
     vectors = ((name, *vector.tolist()) for name, vector in zip(cohort.vocabulary, cohort.embeddings, strict=True))
     write_csv(folder / "cached.csv", ("Key", *range(cohort.embeddings.shape[1])), vectors)
+
+
+def write_source_ids(cohort: Cohort, file: Path) -> None:
+    """Write the id, start and prediction time that each sample of an imported cohort has in its source."""
+    samples = read_samples(cohort)
+    if samples is not None:
+        pq.write_table(samples, file)
 
 
 def has_patients(split: Split) -> bool:

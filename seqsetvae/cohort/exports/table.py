@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqsetvae.cohort.exports.rows import blocks, write_csv, write_variables
-from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.exports.rows import blocks, write_csv, write_source_ids, write_variables
+from seqsetvae.cohort.format import SAMPLES, Cohort
 from seqsetvae.files import new_folder
 
 HELP = "one long table (events/<split>.parquet, labels.csv, stats.csv, cached.csv)"
@@ -39,6 +39,7 @@ def write(cohort: Cohort, out: Path) -> list[str]:
                     writer.write_table(table)
         write_csv(partial / "labels.csv", ("stay_id", "prediction_minute", cohort.label_name), _labels(cohort))
         write_variables(cohort, partial)
+        write_source_ids(cohort, partial / SAMPLES)
     return []
 
 

@@ -35,12 +35,14 @@ SOURCES: dict[str, Origin] = {
 
 
 def recognise(path: Path) -> str | None:
-    """The name of the source that reads a table or a MEDS data set at `path`; None if it is something else."""
+    """The name of the source that reads the data at `path`; None for a compiled cohort, the old layout and others."""
     if path.is_file() and is_table(path):
         return "table"
     if not path.is_dir() or is_compiled(path):
         return None
     if (path / "data").is_dir() and (path / "metadata").is_dir():
         return "meds"
+    if any(path.glob("Outcomes-[abc].txt")):
+        return "physionet2012"
     is_layout = any((folder / split).is_dir() for folder in (path, path / "patient_ehr") for split in SPLITS)
     return "table" if not is_layout and any(is_table(file) for file in path.rglob("*")) else None

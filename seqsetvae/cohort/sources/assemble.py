@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
-from seqsetvae.cohort.imported import TIMESTAMPS, Imported
+from seqsetvae.cohort.imported import ID_COLUMN, TIME_COLUMN, TIMESTAMPS, Imported
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -86,12 +86,15 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *_without_sample(found),
         *codes.mapping.notes(codes.seen),
         *codes.left_out_notes(),
+        *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
         *unknown,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
     record = {"times": times, "splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
+    record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
+    record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone")}
     has_label = samples.label >= 0
     return Opened(
         source=source,

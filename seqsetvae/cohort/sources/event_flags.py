@@ -42,7 +42,8 @@ def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | No
     labels += f"column {time_column}: only earlier events are used (default: no labels)"
     parser.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     name = "column to predict: 0 or 1, false or true, empty = unknown"
-    name += f" (default {label_name})" if label_name else " (default: no stay has a label)"
+    none = "none = prediction times alone, for labels that --task of train_optimized.py reads"
+    name += f" (default {label_name}; {none})" if label_name else " (default: no stay has a label)"
     parser.add_argument("--label_name", default=label_name, metavar="COLUMN", help=name)
     time = f"column of prediction times (default: {time_column}, if --labels has it)"
     parser.add_argument("--prediction_time_column", metavar="COLUMN", help=time)
@@ -54,7 +55,8 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--until_hour", type=float, metavar="H", help=window)
     mapping = "columns name, target and perhaps factor, offset: `name` becomes `target`, value * factor + offset"
     parser.add_argument("--variable_map", type=Path, metavar="CSV", help=mapping)
-    out = "variables to leave out, such as those that state the outcome; * stands for any characters"
+    out = "variables, or levels NAME=level, to leave out, such as those that state the outcome, by their names here or "
+    out += "those of --variable_map; * stands for any characters"
     parser.add_argument("--leave_out", nargs="+", default=[], metavar="NAME", help=out)
     categorical = "variables whose numbers are categories: 3 becomes NAME=3 with the value 1"
     parser.add_argument("--categorical", nargs="+", default=[], metavar="NAME", help=categorical)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sources.assemble import Found, assemble
+from seqsetvae.cohort.sources.assemble import NO_LABEL, Found, assemble
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,
@@ -67,6 +67,8 @@ def add_flags(parser: ArgumentParser) -> None:
 def open_source(arguments: Namespace) -> Opened:
     """The data set that these flags name. Raises InputError."""
     check_shared_flags(arguments)
+    if arguments.label_name == NO_LABEL:
+        arguments.label_name = None
     if is_export(arguments.src):
         return open_export(arguments)
     arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS

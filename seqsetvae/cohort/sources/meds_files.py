@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from seqsetvae.cohort import imported
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import split_positions
 from seqsetvae.cohort.tables.events import Events
@@ -18,7 +19,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import read_json
 
 SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
-LABEL, PREDICTION_TIME = "boolean_value", "prediction_time"
+LABEL, PREDICTION_TIME = "boolean_value", imported.PREDICTION_TIME
 AGE = "age"
 
 
@@ -34,9 +35,9 @@ def data_files(src: Path) -> list[Path]:
 
 
 def task_name(arguments: Namespace) -> str | None:
-    """What the label is called; None without labels."""
+    """What the label is called; None without labels, or with prediction times alone."""
     labels: Path | None = arguments.labels
-    if labels is None:
+    if labels is None or arguments.label_name is None:
         return None
     return arguments.task or (labels.stem if labels.is_file() else labels.name)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
@@ -32,7 +33,6 @@ from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.errors import InputError
 
 HELP = "Compile a long table of events (CSV or Parquet: id, time, variable, value), or a folder of such tables."
-PREDICTION_TIME = "prediction_time"
 NO_VALUES = "none"  # of --value_column
 
 
@@ -132,7 +132,7 @@ class _Facts:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
         name, events = self._arguments.start_column, self._events
         if name is not None:
-            return read_times(self.where, name, self._columns[name], events, flags)
+            return read_times(self.where, name, self._columns[name], events.time, flags)
         if not events.time.is_timestamp:
             return np.zeros(len(events.ids))
         return np.where(is_bad(events.first_time), 0, events.first_time)

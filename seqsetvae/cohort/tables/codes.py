@@ -48,7 +48,8 @@ class EventCodes:
         """`categorical`: variables whose numbers are levels too. `leave_out`: patterns of variables to leave out."""
         self.mapping, self.categorical, self.patterns = mapping, frozenset(categorical), tuple(leave_out)
         self.left_out: Counter[str] = Counter()  # events by variable, of those that the patterns leave out
-        self.seen: set[str] = set()  # names as they are in the table
+        self.seen: set[str] = set()  # names as they are in the table, and NAME=level once `decide` ran
+        self._targets: set[str] = set()  # names in the cohort
         self._code: dict[tuple[str, str | None], int] = {}
         self._levels: Counter[str] = Counter()  # number of levels by variable
         self._count = np.zeros(0, dtype=np.int64)  # [C] events
@@ -68,9 +69,10 @@ class EventCodes:
         number, level = self._values(names, local, value, text)
         units = np.array([*map(self.mapping.unit, names), (1.0, 0.0)])  # [K + 1, 2] factor and offset
         number = number * units[local, 0] + units[local, 1]
-        is_out = np.array([self._is_left_out(name) for name in names] + [False])
-        self.left_out += _counts(names, local[is_out[local]])
         targets = [self.mapping.target(name) for name in names]
+        self._targets.update(targets)
+        is_out = np.array([self._is_left_out(*pair) for pair in zip(names, targets, strict=True)] + [False])
+        self.left_out += _counts(names, local[is_out[local]])
         numeric, bare = (np.array([*(self._of(target, kind) for target in targets), UNNAMED]) for kind in (None, ""))
         code = np.where(np.isnan(number), bare[local], numeric[local]).astype(np.int32)
         code[is_out[local]] = LEFT_OUT
@@ -95,11 +97,30 @@ class EventCodes:
             elif is_mixed:
                 action[code] = DROP
                 dropped[name] += int(count[code])
-            names.append(f"{name}={level}" if level else name)
+            names.append(self._level_name(f"{name}={level}", code, action) if level else name)
             value[code] = np.nan if level is None else 1.0
         dropped = +dropped  # codes without events
         notes = [f"rows of numeric variables without a number, left out: {most_events(dropped)}"] if dropped else []
         return Decision(names, value, action, notes)
+
+    def _level_name(self, level: str, code: int, action: NDArray[np.int8]) -> str:
+        """The name of `NAME=level` in the cohort; it may be renamed, or left out, by name."""
+        target = self.mapping.target(level)
+        self.seen.add(level)
+        self._targets.add(target)
+        if action[code] == KEEP and self._is_left_out(level, target):
+            action[code] = DROP
+            self.left_out[level] += int(self.counts[code])
+        return target
+
+    def unmatched_notes(self, leave_out: Collection[str], categorical: Collection[str]) -> list[str]:
+        """Names and patterns of the user that no variable or level of the data has, in words."""
+        names = self.seen | self._targets
+        unmatched = [pattern for pattern in leave_out if not any(_matches(name, pattern) for name in names)]
+        absent = [name for name in categorical if name not in names]
+        said = {"--leave_out": unmatched, "--categorical": absent}
+        text = "no variable or level of the data is called so, and nothing was changed by it"
+        return [f"{flag} {', '.join(map(repr, those))}: {text}" for flag, those in said.items() if those]
 
     def matching(self, pattern: str) -> list[int]:
         """The codes of the variables whose names match a pattern."""
@@ -124,7 +145,7 @@ class EventCodes:
             number, level = split_values(value)
         if text is not None:
             level = pc.coalesce(level, as_text(text))
-        is_level = np.array([name in self.categorical for name in names] + [False])[local]
+        is_level = np.array([self._is_categorical(name) for name in names] + [False])[local]
         if is_level.any() and value is not None:
             level = pc.if_else(pa.array(is_level), pc.coalesce(level, as_text(value)), level)
         if level.null_count < len(level):
@@ -133,8 +154,12 @@ class EventCodes:
             number = np.where(is_number, number, np.nan)
         return number, level
 
-    def _is_left_out(self, name: str) -> bool:
-        return any(_matches(name, pattern) for pattern in self.patterns)
+    def _is_categorical(self, name: str) -> bool:
+        return name in self.categorical or self.mapping.target(name) in self.categorical
+
+    def _is_left_out(self, *names: str) -> bool:
+        """Whether a pattern matches one of the names of a variable, in the table or in the cohort."""
+        return any(_matches(name, pattern) for pattern in self.patterns for name in names)
 
     def _of(self, name: str, level: str | None) -> int:
         return self._code.setdefault((name, level), len(self._code))

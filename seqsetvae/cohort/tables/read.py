@@ -97,12 +97,21 @@ def _find_columns(file: Path, columns: Sequence[str], optional: Sequence[str]) -
     listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
     missing = [name for name in dict.fromkeys(columns) if name not in there]
     if missing:
-        raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {listed or 'none'}.")
+        columns_are = f"Its columns are: {listed or 'none'}.{_other_delimiter(file, there)}"
+        raise InputError(f"{file}: has no column {', '.join(missing)}. {columns_are}")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
     twice = [name for name in wanted if there.count(name) > 1]
     if twice:
         raise InputError(f"{file}: column {twice[0]} occurs twice. Its columns are: {listed}.")
     return wanted
+
+
+def _other_delimiter(file: Path, there: Sequence[str]) -> str:
+    """What to do if the header seems to have another delimiter than the one that is read."""
+    if len(there) != 1 or not any(mark in there[0] for mark in ",;\t|"):
+        return ""
+    read = "tabs, since its name ends in .tsv" if _delimiter(file) == "\t" else "commas (a .tsv file: by tabs)"
+    return f" Cells are separated by {read}; write the file so."
 
 
 def _delimiter(file: Path) -> str:

@@ -119,7 +119,7 @@ def _label_part(
             return LabelRows(ids, np.zeros(0, events.time.dtype), label_of, [])
         if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
             return LabelRows(ids, None, label_of, [])
-        time = read_times(str(file), time_column, table[time_column], events, flags)
+        time = read_times(str(file), time_column, table[time_column], events.time, flags)
         _refuse(file, time_column, is_bad(time), table[time_column], f"is not {events.time.described}")
     return LabelRows(ids, time, label_of, [])
 
@@ -129,15 +129,15 @@ def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
     return named or (usual if usual in column_names(file) else None)
 
 
-def read_times(where: str, name: str, column: pa.Array, events: Events, flags: TimeFlags) -> NDArray[Any]:
+def read_times(where: str, name: str, column: pa.Array, events: TimeColumn, flags: TimeFlags) -> NDArray[Any]:
     """Times on the clock of the events. Raises InputError if they are of another kind."""
     time = TimeColumn(column, *flags)
-    if time.is_timestamp != events.time.is_timestamp and column.null_count < len(column):
-        raise InputError(f"{where}, column {name}: is {time.described}; times of events are {events.time.described}.")
-    located = time.has_zone or flags.zone is not None, events.time.has_zone or flags.zone is not None
+    if time.is_timestamp != events.is_timestamp and column.null_count < len(column):
+        raise InputError(f"{where}, column {name}: is {time.described}; times of events are {events.described}.")
+    located = time.has_zone or flags.zone is not None, events.has_zone or flags.zone is not None
     if time.is_timestamp and located[0] != located[1]:
         raise InputError(
-            f"{where}, column {name}: is {time.described}; times of events are {events.time.described}. Say with "
+            f"{where}, column {name}: is {time.described}; times of events are {events.described}. Say with "
             "--time_zone where those without one were recorded."
         )
     return in_column(where, name, lambda: time.read(column))

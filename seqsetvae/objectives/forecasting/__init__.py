@@ -25,7 +25,7 @@ METRICS: tuple[str, ...] = (
     "val_loss",
     "val_measured",
     "val_value",
-    "val_value_of_median",
+    "val_value_of_zero",
 )
 PRINTED = METRICS
 
@@ -62,11 +62,11 @@ def advice(
     train: Split,
     names: Sequence[str],
 ) -> list[str]:
-    """A warning where the forecast of values is no better than the median of each variable."""
-    if metrics["val_value"] < metrics["val_value_of_median"]:
+    """A warning where the forecast of values is no better than one number for each variable."""
+    if metrics["val_value"] < metrics["val_value_of_zero"]:
         return []
     return [
         f"After {step:,} optimizer steps the forecast of values (val_value {metrics['val_value']:.3g}) is no better "
-        f"than the median of each variable ({metrics['val_value_of_median']:.3g}), so nothing useful was learned from "
-        "these stays. Train longer (--max_epochs)."
+        f"than one that is always 0, each variable's usual value ({metrics['val_value_of_zero']:.3g}), so nothing "
+        "useful was learned from these stays. Train longer (--max_epochs)."
     ]

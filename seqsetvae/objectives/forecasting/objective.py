@@ -58,9 +58,9 @@ class _Forecasting(nn.Module):
         return terms(*self.forecast(model, batch, variables))
 
     def validation_terms(self, model: Any, batch: Batch, variables: torch.Tensor) -> Terms:
-        """The same, and the loss of the median of each variable in place of a forecast."""
+        """The same, and the loss of 0 in place of a forecast: each variable's median (summaries) or mean (z-scores)."""
         logits, values, target = self.forecast(model, batch, variables)
-        return terms(logits, values, target) | {"value_of_median": value_loss(torch.zeros_like(values), target.value)}
+        return terms(logits, values, target) | {"value_of_zero": value_loss(torch.zeros_like(values), target.value)}
 
     def end_of_validation(self, step: int) -> dict[str, float]:
         """Nothing more."""

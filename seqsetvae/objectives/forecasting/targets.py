@@ -102,10 +102,11 @@ class SetChooser:
         first = batch.sets_per_stay.cumsum(0) - batch.sets_per_stay
         hour_of_set = (batch.minute - batch.minute[first][batch.stay_of_set]) / 60
         rows, measured, value = [], [], []
+        numbers = batch.value.double()
         for place in range(self.sets):
             share = torch.rand(batch.n_stays) if self.at_random else torch.tensor((place + 0.5) / self.sets)
             rows.append(first + (share * batch.sets_per_stay).long().clamp_max(batch.sets_per_stay - 1))
-            until, numbers = hour_of_set[rows[-1]], batch.value.double()
+            until = hour_of_set[rows[-1]]
             later = later_events(batch, batch.variable, numbers, self.n_variables, until, self.next_hours)
             measured.append(later[0])
             value.append(later[1])
