@@ -12,7 +12,7 @@ from seqsetvae.console import recorded_output, steady_output
 from seqsetvae.errors import InputError, Terminated
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
-from seqsetvae.processes import check_processes, launch, other_output, read_slurm, this_process
+from seqsetvae.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
 from seqsetvae.settings.command_line import processes_of, resolve
 from seqsetvae.settings.config_file import import_error
 
@@ -47,6 +47,11 @@ def _run(argv: Sequence[str] | None) -> int:
         return 2
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not lost_another(error):
+            raise
+        print("error: another process of this run has ended; its own error says why", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)

@@ -10,21 +10,27 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import zip_longest
 from pathlib import Path
 from time import sleep
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from seqsetvae.errors import InputError
+
+if TYPE_CHECKING:  # --help must not wait for it
+    import torch
 
 Value = TypeVar("Value")
 # Other processes wait while one computes features or compiles data. It is no limit for failures: the launcher ends all
 # processes as soon as one has failed.
 LONGEST_WAIT = timedelta(days=7)
+LONGEST_START = timedelta(minutes=10)  # until all processes are there; jobs of several nodes start within seconds
 
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of torchrun
 SECONDS_OF_THE_FIRST = 3.0  # in which the first process ends with an error of all, and the launcher ends the others
 
 
@@ -45,8 +51,8 @@ class Process:
 
 def this_process() -> Process:
     """As torchrun, or srun, says in the environment; alone, if neither started it."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Process(*(int(os.environ[name]) for name in names)) if all(map(os.environ.get, names)) else Process()
+    is_started = all(map(os.environ.get, ENVIRONMENT))
+    return Process(*(int(os.environ[name]) for name in ENVIRONMENT)) if is_started else Process()
 
 
 def read_slurm(devices: int, num_nodes: int) -> None:
@@ -118,8 +124,16 @@ def launch(words: Sequence[str], devices: int) -> int:
     try:
         elastic_launch(config, sys.executable)(*words)
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        return status if status > 0 else 128 - status  # killed by a signal, as shells have it
+        failure = error.get_first_failure()[1]
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        print(
+            f"error: process {failure.local_rank} of this run was killed by {name}, and the others were ended. SIGKILL "
+            "often means that memory ran out: lower --batch_size, --num_workers or --devices.",
+            file=sys.stderr,
+        )
+        return 128 - failure.exitcode  # as shells have it
     except SignalException as stopped:
         return 75 if stopped.sigval == signal.SIGTERM else 130
     return 0
@@ -140,7 +154,11 @@ def other_output() -> Iterator[None]:
 
 
 def join(use_gpu: bool) -> None:
-    """Begin to talk to the other processes of this run; no effect in a run of one process."""
+    """Begin to talk to the other processes of this run; no effect in a run of one process.
+
+    Raises:
+        InputError: another program uses the port, or not all processes are there after `LONGEST_START`.
+    """
     here = this_process()
     if here.world_size == 1:
         return
@@ -149,12 +167,33 @@ def join(use_gpu: bool) -> None:
 
     if use_gpu:
         torch.cuda.set_device(here.local_rank)
-    if not distributed.is_initialized():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=LONGEST_WAIT)
+    if distributed.is_initialized():
+        return
+    try:
+        store, rank, world_size = next(distributed.rendezvous("env://", timeout=LONGEST_START))
+        backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=LONGEST_WAIT)
+    except RuntimeError as error:  # also gloo's, which has no type of its own
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise InputError(
+            f"{address}: the {here.world_size} processes of this run cannot meet there "
+            f"({str(error).splitlines()[0]}). If another program uses the port, set MASTER_PORT to a free one; if "
+            "processes are missing, look for their errors, and whether all nodes reach this address."
+        ) from None
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error only says that another process of this run has gone."""
+    if this_process().world_size == 1:
+        return False
+    from torch import distributed
+
+    is_closed = any(words in str(error) for words in ("closed by peer", "reset by peer", "Broken pipe"))
+    return is_closed or isinstance(error, distributed.DistError)
 
 
 def leave() -> None:
-    """The end of what the processes do together: all but the first one end here, with status 0."""
+    """The end of what the processes do together: the first one goes on alone, the others end with status 0."""
     here = this_process()
     if here.world_size == 1:
         return
@@ -164,6 +203,8 @@ def leave() -> None:
     distributed.destroy_process_group()
     if not here.is_first:
         sys.exit(0)
+    for name in ENVIRONMENT:
+        del os.environ[name]
 
 
 @contextmanager
@@ -199,6 +240,43 @@ def of_all(value: Value) -> list[Value]:
     values: list[Any] = [None] * here.world_size
     distributed.all_gather_object(values, value)
     return values
+
+
+def own_share() -> dict[str, Any]:
+    """Arguments of a loader for the share of this process in the batches of one process: every n-th of them."""
+    here = this_process()
+    return {"rank": here.rank, "world_size": here.world_size, "equal_steps": False}
+
+
+def columns_of_all(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+    """Join the rows that the processes have computed from their shares, in the order of one process, in all of them.
+
+    `parts` has the columns of each batch of this process.
+    """
+    import torch
+
+    if this_process().world_size > 1:
+        every = of_all([tuple(column.cpu() for column in part) for part in parts])
+        parts = [part for turn in zip_longest(*every) for part in turn if part is not None]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
+    """Values that the processes make of their shares: in the first process all, in the order of one; else none.
+
+    They are exchanged one by one, so no process holds more than one of each. `count` is how many this process makes.
+    """
+    here = this_process()
+    if here.world_size == 1:
+        yield from own
+        return
+    from torch import distributed
+
+    values = iter(own)
+    for _ in range(from_first(lambda: count)):  # the first process has the most
+        found: list[Any] | None = [None] * here.world_size if here.is_first else None
+        distributed.gather_object(next(values, None), found)
+        yield from (value for value in found or () if value is not None)
 
 
 def any_of(*flags: bool) -> list[bool]:

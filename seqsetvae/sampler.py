@@ -47,6 +47,28 @@ class Groups:
         start = len(self.order) + np.arange(len(stays))
         return Groups(np.append(self.order, stays), np.append(self.start, start), np.append(self.end, start + 1))
 
+    def balanced(self, n_events: np.ndarray, world_size: int, max_events: int) -> Groups:
+        """The same stays in every step of `world_size` batches, with about equal numbers of events in each batch.
+
+        The stays of a step, from most events to fewest, go to the first process to the last and back, again and again.
+        A step in which a batch would then exceed `max_events` remains as it is. `world_size` divides the batches.
+        """
+        size = self.end - self.start
+        order = np.concatenate([*self]) if len(self) else self.order
+        batch = np.repeat(np.arange(len(self)), size)  # of each stay in `order`
+        step = batch // world_size
+        of_step = size.reshape(-1, world_size).sum(axis=1)
+        by_size = np.lexsort((-n_events[order], step))
+        turn = np.arange(len(order)) - np.repeat(np.cumsum(of_step) - of_step, of_step)
+        forth, back = turn % world_size, world_size - 1 - turn % world_size
+        new = np.empty_like(batch)
+        new[by_size] = step[by_size] * world_size + np.where(turn // world_size % 2, back, forth)
+        largest = np.bincount(new, n_events[order], len(self)).reshape(-1, world_size).max(axis=1, initial=0)
+        new = np.where(largest[step] > max_events, batch, new)
+        order = order[np.lexsort((n_events[order], new))]
+        end = np.cumsum(np.bincount(new, minlength=len(self)))
+        return Groups(order, np.append(0, end)[: len(end)], end)
+
 
 def group_by_length(
     order: np.ndarray,
@@ -83,9 +105,10 @@ class LengthBucketSampler(Sampler[np.ndarray]):
 
     In training (`shuffle`) the stays are permuted, pooled and batched, and the batches are permuted, differently for
     each stage and epoch; otherwise the batches go from short to long stays. All processes compute the same batches, and
-    each takes every `world_size`-th. They need equal numbers of steps, so the largest batches are halved until the
-    number of batches is divisible by `world_size`. If batches of single stays remain, the first stays are added again:
-    in training as they are, otherwise without their label, as ~position, so that no metric counts a stay twice.
+    each takes every `world_size`-th. With `equal_steps` all of them get equally many: the largest batches are halved
+    until the number of batches is divisible by `world_size`. If batches of single stays remain, the first stays are
+    added again: in training as they are, otherwise without their label, as ~position, so that no metric counts a stay
+    twice. In training the stays of each step are then dealt out so that no process waits for another (`balanced`).
 
     The first `offset` batches of this process were processed before a restart and are left out. `len` is that of the
     whole epoch, which Lightning needs.
@@ -106,15 +129,20 @@ class LengthBucketSampler(Sampler[np.ndarray]):
         rank: int = 0,
         world_size: int = 1,
         offset: int = 0,
+        equal_steps: bool = True,
     ) -> None:
         rng = np.random.default_rng([seed, stage, epoch])
         order, pool_batches = (rng.permutation(stays), POOL_BATCHES) if shuffle else (stays, None)
         batches = group_by_length(order, n_sets, n_events, batch_size, max_events, pool_batches)
-        batches = batches.halved(-len(batches) % world_size)
         if shuffle:
             batches = batches[rng.permutation(len(batches))]
-        again = np.resize(batches.order, -len(batches) % world_size)
-        self.batches = batches.and_single(again if shuffle else ~again)[rank::world_size]
+        if equal_steps and world_size > 1:
+            batches = batches.halved(-len(batches) % world_size)
+            again = np.resize(batches.order, -len(batches) % world_size)
+            batches = batches.and_single(again if shuffle else ~again)
+            if shuffle:
+                batches = batches.balanced(n_events, world_size, max_events)
+        self.batches = batches[rank::world_size]
         self.offset = offset
 
     def __iter__(self) -> Iterator[np.ndarray]:

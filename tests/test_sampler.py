@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,37 @@ def test_every_stay_is_in_one_batch_of_one_process_and_all_have_equally_many_bat
     assert len({len(batches) for batches in ranks}) == 1
     assert sorted(stay for batches in ranks for batch in batches for stay in batch) == list(range(333))
     assert all(0 < len(batch) <= 8 for batches in ranks for batch in batches)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_a_step_has_the_stays_of_as_many_batches_of_one_process_dealt_out_evenly(world_size: int) -> None:
+    """Who takes part in a step does not depend on how the stays are dealt out, so neither does its gradient."""
+    one, ranks = _batches(max_events=10**9), _ranks(world_size, max_events=10**9)
+    groups = [[*chain(*one[start : start + world_size])] for start in range(0, len(one), world_size)]
+    steps = [[*chain(*batches)] for batches in zip(*ranks, strict=True)]
+    for group, step in zip(groups[:-1], steps, strict=False):  # the last ones share what is left
+        assert set(step) <= set(group)
+    work = np.array([[N_EVENTS[batch].sum() for batch in batches] for batches in ranks])
+    assert work.max(axis=0).sum() < 1.05 * work.mean(axis=0).sum()
+    dealt_as_they_come = np.array([N_EVENTS[batch].sum() for batch in one[: len(one) // world_size * world_size]])
+    as_they_come = dealt_as_they_come.reshape(-1, world_size)
+    assert as_they_come.max(axis=1).sum() > 1.15 * as_they_come.mean(axis=1).sum()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_stays_dealt_out_respect_both_caps(world_size: int) -> None:
+    for max_events in (700, 1500):
+        for batch in chain(*_ranks(world_size, max_events=max_events)):
+            assert len(batch) <= 8
+            assert len(batch) == 1 or N_EVENTS[batch].sum() <= max_events
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 50])
+def test_shares_are_the_batches_of_one_process_in_turns(world_size: int) -> None:
+    """For predictions, whose last bits depend on the batch; a process may have none."""
+    one, ranks = _batches(shuffle=False), _ranks(world_size, shuffle=False, equal_steps=False)
+    for rank, batches in enumerate(ranks):
+        assert batches == one[rank::world_size]
 
 
 @pytest.mark.parametrize("n_stays", range(1, 9))

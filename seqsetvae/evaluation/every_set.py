@@ -23,6 +23,7 @@ from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.prefixes import every_prefix, predict_prefixes
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.metrics import require_finite
+from seqsetvae.processes import columns_of_all, own_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def predict_every_set(
     """
     stays = data.cohort.split(split)
     if is_causal(model) and data.max_sets is None:
-        found = states_of_every_set(model, embeddings, data.loader(split), split, precision)
+        found = states_of_every_set(model, embeddings, data.loader(split, **own_share()), split, precision)
         return found.ordered(np.array(stays.stay_id))
     prefixes = every_prefix(stays)
     logit = predict_prefixes(model, embeddings, data, split, prefixes, precision)
@@ -91,7 +92,7 @@ def states_of_every_set(
         require_finite(logits, stay_id, split)
         margin = logits.double().diff(dim=1).squeeze(1).cpu()
         parts.append((stay_id, cpu_batch.set_index, cpu_batch.minute, margin))
-    return EverySet(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+    return EverySet(*(column.numpy() for column in columns_of_all(parts)))
 
 
 def _last(states: torch.Tensor, batch: Batch) -> torch.Tensor:

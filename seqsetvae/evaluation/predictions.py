@@ -17,6 +17,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.metrics import require_finite
+from seqsetvae.processes import columns_of_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class GatheredPredictions(Metric):
 
     def update(self, logits: torch.Tensor, label: torch.Tensor, stay_id: torch.Tensor) -> None:
         """Add a batch: logits [N, 2], labels [N], stay ids [N]."""
-        self.logit.append(logits.detach().double().diff(dim=1).squeeze(1))
+        self.logit.append(_log_odds(logits))
         self.label.append(label)
         self.stay_id.append(stay_id)
 
@@ -110,15 +111,21 @@ def predict(
     """Predictions of a fine-tuned model for every stay of these batches, with or without a label.
 
     `model` maps a batch and the embeddings [V, I] to logits [N, 2]. They are computed on the device of `embeddings`.
+    Of several processes each has its `own_share` of the batches, and all return all predictions.
 
     Raises:
         FloatingPointError: a logit is not finite; it would be ranked above all others.
     """
-    gathered = GatheredPredictions(split)
+    parts = []
     for cpu_batch in batches:
         batch = cpu_batch.to(embeddings.device)
         with precision:
             logits = model(batch, embeddings)
         require_finite(logits, cpu_batch.stay_id, split)
-        gathered.update(logits, batch.label, batch.stay_id)
-    return gathered.all_stays()
+        parts.append((batch.stay_id, batch.label, _log_odds(logits)))
+    return Predictions(split, *columns_of_all(parts))
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """[N, 2] → [N] float64."""
+    return logits.detach().double().diff(dim=1).squeeze(1)

@@ -20,6 +20,7 @@ from seqsetvae.cohort.format import ranges
 from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.predictions import predict
 from seqsetvae.loading import CohortDataModule, SplitBatches
+from seqsetvae.processes import own_share
 from seqsetvae.sampler import LengthBucketSampler
 
 Ints = NDArray[np.int64]
@@ -91,6 +92,7 @@ def predict_prefixes(
         batch_size=data.batch_size,
         max_events=data.max_events,
         shuffle=False,
+        **own_share(),
     )
     loader = DataLoader(
         _PrefixBatches(batches, prefixes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
 
     from seqsetvae.architectures.seqsetvae.backbone import Backbone
     from seqsetvae.batch import Batch
+    from seqsetvae.training.precision import Precision
 
 HELP = "write latent means and history states to a file"
 NEEDS = ("pretrained_ckpt", "data_dir", "split", "output")
@@ -63,12 +64,9 @@ def problems(settings: Settings) -> list[str]:
 
 def run(settings: Settings) -> Path:
     """Write `<id>/mu` and `<id>/history` (sets × latent_dim, float32) for every stay of --split; needs no labels."""
-    import torch
-    from tqdm import tqdm
-
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import data_module
-    from seqsetvae.metrics import require_finite
+    from seqsetvae.processes import first_process_first, leave, own_share, this_process, to_first
     from seqsetvae.trained_on import check_embeddings, value_transform
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.pretrained import load_pretrained
@@ -80,7 +78,8 @@ def run(settings: Settings) -> Path:
     device = prepare_device(settings.run)
     width = check_data(settings.data, split_name, labelled=False)
     backbone, checkpoint, _ = load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
-    cohort = open_data(settings.data, settings.run.output_root_dir)
+    with first_process_first():
+        cohort = open_data(settings.data, settings.run.output_root_dir)
     split = cohort.split(split_name)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
     table = embedding_table(cohort, settings.run).to(device)
@@ -89,24 +88,57 @@ def run(settings: Settings) -> Path:
         backbone.compile_dense_parts()
     transform = value_transform(checkpoint, cohort)
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
-    n_sets = 0  # less than the split's where --max_sets cuts stays
+    loader = data.loader(split_name, **own_share())
+    precision = Precision.of(settings.run, device)
+    parts = to_first((encoded(backbone, batch, table, precision, split_name) for batch in loader), len(loader))
+    if this_process().is_first:
+        n_sets = _write(output, parts, split.n_stays)  # fewer than the split's where --max_sets cuts stays
+        print(f"Wrote {output}: {split.n_stays:,} stays, {n_sets:,} sets of the {split_name} split")
+    else:
+        list(parts)  # sends them
+    leave()
+    return output
+
+
+def _write(output: Path, parts: Iterable[Embedded], n_stays: int) -> int:
+    """Write the .npz file, array by array, so that memory holds one batch; returns the number of sets."""
+    from tqdm import tqdm
+
+    n_sets = 0
     with (
         new_file(output, replace=False) as stream,
-        zipfile.ZipFile(stream, "w") as archive,  # array by array, so that memory holds one batch
-        tqdm(total=split.n_stays, unit="stay", disable=None) as progress,
+        zipfile.ZipFile(stream, "w") as archive,
+        tqdm(total=n_stays, unit="stay", disable=None) as progress,
     ):
-        for batch in data.loader(split_name):
-            with Precision.of(settings.run, device).context():
-                mu, history = encode(backbone, batch.to(device), table)
-            stay_of_set = batch.stay_id[batch.stay_of_set]
-            require_finite(torch.from_numpy(history), stay_of_set, split_name)
-            for name, rows in split_by_stay(batch, mu=mu, history=history):
+        for part in parts:
+            for name, rows in split_by_stay(part):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:  # as np.savez does
                     np.lib.format.write_array(file, np.ascontiguousarray(rows), allow_pickle=False)
-            n_sets += batch.n_sets
-            progress.update(batch.n_stays)
-    print(f"Wrote {output}: {split.n_stays:,} stays, {n_sets:,} sets of the {split_name} split")
-    return output
+            n_sets += len(part.mu)
+            progress.update(len(part.stay_id))
+    return n_sets
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The arrays of a batch."""
+
+    stay_id: np.ndarray  # [N]
+    n_sets: np.ndarray  # [N]
+    mu: np.ndarray  # [S, D]
+    history: np.ndarray  # [S, D]
+
+
+def encoded(backbone: Backbone, batch: Batch, embeddings: torch.Tensor, precision: Precision, split: str) -> Embedded:
+    """A batch on the CPU, encoded. Raises FloatingPointError if a history is not finite."""
+    import torch
+
+    from seqsetvae.metrics import require_finite
+
+    with precision.context():
+        mu, history = encode(backbone, batch.to(embeddings.device), embeddings)
+    require_finite(torch.from_numpy(history), batch.stay_id[batch.stay_of_set], split)
+    return Embedded(batch.stay_id.numpy(), batch.sets_per_stay.numpy(), mu, history)
 
 
 def encode(backbone: Backbone, batch: Batch, embeddings: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -119,9 +151,9 @@ def encode(backbone: Backbone, batch: Batch, embeddings: torch.Tensor) -> tuple[
     return mu.float().cpu().numpy(), history.float().cpu().numpy()
 
 
-def split_by_stay(batch: Batch, **arrays: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """("<id>/<name>", rows of the stay) for every stay of the batch and every array [S, D]."""
-    ends = np.cumsum(batch.sets_per_stay.numpy())
-    for stay, start, end in zip(batch.stay_id.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-        for name, rows in arrays.items():
-            yield f"{stay}/{name}", rows[start:end]
+def split_by_stay(part: Embedded) -> Iterator[tuple[str, np.ndarray]]:
+    """("<id>/mu" or "<id>/history", rows of the stay) for every stay of a batch."""
+    ends = np.cumsum(part.n_sets)
+    for stay, start, end in zip(part.stay_id.tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        yield f"{stay}/mu", part.mu[start:end]
+        yield f"{stay}/history", part.history[start:end]

@@ -83,6 +83,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from seqsetvae.evaluation.results import evaluation, table
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
     from seqsetvae.modes.task_scoring import evaluate_task, task_of
+    from seqsetvae.processes import leave
     from seqsetvae.tasks.spec import BINARY
 
     split = settings.split.split
@@ -98,13 +99,15 @@ def run(settings: Settings) -> dict[str, Any]:
     names = checkpoint_names([scorer.path for scorer in scorers])
     evaluated = [_evaluated(*each) for each in zip(scorers, tables, names, strict=True)]
     _require_same_stays(scorers, tables)
+    landmarks = _landmarks(first, tables[0], settings.details.landmarks or ())
+    leave()
     baselines, about_baselines = _baselines(settings.baselines.baselines, first, tables[0])
     content = evaluation(
         evaluated[0],
         baselines=baselines,
         compared={each.checkpoint: each.scores() for each in evaluated[1:]},
         subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
-        landmarks=_landmarks(first, tables[0], settings.details.landmarks or ()),
+        landmarks=landmarks,
         cautions=[*_left_out(every[0], tables[0]), *_drift(first, split), *about_baselines],
         seed=settings.run.seed,
     )
@@ -201,12 +204,13 @@ def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | No
     It is kept in the run folder unless that holds the calibration of another checkpoint.
     """
     from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
+    from seqsetvae.processes import from_first, this_process
 
-    calibration, line = read_calibration(scorer.path)
+    calibration, line = from_first(lambda: read_calibration(scorer.path))
     if calibration is None and scorer.is_data_of_run and "valid" in scorer.cohort.splits:
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
         if len(validation.label.unique()) == 2:
-            keep = not calibration_file(scorer.path).exists()
+            keep = this_process().is_first and not calibration_file(scorer.path).exists()
             calibration = (calibrate if keep else fit_calibration)(scorer.path, validation)
             line = str(calibration)
     print(line)

@@ -165,7 +165,7 @@ def train(
     resume: Path | None = None,
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
-    from seqsetvae.processes import first_process_first, leave
+    from seqsetvae.processes import leave
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -199,8 +199,7 @@ def train(
 
     @cache  # the calibration reads them once more
     def compute_features() -> CachedFeatures:
-        with first_process_first():
-            return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
+        return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
     def train_and_calibrate() -> None:
         finetune_in_stages(run, module, compute_features, settings.run.compile_model)

@@ -105,6 +105,7 @@ def run(settings: Settings) -> Prediction:
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
     from seqsetvae.modes.task_scoring import refuse_for_task
+    from seqsetvae.processes import leave
 
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"
@@ -125,6 +126,7 @@ def run(settings: Settings) -> Prediction:
     calibration, line = read_calibration(scorer.path)
     print(line)
     if settings.explain is not None:
+        leave()  # a few stays are no work for several processes
         table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
     elif settings.every_set:
         table = every_set_rows(scorer, splits, calibration)
@@ -132,6 +134,7 @@ def run(settings: Settings) -> Prediction:
         table = rows(scorer, splits, calibration, all_splits=split is None)
         if settings.schema == "meds":
             table = as_meds(table, scorer, splits, calibration)
+    leave()
     write_table(output, table)
     print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
     n_stays = sum(scorer.cohort.split(name).n_stays for name in splits)
@@ -151,10 +154,11 @@ def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None,
 
     from seqsetvae.cohort.imported import read_samples
     from seqsetvae.evaluation.prediction_file import prediction_table, with_ids, without_prediction
-    from seqsetvae.modes.task_scoring import task_rows
+    from seqsetvae.modes.task_scoring import outputs_of, task_rows
 
     if scorer.finetuned.task is not None:
-        return with_ids(task_rows(scorer, splits, all_splits=all_splits), read_samples(scorer.cohort))
+        outputs = [outputs_of(scorer, split) for split in splits]
+        return with_ids(task_rows(scorer, outputs, all_splits=all_splits), read_samples(scorer.cohort))
     tables = []
     for split in splits:
         reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id

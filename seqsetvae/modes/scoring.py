@@ -27,6 +27,7 @@ from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict
 from seqsetvae.evaluation.prefixes import Prefixes, predict_prefixes
 from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
+from seqsetvae.processes import first_process_first, own_share
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
 from seqsetvae.training.precision import Precision, prepare_device, weight_type
@@ -72,7 +73,7 @@ class Scorer:
 
         The batches are the same whether stays have labels or not, and so are the logits, to the last bit.
         """
-        loader = self.data.loader(split)
+        loader = self.data.loader(split, **own_share())
         found = predict(self.finetuned.model, self.embeddings, loader, split, self.precision.context())
         return found if self.has_label else replace(found, label=torch.full_like(found.label, -1))
 
@@ -164,10 +165,11 @@ def open_scorer(
     data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), path, folder)
     width = check_data(data, *splits, labelled=labelled)
     check_width(width, finetuned.input_dim, path, data.data_dir)
-    try:
-        cohort = open_data(data, run.output_root_dir, needs_labels=labelled)
-    except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
-        cohort = open_data(data, run.output_root_dir, needs_labels=labelled, leave_out_unknown=True)
+    with first_process_first():
+        try:
+            cohort = open_data(data, run.output_root_dir, needs_labels=labelled)
+        except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
+            cohort = open_data(data, run.output_root_dir, needs_labels=labelled, leave_out_unknown=True)
     check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
     model = finetuned.model.to(device)
     if run.compile_model:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from seqsetvae.checkpoint import TASK, read_file
 from seqsetvae.errors import InputError
 from seqsetvae.modes.scoring import Scorer, open_scorer
+from seqsetvae.processes import leave, own_share
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import read_label_file
@@ -52,20 +53,19 @@ def spec_of_scorer(scorer: Scorer) -> Spec:
 
 def outputs_of(scorer: Scorer, split: str) -> Outputs:
     """Outputs for all stays of a split, ascending by stay."""
-    loader = scorer.data.loader(split)
+    loader = scorer.data.loader(split, **own_share())
     return predict_outputs(scorer.finetuned.model, scorer.embeddings, loader, split, scorer.precision.context())
 
 
 # ------------------------------------------------------------------ predict
 
 
-def task_rows(scorer: Scorer, splits: Sequence[str], *, all_splits: bool) -> pa.Table:
+def task_rows(scorer: Scorer, found: Sequence[Outputs], *, all_splits: bool) -> pa.Table:
     """One row for every stay of these splits: stay_id, split, the columns of the task, reason."""
-    spec, tables = spec_of_scorer(scorer), []
-    for split in splits:
-        stays, found = scorer.cohort.split(split).stay_id, outputs_of(scorer, split)
-        row = np.searchsorted(found.stay_id.numpy(), stays)
-        tables.append(_table(spec, split, stays, found.output.numpy()[row], scorer.without_known_variable(split)))
+    spec, tables, splits = spec_of_scorer(scorer), [], [each.split for each in found]
+    for split, outputs in zip(splits, found, strict=True):
+        stays = scorer.cohort.split(split).stay_id
+        tables.append(_table(spec, split, stays, _of(outputs, stays), scorer.without_known_variable(split)))
     left_out = [each for each in scorer.left_out() if each[1] in splits or (all_splits and each[1] is None)]
     rows = [{"stay_id": stay, "split": split, "reason": reason} for stay, split, reason in left_out]
     found_table = pa.concat_tables([*tables, pa.Table.from_pylist(rows, schema=tables[0].schema)])
@@ -117,6 +117,7 @@ def evaluate_task(settings: EvaluateSettings) -> dict[str, Any]:
     _require_same_task(scorers)
     stays = _evaluated_stays(first, split)
     found = [outputs_of(scorer, split) for scorer in scorers]
+    leave()
     evaluated = _evaluated(first, found[0], stays)
     others, notes = ({}, []) if settings.baselines.baselines == "none" else _baselines(first, split, stays)
     others |= {str(scorer.path): _of(each, stays) for scorer, each in zip(scorers[1:], found[1:], strict=True)}
@@ -131,7 +132,7 @@ def evaluate_task(settings: EvaluateSettings) -> dict[str, Any]:
     print(f"\n{table(content)}")
     for caution in content["cautions"]:
         print(f"⚠️  {caution}")
-    rows = _with_truth(task_rows(first, [split], all_splits=False), first, split)
+    rows = _with_truth(task_rows(first, found[:1], all_splits=False), first, split)
     write_evaluation(settings, first, content, rows)
     if first.folder is not None and settings.output.output is None:
         report_finished_run(first.folder.path)

@@ -23,6 +23,8 @@ from seqsetvae.settings.kinds import OneOf, Several
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups
 from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
 
+IN_SEVERAL_PROCESSES = *RESUMABLE, "evaluate", "predict", "embed"
+
 
 class Mode(Protocol):
     """What the file of a mode declares."""
@@ -226,9 +228,9 @@ def processes_of(settings: Any) -> tuple[int, int]:
 
 
 def _one_process(name: str, settings: Any) -> list[str]:
-    """Only training is shared by several processes."""
+    """Only these modes share their work among several processes."""
     devices, num_nodes = processes_of(settings)
-    if name in RESUMABLE or (devices or 1) * (num_nodes or 1) == 1:
+    if name in IN_SEVERAL_PROCESSES or (devices or 1) * (num_nodes or 1) == 1:
         return []
     several, number = ("devices", devices) if devices > 1 else ("num_nodes", num_nodes)
     return [

@@ -32,7 +32,7 @@ FLAGS = {
         default=None,
     ),
 }
-RESUMABLE = "finetune", "pretrain"  # also the modes that run in several processes
+RESUMABLE = "finetune", "pretrain"
 # What may change between two processes of a run. All else would make it another run, or move its position in an epoch.
 CAN_CHANGE = frozenset(
     {

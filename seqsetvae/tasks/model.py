@@ -18,6 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 from seqsetvae.batch import Batch
 from seqsetvae.metrics import require_finite
 from seqsetvae.ops.rowwise import at_least_float32
+from seqsetvae.processes import columns_of_all
 from seqsetvae.settings.groups import LossSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Spec
@@ -98,14 +99,13 @@ def predict_outputs(
     Raises:
         FloatingPointError: an output is not finite.
     """
-    stays, outputs = [], []
+    parts = []
     for cpu_batch in batches:
         batch = cpu_batch.to(embeddings.device)
         with precision:
             output = model(batch, embeddings)
         require_finite(output, cpu_batch.stay_id, split)
-        stays.append(cpu_batch.stay_id)
-        outputs.append(output.double().cpu())
-    stay_id = torch.cat(stays)
+        parts.append((cpu_batch.stay_id, output.double().cpu()))
+    stay_id, outputs = columns_of_all(parts)
     order = stay_id.argsort()
-    return Outputs(split, stay_id[order], torch.cat(outputs)[order])
+    return Outputs(split, stay_id[order], outputs[order])

@@ -14,26 +14,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 import seqsetvae
-from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
-from seqsetvae.console import Progress
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.metrics import require_finite
+from seqsetvae.processes import any_of, own_share, this_process, to_first
+from seqsetvae.training.feature_pass import FeaturePass, FrozenModel, fill, pooled_batches
 from seqsetvae.training.precision import Precision
 
 FEATURE_CACHE = "features"  # below output_root_dir
@@ -43,25 +42,6 @@ ABOUT = (
     "Cached features of a frozen backbone for the stays of one split: row n of pooled.npy is stay n. "
     "Safe to delete: the next run that needs them computes them again."
 )
-
-
-class FrozenModel(Protocol):
-    """What is needed of a fine-tuner here."""
-
-    @property
-    def backbone(self) -> Any: ...
-    @property
-    def embeddings(self) -> torch.Tensor: ...
-    @property
-    def pooling(self) -> str: ...
-    @property
-    def frozen(self) -> bool: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def pooled(self) -> Callable[[Batch], torch.Tensor]: ...
-    def to(self, device: torch.device) -> Any: ...
-    def double(self) -> Any: ...
 
 
 def dependencies(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
@@ -201,15 +181,6 @@ class FeatureFolder:
         return rows
 
 
-@dataclass(frozen=True)
-class FeaturePass:
-    """One pass of a frozen backbone over a split."""
-
-    stays: int
-    waiting: float  # seconds spent waiting for the next batch
-    seconds: float
-
-
 class PooledRows(Dataset[PooledBatch]):
     """Cached features of a split; `rows[stays]` is the batch of the stays at these positions, as in SplitBatches."""
 
@@ -258,45 +229,36 @@ def _find_or_compute(
 ) -> tuple[np.ndarray, FeaturePass | None]:
     """Features of a split [n, P], and the pass over the data if there was one."""
     folder = FeatureFolder.of(root, module, data, split, precision)
-    found, computed = folder.find(), None
-    if found is not None:
+    found = folder.find() if this_process().is_first else None
+    if any_of(found is not None)[0]:
         print(f"Cached features of the frozen backbone: {data.n_selected(split):,} {split} stays, from {folder.path}")
-        return found, None
-    try:
-        with folder.new() as rows:
-            computed = _compute(module, data, split, precision, rows)
-        print(
-            f"Computed the features of the frozen backbone: {computed.stays:,} {split} stays, "
-            f"{computed.stays / computed.seconds:,.0f} stays/s, cached in {folder.path}",
-            flush=True,
-        )
-    except AlreadyThereError:
-        print(f"Another run has computed the same features: {folder.path} is used", flush=True)
+        return folder.open() if found is None else found, None
+    computed = _compute(module, data, split, precision, folder)
     return folder.open(), computed
 
 
-@torch.inference_mode()
 def _compute(
-    module: FrozenModel, data: CohortDataModule, split: str, precision: Precision, rows: np.ndarray
-) -> FeaturePass:
-    """Compute the features of a split [n, P].
+    module: FrozenModel, data: CohortDataModule, split: str, precision: Precision, folder: FeatureFolder
+) -> FeaturePass | None:
+    """Add the features of a split to the cache. Each process computes its share of the batches; the first writes.
 
-    Raises:
-        FloatingPointError: one of them is not finite.
+    Returns:
+        The pass over the data; None in the other processes, and where another run was faster.
     """
-    loader = data.loader(split)
-    waiting, n_done, start = 0.0, 0, time.perf_counter()
-    with Progress(f"Features of the frozen backbone, {split} split") as progress:
-        batches, requested = iter(loader), start
-        for positions in loader.sampler:
-            batch = next(batches)
-            waiting += time.perf_counter() - requested
-            with precision.context():
-                pooled = module.pooled(batch.to(module.device))
-            require_finite(pooled, batch.stay_id, split)
-            rows[positions] = pooled.to("cpu", torch.promote_types(pooled.dtype, torch.float32)).numpy()
-            n_done += batch.n_stays
-            if progress.is_due():
-                progress.show(n_done / data.n_selected(split), f"{n_done / (time.perf_counter() - start):,.0f} stays/s")
-            requested = time.perf_counter()
-    return FeaturePass(n_done, waiting, requested - start)
+    computed, loader = None, data.loader(split, **own_share())
+    parts = to_first(pooled_batches(module, loader, split, precision), len(loader))
+    try:
+        if this_process().is_first:
+            with folder.new() as rows:
+                computed = fill(rows, parts, split, data.n_selected(split))
+            print(
+                f"Computed the features of the frozen backbone: {computed.stays:,} {split} stays, "
+                f"{computed.stays / computed.seconds:,.0f} stays/s, cached in {folder.path}",
+                flush=True,
+            )
+    except AlreadyThereError:
+        print(f"Another run has computed the same features: {folder.path} is used", flush=True)
+    for _ in parts:  # what is left: the other processes send theirs
+        pass
+    any_of(False)  # now the folder is there for all
+    return computed

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.files import write_text
 from seqsetvae.metrics import FiniteCheck, NotFiniteError
+from seqsetvae.processes import of_all
 from seqsetvae.training.callbacks import DelayedNumber
 from seqsetvae.training.run_folder import RunFolder
 
@@ -77,10 +77,11 @@ class FiniteWatch(pl.Callback):
         self._require_finite(float(self.first))
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the stays of the batch that the error is about."""
+        """Save the stays of the batch that the error is about; of several processes, those of their batches then."""
         if not isinstance(exception, NotFiniteError) or exception.batch is None:
             return
         seen = self.training if exception.in_training else self.validation
+        stays, before = ([*chain(*of_all(seen.rows(exception.batch - back)))] for back in (0, 1))
         content = {
             "error": str(exception),
             "stage": self.stage,
@@ -88,17 +89,17 @@ class FiniteWatch(pl.Callback):
             "step": trainer.global_step,
             "split": "train" if exception.in_training else "valid",
             "batch": exception.batch,
-            "stays": seen.rows(exception.batch),
+            "stays": stays,
             # The step of the batch before may be what made the weights infinite.
-            "stays_of_the_batch_before": seen.rows(exception.batch - 1),
+            "stays_of_the_batch_before": before,
         }
+        self.folder.write_json(BAD_BATCH, content)
         file = self.folder.path / BAD_BATCH
-        write_text(file, json.dumps(content, indent=2) + "\n")
         exception.args = (f"{exception} The stays of that batch are listed in {file}.",)
 
     def _require_finite(self, first: float | None) -> None:
-        """Raises NotFiniteError if a loss up to here was not finite."""
-        if first is not None and first < FiniteCheck.NONE:
+        """Raises NotFiniteError, in all processes, if a loss up to here was not finite in one of them."""
+        if first is not None and (first := min(of_all(first))) < FiniteCheck.NONE:
             raise NotFiniteError(
                 f"train_loss is not finite: that of batch {first:.0f} of the epoch is NaN or infinite. Lower the "
                 "learning rates, or use --precision 32-true, or check the values of its stays (python data.py check). "

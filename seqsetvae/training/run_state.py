@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from seqsetvae.training.feature_cache import FeaturePass
+from seqsetvae.training.feature_pass import FeaturePass
 from seqsetvae.training.schedule import Watched
 
 RUN_STATE = "run_state.json"

@@ -23,7 +23,8 @@ from seqsetvae.processes import this_process
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
-from seqsetvae.training.feature_cache import CachedFeatures, FrozenModel
+from seqsetvae.training.feature_cache import CachedFeatures
+from seqsetvae.training.feature_pass import FrozenModel
 from seqsetvae.training.finite import FiniteWatch
 from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import set_rng_states

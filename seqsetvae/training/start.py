@@ -16,7 +16,7 @@ from seqsetvae.cohort import notices
 from seqsetvae.console import end_log, start_log
 from seqsetvae.files import file_sha256
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.processes import from_first, this_process
+from seqsetvae.processes import first_process_first, from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
@@ -63,7 +63,8 @@ def start_run(
     point = None
     if resume is not None:
         check_same_inputs(folder.read_json(CONFIG), config, folder.path)
-        point = read_resume_point(folder)
+        with first_process_first():
+            point = read_resume_point(folder)
     if folder.writes:
         start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)

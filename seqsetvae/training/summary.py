@@ -11,7 +11,7 @@ from typing import Any
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Split
 from seqsetvae.training.callbacks import COUNTS
-from seqsetvae.training.feature_cache import FeaturePass
+from seqsetvae.training.feature_pass import FeaturePass
 from seqsetvae.training.run_state import Row, best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run

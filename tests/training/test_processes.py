@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +11,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-import train_optimized
 from benchmarks.kills import differences
+from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
-from seqsetvae.sampler import LengthBucketSampler
 from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.processes import command as one_of
+from tests.processes import torchrun
 from tests.training.helpers import load
 
-# What the processes record of themselves, before they run the command that follows.
-DRIVER = """
-import os, sys
-from pathlib import Path
-import torch
-import train_optimized
-from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.predictions import GatheredPredictions
-from seqsetvae.processes import this_process
-from seqsetvae.sampler import LengthBucketSampler
-from seqsetvae.training import stages
-
-OUT, FAIL_AT, RANK = Path(os.environ["OUT"]), int(os.environ.get("FAIL_AT", 0)), this_process().rank
-fit, step, steps = stages.Run.fit, SeqSetVAEFineTuner.training_step, 0
-
-def aurocs():
-    import numpy as np
-    found = {}
-    for n in range(2, 10):
-        label = torch.arange(n) % 2
-        logit = torch.randn(n, generator=torch.Generator().manual_seed(n)).double()
-        sizes = np.arange(1, n + 1)
-        sampler = LengthBucketSampler(np.arange(n), sizes, sizes, batch_size=4, max_events=10**6, shuffle=False,
-                                      rank=RANK, world_size=2)
-        metric = GatheredPredictions("valid")
-        for stays in sampler:
-            rows = torch.from_numpy(np.where(stays < 0, ~stays, stays))
-            own = torch.where(torch.from_numpy(stays < 0), -1, label[rows])
-            metric.update(torch.stack([-logit[rows] / 2, logit[rows] / 2], dim=1), own, rows)
-        found[n] = (float(metric.table().ranking()["auc"]), label, logit)
-    return found
-
-def fit_and_save(self, stage, *arguments, **options):
-    fit(self, stage, *arguments, **options)
-    content = {"weights": self.module.state_dict(), "rows": [row.metrics for row in self.state.rows], "auroc": aurocs()}
-    torch.save(content, OUT / f"stage{stage}-rank{RANK}.pt")
-
-def step_or_fail(self, *arguments):
-    global steps
-    steps += 1
-    if steps == FAIL_AT and RANK == 1:
-        raise InputError("the second process has failed")
-    return step(self, *arguments)
-
-stages.Run.fit, SeqSetVAEFineTuner.training_step = fit_and_save, step_or_fail
-sys.exit(train_optimized.main())
-"""
 FLAGS: dict[str, Any] = {
     "batch_size": 6,
     "max_epochs": 2,
@@ -74,44 +26,62 @@ FLAGS: dict[str, Any] = {
     "head_dropout": 0,
     "save_every_minutes": 0,
 }
+STEPS = 5  # of each of the two epochs, which are a stage each
+SCORING: dict[str, dict[str, Any]] = {  # 20 stays in 3 batches, so that one process has one more
+    "test.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "batch_size": 8},
+    "all.parquet": {"mode": "predict", "ckpt": "{run}", "batch_size": 8},
+    "every.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "every_set": "true", "batch_size": 8},
+    "evaluation": {"mode": "evaluate", "ckpt": "{run}", "split": "test", "landmarks": 12, "batch_size": 64},
+    "states.npz": {"mode": "embed", "split": "test", "batch_size": 8},
+}
 
 
-def torchrun(out: Path, words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """The driver in two processes, started by torchrun."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "driver.py").write_text(DRIVER, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = str(Path(train_optimized.__file__).parent)
-    return subprocess.run(
-        [*launcher, str(out / "driver.py"), *words],
-        env=dict(os.environ) | {"OUT": str(out), "PYTHONPATH": root, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-def _words(pretrained: Path, cohort: Cohort, root: Path) -> list[str]:
-    usual = {"mode": "finetune", "pretrained_ckpt": pretrained, "data_dir": cohort.path, "accelerator": "cpu"}
+def _words(pretrained: Path, data: Path, root: Path) -> list[str]:
+    usual = {"mode": "finetune", "pretrained_ckpt": pretrained, "data_dir": data, "accelerator": "cpu"}
     rates = {"cls_head_lr": 3e-3, "lr": 1e-3, "warmup_steps": 5, "seed": 3}
     return argv(**{**usual, **rates, **FLAGS, "devices": 2, "output_root_dir": root})
 
 
+def _scoring(name: str, out: Path, pretrained: Path, compiled: Cohort, single: Path) -> dict[str, Any]:
+    """Flags of one of SCORING, which writes to the folder `out`; "single.csv" predicts the only stay of `single`."""
+    common = {"output": out / name, "output_root_dir": out / "cohorts", "accelerator": "cpu"}
+    if name == "single.csv":
+        return {"mode": "predict", "ckpt": "{run}", "data_dir": single, "split": "test", **common}
+    flags = {**SCORING[name], **common}
+    if flags["mode"] == "embed":
+        flags |= {"pretrained_ckpt": pretrained, "data_dir": compiled.path}
+    return flags | ({"baselines": "none"} if flags["mode"] == "evaluate" else {})
+
+
 @pytest.fixture(scope="module")
-def both(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """(folder, what was printed) of a run of two processes."""
+def single(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one stay in the test split: fewer than there are processes."""
+    copy = tmp_path_factory.mktemp("single") / "data"
+    shutil.copytree(old_layout.parent, copy)
+    for file in sorted((copy / "patient_ehr" / "test").iterdir())[1:]:
+        file.unlink()
+    return copy / "patient_ehr"
+
+
+@pytest.fixture(scope="module")
+def both(
+    pretrained: Path, compiled: Cohort, single: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str, str]:
+    """(folder, what was printed, errors) of two processes: a run that breaks, a run, and what is computed with it."""
     out = tmp_path_factory.mktemp("two processes")
-    done = torchrun(out, _words(pretrained, compiled, out / "runs"))
+    broken, whole = (_words(pretrained, compiled.path, out / name) for name in ("broken", "runs"))
+    scoring = [_scoring(name, out, pretrained, compiled, single) for name in (*SCORING, "single.csv")]
+    scored = [one_of(argv(**flags, devices=2)) for flags in scoring]
+    done = torchrun(out, one_of(broken, status=1, nan_at=3), one_of(whole), *scored)
     assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return out, done.stdout, done.stderr
 
 
 def _saved(out: Path, stage: int, rank: int) -> dict[str, Any]:
     return torch.load(out / f"stage{stage}-rank{rank}.pt", weights_only=True)
 
 
-def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path, str]) -> None:
+def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path, str, str]) -> None:
     for stage in (1, 2):
         one, two = (_saved(both[0], stage, rank) for rank in (0, 1))
         assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
@@ -119,9 +89,9 @@ def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path
 
 
 def test_a_step_is_that_of_one_process_with_the_batches_of_both(
-    both: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+    both: tuple[Path, str, str], pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    """Of one process that adds up two batches: the same stays, so the same gradient, whatever the sizes."""
+    """Of one process that adds up two batches: the same stays, so the same gradient, however they are dealt out."""
     alone = {**FLAGS, "gradient_accumulation_steps": 2, "max_epochs": 1, "unfreeze_after": None}
     assert finetune(pretrained, compiled.path, tmp_path, **alone)[0] == 0
     run = run_of(tmp_path)
@@ -131,60 +101,108 @@ def test_a_step_is_that_of_one_process_with_the_batches_of_both(
         torch.testing.assert_close(of_two["weights"][name], value, rtol=1e-4, atol=1e-6)
     for name in ("train_loss", "val_loss", "val_auc", "val_auprc"):
         assert of_two["rows"][0][name] == pytest.approx(float(rows[0][name]), rel=1e-5)
+    _same_features(both[0], tmp_path, compiled)
 
 
-def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(both: tuple[Path, str]) -> None:
+def _same_features(two: Path, one: Path, cohort: Cohort) -> None:
+    """Cached features that two processes have computed, half of the batches each, are those of one process."""
+    ours, theirs = (
+        {file.parent.name: file.read_bytes() for file in root.glob("features/*/pooled.npy")}
+        for root in (two / "broken", one)  # the first run of the two processes has computed them
+    )
+    assert ours == theirs
+    assert len(ours) == 2
+    computed = [_saved(two, 1, rank)["computed"] for rank in (0, 1)]
+    assert sum(map(sum, computed)) == sum((cohort.split(name).label >= 0).sum() for name in ("train", "valid"))
+    assert abs(len(computed[0]) - len(computed[1])) <= 2  # at most one batch of each split
+
+
+def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(both: tuple[Path, str, str]) -> None:
     for rank in (0, 1):
         for n, (auroc, label, logit) in _saved(both[0], 2, rank)["auroc"].items():
             assert auroc == pytest.approx(roc_auc_score(label, logit), abs=1e-6), n
 
 
-def test_output_and_files_are_those_of_one_process(both: tuple[Path, str]) -> None:
-    out, printed = both
-    assert printed.count("Run folder: ") == 1
-    assert printed.count("Calibration fitted on") == 1
+def test_output_and_files_are_those_of_one_process(both: tuple[Path, str, str]) -> None:
+    out, printed, _ = both
+    assert printed.count("Run folder: ") == 2  # one of each run
+    assert printed.count("Calibration fitted on") == 1 + 5  # by the run, and by each command that applies it
     run = run_of(out / "runs")
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
-    assert printed.count("Computed the features of the frozen backbone") == 2  # train and valid, once
-    status, said, errors = command("evaluate", ckpt=run, split="valid")
+    assert printed.count("Computed the features of the frozen backbone") == 4  # train and valid, once in each run
+    status, said, errors = command("evaluate", ckpt=run, split="valid", output=out / "valid")
     assert status == 0, errors
     best = max(float(row["val_auc"]) for row in rows_of(run))
     assert f"{best:.4f}" in said
 
 
-def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits(
-    both: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
+@pytest.mark.parametrize("name", [*SCORING, "single.csv"])
+def test_predictions_evaluations_and_states_are_those_of_one_process(
+    both: tuple[Path, str, str], name: str, pretrained: Path, compiled: Cohort, single: Path, tmp_path: Path
 ) -> None:
-    failed = torchrun(tmp_path, _words(pretrained, compiled, tmp_path / "runs"), FAIL_AT="9")  # inside stage 2
+    out, printed, _ = both
+    flags = _scoring(name, tmp_path, pretrained, compiled, single)
+    if "ckpt" in flags:
+        flags["ckpt"] = run_of(out / "runs")
+    status, _, errors = call(argv(**flags))
+    assert status == 0, errors
+    files = [path for path in (tmp_path / name, *(tmp_path / name).glob("*")) if path.is_file()]
+    assert len(files) == (2 if name == "evaluation" else 1)
+    for file in files:
+        theirs = out / file.relative_to(tmp_path)
+        assert file.read_bytes() == theirs.read_bytes(), file.name
+        assert printed.count(f"Wrote {theirs}") == 1
+
+
+def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both: tuple[Path, str, str]) -> None:
+    out, _, errors = both
+    content = json.loads((run_of(out / "broken") / "bad_batch.json").read_text(encoding="utf-8"))
+    steps = [json.loads((out / f"stays0-rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert (content["batch"], content["stays"]) == (2, steps[0][2] + steps[1][2])
+    assert errors.count("that of batch 2 of the epoch is NaN or infinite") == 2  # by each process, at the same time
+
+
+def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_another_number_of_processes(
+    both: tuple[Path, str, str],
+    pretrained: Path,
+    compiled: Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = _words(pretrained, compiled.path, tmp_path / "runs")
+    failed = torchrun(tmp_path, one_of(words), FAIL_AT=str(STEPS + 4))  # in stage 2, after three steps
     assert failed.returncode != 0
     before, found, _ = failed.stderr.partition("error: the second process has failed")
     assert found
     assert "Traceback" not in before
     run = run_of(tmp_path / "runs")
+    _goes_on_in_one_process(shutil.copytree(run, tmp_path / "copy"), both[0], compiled, monkeypatch)
     status, _, errors = call(["--resume", str(run)])  # starts both processes by itself
     assert status == 0, errors
     assert "Resumed in epoch 2, after 3 batches" in (run / "train.log").read_text(encoding="utf-8")
     assert not differences(run, run_of(both[0] / "runs"))
 
 
-def test_modes_without_training_run_in_one_process(compiled: Cohort, tmp_path: Path) -> None:
-    status, _, errors = command("embed", data_dir=compiled.path, devices=2, output=tmp_path / "x.npz")
+def _goes_on_in_one_process(run: Path, two: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains on the stays that are left of the epoch, and says that the result is another one."""
+    seen, step = list[int](), SeqSetVAEFineTuner.training_step
+
+    def recorded(self: Any, batch: Any, index: int) -> torch.Tensor:
+        seen.extend(batch.stay_id.tolist())
+        return step(self, batch, index)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(SeqSetVAEFineTuner, "training_step", recorded)
+        status, said, errors = call(["--resume", str(run), "--devices", "1", "--override", "devices"])
+    assert status == 0, errors
+    assert "The run had 2 processes and goes on with 1, so its result is another one" in said
+    assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
+    done = {stay for rank in (0, 1) for batch in _saved(two, 2, rank)["stays"][STEPS : STEPS + 3] for stay in batch}
+    train = cohort.split("train")
+    assert sorted(seen) == sorted(set(train.stay_id[train.label >= 0].tolist()) - done)
+
+
+def test_a_mode_for_one_process_says_so(compiled: Cohort) -> None:
+    status, _, errors = command("crossvalidate", data_dir=compiled.path, from_random_weights="true", devices=2)
     assert status == 2
-    assert "devices: received 2; allowed: 1 with --mode embed, which runs in one process; pass --devices 1" in errors
-
-
-def test_processes_have_equal_numbers_of_batches_and_similar_work() -> None:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    n_sets = rng.geometric(0.02, 1001)
-    n_events = n_sets * 5
-    work = []
-    for rank in range(4):
-        sampler = LengthBucketSampler(
-            np.arange(1001), n_sets, n_events, batch_size=8, max_events=10**6, shuffle=True, rank=rank, world_size=4
-        )
-        work.append([int(n_events[stays].sum()) for stays in sampler])
-    assert len({len(events) for events in work}) == 1
-    totals = np.array([sum(events) for events in work])
-    assert totals.max() / totals.mean() < 1.2  # in an epoch of only 32 batches for each process
+    assert "devices: received 2; allowed: 1 with --mode crossvalidate, which runs in one process; pass" in errors

@@ -17,7 +17,7 @@ from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae import trees
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
-from seqsetvae.training import calibrate, callbacks, checkpoints, feature_cache, start
+from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder
 from tests.command import command, finetune, run_of
@@ -53,7 +53,7 @@ def whole_pretraining(old_layout: Path, tmp_path_factory: pytest.TempPathFactory
 
 MIDDLE_OF_STAGE_2 = (SeqSetVAEFineTuner, "training_step", 2 * STEPS + 5)  # in the middle of a gradient group
 MOMENTS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
-    "while features are cached": (feature_cache, "require_finite", 5, {}),
+    "while features are cached": (feature_pass, "require_finite", 5, {}),
     "in the first step": (SeqSetVAEFineTuner, "training_step", 1, {}),
     "in the first epoch": (SeqSetVAEFineTuner, "training_step", 5, EVERY_STEP),
     "in the last batch of stage 1": (SeqSetVAEFineTuner, "training_step", 2 * STEPS, {}),

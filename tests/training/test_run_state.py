@@ -10,7 +10,7 @@ import pytest
 from seqsetvae.cohort import Cohort
 from seqsetvae.training import stages
 from seqsetvae.training.callbacks import GpuWatch
-from seqsetvae.training.feature_cache import FeaturePass
+from seqsetvae.training.feature_pass import FeaturePass
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from tests.training.helpers import scripted_run
 
