@@ -212,12 +212,12 @@ class CohortDataModule(pl.LightningDataModule):
         return self.loader("valid")
 
     def loader(
-        self, split: str, *, shuffle: bool = False, rows: Dataset[Any] | None = None, **position: int
+        self, split: str, *, shuffle: bool = False, rows: Dataset[Any] | None = None, **position: Any
     ) -> DataLoader[Any]:
         """Batches of a split; without shuffle from short to long, every stay once.
 
         `rows` replaces the split's events: a dataset whose item for some positions of stays is their batch.
-        `position` is the position in training: stage, epoch, rank, world_size and offset of LengthBucketSampler.
+        `position` is the position in training, or a share: stage, epoch, rank and so on of LengthBucketSampler.
         """
         stays = self.cohort.split(split)
         n_sets, n_events = stay_sizes(stays, self.max_sets)
