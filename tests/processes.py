@@ -56,7 +56,7 @@ def fit_and_save(self, stage, *arguments, **options):
     fit(self, stage, *arguments, **options)
     content = {"weights": self.module.state_dict(), "rows": [row.metrics for row in self.state.rows]}
     content |= {"computed": computed, "stays": stays, "auroc": aurocs()}
-    torch.save(content, OUT / f"stage{stage}-rank{RANK}.pt")
+    torch.save(content, OUT / f"command{number}-stage{stage}-rank{RANK}.pt")
 
 def count(*arguments):
     for part in batches_of(*arguments):
@@ -83,7 +83,7 @@ for number, command in enumerate(json.loads(os.environ["COMMANDS"])):
         status = train_optimized.main(words)
     except SystemExit as ended:  # where the processes part
         status = ended.code
-    (OUT / f"stays{number}-rank{RANK}.json").write_text(json.dumps(stays))
+    (OUT / f"command{number}-stays-rank{RANK}.json").write_text(json.dumps(stays))
     if status != command["status"]:
         sys.exit(status or 99)
 """

@@ -26,6 +26,7 @@ FLAGS: dict[str, Any] = {
     "head_dropout": 0,
     "save_every_minutes": 0,
 }
+BROKEN, WHOLE, PRETRAINING = 0, 1, 2  # runs of the two processes: one with a loss that is NaN, and two that end well
 STEPS = 5  # of each of the two epochs, which are a stage each
 SCORING: dict[str, dict[str, Any]] = {  # 20 stays in 3 batches, so that one process has one more
     "test.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "batch_size": 8},
@@ -67,23 +68,25 @@ def single(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(
     pretrained: Path, compiled: Cohort, single: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str, str]:
-    """(folder, what was printed, errors) of two processes: a run that breaks, a run, and what is computed with it."""
+    """(folder, what was printed, errors) of two processes: three runs, and what is computed with one of them."""
     out = tmp_path_factory.mktemp("two processes")
     broken, whole = (_words(pretrained, compiled.path, out / name) for name in ("broken", "runs"))
     scoring = [_scoring(name, out, pretrained, compiled, single) for name in (*SCORING, "single.csv")]
     scored = [one_of(argv(**flags, devices=2)) for flags in scoring]
-    done = torchrun(out, one_of(broken, status=1, nan_at=3), one_of(whole), *scored)
+    small = {"mode": "pretrain", "data_dir": compiled.path, "preset": "small", "batch_size": 6, "max_epochs": 1}
+    pretraining = argv(**small, accelerator="cpu", output_root_dir=out / "backbone", devices=2)
+    done = torchrun(out, one_of(broken, status=1, nan_at=3), one_of(whole), one_of(pretraining), *scored)
     assert done.returncode == 0, done.stderr
     return out, done.stdout, done.stderr
 
 
-def _saved(out: Path, stage: int, rank: int) -> dict[str, Any]:
-    return torch.load(out / f"stage{stage}-rank{rank}.pt", weights_only=True)
+def _saved(out: Path, stage: int, rank: int, run: int = WHOLE) -> dict[str, Any]:
+    return torch.load(out / f"command{run}-stage{stage}-rank{rank}.pt", weights_only=True)
 
 
 def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path, str, str]) -> None:
-    for stage in (1, 2):
-        one, two = (_saved(both[0], stage, rank) for rank in (0, 1))
+    for run, stage in ((WHOLE, 1), (WHOLE, 2), (PRETRAINING, 1)):
+        one, two = (_saved(both[0], stage, rank, run) for rank in (0, 1))
         assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
         assert one["rows"] == two["rows"]
 
@@ -125,7 +128,7 @@ def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(bo
 
 def test_output_and_files_are_those_of_one_process(both: tuple[Path, str, str]) -> None:
     out, printed, _ = both
-    assert printed.count("Run folder: ") == 2  # one of each run
+    assert printed.count("Run folder: ") == 3  # one of each run
     assert printed.count("Calibration fitted on") == 1 + 5  # by the run, and by each command that applies it
     run = run_of(out / "runs")
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
@@ -157,7 +160,8 @@ def test_predictions_evaluations_and_states_are_those_of_one_process(
 def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both: tuple[Path, str, str]) -> None:
     out, _, errors = both
     content = json.loads((run_of(out / "broken") / "bad_batch.json").read_text(encoding="utf-8"))
-    steps = [json.loads((out / f"stays0-rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    files = [out / f"command{BROKEN}-stays-rank{rank}.json" for rank in (0, 1)]
+    steps = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     assert (content["batch"], content["stays"]) == (2, steps[0][2] + steps[1][2])
     assert errors.count("that of batch 2 of the epoch is NaN or infinite") == 2  # by each process, at the same time
 
