@@ -20,8 +20,10 @@ def rng_states() -> dict[str, Any]:
     }
 
 
-def set_rng_states(states: dict[str, Any]) -> None:
-    """What `rng_states` returned, here or in a process before."""
+def set_rng_states(states: dict[str, Any] | None) -> None:
+    """What `rng_states` returned, here or in a process before; None changes nothing."""
+    if states is None:
+        return
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

@@ -8,7 +8,7 @@ and gives the same bits, because order of batches, random numbers and sums are t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class ResumePoint:
     run: RunState
     stopped: bool  # early stopping has ended the stage
     batches: int  # of the epoch that are done; 0: the epoch is complete
-    random_numbers: dict[str, Any]
+    random_numbers: dict[str, Any] | None  # states of this process; None: the run had fewer processes
     world_size: int  # processes that the run had
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
@@ -93,11 +93,17 @@ def _read(path: Path) -> ResumePoint:
             run=RunState.from_plain(state["run"]),
             stopped=state["stopped"],
             batches=state["batches"],
-            random_numbers=state["ranks"][min(this_process().rank, len(state["ranks"]) - 1)]["random_numbers"],
+            random_numbers=_random_numbers(state["ranks"]),
             world_size=len(state["ranks"]),
         )
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: holds no state to go on from; its version could not resume runs.") from None
+
+
+def _random_numbers(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of this process, among what a checkpoint holds of each; a process that is new has those of its own seed."""
+    rank = this_process().rank
+    return ranks[rank]["random_numbers"] if rank < len(ranks) else None
 
 
 def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -199,8 +205,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._restored is not None:  # here and not before: nothing draws in between
-            ranks = self._restored["ranks"]
-            set_rng_states(ranks[min(this_process().rank, len(ranks) - 1)]["random_numbers"])
+            set_rng_states(_random_numbers(self._restored["ranks"]))
             self._restored = None
 
     def on_train_batch_end(

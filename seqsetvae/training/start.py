@@ -91,10 +91,10 @@ def start_run(
         print(f"Resumed {point or 'at the start'}", flush=True)
         if point is not None and point.world_size != this_process().world_size:
             now = this_process().world_size
-            print(f"⚠️  The run had {point.world_size} processes and goes on with {now}, so its result is another one.")
+            print(f"⚠️  Processes: {point.world_size} before, {now} from now on, so the result is another one.")
         if found.state.rows:
             print(header_line(printed, settings.schedule.max_epochs), flush=True)
-    if not folder.writes and point is None:
+    if this_process().rank >= (1 if point is None else point.world_size):
         torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
     return found
 

@@ -14,10 +14,12 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
+from seqsetvae.loading import CohortDataModule
 from tests.command import argv, call, command, finetune, rows_of, run_of
 from tests.processes import command as one_of
 from tests.processes import torchrun
 from tests.training.helpers import load
+from tests.training.resuming import killed_at
 
 FLAGS: dict[str, Any] = {
     "batch_size": 6,
@@ -26,7 +28,8 @@ FLAGS: dict[str, Any] = {
     "head_dropout": 0,
     "save_every_minutes": 0,
 }
-BROKEN, WHOLE, PRETRAINING = 0, 1, 2  # runs of the two processes: one with a loss that is NaN, and two that end well
+# Runs of the two processes: one with a loss that is NaN, two that end well, and one that one process has begun.
+BROKEN, WHOLE, PRETRAINING, RESUMED = 0, 1, 2, 3
 STEPS = 5  # of each of the two epochs, which are a stage each
 SCORING: dict[str, dict[str, Any]] = {  # 20 stays in 3 batches, so that one process has one more
     "test.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "batch_size": 8},
@@ -54,6 +57,13 @@ def _scoring(name: str, out: Path, pretrained: Path, compiled: Cohort, single: P
     return flags | ({"baselines": "none"} if flags["mode"] == "evaluate" else {})
 
 
+def _killed(pretrained: Path, cohort: Cohort, root: Path) -> Path:
+    """A run of one process that was killed in stage 2, after five of ten batches."""
+    with killed_at(SeqSetVAEFineTuner, "training_step", 2 * STEPS + 6):
+        finetune(pretrained, cohort.path, root, **FLAGS)
+    return shutil.copytree(run_of(root), root / "copy")  # this process has not ended, so it locks the other one
+
+
 @pytest.fixture(scope="module")
 def single(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with one stay in the test split: fewer than there are processes."""
@@ -73,9 +83,11 @@ def both(
     broken, whole = (_words(pretrained, compiled.path, out / name) for name in ("broken", "runs"))
     scoring = [_scoring(name, out, pretrained, compiled, single) for name in (*SCORING, "single.csv")]
     scored = [one_of(argv(**flags, devices=2)) for flags in scoring]
+    resumed = argv(resume=_killed(pretrained, compiled, out / "killed"), devices=2, override="devices")
     small = {"mode": "pretrain", "data_dir": compiled.path, "preset": "small", "batch_size": 6, "max_epochs": 1}
     pretraining = argv(**small, accelerator="cpu", output_root_dir=out / "backbone", devices=2)
-    done = torchrun(out, one_of(broken, status=1, nan_at=3), one_of(whole), one_of(pretraining), *scored)
+    runs = one_of(broken, status=1, nan_at=3), one_of(whole), one_of(pretraining), one_of(resumed)
+    done = torchrun(out, *runs, *scored)
     assert done.returncode == 0, done.stderr
     return out, done.stdout, done.stderr
 
@@ -85,7 +97,7 @@ def _saved(out: Path, stage: int, rank: int, run: int = WHOLE) -> dict[str, Any]
 
 
 def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path, str, str]) -> None:
-    for run, stage in ((WHOLE, 1), (WHOLE, 2), (PRETRAINING, 1)):
+    for run, stage in ((WHOLE, 1), (WHOLE, 2), (PRETRAINING, 1), (RESUMED, 2)):
         one, two = (_saved(both[0], stage, rank, run) for rank in (0, 1))
         assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
         assert one["rows"] == two["rows"]
@@ -128,8 +140,8 @@ def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(bo
 
 def test_output_and_files_are_those_of_one_process(both: tuple[Path, str, str]) -> None:
     out, printed, _ = both
-    assert printed.count("Run folder: ") == 3  # one of each run
-    assert printed.count("Calibration fitted on") == 1 + 5  # by the run, and by each command that applies it
+    assert printed.count("Run folder: ") == 4  # one of each run
+    assert printed.count("Calibration fitted on") == 2 + 5  # by two runs, and by each command that applies it
     run = run_of(out / "runs")
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
     assert printed.count("Computed the features of the frozen backbone") == 4  # train and valid, once in each run
@@ -187,6 +199,16 @@ def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_anoth
     assert not differences(run, run_of(both[0] / "runs"))
 
 
+def test_two_processes_go_on_with_a_run_of_one(both: tuple[Path, str, str], compiled: Cohort) -> None:
+    """With two batches a step, after four batches: one of the five that were finished is trained on again."""
+    assert "Processes: 1 before, 2 from now on, so the result is another one" in both[1]
+    data = CohortDataModule(compiled, batch_size=FLAGS["batch_size"], max_events=10**6, seed=3)
+    batches = [batch.stay_id.tolist() for batch in data.loader("train", shuffle=True, stage=2)]
+    steps = zip(*(_saved(both[0], 2, rank, RESUMED)["stays"] for rank in (0, 1)), strict=True)
+    pairs = zip(batches[4::2], batches[5::2], strict=True)
+    assert [sorted(one + two) for one, two in steps] == [sorted(one + two) for one, two in pairs]
+
+
 def _goes_on_in_one_process(run: Path, two: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains on the stays that are left of the epoch, and says that the result is another one."""
     seen, step = list[int](), SeqSetVAEFineTuner.training_step
@@ -199,7 +221,7 @@ def _goes_on_in_one_process(run: Path, two: Path, cohort: Cohort, monkeypatch: p
         changed.setattr(SeqSetVAEFineTuner, "training_step", recorded)
         status, said, errors = call(["--resume", str(run), "--devices", "1", "--override", "devices"])
     assert status == 0, errors
-    assert "The run had 2 processes and goes on with 1, so its result is another one" in said
+    assert "Processes: 2 before, 1 from now on, so the result is another one" in said
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
     done = {stay for rank in (0, 1) for batch in _saved(two, 2, rank)["stays"][STEPS : STEPS + 3] for stay in batch}
     train = cohort.split("train")
