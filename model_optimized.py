@@ -226,7 +226,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
             terms = self.objective.validation_terms(self.model, batch, self.embeddings)
         self.finite.update(terms["loss"], batch_index)
         logged = {f"val_{name}": value for name, value in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets)
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=batch.n_sets, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """What the objective measures over the whole split, unless the loss is not finite."""

@@ -12,7 +12,8 @@ from seqsetvae.console import recorded_output, steady_output
 from seqsetvae.errors import InputError, Terminated
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
-from seqsetvae.settings.command_line import resolve
+from seqsetvae.processes import check_processes, launch, other_output, read_slurm, this_process
+from seqsetvae.settings.command_line import processes_of, resolve
 from seqsetvae.settings.config_file import import_error
 
 CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
@@ -27,13 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         75 stopped by SIGTERM, 130 interrupted.
     """
     _replace_unprintable_characters()
-    with steady_output(), recorded_output():
+    with steady_output(), other_output(), recorded_output():
         return _run(argv)
 
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
         call = resolve(load_config(), sys.argv[1:] if argv is None else argv, MODES)
+        devices, num_nodes = processes_of(call.settings)
+        read_slurm(devices, num_nodes)
+        check_processes(devices, num_nodes)
+        if devices > 1 and this_process().world_size == 1:
+            return launch([__file__, *(sys.argv[1:] if argv is None else argv)], devices)
         keep_freed_memory()
         result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
     except InputError as error:

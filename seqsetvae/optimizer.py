@@ -29,11 +29,11 @@ def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
 
 
 class LargeBatchGradient(pl.LightningModule):
-    """With gradient accumulation, an optimizer step gets the gradient of one large batch of the same stays.
+    """With gradient accumulation or several processes, a step gets the gradient of one large batch of the same stays.
 
-    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, which is right if all batches are of one
-    size and every group is complete. Here the weight of a batch is what its mean was divided by, relative to the first
-    batch of its group.
+    Lightning divides the mean loss of each batch by `accumulate_grad_batches`, and DistributedDataParallel averages
+    over the processes, which is right if all batches are of one size and every group is complete. Here the weight of a
+    batch is what its mean was divided by: in one process relative to the first batch of its group, in several as it is.
     """
 
     _first_weight: float | torch.Tensor
@@ -41,19 +41,27 @@ class LargeBatchGradient(pl.LightningModule):
 
     def weighted(self, loss: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """What training_step returns for a mean loss that was divided by `weight` (stays or sets, for example)."""
-        if self.trainer.accumulate_grad_batches == 1:
+        if self._batches_of_a_step == 1:
             return loss
         if isinstance(self._group_weight, float) and self._group_weight == 0.0:
-            self._first_weight = weight
+            self._first_weight = weight if self.trainer.world_size == 1 else 1.0
         share = weight / self._first_weight
         self._group_weight = self._group_weight + share
         return loss * share
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Before clipping: divide by the weight of the group, not by the number of batches in a full group."""
-        if self.trainer.accumulate_grad_batches == 1:
+        if self._batches_of_a_step == 1:
             return
+        weight = self._group_weight
+        if self.trainer.world_size > 1:
+            weight = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
+            torch.distributed.all_reduce(weight)
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
         gradients = [value.grad for value in parameters if value.grad is not None]
-        torch._foreach_mul_(gradients, self.trainer.accumulate_grad_batches / self._group_weight)
+        torch._foreach_mul_(gradients, self._batches_of_a_step / weight)
         self._group_weight = 0.0
+
+    @property
+    def _batches_of_a_step(self) -> int:
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size

@@ -165,6 +165,7 @@ def train(
     resume: Path | None = None,
 ) -> Summary:
     """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
+    from seqsetvae.processes import first_process_first, leave
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
     from seqsetvae.training.precision import Precision, prepare_device
@@ -198,10 +199,12 @@ def train(
 
     @cache  # the calibration reads them once more
     def compute_features() -> CachedFeatures:
-        return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
+        with first_process_first():
+            return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
     def train_and_calibrate() -> None:
         finetune_in_stages(run, module, compute_features, settings.run.compile_model)
+        leave()
         if settings.task.is_binary:
             calibrate_best(run, module, compute_features, precision)
         else:
@@ -242,6 +245,7 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     """
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import require_both_classes
+    from seqsetvae.processes import first_process_first
     from seqsetvae.tasks.label_file import read_label_file
     from seqsetvae.tasks.spec import columns_of
     from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, without_label
@@ -258,7 +262,8 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
         check_layers(settings.tuning, loaded[0])
-    cohort = open_data(data, settings.run.output_root_dir, needs_labels=is_binary)
+    with first_process_first():
+        cohort = open_data(data, settings.run.output_root_dir, needs_labels=is_binary)
     if labels is None:
         require_both_classes(cohort, "train", "valid")
     else:

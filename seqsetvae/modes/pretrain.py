@@ -99,6 +99,7 @@ def train(
     resume: Path | None = None,
 ) -> Summary:
     """Pretrain a model on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
+    from seqsetvae.processes import leave
     from seqsetvae.training.precision import prepare_device
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.start import start_run, train_and_summarize
@@ -125,6 +126,7 @@ def train(
     def pretrain() -> None:
         if not run.has_finished(1, settings.schedule.max_epochs):
             run.fit(1, settings.schedule.max_epochs, warm_up=True)
+        leave()
 
     return train_and_summarize(
         run,
@@ -170,6 +172,7 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
     """
     from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.processes import first_process_first
     from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
 
@@ -178,7 +181,8 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     loaded = None
     if settings.pretrained.pretrained_ckpt is not None:
         loaded = load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
-    cohort = open_data(settings.data, settings.run.output_root_dir)
+    with first_process_first():
+        cohort = open_data(settings.data, settings.run.output_root_dir)
     cohort.split("train"), cohort.split("valid")
     if loaded is None:
         return cohort, new_model(settings, cohort), new_transform(chosen, settings.values, cohort), None

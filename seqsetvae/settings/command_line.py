@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from seqsetvae import __version__
 from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
-from seqsetvae.settings.declare import Setting, build, declared, recipe
+from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
+from seqsetvae.settings.groups import RunSettings
 from seqsetvae.settings.kinds import OneOf, Several
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups
-from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUME, resumed, unused
+from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
 
 
 class Mode(Protocol):
@@ -135,7 +136,11 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
     problems.add_consequences(unused(given, received, mode, modes, given["mode"]))
     settings = _build(mode, usable, chosen)
     if settings is not None:
-        found = [*problems_of_groups(settings), *_needed(given["mode"], mode, usable, known)]
+        found = [
+            *problems_of_groups(settings),
+            *_one_process(given["mode"], settings),
+            *_needed(given["mode"], mode, usable, known),
+        ]
         problems.add_consequences(found + mode.problems(settings))
     if problems.lines:
         raise problems.error()
@@ -212,6 +217,23 @@ def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> 
     left = known - chosen.keys()
     advised = {name: value for name, value in advised.items() if name in left}
     return build(mode.Settings, {**values, **advised}, chosen) if values.keys() >= known else None
+
+
+def processes_of(settings: Any) -> tuple[int, int]:
+    """(devices, num_nodes) of the settings of a mode."""
+    found = [(group.devices, group.num_nodes) for group in groups_in(settings) if isinstance(group, RunSettings)]
+    return found[0] if found else (1, 1)
+
+
+def _one_process(name: str, settings: Any) -> list[str]:
+    """Only training is shared by several processes."""
+    devices, num_nodes = processes_of(settings)
+    if name in RESUMABLE or (devices or 1) * (num_nodes or 1) == 1:
+        return []
+    several, number = ("devices", devices) if devices > 1 else ("num_nodes", num_nodes)
+    return [
+        f"{several}: received {number}; allowed: 1 with --mode {name}, which runs in one process; pass --{several} 1"
+    ]
 
 
 def _needed(name: str, mode: Mode, values: Mapping[str, Any], known: Mapping[str, Setting]) -> list[str]:

@@ -233,6 +233,7 @@ class RunSettings:
     seed: int = setting(integer(0, 2**32 - 1))
     accelerator: str = setting(choice("auto", "cpu", "gpu"))
     devices: int = setting(integer(1))
+    num_nodes: int = setting(integer(1), default=1)
     strategy: str = setting(choice("auto", "ddp", _ddp_find_unused_parameters_true="ddp"))
     precision: str = setting(
         choice(
@@ -251,7 +252,6 @@ class RunSettings:
 
     def problems(self) -> list[str]:
         rules = [
-            (self.devices > 1, f"devices: received {self.devices}; allowed: 1 (this version trains on one device)"),
             (
                 exists(self.output_root_dir) and not self.output_root_dir.is_dir(),
                 f"output_root_dir: received {str(self.output_root_dir)!r}, which is a file; allowed: an existing or "

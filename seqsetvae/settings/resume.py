@@ -32,14 +32,14 @@ FLAGS = {
         default=None,
     ),
 }
-RESUMABLE = "finetune", "pretrain"
+RESUMABLE = "finetune", "pretrain"  # also the modes that run in several processes
 # What may change between two processes of a run. All else would make it another run, or move its position in an epoch.
 CAN_CHANGE = frozenset(
     {
         *("data_dir", "params_map_path", "label_path", "embeddings_path", "pretrained_ckpt", "output_root_dir"),
         *("lr", "cls_head_lr", "pretrain_lr", "min_lr", "lr_factor", "lr_patience", "warmup_steps", "weight_decay"),
         *("max_epochs", "es_patience", "gradient_clip_val", "save_every_minutes"),
-        *("num_workers", "accelerator", "deterministic", "compile_model"),
+        *("num_workers", "devices", "num_nodes", "accelerator", "deterministic", "compile_model"),
     }
 )
 

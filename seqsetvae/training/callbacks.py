@@ -66,13 +66,26 @@ class Clock(pl.Callback):
 class MetricsTable:
     """metrics.csv and TensorBoard curves of a run: one `add` per validation, both stages in one table."""
 
-    def __init__(self, csv_path: Path, tensorboard_dir: Path, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(
+        self, csv_path: Path, tensorboard_dir: Path, trackers: Sequence[Tracker] = (), writes: bool = True
+    ) -> None:
         self.csv_path, self.tensorboard_dir, self.trackers = csv_path, tensorboard_dir, trackers
+        self.writes, self.curves = writes, None
+        if not writes:  # another process of the run does
+            return
         with _write_errors(tensorboard_dir):
             self.curves = _tensorboard(tensorboard_dir)
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
+        if not self.writes:
+            return
+        self._write(row)
+        metrics = {name: value for name, value in row.as_flat().items() if name != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.add(metrics, row.step)
+
+    def _write(self, row: Row) -> None:
         columns = row.as_flat()
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, list(columns))
@@ -86,12 +99,11 @@ class MetricsTable:
                     if name not in ("stage", "epoch", "step") and value is not None:
                         self.curves.add_scalar(name, value, row.step)
                 self.curves.flush()
-        metrics = {name: value for name, value in columns.items() if name != "step" and value is not None}
-        for tracker in self.trackers:
-            tracker.add(metrics, row.step)
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
+        if not self.writes:
+            return
         if self.curves is not None:
             self.curves.close()
             for file in self.tensorboard_dir.glob("events.out.tfevents.*"):
@@ -99,7 +111,7 @@ class MetricsTable:
             self.curves = _tensorboard(self.tensorboard_dir)
         self.csv_path.unlink(missing_ok=True)
         for row in rows:
-            self.add(row)
+            self._write(row)
 
     def close(self) -> None:
         for tracker in self.trackers:
@@ -173,7 +185,7 @@ class Reporter(pl.Callback):
                 step=self.before.steps + trainer.global_step,
                 metrics={name: float(trainer.callback_metrics[name]) for name in self.metrics},
                 rates=self.rates,
-                stays_per_second=self.clock.stays / self.clock.seconds,
+                stays_per_second=trainer.world_size * self.clock.stays / self.clock.seconds,
                 waiting=self.clock.waiting / self.clock.seconds if self.reads_data else None,
                 seconds=self.clock.seconds,
             )

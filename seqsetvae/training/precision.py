@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from seqsetvae.errors import InputError
+from seqsetvae.processes import join
 from seqsetvae.settings.groups import RunSettings
 
 
@@ -30,6 +31,7 @@ def prepare_device(run: RunSettings) -> torch.device:
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.use_deterministic_algorithms(run.deterministic)
+    join(use_gpu)
     return torch.device("cuda" if use_gpu else "cpu")
 
 

@@ -20,6 +20,7 @@ from seqsetvae.checkpoint import read_file
 from seqsetvae.errors import InputError, Terminated
 from seqsetvae.files import keep_as
 from seqsetvae.metrics import RunningMean
+from seqsetvae.processes import any_of, of_all, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
@@ -38,6 +39,7 @@ class ResumePoint:
     stopped: bool  # early stopping has ended the stage
     batches: int  # of the epoch that are done; 0: the epoch is complete
     random_numbers: dict[str, Any]
+    world_size: int  # processes that the run had
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
         """Whether this stage, or a later one, is done."""
@@ -91,7 +93,8 @@ def _read(path: Path) -> ResumePoint:
             run=RunState.from_plain(state["run"]),
             stopped=state["stopped"],
             batches=state["batches"],
-            random_numbers=state["ranks"][0]["random_numbers"],
+            random_numbers=state["ranks"][min(this_process().rank, len(state["ranks"]) - 1)]["random_numbers"],
+            world_size=len(state["ranks"]),
         )
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: holds no state to go on from; its version could not resume runs.") from None
@@ -169,24 +172,35 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Called before Lightning restores its loops."""
-        if checkpoint["callbacks"][STATE]["batches"] == 0:
+        state = checkpoint["callbacks"][STATE]
+        if state["batches"] == 0:
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+        elif len(state["ranks"]) != trainer.world_size:
+            done = state["batches"] * len(state["ranks"]) // trainer.world_size
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            progress.update(dict.fromkeys(progress, done), completed=done - 1)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:  # in each step it would wait for the device (its issue 21487); `any_of` does not
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self.stop.install()  # Lightning has put its own handler in place, which ends in the middle of gradient groups
         self._saved_at, self.stop.in_steps = time.monotonic(), True
         if self._restored is None:
             self._save(trainer, batches=0)  # a stage begins from best.ckpt, which its first validation may replace
             return
-        sums = self._restored["ranks"][trainer.global_rank]["sums"]
         for name, metric in _running_means(module).items():
-            metric.restore(sums[name], module.device)
+            sums = [rank["sums"][name] for rank in self._restored["ranks"]]
+            if len(sums) != trainer.world_size:  # the first process has the sums of all
+                sums = [(sum(each[0] for each in sums), sum(each[1] for each in sums))]
+                sums += [(0.0, 0.0)] * trainer.world_size
+            metric.restore(sums[trainer.global_rank], module.device)
         wanted: Any = module.configure_optimizers()
         use_changed_settings(trainer.optimizers[0].param_groups, wanted.param_groups)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._restored is not None:  # here and not before: nothing draws in between
-            set_rng_states(self._restored["ranks"][0]["random_numbers"])
+            ranks = self._restored["ranks"]
+            set_rng_states(ranks[min(this_process().rank, len(ranks) - 1)]["random_numbers"])
             self._restored = None
 
     def on_train_batch_end(
@@ -194,7 +208,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         if (batch_index + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return
-        if self.stop.received or time.monotonic() - self._saved_at >= self.seconds:
+        is_due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self.seconds
+        self.stop.received, save = any_of(self.stop.received, self.stop.received or is_due)  # all do the same
+        if save:
             self._save(trainer, batches=batch_index + 1)
             self._end_if_asked()
 
@@ -225,9 +241,9 @@ class LastCheckpoint(Checkpoint):
             "run": self.run().as_plain(),
             "stopped": trainer.should_stop,
             "batches": batches,
-            "ranks": [{"random_numbers": rng_states(), "sums": sums}],
+            "ranks": of_all({"random_numbers": rng_states(), "sums": sums}),
         }
-        if self.folder.last.exists():
+        if self.folder.writes and self.folder.last.exists():
             keep_as(self.folder.last, self.folder.previous)
         trainer.save_checkpoint(self.folder.last)
         self._state, self._saved_at = {}, time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from seqsetvae.errors import InputError
 from seqsetvae.files import cannot_write, read_json, remove_leftovers, write_text
+from seqsetvae.processes import this_process
 
 try:
     import fcntl
@@ -42,6 +43,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / CHECKPOINTS
         self._lock: BinaryIO | None = None
+        self.writes = this_process().is_first  # of several processes one writes
 
     @classmethod
     def create(cls, root: Path, mode: str) -> RunFolder:
@@ -96,6 +98,8 @@ class RunFolder:
         Raises:
             InputError: another process writes to it.
         """
+        if not self.writes:
+            return
         self._lock = _lock(self.path / LOCK)
         if self._lock is None:
             raise InputError(f"{self.path}: another process writes to this run. Wait for it, or end it first.")
@@ -111,7 +115,8 @@ class RunFolder:
 
     def write_text(self, name: str, content: str) -> None:
         """A reader never sees half a file, and a full disk leaves the older one. Raises CannotWriteError."""
-        write_text(self.path / name, content)
+        if self.writes:
+            write_text(self.path / name, content)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the run. Raises InputError where the file cannot be read or holds something else."""

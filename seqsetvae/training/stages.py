@@ -14,10 +14,12 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.processes import this_process
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
@@ -173,7 +175,7 @@ class Run:
         return pl.Trainer(
             max_epochs=max_epochs,
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(), *_environment()],
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
@@ -226,6 +228,14 @@ def finetune_in_stages(
         run.fit(stage, epochs, warm_up=stage == 2, features=features)
 
 
+def _environment() -> list[TorchElasticEnvironment]:
+    """Of several processes, which are there already and as torchrun has them, whoever started them.
+
+    By name, since SLURM's own environment would requeue the job, and load files that it finds.
+    """
+    return [TorchElasticEnvironment()] if this_process().world_size > 1 else []
+
+
 def trained_parameters(module: pl.LightningModule) -> dict[str, int]:
     """Number of values that train, by part of the module."""
     return {
@@ -241,5 +251,6 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # measured: none is fastest
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is over all processes already
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # the sampler knows where
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch

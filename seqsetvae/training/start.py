@@ -16,6 +16,7 @@ from seqsetvae.cohort import notices
 from seqsetvae.console import end_log, start_log
 from seqsetvae.files import file_sha256
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.processes import from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
@@ -53,17 +54,21 @@ def start_run(
         InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
-    folder = RunFolder.create(run.output_root_dir, mode) if resume is None else RunFolder(resume)
+    if resume is None:
+        folder = RunFolder(from_first(lambda: RunFolder.create(run.output_root_dir, mode).path))
+    else:
+        folder = RunFolder(resume)
     folder.lock()
     config = _config(mode, settings, data, sizes, report)
     point = None
     if resume is not None:
         check_same_inputs(folder.read_json(CONFIG), config, folder.path)
         point = read_resume_point(folder)
-    start_log(folder.log, append=resume is not None)
+    if folder.writes:
+        start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
     print(f"Run folder: {folder.path}")
-    tracked = trackers(settings.loggers.loggers, folder.path, settings)
+    tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
     found = Run(
         module=module,
         data=data,
@@ -72,7 +77,7 @@ def start_run(
         metrics=metrics,
         printed=printed,
         parts=parts,
-        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard", tracked),
+        table=MetricsTable(folder.path / "metrics.csv", folder.path / "tensorboard", tracked, folder.writes),
         schedule=settings.schedule,
         trainer_options=trainer_options(run, settings.optimizer, device),
         save_every_minutes=settings.schedule.save_every_minutes,
@@ -83,8 +88,13 @@ def start_run(
         found.table.restore(found.state.rows)
         folder.write_json(RUN_STATE, found.state.as_plain())
         print(f"Resumed {point or 'at the start'}", flush=True)
+        if point is not None and point.world_size != this_process().world_size:
+            now = this_process().world_size
+            print(f"⚠️  The run had {point.world_size} processes and goes on with {now}, so its result is another one.")
         if found.state.rows:
             print(header_line(printed, settings.schedule.max_epochs), flush=True)
+    if not folder.writes and point is None:
+        torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
     return found
 
 
@@ -121,7 +131,8 @@ def trainer_options(run: RunSettings, optimizer: OptimizerSettings, device: torc
     return {
         "accelerator": "gpu" if device.type == "cuda" else "cpu",
         "devices": run.devices,
-        "strategy": run.strategy if run.devices > 1 else "auto",  # one process needs none
+        "num_nodes": run.num_nodes,
+        "strategy": run.strategy.replace("auto", "ddp") if run.devices * run.num_nodes > 1 else "auto",
         "precision": effective_precision(run, device),
         "deterministic": run.deterministic,
         "gradient_clip_val": optimizer.gradient_clip_val,

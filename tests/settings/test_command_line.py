@@ -138,13 +138,12 @@ def test_all_problems_come_at_once_with_name_received_and_allowed() -> None:
 
 def test_problems_of_settings_together_come_at_once_too(files: dict[str, object], tmp_path: Path) -> None:
     files["data_dir"] = tmp_path / "nowhere"
-    together = {"batch_size": 2, "devices": 3, "es_patience": 4, "min_lr": 1, "loss": "focal", "class_weight": 2}
+    together = {"batch_size": 2, "es_patience": 4, "min_lr": 1, "loss": "focal", "class_weight": 2}
     message = _problems(**files, **together, label_smoothing=0.1)
-    assert message.startswith("7 problems")
+    assert message.startswith("6 problems")
     for line in (
         f"data_dir: received '{tmp_path / 'nowhere'}', which does not exist; allowed: an existing path",
         "batch_size: received 2; allowed: 4 or more",
-        "devices: received 3; allowed: 1",
         "es_patience: received 4; allowed: more than lr_patience + 1 (= 5)",
         "min_lr: received 1; allowed: at most lr (5e-05)",
         "label_smoothing: received 0.1; allowed: 0 with --loss focal",

@@ -1,0 +1,213 @@
+"""Several processes of one run, one for each device: who this process is, how they start, and how they wait.
+
+They are those of torch.distributed: `--devices N` starts them on this computer by torchrun's own launcher, and torchrun
+or srun start them on several. Training over them is PyTorch's DistributedDataParallel, through Lightning. Nothing here
+imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import sleep
+from typing import Any, TypeVar
+
+from seqsetvae.errors import InputError
+
+Value = TypeVar("Value")
+# Other processes wait while one computes features or compiles data. It is no limit for failures: the launcher ends all
+# processes as soon as one has failed.
+LONGEST_WAIT = timedelta(days=7)
+
+SECONDS_OF_THE_FIRST = 3.0  # in which the first process ends with an error of all, and the launcher ends the others
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # on this computer
+    local_world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes and prints."""
+        return self.rank == 0
+
+
+def this_process() -> Process:
+    """As torchrun, or srun, says in the environment; alone, if neither started it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Process(*(int(os.environ[name]) for name in names)) if all(map(os.environ.get, names)) else Process()
+
+
+def read_slurm(devices: int, num_nodes: int) -> None:
+    """Give the tasks of `srun` the environment that torchrun's processes have; no effect elsewhere.
+
+    Only where the number of tasks is that of the processes that the settings ask for: in an interactive allocation a
+    command runs alone.
+    """
+    slurm = os.environ
+    if "RANK" in slurm or devices * num_nodes == 1 or int(slurm.get("SLURM_NTASKS", 1)) != devices * num_nodes:
+        return
+    if "SLURM_PROCID" not in slurm or "SLURM_STEP_ID" not in slurm:
+        return
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+
+    nodes = slurm.get("SLURM_STEP_NODELIST") or slurm.get("SLURM_NODELIST", "127.0.0.1")
+    slurm["RANK"], slurm["WORLD_SIZE"] = slurm["SLURM_PROCID"], slurm["SLURM_NTASKS"]
+    slurm["LOCAL_RANK"], slurm["LOCAL_WORLD_SIZE"] = slurm["SLURM_LOCALID"], str(devices)
+    slurm["GROUP_RANK"] = slurm.get("SLURM_NODEID", "0")
+    slurm.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    slurm.setdefault("MASTER_PORT", str(15_000 + int(slurm.get("SLURM_JOB_ID", "0")[-4:])))
+
+
+def check_processes(devices: int, num_nodes: int) -> None:
+    """Compare the settings with what torchrun or srun has started.
+
+    Raises:
+        InputError: other numbers, or several computers without either of them.
+    """
+    here = this_process()
+    if here.world_size == 1 and num_nodes > 1:
+        raise InputError(
+            f"num_nodes: received {num_nodes}; the same command must be started on each node by torchrun or srun, see "
+            "docs/clusters.md"
+        )
+    if here.world_size > 1 and (here.local_world_size != devices or here.world_size != devices * num_nodes):
+        nodes = here.world_size // here.local_world_size
+        raise InputError(
+            f"devices, num_nodes: received {devices} and {num_nodes}; {here.world_size} processes were started, "
+            f"{here.local_world_size} on this node: pass --devices {here.local_world_size} --num_nodes {nodes}"
+        )
+
+
+def launch(words: Sequence[str], devices: int) -> int:
+    """Run this command in so many processes on this computer; the first failure ends all of them.
+
+    Returns:
+        The exit status: that of the process that failed first, or 0.
+    """
+    import logging
+    import signal
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process has printed its error
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()),
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*words)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        return status if status > 0 else 128 - status  # killed by a signal, as shells have it
+    except SignalException as stopped:
+        return 75 if stopped.sigval == signal.SIGTERM else 130
+    return 0
+
+
+@contextmanager
+def other_output() -> Iterator[None]:
+    """Only the first process prints; of the others errors are seen, and late: often the first one has the same."""
+    if this_process().is_first:
+        yield
+        return
+    errors = io.StringIO()
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(errors):
+        yield
+    if errors.getvalue():
+        sleep(SECONDS_OF_THE_FIRST)
+        print(errors.getvalue(), end="", file=sys.stderr, flush=True)
+
+
+def join(use_gpu: bool) -> None:
+    """Begin to talk to the other processes of this run; no effect in a run of one process."""
+    here = this_process()
+    if here.world_size == 1:
+        return
+    import torch
+    from torch import distributed
+
+    if use_gpu:
+        torch.cuda.set_device(here.local_rank)
+    if not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=LONGEST_WAIT)
+
+
+def leave() -> None:
+    """The end of what the processes do together: all but the first one end here, with status 0."""
+    here = this_process()
+    if here.world_size == 1:
+        return
+    from torch import distributed
+
+    any_of(False)
+    distributed.destroy_process_group()
+    if not here.is_first:
+        sys.exit(0)
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The others wait until the first process has left the block: what it has cached they then find."""
+    is_first = this_process().is_first
+    if not is_first:
+        any_of(False)
+    yield
+    if is_first:
+        any_of(False)
+
+
+def from_first(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the first process, in all of them; only that one calls it."""
+    here = this_process()
+    if here.world_size == 1:
+        return make()
+    from torch import distributed
+
+    values: list[Any] = [make() if here.is_first else None]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def of_all(value: Value) -> list[Value]:
+    """The values of all processes, by rank."""
+    here = this_process()
+    if here.world_size == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * here.world_size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Each flag, whether it is set in any process. The host waits for the other hosts, but for no device."""
+    if this_process().world_size == 1:
+        return list(flags)
+    import torch
+    from torch import distributed
+
+    found = torch.tensor(flags, dtype=torch.int32)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return found.bool().tolist()
