@@ -4,27 +4,35 @@
 
 COHORT is a compiled cohort or a data folder. Each run is killed at a moment drawn evenly from the time that an
 uninterrupted run takes between the creation of its folder and its end; half of the runs are killed again after they
-have gone on. Nothing but times may differ at the end: weights, optimizer, schedules, random numbers, metrics.csv.
+have gone on. --kills_at_places adds kills of fine-tuning in chosen calls (benchmarks.kill_at): while features are
+cached, in a validation, in the middle of a checkpoint. --sweep_kills kills a cross-validation of several trainings.
+Nothing but times may differ at the end: weights, optimizer, schedules, random numbers, metrics.csv, predictions.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.kill_at import CALLS, Call, die_in_call
+from seqsetvae.modes.crossvalidate import RESULT
+
+# Each run is a process of its own, forked from one that has imported what takes seconds to import.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch", "pytorch_lightning", "sklearn.metrics", "matplotlib.pyplot", "lightgbm"])
 TIMES = {"seconds", "stays_per_second", "waiting", "passes", "gpu_busy", "Clock"}
 LOOPS = {"loops"}  # counts of what Lightning has repeated
 SMALL = ["--preset", "small", "--batch_size", "16", "--save_every_minutes", "0.02", "--accelerator", "cpu"]
@@ -34,11 +42,11 @@ WORDS = {
         *(*SMALL, "--max_epochs", "4", "--unfreeze_after", "2", "--gradient_accumulation_steps", "2"),
         *("--ema_decay", "0.95"),
     ],
+    "crossvalidate": [
+        *(*SMALL, "--max_epochs", "2", "--folds", "2", "--tunings", "probe", "full", "--baselines", "none"),
+    ],
 }
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train_optimized.py"), *words]
+Moment = float | Call  # seconds after the run began to write to its folder, or a call
 
 
 def the_run(root: Path, mode: str) -> Path | None:
@@ -56,6 +64,18 @@ def differences(one: Path, other: Path) -> list[str]:
         ]
         found += _different(contents[0], contents[1], where=name)
     return found
+
+
+def differences_of_sweeps(one: Path, other: Path) -> list[str]:
+    """Where two finished cross-validations differ: predictions, results, and all of their runs."""
+    files = [sorted(path.name for path in [*folder.glob("*.csv"), folder / RESULT]) for folder in (one, other)]
+    runs = [sorted((folder / "runs").glob("finetune-*")) for folder in (one, other)]
+    if files[0] != files[1] or len(runs[0]) != len(runs[1]):
+        return ["number of files or runs"]
+    found = [name for name in files[0] if (one / name).read_bytes() != (other / name).read_bytes()]
+    return found + [
+        f"{each.name}/{where}" for each, same in zip(*runs, strict=True) for where in differences(each, same)
+    ]
 
 
 def _rows(run: Path) -> list[dict[str, str]]:
@@ -78,65 +98,140 @@ def _different(one: Any, other: Any, where: str) -> Iterator[str]:
         yield where
 
 
-def process(words: Sequence[str], output: Path, kill_after: float | None = None) -> tuple[int, float, str]:
-    """Run the command; kill it so many seconds after it has begun to write to its run folder.
+def process(words: Sequence[str], output: Path, moment: Moment | None = None) -> tuple[int, float, str]:
+    """Run the command; kill it so many seconds after it has begun to write to its run folder, or in a call.
 
     Returns:
         Exit status, seconds from that beginning to the end, and the last line that was printed.
     """
-    with output.open("w") as stream, subprocess.Popen(command(*words), stdout=stream, stderr=stream) as running:
-        while running.poll() is None and "Run folder: " not in output.read_text(encoding="utf-8"):
-            time.sleep(0.02)
-        start = time.monotonic()
-        try:
-            running.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-    return running.returncode, time.monotonic() - start, output.read_text(encoding="utf-8").splitlines()[-1]
+    output.write_text("")
+    running = FORKS.Process(target=_run, args=(words, output, moment))
+    running.start()
+    while running.is_alive() and "Run folder: " not in output.read_text(encoding="utf-8"):
+        time.sleep(0.02)
+    start = time.monotonic()
+    running.join(moment if isinstance(moment, float) else None)
+    if running.is_alive():
+        running.kill()
+        running.join()
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert running.exitcode is not None
+    return running.exitcode, time.monotonic() - start, lines[-1] if lines else "nothing was printed"
 
 
-def killed_run(words: Sequence[str], mode: str, root: Path, moments: Sequence[float]) -> tuple[Path | None, list[str]]:
-    """A run whose processes are killed after so many seconds, one after the other, and then resumed to its end.
+def _run(words: Sequence[str], output: Path, moment: Moment | None) -> None:
+    """In a process of its own: train_optimized.py with these arguments, printing to a file."""
+    import train_optimized
+
+    with output.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if isinstance(moment, Call):
+        die_in_call(*moment)
+    sys.exit(train_optimized.main(words))
+
+
+def killed_run(words: Sequence[str], mode: str, root: Path, moments: Sequence[Moment]) -> tuple[Path | None, list[str]]:
+    """A run whose processes are killed at these moments, one after the other, and then resumed to its end.
 
     Returns:
         Its folder, and the last line before each kill, or "finished" if the process had ended before.
     """
     hit = []
-    for after in [*moments, None]:
-        run = the_run(root, mode)
-        call = [*words, "--output_root_dir", str(root)] if run is None else ["--resume", str(run)]
-        status, _, line = process(call, root / "output.txt", after)
-        if after is not None:
+    for moment in [*moments, None]:
+        status, _, line = process(_call(words, mode, root), root / "output.txt", moment)
+        if moment is not None:
             hit.append("finished" if status == 0 else line)
         elif status != 0:
             print((root / "output.txt").read_text(encoding="utf-8"), file=sys.stderr)
     return the_run(root, mode), hit
 
 
-def measure(mode: str, words: Sequence[str], kills: int, seed: int, root: Path) -> list[str]:
-    """Kill and compare until there were so many kills; a line for every run that ended otherwise."""
-    (root / "whole").mkdir()
-    status, seconds, line = process([*words, "--output_root_dir", str(root / "whole")], root / "output.txt")
-    whole = the_run(root / "whole", mode)
-    assert status == 0, line
-    assert whole is not None
-    print(f"{mode}: the uninterrupted run took {seconds:.0f} s", flush=True)
-    numbers, done, failures = random.Random(seed), 0, []
-    while done < kills:
-        moments = [seconds * numbers.random() for _ in range(min(numbers.choice([1, 2]), kills - done))]
-        folder = Path(tempfile.mkdtemp(dir=root))
-        run, hit = killed_run(words, mode, folder, moments)
-        if "finished" in hit:  # the machine is less busy now
-            seconds = max(0.9 * seconds, 1.0)
-        done += sum(what != "finished" for what in hit)
-        wrong = ["it never began"] if run is None else differences(run, whole)
-        for after, what in zip(moments, hit, strict=True):
-            print(f"{mode}: after {after:.1f} s: {what[:90]}", flush=True)
-        print(f"{mode}: {done} kills; {'equal to the last bit' if not wrong else wrong[:5]}", flush=True)
-        failures += [f"{mode} {moments}: {wrong[:5]}"] if wrong else []
+def _call(words: Sequence[str], mode: str, root: Path) -> list[str]:
+    """The arguments that begin the run in `root`, or go on with it."""
+    run = the_run(root, mode)
+    if mode == "crossvalidate":  # the same command goes on
+        return [*words, "--output_root_dir", str(root), "--output", str(root / f"{mode}-sweep")]
+    return [*words, "--output_root_dir", str(root)] if run is None else ["--resume", str(run)]
+
+
+@dataclass
+class Measurement:
+    """Kills of one mode, each compared with a run that was not killed."""
+
+    mode: str
+    words: Sequence[str]
+    root: Path  # its folder, which it makes
+    kills: int = 0
+    failures: list[str] = field(default_factory=list)  # a line for every run that ended otherwise
+
+    def __post_init__(self) -> None:
+        whole = self.root / "whole"
+        whole.mkdir(parents=True)
+        status, self.seconds, line = process(_call(self.words, self.mode, whole), self.root / "output.txt")
+        assert status == 0, line
+        print(f"{self.mode}: the uninterrupted run took {self.seconds:.0f} s", flush=True)
+
+    @property
+    def whole(self) -> Path:
+        """The run that was not killed."""
+        run = the_run(self.root / "whole", self.mode)
+        assert run is not None
+        return run
+
+    def kill(self, moments: Sequence[Moment]) -> None:
+        """Kill one run at these moments, resume it to its end and compare it."""
+        folder = Path(tempfile.mkdtemp(dir=self.root))
+        run, hit = killed_run(self.words, self.mode, folder, moments)
+        if "finished" in hit and isinstance(moments[0], float):  # the machine is less busy now
+            self.seconds = max(0.9 * self.seconds, 1.0)
+        self.kills += sum(what != "finished" for what in hit)
+        compare = differences_of_sweeps if self.mode == "crossvalidate" else differences
+        wrong = ["it never began"] if run is None else compare(run, self.whole)
+        for moment, what in zip(moments, hit, strict=True):
+            where = f"in {moment}" if isinstance(moment, Call) else f"after {moment:.1f} s"
+            print(f"{self.mode}: {where}: {what[:90]}", flush=True)
+        print(f"{self.mode}: {self.kills} kills; {'equal to the last bit' if not wrong else wrong[:5]}", flush=True)
+        self.failures += [f"{self.mode} {moments}: {wrong[:5]}"] if wrong else []
         shutil.rmtree(folder)
-    return failures
+
+    def kill_at_random(self, kills: int, numbers: random.Random) -> None:
+        """So many kills at moments drawn evenly from the time of the run that was not killed."""
+        wanted = self.kills + kills
+        while self.kills < wanted:
+            count = min(numbers.choice([1, 2]), wanted - self.kills)
+            self.kill([self.seconds * numbers.random() for _ in range(count)])
+
+    def kill_in_calls(self, places: Sequence[str], kills: int, numbers: random.Random) -> None:
+        """So many kills in random calls at each place."""
+        for place in places:
+            wanted = self.kills + kills
+            while self.kills < wanted:
+                self.kill([Call(place, numbers.randint(1, CALLS[place]))])
+
+
+def measure(options: argparse.Namespace, root: Path) -> list[Measurement]:
+    """Kills of pretraining, of fine-tuning from its checkpoint, and of a sweep."""
+    numbers = random.Random(options.seed)
+    data = ["--data_dir", str(options.cohort), "--num_workers", str(options.num_workers)]
+
+    def begun(mode: str, *more: str) -> Measurement:
+        return Measurement(mode, ["--mode", mode, *data, *WORDS[mode], *more], root / mode)
+
+    pretraining = begun("pretrain")
+    pretraining.kill_at_random(options.pretraining_kills, numbers)
+    done, checkpoint = [pretraining], ["--pretrained_ckpt", str(pretraining.whole)]
+    if options.kills or options.kills_at_places:
+        finetuning = begun("finetune", *checkpoint)
+        finetuning.kill_at_random(options.kills, numbers)
+        finetuning.kill_in_calls([place for place in CALLS if place != "job"], options.kills_at_places, numbers)
+        done.append(finetuning)
+    if options.sweep_kills:
+        sweep = begun("crossvalidate", *checkpoint)
+        sweep.kill_at_random(options.sweep_kills - options.sweep_kills // 2, numbers)
+        sweep.kill_in_calls(["job"], options.sweep_kills // 2, numbers)
+        done.append(sweep)
+    return done
 
 
 def main() -> int:
@@ -145,22 +240,16 @@ def main() -> int:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--kills", type=int, default=50, help="of fine-tuning")
     parser.add_argument("--pretraining_kills", type=int, default=15)
+    parser.add_argument("--kills_at_places", type=int, default=0, help="of fine-tuning, in calls of each kind")
+    parser.add_argument("--sweep_kills", type=int, default=0, help="half of them between its trainings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_workers", type=int, default=0)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    failures = []
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        data = ["--data_dir", str(options.cohort), "--num_workers", str(options.num_workers)]
-        for mode, kills in (("pretrain", options.pretraining_kills), ("finetune", options.kills)):
-            (root / mode).mkdir()
-            words = ["--mode", mode, *data, *WORDS[mode]]
-            if mode == "finetune":
-                checkpoint = the_run(root / "pretrain" / "whole", "pretrain")
-                words += ["--pretrained_ckpt", str(checkpoint)]
-            failures += measure(mode, words, kills, options.seed, root / mode)
-    print(f"{options.pretraining_kills + options.kills} kills; runs that ended otherwise: {len(failures)}")
+        done = measure(options, Path(name))
+    failures = [line for each in done for line in each.failures]
+    print(f"{sum(each.kills for each in done)} kills; runs that ended otherwise: {len(failures)}")
     print("\n".join(failures))
     return 1 if failures else 0
 

@@ -4,7 +4,7 @@ Letters: N stays in a chunk, E events (rows) in a chunk, S sets in a chunk.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ def cut(rows: Rows) -> CutRows:
     With a set_index one set per value of it, in the order of (minute, set_index); without it one set per distinct
     minute. Rows of a set keep the order of the file. Stays with a fault, and stays without rows, go to `skips`.
     """
+    rows = replace(rows, stays=list(rows.stays))  # a source may make each stay anew whenever it is asked for it
     order = {stay.stay_id: position for position, stay in enumerate(rows.stays)}
     skips: list[Skip] = []
     rows = _leave_out(rows, _bad_rows(rows), skips)

@@ -61,7 +61,7 @@ def prediction_table(
     no_number = np.zeros(len(stays))
     columns = [
         pa.array(stays),
-        pa.array([predictions.split] * len(stays), pa.string()),
+        pa.repeat(pa.scalar(predictions.split), len(stays)),
         pa.array(logit, mask=left_out),
         pa.array(expit(logit), mask=left_out),
         pa.array(
@@ -69,7 +69,7 @@ def prediction_table(
             mask=np.ones(len(stays), dtype=bool) if calibrated is None else left_out,
         ),
         pa.array(label.astype(np.int8), mask=label < 0),
-        pa.array([reasons.get(stay) for stay in stays.tolist()], pa.string()),
+        pa.array(map(reasons.get, stays.tolist()), pa.string()) if reasons else pa.nulls(len(stays), pa.string()),
     ]
     return pa.table(columns, schema=SCHEMA)
 

@@ -10,6 +10,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.sources.shards import Shards
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 
 
@@ -109,3 +110,11 @@ def test_faulty_files_of_shards_need_skip_bad_in_both_steps(
     assert bad.name in capsys.readouterr().err
     assert _join(tmp_path / "shards", tmp_path / "out", "--skip_bad") == 0
     assert open_cohort(tmp_path / "out").manifest["report"]["faulty_files"] == 1
+
+
+def test_stays_of_shards_are_the_same_one_by_one_and_in_blocks(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqsetvae.cohort.sources.shards._STAYS_AT_ONCE", 7)  # blocks end within shards, and span two
+    stays = Shards(shards).stays["train"]
+    assert list(stays) == [stays[at] for at in range(len(stays))]
+    assert list(stays[3:20]) == list(stays)[3:20]
+    assert len(list(stays)) == 54

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import train_optimized
+from benchmarks.kill_at import Call
 from benchmarks.kills import differences, killed_run
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
@@ -160,11 +161,13 @@ def test_sigterm_saves_the_step_and_exits_with_its_own_status(
 def test_a_process_that_is_killed_ends_like_one_that_was_not(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
+    """Once from outside, and once more when half of a checkpoint is written."""
     flags = {"mode": "finetune", "pretrained_ckpt": pretrained, "data_dir": compiled.path, "accelerator": "cpu"}
     words = argv(**{**flags, **FINETUNING, **EVERY_STEP})
     assert call([*words, "--output_root_dir", str(tmp_path / "whole")])[0] == 0
     whole = run_of(tmp_path / "whole")
     (tmp_path / "killed").mkdir()
-    run, _ = killed_run(words, "finetune", tmp_path / "killed", [0.6])
+    run, hit = killed_run(words, "finetune", tmp_path / "killed", [0.6, Call("checkpoint", 3)])
     assert run is not None
+    assert "finished" not in hit
     assert not differences(run, whole)

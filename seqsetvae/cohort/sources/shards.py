@@ -5,6 +5,7 @@ them through the compiler, so that the cohort is the one that a single compilati
 included, and neither step holds more than a few hundred stays in memory.
 """
 
+import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from seqsetvae.errors import InputError
 
 HELP = "Join the shards that `compile --shard` made into one compiled cohort."
 _DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)
+_STAYS_AT_ONCE = 1 << 12  # as Python objects
 _RAW: dict[str, tuple[float, float]] = {}  # statistics of a shard: none, so that it keeps raw values
 
 
@@ -147,7 +149,12 @@ class ShardStays(Sequence[Stay]):
         return self.end - self.first
 
     def __iter__(self) -> Iterator[Stay]:
-        return map(self.__getitem__, range(len(self)))
+        for first in range(0, len(self), _STAYS_AT_ONCE):
+            for cohort, some, _ in self[first : first + _STAYS_AT_ONCE].pieces():
+                split = cohort.splits[self.split]
+                columns = (split.stay_id[some], split.subject_id[some], split.prediction_minute[some])
+                for stay_id, subject, end in zip(*(column.tolist() for column in columns), strict=True):
+                    yield Stay(stay_id, str(split.folder), "", subject, None if math.isnan(end) else end)
 
     @overload
     def __getitem__(self, at: int) -> Stay: ...
@@ -159,12 +166,8 @@ class ShardStays(Sequence[Stay]):
             return ShardStays(self.cohorts, self.split, self.first + start, self.first + stop)
         if not 0 <= at < len(self):
             raise IndexError(at)
-        shard = int(np.searchsorted(self._start, self.first + at, side="right")) - 1
-        split = self.cohorts[shard].splits[self.split]
-        row = self.first + at - int(self._start[shard])
-        end = float(split.prediction_minute[row])
-        stay_id, subject = int(split.stay_id[row]), int(split.subject_id[row])
-        return Stay(stay_id, str(split.folder), subject_id=subject, prediction_minute=None if np.isnan(end) else end)
+        (stay,) = self[at : at + 1]
+        return stay
 
     def pieces(self) -> Iterator[tuple[Cohort, slice, int]]:
         """(shard, its stays, their number) for each shard that has some of these stays."""
