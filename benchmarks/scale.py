@@ -28,6 +28,7 @@ from seqsetvae.cohort.sources.opened import Opened, stats_of
 from seqsetvae.cohort.sources.shards import Part, Shards, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.memory import peak_mib
 
 N_VARIABLES, WIDTH = 40, 8
 BATCH_SIZE = 256
@@ -163,7 +164,8 @@ def measured(what: str, n_stays: int, work: Callable[..., object], *arguments: o
     start, cpu = time.perf_counter(), time.process_time()
     memory = own_memory(what, n_stays, lambda: work(*arguments))
     note = f"of the processor; {time.perf_counter() - start:,.0f} s on the clock"
-    figures = [Figure(f"{what} {n_stays:,} stays", time.process_time() - cpu, "s", note=note), *memory]
+    took = Figure(f"{what} {n_stays:,} stays", time.process_time() - cpu, "s", note=note, peak_mib=peak_mib())
+    figures = [took, *memory]
     print(table(what, figures), flush=True)
     return figures
 
