@@ -12,31 +12,42 @@ import sys
 from pathlib import Path
 
 import train_optimized
+from benchmarks import tabm_summaries
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
+from seqsetvae.trees import NETWORK_WEIGHT
 
 SUMMARIES = "--architecture variable_summaries"
-ALONE = f"{SUMMARIES} --distillation 0 --tree_models 0"  # the network without boosted trees
+ALONE = f"{SUMMARIES} --tree_models 0"  # the network without boosted trees
 PRETRAINED = "--objective forecasting --pretrain_epochs 10"
+# What the architecture was before: distilled from boosted trees, and other numbers for each summary.
+EARLIER = (
+    "--summary_encoding piecewise_linear --distillation 0.6 --lr 1e-4 --cls_head_lr 1e-3 --weight_decay 0.02 "
+    "--summary_dropout 0.5 --tree_models 0"
+)
 PROBE = "--unfreeze_after none --max_epochs 24"  # the head alone trains, on a frozen backbone
 OLD = "--preset small --unfreeze_after 0 --max_epochs 4"
-# As many epochs in all: two of forecasting, two of fine-tuning; nothing is selected on the held-out fold.
+# Nothing is selected on the held-out fold.
 NEW = (
-    "--preset small --unfreeze_after 0 --max_epochs 2 --objective forecasting --pretrain_epochs 2 --pretrain_lr 3e-4 "
-    "--value_transform quantiles --lr 1e-4 --cls_head_lr 1e-3 --lr_schedule cosine --keep last"
+    "--preset small --unfreeze_after 0 --max_epochs 3 --objective forecasting --pretrain_epochs 8 --pretrain_lr 1e-3 "
+    "--batch_size 16 --value_transform quantiles --lr 2e-4 --cls_head_lr 1e-3 --lr_schedule cosine --keep last "
+    "--ema_decay 0.99 --head_members 16 --head_dropout 0.3 --head_pooling last_mean"
 )
 # With few labels (share: flags of every row): smaller batches, so that there are enough steps.
 FEW_LABELS = {"0.1": "--batch_size 64", "0.01": "--batch_size 16"}
 # Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
 ROWS = {
-    "variable_summaries": f"{SUMMARIES} --from_random_weights",
-    "without trees": f"{ALONE} --from_random_weights",
-    "pretrained, frozen": f"{ALONE} {PRETRAINED} {PROBE}",
-    "pretrained, fine-tuned": f"{ALONE} {PRETRAINED}",
-    "pretrained, with trees": f"{SUMMARIES} {PRETRAINED} --distillation 0",
+    "variable_summaries": f"{SUMMARIES} {PRETRAINED}",
+    "random weights": f"{ALONE} --from_random_weights",
+    "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
+    "earlier recipe": f"{SUMMARIES} {EARLIER} --from_random_weights",
+    "TabM": f"{SUMMARIES} --from_random_weights",  # for its table of summaries
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
 }
+RUNS = {"TabM": tabm_summaries.crossvalidate}  # what runs a row, where it is not --mode crossvalidate
 BASELINES_OF = "variable_summaries"
+AVERAGED = ("random weights", "earlier recipe", "TabM")  # also shown averaged with the trees of the first row
+TREES = "trees alone"
 
 
 def main() -> int:
@@ -68,12 +79,18 @@ def main() -> int:
         baselines = [] if row == BASELINES_OF else ["--baselines", "none"]
         where = ["--data_dir", chosen.data_dir, "--output", str(folder(root, row))]
         print(f"\n=== {row}", flush=True)
-        status = train_optimized.main(["--mode", "crossvalidate", *ROWS[row].split(), *common, *baselines, *where])
+        run = RUNS.get(row, crossvalidate)
+        status = run([*ROWS[row].split(), *common, *baselines, *where])
         if status:
             return status
     found = joined(root)
     print("\n".join(lines(results(found))) if found else f"{root}: no finished folds")
     return 0
+
+
+def crossvalidate(flags: list[str]) -> int:
+    """--mode crossvalidate with these flags."""
+    return train_optimized.main(["--mode", "crossvalidate", *flags])
 
 
 def folder(root: Path, row: str) -> Path:
@@ -93,8 +110,14 @@ def joined(root: Path) -> list[Columns]:
         table: Columns = {}
         for row in (row for row in ROWS if finished[row]):
             table |= _named(read_columns(folder(root, row) / name), row)
-        found.append(table)
+        found.append(table | _averages(table))
     return found
+
+
+def _averages(table: Columns) -> Columns:
+    """The log-odds of some rows averaged with those of the trees, weighted as in `variable_summaries`."""
+    rows = [row for row in AVERAGED if row in table and TREES in table]
+    return {f"{row}, with trees": NETWORK_WEIGHT * table[row] + (1 - NETWORK_WEIGHT) * table[TREES] for row in rows}
 
 
 def _named(columns: Columns, row: str) -> Columns:

@@ -13,8 +13,9 @@ import torch
 from seqsetvae.architectures import variable_summaries
 from seqsetvae.architectures.variable_summaries import backbone, derived, encoding
 from seqsetvae.architectures.variable_summaries.backbone import Backbone, most_present
+from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS
 from seqsetvae.architectures.variable_summaries.prepare import named_rows
-from seqsetvae.architectures.variable_summaries.reference import plain_encoding, plain_summaries
+from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS, plain_summaries
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
 from seqsetvae.batch import Batch
@@ -84,20 +85,54 @@ def test_an_event_of_an_unknown_variable_is_left_out() -> None:
     assert torch.equal(pairs.values.nan_to_num(-1), known.values[kept].nan_to_num(-1))
 
 
-def test_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
+def test_piecewise_linear_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
+    plain, fast = PLAIN_ENCODINGS["piecewise_linear"], ENCODINGS["piecewise_linear"]
     edges, center = torch.tensor([0.0, 1.0, 1.0, 3.0, 5.0]), torch.tensor([0.5, 0.25, 0.0, 0.125])
     numbers = torch.tensor([[-1.0], [0.5], [1.0], [2.0], [9.0], [torch.nan]])
     expected = torch.tensor(
         [[0, 0, 0, 0, 1], [0.5, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0.5, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
     )
     expected[:5, :4] -= center
-    assert torch.equal(encoding.encode(numbers, edges[None], center[None])[:, 0], expected)
+    assert torch.equal(fast.encode(numbers, edges[None], center[None])[:, 0], expected)
     for number, row in zip(numbers[:, 0].tolist(), expected.tolist(), strict=True):
-        assert plain_encoding(number, edges.tolist(), center.tolist()) == row
+        assert plain(number, edges.tolist(), center.tolist()) == row
 
 
-def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, stays, batch = _network(monkeypatch)
+def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
+    plain, fast = PLAIN_ENCODINGS["normal_scores"], ENCODINGS["normal_scores"]
+    drawn = torch.Generator().manual_seed(0)
+    values = torch.randn(500, 2, dtype=torch.float64, generator=drawn)
+    values[:200, 1] = 0  # 40 % are equal
+    values[::7] = torch.nan
+    edges, center, used = fast.fit(values)
+    assert used.all()
+    numbers = torch.cat([values[:50], edges.T, torch.tensor([[-99.0, -99.0], [99.0, 99.0]])])
+    found = fast.encode(numbers, edges, center)
+    for row, of_row in zip(numbers.tolist(), found.tolist(), strict=True):
+        for column in range(2):
+            expected = plain(row[column], edges[column].tolist(), center[column].tolist())
+            assert of_row[column] == pytest.approx(expected, abs=1e-9)
+    scores, present = fast.encode(values, edges, center).unbind(-1)
+    assert scores.sum(0).abs().max() < 1e-9  # a missing number is the mean of the others
+    assert torch.equal(present == 1, values.isfinite())
+    assert scores[:, 0][values[:, 0].isfinite()].std() == pytest.approx(1, abs=0.05)
+    assert found[-1, 0, 0] - found[-2, 0, 0] == pytest.approx(2 * 2.1539, abs=1e-3)  # normal quantile of 63/64
+
+
+def test_quantiles_are_linear_between_the_edges() -> None:
+    values = torch.arange(101.0)[:, None]
+    for name, encoding_ in ENCODINGS.items():
+        edges = encoding_.fit(values)[0]
+        assert [encoding_.quantile(edges, share).item() for share in (0.1, 0.5, 0.9, 1.0)] == pytest.approx(
+            [10, 50, 90, 100]
+        ), name
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_the_network_equals_the_plain_sum_over_variables_with_gradients(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    network, stays, batch = _network(monkeypatch, summary_encoding=name)
     summaries = network.summaries(batch, VARIABLES)
     length = float(network.length)
     totals = []
@@ -107,7 +142,7 @@ def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypa
             [(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay], length
         ).items():
             encoded = [
-                plain_encoding(number if used else np.nan, edges, center)
+                PLAIN_ENCODINGS[name](number if used else np.nan, edges, center)
                 for number, used, edges, center in zip(
                     of,
                     network.used[variable].tolist(),
@@ -118,7 +153,7 @@ def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypa
             ]
             total = total + torch.tensor(encoded).double().flatten() @ network.weight[variable]
         combined = torch.where(network.combination_used, summaries.combinations[row], torch.nan)
-        encoded_row = encoding.encode(combined[None], network.combination_edges, network.combination_center)
+        encoded_row = network.encoding.encode(combined[None], network.combination_edges, network.combination_center)
         totals.append(torch.relu(total + encoded_row.flatten() @ network.combination_weight))
     expected = torch.stack(totals)
     found = network.pooled(batch, VARIABLES, "mean")
@@ -170,7 +205,7 @@ def test_what_the_loader_prepares_gives_the_same_result(monkeypatch: pytest.Monk
 def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     network, _, batch = _network(monkeypatch)
     values = torch.tensor([[1.0, 2.0, torch.nan], [1.0, 3.0, torch.nan], [1.0, 4.0, 5.0]])
-    assert encoding.fit(values)[2].tolist() == [False, True, False]
+    assert network.encoding.fit(values)[2].tolist() == [False, True, False]
     columns = int(network.used.sum() + network.combination_used.sum())
     table = network.table(batch, VARIABLES)
     assert table.shape == (batch.n_stays, columns)

@@ -10,7 +10,9 @@ import pytest
 
 import train_optimized
 from benchmarks import quality
-from seqsetvae.evaluation.crossvalidation import write_columns
+from seqsetvae.architectures.variable_summaries import encoding
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.crossvalidation import read_columns, write_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
 
@@ -35,6 +37,28 @@ def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
     assert set(table) == {"stay_id", "label", "variable_summaries", "network alone", "boosted trees", "SeqSetVAE, old"}
     assert table["stay_id"].tolist() == list(range(60))
     assert table["SeqSetVAE, old"].tolist() == table["label"].tolist()
+
+
+def test_networks_are_averaged_with_the_trees_of_the_first_row(tmp_path: Path) -> None:
+    first = {"variable_summaries": 0.1, "network alone": 0.5, "trees alone": 0.2, "boosted trees": 0.3}
+    _finish(quality.folder(tmp_path, "variable_summaries"), 0, **first)
+    _finish(quality.folder(tmp_path, "random weights"), 0, **{"variable_summaries": 0.4})
+    (table,) = quality.joined(tmp_path)
+    expected = 0.3 * table["random weights"] + 0.7 * table["trees alone"]
+    np.testing.assert_allclose(table["random weights, with trees"], expected)
+
+
+def test_the_row_of_tabm_writes_the_predictions_of_each_fold(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
+    flags = ["--architecture", "variable_summaries", "--from_random_weights", "--data_dir", str(compiled.path)]
+    assert quality.RUNS["TabM"]([*flags, "--folds", "2", "--output", str(tmp_path / "out")]) == 0
+    found = [read_columns(tmp_path / "out" / f"partition0-fold{fold}.csv") for fold in (0, 1)]
+    stays = np.concatenate([columns["stay_id"] for columns in found])
+    labelled = sum(int((compiled.split(name).label >= 0).sum()) for name in ("train", "valid"))
+    assert len(np.unique(stays)) == len(stays) == labelled
+    assert all(np.isfinite(columns["TabM"]).all() for columns in found)
 
 
 def test_chosen_rows_are_run_and_all_finished_ones_are_shown(

@@ -45,7 +45,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def test_the_recipe_holds_where_the_user_sets_nothing(compiled: Cohort, tmp_path: Path) -> None:
     run, printed = _train(compiled, tmp_path, tree_models=1, head_members=4)
-    assert "Settings from the recipe of variable_summaries: cls_head_lr 0.001, lr 0.0001, weight_decay 0.02" in printed
+    assert "Settings from the recipe of variable_summaries: cls_head_lr 0.002, lr 0.0003, weight_decay 0.01" in printed
     used = _settings(run)
     own = {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 4}
     assert {name: used[name] for name in variable_summaries.RECIPE} == variable_summaries.RECIPE | own
@@ -94,7 +94,7 @@ def test_without_trees_the_network_is_trained_alone(compiled: Cohort, tmp_path: 
     ("flags", "problem"),
     [
         ({"architecture": "seqsetvae", "tree_models": 1, "unfreeze_after": 0}, "try --architecture variable_summaries"),
-        ({"loss": "focal"}, "distillation: received 0.6; allowed: 0 unless loss is cross_entropy"),
+        ({"loss": "focal", "distillation": 0.6}, "distillation: received 0.6; allowed: 0 unless loss is cross_entropy"),
         ({"unfreeze_after": 2}, "unfreeze_after: received 2; allowed: 0 with --from_random_weights"),
     ],
 )

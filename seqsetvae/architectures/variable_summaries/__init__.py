@@ -57,6 +57,7 @@ def infer_sizes(
 ) -> Sizes:
     """Every checkpoint states its sizes. Raises InputError if this one does not."""
     try:
+        stated = {"summary_encoding": "piecewise_linear", **stated}  # of files from before there was another
         values = {field.name: stated[field.name] for field in fields(Sizes)}
         return Sizes(**{**values, "vocabulary": tuple(values["vocabulary"])})
     except (KeyError, TypeError) as error:

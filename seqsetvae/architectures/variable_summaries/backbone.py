@@ -1,7 +1,7 @@
 """The network on variable summaries: each summary is encoded, mapped, and summed over all variables of the stay.
 
-Legend: N stays, P pairs (stay, variable), V variables, F = 35 summaries of a pair, C combinations, W = 5 numbers of an
-encoded summary, H width. Only variables that occur in a stay cost anything.
+Legend: N stays, P pairs (stay, variable), V variables, F = 35 summaries of a pair, C combinations, W = Q + 1 numbers of
+an encoded summary (encoding.py), K quantiles, H width. Only variables that occur in a stay cost anything.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
+from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS
 from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer, measured, named_rows
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
@@ -44,10 +44,11 @@ class Backbone(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
+        self.encoding = ENCODINGS[sizes.summary_encoding]
         n_variables, n_summaries, n_combinations = len(sizes.vocabulary), len(SUMMARIES), len(COMBINATIONS)
-        width, intervals = sizes.summary_width, encoding.WIDTH - 1
-        self.weight = nn.Parameter(torch.empty(n_variables, n_summaries * encoding.WIDTH, width))
-        self.combination_weight = nn.Parameter(torch.empty(n_combinations * encoding.WIDTH, width))
+        width, encoded, quantiles = sizes.summary_width, self.encoding.width, len(self.encoding.probabilities)
+        self.weight = nn.Parameter(torch.empty(n_variables, n_summaries * encoded, width))
+        self.combination_weight = nn.Parameter(torch.empty(n_combinations * encoded, width))
         self.bias = nn.Parameter(torch.zeros(width))
         # What is fitted on training stays is saved with the weights.
         self.register_buffer("bounds", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, n_variables).double())
@@ -55,15 +56,15 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.ones(n_variables, dtype=torch.float64))
         self.register_buffer("length", torch.zeros((), dtype=torch.float64))  # hours, see `common_length`
         for prefix, shape in (("", (n_variables, n_summaries)), ("combination_", (n_combinations,))):
-            self.register_buffer(f"{prefix}edges", torch.zeros(*shape, intervals + 1))
-            self.register_buffer(f"{prefix}center", torch.zeros(*shape, intervals))
+            self.register_buffer(f"{prefix}edges", torch.zeros(*shape, quantiles))
+            self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.places))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
         self._initialize(n_variables * n_summaries + n_combinations)
 
     def _initialize(self, numbers: int) -> None:
         """Uniform weights as those of nn.Linear for so many summaries of a stay."""
-        bound = (numbers * encoding.WIDTH) ** -0.5
+        bound = (numbers * self.encoding.width) ** -0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -87,10 +88,10 @@ class Backbone(nn.Module):
         counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
         n_present = torch.zeros(self.used.shape)
         for row, of_variable in enumerate(values[order].split(counts)):
-            self.edges[row], self.center[row], self.used[row] = encoding.fit(of_variable)
+            self.edges[row], self.center[row], self.used[row] = self.encoding.fit(of_variable)
             n_present[row] = torch.isfinite(of_variable).sum(0)
         self.in_table = most_present(n_present * self.used, MAX_COLUMNS)
-        fitted = encoding.fit(torch.cat([each.combinations for each in summaries]))
+        fitted = self.encoding.fit(torch.cat([each.combinations for each in summaries]))
         self.combination_edges, self.combination_center, self.combination_used = fitted
         self._initialize(max(1, int(self.used.sum() + self.combination_used.sum())))
 
@@ -136,7 +137,7 @@ class Backbone(nn.Module):
         """What each pair adds: [P, H]; one product for each variable that occurs."""
         variable, values = summaries.variable, summaries.values.to(self.bias.dtype)
         values = torch.where(self.used[variable], values, torch.nan)
-        encoded = self._dropped(encoding.encode(values, self.edges[variable], self.center[variable]))
+        encoded = self._dropped(self.encoding.encode(values, self.edges[variable], self.center[variable]))
         if self.training and self.sizes.variable_dropout:
             kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
@@ -148,7 +149,7 @@ class Backbone(nn.Module):
     def _of_combinations(self, values: torch.Tensor) -> torch.Tensor:
         """What the combinations add: [N, C] → [N, H]."""
         values = torch.where(self.combination_used, values.to(self.bias.dtype), torch.nan)
-        encoded = encoding.encode(values, self.combination_edges, self.combination_center)
+        encoded = self.encoding.encode(values, self.combination_edges, self.combination_center)
         return self._dropped(encoded).flatten(1) @ self.combination_weight
 
     def _dropped(self, encoded: torch.Tensor) -> torch.Tensor:

@@ -1,17 +1,17 @@
 """The plain reference: summaries of one variable of one stay at a time, in numpy. Tests and benchmarks compare with it.
 
-Legend: F = 35 summaries, W = 5 numbers of an encoded summary.
+Legend: F = 35 summaries, W numbers of an encoded summary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 
-from seqsetvae.architectures.variable_summaries.encoding import QUANTILES
-
+OUTERMOST = 1 / 64  # half a step between two of the 33 quantiles
 Event = tuple[float, float]  # (hour since the stay's first set, value), in time order
 
 
@@ -58,12 +58,28 @@ def _slope(events: Sequence[Event]) -> float:
     return float(((hours - hours.mean()) * values).sum() / spread) if spread > 0.5 else np.nan
 
 
-def plain_encoding(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
+def plain_piecewise_linear(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
     """One number as W numbers: how far it fills each interval, less the center; 1 for present."""
     if not np.isfinite(number):
-        return [0.0] * len(QUANTILES)
+        return [0.0] * len(edges)
     found = []
     for low, high, mean in zip(edges, edges[1:], center, strict=False):
         filled = float(np.clip((number - low) / (high - low), 0, 1)) if high > low else float(number >= low)
         found.append(filled - mean)
     return [*found, 1.0]
+
+
+def plain_normal_score(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
+    """One number as the normal score of its position among the edges, less the center; 1 for present."""
+    if not np.isfinite(number):
+        return [0.0, 0.0]
+    equal = [index for index, edge in enumerate(edges) if edge == number]
+    index = float(np.mean(equal)) if equal else float(np.interp(number, edges, range(len(edges))))
+    position = np.clip(index / (len(edges) - 1), OUTERMOST, 1 - OUTERMOST)
+    return [NormalDist().inv_cdf(position) - center[0], 1.0]
+
+
+PLAIN_ENCODINGS: dict[str, Callable[[float, Sequence[float], Sequence[float]], list[float]]] = {
+    "normal_scores": plain_normal_score,
+    "piecewise_linear": plain_piecewise_linear,
+}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqsetvae.settings.declare import setting
-from seqsetvae.settings.kinds import integer, number
+from seqsetvae.settings.kinds import choice, integer, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,13 @@ class Sizes:
     summary_width: int = setting(
         integer(1, 65536), default=256, help="variable_summaries: width to which the summaries of a stay are mapped"
     )
+    summary_encoding: str = setting(
+        choice("normal_scores", "piecewise_linear"),
+        default="normal_scores",
+        help="variable_summaries: what the network reads of a summary",
+    )
     summary_dropout: float = setting(
-        number(0, 0.9), default=0.5, help="variable_summaries: dropout probability of single summaries in training"
+        number(0, 0.9), default=0.4, help="variable_summaries: dropout probability of single summaries in training"
     )
     variable_dropout: float = setting(
         number(0, 0.9), default=0.05, help="variable_summaries: dropout probability of whole variables in training"
@@ -44,9 +49,9 @@ def problems(sizes: dict[str, Any]) -> list[str]:
 # Settings of fine-tuning that this architecture was developed with (docs/quality.md), where the user sets no others.
 RECIPE: dict[str, Any] = {
     "batch_size": 256,
-    "cls_head_lr": 1e-3,
-    "lr": 1e-4,  # the first layer has thousands of weights for each variable: at the rate of the head it overfits
-    "weight_decay": 0.02,
+    "cls_head_lr": 2e-3,
+    "lr": 3e-4,  # the first layer has thousands of weights for each variable: at the rate of the head it overfits
+    "weight_decay": 0.01,
     "warmup_steps": 50,
     "max_epochs": 12,
     "unfreeze_after": 0,
@@ -56,6 +61,5 @@ RECIPE: dict[str, Any] = {
     "head_hidden": 256,
     "head_dropout": 0.3,
     "head_members": 16,
-    "distillation": 0.6,
     "tree_models": 4,
 }

@@ -125,8 +125,9 @@ def scale_of(model: Backbone) -> Scale:
     """Median of the means of each variable over training stays, and their spread, as a standard deviation."""
     mean = SUMMARIES.index("mean")
     edges = model.edges[:, mean].detach().cpu().double()
-    spread = (edges[:, 3] - edges[:, 1]) / NORMAL_RANGE
-    return Scale(edges[:, 2], spread.where(model.used[:, mean].cpu() & (spread > 0), torch.nan))
+    low, median, high = (model.encoding.quantile(edges, probability) for probability in (0.1, 0.5, 0.9))
+    spread = (high - low) / NORMAL_RANGE
+    return Scale(median, spread.where(model.used[:, mean].cpu() & (spread > 0), torch.nan))
 
 
 def terms(logits: torch.Tensor, values: torch.Tensor, forecast: Forecast | StateForecast) -> Terms:
