@@ -13,6 +13,7 @@ from pathlib import Path
 
 import train_optimized
 from benchmarks import tabm_summaries
+from benchmarks.by_fold import Predict, by_fold, frozen_random_weights
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
 from seqsetvae.trees import NETWORK_WEIGHT
 
@@ -33,18 +34,23 @@ NEW = (
     "--ema_decay 0.99 --head_members 16 --head_dropout 0.3 --head_pooling last_mean"
 )
 # With few labels (share: flags of every row): smaller batches, so that there are enough steps.
-FEW_LABELS = {"0.1": "--batch_size 64", "0.01": "--batch_size 16"}
+FEW_LABELS = {
+    "0.1": "--batch_size 64 --pretrain_batch_size 256",
+    "0.01": "--batch_size 16 --pretrain_batch_size 256",
+}
 # Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
 ROWS = {
     "variable_summaries": f"{SUMMARIES} {PRETRAINED}",
     "random weights": f"{ALONE} --from_random_weights",
     "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
+    "frozen random weights": f"{ALONE} --from_random_weights --max_epochs 24",
     "earlier recipe": f"{SUMMARIES} {EARLIER} --from_random_weights",
     "TabM": f"{SUMMARIES} --from_random_weights",  # for its table of summaries
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
 }
-RUNS = {"TabM": tabm_summaries.crossvalidate}  # what runs a row, where it is not --mode crossvalidate
+# What predicts a fold in the rows that --mode crossvalidate does not run.
+OTHERS: dict[str, Predict] = {"TabM": tabm_summaries.predict, "frozen random weights": frozen_random_weights}
 BASELINES_OF = "variable_summaries"
 AVERAGED = ("random weights", "earlier recipe", "TabM")  # also shown averaged with the trees of the first row
 TREES = "trees alone"
@@ -79,8 +85,8 @@ def main() -> int:
         baselines = [] if row == BASELINES_OF else ["--baselines", "none"]
         where = ["--data_dir", chosen.data_dir, "--output", str(folder(root, row))]
         print(f"\n=== {row}", flush=True)
-        run = RUNS.get(row, crossvalidate)
-        status = run([*ROWS[row].split(), *common, *baselines, *where])
+        flags = [*ROWS[row].split(), *common, *baselines, *where]
+        status = by_fold(flags, OTHERS[row]) if row in OTHERS else crossvalidate(flags)
         if status:
             return status
     found = joined(root)

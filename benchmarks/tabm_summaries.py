@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,13 +15,10 @@ from rtdl_num_embeddings import PiecewiseLinearEmbeddings, compute_bins
 from sklearn.preprocessing import QuantileTransformer
 from tabm import TabM
 
-import train_optimized
-from seqsetvae.cohort import Cohort, open_cohort
-from seqsetvae.cohort.folds import folds
-from seqsetvae.evaluation.crossvalidation import Columns, write_columns
-from seqsetvae.modes import MODES, finetune
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.crossvalidation import Columns
+from seqsetvae.modes import finetune
 from seqsetvae.modes.crossvalidation_jobs import loaders
-from seqsetvae.settings.command_line import resolve
 from seqsetvae.trained_on import new_transform
 from seqsetvae.training.table import fit_to_training_stays, table_of_split
 
@@ -31,24 +27,8 @@ INPUT_DROPOUT, DROPOUT = 0.2, 0.1  # of columns, and of units
 EPOCHS, BATCH_SIZE, RATE, DECAY = 12, 256, 2e-3, 3e-4
 
 
-def crossvalidate(flags: Sequence[str]) -> int:
-    """Predict each fold, one file for each, with the flags of --mode crossvalidate. Returns the exit status."""
-    call = resolve(train_optimized.load_config(), ["--mode", "crossvalidate", *flags], MODES)
-    settings = call.settings
-    folder = settings.output.output
-    folder.mkdir(parents=True, exist_ok=True)
-    cohort = open_cohort(settings.finetuning.data.data_dir)
-    parts = folds(cohort, settings.folds, settings.partition_seed, settings.train_fraction)
-    for number, fold in enumerate(parts):
-        file = folder / f"partition{settings.partition_seed}-fold{number}.csv"
-        print(f"{'Found' if file.exists() else 'Computing'} {file}", flush=True)
-        if not file.exists():
-            write_columns(file, _predictions(settings.finetuning, fold))
-    return 0
-
-
-def _predictions(settings: finetune.Settings, fold: Cohort) -> Columns:
-    """Log-odds of the held-out stays of a fold."""
+def predict(settings: finetune.Settings, fold: Cohort) -> Columns:
+    """Train on a fold's train split; log-odds of its held-out stays."""
     torch.manual_seed(settings.run.seed)
     data = loaders(settings, fold, new_transform(settings.architecture, settings.values, fold))
     backbone = finetune.untrained(settings, fold)

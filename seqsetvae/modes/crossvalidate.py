@@ -16,7 +16,7 @@ from seqsetvae.modes.crossvalidation_jobs import Fold, is_sweep, predictions_of_
 from seqsetvae.objectives.settings import ObjectiveSettings
 from seqsetvae.settings.declare import argument, as_plain, changed, declared
 from seqsetvae.settings.groups import BaselineSettings, OutputSettings, PretrainingRate
-from seqsetvae.settings.kinds import Several, integer, number
+from seqsetvae.settings.kinds import Several, integer, number, optional
 from seqsetvae.settings.tuning import TUNINGS
 
 if TYPE_CHECKING:  # it imports torch, and --help must not wait for it
@@ -59,6 +59,11 @@ class Settings:
         "crossvalidate: epochs of pretraining before fine-tuning, on all training stays of a fold whatever "
         "train_fraction (default: 0, none)",
         default=0,
+    )
+    pretrain_batch_size: int | None = argument(
+        optional(integer(1)),
+        "crossvalidate: stays per batch of pretraining, which has more stays than fine-tuning where train_fraction is "
+        "small (default: batch_size)",
     )
     objective: ObjectiveSettings
     rate: PretrainingRate

@@ -141,7 +141,7 @@ def pretraining(settings: Settings, finetuning: finetune.Settings) -> pretrain.S
         pretrained=finetuning.pretrained,
         data=finetuning.data,
         values=finetuning.values,
-        loader=finetuning.loader,
+        loader=replace(finetuning.loader, batch_size=settings.pretrain_batch_size or finetuning.loader.batch_size),
         architecture=finetuning.architecture,
         objective=settings.objective,
         rate=settings.rate,

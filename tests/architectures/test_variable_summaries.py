@@ -288,3 +288,10 @@ def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.
     monkeypatch.setattr(backbone, "MAX_COLUMNS", 7)
     network, _, batch = _network(monkeypatch)
     assert network.table(batch, VARIABLES).shape[1] == 7 + int(network.combination_used.sum())
+
+
+def test_a_checkpoint_from_before_there_were_normal_scores_keeps_its_encoding() -> None:
+    stated = Sizes(input_dim=12, vocabulary=NAMES).as_dict()
+    assert variable_summaries.infer_sizes({}, stated, {}, "new.ckpt").summary_encoding == "normal_scores"
+    del stated["summary_encoding"]
+    assert variable_summaries.infer_sizes({}, stated, {}, "old.ckpt").summary_encoding == "piecewise_linear"

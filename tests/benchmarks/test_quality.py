@@ -10,11 +10,13 @@ import pytest
 
 import train_optimized
 from benchmarks import quality
+from benchmarks.by_fold import by_fold
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import read_columns, write_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
+from tests.command import rows_of
 
 
 def _finish(folder: Path, fold: int, **models: float) -> None:
@@ -53,12 +55,24 @@ def test_the_row_of_tabm_writes_the_predictions_of_each_fold(
 ) -> None:
     monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     flags = ["--architecture", "variable_summaries", "--from_random_weights", "--data_dir", str(compiled.path)]
-    assert quality.RUNS["TabM"]([*flags, "--folds", "2", "--output", str(tmp_path / "out")]) == 0
+    assert by_fold([*flags, "--folds", "2", "--output", str(tmp_path / "out")], quality.OTHERS["TabM"]) == 0
     found = [read_columns(tmp_path / "out" / f"partition0-fold{fold}.csv") for fold in (0, 1)]
     stays = np.concatenate([columns["stay_id"] for columns in found])
     labelled = sum(int((compiled.split(name).label >= 0).sum()) for name in ("train", "valid"))
     assert len(np.unique(stays)) == len(stays) == labelled
     assert all(np.isfinite(columns["TabM"]).all() for columns in found)
+
+
+def test_the_row_of_frozen_random_weights_trains_the_head_alone(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
+    words = quality.ROWS["frozen random weights"].replace("--max_epochs 24", "--max_epochs 2").split()
+    words += ["--data_dir", str(compiled.path), "--folds", "2", "--output", str(tmp_path)]
+    assert by_fold(words, quality.OTHERS["frozen random weights"]) == 0
+    runs = sorted((tmp_path / "runs").glob("finetune-*"))
+    assert len(runs) == 2
+    assert all(row["stage"] == "1" for run in runs for row in rows_of(run))
 
 
 def test_chosen_rows_are_run_and_all_finished_ones_are_shown(

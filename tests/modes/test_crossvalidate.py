@@ -154,6 +154,7 @@ def test_pretraining_within_a_fold_never_sees_its_held_out_stays(
 
     def watched(settings: Any, cohort: Cohort, *rest: Any) -> Any:
         seen.append({stay for split in cohort.splits.values() for stay in split.stay_id.tolist()})
+        assert settings.loader.batch_size == 32
         return train(settings, cohort, *rest)
 
     monkeypatch.setattr(pretrain, "train", watched)
@@ -161,6 +162,7 @@ def test_pretraining_within_a_fold_never_sees_its_held_out_stays(
     flags = {"architecture": "variable_summaries", "objective": "forecasting", "pretrain_epochs": 1, "folds": 2}
     flags |= {"distillation": 0, "tree_models": 0, "baselines": "none", "batch_size": 16, "max_epochs": 1}
     flags |= {"data_dir": compiled.path, "output_root_dir": tmp_path, "output": tmp_path / "cv", "train_fraction": 0.5}
+    flags |= {"pretrain_batch_size": 32}
     status, printed, errors = command("crossvalidate", **flags)
     assert status == 0, errors
     assert printed.count("skipped on purpose       2   objective (2)") == 2
