@@ -43,9 +43,9 @@ def predict(settings: finetune.Settings, fold: Cohort) -> Columns:
 def fit_and_predict(table: np.ndarray, label: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Train on [n, c] with NaN for missing and labels [n] of 0 and 1; mean log-odds of the members for other rows."""
     features, others = prepared(table, other)
-    bins = compute_bins(features, n_bins=BINS)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*just two bin edges")  # columns of what is missing
+        bins = compute_bins(features, n_bins=BINS)
         embedding = PiecewiseLinearEmbeddings(bins, EMBEDDING, activation=False, version="B")
     model = TabM.make(
         n_num_features=features.shape[1],
