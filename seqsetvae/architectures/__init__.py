@@ -37,10 +37,15 @@ class Architecture(Protocol):
         - table(batch, embeddings) -> [N, columns] in numpy, if it OFFERS table: what boosted trees can be grown on;
         - layers() -> {name: modules}, if it OFFERS layers: from input to output, every parameter in one of them.
 
-        It may also have fit(cohort, batches), called once for a new model with batches of training stays;
-        variable_table(cohort), which takes the place of the embeddings in all of these; and summarizer(variables),
-        which returns what is to be computed of a batch on the host: batch -> batch.prepared; and padded_history(), a
-        module of plain operations, (set means [N, T, D], minutes [N, T]) -> states [N, T, D], to be written as ONNX.
+        It may also have
+
+        - fit(cohort, batches), called once for a new model with batches of training stays;
+        - variable_table(cohort), which takes the place of the embeddings in all of these;
+        - summarizer(variables), which returns what is to be computed of a batch on the host: batch -> batch.prepared;
+        - keep_pretrained(weights), called once its weights were loaded from a checkpoint, with all weights of the file,
+          so that `table` has what pretraining learned, and drop_pretrained(), called where nothing reads the table;
+        - padded_history(), a module of plain operations, (set means [N, T, D], minutes [N, T]) -> states [N, T, D], to
+          be written as ONNX.
         """
         ...
 

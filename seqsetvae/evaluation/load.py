@@ -117,7 +117,8 @@ def is_finetuned(path: Path) -> bool:
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
-    backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
+    sizes = {**getattr(architecture, "EARLIER_SIZES", {}), **saved["sizes"]}
+    backbone = architecture.build(architecture.Sizes(**sizes))
     width = backbone.pooled_width(head.head_pooling)
     trees = BoostedTrees(saved[TREES]) if TREES in saved else None
     outputs = saved[TASK]["outputs"] if TASK in saved else None

@@ -43,8 +43,11 @@ def load_pretrained(
     of_file = ARCHITECTURES[checkpoint.architecture]
     backbone = of_file.build(sizes) if build is None else build(checkpoint.architecture, sizes)
     report = load_backbone(backbone, checkpoint, pretrained.allow_partial_backbone)
+    if build is None and hasattr(backbone, "keep_pretrained"):
+        backbone.keep_pretrained(checkpoint.weights)
     print(f"Checkpoint: {path}\n{report}")
-    listed = ", ".join(f"{name} {value}" for name, value in sizes.as_dict().items())
+    plain = {name: len(value) if isinstance(value, list) else value for name, value in sizes.as_dict().items()}
+    listed = ", ".join(f"{name} {value}" for name, value in plain.items())
     print(f"Backbone sizes, from the checkpoint: {listed}")
     if not report.is_complete:
         print(

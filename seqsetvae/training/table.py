@@ -29,10 +29,12 @@ def grow_trees(
 ) -> tuple[CohortDataModule, BoostedTrees | None]:
     """The loaders, with the targets of distillation if there is any, and the trees to average with, if any."""
     if not settings.distillation and not settings.tree_models:
+        if hasattr(backbone, "drop_pretrained"):
+            backbone.drop_pretrained()
         return data, None
     stays, table = table_of_split(backbone, variables, data, "train")
     label = data.cohort.split("train").label
-    print_line(f"Boosted trees: {len(table):,} training stays, {table.shape[1]:,} columns of summaries")
+    print_line(f"Boosted trees: {len(table):,} training stays, {table.shape[1]:,} columns")
     if settings.distillation:
         targets = label.astype(np.float32)
         log_odds = out_of_fold_log_odds(table, label[stays])

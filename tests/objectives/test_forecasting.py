@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae import trees
 from seqsetvae.architectures import variable_summaries
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.architectures.variable_summaries.backbone import Backbone
@@ -19,6 +21,7 @@ from seqsetvae.architectures.variable_summaries.reference import plain_summaries
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import Forecasting
 from seqsetvae.objectives.forecasting.targets import Forecast, fixed_hours, random_hours
@@ -199,9 +202,69 @@ def test_a_pretrained_network_is_probed_and_fine_tuned(
         assert "not recognised           0" in printed
 
 
+def test_trees_learn_from_what_was_learned_in_pretraining(
+    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the checkpoint holds all of it: evaluate and predict need no other file."""
+    pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+    monkeypatch.setattr(trees, "ROUNDS", 15)
+    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
+    assert command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=2)[0] == 0
+    pretrained = run_of(tmp_path, "pretrain")
+    flags = {"architecture": "variable_summaries", "batch_size": 16, "head_members": 2, "max_epochs": 2}
+    status, printed, errors = finetune(pretrained, compiled.path, tmp_path, tree_models=1, unfreeze_after=0, **flags)
+    assert status == 0, errors
+    shutil.rmtree(pretrained)
+    run = run_of(tmp_path)
+    backbone = load_finetuned(run / "checkpoints" / "best.ckpt").model.backbone
+    n_summaries = int(backbone.in_table.sum() + backbone.combination_used.sum())
+    learned = 16 + 4 * int(backbone.in_table[:, 1].sum())
+    assert f"{n_summaries + learned:,} columns" in printed
+    assert not torch.equal(backbone.weight, backbone.learned_weight)  # one was fine-tuned, the other was not
+    assert command("evaluate", ckpt=run, split="test", output=tmp_path)[0] == 0
+    said = tmp_path / "risks.csv"
+    assert command("predict", ckpt=run, data_dir=compiled.path, split="test", output=said)[0] in (0, 3)
+    assert said.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
+
+
 def test_other_objectives_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     status, _, errors = command(
         "pretrain", architecture="variable_summaries", data_dir=tmp_path, output_root_dir=tmp_path
     )
     assert status == 2
     assert "it trains only seqsetvae, not variable_summaries; pass --objective forecasting" in errors
+
+
+def test_the_table_has_the_units_and_forecasts_of_the_pretrained_network_whatever_is_trained_later(
+    fitted: tuple[Any, ...],
+) -> None:
+    network, objective, _, batch = fitted
+    network.eval()
+    network.in_table[2, 1] = False  # as if the mean of a variable were rare
+    summaries = network.table(batch, VARIABLES)
+    network.keep_pretrained({f"objective.{name}": weight for name, weight in objective.state_dict().items()})
+    hidden = network.pooled(batch, VARIABLES, "mean").detach()
+    forecasts = objective.head(hidden).detach().view(len(hidden), tiny.VARIABLES, 4)
+    measured = network.in_table[:, 1]  # variables whose mean is a column
+    assert 0 < measured.sum() < tiny.VARIABLES
+    expected = np.hstack([summaries, hidden, forecasts[:, measured].flatten(1)])
+    np.testing.assert_allclose(network.table(batch, VARIABLES), expected, rtol=1e-6, equal_nan=True)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    network.train()
+    np.testing.assert_allclose(network.table(batch, VARIABLES), expected, rtol=1e-6, equal_nan=True)
+    copy = variable_summaries.build(network.sizes).double()
+    copy.load_state_dict(network.state_dict())
+    np.testing.assert_array_equal(copy.table(batch, VARIABLES), network.table(batch, VARIABLES))
+    copy.drop_pretrained()
+    np.testing.assert_array_equal(copy.table(batch, VARIABLES), summaries)
+    assert copy.state_dict().keys() == variable_summaries.build(copy.sizes).state_dict().keys()
+
+
+def test_a_checkpoint_without_a_forecast_adds_no_columns(fitted: tuple[Any, ...]) -> None:
+    network, _, _, batch = fitted
+    before = network.table(batch, VARIABLES).shape
+    network.keep_pretrained(network.state_dict())
+    assert network.table(batch, VARIABLES).shape == before
+    assert network.sizes.forecasts == 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seqsetvae.architectures.variable_summaries.backbone import Backbone
 
 __all__ = [
+    "EARLIER_SIZES",
     "INERT",
     "NOT_IN_SHAPES",
     "OFFERS",
@@ -33,6 +34,7 @@ VALUE_TRANSFORM = "z_score"
 SKIPPED: tuple[str, ...] = (r"objective\..*",)  # of pretraining
 INERT: frozenset[str] = frozenset()
 NOT_IN_SHAPES: tuple[str, ...] = ()
+EARLIER_SIZES = {"summary_encoding": "piecewise_linear", "forecasts": 0}  # of checkpoints from before these sizes
 
 
 def build(sizes: Sizes) -> Backbone:
@@ -57,7 +59,7 @@ def infer_sizes(
 ) -> Sizes:
     """Every checkpoint states its sizes. Raises InputError if this one does not."""
     try:
-        stated = {"summary_encoding": "piecewise_linear", **stated}  # of files from before there was another
+        stated = {**EARLIER_SIZES, **stated}
         values = {field.name: stated[field.name] for field in fields(Sizes)}
         return Sizes(**{**values, "vocabulary": tuple(values["vocabulary"])})
     except (KeyError, TypeError) as error:

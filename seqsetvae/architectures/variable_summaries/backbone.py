@@ -1,12 +1,14 @@
 """The network on variable summaries: each summary is encoded, mapped, and summed over all variables of the stay.
 
 Legend: N stays, P pairs (stay, variable), V variables, F = 35 summaries of a pair, C combinations, W = Q + 1 numbers of
-an encoded summary (encoding.py), K quantiles, H width. Only variables that occur in a stay cost anything.
+an encoded summary (encoding.py), K quantiles, H width, A
+forecasts. Only variables that occur in a stay cost anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from seqsetvae.cohort import Cohort
 
 MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
+LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
 
 
 class Backbone(nn.Module):
@@ -40,6 +43,11 @@ class Backbone(nn.Module):
     combination_edges: torch.Tensor
     combination_center: torch.Tensor
     combination_used: torch.Tensor
+    learned_weight: torch.Tensor
+    learned_combination_weight: torch.Tensor
+    learned_bias: torch.Tensor
+    forecast_weight: torch.Tensor
+    forecast_bias: torch.Tensor
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -60,6 +68,8 @@ class Backbone(nn.Module):
             self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.places))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
+        if sizes.forecasts:
+            self._keep_learned(torch.zeros(sizes.forecasts, width), torch.zeros(sizes.forecasts))
         self._initialize(n_variables * n_summaries + n_combinations)
 
     def _initialize(self, numbers: int) -> None:
@@ -122,45 +132,84 @@ class Backbone(nn.Module):
 
     def pooled(self, batch: Batch, variables: torch.Tensor, pooling: str) -> torch.Tensor:
         """[N, H]. The summaries describe the whole stay, so every pooling is the same."""
-        summaries = self.summaries(batch, variables)
-        total = self.bias + self._of_combinations(summaries.combinations)
+        hidden = self._hidden(
+            self.summaries(batch, variables), self.weight, self.combination_weight, self.bias, drops=self.training
+        )
+        return F.dropout(hidden, self.sizes.hidden_dropout, self.training)
+
+    def _hidden(
+        self,
+        summaries: Summaries,
+        weight: torch.Tensor,
+        combination_weight: torch.Tensor,
+        bias: torch.Tensor,
+        drops: bool,
+    ) -> torch.Tensor:
+        """The units after the ReLU, with these weights, computed in their number type: [N, H]."""
+        total = bias + self._of_combinations(summaries.combinations, combination_weight, drops)
         if summaries.pairs_per_variable:
-            of_pairs = self._of_pairs(summaries).to(total.dtype)  # products may be in bfloat16, sums are not
+            of_pairs = self._of_pairs(summaries, weight, total.dtype, drops).to(total.dtype)  # products may be bfloat16
             total = total.index_add(0, summaries.stay, of_pairs)
-        return F.dropout(F.relu(total), self.sizes.hidden_dropout, self.training)
+        return F.relu(total)
 
     def pooled_width(self, pooling: str) -> int:
         """H."""
         return self.sizes.summary_width
 
-    def _of_pairs(self, summaries: Summaries) -> torch.Tensor:
+    def _of_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
         """What each pair adds: [P, H]; one product for each variable that occurs."""
-        variable, values = summaries.variable, summaries.values.to(self.bias.dtype)
+        variable, values = summaries.variable, summaries.values.to(dtype)
         values = torch.where(self.used[variable], values, torch.nan)
-        encoded = self._dropped(self.encoding.encode(values, self.edges[variable], self.center[variable]))
-        if self.training and self.sizes.variable_dropout:
+        edges, center = (buffer[variable].to(dtype) for buffer in (self.edges, self.center))
+        encoded = self._dropped(self.encoding.encode(values, edges, center), drops)
+        if drops and self.sizes.variable_dropout:
             kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
         groups = encoded.flatten(1).split([count for _, count in summaries.pairs_per_variable])
-        weights = self.weight.unbind(0)  # its gradient is then written once, not once for each variable
+        weights = weight.unbind(0)  # its gradient is then written once, not once for each variable
         rows = (row for row, _ in summaries.pairs_per_variable)
-        return torch.cat([group @ weights[row] for group, row in zip(groups, rows, strict=True)])
+        return torch.cat([group @ weights[row].to(dtype) for group, row in zip(groups, rows, strict=True)])
 
-    def _of_combinations(self, values: torch.Tensor) -> torch.Tensor:
+    def _of_combinations(self, values: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
         """What the combinations add: [N, C] → [N, H]."""
-        values = torch.where(self.combination_used, values.to(self.bias.dtype), torch.nan)
-        encoded = self.encoding.encode(values, self.combination_edges, self.combination_center)
-        return self._dropped(encoded).flatten(1) @ self.combination_weight
+        values = torch.where(self.combination_used, values.to(weight.dtype), torch.nan)
+        edges, center = (buffer.to(weight.dtype) for buffer in (self.combination_edges, self.combination_center))
+        return self._dropped(self.encoding.encode(values, edges, center), drops).flatten(1) @ weight
 
-    def _dropped(self, encoded: torch.Tensor) -> torch.Tensor:
+    def _dropped(self, encoded: torch.Tensor, drops: bool) -> torch.Tensor:
         """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W]."""
-        if not self.training or not self.sizes.summary_dropout:
+        if not drops or not self.sizes.summary_dropout:
             return encoded
         keep = 1 - self.sizes.summary_dropout
         return encoded * (torch.rand(*encoded.shape[:2], 1, device=encoded.device) < keep) / keep
 
+    def keep_pretrained(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Keep what forecasting has learned as columns of `table`, which fine-tuning does not change.
+
+        `weights` are those of the checkpoint whose weights the network has; without a forecast nothing is kept.
+        """
+        if "objective.head.weight" in weights:
+            self._keep_learned(weights["objective.head.weight"], weights["objective.head.bias"])
+            self.sizes = replace(self.sizes, forecasts=len(self.forecast_bias))
+
+    def drop_pretrained(self) -> None:
+        """Without trees nothing reads what `keep_pretrained` kept, which is as large as the network."""
+        if self.sizes.forecasts:
+            for name in LEARNED:
+                delattr(self, name)
+            self.sizes = replace(self.sizes, forecasts=0)
+
+    def _keep_learned(self, forecast_weight: torch.Tensor, forecast_bias: torch.Tensor) -> None:
+        """A copy of the network as it is, and the linear map of its forecasts: [A, H], [A]."""
+        values = (self.weight, self.combination_weight, self.bias, forecast_weight, forecast_bias)
+        for name, of_name in zip(LEARNED, values, strict=True):
+            self.register_buffer(name, of_name.detach().clone())
+
     def table(self, batch: Batch, variables: torch.Tensor) -> np.ndarray:
-        """The summaries as a dense table for other models, NaN where there is none: float32 [N, columns]."""
+        """What other models can learn from, NaN where there is none: float32 [N, columns].
+
+        The summaries and, of a network that was pretrained by forecasting, its units and forecasts.
+        """
         summaries = map_tensors(self.summaries(batch, variables), torch.Tensor.cpu)
         columns = self._columns()
         wide = np.full((batch.n_stays, int(columns.max()) + 1 if columns.numel() else 0), np.nan, dtype=np.float32)
@@ -168,7 +217,28 @@ class Backbone(nn.Module):
         inside = place >= 0
         stay = summaries.stay[:, None].expand_as(place)
         wide[stay[inside].numpy(), place[inside].numpy()] = summaries.values[inside].numpy()
-        return np.hstack([wide, summaries.combinations[:, self.combination_used.cpu()].numpy()], dtype=np.float32)
+        combinations = summaries.combinations[:, self.combination_used.cpu()].numpy()
+        return np.hstack([wide, combinations, *self._learned(batch, variables)], dtype=np.float32)
+
+    @torch.no_grad()
+    def _learned(self, batch: Batch, variables: torch.Tensor) -> list[np.ndarray]:
+        """Units and forecasts [N, H + A] of the network as it was pretrained, or nothing.
+
+        In float64: trees compare them with thresholds, which the last bits of a batch must not decide.
+        """
+        if not self.sizes.forecasts:
+            return []
+        summaries = self.summaries(batch, variables)
+        with torch.autocast(summaries.values.device.type, enabled=False):
+            combination_weight, bias = self.learned_combination_weight.double(), self.learned_bias.double()
+            hidden = self._hidden(summaries, self.learned_weight, combination_weight, bias, drops=False)
+            forecasts = F.linear(hidden, self.forecast_weight.double(), self.forecast_bias.double())
+        return [torch.hstack([hidden, forecasts[:, self._forecasts_in_table()]]).cpu().numpy()]
+
+    def _forecasts_in_table(self) -> torch.Tensor:
+        """Which forecasts are columns, a bounded number: those of the variables whose mean is a column, [A]."""
+        of_each = self.sizes.forecasts // len(self.sizes.vocabulary)
+        return self.in_table[:, SUMMARIES.index("mean")].repeat_interleave(of_each)
 
     def _columns(self) -> torch.Tensor:
         """Column of each summary in `table`, -1 for those that are not in it: [V, F]."""

@@ -15,6 +15,7 @@ class Sizes:
 
     input_dim: int  # width of the cohort's variable embeddings, which the network does not read
     vocabulary: tuple[str, ...]  # names of its V variables: follow from the data
+    forecasts: int = 0  # of the pretraining whose network is kept for the table; 0: none is kept
     summary_width: int = setting(
         integer(1, 65536), default=256, help="variable_summaries: width to which the summaries of a stay are mapped"
     )
@@ -32,6 +33,9 @@ class Sizes:
     hidden_dropout: float = setting(
         number(0, 0.9), default=0.3, help="variable_summaries: dropout probability after the first layer"
     )
+
+    def __post_init__(self) -> None:
+        assert not self.forecasts or self.forecasts % len(self.vocabulary) == 0, "as many forecasts of each variable"
 
     def as_dict(self) -> dict[str, Any]:
         """All sizes by name."""
