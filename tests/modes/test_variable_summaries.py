@@ -71,6 +71,18 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert len(load_finetuned(checkpoint).model.trees.models) == variable_summaries.RECIPE["tree_models"]  # type: ignore[union-attr]
 
 
+def test_a_checkpoint_from_before_there_were_normal_scores_is_evaluated_as_it_was(
+    compiled: Cohort, tmp_path: Path
+) -> None:
+    run, _ = _train(compiled, tmp_path, summary_encoding="piecewise_linear", tree_models=1)
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)
+    for name in variable_summaries.EARLIER_SIZES:
+        del content["hyper_parameters"]["sizes"][name]
+    torch.save(content, tmp_path / "old.ckpt")
+    _, said, errors = command("evaluate", ckpt=tmp_path / "old.ckpt", split="valid", data_dir=compiled.path)
+    assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said, errors
+
+
 def test_a_run_is_repeatable(compiled: Cohort, tmp_path: Path) -> None:
     runs = [_train(compiled, tmp_path / name)[0] for name in ("one", "two")]
     assert rows_of(runs[0]) == rows_of(runs[1])
