@@ -147,6 +147,7 @@ def best(finished: tuple[Path, str]) -> dict[str, Any]:
         *((None, "head", value) for value in (None, {})),
         *((None, "max_sets", value) for value in (0, "x", [])),
         *((None, "label_name", value) for value in (3, "")),
+        *((None, "median_hours", value) for value in (0, -1.0, "x", float("nan"), float("inf"), True)),
         (None, "variable_fingerprints", 3),
     ],
 )

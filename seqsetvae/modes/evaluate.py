@@ -175,11 +175,7 @@ def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
     """Cautions about data from elsewhere that differ from the training data."""
-    from seqsetvae.evaluation.drift import drift
-
-    if scorer.is_data_of_run:
-        return []
-    return drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
+    return [] if scorer.is_data_of_run else scorer.drift([split])
 
 
 def _evaluated(scorer: Scorer, predictions: Predictions, name: str) -> Evaluated:

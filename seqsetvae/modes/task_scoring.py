@@ -246,9 +246,7 @@ def _left_out(scorer: Scorer, split: str, stays: np.ndarray) -> list[str]:
 
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
-    from seqsetvae.evaluation.drift import drift
-
-    return [] if scorer.is_data_of_run else drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
+    return [] if scorer.is_data_of_run else scorer.drift([split])
 
 
 def _with_truth(rows: pa.Table, scorer: Scorer, split: str) -> pa.Table:
