@@ -168,6 +168,7 @@ def train(
     from seqsetvae.processes import leave
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
+    from seqsetvae.training.finite import stays_in_a_file
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.stages import finetune_in_stages
@@ -202,10 +203,12 @@ def train(
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
     def train_and_calibrate() -> None:
-        finetune_in_stages(run, module, compute_features, settings.run.compile_model)
+        with stays_in_a_file(run.folder):
+            finetune_in_stages(run, module, compute_features, settings.run.compile_model)
         leave()
         if settings.task.is_binary:
-            calibrate_best(run, module, compute_features, precision)
+            with stays_in_a_file(run.folder):
+                calibrate_best(run, module, compute_features, precision)
         else:
             print(f"Predictions of --task {task} are not calibrated; calibration is available for one binary label")
 
