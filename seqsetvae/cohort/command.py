@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(commands: "argparse._SubParsersAction[Any]") -> None:
     text = "Report problems of data before training on them. Exit status 1 = not ready for training."
     more = (
         "For a long table, a MEDS data set or PhysioNet 2012: `check SRC`, then the flags of `table`, `meds` or "
