@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, TASK, TrainedOn
+from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, MEDIAN_HOURS, TASK, TrainedOn
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
@@ -68,6 +68,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 "label_name": trained_on.label_name,
                 "max_sets": trained_on.max_sets,
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
+                MEDIAN_HOURS: trained_on.median_hours,
             }
             | ({} if trees is None else {TREES: trees.as_plain()})
             | ({} if task is None else {TASK: task.as_plain()})

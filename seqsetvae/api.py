@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.evaluation.drift import drift
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.modes.predict import rows
 from seqsetvae.modes.scoring import open_scorer
@@ -85,6 +84,6 @@ def predict(
     scorer = open_scorer(model.path, data, loader, run, asked, labelled=False)
     calibration, _ = read_calibration(model.path)
     splits = asked or list(scorer.cohort.splits)
-    for difference in drift(scorer.cohort, splits, scorer.known_variables, scorer.not_read):
+    for difference in scorer.drift(splits):
         warnings.warn(difference, UserWarning, stacklevel=2)
     return rows(scorer, splits, calibration, all_splits=split is None)

@@ -30,6 +30,7 @@ FINETUNED_HEAD = r"head\.net\.\d+\.(weight|bias)"  # the head of our own fine-tu
 ARCHITECTURE = "architecture"  # the architecture's name, in checkpoints that we write
 FIRST_ARCHITECTURE = "seqsetvae"  # that of checkpoints without a name
 TASK = "task"  # what a fine-tuned checkpoint predicts (tasks.spec.Spec), unless that is one binary label
+MEDIAN_HOURS = "median_hours"  # of the training stays, in fine-tuned checkpoints
 FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
 
 
@@ -41,6 +42,7 @@ class TrainedOn:
     label_name: str
     max_sets: int | None  # stays were shortened to this number of last sets
     transform: ValueTransform = AS_STORED  # how values were changed
+    median_hours: float | None = None  # from the first to the last set of a stay; None: an older file, or not positive
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,12 @@ def refuse_existing(out: Path) -> None:
         raise AlreadyThereError(f"{out} exists already and is not overwritten. Name another one or delete it.")
 
 
+def not_writable(path: Path) -> Path | None:
+    """The folder that `path` would be written to, or the folder that it is, if this user may not write there."""
+    place = next((each for each in (path.absolute(), *path.absolute().parents) if os.path.isdir(each)), None)  # noqa: PTH112
+    return place if place is not None and not os.access(place, os.W_OK | os.X_OK) else None
+
+
 def require_no_pipe(path: str | Path) -> None:
     """Raises InputError for a pipe, socket or device, which would be read for ever. A folder is another fault."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112, PTH113

@@ -113,15 +113,23 @@ class FiniteCheck(Metric):
             )
 
 
+class NotFiniteOutputError(FloatingPointError):
+    """The output for some stays is NaN or infinite, where only the data or the checkpoint can be the cause."""
+
+    def __init__(self, stays: list[int], split: str, where: str = "") -> None:
+        self.stays, self.split = stays, split
+        super().__init__(
+            f"The model output is NaN or infinite for {where or f'stay {stays[0]}'} of the {split} split. Check the "
+            "values of that stay (python data.py check), or use --precision 32-true."
+        )
+
+
 def require_finite(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> None:
     """Check outputs in evaluation, where only the data or the checkpoint can be the cause: rows [N, P], stay_id [N].
 
     Raises:
-        FloatingPointError: naming the first stay whose row is not finite.
+        NotFiniteOutputError: naming the first stay whose row is not finite.
     """
     broken = ~rows.reshape(len(rows), -1).isfinite().all(dim=1).cpu()
     if broken.any():
-        raise FloatingPointError(
-            f"The model output is NaN or infinite for stay {stay_id.cpu()[broken][0]} of the {split} split. Check the "
-            "values of that stay (python data.py check), or use --precision 32-true."
-        )
+        raise NotFiniteOutputError(stay_id.cpu()[broken].tolist(), split)

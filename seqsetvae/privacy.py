@@ -5,25 +5,63 @@ docs/privacy.md says which files of a run hold what.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-# From a slash that begins a word to the last slash before its end. Links (https://...), closing tags and relative paths
-# do not begin with a slash.
-_FOLDERS = re.compile(r"(?<![\w<:/.~+=*-])(?:/|[A-Za-z]:\\)(?:[\w.~@%+-][^\s/\\<>\"']*[/\\])+")
+# From a slash (or ../ or ~user/) that begins a word to the last slash before its end. Links (https://...), closing tags
+# and other relative paths do not begin with a slash.
+_BEGIN = r"(?<![\w<:/.~+=*-])"
+_PARENT = r"(?:\.\.|~(?:[A-Za-z]\w*)?)"
+_FOLDERS = re.compile(
+    rf"{_BEGIN}(?:{_PARENT}?/|[A-Za-z]:\\)(?:[\w.~@%+-][^\s/\\<>\"']*[/\\])+|{_BEGIN}{_PARENT}/(?=[\w.])",
+)
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})  # as in a page
 
 
-def without_folders(text: str) -> str:
+def without_folders(text: str, known: Iterable[str] = ()) -> str:
     """A text in which absolute paths are cut to their last part.
+
+    Args:
+        text: plain, or HTML.
+        known: absolute paths that may be in it, such as those of a run. Where a path has a space, only these show where
+            the path ends.
 
     >>> without_folders("--ckpt /home/ada/outputs/run-1 of outputs/run-2, see https://pytorch.org/docs/")
     '--ckpt run-1 of outputs/run-2, see https://pytorch.org/docs/'
+    >>> without_folders("/home/ada l/my run/best.ckpt", ["/home/ada l/my run"])
+    'best.ckpt'
     """
+    for folder in _unusual_folders(known):
+        quoted = folder.replace("'", "'\"'\"'")  # as shlex.quote has it
+        for form in (folder, quoted):
+            text = text.replace(f"{form.translate(_ESCAPED)}/", "/_/").replace(f"{form}/", "/_/")
     return _FOLDERS.sub("", text)
 
 
+def _unusual_folders(paths: Iterable[str]) -> list[str]:
+    """Paths and their parents that have a space or another sign at which the end of a path cannot be told from text."""
+    folders = {folder.as_posix() for path in map(Path, paths) for folder in (path, *path.parents) if folder.name}
+    return sorted((each for each in folders if not _FOLDERS.fullmatch(f"{each}/")), key=len, reverse=True)
+
+
+def absolute_paths(content: Any) -> Iterator[str]:
+    """The absolute paths in what a JSON file holds."""
+    if isinstance(content, str) and Path(content).is_absolute():
+        yield content
+    elif isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from absolute_paths(part)
+
+
 def checkpoint_names(checkpoints: Sequence[Path]) -> list[str]:
-    """Names of checkpoints for results: run folder and file, or the whole path where those are not different."""
-    names = ["/".join(path.parts[-3:]) if path.is_absolute() else str(path) for path in checkpoints]
-    return names if len(set(names)) == len(names) else [str(path) for path in checkpoints]
+    """Names of checkpoints for results: run folder and file, or as much of the paths as tells them apart."""
+    plain = [not path.is_absolute() and ".." not in path.parts for path in checkpoints]
+    names = [str(path) if keep else "/".join(path.parts[-3:]) for path, keep in zip(checkpoints, plain, strict=True)]
+    if len(set(names)) == len(names) or len(set(checkpoints)) == 1:
+        return names
+    paths = [Path(os.path.abspath(path)) for path in checkpoints]  # noqa: PTH100, links are not to be followed
+    shared = Path(os.path.commonpath(paths))
+    return [path.relative_to(shared).as_posix() for path in paths]

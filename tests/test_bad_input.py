@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.sampler import group_by_length
 from tests import tiny
-from tests.command import argv, call, command, finetune
+from tests.command import argv, call, command, finetune, rows_of
 
 ROOT = Path(__file__).parents[1]
 UNKNOWN = {name: value for name, value in Sizes(input_dim=1).as_dict().items() if name != "input_dim"}
@@ -147,6 +148,7 @@ def best(finished: tuple[Path, str]) -> dict[str, Any]:
         *((None, "head", value) for value in (None, {})),
         *((None, "max_sets", value) for value in (0, "x", [])),
         *((None, "label_name", value) for value in (3, "")),
+        *((None, "median_hours", value) for value in (0, -1.0, "x", float("nan"), float("inf"), True)),
         (None, "variable_fingerprints", 3),
     ],
 )
@@ -294,6 +296,21 @@ def test_modification_times_and_the_clock_decide_nothing(tmp_path: Path) -> None
             os.utime(file, (moment, moment))
         again = open_or_compile(tmp_path / "data", cache_root=tmp_path / "cache", progress=False)
         assert again.path == first.path
+
+
+def test_a_run_under_a_clock_that_was_set_back_is_the_same_run(
+    pretrained: Path, compiled: Cohort, finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 1970, and standing still: no name, order, checksum or pause is made of the time of day."""
+    then, formatted = time.gmtime(10), time.strftime
+    monkeypatch.setattr(time, "time", lambda: 10.0)
+    monkeypatch.setattr(time, "strftime", lambda form, moment=then: formatted(form, moment))
+    for _ in range(2):
+        status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+        assert status == 0, errors
+    runs = sorted(path.name for path in tmp_path.glob("finetune-*"))
+    assert runs == ["finetune-19700101-000010", "finetune-19700101-000010-2"]
+    assert rows_of(tmp_path / runs[0]) == rows_of(tmp_path / runs[1]) == rows_of(finished[0])
 
 
 @pytest.mark.parametrize("words", [["train_optimized.py", "--help"], ["data.py", "--help"]])

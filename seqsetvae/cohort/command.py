@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 from seqsetvae import __version__
 from seqsetvae.cohort.checks import check_folder, check_source
@@ -90,6 +91,24 @@ def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
     return 1 if findings.problems else 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what took the paths where they are missing: a flag of several values takes all words up to the next flag."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        several = [flag for action in self._actions if action.nargs == "+" for flag in action.option_strings]
+        given = [flag for flag in several if flag in self._words]
+        if given and any(reason in message for reason in ("are required", "invalid choice")):
+            paths = " ".join(str(action.metavar) for action in self._get_positional_actions())
+            message += f". {', '.join(given)}: takes all words up to the next flag; put {paths} before it"
+        if self._words[:1] == ["check"] and message.startswith("unrecognized"):
+            message += ". The flags of `table`, `meds` or `physionet2012` come after such data: check SRC --flag ..."
+        super().error(message)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; `check SRC` has the flags of the origin that SRC is of."""
     name = recognise(Path(argv[1])) if len(argv) > 1 and argv[0] == "check" else None
@@ -97,7 +116,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         return _parser().parse_args(argv)
     origin = SOURCES[name]
     text = f"Report problems of data before `data.py {name}` compiles them. Exit status 1 = not ready for training."
-    parser = argparse.ArgumentParser(prog="data.py check", description=text, allow_abbrev=False)
+    parser = _Parser(prog="data.py check", description=text, allow_abbrev=False)
     origin.add_flags(parser)
     add_compile_flags(parser)
     _add_work_dir(parser)
@@ -107,7 +126,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     text = "Compile patient data for training, or check them."
-    parser = argparse.ArgumentParser(prog="data.py", description=text, allow_abbrev=False)
+    parser = _Parser(prog="data.py", description=text, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, origin in SOURCES.items():
@@ -120,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(commands: "argparse._SubParsersAction[Any]") -> None:
     text = "Report problems of data before training on them. Exit status 1 = not ready for training."
     more = (
         "For a long table, a MEDS data set or PhysioNet 2012: `check SRC`, then the flags of `table`, `meds` or "

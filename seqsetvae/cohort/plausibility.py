@@ -28,6 +28,11 @@ def hours(split: Split) -> NDArray[np.float64]:
     return (split.minute[last] - split.minute[first]) / 60
 
 
+def median_hours(split: Split) -> float | None:
+    """The median length of the stays; None where it is 0, as of stays with one set each, or where there is no stay."""
+    return (float(np.median(hours(split))) or None) if split.n_stays else None
+
+
 def _blocks(split: Split, most_stays: int) -> Iterator[slice]:
     """The stays of a split in slices of at most `most_stays` stays and EVENTS_PER_BLOCK events, at least one stay."""
     event_start = split.set_offset[split.stay_offset]  # [N + 1]

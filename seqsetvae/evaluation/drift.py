@@ -21,7 +21,9 @@ from seqsetvae.cohort.skipped import counted
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
 LARGEST_SHIFT = 1.25  # training standard deviations by which the mean over the stays may differ from that of training
 FEWEST_STAYS = 10  # below which a mean or a median says little: one very sick patient moves it far
-SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours; a median stay outside means that `minute` may be in another unit
+# Times by which the median stay may be shorter or longer than that of training: another unit makes it 60 times.
+LARGEST_RATIO = 8.0
+SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours of the median stay, where the checkpoint does not record that of training
 NAMED = 5  # variables that one warning names
 
 
@@ -56,7 +58,13 @@ def _blocks(event_start: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         first = end
 
 
-def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare: Sequence[str]) -> list[str]:
+def drift(
+    cohort: Cohort,
+    splits: Sequence[str],
+    known: NDArray[np.bool_],
+    rare: Sequence[str],
+    training_hours: float | None = None,
+) -> list[str]:
     """A sentence for each way in which these splits differ from the training data.
 
     Args:
@@ -64,7 +72,9 @@ def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare:
         splits: which of its splits.
         known: [V] variables that were in the training data.
         rare: variables whose values the model does not read.
+        training_hours: the median length of the training stays, if it is known.
     """
+    lengths = np.concatenate([hours(cohort.split(name)) for name in splits])
     sums, unread = _Sums(*(np.zeros(len(cohort.vocabulary)) for _ in range(3))), Counter[str]()
     for name in splits:
         sums.add(cohort.split(name))
@@ -74,7 +84,7 @@ def drift(cohort: Cohort, splits: Sequence[str], known: NDArray[np.bool_], rare:
     return [
         *_unknown_variables(unread, float(sums.events[known].sum())),
         *_shifted_means(cohort, sums, read),
-        *([] if has_dates(cohort) else _lengths(np.concatenate([hours(cohort.split(name)) for name in splits]))),
+        *([] if has_dates(cohort) else _lengths(lengths, training_hours)),
     ]
 
 
@@ -106,16 +116,21 @@ def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list
     ]
 
 
-def _lengths(of_stays: NDArray[np.float64]) -> list[str]:
+def _lengths(of_stays: NDArray[np.float64], training: float | None) -> list[str]:
     """Stays [N] whose minutes may be hours or seconds."""
     if len(of_stays) < FEWEST_STAYS:
         return []
     median = float(np.median(of_stays))
-    if SHORTEST <= median <= LONGEST:
+    shortest, longest = SHORTEST, LONGEST
+    if training is not None:
+        shortest, longest = training / LARGEST_RATIO, training * LARGEST_RATIO
+    if shortest <= median <= longest:
         return []
-    unit = "hours" if median < SHORTEST else "seconds"
+    unit = "hours" if median < shortest else "seconds"
+    instead = "" if training is None else f" instead of {training:.2g} as in training"
     return [
-        f"The median stay is {median:.2g} hours long: is `minute` in {unit}? It must be in minutes since admission."
+        f"The median stay is {median:.2g} hours long{instead}: is `minute` in {unit}? It must be in minutes since "
+        "admission."
     ]
 
 

@@ -5,6 +5,7 @@ Legend: N stays, V variables, I embedding width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch import nn
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import FINGERPRINTS, TASK, TrainedOn, architecture_of, check_fingerprints, read_file
+from seqsetvae.checkpoint import (
+    FINGERPRINTS,
+    MEDIAN_HOURS,
+    TASK,
+    TrainedOn,
+    architecture_of,
+    check_fingerprints,
+    read_file,
+)
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
@@ -79,8 +88,18 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
         label_name=saved["label_name"],
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),
+        median_hours=_median_hours(saved.get(MEDIAN_HOURS), path),
     )
     return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on, saved.get(TASK))
+
+
+def _median_hours(recorded: Any, path: Path) -> float | None:
+    """Of the training stays. Raises InputError for what no stay can last."""
+    if recorded is None:
+        return None
+    if not isinstance(recorded, int | float) or isinstance(recorded, bool) or not 0 < recorded < math.inf:
+        raise InputError(f"{path}: its {MEDIAN_HOURS} is {recorded!r}; it must be a number above 0")
+    return float(recorded)
 
 
 def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> FinetunedModel:

@@ -94,6 +94,7 @@ def run(settings: Settings) -> dict[str, Any]:
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
     scorers = [_open(ckpt, settings, split) for ckpt in settings.finetuned.ckpt]
     first = scorers[0]
+    require_writable_results(settings, first)
     every = [scorer.predict(split) for scorer in scorers]
     tables = [_labelled(scorer, predictions) for scorer, predictions in zip(scorers, every, strict=True)]
     names = checkpoint_names([scorer.path for scorer in scorers])
@@ -175,11 +176,7 @@ def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
     """Cautions about data from elsewhere that differ from the training data."""
-    from seqsetvae.evaluation.drift import drift
-
-    if scorer.is_data_of_run:
-        return []
-    return drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
+    return [] if scorer.is_data_of_run else scorer.drift([split])
 
 
 def _evaluated(scorer: Scorer, predictions: Predictions, name: str) -> Evaluated:
@@ -254,6 +251,14 @@ def _write(
     stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
     reasons = scorer.without_known_variable(predictions.split)
     write_evaluation(settings, scorer, content, prediction_table(predictions, stays, calibration, reasons))
+
+
+def require_writable_results(settings: Settings, scorer: Scorer) -> None:
+    """Raises InputError if the results are to be in a run folder that this user may not write to."""
+    from seqsetvae.files import not_writable
+
+    if settings.output.output is None and scorer.folder is not None and not_writable(scorer.folder.path):
+        raise InputError(f"{scorer.folder.path}: you may not write there. Pass --output FOLDER for the results.")
 
 
 def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table) -> None:

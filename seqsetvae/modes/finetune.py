@@ -168,6 +168,7 @@ def train(
     from seqsetvae.processes import leave
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
+    from seqsetvae.training.finite import stays_in_a_file
     from seqsetvae.training.precision import Precision, prepare_device
     from seqsetvae.training.schedule import Watched
     from seqsetvae.training.stages import finetune_in_stages
@@ -202,10 +203,12 @@ def train(
         return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
 
     def train_and_calibrate() -> None:
-        finetune_in_stages(run, module, compute_features, settings.run.compile_model)
+        with stays_in_a_file(run.folder):
+            finetune_in_stages(run, module, compute_features, settings.run.compile_model)
         leave()
         if settings.task.is_binary:
-            calibrate_best(run, module, compute_features, precision)
+            with stays_in_a_file(run.folder):
+                calibrate_best(run, module, compute_features, precision)
         else:
             print(f"Predictions of --task {task} are not calibrated; calibration is available for one binary label")
 
@@ -312,6 +315,7 @@ def build(
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
+    from seqsetvae.cohort.plausibility import median_hours
     from seqsetvae.head import Loss, set_prior, weight_of_positives
     from seqsetvae.tasks.model import TaskLoss
     from seqsetvae.tasks.targets import spec_of
@@ -330,6 +334,7 @@ def build(
             label_name=cohort.label_name,
             max_sets=settings.data.max_sets,
             transform=transform,
+            median_hours=median_hours(cohort.split("train")),
         ),
         trees,
         spec,

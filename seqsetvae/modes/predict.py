@@ -100,7 +100,7 @@ def problems(settings: Settings) -> list[str]:
 def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
     from seqsetvae.evaluation.calibration import read_calibration
-    from seqsetvae.evaluation.drift import FEWEST_STAYS, drift
+    from seqsetvae.evaluation.drift import FEWEST_STAYS
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
@@ -140,7 +140,7 @@ def run(settings: Settings) -> Prediction:
     n_stays = sum(scorer.cohort.split(name).n_stays for name in splits)
     if n_stays < FEWEST_STAYS:
         print(f"Too few stays to compare their means and lengths with training ({n_stays}; {FEWEST_STAYS} are needed)")
-    warnings = drift(scorer.cohort, splits, scorer.known_variables, scorer.not_read)
+    warnings = scorer.drift(splits)
     for warning in warnings:
         print(f"⚠️  {warning}")
     if warnings:

@@ -21,6 +21,7 @@ from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.drift import drift
 from seqsetvae.evaluation.every_set import EverySet, predict_every_set
 from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
@@ -130,6 +131,11 @@ class Scorer:
             if stay is not None:
                 found.setdefault(stay, (stay, file.parent.name if file.parent.name in SPLITS else None, skip.reason))
         return list(found.values())
+
+    def drift(self, splits: Sequence[str]) -> list[str]:
+        """A sentence for each way in which these splits differ from the training data."""
+        hours = self.finetuned.trained_on.median_hours
+        return drift(self.cohort, splits, self.known_variables, self.not_read, hours)
 
     @property
     def not_read(self) -> tuple[str, ...]:

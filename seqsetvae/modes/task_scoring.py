@@ -16,6 +16,7 @@ import pyarrow as pa
 from seqsetvae.checkpoint import TASK, read_file
 from seqsetvae.errors import InputError
 from seqsetvae.modes.scoring import Scorer, open_scorer
+from seqsetvae.privacy import checkpoint_names
 from seqsetvae.processes import leave, own_share
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
@@ -106,21 +107,23 @@ def evaluate_task(settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate the first --ckpt on --split, compare it with baselines and the others, print and write the result."""
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
-    from seqsetvae.modes.evaluate import write_evaluation
+    from seqsetvae.modes.evaluate import require_writable_results, write_evaluation
 
     split, ckpts = settings.split.split, settings.finetuned.ckpt or ()
     assert split is not None, "settings are checked before a mode runs"
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
     scorers = [_open(ckpt, settings, split) for ckpt in ckpts]
     first, spec = scorers[0], spec_of_scorer(scorers[0])
+    require_writable_results(settings, first)
     refuse_for_task(spec.task, first.path, landmarks=settings.details.landmarks is not None)
     _require_same_task(scorers)
     stays = _evaluated_stays(first, split)
     found = [outputs_of(scorer, split) for scorer in scorers]
     leave()
-    evaluated = _evaluated(first, found[0], stays)
+    names = checkpoint_names([scorer.path for scorer in scorers])
+    evaluated = _evaluated(first, found[0], stays, names[0])
     others, notes = ({}, []) if settings.baselines.baselines == "none" else _baselines(first, split, stays)
-    others |= {str(scorer.path): _of(each, stays) for scorer, each in zip(scorers[1:], found[1:], strict=True)}
+    others |= {name: _of(each, stays) for name, each in zip(names[1:], found[1:], strict=True)}
     not_available = f"Calibration, decision thresholds and decision curves are not available for --task {spec.task}."
     content = evaluation(
         evaluated,
@@ -201,10 +204,10 @@ def _truth(scorer: Scorer, split: str, stays: np.ndarray) -> np.ndarray:
     return of_split.truth[order[np.searchsorted(of_split.stay_id, stays, sorter=order)]]
 
 
-def _evaluated(scorer: Scorer, outputs: Outputs, stays: np.ndarray) -> Evaluated:
+def _evaluated(scorer: Scorer, outputs: Outputs, stays: np.ndarray, name: str) -> Evaluated:
     return Evaluated(
         spec=spec_of_scorer(scorer),
-        checkpoint=str(scorer.path),
+        checkpoint=name,
         split=outputs.split,
         output=_of(outputs, stays),
         truth=_truth(scorer, outputs.split, stays),
@@ -246,9 +249,7 @@ def _left_out(scorer: Scorer, split: str, stays: np.ndarray) -> list[str]:
 
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
-    from seqsetvae.evaluation.drift import drift
-
-    return [] if scorer.is_data_of_run else drift(scorer.cohort, [split], scorer.known_variables, scorer.not_read)
+    return [] if scorer.is_data_of_run else scorer.drift([split])
 
 
 def _with_truth(rows: pa.Table, scorer: Scorer, split: str) -> pa.Table:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqsetvae.files import not_writable
 from seqsetvae.settings.declare import argument, given, setting
 from seqsetvae.settings.kinds import (
     BOOLEAN,
@@ -111,6 +112,12 @@ class OutputSettings:
         "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it "
         "are not computed again",
     )
+
+    def problems(self) -> list[str]:
+        """Found before hours of work whose result nobody may write."""
+        if self.output is None or (place := not_writable(self.output)) is None:
+            return []
+        return [f"output: received {str(self.output)!r}; allowed: a place that you may write to, which {place} is not"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -9,12 +12,29 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.metrics import FiniteCheck, NotFiniteError
+from seqsetvae.files import write_text
+from seqsetvae.metrics import FiniteCheck, NotFiniteError, NotFiniteOutputError
 from seqsetvae.processes import of_all
 from seqsetvae.training.callbacks import DelayedNumber
 from seqsetvae.training.run_folder import RunFolder
 
 BAD_BATCH = "bad_batch.json"
+
+
+@contextmanager
+def stays_in_a_file(folder: RunFolder) -> Iterator[None]:
+    """Where the output for a stay is not finite, the run folder lists it, and neither the error nor train.log names it.
+
+    Raises:
+        NotFiniteOutputError: with the file in the place of the stay.
+    """
+    try:
+        yield
+    except NotFiniteOutputError as error:
+        file = folder.path / BAD_BATCH
+        write_text(file, json.dumps({"split": error.split, "stays": error.stays}, indent=2) + "\n")  # in any process
+        where = f"a stay that is listed in {file},"
+        raise NotFiniteOutputError(error.stays, error.split, where) from None
 
 
 @dataclass(frozen=True)

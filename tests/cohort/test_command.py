@@ -14,7 +14,7 @@ import pytest
 import seqsetvae
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort import notices, open_cohort
-from seqsetvae.cohort.command import main
+from seqsetvae.cohort.command import _parse, main
 from seqsetvae.cohort.find import DEFAULT_LABEL
 from seqsetvae.cohort.sidefiles import stay_number
 
@@ -119,6 +119,32 @@ def test_an_abbreviated_flag_is_refused(folder: Folder, capsys: pytest.CaptureFi
         assert stop.value.code == 2
         assert flag in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("table --leave_out HR SRC OUT", "required: SRC, OUT. --leave_out: takes all words up to the next flag; put"),
+        ("table SRC --static_columns age OUT", "--static_columns: takes all words up to the next flag; put SRC OUT be"),
+        ("physionet2012 --test_sets c SRC OUT", "'SRC' (choose from 'a', 'b', 'c'). --test_sets: takes all words"),
+        ("check --leave_out HR SRC", "come after such data: check SRC --flag"),
+    ],
+)
+def test_a_flag_that_took_the_paths_is_named(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_flag_of_several_values_may_be_repeated() -> None:
+    words = "--leave_out HR --leave_out Temp pH --categorical a --categorical b --static_columns c --static_columns d"
+    arguments = _parse(["table", "SRC", "OUT", *words.split()])
+    assert arguments.leave_out == ["HR", "Temp", "pH"]
+    assert (arguments.categorical, arguments.static_columns) == (["a", "b"], ["c", "d"])
+    words = "--test_sets a --test_sets b c"
+    assert _parse(["physionet2012", "SRC", "OUT", *words.split()]).test_sets == ["a", "b", "c"]
+    assert _parse(["table", "SRC", "OUT"]).leave_out == []
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

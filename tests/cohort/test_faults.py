@@ -1,5 +1,6 @@
 """Faulty data, fault by fault, as docs/data-faults.md lists them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +210,17 @@ def test_two_different_vectors_of_one_variable_are_an_error(folder: Folder) -> N
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nlactate,3\n")
     with pytest.raises(InputError, match="'lactate' has two different vectors"):
         compiled(folder)
+
+
+def test_side_files_may_have_the_byte_order_mark_of_excel(folder: Folder) -> None:
+    folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n")
+    folder.csv("cached.csv", "Key,0,1\nheart rate,1,2\nlactate,3,4\n")
+    plain = compiled(folder).content_hash
+    shutil.rmtree(folder.root.parent / "out")
+    for name in ("oc.csv", "stats.csv", "cached.csv"):
+        file = folder.root / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert compiled(folder).content_hash == plain
 
 
 def test_without_cached_csv_embeddings_are_generated(folder: Folder) -> None:

@@ -117,9 +117,12 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"embeddings": {"source": "file", "width": "2"}}, "embeddings is not a source and a width"),
     ({"embeddings": {"source": "elsewhere", "width": 2}}, "embeddings is not"),
     ({"embeddings": [2]}, "embeddings is not"),
+    ({"embeddings": {"source": "file"}}, "embeddings is not"),
+    ({"embeddings": {"width": 2}}, "embeddings is not"),
     ({"splits": {}}, "splits is not counts of events, sets, stays, labelled, positives for some of train, valid"),
     ({"splits": {"validation": {}}}, "splits is not"),
     ({"splits": {"train": {"stays": 2}}}, "splits is not"),
+    ({"splits": {"train": {"stays": 2, "sets": 3, "events": 4, "positives": 1}}}, "splits is not"),  # no labelled
     ({"splits": {"train": {"stays": 2, "sets": 3, "events": 4, "labelled": 2, "positives": 3}}}, "splits is not"),
     ({"splits": {"train": {"stays": 2.0, "sets": 3, "events": 4, "labelled": 2, "positives": 1}}}, "splits is not"),
     ({"splits": [1]}, "splits is not"),

@@ -366,6 +366,9 @@ def test_a_carriage_return_inside_a_text_is_one_fault_of_that_file(src: Path, ro
     source = PhysioNet2012(src)
     assert [skip.stay_id for skip in source.skips] == [116]
     assert sum(map(len, source.stays.values())) == 59
+    options = {"label_name": "death", "labels": source.labels, "embedding_dim": 2, "progress": False}
+    cohort = compile_cohort(PhysioNet2012(src), src.parent / "out", skip_bad=True, **options)  # type: ignore[arg-type]
+    assert sum(split.n_stays for split in cohort.splits.values()) == 59
 
 
 def test_lines_may_end_as_on_windows(src: Path) -> None:

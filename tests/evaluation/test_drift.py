@@ -63,6 +63,18 @@ def test_minutes_in_another_unit_are_noticed(span: float, unit: str) -> None:
     assert f"is `minute` in {unit}?" in found
 
 
+def test_the_length_is_compared_with_that_of_the_training_stays() -> None:
+    """Stays of 2 hours are no fault where all of them are so short, nor are stays of 2 months."""
+    short, long = _cohort(span=120), _cohort(span=60 * 24 * 60)
+    assert "is `minute` in hours?" in drift(short, ["test"], KNOWN, ())[0]
+    assert drift(short, ["test"], KNOWN, (), training_hours=2.5) == []
+    assert drift(long, ["test"], KNOWN, (), training_hours=900.0) == []
+    (found,) = drift(_cohort(span=48), ["test"], KNOWN, (), training_hours=48.0)
+    assert found.startswith("The median stay is 0.8 hours long instead of 48 as in training: is `minute` in hours?")
+    (found,) = drift(_cohort(), ["test"], KNOWN, (), training_hours=0.8)
+    assert "instead of 0.8 as in training: is `minute` in seconds?" in found
+
+
 def test_unknown_variables_are_counted_whether_they_are_in_the_cohort_or_left_out() -> None:
     (in_cohort,) = drift(_cohort(), ["test"], np.array([True, True, False]), ())
     assert in_cohort.startswith("33.3% of the events are of 1 variable that the training data did not have: 'c'")

@@ -31,6 +31,10 @@ def _edit(file: Path, change: Callable[[str], str]) -> None:
     file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def _encode(file: Path, encoding: str) -> None:
+    file.write_text(file.read_text(encoding="utf-8"), encoding=encoding)
+
+
 @pytest.fixture
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint may be read, and no data may be hashed or compiled."""
@@ -63,6 +67,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no Key column": (
         lambda data: _edit(data / "cached.csv", lambda text: text.replace("Key", "name")),
         "cached.csv: has no column Key",
+    ),
+    "labels in UTF-16": (
+        lambda data: _encode(data / "oc.csv", "utf-16"),
+        "oc.csv: cannot be read as a CSV file in UTF-8",
+    ),
+    "statistics in UTF-16": (lambda data: _encode(data / "stats.csv", "utf-16"), "stats.csv: cannot be read as a CSV"),
+    "half a download of the labels": (
+        lambda data: _edit(data / "oc.csv", lambda text: text[: text.rindex(",")]),
+        "1 cells where the header has 2",
     ),
     "no validation split": (lambda data: (data / "patient_ehr" / "valid").unlink(), "no split 'valid'"),
 }

@@ -36,6 +36,11 @@ def test_evaluate_gives_the_best_val_auc_for_any_batch_size(
     assert printed_figure(said, "AUROC") == f"{float(best['val_auc']):.4f}"
     assert printed_figure(said, "AUPRC") == f"{float(best['val_auprc']):.4f}"
     assert "split valid: 20 stays" in said
+    figures = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    with (tmp_path / "predictions.csv").open(encoding="utf-8") as file:
+        label, logit = np.array([(row["label"], row["logit"]) for row in csv.DictReader(file)], dtype=float).T
+    assert figures["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit), abs=1e-6)
+    assert float(best["val_auc"]) == pytest.approx(roc_auc_score(label, logit), abs=1e-6)
 
 
 def test_evaluate_reads_a_checkpoint_and_other_data_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.files import cannot_write
+from seqsetvae.modes.scoring import Scorer
 from seqsetvae.training import callbacks
 from seqsetvae.training.run_state import Row
 from tests import tiny
-from tests.command import finetune, rows_of, run_of
+from tests.command import argv, call, finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
 from tests.training.helpers import load
 
@@ -93,6 +95,27 @@ def test_an_output_folder_that_cannot_be_created_is_an_error(
     status, _, errors = finetune(pretrained, compiled.path, tmp_path / "file" / "below")
     assert status == 2
     assert "--output_root_dir" in errors
+
+
+def test_a_place_that_may_not_be_written_to_is_found_before_the_work(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write anywhere, so the answer of the system is replaced."""
+    may, closed = os.access, (tmp_path, finished[0])
+    monkeypatch.setattr(os, "access", lambda place, mode, **more: place not in closed and may(place, mode, **more))
+    monkeypatch.setattr(Scorer, "predict", None)  # is not reached
+    refused = f"allowed: a place that you may write to, which {tmp_path} is not"
+    calls: tuple[tuple[dict[str, object], str], ...] = (
+        ({"mode": "predict", "output": tmp_path / "risks.csv"}, refused),
+        ({"mode": "export", "output": tmp_path / "new" / "model"}, refused),
+        ({"mode": "evaluate", "split": "valid", "output": tmp_path / "results"}, refused),
+        ({"mode": "evaluate", "split": "valid"}, "you may not write there. Pass --output FOLDER"),
+    )
+    for flags, expected in calls:
+        status, _, errors = call(argv(ckpt=finished[0], **flags))
+        assert status == 2
+        assert expected in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def _stage_1(pretrained: Path, cohort: Cohort, root: Path) -> Path:

@@ -158,6 +158,27 @@ def test_sigterm_saves_the_step_and_exits_with_its_own_status(
     assert "Resumed in epoch 2, after 6 batches" in resume(run)
 
 
+def test_sigterm_in_a_validation_ends_at_once(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation of hours has no step that could be saved; the state before it is."""
+    step, calls = SeqSetVAEFineTuner.validation_step, []
+
+    def stopped(self: SeqSetVAEFineTuner, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:  # of 3 in each epoch
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SeqSetVAEFineTuner, "validation_step", stopped)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
+    assert status == train_optimized.STOPPED
+    assert len(calls) == 5
+    assert "stopped by SIGTERM; to go on: python train_optimized.py --resume" in errors
+    resume(run_of(tmp_path))
+    assert [row["epoch"] for row in rows_of(run_of(tmp_path))] == ["1", "2", "3"]
+
+
 def test_a_process_that_is_killed_ends_like_one_that_was_not(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:

@@ -66,8 +66,9 @@ def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path)
     assert _settings(**given, ckpt=files[0])["ckpt"] == [str(files[0])]
     assert _settings("--landmarks", "6", "12.5", **given, ckpt=files[0])["landmarks"] == [6.0, 12.5]
     assert _settings(**given, ckpt=files[0], landmarks="none")["landmarks"] is None
-    message = _problems("--landmarks", "6", "-1", **given, ckpt=files[0])
-    assert "landmarks: received '6 -1'; allowed: a number above 0 or several, or None" in message
+    for stray in ("-1", "outputs/x"):
+        message = _problems("--landmarks", "6", stray, **given, ckpt=files[0])
+        assert f"landmarks: received '6 {stray}'; allowed: a number above 0 or several, or None" in message
     assert "ckpt: not given; --mode evaluate needs --ckpt" in _problems("--ckpt", "none", **given)
 
 
@@ -166,6 +167,7 @@ def test_problems_of_settings_together_come_at_once_too(files: dict[str, object]
         (["--zzz", "8"], "--zzz: no such flag; --help lists all"),
         (["8"], "'8': a value without a flag; put a flag before it or remove it"),
         (["--seed"], "seed: --seed was given without a value"),
+        (["--compile_model", "outputs/x"], "compile_model: received 'outputs/x'; allowed: true or false"),
         (["--lr", "-3e-4"], "lr: received '-3e-4'; allowed: a number above 0"),
         (["--lr=-3e-4"], "lr: received '-3e-4'; allowed: a number above 0"),
     ],

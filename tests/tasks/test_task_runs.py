@@ -100,6 +100,7 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "predictions.csv")
     assert (content["task"], content["stays"], len(table)) == (task, 18, 20)
+    assert content["checkpoint"] == f"{folder.name}/checkpoints/best.ckpt"
     assert "Of 20 stays, 2 have no label or no known variable; they are left out." in said
     assert f"Calibration, decision thresholds and decision curves are not available for --task {task}." in said
     values = {name: figure["value"] for name, figure in content["figures"].items()}

@@ -11,7 +11,7 @@ import torch
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.head import Loss
-from seqsetvae.training import finite
+from seqsetvae.training import feature_pass, finite
 from tests.command import command, finetune, run_of
 
 BAD = 5  # the batch, counted from 0, whose loss becomes NaN
@@ -87,6 +87,25 @@ def test_a_validation_loss_that_is_infinite_is_never_the_best(
     assert status == 1
     assert "val_loss is not finite" in errors
     assert [file.name for file in (run_of(tmp_path) / "checkpoints").iterdir()] == ["last.ckpt"]  # from the start
+
+
+def test_a_feature_that_is_nan_names_its_stay_in_a_file_only(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a frozen backbone makes of a stay is checked before it is cached."""
+    original, bad = feature_pass.require_finite, list[int]()
+
+    def broken(rows: torch.Tensor, stay_id: torch.Tensor, split: str) -> None:
+        bad[:] = [int(stay_id[-1])]
+        original(torch.tensor([0.0] * (len(rows) - 1) + [float("nan")]), stay_id, split)
+
+    monkeypatch.setattr(feature_pass, "require_finite", broken)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 1
+    run = run_of(tmp_path)
+    assert f"NaN or infinite for a stay that is listed in {run / 'bad_batch.json'}, of the train split" in errors
+    assert json.loads((run / "bad_batch.json").read_text(encoding="utf-8")) == {"split": "train", "stays": bad}
+    assert str(bad[0]) not in errors + (run / "train.log").read_text(encoding="utf-8")
 
 
 def test_pretraining_is_watched_too(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

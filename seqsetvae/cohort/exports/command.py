@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from seqsetvae.cohort.exports import EXPORTS
 from seqsetvae.cohort.format import open_cohort
@@ -10,7 +11,7 @@ from seqsetvae.files import refuse_existing
 HELP = "Write a compiled cohort in a format that other programs read."
 
 
-def add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_export(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand and its flags."""
     parser = commands.add_parser("export", help=HELP, description=HELP, allow_abbrev=False)
     parser.add_argument("cohort", type=Path, metavar="COHORT", help="a compiled cohort")

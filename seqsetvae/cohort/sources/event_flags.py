@@ -57,9 +57,9 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--variable_map", type=Path, metavar="CSV", help=mapping)
     out = "variables, or levels NAME=level, to leave out, such as those that state the outcome, by their names here or "
     out += "those of --variable_map; * stands for any characters"
-    parser.add_argument("--leave_out", nargs="+", default=[], metavar="NAME", help=out)
+    parser.add_argument("--leave_out", action="extend", nargs="+", default=[], metavar="NAME", help=out)
     categorical = "variables whose numbers are categories: 3 becomes NAME=3 with the value 1"
-    parser.add_argument("--categorical", nargs="+", default=[], metavar="NAME", help=categorical)
+    parser.add_argument("--categorical", action="extend", nargs="+", default=[], metavar="NAME", help=categorical)
     _add_division_flags(parser)
     stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
     add_side_file(parser, "--stats", stats)

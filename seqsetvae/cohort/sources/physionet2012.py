@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py physionet2012`."""
     parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
     for split in SPLITS:
-        flag = f"--{split}_sets"
-        parser.add_argument(flag, nargs="+", choices="abc", default=[], help=f"whole sets for the {split} split")
+        how: dict[str, Any] = {"action": "extend", "nargs": "+", "choices": "abc", "default": []}
+        parser.add_argument(f"--{split}_sets", **how, help=f"whole sets for the {split} split")
     parser.add_argument(
         "--fractions",
         nargs=3,

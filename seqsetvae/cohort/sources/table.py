@@ -65,7 +65,7 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
     split = "column with the split: train, valid or test (default: patients are divided at random)"
     add("--split_column", metavar="COLUMN", help=split)
     static = "columns with facts such as age or sex, which become events in the first set; an empty cell is unknown"
-    add("--static_columns", nargs="+", default=[], metavar="COLUMN", help=static)
+    add("--static_columns", action="extend", nargs="+", default=[], metavar="COLUMN", help=static)
 
 
 def open_source(arguments: Namespace) -> Opened:

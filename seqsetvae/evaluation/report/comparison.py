@@ -46,7 +46,7 @@ def write_comparison_page(runs: Sequence[Run], output_root_dir: Path) -> Path:
         folder = output_root_dir / (f"comparison-{stamp}" + (f"-{attempt}" if attempt > 1 else ""))
         try:
             with new_folder(folder) as partial:
-                return folder / write_page("comparison.html", content, partial).name
+                return folder / write_page("comparison.html", content, partial, runs).name
         except AlreadyThereError:
             attempt += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
 from seqsetvae.evaluation.report.task_page import page_content
 from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
 from seqsetvae.files import cannot_write, write_text
-from seqsetvae.privacy import without_folders
+from seqsetvae.privacy import absolute_paths, without_folders
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
@@ -44,7 +44,7 @@ SECTIONS: Sequence[Callable[[Run], Section | None]] = (
 def write_run_page(run: Run) -> Path:
     """report.html and figures/ in the run folder. Raises CannotWriteError."""
     if run.task != "binary":
-        return write_page("run.html", page_content(run, COMMAND), run.folder)
+        return write_page("run.html", page_content(run, COMMAND), run.folder, [run])
     evaluation = run.evaluation
     content = {
         "title": f"Fine-tuned model: {run.label_name}" if run.mode == "finetune" else f"Run of --mode {run.mode}",
@@ -57,11 +57,11 @@ def write_run_page(run: Run) -> Path:
         "missing": missing_parts(run),
         "again": f"{COMMAND} --mode report --runs {shlex.quote(str(run.folder))}",
     }
-    return write_page("run.html", content, run.folder)
+    return write_page("run.html", content, run.folder, [run])
 
 
-def write_page(template: str, content: dict[str, Any], folder: Path) -> Path:
-    """A page from a template, as report.html in `folder`, and its pictures as files in figures/.
+def write_page(template: str, content: dict[str, Any], folder: Path, runs: Iterable[Run]) -> Path:
+    """A page about runs from a template, as report.html in `folder`, and its pictures as files in figures/.
 
     Raises:
         CannotWriteError: the folder cannot be written to.
@@ -87,7 +87,8 @@ def write_page(template: str, content: dict[str, Any], folder: Path) -> Path:
     )
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     html = environment.get_template(template).render(content, style=style, drawing=drawing, version=__version__)
-    write_text(folder / REPORT, without_folders(html))
+    paths = [str(path) for run in runs for path in (run.folder.absolute(), *absolute_paths(run.config))]
+    write_text(folder / REPORT, without_folders(html, [*paths, str(Path.cwd())]))
     return folder / REPORT
 
 
