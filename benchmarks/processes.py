@@ -4,8 +4,8 @@ The first table has the events of the busiest process of a training step over th
 sampler deals the stays out, and for whole batches as they are without it. The second one has fine-tuning of everything
 (`--preset small`, one thread for each process) with one process and with two, in turn: the median of training stays/s,
 and CPU time for each stay, which depends little on how busy the machine is. That time is from runs of two lengths, so
-that starting and ending count for nothing; it includes validation. Two processes that add no work need the same CPU time
-as one; on free cores they are then twice as fast, if they do not wait for each other.
+that starting and ending count for nothing; it includes validation. Two processes that add no work need the CPU time of
+one; on free cores they are then twice as fast, if they do not wait for each other.
 """
 
 from __future__ import annotations
