@@ -22,7 +22,7 @@ from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 NO_LABEL = -1
 
 
-def map_tensors(item: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(item: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """The same with every tensor changed, in dataclasses too."""
     return _map(item, torch.Tensor, change)
 
@@ -89,17 +89,25 @@ class Batch(_OfStays):
         return torch.repeat_interleave(self.sets_per_stay, output_size=self.n_sets)
 
 
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """A tensor on its way from a loader process."""
+
+    array: np.ndarray
+
+
 def _as_arrays(batch: Batch) -> tuple[Any, ...]:
     """How a loader process sends a batch: as bytes, through its pipe.
 
     PyTorch would put each tensor into shared memory of its own, which is an open file until the tensor is freed. Ids of
     a whole epoch are kept, so a thousand batches would exceed the usual limit of open files.
     """
-    return _of_arrays, ([_map(getattr(batch, each.name), torch.Tensor, torch.Tensor.numpy) for each in fields(batch)],)
+    parts = [getattr(batch, each.name) for each in fields(batch)]
+    return _of_arrays, ([map_tensors(part, lambda tensor: _Sent(tensor.numpy())) for part in parts],)
 
 
 def _of_arrays(parts: list[Any]) -> Batch:
-    return Batch(*(_map(part, np.ndarray, torch.from_numpy) for part in parts))
+    return Batch(*(_map(part, _Sent, lambda sent: torch.from_numpy(sent.array)) for part in parts))
 
 
 ForkingPickler.register(Batch, _as_arrays)
