@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from seqsetvae.ops.attention import Grids
@@ -20,12 +22,17 @@ from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 NO_LABEL = -1
 
 
-def map_tensors(item: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def map_tensors(item: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """The same with every tensor changed, in dataclasses too."""
-    if isinstance(item, torch.Tensor):
+    return _map(item, torch.Tensor, change)
+
+
+def _map(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The same with everything of this kind changed, in dataclasses too."""
+    if isinstance(item, kind):
         return change(item)
     if is_dataclass(item) and not isinstance(item, type):
-        return replace(item, **{each.name: map_tensors(getattr(item, each.name), change) for each in fields(item)})
+        return replace(item, **{each.name: _map(getattr(item, each.name), kind, change) for each in fields(item)})
     return item
 
 
@@ -80,6 +87,30 @@ class Batch(_OfStays):
     def stay_of_set(self) -> torch.Tensor:
         """[S] int64, position in the batch of each set's stay."""
         return torch.repeat_interleave(self.sets_per_stay, output_size=self.n_sets)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sent:
+    """A tensor on its way from a loader process."""
+
+    array: np.ndarray
+
+
+def _as_arrays(batch: Batch) -> tuple[Any, ...]:
+    """How a loader process sends a batch: as bytes, through its pipe.
+
+    PyTorch would put each tensor into shared memory of its own, which is an open file until the tensor is freed. Ids of
+    a whole epoch are kept, so a thousand batches would exceed the usual limit of open files.
+    """
+    parts = [getattr(batch, each.name) for each in fields(batch)]
+    return _of_arrays, ([map_tensors(part, lambda tensor: _Sent(tensor.numpy())) for part in parts],)
+
+
+def _of_arrays(parts: list[Any]) -> Batch:
+    return Batch(*(_map(part, _Sent, lambda sent: torch.from_numpy(sent.array)) for part in parts))
+
+
+ForkingPickler.register(Batch, _as_arrays)
 
 
 @dataclass(eq=False)

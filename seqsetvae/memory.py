@@ -1,6 +1,7 @@
 """The memory of the process: its peak, and the memory that a training step frees, which is kept for the next step.
 
-glibc returns freed large arrays to the system; the next step allocates them again, and the system zeroes each page.
+glibc returns freed large arrays to the system; the next step allocates them again, and the system zeroes each page. But
+the gaps between arrays of ever different sizes add up over hundreds of epochs, so all is returned after each of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 # Parameters of glibc's mallopt(3), and what switches each of them off.
 M_TRIM_THRESHOLD, NEVER_TRIM = -1, -1
@@ -18,11 +20,22 @@ STATUS = Path("/proc/self/status")  # Linux tells a process's own peak; elsewher
 
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for later arrays; False where there is no glibc."""
+    mallopt = _of_glibc("mallopt")
+    return bool(mallopt and mallopt(M_MMAP_MAX, NEVER_MMAP) and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM))
+
+
+def return_freed_memory() -> bool:
+    """Have glibc give to the system, once, what it has kept; False if there was nothing, or where there is no glibc."""
+    malloc_trim = _of_glibc("malloc_trim")
+    return bool(malloc_trim and malloc_trim(0))
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None: it has no such function."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl and macOS have no mallopt, Windows no library without a name
-        return False
-    return bool(mallopt(M_MMAP_MAX, NEVER_MMAP) and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM))
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):  # musl and macOS lack it, Windows has no library without a name
+        return None
 
 
 def peak_mib() -> float:

@@ -14,7 +14,7 @@ import train_optimized
 
 # What each process runs: one command after the other, with what the tests change and what they look at.
 DRIVER = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ def step_or_fail(self, batch, *arguments):
     steps += 1
     stays.append(batch.stay_id.tolist())
     if steps == FAIL_AT and RANK == 1:
+        (OUT / "failed_at").write_text(str(time.time()))
         raise InputError("the second process has failed")
     loss = step(self, batch, *arguments)
     return loss * float("nan") if steps == nan_at and RANK == 1 else loss

@@ -8,47 +8,103 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from seqsetvae.cohort import Cohort
+from tests.command import argv
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("lightgbm", "jinja2", "matplotlib", "captum", "tensorboard", "safetensors", "onnx", "onnxruntime")
+
+
+def _base_install() -> set[str]:
+    """The packages that `pip install .` installs, with all that they require."""
+    base = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    found: set[tuple[str, str]] = set()  # (package, extra)
+    left = [Requirement(line) for line in base]
+    while left:
+        needed = left.pop()
+        new = {(canonicalize_name(needed.name), extra) for extra in ("", *needed.extras)} - found
+        found |= new
+        for required in map(Requirement, metadata.requires(needed.name) or [] if new else []):
+            if required.marker is None or any(required.marker.evaluate({"extra": extra}) for _, extra in new):
+                left.append(required)
+    return {package for package, _ in found}
+
+
+def _other_modules() -> tuple[str, ...]:
+    """What can be imported here and not after `pip install .`: extras, and what tests and linters need."""
+    base = _base_install()
+    owners = {name: set(map(canonicalize_name, of)) for name, of in metadata.packages_distributions().items()}
+    return tuple(sorted({"jinja2"} | {name for name, of in owners.items() if not of & base}))  # torch brings jinja2
+
+
 # Python imports this file when it starts: the packages are then as if they were not installed.
 HIDE = f"""
 import sys
 from importlib.machinery import PathFinder
 
-class WithoutExtras:
+class OnlyTheBaseInstall:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        return None if name.partition(".")[0] in {EXTRAS!r} else PathFinder.find_spec(name, path, target)
+        return None if name.partition(".")[0] in {_other_modules()!r} else PathFinder.find_spec(name, path, target)
 
-sys.meta_path = [WithoutExtras if finder is PathFinder else finder for finder in sys.meta_path]
+sys.meta_path = [OnlyTheBaseInstall if finder is PathFinder else finder for finder in sys.meta_path]
 """
 RUN = """
 import json, sys
 import train_optimized
+from seqsetvae.cohort import command
 for words in json.loads(sys.argv[1]):
-    print("##", words[1], flush=True)
-    print("status", train_optimized.main(words), flush=True)
+    print("##", *words[:2], flush=True)
+    main = train_optimized.main if words[0] == "--mode" else command.main
+    print("status", main(words), flush=True)
 """
 
 
-def _run(folder: Path, *commands: dict[str, object]) -> list[tuple[int, str]]:
-    """(exit status, everything printed) of commands in a process that has no extras."""
+def _run(folder: Path, *commands: dict[str, object] | list[str]) -> list[tuple[int, str]]:
+    """(exit status, everything printed) of commands of both programs in a process that has the base install alone."""
     (folder / "sitecustomize.py").write_text(HIDE)
-    words = [[word for name, value in each.items() for word in (f"--{name}", str(value))] for each in commands]
+    words = [each if isinstance(each, list) else argv(**each) for each in commands]
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(words)],
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    parts = re.split(r"^## \w+\n", done.stdout, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^## .*\n", done.stdout, flags=re.MULTILINE)[1:]
     return [(int(re.findall(r"^status (\d+)$", part, re.MULTILINE)[-1]), part) for part in parts]
+
+
+def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
+    """Or the tests below would show nothing."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    tried = "import importlib.util as u; print([name for name in {!r} if u.find_spec(name)])"
+    base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "scipy", "sklearn", "tqdm"]
+    others = ["lightgbm", "jinja2", "matplotlib", "captum", "safetensors", "onnx", "pandas", "hypothesis"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", tried.format([*base, *others])]
+    said = subprocess.run(command, env=environment, text=True, capture_output=True)
+    assert (said.stdout, said.stderr) == (f"{base}\n", "")
+
+
+def test_data_commands_and_pretraining_need_no_extra(old_layout: Path, tmp_path: Path) -> None:
+    cohort, runs = tmp_path / "cohort", tmp_path / "runs"
+    usual = {"data_dir": cohort, "accelerator": "cpu", "output_root_dir": runs}
+    sizes = {"preset": "small", "max_epochs": 1, "batch_size": 16}
+    done = _run(
+        tmp_path,
+        ["compile", str(old_layout), str(cohort)],
+        ["check", str(cohort)],
+        ["export", str(cohort), str(tmp_path / "meds"), "--to", "meds"],
+        {"mode": "pretrain", **usual, **sizes},
+        {"mode": "finetune", "from_random_weights": True, "unfreeze_after": 0, **usual, **sizes},
+    )
+    assert [status for status, _ in done] == [0] * 5, done
 
 
 def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:

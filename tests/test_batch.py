@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,23 @@ def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
     theirs = list(spawned)
     assert len(here) == len(theirs)
     assert all(tiny.same(ours, other) for ours, other in zip(here, theirs, strict=True))
+
+
+OPEN_FILES = Path("/proc/self/fd")
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="open files are counted in /proc")
+@pytest.mark.parametrize("prepare", [None, lambda batch: batch.grids, lambda batch: batch.minute.numpy()])
+def test_batches_of_worker_processes_hold_no_open_files(compiled: Cohort, prepare: Any) -> None:
+    """Ids and labels of a whole epoch are kept, and the limit of open files is often 1,024."""
+    data = _module(compiled, num_workers=1, batch_size=1).with_prepare(prepare)
+    batches = iter(data.loader("train"))
+    kept = [next(batches)]
+    before = len(list(OPEN_FILES.iterdir()))
+    kept += [next(batches) for _ in range(20)]
+    assert len(list(OPEN_FILES.iterdir())) <= before
+    assert not any(tensor.is_shared() for batch in kept for tensor in (batch.stay_id, batch.grids.position))
+    assert type(kept[0].prepared) is type(data.with_prepare(prepare).loader("train").dataset[np.array([0])].prepared)
 
 
 def test_a_dataset_pickles_without_its_data(compiled: Cohort) -> None:

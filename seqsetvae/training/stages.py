@@ -19,6 +19,7 @@ from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
 from seqsetvae.loading import CohortDataModule
+from seqsetvae.memory import return_freed_memory
 from seqsetvae.processes import this_process
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
@@ -203,6 +204,7 @@ class Run:
         )
         self.folder.write_json(RUN_STATE, self.state.as_plain())
         print_line(row_line(row, self.printed, epochs))
+        return_freed_memory()
 
 
 def finetune_in_stages(

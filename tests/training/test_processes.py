@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,9 @@ def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_anoth
 ) -> None:
     words = _words(pretrained, compiled.path, tmp_path / "runs")
     failed = torchrun(tmp_path, one_of(words), FAIL_AT=str(STEPS + 4))  # in stage 2, after three steps
+    took = time.time() - float((tmp_path / "failed_at").read_text(encoding="utf-8"))
     assert failed.returncode != 0
+    assert took < 60
     before, found, _ = failed.stderr.partition("error: the second process has failed")
     assert found
     assert "Traceback" not in before
