@@ -1,7 +1,7 @@
 """The text of boosted trees in a checkpoint, checked before LightGBM reads it.
 
-LightGBM's parser believes every count and index that it reads: a damaged text can end or hang the process. So all that a
-prediction depends on is checked here, and LightGBM gets a text that is written anew from it, without the rest.
+LightGBM's parser believes every count and index that it reads: a damaged text can end or hang the process. So all that
+a prediction depends on is checked here, and LightGBM gets a text that is written anew from it, without the rest.
 
 Legend: L leaves of a tree.
 """
@@ -30,7 +30,9 @@ _FIXED = {"num_cat": "0", "is_linear": "0"}  # no categories, no linear models i
 _KEYS = {"num_leaves", *_WHOLE, "threshold", "leaf_value", *_STATISTICS, *_FIXED, "shrinkage"}
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,9}")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?(e[-+]?[0-9]{1,3})?")
-_NUMERIC = range(0, 12, 2)  # decision types: bit 0 is a category, bit 1 the side of missing values, 2 and 3 which these are
+_NUMERIC = range(
+    0, 12, 2
+)  # decision types: bit 0 is a category, bit 1 the side of missing values, 2 and 3 which these are
 
 
 def checked_text(text: str) -> tuple[str, int]:
@@ -80,7 +82,7 @@ def _checked_tree(text: str, number: int, columns: int) -> str:
 
 
 def _check_nodes(lines: dict[str, str], leaves: int, columns: int) -> None:
-    """Raises ValueError unless all arrays have their length, columns exist, and every node but the first is a child once.
+    """Raises ValueError unless arrays have their length, columns exist, and every node but the first is a child once.
 
     A child that is a node has a higher number than its parent, as LightGBM writes them, so there is no circle. One that
     is leaf k has the number -k - 1.
@@ -111,10 +113,15 @@ def _whole(lines: dict[str, str], name: str, length: int) -> list[int]:
 
 
 def _check_numbers(lines: dict[str, str], name: str, length: int) -> None:
-    """Raises ValueError unless there are so many finite numbers."""
+    """Raises ValueError unless there are so many numbers; a threshold may be inf, for missing values."""
     parts = lines[name].split(" ") if lines[name] else []
-    if len(parts) != length or not all(_NUMBER.fullmatch(part) and math.isfinite(float(part)) for part in parts):
+    good = [_is_finite(part) or (name == "threshold" and part in ("inf", "-inf")) for part in parts]
+    if len(parts) != length or not all(good):
         raise ValueError(f"{name} is {lines[name]!r:.60}, allowed: finite numbers, {length:,} of them")
+
+
+def _is_finite(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
 def _written(header: dict[str, str], blocks: Sequence[str], columns: int) -> str:

@@ -87,7 +87,7 @@ def labels(files: Files, rng: random.Random, folder: Path) -> None:
     file = folder / rng.choice(("labels.csv", "labels.csv.gz", "labels.parquet"))
     _label_table(files, imported).to(file)
     _damage_tables(folder, rng)
-    task, columns = rng.choice((("multilabel", "died"), ("multiclass", "unit"), ("regression", "days,died")))
+    task, columns = rng.choice((("multilabel", "died,late"), ("multiclass", "unit"), ("regression", "days,died")))
     file = rng.choice(sorted(folder.iterdir()))
     targets = fit_targets(cohort, read_label_file(file, columns_of(columns)), task)
     require_targets(targets, "train")
@@ -114,7 +114,7 @@ def _label_table(files: Files, imported: bool) -> _Labels:
         return _Labels(found)
     stays = [stay for split in open_cohort(files.cohort).splits.values() for stay in split.stay_id.tolist()]
     rows = found.take([at % len(found) for at in range(len(stays))])
-    return _Labels(pa.table({"ts_id": stays, **{name: rows[name] for name in ("died", "days", "unit")}}))
+    return _Labels(pa.table({"ts_id": stays, **{name: rows[name] for name in ("died", "late", "days", "unit")}}))
 
 
 def _damage_tables(folder: Path, rng: random.Random) -> None:

@@ -78,4 +78,6 @@ def _call(words: list[str]) -> None:
     status = train_optimized.main(words)
     if status == 2:
         raise InputError("printed by the command")
+    if status == 1:
+        raise InputError("printed by the command: numbers that are not finite, for example by a rate of 1e300")
     assert status == 0, f"status {status}"
