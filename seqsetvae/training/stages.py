@@ -123,9 +123,10 @@ class Run:
             is_lost = isinstance(error, RuntimeError) and lost_another(error)
             if path is None or last.has_begun or is_lost or isinstance(error, InputError | FloatingPointError):
                 raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
-                f"{path}: cannot be restored ({type(error).__name__}: {f'{error} '.splitlines()[0]:.200}). It is "
-                "damaged or of another run. Delete it to go on from the checkpoint before it, or start a new run."
+                f"{path}: cannot be restored ({reason:.200}). It is damaged or of another run. Delete it to go on "
+                "from the checkpoint before it, or start a new run."
             ) from error
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
