@@ -56,6 +56,10 @@ def read_safetensors(file: Path) -> dict[str, Any]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         content = json.loads(metadata.get(CONTENT, "{}"))
+        if not isinstance(content, dict):
+            raise TypeError(f"{CONTENT} is a {type(content).__name__}")
+        if any(name.startswith(TEXTS) for name in tensors):
+            content = content | {"hyper_parameters": content["hyper_parameters"] | _texts(tensors)}
     except Exception as error:  # of any kind: what the library raises for damaged files is not documented
         raise InputError(
             f"{file}: not a safetensors file, or damaged ({type(error).__name__}: {error}). Copy it again from where "
@@ -66,11 +70,17 @@ def read_safetensors(file: Path) -> dict[str, Any]:
             f"{file}: the checksum of its weights does not match. The file is damaged, or its download is incomplete: "
             "copy it again from where it was made."
         )
+    return {**content, "state_dict": {name: value for name, value in tensors.items() if not name.startswith(TEXTS)}}
+
+
+def _texts(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """The lists of long texts, by name. Raises an error of some kind where they are damaged."""
+    found: dict[str, list[str]] = {}
     names = [name for name in tensors if name.startswith(TEXTS)]
     for name in sorted(names, key=lambda name: int(name.rpartition(" ")[2])):
-        of_name = content["hyper_parameters"].setdefault(name.removeprefix(TEXTS).rpartition(" ")[0], [])
-        of_name.append(tensors.pop(name).numpy().tobytes().decode())
-    return {**content, "state_dict": tensors}
+        texts = found.setdefault(name.removeprefix(TEXTS).rpartition(" ")[0], [])
+        texts.append(tensors[name].numpy().tobytes().decode())
+    return found
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:

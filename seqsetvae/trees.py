@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from seqsetvae.errors import InputError
+from seqsetvae.tree_text import checked_text
 
 TREES = "trees"  # in the hyper_parameters of a checkpoint
 MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
@@ -42,9 +43,13 @@ class BoostedTrees:
         """Models as LightGBM writes them. Raises InputError if one is none."""
         library, self.models = lightgbm(), models
         try:
-            self._boosters = [library.Booster(model_str=model) for model in models]
-        except library.basic.LightGBMError as error:
+            if not isinstance(models, list) or not models:
+                raise ValueError("there are none")
+            checked = [checked_text(model) for model in models]
+            self._boosters = [library.Booster(model_str=text) for text, _ in checked]
+        except (ValueError, library.basic.LightGBMError) as error:
             raise InputError(f"the boosted trees of the checkpoint are damaged ({error}). Use another copy.") from error
+        self._columns = {columns for _, columns in checked}
 
     @classmethod
     def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
@@ -54,7 +59,12 @@ class BoostedTrees:
         return cls([booster.model_to_string() for booster in boosters])
 
     def log_odds(self, table: np.ndarray) -> np.ndarray:
-        """[n, c] → [n]."""
+        """[n, c] → [n]. Raises InputError if the trees were grown on a table of another width."""
+        if self._columns != {table.shape[1]}:
+            raise InputError(
+                f"the boosted trees of the checkpoint are damaged (they split {sorted(self._columns)} columns, and its "
+                f"table has {table.shape[1]}). Use another copy."
+            )
         return np.mean([booster.predict(table, raw_score=True) for booster in self._boosters], axis=0)
 
     def as_plain(self) -> list[str]:

@@ -23,7 +23,7 @@ ROOMS = [
     ("seqsetvae.batch", "seqsetvae.cohort"),
     ("seqsetvae.ops",),
     ("seqsetvae.settings",),
-    ("seqsetvae.files", "seqsetvae.safetensors_file", "seqsetvae.processes"),
+    ("seqsetvae.files", "seqsetvae.safetensors_file", "seqsetvae.tree_text", "seqsetvae.processes"),
     ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.

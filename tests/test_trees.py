@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from seqsetvae import trees
 from seqsetvae.errors import InputError
+from seqsetvae.tree_text import checked_text
 from seqsetvae.trees import BoostedTrees, average_with_trees, out_of_fold_log_odds, soft_labels, trees_alone
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -61,3 +65,71 @@ def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPa
 def test_a_damaged_model_is_one_clear_error() -> None:
     with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
         BoostedTrees(["no model"])
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """A model of trees with several leaves, on a table of 30 columns."""
+    table, label = _noise()
+    table[::3, 5] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "ROUNDS", 20)
+        return BoostedTrees.fit(table, label, models=1).models[0]
+
+
+def test_what_lightgbm_reads_predicts_the_same(text: str) -> None:
+    import lightgbm
+
+    table, (written, columns) = _noise()[0], checked_text(text)
+    table[::2, 3] = np.nan
+    one, other = (lightgbm.Booster(model_str=model).predict(table, raw_score=True) for model in (text, written))
+    assert np.array_equal(one, other)
+    assert columns == 30
+    assert "parameters:" not in written
+
+
+DAMAGE = {  # where LightGBM itself ends the process, reads other memory, or never ends
+    "more leaves than there are": (r"num_leaves=(\d+)", "num_leaves=900000000", "tree 0: "),
+    "a leaf fewer": (r"leaf_value=\S+ ", "leaf_value=", "leaf_value is '"),
+    "a column that is not there": (r"split_feature=\d+", "split_feature=30", "none of the 30 columns"),
+    "a negative column": (r"split_feature=\d+", "split_feature=-1", "none of the 30 columns"),
+    "a circle": (r"left_child=-?\d+", "left_child=0", "its nodes form a circle"),
+    "a leaf that is not there": (r"left_child=-?\d+", "left_child=-99", "its nodes form no tree"),
+    "a split by category": (r"decision_type=\d+", "decision_type=1", "a decision_type is not that of a number"),
+    "categories": (r"num_cat=0", "num_cat=5", "num_cat is '5'"),
+    "linear models": (r"is_linear=0", "is_linear=1", "is_linear is '1'"),
+    "a leaf that is no number": (r"leaf_value=\S+ ", "leaf_value=nan ", "allowed: finite numbers"),
+    "a line twice": (r"num_cat=0", "num_cat=0\nnum_cat=0", "a line that occurs twice"),
+    "an unknown line": (r"num_cat=0", "num_cat=0\ncat_boundaries=1", "missing or unknown: 'cat_boundaries'"),
+    "a tree fewer": (r"\nTree=19\n", "\n", "trees are missing"),
+    "other numbers of trees": (r"\nTree=3\n", "\nTree=5\n", "tree 3: it has the number 5"),
+    "another objective": (r"objective=binary sigmoid:1", "objective=multiclass num_class:3", "objective is 'multi"),
+    "no end": ("end of trees", "end", "trees are missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_text_does_not_reach_lightgbm(text: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, replacement, said = DAMAGE[damage]
+    damaged = re.sub(pattern, replacement, text, count=1)
+    assert damaged != text
+    monkeypatch.setattr(trees, "lightgbm", lambda: SimpleNamespace(basic=_Basic))
+    with pytest.raises(InputError, match=re.escape(said)):
+        BoostedTrees([damaged])
+
+
+class _Basic:
+    """In the place of LightGBM, which has no Booster here."""
+
+    LightGBMError = ValueError
+
+
+@pytest.mark.parametrize("models", [[], None, "tree", [None]])
+def test_no_list_of_texts_is_one_clear_error(models: object) -> None:
+    with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
+        BoostedTrees(models)  # type: ignore[arg-type]
+
+
+def test_trees_of_another_table_are_one_clear_error(text: str) -> None:
+    with pytest.raises(InputError, match=r"they split \[30\] columns, and its table has 29"):
+        BoostedTrees([text]).log_odds(np.zeros((3, 29)))

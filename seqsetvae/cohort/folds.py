@@ -62,7 +62,8 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
 
     Stratified by label, and all stays of a subject are in one fold. Stays are taken in the order of their ids as text,
     so that the partition depends on nothing but the stays and the seed. With a `train_fraction` below 1, a random part
-    of the training stays is kept, of each class alike. Mean and std of the variables remain those of the cohort.
+    of the training patients is kept with their stays, of each class alike. Mean and std of the variables remain those
+    of the cohort.
 
     Raises:
         InputError: a class has fewer stays or patients than there are folds, a fold has one class alone, the one fold
@@ -101,7 +102,7 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
             )
     for inside, outside in parts:
         if train_fraction < 1:
-            inside = _part(inside, label[order[inside]], train_fraction, seed)
+            inside = random_part(inside, label[order[inside]], subject[inside], train_fraction, seed)
         train, held_out = of("train", order[inside]), of("valid", order[outside])
         key = hashlib.sha256(train.stay_id.tobytes() + b"valid" + held_out.stay_id.tobytes()).hexdigest()
         # Another content hash: cached features of one fold must never be taken for those of another.
@@ -109,15 +110,28 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
         yield replace(cohort, manifest=manifest, splits={"train": train, "valid": held_out})
 
 
-def _part(stays: NDArray[np.int64], label: NDArray[Any], fraction: float, seed: int) -> NDArray[np.int64]:
-    """A random part of the stays, of each class alike. Raises InputError if a class would have none."""
+def random_part(
+    stays: NDArray[np.int64], label: NDArray[Any], subject: NDArray[np.int64], fraction: float, seed: int
+) -> NDArray[np.int64]:
+    """A random part of the patients with all of their stays, of those with a positive stay and of the others alike.
+
+    `subject` is the patient of each stay. Raises InputError if a class would have none.
+    """
     from sklearn.model_selection import train_test_split
 
-    least = int(np.bincount(label, minlength=2).min())
+    _, first, patient = np.unique(subject, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # patients in the order of their first stays, so that single stays keep their order
+    has_positive = np.zeros(len(first), dtype=label.dtype)
+    np.maximum.at(has_positive, patient, label)
+    least = int(np.bincount(has_positive, minlength=2).min())
     if least * fraction < 1:
+        of = "patients" if len(first) < len(stays) else "stays"
         raise InputError(
-            f"train_fraction: received {fraction:g}; a fold has {len(stays):,} training stays, {least:,} of the rarer "
+            f"train_fraction: received {fraction:g}; a fold has {len(first):,} training {of}, {least:,} of the rarer "
             "class, of which none would be left"
         )
-    part, _ = train_test_split(stays, train_size=fraction, stratify=label, random_state=seed)
-    return part
+    drawn, _ = train_test_split(order, train_size=fraction, stratify=has_positive[order], random_state=seed)
+    rank = np.full(len(first), len(first))
+    rank[drawn] = np.arange(len(drawn))
+    part = np.argsort(rank[patient], kind="stable")  # stays in the order in which their patients were drawn
+    return stays[part[: np.isin(patient, drawn).sum()]]

@@ -51,7 +51,8 @@ class Settings:
     )
     train_fraction: float = argument(
         number(0, 1, above=True),
-        "crossvalidate: share of the training stays of each fold that is used, the models' labels (default: 1)",
+        "crossvalidate: share of the training patients of each fold whose stays are used, the models' labels "
+        "(default: 1)",
         default=1.0,
     )
     pretrain_epochs: int = argument(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from seqsetvae.checkpoint import read_file
@@ -24,8 +25,10 @@ from seqsetvae.processes import any_of, of_all, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
+from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
 from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder
-from seqsetvae.training.run_state import RunState
+from seqsetvae.training.run_state import RunState, whole_number
+from seqsetvae.weights import check_finite, check_kinds
 
 STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
 
@@ -40,6 +43,7 @@ class ResumePoint:
     batches: int  # of the epoch that are done; 0: the epoch is complete
     random_numbers: dict[str, Any] | None  # states of this process; None: the run had fewer processes
     world_size: int  # processes that the run had
+    identity: Any = None  # of the run, as `resume_check.identity` has it; None in files of earlier versions
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
         """Whether this stage, or a later one, is done."""
@@ -88,16 +92,24 @@ def _read(path: Path) -> ResumePoint:
     content = read_file(path)
     try:
         state = content["callbacks"][STATE]
-        return ResumePoint(
+        point = ResumePoint(
             path=path,
             run=RunState.from_plain(state["run"]),
-            stopped=state["stopped"],
-            batches=state["batches"],
+            stopped=bool(state["stopped"]),
+            batches=whole_number(state["batches"]),
             random_numbers=_random_numbers(state["ranks"]),
             world_size=len(state["ranks"]),
+            identity=state.get("identity"),
         )
-    except (KeyError, TypeError, IndexError):
+        check_position(content, point.run, point.batches)
+        weights = {name: value for name, value in content["state_dict"].items() if isinstance(value, torch.Tensor)}
+    except (KeyError, TypeError, IndexError, AttributeError):
         raise InputError(f"{path}: holds no state to go on from; its version could not resume runs.") from None
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: damaged, {error}.") from None
+    check_kinds(weights, path)
+    check_finite(weights, path)
+    return point
 
 
 def _random_numbers(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -159,9 +171,17 @@ class LastCheckpoint(Checkpoint):
 
     monitor = None
 
-    def __init__(self, folder: RunFolder, run: Callable[[], RunState], minutes: float, stop: StopRequest) -> None:
-        """`run` returns the state of the run as it is now."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        run: Callable[[], RunState],
+        minutes: float,
+        stop: StopRequest,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """`run` returns the state of the run as it is now; `identity` is that of `resume_check`."""
         self.folder, self.run, self.seconds, self.stop = folder, run, 60 * minutes, stop
+        self.identity, self.has_begun = identity, False  # has_begun: all that a checkpoint holds has been restored
         self._state: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
 
@@ -177,7 +197,10 @@ class LastCheckpoint(Checkpoint):
         self._restored = state_dict or None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Called before Lightning restores its loops."""
+        """Called before Lightning restores its loops and the states of the callbacks."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callback is not self and (fresh := callback.state_dict()):
+                check_form(checkpoint["callbacks"].get(callback.state_key), fresh, type(callback).__name__)
         state = checkpoint["callbacks"][STATE]
         if state["batches"] == 0:
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
@@ -201,12 +224,14 @@ class LastCheckpoint(Checkpoint):
                 sums += [(0.0, 0.0)] * trainer.world_size
             metric.restore(sums[trainer.global_rank], module.device)
         wanted: Any = module.configure_optimizers()
+        check_optimizer(trainer.optimizers[0], wanted)
         use_changed_settings(trainer.optimizers[0].param_groups, wanted.param_groups)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._restored is not None:  # here and not before: nothing draws in between
             set_rng_states(_random_numbers(self._restored["ranks"]))
             self._restored = None
+        self.has_begun = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -246,6 +271,7 @@ class LastCheckpoint(Checkpoint):
             "run": self.run().as_plain(),
             "stopped": trainer.should_stop,
             "batches": batches,
+            "identity": dict(self.identity),
             "ranks": of_all({"random_numbers": rng_states(), "sums": sums}),
         }
         if self.folder.writes and self.folder.last.exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
@@ -18,9 +18,10 @@ from lightning_fabric.plugins.environments import TorchElasticEnvironment
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
+from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import return_freed_memory
-from seqsetvae.processes import this_process
+from seqsetvae.processes import lost_another, this_process
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
@@ -70,6 +71,7 @@ class Run:
     state: RunState = field(default_factory=RunState)
     save_every_minutes: float = 10.0
     stop: StopRequest = field(default_factory=StopRequest)
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what stays the same while the run goes on
     resumed: ResumePoint | None = None  # where this process goes on with the run; None: it has begun it, or gone on
 
     def __post_init__(self) -> None:
@@ -117,6 +119,16 @@ class Run:
             trainer.fit(self.module, datamodule=loaders, ckpt_path=path, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        except Exception as error:
+            last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
+            is_lost = isinstance(error, RuntimeError) and lost_another(error)
+            if path is None or last.has_begun or is_lost or isinstance(error, InputError | FloatingPointError):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(
+                f"{path}: cannot be restored ({reason:.200}). It is damaged or of another run. Delete it to go on "
+                "from the checkpoint before it, or start a new run."
+            ) from error
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
         """Whether a process before this one has finished the stage; then random numbers go on from its end."""
@@ -172,7 +184,7 @@ class Run:
                 is_last_stage=max_epochs + before.epochs == schedule.max_epochs,
             ),
             best,  # checkpoints after everything whose state they hold, the newest after the best
-            LastCheckpoint(self.folder, self.state_now, self.save_every_minutes, self.stop),
+            LastCheckpoint(self.folder, self.state_now, self.save_every_minutes, self.stop, self.identity),
         ]
         return pl.Trainer(
             max_epochs=max_epochs,

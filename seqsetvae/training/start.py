@@ -23,6 +23,7 @@ from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.interrupt import stoppable
 from seqsetvae.training.precision import effective_precision
 from seqsetvae.training.resume import check_same_inputs, read_resume_point
+from seqsetvae.training.resume_check import identity, require_same_run
 from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder, find_checkpoint
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import Watched
@@ -65,6 +66,8 @@ def start_run(
         check_same_inputs(folder.read_json(CONFIG), config, folder.path)
         with first_process_first():
             point = read_resume_point(folder)
+        if point is not None:
+            require_same_run(point.identity, identity(config), point.run, metrics, point.path)
     if folder.writes:
         start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
@@ -83,6 +86,7 @@ def start_run(
         trainer_options=trainer_options(run, settings.optimizer, device),
         save_every_minutes=settings.schedule.save_every_minutes,
         state=RunState() if point is None else point.run,
+        identity=identity(config),
         resumed=point,
     )
     if resume is not None:

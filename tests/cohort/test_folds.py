@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.folds import folds, gather
+from seqsetvae.cohort.folds import folds, gather, random_part
 from seqsetvae.errors import InputError
 from seqsetvae.loading import collate
 
@@ -95,3 +96,23 @@ def test_all_stays_of_a_subject_are_in_one_fold(compiled: Cohort) -> None:
         inside, outside = (set(fold.split(name).subject_id.tolist()) for name in ("train", "valid"))
         assert outside
         assert not inside & outside
+
+
+def test_of_single_stays_the_part_is_the_one_that_scikit_learn_draws() -> None:
+    """Numbers of runs from before patients were drawn stay as they were."""
+    stays, label = np.arange(100, 150), (np.arange(50) % 3 == 0).astype(np.int8)
+    drawn, _ = train_test_split(stays, train_size=0.4, stratify=label, random_state=1)
+    assert np.array_equal(random_part(stays, label, 1000 - stays, 0.4, 1), drawn)
+
+
+def test_a_part_of_the_training_stays_is_one_of_whole_patients(compiled: Cohort) -> None:
+    several = replace(compiled, splits={name: copy.copy(compiled.split(name)) for name in ("train", "valid")})
+    for split in several.splits.values():
+        split.subject_id = split.stay_id // 3
+    whole, part = (next(folds(several, 2, 1, fraction)).split("train") for fraction in (1.0, 0.5))
+    drawn = set(part.subject_id.tolist())
+    assert sorted(part.stay_id) == sorted(whole.stay_id[np.isin(whole.subject_id, list(drawn))])
+    assert len(drawn) == len(set(whole.subject_id.tolist())) // 2
+    assert set(part.label.tolist()) == {0, 1}
+    with pytest.raises(InputError, match=r"train_fraction: received 0\.01; a fold has \d+ training patients"):
+        next(folds(several, 2, 1, 0.01))

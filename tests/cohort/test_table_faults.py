@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -329,3 +330,15 @@ def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(
     for text, is_doubted in ((rows, False), (numbers, True)):
         main(["check", str(tables.csv("e.csv", HEADER + text))])
         assert ("Is the column minute in minutes?" in capsys.readouterr().out) is is_doubted
+
+
+def test_a_packed_file_whose_header_never_ends_is_refused(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A few kilobytes may unpack to more than the memory holds."""
+    src = tables.root / "events.csv.gz"
+    with gzip.open(src, "wb") as packed:
+        packed.write(b"x" * 2**24)
+    assert run(tables, src) == 2
+    assert "its header does not end within 1,048,576 characters" in capsys.readouterr().err

@@ -13,8 +13,6 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,57 +21,17 @@ import torch
 
 import finetune_config_optimized as config
 import train_optimized
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.checkpoint import load_backbone, read_checkpoint
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.files import file_sha256
 from seqsetvae.loading import collate
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve, settings_of
-from tests.fuzz import mutate
-
-OTHER_SIZES = {name: value for name, value in Sizes(input_dim=1).as_dict().items() if name != "input_dim"}
-
-
-@dataclass(frozen=True)
-class Files:
-    """Real files of a small cohort, before any damage."""
-
-    physionet: Path  # set-a as a folder and Outcomes-a.txt
-    layout: Path  # patient_ehr and side files
-    cohort: Path  # compiled
-    pretrained: Path
-    run: Path  # of fine-tuning
-
-
-Target = Callable[[Files, random.Random, Path], object]
-
-
-def _damage_one_file(folder: Path, rng: random.Random) -> None:
-    """Change the content of one file of a folder, or its name."""
-    file = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
-    if rng.random() < 0.1:
-        file.rename(file.with_name(rng.choice(("x.parquet", "1e3.parquet", "-5.txt", "²" + file.suffix, "7"))))
-    else:
-        file.write_bytes(mutate.bytes_of(file.read_bytes(), rng))
-
-
-def _compile(words: list[str], out: Path) -> None:
-    """A data command that writes `out`; where it is refused nothing may be left of it, and else it must open."""
-    status = data_command(words)
-    left = [path.name for path in out.parent.iterdir() if path.name.startswith((out.name, f".{out.name}"))]
-    if status == 0:
-        open_cohort(out)
-        return
-    assert status == 2, f"status {status}"
-    assert not left, f"half-written: {left}"
-    raise InputError("printed by the command")
+from tests.fuzz import imports, models, mutate, runs
+from tests.fuzz.given import Files, Target, compile_or_refuse, damage_json, damage_one_file
+from tests.fuzz.models import load_checkpoint
 
 
 def physionet(files: Files, rng: random.Random, folder: Path) -> None:
@@ -84,17 +42,17 @@ def physionet(files: Files, rng: random.Random, folder: Path) -> None:
     if form != "folder":
         _pack(src / "set-a", src / form, inside=rng.random() < 0.5, rng=rng)
         shutil.rmtree(src / "set-a")
-        _damage_one_file(src, rng)
+        damage_one_file(src, rng)
     else:
-        _damage_one_file(src, rng)
+        damage_one_file(src, rng)
     options = [*(["--skip_bad"] if rng.random() < 0.5 else []), *(["--stay_over_days", "5"] * (rng.random() < 0.2))]
     words = ["physionet2012", str(src), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1"]
-    _compile([*words, *options], folder / "out")
+    compile_or_refuse([*words, *options], folder / "out")
 
 
 def _pack(source: Path, archive: Path, *, inside: bool, rng: random.Random) -> None:
     if inside:
-        _damage_one_file(source, rng)
+        damage_one_file(source, rng)
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
             for file in sorted(source.iterdir()):
@@ -108,12 +66,14 @@ def layout(files: Files, rng: random.Random, folder: Path) -> None:
     """A folder of the old layout, compiled or checked."""
     src = folder / "src"
     shutil.copytree(files.layout, src)
-    _damage_one_file(src, rng)
+    damage_one_file(src, rng)
     if rng.random() < 0.3:
         assert data_command(["check", str(src), "--work_dir", str(folder)]) in (0, 1)
         return
     options = ["--skip_bad"] if rng.random() < 0.5 else []
-    _compile(["compile", str(src / "patient_ehr"), str(folder / "out"), "--jobs", "1", *options], folder / "out")
+    compile_or_refuse(
+        ["compile", str(src / "patient_ehr"), str(folder / "out"), "--jobs", "1", *options], folder / "out"
+    )
 
 
 def cohort(files: Files, rng: random.Random, folder: Path) -> None:
@@ -122,7 +82,7 @@ def cohort(files: Files, rng: random.Random, folder: Path) -> None:
     shutil.copytree(files.cohort, path)
     manifest = path / MANIFEST
     if rng.random() < 0.5:
-        _damage_one_file(path, rng)
+        damage_one_file(path, rng)
     else:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         if rng.random() < 0.6:
@@ -157,24 +117,15 @@ def checkpoint(files: Files, rng: random.Random, folder: Path) -> None:
             if rng.random() < 0.6:
                 content[part] = mutate.tree_of(content[part], rng, (*mutate.VALUES, *tensors))
         torch.save(content, damaged)
-    if finetuned:
-        load_finetuned(damaged)
-        return
-    read = read_checkpoint(damaged)
-    sizes = read.infer_sizes(OTHER_SIZES)
-    load_backbone(ARCHITECTURES[read.architecture].build(sizes), read, allow_partial=rng.random() < 0.3)
+    load_checkpoint(damaged, finetuned=finetuned, rng=rng)
 
 
 def calibration(files: Files, rng: random.Random, folder: Path) -> None:
     """calibration.json of a run."""
     best = folder / "best.ckpt"
     shutil.copyfile(files.run / "checkpoints" / "best.ckpt", best)
-    content = (files.run / "calibration.json").read_bytes()
-    if rng.random() < 0.5:
-        content = mutate.bytes_of(content, rng)
-    else:
-        content = json.dumps(mutate.tree_of(json.loads(content), rng)).encode()
-    (folder / "calibration.json").write_bytes(content)
+    shutil.copyfile(files.run / "calibration.json", folder / "calibration.json")
+    damage_json(folder / "calibration.json", rng)
     found, said = read_calibration(best)
     if found is not None:
         found.calibrated_logit(np.array([-1.0, 0.0, 3.0]))
@@ -219,46 +170,19 @@ def _config_file(rng: random.Random, folder: Path) -> None:
         train_optimized.CONFIG_FILE, sys.modules["finetune_config_optimized"] = before
 
 
-def run_folder(files: Files, rng: random.Random, folder: Path) -> None:
-    """The files of a finished run, evaluated."""
-    run = folder / "run"
-    shutil.copytree(files.run, run, ignore=shutil.ignore_patterns("figures", "tensorboard"))
-    file = rng.choice([run / "config.json", run / "calibration.json", run / "metrics.csv", run / "run_state.json"])
-    content = file.read_bytes()
-    file.unlink()
-    if file.suffix == ".json" and rng.random() < 0.6:
-        content = json.dumps(mutate.tree_of(json.loads(content), rng)).encode()
-    else:
-        content = mutate.bytes_of(content, rng)
-    file.write_bytes(content)
-    words = ["--mode", "evaluate", "--ckpt", str(run), "--split", "valid", "--baselines", "none"]
-    words += ["--accelerator", "cpu"]
-    status = train_optimized.main([*words, "--data_dir", str(files.cohort)] if rng.random() < 0.5 else words)
-    if status == 2:
-        raise InputError("printed by the command")
-    assert status == 0, f"status {status}"
-
-
-TARGETS: dict[str, tuple[Target, int]] = {  # with the share of the cases
-    "physionet": (physionet, 20),
-    "layout": (layout, 20),
-    "cohort": (cohort, 20),
-    "checkpoint": (checkpoint, 20),
-    "calibration": (calibration, 6),
-    "settings": (settings, 13),
-    "run_folder": (run_folder, 1),
+TARGETS: dict[str, tuple[Target, int]] = {  # with the share of the cases, of 100
+    "physionet": (physionet, 11),
+    "layout": (layout, 11),
+    "cohort": (cohort, 11),
+    "table": (imports.table, 13),
+    "meds": (imports.meds, 10),
+    "labels": (imports.labels, 10),
+    "checkpoint": (checkpoint, 9),
+    "safetensors": (models.safetensors, 7),
+    "trees": (models.trees, 5),
+    "calibration": (calibration, 3),
+    "settings": (settings, 6),
+    "resume": (runs.resume, 2),
+    "run_folder": (runs.run_folder, 1),
+    "report": (runs.report, 1),
 }
-
-
-def small_physionet(folder: Path) -> Path:
-    """A set of 12 stays in the form of the challenge."""
-    rng = np.random.default_rng(0)
-    (folder / "set-a").mkdir(parents=True)
-    outcomes = ["RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death"]
-    for stay in range(132539, 132551):
-        rows = ["Time,Parameter,Value", f"00:00,RecordID,{stay}", "00:00,Age,54", "00:00,ICUType,4"]
-        rows += [f"{hour:02}:07,{name},{rng.normal(80, 9):.1f}" for hour in range(6) for name in ("HR", "Temp", "Na")]
-        (folder / "set-a" / f"{stay}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        outcomes.append(f"{stay},6,1,{stay % 9},-1,{stay % 3 == 0:d}")
-    (folder / "Outcomes-a.txt").write_text("\n".join(outcomes) + "\n", encoding="utf-8")
-    return folder

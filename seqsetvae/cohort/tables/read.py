@@ -18,6 +18,7 @@ from seqsetvae.errors import InputError
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 ROWS_PER_PART = 1 << 18
 BYTES_PER_PART = 1 << 23  # of a CSV file
+HEADER_CHARACTERS = 1 << 20  # at most
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,22 @@ def column_names(file: Path) -> list[str]:
             return list(pq.read_schema(file).names)
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-            return next(csv.reader(text, delimiter=_delimiter(file)), [])
+            return next(csv.reader(_first_lines(text, file), delimiter=_delimiter(file)), [])
     except (pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
+
+
+def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
+    """The lines of a file, as far as a header may go. Raises InputError if it goes on: packed, it might never end."""
+    left = HEADER_CHARACTERS
+    while line := text.readline(left):
+        left -= len(line)
+        if left <= 0:
+            raise InputError(
+                f"{file}: its header does not end within {HEADER_CHARACTERS:,} characters. Is it a table of lines, "
+                "with the names of the columns in the first one?"
+            )
+        yield line
 
 
 def read_parts(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Part]:
