@@ -93,7 +93,8 @@ def _kind(value: Any) -> str:
 def check_optimizer(restored: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:
     """Raises ValueError unless groups and moments of a restored optimizer have the form of those of a new one."""
     for group, new in zip(restored.param_groups, fresh.param_groups, strict=True):
-        check_form(*({name: each[name] for name in each if name != "params"} for each in (group, new)), "the optimizer")
+        own, other = ({name: each[name] for name in each if name != "params"} for each in (group, new))
+        check_form(own, other, "the optimizer")
         for parameter in group["params"]:
             for name, moment in restored.state.get(parameter, {}).items():
                 shape = moment.shape if isinstance(moment, torch.Tensor) else None
