@@ -60,6 +60,7 @@ def _changed(folder: Path, weights: dict[str, Any] | None = None, **hyper_parame
         ("architecture", [1]),
         ("variable_fingerprints", 3),
         ("variable_fingerprints", {1: 2}),
+        *((name, torch.ones(2)) for name in ("architecture", "variable_fingerprints", "reduced_dim", "heads")),
     ],
 )
 def test_hyper_parameters_out_of_range_are_one_error(tmp_path: Path, name: str, value: Any) -> None:
