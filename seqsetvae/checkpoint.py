@@ -132,8 +132,9 @@ def architecture_of(content: dict[str, Any], path: Path) -> str:
         stated = saved.get(ARCHITECTURE)
     name = FIRST_ARCHITECTURE if stated is None else stated
     if not isinstance(name, str) or name not in ARCHITECTURES:
+        shown = " ".join(repr(name).split())[:60]
         raise InputError(
-            f"{path}: has the architecture {name!r:.60}, which this version does not know; it knows "
+            f"{path}: has the architecture {shown}, which this version does not know; it knows "
             f"{', '.join(ARCHITECTURES)}"
         )
     return name
