@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
     check_kinds(weights, path)
     check_finite(weights, path)
-    fingerprints = content.get(FINGERPRINTS) or saved.get(FINGERPRINTS)
+    fingerprints = content.get(FINGERPRINTS, saved.get(FINGERPRINTS))
     if fingerprints is not None:
         check_fingerprints(fingerprints, path)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
@@ -89,6 +89,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(sizes, dict):
         raise InputError(f"{path}: damaged, its hyper_parameters record the sizes {sizes!r:.60}. Use another copy.")
     stated = {name: value.item() if isinstance(value, np.generic) else value for name, value in sizes.items()}
+    for item in fields(ARCHITECTURES[architecture].Sizes):
+        if isinstance(stated.get(item.name), torch.Tensor):
+            raise InputError(
+                f"{path}: damaged, its hyper_parameters record a tensor as {item.name}. Use another copy, or re-save "
+                "it with a plain number."
+            )
     check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
     return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
 
@@ -123,11 +129,14 @@ def architecture_of(content: dict[str, Any], path: Path) -> str:
         InputError: it is not among ARCHITECTURES.
     """
     saved = content.get("hyper_parameters")
-    stated = content.get(ARCHITECTURE) or (saved.get(ARCHITECTURE) if isinstance(saved, dict) else None)
-    name = stated or FIRST_ARCHITECTURE
-    if name not in list(ARCHITECTURES):  # a damaged name may not be hashable
+    stated = content.get(ARCHITECTURE)
+    if stated is None and isinstance(saved, dict):
+        stated = saved.get(ARCHITECTURE)
+    name = FIRST_ARCHITECTURE if stated is None else stated
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        shown = " ".join(repr(name).split())[:60]
         raise InputError(
-            f"{path}: has the architecture {name!r}, which this version does not know; it knows "
+            f"{path}: has the architecture {shown}, which this version does not know; it knows "
             f"{', '.join(ARCHITECTURES)}"
         )
     return name

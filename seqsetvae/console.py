@@ -67,7 +67,11 @@ class SteadyStream:
 
     def write(self, text: str) -> int:
         with self._without_reader():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # half a character, from a damaged file
+                encoding = getattr(self._stream, "encoding", None) or "utf-8"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -25,7 +25,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.sampler import group_by_length
 from tests import tiny
-from tests.command import argv, call, command, finetune, rows_of
+from tests.command import argv, call, change_config, command, finetune, rows_of
 
 ROOT = Path(__file__).parents[1]
 UNKNOWN = {name: value for name, value in Sizes(input_dim=1).as_dict().items() if name != "input_dim"}
@@ -61,6 +61,7 @@ def _changed(folder: Path, weights: dict[str, Any] | None = None, **hyper_parame
         ("architecture", [1]),
         ("variable_fingerprints", 3),
         ("variable_fingerprints", {1: 2}),
+        *((name, torch.ones(2)) for name in ("architecture", "variable_fingerprints", "reduced_dim", "heads")),
     ],
 )
 def test_hyper_parameters_out_of_range_are_one_error(tmp_path: Path, name: str, value: Any) -> None:
@@ -343,3 +344,11 @@ def test_a_flag_that_is_no_utf_8_is_one_error() -> None:
     status, _, errors = call(["--mode", "finetune", "--batch_size", os.fsdecode(b"\xff")])
     assert status == 2
     assert "batch_size: received" in errors
+
+
+@pytest.mark.parametrize("value", [[1], {}, None, 3, float("nan")])
+def test_a_config_line_that_selects_no_module_is_one_error(monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    change_config(monkeypatch, architecture=value)
+    status, _, errors = call(["--mode", "pretrain", "--data_dir", "."])
+    assert status == 2
+    assert "architecture: received" in errors

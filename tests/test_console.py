@@ -15,7 +15,7 @@ import pytest
 
 from seqsetvae import console
 from seqsetvae.cohort import Cohort
-from seqsetvae.console import Progress, end_log, print_line, recorded_output, start_log
+from seqsetvae.console import Progress, SteadyStream, end_log, print_line, recorded_output, start_log
 from seqsetvae.training.callbacks import header_line, row_line
 from seqsetvae.training.run_state import Row
 from tests.training.helpers import fine_tuner, run_stages
@@ -132,3 +132,9 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capfd
     log.add("a line")
     log.add("another")
     assert "/dev/full is incomplete: No space left on device" in capfd.readouterr().err
+
+
+def test_half_a_character_from_a_damaged_file_is_escaped(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("w", encoding="utf-8") as file:
+        SteadyStream(file).write("label \ud800 of a manifest\n")
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "label \\ud800 of a manifest\n"

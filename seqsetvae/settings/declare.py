@@ -88,7 +88,7 @@ def declared(group: type, chosen: Mapping[str, Any] | None = None) -> dict[str, 
         elif "registry" in item.metadata:
             registry, by = item.metadata["registry"], item.metadata["by"]
             one = None if chosen is None else chosen.get(by)
-            for name in [one] if one in registry else registry:
+            for name in [one] if isinstance(one, str) and one in registry else registry:
                 of_module = declared(getattr(registry[name], item.metadata["attribute"]))
                 of_part = {each: replace(of_module[each], only_with=f"--{by} {name}") for each in of_module} | of_part
         elif inner is not None:

@@ -342,3 +342,22 @@ def test_a_packed_file_whose_header_never_ends_is_refused(
         packed.write(b"x" * 2**24)
     assert run(tables, src) == 2
     assert "its header does not end within 1,048,576 characters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [pa.duration("us"), pa.time64("us"), pa.time32("ms")])
+def test_times_of_a_day_and_durations_are_no_points_of_time(
+    tables: Tables,  # noqa: F811
+    kind: pa.DataType,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cells = {"id": ["1", "2"], "variable": ["hr", "hr"], "value": [80.0, 70.0]}
+    good = pa.array([0, 60_000_000], pa.timestamp("us"))
+    other = pa.array([0, 60], pa.int32() if kind == pa.time32("ms") else pa.int64()).cast(kind)
+    pq.write_table(pa.table({**cells, "time": other}), tables.root / "events.parquet")
+    assert run(tables, tables.root / "events.parquet") == 2
+    assert f"column time: holds {kind}; allowed: timestamps, dates, texts or numbers" in capsys.readouterr().err
+    (tables.root / "parts").mkdir()  # the same in a later file
+    for name, time in (("1", good), ("2", other)):
+        pq.write_table(pa.table({**cells, "time": time}), tables.root / "parts" / f"{name}.parquet")
+    assert run(tables, tables.root / "parts") == 2
+    assert f"2.parquet, column time: holds {kind}; allowed" in capsys.readouterr().err

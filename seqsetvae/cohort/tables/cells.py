@@ -118,9 +118,13 @@ class TimeColumn:
             form: of timestamps in text, as for strptime; None: ISO 8601.
             zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
             origin: in microseconds; timestamps become numbers, the minutes since then.
+
+        Raises:
+            InputError: the cells are times of a day, or durations.
         """
         self.unit, self.form, self.zone, self.origin = unit, form, zone, origin
         kind = column.type
+        _refuse_other_times(kind)
         self.is_timestamp = pa.types.is_temporal(kind)
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -157,6 +161,7 @@ class TimeColumn:
 
     def _stamps(self, column: pa.Array) -> pa.Array:
         utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
+        _refuse_other_times(column.type)
         if pa.types.is_temporal(column.type):
             stamps = column.cast(utc if self.has_zone else naive, safe=False)
         elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -175,6 +180,12 @@ class TimeColumn:
             return pc.assume_timezone(stamps, self.zone, ambiguous="earliest", nonexistent="earliest")
         except pa.ArrowInvalid as error:
             raise InputError(f"--time_zone {self.zone}: {error}") from None
+
+
+def _refuse_other_times(kind: pa.DataType) -> None:
+    """Raises InputError for a type of times that are not points of time."""
+    if pa.types.is_temporal(kind) and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise InputError(f"holds {kind}; allowed: timestamps, dates, texts or numbers")
 
 
 def in_column(where: str, column: str, work: Callable[[], Any]) -> Any:

@@ -131,7 +131,7 @@ def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
 
 def read_times(where: str, name: str, column: pa.Array, events: TimeColumn, flags: TimeFlags) -> NDArray[Any]:
     """Times on the clock of the events. Raises InputError if they are of another kind."""
-    time = TimeColumn(column, *flags)
+    time = in_column(where, name, lambda: TimeColumn(column, *flags))
     if time.is_timestamp != events.is_timestamp and column.null_count < len(column):
         raise InputError(f"{where}, column {name}: is {time.described}; times of events are {events.described}.")
     located = time.has_zone or flags.zone is not None, events.has_zone or flags.zone is not None

@@ -97,6 +97,9 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
     config = read_json(folder / CONFIG)
+    for name in ("settings", "cohort"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise InputError(f"{folder / CONFIG}: damaged, {name} is {config[name]!r:.60} and not an object")
     is_binary = (config.get("settings") or {}).get("task", "binary") == "binary"
     is_evaluated = (folder / EVALUATION).is_file()
     evaluation = read_evaluation(folder / EVALUATION) if is_evaluated and is_binary else None
