@@ -30,10 +30,18 @@ def _base_install() -> set[str]:
         needed = left.pop()
         new = {(canonicalize_name(needed.name), extra) for extra in ("", *needed.extras)} - found
         found |= new
-        for required in map(Requirement, metadata.requires(needed.name) or [] if new else []):
+        for required in map(Requirement, _requires(needed.name) if new else []):
             if required.marker is None or any(required.marker.evaluate({"extra": extra}) for _, extra in new):
                 left.append(required)
     return {package for package, _ in found}
+
+
+def _requires(package: str) -> list[str]:
+    """What an installed package requires."""
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:  # of a torch without the packages for CUDA that it names
+        return []
 
 
 def _other_modules() -> tuple[str, ...]:
