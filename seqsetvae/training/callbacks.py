@@ -16,6 +16,7 @@ import torch
 
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
+from seqsetvae.errors import InputError
 from seqsetvae.files import append_text, cannot_write
 from seqsetvae.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
@@ -178,6 +179,12 @@ class Reporter(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Validation has run by now, and the training loss of the whole epoch is among the metrics.
+        missing = [name for name in self.metrics if name not in trainer.callback_metrics]
+        if missing:
+            raise InputError(
+                f"the epoch ended without {', '.join(missing)}, because it had no batch to train on: the checkpoint that "
+                "this run went on from is damaged. Start a new run."
+            )
         self.record(
             Row(
                 stage=self.stage,

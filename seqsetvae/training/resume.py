@@ -122,9 +122,12 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
     """Compare the config.json of a run with what it would be now; says where only the last bits may differ.
 
     Raises:
-        InputError: the data or the pretrained checkpoint have another content.
+        InputError: the data or the pretrained checkpoint have another content, or the file does not say which.
     """
-    if recorded["cohort"]["content"] != now["cohort"]["content"]:
+    cohort = recorded.get("cohort")
+    if not isinstance(cohort, dict) or "content" not in cohort or "versions" not in recorded:
+        raise InputError(f"{folder / CONFIG}: damaged, it does not say which data the run is of. Start a new run.")
+    if cohort["content"] != now["cohort"]["content"]:
         raise InputError(
             f"{folder}: the data in {now['cohort']['path']} have changed since the run began, so it cannot go on. "
             "Restore the data, or start a new run."

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -235,12 +236,20 @@ def finetune_in_stages(
             module.freeze_backbone()
         else:
             if run.state.best_score is not None:  # stage 2 goes on from the best of stage 1, not from its end
-                module.load_state_dict(read_file(run.folder.best)["state_dict"])
+                _load_best(module, run.folder.best)
             module.unfreeze_backbone()
         if compile_model:
             module.backbone.compile_dense_parts()
         features = compute_features() if stage == 1 else None
         run.fit(stage, epochs, warm_up=stage == 2, features=features)
+
+
+def _load_best(module: FineTuner, best: Path) -> None:
+    """Load the weights of best.ckpt. Raises InputError if they are not those of the module."""
+    try:
+        module.load_state_dict(read_file(best)["state_dict"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{best}: its weights are not those of this run ({error}). Start a new run.") from error
 
 
 def _environment() -> list[TorchElasticEnvironment]:

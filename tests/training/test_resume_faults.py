@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,3 +134,27 @@ def test_a_checkpoint_that_does_not_agree_with_itself_is_one_error(killed: Path,
     assert said in printed + errors, printed[-300:] + errors
     assert errors.count("\n") == 1
     assert "Traceback" not in printed + errors
+
+
+def test_a_config_that_does_not_say_which_data_the_run_is_of_is_one_error(killed: Path) -> None:
+    config = killed / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    for damaged in ({}, {"cohort": ["content"]}, {"cohort": {}}):
+        rest = {name: value for name, value in content.items() if name != "cohort"}
+        config.write_text(json.dumps(rest | damaged), encoding="utf-8")
+        errors = refusal(killed)
+        assert errors.count("\n") == 1
+        assert "config.json" in errors
+
+
+def test_a_best_checkpoint_with_other_weights_is_one_error(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+    """Killed at the beginning of stage 2, which begins with the weights of best.ckpt."""
+    with killed_at(callbacks.MetricsTable, "add", 2):
+        finetune(pretrained, old_layout, tmp_path, **FLAGS)
+    run = run_of(tmp_path)
+    best = run / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=False)
+    content["state_dict"]["head.x"] = torch.zeros(1)
+    torch.save(content, best)
+    errors = refusal(run)
+    assert "best.ckpt: its weights are not those of this run" in errors
