@@ -182,8 +182,8 @@ class Reporter(pl.Callback):
         missing = [name for name in self.metrics if name not in trainer.callback_metrics]
         if missing:
             raise InputError(
-                f"the epoch ended without {', '.join(missing)}, because it had no batch to train on: the checkpoint that "
-                "this run went on from is damaged. Start a new run."
+                f"the epoch ended without {', '.join(missing)}, because it had no batch to train on: the checkpoint "
+                "that this run went on from is damaged. Start a new run."
             )
         self.record(
             Row(
