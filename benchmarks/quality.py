@@ -41,7 +41,7 @@ FEW_LABELS = {
 # Row -> flags of crossvalidate. The first also trains the baselines, which the other rows are compared with.
 ROWS = {
     "variable_summaries": f"{SUMMARIES} {PRETRAINED}",
-    "random weights": f"{ALONE} --from_random_weights",
+    "random weights": f"{SUMMARIES} --from_random_weights",
     "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
     "frozen random weights": f"{ALONE} --from_random_weights --max_epochs 24",
     "earlier recipe": f"{SUMMARIES} {EARLIER} --from_random_weights",
@@ -52,8 +52,8 @@ ROWS = {
 # What predicts a fold in the rows that --mode crossvalidate does not run.
 OTHERS: dict[str, Predict] = {"TabM": tabm_summaries.predict, "frozen random weights": frozen_random_weights}
 BASELINES_OF = "variable_summaries"
-AVERAGED = ("random weights", "earlier recipe", "TabM")  # also shown averaged with the trees of the first row
-TREES = "trees alone"
+AVERAGED = ("earlier recipe", "TabM")  # also shown averaged with trees that know of no pretraining
+TREES = "random weights, trees alone"
 
 
 def main() -> int:
@@ -127,12 +127,14 @@ def _averages(table: Columns) -> Columns:
 
 
 def _named(columns: Columns, row: str) -> Columns:
-    """Columns of a row: its first model gets the row's name, others keep theirs in the row that has the baselines."""
-    models = [name for name in columns if name not in NOT_MODELS]
-    others = models[1:] if row == BASELINES_OF else []
+    """Columns of a row by stay: its first model gets the row's name, and its parts have it in theirs.
+
+    In the row that has the baselines, which stand for themselves, the others keep their names.
+    """
+    first, *others = [name for name in columns if name not in NOT_MODELS]
+    names = {first: row} | {name: name if row == BASELINES_OF else f"{row}, {name}" for name in others}
     order = columns["stay_id"].argsort()
-    kept = {name: columns[name][order] for name in (*NOT_MODELS, *others)}
-    return kept | {row: columns[models[0]][order]}
+    return {names.get(name, name): values[order] for name, values in columns.items()}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
 from seqsetvae.batch import Batch
+from seqsetvae.errors import InputError
 from tests import tiny
 
 NAMES = tuple(f"v{row}" for row in range(tiny.VARIABLES))
@@ -295,3 +296,12 @@ def test_a_checkpoint_from_before_there_were_normal_scores_keeps_its_encoding() 
     assert variable_summaries.infer_sizes({}, stated, {}, "new.ckpt").summary_encoding == "normal_scores"
     del stated["summary_encoding"]
     assert variable_summaries.infer_sizes({}, stated, {}, "old.ckpt").summary_encoding == "piecewise_linear"
+
+
+def test_the_number_of_forecasts_is_that_of_the_weights_whatever_a_damaged_file_states() -> None:
+    stated = Sizes(input_dim=12, vocabulary=NAMES).as_dict() | {"forecasts": 10**12}
+    assert variable_summaries.infer_sizes({}, stated, {}, "a.ckpt").forecasts == 0
+    shapes = {"forecast_bias": (4 * len(NAMES),)}
+    assert variable_summaries.infer_sizes(shapes, stated, {}, "a.ckpt").forecasts == 4 * len(NAMES)
+    with pytest.raises(InputError, match=r"a\.ckpt: .*\(5 forecasts"):
+        variable_summaries.infer_sizes({"forecast_bias": (5,)}, stated, {}, "a.ckpt")

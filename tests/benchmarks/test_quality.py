@@ -41,13 +41,17 @@ def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
     assert table["SeqSetVAE, old"].tolist() == table["label"].tolist()
 
 
-def test_networks_are_averaged_with_the_trees_of_the_first_row(tmp_path: Path) -> None:
+def test_other_networks_are_averaged_with_trees_that_know_of_no_pretraining(tmp_path: Path) -> None:
     first = {"variable_summaries": 0.1, "network alone": 0.5, "trees alone": 0.2, "boosted trees": 0.3}
     _finish(quality.folder(tmp_path, "variable_summaries"), 0, **first)
-    _finish(quality.folder(tmp_path, "random weights"), 0, **{"variable_summaries": 0.4})
+    parts = {"variable_summaries": 0.4, "network alone": 0.6, "trees alone": 0.7}
+    _finish(quality.folder(tmp_path, "random weights"), 0, **parts)
+    _finish(quality.folder(tmp_path, "TabM"), 0, TabM=0.3)
     (table,) = quality.joined(tmp_path)
-    expected = 0.3 * table["random weights"] + 0.7 * table["trees alone"]
-    np.testing.assert_allclose(table["random weights, with trees"], expected)
+    assert not np.array_equal(table["trees alone"], table["random weights, trees alone"])
+    expected = 0.3 * table["TabM"] + 0.7 * table["random weights, trees alone"]
+    np.testing.assert_allclose(table["TabM, with trees"], expected)
+    assert set(table) >= {"random weights", "random weights, network alone"}
 
 
 def test_the_row_of_tabm_writes_the_predictions_of_each_fold(

@@ -57,10 +57,15 @@ def explain_missing(names: Iterable[str]) -> str:
 def infer_sizes(
     shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
 ) -> Sizes:
-    """Every checkpoint states its sizes. Raises InputError if this one does not."""
+    """Every checkpoint states its sizes, and its weights show the number of forecasts.
+
+    Raises:
+        InputError: it does not state them, or they do not fit together.
+    """
     try:
-        stated = {**EARLIER_SIZES, **stated}
+        (forecasts,) = shapes.get("forecast_bias", (0,))
+        stated = {**EARLIER_SIZES, **stated, "forecasts": forecasts}
         values = {field.name: stated[field.name] for field in fields(Sizes)}
         return Sizes(**{**values, "vocabulary": tuple(values["vocabulary"])})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: its hyper_parameters do not hold the sizes of the network ({error}).") from error

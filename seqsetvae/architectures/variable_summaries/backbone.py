@@ -1,8 +1,7 @@
 """The network on variable summaries: each summary is encoded, mapped, and summed over all variables of the stay.
 
 Legend: N stays, P pairs (stay, variable), V variables, F = 35 summaries of a pair, C combinations, W = Q + 1 numbers of
-an encoded summary (encoding.py), K quantiles, H width, A
-forecasts. Only variables that occur in a stay cost anything.
+an encoded summary (encoding.py), K quantiles, H width, A forecasts. Only variables that occur in a stay cost anything.
 """
 
 from __future__ import annotations

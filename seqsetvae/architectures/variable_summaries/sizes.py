@@ -35,7 +35,8 @@ class Sizes:
     )
 
     def __post_init__(self) -> None:
-        assert not self.forecasts or self.forecasts % len(self.vocabulary) == 0, "as many forecasts of each variable"
+        if self.forecasts % max(1, len(self.vocabulary)):
+            raise ValueError(f"{self.forecasts} forecasts are not as many of each of {len(self.vocabulary)} variables")
 
     def as_dict(self) -> dict[str, Any]:
         """All sizes by name."""
