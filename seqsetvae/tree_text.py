@@ -30,9 +30,8 @@ _FIXED = {"num_cat": "0", "is_linear": "0"}  # no categories, no linear models i
 _KEYS = {"num_leaves", *_WHOLE, "threshold", "leaf_value", *_STATISTICS, *_FIXED, "shrinkage"}
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,9}")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?(e[-+]?[0-9]{1,3})?")
-_NUMERIC = range(
-    0, 12, 2
-)  # decision types: bit 0 is a category, bit 1 the side of missing values, 2 and 3 which these are
+# Decision types of numbers: bit 0 would be a category; bit 1 is the side of missing values, 2 and 3 say which they are.
+_NUMERIC = range(0, 12, 2)
 
 
 def checked_text(text: str) -> tuple[str, int]:

@@ -111,18 +111,24 @@ def test_a_run_that_another_process_writes_is_refused(killed: Path) -> None:
             other.kill()
 
 
+def _signal_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int, which: signal.Signals) -> list[int]:
+    """The process gets a signal in this call of a step, counted from 1; the list has an entry for each call so far."""
+    step, calls = getattr(SeqSetVAEFineTuner, name), list[int]()
+
+    def signalled(self: SeqSetVAEFineTuner, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == number:
+            signal.raise_signal(which)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(SeqSetVAEFineTuner, name, signalled)
+    return calls
+
+
 def test_ctrl_c_names_the_command_that_goes_on(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, calls = SeqSetVAEFineTuner.training_step, []
-
-    def interrupted(self: SeqSetVAEFineTuner, *arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 12:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", interrupted)
+    _signal_at(monkeypatch, "training_step", 12, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     try:
         status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
@@ -138,16 +144,9 @@ def test_sigterm_saves_the_step_and_exits_with_its_own_status(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gradient group is finished first; nothing is lost."""
-    step, calls = SeqSetVAEFineTuner.training_step, []
-
-    def stopped(self: SeqSetVAEFineTuner, *arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 12:  # the fourth batch of the second epoch, the first of its group
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, *arguments)  # type: ignore[arg-type]
-
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(SeqSetVAEFineTuner, "training_step", stopped)
+    # In the fourth batch of the second epoch, the first of its group.
+    calls = _signal_at(monkeypatch, "training_step", 12, signal.SIGTERM)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS, gradient_accumulation_steps=3)
     assert status == train_optimized.STOPPED == 75
     assert signal.getsignal(signal.SIGTERM) is before
@@ -162,15 +161,7 @@ def test_sigterm_in_a_validation_ends_at_once(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A validation of hours has no step that could be saved; the state before it is."""
-    step, calls = SeqSetVAEFineTuner.validation_step, []
-
-    def stopped(self: SeqSetVAEFineTuner, *arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 5:  # of 3 in each epoch
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SeqSetVAEFineTuner, "validation_step", stopped)
+    calls = _signal_at(monkeypatch, "validation_step", 5, signal.SIGTERM)  # of 3 in each epoch
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
     assert status == train_optimized.STOPPED
     assert len(calls) == 5
