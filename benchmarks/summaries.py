@@ -1,18 +1,22 @@
 """variable_summaries: summaries against the plain reference, and a training step with 44, 500 and 5,000 variables.
 
-The stays of the second part are synthetic: each has about 40 of the variables, however many there are.
+The stays of the second part are synthetic: each has about 40 of the variables, however many there are. The rate of the
+step's matrix products (counted while it runs, 2 FLOP for a multiply and add) is compared with that of a plain product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Figure, isolated, seconds, seconds_in_turn
+from benchmarks.measure import Figure, isolated, seconds_in_turn
 from benchmarks.workloads import LOSS, PRACTICE, Stays, open_stays, optimizer_step
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.variable_summaries.backbone import Backbone
@@ -67,10 +71,32 @@ def _events_by_variable(split: Any, stay: int) -> tuple[float, dict[int, list[tu
 
 
 def training_step(n_variables: int, batch_size: int) -> list[Figure]:
-    """One training step, with summaries in the loader's place, for a vocabulary of this size."""
+    """One training step for a vocabulary of this size, with its summaries; and the FLOP/s of one that has them."""
     torch.manual_seed(0)
     batch = synthetic_batch(n_variables, batch_size)
+    module, step = _module_and_step(n_variables, batch)
+    prepared = replace(batch, prepared=module.backbone.summarizer(module.embeddings)(batch))
+    with FlopCounterMode(display=False) as counter:
+        step(prepared)
+    n_pairs = len(prepared.prepared.variable)
+    plain, plain_flop = plain_products(n_pairs, module.backbone.weight.shape[1:])
+    took, took_prepared, took_plain = seconds_in_turn([lambda: step(batch), lambda: step(prepared), plain], REPEATS)
+    values = sum(value.numel() for value in module.parameters())
+    what = f"training step, {n_variables:,} variables"
+    note = f"synthetic; {VARIABLES_PER_STAY} variables a stay; {values / 1e6:.1f} million values train"
+    flop = counter.get_total_flops()
+    rate = Figure(f"{what}, summaries from the loader", flop / took_prepared / 1e9, "GFLOP/s")
+    note_of_rate = f"{flop / batch_size / 1e6:.1f} MFLOP a stay; {batch_size / took_prepared:,.0f} stays/s"
+    return [
+        Figure(what, batch_size / took, "stays/s", note=note),
+        replace(rate, note=note_of_rate).against(plain_flop / took_plain / 1e9, "one product of the pairs"),
+    ]
+
+
+def _module_and_step(n_variables: int, batch: Batch) -> tuple[SeqSetVAEFineTuner, Callable[[Batch], None]]:
+    """A network with the recipe's head that is fitted to the batch, and its training step."""
     network = Backbone(Sizes(input_dim=1, vocabulary=tuple(map(str, range(n_variables)))))
+    network.fit(SimpleNamespace(mean=np.zeros(n_variables), std=np.ones(n_variables)), [batch])  # type: ignore[arg-type]
     network.used[:] = True
     head = HeadSettings(
         head_pooling="mean",
@@ -84,12 +110,19 @@ def training_step(n_variables: int, batch_size: int) -> list[Figure]:
     module = SeqSetVAEFineTuner(network, head, Loss(LOSS), rates, RECIPE["weight_decay"], variables, trained_on)
     module.unfreeze_backbone()
     target = batch.label.repeat_interleave(head.head_members)
-    step = optimizer_step(module, lambda batch: module.loss(module(batch).flatten(0, 1), target))
-    took = seconds(lambda: step(batch), REPEATS)
-    values = sum(value.numel() for value in module.parameters())
-    what = f"training step, {n_variables:,} variables"
-    note = f"synthetic; {VARIABLES_PER_STAY} variables a stay; {values / 1e6:.1f} million values train"
-    return [Figure(what, batch_size / took, "stays/s", note=note)]
+    return module, optimizer_step(module, lambda batch: module.loss(module(batch).flatten(0, 1), target))
+
+
+def plain_products(rows: int, weight: Sequence[int]) -> tuple[Callable[[], None], int]:
+    """All pairs as those of one variable: [rows, F W] x [F W, H], with the gradient of the weight; and its FLOP."""
+    width, hidden = weight
+    x, matrix = torch.randn(rows, width), torch.randn(width, hidden, requires_grad=True)
+
+    def products() -> None:
+        out = x @ matrix
+        out.backward(torch.ones_like(out))
+
+    return products, 2 * 2 * rows * width * hidden
 
 
 def synthetic_batch(n_variables: int, batch_size: int) -> Batch:
