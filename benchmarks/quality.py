@@ -11,9 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 import train_optimized
 from benchmarks import tabm_summaries
 from benchmarks.by_fold import Predict, by_fold, frozen_random_weights
+from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
 from seqsetvae.trees import NETWORK_WEIGHT
 
@@ -89,7 +92,10 @@ def main() -> int:
         status = by_fold(flags, OTHERS[row]) if row in OTHERS else crossvalidate(flags)
         if status:
             return status
-    found = joined(root)
+    try:
+        found = joined(root)
+    except InputError as error:
+        parser.error(str(error))
     print("\n".join(lines(results(found))) if found else f"{root}: no finished folds")
     return 0
 
@@ -108,6 +114,7 @@ def joined(root: Path) -> list[Columns]:
     """The predictions of all finished rows, a table for each fold that all of them have.
 
     The files name no patients, so intervals are over stays: too narrow for a cohort with several stays of a patient.
+    Raises InputError if the rows are of other stays or labels, for example of another number of folds.
     """
     finished = {row: sorted(folder(root, row).glob("partition*-fold*.csv")) for row in ROWS}
     names = [{file.name for file in files} for files in finished.values() if files]
@@ -115,7 +122,13 @@ def joined(root: Path) -> list[Columns]:
     for name in sorted(set.intersection(*names)) if names else []:
         table: Columns = {}
         for row in (row for row in ROWS if finished[row]):
-            table |= _named(read_columns(folder(root, row) / name), row)
+            columns = _named(read_columns(folder(root, row) / name), row)
+            if any(not np.array_equal(columns[key], table.get(key, columns[key])) for key in NOT_MODELS):
+                raise InputError(
+                    f"{folder(root, row) / name}: its stays or labels are not those of the other rows in {root}. "
+                    "Use another --output for other folds or data."
+                )
+            table |= columns
         found.append(table | _averages(table))
     return found
 

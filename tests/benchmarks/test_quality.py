@@ -13,6 +13,7 @@ from benchmarks import quality
 from benchmarks.by_fold import by_fold
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import read_columns, write_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
@@ -39,6 +40,16 @@ def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
     assert set(table) == {"stay_id", "label", "variable_summaries", "network alone", "boosted trees", "SeqSetVAE, old"}
     assert table["stay_id"].tolist() == list(range(60))
     assert table["SeqSetVAE, old"].tolist() == table["label"].tolist()
+
+
+def test_rows_of_other_stays_are_refused(tmp_path: Path) -> None:
+    _finish(quality.folder(tmp_path, "variable_summaries"), 0, variable_summaries=0.1)
+    _finish(quality.folder(tmp_path, "frozen"), 0, frozen=0.1)
+    other = quality.folder(tmp_path, "frozen") / "partition0-fold0.csv"
+    columns = read_columns(other)
+    write_columns(other, columns | {"stay_id": columns["stay_id"] + 1})
+    with pytest.raises(InputError, match=r"frozen.*stays or labels are not those of the other rows"):
+        quality.joined(tmp_path)
 
 
 def test_other_networks_are_averaged_with_trees_that_know_of_no_pretraining(tmp_path: Path) -> None:
