@@ -196,6 +196,8 @@ def main() -> None:
     parser.add_argument("--predict", type=int, help="predict so many stays (default: all)")
     parser.add_argument("--folder", type=Path, help="where to write, on a disk with enough space")
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         predicted = options.predict or options.stays
         print(table("Scale (SYNTHETIC stays)", section(options.stays, options.shards, predicted, Path(name))))
