@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,19 @@ def test_soft_labels_mix_label_and_probability() -> None:
     found = soft_labels(np.array([0.0, np.log(3.0)]), np.array([1, 0]), weight=0.6)
     assert found == pytest.approx([0.4 + 0.6 * 0.5, 0.6 * 0.75])
     assert found.dtype == np.float32
+
+
+def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 5)
+    train, asked = trees._train, []
+
+    def trained(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, *rest: Any) -> Any:
+        asked.append((seed, rounds, "extra_trees" in rest[-1]))
+        return train(table, label, seed, rounds, *rest)
+
+    monkeypatch.setattr(trees, "_train", trained)
+    assert len(BoostedTrees.fit(*_noise(), models=3).models) == 3
+    assert asked == [(0, 5, False), (1, 10, True), (2, 5, False)]
 
 
 def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
