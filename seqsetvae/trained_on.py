@@ -9,6 +9,7 @@ from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.checkpoint import Checkpoint
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.meaning import variables_changed
 from seqsetvae.cohort.report import event_counts, most_events
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.errors import InputError
@@ -48,7 +49,7 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
     ours = cohort.fingerprints()
     if not ours.keys() & fingerprints.keys():
         raise InputError(f"{path}: was trained on other variables; the data {cohort.path} contain none of them")
-    changed = sorted(name for name in ours.keys() & fingerprints.keys() if ours[name] != fingerprints[name])
+    changed = variables_changed(cohort, fingerprints)
     if changed:
         raise InputError(
             f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from seqsetvae.cohort.format import event_blocks
 from seqsetvae.cohort.leaks import splits_of_statistics
 from seqsetvae.cohort.sidefiles import Stats, check_furthest, check_stats
-
-Floats = NDArray[np.float64]
+from seqsetvae.cohort.statistics import Floats, Sums
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,13 @@ def normalise(
     """
     vocabulary = sorted(code_of)
     code = np.array([code_of[name] for name in vocabulary], dtype=np.int64)  # [V] vocabulary -> provisional
-    n_reads = 2 * sum(n_events.values()) + (n_events["train"] if stats is None else 0)
     disable = None if progress else True
-    with tqdm(total=n_reads, desc="Computing z-scores", unit="event", unit_scale=True, disable=disable) as bar:
-        sums = {split: _Sums.of(folder / split, len(code), bar) for split in n_events}
+    with tqdm(
+        total=2 * sum(n_events.values()), desc="Computing z-scores", unit="event", unit_scale=True, disable=disable
+    ) as bar:
+        sums = {split: Sums.of(_blocks(folder / split, bar), len(code)) for split in n_events}
         if stats is None:
-            mean, std = (column[code] for column in _train_statistics(folder / "train", sums["train"], bar))
+            mean, std = (column[code] for column in sums["train"].mean_and_std())
         else:
             check_stats(stats, vocabulary)
             mean, std = np.array([stats.get(name, (np.nan, np.nan)) for name in vocabulary]).T
@@ -78,45 +78,3 @@ def _blocks(split: Path, bar: tqdm) -> Iterator[tuple[NDArray[np.int32], Floats]
     for variable, value in event_blocks(*arrays):
         yield variable, value
         bar.update(len(value))
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """Raw values of a split, by provisional code: all [V]."""
-
-    count: Floats
-    total: Floats
-    low: Floats
-    high: Floats
-
-    @classmethod
-    def of(cls, split: Path, n_variables: int, bar: tqdm) -> "_Sums":
-        count, total = np.zeros(n_variables), np.zeros(n_variables)
-        low, high = np.full(n_variables, np.inf), np.full(n_variables, -np.inf)
-        for variable, value in _blocks(split, bar):
-            count += np.bincount(variable, minlength=n_variables)
-            total += np.bincount(variable, weights=value, minlength=n_variables)
-            np.minimum.at(low, variable, value)
-            np.maximum.at(high, variable, value)
-        return cls(count, total, low, high)
-
-
-def _train_statistics(train: Path, sums: _Sums, bar: tqdm) -> tuple[Floats, Floats]:
-    """Mean and sample std [V] by provisional code, in two passes: one pass would cancel where mean >> std.
-
-    A variable with a single value c in training has no scale. Its mean is set to 0 and its std to |c| (1 if c is 0),
-    so that the value stays +1 or -1: that something was measured or given is information in itself.
-    """
-    n_variables = len(sums.count)
-    with np.errstate(invalid="ignore", divide="ignore"):  # not in training: NaN, no statistics
-        mean = sums.total / sums.count
-    squares = np.zeros(n_variables)
-    for variable, value in _blocks(train, bar):
-        squares += np.bincount(variable, weights=(value - mean[variable]) ** 2, minlength=n_variables)
-    std = np.full(n_variables, np.nan)
-    varies = sums.high > sums.low
-    std[varies] = np.sqrt(squares[varies] / (sums.count[varies] - 1))
-    constant = (sums.count > 0) & ~varies
-    std[constant] = np.where(sums.low[constant] == 0, 1.0, np.abs(sums.low[constant]))
-    mean[constant] = 0.0
-    return mean, std
