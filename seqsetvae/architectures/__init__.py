@@ -41,7 +41,8 @@ class Architecture(Protocol):
 
         - fit(cohort, batches), called once for a new model with batches of training stays;
         - variable_table(cohort), which takes the place of the embeddings in all of these;
-        - summarizer(variables), which returns what is to be computed of a batch on the host: batch -> batch.prepared;
+        - summarizer(variables), which returns what is to be computed of a batch on the host: batch -> batch.prepared,
+          and kept_summarizer(variables), the same for stays that are read in every epoch;
         - keep_pretrained(weights), called once its weights were loaded from a checkpoint, with all weights of the file,
           so that `table` has what pretraining learned, and drop_pretrained(), called where nothing reads the table;
         - padded_history(), a module of plain operations, (set means [N, T, D], minutes [N, T]) -> states [N, T, D], to

@@ -235,7 +235,7 @@ def module_and_data(
     if is_new:
         fit_to_training_stays(backbone, data)
     variables = variable_table(backbone, cohort, settings.run)
-    data = data.with_prepare(host_work(backbone, variables))
+    data = data.with_prepare(host_work(backbone, variables, again=True))
     data, trees = grow_trees(settings.trees, backbone, variables, data)
     return build(settings, backbone, variables, cohort, transform, trees), data
 

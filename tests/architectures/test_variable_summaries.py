@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from seqsetvae.architectures import variable_summaries
-from seqsetvae.architectures.variable_summaries import backbone, derived, encoding
+from seqsetvae.architectures.variable_summaries import backbone, derived, encoding, prepare
 from seqsetvae.architectures.variable_summaries.backbone import Backbone, most_present
-from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS
-from seqsetvae.architectures.variable_summaries.prepare import named_rows
+from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS, Encoding, count_below
+from seqsetvae.architectures.variable_summaries.prepare import Summaries, named_rows
 from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS, plain_summaries
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
@@ -86,6 +86,23 @@ def test_an_event_of_an_unknown_variable_is_left_out() -> None:
     assert torch.equal(pairs.values.nan_to_num(-1), known.values[kept].nan_to_num(-1))
 
 
+def _encoded(fast: Encoding, values: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """Of numbers [R, F] of one variable, all of which are used: [R, F, W]."""
+    fitted = edges[None], center[None], torch.ones(1, len(edges), dtype=torch.bool)
+    return fast.encode(fast.places(values, fitted, torch.zeros(len(values), dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("n_edges", [1, 2, 5, 31, 32, 33])
+def test_the_binary_search_counts_as_torch_does_in_a_copy_of_the_edges(n_edges: int) -> None:
+    drawn = torch.Generator().manual_seed(n_edges)
+    edges = torch.randint(0, 9, (7, n_edges), generator=drawn).double().sort().values  # many are equal
+    row = torch.randint(0, 7, (500,), generator=drawn)
+    number = torch.randint(-2, 22, (500,), generator=drawn).double() / 2
+    expected = torch.searchsorted(edges[row], number[:, None])[:, 0]
+    assert torch.equal(count_below(number, edges, row), expected)
+    assert set(expected.tolist()) >= {0, n_edges}
+
+
 def test_piecewise_linear_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
     plain, fast = PLAIN_ENCODINGS["piecewise_linear"], ENCODINGS["piecewise_linear"]
     edges, center = torch.tensor([0.0, 1.0, 1.0, 3.0, 5.0]), torch.tensor([0.5, 0.25, 0.0, 0.125])
@@ -94,7 +111,7 @@ def test_piecewise_linear_encoding_fills_intervals_and_gives_zeros_for_missing_n
         [[0, 0, 0, 0, 1], [0.5, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0.5, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
     )
     expected[:5, :4] -= center
-    assert torch.equal(fast.encode(numbers, edges[None], center[None])[:, 0], expected)
+    assert torch.equal(_encoded(fast, numbers, edges[None], center[None])[:, 0], expected)
     for number, row in zip(numbers[:, 0].tolist(), expected.tolist(), strict=True):
         assert plain(number, edges.tolist(), center.tolist()) == row
 
@@ -108,12 +125,12 @@ def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
     edges, center, used = fast.fit(values)
     assert used.all()
     numbers = torch.cat([values[:50], edges.T, torch.tensor([[-99.0, -99.0], [99.0, 99.0]])])
-    found = fast.encode(numbers, edges, center)
+    found = _encoded(fast, numbers, edges, center)
     for row, of_row in zip(numbers.tolist(), found.tolist(), strict=True):
         for column in range(2):
             expected = plain(row[column], edges[column].tolist(), center[column].tolist())
             assert of_row[column] == pytest.approx(expected, abs=1e-9)
-    scores, present = fast.encode(values, edges, center).unbind(-1)
+    scores, present = _encoded(fast, values, edges, center).unbind(-1)
     assert scores.sum(0).abs().max() < 1e-9  # a missing number is the mean of the others
     assert torch.equal(present == 1, values.isfinite())
     assert scores[:, 0][values[:, 0].isfinite()].std() == pytest.approx(1, abs=0.05)
@@ -153,9 +170,18 @@ def test_the_network_equals_the_plain_sum_over_variables_with_gradients(
                 )
             ]
             total = total + torch.tensor(encoded).double().flatten() @ network.weight[variable]
-        combined = torch.where(network.combination_used, summaries.combinations[row], torch.nan)
-        encoded_row = network.encoding.encode(combined[None], network.combination_edges, network.combination_center)
-        totals.append(torch.relu(total + encoded_row.flatten() @ network.combination_weight))
+        combined = [
+            PLAIN_ENCODINGS[name](number if used else np.nan, edges, center)
+            for number, used, edges, center in zip(
+                summaries.combinations[row].tolist(),
+                network.combination_used.tolist(),
+                network.combination_edges.tolist(),
+                network.combination_center.tolist(),
+                strict=True,
+            )
+        ]
+        of_combinations = torch.tensor(combined).double().flatten() @ network.combination_weight
+        totals.append(torch.relu(total + of_combinations))
     expected = torch.stack(totals)
     found = network.pooled(batch, VARIABLES, "mean")
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # bounds and edges are float32
@@ -201,6 +227,45 @@ def test_what_the_loader_prepares_gives_the_same_result(monkeypatch: pytest.Monk
     prepared = replace(batch, prepared=network.summarizer(VARIABLES)(batch))
     monkeypatch.setattr(network, "summarizer", None)  # nothing is computed again
     assert torch.equal(network.pooled(prepared, VARIABLES, "mean"), expected)
+
+
+def test_kept_summaries_are_those_of_any_batch_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is resumed computes them in other batches, and must go on to the same bits."""
+    network, stays, batch = _network(monkeypatch)
+    kept, fresh = network.kept_summarizer(VARIABLES), network.summarizer(VARIABLES)
+    kept(batch)
+    kept.summarizer = None  # type: ignore[assignment]  # nothing is computed again
+    order = np.random.default_rng(0).permutation(len(stays))
+    for chosen in (order, order[:3], order[5:6]):
+        part = replace(tiny.batch_of([stays[i] for i in chosen]), stay_id=batch.stay_id[torch.from_numpy(chosen)])
+        _assert_equal_bits(kept(part), fresh(part))
+
+
+def _assert_equal_bits(found: Summaries, expected: Summaries) -> None:
+    for name, value in vars(expected).items():
+        other = getattr(found, name)
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(other, value, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert other == value, name
+
+
+def test_a_stay_that_is_cut_off_is_not_taken_for_the_whole_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, stays, batch = _network(monkeypatch)
+    kept = network.kept_summarizer(VARIABLES)
+    kept(batch)
+    longest = max(range(len(stays)), key=lambda i: len(stays[i]))
+    cut = replace(tiny.batch_of([stays[longest][:-1]]), stay_id=batch.stay_id[longest : longest + 1])
+    _assert_equal_bits(kept(cut), network.summarizer(VARIABLES)(cut))
+
+
+def test_no_more_summaries_are_kept_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "MOST_KEPT", 1)
+    network, stays, _ = _network(monkeypatch)
+    kept = network.kept_summarizer(VARIABLES)
+    for number, stay in enumerate(stays[:4]):
+        kept(replace(tiny.batch_of([stay]), stay_id=torch.tensor([number])))
+    assert len(kept._kept) == 1
 
 
 def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

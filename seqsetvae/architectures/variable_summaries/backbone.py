@@ -16,14 +16,23 @@ from torch import nn
 
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
 from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS
-from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer, measured, named_rows
+from seqsetvae.architectures.variable_summaries.prepare import (
+    KeptSummaries,
+    Placer,
+    Summaries,
+    Summarizer,
+    measured,
+    named_rows,
+)
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
 from seqsetvae.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
+from seqsetvae.ops.grouped import grouped_products
 
 MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
+FITTED = ("edges", "center", "used")
 LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
 
 
@@ -64,7 +73,7 @@ class Backbone(nn.Module):
         self.register_buffer("length", torch.zeros((), dtype=torch.float64))  # hours, see `common_length`
         for prefix, shape in (("", (n_variables, n_summaries)), ("combination_", (n_combinations,))):
             self.register_buffer(f"{prefix}edges", torch.zeros(*shape, quantiles))
-            self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.places))
+            self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.n_places))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
         if sizes.forecasts:
@@ -120,7 +129,21 @@ class Backbone(nn.Module):
         """Makes the summaries of batches on the host; `variables` as from `variable_table`."""
         names = self.sizes.vocabulary
         bounds, mean, std = (buffer.detach().cpu().clone() for buffer in (self.bounds, self.mean, self.std))
-        return Summarizer(variables.cpu(), bounds, mean, std, named_rows(names), measured(names), float(self.length))
+        length = float(self.length)
+        return Summarizer(
+            variables.cpu(), bounds, mean, std, named_rows(names), measured(names), length, self._placer()
+        )
+
+    def kept_summarizer(self, variables: torch.Tensor) -> KeptSummaries:
+        """The same for whole stays that are read again and again."""
+        return KeptSummaries(self.summarizer(variables))
+
+    def _placer(self) -> Placer:
+        fitted = (
+            getattr(self, prefix + name).detach().cpu().clone() for prefix in ("", "combination_") for name in FITTED
+        )
+        edges, center, used, *of_combinations = fitted
+        return Placer(self.encoding, (edges, center, used), tuple(of_combinations))
 
     def summaries(self, batch: Batch, variables: torch.Tensor) -> Summaries:
         """Those that the data loader has made, or else new ones."""
@@ -145,7 +168,7 @@ class Backbone(nn.Module):
         drops: bool,
     ) -> torch.Tensor:
         """The units after the ReLU, with these weights, computed in their number type: [N, H]."""
-        total = bias + self._of_combinations(summaries.combinations, combination_weight, drops)
+        total = bias + self._of_combinations(summaries.combination_places, combination_weight, drops)
         if summaries.pairs_per_variable:
             of_pairs = self._of_pairs(summaries, weight, total.dtype, drops).to(total.dtype)  # products may be bfloat16
             total = total.index_add(0, summaries.stay, of_pairs)
@@ -157,23 +180,15 @@ class Backbone(nn.Module):
 
     def _of_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
         """What each pair adds: [P, H]; one product for each variable that occurs."""
-        variable, values = summaries.variable, summaries.values.to(dtype)
-        values = torch.where(self.used[variable], values, torch.nan)
-        edges, center = (buffer[variable].to(dtype) for buffer in (self.edges, self.center))
-        encoded = self._dropped(self.encoding.encode(values, edges, center), drops)
+        encoded = self._dropped(self.encoding.encode(summaries.places.to(dtype)), drops)
         if drops and self.sizes.variable_dropout:
             kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
-        groups = encoded.flatten(1).split([count for _, count in summaries.pairs_per_variable])
-        weights = weight.unbind(0)  # its gradient is then written once, not once for each variable
-        rows = (row for row, _ in summaries.pairs_per_variable)
-        return torch.cat([group @ weights[row].to(dtype) for group, row in zip(groups, rows, strict=True)])
+        return grouped_products(encoded.flatten(1), weight.to(dtype), summaries.pairs_per_variable)
 
-    def _of_combinations(self, values: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
-        """What the combinations add: [N, C] → [N, H]."""
-        values = torch.where(self.combination_used, values.to(weight.dtype), torch.nan)
-        edges, center = (buffer.to(weight.dtype) for buffer in (self.combination_edges, self.combination_center))
-        return self._dropped(self.encoding.encode(values, edges, center), drops).flatten(1) @ weight
+    def _of_combinations(self, places: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
+        """What the combinations add: [N, C, Q] → [N, H]."""
+        return self._dropped(self.encoding.encode(places.to(weight.dtype)), drops).flatten(1) @ weight
 
     def _dropped(self, encoded: torch.Tensor, drops: bool) -> torch.Tensor:
         """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W]."""
@@ -227,12 +242,22 @@ class Backbone(nn.Module):
         """
         if not self.sizes.forecasts:
             return []
-        summaries = self.summaries(batch, variables)
+        summaries = self._in_double_precision(self.summaries(batch, variables))
         with torch.autocast(summaries.values.device.type, enabled=False):
             combination_weight, bias = self.learned_combination_weight.double(), self.learned_bias.double()
             hidden = self._hidden(summaries, self.learned_weight, combination_weight, bias, drops=False)
             forecasts = F.linear(hidden, self.forecast_weight.double(), self.forecast_bias.double())
         return [torch.hstack([hidden, forecasts[:, self._forecasts_in_table()]]).cpu().numpy()]
+
+    def _in_double_precision(self, summaries: Summaries) -> Summaries:
+        """With places that are computed in float64 from the same values."""
+        values, combinations = (tensor.cpu().double() for tensor in (summaries.values, summaries.combinations))
+        placer, device = self._placer(), summaries.values.device
+        return replace(
+            summaries,
+            places=placer.of_summaries(values, summaries.variable.cpu()).to(device),
+            combination_places=placer.of_combinations(combinations).to(device),
+        )
 
     def _forecasts_in_table(self) -> torch.Tensor:
         """Which forecasts are columns, a bounded number: those of the variables whose mean is a column, [A]."""

@@ -1,7 +1,7 @@
 """Encodings of single numbers for the first layer: their place among those of the training stays; missing is zero.
 
 Legend: R rows, F numbers of a row, K quantiles of the training stays (edges), Q numbers that describe one number,
-W = Q + 1 with whether it is present.
+W = Q + 1 with whether it is present; V tables of edges; n numbers that are present.
 """
 
 from __future__ import annotations
@@ -20,30 +20,41 @@ Fitted = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Encoding(ABC):
     """How a number is described by its place among the quantiles of the training stays."""
 
-    def __init__(self, probabilities: Sequence[float], places: int) -> None:
-        """`probabilities` [K] of the quantiles, ascending; `places` is Q."""
+    def __init__(self, probabilities: Sequence[float], n_places: int) -> None:
+        """`probabilities` [K] of the quantiles, ascending; `n_places` is Q."""
         self.probabilities = tuple(probabilities)
-        self.places = places
-        self.width = places + 1
+        self.n_places = n_places
+        self.width = n_places + 1
 
     @abstractmethod
-    def place(self, number: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        """Finite numbers [R, F] and edges [R, F, K] or [F, K] → [R, F, Q]."""
+    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """Finite numbers [n], edges [V F, K] and the row of the edges of each number [n] → [n, Q]."""
 
-    def encode(self, values: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
-        """The place of each number, minus the mean over the training stays, and 1 for present.
+    def places(self, values: torch.Tensor, fitted: Fitted, variable: torch.Tensor) -> torch.Tensor:
+        """The place of each number, minus the mean over the training stays; on the host.
 
         Args:
-            values: [R, F]; NaN is missing, and gives zeros.
-            edges: [R, F, K] or [F, K], ascending.
-            center: [R, F, Q] or [F, Q].
+            values: [R, F]; NaN is missing.
+            fitted: as `fit` returns it, of each variable: edges [V, F, K], centers [V, F, Q], used [V, F].
+            variable: [R], which of these a row belongs to.
 
         Returns:
-            [R, F, W].
+            [R, F, Q] of the type of the values, NaN where a number is missing or not used.
         """
-        present = torch.isfinite(values)[..., None]
-        place = torch.where(present, self.place(values.nan_to_num(), edges) - center, 0.0)
-        return torch.cat([place, present.to(values.dtype)], dim=-1)
+        edges, center, used = fitted
+        present = torch.isfinite(values) & used[variable]
+        where = present.flatten().nonzero()[:, 0]  # [n]
+        row = (variable[:, None] * values.shape[1] + torch.arange(values.shape[1])).take(where)
+        place = self.place(values.take(where), edges.to(values.dtype).flatten(0, 1), row)
+        places = values.new_full((values.numel(), self.n_places), torch.nan)
+        places[where] = place - center.to(values.dtype).flatten(0, 1)[row]
+        return places.reshape(*values.shape, self.n_places)
+
+    @staticmethod
+    def encode(places: torch.Tensor) -> torch.Tensor:
+        """Places [R, F, Q] and 1 for present, or zeros: [R, F, W]."""
+        present = torch.isfinite(places[..., :1])
+        return torch.cat([places.nan_to_num(), present.to(places.dtype)], dim=-1)
 
     def fit(self, values: torch.Tensor) -> Fitted:
         """Edges [F, K], centers [F, Q] and which numbers are used [F], from those of training stays [R, F].
@@ -56,8 +67,9 @@ class Encoding(ABC):
             edges = values.new_zeros(values.shape[1], len(quantiles))
         else:
             edges = torch.nanquantile(values, quantiles, dim=0).T.nan_to_num()
-        place = self.encode(values, edges, edges.new_zeros(values.shape[1], self.places))[..., :-1]
-        center = place.sum(0) / n_present.clamp_min(1)[:, None]
+        center, all_used = edges.new_zeros(1, values.shape[1], self.n_places), torch.ones(1, values.shape[1]).bool()
+        places = self.places(values, (edges[None], center, all_used), torch.zeros(len(values), dtype=torch.int64))
+        center = self.encode(places)[..., :-1].sum(0) / n_present.clamp_min(1)[:, None]
         return edges, center, (n_present >= LEAST_STAYS) & (edges[:, -1] > edges[:, 0])
 
     def quantile(self, edges: torch.Tensor, probability: float) -> torch.Tensor:
@@ -72,13 +84,13 @@ class PiecewiseLinear(Encoding):
     """How far a number fills each interval between five quantiles (Gorishniy et al., NeurIPS 2022, section 3.2)."""
 
     def __init__(self) -> None:
-        super().__init__((0.0, 0.1, 0.5, 0.9, 1.0), places=4)
+        super().__init__((0.0, 0.1, 0.5, 0.9, 1.0), n_places=4)
 
-    def place(self, number: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """The share of each interval that lies below the number; an interval of no width is a step."""
-        low, high = edges[..., :-1], edges[..., 1:]
-        share = ((number[..., None] - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
-        return torch.where(high > low, share, (number[..., None] >= high).to(number.dtype))
+        low, high = edges[row, :-1], edges[row, 1:]
+        share = ((number[:, None] - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
+        return torch.where(high > low, share, (number[:, None] >= high).to(number.dtype))
 
 
 class NormalScores(Encoding):
@@ -87,19 +99,34 @@ class NormalScores(Encoding):
     OUTERMOST = 1 / 64  # positions end here and at 1 - 1/64, half a step between two quantiles: scores within ±2.15
 
     def __init__(self) -> None:
-        super().__init__(np.linspace(0, 1, 33).tolist(), places=1)
+        super().__init__(np.linspace(0, 1, 33).tolist(), n_places=1)
 
-    def place(self, number: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """Positions are linear between quantiles; a number that equals several of them has their middle."""
-        edges = edges.expand(*number.shape, -1).contiguous()
-        below = torch.searchsorted(edges, number[..., None])  # edges less than the number
-        up_to = torch.searchsorted(edges, number[..., None], right=True)
-        last = edges.shape[-1] - 1
-        low, high = (edges.gather(-1, index.clamp(0, last)) for index in (below - 1, below))
-        between = below - 1 + (number[..., None] - low) / (high - low).clamp_min(1e-9)
-        equal = (below + up_to - 1).to(number.dtype) / 2
-        position = torch.where(up_to > below, equal, between) / last
-        return torch.special.ndtri(position.clamp(self.OUTERMOST, 1 - self.OUTERMOST))
+        n_edges = edges.shape[1]
+        last, first = n_edges - 1, row * n_edges
+        below = count_below(number, edges, row)
+        low, high = (edges.take(first + index.clamp(0, last)) for index in (below - 1, below))
+        between = below - 1 + (number - low) / (high - low).clamp_min(1e-9)
+        up_to = torch.searchsorted(edges, edges, right=True)  # number of edges that are not above each
+        equal = (below + up_to.take(first + below.clamp_max(last)) - 1).to(number.dtype) / 2
+        position = torch.where((high == number) & (below <= last), equal, between) / last
+        return torch.special.ndtri(position.clamp(self.OUTERMOST, 1 - self.OUTERMOST))[:, None]
+
+
+def count_below(number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """How many of its edges are less than each number: [n], [V F, K] ascending, [n] → [n].
+
+    torch.searchsorted would need a copy of the K edges for each number. This binary search reads log2(K) of them.
+    """
+    n_edges = edges.shape[1]
+    first = row * n_edges
+    below = torch.zeros_like(row)
+    for step in (1 << bit for bit in reversed(range(n_edges.bit_length()))):
+        more = below + step
+        is_less = edges.take(first + more.clamp_max(n_edges) - 1) < number
+        below = torch.where(is_less & (more <= n_edges), more, below)
+    return below
 
 
 ENCODINGS: dict[str, Encoding] = {"normal_scores": NormalScores(), "piecewise_linear": PiecewiseLinear()}

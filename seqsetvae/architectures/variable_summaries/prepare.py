@@ -1,7 +1,8 @@
-"""What this architecture computes on the host when a batch is made: summaries and combinations of variables.
+"""What this architecture computes on the host when a batch is made: summaries, combinations of variables, and places.
 
 Legend: E events, N stays of the batch, P pairs (stay, variable), V variables of the model, F summaries of a pair, C
-combinations. It happens in the data loader, so that no training step waits for the device to count pairs.
+combinations, Q numbers for the place of one of them among those of the training stays (encoding.py). It happens in the
+data loader, so that no training step waits for the device to count pairs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from seqsetvae.architectures.variable_summaries.derived import LABS, NAMES, STATIC, combinations
+from seqsetvae.architectures.variable_summaries.encoding import Encoding, Fitted
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, Pairs, summarize
 from seqsetvae.batch import Batch
+
+Stay = tuple[int, int]  # id, number of sets
+MOST_KEPT = 2**30  # bytes of summaries that a process keeps; some 90,000 stays of 40 variables
 
 
 @dataclass(eq=False)
@@ -23,7 +28,27 @@ class Summaries:
     variable: torch.Tensor  # [P] int64, row of the variable in the model, ascending
     values: torch.Tensor  # [P, F] float32 (float64 in double precision), NaN where there is none
     combinations: torch.Tensor  # [N, C], likewise
+    places: torch.Tensor  # [P, F, Q] of the same type, what the network reads of the values; NaN where there is nothing
+    combination_places: torch.Tensor  # [N, C, Q], likewise
     pairs_per_variable: tuple[tuple[int, int], ...]  # on the host: (variable, number of its pairs), ascending
+
+
+@dataclass(frozen=True, eq=False)
+class Placer:
+    """Makes places of summaries and of combinations, from what was fitted to them (`Encoding.fit`)."""
+
+    encoding: Encoding
+    summaries: Fitted  # of each variable: edges [V, F, K], centers [V, F, Q], used [V, F]
+    combinations: Fitted  # edges [C, K], centers [C, Q], used [C]
+
+    def of_summaries(self, values: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
+        """[P, F] → [P, F, Q]."""
+        return self.encoding.places(values, self.summaries, variable)
+
+    def of_combinations(self, values: torch.Tensor) -> torch.Tensor:
+        """[N, C] → [N, C, Q]."""
+        edges, center, used = (fitted[None] for fitted in self.combinations)
+        return self.encoding.places(values, (edges, center, used), torch.zeros(len(values), dtype=torch.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +62,7 @@ class Summarizer:
         named: rows in the model of the variables `NAMES`; -1 where it has none of this name.
         measured: [V] bool, variables that are measured during the stay (not age, for example).
         length: hours of the common observation window of the training stays; 0 if they have none.
+        placer: what makes the places.
     """
 
     row: torch.Tensor
@@ -46,6 +72,7 @@ class Summarizer:
     named: tuple[int, ...]
     measured: torch.Tensor
     length: float
+    placer: Placer
 
     def of_model(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Row of each event's variable in the model, and its value within the bounds: [E] each."""
@@ -56,14 +83,17 @@ class Summarizer:
     def __call__(self, batch: Batch, until: torch.Tensor | None = None) -> Summaries:
         """The summaries of a batch on the host, of each stay up to the hours `until` [N] or of all of it."""
         pairs = summarize(batch, *self.of_model(batch), self.length, until)
-        variables, counts = torch.unique_consecutive(pairs.variable, return_counts=True)
         columns = combinations(self._in_units(pairs, batch.n_stays), self._counts(pairs, batch.n_stays))
+        values = pairs.values.to(batch.value.dtype)
+        of_combinations = torch.stack(list(columns.values()), dim=1).to(batch.value.dtype)
         return Summaries(
             stay=pairs.stay,
             variable=pairs.variable,
-            values=pairs.values.to(batch.value.dtype),
-            combinations=torch.stack(list(columns.values()), dim=1).to(batch.value.dtype),
-            pairs_per_variable=tuple(zip(variables.tolist(), counts.tolist(), strict=True)),
+            values=values,
+            combinations=of_combinations,
+            places=self.placer.of_summaries(values, pairs.variable),
+            combination_places=self.placer.of_combinations(of_combinations),
+            pairs_per_variable=_runs(pairs.variable),
         )
 
     def _in_units(self, pairs: Pairs, n_stays: int) -> torch.Tensor:
@@ -83,6 +113,61 @@ class Summarizer:
         last = pairs.values[:, SUMMARIES.index("last_0_12h_count")]
         columns = torch.stack([measured, measured * pairs.values[:, SUMMARIES.index("count")], is_lab * last], dim=1)
         return columns.new_zeros(n_stays, 3).index_add(0, pairs.stay, columns)
+
+
+class KeptSummaries:
+    """A Summarizer that computes each stay once: training reads the same stays again in every epoch.
+
+    A stay is known by its id and its number of sets, which differs where it is cut off. Its summaries do not depend on
+    the other stays of a batch, to the last bit.
+    """
+
+    def __init__(self, summarizer: Summarizer) -> None:
+        self.summarizer = summarizer
+        self._kept: dict[Stay, tuple[torch.Tensor, ...]] = {}  # variable, values, places; combinations, their places
+        self._bytes = 0
+
+    def __call__(self, batch: Batch) -> Summaries:
+        """The summaries of a batch on the host."""
+        stays = list(zip(batch.stay_id.tolist(), batch.sets_per_stay.tolist(), strict=True))
+        if all(stay in self._kept for stay in stays):
+            return _together([self._kept[stay] for stay in stays])
+        summaries = self.summarizer(batch)
+        if self._bytes < MOST_KEPT:
+            self._keep(stays, summaries)
+        return summaries
+
+    def _keep(self, stays: list[Stay], summaries: Summaries) -> None:
+        by_stay = summaries.stay.argsort(stable=True)
+        counts = summaries.stay.bincount(minlength=len(stays)).tolist()
+        of_pairs = [each[by_stay] for each in (summaries.variable, summaries.values, summaries.places)]
+        of_stays = (summaries.combinations, summaries.combination_places)
+        rows = zip(*(each.split(counts) for each in of_pairs), *(each.split(1) for each in of_stays), strict=True)
+        self._kept |= zip(stays, rows, strict=True)
+        self._bytes += sum(each.nbytes for each in (*of_pairs, *of_stays))
+
+
+def _together(stays: list[tuple[torch.Tensor, ...]]) -> Summaries:
+    """The summaries of a batch from those of its stays."""
+    n_pairs = torch.tensor([len(of_stay[0]) for of_stay in stays])
+    stay = torch.arange(len(stays)).repeat_interleave(n_pairs)
+    variable, values, places, combinations, combination_places = map(torch.cat, zip(*stays, strict=True))
+    order = variable.argsort(stable=True)
+    return Summaries(
+        stay=stay[order],
+        variable=variable[order],
+        values=values[order],
+        combinations=combinations,
+        places=places[order],
+        combination_places=combination_places,
+        pairs_per_variable=_runs(variable[order]),
+    )
+
+
+def _runs(variable: torch.Tensor) -> tuple[tuple[int, int], ...]:
+    """(variable, number of its pairs), from those of the pairs in ascending order."""
+    variables, counts = torch.unique_consecutive(variable, return_counts=True)
+    return tuple(zip(variables.tolist(), counts.tolist(), strict=True))
 
 
 # Summaries that are values of the variable; the others are counts, times, spreads and slopes.
