@@ -7,6 +7,7 @@ the gaps between arrays of ever different sizes add up over hundreds of epochs, 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import sys
 from pathlib import Path
@@ -28,6 +29,15 @@ def return_freed_memory() -> bool:
     """Have glibc give to the system, once, what it has kept; False if there was nothing, or where there is no glibc."""
     malloc_trim = _of_glibc("malloc_trim")
     return bool(malloc_trim and malloc_trim(0))
+
+
+def release() -> None:
+    """Free a training that has ended, and give its memory to the system: 1 GiB for SeqSetVAE.
+
+    A trainer and its model refer to each other, so both would stay while the next ones are made.
+    """
+    gc.collect()
+    return_freed_memory()
 
 
 def _of_glibc(name: str) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns, read_columns, write_columns
 from seqsetvae.files import write_text
+from seqsetvae.memory import release
 from seqsetvae.modes import finetune, pretrain
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import ScheduleSettings
@@ -95,6 +96,7 @@ def _kept(fold: Fold, name: str, compute: Callable[[Path], Columns]) -> Columns:
     print(f"{'Found' if file.exists() else 'Computing'} {file}", flush=True)
     if not file.exists():
         write_columns(file, compute(file))
+        release()
     return read_columns(file)
 
 
@@ -176,6 +178,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
     if run is None or not is_done:
         run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
+        release()
     return changed(finetuning, pretrained_ckpt=run)
 
 

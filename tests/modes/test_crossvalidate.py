@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
-from seqsetvae.modes import pretrain
+from seqsetvae.modes import crossvalidation_jobs, pretrain
+from seqsetvae.modes.crossvalidation_jobs import train_and_predict
 from seqsetvae.tasks import fitting
 from tests.command import command
 from tests.training.resuming import killed_at
@@ -129,6 +131,28 @@ def test_a_fold_in_double_precision_is_predicted_in_it(pretrained: Path, compile
     assert status == 0, errors
     logit = read_columns(tmp_path / "cv" / "partition0-fold0.csv")["seqsetvae"]
     assert (logit != logit.astype(np.float32)).any()
+
+
+def test_no_model_of_a_fold_lives_on_in_the_next(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of many trainings in one process needs no more memory than its largest one."""
+    alive: list[int] = []
+
+    def watched(*settings: Any) -> Any:
+        alive.append(sum(type(each) is SeqSetVAEFineTuner for each in gc.get_objects()))
+        return train_and_predict(*settings)
+
+    monkeypatch.setattr(crossvalidation_jobs, "train_and_predict", watched)
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 3}
+    gc.collect()
+    gc.disable()  # it must not depend on when Python looks for objects that only refer to each other
+    try:
+        status, _, errors = command("crossvalidate", **flags, max_epochs=1, batch_size=8, baselines="none")
+    finally:
+        gc.enable()
+    assert status == 0, errors
+    assert alive == [alive[0]] * 3
 
 
 def test_a_fold_that_was_killed_goes_on(
