@@ -29,7 +29,7 @@ def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Ten
 def host_work(backbone: Any, variables: torch.Tensor, again: bool = False) -> Prepare | None:
     """What the backbone computes of a batch on the host, in the loader; None: nothing.
 
-    With `again` the same whole stays are read many times, so what was computed of them is kept, as far as it fits.
+    With `again` the same stays are read many times, so what was computed of them is kept, if it all fits in memory.
     """
     summarizer = getattr(backbone, "kept_summarizer" if again else "summarizer", None)
     return None if summarizer is None else summarizer(variables)

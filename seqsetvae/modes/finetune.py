@@ -235,7 +235,8 @@ def module_and_data(
     if is_new:
         fit_to_training_stays(backbone, data)
     variables = variable_table(backbone, cohort, settings.run)
-    data = data.with_prepare(host_work(backbone, variables, again=True))
+    in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
+    data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
     data, trees = grow_trees(settings.trees, backbone, variables, data)
     return build(settings, backbone, variables, cohort, transform, trees), data
 

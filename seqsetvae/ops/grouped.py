@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -25,8 +25,9 @@ def grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups)
     """
     if torch.is_autocast_enabled(rows.device.type):  # autocast does not reach products that are written to a place
         return plain_grouped_products(rows, matrices, groups)
-    products = _PaddedProducts if len(groups) >= MANY else _GroupedProducts
-    return products.apply(rows, matrices, groups)
+    is_padded = len(groups) >= MANY
+    parts = _blocks(groups, len(matrices), rows.device) if is_padded else starmap(_Group, _places(groups))
+    return _GroupedProducts.apply(rows, matrices, list(parts), is_padded)
 
 
 def plain_grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
@@ -43,95 +44,86 @@ def _places(groups: Groups) -> Iterator[tuple[int, slice]]:
 
 
 class _GroupedProducts(torch.autograd.Function):
-    """One product for each group."""
+    """The products of parts, which are groups, or blocks that together have all matrices."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
+    def forward(
+        ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, parts: list[_Group] | list[_Block], is_padded: bool
+    ) -> torch.Tensor:
         ctx.save_for_backward(rows, matrices)
-        ctx.groups = groups
+        ctx.parts, ctx.is_padded = parts, is_padded
         out = rows.new_empty(len(rows), matrices.shape[2])
-        for matrix, place in _places(groups):
-            torch.mm(rows[place], matrices[matrix], out=out[place])
+        for part in parts:
+            part.write_products(rows, matrices, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *of_out: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, *of_out: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         (gradient,) = of_out
         rows, matrices = ctx.saved_tensors
         of_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        of_matrices = _zeros_without(matrices, ctx.groups) if ctx.needs_input_grad[1] else None
-        for matrix, place in _places(ctx.groups):
+        new = torch.empty_like if ctx.is_padded else torch.zeros_like  # matrices without rows belong to no group
+        of_matrices = new(matrices) if ctx.needs_input_grad[1] else None
+        for part in ctx.parts:
             if of_rows is not None:
-                torch.mm(gradient[place], matrices[matrix].T, out=of_rows[place])
+                part.write_products(gradient, matrices.mT, of_rows)
             if of_matrices is not None:
-                torch.mm(rows[place].T, gradient[place], out=of_matrices[matrix])
-        return of_rows, of_matrices, None
+                part.write_gradient(rows, gradient, of_matrices)
+        return of_rows, of_matrices, None, None
 
 
-def _zeros_without(matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
-    """Zeros for the matrices that no group has; the others are about to be written."""
-    of_matrices = torch.empty_like(matrices)
-    written = [matrix for matrix, _ in groups]
-    for before, after in pairwise([-1, *written, len(matrices)]):
-        if after - before > 1:
-            of_matrices[before + 1 : after].zero_()
-    return of_matrices
+@dataclass(frozen=True)
+class _Group:
+    """Rows of one matrix."""
 
+    matrix: int
+    rows: slice
 
-class _PaddedProducts(torch.autograd.Function):
-    """One batched product for each block of matrices, whose groups are padded with rows of zeros to one length."""
+    def write_products(self, rows: torch.Tensor, matrices: torch.Tensor, out: torch.Tensor) -> None:
+        torch.mm(rows[self.rows], matrices[self.matrix], out=out[self.rows])
 
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
-        ctx.save_for_backward(rows, matrices)
-        ctx.blocks = list(_blocks(groups, len(matrices)))
-        out = rows.new_empty(len(rows), matrices.shape[2])
-        for block in ctx.blocks:
-            products = torch.bmm(block.padded(rows), matrices[block.matrices])
-            out[block.rows] = products.flatten(0, 1)[block.slots]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *of_out: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        (gradient,) = of_out
-        rows, matrices = ctx.saved_tensors
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        of_matrices = torch.empty_like(matrices) if ctx.needs_input_grad[1] else None
-        for block in ctx.blocks:
-            of_block = block.padded(gradient)
-            if of_rows is not None:
-                products = torch.bmm(of_block, matrices[block.matrices].mT)
-                of_rows[block.rows] = products.flatten(0, 1)[block.slots]
-            if of_matrices is not None:
-                torch.bmm(block.padded(rows).mT, of_block, out=of_matrices[block.matrices])
-        return of_rows, of_matrices, None
+    def write_gradient(self, rows: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
+        torch.mm(rows[self.rows].T, gradient[self.rows], out=out[self.matrix])
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
+    """Rows of BLOCK matrices, those of each padded with rows of zeros to one length."""
+
     matrices: slice
     rows: slice
     slots: torch.Tensor  # of each row among the padded rows
     most: int  # M
 
-    def padded(self, rows: torch.Tensor) -> torch.Tensor:
+    def write_products(self, rows: torch.Tensor, matrices: torch.Tensor, out: torch.Tensor) -> None:
+        products = torch.bmm(self._padded(rows), matrices[self.matrices])
+        out[self.rows] = products.flatten(0, 1)[self.slots]
+
+    def write_gradient(self, rows: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
+        torch.bmm(self._padded(rows).mT, self._padded(gradient), out=out[self.matrices])
+
+    def _padded(self, rows: torch.Tensor) -> torch.Tensor:
         """Its rows among zeros: [R, width] → [B, M, width]."""
         n_matrices = self.matrices.stop - self.matrices.start
         padded = rows.new_zeros(n_matrices * self.most, rows.shape[1])
-        padded[self.slots.to(rows.device, non_blocking=True)] = rows[self.rows]
+        padded[self.slots] = rows[self.rows]
         return padded.view(n_matrices, self.most, rows.shape[1])
 
 
-def _blocks(groups: Groups, n_matrices: int) -> Iterator[_Block]:
-    """The matrices in order, BLOCK at a time, also those without rows."""
+def _blocks(groups: Groups, n_matrices: int, device: torch.device) -> Iterator[_Block]:
+    """The matrices in order, BLOCK at a time, also those without rows. Slots go to the device at once."""
     counts = torch.zeros(n_matrices, dtype=torch.int64)
-    matrix, n_rows = torch.tensor(groups, dtype=torch.int64).T
-    counts[matrix] = n_rows
-    row = 0
-    for first, of_block in zip(range(0, n_matrices, BLOCK), counts.split(BLOCK), strict=True):
-        most, end = int(of_block.max()), row + int(of_block.sum())
-        of_row = torch.arange(len(of_block)).repeat_interleave(of_block)
-        before = of_block.cumsum(0) - of_block
-        slots = of_row * most + torch.arange(end - row) - before[of_row]
-        yield _Block(slice(first, first + len(of_block)), slice(row, end), slots, most)
-        row = end
+    occurring, n_rows = torch.tensor(groups, dtype=torch.int64).T
+    counts[occurring] = n_rows
+    of_blocks = counts.split(BLOCK)
+    most = torch.stack([of_block.max() for of_block in of_blocks])
+    matrix = occurring.repeat_interleave(n_rows)  # [R]
+    rank = torch.arange(len(matrix)) - (counts.cumsum(0) - counts)[matrix]
+    slots = (matrix % BLOCK * most[matrix // BLOCK] + rank).to(device, non_blocking=True)
+    first = row = 0
+    for of_block, of_slots, length in zip(
+        of_blocks, slots.split([int(each.sum()) for each in of_blocks]), most.tolist(), strict=True
+    ):
+        end, last = row + len(of_slots), first + len(of_block)
+        yield _Block(slice(first, last), slice(row, end), of_slots, length)
+        first, row = last, end

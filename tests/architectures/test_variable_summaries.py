@@ -259,13 +259,17 @@ def test_a_stay_that_is_cut_off_is_not_taken_for_the_whole_stay(monkeypatch: pyt
     _assert_equal_bits(kept(cut), network.summarizer(VARIABLES)(cut))
 
 
-def test_no_more_summaries_are_kept_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "MOST_KEPT", 1)
+def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     network, stays, _ = _network(monkeypatch)
     kept = network.kept_summarizer(VARIABLES)
-    for number, stay in enumerate(stays[:4]):
-        kept(replace(tiny.batch_of([stay]), stay_id=torch.tensor([number])))
-    assert len(kept._kept) == 1
+    batches = [replace(tiny.batch_of([stay]), stay_id=torch.tensor([n])) for n, stay in enumerate(stays[:4])]
+    kept(batches[0])
+    monkeypatch.setattr(prepare, "MOST_KEPT", kept._bytes)
+    sizes = []
+    for batch in batches:
+        _assert_equal_bits(kept(batch), network.summarizer(VARIABLES)(batch))
+        sizes.append(len(kept._kept))
+    assert sizes == [1, 0, 0, 0]
 
 
 def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, Pair
 from seqsetvae.batch import Batch
 
 Stay = tuple[int, int]  # id, number of sets
-MOST_KEPT = 2**30  # bytes of summaries that a process keeps; some 90,000 stays of 40 variables
+MOST_KEPT = 2**30  # bytes of all summaries, beyond which none are kept; some 90,000 stays of 40 variables
 
 
 @dataclass(eq=False)
@@ -133,8 +133,10 @@ class KeptSummaries:
         if all(stay in self._kept for stay in stays):
             return _together([self._kept[stay] for stay in stays])
         summaries = self.summarizer(batch)
-        if self._bytes < MOST_KEPT:
+        if self._bytes <= MOST_KEPT:
             self._keep(stays, summaries)
+        if self._bytes > MOST_KEPT:  # a batch with a stay that is not kept is computed whole, so some are of no use
+            self._kept.clear()
         return summaries
 
     def _keep(self, stays: list[Stay], summaries: Summaries) -> None:
