@@ -16,6 +16,7 @@ from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
+    USABLE_STATS,
     Embeddings,
     Labels,
     Stats,
@@ -219,11 +220,11 @@ def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
 def _check_side_files(cohort: Cohort, tables: _Tables, findings: Findings) -> None:
     bad = unusable_stats(tables.stats or {}, cohort.vocabulary)
     lines = [f"{name!r}: {line}" for name, line in bad.items()]
-    add_list(findings.problems, "variables whose mean is not finite or whose std is not above 0", lines)
+    add_list(findings.problems, f"variables whose statistics cannot be used ({USABLE_STATS})", lines)
     if tables.embeddings is not None:
         missing, broken = embedding_faults(tables.embeddings, cohort.vocabulary)
         add_list(findings.problems, "variables without an embedding in cached.csv", map(repr, missing))
-        add_list(findings.problems, "variables whose embedding is not finite", map(repr, broken))
+        add_list(findings.problems, "variables whose embedding has numbers that float32 cannot hold", map(repr, broken))
 
 
 def _note_skipped(cohort: Cohort, notes_of_faults: list[str], called: str, findings: Findings) -> None:

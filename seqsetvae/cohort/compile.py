@@ -83,6 +83,8 @@ def compile_cohort(
         InputError: the data or side tables have a fault; the message says what and where.
     """
     out = Path(out)
+    if not label_name.strip():
+        raise InputError(f"The name of the label is {label_name!r}: it must not be blank (--label_name).")
     require_separate_splits(source)
     if stats is None and "train" not in source.stays and source.stays:
         raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
@@ -108,6 +110,7 @@ def compile_cohort(
         head = {"created": _created(), "source": source.description, "label_name": label_name, **origins}
         more = {} if imported is None else imported.as_plain()
         write_manifest(partial, head | more | _manifest(tally, variables, skip_bad))
+        open_cohort(partial, verify=False)  # what could not be read again must not take the name OUT
     return open_cohort(out, verify=False)
 
 

@@ -58,7 +58,7 @@ def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
 def _bad_rows(rows: Rows) -> dict[int, Skip]:
     """The first faulty row of each stay that has one, by the position of the stay."""
     unnamed = np.array([not name.strip() for name in rows.names] + [True])  # the last is for index -1
-    bad = unnamed[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~np.isfinite(rows.minute)
+    bad = unnamed[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~(np.abs(rows.minute) <= LARGEST)
     if rows.set_index is not None:
         bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
     return {stay: _describe(rows, stay, row, in_stay) for stay, row, in_stay in first_bad_rows(bad, rows.n_rows)}
@@ -73,9 +73,9 @@ def _describe(rows: Rows, stay: int, row: int, row_in_stay: int) -> Skip:
     elif not abs(rows.value[row]) <= LARGEST:
         category = "a value that is missing or not a finite number"
         reason = f"value is {rows.value[row]}, not a finite number that float32 can hold"
-    elif not np.isfinite(rows.minute[row]):
+    elif not abs(rows.minute[row]) <= LARGEST:
         category = "a minute that is missing or not a finite number"
-        reason = f"minute is {rows.minute[row]}, not a finite number"
+        reason = f"minute is {rows.minute[row]}, not a finite number that float32 can hold"
     else:
         assert rows.set_index is not None
         category = "a set_index that is missing or not a finite number"

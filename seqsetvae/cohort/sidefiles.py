@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.known import MissingEmbeddingsError
+from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.errors import InputError
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.
 LARGEST_Z = 1e9
+USABLE_STATS = "mean and std must be finite numbers that float32 can hold, the std above 0"
 
 DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behind cached.csv
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
@@ -76,7 +78,7 @@ def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
     bad = {}
     for name in variables:
         mean, std = stats.get(name, (0.0, 1.0))
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        if not (abs(mean) <= LARGEST and 0 < std <= LARGEST):
             bad[name] = f"mean {mean}, std {std}"
     return bad
 
@@ -102,11 +104,12 @@ def check_furthest(
     A variable whose mean is NaN has no statistics and is not checked.
 
     Raises:
-        UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite.
+        UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite; a mean or std beyond float32.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         z = (furthest - mean) / std
-    bad = np.flatnonzero(~np.isnan(mean) & ~(np.abs(z) <= LARGEST_Z))
+        usable = (np.abs(z) <= LARGEST_Z) & (np.abs(mean) <= LARGEST) & (std <= LARGEST)
+    bad = np.flatnonzero(~np.isnan(mean) & ~usable)
     if len(bad):
         lines = {
             variables[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
@@ -120,11 +123,11 @@ def check_furthest(
 
 
 def check_stats(stats: Stats, variables: Iterable[str]) -> None:
-    """Raises InputError, listing them, if statistics of variables that occur are not finite or a std is not above 0."""
+    """Raises InputError, listing them, if statistics of variables that occur cannot be used (USABLE_STATS)."""
     bad = unusable_stats(stats, variables)
     if bad:
         raise InputError(
-            "stats.csv cannot normalise these variables of the data (a mean must be finite, a std finite and above 0):"
+            f"stats.csv cannot normalise these variables of the data ({USABLE_STATS}):"
             + "".join(f"\n  {name!r}: {line}" for name, line in bad.items())
             + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
         )
@@ -223,14 +226,15 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
         )
     if bad:
         raise InputError(
-            f"cached.csv: the embedding of {', '.join(map(repr, bad))} contains numbers that are not finite."
+            f"cached.csv: the embedding of {', '.join(map(repr, bad))} contains numbers that are not finite, or beyond "
+            "what float32 can hold."
         )
     return given.vectors[[given.row[name] for name in variables]]
 
 
 def embedding_faults(given: Embeddings, variables: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The variables without a vector, and those with one that is not finite."""
-    broken = {int(row) for row in np.flatnonzero(~np.isfinite(given.vectors).all(axis=1))}
+    """The variables without a vector, and those with one that float32 cannot hold."""
+    broken = {int(row) for row in np.flatnonzero(~(np.abs(given.vectors) <= LARGEST).all(axis=1))}
     missing = [name for name in variables if name not in given.row]
     return missing, [name for name in variables if given.row.get(name) in broken]
 

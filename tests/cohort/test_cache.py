@@ -51,6 +51,48 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
 }
 
 
+UNUSABLE: dict[str, tuple[Callable[[Folder], object], str]] = {
+    "a std": (
+        lambda f: f.csv("stats.csv", "variable,mean,std\nheart rate,80,1e300\n"),
+        "'heart rate': mean 80.0, std 1e",
+    ),
+    "a mean": (lambda f: f.csv("stats.csv", "variable,mean,std\nlactate,1e39,1e38\n"), "'lactate': mean 1e\\+39, std"),
+    "an embedding": (lambda f: f.csv("cached.csv", "Key,0\nheart rate,1e39\nlactate,2\n"), "embedding of 'heart rate'"),
+    "values": (
+        lambda f: (
+            (f.root / "stats.csv").unlink(),
+            (f.root / "cached.csv").unlink(),
+            f.stay("train", "9", [("new", 3.4e38, 0), ("new", -3.4e38, 1)]),
+        ),
+        "training split cannot normalise 1 variables.*'new': mean 0, std 4.8",
+    ),
+    "a minute": (lambda f: f.stay("train", "9", [("lactate", 1, 1e39)]), "'lactate': minute is 1e\\+39"),
+    "a blank label": (lambda f: f.csv("oc.csv", "ts_id, \n1,1\n"), "name of the label is ' ': it must not be blank"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_number_that_float32_cannot_hold_leaves_nothing_at_out_or_in_the_cache(folder: Folder, what: str) -> None:
+    make, message = UNUSABLE[what]
+    make(folder)
+    label = {"label_name": " "} if what == "a blank label" else {}
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        compiled(folder, **label)
+    assert not (folder.root.parent / "out").exists()
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        found(folder, **label)
+    assert not list(folder.root.parent.glob("cache/*"))
+
+
+def test_what_cannot_be_read_again_never_becomes_the_cohort(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the reader of a manifest refuses: it is asked before the folder gets its name."""
+    written = compiling.write_manifest
+    monkeypatch.setattr(compiling, "write_manifest", lambda path, head: written(path, head | {"mean": [1e300, 2.0]}))
+    with pytest.raises(InputError, match="mean is not a list of finite numbers"):
+        compiled(folder)
+    assert not (folder.root.parent / "out").exists()
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_any_change_compiles_again(folder: Folder, change: str) -> None:
     before = found(folder)

@@ -270,7 +270,8 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
     text = capsys.readouterr().out
     for expected in (
         "1 stays in two splits or files",
-        "1 variables whose mean is not finite or whose std is not above 0:\n      'heart rate': mean 80.0, std 0.0",
+        "1 variables whose statistics cannot be used (mean and std must be finite numbers that float32 can hold, the "
+        "std above 0):\n      'heart rate': mean 80.0, std 0.0",
         "1 variables without an embedding in cached.csv:\n      'ferritin'",
         "value is inf, not a finite number that float32 can hold",
         "1 stays left out",
