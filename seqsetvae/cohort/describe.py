@@ -26,6 +26,10 @@ FEWEST_STAYS = 5  # for a median of their length
 END_OF_STAY = re.compile(
     r"death|dead|died|dies|mortal|expire|surviv|discharg|readmi|(?<![a-z])los(?![a-z])|length.of.stay|stay_over"
 )
+LIMITED = (
+    "New models limit them (--value_clip, --min_count), so training is possible. Correct those that are wrong; a "
+    "checkpoint without value_clip reads them as they are"
+)
 SHOWN = 10  # lines of any one finding
 T = TypeVar("T")
 
@@ -148,22 +152,25 @@ class _Extremes:
     """How far the values of each variable go, as stored: z-scores, or raw values without statistics."""
 
     n_events: NDArray[np.int64]  # [V]
+    n_training: NDArray[np.int64]  # [V] those of the training split
     beyond: NDArray[np.int64]  # [V] events beyond EXTREME_Z
     furthest: NDArray[np.float64]  # [V] the value furthest from 0 among those, 0 if there are none
 
 
 def _extremes(cohort: Cohort) -> _Extremes:
     n_variables = len(cohort.vocabulary)
-    n_events, beyond = np.zeros((2, n_variables), dtype=np.int64)
+    n_events, n_training, beyond = np.zeros((3, n_variables), dtype=np.int64)
     low, high = np.zeros((2, n_variables))
-    for split in cohort.splits.values():
+    for name, split in cohort.splits.items():
         for variable, value in event_blocks(split.variable, split.value):
             at = np.flatnonzero(np.abs(value) > EXTREME_Z)
-            n_events += np.bincount(variable, minlength=n_variables)
+            count = np.bincount(variable, minlength=n_variables)
+            n_events += count
+            n_training += count * (name == "train")
             beyond += np.bincount(variable[at], minlength=n_variables)
             np.minimum.at(low, variable[at], value[at])
             np.maximum.at(high, variable[at], value[at])
-    return _Extremes(n_events, beyond, np.where(high >= -low, high, low))
+    return _Extremes(n_events, n_training, beyond, np.where(high >= -low, high, low))
 
 
 def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str]) -> None:
@@ -175,21 +182,25 @@ def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str])
     def add(notes: list[str], what: str, chosen: NDArray[np.bool_]) -> None:
         add_list(notes, what, [_extreme(cohort, found, v) for v in by_count if chosen[v]])
 
-    misfit = has_stats & (found.beyond > found.n_events / 2)
-    wild = is_new & ~misfit & (np.abs(found.furthest) >= WILD_Z)
-    raw = is_new & ~has_stats & (found.beyond > 0)
     beyond = f"values beyond {EXTREME_Z:g} standard deviations"
-    add(findings.problems, f"variables with most {beyond}: their mean and std do not fit", misfit)
-    add(
-        findings.problems,
-        f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped or in another unit; only models "
-        "that were trained with value_clip limit them)",
-        wild,
-    )
+    misfit = has_stats & (found.beyond > found.n_events / 2)
+    if cohort.manifest["statistics"] == "train split":  # training has few, nearly equal values of it
+        add(findings.remarks, f"variables with most {beyond} of the training values. {LIMITED}", misfit)
+    else:
+        add(findings.problems, f"variables with most {beyond}: their mean and std do not fit", misfit)
+    is_wild = is_new & ~misfit & (np.abs(found.furthest) >= WILD_Z)
+    unseen = ~has_stats & (found.n_training == 0)  # rare to a new model, to which it has the value 1
+    what = f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped, or a tiny std). {LIMITED}"
+    add(findings.remarks, what, is_wild & has_stats)
+    what = f"variables without training values, whose values are raw, beyond {EXTREME_Z:g}. {LIMITED}"
+    add(findings.remarks, what, is_new & unseen & (found.beyond > 0))
+    what = f"variables without statistics with raw values of {WILD_Z:,.0f} or more (nothing limits them)"
+    add(findings.problems, what, is_wild & ~has_stats & ~unseen)
+    raw = is_new & ~has_stats & ~unseen & (found.beyond > 0)
     if max(raw.mean(), found.n_events[raw].sum() / found.n_events.sum()) > MANY:
         what = f"variables without statistics whose raw values go beyond {EXTREME_Z:g}, too many to train on"
         add(findings.problems, what, raw)
-    add(findings.remarks, f"variables with {beyond}", has_stats & (found.beyond > 0))
+    add(findings.remarks, f"variables with {beyond}", has_stats & ~misfit & ~is_wild & (found.beyond > 0))
 
 
 def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
@@ -204,11 +215,18 @@ def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
 def _check_time_span(cohort: Cohort, findings: Findings) -> None:
     span = np.concatenate([hours(split) for split in cohort.splits.values()])
     median = float(np.median(span))
-    if not has_dates(cohort) and len(span) >= FEWEST_STAYS and not SHORT_STAY <= median <= LONG_STAY:
-        findings.remarks.append(
-            f"half of the stays last less than {median:,.2f} hours from first to last event (the longest "
-            f"{span.max():,.2f} hours). Is the column minute in minutes? Hours would look too short, seconds too long"
-        )
+    if has_dates(cohort) or len(span) < FEWEST_STAYS or SHORT_STAY <= median <= LONG_STAY:
+        return
+    unit, longest = cohort.manifest.get(IMPORT, {}).get("times"), f"the longest {span.max():,.2f} hours"
+    where = f"are the times in {unit} (--time_unit)" if unit else "is the column minute in minutes"
+    asked = f"{where[0].upper()}{where[1:]}? Hours would look too short"
+    if median > LONG_STAY:
+        asked = f"Right for records of months or years; of stays in hospital, {where}? Seconds would look too long"
+    findings.remarks.append(f"half of the stays last {_side(median)} from first to last event ({longest}). {asked}")
+
+
+def _side(median: float) -> str:
+    return f"less than {median:,.2f} hours" if median < SHORT_STAY else f"more than {median / 24:,.0f} days"
 
 
 def _check_last_seen(cohort: Cohort, findings: Findings) -> None:

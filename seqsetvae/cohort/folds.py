@@ -55,6 +55,21 @@ def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> Gathere
     return GatheredSplit(name, arrays)
 
 
+def in_no_fold(cohort: Cohort) -> list[str]:
+    """Stays of the cohort that cross-validation does not use, a sentence for each reason."""
+    lines = []
+    if "test" in cohort.splits:
+        stays, labelled = (cohort.manifest["splits"]["test"][key] for key in ("stays", "labelled"))
+        lines.append(
+            f"The test split ({stays:,} stays, {labelled:,} with a label) is in no fold and was not used: folds are "
+            "made of the train and valid splits. To use all stays, compile the data without a test split."
+        )
+    unlabelled = sum(int((cohort.splits[name].label < 0).sum()) for name in POOLED if name in cohort.splits)
+    if unlabelled:
+        lines.append(f"{unlabelled:,} stays of the train and valid splits have no label and are in no fold.")
+    return lines
+
+
 def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
     """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
 

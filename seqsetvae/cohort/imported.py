@@ -14,6 +14,7 @@ from seqsetvae.cohort.tidy import Skip
 
 IMPORT = "import"  # the key in manifest.json
 TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
+SAMPLE_TIMES = "sample_times"  # the unit of numbers in samples.parquet; cohorts without the key have minutes
 ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
 PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
@@ -25,7 +26,8 @@ class Imported:
     Attributes:
         notes: what was unusual and how it was handled, a line each.
         record: what was decided, for manifest.json.
-        samples: stay_id, id (text), subject_id, split, start and prediction_time (timestamps, or minutes; null = none).
+        samples: stay_id, id (text), subject_id, split, start and prediction_time (timestamps, or numbers in the
+            unit of the source; null = none).
     """
 
     notes: Sequence[str] = ()

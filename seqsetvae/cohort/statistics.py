@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDING = 1e-12  # relative: 0.1 + 0.2 and 0.3 are one value
 Floats = NDArray[np.float64]
 Block = tuple[NDArray[np.int32], Floats]  # variable and raw value, [E] each
 
@@ -61,13 +62,14 @@ class Sums:
     def mean_and_std(self) -> tuple[Floats, Floats]:
         """Mean and sample std [V]; NaN for a variable without events.
 
-        A variable with a single value c has no scale. Its mean is set to 0 and its std to |c| (1 if c is 0), so that
-        the value stays +1 or -1: that something was measured or given is information in itself.
+        A variable with a single value c, or with values that differ by rounding alone, has no scale. Its mean is set to
+        0 and its std to |c| (1 if c is 0), so that the value stays +1 or -1: that something was measured or given is
+        information in itself.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = self.total / self.count
+            varies = self.high - self.low > ROUNDING * np.maximum(np.abs(self.low), np.abs(self.high))
         std = np.full(len(mean), np.nan)
-        varies = self.high > self.low  # and so has two values at least
         std[varies] = np.sqrt(self.squares[varies] / (self.count[varies] - 1))
         constant = (self.count > 0) & ~varies
         std[constant] = np.where(self.low[constant] == 0, 1.0, np.abs(self.low[constant]))

@@ -99,7 +99,7 @@ def _finetuning_problems(settings: Settings, finetuning: finetune.Settings) -> l
 
 def run(settings: Settings) -> dict[str, Any]:
     """Fine-tune and predict every fold; returns the table of results, which is also printed and written."""
-    from seqsetvae.cohort.folds import folds
+    from seqsetvae.cohort.folds import folds, in_no_fold
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import require_both_classes
     from seqsetvae.trees import lightgbm
@@ -112,6 +112,9 @@ def run(settings: Settings) -> dict[str, Any]:
     if settings.folds == 1:
         require_both_classes(cohort, "valid")
     folder = _folder(settings, cohort)
+    not_used = in_no_fold(cohort)
+    for line in not_used:
+        print(line)
     columns: list[Columns] = []
     for repeat in range(settings.repeats):
         seed = settings.partition_seed + repeat
@@ -125,7 +128,7 @@ def run(settings: Settings) -> dict[str, Any]:
                 again = f"the same command with --output {shlex.quote(str(folder))}"
                 raise type(stop)(f"stopped in fold {number_of_fold + 1}; to go on: {again}") from None
     first = ways(settings)[0] if len(ways(settings)) > 1 else None
-    result = results(columns, first) | {"cautions": cautions(settings)}
+    result = results(columns, first) | {"cautions": [*cautions(settings), *not_used]}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
     print("\n" + "\n".join(lines(result)) + f"\n{folder / RESULT}")
     return result

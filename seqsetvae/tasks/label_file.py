@@ -19,9 +19,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.imported import ID_COLUMN, IMPORT, PREDICTION_TIME, TIME_COLUMN, TIMESTAMPS, read_samples
+from seqsetvae.cohort.imported import (
+    ID_COLUMN,
+    IMPORT,
+    PREDICTION_TIME,
+    SAMPLE_TIMES,
+    TIME_COLUMN,
+    TIMESTAMPS,
+    read_samples,
+)
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import TimeColumn, as_ids, in_column
+from seqsetvae.cohort.tables.cells import MINUTES, TimeColumn, as_ids, in_column
 from seqsetvae.cohort.tables.events import TimeFlags, is_bad
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
 from seqsetvae.cohort.tables.stay_table import read_times
@@ -72,7 +80,7 @@ class LabelFile:
                 "model would see what came after them. Import the data again with --labels and these times."
             )
         times = self._times(time_column, samples, of_import)
-        keys = zip(samples["id"].to_pylist(), _plain_times(samples[PREDICTION_TIME]), strict=True)
+        keys = zip(samples["id"].to_pylist(), _plain_times(samples[PREDICTION_TIME], of_import), strict=True)
         row_of = self._by_key(list(zip(ids, times.tolist(), strict=True)))
         stays = zip(samples["stay_id"].to_pylist(), keys, strict=True)
         return {stay: row_of[key] for stay, key in stays if key in row_of}
@@ -142,9 +150,12 @@ class LabelFile:
         return time
 
 
-def _plain_times(column: pa.ChunkedArray) -> list[Any]:
+def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[Any]:
     """Microseconds, or minutes; None = none."""
-    return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.int64()).to_pylist()
+    factor = MINUTES[of_import.get(SAMPLE_TIMES, "minutes")]
+    return [None if number is None else number * factor for number in column.to_pylist()]
 
 
 def read_label_file(path: Path, names: tuple[str, ...]) -> LabelFile:

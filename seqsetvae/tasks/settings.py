@@ -28,8 +28,10 @@ class TaskSettings:
         """What other settings do not go with a task other than one binary label."""
         if self.is_binary:
             return []
+        names = columns_of(data.label_name)
         rules = [
-            (not columns_of(data.label_name), "label_name: not given; names the column or, with commas, the columns"),
+            (len(set(names)) < len(names), f"label_name: received {data.label_name!r}; name each column once,"),
+            (not names, "label_name: not given; names the column or, with commas, the columns"),
             (loss.loss != "cross_entropy", f"loss: received {loss.loss!r}; allowed: cross_entropy (the task's own)"),
             (loss.class_weight != "none", f"class_weight: received {loss.class_weight!r}; allowed: none"),
             (loss.label_smoothing > 0, f"label_smoothing: received {loss.label_smoothing}; allowed: 0"),

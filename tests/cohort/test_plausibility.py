@@ -44,6 +44,12 @@ def hospital(folder: Folder) -> Folder:
     return folder
 
 
+def without_side_files(hospital: Folder) -> None:
+    """Statistics are those of the training split, and any variable has an embedding."""
+    for name in ("stats.csv", "cached.csv"):
+        (hospital.root / name).unlink()
+
+
 def notes(findings: Findings, words: str) -> list[str]:
     return [note for note in findings.problems + findings.remarks if words in note]
 
@@ -68,9 +74,9 @@ def test_minutes_in_another_unit_are_noted(hospital: Folder, unit: str, minutes_
     rng = np.random.default_rng(1)
     for number in range(80):
         hospital.stay("train" if number < 40 else "valid", f"{number}", hourly(rng, 24, minutes_an_hour))
-    (note,) = notes(check_folder(hospital.root), "hours from first to last event")
-    assert "Is the column minute in minutes?" in note
-    assert {"hours": "less than 0.38 hours", "seconds": "less than 1,380.00 hours"}[unit] in note
+    (note,) = notes(check_folder(hospital.root), "from first to last event")
+    assert "s the column minute in minutes?" in note
+    assert {"hours": "less than 0.38 hours", "seconds": "more than 58 days"}[unit] in note
 
 
 def test_a_split_that_lost_the_last_values_of_its_stays_is_noted(hospital: Folder) -> None:
@@ -138,12 +144,65 @@ def test_labels_of_stays_that_are_not_there_are_noted(hospital: Folder) -> None:
     assert note == "2 of 82 labels are of stays that have no file, such as 900, 901"
 
 
-def test_values_in_the_thousands_are_not_ready(hospital: Folder) -> None:
+def test_values_in_the_thousands_are_named_with_the_remedy_because_new_models_limit_them(hospital: Folder) -> None:
     rows = hourly(np.random.default_rng(6))
     hospital.stay("train", "7", [*rows, ("heart rate", 80 + 25_000 * 10, 70)])
-    (problem,) = check_folder(hospital.root).problems
-    assert "values of 1,000 or more after normalisation" in problem
-    assert "'heart rate': 1 events, furthest 250080 (z = +25000.0)" in problem
+    findings = check_folder(hospital.root)
+    assert findings.problems == []
+    (remark,) = notes(findings, "values of 1,000 or more after normalisation")
+    assert "(mistyped, or a tiny std)" in remark
+    assert "New models limit them (--value_clip, --min_count)" in remark
+    assert "'heart rate': 1 events, furthest 250080 (z = +25000.0)" in remark
+
+
+def test_a_variable_of_nearly_equal_training_values_is_no_obstacle(hospital: Folder) -> None:
+    """Statistics of the training split, whose std is tiny, for values of other splits that are far from them."""
+    without_side_files(hospital)
+    rng = np.random.default_rng(7)
+    for number in (0, 1):
+        hospital.stay("train", f"{number}", [*hourly(rng), ("flow", 2 + number * 1e-5, 1400.0)])
+    for number in range(40, 60):
+        hospital.stay("valid", f"{number}", [*hourly(rng), ("flow", 3, 1400.0)])
+    findings = check_folder(hospital.root)
+    assert findings.problems == []
+    assert notes(findings, "variables with most values beyond 10 standard deviations of the training values")
+
+
+def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
+    without_side_files(hospital)
+    rng = np.random.default_rng(8)
+    for number in (0, 1, 2):
+        hospital.stay("train", f"{number}", [*hourly(rng), ("dose", (0.1 + 0.2, 0.3)[number % 2], 1400.0)])
+    hospital.stay("valid", "40", [*hourly(rng), ("dose", 0.4, 1400.0)])
+    assert check_folder(hospital.root).problems == []
+
+
+@pytest.mark.parametrize("value", [150.0, 15_000.0])
+def test_variables_without_training_values_are_no_obstacle(hospital: Folder, value: float) -> None:
+    """Nothing is known of them in training, so a new model reads only that they occurred, whatever their raw values."""
+    without_side_files(hospital)
+    for number in range(40, 80):
+        rows = hourly(np.random.default_rng(number))
+        hospital.stay("valid", f"{number}", [*rows, *((f"new {n}", value, 1380.0) for n in range(12))])
+    findings = check_folder(hospital.root)
+    assert findings.problems == []
+    (remark,) = notes(findings, "variables without training values, whose values are raw, beyond 10")
+    assert "New models limit them" in remark
+
+
+def test_raw_values_in_the_thousands_of_a_variable_of_the_training_are_not_ready(hospital: Folder) -> None:
+    hospital.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")
+    hospital.stay("train", "7", [*hourly(np.random.default_rng(6)), ("lactate", 2000, 70)])
+    assert notes(check_folder(hospital.root), "1 variables without statistics with raw values of 1,000 or more")
+
+
+def test_stays_of_years_are_not_taken_for_seconds(hospital: Folder) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(80):
+        hospital.stay("train" if number < 40 else "valid", f"{number}", hourly(rng, 24, 30 * 1440))
+    (note,) = notes(check_folder(hospital.root), "from first to last event")
+    assert note.startswith("half of the stays last more than 690 days")
+    assert "Right for records of months or years" in note
 
 
 def test_statistics_of_another_unit_are_not_ready(hospital: Folder) -> None:

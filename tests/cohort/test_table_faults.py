@@ -329,7 +329,7 @@ def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(
     numbers = "".join(f"{stay},{minute},hr,1\n" for stay in range(6) for minute in range(3))
     for text, is_doubted in ((rows, False), (numbers, True)):
         main(["check", str(tables.csv("e.csv", HEADER + text))])
-        assert ("Is the column minute in minutes?" in capsys.readouterr().out) is is_doubted
+        assert ("Are the times in minutes (--time_unit)?" in capsys.readouterr().out) is is_doubted
 
 
 def test_a_packed_file_whose_header_never_ends_is_refused(

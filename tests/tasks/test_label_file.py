@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import open_cohort
@@ -65,6 +66,17 @@ def test_prediction_times_in_hours_are_those_of_the_import(tables: Tables) -> No
     labels = tables.csv("labels.csv", "id,prediction_time\np10,1\np2,1\np2,2\n")
     flags = ("--labels", labels, "--time_unit", "hours")
     assert cells(tables, flags, "id,prediction_time,los\np2,2,5\np2,1,6\np10,1,7\n") == ["7", "6", "5"]
+
+
+@pytest.mark.parametrize("unit", ["seconds", "minutes", "hours", "days"])
+def test_times_of_samples_are_the_numbers_of_the_source(tables: Tables, unit: str) -> None:
+    text = "id,prediction_time,los\np2,0.1,6\np2,7.3,5\np10,1.7,7\n"
+    flags = ("--labels", tables.csv("labels.csv", text), "--time_unit", unit)
+    cohort = tables.compile(tables.csv("events.csv", TEXT_IDS), *flags)
+    samples = pq.read_table(cohort.path / "samples.parquet").to_pylist()
+    assert [(row["id"], row["prediction_time"]) for row in samples] == [("p10", 1.7), ("p2", 0.1), ("p2", 7.3)]
+    found = read_label_file(tables.csv("los.csv", text), ("los",)).of(cohort)["train"][:, 0].tolist()
+    assert found == [["7", "6", "5"][stay - 1] for stay in cohort.split("train").stay_id.tolist()]
 
 
 @pytest.mark.parametrize(

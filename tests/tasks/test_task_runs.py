@@ -226,6 +226,7 @@ def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labe
             {"task": "regression", "label_name": "days", "loss": "focal"},
             "loss: received 'focal'; allowed: cross_entropy",
         ),
+        ({"task": "multilabel", "label_name": "died,died"}, "label_name: received 'died,died'; name each column once"),
         ({"task": "regression", "label_name": "days", "class_weight": "balanced"}, "class_weight: received 'balanced'"),
         ({"task": "regression", "label_name": "days"}, "has no file of labels; pass --label_path"),
         (

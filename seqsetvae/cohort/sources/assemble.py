@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
-from seqsetvae.cohort.imported import ID_COLUMN, TIME_COLUMN, TIMESTAMPS, Imported
+from seqsetvae.cohort.imported import ID_COLUMN, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -28,7 +28,7 @@ from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.event_flags import BY_NAME
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
-from seqsetvae.cohort.tables.cells import MICROSECONDS
+from seqsetvae.cohort.tables.cells import MICROSECONDS, in_unit
 from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, is_bad
 from seqsetvae.cohort.tables.samples import Samples
@@ -91,7 +91,8 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *unknown,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
-    record = {"times": times, "splits": how, "until_hour": arguments.until_hour, "leave_out": list(codes.patterns)}
+    record = {"times": times, SAMPLE_TIMES: times, "splits": how, "until_hour": arguments.until_hour}
+    record |= {"leave_out": list(codes.patterns)}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
     record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone")}
@@ -212,12 +213,18 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
     position[np.searchsorted(samples.stay_id, compiled)] = split
     zone = "UTC" if events.time.has_zone or events.time.zone else None
     kind = pa.timestamp("us", zone) if events.time.is_timestamp else pa.float64()
+
+    def times(column: NDArray[Any]) -> pa.Array:
+        """As the source has them: timestamps, or numbers in its unit."""
+        numbers = column if events.time.is_timestamp else in_unit(column, events.time.unit)
+        return pa.array(numbers, mask=is_bad(column)).cast(kind)
+
     columns: dict[str, Any] = {
         "stay_id": samples.stay_id,
         "id": samples.id_text.take(pa.array(samples.id)),
         "subject_id": samples.subject,
         "split": pa.array(SPLITS).take(pa.array(position, mask=position < 0)),
-        "start": pa.array(samples.start, mask=is_bad(samples.start)).cast(kind),
-        "prediction_time": pa.array(samples.end, mask=is_bad(samples.end)).cast(kind),
+        "start": times(samples.start),
+        "prediction_time": times(samples.end),
     }
     return pa.table(columns)

@@ -100,7 +100,7 @@ def open_source(arguments: Namespace) -> Opened:
             every_sample=samples,
             label_name=arguments.label_name,
             own_split=None if split is None else split[started.id],
-            static=[facts.static(name, codes, started) for name in arguments.static_columns],
+            static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
             notes=[] if labels is None else labels.notes,
         ),

@@ -13,6 +13,7 @@ import numpy as np
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.report import figures, interval_figures, numbers
 from seqsetvae.evaluation.report.cautions import Caution, are_of
+from seqsetvae.evaluation.report.cautions import cautions_of as cautions_of_run
 from seqsetvae.evaluation.report.content import Picture, Section, Table
 from seqsetvae.evaluation.report.evaluation_file import Estimate
 from seqsetvae.evaluation.report.page import write_page
@@ -107,7 +108,7 @@ def cautions_of(runs: Runs) -> list[Caution]:
 
 def overview(runs: Runs) -> Table:
     """A row for each run."""
-    head = ("run", "split", "AUROC", "AUPRC", "Brier score", "best validation", "epoch", "time", "warnings")
+    head = ("run", "split", "AUROC", "AUPRC", "Brier score", "best validation", "epoch", "time", "to distrust")
     return Table("Runs", head, [_overview_row(name, run) for name, run in runs.items()])
 
 
@@ -122,7 +123,7 @@ def _overview_row(name: str, run: Run) -> list[str]:
         "–" if best is None else f"{run.watched} {number(best[run.watched], 4)}",
         "–" if best is None else f"{best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}",
         duration(summary["seconds"]) if "seconds" in summary else "–",
-        f"{len(run.warnings)}",
+        f"{len(cautions_of_run(run))}",  # as many as its own page lists
     ]
 
 
