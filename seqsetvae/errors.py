@@ -8,6 +8,15 @@ class InputError(ValueError):
     """
 
 
+LONGEST_SHOWN = 80  # characters of a cell or name in a message
+
+
+def shown(cell: object) -> str:
+    """A cell or name as messages show it: quoted, and cut where it is long, as what an open quote swallowed is."""
+    text = str(cell)
+    return repr(text) if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]!r}... ({len(text):,} characters)"
+
+
 class Terminated(BaseException):
     """SIGTERM, as SLURM sends it before a time limit: what was done is saved, and the process should end now.
 

@@ -42,7 +42,7 @@ def open_or_compile(
     file that matters: the entry is found again as long as nothing has changed, and compiled anew when anything has.
 
     With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
-    needs_labels a file of labels that lacks the column label_name counts as no file.
+    needs_labels a file of labels that lacks the column label_name counts as no file, and labels may be of other stays.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
@@ -69,6 +69,7 @@ def open_or_compile(
                 skip_bad=skip_bad,
                 leave_out_unknown=leave_out_unknown,
                 progress=progress,
+                needs_labels=needs_labels,
             )
         except AlreadyThereError:
             if not is_compiled(entry):  # else another process finished the same entry meanwhile: use it
@@ -107,13 +108,14 @@ def compile_layout(
     leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
+    needs_labels: bool = True,
 ) -> Cohort:
     """Compile an old layout into the new folder `out`; see compile_cohort for the arguments and errors.
 
     Raises:
-        InputError: also if embedding_dim is given beside a cached.csv, which has a width of its own.
+        InputError: also for the reasons of open_layout.
     """
-    opened = open_layout(files, label_name, embedding_dim)
+    opened = open_layout(files, label_name, embedding_dim, needs_labels)
     return compile_cohort(
         **vars(opened), out=out, skip_bad=skip_bad, leave_out_unknown=leave_out_unknown, jobs=jobs, progress=progress
     )

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.ids import id_of_text, is_empty
 from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.tidy import LARGEST
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.
@@ -146,18 +147,40 @@ def read_labels(
     stays, labels, lines = array("q"), array("b"), array("q")
     advice = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
     for line, (stay_text, text), _ in _table(path, (stay_column, label_name), advice):
-        stay, text = stay_number(stay_text), as_label(text)
-        if stay is None:
-            raise InputError(f"{path}, line {line}: {stay_column} is {stay_text!r}, not a whole number.")
+        stay = _stay_of_cell(path, line, stay_column, stay_text)
+        text = "" if is_empty(text) else as_label(text)
         if not text:
             continue
         label = _number(path, line, label_name, text)
         if label not in (0, 1):
-            raise InputError(f"{path}, line {line}: {label_name} of stay {stay} is {text!r}; allowed: 0, 1, empty.")
+            raise InputError(
+                f"{path}, line {line}: {label_name} of stay {stay} is {shown(text)}; allowed: 0, 1, empty."
+            )
         stays.append(stay)
         labels.append(int(label))
         lines.append(line)
     return _label_table(path, np.array(stays, np.int64), np.array(labels, np.int8), np.array(lines, np.int64))
+
+
+def _stay_of_cell(path: Path, line: int, column: str, text: str) -> int:
+    try:
+        name = id_of_text(text)
+    except InputError as error:
+        raise InputError(f"{path}, line {line}, column {column}: {error}.") from None
+    stay = None if name is None else stay_number(name)
+    if stay is None:
+        raise InputError(f"{path}, line {line}: {column} is {shown(text)}, not a whole number.")
+    return stay
+
+
+def require_match(path: Path, labels: Labels, stays: NDArray[np.int64]) -> None:
+    """Raises InputError if there are labels, and none of them is of one of these stays."""
+    labelled = np.fromiter(labels, np.int64, len(labels))
+    if len(labelled) and len(stays) and not np.isin(labelled, stays).any():
+        raise InputError(
+            f"{path}: none of its {len(labelled):,} labels is of a stay of the data. Its first stay is {labelled[0]}, "
+            f"that of the data is {stays[0]}. Pass the labels of these stays, or none."
+        )
 
 
 def has_label_column(path: Path, label_name: str) -> bool:
@@ -260,7 +283,7 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
     try:
         return float(text) if text.strip() else math.nan
     except ValueError:
-        raise InputError(f"{path}, line {line}: {column} is {text!r}; it must be a number.") from None
+        raise InputError(f"{path}, line {line}: {column} is {shown(text)}; it must be a number.") from None
 
 
 def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[int, list[str], list[str]]]:

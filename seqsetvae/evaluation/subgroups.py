@@ -15,7 +15,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.errors import InputError
+from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
+from seqsetvae.errors import InputError, shown
 from seqsetvae.evaluation.results import Subgroup
 
 STAY = "stay_id"
@@ -32,15 +34,20 @@ def read_subgroup_table(path: Path) -> pa.Table:
     """
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else pacsv.read_csv(path)
-        stays = table[STAY].cast(pa.int64()) if table.column_names.count(STAY) == 1 else None
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"--subgroups {path}: cannot be read: {error}") from None
-    if stays is None or table.num_columns < 2:
+    if table.column_names.count(STAY) != 1 or table.num_columns < 2:
         raise InputError(
             f"--subgroups {path}: needs a column {STAY} and at least one other. Its columns are: "
             f"{', '.join(table.column_names)}."
         )
-    if stays.null_count or len(pc.unique(stays)) < len(stays):
+    local, texts = in_column(f"--subgroups {path}", STAY, lambda: as_ids(table[STAY].combine_chunks()))
+    numbers = [stay_number(text) for text in texts]
+    if None in numbers:
+        wrong = texts[numbers.index(None)]
+        raise InputError(f"--subgroups {path}: cannot be read: {STAY} {shown(wrong)} is not a whole number.")
+    stays = pa.array(np.array([*numbers, 0], np.int64)[local])
+    if (local < 0).any() or len(pc.unique(stays)) < len(stays):
         raise InputError(f"--subgroups {path}: the column {STAY} has empty cells or repeats; give each stay one row.")
     return table.set_column(table.column_names.index(STAY), STAY, stays)
 
@@ -67,7 +74,7 @@ def _groups(column: str, values: pa.Array) -> list[Subgroup]:
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
         return _numeric_groups(column, numbers)
-    names = values.cast(pa.string()).fill_null(MISSING).to_numpy(zero_copy_only=False)
+    names = as_facts(values).fill_null(MISSING).to_numpy(zero_copy_only=False)
     different = sorted(set(names) - {MISSING}) + [MISSING] * bool((names == MISSING).any())
     if len(different) > MOST_NAMES:
         raise InputError(

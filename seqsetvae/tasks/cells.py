@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.errors import InputError
+from seqsetvae.cohort.ids import is_empty
+from seqsetvae.errors import InputError, shown
 
 
 def numbers(
@@ -20,12 +21,12 @@ def numbers(
     """Text [n, K] → numbers [n, K], NaN for empty cells. Raises InputError naming the first that is not allowed."""
     found = np.full(cells.shape, np.nan)
     for k, name in enumerate(names):
-        filled = np.flatnonzero(cells[:, k] != "")
+        filled = np.flatnonzero([not is_empty(cell) for cell in cells[:, k].tolist()])
         values = np.array([_number(cell) for cell in cells[filled, k].tolist()], dtype=np.float64)
         wrong = np.flatnonzero(~is_allowed(values))
         if len(wrong):
             cell = cells[filled[wrong[0]], k]
-            raise InputError(f"{file}: the column {name!r} has the value {str(cell)!r}; allowed: {allowed}")
+            raise InputError(f"{file}: the column {name!r} has the value {shown(cell)}; allowed: {allowed}")
         found[filled, k] = values
     return found
 

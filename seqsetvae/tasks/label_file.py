@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.ids import MISSING
 from seqsetvae.cohort.imported import (
     ID_COLUMN,
     IMPORT,
@@ -33,7 +34,7 @@ from seqsetvae.cohort.tables.cells import MINUTES, TimeColumn, as_ids, in_column
 from seqsetvae.cohort.tables.events import TimeFlags, is_bad
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
 from seqsetvae.cohort.tables.stay_table import read_times
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 STAY_COLUMNS = ("ts_id", "stay_id", "id")
 SUBJECT = "subject_id"  # the id of a MEDS data set
@@ -53,9 +54,16 @@ class LabelFile:
 
         Raises:
             InputError: no column of ids, an id that is missing or no number where it must be one, two rows for one
-                stay, or a row that is that of several samples.
+                stay, a row that is that of several samples, or no row of any stay.
         """
         row_of = self._rows(cohort)
+        stays = np.concatenate([split.stay_id for split in cohort.splits.values()])
+        if not np.isin(np.fromiter(row_of, np.int64, len(row_of)), stays).any():
+            raise InputError(
+                f"{self.path}: no row is of a stay of {cohort.path}. Its first id is {shown(self._first_id(cohort))}, "
+                f"that of the data is {shown(_source_id(cohort, int(stays[0])))}. Write ids (and prediction times) in "
+                "the same way in both."
+            )
         found = {}
         for name, split in cohort.splits.items():
             rows = np.array([row_of.get(stay, -1) for stay in split.stay_id.tolist()], dtype=np.int64)
@@ -66,11 +74,10 @@ class LabelFile:
         """stay_id → row of the file."""
         samples = read_samples(cohort)
         if samples is None:
-            name = self._id_column(STAY_COLUMNS)
+            name = self._id_column(_id_columns(cohort))
             return self._by_key([self._number(name, row, text) for row, text in enumerate(self._ids(name))])
         of_import = cohort.manifest.get(IMPORT, {})
-        usual = ("id", "ts_id", "stay_id", *([SUBJECT] * cohort.manifest["source"].startswith("MEDS")))
-        name = self._id_column(tuple(dict.fromkeys([of_import.get(ID_COLUMN, "id"), *usual])))
+        name = self._id_column(_id_columns(cohort))
         ids, time_column = self._ids(name), of_import.get(TIME_COLUMN) or PREDICTION_TIME
         if time_column not in self.columns or self.columns[time_column].null_count == len(ids):
             return self._by_id(ids, samples)
@@ -84,6 +91,9 @@ class LabelFile:
         row_of = self._by_key(list(zip(ids, times.tolist(), strict=True)))
         stays = zip(samples["stay_id"].to_pylist(), keys, strict=True)
         return {stay: row_of[key] for stay, key in stays if key in row_of}
+
+    def _first_id(self, cohort: Cohort) -> object:
+        return self.columns[self._id_column(_id_columns(cohort))][0].as_py()
 
     def _by_id(self, ids: Sequence[str], samples: pa.Table) -> dict[int, int]:
         """stay_id → row, by the id of the source alone."""
@@ -130,7 +140,7 @@ class LabelFile:
     def _number(self, name: str, row: int, text: str) -> int:
         number = stay_number(text)
         if number is None:
-            raise InputError(f"{self.path}, row {row} (counted from 0): {name} is {text!r}, not a whole number")
+            raise InputError(f"{self.path}, row {row} (counted from 0): {name} is {shown(text)}, not a whole number")
         return number
 
     def _times(self, name: str, samples: pa.Table, of_import: Mapping[str, Any]) -> NDArray[Any]:
@@ -144,10 +154,26 @@ class LabelFile:
         if len(bad):
             cell = self.columns[name][int(bad[0])].as_py()
             raise InputError(
-                f"{self.path}, row {bad[0]} (counted from 0), column {name}: {str(cell or 'empty')!r} is not "
+                f"{self.path}, row {bad[0]} (counted from 0), column {name}: {shown(cell or 'empty')} is not "
                 f"{of_samples.described}"
             )
         return time
+
+
+def _id_columns(cohort: Cohort) -> tuple[str, ...]:
+    """The names that the column of ids may have, the best first."""
+    if IMPORT not in cohort.manifest:
+        return STAY_COLUMNS
+    usual = ("id", "ts_id", "stay_id", *([SUBJECT] * cohort.manifest["source"].startswith("MEDS")))
+    return tuple(dict.fromkeys([cohort.manifest[IMPORT].get(ID_COLUMN, "id"), *usual]))
+
+
+def _source_id(cohort: Cohort, stay: int) -> object:
+    """What the source calls a stay."""
+    samples = read_samples(cohort)
+    if samples is None:
+        return stay
+    return dict(zip(samples["stay_id"].to_pylist(), samples["id"].to_pylist(), strict=True)).get(stay, stay)
 
 
 def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[Any]:
@@ -195,6 +221,7 @@ def _text(column: pa.Array) -> NDArray[np.str_]:
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     try:
-        return np.array(pc.utf8_trim_whitespace(column.cast(pa.string()).fill_null("")).to_pylist(), dtype=np.str_)
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
     except (pa.ArrowException, NotImplementedError):
         raise InputError(f"holds {column.type}, not numbers or text") from None
+    return np.array(pc.if_else(pc.is_in(text, pa.array(MISSING)), "", text).to_pylist(), dtype=np.str_)

@@ -52,7 +52,7 @@ def open_export(arguments: Namespace) -> Opened:
         tables = table_files(arguments.labels)
         labels = read_label_rows(tables, SUBJECT, PREDICTION_TIME, arguments.label_name, events, flags)
         labels = _every_stay(labels, last.of(events), len(events.ids))
-    patient = per_id(files, SUBJECT, [PATIENT], events)[PATIENT]
+    patient = per_id(files, SUBJECT, [PATIENT], events, [PATIENT])[PATIENT]
     samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)
     return assemble(
         arguments,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels, require_match
 from seqsetvae.cohort.sources.divide import choose_fractions, divide
 from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
 from seqsetvae.cohort.sources.physionet_files import ARCHIVES, read_set
@@ -137,9 +137,13 @@ class PhysioNet2012:
         self.stays: dict[str, list[Stay]] = {split: [] for split in SPLITS}
         loose: list[Stay] = []
         for name, path in sets.items():
-            self.labels.update(_read_outcomes(src, name, task))
+            labels = _read_outcomes(src, name, task)
+            self.labels.update(labels)
             rows, unnamed = read_set(name, path, self._code_of, progress)
             rows = replace(rows, stays=[task.sample(stay) for stay in rows.stays])
+            require_match(
+                src / f"Outcomes-{name}.txt", labels, np.array([stay.stay_id for stay in rows.stays], np.int64)
+            )
             self.skips += rows.skips
             self.unnamed_rows = UnnamedRows(*map(sum, zip(self.unnamed_rows, unnamed, strict=True)))
             ends = np.cumsum(rows.n_rows)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, stay_number
+from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, require_match, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
 from seqsetvae.cohort.sources.shards import as_shard, part
@@ -52,19 +52,27 @@ def open_source(arguments: Namespace) -> Opened:
     return opened if arguments.shard is None else as_shard(opened, arguments.shard)
 
 
-def open_layout(files: LayoutFiles, label_name: str, embedding_dim: int | None = None) -> Opened:
+def open_layout(
+    files: LayoutFiles, label_name: str, embedding_dim: int | None = None, needs_labels: bool = True
+) -> Opened:
     """The stays and side files of a layout.
 
     Raises:
-        InputError: a side file cannot be read, or embedding_dim is given beside a cached.csv, which has its own width.
+        InputError: a side file cannot be read, embedding_dim is given beside a cached.csv, which has its own width, or
+            labels are needed and there are only those of other stays.
     """
     if files.embeddings and embedding_dim is not None:
         raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
     embeddings, width = embeddings_of(files.embeddings, embedding_dim or DEFAULT_WIDTH)
+    source = SeqSetVAELayout(files.patient_ehr)
+    labels = read_labels(files.labels, label_name) if files.labels else None
+    if needs_labels and files.labels and labels is not None:
+        stays = (stay.stay_id for of_split in source.stays.values() for stay in of_split)
+        require_match(files.labels, labels, np.fromiter(stays, np.int64))
     return Opened(
-        source=SeqSetVAELayout(files.patient_ehr),
+        source=source,
         label_name=label_name,
-        labels=read_labels(files.labels, label_name) if files.labels else None,
+        labels=labels,
         stats=stats_of(files.stats) if files.stats else None,
         embeddings=embeddings,
         embedding_dim=width,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
@@ -22,7 +21,6 @@ from seqsetvae.cohort.sources.event_flags import (
     time_flags,
 )
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.cells import MISSING
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
 from seqsetvae.cohort.tables.read import table_files
@@ -126,7 +124,8 @@ class _Facts:
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
         named = (arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns)
         wanted = list(dict.fromkeys(name for name in named if name is not None))
-        self._columns = per_id(tables, arguments.id_column, wanted, events) if wanted else {}
+        patients = (arguments.subject_column,)
+        self._columns = per_id(tables, arguments.id_column, wanted, events, patients) if wanted else {}
 
     def start(self, flags: TimeFlags) -> NDArray[Any]:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
@@ -158,7 +157,7 @@ class _Facts:
     def static(self, name: str, codes: EventCodes, samples: Samples) -> StaticColumn:
         """A column as facts of the samples."""
         column = self._columns[name]
-        known = np.flatnonzero(pc.and_not(column.is_valid(), pc.is_in(column, pa.array(MISSING))))
+        known = np.flatnonzero(column.is_valid())
         code, value = np.full(len(column), UNNAMED, dtype=np.int32), np.full(len(column), np.nan)
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(known), np.int32)), pa.array([name]))
         code[known], value[known] = codes.encode(names, column.take(pa.array(known)))

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.ids import MISSING, id_of_float, id_of_text
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.errors import InputError
 
 MICROSECONDS = 60_000_000  # in a minute
 BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
 MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
-MISSING = ("NA", "N/A", "NaN", "nan", "NULL", "null", "None")  # texts that mean an empty cell where a value is expected
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
 
@@ -28,6 +28,7 @@ def as_text(column: pa.Array) -> pa.Array:
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_floating(kind):
+        column = column.cast(pa.float32() if pa.types.is_float16(kind) else kind)
         plain = pc.replace_substring_regex(column.cast(pa.string()), r"\.0$", "")
         return pc.if_else(pc.is_nan(column), None, plain)
     try:
@@ -37,17 +38,42 @@ def as_text(column: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(text, ""), None, text)
 
 
+def as_facts(column: pa.Array) -> pa.Array:
+    """[R] Cells as texts; those that mean an empty cell are null. Raises InputError as `as_text`."""
+    text = as_text(column)
+    return pc.if_else(pc.is_in(text, pa.array(MISSING)), None, text)
+
+
 def as_ids(column: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
-    """(which id each row has [R], -1 = none; the ids as texts). 200001.0 is the id 200001."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        encoded = column.dictionary_encode()  # before the texts are looked at: there are few of them
-    else:
-        encoded = as_text(column).dictionary_encode()
-    texts = as_text(encoded.dictionary).to_pylist()
-    names = [None if text is None else re.sub(r"^(-?\d+)\.0*$", r"\1", text) for text in texts]
+    """(which id each row has [R], -1 = none; the ids as texts). 200001.0 is the id 200001.
+
+    Raises:
+        InputError: the cells are neither texts nor numbers, or an id was rounded.
+    """
+    if pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
+        raise InputError(f"holds {column.type}, not ids")
+    # Encoded before the texts are looked at: there are few of them.
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     code: dict[str, int] = {}
-    local = [-1 if name is None else code.setdefault(name, len(code)) for name in names]
+    local = [-1 if name is None else code.setdefault(name, len(code)) for name in _id_texts(encoded.dictionary)]
     return np.array([*local, -1], np.int32)[positions(encoded)], list(code)
+
+
+def _id_texts(values: pa.Array) -> list[str | None]:
+    if pa.types.is_floating(values.type):
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_pylist()
+        kind = np.dtype(values.type.to_pandas_dtype())
+        return [id_of_float(number, kind) for number in numbers]
+    texts = as_text(values)
+    if pa.types.is_decimal(values.type):  # exact, whatever their size
+        texts = pc.replace_substring_regex(texts, r"\.0+$", "")
+    return [None if text is None else id_of_text(text) for text in texts.to_pylist()]
+
+
+def as_id_texts(column: pa.Array) -> pa.Array:
+    """[R] Ids as texts, null where there is none. Raises InputError as `as_ids`."""
+    local, texts = as_ids(column)
+    return pa.array(texts, pa.string()).take(pa.array(local, mask=local < 0))
 
 
 def positions(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
@@ -56,11 +82,20 @@ def positions(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
 
 
 def id_numbers(ids: list[str]) -> NDArray[np.int64] | None:
-    """Ids as whole numbers; None if one is something else, or 007 and 7 are two ids."""
+    """Ids as whole numbers; None if one is something else.
+
+    Raises:
+        InputError: two ids that are one number, such as 007 and 7.
+    """
     numbers = [stay_number(text) for text in ids]
-    if any(number is None for number in numbers) or len(set(numbers)) < len(numbers):
-        return None
-    return np.array(numbers, dtype=np.int64)
+    first: dict[int, str] = {}
+    for number, text in zip(numbers, ids, strict=True):
+        if number is not None and first.setdefault(number, text) != text:
+            raise InputError(
+                f"the ids {first[number]!r} and {text!r} are one number: the same stay, written in two ways? Write ids "
+                "in one way in all files; if they are two stays, put a letter before each id."
+            )
+    return None if len(first) < len(ids) else np.array(numbers, dtype=np.int64)
 
 
 def split_values(column: pa.Array) -> tuple[NDArray[np.float64], pa.Array]:

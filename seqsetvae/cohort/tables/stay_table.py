@@ -3,7 +3,7 @@
 Letters: D ids, M rows of a table of labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tables.cells import TimeColumn, as_text, in_column, positions
+from seqsetvae.cohort.ids import is_empty
+from seqsetvae.cohort.tables.cells import TimeColumn, as_facts, as_id_texts, as_text, in_column, positions
 from seqsetvae.cohort.tables.events import Events, TimeFlags, is_bad
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def per_id(files: Sequence[Path], id_column: str, columns: Sequence[str], events: Events) -> dict[str, pa.Array]:
+def per_id(
+    files: Sequence[Path], id_column: str, columns: Sequence[str], events: Events, patients: Collection[str | None] = ()
+) -> dict[str, pa.Array]:
     """For each column its value for each id of the events, as a text [D]; null where it has none.
 
     The table has one row a stay, or repeats the value on several; rows of other ids do not count, nor do empty cells.
+    `patients` are columns of ids.
 
     Raises:
-        InputError: not readable, a column is missing, or an id has two values.
+        InputError: not readable, a column is missing, an id has two values, or no id of the events is in the table.
     """
     n_ids = len(events.ids)
+    sides = _Sides(files, id_column, events)
     seen = {column: np.zeros(n_ids, dtype=bool) for column in columns}
     hashes = {column: np.zeros(n_ids, dtype=np.int64) for column in columns}
     chunks: dict[str, list[pa.Array]] = {column: [] for column in columns}
@@ -36,8 +41,10 @@ def per_id(files: Sequence[Path], id_column: str, columns: Sequence[str], events
     for file in files:
         for part in read_parts(file, [id_column, *columns]):
             ids, _ = in_column(str(file), id_column, lambda: events.ids.find(part.columns[id_column]))  # noqa: B023
+            sides.add(part.columns[id_column], ids)
             for column in columns:
-                text = in_column(str(file), column, lambda: as_text(part.columns[column]))  # noqa: B023
+                read = as_id_texts if column in patients else as_facts
+                text = in_column(str(file), column, lambda: read(part.columns[column]))  # noqa: B023
                 encoded = text.dictionary_encode()
                 hashed = np.array([*map(hash, encoded.dictionary.to_pylist()), 0], dtype=np.int64)
                 cell = hashed[positions(encoded)]
@@ -53,10 +60,52 @@ def per_id(files: Sequence[Path], id_column: str, columns: Sequence[str], events
                     row = int(rows[other[0]])
                     raise InputError(
                         f"{file}, row {part.first_row + row} (counted from 0), column {column}: "
-                        f"{text[row].as_py()!r}, but another row of the same {id_column} has another value. A stay has "
-                        "one value in this column."
+                        f"{shown(text[row].as_py())}, but another row of the same {id_column} has another value. A "
+                        "stay has one value in this column."
                     )
+    sides.require_match()
     return {column: _scattered(chunks[column], owners[column], n_ids) for column in columns}
+
+
+class _Sides:
+    """Which ids a table shares with the events."""
+
+    def __init__(self, files: Sequence[Path], id_column: str, events: Events) -> None:
+        self._where = files[0] if len(files) == 1 else files[0].parent
+        self._id_column, self._events = id_column, events
+        self._seen = np.zeros(len(events.ids), dtype=bool)
+        self._n_rows = self._n_known = 0
+        self._example: object = None
+
+    def add(self, cells: pa.Array, ids: NDArray[np.int32]) -> None:
+        """Add rows: their cells, and where their ids are among those of the events, -1 = nowhere."""
+        self._seen[ids[ids >= 0]] = True
+        self._n_known += int((ids >= 0).sum())
+        if not self._n_rows and len(ids):
+            self._example = cells[0].as_py()
+        self._n_rows += len(ids)
+
+    def require_match(self) -> None:
+        """Raises InputError if the table has rows, and none of them is of an id of the events."""
+        if self._n_rows and not self._n_known:
+            raise InputError(
+                f"{self._where}, column {self._id_column}: none of its {self._n_rows:,} rows is of an id of the "
+                f"events. Its first id is {shown(self._example)}, that of the events is "
+                f"{shown(next(iter(self._events.ids.position), None))}. Write ids in the same way in both."
+            )
+
+    def notes(self) -> list[str]:
+        """How many rows and ids have no counterpart, in words."""
+        n_ids, n_rows = len(self._events.ids), self._n_rows
+        without, unused = n_ids - int(self._seen.sum()), n_rows - self._n_known
+        if not unused:
+            return []
+        text = f"{self._where}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
+        if unused > n_rows / 2 and without > n_ids / 2:
+            text += (
+                f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
+            )
+        return [text]
 
 
 def _scattered(chunks: list[pa.Array], owners: list[NDArray[np.int32]], n_ids: int) -> pa.Array:
@@ -85,9 +134,11 @@ def read_label_rows(
 
     Raises:
         InputError: not readable, a column is missing, a row without id or prediction time, a label other than 0 and 1
-            or empty, or two labels for one sample.
+            or empty, two labels for one sample, or no row of an id with events.
     """
-    parts = [_label_part(file, id_column, time_column, label, events, flags) for file in files]
+    sides = _Sides(files, id_column, events)
+    parts = [_label_part(file, id_column, time_column, label, events, flags, sides) for file in files]
+    sides.require_match()
     ids, label_of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "label"))
     times = [part.time for part in parts if part.time is not None]
     if times and len(times) < len(parts):
@@ -95,23 +146,24 @@ def read_label_rows(
     time = np.concatenate(times) if times else None
     known = np.flatnonzero(ids >= 0)
     _refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
-    notes = []
-    if len(known) < len(ids):
-        where = files[0] if len(files) == 1 else files[0].parent
-        notes = [
-            f"{where}: {len(ids) - len(known):,} of {len(ids):,} rows are of ids without events; they are not used"
-        ]
-    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
+    return LabelRows(ids[known], None if time is None else time[known], label_of[known], sides.notes())
 
 
 def _label_part(
-    file: Path, id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
+    file: Path,
+    id_column: str,
+    time_column: str | None,
+    label: str | None,
+    events: Events,
+    flags: TimeFlags,
+    sides: _Sides,
 ) -> LabelRows:
     """All rows of a table of labels; -1 for an id without events."""
     columns = [name for name in (id_column, time_column, label) if name is not None]
     table = {name: column.combine_chunks() for name, column in read_table(file, columns).items()}
     ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
     _refuse(file, id_column, missing, table[id_column], "is empty; every row needs an id")
+    sides.add(table[id_column], ids)
     label_of = _labels(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
     time = None
     if time_column is not None:
@@ -146,7 +198,7 @@ def read_times(where: str, name: str, column: pa.Array, events: TimeColumn, flag
 def _labels(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
     encoded = in_column(str(file), name, lambda: as_text(column)).dictionary_encode()
     texts = [text.lower().removesuffix(".0") for text in encoded.dictionary.to_pylist()]
-    code = np.array([*(_LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
+    code = np.array([*(-1 if is_empty(text) else _LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
     label = code[positions(encoded)]
     _refuse(file, name, label == -2, column, "is not a label; allowed: 0, 1, false, true, empty")
     return label
@@ -157,8 +209,8 @@ def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why
     if len(rows):
         cell = column[int(rows[0])].as_py()
         more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-        shown = "" if cell is None else f"{str(cell)!r} "
-        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {shown}{why}.{more}")
+        said = "" if cell is None else f"{shown(cell)} "
+        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {said}{why}.{more}")
 
 
 def _refuse_contradictions(
@@ -180,5 +232,5 @@ def _refuse_contradictions(
         first = np.append(0, np.cumsum(n_rows))
         rows = sorted((int(order[wrong[0]]), int(order[wrong[0] + 1])))
         places = [(int(np.searchsorted(first, row, "right")) - 1, row) for row in rows]
-        shown = " and ".join(f"{files[file]}, row {row - first[file]}" for file, row in places)
-        raise InputError(f"{shown} (counted from 0): one sample with two different labels. Keep one.")
+        where = " and ".join(f"{files[file]}, row {row - first[file]}" for file, row in places)
+        raise InputError(f"{where} (counted from 0): one sample with two different labels. Keep one.")
