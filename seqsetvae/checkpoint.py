@@ -62,10 +62,14 @@ class Checkpoint:
         not_in_shapes = ARCHITECTURES[self.architecture].NOT_IN_SHAPES
         return [name for name in not_in_shapes if name not in self.hyper_parameters]
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in self.weights.items()}
+
     def infer_sizes(self, fallback: Mapping[str, Any]) -> Any:
         """The architecture's Sizes; `fallback` has those of the settings. Raises InputError."""
-        shapes = {name: value.shape for name, value in self.weights.items()}
-        return ARCHITECTURES[self.architecture].infer_sizes(shapes, self.hyper_parameters, fallback, str(self.path))
+        architecture = ARCHITECTURES[self.architecture]
+        return architecture.infer_sizes(self.shapes, self.hyper_parameters, fallback, str(self.path))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -122,6 +126,14 @@ def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) 
     return weights
 
 
+def explain(content: dict[str, Any], path: Path) -> str:
+    """What a file is, in sentences, where it is not of a whole, trained model; empty where there is nothing to say."""
+    architecture = ARCHITECTURES[architecture_of(content, path)]
+    return architecture.explain(
+        {name: each.shape for name, each in _weights(content, architecture.canonical_name, path).items()}
+    )
+
+
 def architecture_of(content: dict[str, Any], path: Path) -> str:
     """The name of a checkpoint's architecture.
 
@@ -149,8 +161,8 @@ def without_wrappers(key: str) -> str:
     'transformer.layers.0.norm1.weight'
     """
     name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
-    for holder in HOLDERS:
-        name = name.removeprefix(holder)
+    while name.startswith(HOLDERS):
+        name = name.partition(".")[2]
     return name
 
 
@@ -163,6 +175,7 @@ class LoadReport:
     unknown: list[str]
     missing: list[str]
     mismatched: dict[str, tuple[torch.Size, torch.Size]]  # (in the file, in the model)
+    random_in_file: list[str]  # of those loaded, what the code that wrote the file had left random
 
     @property
     def is_complete(self) -> bool:
@@ -172,6 +185,7 @@ class LoadReport:
         values = sum(shape.numel() for shape in self.loaded.values())
         rows = [
             ("loaded", len(self.loaded), f"{values:,} values"),
+            *[("of these random", len(self.random_in_file), _grouped(self.random_in_file))] * bool(self.random_in_file),
             ("skipped on purpose", len(self.skipped), _grouped(self.skipped)),
             ("not recognised", len(self.unknown), _grouped(self.unknown)),
             ("missing", len(self.missing), ", ".join(self.missing[:4])),
@@ -196,6 +210,7 @@ class LoadReport:
             "not_recognised": self.unknown,
             "missing": self.missing,
             "shape_mismatch": list(self.mismatched),
+            "random_in_file": self.random_in_file,
         }
 
 
@@ -212,7 +227,7 @@ def load_backbone(backbone: nn.Module, checkpoint: Checkpoint, allow_partial: bo
     """
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
-        why = ARCHITECTURES[checkpoint.architecture].explain_missing(checkpoint.weights)
+        why = ARCHITECTURES[checkpoint.architecture].explain(checkpoint.shapes)
         raise InputError(
             f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
             f"{len(report.mismatched)} have another shape than the model.{why and ' ' + why}\n  {report.problems()}\n"
@@ -225,15 +240,17 @@ def load_backbone(backbone: nn.Module, checkpoint: Checkpoint, allow_partial: bo
 def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     """Compare a checkpoint's weights with those of a module by name and shape."""
     wanted = {name: value.shape for name, value in module.state_dict().items()}
-    have = {name: value.shape for name, value in checkpoint.weights.items()}
+    have = checkpoint.shapes
     architecture = ARCHITECTURES[checkpoint.architecture]
     on_purpose = re.compile("|".join((*architecture.SKIPPED, FINETUNED_HEAD)))
     others = [name for name in have if name not in wanted]
+    loaded = {name: shape for name, shape in wanted.items() if have.get(name) == shape}
     differ = {name: (have[name], shape) for name, shape in wanted.items() if name in have and have[name] != shape}
     return LoadReport(
-        loaded={name: shape for name, shape in wanted.items() if have.get(name) == shape},
+        loaded=loaded,
         skipped=[name for name in others if on_purpose.fullmatch(name)],
         unknown=[name for name in others if not on_purpose.fullmatch(name)],
         missing=[name for name in wanted if name not in have and name not in architecture.INERT],
         mismatched=differ,
+        random_in_file=[name for name in architecture.random_in_file(have) if name in loaded],
     )

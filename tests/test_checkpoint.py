@@ -24,6 +24,8 @@ from seqsetvae.checkpoint import (
     without_wrappers,
 )
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.training.summary import partial_weights_advice
 from tests import tiny
 
 # As settings give them: those that shapes cannot show are right, the others are those of another model.
@@ -91,6 +93,62 @@ def test_what_fine_tuning_does_not_build_is_skipped_and_said(tmp_path: Path) -> 
         "set_encoder.decoder_layers.0.pma.ff.weight",
         "set_encoder.out.0.weight",
     ]
+
+
+PREFIXES = ["", "module.", "_orig_mod.", "model.", "module.model._orig_mod.", "model.backbone."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_the_old_fine_tuning_left_random_is_named_in_every_layout(tmp_path: Path, prefix: str) -> None:
+    old = tiny.checkpoint_content(tiny.tiny_backbone(), "fine-tuned legacy, bare")
+    for content in ({prefix + key: value for key, value in old.items()}, {"state_dict": old, "epoch": 3}):
+        path = _write(tmp_path / "file.ckpt", content)
+        backbone, report = _load(path)
+        assert report.is_complete
+        assert torch.equal(backbone.rel_time_bucket_embed.weight, old["rel_time_bucket_embed.weight"])
+        assert report.random_in_file == report.as_plain()["random_in_file"] == ["rel_time_bucket_embed.weight"]
+        assert "of these random          1   rel_time_bucket_embed (1)" in str(report)
+        (line,) = partial_weights_advice(report)
+        assert "rel_time_bucket_embed.weight. Use the original pretrained checkpoint." in line
+        with pytest.raises(
+            InputError, match=r"evaluate and predict need one .* The old head \(cls_head, .*is not built"
+        ):
+            load_finetuned(path)
+
+
+@pytest.mark.parametrize("layout", ["pretrained", "bare", "module", "compiled", "compiled inside"])
+def test_nothing_is_said_to_be_random_in_a_pretrained_file(tmp_path: Path, layout: str) -> None:
+    _, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(), layout))
+    assert report.random_in_file == partial_weights_advice(report) == []
+    assert "random" not in str(report)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("layout", ["bare", "fine-tuned legacy, bare"])
+def test_the_old_optimized_model_is_named_and_its_history_encoder_is_random(
+    tmp_path: Path, prefix: str, layout: str
+) -> None:
+    content = tiny.checkpoint_content(tiny.tiny_backbone(), layout)
+    content["rel_time_bucket_embed.weight"] = torch.ones(32, 32)
+    path = _write(tmp_path / "file.ckpt", {prefix + key: value for key, value in content.items()})
+    with pytest.raises(InputError, match=r"of the old optimized model \(32 time buckets .*Use the original pretrained"):
+        _load(path)
+    _, report = _load(path, allow_partial=True)
+    assert {name.split(".")[0] for name in report.random_in_file} == {"transformer", "post_transformer_norm"}
+    with pytest.raises(InputError, match="of the old optimized model") as raised:
+        load_finetuned(path)
+    assert ("The old head (cls_head" in str(raised.value)) == (layout != "bare")
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "setvae.", "setvae.setvae."])
+@pytest.mark.parametrize("part", ["gru_cell.weight_ih", "prior_head.0.bias"])
+def test_a_checkpoint_of_seqsetvae_poe_is_named(tmp_path: Path, prefix: str, part: str) -> None:
+    whole = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
+    for content in ({prefix + part: torch.ones(3)}, whole | {prefix + part: torch.ones(3)}):
+        path = _write(tmp_path / "file.ckpt", {"state_dict": content})
+        for read in (_load, load_finetuned):
+            with pytest.raises(InputError, match=r"a checkpoint of seqsetvae_poe \(weights gru_cell, prior_head\)"):
+                read(path)
 
 
 def test_a_weight_that_nobody_knows_is_said(tmp_path: Path) -> None:

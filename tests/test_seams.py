@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,7 +75,7 @@ def _infer(shapes: Mapping[str, Sequence[int]], stated: Any, fallback: Any, file
     return BagSizes(input_dim=input_dim, bag_width=width)
 
 
-def _explain(names: Iterable[str]) -> str:
+def _explain(shapes: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
@@ -90,7 +90,8 @@ BAG = SimpleNamespace(
     problems=lambda sizes: [],
     build=Bag,
     canonical_name=lambda key: key,
-    explain_missing=_explain,
+    explain=_explain,
+    random_in_file=lambda shapes: [],
     infer_sizes=_infer,
 )
 

@@ -6,7 +6,7 @@ N stays, P pooled width, S sets, D width of a state, V variables, I embedding wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from seqsetvae.architectures import seqsetvae, variable_summaries
@@ -54,8 +54,12 @@ class Architecture(Protocol):
         """The name in the backbone's state dict of a weight of any checkpoint layout."""
         ...
 
-    def explain_missing(self, names: Iterable[str]) -> str:
-        """Why weights are missing from a checkpoint with these, in a sentence; empty if there is nothing to say."""
+    def explain(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """What a file with these weights is, in sentences, where it is not a whole, trained model; else empty."""
+        ...
+
+    def random_in_file(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """Weights that the code which wrote such a file left random; a load report says so."""
         ...
 
     def infer_sizes(

@@ -22,6 +22,7 @@ from seqsetvae.checkpoint import (
     TrainedOn,
     architecture_of,
     check_fingerprints,
+    explain,
     read_file,
 )
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
@@ -75,9 +76,10 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     content = read_file(path)
     saved = content.get("hyper_parameters")
     if not isinstance(saved, dict) or not saved.keys() >= REQUIRED or "state_dict" not in content:
+        why = explain(content, path)
         raise InputError(
-            f"{path}: not a checkpoint of a fine-tuning run; --mode evaluate and predict need one (a pretrained "
-            "checkpoint must first be fine-tuned, with --mode finetune)"
+            f"{path}: not a checkpoint of a fine-tuning run of this program; --mode evaluate and predict need one "
+            f"(a pretrained checkpoint must first be fine-tuned, with --mode finetune).{why and ' ' + why}"
         )
     model = _fitting(content, saved, path).to(dtype)
     model.load_state_dict(content["state_dict"])

@@ -78,6 +78,7 @@ class Exported:
     is_data_of_run: bool
     head: Any = None
     texts: dict[str, list[str]] = field(default_factory=dict)  # long texts of the hyper-parameters
+    notes: tuple[str, ...] = ()  # what a reader of the card must know of the weights
 
     @property
     def is_calibrated(self) -> bool:
@@ -149,12 +150,13 @@ def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exp
     from seqsetvae.modes.scoring import data_dir_of_run, is_data_of_run
     from seqsetvae.trained_on import check_embeddings, value_transform
     from seqsetvae.training.pretrained import load_pretrained
+    from seqsetvae.training.summary import random_in_file_advice
     from seqsetvae.variables import embedding_table
 
     data = replace(settings.data, data_dir=settings.data.data_dir or data_dir_of_run(folder, path))
     width = check_data(data, labelled=False)
     pretrained = PretrainedSettings(pretrained_ckpt=path, allow_partial_backbone=False)
-    backbone, checkpoint, _ = load_pretrained(pretrained, settings.architecture, data, width)
+    backbone, checkpoint, report = load_pretrained(pretrained, settings.architecture, data, width)
     cohort = open_data(data, settings.run.output_root_dir, needs_labels=False)
     check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, path)
     transform = value_transform(checkpoint, cohort)
@@ -175,6 +177,7 @@ def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exp
         next(iter(module.loader(list(cohort.splits)[-1]))),
         embedding_table(cohort, settings.run),
         is_data_of_run(folder, cohort),
+        notes=tuple(random_in_file_advice(report)),
     )
 
 
@@ -277,7 +280,7 @@ def _card(
         "trained_on": _trained_on(model),
         "checkpoint": model.content,
         "onnx": onnx,
-        "notes": said,
+        "notes": [*model.notes, *said],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"seqsetvae": __version__, "torch": torch.__version__},
     }

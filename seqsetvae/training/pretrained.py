@@ -54,6 +54,8 @@ def load_pretrained(
             f"⚠️  PARTIAL BACKBONE: these weights are randomly initialized (--allow_partial_backbone):\n"
             f"  {report.problems()}"
         )
+    if report.random_in_file:
+        print(f"⚠️  RANDOM WEIGHTS IN THE FILE: {of_file.explain(checkpoint.shapes)}")
     if checkpoint.not_stated:
         listed = ", ".join(f"{name} = {getattr(sizes, name)}" for name in checkpoint.not_stated)
         print(

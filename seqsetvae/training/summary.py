@@ -150,9 +150,19 @@ def random_weights_advice(report: LoadReport | None) -> list[str]:
 
 
 def partial_weights_advice(report: LoadReport | None) -> list[str]:
-    """A reminder that some weights of the checkpoint were missing."""
-    n_random = 0 if report is None else len(report.missing) + len(report.mismatched)
-    return [f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."] if n_random else []
+    """A reminder that some weights of the checkpoint were missing, or random in the file."""
+    if report is None:
+        return []
+    n_random = len(report.missing) + len(report.mismatched)
+    partial = f"Partial backbone: {n_random} weights started random (--allow_partial_backbone)."
+    return [partial] * bool(n_random) + random_in_file_advice(report)
+
+
+def random_in_file_advice(report: LoadReport) -> list[str]:
+    """A reminder that some weights were random in the checkpoint."""
+    names = ", ".join(report.random_in_file[:3]) + ", ..." * (len(report.random_in_file) > 3)
+    line = f"Random weights in the checkpoint, of the old scripts: {names}. Use the original pretrained checkpoint."
+    return [line] * bool(report.random_in_file)
 
 
 def length_advice(rows: list[Row], watched: Watched, max_epochs: int) -> list[str]:

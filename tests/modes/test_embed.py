@@ -57,6 +57,15 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
     assert [path.name for path in tmp_path.iterdir()] == ["states.npz"]
 
 
+def test_a_file_of_the_old_fine_tuning_is_used_and_its_random_weights_are_said(
+    compiled: Cohort, tmp_path: Path
+) -> None:
+    old = tiny.write_checkpoint(tmp_path / "old.ckpt", tiny.tiny_backbone(), "fine-tuned legacy")
+    status, said, errors = _embed(old, compiled.path, tmp_path / "states.npz", heads=2, transformer_heads=4)
+    assert status == 0, errors
+    assert "⚠️  RANDOM WEIGHTS IN THE FILE: It was fine-tuned by the old scripts: rel_time_bucket_embed.weight" in said
+
+
 def test_sets_that_were_cut_off_are_not_counted(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
     status, said, errors = _embed(pretrained, compiled.path, tmp_path / "states.npz", max_sets=2)
     assert status == 0, errors

@@ -21,6 +21,7 @@ from tests.command import call, command, finetune, rows_of, run_of
 from tests.figures import printed_figure
 from tests.modes.labels import changed_labels
 from tests.prefixes import cut_after
+from tests.tiny import tiny_backbone, write_checkpoint
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
@@ -118,6 +119,15 @@ def test_a_pretrained_checkpoint_cannot_be_evaluated(pretrained: Path, compiled:
     status, _, errors = command("evaluate", ckpt=pretrained, split="valid", data_dir=compiled.path)
     assert status == 2
     assert "not a checkpoint of a fine-tuning run" in errors
+
+
+def test_the_head_of_the_old_scripts_is_not_evaluated(compiled: Cohort, tmp_path: Path) -> None:
+    old = write_checkpoint(tmp_path / "old.ckpt", tiny_backbone(), "fine-tuned legacy")
+    for mode, flags in (("evaluate", {"split": "valid"}), ("predict", {"output": tmp_path / "risks.csv"})):
+        status, _, errors = command(mode, ckpt=old, data_dir=compiled.path, **flags)
+        assert status == 2
+        assert "The old head (cls_head, feature_fusion, ...) is not built here" in errors
+        assert "Use the original pretrained checkpoint instead." in errors
 
 
 def test_a_folder_that_is_not_a_run_folder_is_an_error(tmp_path: Path) -> None:

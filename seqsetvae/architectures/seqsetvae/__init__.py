@@ -9,8 +9,9 @@ from seqsetvae.architectures.seqsetvae.layout import (
     NOT_IN_SHAPES,
     SKIPPED,
     canonical_name,
-    explain_missing,
+    explain,
     infer_sizes,
+    random_in_file,
 )
 from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes, problems
 
@@ -27,9 +28,10 @@ __all__ = [
     "Sizes",
     "build",
     "canonical_name",
-    "explain_missing",
+    "explain",
     "infer_sizes",
     "problems",
+    "random_in_file",
 ]
 
 OFFERS = frozenset({"states", "layers"})

@@ -6,7 +6,7 @@ Canonical names are those of a pretrained checkpoint (set_encoder.*, transformer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,18 +14,36 @@ from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.errors import InputError
 from seqsetvae.settings.recorded import check_recorded
 
+OLD_HEAD = r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+"  # of the old fine-tuning code
 DECODER = r"(decoder_layers\.\d+\.(isab|pma)\..+|out\.(\d+\.)?(weight|bias))"  # of pretraining, or of the SetVAE
 # Weights that fine-tuning does not build: the two decoders, and what the head of older code consists of.
 SKIPPED: tuple[str, ...] = (
     rf"decoder\.{DECODER}",
     rf"set_encoder\.{DECODER}",
     r"objective\..+",  # weights of a pretraining objective
-    r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+",
+    OLD_HEAD,
 )
 INERT = frozenset({"alibi_slope", "time_tau"})  # without effect on the output, so a file may lack them
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 NOT_IN_SHAPES: tuple[str, ...] = ("heads", "transformer_heads", "transformer_dropout")  # sizes that no weight shows
 MOST_MISSING = 8  # layers stated for each layer that a file has weights of
+POE = re.compile(r"(.+\.)?(gru_cell|prior_head)(\..+)?")  # weights of seqsetvae_poe, another model
+TIME_EMBEDDING = "rel_time_bucket_embed.weight"
+OLD_OPTIMIZED_BUCKETS = 32  # rows of the time embedding in the old optimized model; 64 in every other one
+OF_POE = (
+    "It is a checkpoint of seqsetvae_poe (weights gru_cell, prior_head), another model, which is not built here. Use "
+    "a checkpoint of SeqSetVAE."
+)
+OF_OLD_OPTIMIZED = (
+    f"It is of the old optimized model ({OLD_OPTIMIZED_BUCKETS} time buckets instead of 64), which read its pretrained "
+    "checkpoint before it had a history encoder: transformer.*, post_transformer_norm.* and rel_time_bucket_embed.* "
+    "are random, not pretrained. Use the original pretrained checkpoint instead."
+)
+OF_OLD_FINE_TUNING = (
+    f"It was fine-tuned by the old scripts: {TIME_EMBEDDING} is random, because they never loaded it from their "
+    "pretrained checkpoint. Use the original pretrained checkpoint instead."
+)
+HEAD_NOT_BUILT = " The old head (cls_head, feature_fusion, ...) is not built here."
 SET_ENCODER_ALONE = (
     "It is a SetVAE alone: it has a set encoder and no history encoder, which would be randomly initialized. "
     "Pass a checkpoint of the whole SeqSetVAE, pretrained from this SetVAE."
@@ -44,9 +62,31 @@ def canonical_name(key: str) -> str:
     return key
 
 
-def explain_missing(names: Iterable[str]) -> str:
-    """Why weights are missing, if the names of the present ones show it; else empty."""
-    return "" if any(name.startswith(HISTORY_PARTS) for name in names) else SET_ENCODER_ALONE
+def explain(shapes: Mapping[str, Sequence[int]]) -> str:
+    """What a file with these weights (by canonical name) is, where it is not a whole, trained model; else empty."""
+    if any(POE.fullmatch(name) for name in shapes):
+        return OF_POE
+    if _has_old_buckets(shapes):
+        return OF_OLD_OPTIMIZED + HEAD_NOT_BUILT * _has_old_head(shapes)
+    if _has_old_head(shapes):
+        return OF_OLD_FINE_TUNING + HEAD_NOT_BUILT
+    has = {part for part in ("set_encoder.", *HISTORY_PARTS) if any(name.startswith(part) for name in shapes)}
+    return SET_ENCODER_ALONE if has == {"set_encoder."} else ""
+
+
+def random_in_file(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """The weights of a file that the old code left random, which their values do not show."""
+    if _has_old_buckets(shapes):
+        return [name for name in shapes if name.startswith(HISTORY_PARTS)]
+    return [TIME_EMBEDDING] if _has_old_head(shapes) and TIME_EMBEDDING in shapes else []
+
+
+def _has_old_buckets(shapes: Mapping[str, Sequence[int]]) -> bool:
+    return tuple(shapes.get(TIME_EMBEDDING, ()))[:1] == (OLD_OPTIMIZED_BUCKETS,)
+
+
+def _has_old_head(shapes: Mapping[str, Sequence[int]]) -> bool:
+    return any(re.fullmatch(OLD_HEAD, name) for name in shapes)
 
 
 def infer_sizes(
@@ -56,8 +96,11 @@ def infer_sizes(
     from its hyper_parameters (`stated`), else from `fallback` (the settings).
 
     Raises:
-        InputError: no set encoder in the file, shapes contradict hyper_parameters, or heads do not divide the width.
+        InputError: another model, no set encoder in the file, shapes contradict hyper_parameters, or heads do not
+            divide the width.
     """
+    if explain(shapes) == OF_POE:
+        raise InputError(f"{file}: {OF_POE}")
     if not any(name.startswith("set_encoder.") for name in shapes):
         raise InputError(
             f"{file}: not a SeqSetVAE checkpoint, because it has no weights of a set encoder (set_encoder.* "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ __all__ = [
     "Sizes",
     "build",
     "canonical_name",
-    "explain_missing",
+    "explain",
     "infer_sizes",
     "problems",
+    "random_in_file",
 ]
 
 OFFERS = frozenset({"table"})
@@ -49,9 +50,14 @@ def canonical_name(key: str) -> str:
     return key
 
 
-def explain_missing(names: Iterable[str]) -> str:
-    """Nothing is known about missing weights."""
+def explain(shapes: Mapping[str, Sequence[int]]) -> str:
+    """There is one kind of file."""
     return ""
+
+
+def random_in_file(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """No code left any random."""
+    return []
 
 
 def infer_sizes(
