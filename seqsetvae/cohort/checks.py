@@ -58,7 +58,7 @@ def check_folder(
         except CannotWriteError:  # not a fault of the data
             raise
         except InputError as error:
-            findings.problems.append(str(error))
+            findings.problems.append(str(error).replace("\n", "\n    "))
     return findings
 
 
@@ -88,7 +88,7 @@ def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = 
         except CannotWriteError:  # not a fault of the data
             raise
         except InputError as error:
-            findings.problems.append(str(error))
+            findings.problems.append(str(error).replace("\n", "\n    "))
     return findings
 
 

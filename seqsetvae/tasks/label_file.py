@@ -147,7 +147,8 @@ class LabelFile:
         """[m] Prediction times on the clock of the samples."""
         unit = of_import.get("times", "minutes")
         unit = "minutes" if unit == TIMESTAMPS else unit
-        flags = TimeFlags(unit, of_import.get("time_format"), of_import.get("time_zone"))
+        form, zone, decimal = (of_import.get(name) for name in ("time_format", "time_zone", "decimal"))
+        flags = TimeFlags(unit, form, zone, decimal=decimal or ".")
         of_samples = TimeColumn(samples[PREDICTION_TIME].combine_chunks(), unit)
         time = read_times(str(self.path), name, self.columns[name], of_samples, flags)
         bad = np.flatnonzero(is_bad(time))

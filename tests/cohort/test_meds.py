@@ -164,6 +164,18 @@ def test_texts_become_levels_if_they_are_asked_for(data: MEDS) -> None:
     assert data.compile("--text_values").vocabulary == ("HR", "LACTATE", "RHYTHM=sinus")
 
 
+@pytest.mark.parametrize(("text", "advice"), [("8,5", "a decimal comma"), ("8", "a number in the column of texts")])
+def test_numbers_in_the_texts_are_no_categories(
+    data: MEDS, capsys: pytest.CaptureFixture[str], text: str, advice: str
+) -> None:
+    rows = [(1, time("2020-01-01"), "GLU", None, text), (1, time("2020-01-02"), "RHYTHM", None, "sinus")]
+    columns = ("subject_id", "time", "code", "numeric_value", "text_value")
+    data.write("data/0.parquet", as_table(meds.DataSchema, columns, rows))
+    assert data.run("--text_values") == 2
+    assert f"'GLU', such as '{text}' (1 of 1 level): {advice}" in capsys.readouterr().err
+    assert f"GLU={text}" in data.compile("--text_values", "--categorical", "GLU").vocabulary
+
+
 def test_a_data_set_without_numbers_is_read(data: MEDS) -> None:
     for number in (0, 1):
         table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet").drop_columns(["numeric_value"])

@@ -95,7 +95,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     record |= {"leave_out": list(codes.patterns)}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
     record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
-    record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone")}
+    record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
     has_label = samples.label >= 0
     return Opened(
         source=source,

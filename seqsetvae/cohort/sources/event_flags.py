@@ -8,7 +8,7 @@ from pathlib import Path
 from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import add_side_file
-from seqsetvae.cohort.tables.cells import MINUTES
+from seqsetvae.cohort.tables.cells import DECIMALS, MINUTES
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
@@ -33,7 +33,7 @@ def add_time_flags(parser: ArgumentParser) -> None:
 
 def time_flags(arguments: Namespace) -> TimeFlags:
     """How the user says that times are written."""
-    return TimeFlags(arguments.time_unit, arguments.time_format, arguments.time_zone)
+    return TimeFlags(arguments.time_unit, arguments.time_format, arguments.time_zone, decimal=arguments.decimal)
 
 
 def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | None, time_column: str) -> None:
@@ -53,12 +53,14 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     """Variables, windows, divisions and side files."""
     window = "leave out events from hour H of each stay on, so that the outcome is predicted at that time"
     parser.add_argument("--until_hour", type=float, metavar="H", help=window)
+    decimal = "the mark of the decimals in numbers that are texts: 85.5 or 85,5 (default %(default)s)"
+    parser.add_argument("--decimal", choices=DECIMALS, default=".", help=decimal)
     mapping = "columns name, target and perhaps factor, offset: `name` becomes `target`, value * factor + offset"
     parser.add_argument("--variable_map", type=Path, metavar="CSV", help=mapping)
     out = "variables, or levels NAME=level, to leave out, such as those that state the outcome, by their names here or "
     out += "those of --variable_map; * stands for any characters"
     parser.add_argument("--leave_out", action="extend", nargs="+", default=[], metavar="NAME", help=out)
-    categorical = "variables whose numbers are categories: 3 becomes NAME=3 with the value 1"
+    categorical = "variables whose numbers, and texts like numbers, are categories: 3 becomes NAME=3 with the value 1"
     parser.add_argument("--categorical", action="extend", nargs="+", default=[], metavar="NAME", help=categorical)
     _add_division_flags(parser)
     stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
@@ -121,7 +123,7 @@ def _is_side(path: Path) -> bool:
 def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCodes:
     """What numbers the variables, by these flags; `leave_out` are patterns that the source adds."""
     mapping = read_variable_map(arguments.variable_map)
-    return EventCodes(mapping, arguments.categorical, (*arguments.leave_out, *leave_out))
+    return EventCodes(mapping, arguments.categorical, (*arguments.leave_out, *leave_out), arguments.decimal)
 
 
 def spool_folder(arguments: Namespace) -> Path:

@@ -1,5 +1,6 @@
 """What the cells of a table mean: ids, times, numbers. Letters: R rows of a part."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.ids import MISSING, id_of_float, id_of_text
+from seqsetvae.cohort.names import SURROUNDING
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.errors import InputError
 
@@ -17,6 +19,7 @@ MICROSECONDS = 60_000_000  # in a minute
 BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
 MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+DECIMALS = (".", ",")  # marks of the decimals in texts
 _WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
 
 
@@ -32,7 +35,7 @@ def as_text(column: pa.Array) -> pa.Array:
         plain = pc.replace_substring_regex(column.cast(pa.string()), r"\.0$", "")
         return pc.if_else(pc.is_nan(column), None, plain)
     try:
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        text = pc.utf8_trim(column.cast(pa.string()), SURROUNDING)
     except (pa.ArrowException, NotImplementedError):
         raise InputError(f"holds {kind}, not text or numbers") from None
     return pc.if_else(pc.equal(text, ""), None, text)
@@ -98,20 +101,24 @@ def id_numbers(ids: list[str]) -> NDArray[np.int64] | None:
     return None if len(first) < len(ids) else np.array(numbers, dtype=np.int64)
 
 
-def split_values(column: pa.Array) -> tuple[NDArray[np.float64], pa.Array]:
-    """(numbers [R], NaN where a cell is no number; texts [R], null where a cell is a number or empty)."""
+def split_values(column: pa.Array, decimal: str = ".") -> tuple[NDArray[np.float64], pa.Array]:
+    """(numbers [R], NaN where a cell is no number; texts [R], null where a cell is a number or empty).
+
+    Texts with a `decimal` of "," are numbers with a decimal comma; one with a point is none then.
+    """
     kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
         numbers = _cast(column, pa.float64())
         return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
     column = column.cast(pa.string())
-    try:
-        numbers = column.cast(pa.float64())
-        return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
-    except pa.ArrowInvalid:
-        text = as_text(column)
-    is_number = pc.match_substring_regex(text, _NUMBER)
+    if decimal == ".":
+        with contextlib.suppress(pa.ArrowInvalid):
+            numbers = column.cast(pa.float64())
+            return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
+    text = as_text(column)
+    is_number = pc.match_substring_regex(text, _NUMBER.replace(r"\.", re.escape(decimal)))
     plain = pc.replace_substring(pc.if_else(is_number, text, None), "+", "", max_replacements=1)
+    plain = pc.replace_substring(plain, decimal, ".")
     numbers = pc.fill_null(_cast(plain, pa.float64()), np.nan).to_numpy(zero_copy_only=False)
     empty = pc.or_(is_number, pc.is_in(text, pa.array(MISSING)))
     return numbers, pc.if_else(empty, None, text)
@@ -158,6 +165,7 @@ class TimeColumn:
         form: str | None = None,
         zone: str | None = None,
         origin: int | None = None,
+        decimal: str = ".",
     ) -> None:
         """Look at some cells.
 
@@ -167,18 +175,19 @@ class TimeColumn:
             form: of timestamps in text, as for strptime; None: ISO 8601.
             zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
             origin: in microseconds; timestamps become numbers, the minutes since then.
+            decimal: the mark of the decimals, of numbers in text.
 
         Raises:
             InputError: the cells are times of a day, or durations.
         """
-        self.unit, self.form, self.zone, self.origin = unit, form, zone, origin
+        self.unit, self.form, self.zone, self.origin, self.decimal = unit, form, zone, origin, decimal
         kind = column.type
         _refuse_other_times(kind)
         self.is_timestamp = pa.types.is_temporal(kind)
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             first = as_text(column.drop_null()[:1000]).drop_null()
-            self.is_timestamp = form is not None or 2 * split_values(first)[1].null_count < len(first)
+            self.is_timestamp = form is not None or 2 * split_values(first, decimal)[1].null_count < len(first)
             self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
 
         self.is_timestamp &= origin is None
@@ -203,7 +212,7 @@ class TimeColumn:
             stamps = pc.fill_null(self._stamps(column).cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
             return np.where(stamps == BAD_TIME, np.nan, (stamps - self.origin) / MICROSECONDS)
         if not self.is_timestamp:
-            numbers = split_values(column)[0] * MINUTES[self.unit]
+            numbers = split_values(column, self.decimal)[0] * MINUTES[self.unit]
             return np.where(np.isfinite(numbers), numbers, np.nan)
         stamps = self._stamps(column)
         return pc.fill_null(stamps.cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)

@@ -17,16 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import as_text, positions, split_values
+from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.variable_map import VariableMap
 from seqsetvae.errors import InputError
 
 UNNAMED, LEFT_OUT = -1, -2  # codes of a row without a variable, and of one whose variable is left out
 MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read
 KEEP, NO_VALUE, NO_NUMBER, DROP = range(4)  # what becomes of the events of a code
+_WITH_COMMA, _LIKE_THOUSANDS = r"^[^,]*,[0-9]+\s*$", r"^\s*[+-]?[0-9]{1,3},[0-9]{3}\s*$"
 NO_LEVEL = "none"  # of an empty value, where levels are made of all that is no number
+SHOWN = 10  # variables in one message
 NON_NUMERIC = ("fault", "leave_out", "level")
 
 
@@ -43,13 +47,21 @@ class EventCodes:
     """Numbers the pairs (variable, level) in order of appearance. The level "" is no value, and None a number."""
 
     def __init__(
-        self, mapping: VariableMap, categorical: Collection[str] = (), leave_out: Collection[str] = ()
+        self,
+        mapping: VariableMap,
+        categorical: Collection[str] = (),
+        leave_out: Collection[str] = (),
+        decimal: str = ".",
     ) -> None:
         """`categorical`: variables whose numbers are levels too. `leave_out`: patterns of variables to leave out."""
-        self.mapping, self.categorical, self.patterns = mapping, frozenset(categorical), tuple(leave_out)
+        self.mapping, self.decimal = mapping, decimal
+        self.categorical, self.patterns = frozenset(map(trimmed, categorical)), tuple(map(trimmed, leave_out))
         self.left_out: Counter[str] = Counter()  # events by variable, of those that the patterns leave out
         self.seen: set[str] = set()  # names as they are in the table, and NAME=level once `decide` ran
         self._targets: set[str] = set()  # names in the cohort
+        self._of_levels: set[str] = set()  # those of them that are categorical by the user's word
+        self._commas: Counter[str] = Counter()  # numbers with a decimal comma by variable, and those of three decimals
+        self._before_three: Counter[str] = Counter()
         self._code: dict[tuple[str, str | None], int] = {}
         self._levels: Counter[str] = Counter()  # number of levels by variable
         self._count = np.zeros(0, dtype=np.int64)  # [C] events
@@ -71,6 +83,7 @@ class EventCodes:
         number = number * units[local, 0] + units[local, 1]
         targets = [self.mapping.target(name) for name in names]
         self._targets.update(targets)
+        self._of_levels.update(to for name, to in zip(names, targets, strict=True) if self._is_categorical(name))
         is_out = np.array([self._is_left_out(*pair) for pair in zip(names, targets, strict=True)] + [False])
         self.left_out += _counts(names, local[is_out[local]])
         numeric, bare = (np.array([*(self._of(target, kind) for target in targets), UNNAMED]) for kind in (None, ""))
@@ -82,8 +95,12 @@ class EventCodes:
         return code, number
 
     def decide(self, non_numeric: str) -> Decision:
-        """What becomes of the events, now that all are known. `non_numeric` is one of NON_NUMERIC."""
-        count = self.counts
+        """What becomes of the events, now that all are known. `non_numeric` is one of NON_NUMERIC.
+
+        Raises:
+            InputError: variables with most numbers written in a form that is not read.
+        """
+        count, written = self.counts, self._refuse_written_numbers()
         numeric = {name for (name, level), code in self._code.items() if level is None and count[code]}
         names, value = [], np.full(len(self._code), np.nan)
         action = np.full(len(self._code), KEEP, dtype=np.int8)
@@ -101,7 +118,45 @@ class EventCodes:
             value[code] = np.nan if level is None else 1.0
         dropped = +dropped  # codes without events
         notes = [f"rows of numeric variables without a number, left out: {most_events(dropped)}"] if dropped else []
+        if written and non_numeric == "level":
+            what = "numbers in a form that is not read, which become levels beside the other numbers"
+            notes.append(f"{what}: {most_events(written)}")
+        thousands = Counter({name: n for name, n in self._commas.items() if n == self._before_three[name]})
+        if thousands:
+            what = "every comma is before three digits, and is read as the decimal comma (150,000 is 150)"
+            notes.append(f"{what}: {most_events(thousands)}")
         return Decision(names, value, action, notes)
+
+    def _refuse_written_numbers(self) -> Counter[str]:
+        """Events of numbers in a form that is not read, by variable, where more are read. Raises InputError."""
+        count, refused, fewer = self.counts, [], Counter[str]()
+        levels: dict[str, dict[str, int]] = {}
+        n_read: Counter[str] = Counter()
+        for (name, level), code in self._code.items():
+            if level is None:
+                n_read[name] += int(count[code])
+            elif level and name not in self._of_levels and not self._is_handled(f"{name}={level}"):
+                levels.setdefault(name, {})[level] = int(count[code])
+        for name, events in levels.items():
+            written = written_numbers(events, self.decimal)
+            n_written = sum(events[level] for level in written.levels)
+            if n_written > n_read[name] and 2 * len(written.levels) > len(events):
+                shown, share = written.levels[0][:40], f"{len(written.levels):,} of {counted(len(events), 'level')}"
+                refused.append(f"{name[:60]!r}, such as {shown!r} ({share}): {written.advice}")
+            elif n_read[name]:
+                fewer[name] = n_written
+        if refused:
+            more = [f"and {len(refused) - SHOWN:,} more"] if len(refused) > SHOWN else []
+            raise InputError(
+                f"{counted(len(refused), 'variable')} with numbers in a form that is not read, not categories:"
+                + "".join(f"\n  {line}" for line in [*refused[:SHOWN], *more])
+                + "\nIf they are categories, say so: --categorical NAME ..."
+            )
+        return +fewer
+
+    def _is_handled(self, level: str) -> bool:
+        """Whether the user renames a level, or leaves it out."""
+        return level in self.mapping.entries or self._is_left_out(level)
 
     def _level_name(self, level: str, code: int, action: NDArray[np.int8]) -> str:
         """The name of `NAME=level` in the cohort; it may be renamed, or left out, by name."""
@@ -142,7 +197,9 @@ class EventCodes:
         """(numbers [R] in their own unit, levels [R] where there is no number)."""
         number, level = np.full(len(local), np.nan), pa.nulls(len(local), pa.string())
         if value is not None:
-            number, level = split_values(value)
+            number, level = split_values(value, self.decimal)
+            if self.decimal == ",":
+                self._count_commas(names, local, value)
         if text is not None:
             level = pc.coalesce(level, as_text(text))
         is_level = np.array([self._is_categorical(name) for name in names] + [False])[local]
@@ -153,6 +210,12 @@ class EventCodes:
             level = pc.if_else(pa.array(is_number), None, level)
             number = np.where(is_number, number, np.nan)
         return number, level
+
+    def _count_commas(self, names: list[str], local: NDArray[np.int32], value: pa.Array) -> None:
+        """Count the numbers with a decimal comma, and those that could be thousands."""
+        text = value.cast(pa.string())
+        for counts, form in ((self._commas, _WITH_COMMA), (self._before_three, _LIKE_THOUSANDS)):
+            counts.update(_counts(names, local[np.asarray(pc.match_substring_regex(text, form).fill_null(False))]))
 
     def _is_categorical(self, name: str) -> bool:
         return name in self.categorical or self.mapping.target(name) in self.categorical
@@ -177,11 +240,19 @@ class EventCodes:
             self._levels[name] += (name, text) not in self._code
             codes[at] = self._of(name, text)
             if self._levels[name] > MAX_LEVELS:
-                raise InputError(
-                    f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {text[:60]!r}. Is it "
-                    f"free text? Leave it out: --leave_out {name!r}"
-                )
+                raise self._too_many_levels(name)
         return codes[inverse]
+
+    def _too_many_levels(self, name: str) -> InputError:
+        """The error, to be raised."""
+        levels = [level for of, level in self._code if of == name and level]
+        written = written_numbers(levels, self.decimal)
+        advice = f"Is it free text? Leave it out: --leave_out {name!r}"
+        if 2 * len(written.levels) > len(levels):
+            advice = f"They are numbers in a form that is not read, {written.levels[0][:40]!r}: {written.advice}"
+        return InputError(
+            f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {levels[-1][:60]!r}. {advice}"
+        )
 
     def _add_counts(self, code: NDArray[np.int32]) -> None:
         counts = np.bincount(code[code >= 0], minlength=len(self._code))
@@ -200,13 +271,13 @@ def _names(variable: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
         kind = variable.type
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         variable = (variable if is_text else as_text(variable)).dictionary_encode()
-    texts = variable.dictionary.to_pylist()
-    names = [text for text in texts if text is not None and text.strip()]
-    position = {name: at for at, name in enumerate(names)}
+    texts = [None if text is None else trimmed(text) for text in variable.dictionary.to_pylist()]
+    names = list(dict.fromkeys(text for text in texts if text))
+    position: dict[str | None, int] = {name: at for at, name in enumerate(names)}
     local = np.array([*(position.get(text, -1) for text in texts), -1], dtype=np.int32)
     return local[positions(variable)], names
 
 
 def _counts(names: list[str], local: NDArray[np.int32]) -> Counter[str]:
     found, count = np.unique(local, return_counts=True)
-    return Counter({names[at]: int(n) for at, n in zip(found, count, strict=True)})
+    return Counter({names[at]: int(n) for at, n in zip(found, count, strict=True) if at >= 0})

@@ -43,6 +43,7 @@ class TimeFlags(NamedTuple):
     form: str | None = None
     zone: str | None = None
     origin: int | None = None
+    decimal: str = "."
 
 
 class Ids:

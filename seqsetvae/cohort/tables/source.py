@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.tables.cells import BAD_TIME
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events, is_bad
+from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
 from seqsetvae.cohort.tidy import LARGEST, SPLITS, Rows, Skip, Stay, UnnamedRows, fault, first_bad_rows
 
@@ -160,7 +161,8 @@ class EventSource:
         elif action in (NO_VALUE, NO_NUMBER):
             name, _, level = str(name).partition("=") if action == NO_NUMBER else (name, "", "")
             said = f"{level!r} is not a number" if level else "empty"
-            reason = f"{said}, and other rows of this variable have numbers. {_ADVICE}"
+            form = written_numbers([level], self.events.codes.decimal).advice if level else ""
+            reason = f"{said}, and other rows of this variable have numbers. {f'It is {form}. ' * bool(form)}{_ADVICE}"
         elif is_bad(record["time"]):
             column = self.columns.time
             category = "a time that is missing or cannot be read"
