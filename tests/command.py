@@ -5,15 +5,37 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 
 import finetune_config_optimized as config
 import train_optimized
+from seqsetvae.evaluation import report
 
 TIMES = {"stays_per_second", "waiting", "seconds"}
+_report_finished_run = report.report_finished_run
+
+
+@contextlib.contextmanager
+def placeholder_reports() -> Iterator[None]:
+    """Commands end with a placeholder, since drawing a report takes as long as a small training."""
+
+    def write(run_folder: Path) -> None:
+        (run_folder / "report.html").write_text("A placeholder for the report.", encoding="utf-8")
+
+    with patch.object(report, "report_finished_run", write):
+        yield
+
+
+@contextlib.contextmanager
+def real_reports() -> Iterator[None]:
+    """Commands end with their report, as for users."""
+    with patch.object(report, "report_finished_run", _report_finished_run):
+        yield
 
 
 def argv(**flags: object) -> list[str]:

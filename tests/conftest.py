@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests run side by side, and more threads than cores crawl
@@ -12,8 +13,15 @@ import torch
 
 from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from tests.command import finetune, run_of
+from tests.command import finetune, placeholder_reports, real_reports, run_of
 from tests.tiny import SHARED, SIZES, tiny_backbone, write_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _placeholder_reports() -> Iterator[None]:
+    """Only tests of reports draw one (`real_reports`)."""
+    with placeholder_reports():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +55,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(run folder, what was printed) of a run on the old layout, in a folder with a space and an umlaut."""
     root = tmp_path_factory.mktemp("runs") / "Läufe und mehr"
-    status, said, errors = finetune(pretrained, old_layout, root)
+    with real_reports():
+        status, said, errors = finetune(pretrained, old_layout, root)
     assert status == 0, errors
     return run_of(root), said
 

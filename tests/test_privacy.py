@@ -13,7 +13,7 @@ import pytest
 from seqsetvae.cohort import Cohort, compile_cohort, notices
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.privacy import absolute_paths, checkpoint_names, without_folders
-from tests.command import argv, call, command, finetune, run_of
+from tests.command import argv, call, command, finetune, real_reports, run_of
 from tests.tiny import SIZES
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,8 @@ def evaluated(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFacto
     """A finished run that was evaluated, so that everything is there."""
     run = tmp_path_factory.mktemp("private") / "run"
     shutil.copytree(finished[0], run)
-    status, _, errors = command("evaluate", ckpt=run, split="test", output_root_dir=run.parent)
+    with real_reports():
+        status, _, errors = command("evaluate", ckpt=run, split="test", output_root_dir=run.parent)
     assert status == 0, errors
     return run
 

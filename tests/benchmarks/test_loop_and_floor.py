@@ -24,10 +24,14 @@ from seqsetvae.loading import collate
 from tests.benchmarks.turns import in_this_process
 from tests.tiny import SIZES
 
+TRAINING = [step for step in STEPS if step != "frozen forward"]
 
-@pytest.mark.parametrize("what", STEPS)
+
+@pytest.mark.parametrize("what", ["frozen forward", *(pytest.param(step, marks=pytest.mark.slow) for step in TRAINING)])
 def test_every_step_is_compared_with_the_loop(compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "apart", in_this_process)
+    monkeypatch.setattr(loop, "OURS_IN_A_TURN", 1)
+    monkeypatch.setattr(loop, "TURNS", 1)
     figure = loop.against_loop(what, compiled.path, SIZES, 1)
     assert (figure.what, figure.wanted) == (what, loop.WANTED[what])
     assert figure.baseline is not None
@@ -61,6 +65,7 @@ def workers_start() -> list[Figure]:
     return [Figure(what=multiprocessing.get_start_method(), value=1.0, unit="way")]
 
 
+@pytest.mark.slow
 def test_what_is_isolated_starts_workers_as_a_user_would() -> None:
     (figure,) = isolated(workers_start)
     assert figure.what == multiprocessing.get_all_start_methods()[0]
@@ -71,6 +76,7 @@ def build_naps(seconds: float) -> Callable[[], object]:
     return partial(time.sleep, seconds)
 
 
+@pytest.mark.slow
 def test_workloads_run_in_turn_each_in_a_process_of_its_own() -> None:
     short, long = apart([partial(build_naps, 0.01), partial(build_naps, 0.2)], repeats=1)
     assert 0.01 <= short.seconds < 0.2 <= long.seconds

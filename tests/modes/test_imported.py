@@ -12,7 +12,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, real_reports, run_of
 
 START = datetime(2021, 3, 28, tzinfo=UTC)
 
@@ -135,7 +135,8 @@ def test_a_long_table_goes_through_fine_tuning_report_and_predictions(
         words = (*zoned, "--label_name", label, "--static_columns", "sex", *window)
         cohort = imported(tmp_path / f"{label} cohort", *words)
         assert {"sex=f", "rhythm=sinus", "heart rate"} <= set(cohort.vocabulary)
-        status, _, errors = finetune(pretrained, cohort.path, root, max_epochs=1, unfreeze_after=0)
+        with real_reports():
+            status, _, errors = finetune(pretrained, cohort.path, root, max_epochs=1, unfreeze_after=0)
         assert status == 0, errors
         assert (run_of(root) / "report.html").is_file()
         rows = {row["id"]: row for row in predictions(run_of(root), root, "p.csv")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.evaluation import report
-from tests.command import argv, call, finetune, run_of
+from tests.command import argv, call, finetune, real_reports, run_of
 
 
 def test_fine_tuning_ends_with_a_report(finished: tuple[Path, str]) -> None:
@@ -29,7 +29,8 @@ def test_without_the_packages_fine_tuning_says_so_in_one_line(
     pretrained: Path, old_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _without_jinja2(monkeypatch)
-    status, printed, errors = finetune(pretrained, old_layout, tmp_path, max_epochs=1, unfreeze_after=1)
+    with real_reports():
+        status, printed, errors = finetune(pretrained, old_layout, tmp_path, max_epochs=1, unfreeze_after=1)
     assert (status, errors) == (0, "")
     assert printed.splitlines()[-1] == (
         "No report was written: a report needs jinja2, which is not installed. Install with: pip install jinja2"
@@ -54,7 +55,8 @@ def test_a_report_that_fails_does_not_fail_the_run(
 
     monkeypatch.setattr(report, "write_report", fail)
     (tmp_path / "train.log").write_text("Epoch 1\n")
-    report.report_finished_run(tmp_path)
+    with real_reports():
+        report.report_finished_run(tmp_path)
     assert capsys.readouterr().out == "No report was written: RuntimeError: no font\n"
     assert (tmp_path / "train.log").read_text() == "Epoch 1\nNo report was written: RuntimeError: no font\n"
 

@@ -20,7 +20,7 @@ from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.tasks import TASKS, regression
 from seqsetvae.tasks.spec import Spec
-from tests.command import call, command, finetune, rows_of, run_of
+from tests.command import call, command, finetune, real_reports, rows_of, run_of
 
 LABELS = {
     "multilabel": ("died,long", ("val_auc", "val_auprc")),
@@ -66,7 +66,8 @@ def run(
     """(task, run folder, what was printed) of a small run of both stages."""
     root = tmp_path_factory.mktemp(request.param)
     flags = {"task": request.param, "label_name": LABELS[request.param][0], "label_path": labels}
-    status, said, errors = finetune(pretrained, compiled.path, root, **flags)
+    with real_reports():
+        status, said, errors = finetune(pretrained, compiled.path, root, **flags)
     assert status == 0, errors
     return request.param, run_of(root), said
 
@@ -95,7 +96,8 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     groups = tmp_path / "groups.csv"
     stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
     pd.DataFrame({"stay_id": stays, "odd": stays % 2}).to_csv(groups, index=False)
-    status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups)
+    with real_reports():
+        status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups)
     assert status == 0, errors
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "predictions.csv")
