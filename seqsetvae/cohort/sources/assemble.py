@@ -89,6 +89,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
         *unknown,
+        *found.events.notes,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
     record = {"times": times, SAMPLE_TIMES: times, "splits": how, "until_hour": arguments.until_hour}

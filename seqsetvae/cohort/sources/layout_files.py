@@ -105,7 +105,7 @@ def _parquet_files(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
             for entry in entries:
-                if entry.name.endswith(".parquet"):
+                if entry.name.endswith(".parquet") and not entry.name.startswith((".", "_")):
                     if not entry.is_file():
                         require_no_pipe(entry.path)
                     yield entry.name

@@ -32,6 +32,7 @@ from seqsetvae.cohort.sources.meds_files import (
     own_split,
     task_name,
     unlisted_codes,
+    unread,
 )
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.cells import MICROSECONDS
@@ -102,7 +103,11 @@ def open_source(arguments: Namespace) -> Opened:
             static_rows=True,
             from_start=arguments.start_code is not None,
             skips=skips,
-            notes=[*(labels.notes if labels else ()), *unlisted_codes(src, codes.seen)],
+            notes=[
+                *(labels.notes if labels else ()),
+                *unlisted_codes(src, codes.seen),
+                *unread(src, files, arguments.labels),
+            ],
         ),
     )
 

@@ -12,7 +12,7 @@ from seqsetvae.cohort import imported
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import split_positions
 from seqsetvae.cohort.tables.events import Events
-from seqsetvae.cohort.tables.read import read_table, table_files
+from seqsetvae.cohort.tables.read import read_table, refuse_versions, table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.errors import InputError
@@ -28,10 +28,17 @@ def data_files(src: Path) -> list[Path]:
     data = src / "data"
     if not data.is_dir():
         raise InputError(f"{src}: has no folder data/. Pass the folder of a MEDS data set, with data/ and metadata/.")
-    files = [file for file in table_files(data) if file.suffix == ".parquet"]
+    refuse_versions(src)
+    files = [file for file in table_files(data) if file.name.lower().endswith(".parquet")]
     if not files:
         raise InputError(f"{data}: holds no .parquet file.")
     return files
+
+
+def unread(src: Path, files: Collection[Path], labels: Path | None) -> list[str]:
+    """Files of data/ and of a folder of labels that are not read, in words."""
+    of_labels = unread_notes(labels, set(table_files(labels))) if labels else []
+    return [*unread_notes(src / "data", set(files), (".parquet",)), *of_labels]
 
 
 def task_name(arguments: Namespace) -> str | None:

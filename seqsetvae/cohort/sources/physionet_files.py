@@ -90,7 +90,7 @@ def _texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
     require_no_pipe(path)
     try:
         if path.is_dir():
-            files = [file for file in path.rglob("*.txt") if _is_stay(file.name)]
+            files = [file for file in path.rglob("*") if _is_stay(file.name)]
             for file in files:
                 require_no_pipe(file)
             bar.reset(len(files))
@@ -110,7 +110,7 @@ def _texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_stay(name: str) -> bool:
-    return name.endswith(".txt") and not Path(name).name.startswith(".")  # macOS adds ._ files
+    return name.lower().endswith(".txt") and not Path(name).name.startswith((".", "_"))  # macOS adds ._ files
 
 
 def _untarred(archive: bytes) -> list[tuple[str, bytes]]:

@@ -23,7 +23,7 @@ from seqsetvae.cohort.sources.event_flags import (
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
-from seqsetvae.cohort.tables.read import table_files
+from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import find_time_column, per_id, read_label_rows, read_times
@@ -100,7 +100,7 @@ def open_source(arguments: Namespace) -> Opened:
             own_split=None if split is None else split[started.id],
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
-            notes=[] if labels is None else labels.notes,
+            notes=[*([] if labels is None else labels.notes), *unread_notes(arguments.src, set(files))],
         ),
     )
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column, split_values
 from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
 from seqsetvae.cohort.tables.read import Part, read_parts
+from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.store import EventStore
 from seqsetvae.cohort.tidy import Skip
 from seqsetvae.errors import InputError
@@ -80,6 +81,7 @@ class Events:
     files: list[tuple[int, Path]] = field(default_factory=list)  # (row of its first, counted over all files; file)
     bad_times: dict[int, str] = field(default_factory=dict)  # row counted over all files -> cell
     skips: list[Skip] = field(default_factory=list)  # rows without an id
+    notes: list[str] = field(default_factory=list)  # rows that occur twice
 
     def place(self, row: int) -> tuple[str, int]:
         """(file, row in it) of a row that is counted over all files."""
@@ -103,7 +105,8 @@ def read_events(
     returns which rows are events; without it, a row without a time is a fault.
 
     Raises:
-        InputError: a file cannot be read, a column is missing or of another type, or nothing in it is a time.
+        InputError: a file cannot be read, a column is missing or of another type, nothing in it is a time, or it is
+            there twice.
     """
     events: Events | None = None
     n_rows = 0
@@ -121,6 +124,7 @@ def read_events(
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
     events.store.finish(len(events.ids))
+    events.notes += repeats(events.store, events.files, n_rows)
     return events
 
 

@@ -5,7 +5,9 @@ Cells of a CSV file stay texts here; what they mean is decided in `cells`. Lette
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ import pyarrow.parquet as pq
 from seqsetvae.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_OWN = (".", "_")  # first characters of names that are no data
+_VERSIONS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+NAMED = 3  # files or endings that a note names
 ROWS_PER_PART = 1 << 18
 BYTES_PER_PART = 1 << 23  # of a CSV file
 HEADER_CHARACTERS = 1 << 20  # at most
@@ -39,21 +44,66 @@ def is_table(path: Path) -> bool:
 
 
 def table_files(src: Path) -> list[Path]:
-    """SRC itself, or all tables in this folder and those below it, by name; hidden files do not count.
+    """SRC itself, or all tables in this folder and those below it, by name.
+
+    Names that begin with a point or an underscore do not count: hidden files, and those that Spark keeps for itself.
 
     Raises:
-        InputError: there is no such file or folder, or no table in it.
+        InputError: there is no such file or folder, no table in it, or tables of several versions.
     """
     if src.is_file() and is_table(src):
         return [src]
     if not src.exists():
         raise InputError(f"{src}: no such file or folder.")
-    files = sorted(path for path in src.rglob("*") if path.is_file() and is_table(path)) if src.is_dir() else []
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(src).parts)]
+    if src.is_dir():
+        refuse_versions(src)
+    files = [path for path in _visible(src) if is_table(path) and path.is_file()] if src.is_dir() else []
     if not files:
         what = "holds no table" if src.is_dir() else "is not a table"
         raise InputError(f"{src}: {what}. Tables are files whose names end in {', '.join(SUFFIXES)}.")
     return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All files of a folder and those below it, and links to folders, which are not followed; sorted."""
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(_OWN)]
+        names = files + [name for name in folders if (Path(where) / name).is_symlink()]
+        found += [Path(where) / name for name in names if not name.startswith(_OWN)]
+    return sorted(found)
+
+
+def refuse_versions(folder: Path) -> None:
+    """Raises InputError for a table of Delta, Hudi or Iceberg, whose folder also holds rows that were deleted."""
+    for where, folders, _ in os.walk(folder):
+        found = [what for name, what in _VERSIONS.items() if name in folders]
+        found += ["Iceberg"] * ("metadata" in folders and any((Path(where) / "metadata").glob("*.metadata.json")))
+        if found:
+            raise InputError(
+                f"{where}: is a table of {found[0]}, whose folder also holds files of earlier versions. Write its "
+                "current rows to Parquet or CSV files in a folder of their own."
+            )
+
+
+def unread_notes(src: Path, read: Collection[Path], suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+    """Files of a folder that are not among those that are read, in words; the names only where they are few.
+
+    Many may be named after patients, and notes go to logs.
+    """
+    if not src.is_dir():
+        return []
+    unread = [path.relative_to(src) for path in _visible(src) if path not in read]
+    notes = []
+    if unread:
+        endings = Counter("".join(path.suffixes[-2:]) or "no ending" for path in unread)
+        shown = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(NAMED))
+        shown = ", ".join(map(str, unread)) if len(unread) <= NAMED else shown
+        what = "a file of this folder is" if len(unread) == 1 else f"{len(unread):,} files of this folder are"
+        notes.append(f"{src}: {what} not read: {shown}. Tables are files whose names end in {', '.join(suffixes)}")
+    if any(src.rglob("_temporary")):
+        notes.append(f"{src}: holds _temporary, so that a job that writes it has not ended: rows may be missing")
+    return notes
 
 
 def column_names(file: Path) -> list[str]:

@@ -4,6 +4,7 @@ The files have no name in the file system, so nothing is left of them when the p
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,6 +64,15 @@ class EventStore:
         first = self._first[ids]
         n_rows = self._first[ids + 1] - first
         return self._records[ranges(first, n_rows)], n_rows
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All records, a few million at a time, those of an id together."""
+        at, n_ids = 0, len(self._first) - 1
+        while at < n_ids:
+            end = int(np.searchsorted(self._first, self._first[at] + RECORDS_PER_BUCKET, side="right")) - 1
+            end = max(end, at + 1)
+            yield self._records[self._first[at] : self._first[end]]
+            at = end
 
     def _sorted(self) -> IO[bytes]:
         """A file sorted by id: records are divided over buckets of neighbouring ids, each of which fits in memory."""

@@ -1,0 +1,67 @@
+"""Rows that occur twice (the same id, time, variable and value), in two files or in one: counted, never dropped.
+
+Letters: R records of a block.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.plausibility import scrambled
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.tables.store import EventStore
+from seqsetvae.errors import InputError
+
+TOO_MANY = 0.5  # of the rows of a file: so many are in another file only where one is there twice
+FEWEST = 10  # rows that are: fewer may be equal by chance
+
+
+def repeats(store: EventStore, files: Sequence[tuple[int, Path]], n_rows: int) -> list[str]:
+    """How many rows occur twice, in words; empty if none does. `files`: row of the first of each, counted over all.
+
+    Raises:
+        InputError: half of the rows of a file, or more, are in another one.
+    """
+    first_row = np.array([row for row, _ in files])
+    pairs: Counter[tuple[int, int]] = Counter()
+    for records in store.blocks():
+        pairs.update(_pairs(records, first_row))
+    size = np.diff(np.append(first_row, n_rows))
+    for (one, other), n in pairs.items():
+        if one != other and n >= max(FEWEST, TOO_MANY * min(size[one], size[other])):
+            at = one if size[one] < size[other] else other
+            raise InputError(
+                f"{files[at][1]}: {n:,} of its {size[at]:,} rows are in {files[one + other - at][1]} too (the same id, "
+                "time, variable and value), as if a file were there twice. Remove one of the two."
+            )
+    across = sum(n for (one, other), n in pairs.items() if one != other)
+    within = pairs.total() - across
+    parts = [f"{counted(n, 'row')} {what}" for n, what in ((across, "in two files"), (within, "twice in a file")) if n]
+    return [f"the same id, time, variable and value: {' and '.join(parts)}; all are kept"] if parts else []
+
+
+def _pairs(records: NDArray[Any], first_row: NDArray[np.int64]) -> Counter[tuple[int, int]]:
+    """(file of the first, file of another) for all rows that are equal to an earlier one, with their number."""
+    value = np.where(np.isnan(records["value"]), np.nan, records["value"] + 0.0)  # + 0.0: minus zero equals zero
+    key = scrambled(records["id"].astype(np.uint64) << np.uint64(32) | records["code"].astype(np.uint32))
+    key = scrambled(key ^ value.view(np.uint64))
+    key = scrambled(key ^ np.ascontiguousarray(records["time"]).view(np.uint64))
+    in_order = np.sort(key)
+    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    if not len(twice):
+        return Counter()
+    at = np.minimum(np.searchsorted(twice, key), len(twice) - 1)
+    chosen = np.flatnonzero(twice[at] == key)
+    group, row = at[chosen], records["row"][chosen]
+    order = np.lexsort((row, group))
+    group, file = group[order], np.searchsorted(first_row, row[order], side="right") - 1
+    start = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    first = np.repeat(file[start], np.diff(np.append(start, len(group))))
+    again = np.ones(len(group), dtype=bool)
+    again[start] = False
+    found, n = np.unique(np.stack([first[again], file[again]]), axis=1, return_counts=True)
+    return Counter({(one, other): k for one, other, k in zip(*found.tolist(), n.tolist(), strict=True)})

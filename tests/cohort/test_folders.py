@@ -1,0 +1,132 @@
+"""What a folder of tables holds: files that are no data, that are not read, or whose rows are there twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.tables import store
+from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.events import Columns, TimeFlags, read_events
+from seqsetvae.cohort.tables.variable_map import VariableMap
+
+from .conftest import Folder
+from .test_table import EVENTS, HEADER, Tables, tables  # noqa: F401 - a fixture
+
+
+def refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> str:  # noqa: F811
+    assert main(["table", str(tables.root / "src"), str(tables.root / "out"), "--embedding_dim", "2"]) == 2
+    assert not (tables.root / "out").exists()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["_temporary/0/part-1.csv", "_SUCCESS", "_copy.csv", ".part-0.csv.crc", ".b.csv"])
+def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name: str) -> None:  # noqa: F811
+    tables.csv("src/a.csv", EVENTS)
+    expected = tables.compile(tables.root / "src")
+    tables.csv(f"src/{name}", EVENTS)
+    cohort = tables.compile(tables.root / "src")
+    assert cohort.manifest["checksums"] == expected.manifest["checksums"]
+    said = [note for note in cohort.manifest["import"]["notes"] if "rows may be missing" in note]
+    assert len(said) == ("_temporary" in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        ("sub/_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+def test_a_table_that_also_holds_earlier_versions_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    what: str,
+) -> None:
+    tables.csv("src/a.csv", EVENTS)
+    tables.csv(f"src/{name}", "{}")
+    assert f"is a table of {what}, whose folder also holds files of earlier versions" in refused(tables, capsys)
+
+
+def test_files_that_are_not_read_are_said(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    tables.csv("src/a.csv", EVENTS)
+    for name in ("b.csv.bz2", "sub/b.pq"):
+        tables.csv(f"src/{name}", "x")
+    src = tables.root / "src"
+    said = f"{src}: 2 files of this folder are not read: b.csv.bz2, sub/b.pq. Tables are files whose names end in .csv,"
+    tables.compile(src)
+    assert said in capsys.readouterr().out
+    main(["check", str(src)])
+    assert said in capsys.readouterr().out
+    for number in range(5):
+        tables.csv(f"src/p{number}.psv", "x")
+    tables.compile(src)
+    assert "7 files of this folder are not read: 5 .psv, 1 .csv.bz2, 1 .pq." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["events (1).csv", "events.parquet"])
+def test_a_file_that_is_there_twice_is_an_error(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    file = tables.csv("src/events.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(12)))
+    if name.endswith(".csv"):
+        shutil.copy(file, file.with_name(name))
+    else:
+        columns = {"id": [*range(11)], "time": [0.0] * 11, "variable": ["hr"] * 11, "value": [*range(11)]}
+        pq.write_table(pa.table(columns), file.with_name(name))
+    error = refused(tables, capsys)
+    assert "rows are in" in error
+    assert "(the same id, time, variable and value), as if a file were there twice." in error
+    assert str(file) in error
+    assert str(file.with_name(name)) in error
+
+
+def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:  # noqa: F811
+    tables.csv("src/a.csv", EVENTS + "7,0,hr,80\n7,0,hr,81\n7,0,rhythm,sinus\n7,0,rhythm,sinus\n")
+    tables.csv("src/b.csv", HEADER + "9,0,hr,70\n9,1,hr,70\n9,0,lactate,70\n")
+    cohort = tables.compile(tables.root / "src")
+    assert cohort.manifest["import"]["notes"][-1] == (
+        "the same id, time, variable and value: 1 row in two files and 2 rows twice in a file; all are kept"
+    )
+    assert cohort.manifest["splits"]["train"]["events"] == 12
+
+
+def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, [5, 4, 3, 3], (400, 4))
+    files = [tmp_path / f"{at}.csv" for at in range(4)]
+    for file, part in zip(files, np.split(rows, 4), strict=True):
+        file.write_text(HEADER + "".join(f"{a},{b},v{c},{d}\n" for a, b, c, d in part.tolist()))
+    seen: dict[tuple[int, ...], int] = {}
+    within = across = 0
+    for at, row in enumerate(map(tuple, rows.tolist())):
+        first = seen.setdefault(row, at)
+        within += first != at and first // 100 == at // 100
+        across += first // 100 != at // 100
+    monkeypatch.setattr("seqsetvae.cohort.tables.repeats.TOO_MANY", np.inf)
+    for size in (1 << 21, 50):
+        monkeypatch.setattr(store, "RECORDS_PER_BUCKET", size)
+        codes = EventCodes(VariableMap())
+        events = read_events(files, Columns("id", "time", "variable", "value"), codes, TimeFlags(), tmp_path)
+        (note,) = events.notes
+        assert f"{across:,} rows in two files and {within:,} rows twice in a file" in note
+
+
+def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:
+    for name in ("._1", "_copy"):
+        (folder.ehr / "train" / f"{name}.parquet").write_bytes(b"x")
+    assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 0
