@@ -25,7 +25,7 @@ from seqsetvae.cohort.sidefiles import (
     read_labels,
     unusable_stats,
 )
-from seqsetvae.cohort.skipped import SKIPPED, read_skipped
+from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout
@@ -84,7 +84,7 @@ def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = 
             if opened.imported is not None:
                 findings.remarks += opened.imported.notes
             check_labels(cohort, findings)
-            _note_skipped(cohort, findings.problems, "faults (--skip_bad leaves these stays out)", findings)
+            _note_skipped(cohort, findings.problems, "which --skip_bad leaves out", findings)
         except CannotWriteError:  # not a fault of the data
             raise
         except InputError as error:
@@ -107,7 +107,7 @@ def _check_compiled(path: Path, label_name: str | None, findings: Findings) -> N
     cohort = open_labelled(path, label_name)
     describe(cohort, findings)
     check_labels(cohort, findings)
-    _note_skipped(cohort, findings.remarks, "faulty files that were left out when it was compiled", findings)
+    _note_skipped(cohort, findings.remarks, "left out when it was compiled", findings)
 
 
 def _check_layout(path: Path, label_name: str, named: SideFiles, folder: Path, findings: Findings) -> None:
@@ -123,7 +123,7 @@ def _check_layout(path: Path, label_name: str, named: SideFiles, folder: Path, f
     if tables.labels is not None:
         check_labels(cohort, findings)
         _note_labels_without_a_stay(source, tables.labels, findings)
-    _note_skipped(cohort, findings.problems, "faulty files (--skip_bad leaves them out)", findings)
+    _note_skipped(cohort, findings.problems, "which --skip_bad leaves out", findings)
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,12 @@ def _check_side_files(cohort: Cohort, tables: _Tables, findings: Findings) -> No
 def _note_skipped(cohort: Cohort, notes_of_faults: list[str], called: str, findings: Findings) -> None:
     """Add what the compilation left out; faulty files are a problem unless they were left out on purpose."""
     skips, report = read_skipped(cohort.path), cohort.manifest["report"]
-    if len(skips) != report["faulty_files"] + report["left_out"]:
+    faulty = FaultyFiles(**report.get("faults", {}))  # cohorts compiled before these were counted have no such entry
+    if len(skips) != report["faulty_files"] + report["left_out"] + faulty.without_stay:
         raise damaged(cohort.path / SKIPPED, f"it lists {len(skips)} files, and the manifest counts others")
-    add_list(notes_of_faults, called, (str(skip) for skip in skips if skip.is_fault))
+    if faulty.kinds:
+        notes_of_faults.append(f"{faulty.total}, {called}:" + "".join(f"\n      {line}" for line in faulty.lines()))
+    else:
+        add_list(notes_of_faults, called, (str(skip) for skip in skips if skip.is_fault))
     without_rows = (str(skip) for skip in skips if not skip.is_fault)
     add_list(findings.remarks, "stays left out because they have too few rows", without_rows)

@@ -35,7 +35,7 @@ from seqsetvae.cohort.sidefiles import (
     choose_embeddings,
     generate_embedding,
 )
-from seqsetvae.cohort.skipped import FaultyFiles, counted, write_skipped
+from seqsetvae.cohort.skipped import FaultyFiles, write_skipped
 from seqsetvae.cohort.tidy import Skip, Source, Stay, UnnamedRows
 from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
@@ -200,13 +200,15 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T
 
 def _refuse_faults(tally: _Tally, label_name: str) -> None:
     """Raises InputError listing all kinds of faults, if there are any."""
-    unit = tally.faulty.unit
-    if tally.faulty.files:
+    faulty = tally.faulty
+    if faulty.kinds:
+        what = f"these {faulty.unit}s" if faulty.files else "these rows"
+        left_out = faulty.share(tally.splits, label_name) if faulty.files else "those rows alone"
         raise InputError(
-            f"{counted(tally.faulty.files, f'faulty {unit}')}:"
-            + "".join(f"\n  {line}" for line in tally.faulty.lines())
-            + f"\nCorrect or remove these {unit}s, or pass --skip_bad to leave them out and list them in skipped.csv."
-            f"\n--skip_bad would leave out {tally.faulty.share(tally.splits, label_name)}."
+            f"{faulty.total}:"
+            + "".join(f"\n  {line}" for line in faulty.lines())
+            + f"\nCorrect or remove {what}, or pass --skip_bad to leave them out and list them in skipped.csv."
+            f"\n--skip_bad would leave out {left_out}."
         )
 
 
@@ -247,7 +249,7 @@ def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, 
             "unknown_variables": {
                 split: dict(sorted(counts.items())) for split, counts in tally.unknown.items() if counts
             },
-            "left_out": len(tally.skips) - tally.faulty.files,
+            "left_out": sum(not skip.is_fault for skip in tally.skips),
             "stays_out_of_order": tally.n_reordered,
             "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
             "variables_without_statistics": {variables.vocabulary[v]: int(variables.n_events[v]) for v in unknown},

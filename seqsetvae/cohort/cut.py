@@ -9,7 +9,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tidy import LARGEST, Bools, Floats, Ints, Rows, Skip, Stay, fault, first_bad_rows, left_out
+from seqsetvae.cohort.tidy import (
+    LARGEST,
+    Bools,
+    FaultyCell,
+    Floats,
+    Ints,
+    Rows,
+    Skip,
+    Stay,
+    count_cells,
+    fault,
+    faulty_cell,
+    first_bad_rows,
+    left_out,
+)
 
 
 @dataclass(frozen=True)
@@ -56,31 +70,39 @@ def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
 
 
 def _bad_rows(rows: Rows) -> dict[int, Skip]:
-    """The first faulty row of each stay that has one, by the position of the stay."""
+    """The first faulty row of each stay that has one, by the position of the stay, with the count of all."""
     unnamed = np.array([not name.strip() for name in rows.names] + [True])  # the last is for index -1
     bad = unnamed[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~(np.abs(rows.minute) <= LARGEST)
     if rows.set_index is not None:
         bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
-    return {stay: _describe(rows, stay, row, in_stay) for stay, row, in_stay in first_bad_rows(bad, rows.n_rows)}
+    if not bad.any():
+        return {}
+    keys: list[Ints] = [rows.variable, rows.value.view(np.int64), rows.minute.view(np.int64)]
+    cells = count_cells(bad, rows.n_rows, keys, lambda row: _describe(rows, row)[0])
+    found = {}
+    for at, row, in_stay in first_bad_rows(bad, rows.n_rows):
+        cell, reason = _describe(rows, row)
+        found[at] = replace(fault(rows.stays[at], cell.category, reason, in_stay, cell.variable), cells=cells[at])
+    return found
 
 
-def _describe(rows: Rows, stay: int, row: int, row_in_stay: int) -> Skip:
+def _describe(rows: Rows, row: int) -> tuple[FaultyCell, str]:
     """What is wrong with a row."""
     code = int(rows.variable[row])
     name = rows.names[code] if code >= 0 else None
     if name is None or not name.strip():
-        category, reason = "a row without a variable name", "the variable has no name"
+        category, text, reason = "a row without a variable name", "", "the variable has no name"
     elif not abs(rows.value[row]) <= LARGEST:
-        category = "a value that is missing or not a finite number"
-        reason = f"value is {rows.value[row]}, not a finite number that float32 can hold"
+        category, text = "a value that is missing or not a finite number", rows.value[row]
+        reason = f"value is {text}, not a finite number that float32 can hold"
     elif not abs(rows.minute[row]) <= LARGEST:
-        category = "a minute that is missing or not a finite number"
-        reason = f"minute is {rows.minute[row]}, not a finite number that float32 can hold"
+        category, text = "a minute that is missing or not a finite number", rows.minute[row]
+        reason = f"minute is {text}, not a finite number that float32 can hold"
     else:
         assert rows.set_index is not None
-        category = "a set_index that is missing or not a finite number"
-        reason = f"set_index is {rows.set_index[row]}, not a finite number"
-    return fault(rows.stays[stay], category, reason, row_in_stay, name)
+        category, text = "a set_index that is missing or not a finite number", rows.set_index[row]
+        reason = f"set_index is {text}, not a finite number"
+    return faulty_cell(category, name, text), reason
 
 
 def _two_minute_sets(rows: Rows) -> dict[int, Skip]:

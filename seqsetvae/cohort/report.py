@@ -76,7 +76,7 @@ def _faults(cohort: Cohort, examples: bool) -> list[str]:
         return []
     faulty = FaultyFiles(**report["faults"])
     share = faulty.share(cohort.manifest["splits"], cohort.label_name)
-    return [*faulty.lines(examples), f"--skip_bad left out {share}"]
+    return [*faulty.lines(examples), *([f"--skip_bad left out {share}"] if faulty.files or not faulty.kinds else [])]
 
 
 def event_counts(cohort: Cohort) -> NDArray[np.int64]:

@@ -12,6 +12,9 @@ from seqsetvae.cohort.tidy import Skip
 SKIPPED = "skipped.csv"
 _COLUMNS = ("file", "row", "variable", "reason", "kind")
 _KINDS = ("fault", "left out")
+MOST_CELLS = 1000  # different faulty cells that are counted apart
+OTHER_CELLS = "others"
+SHOWN_CELLS = 10
 
 
 @dataclass
@@ -24,21 +27,55 @@ class FaultyFiles:
     kinds: dict[str, int] = field(default_factory=dict)  # category -> files
     examples: dict[str, str] = field(default_factory=dict)  # category -> the first such fault in words
     unit: str = "file"  # what has the fault and is left out: a file, or a stay where files hold many
+    rows: dict[str, int] = field(default_factory=dict)  # category -> faulty rows
+    cells: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # category -> cell -> (rows, files)
+    without_stay: int = 0  # entries of skipped.csv about rows that are of no stay
 
     def add(self, skip: Skip, labels: Labels) -> None:
-        """Count one fault."""
+        """Count one fault, or all faulty rows of one stay."""
         label = -1 if skip.stay_id is None else labels.get(skip.stay_id, -1)
-        self.files += 1
+        self.files += skip.of_stay
+        self.without_stay += not skip.of_stay
         self.labelled += label >= 0
         self.positives += label == 1
-        self.kinds[skip.category] = self.kinds.get(skip.category, 0) + 1
-        self.examples.setdefault(skip.category, str(skip))
+        for category in dict.fromkeys([skip.category, *(cell.category for cell in skip.cells)]):
+            self.kinds[category] = self.kinds.get(category, 0) + skip.of_stay
+            beside = f"{skip.file}, which has another fault too"
+            self.examples.setdefault(category, str(skip) if category == skip.category else beside)
+        for cell, n in skip.cells.items():
+            self.rows[cell.category] = self.rows.get(cell.category, 0) + n
+            if cell.variable is not None:
+                of_kind, name = self.cells.setdefault(cell.category, {}), f"{cell.variable!r}: {cell.text!r}"
+                name = name if name in of_kind or len(of_kind) < MOST_CELLS else OTHER_CELLS
+                rows, files = of_kind.get(name, (0, 0))
+                of_kind[name] = rows + n, files + 1
+
+    @property
+    def total(self) -> str:
+        """`3 faulty stays and 20 rows that are of no stay`"""
+        loose = sum(self.rows.get(kind, 0) for kind, files in self.kinds.items() if not files)
+        parts = [counted(self.files, f"faulty {self.unit}")] if self.files else []
+        return " and ".join([*parts, *([f"{counted(loose, 'row')} of no stay"] if loose else [])])
 
     def lines(self, examples: bool = True) -> list[str]:
-        """One line for each kind of fault, the most frequent first: how many files, and an example file."""
-        by_count = sorted(self.kinds.items(), key=lambda item: -item[1])
-        named = {kind: f", for example {self.examples[kind]}" if examples else "" for kind in self.kinds}
-        return [f"{counted(n, self.unit)}: {kind}{named[kind]}" for kind, n in by_count]
+        """A line for each kind of fault, the most frequent first: how many rows and files, and an example file.
+
+        With `examples` also lines for the cells that have it, which begin with spaces.
+        """
+        lines = []
+        for kind, files in sorted(self.kinds.items(), key=lambda item: -max(item[1], self.rows.get(item[0], 0))):
+            rows = [counted(self.rows[kind], "row")] if kind in self.rows else []
+            line = f"{', '.join([*([counted(files, self.unit)] if files else []), *rows])}: {kind}"
+            lines.append(f"{line}, for example {self.examples[kind]}" if examples else line)
+            lines += self._cell_lines(kind) if examples and len(self.cells.get(kind, {})) > 1 else []
+        return lines
+
+    def _cell_lines(self, kind: str) -> list[str]:
+        """The cells with most rows."""
+        cells = sorted(self.cells[kind].items(), key=lambda item: (item[0] == OTHER_CELLS, -item[1][0]))
+        more = [f"    and {len(cells) - SHOWN_CELLS:,} more"] if len(cells) > SHOWN_CELLS else []
+        shown = cells[:SHOWN_CELLS]
+        return [f"    {cell}: {counted(n, 'row')} of {counted(files, self.unit)}" for cell, (n, files) in shown] + more
 
     def share(self, splits: Mapping[str, Mapping[str, int]], label_name: str) -> str:
         """The share of stays that are left out with these files, and their outcome rate beside that of the others."""

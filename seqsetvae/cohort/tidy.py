@@ -1,8 +1,8 @@
 """Tidy rows: the table that every source of data hands to the compiler. N stays and E events (rows) in a chunk."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, overload
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "valid", "test")
+SHOWN_OF_A_CELL = 40  # characters in a count of faults
 LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: a larger value would be infinite there
 
 Ints = NDArray[np.integer]
@@ -62,13 +63,28 @@ class StayFiles(Sequence[Stay]):
         return Stay(int(self.number[at]), f"{self.folder}{os.sep}{os.fsdecode(self.name[at])}")
 
 
+class FaultyCell(NamedTuple):
+    """What is wrong with a row, without saying where, so that equal ones can be counted."""
+
+    category: str
+    variable: str | None = None
+    text: str = ""  # of the cell, cut short
+
+
+def faulty_cell(category: str, variable: str | None, text: object) -> FaultyCell:
+    """A fault with the text of its cell, cut to a sane length."""
+    shown = str(text)
+    return FaultyCell(category, variable, shown if len(shown) <= SHOWN_OF_A_CELL else f"{shown[:SHOWN_OF_A_CELL]}...")
+
+
 @dataclass(frozen=True)
 class Skip:
     """Why a stay is not in the cohort: a fault stops the compilation, an empty stay is only left out.
 
     `row` counts the data rows of the file from 0 (a header is not counted); None where the reason is not a single row.
     `category` is the kind of fault without the details of the file, so that faults can be counted by it. `stay_id` is
-    None where the file name is not a stay number.
+    None where the file name is not a stay number. `cells` counts all faulty rows, of which `row` is the first; it is
+    empty where the fault is not one of rows. Without `of_stay` these rows are of no stay, and they alone are left out.
     """
 
     file: str
@@ -78,6 +94,8 @@ class Skip:
     is_fault: bool = True
     category: str = "unspecified fault"
     stay_id: int | None = None
+    cells: Mapping[FaultyCell, int] = field(default_factory=dict)
+    of_stay: bool = True
 
     def __str__(self) -> str:
         row = "" if self.row is None else f", row {self.row} (counted from 0)"
@@ -172,3 +190,21 @@ def first_bad_rows(bad: Bools, n_rows: NDArray[np.int64]) -> list[tuple[int, int
     stays, first = np.unique(np.repeat(np.arange(len(n_rows)), n_rows)[rows], return_index=True)
     start = np.cumsum(n_rows) - n_rows
     return [(int(stay), int(row), int(row - start[stay])) for stay, row in zip(stays, rows[first], strict=True)]
+
+
+def count_cells(
+    bad: Bools, n_rows: NDArray[np.int64], keys: Sequence[NDArray[np.integer]], describe: Callable[[int], FaultyCell]
+) -> dict[int, dict[FaultyCell, int]]:
+    """For each stay that has bad rows [E], by position: its faults, and how many rows have them.
+
+    Rows of a stay with equal `keys` (each [E]) have the same fault, which `describe` names for one of them.
+    """
+    rows = np.flatnonzero(bad)
+    stay = np.repeat(np.arange(len(n_rows)), n_rows)[rows]
+    each = np.column_stack([stay, *(key[rows] for key in keys)])
+    _, first, counts = np.unique(each, axis=0, return_index=True, return_counts=True)
+    found: dict[int, dict[FaultyCell, int]] = {}
+    for at, n in zip(first.tolist(), counts.tolist(), strict=True):
+        cells, cell = found.setdefault(int(stay[at]), {}), describe(int(rows[at]))
+        cells[cell] = cells.get(cell, 0) + n
+    return found

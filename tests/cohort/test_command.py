@@ -46,7 +46,7 @@ def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     assert notices(cohort, examples=True) == [
         f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
-        f"1 file: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
+        f"1 file, 1 row: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
         "variable 'lactate': value is nan, not a finite number that float32 can hold",
         "--skip_bad left out 1 of 6 stays (16.7%); in_hospital_mortality: unknown of those left out, "
         "66.7% (of 3 with a label) of those kept",
@@ -64,10 +64,10 @@ def test_check_of_a_cohort_without_its_faulty_files_is_ready(
     folder.stay("train", "7", [("lactate", float("nan"), 0)])
     cohort = compiled(folder, skip_bad=True)
     assert main(["check", str(folder.root)]) == 1
-    assert "faulty files (--skip_bad" in capsys.readouterr().out
+    assert "1 faulty file, which --skip_bad leaves out:" in capsys.readouterr().out
     status, text = main(["check", str(cohort.path)]), capsys.readouterr().out
     assert status == 0, text
-    assert "1 faulty files that were left out when it was compiled" in text
+    assert "1 faulty file, left out when it was compiled:" in text
     (cohort.path / "skipped.csv").unlink()
     assert main(["check", str(cohort.path)]) == 1
     assert "skipped.csv" in capsys.readouterr().out

@@ -132,7 +132,9 @@ def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: 
     first, *kinds, advice, share = str(error.value).splitlines()
     assert first == "4 faulty files:"
     assert [kind.split(", for example ")[0] for kind in kinds] == [
-        "  2 files: a value that is missing or not a finite number",
+        "  2 files, 2 rows: a value that is missing or not a finite number",
+        "      'lactate': 'nan': 1 row of 1 file",
+        "      'heart rate': 'inf': 1 row of 1 file",
         "  1 file: a name that is not a stay number",
         "  1 file: a missing column",
     ]
@@ -143,6 +145,21 @@ def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: 
         "100.0% (of 2 with a label) of those left out, 33.3% (of 3 with a label) of those kept."
     )
     assert not (folder.root.parent / "out").exists()
+
+
+def test_faulty_rows_are_counted_by_kind_variable_and_text(folder: Folder) -> None:
+    folder.stay("train", "7", [("lactate", None, 0), ("lactate", None, 1), ("heart rate", float("inf"), 1)])
+    folder.stay("train", "8", [("lactate", None, 0), (None, 1, 0), ("lactate", 1, None)])
+    with pytest.raises(InputError) as error:
+        compiled(folder)
+    assert [line.split(", for example ")[0] for line in str(error.value).splitlines()[:6]] == [
+        "2 faulty files:",
+        "  2 files, 4 rows: a value that is missing or not a finite number",
+        "      'lactate': 'nan': 3 rows of 2 files",
+        "      'heart rate': 'inf': 1 row of 1 file",
+        "  1 file, 1 row: a row without a variable name",
+        "  1 file, 1 row: a minute that is missing or not a finite number",
+    ]
 
 
 def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:

@@ -346,11 +346,11 @@ def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: py
     first, *kinds, _, share = capsys.readouterr().err.splitlines()
     assert first == "error: 10 faulty files:"
     assert [kind.split(", for example ")[0] for kind in kinds] == [
-        "  4 files: a row that is not HH:MM, a name and a number",
-        "  3 files: a value that is missing or not a finite number",
+        "  4 files, 4 rows: a row that is not HH:MM, a name and a number",
+        "  3 files, 3 rows: a value that is missing or not a finite number",
         "  1 file: a first line other than Time,Parameter,Value",
         "  1 file: a name that is not a stay number",
-        "  1 file: a time that is not HH:MM",
+        "  1 file, 1 row: a time that is not HH:MM",
     ]
     assert share == (
         "--skip_bad would leave out 10 of 61 stays (16.4%); in_hospital_mortality: 77.8% (of 9 with a label) of those "
@@ -390,7 +390,7 @@ def test_a_name_that_is_not_utf_8_is_a_fault_of_that_file_alone(src: Path) -> No
 def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -> None:
     add_rows(src, "a", range(100, 140), "00:40,HR")
     add_rows(src, "b", range(200, 220), "00:40,HR")
-    with pytest.raises(InputError, match=r"60 faulty files:\n  60 files: a row that is not HH:MM"):
+    with pytest.raises(InputError, match=r"60 faulty files:\n  60 files, 60 rows: a row that is not HH:MM"):
         compiled(src)
     source = PhysioNet2012(src)
     with pytest.raises(

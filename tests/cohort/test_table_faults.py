@@ -13,6 +13,7 @@ import pytest
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.tables import read
 
 from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
 
@@ -51,7 +52,7 @@ def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(
     src = tables.csv("e.csv", HEADER + rows)
     assert run(tables, src) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: 1 faulty stay:\n  1 stay: ")
+    assert error.startswith("error: 1 faulty stay:\n  1 stay, 1 row: ")
     named = "" if variable is None else f", variable {variable!r}"
     assert f"for example {src}, row {row} (counted from 0){named}: " in error
     assert reason in error
@@ -71,9 +72,70 @@ def test_a_row_without_an_id_is_an_error_and_skip_bad_leaves_the_row_out(
 ) -> None:
     src = tables.csv("e.csv", HEADER + GOOD + ",5,hr,1\n,6,hr,1\n")
     assert run(tables, src) == 2
-    assert f"{src}, row 4 (counted from 0): the row has no id, so it is of no stay; 2 rows" in capsys.readouterr().err
+    assert (
+        f"{src}, row 4 (counted from 0): the row has no id, so it is of no stay; 2 rows of 6" in capsys.readouterr().err
+    )
     assert run(tables, src, "--skip_bad") == 0
     assert open_cohort(tables.root / "out").split("train").stay_id.tolist() == [1, 2]
+
+
+def test_rows_without_an_id_are_counted_as_rows_and_are_no_stay(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(read, "BYTES_PER_PART", 64)  # many parts, and still one line
+    src = tables.csv("e.csv", HEADER + GOOD + "".join(f",{minute},hr,1\n" for minute in range(16)))
+    said = "the row has no id, so it is of no stay; 16 rows of 20 (80.0%) without one"
+    assert run(tables, src) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: 16 rows of no stay:\n  16 rows: a row without an id, for example {src}, row 4 ")
+    assert error.count(said) == 1
+    assert "--skip_bad would leave out those rows alone." in error
+    assert main(["check", str(src), "--fractions", "1", "0", "0"]) == 1
+    assert "16 rows of no stay, which --skip_bad leaves out:" in capsys.readouterr().out
+    assert run(tables, src, "--skip_bad") == 0
+    text = capsys.readouterr().out
+    assert said in text
+    assert "faulty stay" not in text
+    cohort = open_cohort(tables.root / "out")
+    assert cohort.manifest["report"]["faulty_files"] == cohort.manifest["report"]["left_out"] == 0
+    main(["check", str(cohort.path)])
+    assert "16 rows of no stay, left out when it was compiled:" in capsys.readouterr().out
+
+
+def test_faults_are_counted_in_rows_and_stays_by_kind_variable_and_text(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = "".join(f"{stay},{at},hr,>90\n" for stay in range(10, 22) for at in range(3)) + "10,9,hr,error\n"
+    src = tables.csv("e.csv", HEADER + GOOD + rows + "10,10,lactate,\n30,soon,hr,5\n30,late,hr,5\n")
+    assert run(tables, src) == 2
+    lines = [line.split(", for example ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[:7] == [
+        "error: 13 faulty stays:",
+        "  12 stays, 37 rows: a value that is not a number, of a variable with numbers",
+        "      'hr': '>90': 36 rows of 12 stays",
+        "      'hr': 'error': 1 row of 1 stay",
+        "  1 stay, 2 rows: a time that is missing or cannot be read",
+        "      'hr': 'soon': 1 row of 1 stay",
+        "      'hr': 'late': 1 row of 1 stay",
+    ]
+    assert lines[7] == "  1 stay, 1 row: a value that is missing, of a variable with numbers"
+    assert main(["check", str(src), "--fractions", "1", "0", "0"]) == 1
+    text = capsys.readouterr().out
+    assert "13 faulty stays, which --skip_bad leaves out:\n      12 stays, 37 rows: " in text
+    assert text.count("is not a number, and other rows") == 1  # one example, not a line for each stay
+
+
+def test_a_faulty_row_of_an_id_with_several_samples_is_counted_once(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + GOOD + "1,40,hr,>90\n")
+    labels = tables.csv("labels.csv", "id,prediction_time\n1,50\n1,60\n1,70\n2,50\n")
+    assert run(tables, src, "--labels", labels) == 2
+    assert "error: 3 faulty stays:\n  3 stays, 1 row: a value that is not a number" in capsys.readouterr().err
 
 
 def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
@@ -276,7 +338,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(
     text = capsys.readouterr().out
     for expected in (
         f"table {src}",
-        "1 faults (--skip_bad leaves these stays out):\n",
+        "1 faulty stay, which --skip_bad leaves out:\n      1 stay, 1 row: a value that is missing",
         f"{src}, row 4 (counted from 0), variable 'hr': id 3, column value: empty",
         f"{labels}: 1 of 5 rows are of ids without events; they are not used",
         "to predict died, which is known at the end of the stay. Leave out what comes shortly before: --until_hour",

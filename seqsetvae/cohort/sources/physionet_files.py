@@ -14,6 +14,7 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tidy import Bools, Rows, Skip, Stay, UnnamedRows, bad_name, fault, first_bad_rows, left_out
+from seqsetvae.cohort.tidy import (
+    Bools,
+    FaultyCell,
+    Rows,
+    Skip,
+    Stay,
+    UnnamedRows,
+    bad_name,
+    fault,
+    faulty_cell,
+    first_bad_rows,
+    left_out,
+)
 from seqsetvae.errors import InputError
 from seqsetvae.files import require_no_pipe
 
@@ -148,33 +161,41 @@ def _without_broken_rows(bodies: dict[Stay, bytes]) -> tuple[dict[Stay, bytes], 
 
 
 def _first_faults(bodies: dict[Stay, bytes], bad: Bools) -> dict[int, Skip]:
-    """The first bad row of each stay that has one, by the position of the stay: bad [E]."""
-    stays = list(bodies)
-    return {
-        position: _describe(stays[position], row, bodies[stays[position]].split(b"\n")[row])
-        for position, _, row in first_bad_rows(bad, _n_rows(bodies))
-    }
+    """The first bad row of each stay that has one, by the position of the stay, with the count of all: bad [E]."""
+    stays, n_rows, found = list(bodies), _n_rows(bodies), dict[int, Skip]()
+    ends = np.cumsum(n_rows)
+    for at, _, first in first_bad_rows(bad, n_rows):
+        lines = bodies[stays[at]].split(b"\n")
+        in_stay = np.flatnonzero(bad[ends[at] - n_rows[at] : ends[at]])
+        cells = Counter(_describe(lines[row])[0] for row in in_stay.tolist())
+        cell, reason = _describe(lines[first])
+        found[at] = replace(fault(stays[at], cell.category, reason, first, cell.variable), cells=cells)
+    return found
 
 
-def _describe(stay: Stay, row: int, line: bytes) -> Skip:
+def _describe(line: bytes) -> tuple[FaultyCell, str]:
     """What is wrong with a row that cannot be used."""
     cells = line.split(b",")
     time, variable, value = [cell[:80].decode(errors="replace") for cell in [*cells, b"", b""][:3]]
     if len(cells) != 3 or len(line) > LONGEST_ROW:
-        category = "a row that is not HH:MM, a name and a number"
-        reason = f"not a row of HH:MM, a name and a number: {line[:80].decode(errors='replace')!r}"
+        category, text = "a row that is not HH:MM, a name and a number", line[:80].decode(errors="replace")
+        reason = f"not a row of HH:MM, a name and a number: {text!r}"
     elif np.isnan(_minutes(cells[0])):
-        category = "a time that is not HH:MM"
+        category, text = "a time that is not HH:MM", time
         reason = f"Time {time!r} is not HH:MM with at most {MAX_HOURS:,} hours"
     elif not np.isfinite(_number(cells[2])):
-        category = "a value that is missing or not a finite number"
+        category, text = "a value that is missing or not a finite number", value
         reason = f"Value {value!r} is not a finite number"
     elif not _is_utf_8(cells[1]):
-        category, reason = "a variable name that is not in UTF-8", f"the name {cells[1][:80]!r} is not in UTF-8"
+        category, text, reason = (
+            "a variable name that is not in UTF-8",
+            "",
+            f"the name {cells[1][:80]!r} is not in UTF-8",
+        )
     else:
-        category = "an ICUType other than 1 to 4"
+        category, text = "an ICUType other than 1 to 4", value
         reason = f"the value is {_number(cells[2]):g}; an ICUType is 1, 2, 3 or 4, or negative if it is not known"
-    return fault(stay, category, reason, row, variable if len(cells) > 1 else None)
+    return faulty_cell(category, variable if len(cells) > 1 else None, text), reason
 
 
 def _parse(bodies: dict[Stay, bytes], names: dict[str, int]) -> tuple[Rows, Bools]:

@@ -14,12 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column, split_values
 from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
 from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.store import EventStore
-from seqsetvae.cohort.tidy import Skip
+from seqsetvae.cohort.tidy import FaultyCell, Skip
 from seqsetvae.errors import InputError
 
 BAD_CELLS = 1000  # cells that are kept for messages
@@ -80,13 +81,27 @@ class Events:
     first_time: NDArray[Any]  # [D] of each id's events that have a time; BAD_TIME or NaN without one
     files: list[tuple[int, Path]] = field(default_factory=list)  # (row of its first, counted over all files; file)
     bad_times: dict[int, str] = field(default_factory=dict)  # row counted over all files -> cell
-    skips: list[Skip] = field(default_factory=list)  # rows without an id
     notes: list[str] = field(default_factory=list)  # rows that occur twice
+    n_rows: int = 0  # of all files
+    without_id: list[tuple[Path, int, int]] = field(default_factory=list)  # (file, row, how many from there on)
 
     def place(self, row: int) -> tuple[str, int]:
         """(file, row in it) of a row that is counted over all files."""
         first, file = self.files[bisect_right(self.files, row, key=lambda entry: entry[0]) - 1]
         return str(file), row - first
+
+    def skips(self) -> list[Skip]:
+        """The rows without an id, which are of no stay."""
+        if not self.without_id:
+            return []
+        file, row, _ = self.without_id[0]
+        n, n_files = sum(n for _, _, n in self.without_id), len({file for file, _, _ in self.without_id})
+        share = f"{counted(n, 'row')} of {self.n_rows:,} ({n / self.n_rows:.1%})" + f" in {n_files:,} files" * (
+            n_files > 1
+        )
+        reason = f"the row has no id, so it is of no stay; {share} without one"
+        category = "a row without an id"
+        return [Skip(str(file), reason, row, category=category, cells={FaultyCell(category): n}, of_stay=False)]
 
 
 def read_events(
@@ -120,6 +135,7 @@ def read_events(
                     events = _start(file, part.columns[columns.time], columns, codes, flags, folder)
                 _add(events, part, n_rows, columns, hook)
                 n_rows += len(part)
+                events.n_rows = n_rows
                 bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
@@ -164,10 +180,7 @@ def _add(events: Events, part: Part, n_rows: int, columns: Columns, hook: Hook |
 def _note_rows_without_id(events: Events, part: Part, ids: NDArray[np.int32]) -> None:
     rows = np.flatnonzero(ids < 0)
     if len(rows):
-        more = f"; {len(rows):,} rows from here to row {part.first_row + len(ids) - 1:,} have none" * (len(rows) > 1)
-        reason = f"the row has no id, so it is of no stay{more}"
-        skip = Skip(str(part.file), reason, part.first_row + int(rows[0]), category="a row without an id")
-        events.skips.append(skip)
+        events.without_id.append((part.file, part.first_row + int(rows[0]), len(rows)))
 
 
 def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, time: NDArray[Any]) -> None:

@@ -4,7 +4,7 @@ Letters: N stays of a chunk, E rows of a chunk.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,19 @@ from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAM
 from seqsetvae.cohort.tables.events import Columns, Events, is_bad
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
-from seqsetvae.cohort.tidy import LARGEST, SPLITS, Rows, Skip, Stay, UnnamedRows, fault, first_bad_rows
+from seqsetvae.cohort.tidy import (
+    LARGEST,
+    SPLITS,
+    FaultyCell,
+    Rows,
+    Skip,
+    Stay,
+    UnnamedRows,
+    count_cells,
+    fault,
+    faulty_cell,
+    first_bad_rows,
+)
 
 _STATIC_ROW = -1  # the row of an event that is no row of an event table
 _STATIC_SET = float(-(2**53))  # its number of a set, where the source has such numbers
@@ -64,7 +76,7 @@ class EventSource:
             static_rows: events without a time are facts too, instead of faults.
             from_start: leave out the events before minute 0 of a sample.
         """
-        self.description, self.skips, self.unnamed_rows = description, list(events.skips), UnnamedRows()
+        self.description, self.skips, self.unnamed_rows = description, events.skips(), UnnamedRows()
         self.events, self.decision, self.columns, self.samples, self.static = events, decision, columns, samples, static
         self.static_rows, self.from_start = static_rows, from_start
         chosen = {name: np.flatnonzero(split == at) for at, name in enumerate(SPLITS)}
@@ -91,7 +103,7 @@ class EventSource:
         if set_index is not None:
             bad |= ~np.isfinite(set_index)
         found = first_bad_rows(bad, n_rows)
-        skips = [self._fault(stays[stay], records[row], value[row], int(action[row])) for stay, row, _ in found]
+        skips = self._faults(stays, at, n_rows, records, value, action, bad, found) if found else []
         rows = Rows(
             stays=stays,
             n_rows=n_rows,
@@ -150,32 +162,62 @@ class EventSource:
             minute[is_static] = first[stay_of[is_static]]
         return minute
 
-    def _fault(self, stay: Stay, record: NDArray[Any], value: float, action: int) -> Skip:
-        """What is wrong with a row."""
-        code, row = int(record["code"]), int(record["row"])
-        file, in_file = self.events.place(row) if row != _STATIC_ROW else (stay.file, None)
+    def _faults(
+        self,
+        stays: Sequence[Stay],
+        sample: NDArray[np.int64],
+        n_rows: NDArray[np.int64],
+        records: NDArray[Any],
+        value: NDArray[np.float64],
+        action: NDArray[np.int8],
+        bad: NDArray[np.bool_],
+        found: Sequence[tuple[int, int, int]],
+    ) -> list[Skip]:
+        """The first fault of each stay that has one (`found`), with the count of all its faulty rows."""
+        known = np.isin(records["row"], list(self.events.bad_times))  # of the others the cell was not kept
+        keys = [records["code"], value.view(np.int64), np.where(known, records["row"], -1 - is_bad(records["time"]))]
+
+        def described(row: int) -> tuple[FaultyCell, str, str | None]:
+            return self._describe(records[row], value[row], int(action[row]))
+
+        cells = count_cells(bad, n_rows, keys, lambda row: described(row)[0])
+        skips = []
+        for at, row, _ in found:
+            cell, reason, column = described(row)
+            number, stay = int(records["row"][row]), stays[at]
+            file, in_file = self.events.place(number) if number != _STATIC_ROW else (stay.file, None)
+            reason = f"id {stay.file.rpartition(', id ')[2]}, column {column}: {reason}"
+            skip = fault(stay, cell.category, reason, in_file, cell.variable)
+            again = sample[at] > 0 and self.samples.id[sample[at]] == self.samples.id[sample[at] - 1]
+            # The rows of an id that has several samples are counted once.
+            skips.append(replace(skip, file=file, cells=dict.fromkeys(cells[at], 0) if again else cells[at]))
+        return skips
+
+    def _describe(self, record: NDArray[Any], value: float, action: int) -> tuple[FaultyCell, str, str | None]:
+        """(what is wrong with a row, the same in words, the name of the column)."""
+        code, columns = int(record["code"]), self.columns
         name = None if code == UNNAMED else self.decision.names[code]
-        category, column = _CATEGORIES.get(UNNAMED if code == UNNAMED else action), self.columns.value
+        category, text = _CATEGORIES.get(UNNAMED if code == UNNAMED else action, ""), ""
         if code == UNNAMED:
-            column, reason = self.columns.variable, "the variable has no name"
-        elif action in (NO_VALUE, NO_NUMBER):
-            name, _, level = str(name).partition("=") if action == NO_NUMBER else (name, "", "")
-            said = f"{level!r} is not a number" if level else "empty"
-            form = written_numbers([level], self.events.codes.decimal).advice if level else ""
+            return faulty_cell(category, None, ""), "the variable has no name", columns.variable
+        if action in (NO_VALUE, NO_NUMBER):
+            name, _, text = str(name).partition("=") if action == NO_NUMBER else (name, "", "")
+            said = f"{text!r} is not a number" if text else "empty"
+            form = written_numbers([text], self.events.codes.decimal).advice if text else ""
             reason = f"{said}, and other rows of this variable have numbers. {f'It is {form}. ' * bool(form)}{_ADVICE}"
-        elif is_bad(record["time"]):
-            column = self.columns.time
-            category = "a time that is missing or cannot be read"
-            reason = f"{self.events.bad_times.get(row, 'the cell')!r} is not {self.events.time.described}"
-        elif not abs(value) <= LARGEST:
-            category = "a value that is not a finite number"
+            return faulty_cell(category, name, text), reason, columns.value
+        if is_bad(record["time"]):
+            category, text = (
+                "a time that is missing or cannot be read",
+                self.events.bad_times.get(int(record["row"]), ""),
+            )
+            reason = f"{text or 'the cell'!r} is not {self.events.time.described}"
+            return faulty_cell(category, name, text), reason, columns.time
+        if not abs(value) <= LARGEST:
             reason = f"{value} is not a finite number that float32 can hold"
-        else:
-            column, category = self.columns.set, "a number of a set that is missing or not a finite number"
-            reason = f"{record['set']} is not a finite number"
-        where = f"id {stay.file.rpartition(', id ')[2]}, column {column}"
-        skip = fault(stay, str(category), f"{where}: {reason}", in_file, name)
-        return Skip(file, skip.reason, in_file, name, category=skip.category, stay_id=skip.stay_id)
+            return faulty_cell("a value that is not a finite number", name, value), reason, columns.value
+        category = "a number of a set that is missing or not a finite number"
+        return faulty_cell(category, name, record["set"]), f"{record['set']} is not a finite number", columns.set
 
 
 _ADVICE = (
