@@ -41,7 +41,7 @@ from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder
 
-COMPILER_VERSION = 1  # raise it when the same input compiles to different arrays: old cache entries are then not found
+COMPILER_VERSION = 2  # raise it when the same input compiles to different arrays: old cache entries are then not found
 STAYS_PER_CHUNK = 256
 
 T = TypeVar("T")

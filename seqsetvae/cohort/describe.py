@@ -15,6 +15,7 @@ from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
+from seqsetvae.cohort.report import ALIKE, alike_names
 from seqsetvae.errors import InputError
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
@@ -82,6 +83,7 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     without = report["variables_without_statistics"].items()
     unknown = [f"{name!r}: {n:,} events" for name, n in without if name not in reported]
     add_list(findings.remarks, "variables without statistics, which keep their raw value", unknown)
+    add_list(findings.remarks, f"{ALIKE} (--variable_map of `table` and `meds` joins them)", alike_names(cohort))
     findings.problems += leaks(cohort)
     _check_values(cohort, findings, reported)
     _check_time_span(cohort, findings)

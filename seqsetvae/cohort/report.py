@@ -1,13 +1,17 @@
 """A compiled cohort in words: its counts, and what was unusual about its data."""
 
+import unicodedata
+
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, event_blocks
 from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.leaks import leaks
+from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 
+ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NAMED = 8  # variables that one line names
 
 
@@ -22,7 +26,20 @@ def summary(cohort: Cohort) -> str:
         )
     lines += _samples(cohort)
     lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
+    lines += [f"{ALIKE}: {names}" for names in alike_names(cohort)[:NAMED]]
     return "\n".join([*lines, *notices(cohort, examples=True)])
+
+
+def alike_names(cohort: Cohort) -> list[str]:
+    """Variables and levels whose names may be one in two forms, a line for each group, with their events."""
+    groups = alike(cohort.vocabulary)
+    n_events = dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True)) if groups else {}
+    lines = []
+    for group in groups:
+        is_seen = len({unicodedata.normalize("NFC", name) for name in group}) == len(group)
+        quoted = repr if is_seen else ascii  # letters that look equal are written as their numbers
+        lines.append(", ".join(f"{quoted(name[:60])} ({counted(n_events[name], 'event')})" for name in group))
+    return lines
 
 
 def _samples(cohort: Cohort) -> list[str]:

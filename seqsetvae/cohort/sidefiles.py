@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.ids import id_of_text, is_empty
 from seqsetvae.cohort.known import MissingEmbeddingsError
+from seqsetvae.cohort.names import refuse_nameless, trimmed
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.errors import InputError, shown
 
@@ -65,7 +66,7 @@ def read_stats(path: Path) -> Stats:
     """
     stats: Stats = {}
     for line, (name, mean, std), _ in _table(path, ("variable", "mean", "std")):
-        pair = (_number(path, line, "mean", mean), _number(path, line, "std", std))
+        name, pair = trimmed(name), (_number(path, line, "mean", mean), _number(path, line, "std", std))
         if repr(stats.setdefault(name, pair)) != repr(pair):  # repr, since NaN differs from itself
             raise InputError(
                 f"{path}, line {line}: variable {name!r} is given twice, with (mean, std) {stats[name]} and {pair}. "
@@ -190,7 +191,7 @@ def has_label_column(path: Path, label_name: str) -> bool:
             header = next((cells for cells in csv.reader(file) if cells), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    return label_name in header
+    return trimmed(label_name) in map(trimmed, header)
 
 
 def _label_table(path: Path, stay: NDArray[np.int64], label: NDArray[np.int8], line: NDArray[np.int64]) -> LabelTable:
@@ -212,7 +213,8 @@ def read_embeddings(path: Path) -> Embeddings:
     """The embedding of each variable in a cached.csv (column Key, then I numbers a line).
 
     Raises:
-        InputError: not readable, no column Key, a cell that is not a number, or a variable with two vectors.
+        InputError: not readable, no column Key, a cell that is not a number, a variable with two vectors, or a column
+            that counts the rows.
     """
     row: dict[str, int] = {}
     vectors: list[NDArray[np.float64]] = []
@@ -223,6 +225,7 @@ def read_embeddings(path: Path) -> Embeddings:
             vector = np.array(cells, dtype=np.float64)
         except ValueError as error:
             raise InputError(f"{path}, line {line}, variable {name!r}: {error}. Every cell must be a number.") from None
+        name = trimmed(name)
         at = row.setdefault(name, len(vectors))
         if at == len(vectors):
             vectors.append(vector)
@@ -230,7 +233,19 @@ def read_embeddings(path: Path) -> Embeddings:
             raise InputError(f"{path}, line {line}: variable {name!r} has two different vectors. Keep one of them.")
     if not vectors:
         raise InputError(f"{path}: contains no embedding. It needs a line `<variable>,<numbers>` for every variable.")
+    _refuse_index(path, np.stack(vectors))
     return Embeddings(row, np.stack(vectors))
+
+
+def _refuse_index(path: Path, vectors: NDArray[np.float64]) -> None:
+    """Raises InputError if a column of vectors numbers the rows, which is no dimension, whatever its name."""
+    is_whole = (vectors == np.rint(vectors)).all(axis=0)
+    index = np.flatnonzero(is_whole & (np.diff(vectors, axis=0) > 0).all(axis=0))
+    if len(vectors) > 2 and len(index) and not is_whole.all():
+        raise InputError(
+            f"{path}: number {index[0] + 1} of each vector is {vectors[0, index[0]]:g}, {vectors[1, index[0]]:g}, "
+            f"{vectors[2, index[0]]:g} ... from line to line. This is an index and not a dimension; remove the column."
+        )
 
 
 def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -290,19 +305,24 @@ def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tup
     """(line in the file, counted from 1; the cells of these columns; all other cells) of a CSV file.
 
     Raises:
-        InputError: not readable, a line with more or fewer cells than the header, or a missing column. `advice` is
-            added if the last of `columns` is missing.
+        InputError: not readable, a line with more or fewer cells than the header, a column that is missing, twice or
+            without a name. `advice` is added if the last of `columns` is missing.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
             reader = csv.reader(file)
             lines = (cells for cells in reader if cells)
-            header = next(lines, [])
+            header = [trimmed(cell) for cell in next(lines, [])]
+            columns = [trimmed(column) for column in columns]
             missing = [column for column in columns if column not in header]
             if missing:
                 there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
                 text = f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}."
                 raise InputError(f"{text} {advice if columns[-1] in missing else ''}".strip())
+            refuse_nameless(path, header)
+            twice = [column for column in columns if header.count(column) > 1]
+            if twice:
+                raise InputError(f"{path}: column {twice[0]} occurs twice. Keep one of the two.")
             chosen = [header.index(column) for column in columns]
             others = [at for at in range(len(header)) if at not in chosen]
             for cells in lines:

@@ -15,6 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.names import refuse_nameless
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
 from seqsetvae.errors import InputError, shown
@@ -41,6 +42,10 @@ def read_subgroup_table(path: Path) -> pa.Table:
             f"--subgroups {path}: needs a column {STAY} and at least one other. Its columns are: "
             f"{', '.join(table.column_names)}."
         )
+    refuse_nameless(f"--subgroups {path}", table.column_names)
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise InputError(f"--subgroups {path}: column {twice[0]} occurs twice. Keep one of the two.")
     local, texts = in_column(f"--subgroups {path}", STAY, lambda: as_ids(table[STAY].combine_chunks()))
     numbers = [stay_number(text) for text in texts]
     if None in numbers:

@@ -58,6 +58,9 @@ def test_stays_without_a_value_or_a_row_are_a_group_of_their_own() -> None:
     [
         ("stay,age\n1,2\n", "needs a column stay_id and at least one other. Its columns are: stay, age"),
         ("stay_id\n1\n", "needs a column stay_id"),
+        (",stay_id,age\n0,1,2\n", r"column 1 has no name. Is it the index of a pandas table\?"),
+        ("Unnamed: 0,stay_id,age\n0,1,2\n", r"column 1 has no name \(Unnamed: 0\)"),
+        ("stay_id,age,age\n1,2,3\n", "column age occurs twice"),
         ("stay_id,age\n1,2\n1,3\n", "has empty cells or repeats"),
         ("stay_id,age\nx,2\n", "cannot be read"),
         ("", "cannot be read"),

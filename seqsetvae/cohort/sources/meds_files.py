@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import imported
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import split_positions
 from seqsetvae.cohort.tables.events import Events
@@ -74,7 +75,7 @@ def unlisted_codes(src: Path, seen: Collection[str]) -> list[str]:
     file = src / "metadata" / "codes.parquet"
     if not file.is_file():
         return [f"{file}: not found; MEDS asks for it"]
-    listed = set(read_table(file, [CODE])[CODE].to_pylist())
+    listed = {trimmed(code or "") for code in read_table(file, [CODE])[CODE].to_pylist()}
     absent = sorted(set(seen) - listed - {AGE})
     shown = ", ".join(map(repr, absent[:8])) + (", ..." if len(absent) > 8 else "")
     return [f"{file} does not list {counted(len(absent), 'code')} of the data: {shown}"] if absent else []

@@ -25,6 +25,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import (
     Bools,
@@ -214,7 +215,7 @@ def _parse(bodies: dict[Stay, bytes], names: dict[str, int]) -> tuple[Rows, Bool
         table = pa.table({column: pa.array([], pa.binary()) for column in _COLUMNS})
     assert len(table) == n_rows.sum()
     (times, time), (parameters, parameter), (values, value) = (_encode(table[column]) for column in _COLUMNS)
-    decoded = [cell.decode(errors="replace") for cell in parameters]
+    decoded = [trimmed(cell.decode(errors="replace")) for cell in parameters]
     code = np.array([names.setdefault(name, len(names)) for name in decoded], dtype=np.int32)
     rows = Rows(
         stays=list(bodies),

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, require_match, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
@@ -221,7 +222,7 @@ def _codes(column: pa.ChunkedArray, codes: dict[str, int]) -> NDArray[np.int32]:
         column = column.cast(pa.large_string()).dictionary_encode()
     encoded = column.unify_dictionaries().combine_chunks()
     local = encoded.dictionary.to_pylist()
-    shared = [-1 if name is None else codes.setdefault(name, len(codes)) for name in local]
+    shared = [-1 if name is None else codes.setdefault(trimmed(name), len(codes)) for name in local]
     return np.array([*shared, -1], dtype=np.int32)[pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)]
 
 

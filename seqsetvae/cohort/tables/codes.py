@@ -171,8 +171,8 @@ class EventCodes:
     def unmatched_notes(self, leave_out: Collection[str], categorical: Collection[str]) -> list[str]:
         """Names and patterns of the user that no variable or level of the data has, in words."""
         names = self.seen | self._targets
-        unmatched = [pattern for pattern in leave_out if not any(_matches(name, pattern) for name in names)]
-        absent = [name for name in categorical if name not in names]
+        unmatched = [each for each in leave_out if not any(_matches(name, trimmed(each)) for name in names)]
+        absent = [name for name in categorical if trimmed(name) not in names]
         said = {"--leave_out": unmatched, "--categorical": absent}
         text = "no variable or level of the data is called so, and nothing was changed by it"
         return [f"{flag} {', '.join(map(repr, those))}: {text}" for flag, those in said.items() if those]

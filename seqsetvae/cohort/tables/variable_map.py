@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.errors import InputError
 
 REQUIRED = ("name", "target")
@@ -52,10 +53,13 @@ def read_variable_map(path: Path | None) -> VariableMap:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            there = reader.fieldnames or []
+            there = reader.fieldnames = [trimmed(name).lower() for name in reader.fieldnames or []]
             missing = [column for column in REQUIRED if column not in there]
             if missing:
                 raise InputError(f"{path}: has no column {', '.join(missing)}. Its columns are: {', '.join(there)}.")
+            twice = [column for column in (*REQUIRED, *OPTIONAL) if there.count(column) > 1]
+            if twice:
+                raise InputError(f"{path}: column {twice[0]} occurs twice. Its columns are: {', '.join(there)}.")
             entries: dict[str, tuple[str, float, float]] = {}
             for row in reader:
                 name, entry = _entry(f"{path}, line {reader.line_num}", row)
@@ -70,9 +74,9 @@ def _entry(where: str, row: dict[str | None, Any]) -> tuple[str, tuple[str, floa
     """One line. Raises InputError."""
     if None in row or None in row.values():
         raise InputError(f"{where}: more or fewer cells than the header.")
-    name, target = row["name"], row["target"].strip()
-    if not name.strip() or not target:
-        empty = "target" if name.strip() else "name"
+    name, target = trimmed(row["name"]), trimmed(row["target"])
+    if not name or not target:
+        empty = "target" if name else "name"
         raise InputError(f"{where}: the {empty} is empty. To drop a variable, use --leave_out.")
     factor, offset = (_number(where, column, row.get(column, "")) for column in OPTIONAL)
     if factor == 0:
