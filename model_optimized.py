@@ -12,6 +12,7 @@ import torch
 
 from seqsetvae.batch import Batch, PooledBatch
 from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, MEDIAN_HOURS, TASK, TrainedOn
+from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
@@ -70,6 +71,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
                 MEDIAN_HOURS: trained_on.median_hours,
             }
+            | ({} if trained_on.profile is None else {PROFILE: trained_on.profile.as_plain()})
             | ({} if trees is None else {TREES: trees.as_plain()})
             | ({} if task is None else {TASK: task.as_plain()})
         )
@@ -189,6 +191,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         embeddings: torch.Tensor,
         fingerprints: dict[str, str],
         transform: ValueTransform = AS_STORED,
+        profile: Profile | None = None,
     ) -> None:
         """A pretrainer.
 
@@ -197,12 +200,12 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
             objective: the terms of its loss (`build_loss`).
             lr, weight_decay: of AdamW.
             embeddings: [V, I], as for the fine-tuner.
-            fingerprints, transform: what the variables and values were, recorded in every checkpoint.
+            fingerprints, transform, profile: what variables, values and stays were, recorded in every checkpoint.
         """
         super().__init__()
         self.save_hyperparameters({**model.sizes.as_dict(), "lr": lr, **objective.hyper_parameters()})
         self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
-        self.fingerprints, self.transform = fingerprints, transform
+        self.fingerprints, self.transform, self.profile = fingerprints, transform, profile
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.train_terms = RunningMean(), RunningMean()
         self.finite = FiniteCheck()
@@ -246,6 +249,8 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         checkpoint[ARCHITECTURE] = self.model.architecture
         checkpoint[FINGERPRINTS] = self.fingerprints
         checkpoint[VALUE_TRANSFORM] = self.transform.as_plain()
+        if self.profile is not None:
+            checkpoint[PROFILE] = self.profile.as_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse, so that Lightning can resume."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.checkpoint_file import read_file
+from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.settings.recorded import check_recorded
@@ -43,6 +44,7 @@ class TrainedOn:
     max_sets: int | None  # stays were shortened to this number of last sets
     transform: ValueTransform = AS_STORED  # how values were changed
     median_hours: float | None = None  # from the first to the last set of a stay; None: an older file, or not positive
+    profile: Profile | None = None  # how often each variable occurs, and the window; None: an older file
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Checkpoint:
     fingerprints: dict[str, str] | None = None
     transform: ValueTransform = AS_STORED
     architecture: str = FIRST_ARCHITECTURE
+    profile: Profile | None = None  # of the training data; None: an older file, or not written here
 
     @property
     def not_stated(self) -> list[str]:
@@ -100,7 +103,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "it with a plain number."
             )
     check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
-    return Checkpoint(path, weights, stated, fingerprints, transform, architecture)
+    profile = read_profile(content.get(PROFILE, saved.get(PROFILE)), path)
+    return Checkpoint(path, weights, stated, fingerprints, transform, architecture, profile)
+
+
+def read_profile(recorded: Any, path: Path) -> Profile | None:
+    """What a checkpoint records of its training data; None if it is older. Raises InputError where it is damaged."""
+    if recorded is None:
+        return None
+    try:
+        return Profile.from_plain(recorded)
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
+        raise InputError(f"{path}: its {PROFILE} {str(recorded)[:60]!r} is damaged. Use another copy.") from None
 
 
 def check_fingerprints(recorded: Any, path: Path) -> None:

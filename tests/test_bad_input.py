@@ -150,6 +150,7 @@ def best(finished: tuple[Path, str]) -> dict[str, Any]:
         *((None, "max_sets", value) for value in (0, "x", [])),
         *((None, "label_name", value) for value in (3, "")),
         *((None, "median_hours", value) for value in (0, -1.0, "x", float("nan"), float("inf"), True)),
+        *((None, "training_data", value) for value in (3, {}, {"variables": {"a": [1, 2]}})),
         (None, "variable_fingerprints", 3),
     ],
 )

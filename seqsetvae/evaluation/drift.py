@@ -1,21 +1,20 @@
 """Signs that data differ from the training data in a way that makes predictions unreliable.
 
-Legend: V variables, E events of a block.
+Legend: V variables.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort import Cohort, Split
-from seqsetvae.cohort.format import EVENTS_PER_BLOCK
-from seqsetvae.cohort.imported import has_dates
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.plausibility import hours
+from seqsetvae.cohort.profile import FIXED, Profile, VariableSums, Window
 from seqsetvae.cohort.skipped import counted
 
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
@@ -24,38 +23,15 @@ FEWEST_STAYS = 10  # below which a mean or a median says little: one very sick p
 # Times by which the median stay may be shorter or longer than that of training: another unit makes it 60 times.
 LARGEST_RATIO = 8.0
 SHORTEST, LONGEST = 3.0, 30 * 24.0  # hours of the median stay, where the checkpoint does not record that of training
+MOST_MISSING = 0.01  # share of the training events that may be of variables that do not occur here
+USUAL = 0.5  # share of the training stays with a variable above which its absence is said, however few its events
+CHANCE = 0.001  # probability of an absence by chance below which it counts
+FEWER = 0.1  # a variable in less than this share of the stays that are expected to have it counts as absent
+MOST_MISSING_OF_FEW = 0.7  # share of the events that such stays should have, where they are too few to tell for each
+LARGER = 1.25  # times by which the median prediction time may be outside of those of training
+MOST_OTHERS = 0.5  # by which the share of stays with a prediction time may differ from that of training
+LONGER = 1.1  # times by which stays are longer than those of training, which were all cut at one time
 NAMED = 5  # variables that one warning names
-
-
-@dataclass
-class _Sums:
-    """Sums over the stays of some splits, by variable."""
-
-    events: NDArray[np.float64]  # [V]
-    stays: NDArray[np.float64]  # [V] stays in which it occurs
-    total: NDArray[np.float64]  # [V] sum over these stays of the mean z-score in the stay
-
-    def add(self, split: Split) -> None:
-        n_variables, event_start = len(self.events), split.set_offset[split.stay_offset]
-        for first, end in _blocks(event_start):
-            events = slice(int(event_start[first]), int(event_start[end]))
-            stay = np.repeat(np.arange(end - first), np.diff(event_start[first : end + 1]))
-            pairs, pair = np.unique(stay * n_variables + split.variable[events], return_inverse=True)
-            count = np.bincount(pair)
-            mean = np.bincount(pair, weights=split.value[events]) / count
-            self.events += np.bincount(pairs % n_variables, weights=count, minlength=n_variables)
-            self.stays += np.bincount(pairs % n_variables, minlength=n_variables)
-            self.total += np.bincount(pairs % n_variables, weights=mean, minlength=n_variables)
-
-
-def _blocks(event_start: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Stays in blocks of at most EVENTS_PER_BLOCK events, at least one stay: (first, end)."""
-    first, n_stays = 0, len(event_start) - 1
-    while first < n_stays:
-        full = int(np.searchsorted(event_start, event_start[first] + EVENTS_PER_BLOCK, side="right")) - 1
-        end = min(max(full, first + 1), n_stays)
-        yield first, end
-        first = end
 
 
 def drift(
@@ -64,6 +40,7 @@ def drift(
     known: NDArray[np.bool_],
     rare: Sequence[str],
     training_hours: float | None = None,
+    profile: Profile | None = None,
 ) -> list[str]:
     """A sentence for each way in which these splits differ from the training data.
 
@@ -73,19 +50,122 @@ def drift(
         known: [V] variables that were in the training data.
         rare: variables whose values the model does not read.
         training_hours: the median length of the training stays, if it is known.
+        profile: of the training data, if it is known.
     """
     lengths = np.concatenate([hours(cohort.split(name)) for name in splits])
-    sums, unread = _Sums(*(np.zeros(len(cohort.vocabulary)) for _ in range(3))), Counter[str]()
+    sums, unread = VariableSums(len(cohort.vocabulary)), Counter[str]()
     for name in splits:
         sums.add(cohort.split(name))
         unread.update(cohort.manifest["report"].get("unknown_variables", {}).get(name, {}))
     unread.update({cohort.vocabulary[v]: int(sums.events[v]) for v in np.flatnonzero(~known & (sums.events > 0))})
     read = known & ~np.isin(cohort.vocabulary, rare) & np.isfinite(cohort.std)
-    return [
-        *_unknown_variables(unread, float(sums.events[known].sum())),
-        *_shifted_means(cohort, sums, read),
-        *([] if has_dates(cohort) else _lengths(lengths, training_hours)),
+    found = [*_unknown_variables(unread, float(sums.events[known].sum())), *_shifted_means(cohort, sums, read)]
+    if not has_dates(cohort):
+        found += _lengths(lengths, training_hours, cohort.manifest.get(IMPORT, {}).get("times"))
+    if profile is None:
+        return found
+    window = Window.of([cohort.split(name) for name in splits])
+    missing = _missing_variables(dict(zip(cohort.vocabulary, sums.stays.tolist(), strict=True)), len(lengths), profile)
+    return [*found, *missing, *_other_window(profile.window, window, lengths, training_hours)]
+
+
+def not_compared(
+    cohort: Cohort, splits: Sequence[str], fingerprints: Sequence[str], profile: Profile | None
+) -> list[str]:
+    """A sentence about what of these splits cannot be compared with the training data, and why.
+
+    `fingerprints` are the names of the training variables.
+    """
+    lines, n_stays = [], sum(cohort.split(name).n_stays for name in splits)
+    if n_stays < FEWEST_STAYS:
+        lines.append(
+            f"Too few stays to compare their means and lengths with training ({n_stays}; {FEWEST_STAYS} are needed)"
+        )
+    if profile is None:
+        there = {cohort.vocabulary[v] for name in splits for v in np.unique(cohort.split(name).variable)}
+        absent, window = len(set(fingerprints) - there), Window.of([cohort.split(name) for name in splits])
+        lines.append(
+            "The checkpoint is of an earlier version and does not record how often each variable occurred in training, "
+            f"nor up to which hour events were used, so neither can be compared. {absent:,} of its "
+            f"{counted(len(fingerprints), 'variable')} do not occur here; these stays: {window}."
+        )
+    return lines
+
+
+def _missing_variables(stays_with: dict[str, float], n_stays: int, profile: Profile) -> list[str]:
+    """`stays_with` are the stays with each variable, of `n_stays`. Levels of a category count as one variable."""
+    here, events, usual = Counter[str](), Counter[str](), Counter[str]()
+    for name, n in stays_with.items():
+        here[_without_level(name)] += int(n)
+    for name, (n_events, n_with) in profile.variables.items():
+        events[_without_level(name)] += n_events
+        usual[_without_level(name)] += n_with
+    share = {name: min(n / (profile.window.stays + 1), 1.0) for name, n in usual.items()}  # of the training stays
+    absent, total = _absent(here, events, share, n_stays), max(events.total(), 1)
+    lost = sum(events[name] for name in absent) / total
+    if lost <= MOST_MISSING and all(share[name] < USUAL for name in absent):
+        return []
+    lines = [
+        f"{name!r} (in {share[name]:.0%} of the training stays, {events[name] / total:.1%} of the events; here in "
+        f"{here[name]:,} of {counted(n_stays, 'stay')})"
+        for name in sorted(absent, key=lambda name: (-events[name], name))
     ]
+    return [
+        f"{counted(len(absent), 'variable')} of {len(events):,} of the training data, with {lost:.1%} of the training "
+        f"events, are missing here, or nearly: {_named(lines)}. Do they have another name here?"
+    ]
+
+
+def _absent(here: Counter[str], events: Counter[str], share: dict[str, float], n_stays: int) -> list[str]:
+    """Training variables that too few of the stays have to be chance.
+
+    `here` counts these stays by variable, `events` the training events; `share` is that of the training stays.
+    """
+    chance = {name: (1 - share[name]) ** n_stays for name in events}  # that none of the stays has it
+    fewer = [name for name in events if here[name] < FEWER * share[name] * n_stays]
+    expected = sum(n * (1 - chance[name]) for name, n in events.items())
+    found = events.total() - sum(events[name] for name in fewer)
+    if found < (1 - MOST_MISSING_OF_FEW) * expected:
+        return fewer
+    return [name for name in fewer if chance[name] < CHANCE]
+
+
+def _without_level(name: str) -> str:
+    """The variable of a level NAME=level: a level may be absent from a ward, as men are from a maternity ward."""
+    return name.partition("=")[0]
+
+
+def _other_window(
+    training: Window, here: Window, lengths: NDArray[np.float64], training_hours: float | None
+) -> list[str]:
+    """Events that were used up to another time than in training."""
+    if training.at is not None and here.at is not None:
+        differ = abs(training.predicted - here.predicted) > MOST_OTHERS or _at_other_hours(training, here)
+    elif training.at is not None or here.at is not None:
+        differ = True
+    elif len(lengths) < FEWEST_STAYS:
+        differ = False
+    elif training.cut is None:
+        differ = here.cut is not None and training_hours is not None and here.cut < training_hours
+    else:
+        end = float(np.median(lengths)) if here.cut is None else here.cut
+        differ = end > LONGER * training.cut or (here.cut is not None and LONGER * end < training.cut)
+    return [
+        f"Another window than in training. Trained on {training}; these stays: {here}. Cut them as in training "
+        "(--until_hour, or prediction times in the labels), or train a model on such stays."
+    ] * differ
+
+
+def _at_other_hours(training: Window, here: Window) -> bool:
+    """Whether predictions are made at other hours of the stay than in training."""
+    assert training.at is not None
+    assert here.at is not None
+    if training.hour is not None and here.hour is not None:
+        return abs(here.hour - training.hour) > FIXED * max(abs(training.hour), abs(here.hour))
+    if here.hour is None and here.stays < FEWEST_STAYS:
+        return False
+    low, _, high = training.at
+    return not low / LARGER <= here.at[1] <= high * LARGER
 
 
 def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:
@@ -100,7 +180,7 @@ def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:
     ]
 
 
-def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list[str]:
+def _shifted_means(cohort: Cohort, sums: VariableSums, read: NDArray[np.bool_]) -> list[str]:
     mean = sums.total / np.maximum(sums.stays, 1)  # in training standard deviations from the training mean
     is_shifted = read & (np.abs(mean) > LARGEST_SHIFT) & (sums.stays >= FEWEST_STAYS)
     shifted = np.flatnonzero(is_shifted)
@@ -116,8 +196,8 @@ def _shifted_means(cohort: Cohort, sums: _Sums, read: NDArray[np.bool_]) -> list
     ]
 
 
-def _lengths(of_stays: NDArray[np.float64], training: float | None) -> list[str]:
-    """Stays [N] whose minutes may be hours or seconds."""
+def _lengths(of_stays: NDArray[np.float64], training: float | None, unit: str | None) -> list[str]:
+    """Stays [N] whose times may be in another unit; `unit` is what an import took them for."""
     if len(of_stays) < FEWEST_STAYS:
         return []
     median = float(np.median(of_stays))
@@ -126,12 +206,12 @@ def _lengths(of_stays: NDArray[np.float64], training: float | None) -> list[str]
         shortest, longest = training / LARGEST_RATIO, training * LARGEST_RATIO
     if shortest <= median <= longest:
         return []
-    unit = "hours" if median < shortest else "seconds"
+    other = "hours" if median < shortest else "seconds"
     instead = "" if training is None else f" instead of {training:.2g} as in training"
-    return [
-        f"The median stay is {median:.2g} hours long{instead}: is `minute` in {unit}? It must be in minutes since "
-        "admission."
-    ]
+    asked = f"is `minute` in {other}? It must be in minutes since admission."
+    if unit is not None:
+        asked = f"are the times in {other}? They were read as {unit} (--time_unit)."
+    return [f"The median stay is {median:.2g} hours long{instead}: {asked}"]
 
 
 def _named(items: Sequence[str]) -> str:

@@ -24,7 +24,9 @@ from seqsetvae.checkpoint import (
     check_fingerprints,
     explain,
     read_file,
+    read_profile,
 )
+from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
@@ -91,6 +93,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),
         median_hours=_median_hours(saved.get(MEDIAN_HOURS), path),
+        profile=read_profile(saved.get(PROFILE), path),
     )
     return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on, saved.get(TASK))
 

@@ -65,6 +65,7 @@ def problems(settings: Settings) -> list[str]:
 def run(settings: Settings) -> Path:
     """Write `<id>/mu` and `<id>/history` (sets × latent_dim, float32) for every stay of --split; needs no labels."""
     from seqsetvae.cohort.open import check_data, open_data
+    from seqsetvae.evaluation.drift import drift
     from seqsetvae.loading import data_module
     from seqsetvae.processes import first_process_first, leave, own_share, this_process, to_first
     from seqsetvae.trained_on import check_embeddings, value_transform
@@ -97,6 +98,9 @@ def run(settings: Settings) -> Path:
     else:
         list(parts)  # sends them
     leave()
+    known = np.isin(cohort.vocabulary, list(checkpoint.fingerprints or cohort.vocabulary))
+    for warning in drift(cohort, [split_name], known, getattr(transform, "rare", ()), None, checkpoint.profile):
+        print(f"⚠️  {warning}")
     return output
 
 

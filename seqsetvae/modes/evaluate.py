@@ -176,7 +176,7 @@ def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
     """Cautions about data from elsewhere that differ from the training data."""
-    return [] if scorer.is_data_of_run else scorer.drift([split])
+    return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
 def _evaluated(scorer: Scorer, predictions: Predictions, name: str) -> Evaluated:

@@ -317,6 +317,7 @@ def build(
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
     from seqsetvae.cohort.plausibility import median_hours
+    from seqsetvae.cohort.profile import Profile
     from seqsetvae.head import Loss, set_prior, weight_of_positives
     from seqsetvae.tasks.model import TaskLoss
     from seqsetvae.tasks.targets import spec_of
@@ -336,6 +337,7 @@ def build(
             max_sets=settings.data.max_sets,
             transform=transform,
             median_hours=median_hours(cohort.split("train")),
+            profile=Profile.of(cohort),
         ),
         trees,
         spec,

@@ -100,7 +100,6 @@ def problems(settings: Settings) -> list[str]:
 def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
     from seqsetvae.evaluation.calibration import read_calibration
-    from seqsetvae.evaluation.drift import FEWEST_STAYS
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
@@ -137,9 +136,8 @@ def run(settings: Settings) -> Prediction:
     leave()
     write_table(output, table)
     print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
-    n_stays = sum(scorer.cohort.split(name).n_stays for name in splits)
-    if n_stays < FEWEST_STAYS:
-        print(f"Too few stays to compare their means and lengths with training ({n_stays}; {FEWEST_STAYS} are needed)")
+    for line in scorer.not_compared(splits):
+        print(line)
     warnings = scorer.drift(splits)
     for warning in warnings:
         print(f"⚠️  {warning}")

@@ -141,6 +141,7 @@ def module_and_data(
 ) -> tuple[SeqSetVAEPretrainer, CohortDataModule]:
     """The module and its loaders; a new model is first fitted to the training stays."""
     from model_optimized import SeqSetVAEPretrainer
+    from seqsetvae.cohort.profile import Profile
     from seqsetvae.loading import data_module
     from seqsetvae.training.table import fit_to_training_stays
     from seqsetvae.variables import variable_table
@@ -161,6 +162,7 @@ def module_and_data(
         variables,
         cohort.fingerprints(),
         transform,
+        Profile.of(cohort),
     )
     return module, data
 

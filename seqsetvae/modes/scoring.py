@@ -21,7 +21,7 @@ from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.drift import drift
+from seqsetvae.evaluation.drift import drift, not_compared
 from seqsetvae.evaluation.every_set import EverySet, predict_every_set
 from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
@@ -134,8 +134,14 @@ class Scorer:
 
     def drift(self, splits: Sequence[str]) -> list[str]:
         """A sentence for each way in which these splits differ from the training data."""
-        hours = self.finetuned.trained_on.median_hours
-        return drift(self.cohort, splits, self.known_variables, self.not_read, hours)
+        of_training = self.finetuned.trained_on
+        hours, profile = of_training.median_hours, of_training.profile
+        return drift(self.cohort, splits, self.known_variables, self.not_read, hours, profile)
+
+    def not_compared(self, splits: Sequence[str]) -> list[str]:
+        """A sentence about what of these splits cannot be compared with the training data."""
+        of_training = self.finetuned.trained_on
+        return not_compared(self.cohort, splits, list(of_training.fingerprints), of_training.profile)
 
     @property
     def not_read(self) -> tuple[str, ...]:

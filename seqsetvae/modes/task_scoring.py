@@ -249,7 +249,7 @@ def _left_out(scorer: Scorer, split: str, stays: np.ndarray) -> list[str]:
 
 
 def _drift(scorer: Scorer, split: str) -> list[str]:
-    return [] if scorer.is_data_of_run else scorer.drift([split])
+    return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
 def _with_truth(rows: pa.Table, scorer: Scorer, split: str) -> pa.Table:

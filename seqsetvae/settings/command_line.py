@@ -61,7 +61,8 @@ def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentPa
         "  train_optimized.py --mode export --ckpt RUN_FOLDER --output FOLDER\n"
         "  train_optimized.py --mode demo\n\n"
         "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
-        "differ from the training data (unknown variables, shifted means, minutes in another unit), see the warnings;\n"
+        "differ from the training data (unknown or missing variables, shifted means, minutes in another unit, another\n"
+        "window), see the warnings;\n"
         "75 stopped by SIGTERM with the state of the run saved; 130 interrupted (go on with --resume)",
     )
     command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation import drift as module
-from seqsetvae.evaluation.drift import FEWEST_STAYS, drift
+from seqsetvae.cohort import profile as module
+from seqsetvae.cohort.profile import Profile, Window
+from seqsetvae.evaluation.drift import FEWEST_STAYS, drift, not_compared
 
 KNOWN = np.array([True, True, True])
 
@@ -27,9 +28,12 @@ def _cohort(stays: int = 30, shift: float = 0.0, span: float = 48 * 60, unknown:
         minute=np.tile(np.linspace(0, span, 8), stays),
         stay_offset=8 * np.arange(stays + 1),
         n_events=n_sets,
+        n_stays=stays,
+        prediction_minute=np.full(stays, np.nan),
     )
     return SimpleNamespace(
         vocabulary=("a", "b", "c"),
+        splits={"test": split},
         mean=np.array([10.0, 20.0, 30.0]),
         std=np.array([1.0, 2.0, 3.0]),
         split=lambda name: split,
@@ -83,6 +87,127 @@ def test_unknown_variables_are_counted_whether_they_are_in_the_cohort_or_left_ou
     assert "'x' (70 events); 'y' (10 events)" in left_out
     assert drift(_cohort(unknown={"x": 2}), ["test"], KNOWN, ()) == []  # below 1 %
     assert drift(_cohort(unknown={"x": 70}), ["valid"], KNOWN, ()) == []  # in another split
+
+
+# ------------------------------------------------------------------ variables that are missing
+
+
+def _training(variables: dict[str, tuple[int, int]], window: Window | None = None) -> Profile:
+    """A training split of 600 stays of which `variables` are (events, stays)."""
+    return Profile(window or Window(600, 0.0, None, None), variables)
+
+
+USUAL_THREE = dict.fromkeys("abc", (9600, 600))
+
+
+def _missing(variables: dict[str, tuple[int, int]], stays: int = 30) -> list[str]:
+    return drift(_cohort(stays), ["test"], KNOWN, (), profile=_training(variables))
+
+
+def test_variables_of_the_training_that_are_missing_are_named_by_their_share_of_the_events() -> None:
+    many = USUAL_THREE | {f"v{n}": (19200, 580) for n in range(73)}
+    (found,) = _missing(many)
+    assert found.startswith("73 variables of 76 of the training data, with 98.0% of the training events, are missing")
+    assert "'v0' (in 97% of the training stays, 1.3% of the events; here in 0 of 30 stays)" in found
+    assert "and 68 more" in found
+    assert _missing(USUAL_THREE) == []
+
+
+def test_one_frequent_vital_sign_is_enough() -> None:
+    (found,) = _missing(USUAL_THREE | {"heart rate": (9000, 599)})
+    assert found.startswith("1 variable of 4 of the training data, with 23.8% of the training events, are missing")
+    (found,) = _missing(USUAL_THREE | {"age": (600, 600), **{f"v{n}": (96_000, 3) for n in range(3)}})
+    assert "'age' (in 100% of the training stays, 0.2% of the events; here in 0 of 30 stays)" in found
+
+
+def test_an_absence_that_chance_explains_is_none() -> None:
+    """Rare variables, however many their events, and levels of which another occurs."""
+    assert _missing(USUAL_THREE | {"ECMO flow": (50_000, 6)}) == []
+    levels = {"a": (9600, 600), "b": (9600, 600), "c=x": (300, 300), "c": (300, 300)}
+    assert _missing(levels) == []
+
+
+def test_a_variable_that_hardly_any_stay_has_counts_as_missing() -> None:
+    cohort = _cohort(stays=200)
+    split = cohort.split("test")
+    split.variable[(split.variable == 2) & (np.arange(len(split.variable)) >= 40)] = 0
+    (found,) = drift(cohort, ["test"], KNOWN, (), profile=_training(USUAL_THREE))
+    assert "'c' (in 100% of the training stays, 33.3% of the events; here in 5 of 200 stays)" in found
+
+
+@pytest.mark.parametrize("stays", [1, 3, 9])
+def test_a_few_stays_lack_much_or_nothing(stays: int) -> None:
+    assert _missing(USUAL_THREE | {f"v{n}": (3000, 300) for n in range(5)}, stays) == []
+    (found,) = _missing(USUAL_THREE | {f"v{n}": (19200, 500) for n in range(73)}, stays)
+    assert found.startswith("73 variables of 76")
+
+
+# ------------------------------------------------------------------ another window
+
+
+def _window(here: Any, training: Any, stays: int = 30, span: float = 48 * 60) -> list[str]:
+    """Findings for stays with prediction times `here`, of training stays with those of `training` (hours)."""
+    cohorts = [_cohort(stays, span=span), _cohort(30)]
+    for cohort, hours in zip(cohorts, (here, training), strict=True):
+        split = cohort.split("test")
+        split.prediction_minute[:] = 60 * np.resize(np.asarray(hours, dtype=float), split.n_stays)
+    profile = Profile.of(cohorts[1])
+    return drift(cohorts[0], ["test"], KNOWN, (), 48.0, profile)
+
+
+WHOLE = float("nan")
+
+
+@pytest.mark.parametrize("stays", [1, 30])
+@pytest.mark.parametrize(
+    ("here", "training", "said"),
+    [
+        (WHOLE, 24, "Trained on the first 24 h of each stay; these stays: whole stays"),
+        (24, WHOLE, "these stays: the first 24 h of each stay"),
+        (12, 24, "Trained on the first 24 h of each stay; these stays: the first 12 h of each stay"),
+        (26, 24, "these stays: the first 26 h of each stay"),
+        (500, [5, 10, 20], "Trained on events before prediction times, at hour 10 (90 % between 5 and 20)"),
+    ],
+)
+def test_another_window_is_said(stays: int, here: Any, training: Any, said: str) -> None:
+    (found,) = _window(here, training, stays)
+    assert found.startswith("Another window than in training.")
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("here", "training"), [(24, 24), (WHOLE, WHOLE), ([6, 9, 22], [5, 10, 20]), (12, [5, 10, 20]), ([23, 24, 25], 24)]
+)
+def test_the_same_window_is_not(here: Any, training: Any) -> None:
+    assert _window(here, training) == []
+
+
+def test_stays_that_were_cut_by_hand_are_another_window_than_whole_ones() -> None:
+    """Without prediction times the window shows in the lengths of the stays."""
+    (found,) = _window(WHOLE, WHOLE, span=60 * 60)
+    assert "Trained on whole stays, which seem to be cut after 48 h" in found
+    assert _window(WHOLE, WHOLE, stays=FEWEST_STAYS - 1, span=60 * 60) == []
+    uncut = _training(USUAL_THREE)
+    assert len(drift(_cohort(), ["test"], KNOWN, (), 90.0, uncut)) == 1  # cut after 48 h, and half lasted 90 h
+    assert drift(_cohort(), ["test"], KNOWN, (), 40.0, uncut) == []
+
+
+def test_what_an_older_checkpoint_does_not_record_is_said_and_no_alarm() -> None:
+    cohort = _cohort()
+    assert drift(cohort, ["test"], KNOWN, ()) == []
+    (line,) = not_compared(cohort, ["test"], ["a", "b", "x"], None)
+    assert "does not record how often each variable occurred in training" in line
+    assert "1 of its 3 variables do not occur here; these stays: whole stays" in line
+    assert not_compared(cohort, ["test"], ["a", "b", "x"], _training(USUAL_THREE)) == []
+
+
+def test_a_profile_reads_back_and_a_damaged_one_is_refused() -> None:
+    profile = _training(USUAL_THREE, Window(600, 0.5, (1.0, 2.0, 3.0), None))
+    plain = profile.as_plain()
+    assert Profile.from_plain(plain) == profile
+    for name, value in (("at", [1, 2]), ("predicted", 2), ("variables", {"a": [5, 6]}), ("cut", float("nan"))):
+        with pytest.raises(ValueError, match="no stays can have"):
+            Profile.from_plain(plain | {name: value})
 
 
 def test_blocks_do_not_change_the_findings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.profile import Profile
 from seqsetvae.modes import embed
 from tests import tiny
 from tests.command import command
@@ -130,6 +132,20 @@ def test_neither_labels_nor_other_splits_are_needed(
     assert status == 2
     assert "no split 'test'; it has train" in errors
     assert not (tmp_path / "other.npz").exists()
+
+
+def test_training_variables_that_are_missing_are_said(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    shutil.copytree(old_layout.parent, tmp_path / "data")
+    for file in (tmp_path / "data" / "patient_ehr" / "test").iterdir():
+        rows = pd.read_parquet(file)
+        rows[rows["variable"] != "heart rate"].to_parquet(file)
+    content = torch.load(pretrained, weights_only=True)
+    torch.save(content | {"training_data": Profile.of(compiled).as_plain()}, tmp_path / "new.ckpt")
+    status, said, errors = _embed(tmp_path / "new.ckpt", tmp_path / "data", tmp_path / "states.npz", split="test")
+    assert status == 0, errors
+    assert "are missing here, or nearly: 'heart rate'" in said
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-4), ("64-true", 1e-6)])

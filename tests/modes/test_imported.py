@@ -163,3 +163,24 @@ def test_predictions_in_the_schema_of_meds_name_the_subjects_and_times_of_the_so
     days = (np.array(split.stay_id) - 1).tolist()  # stays are numbered in the order of their ids
     expected = [(START + timedelta(days=day, hours=6)).replace(tzinfo=None) for day in days]
     assert rows["prediction_time"].to_pylist() == expected
+
+
+def test_another_window_than_that_of_the_training_is_said_by_predict_and_evaluate(
+    pretrained: Path, tmp_path: Path, zoned: list[object]
+) -> None:
+    words = (*zoned, "--label_name", "died")
+    early = imported(tmp_path / "early", *words, "--until_hour", 3)
+    status, _, errors = finetune(pretrained, early.path, tmp_path, max_epochs=1, unfreeze_after=0)
+    assert status == 0, errors
+    flags = {"ckpt": run_of(tmp_path), "output_root_dir": tmp_path, "split": "test"}
+    given = (*words, "--stats", early.path)
+    for name, window, here in (("whole", (), "whole stays"), ("later", ("--until_hour", 5), "the first 5 h of each")):
+        other = imported(tmp_path / name, *given, *window).path
+        status, said, _ = command("predict", **flags, data_dir=other, output=tmp_path / f"{name}.csv")
+        assert status == 3
+        assert f"Trained on the first 3 h of each stay; these stays: {here}" in said
+        status, said, errors = command("evaluate", **flags, data_dir=other, output=tmp_path / f"{name} evaluated")
+        assert status == 0, errors
+        assert "Another window than in training. Trained on the first 3 h of each stay" in said
+    status, said, errors = command("predict", **flags, output=tmp_path / "same.csv")
+    assert status == 0, said

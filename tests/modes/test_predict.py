@@ -244,6 +244,35 @@ def test_minutes_that_are_hours_are_noticed(finished: tuple[Path, str], unlabell
     assert len(rows) == 20
 
 
+def test_training_variables_that_are_missing_are_named(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    _change(unlabelled, lambda rows, _: rows[rows["variable"] != "heart rate"])
+    status, rows, said, _ = _predict(finished[0], tmp_path / "one.csv", data_dir=unlabelled)
+    assert (status, len(rows)) == (3, 20)
+    assert "1 variable of 12 of the training data, with " in said
+    assert "'heart rate' (in 98% of the training stays" in said
+    _change(unlabelled, lambda rows, _: rows[rows["variable"] == "temperature"])
+    for file in sorted((unlabelled / "patient_ehr" / "test").iterdir())[1:]:
+        file.unlink()  # a single stay is enough
+    status, _, said, _ = _predict(finished[0], tmp_path / "most.csv", data_dir=unlabelled)
+    assert status == 3
+    assert "11 variables of 12 of the training data" in said
+
+
+def test_an_older_checkpoint_says_what_it_cannot_compare(
+    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    del content["hyper_parameters"]["training_data"]
+    torch.save(content, run / "checkpoints" / "best.ckpt")
+    status, _, said, errors = _predict(run, tmp_path / "new.csv", data_dir=unlabelled)
+    assert status == 0, errors
+    assert "does not record how often each variable occurred in training" in said
+
+
 def test_variables_without_an_embedding_are_left_out_and_counted(
     finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
 ) -> None:
