@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from seqsetvae.console import recorded_output, steady_output
+from seqsetvae.environment import require_usable
 from seqsetvae.errors import InputError, Terminated
+from seqsetvae.interrupt import StopRequest, handled
 from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
 from seqsetvae.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 the run failed, 2 bad input, 3 predicted, but the data differ from the training data,
-        75 stopped by SIGTERM, 130 interrupted.
+        75 stopped by SIGTERM or a like signal, 130 interrupted.
     """
     _replace_unprintable_characters()
     with steady_output(), other_output(), recorded_output():
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
+        require_usable()
         call = resolve(load_config(), sys.argv[1:] if argv is None else argv, MODES)
         devices, num_nodes = processes_of(call.settings)
         read_slurm(devices, num_nodes)
@@ -41,7 +44,8 @@ def _run(argv: Sequence[str] | None) -> int:
         if devices > 1 and this_process().world_size == 1:
             return launch([__file__, *(sys.argv[1:] if argv is None else argv)], devices)
         keep_freed_memory()
-        result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
+        with handled(StopRequest()):  # runs have one of their own, which saves
+            result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

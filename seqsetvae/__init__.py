@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from seqsetvae.environment import usable_matplotlib
+
+usable_matplotlib()
+
 __version__ = "0.1.0"  # pyproject.toml reads it from here
 __all__ = ["load", "predict"]
 

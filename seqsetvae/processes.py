@@ -20,6 +20,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seqsetvae.errors import InputError
+from seqsetvae.interrupt import STOPPING
 
 if TYPE_CHECKING:  # --help must not wait for it
     import torch
@@ -30,6 +31,7 @@ Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=7)
 LONGEST_START = timedelta(minutes=10)  # until all processes are there; jobs of several nodes start within seconds
 
+TASKS = "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"  # of this call of srun; of the allocation
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of torchrun
 SECONDS_OF_THE_FIRST = 3.0  # in which the first process ends with an error of all, and the launcher ends the others
 
@@ -51,7 +53,7 @@ class Process:
 
 def this_process() -> Process:
     """As torchrun, or srun, says in the environment; alone, if neither started it."""
-    is_started = all(map(os.environ.get, ENVIRONMENT))
+    is_started = all(os.environ.get(name, "").isdecimal() for name in ENVIRONMENT)
     return Process(*(int(os.environ[name]) for name in ENVIRONMENT)) if is_started else Process()
 
 
@@ -59,17 +61,23 @@ def read_slurm(devices: int, num_nodes: int) -> None:
     """Give the tasks of `srun` the environment that torchrun's processes have; no effect elsewhere.
 
     Only where the number of tasks is that of the processes that the settings ask for: in an interactive allocation a
-    command runs alone.
+    command runs alone, whatever the allocation has room for.
     """
-    slurm = os.environ
-    if "RANK" in slurm or devices * num_nodes == 1 or int(slurm.get("SLURM_NTASKS", 1)) != devices * num_nodes:
+    slurm, wanted = os.environ, devices * num_nodes
+    if "RANK" in slurm or not {"SLURM_PROCID", "SLURM_STEP_ID"} <= slurm.keys():
         return
-    if "SLURM_PROCID" not in slurm or "SLURM_STEP_ID" not in slurm:
+    tasks = next((int(slurm[name]) for name in TASKS if slurm.get(name, "").isdecimal()), 1)
+    if wanted == 1 and slurm.get(TASKS[0], "1") != "1" and slurm["SLURM_PROCID"] == "0":
+        print(
+            f"⚠️  srun has started {tasks} tasks, and each is a run of its own. For one run of all pass --devices, and "
+            "--num_nodes on several nodes; for one process pass srun --ntasks 1."
+        )
+    if wanted == 1 or tasks != wanted:
         return
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
     nodes = slurm.get("SLURM_STEP_NODELIST") or slurm.get("SLURM_NODELIST", "127.0.0.1")
-    slurm["RANK"], slurm["WORLD_SIZE"] = slurm["SLURM_PROCID"], slurm["SLURM_NTASKS"]
+    slurm["RANK"], slurm["WORLD_SIZE"] = slurm["SLURM_PROCID"], str(tasks)
     slurm["LOCAL_RANK"], slurm["LOCAL_WORLD_SIZE"] = slurm["SLURM_LOCALID"], str(devices)
     slurm["GROUP_RANK"] = slurm.get("SLURM_NODEID", "0")
     slurm.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
@@ -92,7 +100,8 @@ def check_processes(devices: int, num_nodes: int) -> None:
         nodes = here.world_size // here.local_world_size
         raise InputError(
             f"devices, num_nodes: received {devices} and {num_nodes}; {here.world_size} processes were started, "
-            f"{here.local_world_size} on this node: pass --devices {here.local_world_size} --num_nodes {nodes}"
+            f"{here.local_world_size} on this node: pass --devices {here.local_world_size} --num_nodes {nodes}, or, if "
+            f"another program has left them in the environment, unset {' '.join(ENVIRONMENT)}"
         )
 
 
@@ -120,6 +129,8 @@ def launch(words: Sequence[str], devices: int) -> int:
         run_id=str(os.getpid()),
         max_restarts=0,
         monitor_interval=0.1,
+        local_addr="localhost",  # else it asks for the name of this computer, which may not resolve
+        signals_to_handle=",".join(signal.Signals(each).name for each in (*STOPPING, signal.SIGINT)),
     )
     try:
         elastic_launch(config, sys.executable)(*words)
@@ -135,7 +146,7 @@ def launch(words: Sequence[str], devices: int) -> int:
         )
         return 128 - failure.exitcode  # as shells have it
     except SignalException as stopped:
-        return 75 if stopped.sigval == signal.SIGTERM else 130
+        return 130 if stopped.sigval == signal.SIGINT else 75
     return 0
 
 

@@ -24,6 +24,7 @@ ROOMS = [
     ("seqsetvae.ops",),
     ("seqsetvae.settings",),
     ("seqsetvae.files", "seqsetvae.safetensors_file", "seqsetvae.tree_text", "seqsetvae.processes"),
+    ("seqsetvae.environment", "seqsetvae.interrupt"),
     ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.

@@ -99,7 +99,7 @@ def _finetuning_problems(settings: Settings, finetuning: finetune.Settings) -> l
 
 def run(settings: Settings) -> dict[str, Any]:
     """Fine-tune and predict every fold; returns the table of results, which is also printed and written."""
-    from seqsetvae.cohort.folds import folds, in_no_fold
+    from seqsetvae.cohort.folds import in_no_fold
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.loading import require_both_classes
     from seqsetvae.trees import lightgbm
@@ -115,6 +115,17 @@ def run(settings: Settings) -> dict[str, Any]:
     not_used = in_no_fold(cohort)
     for line in not_used:
         print(line)
+    try:
+        return _results(settings, folder, _all_folds(settings, cohort, folder), not_used)
+    except (KeyboardInterrupt, Terminated) as stop:
+        again = f"the same command with --output {shlex.quote(str(folder))}"
+        raise type(stop)(f"stopped; to go on: {again}") from None
+
+
+def _all_folds(settings: Settings, cohort: Cohort, folder: Path) -> list[Columns]:
+    """The predictions of each fold of each partition; those that have a file are read."""
+    from seqsetvae.cohort.folds import folds
+
     columns: list[Columns] = []
     for repeat in range(settings.repeats):
         seed = settings.partition_seed + repeat
@@ -122,11 +133,12 @@ def run(settings: Settings) -> dict[str, Any]:
         for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}", flush=True)
             place = f"partition{seed}-fold{number_of_fold}"
-            try:
-                columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat)))
-            except (KeyboardInterrupt, Terminated) as stop:
-                again = f"the same command with --output {shlex.quote(str(folder))}"
-                raise type(stop)(f"stopped in fold {number_of_fold + 1}; to go on: {again}") from None
+            columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat)))
+    return columns
+
+
+def _results(settings: Settings, folder: Path, columns: list[Columns], not_used: list[str]) -> dict[str, Any]:
+    """Compute, write and print the table of results."""
     first = ways(settings)[0] if len(ways(settings)) > 1 else None
     result = results(columns, first) | {"cautions": [*cautions(settings), *not_used]}
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")

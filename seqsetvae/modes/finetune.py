@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -151,9 +152,7 @@ def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
     warn_of_rates(settings)
-    summary = train(settings, *found, resume=resume)
-    report_finished_run(Path(summary.run))
-    return summary
+    return train(settings, *found, resume=resume, finish=report_finished_run)
 
 
 def train(
@@ -163,8 +162,12 @@ def train(
     transform: ValueTransform,
     report: LoadReport | None,
     resume: Path | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Summary:
-    """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
+    """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one.
+
+    `finish` is called with the run folder when all else is done.
+    """
     from seqsetvae.processes import leave
     from seqsetvae.training.calibrate import calibrate_best
     from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
@@ -220,6 +223,7 @@ def train(
             random_weights_advice(report) * is_pretrainable(settings)
             + (finetuning_advice(rows, watched, cohort.split("valid")) if settings.task.is_binary else [])
         ),
+        finish,
     )
 
 

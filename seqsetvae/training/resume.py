@@ -18,15 +18,15 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from seqsetvae.checkpoint import read_file
-from seqsetvae.errors import InputError, Terminated
+from seqsetvae.errors import InputError
 from seqsetvae.files import keep_as
+from seqsetvae.interrupt import StopRequest
 from seqsetvae.metrics import RunningMean
 from seqsetvae.processes import any_of, of_all, this_process
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
 from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
-from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder
+from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.run_state import RunState, whole_number
 from seqsetvae.weights import check_finite, check_kinds
 
@@ -145,7 +145,7 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a run has nothing left to do with these settings, which is then said."""
     run = RunFolder(folder)
-    done = (folder / SUMMARY).is_file() and run.read_json(CONFIG)["settings"] == settings
+    done = run.is_finished and run.read_json(CONFIG)["settings"] == settings
     if done:
         print(f"Nothing to do: the run in {folder} is finished (summary.txt holds its results).")
     return done
@@ -266,7 +266,7 @@ class LastCheckpoint(Checkpoint):
 
     def _end_if_asked(self) -> None:
         if self.stop.received:
-            raise Terminated
+            self.stop.end()
 
     def _save(self, trainer: pl.Trainer, batches: int) -> None:
         sums = {name: metric.partial() for name, metric in _running_means(trainer.lightning_module).items()}

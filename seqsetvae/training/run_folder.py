@@ -37,12 +37,14 @@ class RunFolder:
         summary.json, summary.txt the results
         train.log                 everything that was printed
         report.html, figures/     of fine-tuning, where the packages for reports are installed
+        .running                  until all of this is written
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / CHECKPOINTS
         self._lock: BinaryIO | None = None
+        self._found_lock = False
         self.writes = this_process().is_first  # of several processes one writes
 
     @classmethod
@@ -100,15 +102,23 @@ class RunFolder:
         """
         if not self.writes:
             return
+        self._found_lock = (self.path / LOCK).exists()
         self._lock = _lock(self.path / LOCK)
         if self._lock is None:
             raise InputError(f"{self.path}: another process writes to this run. Wait for it, or end it first.")
 
-    def unlock(self) -> None:
+    def unlock(self, *, as_found: bool = False) -> None:
+        """The run is finished; with `as_found` it is as it was before `lock`: finished or not."""
         if self._lock is not None:
             self._lock.close()
-            (self.path / LOCK).unlink(missing_ok=True)
+            if not (as_found and self._found_lock):
+                (self.path / LOCK).unlink(missing_ok=True)
             self._lock = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has written all that it owes: a process that was killed before leaves its lock."""
+        return (self.path / SUMMARY).is_file() and not (self.path / LOCK).exists()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ one fit would break resume and multi-process training, so nothing is frozen or u
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.console import print_line
 from seqsetvae.errors import InputError
+from seqsetvae.interrupt import StopRequest
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import return_freed_memory
 from seqsetvae.processes import lost_another, this_process
@@ -29,7 +31,6 @@ from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
 from seqsetvae.training.feature_cache import CachedFeatures
 from seqsetvae.training.feature_pass import FrozenModel
 from seqsetvae.training.finite import FiniteWatch
-from seqsetvae.training.interrupt import StopRequest
 from seqsetvae.training.random_numbers import set_rng_states
 from seqsetvae.training.resume import LastCheckpoint, ResumePoint
 from seqsetvae.training.run_folder import RunFolder
@@ -190,14 +191,14 @@ class Run:
         return pl.Trainer(
             max_epochs=max_epochs,
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO(), *_environment()],
+            plugins=[SafeCheckpointIO(), _environment()],
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=False,  # RunProgress counts over all stages
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches, and perhaps another number of them
-            default_root_dir=self.folder.path,
+            default_root_dir=os.devnull,  # under SLURM it would load files that it finds in a folder
             **self.trainer_options,
         )
 
@@ -252,12 +253,12 @@ def _load_best(module: FineTuner, best: Path) -> None:
         raise InputError(f"{best}: its weights are not those of this run ({error}). Start a new run.") from error
 
 
-def _environment() -> list[TorchElasticEnvironment]:
-    """Of several processes, which are there already and as torchrun has them, whoever started them.
+def _environment() -> ClusterEnvironment:
+    """The processes of this run, whoever started them; several are as torchrun has them.
 
-    By name, since SLURM's own environment would requeue the job, and load files that it finds.
+    By name: one that Lightning finds by itself asks for as many devices as SLURM has tasks, and requeues the job.
     """
-    return [TorchElasticEnvironment()] if this_process().world_size > 1 else []
+    return TorchElasticEnvironment() if this_process().world_size > 1 else LightningEnvironment()
 
 
 def trained_parameters(module: pl.LightningModule) -> dict[str, int]:

@@ -14,15 +14,16 @@ import torch
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import notices
 from seqsetvae.console import end_log, start_log
+from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
+from seqsetvae.interrupt import stoppable
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.processes import first_process_first, from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
-from seqsetvae.training.interrupt import stoppable
 from seqsetvae.training.precision import effective_precision
-from seqsetvae.training.resume import check_same_inputs, read_resume_point
+from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
 from seqsetvae.training.resume_check import identity, require_same_run
 from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder, find_checkpoint
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
@@ -63,11 +64,11 @@ def start_run(
     config = _config(mode, settings, data, sizes, report)
     point = None
     if resume is not None:
-        check_same_inputs(folder.read_json(CONFIG), config, folder.path)
-        with first_process_first():
-            point = read_resume_point(folder)
-        if point is not None:
-            require_same_run(point.identity, identity(config), point.run, metrics, point.path)
+        try:
+            point = _resume_point(folder, config, metrics)
+        except InputError:
+            folder.unlock(as_found=True)
+            raise
     if folder.writes:
         start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
@@ -101,6 +102,16 @@ def start_run(
     if this_process().rank >= (1 if point is None else point.world_size):
         torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
     return found
+
+
+def _resume_point(folder: RunFolder, config: dict[str, Any], metrics: Sequence[str]) -> ResumePoint | None:
+    """Where a run goes on; None: at its start. Raises InputError if it cannot go on with this config."""
+    check_same_inputs(folder.read_json(CONFIG), config, folder.path)
+    with first_process_first():
+        point = read_resume_point(folder)
+    if point is not None:
+        require_same_run(point.identity, identity(config), point.run, metrics, point.path)
+    return point
 
 
 def _config(mode: str, settings: Any, data: CohortDataModule, sizes: Any, report: LoadReport | None) -> dict[str, Any]:
@@ -146,21 +157,30 @@ def trainer_options(run: RunSettings, optimizer: OptimizerSettings, device: torc
 
 
 def train_and_summarize(
-    run: Run, device: torch.device, train: Callable[[], None], advice: Callable[[list[Row]], list[str]]
+    run: Run,
+    device: torch.device,
+    train: Callable[[], None],
+    advice: Callable[[list[Row]], list[str]],
+    finish: Callable[[Path], None] | None = None,
 ) -> Summary:
-    """Train, then write and print the summary."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    try:
-        with stoppable(run.folder.path, run.stop):
+    """Train, write and print the summary, and do what else a run owes at its end: `finish` with its folder.
+
+    Until all of that is done the folder is locked; a run whose lock is left is not finished.
+    """
+    with stoppable(run.folder.path, run.stop):
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
             train()
-    finally:
-        run.table.close()
-    use = device_use(device, time.process_time() - cpu, time.perf_counter() - wall, run.state.gpu_busy)
-    summary = summarize(run, use, run.seconds, advice(list(run.state.rows)))
-    run.folder.write_text("summary.txt", f"{summary}\n")
-    run.folder.write_json(SUMMARY, asdict(summary))  # the last file: with it the run is finished
-    run.folder.previous.unlink(missing_ok=True)
-    run.folder.unlock()
-    print(f"\n{summary}", flush=True)
-    end_log()
+        finally:
+            run.table.close()
+        use = device_use(device, time.process_time() - cpu, time.perf_counter() - wall, run.state.gpu_busy)
+        summary = summarize(run, use, run.seconds, advice(list(run.state.rows)))
+        run.folder.write_text("summary.txt", f"{summary}\n")
+        run.folder.write_json(SUMMARY, asdict(summary))
+        print(f"\n{summary}", flush=True)
+        end_log()
+        if finish is not None:
+            finish(run.folder.path)
+        run.folder.previous.unlink(missing_ok=True)
+        run.folder.unlock()
     return summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
-from seqsetvae.modes import crossvalidation_jobs, pretrain
+from seqsetvae.modes import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.modes.crossvalidation_jobs import train_and_predict
 from seqsetvae.tasks import fitting
 from tests.command import command
@@ -118,6 +119,10 @@ def test_finished_folds_are_not_computed_again(
     status, again, _ = command("crossvalidate", **flags)
     assert len(list((tmp_path / "cv" / "runs").glob("finetune-*"))) == runs  # its run is finished; it predicts again
     assert printed.splitlines()[-8:] == again.splitlines()[-8:]
+    monkeypatch.setattr(crossvalidate, "results", lambda *_: signal.raise_signal(signal.SIGTERM))
+    status, _, errors = command("crossvalidate", **flags)
+    assert status == 75
+    assert errors.endswith(f"stopped; to go on: the same command with --output {tmp_path / 'cv'}\n")
     status, _, errors = command("crossvalidate", **{**flags, "max_epochs": 3})
     assert status == 2
     assert "holds folds of other settings" in errors

@@ -16,6 +16,9 @@ from benchmarks.kill_at import Call
 from benchmarks.kills import differences, killed_run
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation import report
+from seqsetvae.evaluation.report import page
+from seqsetvae.training import calibrate, start
 from tests.command import argv, call, finetune, rows_of, run_of
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, killed_at, refusal, resume
@@ -168,6 +171,45 @@ def test_sigterm_in_a_validation_ends_at_once(
     assert "stopped by SIGTERM; to go on: python train_optimized.py --resume" in errors
     resume(run_of(tmp_path))
     assert [row["epoch"] for row in rows_of(run_of(tmp_path))] == ["1", "2", "3"]
+
+
+def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is killed in its calibration, its summary and its report, and it gets SIGTERM in both of these."""
+    words = ["--resume", str(killed)]
+    for owner, name in ((calibrate, "calibrate"), (start, "summarize"), (report, "write_report"), (page, "write_text")):
+        with killed_at(owner, name, 1):
+            call(words)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_: signal.raise_signal(signal.SIGTERM))
+            status, _, errors = call(words)
+        assert status == 75, errors
+        assert errors.splitlines()[-1] == f"stopped by SIGTERM; to go on: python train_optimized.py --resume {killed}"
+    assert not (killed / "report.html").exists()
+    resume(killed)
+    for file in ("calibration.json", "summary.json", "summary.txt", "run_state.json", "report.html"):
+        assert (killed / file).is_file()
+    for file in (".running", "checkpoints/previous.ckpt"):
+        assert not (killed / file).exists()
+    assert resume(killed).startswith("Nothing to do")
+
+
+def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(killed: Path) -> None:
+    resume(killed)
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3):
+        call(["--resume", str(killed), "--max_epochs", "4", "--override", "max_epochs"])
+    resume(killed)
+    assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
+
+
+def test_a_finished_run_whose_data_changed_is_still_finished(killed: Path) -> None:
+    resume(killed)
+    config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
+    changed = config | {"cohort": config["cohort"] | {"content": "other"}}
+    (killed / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert "the data in" in refusal(killed, "--max_epochs", "4", "--override", "max_epochs")
+    assert resume(killed).startswith("Nothing to do")
 
 
 def test_a_process_that_is_killed_ends_like_one_that_was_not(

@@ -68,7 +68,9 @@ R = TypeVar("R")
 
 @contextmanager
 def _style(name: str = "") -> Iterator[None]:
-    with mpl.rc_context({**STYLE, "svg.hashsalt": f"report {name}"}), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # whatever the user's own matplotlibrc says
+        mpl.rcParams.update({**STYLE, "svg.hashsalt": f"report {name}"})
         # The page's own font has the characters that matplotlib's lacks.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from .*font")
         yield

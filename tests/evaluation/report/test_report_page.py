@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -20,12 +21,28 @@ from seqsetvae.evaluation.report.comparison import paired_difference
 from seqsetvae.evaluation.report.numbers import typical_stay
 from seqsetvae.evaluation.report.page import write_run_page
 from seqsetvae.evaluation.report.read import read_run
-from seqsetvae.evaluation.report.style import INK, PAPER, line_style
+from seqsetvae.evaluation.report.style import INK, PAPER, as_svg, empty, line_style, styled
 from seqsetvae.evaluation.report.wording import interval
 from seqsetvae.evaluation.report.wording import number as number_text
 from tests.evaluation.report.example import NASTY
 
 EMPTY = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def test_figures_do_not_depend_on_the_users_own_settings() -> None:
+    """Of a matplotlibrc: LaTeX, which may not be installed, fonts, sizes."""
+
+    @styled
+    def drawn() -> str:
+        figure, axes = empty()
+        axes.plot([0, 1], [1, 0], label="a_b $c$")
+        axes.legend()
+        return as_svg(figure, "figure")
+
+    own = {"text.usetex": True, "font.family": "No such font", "font.size": 30, "lines.linestyle": ":"}
+    usual = drawn()
+    with mpl.rc_context(own):
+        assert drawn() == usual
 
 
 class Page(HTMLParser):

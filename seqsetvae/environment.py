@@ -1,0 +1,58 @@
+"""What other programs leave in the environment, and libraries would follow: here it decides nothing.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+from seqsetvae.errors import InputError
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads the first when it is imported
+
+
+def usable_matplotlib() -> None:
+    """Import matplotlib without the settings of its user, if they keep it from being imported; libraries import it.
+
+    A notebook names its own backend in MPLBACKEND, also for the commands that it starts, where it may not be installed.
+    """
+    asked = [name for name in ("MPLBACKEND", "MATPLOTLIBRC") if name in os.environ]
+    if "matplotlib" in sys.modules or not (asked or os.path.lexists("matplotlibrc")):
+        return
+    with contextlib.suppress(ImportError):  # it is not installed
+        try:
+            import_module("matplotlib")
+        except ImportError:
+            raise
+        except Exception:  # of whatever kind: its checks of the backend, an encoding, a folder
+            for name in asked:
+                del os.environ[name]
+            for name in [name for name in sys.modules if name.startswith("matplotlib.")]:  # imported before it failed
+                del sys.modules[name]
+            with contextlib.chdir(Path(__file__).parent):  # where there is no matplotlibrc
+                import_module("matplotlib")
+
+
+def require_usable() -> None:
+    """Remove what would change a run without a word.
+
+    Raises:
+        InputError: there is no folder for temporary files, which libraries need.
+    """
+    for name in RANKS:
+        if name in os.environ and not os.environ[name].isdecimal():
+            del os.environ[name]
+    for name in [name for name in os.environ if name.startswith("PL_TRAINER_")]:  # arguments of Lightning's Trainer
+        del os.environ[name]
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.strerror}. Set TMPDIR to a folder that you may write to; libraries need one."
+        ) from None
