@@ -30,10 +30,9 @@ from seqsetvae.cohort.imported import (
     read_samples,
 )
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import MINUTES, TimeColumn, as_ids, in_column
-from seqsetvae.cohort.tables.events import TimeFlags, is_bad
+from seqsetvae.cohort.tables.cells import as_ids, in_column
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
-from seqsetvae.cohort.tables.stay_table import read_times
+from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
 
 STAY_COLUMNS = ("ts_id", "stay_id", "id")
@@ -150,13 +149,15 @@ class LabelFile:
         form, zone, decimal = (of_import.get(name) for name in ("time_format", "time_zone", "decimal"))
         flags = TimeFlags(unit, form, zone, decimal=decimal or ".")
         of_samples = TimeColumn(samples[PREDICTION_TIME].combine_chunks(), unit)
-        time = read_times(str(self.path), name, self.columns[name], of_samples, flags)
+        column = self.columns[name]
+        clock = comparable(str(self.path), name, column, of_samples, flags)
+        time = in_column(str(self.path), name, lambda: clock.read(column, earliest=True))
         bad = np.flatnonzero(is_bad(time))
         if len(bad):
             cell = self.columns[name][int(bad[0])].as_py()
             raise InputError(
                 f"{self.path}, row {bad[0]} (counted from 0), column {name}: {shown(cell or 'empty')} is not "
-                f"{of_samples.described}"
+                f"{clock.allowed}"
             )
         return time
 

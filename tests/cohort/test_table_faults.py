@@ -163,7 +163,11 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
         (HEADER, [], "e.csv: there are no rows."),
         (HEADER + "1,noon,hr,1\n", [], "no cell of the column of times, such as 'noon', is a timestamp without"),
         (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "such as '0', is a timestamp like %d.%m.%Y"),
-        (HEADER + "1,2020-01-01,hr,1\n", ["--time_zone", "Mars"], "column time: --time_zone Mars: Cannot locate"),
+        (
+            HEADER + "1,2020-01-01,hr,1\n",
+            ["--time_zone", "Mars"],
+            "--time_zone Mars: this computer knows no such zone",
+        ),
         (HEADER + "".join(f"1,0,note,text{at}\n" for at in range(1001)), [], "'note' has more than 1,000 different"),
         (HEADER + GOOD, ["--until_hour", "-1"], "--until_hour -1: allowed: a number above 0"),
         (HEADER + GOOD, ["--fold", "1/5"], "--fold and --fractions: give one of them."),

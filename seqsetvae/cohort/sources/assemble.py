@@ -28,11 +28,11 @@ from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.event_flags import BY_NAME
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
-from seqsetvae.cohort.tables.cells import MICROSECONDS, in_unit
 from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
-from seqsetvae.cohort.tables.events import Columns, Events, is_bad
+from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.source import EventSource, StaticColumn
+from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
 from seqsetvae.cohort.tidy import SPLITS, Skip
 from seqsetvae.errors import InputError
 
@@ -212,7 +212,7 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
     """The samples with the ids and times of the source, for `Imported`; `split` is that of the `compiled` ones."""
     position = np.full(len(samples), -1)
     position[np.searchsorted(samples.stay_id, compiled)] = split
-    zone = "UTC" if events.time.has_zone or events.time.zone else None
+    zone = "UTC" if events.time.is_located else None
     kind = pa.timestamp("us", zone) if events.time.is_timestamp else pa.float64()
 
     def times(column: NDArray[Any]) -> pa.Array:

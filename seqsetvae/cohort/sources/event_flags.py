@@ -8,9 +8,9 @@ from pathlib import Path
 from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import add_side_file
-from seqsetvae.cohort.tables.cells import DECIMALS, MINUTES
+from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.events import TimeFlags
+from seqsetvae.cohort.tables.times import MINUTES, TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError

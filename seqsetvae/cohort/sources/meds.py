@@ -35,13 +35,13 @@ from seqsetvae.cohort.sources.meds_files import (
     unread,
 )
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.cells import MICROSECONDS
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
-from seqsetvae.cohort.tables.events import Columns, TimeFlags, is_bad, read_events
+from seqsetvae.cohort.tables.events import Columns, read_events
 from seqsetvae.cohort.tables.read import table_files
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import read_label_rows
+from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.cohort.tidy import Skip, left_out
 from seqsetvae.errors import InputError
 

@@ -25,11 +25,11 @@ from seqsetvae.cohort.sources.meds_files import (
     task_name,
 )
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.cells import MICROSECONDS
-from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, read_events
+from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.read import table_files
 from seqsetvae.cohort.tables.samples import make_samples
 from seqsetvae.cohort.tables.stay_table import LabelRows, per_id, read_label_rows
+from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags
 
 COLUMNS = Columns(SUBJECT, "minute", CODE, "value", None, "set_index")
 PATIENT = "patient_id"

@@ -21,12 +21,14 @@ from seqsetvae.cohort.sources.event_flags import (
     time_flags,
 )
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
-from seqsetvae.cohort.tables.events import Columns, Events, TimeFlags, is_bad, read_events
+from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import find_time_column, per_id, read_label_rows, read_times
+from seqsetvae.cohort.tables.stay_table import find_time_column, per_id, read_label_rows
+from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.errors import InputError
 
@@ -131,7 +133,9 @@ class _Facts:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
         name, events = self._arguments.start_column, self._events
         if name is not None:
-            return read_times(self.where, name, self._columns[name], events.time, flags)
+            column = self._columns[name]
+            time = comparable(self.where, name, column, events.time, flags)
+            return in_column(self.where, name, lambda: time.read(column))
         if not events.time.is_timestamp:
             return np.zeros(len(events.ids))
         return np.where(is_bad(events.first_time), 0, events.first_time)

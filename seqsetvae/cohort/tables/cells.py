@@ -1,4 +1,4 @@
-"""What the cells of a table mean: ids, times, numbers. Letters: R rows of a part."""
+"""What the cells of a table mean: ids, numbers, levels. Letters: R rows of a part."""
 
 import contextlib
 import re
@@ -15,12 +15,13 @@ from seqsetvae.cohort.names import SURROUNDING
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.errors import InputError
 
-MICROSECONDS = 60_000_000  # in a minute
-BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
-MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 DECIMALS = (".", ",")  # marks of the decimals in texts
-_WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether cells of this type are texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def as_text(column: pa.Array) -> pa.Array:
@@ -107,8 +108,8 @@ def split_values(column: pa.Array, decimal: str = ".") -> tuple[NDArray[np.float
     Texts with a `decimal` of "," are numbers with a decimal comma; one with a point is none then.
     """
     kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
-        numbers = _cast(column, pa.float64())
+    if not (is_text(kind) or pa.types.is_dictionary(kind)):
+        numbers = cast_cells(column, pa.float64())
         return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
     column = column.cast(pa.string())
     if decimal == ".":
@@ -119,12 +120,12 @@ def split_values(column: pa.Array, decimal: str = ".") -> tuple[NDArray[np.float
     is_number = pc.match_substring_regex(text, _NUMBER.replace(r"\.", re.escape(decimal)))
     plain = pc.replace_substring(pc.if_else(is_number, text, None), "+", "", max_replacements=1)
     plain = pc.replace_substring(plain, decimal, ".")
-    numbers = pc.fill_null(_cast(plain, pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    numbers = pc.fill_null(cast_cells(plain, pa.float64()), np.nan).to_numpy(zero_copy_only=False)
     empty = pc.or_(is_number, pc.is_in(text, pa.array(MISSING)))
     return numbers, pc.if_else(empty, None, text)
 
 
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def cast_cells(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """The cells as `kind`, null where that is not possible. Raises InputError if it never is for this type."""
     try:
         return column.cast(kind, safe=pa.types.is_string(column.type))
@@ -134,116 +135,7 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
         if len(column) == 1:
             return pa.nulls(1, kind)
         half = len(column) // 2  # few cells are bad, so that the halves soon are good
-        return pa.concat_arrays([_cast(column[:half], kind), _cast(column[half:], kind)])
-
-
-def in_unit(minutes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
-    """Minutes as numbers of a unit of MINUTES, those that are the same minutes again; short ones first, as 7.3.
-
-    >>> in_unit(np.array([90.0, 0.3 * 60]), "hours").tolist()
-    [1.5, 0.3]
-    """
-    factor = MINUTES[unit]
-    number = minutes / factor
-    found = number.copy()
-    for candidate in (np.nextafter(number, -np.inf), np.nextafter(number, np.inf), number, np.round(number, 9)):
-        found = np.where(candidate * factor == minutes, candidate, found)
-    return found
-
-
-class TimeColumn:
-    """How the times of a table are written, found in its first cells: numbers, or timestamps with or without a zone.
-
-    Attributes:
-        is_timestamp: else a time is a number.
-    """
-
-    def __init__(
-        self,
-        column: pa.Array,
-        unit: str = "minutes",
-        form: str | None = None,
-        zone: str | None = None,
-        origin: int | None = None,
-        decimal: str = ".",
-    ) -> None:
-        """Look at some cells.
-
-        Args:
-            column: cells of the first part.
-            unit: of times that are numbers, a key of MINUTES.
-            form: of timestamps in text, as for strptime; None: ISO 8601.
-            zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
-            origin: in microseconds; timestamps become numbers, the minutes since then.
-            decimal: the mark of the decimals, of numbers in text.
-
-        Raises:
-            InputError: the cells are times of a day, or durations.
-        """
-        self.unit, self.form, self.zone, self.origin, self.decimal = unit, form, zone, origin, decimal
-        kind = column.type
-        _refuse_other_times(kind)
-        self.is_timestamp = pa.types.is_temporal(kind)
-        self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            first = as_text(column.drop_null()[:1000]).drop_null()
-            self.is_timestamp = form is not None or 2 * split_values(first, decimal)[1].null_count < len(first)
-            self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
-
-        self.is_timestamp &= origin is None
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """Timestamps are microseconds in UTC, int64; other times are minutes, float64."""
-        return np.int64 if self.is_timestamp else np.float64
-
-    @property
-    def described(self) -> str:
-        """What a time of this column is, for messages."""
-        if not self.is_timestamp:
-            return f"a number of {self.unit}"
-        if self.form is not None:
-            return f"a timestamp like {self.form}"
-        return f"a timestamp {'with' if self.has_zone else 'without'} a time zone"
-
-    def read(self, column: pa.Array) -> NDArray[Any]:
-        """[R] Times in `dtype`; a cell that is empty or something else is BAD_TIME, or NaN."""
-        if self.origin is not None:
-            stamps = pc.fill_null(self._stamps(column).cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
-            return np.where(stamps == BAD_TIME, np.nan, (stamps - self.origin) / MICROSECONDS)
-        if not self.is_timestamp:
-            numbers = split_values(column, self.decimal)[0] * MINUTES[self.unit]
-            return np.where(np.isfinite(numbers), numbers, np.nan)
-        stamps = self._stamps(column)
-        return pc.fill_null(stamps.cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
-
-    def _stamps(self, column: pa.Array) -> pa.Array:
-        utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
-        _refuse_other_times(column.type)
-        if pa.types.is_temporal(column.type):
-            stamps = column.cast(utc if self.has_zone else naive, safe=False)
-        elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            return pa.nulls(len(column), naive)
-        elif self.form is not None:
-            stamps = pc.strptime(column, self.form, "us", error_is_null=True)
-        else:
-            stamps = _cast(pc.utf8_trim_whitespace(column), utc if self.has_zone else naive)
-        if self.zone is not None and not self.has_zone:
-            stamps = self._located(stamps)
-        return stamps
-
-    def _located(self, stamps: pa.Array) -> pa.Array:
-        """Local times of the zone in UTC; the hour that occurs twice in autumn counts as the earlier one."""
-        try:
-            return pc.assume_timezone(stamps, self.zone, ambiguous="earliest", nonexistent="earliest")
-        except pa.ArrowInvalid as error:
-            raise InputError(f"--time_zone {self.zone}: {error}") from None
-
-
-def _refuse_other_times(kind: pa.DataType) -> None:
-    """Raises InputError for a type of times that are not points of time."""
-    if pa.types.is_temporal(kind) and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        raise InputError(f"holds {kind}; allowed: timestamps, dates, texts or numbers")
+        return pa.concat_arrays([cast_cells(column[:half], kind), cast_cells(column[half:], kind)])
 
 
 def in_column(where: str, column: str, work: Callable[[], Any]) -> Any:

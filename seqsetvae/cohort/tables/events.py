@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.skipped import counted
-from seqsetvae.cohort.tables.cells import BAD_TIME, TimeColumn, as_ids, in_column, split_values
+from seqsetvae.cohort.tables.cells import as_ids, in_column, split_values
 from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
 from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.store import EventStore
+from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import FaultyCell, Skip
 from seqsetvae.errors import InputError
 
@@ -36,16 +37,6 @@ class Columns(NamedTuple):
     value: str | None
     text: str | None = None  # levels beside the numbers
     set: str | None = None  # number of the set; None: a set is all that has one time
-
-
-class TimeFlags(NamedTuple):
-    """How the user says that times are written; see TimeColumn."""
-
-    unit: str = "minutes"
-    form: str | None = None
-    zone: str | None = None
-    origin: int | None = None
-    decimal: str = "."
 
 
 class Ids:
@@ -130,10 +121,13 @@ def read_events(
         for file in files:
             if events is not None:
                 events.files.append((n_rows, file))
+            clock = None
             for part in read_parts(file, needed, list(optional)):
+                cells = part.columns[columns.time]
                 if events is None:
-                    events = _start(file, part.columns[columns.time], columns, codes, flags, folder)
-                _add(events, part, n_rows, columns, hook)
+                    events = _start(file, cells, columns, codes, flags, folder)
+                clock = clock or clock_of(file, columns.time, cells, events, flags)
+                _add(events, part, n_rows, columns, clock, hook)
                 n_rows += len(part)
                 events.n_rows = n_rows
                 bar.update(len(part))
@@ -150,11 +144,22 @@ def _start(file: Path, cells: pa.Array, columns: Columns, codes: EventCodes, fla
     return Events(Ids(), store, codes, time, np.zeros(0, time.dtype), [(0, file)])
 
 
-def _add(events: Events, part: Part, n_rows: int, columns: Columns, hook: Hook | None) -> None:
+def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: TimeFlags) -> TimeColumn:
+    """How the times of one of the files are written. Raises InputError if they differ in kind from the files before."""
+    clock = comparable(str(file), name, cells, events.time, flags, "the times of other files")
+    if clock.is_date != events.time.is_date:
+        raise InputError(
+            f"{file}, column {name}: is {clock.described}; the times of other files are {events.time.described}. A "
+            "date counts as midnight, before all else of that day: write times of day in all files, or in none."
+        )
+    return clock
+
+
+def _add(events: Events, part: Part, n_rows: int, columns: Columns, clock: TimeColumn, hook: Hook | None) -> None:
     """Add a part, whose first row is row `n_rows` over all files."""
     where, cells = str(part.file), part.columns
     ids = in_column(where, columns.id, lambda: events.ids.add(cells[columns.id]))
-    time = in_column(where, columns.time, lambda: events.time.read(cells[columns.time]))
+    time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
     code, number = in_column(
         where, str(columns.value), lambda: events.codes.encode(cells[columns.variable], value, text)
@@ -190,7 +195,7 @@ def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, time: NDArray[
     if len(rows) == len(time):
         raise InputError(
             f"{events.files[-1][1]}: no cell of the column of times, such as {str(cells[0].as_py())!r}, is "
-            f"{events.time.described}. If times are written in another way, see --time_format and --time_unit."
+            f"{events.time.allowed}. If times are written in another way, see --time_format and --time_unit."
         )
 
 
@@ -211,8 +216,3 @@ def _note_first_times(events: Events, ids: NDArray[np.int32], time: NDArray[Any]
     old = events.first_time[found]
     lower = (first != latest) & (is_bad(old) | (first < old))
     events.first_time[found[lower]] = first[lower]
-
-
-def is_bad(time: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which times are missing or could not be read."""
-    return time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tables.cells import BAD_TIME, MICROSECONDS, id_numbers
-from seqsetvae.cohort.tables.events import Events, is_bad
+from seqsetvae.cohort.tables.cells import id_numbers
+from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.stay_table import LabelRows
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
 from seqsetvae.cohort.tidy import Stay
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tables.cells import BAD_TIME
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
-from seqsetvae.cohort.tables.events import Columns, Events, is_bad
+from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
+from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
 from seqsetvae.cohort.tidy import (
     LARGEST,
     SPLITS,
@@ -211,7 +211,7 @@ class EventSource:
                 "a time that is missing or cannot be read",
                 self.events.bad_times.get(int(record["row"]), ""),
             )
-            reason = f"{text or 'the cell'!r} is not {self.events.time.described}"
+            reason = f"{text or 'the cell'!r} is not {self.events.time.allowed}"
             return faulty_cell(category, name, text), reason, columns.time
         if not abs(value) <= LARGEST:
             reason = f"{value} is not a finite number that float32 can hold"

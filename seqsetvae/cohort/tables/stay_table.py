@@ -13,9 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.ids import is_empty
-from seqsetvae.cohort.tables.cells import TimeColumn, as_facts, as_id_texts, as_text, in_column, positions
-from seqsetvae.cohort.tables.events import Events, TimeFlags, is_bad
+from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions
+from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
+from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
 
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
@@ -171,28 +172,16 @@ def _label_part(
             return LabelRows(ids, np.zeros(0, events.time.dtype), label_of, [])
         if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
             return LabelRows(ids, None, label_of, [])
-        time = read_times(str(file), time_column, table[time_column], events.time, flags)
-        _refuse(file, time_column, is_bad(time), table[time_column], f"is not {events.time.described}")
+        column = table[time_column]
+        clock = comparable(str(file), time_column, column, events.time, flags)
+        time = in_column(str(file), time_column, lambda: clock.read(column, earliest=True))
+        _refuse(file, time_column, is_bad(time), column, f"is not {clock.allowed}")
     return LabelRows(ids, time, label_of, [])
 
 
 def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
     """The column of prediction times: the one that was named, else the usual one if the table has it."""
     return named or (usual if usual in column_names(file) else None)
-
-
-def read_times(where: str, name: str, column: pa.Array, events: TimeColumn, flags: TimeFlags) -> NDArray[Any]:
-    """Times on the clock of the events. Raises InputError if they are of another kind."""
-    time = in_column(where, name, lambda: TimeColumn(column, *flags))
-    if time.is_timestamp != events.is_timestamp and column.null_count < len(column):
-        raise InputError(f"{where}, column {name}: is {time.described}; times of events are {events.described}.")
-    located = time.has_zone or flags.zone is not None, events.has_zone or flags.zone is not None
-    if time.is_timestamp and located[0] != located[1]:
-        raise InputError(
-            f"{where}, column {name}: is {time.described}; times of events are {events.described}. Say with "
-            "--time_zone where those without one were recorded."
-        )
-    return in_column(where, name, lambda: time.read(column))
 
 
 def _labels(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:

@@ -1,0 +1,243 @@
+"""What the cells of a column of times mean. Letters: R rows of a part."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tables.cells import as_text, cast_cells, in_column, is_text, split_values
+from seqsetvae.cohort.tables.zones import find_zone
+from seqsetvae.errors import InputError
+
+MICROSECONDS = 60_000_000  # in a minute
+BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
+MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
+YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, another calendar, or stand for "never"
+_BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
+_DIRECTIVES = "aAbBdDeFhHIjmMnpRStTyYz%"  # that are both read and written, so that a date can be formatted back
+
+
+class TimeFlags(NamedTuple):
+    """How the user says that times are written; see TimeColumn."""
+
+    unit: str = "minutes"
+    form: str | None = None
+    zone: str | None = None
+    origin: int | None = None
+    decimal: str = "."
+
+
+class TimeColumn:
+    """How the times of a table are written, found in its first cells: numbers, or timestamps with or without a zone.
+
+    Attributes:
+        is_timestamp: else a time is a number.
+        is_date: they are dates by their type, without a time of day.
+    """
+
+    def __init__(
+        self,
+        column: pa.Array,
+        unit: str = "minutes",
+        form: str | None = None,
+        zone: str | None = None,
+        origin: int | None = None,
+        decimal: str = ".",
+    ) -> None:
+        """Look at some cells.
+
+        Args:
+            column: cells of the first part.
+            unit: of times that are numbers, a key of MINUTES.
+            form: of timestamps in text, as for strptime; None: ISO 8601.
+            zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
+            origin: in microseconds; timestamps become numbers, the minutes since then.
+            decimal: the mark of the decimals, of numbers in text.
+
+        Raises:
+            InputError: the cells are times of a day, or durations; there is no such zone; a date cannot be read by
+                `form`, or not for sure.
+        """
+        kind = column.type
+        _refuse_other_times(kind)
+        self.unit, self.origin, self.decimal = unit, origin, decimal
+        self.form = None if form is None or pa.types.is_temporal(kind) else _checked_form(form)
+        self.zone = None if zone is None else find_zone(zone)
+        self.is_date = pa.types.is_date(kind)
+        self.is_timestamp = pa.types.is_temporal(kind) or self.form is not None
+        self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
+        if self.form is not None:
+            self.has_zone = self.form.endswith(("%z", "Z"))
+        elif is_text(kind):
+            first = as_text(column.drop_null()[:1000]).drop_null()
+            self.is_timestamp = 2 * split_values(first, decimal)[1].null_count < len(first)
+            self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
+        self.is_timestamp &= origin is None
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Timestamps are microseconds in UTC, int64; other times are minutes, float64."""
+        return np.int64 if self.is_timestamp else np.float64
+
+    @property
+    def is_located(self) -> bool:
+        """Whether its timestamps are points of time, by their own zones or that of the user."""
+        return self.has_zone or self.zone is not None
+
+    @property
+    def described(self) -> str:
+        """What a time of this column is, for messages."""
+        if not self.is_timestamp:
+            return f"a number of {self.unit}"
+        if self.form is not None:
+            return f"a timestamp like {self.form}"
+        return f"a {'date' if self.is_date else 'timestamp'} {'with' if self.has_zone else 'without'} a time zone"
+
+    @property
+    def allowed(self) -> str:
+        """What can be read, for messages about a cell that cannot."""
+        return f"{self.described}, in the years {YEARS[0]} to {YEARS[1]}" if self.is_timestamp else self.described
+
+    def read(self, column: pa.Array, *, earliest: bool = False) -> NDArray[Any]:
+        """[R] Times in `dtype`; a cell that is empty or something else is BAD_TIME, or NaN.
+
+        `earliest` is for prediction times: see `Zone.utc`.
+        """
+        if not self.is_timestamp and self.origin is None:
+            numbers = split_values(column, self.decimal)[0] * MINUTES[self.unit]
+            return np.where(np.isfinite(numbers), numbers, np.nan)
+        time = self._stamps(column)
+        if self.zone is not None and not self.has_zone:
+            good = time != BAD_TIME
+            time[good] = self.zone.utc(time[good], earliest=earliest)
+        if self.origin is not None:
+            return np.where(time == BAD_TIME, np.nan, (time - self.origin) / MICROSECONDS)
+        return time
+
+    def _stamps(self, column: pa.Array) -> NDArray[np.int64]:
+        """[R] Microseconds, on the clock of the column; BAD_TIME outside YEARS."""
+        _refuse_other_times(column.type)
+        if self.form is not None and not pa.types.is_temporal(column.type):
+            column = _by_form(as_text(column), self.form)
+        elif is_text(column.type):
+            column = _iso(pc.utf8_trim_whitespace(column), pa.timestamp("us", "UTC" if self.has_zone else None))
+        elif not pa.types.is_temporal(column.type):
+            return np.full(len(column), BAD_TIME)
+        if pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("s"))
+        each = _PER_SECOND[column.type.unit]
+        time = pc.fill_null(column.cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
+        low, high = (max(-(2**63) + 1, min(bound * each, 2**63 - 1)) for bound in _BOUNDS)
+        good = (time >= low) & (time < high)
+        micros = time // (each // 10**6) if each > 10**6 else time * np.where(good, 10**6 // each, 1)
+        return np.where(good, micros, BAD_TIME)
+
+
+def is_bad(time: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which times are missing or could not be read."""
+    return time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)
+
+
+def in_unit(minutes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
+    """Minutes as numbers of a unit of MINUTES, those that are the same minutes again; short ones first, as 7.3.
+
+    >>> in_unit(np.array([90.0, 0.3 * 60]), "hours").tolist()
+    [1.5, 0.3]
+    """
+    factor = MINUTES[unit]
+    number = minutes / factor
+    found = number.copy()
+    for candidate in (np.nextafter(number, -np.inf), np.nextafter(number, np.inf), number, np.round(number, 9)):
+        found = np.where(candidate * factor == minutes, candidate, found)
+    return found
+
+
+def comparable(
+    where: str, name: str, column: pa.Array, events: TimeColumn, flags: TimeFlags, others: str = "times of events"
+) -> TimeColumn:
+    """How a column of times is written; that of the events if it has none.
+
+    Raises:
+        InputError: its times cannot be compared with those of the events, which are called `others`.
+    """
+    time = in_column(where, name, lambda: TimeColumn(column, *flags))
+    if column.null_count == len(column):
+        return events if time.origin is None else time
+    what = f"{where}, column {name}: is {time.described}; {others} are {events.described}."
+    if time.is_timestamp != events.is_timestamp:
+        raise InputError(what)
+    if time.is_timestamp and time.is_located != events.is_located:
+        raise InputError(
+            f"{what} Write both with a zone or both without one, or say with --time_zone (data.py table) where those "
+            "without one were recorded."
+        )
+    return time
+
+
+def _refuse_other_times(kind: pa.DataType) -> None:
+    """Raises InputError for a type of times that are not points of time."""
+    if pa.types.is_temporal(kind) and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise InputError(f"holds {kind}; allowed: timestamps, dates, texts or numbers")
+
+
+def _iso(text: pa.Array, kind: pa.DataType) -> pa.Array:
+    """[R] Texts as timestamps; digits beyond the microsecond are cut off."""
+    try:
+        return text.cast(kind)
+    except pa.ArrowInvalid:
+        return cast_cells(pc.replace_substring_regex(text, r"(:[0-9]{2}\.[0-9]{6})[0-9]+", r"\1"), kind)
+
+
+# ------------------------------------------------------------------------------------------------ times by a format
+
+
+def _checked_form(form: str) -> str:
+    """A format without the flags of numbers (%-d is read as %d). Raises InputError if it may misread a time."""
+    form = re.sub(r"%[-_0](?=[a-zA-Z])", "%", form)
+    found = re.findall("%(.?)", form)
+    unknown = [f"%{letter}" for letter in found if not letter or letter not in _DIRECTIVES]
+    has_day = {"j", "D", "F"} & set(found) or ({"d", "e"} & set(found) and {"m", "b", "B", "h"} & set(found))
+    wrong = {
+        f"{', '.join(unknown)} cannot be read; allowed: {', '.join(f'%{letter}' for letter in _DIRECTIVES)}": unknown,
+        "it lacks the year": not {"Y", "y", "D", "F"} & set(found),
+        "it lacks the day or the month": not has_day,
+        "%I is the hour of 12 and needs %p": "I" in found and "p" not in found,
+        "%p belongs to %I; with %H it changes nothing": "p" in found and "I" not in found,
+        "%z must be at its end": "z" in found[:-1] or ("z" in found and not form.endswith("%z")),
+    }
+    for why, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(f"--time_format {form!r}: {why}")
+    return form
+
+
+def _by_form(text: pa.Array, form: str) -> pa.Array:
+    """[R] Timestamps that are written in a format; null where the time that was read is formatted otherwise.
+
+    The reader takes 31 February for 3 March, and a second 60 for the next minute.
+    """
+    time = pc.strptime(text, form, "us", error_is_null=True)
+    local, plain, form_of_local = time, text, form
+    if form.endswith("%z"):
+        plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"(Z|[+-][0-9]{2}:?([0-9]{2})?)$", ""))
+        form_of_local = form.removesuffix("%z").rstrip()
+        local = pc.strptime(plain, form_of_local, "us", error_is_null=True)
+    written = pc.strftime(local.cast(pa.timestamp("s")), form_of_local)
+    rows = np.flatnonzero(~pc.fill_null(pc.equal(written, plain), True).to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return time
+    differs = np.zeros(len(text), dtype=bool)
+    differs[rows] = ~np.asarray(pc.equal(_comparable_text(written.take(rows)), _comparable_text(plain.take(rows))))
+    return pc.if_else(pa.array(differs), None, time)
+
+
+def _comparable_text(text: pa.Array) -> pa.Array:
+    """[R] Texts without leading zeros, case, runs of spaces, and letters after the third of a name."""
+    for pattern, kept in ((r"\s+", " "), (r"(^|[^0-9])0+([0-9])", r"\1\2"), (r"([a-z]{3})[a-z]+", r"\1")):
+        text = pc.replace_substring_regex(pc.utf8_lower(text), pattern, kept)
+    return pc.utf8_trim_whitespace(text)
