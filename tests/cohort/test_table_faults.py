@@ -260,7 +260,7 @@ def test_times_with_and_without_zones_are_not_compared(
     src = tables.csv("e.csv", HEADER + "1,2020-01-01T10:00Z,hr,80\n")
     labels = tables.csv("labels.csv", "id,prediction_time\n1,2020-01-01 12:00\n")
     assert run(tables, src, "--labels", labels) == 2
-    assert "Say with --time_zone where those without one were recorded" in capsys.readouterr().err
+    assert "say with --time_zone (data.py table) where those without one were recorded" in capsys.readouterr().err
     assert run(tables, src, "--labels", labels, "--time_zone", "Europe/Berlin") == 0
     assert open_cohort(tables.root / "out").split("train").prediction_minute.tolist() == [60]
 

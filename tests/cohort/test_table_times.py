@@ -147,13 +147,12 @@ def test_years_are_bounded_in_every_type(tables: Tables) -> None:  # noqa: F811
 
 def test_int96_times_are_read_in_microseconds(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     src = tables.root / "e.parquet"
-    for year, status in ((2500, 0), (9999, 2)):
+    for year, status in ((9999, 2), (2500, 0)):
         times = pa.array([datetime(2500, 1, 1), datetime(year, 1, 1, 0, 7)], pa.timestamp("us"))
         columns = {"id": [1, 1], "time": times, "variable": ["hr", "hr"], "value": [1, 2]}
         pq.write_table(pa.table(columns), src, use_deprecated_int96_timestamps=True)
         assert run(tables, src) == status
-        if not status:
-            assert open_cohort(tables.root / "out").split("train").minute.tolist() == [0, 7]
+    assert open_cohort(tables.root / "out").split("train").minute.tolist() == [0, 7]
     said = "'9999-01-01 00:07:00' is not a timestamp without a time zone, in the years 1600 to 2999"
     assert said in capsys.readouterr().err
 
