@@ -204,6 +204,83 @@ def test_a_fault_in_the_data_set_is_an_error(data: MEDS, capsys: pytest.CaptureF
     assert "has no folder data/. Pass the folder of a MEDS data set" in capsys.readouterr().err
 
 
+GLU = [(subject, f"2020-01-01 0{hour}:30", "GLU", 7.0) for subject in (1, 2) for hour in (0, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [(s, None, c, v) for s, _, c, v in GLU],
+            "/data: no event has a time. An event without a time counts as a fact",
+        ),
+        ([*GLU[:-1], (2, None, "GLU", 9.0)], "row 5 (counted from 0), code 'GLU': some rows of this code have a time"),
+        ([*GLU, (2, None, "GLU", None)], "row 6 (counted from 0), code 'GLU': some rows of this code have a time"),
+        ([*GLU, (2, None, "LAC", 1.0), (2, None, "LAC", 2.0)], "code 'LAC': one subject has this code several times"),
+        ([*GLU, (2, None, "MEDS_BIRTH", None)], "code 'MEDS_BIRTH': some rows of this code have a time"),
+    ],
+)
+def test_events_that_lost_their_times_are_no_facts(
+    data: MEDS, capsys: pytest.CaptureFixture[str], rows: list[Event], said: str
+) -> None:
+    """A measurement of 3.5 h was known to a prediction at 2 h."""
+    data.events(rows)
+    (data.root / "set" / "data" / "1.parquet").unlink()
+    labels = data.labels((1, "2020-01-01 02:00", True), (2, "2020-01-01 02:00", False))
+    assert data.run("--labels", labels, "--skip_bad", "--fractions", 1, 0, 0) == 2
+    assert said in capsys.readouterr().err
+    code = rows[-1][2]
+    if code != "GLU":
+        assert code not in data.compile("--leave_out", code).vocabulary
+
+
+def test_a_code_that_lost_its_times_in_another_shard_is_an_error(
+    data: MEDS, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each shard alone looks as it should."""
+    data.events(GLU[:3], [(5, None, "GLU", 7.0), (5, "2020-01-01 01:00", "HR", 80)])
+    assert data.run("--fractions", 1, 0, 0) == 2
+    assert "1.parquet, row 0 (counted from 0), code 'GLU': some rows" in capsys.readouterr().err
+
+
+def test_a_fact_may_be_of_many_subjects_and_several_facts_may_have_one_target(
+    data: MEDS, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = [(subject, None, code, None) for subject in (1, 2) for code in ("GENDER//M", "ALLERGY//A", "ALLERGY//B")]
+    data.events([*facts, (1, None, "HEIGHT", 180.0)], GLU[:3])
+    mapping = data.root / "map.csv"
+    mapping.write_text("name,target\nALLERGY//A,allergy\nALLERGY//B,allergy\n")
+    cohort = data.compile("--variable_map", mapping)
+    assert set(cohort.vocabulary) == {"GENDER//M", "allergy", "HEIGHT", "GLU"}
+    said = "numbers without a time count as known from the start of each sample: 'HEIGHT' (1 event)"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.timestamp("us")])
+def test_a_time_that_cannot_be_read_is_a_fault_and_no_fact(
+    data: MEDS, capsys: pytest.CaptureFixture[str], kind: pa.DataType
+) -> None:
+    times = ["2020-01-01 00:00:00", "9999-12-31 00:00:00"]
+    cells = pa.array(times if kind == pa.string() else [time(text) for text in times], kind)
+    columns = {"subject_id": [1, 1], "time": cells, "code": ["HR", "DX"], "numeric_value": pa.array([1.0, None])}
+    data.write("data/0.parquet", pa.table(columns))
+    assert data.run("--fractions", 1, 0, 0) == 2
+    said = "row 1 (counted from 0), variable 'DX': id 1, column time: '9999-12-31 00:00:00' is not a timestamp"
+    assert said in capsys.readouterr().err
+
+
+def test_times_of_meds_are_timestamps(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table(data.root / "set" / "data" / "1.parquet")
+    zoned = table.set_column(1, "time", table["time"].cast(pa.timestamp("us", "UTC")))
+    data.write("data/1.parquet", zoned)
+    assert data.run("--fractions", 1, 0, 0) == 2
+    assert "1.parquet, column time: is a timestamp with a time zone; the times of other" in capsys.readouterr().err
+    for name in ("0", "1"):
+        data.write(f"data/{name}.parquet", table.set_column(1, "time", pa.array([10.0, 20.0])))
+    assert data.run("--fractions", 1, 0, 0) == 2
+    assert "the column time holds a number of minutes, not timestamps" in capsys.readouterr().err
+
+
 def test_check_looks_at_the_data_set_before_it_is_compiled(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
     labels = data.labels((1, "2020-01-01 02:00", True), (5, "2021-06-01 10:10", False), (9, "2020-01-01", False))
     table = pq.read_table(data.root / "set" / "metadata" / "codes.parquet")

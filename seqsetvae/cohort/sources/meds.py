@@ -18,8 +18,10 @@ from seqsetvae.cohort.sources.event_flags import (
     spool_folder,
 )
 from seqsetvae.cohort.sources.meds_export import is_export, open_export
+from seqsetvae.cohort.sources.meds_facts import Facts
 from seqsetvae.cohort.sources.meds_files import (
     AGE,
+    BIRTH,
     CODE,
     LABEL,
     NUMBER,
@@ -37,7 +39,7 @@ from seqsetvae.cohort.sources.meds_files import (
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, read_events
-from seqsetvae.cohort.tables.read import table_files
+from seqsetvae.cohort.tables.read import Part, table_files
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import read_label_rows
@@ -46,7 +48,6 @@ from seqsetvae.cohort.tidy import Skip, left_out
 from seqsetvae.errors import InputError
 
 HELP = "Compile a MEDS 0.4 data set (data/**/*.parquet, metadata/), with --labels in the label schema of MEDS."
-BIRTH = "MEDS_BIRTH"
 OUTCOME_CODES = ("MEDS_DEATH", "MEDS_DEATH//*", "HOSPITAL_DISCHARGE", "HOSPITAL_DISCHARGE//*")
 _YEAR = 365.25 * 24 * 60 * MICROSECONDS
 
@@ -76,10 +77,16 @@ def open_source(arguments: Namespace) -> Opened:
     src, flags = arguments.src, TimeFlags()
     files = data_files(src)
     codes = new_codes(arguments, OUTCOME_CODES)
-    marks = _Marks(codes, arguments.start_code)
+    marks, facts = _Marks(codes, arguments.start_code), Facts(arguments.src)
+
+    def hook(part: Part, *cells: NDArray[Any]) -> NDArray[np.bool_]:
+        facts.add(part, *cells)
+        return marks(*cells)
+
     columns = Columns(SUBJECT, TIME, CODE, NUMBER, TEXT if arguments.text_values else None)
     optional = (NUMBER, TEXT) if arguments.text_values else (NUMBER,)
-    events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=marks)
+    events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=hook)
+    facts.check(events)
     labels = None
     if arguments.labels:
         time = arguments.prediction_time_column or PREDICTION_TIME
@@ -105,6 +112,7 @@ def open_source(arguments: Namespace) -> Opened:
             skips=skips,
             notes=[
                 *(labels.notes if labels else ()),
+                *facts.notes(),
                 *unlisted_codes(src, codes.seen),
                 *unread(src, files, arguments.labels),
             ],

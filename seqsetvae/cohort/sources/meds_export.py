@@ -26,7 +26,7 @@ from seqsetvae.cohort.sources.meds_files import (
 )
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.read import table_files
+from seqsetvae.cohort.tables.read import Part, table_files
 from seqsetvae.cohort.tables.samples import make_samples
 from seqsetvae.cohort.tables.stay_table import LabelRows, per_id, read_label_rows
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags
@@ -75,7 +75,9 @@ class _LastMinutes:
     def __init__(self) -> None:
         self._found: list[tuple[NDArray[np.int32], NDArray[Any]]] = []
 
-    def __call__(self, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> NDArray[np.bool_]:
+    def __call__(
+        self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]
+    ) -> NDArray[np.bool_]:
         """[R] All rows are events."""
         known = np.unique(ids[ids >= 0])
         latest = np.full(len(known), -np.inf)

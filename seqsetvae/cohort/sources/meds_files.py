@@ -21,7 +21,7 @@ from seqsetvae.files import read_json
 
 SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
 LABEL, PREDICTION_TIME = "boolean_value", imported.PREDICTION_TIME
-AGE = "age"
+AGE, BIRTH = "age", "MEDS_BIRTH"
 
 
 def data_files(src: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from seqsetvae.cohort.tidy import FaultyCell, Skip
 from seqsetvae.errors import InputError
 
 BAD_CELLS = 1000  # cells that are kept for messages
-Hook = Callable[[NDArray[np.int32], NDArray[np.int32], NDArray[Any]], NDArray[np.bool_]]
+Hook = Callable[[Part, NDArray[np.int32], NDArray[np.int32], NDArray[Any]], NDArray[np.bool_]]
 
 
 class Columns(NamedTuple):
@@ -107,8 +107,8 @@ def read_events(
 ) -> Events:
     """Read the events of all files into a store in `folder`.
 
-    Columns that are `optional` may be missing in a file. `hook` gets the ids, codes and times of a part, all [R], and
-    returns which rows are events; without it, a row without a time is a fault.
+    Columns that are `optional` may be missing in a file. `hook` gets a part with its ids, codes and times, all [R], and
+    returns which rows are events.
 
     Raises:
         InputError: a file cannot be read, a column is missing or of another type, nothing in it is a time, or it is
@@ -166,10 +166,11 @@ def _add(events: Events, part: Part, n_rows: int, columns: Columns, clock: TimeC
     )
     _note_rows_without_id(events, part, ids)
     is_event = (ids >= 0) & (code != LEFT_OUT)
+    bad = is_bad(time)
     if hook is not None:
-        is_event &= hook(ids, code, time)
-    else:
-        _note_bad_times(events, n_rows, cells[columns.time], time)
+        is_event &= hook(part, ids, code, time)
+        bad &= np.asarray(cells[columns.time].is_valid())  # what has no time is for the source to judge
+    _note_bad_times(events, n_rows, cells[columns.time], bad)
     chosen = np.flatnonzero(is_event)
     records = np.zeros(len(chosen), events.store.dtype)
     row = np.arange(n_rows, n_rows + len(ids))
@@ -188,11 +189,11 @@ def _note_rows_without_id(events: Events, part: Part, ids: NDArray[np.int32]) ->
         events.without_id.append((part.file, part.first_row + int(rows[0]), len(rows)))
 
 
-def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, time: NDArray[Any]) -> None:
-    rows = np.flatnonzero(is_bad(time))
+def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[np.bool_]) -> None:
+    rows = np.flatnonzero(bad)
     for row in rows[: max(0, BAD_CELLS - len(events.bad_times))].tolist():
         events.bad_times[n_rows + row] = str(cells[row].as_py())
-    if len(rows) == len(time):
+    if len(rows) == len(bad):
         raise InputError(
             f"{events.files[-1][1]}: no cell of the column of times, such as {str(cells[0].as_py())!r}, is "
             f"{events.time.allowed}. If times are written in another way, see --time_format and --time_unit."

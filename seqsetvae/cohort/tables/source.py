@@ -130,7 +130,7 @@ class EventSource:
 
     def _is_static(self, records: NDArray[Any]) -> NDArray[np.bool_]:
         is_static = records["row"] == _STATIC_ROW
-        return is_static | is_bad(records["time"]) if self.static_rows else is_static
+        return is_static | (records["time"] == BAD_TIME) if self.static_rows else is_static
 
     def _with_facts(
         self, records: NDArray[Any], n_rows: NDArray[np.int64], at: NDArray[np.int64]

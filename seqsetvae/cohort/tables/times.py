@@ -13,7 +13,8 @@ from seqsetvae.cohort.tables.zones import find_zone
 from seqsetvae.errors import InputError
 
 MICROSECONDS = 60_000_000  # in a minute
-BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing or cannot be read
+BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing
+_UNREADABLE = BAD_TIME + 1  # one that is there and cannot be read
 MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
 YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, another calendar, or stand for "never"
 _BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
@@ -104,7 +105,7 @@ class TimeColumn:
         return f"{self.described}, in the years {YEARS[0]} to {YEARS[1]}" if self.is_timestamp else self.described
 
     def read(self, column: pa.Array, *, earliest: bool = False) -> NDArray[Any]:
-        """[R] Times in `dtype`; a cell that is empty or something else is BAD_TIME, or NaN.
+        """[R] Times in `dtype`; those of cells that are empty (BAD_TIME) or something else are bad: see `is_bad`.
 
         `earliest` is for prediction times: see `Zone.utc`.
         """
@@ -113,21 +114,22 @@ class TimeColumn:
             return np.where(np.isfinite(numbers), numbers, np.nan)
         time = self._stamps(column)
         if self.zone is not None and not self.has_zone:
-            good = time != BAD_TIME
+            good = ~is_bad(time)
             time[good] = self.zone.utc(time[good], earliest=earliest)
         if self.origin is not None:
-            return np.where(time == BAD_TIME, np.nan, (time - self.origin) / MICROSECONDS)
+            return np.where(is_bad(time), np.nan, (time - self.origin) / MICROSECONDS)
         return time
 
     def _stamps(self, column: pa.Array) -> NDArray[np.int64]:
-        """[R] Microseconds, on the clock of the column; BAD_TIME outside YEARS."""
+        """[R] Microseconds, on the clock of the column."""
         _refuse_other_times(column.type)
+        bad = np.where(column.is_null(), BAD_TIME, _UNREADABLE)
         if self.form is not None and not pa.types.is_temporal(column.type):
             column = _by_form(as_text(column), self.form)
         elif is_text(column.type):
             column = _iso(pc.utf8_trim_whitespace(column), pa.timestamp("us", "UTC" if self.has_zone else None))
         elif not pa.types.is_temporal(column.type):
-            return np.full(len(column), BAD_TIME)
+            return bad
         if pa.types.is_date(column.type):
             column = column.cast(pa.timestamp("s"))
         each = _PER_SECOND[column.type.unit]
@@ -135,12 +137,12 @@ class TimeColumn:
         low, high = (max(-(2**63) + 1, min(bound * each, 2**63 - 1)) for bound in _BOUNDS)
         good = (time >= low) & (time < high)
         micros = time // (each // 10**6) if each > 10**6 else time * np.where(good, 10**6 // each, 1)
-        return np.where(good, micros, BAD_TIME)
+        return np.where(good, micros, bad)
 
 
 def is_bad(time: NDArray[Any]) -> NDArray[np.bool_]:
     """Which times are missing or could not be read."""
-    return time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)
+    return time <= _UNREADABLE if time.dtype == np.int64 else np.isnan(time)
 
 
 def in_unit(minutes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
