@@ -40,6 +40,7 @@ CAN_CHANGE = frozenset(
         *("lr", "cls_head_lr", "pretrain_lr", "min_lr", "lr_factor", "lr_patience", "warmup_steps", "weight_decay"),
         *("max_epochs", "es_patience", "gradient_clip_val", "save_every_minutes"),
         *("num_workers", "devices", "num_nodes", "accelerator", "deterministic", "compile_model"),
+        "loggers",
     }
 )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import torch
 from seqsetvae.batch import Batch
 from seqsetvae.console import Progress, duration
 from seqsetvae.errors import InputError
-from seqsetvae.files import append_text, cannot_write
+from seqsetvae.files import append_text
 from seqsetvae.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
-from seqsetvae.training.trackers import Tracker
+from seqsetvae.training.trackers import Tracker, tensorboard
 
 COUNTS = ("stage", "val_active_units")  # columns that hold integers
 
@@ -71,20 +70,16 @@ class MetricsTable:
         self, csv_path: Path, tensorboard_dir: Path, trackers: Sequence[Tracker] = (), writes: bool = True
     ) -> None:
         self.csv_path, self.tensorboard_dir, self.trackers = csv_path, tensorboard_dir, trackers
-        self.writes, self.curves = writes, None
-        if not writes:  # another process of the run does
-            return
-        with _write_errors(tensorboard_dir):
-            self.curves = _tensorboard(tensorboard_dir)
+        self.writes = writes  # else another process of the run does
+        self.curves = tensorboard(tensorboard_dir) if writes else None
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns. Raises CannotWriteError, with the rows before it unchanged."""
         if not self.writes:
             return
         self._write(row)
-        metrics = {name: value for name, value in row.as_flat().items() if name != "step" and value is not None}
         for tracker in self.trackers:
-            tracker.add(metrics, row.step)
+            tracker.add(_numbers(row), row.step)
 
     def _write(self, row: Row) -> None:
         columns = row.as_flat()
@@ -95,11 +90,7 @@ class MetricsTable:
         writer.writerow(columns)
         append_text(self.csv_path, lines.getvalue())
         if self.curves is not None:
-            with _write_errors(self.tensorboard_dir):
-                for name, value in columns.items():
-                    if name not in ("stage", "epoch", "step") and value is not None:
-                        self.curves.add_scalar(name, value, row.step)
-                self.curves.flush()
+            self.curves.add(_numbers(row), row.step)
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Hold these rows and no others: a killed process may have written one that its checkpoint did not know."""
@@ -108,8 +99,9 @@ class MetricsTable:
         if self.curves is not None:
             self.curves.close()
             for file in self.tensorboard_dir.glob("events.out.tfevents.*"):
-                file.unlink()
-            self.curves = _tensorboard(self.tensorboard_dir)
+                with contextlib.suppress(OSError):  # curves are never needed
+                    file.unlink()
+            self.curves = tensorboard(self.tensorboard_dir)
         self.csv_path.unlink(missing_ok=True)
         for row in rows:
             self._write(row)
@@ -118,36 +110,12 @@ class MetricsTable:
         for tracker in self.trackers:
             tracker.close()
         if self.curves is not None:
-            with contextlib.suppress(OSError):  # a write that failed was reported by `add`
-                self.curves.close()
+            self.curves.close()
 
 
-def _tensorboard(folder: Path) -> Any:
-    """A SummaryWriter; None, said in one line, where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("No TensorBoard curves, only metrics.csv: tensorboard is not installed (pip install tensorboard)")
-        return None
-    return SummaryWriter(str(folder))
-
-
-@contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    """An OSError of the TensorBoard writer becomes a CannotWriteError; its thread prints no traceback of its own."""
-    print_traceback = threading.excepthook
-
-    def hook(raised: threading.ExceptHookArgs) -> None:
-        if not issubclass(raised.exc_type, OSError):  # the main thread raises an OSError again
-            print_traceback(raised)
-
-    threading.excepthook = hook
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    finally:
-        threading.excepthook = print_traceback
+def _numbers(row: Row) -> dict[str, float]:
+    """What trackers get of a row."""
+    return {name: value for name, value in row.as_flat().items() if name != "step" and value is not None}
 
 
 class Reporter(pl.Callback):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
 from seqsetvae.settings import loggers
+from seqsetvae.training.trackers import Guarded, Wandb
 from tests.command import finetune, rows_of, run_of
+from tests.training.resuming import killed_at, resume
 
 SHORT = {"max_epochs": 1, "unfreeze_after": "none"}
 
@@ -50,6 +55,76 @@ def test_wandb_stays_offline_and_its_file_names_no_path_of_the_machine(
     for path in (tmp_path, pretrained.parent, compiled.path, Path(__file__).parents[2], Path.home() / "x"):
         assert str(path).encode() not in content
     assert not list(folder.glob("wandb/*/files/*"))  # no command line, output, requirements or code
+
+
+class _Unavailable(BaseHTTPRequestHandler):
+    """A server of MLflow that answers 503."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_server_that_is_down_costs_one_warning(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that goes on."""
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), _Unavailable) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with killed_at(SeqSetVAEFineTuner, "training_step", 3):
+            finetune(pretrained, compiled.path, tmp_path, loggers="mlflow", **SHORT)
+        said = resume(run_of(tmp_path))
+        server.shutdown()
+    assert said.count("⚠️  mlflow fails (") == 1
+    assert "the run goes on without it" in said
+    assert len(rows_of(run_of(tmp_path))) == 1
+
+
+def test_a_tracker_gets_nothing_more_after_its_first_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing:
+        calls = 0
+
+        def add(self, *_: object) -> None:
+            self.calls += 1
+            raise OSError("no\nroute")
+
+        def close(self) -> None:
+            raise AssertionError("closed")
+
+    failing = Failing()
+    tracker = Guarded("wandb", lambda: failing)
+    for step in range(3):
+        tracker.add({}, step)
+    tracker.close()
+    assert failing.calls == 1
+    assert capsys.readouterr().out == "⚠️  wandb fails (no route); the run goes on without it\n"
+
+
+def test_wandb_without_a_key_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb", reason="needs wandb")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key may be
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    tracker = Guarded("wandb", lambda: Wandb(tmp_path, {}))
+    tracker.add({"val_auc": 0.5}, 1)
+    tracker.close()
+    said = capsys.readouterr().out
+    assert said.count("⚠️  wandb fails (") == 1
+
+
+def test_the_trackers_of_a_run_may_change(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    with killed_at(SeqSetVAEFineTuner, "training_step", 3):
+        finetune(pretrained, compiled.path, tmp_path, loggers="wandb", **SHORT)
+    resume(run_of(tmp_path), "--loggers", "none", "--override", "loggers")
 
 
 def test_a_missing_package_is_one_error_before_anything_is_written(
