@@ -8,7 +8,8 @@ import train_optimized
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds
 from seqsetvae.cohort.open import open_data
-from seqsetvae.evaluation.crossvalidation import Columns, write_columns
+from seqsetvae.evaluation.crossvalidation import Columns, as_csv
+from seqsetvae.files import new_file
 from seqsetvae.modes import MODES, finetune
 from seqsetvae.modes.crossvalidation_jobs import train_and_predict
 from seqsetvae.settings.command_line import resolve
@@ -28,7 +29,9 @@ def by_fold(flags: Sequence[str], predict: Predict) -> int:
         file = folder / f"partition{settings.partition_seed}-fold{number}.csv"
         print(f"{'Found' if file.exists() else 'Computing'} {file}", flush=True)
         if not file.exists():
-            write_columns(file, predict(changed(of_run, output_root_dir=folder / "runs"), fold))
+            content = as_csv(predict(changed(of_run, output_root_dir=folder / "runs"), fold))
+            with new_file(file) as stream:
+                stream.write(content)
     return 0
 
 

@@ -8,6 +8,7 @@ rows that are there, with paired differences to boosted trees (docs/quality.md).
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -57,6 +58,7 @@ OTHERS: dict[str, Predict] = {"TabM": tabm_summaries.predict, "frozen random wei
 BASELINES_OF = "variable_summaries"
 AVERAGED = ("earlier recipe", "TabM")  # also shown averaged with trees that know of no pretraining
 TREES = "random weights, trees alone"
+FOLD = re.compile(r"partition\d+-fold\d+\.csv")  # not a file of other content that a later call has kept beside it
 
 
 def main() -> int:
@@ -116,7 +118,8 @@ def joined(root: Path) -> list[Columns]:
     The files name no patients, so intervals are over stays: too narrow for a cohort with several stays of a patient.
     Raises InputError if the rows are of other stays or labels, for example of another number of folds.
     """
-    finished = {row: sorted(folder(root, row).glob("partition*-fold*.csv")) for row in ROWS}
+    files = {row: sorted(folder(root, row).glob("*.csv")) for row in ROWS}
+    finished = {row: [file for file in files[row] if FOLD.fullmatch(file.name)] for row in ROWS}
     names = [{file.name for file in files} for files in finished.values() if files]
     found = []
     for name in sorted(set.intersection(*names)) if names else []:

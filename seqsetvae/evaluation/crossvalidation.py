@@ -14,7 +14,6 @@ import numpy as np
 
 from seqsetvae.evaluation.results import RANKING, resampled_unit
 from seqsetvae.evaluation.statistics import Figures, Floats, Interval, Scores, bootstrap
-from seqsetvae.files import write_text
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
 NOT_MODELS = ("stay_id", "label")
@@ -23,14 +22,14 @@ SUBJECT = "subject_id"
 Columns = dict[str, np.ndarray]  # of one fold: stay_id [n], label [n], and the log-odds [n] of each model by its name
 
 
-def write_columns(file: Path, columns: Columns) -> None:
-    """Write the predictions of a fold as CSV; floats read back to the same bits."""
+def as_csv(columns: Columns) -> bytes:
+    """The predictions of a fold as a CSV file; floats read back to the same bits."""
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    write_text(file, "".join(",".join(map(str, row)) + "\n" for row in [tuple(columns), *rows]))
+    return "".join(",".join(map(str, row)) + "\n" for row in [tuple(columns), *rows]).encode()
 
 
 def read_columns(file: Path) -> Columns:
-    """What `write_columns` wrote."""
+    """What `as_csv` made."""
     with file.open(encoding="utf-8", newline="") as stream:
         names, *rows = csv.reader(stream)
     columns = zip(names, zip(*rows, strict=True), strict=True)

@@ -12,9 +12,10 @@ from seqsetvae.errors import InputError, Terminated
 from seqsetvae.evaluation.crossvalidation import Columns, lines, results
 from seqsetvae.files import read_json, write_text
 from seqsetvae.modes import finetune, pretrain
+from seqsetvae.modes.crossvalidation_files import differing
 from seqsetvae.modes.crossvalidation_jobs import Fold, is_sweep, predictions_of_fold, pretraining, ways
 from seqsetvae.objectives.settings import ObjectiveSettings
-from seqsetvae.settings.declare import argument, as_plain, changed, declared
+from seqsetvae.settings.declare import argument, as_plain, changed
 from seqsetvae.settings.groups import BaselineSettings, OutputSettings, PretrainingRate
 from seqsetvae.settings.kinds import Several, integer, number, optional
 from seqsetvae.settings.tuning import TUNINGS
@@ -111,19 +112,19 @@ def run(settings: Settings) -> dict[str, Any]:
     require_both_classes(cohort, "train")
     if settings.folds == 1:
         require_both_classes(cohort, "valid")
-    folder = _folder(settings, cohort)
+    folder, plain = _folder(settings, cohort)
     not_used = in_no_fold(cohort)
     for line in not_used:
         print(line)
     try:
-        return _results(settings, folder, _all_folds(settings, cohort, folder), not_used)
+        return _results(settings, folder, _all_folds(settings, cohort, folder, plain), not_used)
     except (KeyboardInterrupt, Terminated) as stop:
         again = f"the same command with --output {shlex.quote(str(folder))}"
         raise type(stop)(f"stopped; to go on: {again}") from None
 
 
-def _all_folds(settings: Settings, cohort: Cohort, folder: Path) -> list[Columns]:
-    """The predictions of each fold of each partition; those that have a file are read."""
+def _all_folds(settings: Settings, cohort: Cohort, folder: Path, plain: dict[str, Any]) -> list[Columns]:
+    """The predictions of each fold of each partition; those that have a file are read. `plain` is from `_folder`."""
     from seqsetvae.cohort.folds import folds
 
     columns: list[Columns] = []
@@ -133,7 +134,7 @@ def _all_folds(settings: Settings, cohort: Cohort, folder: Path) -> list[Columns
         for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}", flush=True)
             place = f"partition{seed}-fold{number_of_fold}"
-            columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat)))
+            columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat, plain)))
     return columns
 
 
@@ -165,8 +166,12 @@ def cautions(settings: Settings) -> list[str]:
     return found
 
 
-def _folder(settings: Settings, cohort: Cohort) -> Path:
-    """The folder of the results. Raises InputError if it holds results of other settings or data."""
+def _folder(settings: Settings, cohort: Cohort) -> tuple[Path, dict[str, Any]]:
+    """The folder of the results, and the settings that all of its files depend on.
+
+    Raises:
+        InputError: it holds results of other settings or data.
+    """
     from seqsetvae.files import file_sha256
     from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 
@@ -182,24 +187,20 @@ def _folder(settings: Settings, cohort: Cohort) -> Path:
     checkpoint = settings.finetuning.pretrained.pretrained_ckpt
     if checkpoint is not None:
         plain["content of pretrained_ckpt"] = file_sha256(find_checkpoint(checkpoint)[0])
+    plain = json.loads(json.dumps(plain))
     _keep(plain, folder / CONFIG)
-    return folder
+    return folder, plain
 
 
 def _keep(plain: dict[str, Any], file: Path) -> None:
     """Write the settings to a file. Raises InputError that names what differs if it holds others."""
-    plain = json.loads(json.dumps(plain))
-    recorded: dict[str, Any] = {}
-    if file.exists():
-        recorded = read_json(file)
-        # A file from before a setting existed stands for its default.
-        known = {name: item.default for name, item in declared(Settings).items()} | recorded
-        differ = [name for name, value in plain.items() if name in known and known[name] != value]
-        if differ:
-            listed = "".join(f"\n  {name}: {known[name]!r} there, {plain[name]!r} now" for name in differ)
-            raise InputError(
-                f"output: {file.parent} holds folds of other settings ({file.name}). Pass another --output, or the "
-                f"settings that it was made with:{listed}"
-            )
+    recorded = read_json(file) if file.exists() else {}
+    differ = differing(recorded, plain, Settings) if recorded else {}
+    if differ:
+        listed = "".join(f"\n  {name}: {before!r} there, {plain[name]!r} now" for name, before in differ.items())
+        raise InputError(
+            f"output: {file.parent} holds folds of other settings ({file.name}). Pass another --output, or the "
+            f"settings that it was made with:{listed}"
+        )
     # A sweep does not compare the tuning, but files of a call that was none are of the tuning recorded there.
     write_text(file, json.dumps(recorded | plain, indent=2) + "\n")

@@ -1,13 +1,12 @@
 """The jobs of cross-validation in one fold: pretraining, trainings, baselines, and their predictions as one table.
 
 A job's predictions are one file, written when it is done, so that a call that was killed goes on with the jobs that
-lack theirs. An unfinished training goes on from its last checkpoint.
+lack theirs (crossvalidation_files). An unfinished training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns, read_columns, write_columns
-from seqsetvae.files import write_text
+from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
 from seqsetvae.memory import release
 from seqsetvae.modes import finetune, pretrain
+from seqsetvae.modes.crossvalidation_files import Job
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import ScheduleSettings
 from seqsetvae.settings.tuning import resolved
@@ -33,6 +32,9 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.training.run_folder import RunFolder
 
 
+Done = tuple[Columns, dict[str, Any]]  # the predictions of a job, and what its .json says of it
+
+
 @dataclass(frozen=True, eq=False)
 class Fold:
     """A fold, and where its files go."""
@@ -42,6 +44,7 @@ class Fold:
     labelled: Cohort  # its train split has the stays whose labels are used, its valid split the held-out stays
     whole: Cohort  # the same with all training stays, whose labels are not read
     repeat: int  # number of its partition, from 0
+    settings: Mapping[str, Any]  # of the call, as far as all files of the folder depend on them
 
 
 def ways(settings: Settings) -> tuple[str, ...]:
@@ -64,40 +67,44 @@ def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
         of_run = changed(settings.finetuning, output_root_dir=fold.folder / "runs", seed=seed)
         return _pretrained(settings, of_run, fold.whole)
 
-    def training(tuning: str, seed: int, file: Path) -> Columns:
+    def training(tuning: str, seed: int) -> Done:
         from seqsetvae.training.run_folder import SUMMARY
 
         columns, run = train_and_predict(changed(of_seed(seed), tuning=tuning), fold.labelled)
-        about = run.read_json(SUMMARY) | {"run": run.path.relative_to(fold.folder).as_posix()}
-        write_text(file.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
-        return columns
+        return columns, run.read_json(SUMMARY) | {"run": run.path.relative_to(fold.folder).as_posix()}
 
-    def training_and_baselines(file: Path) -> Columns:
+    def training_and_baselines() -> Done:
         (tuning,) = ways(settings)
-        columns = training(tuning, first, file)
-        return columns | _in_order_of(columns, _baselines(settings, fold)) if has_baselines else columns
+        columns, about = training(tuning, first)
+        return columns | (_in_order_of(columns, _baselines(settings, fold)) if has_baselines else {}), about
+
+    def kept(name: str, compute: Callable[[], Done]) -> Columns:
+        return _kept(fold, type(settings), name, compute)
 
     if not is_sweep(settings):
-        found = _kept(fold, "", training_and_baselines)
+        found = kept("", training_and_baselines)
     else:
         found = {}
         for tuning in ways(settings):
             seeds = range(first, first + settings.seeds)
-            runs = [_kept(fold, f"-{tuning}-seed{seed}", partial(training, tuning, seed)) for seed in seeds]
+            runs = [kept(f"-{tuning}-seed{seed}", partial(training, tuning, seed)) for seed in seeds]
             found |= _by_seed(runs, tuning, settings.finetuning.architecture.architecture)
         if has_baselines:
-            found |= _kept(fold, "-baselines", lambda _: _baselines(settings, fold))
+            found |= kept("-baselines", lambda: (_baselines(settings, fold), {}))
     return found | {SUBJECT: fold.labelled.split("valid").subjects_of(found["stay_id"])}
 
 
-def _kept(fold: Fold, name: str, compute: Callable[[Path], Columns]) -> Columns:
-    """What the file of a job holds; it is computed first if the file is not there."""
-    file = fold.folder / f"{fold.place}{name}.csv"
-    print(f"{'Found' if file.exists() else 'Computing'} {file}", flush=True)
-    if not file.exists():
-        write_columns(file, compute(file))
+def _kept(fold: Fold, group: type, name: str, compute: Callable[[], Done]) -> Columns:
+    """What the file of a job holds; it is computed first unless an earlier call has finished it."""
+    job = Job(fold.folder / f"{fold.place}{name}.csv", fold.settings, group, fold.labelled.content_hash)
+    found = job.finished()
+    if found is None:
+        found, about = compute()
+        held_out = np.sort(fold.labelled.split("valid").stay_id)
+        assert np.array_equal(np.sort(found["stay_id"]), held_out), "each held-out stay has a prediction"
+        job.write(found, about)
         release()
-    return read_columns(file)
+    return found
 
 
 def _in_order_of(columns: Columns, others: Columns) -> Columns:

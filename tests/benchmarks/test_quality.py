@@ -14,7 +14,7 @@ from benchmarks.by_fold import by_fold
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.crossvalidation import read_columns, write_columns
+from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
 from tests.command import rows_of
@@ -28,7 +28,7 @@ def _finish(folder: Path, fold: int, **models: float) -> None:
     columns = {"stay_id": order, "label": label[order]}
     columns |= {name: (label + noise * rng.normal(size=60))[order] for name, noise in models.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_columns(folder / f"partition0-fold{fold}.csv", columns)
+    (folder / f"partition0-fold{fold}.csv").write_bytes(as_csv(columns))
 
 
 def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_rows_of_other_stays_are_refused(tmp_path: Path) -> None:
     _finish(quality.folder(tmp_path, "frozen"), 0, frozen=0.1)
     other = quality.folder(tmp_path, "frozen") / "partition0-fold0.csv"
     columns = read_columns(other)
-    write_columns(other, columns | {"stay_id": columns["stay_id"] + 1})
+    other.write_bytes(as_csv(columns | {"stay_id": columns["stay_id"] + 1}))
     with pytest.raises(InputError, match=r"frozen.*stays or labels are not those of the other rows"):
         quality.joined(tmp_path)
 

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.crossvalidation import lines, read_columns, results, write_columns
+from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
 from seqsetvae.modes import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.modes.crossvalidation_jobs import train_and_predict
 from seqsetvae.tasks import fitting
@@ -94,7 +94,7 @@ def test_partitions_of_the_same_stays_do_not_narrow_the_interval() -> None:
 
 def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
     columns = _columns(0)
-    write_columns(tmp_path / "fold.csv", columns)
+    (tmp_path / "fold.csv").write_bytes(as_csv(columns))
     found = read_columns(tmp_path / "fold.csv")
     assert list(found) == list(columns)
     assert all(np.array_equal(found[name], columns[name]) for name in columns)

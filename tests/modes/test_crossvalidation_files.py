@@ -1,0 +1,168 @@
+"""Files of finished folds: what is not as it was written there, for the same job, is computed again, never averaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation import crossvalidation
+from seqsetvae.modes import crossvalidation_jobs
+from seqsetvae.training.run_folder import RunFolder
+from tests.command import argv, call
+
+FIRST, SECOND = "partition0-fold0", "partition0-fold1"
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Trainings and baselines are replaced by random log-odds; the list has a name for each that was computed."""
+    done: list[str] = []
+
+    def columns(cohort: Cohort, seed: int, *models: str) -> dict[str, np.ndarray]:
+        held_out, rng = cohort.split("valid"), np.random.default_rng(seed)
+        logits = {model: rng.normal(size=held_out.n_stays) + held_out.label for model in models}
+        return {"stay_id": np.array(held_out.stay_id), "label": held_out.label.astype(int)} | logits
+
+    def train(settings: Any, cohort: Cohort) -> tuple[dict[str, np.ndarray], RunFolder]:
+        done.append(f"{settings.tuning.tuning}-seed{settings.run.seed}")
+        run = settings.run.output_root_dir / f"finetune-{len(done)}"
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "summary.json").write_text('{"epochs": 1}', encoding="utf-8")
+        return columns(cohort, settings.run.seed, "seqsetvae", "trees alone"), RunFolder(run)
+
+    def baselines(settings: Any, fold: Any) -> dict[str, np.ndarray]:
+        done.append("baselines")
+        found = columns(fold.labelled, 7, "boosted trees", "logistic regression")
+        order = found["stay_id"].argsort()
+        return {name: values[order] for name, values in found.items()}
+
+    monkeypatch.setattr(crossvalidation_jobs, "train_and_predict", train)
+    monkeypatch.setattr(crossvalidation_jobs, "_baselines", baselines)
+    monkeypatch.setattr(
+        crossvalidation, "bootstrap", partial(crossvalidation.bootstrap, number=20)
+    )  # 2,000 take seconds
+    return done
+
+
+@pytest.fixture
+def words(pretrained: Path, compiled: Cohort, tmp_path: Path) -> Callable[..., list[str]]:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"output": tmp_path / "cv", "batch_size": 8, "accelerator": "cpu"}
+    return lambda *more, **others: [*argv(mode="crossvalidate", **{**flags, **others}), *more]
+
+
+def _result(folder: Path) -> Any:
+    return json.loads((folder / "crossvalidation.json").read_text(encoding="utf-8"))
+
+
+def _rows(change: Callable[[list[str]], list[str]]) -> Callable[[Path], Any]:
+    def changed(file: Path) -> None:
+        file.write_text("\n".join(change(file.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
+
+    return changed
+
+
+def _swapped(header: str) -> str:
+    names = header.split(",")
+    return ",".join([*names[:2], *names[:1:-1]])
+
+
+def _of_another_fold(file: Path) -> None:
+    """A copy of the other fold, with its record."""
+    for suffix in (".csv", ".json"):
+        shutil.copyfile(file.with_name(SECOND + suffix), file.with_suffix(suffix))
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "lines are cut off": _rows(lambda rows: rows[:-9]),
+    "a row is there twice": _rows(lambda rows: [*rows, rows[-1]]),
+    "a stay has another id": _rows(lambda rows: [rows[0], "999999," + rows[1].partition(",")[2], *rows[2:]]),
+    "two models are swapped": _rows(lambda rows: [_swapped(rows[0]), *rows[1:]]),
+    "a log-odds has another last digit": _rows(lambda rows: [*rows[:-1], rows[-1] + "1"]),
+    "a byte order mark": lambda file: file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes()),
+    "semicolons": lambda file: file.write_bytes(file.read_bytes().replace(b",", b";")),
+    "a blank row": _rows(lambda rows: [*rows, ""]),
+    "the header alone": _rows(lambda rows: rows[:1]),
+    "line ends of Windows": lambda file: file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n")),
+    "UTF-16": lambda file: file.write_bytes(file.read_text().encode("utf-16")),
+    "nothing": lambda file: file.write_bytes(b""),
+    "no record": lambda file: file.with_suffix(".json").unlink(),
+    "a record that is no JSON": lambda file: file.with_suffix(".json").write_text("{"),
+    "a record of an earlier version": lambda file: file.with_suffix(".json").write_text('{"epochs": 1}'),
+    "a copy of another fold": _of_another_fold,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda name: name.replace(" ", "-"))
+def test_a_fold_whose_file_is_not_as_it_was_written_is_computed_again(
+    change: str, words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "cv" / f"{FIRST}.csv"
+    assert call(words())[0] == 0
+    result, content = _result(tmp_path / "cv"), file.read_bytes()
+    trained.clear()
+    CHANGES[change](file)
+    damaged = file.read_bytes()
+    status, said, errors = call(words())
+    assert status == 0, errors
+    assert trained == ["two_stage-seed42", "baselines"]
+    assert f"⚠️  {file}: " in said
+    assert f"Found {file.with_name(SECOND)}.csv" in said
+    assert file.read_bytes() == content
+    assert _result(tmp_path / "cv") == result
+    kept = [each.read_bytes() for each in file.parent.glob(f"{FIRST}-*.csv")]
+    assert kept == [damaged] * (damaged != content)  # nothing is lost
+    trained.clear()
+    assert call(words())[0] == 0
+    assert trained == []
+
+
+def test_every_file_of_a_sweep_is_checked(words: Callable[..., list[str]], trained: list[str], tmp_path: Path) -> None:
+    sweep = words("--tunings", "probe", "full", "--seeds", "2")
+    assert call(sweep)[0] == 0
+    result, folder = _result(tmp_path / "cv"), tmp_path / "cv"
+    trained.clear()
+    for suffix in (".csv", ".json"):  # a training of another seed, and one of another way of tuning, with their records
+        shutil.copyfile(folder / f"{FIRST}-probe-seed43{suffix}", folder / f"{FIRST}-probe-seed42{suffix}")
+        shutil.copyfile(folder / f"{FIRST}-probe-seed43{suffix}", folder / f"{FIRST}-full-seed43{suffix}")
+    baselines = folder / f"{SECOND}-baselines.csv"
+    baselines.write_bytes(
+        baselines.read_bytes().replace(b"boosted trees,logistic regression", b"logistic regression,boosted trees")
+    )
+    status, _, errors = call(sweep)
+    assert status == 0, errors
+    assert trained == ["probe-seed42", "full-seed43", "baselines"]
+    assert _result(folder) == result
+
+
+def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_so(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    assert call(words())[0] == 0
+    trained.clear()
+    (tmp_path / "cv" / "crossvalidation_settings.json").unlink()
+    status, said, errors = call(words(lr="1e-4"))
+    assert status == 0, errors
+    assert said.count("it is of other settings (lr)") == 2
+    assert trained == ["two_stage-seed42", "baselines"] * 2
+    (tmp_path / "cv" / "crossvalidation_settings.json").unlink()
+    _, said, _ = call(words(lr="1e-4", partition_seed=1, folds=3))  # other stays under other names: nothing is found
+    assert "Found" not in said
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_error(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "cv" / f"{FIRST}.csv").mkdir(parents=True)
+    status, _, errors = call(words())
+    assert status == 2
+    assert "a folder in the place of the predictions of a fold. Remove it." in errors
+    assert trained == []
