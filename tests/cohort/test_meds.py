@@ -14,6 +14,7 @@ import pytest
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.imported import read_samples
+from seqsetvae.cohort.sources import recognise
 
 from .test_compile import sets_of
 
@@ -181,6 +182,83 @@ def test_a_data_set_without_numbers_is_read(data: MEDS) -> None:
         table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet").drop_columns(["numeric_value"])
         data.write(f"data/{number}.parquet", table)
     assert "HR" in data.compile().vocabulary
+
+
+@pytest.mark.parametrize("with_empty_numbers", [False, True])
+def test_numbers_in_another_column_are_an_error_until_it_is_named(
+    data: MEDS, capsys: pytest.CaptureFixture[str], with_empty_numbers: bool
+) -> None:
+    for number in (0, 1):
+        table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet")
+        table = table.rename_columns({"numeric_value": "value"}).append_column("stay", pa.array([7] * len(table)))
+        if with_empty_numbers:
+            table = table.append_column("numeric_value", pa.nulls(len(table), pa.float32()))
+        data.write(f"data/{number}.parquet", table)
+    assert data.run() == 2
+    error = capsys.readouterr().err
+    missing = "0.parquet: has no column numeric_value, but value, stay."
+    assert ("no event has a number in numeric_value, but there is value" if with_empty_numbers else missing) in error
+    assert "Name the column of numbers: --value_column COLUMN; --value_column none where events have no values" in error
+    cohort = data.compile("--value_column", "value")
+    assert sets_of(cohort, "train", 1) == [(0, [("HR", 70)]), (30, [("LACTATE", 2.5)])]
+    assert sets_of(data.compile("--value_column", "none"), "train", 1) == [(0, [("HR", 1)]), (30, [("LACTATE", 1)])]
+
+
+def test_texts_without_a_column_of_numbers_are_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(1, time("2020-01-01"), "RHYTHM", "sinus"), (1, time("2020-01-02"), "RHYTHM", "afib")]
+    table = as_table(meds.DataSchema, ("subject_id", "time", "code", "text_value"), rows)
+    for number in (0, 1):
+        data.write(f"data/{number}.parquet", table)
+    assert data.run() == 2
+    assert "has no column numeric_value, but text_value." in capsys.readouterr().err
+    assert data.compile("--text_values").vocabulary == ("RHYTHM=afib", "RHYTHM=sinus")
+
+
+@pytest.mark.parametrize("form", ["{split}/0.parquet", "{split}.parquet", "{split}/shards/1.parquet"])
+def test_folders_are_the_splits_where_metadata_does_not_say_them(
+    data: MEDS, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    first, second = (data.root / "set" / "data" / f"{number}.parquet" for number in (0, 1))
+    tables = {"train": pq.read_table(first), "held_out": pq.read_table(second)}
+    for file in (first, second):
+        file.unlink()
+    (data.root / "set" / "metadata" / "codes.parquet").unlink()
+    (data.root / "set" / "metadata" / "dataset.json").unlink()
+    (data.root / "set" / "metadata").rmdir()
+    for split, table in tables.items():
+        data.write(f"data/{form.format(split=split)}", table)
+    assert data.run() == 0
+    cohort = open_cohort(data.root / "cohort1")
+    assert {name: split.subject_id.tolist() for name, split in cohort.splits.items()} == {"train": [1], "test": [5]}
+    assert "the splits are the folders held_out, train of data/" in capsys.readouterr().out
+    assert recognise(data.root / "set") == "meds"
+    assert list(data.compile("--fractions", 1, 0, 0).splits) == ["train"]
+    data.write(f"data/{form.format(split='tuning')}", tables["train"].slice(0, 3))
+    assert data.run() == 2
+    assert "has events of subjects that are in the folder of another split too" in capsys.readouterr().err
+    data.write(
+        f"data/{form.format(split='tuning')}",
+        pa.concat_tables([tables["held_out"].set_column(0, "subject_id", pa.array([8, 9]))]),
+    )
+    data.write(
+        "data/more/0.parquet", pa.concat_tables([tables["held_out"].set_column(0, "subject_id", pa.array([8, 9]))])
+    )
+    assert data.run() == 2
+    assert "more/0.parquet: is in no folder of a split, and other files are" in capsys.readouterr().err
+
+
+def test_older_versions_are_recognised(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table(data.root / "set" / "data" / "0.parquet")
+    data.write("data/0.parquet", table.rename_columns({"subject_id": "patient_id", "time": "timestamp"}))
+    assert recognise(data.root / "set") == "meds"
+    assert data.run() == 2
+    assert "Data of another MEDS version? Rename patient_id to subject_id and timestamp to time." in (
+        capsys.readouterr().err
+    )
+    nested = pa.table({"patient_id": [1], "events": [[{"time": datetime(2020, 1, 1), "code": "HR"}]]})
+    data.write("data/0.parquet", nested)
+    assert data.run() == 2
+    assert "It has the events of a patient in one row, as MEDS before 0.3 had" in capsys.readouterr().err
 
 
 def test_a_fault_in_the_data_set_is_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:

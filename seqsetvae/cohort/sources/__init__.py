@@ -6,6 +6,7 @@ from typing import Protocol
 
 from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, shards, table
+from seqsetvae.cohort.sources.meds_files import is_meds
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.read import is_table
 from seqsetvae.cohort.tidy import SPLITS
@@ -40,7 +41,7 @@ def recognise(path: Path) -> str | None:
         return "table"
     if not path.is_dir() or is_compiled(path):
         return None
-    if (path / "data").is_dir() and (path / "metadata").is_dir():
+    if is_meds(path):
         return "meds"
     if any(path.glob("Outcomes-[abc].txt")):
         return "physionet2012"

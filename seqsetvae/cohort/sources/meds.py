@@ -24,6 +24,7 @@ from seqsetvae.cohort.sources.meds_files import (
     BIRTH,
     CODE,
     LABEL,
+    NO_VALUES,
     NUMBER,
     PREDICTION_TIME,
     SUBJECT,
@@ -32,9 +33,12 @@ from seqsetvae.cohort.sources.meds_files import (
     data_files,
     described,
     own_split,
+    refuse_unread_values,
+    split_notes,
     task_name,
     unlisted_codes,
     unread,
+    value_column,
 )
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
@@ -63,6 +67,8 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--start_code", metavar="CODE", help=start)
     text = f"read {TEXT}: a text becomes CODE=text with the value 1 (default: it is not read)"
     parser.add_argument("--text_values", action="store_true", help=text)
+    value = f"column of numbers (default {NUMBER}; `{NO_VALUES}`: events have no values)"
+    parser.add_argument("--value_column", metavar="COLUMN", help=value)
     add_shared_flags(parser)
 
 
@@ -83,10 +89,11 @@ def open_source(arguments: Namespace) -> Opened:
         facts.add(part, *cells)
         return marks(*cells)
 
-    columns = Columns(SUBJECT, TIME, CODE, NUMBER, TEXT if arguments.text_values else None)
-    optional = (NUMBER, TEXT) if arguments.text_values else (NUMBER,)
+    columns = Columns(SUBJECT, TIME, CODE, value_column(arguments, files), TEXT if arguments.text_values else None)
+    optional = [NUMBER] * (arguments.value_column is None) + [TEXT] * arguments.text_values
     events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=hook)
     facts.check(events)
+    refuse_unread_values(arguments, files, codes)
     labels = None
     if arguments.labels:
         time = arguments.prediction_time_column or PREDICTION_TIME
@@ -105,7 +112,7 @@ def open_source(arguments: Namespace) -> Opened:
             samples=started,
             every_sample=samples,
             label_name=task_name(arguments),
-            own_split=own_split(src, events, started),
+            own_split=own_split(arguments, files, events, started),
             static=marks.age(started),
             static_rows=True,
             from_start=arguments.start_code is not None,
@@ -113,6 +120,7 @@ def open_source(arguments: Namespace) -> Opened:
             notes=[
                 *(labels.notes if labels else ()),
                 *facts.notes(),
+                *split_notes(arguments, files),
                 *unlisted_codes(src, codes.seen),
                 *unread(src, files, arguments.labels),
             ],

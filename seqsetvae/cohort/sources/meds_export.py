@@ -63,7 +63,7 @@ def open_export(arguments: Namespace) -> Opened:
             samples=samples,
             every_sample=samples,
             label_name=task_name(arguments),
-            own_split=own_split(src, events, samples),
+            own_split=own_split(arguments, files, events, samples),
             notes=labels.notes if labels else (),
         ),
     )

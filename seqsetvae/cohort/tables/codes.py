@@ -187,6 +187,12 @@ class EventCodes:
         return [f"{n} left out by name: {most_events(self.left_out)}"] if self.left_out else []
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether an event has a number."""
+        count = self.counts
+        return any(count[code] for (_, level), code in self._code.items() if level is None)
+
+    @property
     def counts(self) -> NDArray[np.int64]:
         """[C] Events of each code."""
         return np.append(self._count, np.zeros(len(self._code) - len(self._count), dtype=np.int64))
