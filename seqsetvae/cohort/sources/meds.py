@@ -83,13 +83,13 @@ def open_source(arguments: Namespace) -> Opened:
     src, flags = arguments.src, TimeFlags()
     files = data_files(src)
     codes = new_codes(arguments, OUTCOME_CODES)
-    marks, facts = _Marks(codes, arguments.start_code), Facts(arguments.src)
+    columns = Columns(SUBJECT, TIME, CODE, value_column(arguments, files), TEXT if arguments.text_values else None)
+    marks, facts = _Marks(codes, arguments.start_code), Facts(arguments.src, columns.value)
 
     def hook(part: Part, *cells: NDArray[Any]) -> NDArray[np.bool_]:
         facts.add(part, *cells)
         return marks(*cells)
 
-    columns = Columns(SUBJECT, TIME, CODE, value_column(arguments, files), TEXT if arguments.text_values else None)
     optional = [NUMBER] * (arguments.value_column is None) + [TEXT] * arguments.text_values
     events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=hook)
     facts.check(events)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.sources.meds_files import BIRTH, CODE, NUMBER
+from seqsetvae.cohort.sources.meds_files import BIRTH, CODE
 from seqsetvae.cohort.tables.cells import as_text
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.read import Part
@@ -26,8 +26,9 @@ _WHY = "An event without a time counts as a fact that is known from the start, b
 class Facts:
     """The codes of rows without a time, gathered while the events are read."""
 
-    def __init__(self, src: Path) -> None:
-        self._src = src
+    def __init__(self, src: Path, value: str | None) -> None:
+        """`value` is the column of numbers."""
+        self._src, self._value = src, value
         self._timed = {BIRTH}  # codes of rows with a time; a birth must have one
         self._codes: dict[str, int] = {}  # of rows without a time, in order of appearance
         self._first: list[tuple[Path, int]] = []  # file and row of the first of each
@@ -48,8 +49,8 @@ class Facts:
             for at in np.flatnonzero(number >= len(self._first)).tolist()
         ]
         self._pairs.append(np.stack([ids[rows].astype(np.int64), number[local]], axis=1))
-        if NUMBER in part.columns:
-            n_numbers = np.bincount(local[np.asarray(part.columns[NUMBER].is_valid())[rows]], minlength=len(names))
+        if self._value in part.columns:
+            n_numbers = np.bincount(local[np.asarray(part.columns[self._value].is_valid())[rows]], minlength=len(names))
             self._numbers.update({name: n for name, n in zip(names, n_numbers.tolist(), strict=True) if n})
 
     def check(self, events: Events) -> None:
