@@ -193,7 +193,7 @@ def test_static_facts_are_the_first_events_of_the_first_set(tables: Tables) -> N
     assert sets_of(cohort, "train", 0) == [(-5, [("sex=f", 1), ("age", 60.5), ("hr", 80)]), (0, [("hr", 81)])]
     assert sets_of(cohort, "train", 1) == [(0, [("sex=m", 1)]), (30, [("hr", 70)])]
     assert sets_of(cohort, "train", 2) == [(0, [("hr", 60)])]
-    repeated = tables.csv("f.csv", "id,time,variable,value,age\n1,0,hr,80,\n1,5,hr,81,61\n1,6,hr,82,61\n")
+    repeated = tables.csv("f.csv", "id,time,variable,value,age\n1,0,hr,80,61\n1,5,hr,81,61\n1,6,hr,82,\n")
     cohort = tables.compile(repeated, "--static_columns", "age")
     assert sets_of(cohort, "train", 0)[0] == (0, [("age", 61), ("hr", 80)])
 

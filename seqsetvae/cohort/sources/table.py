@@ -1,6 +1,7 @@
 """One long table of events, or a folder of them: a row has an id, a time, a variable and a value."""
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
@@ -24,6 +26,7 @@ from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
+from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
@@ -82,7 +85,7 @@ def open_source(arguments: Namespace) -> Opened:
         arguments.set_column,
     )
     events = read_events(files, columns, codes, flags, spool_folder(arguments))
-    facts = _Facts(arguments, files, events)
+    facts = _Facts(arguments, files, events, columns)
     labels = None
     if arguments.labels:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
@@ -102,7 +105,7 @@ def open_source(arguments: Namespace) -> Opened:
             own_split=None if split is None else split[started.id],
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
-            notes=[*([] if labels is None else labels.notes), *unread_notes(arguments.src, set(files))],
+            notes=[*([] if labels is None else labels.notes), *facts.notes(), *unread_notes(arguments.src, set(files))],
         ),
     )
 
@@ -120,14 +123,20 @@ def _check_flags(arguments: Namespace) -> None:
 class _Facts:
     """The columns that have one value for each id, in --stays or repeated in the events. Letters: D ids, N samples."""
 
-    def __init__(self, arguments: Namespace, files: Sequence[Path], events: Events) -> None:
+    def __init__(self, arguments: Namespace, files: Sequence[Path], events: Events, columns: Columns) -> None:
         self._arguments, self._events = arguments, events
         tables = [arguments.stays] if arguments.stays else list(files)
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
         named = (arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns)
         wanted = list(dict.fromkeys(name for name in named if name is not None))
-        patients = (arguments.subject_column,)
-        self._columns = per_id(tables, arguments.id_column, wanted, events, patients) if wanted else {}
+        names, patients = list(dict.fromkeys(arguments.static_columns)), (arguments.subject_column,)
+        every = EveryRow(names, events) if arguments.stays else None
+        self._first = None if every else FirstRows(columns, names, events, time_flags(arguments))
+        first = (every or self._first) if names else None
+        self._columns = per_id(tables, arguments.id_column, wanted, events, patients, first=first) if wanted else {}
+        if every is not None:
+            every.check(self.where)
+        self._later: Counter[str] = Counter()
 
     def start(self, flags: TimeFlags) -> NDArray[Any]:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
@@ -165,7 +174,14 @@ class _Facts:
         code, value = np.full(len(column), UNNAMED, dtype=np.int32), np.full(len(column), np.nan)
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(known), np.int32)), pa.array([name]))
         code[known], value[known] = codes.encode(names, column.take(pa.array(known)))
-        return StaticColumn(name, code[samples.id], value[samples.id])
+        later = None if self._first is None else self._first.later(name)
+        self._later[name] = 0 if later is None else len(later.id)
+        return StaticColumn(name, code[samples.id], value[samples.id], later)
+
+    def notes(self) -> list[str]:
+        """Facts that are filled in later, in words."""
+        later = ", ".join(f"{name!r} ({counted(n, 'stay')})" for name, n in self._later.items() if n)
+        return [f"facts that first stand on a later row of a stay, known from its time on: {later}"] if later else []
 
 
 def _without_start(samples: Samples, where: str) -> tuple[Samples, list[Skip]]:

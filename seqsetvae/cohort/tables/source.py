@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events
+from seqsetvae.cohort.tables.first_rows import Later
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
@@ -40,11 +41,29 @@ _CATEGORIES = {
 
 @dataclass(frozen=True)
 class StaticColumn:
-    """A fact of each sample, such as age; it becomes an event in the first set."""
+    """A fact of each sample, such as age; it becomes an event in the first set, or at the time of a later row."""
 
     name: str  # of the column
     code: NDArray[np.int32]  # [samples] code of the variable or level, UNNAMED where the fact is unknown
     value: NDArray[np.float64]  # [samples] NaN for a level
+    later: Later | None = None  # facts that first stand on a later row
+
+    def records(
+        self, samples: Samples, at: NDArray[np.int64], kind: np.dtype[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(the facts of the samples `at` as records of events, the place in `at` of each)."""
+        known = np.flatnonzero(self.code[at] != UNNAMED)
+        facts = np.zeros(len(known), kind)
+        facts["code"], facts["value"] = self.code[at][known], self.value[at][known]
+        facts["time"] = BAD_TIME if kind["time"] == np.int64 else np.nan
+        facts["row"] = _STATIC_ROW
+        if self.later is not None and len(self.later.id):
+            ids = samples.id[at][known]
+            place = np.minimum(np.searchsorted(self.later.id, ids), len(self.later.id) - 1)
+            rows = np.flatnonzero(self.later.id[place] == ids)
+            for name in ("time", "row", *({"set"} & set(kind.names or ()))):
+                facts[name][rows] = getattr(self.later, name)[place[rows]]
+        return facts, known
 
 
 class EventSource:
@@ -135,19 +154,15 @@ class EventSource:
     def _with_facts(
         self, records: NDArray[Any], n_rows: NDArray[np.int64], at: NDArray[np.int64]
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The records with the static facts of each sample, and with all facts before its other events."""
+        """The records with the facts of each sample; those known from the start are before its other events."""
         stay_of = np.repeat(np.arange(len(at)), n_rows)
         for column in self.static:
-            known = np.flatnonzero(column.code[at] != UNNAMED)
-            facts = np.zeros(len(known), records.dtype)
-            facts["code"], facts["value"] = column.code[at][known], column.value[at][known]
-            facts["time"] = BAD_TIME if records.dtype["time"] == np.int64 else np.nan
-            facts["row"] = _STATIC_ROW
+            facts, known = column.records(self.samples, at, records.dtype)
             records, stay_of = np.concatenate([records, facts]), np.concatenate([stay_of, known])
         is_static = self._is_static(records)
-        if not is_static.any():
+        if not self.static and not is_static.any():
             return records, n_rows
-        order = np.lexsort((~is_static, stay_of))
+        order = np.lexsort((np.where(is_static, _STATIC_ROW, records["row"]), ~is_static, stay_of))
         return records[order], np.bincount(stay_of, minlength=len(at)).astype(np.int64)
 
     def _minutes(

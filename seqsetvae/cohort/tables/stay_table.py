@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.ids import is_empty
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions
 from seqsetvae.cohort.tables.events import Events
+from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
@@ -23,12 +24,18 @@ _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
 def per_id(
-    files: Sequence[Path], id_column: str, columns: Sequence[str], events: Events, patients: Collection[str | None] = ()
+    files: Sequence[Path],
+    id_column: str,
+    columns: Sequence[str],
+    events: Events,
+    patients: Collection[str | None] = (),
+    *,
+    first: FirstRows | EveryRow | None = None,
 ) -> dict[str, pa.Array]:
     """For each column its value for each id of the events, as a text [D]; null where it has none.
 
     The table has one row a stay, or repeats the value on several; rows of other ids do not count, nor do empty cells.
-    `patients` are columns of ids.
+    `patients` are columns of ids. `first` learns in which rows facts stand.
 
     Raises:
         InputError: not readable, a column is missing, an id has two values, or no id of the events is in the table.
@@ -40,9 +47,11 @@ def per_id(
     chunks: dict[str, list[pa.Array]] = {column: [] for column in columns}
     owners: dict[str, list[NDArray[np.int32]]] = {column: [] for column in columns}
     for file in files:
-        for part in read_parts(file, [id_column, *columns]):
+        for part in read_parts(file, [id_column, *columns, *(first.columns if first else ())]):
             ids, _ = in_column(str(file), id_column, lambda: events.ids.find(part.columns[id_column]))  # noqa: B023
             sides.add(part.columns[id_column], ids)
+            if first is not None:
+                first.begin(part, ids)
             for column in columns:
                 read = as_id_texts if column in patients else as_facts
                 text = in_column(str(file), column, lambda: read(part.columns[column]))  # noqa: B023
@@ -50,11 +59,13 @@ def per_id(
                 hashed = np.array([*map(hash, encoded.dictionary.to_pylist()), 0], dtype=np.int64)
                 cell = hashed[positions(encoded)]
                 rows = np.flatnonzero((ids >= 0) & np.asarray(text.is_valid()))
-                found, first = np.unique(ids[rows], return_index=True)
+                if first is not None and column in first.names:
+                    first.add(column, ids[rows], rows)
+                found, example = np.unique(ids[rows], return_index=True)
                 is_new = ~seen[column][found]
                 owners[column].append(found[is_new])
-                chunks[column].append(text.take(rows[first[is_new]]))
-                hashes[column][found[is_new]] = cell[rows[first[is_new]]]
+                chunks[column].append(text.take(rows[example[is_new]]))
+                hashes[column][found[is_new]] = cell[rows[example[is_new]]]
                 seen[column][found] = True
                 other = np.flatnonzero(hashes[column][ids[rows]] != cell[rows])
                 if len(other):
