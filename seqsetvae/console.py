@@ -18,6 +18,9 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
+from seqsetvae.errors import cut
+
+LONGEST_LINE = 4000  # characters of a line: more is a text of the data that no message cut
 SECONDS_BETWEEN_DRAWS = 0.25  # of the bar on a terminal
 SECONDS_BETWEEN_LINES = 60.0  # of progress where there is no terminal
 BAR_FORMAT = "{desc} |{bar}| {percentage:3.0f}%{postfix}"
@@ -66,13 +69,15 @@ class SteadyStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        count = len(text)
+        text = "\n".join(cut(line, LONGEST_LINE) for line in text.split("\n"))
         with self._without_reader():
             try:
                 self._stream.write(text)
             except UnicodeEncodeError:  # half a character, from a damaged file
                 encoding = getattr(self._stream, "encoding", None) or "utf-8"
                 self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
+        return count
 
     def flush(self) -> None:
         with self._without_reader():
@@ -114,7 +119,7 @@ class CopiedStream:
         count = self._stream.write(text)
         *lines, rest = (self._pending + text).split("\n")
         for line in lines:
-            self._log.add(as_seen(line))
+            self._log.add(cut(as_seen(line), LONGEST_LINE))
         self._pending = rest[max(rest.rfind("\r"), 0) :]  # what a bar has overwritten is gone
         return count
 

@@ -17,6 +17,11 @@ def shown(cell: object) -> str:
     return repr(text) if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]!r}... ({len(text):,} characters)"
 
 
+def cut(text: str, most: int) -> str:
+    """A text, cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 class Terminated(BaseException):
     """SIGTERM, as SLURM sends it before a time limit: what was done is saved, and the process should end now.
 

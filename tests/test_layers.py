@@ -25,7 +25,8 @@ ROOMS = [
     ("seqsetvae.settings",),
     ("seqsetvae.files", "seqsetvae.safetensors_file", "seqsetvae.tree_text", "seqsetvae.processes"),
     ("seqsetvae.environment", "seqsetvae.interrupt"),
-    ("seqsetvae.errors", "seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
+    ("seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
+    ("seqsetvae.errors",),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.
 READ_ONLY_BY = {"finetune_config_optimized": {"train_optimized"}}

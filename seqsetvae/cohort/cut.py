@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.cell_faults import cell_fault
 from seqsetvae.cohort.tidy import (
     LARGEST,
     Bools,
@@ -71,8 +72,9 @@ def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
 
 def _bad_rows(rows: Rows) -> dict[int, Skip]:
     """The first faulty row of each stay that has one, by the position of the stay, with the count of all."""
-    unnamed = np.array([not name.strip() for name in rows.names] + [True])  # the last is for index -1
-    bad = unnamed[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~(np.abs(rows.minute) <= LARGEST)
+    # The last is for index -1.
+    unusable = np.array([not name.strip() or cell_fault(name.strip()) is not None for name in rows.names] + [True])
+    bad = unusable[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~(np.abs(rows.minute) <= LARGEST)
     if rows.set_index is not None:
         bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
     if not bad.any():
@@ -92,6 +94,9 @@ def _describe(rows: Rows, row: int) -> tuple[FaultyCell, str]:
     name = rows.names[code] if code >= 0 else None
     if name is None or not name.strip():
         category, text, reason = "a row without a variable name", "", "the variable has no name"
+    elif why := cell_fault(name.strip()):
+        category, text = "a variable name with a line break, a NUL character or of great length", ""
+        reason = f"the name {why}"
     elif not abs(rows.value[row]) <= LARGEST:
         category, text = "a value that is missing or not a finite number", rows.value[row]
         reason = f"value is {text}, not a finite number that float32 can hold"

@@ -16,7 +16,7 @@ from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, cut
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
 WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss
@@ -32,6 +32,7 @@ LIMITED = (
     "checkpoint without value_clip reads them as they are"
 )
 SHOWN = 10  # lines of any one finding
+LONGEST_ITEM = 500  # characters of one of them, such as a name that is no name
 T = TypeVar("T")
 
 
@@ -67,7 +68,10 @@ def add_list(notes: list[str], what: str, items: Iterable[str]) -> None:
     items = list(items)
     if items:
         more = [f"and {len(items) - SHOWN:,} more"] if len(items) > SHOWN else []
-        notes.append(f"{len(items):,} {what}:" + "".join(f"\n      {item}" for item in [*items[:SHOWN], *more]))
+        notes.append(
+            f"{len(items):,} {what}:"
+            + "".join(f"\n      {cut(item, LONGEST_ITEM)}" for item in [*items[:SHOWN], *more])
+        )
 
 
 def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ()) -> None:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.errors import InputError
 
 # Texts that mean an empty cell where a value is expected: those of pandas, R, databases and spreadsheets.
@@ -24,7 +25,7 @@ def is_empty(text: str) -> bool:
 
     A value is compared with MISSING as it is written, since `none` and `-` may be levels.
     """
-    return text.strip().casefold() in _NO_ID
+    return trimmed(text).casefold() in _NO_ID
 
 
 def id_of_text(text: str) -> str | None:
@@ -33,7 +34,7 @@ def id_of_text(text: str) -> str | None:
     Raises:
         InputError: a number that was rounded, or may have been.
     """
-    text = text.strip()
+    text = trimmed(text)
     if text.isascii() and text.isdigit():
         return text
     if is_empty(text):

@@ -10,6 +10,7 @@ from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
+from seqsetvae.errors import shown
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NAMED = 8  # variables that one line names
@@ -108,6 +109,6 @@ def event_counts(cohort: Cohort) -> NDArray[np.int64]:
 def most_events(unknown: dict[str, int]) -> str:
     """The variables with most events, each with their number."""
     by_count = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{name!r} ({counted(n, 'event')})" for name, n in by_count[:NAMED])
+    listed = ", ".join(f"{shown(name)} ({counted(n, 'event')})" for name, n in by_count[:NAMED])
     more = len(unknown) - NAMED
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return f"{listed} and {more:,} more" if more > 0 else listed

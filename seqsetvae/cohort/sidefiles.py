@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.cell_faults import cell_fault, swallows_rows
 from seqsetvae.cohort.ids import id_of_text, is_empty
 from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.names import refuse_nameless, trimmed
 from seqsetvae.cohort.tidy import LARGEST
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, cut, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.
@@ -69,8 +70,8 @@ def read_stats(path: Path) -> Stats:
         name, pair = trimmed(name), (_number(path, line, "mean", mean), _number(path, line, "std", std))
         if repr(stats.setdefault(name, pair)) != repr(pair):  # repr, since NaN differs from itself
             raise InputError(
-                f"{path}, line {line}: variable {name!r} is given twice, with (mean, std) {stats[name]} and {pair}. "
-                "Keep one of the two lines."
+                f"{path}, line {line}: variable {shown(name)} is given twice, with (mean, std) {stats[name]} and "
+                f"{pair}. Keep one of the two lines."
             )
     return stats
 
@@ -89,7 +90,7 @@ class UnusableStatsError(InputError):
     """Statistics that cannot normalise some variables. `lines`: variable -> what is wrong with its statistics."""
 
     def __init__(self, source: str, lines: dict[str, str], advice: str) -> None:
-        listed = "".join(f"\n  {name!r}: {line}" for name, line in lines.items())
+        listed = "".join(f"\n  {shown(name)}: {line}" for name, line in lines.items())
         super().__init__(f"{source} cannot normalise {len(lines)} variables of the data:{listed}\n{advice}")
         self.lines = lines
 
@@ -130,7 +131,7 @@ def check_stats(stats: Stats, variables: Iterable[str]) -> None:
     if bad:
         raise InputError(
             f"stats.csv cannot normalise these variables of the data ({USABLE_STATS}):"
-            + "".join(f"\n  {name!r}: {line}" for name, line in bad.items())
+            + "".join(f"\n  {shown(name)}: {line}" for name, line in bad.items())
             + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
         )
 
@@ -224,13 +225,17 @@ def read_embeddings(path: Path) -> Embeddings:
         try:
             vector = np.array(cells, dtype=np.float64)
         except ValueError as error:
-            raise InputError(f"{path}, line {line}, variable {name!r}: {error}. Every cell must be a number.") from None
+            raise InputError(
+                f"{path}, line {line}, variable {shown(name)}: {error}. Every cell must be a number."
+            ) from None
         name = trimmed(name)
         at = row.setdefault(name, len(vectors))
         if at == len(vectors):
             vectors.append(vector)
         elif not np.array_equal(vectors[at], vector, equal_nan=True):
-            raise InputError(f"{path}, line {line}: variable {name!r} has two different vectors. Keep one of them.")
+            raise InputError(
+                f"{path}, line {line}: variable {shown(name)} has two different vectors. Keep one of them."
+            )
     if not vectors:
         raise InputError(f"{path}: contains no embedding. It needs a line `<variable>,<numbers>` for every variable.")
     _refuse_index(path, np.stack(vectors))
@@ -257,7 +262,9 @@ def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDA
     """
     missing, bad = embedding_faults(given, variables)
     if missing:
-        lines = (f"\n  {name!r}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing)
+        lines = (
+            f"\n  {shown(name)}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing
+        )
         raise MissingEmbeddingsError(
             f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(lines)}\n"
             "Add a line for each to cached.csv, or take their rows out of the data."
@@ -301,6 +308,16 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
         raise InputError(f"{path}, line {line}: {column} is {shown(text)}; it must be a number.") from None
 
 
+def _refuse_faults(where: str, header: Sequence[str], cells: Sequence[str], chosen: Sequence[int]) -> None:
+    """Raises InputError for a chosen cell that is no name or number, and for any cell that holds other lines."""
+    for at, cell in enumerate(cells):
+        why = cell_fault(cell.strip()) if at in chosen else None
+        if "\n" in cell and swallows_rows(cell, ",", len(header)):
+            why = "has lines that are rows of the table. Is a quotation mark not closed?"
+        if why:
+            raise InputError(f"{where}, column {header[at]}: the cell {why}")
+
+
 def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[int, list[str], list[str]]]:
     """(line in the file, counted from 1; the cells of these columns; all other cells) of a CSV file.
 
@@ -310,7 +327,7 @@ def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tup
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             lines = (cells for cells in reader if cells)
             header = [trimmed(cell) for cell in next(lines, [])]
             columns = [trimmed(column) for column in columns]
@@ -330,6 +347,7 @@ def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tup
                     raise InputError(
                         f"{path}, line {reader.line_num}: {len(cells)} cells where the header has {len(header)}."
                     )
+                _refuse_faults(f"{path}, line {reader.line_num}", header, cells, chosen)
                 yield reader.line_num, [cells[at] for at in chosen], [cells[at] for at in others]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
+        raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {cut(str(error), 300)}") from None

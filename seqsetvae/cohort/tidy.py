@@ -9,8 +9,11 @@ from typing import NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.errors import shown
+
 SPLITS = ("train", "valid", "test")
 SHOWN_OF_A_CELL = 40  # characters in a count of faults
+MOST_ROWS = 10_000_000  # of one stay: an event in every three seconds of a year
 LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: a larger value would be infinite there
 
 Ints = NDArray[np.integer]
@@ -99,7 +102,7 @@ class Skip:
 
     def __str__(self) -> str:
         row = "" if self.row is None else f", row {self.row} (counted from 0)"
-        variable = "" if self.variable is None else f", variable {self.variable!r}"
+        variable = "" if self.variable is None else f", variable {shown(self.variable)}"
         return f"{self.file}{row}{variable}: {self.reason}"
 
 

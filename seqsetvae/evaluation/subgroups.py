@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import refuse_nameless
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
+from seqsetvae.cohort.tables.cells import as_facts, as_ids, first_fault, in_column
 from seqsetvae.errors import InputError, shown
 from seqsetvae.evaluation.results import Subgroup
 
@@ -46,6 +46,12 @@ def read_subgroup_table(path: Path) -> pa.Table:
     twice = [name for name in table.column_names if table.column_names.count(name) > 1]
     if twice:
         raise InputError(f"--subgroups {path}: column {twice[0]} occurs twice. Keep one of the two.")
+    for column in table.column_names:
+        found = first_fault(table[column].combine_chunks())
+        if found:
+            raise InputError(
+                f"--subgroups {path}, row {found[0]} (counted from 0), column {column}: the cell {found[1]}"
+            )
     local, texts = in_column(f"--subgroups {path}", STAY, lambda: as_ids(table[STAY].combine_chunks()))
     numbers = [stay_number(text) for text in texts]
     if None in numbers:

@@ -30,7 +30,7 @@ from seqsetvae.cohort.imported import (
     read_samples,
 )
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import as_ids, in_column
+from seqsetvae.cohort.tables.cells import as_ids, in_column, positions
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
 from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
@@ -226,4 +226,6 @@ def _text(column: pa.Array) -> NDArray[np.str_]:
         text = pc.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
     except (pa.ArrowException, NotImplementedError):
         raise InputError(f"holds {column.type}, not numbers or text") from None
-    return np.array(pc.if_else(pc.is_in(text, pa.array(MISSING)), "", text).to_pylist(), dtype=np.str_)
+    encoded = pc.if_else(pc.is_in(text, pa.array(MISSING)), "", text).dictionary_encode()
+    # Objects: numpy's own texts would all be as long as the longest.
+    return np.array(encoded.dictionary.to_pylist(), dtype=object)[positions(encoded)]

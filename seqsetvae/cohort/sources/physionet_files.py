@@ -13,7 +13,6 @@ import io
 import re
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,12 +39,13 @@ from seqsetvae.cohort.tidy import (
     first_bad_rows,
     left_out,
 )
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, cut, shown
 from seqsetvae.files import require_no_pipe
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out
 MAX_HOURS = 10_000  # since admission; the challenge ends at 48, so a later time is a typing error
+LARGEST_SET = 1 << 29  # bytes of all files of a set, unpacked; the 4,000 files of a real one have 30 million
 LONGEST_ROW = 100_000  # bytes; a real row has 20, and one of a megabyte would exceed the blocks of the CSV reader
 _ICU_TYPES = (1, 2, 3, 4)
 _HEADER = b"Time,Parameter,Value"
@@ -100,46 +100,95 @@ def _bodies(name: str, path: Path, bar: tqdm) -> tuple[dict[Stay, bytes], list[S
 
 
 def _texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
-    """(name for messages, content) of every .txt file of a folder or archive; `bar` gets their number."""
+    """(name for messages, content) of every .txt file of a folder or archive; `bar` gets their number.
+
+    Raises:
+        InputError: it cannot be read, or holds more than LARGEST_SET bytes.
+    """
     require_no_pipe(path)
+    left = LARGEST_SET
+    for name, text in _packed_texts(path, bar):
+        left -= len(text)
+        if left < 0:
+            raise _too_large(path)
+        yield name, text
+
+
+def _too_large(path: Path) -> InputError:
+    """The error, to be raised."""
+    return InputError(
+        f"{path}: holds more than {LARGEST_SET:,} bytes, unpacked. A set of the challenge has 30 million."
+    )
+
+
+def _packed_texts(path: Path, bar: tqdm) -> Iterator[tuple[str, bytes]]:
+    """(name for messages, content) of every .txt file. Raises InputError."""
     try:
         if path.is_dir():
             files = [file for file in path.rglob("*") if _is_stay(file.name)]
             for file in files:
                 require_no_pipe(file)
             bar.reset(len(files))
-            yield from ((str(file), file.read_bytes()) for file in files)
+            for file in files:
+                with file.open("rb") as stream:
+                    yield str(file), stream.read(LARGEST_SET + 1)
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if _is_stay(name)]
-                bar.reset(len(names))
-                yield from ((f"{path}:{name}", archive.read(name)) for name in names)
+                entries = [entry for entry in archive.infolist() if _is_stay(entry.filename)]
+                bar.reset(len(entries))
+                if sum(entry.file_size for entry in entries) > LARGEST_SET:
+                    raise _too_large(path)
+                for entry in entries:
+                    with archive.open(entry) as stream:  # which ends at that size, whatever it holds
+                        yield f"{path}:{entry.filename}", stream.read(entry.file_size + 1)
         else:
-            texts = [(f"{path}:{name}", text) for name, text in _untarred(path.read_bytes()) if _is_stay(name)]
+            texts = [(f"{path}:{name}", text) for name, text in _untarred(path)]
             bar.reset(len(texts))
             yield from texts
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-        # RuntimeError: a zip with a password, or with an unknown compression
-        raise InputError(f"{path}: cannot be read: {error}. Download it again.") from None
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: zipfile and tarfile take the numbers in a damaged header as they are
+        raise InputError(f"{path}: cannot be read: {cut(str(error), 300)}. Download it again.") from None
 
 
 def _is_stay(name: str) -> bool:
     return name.lower().endswith(".txt") and not Path(name).name.startswith((".", "_"))  # macOS adds ._ files
 
 
-def _untarred(archive: bytes) -> list[tuple[str, bytes]]:
-    """(name, content) of all that a tar file holds, gzipped or not.
+def _untarred(path: Path) -> list[tuple[str, bytes]]:
+    """(name, content) of the stays that a tar file holds, gzipped or not.
 
     tarfile alone would not notice damage: it stops before a gzip's checksum, and at a broken header as if at the end.
     """
-    unpacked = gzip.decompress(archive) if archive.startswith(b"\x1f\x8b") else archive
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if is_packed else path.open("rb") as stream:
+        unpacked = stream.read(LARGEST_SET + 1)
+    if len(unpacked) > LARGEST_SET:
+        raise _too_large(path)
+    texts, n_entries, left = [], 0, LARGEST_SET
     with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
-        streams = ((entry.name, tar.extractfile(entry)) for entry in tar)
-        texts = [(name, stream.read() if stream else b"") for name, stream in streams]
+        for entry in tar:
+            n_entries += 1
+            if _is_stay(entry.name):
+                left -= entry.size  # of a sparse entry, more than the archive has
+                text = b"" if left < 0 else _content(tar, entry)
+                left -= len(text) * (not entry.isfile())  # of a link, what it points to
+                if left < 0:
+                    raise _too_large(path)
+                texts.append((entry.name, text))
         rest = unpacked[tar.offset :]
     if not rest or rest.strip(b"\0"):
-        raise tarfile.ReadError(f"after {len(texts):,} entries there is neither another nor an end of the archive")
+        raise tarfile.ReadError(f"after {n_entries:,} entries there is neither another nor an end of the archive")
     return texts
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    try:
+        stream = tar.extractfile(entry)
+    except KeyError:
+        raise tarfile.ReadError(f"{shown(entry.name)} is a link to {shown(entry.linkname)}, which it lacks") from None
+    return stream.read() if stream else b""
 
 
 # ------------------------------------------------------------------ texts -> rows

@@ -17,7 +17,7 @@ from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, require_match
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
 from seqsetvae.cohort.sources.shards import as_shard, part
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
+from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
 from seqsetvae.errors import InputError
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
@@ -143,6 +143,9 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
             parquet = pq.ParquetFile(content, read_dictionary=["variable"])
         except KeyError:  # no such column, or a nested one: reported by the check of the columns
             parquet = pq.ParquetFile(content)
+        if parquet.metadata.num_rows > MOST_ROWS:
+            reason = f"{parquet.metadata.num_rows:,} rows; a stay has at most {MOST_ROWS:,}"
+            raise _UnreadableError("too many rows for one stay", reason)
         schema = parquet.schema_arrow
         if schema not in checked:  # thousands of files share one schema
             _check_columns(schema)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.cell_faults import LONGEST_CELL, cell_fault
 from seqsetvae.cohort.ids import MISSING, id_of_float, id_of_text
 from seqsetvae.cohort.names import SURROUNDING
 from seqsetvae.cohort.sidefiles import stay_number
@@ -22,6 +23,24 @@ DECIMALS = (".", ",")  # marks of the decimals in texts
 def is_text(kind: pa.DataType) -> bool:
     """Whether cells of this type are texts."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def first_fault(column: pa.Array) -> tuple[int, str] | None:
+    """(position, what is wrong) of the first text that is no id, time, variable, level or label; None: all are."""
+    if pa.types.is_dictionary(column.type):
+        found = first_fault(column.dictionary)
+        rows = np.flatnonzero(positions(column) == found[0]) if found else np.zeros(0, np.int64)
+        return (int(rows[0]), found[1]) if found and len(rows) else None
+    if not is_text(column.type) or not len(column):
+        return None
+    data = (column.buffers()[2] or pa.py_buffer(b"")).to_pybytes()  # of the whole part: a quick look at all cells
+    longest = pc.max(pc.utf8_length(column)).as_py() or 0
+    if longest <= LONGEST_CELL and not any(mark in data for mark in (b"\n", b"\r", b"\0")):
+        return None
+    bad = pc.match_substring_regex(pc.utf8_trim_whitespace(column), "[\\n\\r\\x00]")
+    bad = pc.or_(bad, pc.greater(pc.utf8_length(column), LONGEST_CELL))
+    rows = np.flatnonzero(pc.fill_null(bad, False).to_numpy(zero_copy_only=False))
+    return (int(rows[0]), str(cell_fault(column[int(rows[0])].as_py().strip()))) if len(rows) else None
 
 
 def as_text(column: pa.Array) -> pa.Array:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.skipped import counted
-from seqsetvae.cohort.tables.cells import as_text, positions, split_values
+from seqsetvae.cohort.tables.cells import as_text, first_fault, positions, split_values
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.variable_map import VariableMap
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 UNNAMED, LEFT_OUT = -1, -2  # codes of a row without a variable, and of one whose variable is left out
 MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read
@@ -67,14 +67,15 @@ class EventCodes:
         self._count = np.zeros(0, dtype=np.int64)  # [C] events
 
     def encode(
-        self, variable: pa.Array, value: pa.Array | None, text: pa.Array | None = None
+        self, variable: pa.Array, value: pa.Array | None, text: pa.Array | None = None, first_row: int = 0
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """(code [R], number [R] in the unit of the target variable, NaN where there is none).
 
-        `text` is a column of levels beside the numbers; it counts where there is no number.
+        `text` is a column of levels beside the numbers; it counts where there is no number. `first_row` is that of the
+        part, for messages.
 
         Raises:
-            InputError: more than MAX_LEVELS levels of one variable.
+            InputError: more than MAX_LEVELS levels of one variable, or a level that holds a line break.
         """
         local, names = _names(variable)
         self.seen.update(names)
@@ -90,7 +91,13 @@ class EventCodes:
         code = np.where(np.isnan(number), bare[local], numeric[local]).astype(np.int32)
         code[is_out[local]] = LEFT_OUT
         rows = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0))
-        code[rows] = self._level_codes(targets, local[rows], level.take(rows))
+        levels = level.take(rows)
+        found = first_fault(levels)
+        if found:
+            row = int(rows[found[0]])
+            where = f"row {first_row + row} (counted from 0), variable {shown(names[local[row]])}"
+            raise InputError(f"{where}: the cell {found[1].removesuffix('.')}")
+        code[rows] = self._level_codes(targets, local[rows], levels)
         self._add_counts(code)
         return code, number
 

@@ -21,7 +21,7 @@ from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.store import EventStore
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
-from seqsetvae.cohort.tidy import FaultyCell, Skip
+from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
 from seqsetvae.errors import InputError
 
 BAD_CELLS = 1000  # cells that are kept for messages
@@ -122,7 +122,7 @@ def read_events(
             if events is not None:
                 events.files.append((n_rows, file))
             clock = None
-            for part in read_parts(file, needed, list(optional)):
+            for part in read_parts(file, needed, list(optional), free=(columns.value, columns.text)):
                 cells = part.columns[columns.time]
                 if events is None:
                     events = _start(file, cells, columns, codes, flags, folder)
@@ -162,7 +162,7 @@ def _add(events: Events, part: Part, n_rows: int, columns: Columns, clock: TimeC
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
     code, number = in_column(
-        where, str(columns.value), lambda: events.codes.encode(cells[columns.variable], value, text)
+        where, str(columns.value), lambda: events.codes.encode(cells[columns.variable], value, text, part.first_row)
     )
     _note_rows_without_id(events, part, ids)
     is_event = (ids >= 0) & (code != LEFT_OUT)
@@ -179,7 +179,11 @@ def _add(events: Events, part: Part, n_rows: int, columns: Columns, clock: TimeC
     if columns.set is not None:
         numbers = cells[columns.set]
         records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[chosen]
-    events.store.append(records)
+    if events.store.append(records) > MOST_ROWS:
+        raise InputError(
+            f"{where}: one id has more than {MOST_ROWS:,} rows, by row {part.first_row + len(ids):,}. Is "
+            f"{columns.id} the column of the stays (--id_column)?"
+        )
     _note_first_times(events, records["id"], records["time"])
 
 

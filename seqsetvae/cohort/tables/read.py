@@ -11,11 +11,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from seqsetvae.errors import InputError
+from seqsetvae.cohort.cell_faults import swallows_rows
+from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
+from seqsetvae.errors import InputError, cut
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _OWN = (".", "_")  # first characters of names that are no data
@@ -24,6 +28,10 @@ NAMED = 3  # files or endings that a note names
 ROWS_PER_PART = 1 << 18
 BYTES_PER_PART = 1 << 23  # of a CSV file
 HEADER_CHARACTERS = 1 << 20  # at most
+# Bounds that no real data reach, so that a small packed file cannot fill the memory.
+LARGEST_TABLE = 1 << 30  # bytes of a table that is read as a whole: labels, one row a stay
+LARGEST_PART = 1 << 30  # bytes of the texts of a column in a part of a Parquet file
+ROWS_PER_BYTE = 16  # of a Parquet file with more than a part of rows; events take about one byte each at least
 
 
 @dataclass(frozen=True)
@@ -131,26 +139,63 @@ def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
         yield line
 
 
-def read_parts(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Part]:
+def read_parts(
+    file: Path, columns: Sequence[str], optional: Sequence[str] = (), free: Collection[str | None] = ()
+) -> Iterator[Part]:
     """The rows of a file, part by part, with `columns` and those of `optional` that it has.
 
+    Cells of the columns `free` may be texts of several lines.
+
     Raises:
-        InputError: not readable, a column is missing or occurs twice, a line has more or fewer cells than the header.
+        InputError: not readable, a column is missing or occurs twice, a line has more or fewer cells than the header, a
+            cell holds a line break or other rows, or the file is far larger than it seems.
     """
     wanted = _find_columns(file, columns, optional)
     first_row = 0
     try:
         for batch in _parquet(file, wanted) if file.name.lower().endswith(".parquet") else _csv(file, wanted):
             if batch.num_rows:
-                yield Part(file, first_row, dict(zip(wanted, batch.columns, strict=True)))
+                part = Part(file, first_row, dict(zip(wanted, batch.columns, strict=True)))
+                _refuse_faults(part, free)
+                yield Part(file, first_row, {name: _decoded(part, name) for name in wanted})
             first_row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: cannot be read (after row {first_row:,}): {error}") from None
+        why = cut(str(error).replace("\n", " "), 300)
+        if "straddling object" in why:
+            why = f"a row of more than {BYTES_PER_PART:,} bytes. Is a quotation mark not closed?"
+        raise InputError(f"{file}: cannot be read (after row {first_row:,}): {why}") from None
+
+
+def _refuse_faults(part: Part, free: Collection[str | None]) -> None:
+    """Raises InputError for a cell that no id, time, variable or label is."""
+    for name, cells in part.columns.items():
+        found = None if name in free else first_fault(cells)
+        if found:
+            where = f"{part.file}, row {part.first_row + found[0]} (counted from 0), column {name}"
+            raise InputError(f"{where}: the cell {found[1]}")
+
+
+def _decoded(part: Part, name: str) -> pa.Array:
+    """A column, texts that Parquet keeps in a dictionary as texts. Raises InputError if they would fill the memory."""
+    cells = part.columns[name]
+    if not (pa.types.is_dictionary(cells.type) and is_text(cells.type.value_type)):
+        return cells
+    length = np.append(pc.fill_null(pc.binary_length(cells.dictionary), 0).to_numpy(zero_copy_only=False), 0)
+    if length[positions(cells)].sum() > LARGEST_PART:
+        rows = f"{len(cells):,} rows from row {part.first_row} on"
+        raise InputError(f"{part.file}, column {name}: {rows} have texts of more than {LARGEST_PART:,} bytes.")
+    return cells.dictionary_decode()
 
 
 def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, pa.ChunkedArray]:
-    """All rows of a small file, by column. Raises InputError as `read_parts`."""
-    parts = list(read_parts(file, columns, optional))
+    """All rows of a small file, by column. Raises InputError as `read_parts`, and above LARGEST_TABLE."""
+    parts, n_bytes = list[Part](), 0
+    for part in read_parts(file, columns, optional):
+        parts.append(part)
+        n_bytes += sum(cells.nbytes for cells in part.columns.values())
+        if n_bytes > LARGEST_TABLE:
+            n_rows = f"{part.first_row + len(part):,} rows and {LARGEST_TABLE:,} bytes"
+            raise InputError(f"{file}: has more than {n_rows}, too many for a table that is read as a whole.")
     names = list(parts[0].columns) if parts else list(columns)
     kind = None if parts else pa.string()
     return {name: pa.chunked_array([part.columns[name] for part in parts], kind) for name in names}
@@ -192,13 +237,74 @@ def _csv(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     # Without threads the reader knows the number of a row that it cannot read.
     read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False)
     parse = pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+    n_rows = 0
     with pa.input_stream(str(file), compression="detect") as stream:
-        yield from pacsv.open_csv(stream, read, parse, convert)
+        lines = _Lines(stream)
+        for batch in pacsv.open_csv(pa.PythonFile(lines, mode="r"), read, parse, convert):
+            n_rows += batch.num_rows
+            yield batch
+    if lines.count > n_rows + 1:  # some cells have several lines
+        _refuse_swallowed_rows(file)
+
+
+class _Lines:
+    """A stream that counts its lines that are not empty."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream, self._before, self.closed = stream, b"\n", False
+        self.count = 0
+
+    def read(self, n: int = -1) -> bytes:
+        """The next bytes; at the end none."""
+        data: bytes = self._stream.read(n)
+        text = np.frombuffer(self._before + data, np.uint8)
+        is_end = (text == 10) | (text == 13)
+        # A line ends where a mark of an end follows something else, or where the file ends.
+        self.count += int((is_end[1:] & ~is_end[:-1]).sum()) + (not data and not is_end[-1])
+        self._before = data[-1:] or b"\n"
+        return data
+
+    def close(self) -> None:
+        """The stream belongs to who opened it."""
+        self.closed = True
+
+
+def _refuse_swallowed_rows(file: Path) -> None:
+    """Raises InputError for the first cell whose lines are rows of the table."""
+    with pa.input_stream(str(file), compression="detect") as stream:
+        reader = csv.reader(
+            io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""), delimiter=_delimiter(file)
+        )
+        try:
+            header, row, line = next(reader), -1, reader.line_num
+            for cells in reader:
+                row += bool(cells)
+                if reader.line_num > line + 1:
+                    for name, cell in zip(header, cells, strict=False):
+                        if swallows_rows(cell, _delimiter(file), len(header)):
+                            raise InputError(
+                                f"{file}, row {row} (counted from 0), column {name}: the cell has lines that are rows "
+                                "of the table. Is a quotation mark not closed? If not, write the table without this "
+                                "column."
+                            )
+                line = reader.line_num
+        except csv.Error as error:
+            raise InputError(
+                f"{file}, row {row + 1} (counted from 0): {error}. Is a quotation mark not closed?"
+            ) from None
 
 
 def _parquet(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    size = file.stat().st_size
+    with pq.ParquetFile(file) as parquet:
+        metadata, schema = parquet.metadata, parquet.schema_arrow
+    if metadata.num_rows > max(ROWS_PER_PART, ROWS_PER_BYTE * size):
+        rows = f"{metadata.num_rows:,} rows in {size:,} bytes"
+        raise InputError(f"{file}: {rows}: all of them are equal, or nearly so. Is it a table of events?")
+    # Texts as dictionaries: a file may hold one of a megabyte once, for a million rows.
+    texts = [name for name in columns if is_text(schema.field(name).type)]
     # Nanoseconds, the default for INT96, end in 2262: 9999 would be 1816.
-    with pq.ParquetFile(file, coerce_int96_timestamp_unit="us") as parquet:
+    with pq.ParquetFile(file, read_dictionary=texts, coerce_int96_timestamp_unit="us") as parquet:
         for batch in parquet.iter_batches(ROWS_PER_PART, columns=columns):
             batch.validate(full=True)  # parquet requires UTF-8, but no reader checks it
             yield batch.select(columns)

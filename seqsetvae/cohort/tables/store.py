@@ -35,10 +35,10 @@ class EventStore:
         self._records: NDArray[Any] = np.zeros(0, self.dtype)
         self._first = np.zeros(1, dtype=np.int64)
 
-    def append(self, records: NDArray[Any]) -> None:
-        """Add records, in the order of the file."""
+    def append(self, records: NDArray[Any]) -> int:
+        """Add records, in the order of the file. Returns the most that one of their ids has by now."""
         if not len(records):
-            return
+            return 0
         ids = records["id"]
         self._is_sorted &= bool(ids[0] >= self._last_id and (ids[1:] >= ids[:-1]).all())
         self._last_id = int(ids[-1])
@@ -47,6 +47,7 @@ class EventStore:
             self._counts = np.append(self._counts, np.zeros(max(len(counts), len(self._counts)), dtype=np.int64))
         self._counts[: len(counts)] += counts
         self._write(self._stream, records)
+        return int(self._counts[: len(counts)].max())
 
     def finish(self, n_ids: int) -> None:
         """Sort by id; records of an id keep their order. After this, records can be read."""

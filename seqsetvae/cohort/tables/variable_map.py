@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.cohort.cell_faults import cell_fault
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.errors import InputError
 
@@ -75,6 +76,8 @@ def _entry(where: str, row: dict[str | None, Any]) -> tuple[str, tuple[str, floa
     if None in row or None in row.values():
         raise InputError(f"{where}: more or fewer cells than the header.")
     name, target = trimmed(row["name"]), trimmed(row["target"])
+    for why in filter(None, map(cell_fault, (name, target))):
+        raise InputError(f"{where}: the cell {why}")
     if not name or not target:
         empty = "target" if name else "name"
         raise InputError(f"{where}: the {empty} is empty. To drop a variable, use --leave_out.")
