@@ -90,6 +90,8 @@ def open_source(arguments: Namespace) -> Opened:
     if arguments.labels:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
         labels = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
+        if labels.time is None and arguments.prediction_time_column:
+            raise InputError(f"{arguments.labels}: no row has a {time}, which --prediction_time_column names.")
     samples = make_samples(str(arguments.src), events, facts.start(flags), facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
     split = facts.split()

@@ -115,7 +115,7 @@ def read_events(
             there twice.
     """
     events: Events | None = None
-    n_rows = 0
+    n_rows, clocks = 0, set[TimeColumn]()
     needed = [name for name in columns if name is not None and name not in optional]
     with tqdm(desc="Reading events", unit="row", unit_scale=True, disable=None) as bar:
         for file in files:
@@ -127,6 +127,7 @@ def read_events(
                 if events is None:
                     events = _start(file, cells, columns, codes, flags, folder)
                 clock = clock or clock_of(file, columns.time, cells, events, flags)
+                clocks.add(clock)
                 _add(events, part, n_rows, columns, clock, hook)
                 n_rows += len(part)
                 events.n_rows = n_rows
@@ -135,6 +136,9 @@ def read_events(
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
     events.store.finish(len(events.ids))
     events.notes += repeats(events.store, events.files, n_rows)
+    if n_dates := sum(clock.n_dates for clock in clocks):
+        said = "without a time of day, among others that have one: midnight, before all else of that day"
+        events.notes.append(f"{counted(n_dates, 'time')} {said}")
     return events
 
 
@@ -148,9 +152,10 @@ def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: Time
     """How the times of one of the files are written. Raises InputError if they differ in kind from the files before."""
     clock = comparable(str(file), name, cells, events.time, flags, "the times of other files")
     if clock.is_date != events.time.is_date:
+        what = ("dates", "timestamps") if clock.is_date else ("timestamps", "dates")
         raise InputError(
-            f"{file}, column {name}: is {clock.described}; the times of other files are {events.time.described}. A "
-            "date counts as midnight, before all else of that day: write times of day in all files, or in none."
+            f"{file}, column {name}: holds {what[0]}; the times of other files are {what[1]}. A date counts as "
+            "midnight, before all else of that day: write times of day in all files, or in none."
         )
     return clock
 

@@ -307,4 +307,8 @@ def _parquet(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(file, read_dictionary=texts, coerce_int96_timestamp_unit="us") as parquet:
         for batch in parquet.iter_batches(ROWS_PER_PART, columns=columns):
             batch.validate(full=True)  # parquet requires UTF-8, but no reader checks it
-            yield batch.select(columns)
+            batch = batch.select(columns)
+            if any(kind == pa.string_view() for kind in batch.schema.types):  # as polars writes texts
+                plain = [pa.string() if kind == pa.string_view() else kind for kind in batch.schema.types]
+                batch = batch.cast(pa.schema(zip(columns, plain, strict=True)))
+            yield batch

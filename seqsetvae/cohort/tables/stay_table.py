@@ -18,6 +18,7 @@ from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
+from seqsetvae.cohort.tables.zones import DAY
 from seqsetvae.errors import InputError, shown
 
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
@@ -158,7 +159,8 @@ def read_label_rows(
     time = np.concatenate(times) if times else None
     known = np.flatnonzero(ids >= 0)
     _refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
-    return LabelRows(ids[known], None if time is None else time[known], label_of[known], sides.notes())
+    notes = [*sides.notes(), *dict.fromkeys(note for part in parts for note in part.notes)]
+    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
 
 
 def _label_part(
@@ -187,6 +189,9 @@ def _label_part(
         clock = comparable(str(file), time_column, column, events.time, flags)
         time = in_column(str(file), time_column, lambda: clock.read(column, earliest=True))
         _refuse(file, time_column, is_bad(time), column, f"is not {clock.allowed}")
+        if events.time.is_date and not clock.is_date and (clock.is_located or (time % DAY).any()):
+            said = "times of events are dates, so events of the day of a prediction time count as before it"
+            return LabelRows(ids, time, label_of, [f"{file}: {said}"])
     return LabelRows(ids, time, label_of, [])
 
 

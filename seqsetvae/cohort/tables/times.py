@@ -20,6 +20,7 @@ YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, ano
 _BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
+_DATE_LENGTH = len("2150-01-31")
 _DIRECTIVES = "aAbBdDeFhHIjmMnpRStTyYz%"  # that are both read and written, so that a date can be formatted back
 
 
@@ -38,7 +39,8 @@ class TimeColumn:
 
     Attributes:
         is_timestamp: else a time is a number.
-        is_date: they are dates by their type, without a time of day.
+        is_date: they are dates without a time of day.
+        n_dates: cells read so far that are dates alone, in a column of timestamps.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class TimeColumn:
             InputError: the cells are times of a day, or durations; there is no such zone; a date cannot be read by
                 `form`, or not for sure.
         """
+        column = _decoded(column)
         kind = column.type
         _refuse_other_times(kind)
+        self.n_dates = 0
         self.unit, self.origin, self.decimal = unit, origin, decimal
         self.form = None if form is None or pa.types.is_temporal(kind) else _checked_form(form)
         self.zone = None if zone is None else find_zone(zone)
@@ -74,10 +78,12 @@ class TimeColumn:
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
         if self.form is not None:
             self.has_zone = self.form.endswith(("%z", "Z"))
+            self.is_date = not re.search("%[HITR]", self.form)
         elif is_text(kind):
             first = as_text(column.drop_null()[:1000]).drop_null()
             self.is_timestamp = 2 * split_values(first, decimal)[1].null_count < len(first)
             self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
+            self.is_date = self.is_timestamp and all(len(text) == _DATE_LENGTH for text in first.to_pylist())
         self.is_timestamp &= origin is None
 
     @property
@@ -97,7 +103,7 @@ class TimeColumn:
             return f"a number of {self.unit}"
         if self.form is not None:
             return f"a timestamp like {self.form}"
-        return f"a {'date' if self.is_date else 'timestamp'} {'with' if self.has_zone else 'without'} a time zone"
+        return f"a timestamp {'with' if self.has_zone else 'without'} a time zone"
 
     @property
     def allowed(self) -> str:
@@ -122,12 +128,16 @@ class TimeColumn:
 
     def _stamps(self, column: pa.Array) -> NDArray[np.int64]:
         """[R] Microseconds, on the clock of the column."""
+        column = _decoded(column)
         _refuse_other_times(column.type)
         bad = np.where(column.is_null(), BAD_TIME, _UNREADABLE)
         if self.form is not None and not pa.types.is_temporal(column.type):
             column = _by_form(as_text(column), self.form)
         elif is_text(column.type):
-            column = _iso(pc.utf8_trim_whitespace(column), pa.timestamp("us", "UTC" if self.has_zone else None))
+            column = pc.utf8_trim_whitespace(column)
+            if not self.is_date:
+                self.n_dates += pc.sum(pc.equal(pc.binary_length(column), _DATE_LENGTH)).as_py() or 0
+            column = _iso(column, pa.timestamp("us", "UTC" if self.has_zone else None))
         elif not pa.types.is_temporal(column.type):
             return bad
         if pa.types.is_date(column.type):
@@ -179,6 +189,10 @@ def comparable(
             "without one were recorded."
         )
     return time
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _refuse_other_times(kind: pa.DataType) -> None:
