@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from seqsetvae.cohort.cut import CutRows, cut
 from seqsetvae.cohort.format import EMBEDDINGS, Cohort, open_cohort, to_json
-from seqsetvae.cohort.imported import Imported, write_samples
+from seqsetvae.cohort.imported import TIMESTAMPS, Imported, write_samples
 from seqsetvae.cohort.known import only_known
 from seqsetvae.cohort.leaks import LEAKS
 from seqsetvae.cohort.manifest import write_manifest
@@ -36,6 +36,8 @@ from seqsetvae.cohort.sidefiles import (
     generate_embedding,
 )
 from seqsetvae.cohort.skipped import FaultyFiles, write_skipped
+from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
+from seqsetvae.cohort.tables.times import MINUTES
 from seqsetvae.cohort.tidy import Skip, Source, Stay, UnnamedRows
 from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
@@ -95,6 +97,7 @@ def compile_cohort(
         _write_raw(tally, source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
         if not skip_bad:
             _refuse_faults(tally, label_name)
+        _refuse_other_clocks(tally, imported)
         _require_stays(tally)
         n_events = {split: n["events"] for split, n in tally.splits.items()}
         variables = normalise(partial, tally.code_of, n_events, stats, progress)
@@ -126,6 +129,7 @@ class _Tally:
     skips: list[Skip] = field(default_factory=list)
     unknown: dict[str, Counter[str]] = field(default_factory=dict)  # by split: events left out, by variable
     n_reordered: int = 0
+    spans: Spans = field(default_factory=Spans)
 
     def skip(self, skips: Sequence[Skip], labels: Labels) -> None:
         """Note what is left out."""
@@ -177,6 +181,7 @@ def _write_raw(
                     tally.skip(part.skips, labels)
                     writer.append(part, tally.codes(part), labels)
                     tally.n_reordered += part.n_reordered
+                    tally.spans.add(part.spans, labels)
                     tally.unknown[split].update(unknown)
                     bar.update(n_read)
             tally.splits[split] = writer.counts
@@ -220,6 +225,14 @@ def _require_stays(tally: _Tally) -> None:
         raise InputError(f"{f'The split {empty[0]}' if empty else 'The data'} has no usable stay.{first}")
 
 
+def _refuse_other_clocks(tally: _Tally, imported: Imported | None) -> None:
+    """Raises InputError if times that are numbers do not count from the start of the stays."""
+    unit = "minutes" if imported is None else imported.record.get("times", "minutes")
+    first = np.concatenate([np.zeros(0), *tally.spans.first])
+    if unit != TIMESTAMPS and len(first):
+        refuse_other_clocks(first, MINUTES[unit], unit)
+
+
 # ------------------------------------------------------------------ embeddings and manifest
 
 
@@ -251,6 +264,7 @@ def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, 
             },
             "left_out": sum(not skip.is_fault for skip in tally.skips),
             "stays_out_of_order": tally.n_reordered,
+            TIMES: tally.spans.as_plain(),
             "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
             "variables_without_statistics": {variables.vocabulary[v]: int(variables.n_events[v]) for v in unknown},
         },

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.cell_faults import cell_fault
+from seqsetvae.cohort.spans import StaySpans, spans_of
 from seqsetvae.cohort.tidy import (
     LARGEST,
     Bools,
@@ -40,6 +41,7 @@ class CutRows:
     value: Floats  # [E]
     n_reordered: int  # stays whose rows were not in time order
     skips: Sequence[Skip]  # faults and empty stays, in the order of the stays
+    spans: StaySpans  # before anything was cut off
 
 
 def cut(rows: Rows) -> CutRows:
@@ -53,15 +55,16 @@ def cut(rows: Rows) -> CutRows:
     skips: list[Skip] = []
     rows = _leave_out(rows, _bad_rows(rows), skips)
     rows = _leave_out(rows, _two_minute_sets(rows), skips)
-    rows = _before_prediction(rows)  # after the checks: a fault anywhere in a file is reported
+    whole, rows = rows, _before_prediction(rows)  # after the checks: a fault anywhere in a file is reported
     rows = _leave_out(rows, _empty_stays(rows), skips)
+    spans = spans_of(whole, rows)
     skips.sort(key=lambda skip: order[skip.stay_id])  # type: ignore[index]
     rows, n_reordered = _in_time_order(rows)
     starts = _set_starts(rows)
     n_sets = np.bincount(rows.stay_of_row[starts], minlength=len(rows.stays)).astype(np.int64)
     n_events = np.diff(np.append(starts, len(rows.value)))
     columns = (rows.minute[starts], rows.names, rows.variable, rows.value)
-    return CutRows(rows.stays, n_sets, n_events, *columns, n_reordered, [*rows.skips, *skips])
+    return CutRows(rows.stays, n_sets, n_events, *columns, n_reordered, [*rows.skips, *skips], spans)
 
 
 def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
@@ -138,12 +141,15 @@ def _before_prediction(rows: Rows) -> Rows:
 
 
 def _empty_stays(rows: Rows) -> dict[int, Skip]:
+    """Stays without an event; facts alone are none, so that the same stays are used with facts and without."""
     found = {}
-    for position in np.flatnonzero(rows.n_rows == 0).tolist():
+    n_timed = rows.n_rows if rows.is_fact is None else rows.take(np.flatnonzero(~rows.is_fact)).n_rows
+    for position in np.flatnonzero(n_timed == 0).tolist():
         stay = rows.stays[position]
         end = stay.prediction_minute
         before = "" if end is None else f" before its prediction time, minute {end:g}"
-        found[position] = left_out(stay, f"the stay has no rows{before}")
+        besides = " but facts" if rows.n_rows[position] else ""
+        found[position] = left_out(stay, f"the stay has no rows{besides}{before}")
     return found
 
 

@@ -16,6 +16,7 @@ from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names
+from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.errors import InputError, cut
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
@@ -90,6 +91,7 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     add_list(findings.remarks, f"{ALIKE} (--variable_map of `table` and `meds` joins them)", alike_names(cohort))
     findings.problems += leaks(cohort)
     _check_values(cohort, findings, reported)
+    _check_spans(cohort, findings)
     _check_time_span(cohort, findings)
     _check_last_seen(cohort, findings)
     _check_equal_stays(cohort, findings)
@@ -216,6 +218,16 @@ def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
     if np.isfinite(cohort.std[v]):
         furthest = f"{value * cohort.std[v] + cohort.mean[v]:g} (z = {value:+.1f})"
     return f"{name!r}: {found.beyond[v]:,} events, furthest {furthest}"
+
+
+def _check_spans(cohort: Cohort, findings: Findings) -> None:
+    """Note stays of absurd lengths, and events far from the start, as they were before anything was cut off."""
+    times = cohort.manifest["report"].get(TIMES)
+    if times is not None:
+        n_events = sum(n["events"] for n in cohort.manifest["splits"].values())
+        problems, remarks = span_notes(times, n_events, examples=SHOWN)
+        findings.problems += problems
+        findings.remarks += remarks
 
 
 def _check_time_span(cohort: Cohort, findings: Findings) -> None:

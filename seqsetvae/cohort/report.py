@@ -1,6 +1,7 @@
 """A compiled cohort in words: its counts, and what was unusual about its data."""
 
 import unicodedata
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
+from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.errors import shown
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
@@ -63,6 +65,10 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     unknown: dict[str, int] = report["variables_without_statistics"]
     see = f"left out; see {cohort.path / SKIPPED}"
     lines = [*leaks(cohort), *cohort.manifest.get(IMPORT, {}).get("notes", ())]
+    if TIMES in report:
+        lines += chain(
+            *span_notes(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
+        )
     if unknown:
         lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {most_events(unknown)}")
     if cohort.manifest["statistics"] == "train split":

@@ -8,6 +8,7 @@ from pathlib import Path
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Skip
+from seqsetvae.errors import shown
 
 SKIPPED = "skipped.csv"
 _COLUMNS = ("file", "row", "variable", "reason", "kind")
@@ -45,7 +46,7 @@ class FaultyFiles:
         for cell, n in skip.cells.items():
             self.rows[cell.category] = self.rows.get(cell.category, 0) + n
             if cell.variable is not None:
-                of_kind, name = self.cells.setdefault(cell.category, {}), f"{cell.variable!r}: {cell.text!r}"
+                of_kind, name = self.cells.setdefault(cell.category, {}), f"{shown(cell.variable)}: {cell.text!r}"
                 name = name if name in of_kind or len(of_kind) < MOST_CELLS else OTHER_CELLS
                 rows, files = of_kind.get(name, (0, 0))
                 of_kind[name] = rows + n, files + 1

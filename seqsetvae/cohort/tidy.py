@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.errors import shown
+from seqsetvae.errors import cut, shown
 
 SPLITS = ("train", "valid", "test")
 SHOWN_OF_A_CELL = 40  # characters in a count of faults
@@ -76,8 +76,7 @@ class FaultyCell(NamedTuple):
 
 def faulty_cell(category: str, variable: str | None, text: object) -> FaultyCell:
     """A fault with the text of its cell, cut to a sane length."""
-    shown = str(text)
-    return FaultyCell(category, variable, shown if len(shown) <= SHOWN_OF_A_CELL else f"{shown[:SHOWN_OF_A_CELL]}...")
+    return FaultyCell(category, variable, cut(str(text), SHOWN_OF_A_CELL))
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ class Rows:
     set_index: Floats | None  # [E] the file's own set number, NaN where it has none; None = no file has the column
     has_set_index: Bools  # [N] does the stay's file have the column
     skips: Sequence[Skip] = ()  # files of the chunk that could not be read; they are not among the stays
+    is_fact: Bools | None = None  # [E] true of the whole stay, without a time of its own; None = the source has none
 
     @property
     def stay_of_row(self) -> Ints:
@@ -150,6 +150,7 @@ class Rows:
             value=self.value[rows],
             minute=self.minute[rows],
             set_index=None if self.set_index is None else self.set_index[rows],
+            is_fact=None if self.is_fact is None else self.is_fact[rows],
         )
 
     def without(self, positions: Sequence[int]) -> "Rows":

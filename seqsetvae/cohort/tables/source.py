@@ -133,6 +133,7 @@ class EventSource:
             set_index=set_index,
             has_set_index=np.full(len(stays), set_index is not None),
             skips=skips,
+            is_fact=is_static,
         )
         dropped = action == DROP
         if self.from_start:

@@ -1,0 +1,174 @@
+"""When stays begin and end: one absurd time, numbers of another clock, events before minute 0, facts alone, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import notices, open_cohort
+from seqsetvae.cohort.checks import check_folder
+from seqsetvae.cohort.command import main
+from seqsetvae.cohort.spans import DAY, YEAR, refuse_other_clocks
+from seqsetvae.errors import InputError
+
+from .conftest import Folder
+from .test_compile import compiled
+from .test_meds import MEDS
+from .test_table import HEADER, Tables, sets_of, tables  # noqa: F401 - a fixture
+
+STAMPED = "".join(f"{stay},2020-01-0{stay} 0{hour}:00,hr,{80 + hour}\n" for stay in range(1, 9) for hour in range(6))
+NUMBERS = "".join(f"{stay},{60 * hour},hr,{80 + hour}\n" for stay in range(1, 9) for hour in range(6))
+LABELS = "id,died\n" + "".join(f"{stay},{stay % 2}\n" for stay in range(1, 9))
+
+
+# ------------------------------------------------------------------------------------------------ one absurd time
+
+
+@pytest.mark.parametrize(
+    ("row", "hours", "is_absurd"),
+    [
+        ("3,1900-01-01 00:00,hr,80\n", "1,051,949", False),  # within a life
+        ("3,2300-01-01 00:00,hr,80\n", "2,454,384", True),
+    ],
+)
+def test_a_stay_of_years_among_stays_of_hours_is_named(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    row: str,
+    hours: str,
+    is_absurd: bool,
+) -> None:
+    """Before the cut: after it, the stay is one event, or as short as any other."""
+    src, labels = tables.csv("e.csv", HEADER + STAMPED + row), tables.csv("l.csv", LABELS)
+    flags = ("--labels", labels, "--label_name", "died", "--until_hour", 24)
+    said = "1 stay of more than 1 year from first to last event, before anything is cut off (the longest "
+    main(["check", str(src), *map(str, flags)])
+    text = capsys.readouterr().out
+    assert said + hours in text
+    assert f"\n      {src}, id 3: from minute 0 to " in text
+    assert (said in text.split("Worth a look:")[0]) is is_absurd
+    cohort = tables.compile(src, *flags)
+    out = capsys.readouterr().out
+    assert said + hours in out
+    assert f"{src}, id 3: " in out
+    lines = "\n".join(notices(cohort))  # when a training starts: no ids
+    assert said + hours in lines
+    assert "id 3" not in lines
+
+
+def test_records_of_years_are_not_all_named(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    rows = "".join(f"{stay},20{year}-01-01,hr,{year}\n" for stay in range(1, 9) for year in range(10, 12 + stay))
+    main(["check", str(tables.csv("e.csv", HEADER + rows))])
+    assert "before anything is cut off" not in capsys.readouterr().out
+    main(["check", str(tables.csv("e.csv", HEADER + rows + "3,1790-01-01,hr,80\n"))])
+    assert "1 stay of more than 1" in capsys.readouterr().out
+
+
+def test_a_stay_far_from_its_start_is_named(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + NUMBERS + "9,95000000,hr,80\n")
+    said = "1 of 9 stays have their first event more than 30 days from minute 0 (the furthest 1,583,333 hours)"
+    main(["check", str(src), "--until_hour", "24"])
+    text = capsys.readouterr().out
+    assert said in text
+    assert f"{src}, id 9: from minute 95,000,000 to 95,000,000" in text
+    tables.compile(src)
+    assert said in capsys.readouterr().out
+
+
+def test_stays_of_the_old_layout_are_looked_at_too(folder: Folder) -> None:
+    folder.stay("train", "4", [("lactate", 1, 0), ("lactate", 1, 17e6 * 60)])
+    folder.stay("train", "5", [("lactate", 1, -5), ("lactate", 1, 0), ("lactate", 1, 95e6)])
+    cohort = compiled(folder)
+    for text in ("\n".join(notices(cohort)), check_folder(folder.root).text(), check_folder(cohort.path).text()):
+        assert "2 stays of more than 1 year from first to last event" in text
+        assert "(the longest 17,000,000 hours" in text
+        assert "1 of 11 events (9.1%) of 1 stay are before minute 0" in text
+    assert "train/4.parquet: from minute 0 to 1,020,000,000" in check_folder(folder.root).text()
+
+
+# ------------------------------------------------------------------------------------------------ another clock
+
+
+CLOCKS: dict[str, tuple[Callable[[float], float], str]] = {
+    "seconds since 1970": (lambda day: 1577836800 + 86400 * day, "seconds since 1970"),
+    "seconds of a shifted date": (lambda day: 5e9 + 86400 * day, "seconds since 1970"),
+    "milliseconds since 1970": (lambda day: 1000 * (1577836800 + 86400 * day), "milliseconds since 1970"),
+    "nanoseconds since 1970": (lambda day: 1e9 * (1577836800 + 86400 * day), "nanoseconds since 1970"),
+    "days of a spreadsheet": (lambda day: 43831.25 + day, "days since 1900 as a spreadsheet writes dates"),
+    "dates": (lambda day: 20200101 + day, "dates written as YYYYMMDD: read them with --time_format %Y%m%d"),
+    "dates and minutes": (lambda day: 202001010930 + 10000 * day, "read them with --time_format %Y%m%d%H%M"),
+    "dates and seconds": (lambda day: 20200101093000 + 1000000 * day, "--time_format %Y%m%d%H%M%S"),
+    "anything else": (lambda day: 1e7 + day, "more than ten years after the start of the stay"),
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_numbers_of_another_clock_are_refused(clock: str) -> None:
+    number, message = CLOCKS[clock]
+    first = np.array([number(day) for day in range(20)])
+    with pytest.raises(InputError) as error:
+        refuse_other_clocks(first, 1.0, "minutes")
+    assert message in str(error.value)
+    assert f"such as {first[0]:.12g}, " in str(error.value)
+
+
+def test_numbers_from_the_start_of_stays_are_not_refused() -> None:
+    for first in (np.zeros(9), np.full(9, 18 * DAY), np.append(np.zeros(9), 1577836800.0), np.full(9, -20 * YEAR)):
+        refuse_other_clocks(first, 1.0, "minutes")
+    refuse_other_clocks(np.full(4, 43831.0), 1.0, "minutes")  # a month after the start, by chance
+    refuse_other_clocks(np.full(9, 43831.0) / 60, 1 / 60, "seconds")  # half a day
+
+
+def test_another_clock_is_an_error_of_every_source_with_numbers(
+    tables: Tables,  # noqa: F811
+    folder: Folder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = "".join(f"{stay},{1577836800 + 3600 * hour},hr,80\n" for stay in range(1, 9) for hour in range(6))
+    src = tables.csv("e.csv", HEADER + rows)
+    for flags in ([], ["--time_unit", "seconds"], ["--until_hour", "24"], ["--skip_bad"]):
+        assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+        assert "are seconds since 1970, by their size" in capsys.readouterr().err
+    assert not (tables.root / "out").exists()
+    start = tables.csv("s.csv", "id,start\n" + "".join(f"{stay},1577836800\n" for stay in range(1, 9)))
+    flags = ["--time_unit", "seconds", "--stays", start, "--start_column", "start"]
+    assert sets_of(tables.compile(src, *flags), "train", 0)[1][0] == 60
+    for file in folder.ehr.rglob("*.parquet"):
+        folder.stay(file.parent.name, file.stem, [("heart rate", 1, 20200131), ("lactate", 1, 20200201)])
+    (problem,) = check_folder(folder.root).problems
+    assert "20200131, 20200131 minutes, are dates written as YYYYMMDD" in problem
+
+
+# ------------------------------------------------------------------------------------------------ facts alone
+
+
+@pytest.mark.parametrize("until", [None, 1])
+def test_a_stay_of_facts_alone_is_left_out_and_listed(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    until: int | None,
+) -> None:
+    """The same stays are used with facts and without, so that both can be compared."""
+    src = tables.csv("e.csv", HEADER + "1,0,hr,80\n2,90,hr,70\n3,5,hr,60\n4,5,note,x\n")
+    stays = tables.csv("stays.csv", "id,age\n1,60\n2,70\n3,80\n4,90\n")
+    window = [] if until is None else ["--until_hour", until]
+    flags = ("--leave_out", "note", *window)
+    without = tables.compile(src, *flags).split("train").stay_id.tolist()
+    cohort = tables.compile(src, *flags, "--stays", stays, "--static_columns", "age")
+    assert cohort.split("train").stay_id.tolist() == without == ([1, 2, 3] if until is None else [1, 3])
+    before = "" if until is None else " before its prediction time, minute 60"
+    assert f"the stay has no rows but facts{before}" in (cohort.path / "skipped.csv").read_text()
+
+
+def test_a_subject_of_meds_without_an_event_with_a_time_is_left_out(tmp_path: Path) -> None:
+    data = MEDS(tmp_path)
+    data.events([(1, None, "SEX//F", None), (1, "2020-01-01", "HR", 80), (2, None, "SEX//M", None)])
+    cohort = data.compile()
+    assert cohort.split("train").stay_id.tolist() == [1]
+    assert "no rows but facts" in (open_cohort(cohort.path).path / "skipped.csv").read_text()
