@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
 from seqsetvae.memory import release
 from seqsetvae.modes import finetune, pretrain
@@ -207,6 +208,9 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     device = prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
+    if is_done and run is not None and not _has_its_checkpoint(run):
+        print(f"⚠️  {run}: its best.ckpt is not the one that the run ended with. It is not used; training again.")
+        run = None
     if run is None or not is_done:
         run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
     finetuned = load_finetuned(find_checkpoint(run)[0], weight_type(settings.run))
@@ -225,6 +229,18 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
         network = predictions().logit
         columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
     return {name: column.cpu().numpy() for name, column in columns.items()}, RunFolder(run)
+
+
+def _has_its_checkpoint(run: Path) -> bool:
+    """Whether the best.ckpt of a finished run is there, and the one that its calibration was fitted for."""
+    from seqsetvae.evaluation.calibration import read_calibration
+    from seqsetvae.training.run_folder import RunFolder
+
+    best = RunFolder(run).best
+    try:
+        return best.is_file() and read_calibration(best)[0] is not None
+    except InputError:  # a damaged calibration.json
+        return False
 
 
 def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:

@@ -69,7 +69,7 @@ def run(settings: Settings) -> Path:
     from seqsetvae.loading import data_module
     from seqsetvae.processes import first_process_first, leave, own_share, this_process, to_first
     from seqsetvae.trained_on import check_embeddings, value_transform
-    from seqsetvae.training.precision import Precision, prepare_device
+    from seqsetvae.training.precision import Precision, prepare_device, say_precision
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.variables import embedding_table
 
@@ -77,6 +77,7 @@ def run(settings: Settings) -> Path:
     assert split_name is not None, "settings are checked before a mode runs"
     assert output is not None, "settings are checked before a mode runs"
     device = prepare_device(settings.run)
+    say_precision(settings.run, device)
     width = check_data(settings.data, split_name, labelled=False)
     backbone, checkpoint, _ = load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
     with first_process_first():

@@ -124,7 +124,11 @@ def problems(settings: Settings) -> list[str]:
             uses_trees and after != 0,
             f"unfreeze_after: received {after}; allowed: 0 with --distillation or --tree_models",
         ),
-        (size < 4, f"batch_size: received {size}; allowed: 4 or more for fine-tuning"),
+        (
+            size < 4,
+            f"batch_size: received {size}; allowed: 4 or more for fine-tuning, because smaller batches often have no "
+            "positive stay (max_events_per_batch limits memory)",
+        ),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
     name = settings.architecture.architecture

@@ -31,7 +31,7 @@ from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.processes import first_process_first, own_share
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.trained_on import check_embeddings, check_width
-from seqsetvae.training.precision import Precision, prepare_device, weight_type
+from seqsetvae.training.precision import Precision, prepare_device, say_precision, weight_type
 from seqsetvae.training.run_folder import CONFIG, EXPORTED, RunFolder, find_checkpoint
 from seqsetvae.variables import host_work, variable_table
 
@@ -171,6 +171,7 @@ def open_scorer(
         InputError: the checkpoint, the data, or what they are together cannot be used.
     """
     device = prepare_device(run)
+    say_precision(run, device)
     path, folder = find_checkpoint(ckpt)
     finetuned = load_finetuned(path, weight_type(run))
     trained_on = finetuned.trained_on

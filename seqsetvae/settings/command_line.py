@@ -20,6 +20,7 @@ from seqsetvae.settings import config_file
 from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
 from seqsetvae.settings.groups import RunSettings
 from seqsetvae.settings.kinds import OneOf, Several
+from seqsetvae.settings.old_names import old_name
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups
 from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
 
@@ -170,8 +171,8 @@ def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: Problems
         while not equals and words and not _FLAG.match(words[0]) and (takes_several or not values):
             values.append(words.pop(0))
         if name not in known:
-            meant = _closest(_FLAG.sub("", flag).replace("-", "_"), known)
-            problems.add(f"{word}: no such flag{_suggestion(meant, '--')}", meant)
+            meant, text = _instead(_FLAG.sub("", flag, count=1).replace("-", "_"), known, "--")
+            problems.add(f"{word}: no such flag{text}", meant)
         elif takes_several and values:
             given[name] = [*given.get(name, []), *values]  # the flag may also be repeated
         elif values:
@@ -192,22 +193,27 @@ def _config_values(
     if not values:
         raise InputError(f"{file}: contains no settings. Restore the config file that came with train_optimized.py.")
     for name in vars(config):
-        if not name.startswith("_") and name not in values:
-            meant = _closest(name, known)
-            problems.add(f"{name}: no such setting (in {file}){_suggestion(meant)}", meant)
+        if not name.startswith("_") and name in known.keys() - values.keys():
+            problems.add(f"{name}: is a flag and no line of {file}; remove the line and pass --{name}", name)
+        elif not name.startswith("_") and name not in values:
+            meant, text = _instead(name, known)
+            problems.add(f"{name}: no such setting (in {file}){text}", meant)
+    for name, lines in config_file.repeated(config).items():
+        listed = ", ".join(map(str, lines))
+        problems.add(f"{name}: set in lines {listed} of {file}, of which the last would hold; keep one of them", name)
     for name, item in known.items():
         if item.is_config_line and name not in values.keys() | given.keys() | problems.settings:
             problems.add(f"{name}: missing in {file}; add a line such as {name} = ...")
     return values
 
 
-def _closest(name: str, known: Iterable[str]) -> str | None:
-    """The setting whose name is most like this one."""
-    return next(iter(difflib.get_close_matches(name, [*known, "help", "version"], n=1)), None)
-
-
-def _suggestion(meant: str | None, before: str = "") -> str:
-    return f"; did you mean {before}{meant}?" if meant else "; --help lists all"
+def _instead(name: str, known: Iterable[str], before: str = "") -> tuple[str | None, str]:
+    """The setting that is meant by a name that is none, and the end of a line that says so."""
+    old = old_name(name)
+    if old is not None:
+        return old.setting, f"; {old.text} (docs/moving.md)"
+    meant = next(iter(difflib.get_close_matches(name, [*known, "help", "version"], n=1)), None)
+    return meant, f"; did you mean {before}{meant}?" if meant else "; --help lists all"
 
 
 def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import tokenize
@@ -29,6 +30,20 @@ def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
         elif token.type == tokenize.COMMENT:
             found[name] = (section, token.string.lstrip("# "))
     return found
+
+
+def repeated(config: ModuleType) -> dict[str, list[int]]:
+    """The lines of the settings that a config module sets more than once."""
+    try:
+        tree = ast.parse(inspect.getsource(config))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    lines: dict[str, list[int]] = {}
+    for statement in tree.body:
+        for target in statement.targets if isinstance(statement, ast.Assign) else ():
+            if isinstance(target, ast.Name):
+                lines.setdefault(target.id, []).append(statement.lineno)
+    return {name: found for name, found in lines.items() if len(found) > 1}
 
 
 def import_error(file: Path, error: BaseException) -> InputError:

@@ -40,6 +40,15 @@ def effective_precision(run: RunSettings, device: torch.device) -> str:
     return "bf16-mixed" if run.precision == "16-mixed" and device.type == "cpu" else run.precision
 
 
+def say_precision(run: RunSettings, device: torch.device) -> None:
+    """A line where the precision is not that of the settings."""
+    used = effective_precision(run, device)
+    if used != run.precision:
+        print(
+            f"⚠️  precision: {run.precision} needs a GPU; on this CPU it is {used}, so results are not those of a GPU."
+        )
+
+
 def weight_type(run: RunSettings) -> torch.dtype:
     """Type of a model's weights; that of the values in its batches is `loading.value_type`."""
     return torch.float64 if run.precision == "64-true" else torch.float32

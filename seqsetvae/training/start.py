@@ -22,7 +22,7 @@ from seqsetvae.processes import first_process_first, from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
-from seqsetvae.training.precision import effective_precision
+from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
 from seqsetvae.training.resume_check import identity, require_same_run
 from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder, find_checkpoint
@@ -61,7 +61,7 @@ def start_run(
     else:
         folder = RunFolder(resume)
     folder.lock()
-    config = _config(mode, settings, data, sizes, report)
+    config = _config(mode, settings, data, sizes, report, effective_precision(run, device))
     point = None
     if resume is not None:
         try:
@@ -73,6 +73,7 @@ def start_run(
         start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
     print(f"Run folder: {folder.path}")
+    say_precision(run, device)
     tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
     found = Run(
         module=module,
@@ -114,12 +115,15 @@ def _resume_point(folder: RunFolder, config: dict[str, Any], metrics: Sequence[s
     return point
 
 
-def _config(mode: str, settings: Any, data: CohortDataModule, sizes: Any, report: LoadReport | None) -> dict[str, Any]:
+def _config(
+    mode: str, settings: Any, data: CohortDataModule, sizes: Any, report: LoadReport | None, precision: str
+) -> dict[str, Any]:
     """What config.json records: the settings, and what the run starts from."""
     cohort = data.cohort
     targets = cohort.manifest.get("targets")  # of another task than one binary label
     return {
         "settings": {"mode": mode, **as_plain(settings)},
+        "precision": precision,  # as it is on this device; the setting may be another
         "sizes": sizes.as_dict(),
         "pretrained": None if report is None else report.as_plain(),
         "pretrained_checksum": _pretrained_checksum(settings.pretrained),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,22 @@ def test_finished_folds_are_not_computed_again(
     assert status == 2
     assert "holds folds of other settings" in errors
     assert errors.splitlines()[1:] == ["  max_epochs: 2 there, 3 now"]
+
+
+def test_a_run_whose_checkpoint_was_replaced_is_trained_again(
+    pretrained: Path, compiled: Cohort, tmp_path: Path
+) -> None:
+    flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
+    flags |= {"max_epochs": 1, "batch_size": 8, "baselines": "none", "output": tmp_path / "cv"}
+    assert command("crossvalidate", **flags)[0] == 0
+    (tmp_path / "cv" / "partition0-fold0.csv").unlink()
+    first, second = sorted((tmp_path / "cv" / "runs").glob("finetune-*"))
+    before = (tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8")
+    shutil.copyfile(second / "checkpoints" / "best.ckpt", first / "checkpoints" / "best.ckpt")
+    status, said, errors = command("crossvalidate", **flags)
+    assert status == 0, errors
+    assert f"⚠️  {first}: its best.ckpt is not the one that the run ended with." in said
+    assert (tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8") == before
 
 
 def test_a_fold_in_double_precision_is_predicted_in_it(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:

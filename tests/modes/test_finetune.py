@@ -146,16 +146,20 @@ def test_another_seed_gives_another_run(
     assert rows_of(run_of(tmp_path))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize(("precision", "used"), [("16-mixed", "bf16-mixed"), ("64-true", "64-true")])
 def test_other_precisions_train_and_evaluate_to_the_same_figure(
-    precision: str, pretrained: Path, compiled: Cohort, tmp_path: Path
+    precision: str, used: str, pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    status, _, errors = finetune(
+    """On a CPU 16-mixed is bf16-mixed, which is said and recorded."""
+    status, printed, errors = finetune(
         pretrained, compiled.path, tmp_path, precision=precision, max_epochs=2, unfreeze_after=1
     )
     assert status == 0, errors
     run = run_of(tmp_path)
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["precision"] == used
     _, said, _ = command("evaluate", ckpt=run, split="valid", precision=precision)
+    for each in (printed, said):
+        assert ("precision: 16-mixed needs a GPU; on this CPU it is bf16-mixed" in each) == (used != precision)
     assert printed_figure(said, "AUROC") == f"{max(float(row['val_auc']) for row in rows_of(run)):.4f}"
     state = load(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert {value.dtype for value in state.values()} == {torch.float64 if precision == "64-true" else torch.float32}

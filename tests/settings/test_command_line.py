@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     message = _problems(mode="finetune", data_dir=tmp_path)
     assert "pretrained_ckpt: not given; --mode finetune needs --pretrained_ckpt" in message
     assert "(or --from_random_weights, to train without a pretrained checkpoint as a baseline)" in message
+
+
+def test_the_old_training_settings_are_accepted_as_the_page_has_them(files: dict[str, object]) -> None:
+    """The commands of docs/moving.md, with this data and checkpoint."""
+    page = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = [shlex.split(line)[2:] for line in page.splitlines() if line.startswith("python train_optimized.py")]
+    assert len(commands) == 2
+    names = {"CKPT": str(files["pretrained_ckpt"]), "DIR": str(files["data_dir"])}
+    new, old = (
+        _settings(*[names.get(word, word) for word in words], *argv(data_dir=files["data_dir"])) for words in commands
+    )
+    assert (new["batch_size"], new["loss"], new["tuning"]) == (8, "cross_entropy", "two_stage")
+    assert (old["batch_size"], old["gradient_accumulation_steps"], old["max_epochs"]) == (4, 4, 100)
+    assert (old["loss"], old["tuning"], old["precision"]) == ("focal", "probe", "16-mixed")
 
 
 def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
 from seqsetvae.settings.command_line import settings_of
+from seqsetvae.settings.old_names import OLD_NAMES, old_name
 from tests.command import argv, call, change_config, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,8 +186,45 @@ def test_the_config_is_validated_like_flags(monkeypatch: pytest.MonkeyPatch, pre
 
 
 def test_a_call_argument_is_no_line_of_the_config_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    change_config(monkeypatch, split="test")
-    assert "split: no such setting (in finetune_config_optimized.py)" in command("finetune")[2]
+    change_config(monkeypatch, split="test", pretrained_ckpt="x.ckpt")
+    _, _, errors = command("finetune")
+    for name in ("split", "pretrained_ckpt"):
+        assert errors.count(f"{name}: ") == 1
+        assert f"{name}: is a flag and no line of finetune_config_optimized.py; remove the line" in errors
+
+
+def test_a_setting_that_the_file_sets_twice_is_an_error(tmp_path: Path) -> None:
+    """As the old config did with lr; Python would take the last line without a word."""
+    done = _run_with_config(tmp_path, SOURCE.encode() + b"lr = 1e-4\n", "--mode", "finetune", "--data_dir", ".")
+    line = SOURCE[: SOURCE.index("\nlr = ")].count("\n") + 2
+    assert f"lr: set in lines {line}, {SOURCE.count(chr(10)) + 1} of finetune_config_optimized.py" in done.stderr
+
+
+def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(
+    monkeypatch: pytest.MonkeyPatch, pretrained: Path
+) -> None:
+    """One line for each."""
+    given = {"pretrained_ckpt": pretrained, "data_dir": pretrained.parent}
+    names = dict.fromkeys([*OLD_NAMES, "scheduler_gamma", "early_stopping_delta", "focal_weight"], 1)
+    texts = {name: getattr(old_name(name), "text", None) for name in names}
+    status, _, errors = command("finetune", **given, **names)
+    assert status == 2
+    assert errors.splitlines()[1:] == [f"  --{name}: no such flag; {texts[name]} (docs/moving.md)" for name in names]
+    change_config(monkeypatch, **names)
+    _, _, errors = command("finetune", **given)
+    where = "(in finetune_config_optimized.py)"
+    expected = [f"  {name}: no such setting {where}; {texts[name]} (docs/moving.md)" for name in names]
+    assert errors.splitlines()[1:] == expected
+    assert "--enable-torch-compile: no such flag; now compile_model" in call(["--enable-torch-compile"])[2]
+
+
+def test_old_names_lead_to_settings_that_exist_and_are_documented() -> None:
+    known = settings_of(MODES).keys()
+    page = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+    for name, now in OLD_NAMES.items():
+        assert name not in known
+        assert now.setting is None or now.setting in known
+        assert f"`{name}`" in page
 
 
 def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
