@@ -5,19 +5,19 @@ Legend: n stays, K rows of the table.
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import refuse_nameless
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import as_facts, as_ids, first_fault, in_column
+from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
+from seqsetvae.cohort.tables.read import column_names, read_table
 from seqsetvae.errors import InputError, shown
 from seqsetvae.evaluation.results import Subgroup
 
@@ -33,25 +33,14 @@ def read_subgroup_table(path: Path) -> pa.Table:
     Raises:
         InputError: it is not such a file.
     """
-    try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pacsv.read_csv(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"--subgroups {path}: cannot be read: {error}") from None
-    if table.column_names.count(STAY) != 1 or table.num_columns < 2:
+    names = column_names(path)
+    if names.count(STAY) != 1 or len(names) < 2:
         raise InputError(
             f"--subgroups {path}: needs a column {STAY} and at least one other. Its columns are: "
-            f"{', '.join(table.column_names)}."
+            f"{', '.join(names) or 'none'}."
         )
-    refuse_nameless(f"--subgroups {path}", table.column_names)
-    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
-    if twice:
-        raise InputError(f"--subgroups {path}: column {twice[0]} occurs twice. Keep one of the two.")
-    for column in table.column_names:
-        found = first_fault(table[column].combine_chunks())
-        if found:
-            raise InputError(
-                f"--subgroups {path}, row {found[0]} (counted from 0), column {column}: the cell {found[1]}"
-            )
+    refuse_nameless(f"--subgroups {path}", names)
+    table = pa.table(read_table(path, names))
     local, texts = in_column(f"--subgroups {path}", STAY, lambda: as_ids(table[STAY].combine_chunks()))
     numbers = [stay_number(text) for text in texts]
     if None in numbers:
@@ -85,7 +74,10 @@ def _groups(column: str, values: pa.Array) -> list[Subgroup]:
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
         return _numeric_groups(column, numbers)
-    names = as_facts(values).fill_null(MISSING).to_numpy(zero_copy_only=False)
+    names = as_facts(values)
+    with contextlib.suppress(pa.ArrowInvalid):  # a column of a CSV file whose texts are all numbers
+        return _numeric_groups(column, names.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False))
+    names = names.fill_null(MISSING).to_numpy(zero_copy_only=False)
     different = sorted(set(names) - {MISSING}) + [MISSING] * bool((names == MISSING).any())
     if len(different) > MOST_NAMES:
         raise InputError(

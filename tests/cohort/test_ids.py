@@ -70,7 +70,8 @@ def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, t
 
 
 def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables: Tables, tmp_path: Path) -> None:  # noqa: F811
-    src, stays = tables.csv("e.csv", GOOD), tables.csv("s.csv", "id,sex,diet\n1,#N/A,none\n1,m,none\n2,NaT,\n")
+    src = tables.csv("e.csv", GOOD + "3,0,hr,1\n")
+    stays = tables.csv("s.csv", "id,sex,diet\n1,#N/A,none\n3,m,none\n2,NaT,\n")
     cohort = tables.compile(src, "--stays", stays, "--static_columns", "sex", "diet")
     assert cohort.vocabulary == ("diet=none", "hr", "sex=m")
     (tmp_path / "groups.csv").write_text("stay_id,sex\nNA,m\n2,f\n")

@@ -63,13 +63,27 @@ def test_stays_without_a_value_or_a_row_are_a_group_of_their_own() -> None:
         ("stay_id,age,age\n1,2,3\n", "column age occurs twice"),
         ("stay_id,age\n1,2\n1,3\n", "has empty cells or repeats"),
         ("stay_id,age\nx,2\n", "cannot be read"),
-        ("", "cannot be read"),
+        ("", "needs a column stay_id and at least one other. Its columns are: none"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "groups.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_subgroup_table(tmp_path / "groups.csv")
+
+
+def test_a_csv_file_and_a_parquet_file_give_the_same_groups(tmp_path: Path) -> None:
+    columns = {"stay_id": STAYS, "age": [None, *range(19)], "sex": [None, *"mf" * 9, "m"], "icu": [True, False] * 10}
+    pq.write_table(pa.table(columns), tmp_path / "groups.parquet")
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join("" if cell is None else str(cell).lower() for cell in row) for row in rows]
+    (tmp_path / "groups.csv").write_text("\n".join([",".join(columns), *lines]))
+    found = [
+        [(each.column, each.group, each.stays.tolist()) for each in subgroups_of(read_subgroup_table(file), STAYS)]
+        for file in (tmp_path / "groups.csv", tmp_path / "groups.parquet")
+    ]
+    assert found[0] == found[1]
+    assert ("age", "0 to 4.5") in {group[:2] for group in found[0]}
 
 
 def test_a_table_of_other_stays_is_an_error(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def per_id(
                         "stay has one value in this column."
                     )
     sides.require_match()
+    events.notes += sides.notes(most=True)
     return {column: _scattered(chunks[column], owners[column], n_ids) for column in columns}
 
 
@@ -107,18 +108,16 @@ class _Sides:
                 f"{shown(next(iter(self._events.ids.position), None))}. Write ids in the same way in both."
             )
 
-    def notes(self) -> list[str]:
-        """How many rows and ids have no counterpart, in words."""
+    def notes(self, most: bool = False) -> list[str]:
+        """How many rows and ids have no counterpart, in words; with `most` only if most of both have none."""
         n_ids, n_rows = len(self._events.ids), self._n_rows
         without, unused = n_ids - int(self._seen.sum()), n_rows - self._n_known
-        if not unused:
+        are_most = unused > n_rows / 2 and without > n_ids / 2
+        if not unused or most > are_most:
             return []
         text = f"{self._where}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
-        if unused > n_rows / 2 and without > n_ids / 2:
-            text += (
-                f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
-            )
-        return [text]
+        also = f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
+        return [text + also * are_most]
 
 
 def _scattered(chunks: list[pa.Array], owners: list[NDArray[np.int32]], n_ids: int) -> pa.Array:
