@@ -347,6 +347,14 @@ def test_a_time_that_cannot_be_read_is_a_fault_and_no_fact(
     assert said in capsys.readouterr().err
 
 
+def test_a_column_of_times_without_any_type_is_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0", "1"):
+        table = pq.read_table(data.root / "set" / "data" / f"{name}.parquet")
+        data.write(f"data/{name}.parquet", table.set_column(1, "time", pa.nulls(len(table))))
+    assert data.run("--fractions", 1, 0, 0) == 2
+    assert "/data: no event has a time." in capsys.readouterr().err
+
+
 def test_times_of_meds_are_timestamps(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
     table = pq.read_table(data.root / "set" / "data" / "1.parquet")
     zoned = table.set_column(1, "time", table["time"].cast(pa.timestamp("us", "UTC")))

@@ -33,7 +33,7 @@ class Facts:
         self._codes: dict[str, int] = {}  # of rows without a time, in order of appearance
         self._first: list[tuple[Path, int]] = []  # file and row of the first of each
         self._numbers: Counter[str] = Counter()  # rows with a number, of those without a time
-        self._pairs: list[NDArray[np.int64]] = []  # [., 2] subject and code of each row without a time
+        self._pairs: list[NDArray[np.int64]] = []  # subject and code of each row without a time
 
     def add(self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> None:
         """Note the rows of a part; all arrays are [R]."""
@@ -48,23 +48,23 @@ class Facts:
             (part.file, part.first_row + int(rows[first[at]]))
             for at in np.flatnonzero(number >= len(self._first)).tolist()
         ]
-        self._pairs.append(np.stack([ids[rows].astype(np.int64), number[local]], axis=1))
+        self._pairs.append(ids[rows].astype(np.int64) << 32 | number[local])
         if self._value in part.columns:
             n_numbers = np.bincount(local[np.asarray(part.columns[self._value].is_valid())[rows]], minlength=len(names))
             self._numbers.update({name: n for name, n in zip(names, n_numbers.tolist(), strict=True) if n})
 
     def check(self, events: Events) -> None:
         """Raises InputError if there are no times, or if rows without one may have lost it."""
-        if not events.time.is_timestamp:
-            raise InputError(f"{self._src / 'data'}: the column time holds {events.time.described}, not timestamps.")
         if self._codes and not self._timed - {BIRTH}:
             raise InputError(f"{self._src / 'data'}: no event has a time. {_WHY}")
+        if not events.time.is_timestamp:
+            raise InputError(f"{self._src / 'data'}: the column time holds {events.time.described}, not timestamps.")
         self._refuse(
             "some rows of this code have a time, and others have none", sorted(self._codes.keys() & self._timed)
         )
-        pairs, n = np.unique(np.concatenate(self._pairs), axis=0, return_counts=True)
+        pairs, n = np.unique(np.concatenate(self._pairs), return_counts=True)
         names = list(self._codes)
-        again = sorted({names[code] for code in pairs[n > 1, 1].tolist()})
+        again = sorted({names[code] for code in (pairs[n > 1] & 0xFFFFFFFF).tolist()})
         self._refuse("one subject has this code several times, without a time", again)
 
     def _refuse(self, what: str, codes: list[str]) -> None:
