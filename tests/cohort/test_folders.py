@@ -59,18 +59,18 @@ def test_a_table_that_also_holds_earlier_versions_is_an_error(
 
 def test_files_that_are_not_read_are_said(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     tables.csv("src/a.csv", EVENTS)
-    for name in ("b.csv.bz2", "sub/b.pq"):
+    for name in ("b.csv.xz", "sub/b.orc"):
         tables.csv(f"src/{name}", "x")
     src = tables.root / "src"
-    said = f"{src}: 2 files of this folder are not read: b.csv.bz2, sub/b.pq. Tables are files whose names end in .csv,"
+    said = f"{src}: 2 files of this folder are not read: b.csv.xz, sub/b.orc. Tables are files whose names end in .csv, .tsv"
     tables.compile(src)
     assert said in capsys.readouterr().out
     main(["check", str(src)])
     assert said in capsys.readouterr().out
     for number in range(5):
-        tables.csv(f"src/p{number}.psv", "x")
+        tables.csv(f"src/p{number}.json", "x")
     tables.compile(src)
-    assert "7 files of this folder are not read: 5 .psv, 1 .csv.bz2, 1 .pq." in capsys.readouterr().out
+    assert "7 files of this folder are not read: 5 .json, 1 .csv.xz, 1 .orc." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["events (1).csv", "events.parquet"])

@@ -153,7 +153,7 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
     [
         ("id,time,value\n1,0,3\n", [], "e.csv: has no column variable. Its columns are: id, time, value."),
         ("id,time,variable\n1,0,hr\n", [], "e.csv: has no column value."),
-        ("id;time;variable;value\n1;0;hr;1\n", [], "Cells are separated by commas (a .tsv file: by tabs)"),
+        ("id time variable value\n1 0 hr 1\n", [], "Say with --separator what separates them."),
         ("id,time,variable,value,value\n1,0,hr,1,2\n", [], "e.csv: column value occurs twice"),
         (
             HEADER + "1,0,hr,1,9\n",
@@ -410,8 +410,21 @@ def test_a_packed_file_whose_header_never_ends_is_refused(
     assert "its header does not end within 1,048,576 characters" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [pa.duration("us"), pa.time64("us"), pa.time32("ms")])
-def test_times_of_a_day_and_durations_are_no_points_of_time(
+def test_durations_in_one_file_and_timestamps_in_another_are_refused(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cells = {"id": ["1"], "variable": ["hr"], "value": [80.0]}
+    for name, kind in (("1", pa.timestamp("us")), ("2", pa.duration("us"))):
+        (tables.root / "parts").mkdir(exist_ok=True)
+        time = pa.array([60_000_000], pa.int64()).cast(kind)
+        pq.write_table(pa.table({**cells, "time": time}), tables.root / "parts" / f"{name}.parquet")
+    assert run(tables, tables.root / "parts") == 2
+    assert "2.parquet, column time: is a duration, such as 26:30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [pa.time64("us"), pa.time32("ms")])
+def test_times_of_a_day_are_no_points_of_time(
     tables: Tables,  # noqa: F811
     kind: pa.DataType,
     capsys: pytest.CaptureFixture[str],
@@ -421,7 +434,8 @@ def test_times_of_a_day_and_durations_are_no_points_of_time(
     other = pa.array([0, 60], pa.int32() if kind == pa.time32("ms") else pa.int64()).cast(kind)
     pq.write_table(pa.table({**cells, "time": other}), tables.root / "events.parquet")
     assert run(tables, tables.root / "events.parquet") == 2
-    assert f"column time: holds {kind}; allowed: timestamps, dates, texts or numbers" in capsys.readouterr().err
+    said = f"column time: holds {kind}; allowed: timestamps, dates, durations, texts or numbers"
+    assert said in capsys.readouterr().err
     (tables.root / "parts").mkdir()  # the same in a later file
     for name, time in (("1", good), ("2", other)):
         pq.write_table(pa.table({**cells, "time": time}), tables.root / "parts" / f"{name}.parquet")

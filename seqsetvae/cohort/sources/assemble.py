@@ -52,6 +52,7 @@ class Found:
     every_sample: Samples  # those that are left out before included
     label_name: str | None
     own_split: NDArray[np.int8] | None = None  # [N] the splits of the data, as positions in SPLITS
+    how_split: str = "the data's own"
     static: Sequence[StaticColumn] = ()
     static_rows: bool = False  # events without a time are facts of the stay
     from_start: bool = False  # events before the start of a sample are left out
@@ -68,7 +69,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     counts = events_by_name(codes, decision)
     unknown = tables.unknown_note(decision, counts, arguments.leave_out_unknown)
     kept = counts.keys() & tables.known if arguments.leave_out_unknown and tables.known else counts.keys()
-    split, how = assign_splits(arguments, samples, found.own_split)
+    split, how = assign_splits(arguments, samples, found.own_split, found.how_split)
     source = EventSource(
         found.description,
         found.events,
@@ -125,14 +126,19 @@ def _without_sample(found: Found) -> list[str]:
     return [f"{what}, so there is no prediction time for them: not in the cohort"] if n_other else []
 
 
-def assign_splits(arguments: Namespace, samples: Samples, own: NDArray[np.int8] | None) -> tuple[NDArray[np.int8], str]:
-    """(the split of each sample [N] as a position in SPLITS, how it was chosen). `own` are the splits of the data."""
+def assign_splits(
+    arguments: Namespace, samples: Samples, own: NDArray[np.int8] | None, how_own: str
+) -> tuple[NDArray[np.int8], str]:
+    """(the split of each sample [N] as a position in SPLITS, how it was chosen).
+
+    `own` are the splits of the data, or those that the source chose, as `how_own` says.
+    """
     subject, label, seed = samples.subject, samples.label, arguments.seed
     fold = read_fold(arguments.fold)
     if fold is not None:
         return assign_fold(subject, label, fold, seed), f"fold {arguments.fold}, seed {seed}"
-    if own is not None and not arguments.fractions:
-        return own, "the data's own"
+    if own is not None and (not arguments.fractions or getattr(arguments, "split_by", None)):
+        return own, how_own
     fractions = choose_fractions(arguments.fractions, ())
     shown = " ".join(f"{share:g}" for share in fractions)
     return assign_by_fractions(subject, label, fractions, seed), f"by patient at random, {shown}, seed {seed}"

@@ -56,6 +56,32 @@ def assign_fold(subject: Ints, label: NDArray[np.int8], fold: tuple[int, int], s
     return split_of.astype(np.int8)[np.unique(subject, return_inverse=True)[1]]
 
 
+def assign_by_time(subject: Ints, start: NDArray[np.int64], fractions: Sequence[float]) -> NDArray[np.int8]:
+    """[N] The split of each stay: the earliest subjects train, the latest are the test.
+
+    A subject is as late as the last of its stays, whose starts are `start` [N]; all its stays are in one split.
+    """
+    _, position = np.unique(subject, return_inverse=True)
+    latest = np.full(position.max(initial=-1) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(latest, position, start)
+    place = np.empty(len(latest), dtype=np.int64)
+    place[np.argsort(latest, kind="stable")] = np.arange(len(latest))
+    ends = np.rint(np.cumsum(fractions) * len(latest)).astype(int)
+    return np.searchsorted(ends, place, side="right").clip(max=2).astype(np.int8)[position]
+
+
+def assign_groups(group: Ints, fractions: Sequence[float], seed: int) -> NDArray[np.int8]:
+    """[N] The split of each stay: whole groups, such as hospitals, each to the split that lacks most of its share."""
+    present, position = np.unique(group, return_inverse=True)
+    size = np.bincount(position)
+    lacking = np.asarray(fractions) * len(group)
+    split_of = np.zeros(len(present), dtype=np.int8)
+    for at in np.random.default_rng(seed).permutation(len(present)).tolist():
+        split_of[at] = int(np.argmax(np.where(np.asarray(fractions) > 0, lacking, -np.inf)))
+        lacking[split_of[at]] -= size[at]
+    return split_of[position]
+
+
 def _shuffled_classes(subject: Ints, label: NDArray[np.int8], seed: int) -> Iterator[Ints]:
     """For subjects with a negative label at most, with a positive one, with none: their positions, shuffled.
 

@@ -10,7 +10,7 @@ from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import add_side_file
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.times import MINUTES, TimeFlags
+from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
@@ -20,8 +20,11 @@ BY_NAME = "names"  # of --new_embeddings
 
 def add_time_flags(parser: ArgumentParser) -> None:
     """How times are written."""
-    unit = "of times that are numbers since the start of the stay (default %(default)s)"
-    parser.add_argument("--time_unit", choices=MINUTES, default="minutes", help=unit)
+    unit = (
+        "of times that are numbers since the start of the stay (default %(default)s); duration: times such as 26:30, "
+    )
+    unit += "26:30:15 or 1 days 02:30:00"
+    parser.add_argument("--time_unit", choices=(*MINUTES, DURATION), default="minutes", help=unit)
     form = "of timestamps, such as '%%d/%%m/%%Y %%H:%%M' (default: ISO 8601, as 2020-01-31 12:30+01:00)"
     parser.add_argument("--time_format", metavar="FORMAT", help=form)
     zone = (

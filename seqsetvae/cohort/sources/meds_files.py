@@ -121,7 +121,7 @@ def _refuse_older(file: Path, there: Sequence[str]) -> None:
 def unread(src: Path, files: Collection[Path], labels: Path | None) -> list[str]:
     """Files of data/ and of a folder of labels that are not read, in words."""
     of_labels = unread_notes(labels, set(table_files(labels))) if labels else []
-    return [*unread_notes(src / "data", set(files), (".parquet",)), *of_labels]
+    return [*unread_notes(src / "data", set(files), ".parquet"), *of_labels]
 
 
 def task_name(arguments: Namespace) -> str | None:

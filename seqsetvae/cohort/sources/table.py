@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
+from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,
@@ -22,26 +23,30 @@ from seqsetvae.cohort.sources.event_flags import (
     spool_folder,
     time_flags,
 )
+from seqsetvae.cohort.sources.form_flags import add_form_flags, form_of, wide_of
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.table_labels import add_label_rule_flags, check_label_flags, find_labels, label_name
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
+from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import find_time_column, per_id, read_label_rows
+from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.errors import InputError
 
-HELP = "Compile a long table of events (CSV or Parquet: id, time, variable, value), or a folder of such tables."
+HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column
+START = "start"  # of --split_by
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py table`."""
-    parser.add_argument("src", type=Path, metavar="SRC", help="a CSV or Parquet file, or a folder of them")
+    parser.add_argument("src", type=Path, metavar="SRC", help="a CSV, Parquet or Excel file, or a folder of them")
     for column in ("id", "time", "variable", "value"):
         text = f"default {column}" + f"; `{NO_VALUES}`: events have no values" * (column == "value")
         parser.add_argument(f"--{column}_column", default=column, metavar="COLUMN", help=text)
@@ -52,9 +57,11 @@ def add_flags(parser: ArgumentParser) -> None:
     non_numeric = "rows without a number, of a variable that has numbers elsewhere: fault (default), leave_out, or "
     non_numeric += "level: a text becomes NAME=text with the value 1, and an empty value NAME=none"
     parser.add_argument("--non_numeric", choices=NON_NUMERIC, default="fault", help=non_numeric)
+    add_form_flags(parser)
     add_time_flags(parser)
     _add_stay_flags(parser)
     add_label_flags(parser, "--id_column", None, PREDICTION_TIME)
+    add_label_rule_flags(parser)
     add_shared_flags(parser)
 
 
@@ -67,6 +74,11 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
     add("--subject_column", metavar="COLUMN", help="column with the patient (default: every id is a patient)")
     split = "column with the split: train, valid or test (default: patients are divided at random)"
     add("--split_column", metavar="COLUMN", help=split)
+    by = (
+        "`start`: the patients with the latest starts are the test split, those before them the validation split; or a "
+    )
+    by += "column such as the hospital, each of whose values is in one split"
+    add("--split_by", metavar="start|COLUMN", help=by)
     static = "columns with facts such as age or sex, which become events in the first set; an empty cell is unknown"
     add("--static_columns", action="extend", nargs="+", default=[], metavar="COLUMN", help=static)
 
@@ -76,25 +88,22 @@ def open_source(arguments: Namespace) -> Opened:
     check_shared_flags(arguments)
     _check_flags(arguments)
     files, flags, codes = table_files(arguments.src), time_flags(arguments), new_codes(arguments)
+    form, wide = form_of(arguments), wide_of(arguments)
     columns = Columns(
         arguments.id_column,
         arguments.time_column,
-        arguments.variable_column,
-        None if arguments.value_column == NO_VALUES else arguments.value_column,
+        None if wide else arguments.variable_column,
+        None if wide or arguments.value_column == NO_VALUES else arguments.value_column,
         arguments.text_column,
         arguments.set_column,
     )
-    events = read_events(files, columns, codes, flags, spool_folder(arguments))
-    facts = _Facts(arguments, files, events, columns)
-    labels = None
-    if arguments.labels:
-        time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
-        labels = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
-        if labels.time is None and arguments.prediction_time_column:
-            raise InputError(f"{arguments.labels}: no row has a {time}, which --prediction_time_column names.")
-    samples = make_samples(str(arguments.src), events, facts.start(flags), facts.subject(), labels)
+    events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
+    facts = _Facts(arguments, files, events, columns, form)
+    start = facts.start(flags)
+    labels = find_labels(arguments, files, events, form, flags, start, facts.column)
+    samples = make_samples(str(arguments.src), events, start, facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
-    split = facts.split()
+    split, how_split = facts.split(started)
     return assemble(
         arguments,
         Found(
@@ -103,8 +112,9 @@ def open_source(arguments: Namespace) -> Opened:
             events=events,
             samples=started,
             every_sample=samples,
-            label_name=arguments.label_name,
-            own_split=None if split is None else split[started.id],
+            label_name=label_name(arguments),
+            own_split=split,
+            how_split=how_split,
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
             notes=[*([] if labels is None else labels.notes), *facts.notes(), *unread_notes(arguments.src, set(files))],
@@ -118,24 +128,35 @@ def _check_flags(arguments: Namespace) -> None:
         raise InputError(f"--stays {stays}: no such file.")
     if arguments.label_name and not arguments.labels:
         raise InputError(f"--label_name {arguments.label_name} names a column of --labels, which is not given.")
+    check_label_flags(arguments)
     if arguments.split_column and (arguments.fractions or arguments.fold):
         raise InputError("--split_column names the splits of the data; leave out --fractions and --fold, or it.")
+    if arguments.split_by and (arguments.split_column or arguments.fold):
+        raise InputError("--split_by divides the patients; leave out --split_column and --fold, or it.")
 
 
 class _Facts:
     """The columns that have one value for each id, in --stays or repeated in the events. Letters: D ids, N samples."""
 
-    def __init__(self, arguments: Namespace, files: Sequence[Path], events: Events, columns: Columns) -> None:
+    def __init__(
+        self, arguments: Namespace, files: Sequence[Path], events: Events, columns: Columns, form: Form
+    ) -> None:
         self._arguments, self._events = arguments, events
         tables = [arguments.stays] if arguments.stays else list(files)
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
-        named = (arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns)
+        named = [arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns]
+        if arguments.split_by != START:
+            named.append(arguments.split_by)
+        if arguments.label_present:
+            named += [arguments.label_present, arguments.id_column]
         wanted = list(dict.fromkeys(name for name in named if name is not None))
-        names, patients = list(dict.fromkeys(arguments.static_columns)), (arguments.subject_column,)
+        names, patients = list(dict.fromkeys(arguments.static_columns)), (arguments.subject_column, arguments.id_column)
         every = EveryRow(names, events) if arguments.stays else None
         self._first = None if every else FirstRows(columns, names, events, time_flags(arguments))
-        first = (every or self._first) if names else None
-        self._columns = per_id(tables, arguments.id_column, wanted, events, patients, first=first) if wanted else {}
+        first, of_tables = (every or self._first) if names else None, USUAL if arguments.stays else form
+        self._columns = (
+            per_id(tables, arguments.id_column, wanted, events, patients, first=first, form=of_tables) if wanted else {}
+        )
         if every is not None:
             every.check(self.where)
         self._later: Counter[str] = Counter()
@@ -151,6 +172,10 @@ class _Facts:
             return np.zeros(len(events.ids))
         return np.where(is_bad(events.first_time), 0, events.first_time)
 
+    def column(self, name: str) -> tuple[pa.Array, NDArray[np.bool_]]:
+        """(the cell of each id [D], null where it is empty; which ids have a row [D])."""
+        return self._columns[name], np.asarray(self._columns[self._arguments.id_column].is_valid())
+
     def subject(self) -> pa.Array | None:
         """[D] The patient of each id; None: every id is one. Raises InputError if one has none."""
         name = self._arguments.subject_column
@@ -164,10 +189,25 @@ class _Facts:
             )
         return column
 
-    def split(self) -> NDArray[np.int8] | None:
-        """[D] The split of each id; None: the data have none."""
-        name = self._arguments.split_column
-        return None if name is None else split_positions(f"{self.where}, column {name}", self._columns[name])
+    def split(self, samples: Samples) -> tuple[NDArray[np.int8] | None, str]:
+        """(the split of each sample [N], how it was chosen); None: they are divided at random."""
+        name, by = self._arguments.split_column, self._arguments.split_by
+        fractions, where = choose_fractions(self._arguments.fractions, ()), f"{self.where}, column {name or by}"
+        shown = " ".join(f"{share:g}" for share in fractions)
+        if name is not None:
+            return split_positions(where, self._columns[name])[samples.id], "the data's own"
+        if by == START:
+            if samples.start.dtype != np.int64:
+                raise InputError(f"--split_by {START} needs timestamps; these times are {self._events.time.described}.")
+            return assign_by_time(samples.subject, samples.start, fractions), f"by time, the latest last, {shown}"
+        if by is None:
+            return None, ""
+        column = self._columns[by]
+        if column.null_count:
+            raise InputError(f"{where}: {column.null_count:,} ids have none. --split_by needs one for each.")
+        group = column.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        how = f"whole values of {by}, {shown}, seed {self._arguments.seed}"
+        return assign_groups(group[samples.id], fractions, self._arguments.seed), how
 
     def static(self, name: str, codes: EventCodes, samples: Samples) -> StaticColumn:
         """A column as facts of the samples."""

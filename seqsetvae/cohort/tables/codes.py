@@ -188,6 +188,10 @@ class EventCodes:
         """The codes of the variables whose names match a pattern."""
         return [code for (name, _), code in self._code.items() if _matches(name, pattern)]
 
+    def named(self, name: str) -> NDArray[np.bool_]:
+        """[C] Which codes are of this variable, or of this level NAME=level."""
+        return np.array([name in (variable, f"{variable}={level}") for variable, level in self._code], dtype=bool)
+
     def left_out_notes(self) -> list[str]:
         """What the patterns left out, in words; empty if it was nothing."""
         n = counted(len(self.left_out), "variable")

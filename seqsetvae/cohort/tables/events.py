@@ -17,10 +17,12 @@ from tqdm import tqdm
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import as_ids, in_column, split_values
 from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
-from seqsetvae.cohort.tables.read import Part, read_parts
+from seqsetvae.cohort.tables.forms import USUAL, Form
+from seqsetvae.cohort.tables.read import Part, column_names, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.store import EventStore
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
+from seqsetvae.cohort.tables.wide import encode_wide, value_columns
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
 from seqsetvae.errors import InputError
 
@@ -33,10 +35,17 @@ class Columns(NamedTuple):
 
     id: str
     time: str
-    variable: str
+    variable: str | None
     value: str | None
     text: str | None = None  # levels beside the numbers
     set: str | None = None  # number of the set; None: a set is all that has one time
+
+
+class Wide(NamedTuple):
+    """Of tables with a column a variable."""
+
+    named: Sequence[str]  # the columns that are variables; without any, all that are not taken
+    taken: Collection[str]  # columns with another meaning
 
 
 class Ids:
@@ -104,11 +113,13 @@ def read_events(
     *,
     optional: Collection[str] = (),
     hook: Hook | None = None,
+    form: Form = USUAL,
+    wide: Wide | None = None,
 ) -> Events:
     """Read the events of all files into a store in `folder`.
 
     Columns that are `optional` may be missing in a file. `hook` gets a part with its ids, codes and times, all [R], and
-    returns which rows are events.
+    returns which rows are events. `wide` tables have a column a variable in place of those of variables and values.
 
     Raises:
         InputError: a file cannot be read, a column is missing or of another type, nothing in it is a time, or it is
@@ -122,13 +133,15 @@ def read_events(
             if events is not None:
                 events.files.append((n_rows, file))
             clock = None
-            for part in read_parts(file, needed, list(optional), free=(columns.value, columns.text)):
+            values = None if wide is None else value_columns(file, column_names(file, form), *wide)
+            needs, free = [*needed, *(values or ())], (columns.value, columns.text, *(values or ()))
+            for part in read_parts(file, needs, list(optional), free, form):
                 cells = part.columns[columns.time]
                 if events is None:
                     events = _start(file, cells, columns, codes, flags, folder)
                 clock = clock or clock_of(file, columns.time, cells, events, flags)
                 clocks.add(clock)
-                _add(events, part, n_rows, columns, clock, hook)
+                _add(events, part, n_rows, columns, clock, hook, values)
                 n_rows += len(part)
                 events.n_rows = n_rows
                 bar.update(len(part))
@@ -160,30 +173,44 @@ def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: Time
     return clock
 
 
-def _add(events: Events, part: Part, n_rows: int, columns: Columns, clock: TimeColumn, hook: Hook | None) -> None:
-    """Add a part, whose first row is row `n_rows` over all files."""
+def _add(
+    events: Events,
+    part: Part,
+    n_rows: int,
+    columns: Columns,
+    clock: TimeColumn,
+    hook: Hook | None,
+    values: Sequence[str] | None,
+) -> None:
+    """Add a part, whose first row is row `n_rows` over all files. `values` are the columns that are variables."""
     where, cells = str(part.file), part.columns
     ids = in_column(where, columns.id, lambda: events.ids.add(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
-    value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
-    code, number = in_column(
-        where, str(columns.value), lambda: events.codes.encode(cells[columns.variable], value, text, part.first_row)
-    )
+    if values is not None:
+        code, number, row = encode_wide(events.codes, where, cells, values)
+    else:
+        value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
+        code, number = in_column(
+            where,
+            str(columns.value),
+            lambda: events.codes.encode(cells[str(columns.variable)], value, text, part.first_row),
+        )
+        row = np.arange(len(ids))
     _note_rows_without_id(events, part, ids)
-    is_event = (ids >= 0) & (code != LEFT_OUT)
+    is_event = (ids[row] >= 0) & (code != LEFT_OUT)
     bad = is_bad(time)
     if hook is not None:
         is_event &= hook(part, ids, code, time)
         bad &= np.asarray(cells[columns.time].is_valid())  # what has no time is for the source to judge
     _note_bad_times(events, n_rows, cells[columns.time], bad)
-    chosen = np.flatnonzero(is_event)
+    chosen, row = np.flatnonzero(is_event), row[is_event]
     records = np.zeros(len(chosen), events.store.dtype)
-    row = np.arange(n_rows, n_rows + len(ids))
-    for name, column in (("id", ids), ("code", code), ("value", number), ("time", time), ("row", row)):
-        records[name] = column[chosen]
+    of_events = (("id", ids[row]), ("code", code[chosen]), ("value", number[chosen]), ("time", time[row]))
+    for name, column in (*of_events, ("row", n_rows + row)):
+        records[name] = column
     if columns.set is not None:
         numbers = cells[columns.set]
-        records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[chosen]
+        records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[row]
     if events.store.append(records) > MOST_ROWS:
         raise InputError(
             f"{where}: one id has more than {MOST_ROWS:,} rows, by row {part.first_row + len(ids):,}. Is "

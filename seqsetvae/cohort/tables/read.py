@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,15 @@ import pyarrow.parquet as pq
 
 from seqsetvae.cohort.cell_faults import swallows_rows
 from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
+from seqsetvae.cohort.tables.forms import SEPARATORS, USUAL, Derive, Form
+from seqsetvae.cohort.tables.sheet import read_sheet
 from seqsetvae.errors import InputError, cut
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+TEXTS, PACKED = (".csv", ".tsv", ".psv", ".txt"), ("", ".gz", ".bz2", ".zst")
+PARQUET, EXCEL = (".parquet", ".pq"), ".xlsx"
+SUFFIXES = (*(text + packed for text in TEXTS for packed in PACKED), *PARQUET, EXCEL)
+ENDINGS = f"{', '.join(TEXTS)} (also packed: {', '.join(PACKED[1:])}), {', '.join(PARQUET)}, {EXCEL}"
+_OF_SUFFIX = {".tsv": "\t", ".psv": "|"}  # between the cells; of the others the header tells
 _OWN = (".", "_")  # first characters of names that are no data
 _VERSIONS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 NAMED = 3  # files or endings that a note names
@@ -66,9 +73,11 @@ def table_files(src: Path) -> list[Path]:
     if src.is_dir():
         refuse_versions(src)
     files = [path for path in _visible(src) if is_table(path) and path.is_file()] if src.is_dir() else []
+    # A text beside other tables is no table, but a note such as README.txt.
+    files = [path for path in files if ".txt" not in path.name.lower()] or files
     if not files:
         what = "holds no table" if src.is_dir() else "is not a table"
-        raise InputError(f"{src}: {what}. Tables are files whose names end in {', '.join(SUFFIXES)}.")
+        raise InputError(f"{src}: {what}. Tables are files whose names end in {ENDINGS}.")
     return files
 
 
@@ -94,7 +103,7 @@ def refuse_versions(folder: Path) -> None:
             )
 
 
-def unread_notes(src: Path, read: Collection[Path], suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+def unread_notes(src: Path, read: Collection[Path], allowed: str = ENDINGS) -> list[str]:
     """Files of a folder that are not among those that are read, in words; the names only where they are few.
 
     Many may be named after patients, and notes go to logs.
@@ -108,22 +117,45 @@ def unread_notes(src: Path, read: Collection[Path], suffixes: Sequence[str] = SU
         shown = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(NAMED))
         shown = ", ".join(map(str, unread)) if len(unread) <= NAMED else shown
         what = "a file of this folder is" if len(unread) == 1 else f"{len(unread):,} files of this folder are"
-        notes.append(f"{src}: {what} not read: {shown}. Tables are files whose names end in {', '.join(suffixes)}")
+        notes.append(f"{src}: {what} not read: {shown}. Tables are files whose names end in {allowed}")
     if any(src.rglob("_temporary")):
         notes.append(f"{src}: holds _temporary, so that a job that writes it has not ended: rows may be missing")
     return notes
 
 
-def column_names(file: Path) -> list[str]:
-    """The names of the columns. Raises InputError if the file cannot be read."""
+def column_names(file: Path, form: Form = USUAL) -> list[str]:
+    """The names of the columns that are in the file. Raises InputError if it cannot be read."""
+    return _header(file, form)[0]
+
+
+def _header(file: Path, form: Form) -> tuple[list[str], str]:
+    """(the names of the columns, what is between the cells of a text file). Raises InputError as `column_names`."""
     try:
-        if file.name.lower().endswith(".parquet"):
-            return list(pq.read_schema(file).names)
+        if file.name.lower().endswith(PARQUET):
+            return list(pq.read_schema(file).names), ""
+        if file.name.lower().endswith(EXCEL):
+            return list(read_sheet(file, form.names).schema.names), ""
         with pa.input_stream(str(file), compression="detect") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-            return next(csv.reader(_first_lines(text, file), delimiter=_delimiter(file)), [])
+            lines = list(islice(_first_lines(text, file), 1))
+            separator = form.separator or _separator(file, lines[0] if lines else "")
+            first = next(csv.reader(chain(lines, _first_lines(text, file)), delimiter=separator), [])
+        if form.names and len(first) != len(form.names):
+            raise InputError(f"{file}: its first line has {len(first)} cells, --columns names {len(form.names)}.")
+        return list(form.names or first), separator
     except (pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
+
+
+def _separator(file: Path, header: str) -> str:
+    """What is between the cells: that of the name's ending, a comma if the header has one, or else its only mark."""
+    known = [mark for suffix, mark in _OF_SUFFIX.items() if suffix in file.name.lower()]
+    if known or "," in header:
+        return known[0] if known else ","
+    found = [mark for mark in SEPARATORS.values() if mark in header.strip() and mark != " "]
+    if len(found) > 1:
+        raise InputError(f"{file}: {' or '.join(map(repr, found))} may separate its cells. Say which with --separator.")
+    return found[0] if found else ","
 
 
 def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
@@ -140,7 +172,11 @@ def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
 
 
 def read_parts(
-    file: Path, columns: Sequence[str], optional: Sequence[str] = (), free: Collection[str | None] = ()
+    file: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    free: Collection[str | None] = (),
+    form: Form = USUAL,
 ) -> Iterator[Part]:
     """The rows of a file, part by part, with `columns` and those of `optional` that it has.
 
@@ -150,14 +186,17 @@ def read_parts(
         InputError: not readable, a column is missing or occurs twice, a line has more or fewer cells than the header, a
             cell holds a line break or other rows, or the file is far larger than it seems.
     """
-    wanted = _find_columns(file, columns, optional)
+    names, separator = _header(file, form)
+    physical = _find_columns(file, names, form.physical(columns), form.physical(optional))
+    derive, wanted = Derive(form, file), list(dict.fromkeys([*columns, *optional]))
     first_row = 0
     try:
-        for batch in _parquet(file, wanted) if file.name.lower().endswith(".parquet") else _csv(file, wanted):
+        for batch in _batches(file, physical, names, separator, form):
             if batch.num_rows:
-                part = Part(file, first_row, dict(zip(wanted, batch.columns, strict=True)))
+                part = Part(file, first_row, dict(zip(physical, batch.columns, strict=True)))
                 _refuse_faults(part, free)
-                yield Part(file, first_row, {name: _decoded(part, name) for name in wanted})
+                cells = {name: _decoded(part, name) for name in physical}
+                yield Part(file, first_row, derive.columns(cells, wanted, batch.num_rows))
             first_row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         why = cut(str(error).replace("\n", " "), 300)
@@ -201,12 +240,12 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
     return {name: pa.chunked_array([part.columns[name] for part in parts], kind) for name in names}
 
 
-def _find_columns(file: Path, columns: Sequence[str], optional: Sequence[str]) -> list[str]:
-    there = column_names(file)
+def _find_columns(file: Path, there: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
     listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
     missing = [name for name in dict.fromkeys(columns) if name not in there]
     if missing:
-        columns_are = f"Its columns are: {listed or 'none'}.{_other_delimiter(file, there)}"
+        advice = " Say with --separator what separates them." if len(there) == 1 else ""
+        columns_are = f"Its columns are: {listed or 'none'}.{advice}"
         raise InputError(f"{file}: has no column {', '.join(missing)}. {columns_are}")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
     twice = [name for name in wanted if there.count(name) > 1]
@@ -215,19 +254,16 @@ def _find_columns(file: Path, columns: Sequence[str], optional: Sequence[str]) -
     return wanted
 
 
-def _other_delimiter(file: Path, there: Sequence[str]) -> str:
-    """What to do if the header seems to have another delimiter than the one that is read."""
-    if len(there) != 1 or not any(mark in there[0] for mark in ",;\t|"):
-        return ""
-    read = "tabs, since its name ends in .tsv" if _delimiter(file) == "\t" else "commas (a .tsv file: by tabs)"
-    return f" Cells are separated by {read}; write the file so."
+def _batches(file: Path, columns: list[str], names: list[str], separator: str, form: Form) -> Iterator[pa.RecordBatch]:
+    """The rows of a file with these columns, in their order."""
+    if file.name.lower().endswith(PARQUET):
+        return _parquet(file, columns)
+    if file.name.lower().endswith(EXCEL):
+        return iter([read_sheet(file, form.names).select(columns)])
+    return _csv(file, columns, names if form.names else None, separator)
 
 
-def _delimiter(file: Path) -> str:
-    return "\t" if ".tsv" in file.name.lower() else ","
-
-
-def _csv(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _csv(file: Path, columns: list[str], names: list[str] | None, separator: str) -> Iterator[pa.RecordBatch]:
     convert = pacsv.ConvertOptions(
         include_columns=columns,
         column_types=dict.fromkeys(columns, pa.string()),
@@ -235,16 +271,17 @@ def _csv(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         strings_can_be_null=True,
     )
     # Without threads the reader knows the number of a row that it cannot read.
-    read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False)
-    parse = pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+    read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False, column_names=names)
+    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     n_rows = 0
     with pa.input_stream(str(file), compression="detect") as stream:
         lines = _Lines(stream)
         for batch in pacsv.open_csv(pa.PythonFile(lines, mode="r"), read, parse, convert):
             n_rows += batch.num_rows
             yield batch
-    if lines.count > n_rows + 1 and lines.count - _empty_lines(file) > n_rows + 1:  # some cells have several lines
-        _refuse_swallowed_rows(file)
+    n_lines = n_rows + (names is None)  # with the header
+    if lines.count > n_lines and lines.count - _empty_lines(file) > n_lines:  # some cells have several lines
+        _refuse_swallowed_rows(file, names, separator)
 
 
 def _empty_lines(file: Path) -> int:
@@ -273,19 +310,19 @@ class _Lines:
         self.closed = True
 
 
-def _refuse_swallowed_rows(file: Path) -> None:
+def _refuse_swallowed_rows(file: Path, names: list[str] | None, separator: str) -> None:
     """Raises InputError for the first cell whose lines are rows of the table."""
     with pa.input_stream(str(file), compression="detect") as stream:
         reader = csv.reader(
-            io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""), delimiter=_delimiter(file)
+            io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""), delimiter=separator
         )
         try:
-            header, row, line = next(reader), -1, reader.line_num
+            header, row, line = names or next(reader), -1, reader.line_num
             for cells in reader:
                 row += bool(cells)
                 if reader.line_num > line + 1:
                     for name, cell in zip(header, cells, strict=False):
-                        if swallows_rows(cell, _delimiter(file), len(header)):
+                        if swallows_rows(cell, separator, len(header)):
                             raise InputError(
                                 f"{file}, row {row} (counted from 0), column {name}: the cell has lines that are rows "
                                 "of the table. Is a quotation mark not closed? If not, write the table without this "

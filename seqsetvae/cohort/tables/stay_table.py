@@ -16,6 +16,7 @@ from seqsetvae.cohort.ids import is_empty
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
+from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.zones import DAY
@@ -32,6 +33,7 @@ def per_id(
     patients: Collection[str | None] = (),
     *,
     first: FirstRows | EveryRow | None = None,
+    form: Form = USUAL,
 ) -> dict[str, pa.Array]:
     """For each column its value for each id of the events, as a text [D]; null where it has none.
 
@@ -48,7 +50,7 @@ def per_id(
     chunks: dict[str, list[pa.Array]] = {column: [] for column in columns}
     owners: dict[str, list[NDArray[np.int32]]] = {column: [] for column in columns}
     for file in files:
-        for part in read_parts(file, [id_column, *columns, *(first.columns if first else ())]):
+        for part in read_parts(file, [id_column, *columns, *(first.columns if first else ())], form=form):
             ids, _ = in_column(str(file), id_column, lambda: events.ids.find(part.columns[id_column]))  # noqa: B023
             sides.add(part.columns[id_column], ids)
             if first is not None:
@@ -157,7 +159,7 @@ def read_label_rows(
         raise InputError(f"{files[0].parent}: some files have prediction times in {time_column}, others have none.")
     time = np.concatenate(times) if times else None
     known = np.flatnonzero(ids >= 0)
-    _refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
+    refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
     notes = [*sides.notes(), *dict.fromkeys(note for part in parts for note in part.notes)]
     return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
 
@@ -177,7 +179,7 @@ def _label_part(
     ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
     _refuse(file, id_column, missing, table[id_column], "is empty; every row needs an id")
     sides.add(table[id_column], ids)
-    label_of = _labels(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
+    label_of = labels_of(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
     time = None
     if time_column is not None:
         if not len(ids):
@@ -199,7 +201,8 @@ def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
     return named or (usual if usual in column_names(file) else None)
 
 
-def _labels(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
+def labels_of(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
+    """[R] Labels as 0, 1 and -1 for an empty cell. Raises InputError for any other cell."""
     encoded = in_column(str(file), name, lambda: as_text(column)).dictionary_encode()
     texts = [text.lower().removesuffix(".0") for text in encoded.dictionary.to_pylist()]
     code = np.array([*(-1 if is_empty(text) else _LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
@@ -217,7 +220,7 @@ def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why
         raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {said}{why}.{more}")
 
 
-def _refuse_contradictions(
+def refuse_contradictions(
     files: Sequence[Path],
     n_rows: Sequence[int],
     ids: NDArray[np.int32],

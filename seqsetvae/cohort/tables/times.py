@@ -15,12 +15,16 @@ from seqsetvae.errors import InputError
 MICROSECONDS = 60_000_000  # in a minute
 BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing
 _UNREADABLE = BAD_TIME + 1  # one that is there and cannot be read
-MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}  # in one unit of time
+MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0, "weeks": 10080.0, "years": 525_960.0}
+DURATION = "duration"  # a unit of times in text, which are written 26:30, 26:30:15 or 1 days 02:30:00
 YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, another calendar, or stand for "never"
 _BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
 _DATE_LENGTH = len("2150-01-31")
+_DURATION = (
+    r"^(?P<sign>-?)(?:(?P<d>[0-9]+) days?,? *)?(?P<h>[0-9]+):(?P<m>[0-5][0-9])(?::(?P<s>[0-5][0-9](?:\.[0-9]+)?))?$"
+)
 _DIRECTIVES = "aAbBdDeFhHIjmMnpRStTyYz%"  # that are both read and written, so that a date can be formatted back
 
 
@@ -70,16 +74,17 @@ class TimeColumn:
         kind = column.type
         _refuse_other_times(kind)
         self.n_dates = 0
-        self.unit, self.origin, self.decimal = unit, origin, decimal
+        self.is_duration = pa.types.is_duration(kind) or (unit == DURATION and is_text(kind))
+        self.unit, self.origin, self.decimal = "minutes" if unit == DURATION else unit, origin, decimal
         self.form = None if form is None or pa.types.is_temporal(kind) else _checked_form(form)
         self.zone = None if zone is None else find_zone(zone)
         self.is_date = pa.types.is_date(kind)
-        self.is_timestamp = pa.types.is_temporal(kind) or self.form is not None
+        self.is_timestamp = (pa.types.is_temporal(kind) or self.form is not None) and not self.is_duration
         self.has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
         if self.form is not None:
             self.has_zone = self.form.endswith(("%z", "Z"))
             self.is_date = not re.search("%[HITR]", self.form)
-        elif is_text(kind):
+        elif is_text(kind) and not self.is_duration:
             first = as_text(column.drop_null()[:1000]).drop_null()
             self.is_timestamp = 2 * split_values(first, decimal)[1].null_count < len(first)
             self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
@@ -99,6 +104,8 @@ class TimeColumn:
     @property
     def described(self) -> str:
         """What a time of this column is, for messages."""
+        if self.is_duration:
+            return "a duration, such as 26:30 or 1 days 02:30:00"
         if not self.is_timestamp:
             return f"a number of {self.unit}"
         if self.form is not None:
@@ -115,6 +122,8 @@ class TimeColumn:
 
         `earliest` is for prediction times: see `Zone.utc`.
         """
+        if self.is_duration:
+            return _durations(column)
         if not self.is_timestamp and self.origin is None:
             numbers = split_values(column, self.decimal)[0] * MINUTES[self.unit]
             return np.where(np.isfinite(numbers), numbers, np.nan)
@@ -197,8 +206,24 @@ def _decoded(column: pa.Array) -> pa.Array:
 
 def _refuse_other_times(kind: pa.DataType) -> None:
     """Raises InputError for a type of times that are not points of time."""
-    if pa.types.is_temporal(kind) and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        raise InputError(f"holds {kind}; allowed: timestamps, dates, texts or numbers")
+    is_known = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_duration(kind)
+    if pa.types.is_temporal(kind) and not is_known:
+        raise InputError(f"holds {kind}; allowed: timestamps, dates, durations, texts or numbers")
+
+
+def _durations(column: pa.Array) -> NDArray[np.float64]:
+    """[R] Durations in minutes, NaN where a cell is empty or something else; `26:30` is hours and minutes."""
+    if pa.types.is_duration(column.type):
+        micros = pc.fill_null(column.cast(pa.duration("us")).cast(pa.int64()), BAD_TIME).to_numpy(zero_copy_only=False)
+        return np.where(micros == BAD_TIME, np.nan, micros / MICROSECONDS)
+    parts = pc.extract_regex(as_text(column), _DURATION)
+    days, hours, minutes, seconds = (
+        pc.fill_null(cast_cells(pc.replace_substring_regex(parts.field(at), "^$", "0"), pa.float64()), np.nan)
+        for at in range(1, 5)
+    )
+    length = days.to_numpy() * 1440 + hours.to_numpy() * 60 + minutes.to_numpy() + seconds.to_numpy() / 60
+    sign = np.where(pc.equal(parts.field(0), "-").fill_null(False).to_numpy(zero_copy_only=False), -1, 1)
+    return np.where(np.asarray(parts.is_valid()), sign * length, np.nan)
 
 
 def _iso(text: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,138 @@
+"""Labels and prediction times of `data.py table`: from a table of labels, or made of the data by a rule."""
+
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.tables.events import Events
+from seqsetvae.cohort.tables.forms import Form
+from seqsetvae.cohort.tables.label_rules import (
+    EACH_ROW,
+    LABELS_OF,
+    RowLabels,
+    event_labels,
+    last_times,
+    prediction_grid,
+    present_labels,
+    row_labels,
+)
+from seqsetvae.cohort.tables.stay_table import LabelRows, find_time_column, read_label_rows
+from seqsetvae.cohort.tables.times import TimeFlags
+from seqsetvae.errors import InputError
+
+_RULES = ("label_column", "label_event", "label_present")  # flags that make labels, instead of --label_name
+
+
+def add_label_rule_flags(parser: ArgumentParser) -> None:
+    """Labels that are made of the data, and prediction times by the clock of a stay."""
+    add = parser.add_argument
+    column = "column of SRC with a label (0 or 1) on each row, of which --label_of makes that of the stay"
+    add("--label_column", metavar="COLUMN", help=column)
+    of = "any: 1 if a row has 1; first, last: that of this row; each_row: each row is a prediction at its time"
+    add("--label_of", choices=LABELS_OF, default="any", help=f"{of} (default %(default)s)")
+    event = "the label is 1 if this variable, or level NAME=level, occurs after the prediction time (--predict_at, "
+    add("--label_event", metavar="NAME", help=event + "--predict_every, or times in --labels)")
+    horizon = "hours after the prediction time in which --label_event counts (default: all that follow)"
+    add("--horizon", type=float, metavar="HOURS", help=horizon)
+    present = "the label is 1 if this column of --stays (or of SRC) is not empty, such as the time of death"
+    add("--label_present", metavar="COLUMN", help=present)
+    at = "predict at these hours of each stay, from earlier events alone; a stay that has ended by then is left out"
+    add("--predict_at", action="extend", nargs="+", type=float, default=[], metavar="HOUR", help=at)
+    add("--predict_every", type=float, metavar="HOURS", help="predict every so many hours of each stay, until it ends")
+
+
+def check_label_flags(arguments: Namespace) -> None:
+    """Raises InputError for flags that contradict each other or lack another one."""
+    given = [f"--{flag}" for flag in _RULES if getattr(arguments, flag)]
+    if arguments.label_name and arguments.labels:
+        given.append("--label_name")
+    clocks = [f"--{flag}" for flag in ("predict_at", "predict_every", "until_hour") if getattr(arguments, flag)]
+    times = "--prediction_time_column" if arguments.prediction_time_column else "times in --labels"
+    each_row = arguments.label_column and arguments.label_of == EACH_ROW
+    hours = [*arguments.predict_at, *(h for h in (arguments.predict_every, arguments.horizon) if h is not None)]
+    rules = [
+        (len(given) > 1, f"{' and '.join(given)}: each gives the label; keep one of them."),
+        (len(clocks) > 1, f"{' and '.join(clocks)}: give one of them."),
+        (each_row and clocks, f"--label_of {EACH_ROW}: each row is a prediction time already; leave out {clocks[:1]}."),
+        (
+            arguments.label_event and not arguments.labels and clocks in ([], ["--until_hour"]),
+            f"--label_event needs prediction times: --predict_at, --predict_every, or {times}.",
+        ),
+        (
+            arguments.horizon is not None and not arguments.label_event,
+            "--horizon is of --label_event, which is not given.",
+        ),
+        (
+            arguments.label_of != "any" and not arguments.label_column,
+            "--label_of is of --label_column, which is not given.",
+        ),
+        (
+            arguments.labels and clocks[:1] not in ([], ["--until_hour"]),
+            f"{clocks[:1]} and --labels: give one of them.",
+        ),
+        (not all(0 < hour < math.inf for hour in hours), f"hours must be numbers above 0; received {hours}."),
+    ]
+    for wrong, problem in rules:
+        if wrong:
+            raise InputError(problem.replace("['", "").replace("']", ""))
+
+
+def label_name(arguments: Namespace) -> str | None:
+    """What the labels mean, for the manifest."""
+    return arguments.label_name or next((name for flag in _RULES if (name := getattr(arguments, flag))), None)
+
+
+def find_labels(
+    arguments: Namespace,
+    files: Sequence[Path],
+    events: Events,
+    form: Form,
+    flags: TimeFlags,
+    start: np.ndarray,
+    of_ids: Callable[[str], tuple[pa.Array, np.ndarray]],
+) -> LabelRows | None:
+    """Labels and prediction times by the flags; None: neither.
+
+    Args:
+        arguments: the flags.
+        files: the tables of SRC.
+        events: in a finished store.
+        form: how the tables are written.
+        flags: how times are written.
+        start: [D] minute 0 of each id.
+        of_ids: a column -> its cell for each id [D], and which ids have a row [D].
+    """
+    rows = None
+    if arguments.labels:
+        time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
+        rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
+        if rows.time is None and arguments.prediction_time_column:
+            raise InputError(f"{arguments.labels}: no row has a {time}, which --prediction_time_column names.")
+    elif arguments.predict_at or arguments.predict_every:
+        rows = prediction_grid(start, last_times(events), sorted(set(arguments.predict_at)), arguments.predict_every)
+    if arguments.label_event:
+        if rows is None or rows.time is None:
+            raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
+        return event_labels(rows, arguments.label_event, arguments.horizon, events, events.codes)
+    if arguments.label_column:
+        how = RowLabels(arguments.label_column, arguments.label_of, form.id_column, form.time_column)
+        return _of_samples(row_labels(files, how, events, form), rows, len(events.ids))
+    if arguments.label_present:
+        labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
+        return _of_samples(labels, rows, len(events.ids))
+    return rows
+
+
+def _of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
+    """Every prediction time of an id gets the id's label."""
+    if times is None:
+        return labels
+    of_id = np.full(n_ids, -1, dtype=np.int8)
+    of_id[labels.id] = labels.label
+    return replace(times, label=of_id[times.id], notes=[*times.notes, *labels.notes])

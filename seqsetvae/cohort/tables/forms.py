@@ -1,0 +1,90 @@
+"""How the tables of a source are written, where it is not a header and one full row an event.
+
+Letters: R rows of a part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqsetvae.cohort.tables.cells import as_facts, as_text
+from seqsetvae.errors import InputError
+
+COLUMN, FILE_NAME, FOLDER = "column", "filename", "folder"  # where the id of a row is
+ID_PLACES = (COLUMN, FILE_NAME, FOLDER)
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the flags say of the tables of SRC; the default is a header and one full row an event."""
+
+    separator: str | None = None  # between the cells of a text file; None: the one of its name or header
+    names: tuple[str, ...] = ()  # of the columns, in files without a header
+    id_column: str = "id"
+    id_place: str = COLUMN  # one of ID_PLACES
+    time_column: str = "time"
+    clock_column: str | None = None  # time of day, where the time column holds the date alone
+    fill_down: tuple[str, ...] = ()  # columns whose empty cells mean the cell above
+
+    def physical(self, columns: Sequence[str]) -> list[str]:
+        """The columns to read from a file for these columns."""
+        names = [name for name in columns if name != self.id_column or self.id_place == COLUMN]
+        if self.clock_column is not None and self.time_column in names:
+            names.append(self.clock_column)
+        return list(dict.fromkeys(names))
+
+
+USUAL = Form()
+
+
+@dataclass
+class Derive:
+    """The columns of a file that are made of its name or of other columns, part by part."""
+
+    form: Form
+    file: Path
+    _above: dict[str, pa.Scalar] = field(default_factory=dict)  # the last cell of each column of form.fill_down
+
+    def columns(self, cells: dict[str, pa.Array], wanted: Sequence[str], n_rows: int) -> dict[str, pa.Array]:
+        """Those `wanted` of a part [R], from the cells that were read."""
+        form, cells = self.form, dict(cells)
+        for name in form.fill_down:
+            if name in cells:
+                cells[name] = self._filled(name, cells[name])
+        if form.clock_column is not None and form.time_column in cells:
+            cells[form.time_column] = _joined(cells[form.time_column], cells[form.clock_column])
+        if form.id_column in wanted and form.id_place != COLUMN:
+            cells[form.id_column] = pa.repeat(pa.scalar(id_of_path(self.file, form.id_place)), n_rows)
+        return {name: cells[name] for name in wanted if name in cells}
+
+    def _filled(self, name: str, column: pa.Array) -> pa.Array:
+        """Empty cells become the cell above, also that of the part before."""
+        cells = pc.if_else(as_facts(column).is_null(), None, column)
+        above = self._above.get(name, pa.scalar(None, column.type))
+        filled = pc.fill_null_forward(pa.concat_arrays([pa.array([above.as_py()], column.type), cells]))
+        self._above[name] = filled[-1]
+        return filled[1:]
+
+
+def id_of_path(file: Path, place: str) -> str:
+    """The id that a file's name (without its endings), or its folder's, states; `id=101` is 101.
+
+    >>> id_of_path(Path("training/p100001.psv.gz"), FILE_NAME), id_of_path(Path("id=101/part-0.parquet"), FOLDER)
+    ('p100001', '101')
+    """
+    name = file.name.split(".")[0] if place == FILE_NAME else file.absolute().parent.name
+    text = name.rpartition("=")[2]
+    if not text:
+        raise InputError(f"{file}: the name of its {'folder' if place == FOLDER else 'file'} states no id (--id_from).")
+    return text
+
+
+def _joined(date: pa.Array, clock: pa.Array) -> pa.Array:
+    """Dates and times of day as texts `date clock`; null where one is empty."""
+    midnight = r"[ T]00:00:00(\.0+)?$"  # of a date that was written as a timestamp
+    day = pc.replace_substring_regex(as_text(date), midnight, "")
+    return pc.binary_join_element_wise(day, as_text(clock), " ")

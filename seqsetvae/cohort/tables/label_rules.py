@@ -1,0 +1,166 @@
+"""Labels and prediction times that are made of the data themselves.
+
+Letters: D ids, M samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.tables.cells import in_column
+from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.events import Events
+from seqsetvae.cohort.tables.forms import Form
+from seqsetvae.cohort.tables.read import read_parts
+from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of, refuse_contradictions
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
+from seqsetvae.errors import InputError
+
+EACH_ROW = "each_row"
+LABELS_OF = ("any", "first", "last", EACH_ROW)
+
+
+@dataclass(frozen=True)
+class RowLabels:
+    """A column of labels on each row of SRC, and how a stay's label follows from its rows."""
+
+    column: str
+    rule: str  # one of LABELS_OF
+    id_column: str
+    time_column: str
+
+
+def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form) -> LabelRows:
+    """One label a stay, or one for each row at its time. Rows with an empty label say nothing.
+
+    `any`: 1 if a row has 1, else 0; `first`, `last`: that of the row with the earliest or the latest time.
+
+    Raises:
+        InputError: a label other than 0, 1, false, true and empty, or one time of a stay with two different labels.
+    """
+    parts = []
+    for file in files:
+        for part in read_parts(file, [how.id_column, how.time_column, how.column], form=form):
+            ids, _ = events.ids.find(part.columns[how.id_column])
+            time = in_column(str(file), how.time_column, lambda: events.time.read(part.columns[how.time_column]))  # noqa: B023
+            label = labels_of(file, how.column, part.columns[how.column])
+            known = (ids >= 0) & (label >= 0) & ~is_bad(time)
+            parts.append((ids[known], time[known], label[known]))
+    ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if how.rule == EACH_ROW:
+        refuse_contradictions(files, [len(ids)], ids, time, label, np.arange(len(ids)))
+        return LabelRows(ids, time, label, [f"each row with a {how.column} is a prediction at its time"])
+    order = np.lexsort((time, ids))
+    ids, label = ids[order], label[order]
+    if how.rule == "any":
+        found, start = np.unique(ids, return_index=True)
+        chosen = np.maximum.reduceat(label, start) if len(found) else label
+    else:
+        at = ids if how.rule == "first" else ids[::-1]
+        found, first = np.unique(at, return_index=True)
+        chosen = (label if how.rule == "first" else label[::-1])[first]
+    what = {"any": "1 if any row of the stay has 1", "first": "that of its first row", "last": "that of its last row"}
+    note = f"the label of a stay is {what[how.rule]} of {how.column}: {_balance(chosen)}"
+    return LabelRows(found.astype(np.int32), None, chosen, [note])
+
+
+def present_labels(name: str, column: pa.Array, has_row: NDArray[np.bool_]) -> LabelRows:
+    """1 for the ids whose cell [D] is not empty, 0 for those whose cell is; ids without a row have no label."""
+    label = np.where(has_row, np.asarray(column.is_valid()).astype(np.int8), -1).astype(np.int8)
+    note = f"the label of a stay is 1 if its {name} is not empty: {_balance(label)}"
+    return LabelRows(np.arange(len(column), dtype=np.int32), None, label, [note])
+
+
+def _balance(label: NDArray[np.int8]) -> str:
+    return f"1 in {(label == 1).sum():,}, 0 in {(label == 0).sum():,}"
+
+
+def prediction_grid(start: NDArray[Any], last: NDArray[Any], hours: Sequence[float], every: float | None) -> LabelRows:
+    """Prediction times without labels: at these hours after the start of each stay, or every so many hours of it.
+
+    Args:
+        start: [D] minute 0 of each id, on the clock of the events.
+        last: [D] the end of each stay, or its last event, on that clock.
+        hours: after the start; a stay that has ended by then has no such sample.
+        every: hours between predictions, the first so many hours after the start; None: `hours` are given.
+    """
+    unit = 60 * MICROSECONDS if start.dtype == np.int64 else 60.0
+    good = np.flatnonzero(~is_bad(start) & ~is_bad(last))
+    length = (last[good] - start[good]) / unit  # hours
+    if every is not None:
+        n = np.maximum(np.floor(length / every), 0).astype(np.int64)
+        step = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + 1
+        ids, hour = np.repeat(good, n), step * every
+        note = f"predictions every {every:g} hours of a stay: {len(ids):,} of {counted(len(good), 'stay')}"
+    else:
+        ids, hour = np.repeat(good, len(hours)), np.tile(np.asarray(hours, dtype=float), len(good))
+        lasts = np.repeat(length, len(hours)) >= hour
+        ids, hour, n_short = ids[lasts], hour[lasts], int((~lasts).sum())
+        shown = ", ".join(f"{h:g}" for h in hours)
+        note = f"predictions at hour {shown} of a stay; left out, since the stay had ended: {n_short:,}"
+    time = start[ids] + (hour * unit).astype(start.dtype)
+    return LabelRows(ids.astype(np.int32), time, np.full(len(ids), -1, dtype=np.int8), [note])
+
+
+def event_labels(rows: LabelRows, name: str, horizon: float | None, events: Events, codes: EventCodes) -> LabelRows:
+    """1 for the samples after whose prediction time the event occurs, within `horizon` hours if that is given.
+
+    Samples whose stay had the event before are left out: it can no longer be predicted.
+
+    Args:
+        rows: samples with prediction times.
+        name: a variable, or a level NAME=level.
+        horizon: in hours; None: until the end of the records.
+        events: in a finished store.
+        codes: of their variables.
+
+    Raises:
+        InputError: no event has this name.
+    """
+    assert rows.time is not None, "the flags were checked"
+    wanted = codes.named(name)
+    if not codes.counts[wanted].any():
+        raise InputError(f"--label_event {name}: no event of the data is of this variable or level NAME=level.")
+    ids, time = _occurrences(events, wanted)
+    unit = 60 * MICROSECONDS if time.dtype == np.int64 else 60.0
+    first, end = np.searchsorted(ids, rows.id), np.searchsorted(ids, rows.id, side="right")
+    latest = np.full(len(rows.id), np.inf) if horizon is None else rows.time + horizon * unit
+    label, had = np.zeros(len(rows.id), np.int8), np.zeros(len(rows.id), bool)
+    for at in np.flatnonzero(end > first).tolist():
+        times = time[first[at] : end[at]]
+        had[at] = (times < rows.time[at]).any()
+        label[at] = ((times >= rows.time[at]) & (times <= latest[at])).any()
+    within = "later in the stay" if horizon is None else f"within {horizon:g} hours"
+    notes = [
+        f"the label is 1 if {name} occurs {within}, at or after the prediction time: {_balance(label[~had])}; it is 0 "
+        "also where the records of a stay end before. Left out, since it had occurred before: "
+        f"{counted(int(had.sum()), 'sample')}"
+    ]
+    return replace(rows, id=rows.id[~had], time=rows.time[~had], label=label[~had], notes=[*rows.notes, *notes])
+
+
+def _occurrences(events: Events, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """(id, time) of the events of these codes, sorted."""
+    found = []
+    for records in events.store.blocks():
+        keep = np.append(wanted, False)[records["code"]] & ~is_bad(records["time"])
+        found.append((records["id"][keep].astype(np.int64), records["time"][keep]))
+    ids, time = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((time, ids))
+    return ids[order], time[order]
+
+
+def last_times(events: Events) -> NDArray[Any]:
+    """[D] The time of the last event of each id; bad without any that has a time."""
+    lowest = np.iinfo(np.int64).min if events.time.is_timestamp else -np.inf
+    last = np.full(len(events.ids), lowest, events.time.dtype)
+    for records in events.store.blocks():
+        good = ~is_bad(records["time"])
+        np.maximum.at(last, records["id"][good], records["time"][good])
+    return np.where(last == lowest, BAD_TIME if events.time.is_timestamp else np.nan, last)

@@ -1,0 +1,75 @@
+"""Rows with a column a variable: each cell that is not empty is an event of the variable that the column names.
+
+Letters: R rows of a part, E events in them, C columns of values.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.tables.cells import as_facts, in_column
+from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.errors import InputError
+
+
+def value_columns(file: Path, there: Sequence[str], named: Sequence[str], taken: Collection[str]) -> list[str]:
+    """The columns of a file that are variables: those that the flags name, or else all that have no other meaning.
+
+    Raises:
+        InputError: a column without a name, as pandas writes the numbers of rows, or no column is left.
+    """
+    columns = [name for name in (named or there) if name not in taken]
+    nameless = [at for at, name in enumerate(columns) if not name.strip() or name.startswith("Unnamed:")]
+    if nameless and not named:
+        raise InputError(
+            f"{file}: a column has no name ({columns[nameless[0]]!r}). Is it the row number that pandas writes? "
+            "Write the table without it (index=False), or name the variables with --value_columns."
+        )
+    if not columns:
+        raise InputError(
+            f"{file}: no column is left for variables. Its columns are: {', '.join(there[:20]) or 'none'}."
+        )
+    return columns
+
+
+def encode_wide(
+    codes: EventCodes, where: str, cells: dict[str, pa.Array], columns: Sequence[str]
+) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
+    """(code [E], number [E], row [E]) of the cells that are not empty, row by row in the order of the columns.
+
+    Raises:
+        InputError: a column that holds neither texts, numbers nor truth values, or has too many levels.
+    """
+    parts = []
+    for kind in (pa.float64(), pa.string()):
+        chosen = [at for at, name in enumerate(columns) if (kind == pa.float64()) == _is_numeric(cells[name].type)]
+        filled = [in_column(where, columns[at], lambda: _filled(cells[columns[at]], kind)) for at in chosen]  # noqa: B023
+        rows = [np.flatnonzero(column.is_valid()) for column in filled]
+        if not any(map(len, rows)):
+            continue
+        at = np.repeat(np.array(chosen, np.int32), [len(of_column) for of_column in rows])
+        values = pa.concat_arrays([c.take(pa.array(r)) for c, r in zip(filled, rows, strict=True)])
+        names = pa.DictionaryArray.from_arrays(pa.array(at), pa.array(list(columns)))
+        code, number = in_column(where, "of values", lambda: codes.encode(names, values))  # noqa: B023
+        parts.append((code, number, np.concatenate(rows), at))
+    if not parts:
+        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64)
+    code, number, row, at = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((at, row))
+    return code[order], number[order], row[order].astype(np.int64)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _filled(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """[R] The cells as numbers or texts; null where one is empty."""
+    if kind == pa.string():
+        return as_facts(column)
+    numbers = column.cast(pa.float64(), safe=False)
+    return pc.if_else(pc.is_nan(numbers), None, numbers)

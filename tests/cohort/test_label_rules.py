@@ -1,0 +1,106 @@
+"""`data.py table`: labels, prediction times and splits that are made of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.command import main
+
+from .test_compile import sets_of
+from .test_table import Tables
+
+# Hours; stay 1 becomes septic at hour 3, stay 2 never, stay 3 has no label.
+ROWS = "id,time,hr,septic\n1,1,80,0\n1,2,81,0\n1,3,82,1\n2,1,70,0\n2,2,71,0\n3,1,60,\n"
+HOURLY = ("--wide", "--time_unit", "hours", "--label_column", "septic")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path)
+
+
+def labels_of(cohort: Cohort) -> dict[int, int]:
+    split = cohort.split("train")
+    return dict(zip(split.stay_id.tolist(), split.label.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("rule", "labels"), [("any", [1, 0, -1]), ("first", [0, 0, -1]), ("last", [1, 0, -1])])
+def test_the_label_of_a_stay_is_made_of_its_rows(tables: Tables, rule: str, labels: list[int]) -> None:
+    cohort = tables.compile(tables.csv("e.csv", ROWS), *HOURLY, "--label_of", rule)
+    assert list(labels_of(cohort).values()) == labels
+    assert cohort.vocabulary == ("hr",)
+    assert cohort.label_name == "septic"
+
+
+def test_each_row_may_be_a_prediction_at_its_time(tables: Tables) -> None:
+    cohort = tables.compile(tables.csv("e.csv", ROWS), *HOURLY, "--label_of", "each_row")
+    split = cohort.split("train")  # nothing is known before the first hour, so that these samples are left out
+    assert split.prediction_minute.tolist() == [120, 180, 120]
+    assert split.label.tolist() == [0, 1, 0]
+    assert sets_of(cohort, "train", 1) == [(60, [("hr", 80)]), (120, [("hr", 81)])]
+
+
+def test_an_event_after_the_prediction_time_is_the_label(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    events = "id,time,variable,value\n" + "".join(f"{stay},0,hr,80\n{stay},600,hr,80\n" for stay in (1, 2, 3, 4))
+    src = tables.csv("e.csv", events + "1,130,move,icu\n2,30,move,icu\n3,500,move,icu\n4,200,move,ward\n")
+    flags = ("--predict_at", 2, "--label_event", "move=icu", "--horizon", 3)
+    cohort = tables.compile(src, *flags)
+    assert labels_of(cohort) == {1: 1, 3: 0, 4: 0}  # stay 2 had it before
+    assert cohort.vocabulary == ("hr",)
+    assert "it had occurred before: 1 sample" in capsys.readouterr().out
+    assert labels_of(tables.compile(src, *flags[:4])) == {1: 1, 3: 1, 4: 0}
+
+
+def test_predictions_may_be_made_every_few_hours_of_a_stay(tables: Tables) -> None:
+    events = "id,time,variable,value\n" + "".join(f"7,{minute},hr,80\n" for minute in range(0, 301, 30)) + "8,0,hr,70\n"
+    split = tables.compile(tables.csv("e.csv", events), "--predict_every", 2).split("train")
+    assert split.prediction_minute.tolist() == [120, 240]
+    assert np.diff(split.stay_offset).tolist() == [4, 8]
+
+
+def test_a_time_of_death_that_is_there_is_the_label(tables: Tables) -> None:
+    events = tables.csv("e.csv", "id,time,variable,value\n1,0,hr,80\n2,0,hr,80\n3,0,hr,80\n")
+    stays = tables.csv("stays.csv", "id,died_at\n1,2150-01-01\n2,\n")
+    cohort = tables.compile(events, "--stays", stays, "--label_present", "died_at")
+    assert labels_of(cohort) == {1: 1, 2: 0, 3: -1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--label_event", "hr"), "--label_event needs prediction times"),
+        (("--label_event", "hr", "--until_hour", "3"), "--label_event needs prediction times"),
+        (("--label_event", "sepsis", "--predict_at", "3"), "no event of the data is of this variable"),
+        (("--label_event", "hr", "--label_column", "x", "--predict_at", "3"), "each gives the label"),
+        (("--predict_at", "3", "--predict_every", "3"), "give one of them"),
+        (("--horizon", "3"), "--label_event, which is not given"),
+        (("--predict_at", "-3"), "numbers above 0"),
+        (("--split_by", "start"), "--split_by start needs timestamps"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(
+    tables: Tables, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = tables.csv("e.csv", "id,time,variable,value\n1,0,hr,80\n2,300,hr,80\n")
+    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_latest_patients_are_the_test(tables: Tables) -> None:
+    rows = [f"{stay},2020-01-{stay:02} 12:00,hr,{stay}" for stay in range(10, 0, -1)]
+    src = tables.csv("e.csv", "id,time,variable,value\n" + "\n".join(rows) + "\n")
+    cohort = tables.compile(src, "--split_by", "start", "--fractions", 0.6, 0.2, 0.2)
+    stays = {name: split.stay_id.tolist() for name, split in cohort.splits.items()}
+    assert stays == {"train": [1, 2, 3, 4, 5, 6], "valid": [7, 8], "test": [9, 10]}
+
+
+def test_a_hospital_is_in_one_split(tables: Tables) -> None:
+    rows = [f"{stay},0,hr,80,{'ABC'[stay % 3]}" for stay in range(30)]
+    src = tables.csv("e.csv", "id,time,variable,value,site\n" + "\n".join(rows) + "\n")
+    cohort = tables.compile(src, "--split_by", "site", "--fractions", 0.4, 0.3, 0.3)
+    sites = {name: {"ABC"[stay % 3] for stay in split.stay_id.tolist()} for name, split in cohort.splits.items()}
+    assert sorted(map(len, sites.values())) == [1, 1, 1]

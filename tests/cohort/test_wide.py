@@ -1,0 +1,143 @@
+"""`data.py table`: a column a variable, ids in names of files, and other forms in which tables are published."""
+
+from __future__ import annotations
+
+import bz2
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqsetvae.cohort.command import main
+
+from .test_compile import sets_of
+from .test_table import EVENTS, Tables
+
+WIDE = "stay,hour,hr,lactate,rhythm,sex\n7,0,80,,sinus,f\n7,0.5,90,2,NA,f\n8,1,60,nan,afib,m\n"
+NAMES = ("--id_column", "stay", "--time_column", "hour", "--time_unit", "hours")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path)
+
+
+def test_each_cell_that_is_not_empty_is_an_event_of_its_column(tables: Tables) -> None:
+    cohort = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES, "--static_columns", "sex")
+    assert sets_of(cohort, "train", 0) == [
+        (0, [("sex=f", 1), ("hr", 80), ("rhythm=sinus", 1)]),
+        (30, [("hr", 90), ("lactate", 2)]),
+    ]
+    assert sets_of(cohort, "train", 1) == [(0, [("sex=m", 1)]), (60, [("hr", 60), ("rhythm=afib", 1)])]
+
+
+def test_parquet_gives_the_events_of_the_same_csv(tables: Tables) -> None:
+    wide = {"stay": [7, 7, 8], "hour": [0, 0.5, 1], "hr": [80, 90, 60], "lactate": [None, 2.0, float("nan")]}
+    wide |= {"rhythm": ["sinus", None, "afib"], "sex": ["f", "f", "m"]}
+    pq.write_table(pa.table(wide), tables.root / "wide.parquet")
+    ours = tables.compile(tables.root / "wide.parquet", "--wide", *NAMES)
+    theirs = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES)
+    assert ours.content_hash == theirs.content_hash
+
+
+def test_named_columns_alone_are_variables(tables: Tables) -> None:
+    cohort = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES, "--value_columns", "lactate", "rhythm")
+    assert cohort.vocabulary == ("lactate", "rhythm=afib", "rhythm=sinus")
+
+
+def test_a_cell_that_is_no_number_names_its_column_and_row(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("wide.csv", WIDE.replace("60,nan", "fast,nan"))
+    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
+    assert "wide.csv, row 2 (counted from 0), variable 'hr'" in capsys.readouterr().err
+
+
+def test_a_column_without_a_name_is_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("wide.csv", ",stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
+    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
+    assert "a column has no name ('')" in capsys.readouterr().err
+
+
+def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
+    for stay, value in ((7, 80), (8, 60)):
+        tables.csv(f"files/p{stay:03}.psv", f"hour|hr\n0|{value}\n")
+        tables.csv(f"folders/id={stay}/part-0.csv", f"hour,hr\n0,{value}\n")
+    flags = ("--wide", "--time_column", "hour")
+    for place in ("filename", "folder"):
+        cohort = tables.compile(tables.root / f"{place.removesuffix('name')}s", *flags, "--id_from", place)
+        assert [sets_of(cohort, "train", at) for at in (0, 1)] == [[(0, [("hr", 80)])], [(0, [("hr", 60)])]]
+    assert cohort.split("train").stay_id.tolist() == [7, 8]
+
+
+def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqsetvae.cohort.tables.read.BYTES_PER_PART", 40)
+    rows = ["id,time,variable,value"]
+    for stay in range(1, 30):
+        rows += [f"{stay},0,hr,{stay}", f",1,hr,{stay + 1}", f",2,hr,{stay + 2}"]
+    cohort = tables.compile(tables.csv("e.csv", "\n".join(rows) + "\n"), "--fill_down", "id")
+    assert cohort.split("train").stay_id.tolist() == list(range(1, 30))
+    assert sets_of(cohort, "train", 28) == [(0, [("hr", 29)]), (1, [("hr", 30)]), (2, [("hr", 31)])]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "flags"),
+    [
+        ("e.csv", ";", ()),
+        ("e.csv", "|", ()),
+        ("e.txt", "\t", ()),
+        ("e.psv", "|", ()),
+        ("e.csv", " ", ("--separator", "space")),
+    ],
+)
+def test_the_separator_is_that_of_the_header_or_of_the_flag(
+    tables: Tables, name: str, separator: str, flags: tuple[str, ...]
+) -> None:
+    expected = tables.compile(tables.csv("events.csv", EVENTS))
+    other = tables.compile(tables.csv(f"other/{name}", EVENTS.replace(",", separator)), *flags)
+    assert other.content_hash == expected.content_hash
+
+
+def test_two_possible_separators_are_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("e.csv", "id;time|variable;value\n")
+    assert main(["table", str(src), str(tables.root / "out")]) == 2
+    assert "Say which with --separator" in capsys.readouterr().err
+
+
+def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables: Tables) -> None:
+    expected = tables.compile(tables.csv("e.csv", "id,time,variable,value\n7,2020-01-31 12:30,hr,80\n"))
+    src = tables.root / "packed" / "e.csv.bz2"
+    src.parent.mkdir()
+    src.write_bytes(bz2.compress(b"7,2020-01-31,12:30,hr,80\n"))
+    flags = ("--columns", "id,date,clock,variable,value", "--time_column", "date", "--clock_column", "clock")
+    assert tables.compile(src, *flags).content_hash == expected.content_hash
+
+
+def test_a_sheet_of_excel_is_read_as_texts(tables: Tables) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["id", "time", "variable", "value"], [7, 0, "hr", 80.5], [8, 5, "hr", 60], [None, None, None, None]):
+        book.active.append(row)
+    (tables.root / "sheet").mkdir()
+    book.save(tables.root / "sheet" / "e.xlsx")
+    cohort = tables.compile(tables.root / "sheet" / "e.xlsx")
+    assert [sets_of(cohort, "train", at) for at in (0, 1)] == [[(0, [("hr", 80.5)])], [(5, [("hr", 60)])]]
+
+
+def test_durations_are_times_since_the_start(tables: Tables) -> None:
+    text = "id,time,variable,value\n7,26:30,hr,80\n7,1 days 02:45:00,hr,90\n"
+    cohort = tables.compile(tables.csv("e.csv", text), "--time_unit", "duration")
+    assert sets_of(cohort, "train", 0) == [(1590, [("hr", 80)]), (1605, [("hr", 90)])]
+    columns = {
+        "id": [7, 7],
+        "time": pa.array([95400, 96300], pa.duration("s")),
+        "variable": ["hr"] * 2,
+        "value": [80, 90],
+    }
+    pq.write_table(pa.table(columns), tables.root / "e.parquet")
+    assert tables.compile(tables.root / "e.parquet").content_hash == cohort.content_hash
+
+
+def test_times_may_be_in_weeks_and_years(tables: Tables) -> None:
+    for unit, minutes in (("weeks", 10_080), ("years", 525_960)):
+        cohort = tables.compile(tables.csv("e.csv", "id,time,variable,value\n7,1,hr,80\n"), "--time_unit", unit)
+        assert sets_of(cohort, "train", 0) == [(minutes, [("hr", 80)])]
