@@ -53,6 +53,12 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            print(
+                f"error: {str(error).splitlines()[0]} Often memory ran out, or /dev/shm is full: pass --num_workers 0.",
+                file=sys.stderr,
+            )
+            return 1
         if not lost_another(error):
             raise
         print("error: another process of this run has ended; its own error says why", file=sys.stderr)

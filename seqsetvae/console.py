@@ -6,6 +6,7 @@ torch, so that the command line can start without it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -62,8 +63,27 @@ class OutputLog:
             self._file = None
 
 
+def open_streams() -> None:
+    """Open what a daemon has closed of stdin, stdout and stderr, to nowhere.
+
+    Else the next file that is opened takes its number, and what a library prints is written into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.set_inheritable(nowhere, True)  # also for processes that are started
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 class SteadyStream:
-    """A stream whose reader may go away, as `| head` does: a run of days goes on, and only what it prints is lost."""
+    """A stream that may become unusable, as for `| head`, a closed terminal or a full disk.
+
+    A run of days goes on, and only what it prints is lost.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -87,10 +107,12 @@ class SteadyStream:
     def _without_reader(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # what is still in buffers, and all that follows, goes nowhere
+        except OSError as error:  # what is still in buffers, and all that follows, goes nowhere
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and self._stream is sys.__stdout__:
+                print(f"⚠️  the output is incomplete: {error.strerror}", file=sys.__stderr__)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -99,6 +121,7 @@ class SteadyStream:
 @contextmanager
 def steady_output() -> Iterator[None]:
     """What is printed inside goes to the terminal as before, and no error is raised if nobody reads it."""
+    open_streams()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = steady = [SteadyStream(stream) for stream in streams]
     try:

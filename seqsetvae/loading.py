@@ -6,6 +6,8 @@ Legend: E events, S sets, N stays in a batch; n stays in a split.
 from __future__ import annotations
 
 import copy
+import errno
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.format import ranges
 from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
+from seqsetvae.errors import InputError
 from seqsetvae.ops.attention import Grids
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from seqsetvae.sampler import LengthBucketSampler
@@ -139,6 +142,27 @@ class SplitBatches(Dataset[Batch]):
         return self.split.n_stays
 
 
+class BatchLoader(DataLoader[Any]):
+    """A DataLoader over whole batches that says it where its processes cannot be started."""
+
+    def __init__(self, batches: Dataset[Any], sampler: LengthBucketSampler, num_workers: int, **options: Any) -> None:
+        super().__init__(batches, batch_size=None, sampler=sampler, num_workers=num_workers, **options)
+
+    def __iter__(self) -> Any:
+        """Raises InputError."""
+        try:
+            if self.num_workers:  # semaphores, as many as its queues and more: where they fail, it prints a traceback
+                _ = [multiprocessing.Lock() for _ in range(4 + 4 * self.num_workers)]
+            return super().__iter__()
+        except OSError as error:
+            of_shm = error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+            where = " in /dev/shm, the shared memory, which has nothing to do with a disk" if of_shm else ""
+            raise InputError(
+                f"num_workers: received {self.num_workers}, but loader processes cannot be started ({error.strerror}"
+                f"{where}). Pass --num_workers 0."
+            ) from None
+
+
 class CohortDataModule(pl.LightningDataModule):
     """Loaders over a cohort's splits; on its own a data module for one fit. The fits of a run use StageLoaders.
 
@@ -235,11 +259,10 @@ class CohortDataModule(pl.LightningDataModule):
             key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
             own = self._soft_labels.get(split), self._prepare.get(split), key
             batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
-        return DataLoader(
+        return BatchLoader(
             batches if rows is None else rows,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.num_workers if rows is None else 0,  # a few rows are no work for another process
+            sampler,
+            self.num_workers if rows is None else 0,  # a few rows are no work for another process
             pin_memory=self.pin_memory,
             generator=torch.Generator().manual_seed(self.seed),  # its own: the global one is dropout's
         )

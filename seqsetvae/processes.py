@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -120,6 +121,9 @@ def launch(words: Sequence[str], devices: int) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process has printed its error
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    loopback = {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -129,11 +133,12 @@ def launch(words: Sequence[str], devices: int) -> int:
         run_id=str(os.getpid()),
         max_restarts=0,
         monitor_interval=0.1,
-        local_addr="localhost",  # else it asks for the name of this computer, which may not resolve
+        local_addr="localhost",
         signals_to_handle=",".join(signal.Signals(each).name for each in (*STOPPING, signal.SIGINT)),
     )
     try:
-        elastic_launch(config, sys.executable)(*words)
+        with _without_name_of_this_computer():
+            elastic_launch(config, sys.executable)(*words)
     except ChildFailedError as error:
         failure = error.get_first_failure()[1]
         if failure.exitcode >= 0:
@@ -148,6 +153,17 @@ def launch(words: Sequence[str], devices: int) -> int:
     except SignalException as stopped:
         return 130 if stopped.sigval == signal.SIGINT else 75
     return 0
+
+
+@contextmanager
+def _without_name_of_this_computer() -> Iterator[None]:
+    """torchrun's launcher asks for it again and again, and in many containers it takes seconds until nobody answers."""
+    found = socket.getfqdn
+    socket.getfqdn = lambda name="": "localhost"
+    try:
+        yield
+    finally:
+        socket.getfqdn = found
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import subprocess
 import sys
 import termios
 from collections.abc import Callable
@@ -132,6 +133,48 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capfd
     log.add("a line")
     log.add("another")
     assert "/dev/full is incomplete: No space left on device" in capfd.readouterr().err
+
+
+CLOSED = """
+import os, sys
+
+from seqsetvae.console import recorded_output, steady_output
+with steady_output(), recorded_output():
+    file = open("file.txt", "w")
+    print("out", flush=True)
+    print("err", file=sys.stderr, flush=True)
+    sys.stdin.read()
+    os.write(1, b"of a library")
+assert file.fileno() > 2
+assert os.path.getsize("file.txt") == 0
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_matter_and_no_file_takes_their_place(tmp_path: Path, closed: str) -> None:
+    root = str(Path(__file__).parents[1])
+    shell = f'exec "{sys.executable}" -c "$CODE" {closed}'
+    environment = {**os.environ, "CODE": CLOSED, "PYTHONPATH": root}
+    done = subprocess.run(
+        ["sh", "-c", shell], env=environment, cwd=tmp_path, capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (b"" if ">&-" in closed.split() else b"out\nof a library")
+
+
+def test_a_terminal_that_is_gone_and_a_full_disk_do_not_end_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        stream = SteadyStream(full)
+        stream.write("a line\n")
+        stream.flush()
+        stream.write("another\n")
+        stream.flush()
+    ours, theirs = pty.openpty()
+    with open(theirs, "w", encoding="utf-8") as terminal:  # noqa: PTH123
+        os.close(ours)
+        stream = SteadyStream(terminal)
+        stream.write("a line\n")
+        stream.flush()
 
 
 def test_half_a_character_from_a_damaged_file_is_escaped(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from seqsetvae import processes
 from seqsetvae.errors import InputError
+from seqsetvae.interrupt import STOPPING
 from seqsetvae.processes import check_processes, join, launch, this_process
 
 SCRIPT = """
@@ -40,6 +42,39 @@ def test_the_status_is_that_of_the_process_that_failed_first(tmp_path: Path) -> 
     status, seconds = _launch(tmp_path, "sys.exit(2)")
     assert status == 2
     assert seconds < 60
+
+
+def test_no_process_asks_for_the_name_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In many containers it does not resolve, and each question takes seconds."""
+
+    def asked(_: str = "") -> str:
+        raise AssertionError("asked for the name")
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys; from pathlib import Path; names = 'MASTER_ADDR', 'GLOO_SOCKET_IFNAME', 'RANK'\n"
+        f"Path({str(tmp_path)!r}, os.environ['RANK']).write_text(' '.join(map(os.environ.get, names)))",
+        encoding="utf-8",
+    )
+    assert launch([str(script)], 2) == 0
+    assert socket.getfqdn is asked
+    loopback = next(name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [f"localhost {loopback} {rank}" for rank in "01"]
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_to_the_launcher_reaches_the_processes_and_asks_to_try_again(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    first = f"os.kill(os.getppid(), {int(number)})"
+    try:
+        assert _launch(tmp_path, first)[0] == 75
+    finally:
+        signal.signal(number, before)
 
 
 def _second_of_two(monkeypatch: pytest.MonkeyPatch, port: int) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Split
 from seqsetvae.cohort.format import ranges
 from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.predictions import predict
-from seqsetvae.loading import CohortDataModule, SplitBatches
+from seqsetvae.loading import BatchLoader, CohortDataModule, SplitBatches
 from seqsetvae.processes import own_share
 from seqsetvae.sampler import LengthBucketSampler
 
@@ -94,13 +94,7 @@ def predict_prefixes(
         shuffle=False,
         **own_share(),
     )
-    loader = DataLoader(
-        _PrefixBatches(batches, prefixes),
-        sampler=sampler,
-        batch_size=None,
-        num_workers=data.num_workers,
-        pin_memory=data.pin_memory,
-    )
+    loader = BatchLoader(_PrefixBatches(batches, prefixes), sampler, data.num_workers, pin_memory=data.pin_memory)
     found = predict(model, embeddings, loader, split, precision)
     logit = np.empty(len(prefixes.stay))
     logit[sampler.batches.order] = found.logit.cpu().numpy()

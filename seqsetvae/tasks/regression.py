@@ -26,6 +26,8 @@ METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
 
 Floats = NDArray[np.float64]
+LARGEST = 1e12  # a label beyond is a fault of the file; the squares of far larger ones are infinite
+FURTHEST = 1e6  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,23 @@ def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
 
 def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
     """Numbers or NaN: [n, K]."""
-    return numbers(spec.names, cells, file, np.isfinite, "a finite number, empty")
+    return numbers(
+        spec.names, cells, file, lambda value: np.abs(value) <= LARGEST, f"a number up to {LARGEST:g}, empty"
+    )
 
 
 def encode(spec: Spec, target: Floats) -> Floats:
-    """In standard deviations from the training mean."""
-    return (target - np.array(spec.mean)) / np.array(spec.std)
+    """In standard deviations from the training mean. Raises InputError for one that no loss can hold."""
+    found = (target - np.array(spec.mean)) / np.array(spec.std)
+    wrong = np.argwhere(np.abs(found) > FURTHEST)
+    if len(wrong):
+        row, column = wrong[0]
+        raise InputError(
+            f"the column {spec.names[column]!r} of the labels has the value {target[row, column]:g}, which is "
+            f"{found[row, column]:.2g} standard deviations from the mean of the training stays "
+            f"({spec.mean[column]:g}). Correct it, or leave it empty."
+        )
+    return found
 
 
 def decode(spec: Spec, output: Floats) -> Floats:

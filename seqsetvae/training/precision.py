@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,7 +33,24 @@ def prepare_device(run: RunSettings) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.use_deterministic_algorithms(run.deterministic)
     join(use_gpu)
-    return torch.device("cuda" if use_gpu else "cpu")
+    device = torch.device("cuda" if use_gpu else "cpu")
+    if run.compile_model:
+        _require_compiler(device)
+    return device
+
+
+@cache
+def _require_compiler(device: torch.device) -> None:
+    """Compile a sum. Raises InputError where that fails, which else a run would find out when it trains."""
+    try:
+        torch.compile(lambda values: values.cos() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of whatever kind: no compiler, no headers of Python, no folder for its files
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"compile_model: torch.compile fails here ({type(error).__name__}: {reason:.200}). It needs a C++ compiler "
+            "and, on a GPU, the headers of Python. Install them, or leave out --compile_model, which changes the speed "
+            "alone."
+        ) from None
 
 
 def effective_precision(run: RunSettings, device: torch.device) -> str:

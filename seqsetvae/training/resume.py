@@ -140,6 +140,11 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
     if recorded["versions"] != now["versions"]:
         before, after = recorded["versions"], now["versions"]
         print(f"⚠️  The run began with {before} and goes on with {after}, so the last digits may differ.")
+    if recorded.get("threads", now["threads"]) != now["threads"]:  # not in runs of earlier versions
+        print(
+            f"⚠️  Threads: {recorded['threads']} before, {now['threads']} from now on, so the last digits may differ "
+            "(OMP_NUM_THREADS)."
+        )
 
 
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -137,6 +137,7 @@ def _config(
             "notices": notices(cohort),
         },
         "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
+        "threads": torch.get_num_threads(),
     }
 
 

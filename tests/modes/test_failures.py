@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from seqsetvae import modes
 from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
+from seqsetvae.errors import InputError
 from seqsetvae.files import cannot_write
+from seqsetvae.loading import CohortDataModule
 from seqsetvae.modes.scoring import Scorer
-from seqsetvae.training import callbacks
+from seqsetvae.training import callbacks, precision
 from seqsetvae.training.run_state import Row
 from tests import tiny
 from tests.command import argv, call, finetune, rows_of, run_of
@@ -167,3 +171,44 @@ def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capfd: py
     said = capfd.readouterr()
     assert said.err == ""
     assert [line.endswith("; the run goes on without it") for line in said.out.splitlines()] == [True, True]
+
+
+def test_loader_processes_that_cannot_be_started_are_one_error(
+    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Semaphores are files in /dev/shm, which in a container holds 64 MB and is no disk."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Lock", full)
+    loader = CohortDataModule(compiled, batch_size=8, max_events=1000, num_workers=2).loader("valid")
+    with pytest.raises(InputError, match=r"num_workers: received 2, .*No space left on device in /dev/shm.*_workers 0"):
+        next(iter(loader))
+
+
+def test_a_loader_process_that_was_ended_is_one_error(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.\nMore.")
+
+    monkeypatch.setattr(modes.finetune, "run", ended)
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
+    assert status == 1
+    assert errors.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error. Often memory ran out")
+    assert errors.count("\n") == 1
+
+
+def test_compile_model_without_a_compiler_is_one_error_before_training(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    precision._require_compiler.cache_clear()
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, compile_model=True)
+    assert status == 2
+    assert "compile_model: torch.compile fails here (RuntimeError: No working C++ compiler found)" in errors
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import report
 from seqsetvae.evaluation.report import page
 from seqsetvae.training import calibrate, start
+from seqsetvae.training.resume import check_same_inputs
 from tests.command import argv, call, finetune, rows_of, run_of
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, killed_at, refusal, resume
@@ -210,6 +211,16 @@ def test_a_finished_run_whose_data_changed_is_still_finished(killed: Path) -> No
     (killed / "config.json").write_text(json.dumps(changed), encoding="utf-8")
     assert "the data in" in refusal(killed, "--max_epochs", "4", "--override", "max_epochs")
     assert resume(killed).startswith("Nothing to do")
+
+
+def test_another_number_of_threads_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sums are then added in another order."""
+    run = {"cohort": {"content": "c"}, "pretrained_checksum": None, "versions": {}, "threads": 4}
+    check_same_inputs(run, run, tmp_path)
+    check_same_inputs({name: run[name] for name in run if name != "threads"}, run, tmp_path)
+    assert capsys.readouterr().out == ""
+    check_same_inputs(run, run | {"threads": 1}, tmp_path)
+    assert "Threads: 4 before, 1 from now on, so the last digits may differ" in capsys.readouterr().out
 
 
 def test_a_process_that_is_killed_ends_like_one_that_was_not(

@@ -187,7 +187,13 @@ def test_baselines_learn_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) -
         ("multiclass", ("a", "b"), [["1", "0"]], "allowed: one column"),
         ("multiclass", ("a",), [["x"], ["x"], [""]], "has 1 different values"),
         ("multiclass", ("a",), [[str(i)] for i in range(101)], "To predict a number use --task regression"),
-        ("regression", ("a",), [["1.5"], ["x"]], "the column 'a' has the value 'x'; allowed: a finite number, empty"),
+        ("regression", ("a",), [["1.5"], ["x"]], "the column 'a' has the value 'x'; allowed: a number up to"),
+        (
+            "regression",
+            ("a",),
+            [["1"], ["-1e30"]],
+            "the column 'a' has the value '-1e30'; allowed: a number up to 1e.12",
+        ),
         ("regression", ("a",), [["1"], ["inf"]], "the value 'inf'"),
         ("regression", ("a", "b"), [["1", "2"], ["3", "2"]], "the column 'b' has not two different values"),
         ("regression", ("a",), [[""], [""]], "the column 'a' has not two different values"),
@@ -198,6 +204,14 @@ def test_labels_that_a_task_cannot_have_are_one_clear_error(
 ) -> None:
     with pytest.raises(InputError, match=message):
         TASKS[task].fit(names, np.array(cells), "oc.csv")
+
+
+def test_a_label_far_from_those_of_training_is_an_error() -> None:
+    """Its square would be an infinite loss, which looks like a matter of learning rates."""
+    spec = regression.fit(("days",), np.array([["1"], ["2"], ["3"]]), "oc.csv")
+    target = regression.parse(spec, np.array([["2"], [""], ["3e9"]]), "oc.csv")
+    with pytest.raises(InputError, match=r"the column 'days' .* has the value 3e.09, which is 3.7e.09 standard dev"):
+        regression.encode(spec, target)
 
 
 def test_classes_are_in_the_order_of_their_numbers_and_an_unknown_one_is_an_error() -> None:
