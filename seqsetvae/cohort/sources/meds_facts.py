@@ -37,9 +37,10 @@ class Facts:
 
     def add(self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> None:
         """Note the rows of a part; all arrays are [R]."""
-        untimed = (ids >= 0) & (code >= 0) & (time == BAD_TIME if time.dtype == np.int64 else np.isnan(time))
-        cells, rows = part.columns[CODE], np.flatnonzero(untimed)
-        self._timed.update(as_text(pc.unique(cells.filter(pa.array(~untimed)) if len(rows) else cells)).to_pylist())
+        untimed = time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)
+        cells, rows = part.columns[CODE], np.flatnonzero(untimed & (ids >= 0) & (code >= 0))
+        timed = cells.filter(pa.array(~untimed)) if untimed.any() else cells
+        self._timed.update(as_text(pc.unique(timed)).to_pylist())
         encoded = as_text(cells.take(pa.array(rows))).dictionary_encode()
         names, local = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
         number = np.array([self._codes.setdefault(name, len(self._codes)) for name in names], dtype=np.int64)
