@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.loading import Prepare, value_type
 from seqsetvae.settings.groups import RunSettings
 
@@ -33,3 +34,18 @@ def host_work(backbone: Any, variables: torch.Tensor, again: bool = False) -> Pr
     """
     summarizer = getattr(backbone, "kept_summarizer" if again else "summarizer", None)
     return None if summarizer is None else summarizer(variables)
+
+
+def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:
+    """Variables of a cohort that a model does not use, or not wholly, and why; the backbone is fitted or loaded."""
+    left_out = cohort.manifest["report"].get("unknown_variables", {}).values()
+    found = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
+    rare = "has too few training values (min_count): that it occurred is used, its values are not"
+    found |= {name: rare for name in cohort.vocabulary if not transform.values_read(name)}
+    unused: dict[str, str] = getattr(backbone, "unused_variables", dict)()
+    found |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
+    known = getattr(backbone.sizes, "vocabulary", None)
+    if known is not None:
+        unknown = set(cohort.vocabulary) - set(known)
+        found |= dict.fromkeys(unknown, "is unknown to the pretrained checkpoint")
+    return dict(sorted(found.items()))

@@ -71,6 +71,10 @@ class Quantiles:
         """Unchanged: a variable without quantiles is rare."""
         return replace(self)
 
+    def values_read(self, name: str) -> bool:
+        """Those of rare variables, which have no quantiles, are not."""
+        return name in self.quantiles
+
     def change(self, cohort: Cohort) -> ValueChange:
         """Stored values → positions; the same quantiles serve z-scores and raw values."""
         return partial(positions, [_curve(self.quantiles.get(name, ())) for name in cohort.vocabulary])

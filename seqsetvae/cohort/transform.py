@@ -53,6 +53,10 @@ class ValueTransform(Protocol):
         """The same for a vocabulary with variables that the training data did not have."""
         ...
 
+    def values_read(self, name: str) -> bool:
+        """Whether a model reads the values of a variable, and not only that it occurred."""
+        ...
+
     def change(self, cohort: Cohort) -> ValueChange | None:
         """What turns stored values (z-scores; raw values without statistics) into those of a batch; None = no change.
 
@@ -103,6 +107,10 @@ class ZScore:
         if not self.min_count:
             return self
         return replace(self, rare=tuple(sorted({*self.rare, *(name for name in vocabulary if name not in known)})))
+
+    def values_read(self, name: str) -> bool:
+        """Those of rare variables are not."""
+        return name not in self.rare
 
     def change(self, cohort: Cohort) -> ValueChange | None:
         """Clip to a smallest and a largest value of each variable.

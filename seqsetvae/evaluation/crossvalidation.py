@@ -14,8 +14,12 @@ import numpy as np
 
 from seqsetvae.evaluation.results import RANKING, resampled_unit
 from seqsetvae.evaluation.statistics import Figures, Floats, Interval, Scores, bootstrap
+from seqsetvae.evaluation.verdict import IN_WORDS, NOT_COMPARED, NOT_WORSE, said_first, worse_than
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
+OTHER_BASELINE = "logistic regression"
+TO_OTHER = "difference_to_logistic_regression"
+PARTS = ("network alone", "trees alone")  # of a model that averages both
 NOT_MODELS = ("stay_id", "label")
 SUBJECT = "subject_id"
 
@@ -48,7 +52,7 @@ def results(folds: Sequence[Columns], first: str | None = None) -> dict[str, Any
         first: a model that the others are compared with, besides the REFERENCE.
     """
     table = _Table(folds)
-    others = {"difference": REFERENCE, "difference_to_first": first}
+    others = {"difference": REFERENCE, TO_OTHER: OTHER_BASELINE, "difference_to_first": first}
     pairs = {
         kind: [model for model in table.models if other in table.models and model != other]
         for kind, other in others.items()
@@ -71,7 +75,22 @@ def results(folds: Sequence[Columns], first: str | None = None) -> dict[str, Any
         for kind in (kind for kind in pairs if model in pairs[kind]):
             entries[model][kind] = {name: intervals[f"{kind}: {name} of {model}"].as_plain() for name in RANKING}
     counts = {"folds": len(folds), "predictions": len(table.label), "positives": int(table.label.sum())}
-    return counts | resampled_unit(table.subject, len(table.label)) | {"first": first, "models": entries}
+    about = counts | resampled_unit(table.subject, len(table.label)) | {"first": first, "models": entries}
+    return {IN_WORDS: _verdict(entries)} | about
+
+
+def _verdict(entries: Mapping[str, Any]) -> str:
+    """A sentence for each model that a baseline is better than."""
+    baselines = {"difference": REFERENCE, TO_OTHER: OTHER_BASELINE}
+    there = {kind: name for kind, name in baselines.items() if name in entries}
+    if not there:
+        return NOT_COMPARED
+    found = []
+    for model, entry in entries.items():
+        if model not in baselines.values() and not model.endswith(PARTS):
+            others = {name: {"figures": entries[name], "difference": entry[kind]} for kind, name in there.items()}
+            found.append(worse_than(model, entry, others))
+    return " ".join(filter(None, found)) or NOT_WORSE
 
 
 class _Table:
@@ -122,6 +141,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     cell = max(len(_cell(entry[figure])) for entry in models.values() for figure in RANKING)
     about = "AUROC and AUPRC"
     found = [
+        *said_first(result),
         f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; "
         f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}; "
         f"[95 % intervals] over {result['resampled']}",

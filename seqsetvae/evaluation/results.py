@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.evaluation.calibration import Calibration
 from seqsetvae.evaluation.statistics import FIGURES, RESAMPLES, Interval, Scores, bootstrap, difference, shares_subjects
+from seqsetvae.evaluation.verdict import IN_WORDS, said_first, verdict
 
 FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
 RANKING = ("auroc", "auprc")
@@ -91,7 +92,9 @@ def evaluation(
     of_baselines = {name: Scores(label, logit, subject=evaluated.subject) for name, logit in (baselines or {}).items()}
     others = of_baselines | dict(compared or {})
     found = _figures(scores, resamples, seed)
+    compared_with = {name: _compared(scores, other, resamples, seed) for name, other in others.items()}
     return {
+        IN_WORDS: verdict({"figures": found, "baselines": compared_with}),
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,
         "stays": len(label),
@@ -102,7 +105,7 @@ def evaluation(
         "figures": found,
         "prevalence": float(label.mean()),
         "cautions": [*cautions, *_cautions(evaluated, found)],
-        "baselines": {name: _compared(scores, other, resamples, seed) for name, other in others.items()},
+        "baselines": compared_with,
         "subgroups": [_subgroup(evaluated, each, resamples, seed) for each in subgroups],
         "landmarks": [_landmark(evaluated, each, resamples, seed) for each in landmarks],
     }
@@ -202,6 +205,7 @@ def table(content: Plain) -> str:
     stays, positives, prevalence = content["stays"], content["positives"], content["prevalence"]
     of = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
     lines = [
+        *said_first(content),
         content["checkpoint"],
         f"  split {content['split']}: {stays:,} stays{of}, {positives:,} positive (prevalence {prevalence:.1%}); label "
         f"{content['label_name']}",

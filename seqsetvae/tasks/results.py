@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.evaluation.results import Subgroup, resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, bootstrap
+from seqsetvae.evaluation.verdict import IN_WORDS, said_first, verdict
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Spec
 
@@ -55,7 +56,10 @@ def evaluation(
         resamples, seed: of the bootstrap.
     """
     spec, stays = evaluated.spec, np.ones(len(evaluated.output), dtype=bool)
+    found = _figures(evaluated, evaluated.output, stays, resamples, seed)
+    baselines = {name: _compared(evaluated, other, resamples, seed) for name, other in others.items()}
     return {
+        IN_WORDS: verdict({"figures": found, "baselines": baselines}),
         "task": spec.task,
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,
@@ -63,9 +67,9 @@ def evaluation(
         "labels": {name: int(n) for name, n in zip(spec.names, (~np.isnan(evaluated.truth)).sum(axis=0), strict=True)},
         **resampled_unit(evaluated.subject, len(evaluated.output)),
         "label_name": spec.title,
-        "figures": _figures(evaluated, evaluated.output, stays, resamples, seed),
+        "figures": found,
         "cautions": [*cautions, *_cautions(evaluated)],
-        "baselines": {name: _compared(evaluated, other, resamples, seed) for name, other in others.items()},
+        "baselines": baselines,
         "subgroups": [
             {
                 "column": each.column,
@@ -121,6 +125,7 @@ def table(content: Plain) -> str:
     of = f" of {content['patients']:,} patients" * (content["resampled"] == "patients")
     width = max(map(len, [*content["figures"], "difference of "])) + 16
     lines = [
+        *said_first(content),
         content["checkpoint"],
         f"  task {content['task']}, split {content['split']}: {content['stays']:,} stays{of}; label "
         f"{content['label_name']}",

@@ -19,6 +19,7 @@ except ImportError:  # Windows
 
 CHECKPOINTS = "checkpoints"
 CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".running"
+WINDOW, NOT_USED = "window", "variables_not_used"  # keys of config.json
 EXPORTED = "model.safetensors"  # in a folder that --mode export wrote
 
 

@@ -13,6 +13,7 @@ import torch
 
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import notices
+from seqsetvae.cohort.profile import Window
 from seqsetvae.console import end_log, start_log
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
@@ -25,12 +26,13 @@ from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
 from seqsetvae.training.resume_check import identity, require_same_run
-from seqsetvae.training.run_folder import CONFIG, SUMMARY, RunFolder, find_checkpoint
+from seqsetvae.training.run_folder import CONFIG, NOT_USED, SUMMARY, WINDOW, RunFolder, find_checkpoint
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
 from seqsetvae.training.trackers import trackers
+from seqsetvae.variables import not_used
 
 
 def start_run(
@@ -62,6 +64,7 @@ def start_run(
         folder = RunFolder(resume)
     folder.lock()
     config = _config(mode, settings, data, sizes, report, effective_precision(run, device))
+    config |= _of_model(module, data)
     point = None
     if resume is not None:
         try:
@@ -74,6 +77,9 @@ def start_run(
     folder.write_json(CONFIG, config)
     print(f"Run folder: {folder.path}")
     say_precision(run, device)
+    print(f"Window: {config[WINDOW]}")
+    if config[NOT_USED]:
+        print(f"Variables that the model does not use, or not wholly: {len(config[NOT_USED]):,}; see {CONFIG}")
     tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
     found = Run(
         module=module,
@@ -139,6 +145,14 @@ def _config(
         "versions": {"torch": torch.__version__, "pytorch_lightning": pl.__version__},
         "threads": torch.get_num_threads(),
     }
+
+
+def _of_model(module: pl.LightningModule, data: CohortDataModule) -> dict[str, Any]:
+    """What a model was trained on and what of it it does not use, for the report."""
+    found: Any = module
+    backbone = getattr(found, "backbone", None)
+    unused = {} if backbone is None else not_used(backbone, data.cohort, data.transform)
+    return {WINDOW: str(Window.of([data.cohort.split("train")])), NOT_USED: unused}
 
 
 def _pretrained_checksum(pretrained: PretrainedSettings) -> str | None:

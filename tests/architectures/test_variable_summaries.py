@@ -19,7 +19,9 @@ from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
 from seqsetvae.batch import Batch
+from seqsetvae.cohort.transform import ZScore
 from seqsetvae.errors import InputError
+from seqsetvae.variables import not_used
 from tests import tiny
 
 NAMES = tuple(f"v{row}" for row in range(tiny.VARIABLES))
@@ -290,6 +292,22 @@ def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatc
 
 def tiny_stays() -> list[Any]:
     return tiny.ragged_stays() + tiny.ragged_stays(seed=1)
+
+
+def test_variables_of_which_nothing_is_used_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, _ = _network(monkeypatch)
+    network.used[:] = True
+    network.used[3] = False
+    cohort = SimpleNamespace(
+        vocabulary=("v1", "v2", "v3", "new"),
+        manifest={"report": {"unknown_variables": {"train": {"no vector": 5}}}},
+    )
+    assert not_used(network, cohort, ZScore(min_count=5, rare=("v2",))) == {  # type: ignore[arg-type]
+        "new": "is unknown to the pretrained checkpoint",
+        "no vector": "has no embedding, so its events were left out",
+        "v2": "has too few training values (min_count): that it occurred is used, its values are not",
+        "v3": "no summary of it differs between enough training stays",
+    }
 
 
 def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae.evaluation.calibration import Calibration
 from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation, table
 from seqsetvae.evaluation.statistics import FIGURES
+from seqsetvae.evaluation.verdict import NOT_COMPARED, NOT_WORSE, worse_than
 from tests.evaluation.test_statistics import sample
 
 CALIBRATION = Calibration(
@@ -43,6 +44,55 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> Non
     assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
     assert found["difference"].keys() == {"auroc", "auprc"}
     assert "compared with boosted trees" in table(content)
+
+
+def test_a_baseline_that_is_better_is_said_first_and_what_to_use() -> None:
+    label, logit = sample(2000)
+    rng = np.random.default_rng(0)
+    weak = replace(_evaluated(2000), label=label, logit=logit + 3 * rng.normal(size=2000))
+    baselines = {"prevalence": np.zeros(2000), "boosted trees": logit + 0.3 * rng.normal(size=2000)}
+    content = _content(weak, baselines=baselines | {"logistic regression": logit})
+    text, figures = content["verdict"], content["figures"]["auroc"]
+    assert next(iter(content)) == "verdict"
+    assert text.startswith(f"This model is worse than boosted trees (AUROC {figures['value']:.3f} against 0.")
+    assert "and logistic regression (AUROC" in text
+    assert text.endswith(" on the same stays. Use logistic regression instead, until a model is better.")
+    assert "prevalence" not in text
+    assert table(content).startswith(f"⚠️  {text}\n")
+
+
+def test_a_model_that_ranks_worse_than_chance_is_not_to_be_used() -> None:
+    evaluated = _evaluated(2000)
+    content = _content(replace(evaluated, logit=-evaluated.logit), baselines={"prevalence": np.zeros(2000)})
+    assert "worse than the prevalence, which looks at no stay (AUROC" in content["verdict"]
+    assert content["verdict"].endswith("Use no model rather than this one.")
+
+
+def test_a_model_that_is_better_in_one_figure_and_worse_in_another_has_both_said() -> None:
+    differences = {
+        "auroc": {"value": -0.1, "low": -0.2, "high": -0.05},
+        "auprc": {"value": 0.1, "low": 0.05, "high": 0.2},
+    }
+    figures = {"auroc": {"value": 0.7}, "auprc": {"value": 0.4}}
+    text = worse_than("this model", figures, {"trees": {"figures": {}, "difference": differences}})
+    assert text is not None
+    assert "AUPRC difference +0.100 [+0.050, +0.200], where the model is better" in text
+
+
+@pytest.mark.parametrize(("figure", "sign"), [("R² of days", -1), ("MAE of days", 1), ("mean AUROC", -1)])
+def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
+    difference = {"value": sign * 0.2, "low": sign * 0.2 - 0.1, "high": sign * 0.2 + 0.1}
+    for turned, is_worse in ((1, True), (-1, False)):
+        ends = sorted(turned * value for value in (difference["low"], difference["high"]))
+        other = {"value": turned * difference["value"], "low": ends[0], "high": ends[1]}
+        found = worse_than("this model", {}, {"trees": {"figures": {}, "difference": {figure: other}}})
+        assert (found is not None) is is_worse
+
+
+def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
+    evaluated = _evaluated()
+    assert _content(evaluated, baselines={"copy": evaluated.logit})["verdict"] == NOT_WORSE
+    assert _content(evaluated)["verdict"] == NOT_COMPARED
 
 
 def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:

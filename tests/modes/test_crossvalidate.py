@@ -55,6 +55,23 @@ def test_a_model_does_not_differ_from_its_copy() -> None:
     assert f"copy           {entry['value']:.4f} ({entry['sd_over_folds']:.4f}) [{entry['low']:.4f}, " in printed
 
 
+def test_a_baseline_that_is_better_is_said_first() -> None:
+    folds = [_columns(seed, 600) for seed in (0, 1)]
+    rng = np.random.default_rng(0)
+    for fold in folds:
+        fold["network alone"] = fold["network"]
+        fold["network"] = fold["network"] + 4 * rng.normal(size=600)
+        fold["boosted trees"] = rng.normal(size=600)
+        fold["logistic regression"] = rng.normal(size=600) + 2 * fold["label"]
+    result = results(folds)
+    text = result["verdict"]
+    assert text.startswith("Network is worse than logistic regression (AUROC 0.")
+    assert text.endswith("Use logistic regression instead, until a model is better.")
+    assert "boosted trees" not in text
+    assert lines(result)[0] == f"⚠️  {text}"
+    assert next(iter(result)) == "verdict"
+
+
 def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds() -> None:
     folds = [_columns(seed) for seed in (0, 1, 2)]
     two = [fold | {"network": np.stack([fold["network"], fold["boosted trees"]])} for fold in folds]

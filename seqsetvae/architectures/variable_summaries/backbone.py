@@ -125,6 +125,12 @@ class Backbone(nn.Module):
         rows = {name: row for row, name in enumerate(self.sizes.vocabulary)}
         return torch.tensor([rows.get(name, -1) for name in cohort.vocabulary])
 
+    def unused_variables(self) -> dict[str, str]:
+        """The variables of which no summary is used, and why."""
+        why = "no summary of it differs between enough training stays"
+        names = zip(self.sizes.vocabulary, self.used.any(dim=1).tolist(), strict=True)
+        return {name: why for name, is_used in names if not is_used}
+
     def summarizer(self, variables: torch.Tensor) -> Summarizer:
         """Makes the summaries of batches on the host; `variables` as from `variable_table`."""
         names = self.sizes.vocabulary

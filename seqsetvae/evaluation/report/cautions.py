@@ -13,6 +13,7 @@ from seqsetvae.evaluation.report.wording import counted, model_name, number, wit
 
 FEW_POSITIVES = 50  # below this an AUROC interval is about 0.15 wide
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
+NAMED = 8  # variables that one line names
 BEGINNING = 40  # characters by which a line of train.log is recognized
 SAME = 1e-6  # difference between two computations of one figure that rounding explains
 
@@ -76,6 +77,11 @@ def _of_data(run: Run) -> Iterator[Caution]:
                 f"Few positives: {counted(positives, 'positive stay')} in the validation split (fewer than "
                 f"{FEW_POSITIVES}), so its figures are uncertain.",
             )
+    if run.not_used:
+        named = ", ".join(repr(name) for name, _ in run.not_used[:NAMED])
+        more = f" and {len(run.not_used) - NAMED:,} more" if len(run.not_used) > NAMED else ""
+        text = f"The model does not use, or not wholly: {counted(len(run.not_used), 'variable')}, {named}{more}"
+        yield Caution("note", f"{text}. The section Data says why.")
     yield from (Caution("note", f"Data: {line}.") for line in run.notices)
 
 
@@ -83,7 +89,6 @@ def _of_evaluation(evaluation: Evaluation) -> Iterator[Caution]:
     """What `--mode evaluate` cautions about (positives, split, chance), and what follows from the figures."""
     yield from (Caution("warning", line) for line in evaluation.cautions)
     yield from _of_intervals(evaluation)
-    yield from _of_baselines(evaluation)
     yield from _of_subgroups(evaluation)
 
 
@@ -98,20 +103,6 @@ def _of_intervals(evaluation: Evaluation) -> Iterator[Caution]:
     if slope is not None and slope.excludes(1):
         extreme = "too extreme (far from the mean)" if slope.value < 1 else "too close to the mean"
         yield Caution("note", f"Predicted probabilities are {extreme}: calibration slope {with_interval(slope, 2)}.")
-
-
-def _of_baselines(evaluation: Evaluation) -> Iterator[Caution]:
-    better = []
-    for baseline in evaluation.baselines:
-        difference = baseline.difference.get("auroc")
-        if difference is not None and difference.excludes(0) and difference.value < 0:
-            better.append(f"{model_name(baseline.name)} {with_interval(difference)}")
-    if better:
-        yield Caution(
-            "warning",
-            f"Ranked better by {counted(len(better), 'baseline')}: AUROC of this model minus that of "
-            f"{', of '.join(better)}.",
-        )
 
 
 def _of_subgroups(evaluation: Evaluation) -> Iterator[Caution]:
@@ -155,7 +146,9 @@ def are_of(stays: ScoredStays, evaluation: Evaluation) -> bool:
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """The result beside the best baseline, in one sentence."""
+    """Which baselines are better and what to use; else the result beside the best baseline."""
+    if evaluation.worse_than is not None:
+        return evaluation.worse_than
     auroc = evaluation.figures.get("auroc")
     if auroc is None:
         return "The AUROC could not be computed."
@@ -176,4 +169,4 @@ def _against(best: Baseline, auroc: float) -> str:
     )
     if not difference.excludes(0):
         return f"No clear difference to the best baseline, {name}: {text}."
-    return f"{'Better' if difference.value > 0 else 'Worse'} than the best baseline, {name}: {text}."
+    return f"Better than the best baseline, {name}: {text}."

@@ -75,6 +75,9 @@ def cautions_of(runs: Runs) -> list[Caution]:
     for what, values in differing.items():
         if len(values) > 1:
             found.append(Caution("warning", f"The runs differ in their {what}, so their figures are not comparable."))
+    for name, run in runs.items():
+        if run.evaluation is not None and run.evaluation.worse_than is not None:
+            found.insert(0, Caution("warning", f"{name}: {run.evaluation.worse_than}"))
     texts = dict.fromkeys(
         text for run in runs.values() if run.evaluation is not None for text in run.evaluation.cautions
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.statistics import PREVALENCE
+from seqsetvae.evaluation.verdict import worse_than
 from seqsetvae.files import read_json
 
 EVALUATION = "evaluation.json"
@@ -73,6 +74,7 @@ class Evaluation:
     subgroups: tuple[Group, ...]
     landmarks: tuple[Group, ...]  # their name is the hour
     resampled: str = "stays"  # what the intervals are over: stays or patients
+    worse_than: str | None = None  # which baselines are better and what to use, in words
 
     @property
     def rivals(self) -> tuple[Baseline, ...]:
@@ -112,6 +114,7 @@ def _evaluation(content: dict[str, Any]) -> Evaluation:
         subgroups=tuple(_group(str(each["column"]), each["group"], each) for each in content.get("subgroups") or ()),
         landmarks=tuple(_group("hours", f"{each['hours']:g}", each) for each in content.get("landmarks") or ()),
         resampled=str(content.get("resampled", "stays")),  # files from before it was recorded
+        worse_than=worse_than("this model", content["figures"], baselines),
     )
 
 

@@ -68,6 +68,18 @@ class Run:
         return list((self.config.get("cohort") or {}).get("notices") or ())
 
     @property
+    def window(self) -> str | None:
+        """Up to when events were used in training; None: the run is of an earlier version."""
+        recorded = self.config.get("window")
+        return recorded if isinstance(recorded, str) else None
+
+    @property
+    def not_used(self) -> list[list[str]]:
+        """(variable, why) of those that the model does not use, or not wholly."""
+        recorded = self.config.get("variables_not_used")
+        return [[str(name), str(why)] for name, why in recorded.items()] if isinstance(recorded, dict) else []
+
+    @property
     def metrics(self) -> list[str]:
         """Columns of metrics.csv that measure the model."""
         names = dict.fromkeys(name for row in self.rows for name in row)

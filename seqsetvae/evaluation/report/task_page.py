@@ -11,6 +11,7 @@ from seqsetvae.evaluation.report.cautions import Caution, cautions_of
 from seqsetvae.evaluation.report.content import Card, Missing, Section, Table
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.wording import model_name, number
+from seqsetvae.evaluation.verdict import verdict
 
 NOT_AVAILABLE = (
     "Calibration, decision curves, landmarks and the risk over time are available for one binary label only."
@@ -33,7 +34,7 @@ def page_content(run: Run, command: str) -> dict[str, Any]:
     return {
         "title": f"Fine-tuned model: {run.label_name} ({run.task})",
         "name": run.folder.resolve().name,
-        "verdict": None,
+        "verdict": None if evaluation is None else verdict(evaluation),
         "cards": _cards(run),
         "cautions": [*_cautions(run), *cautions_of(run)],
         "result": None if evaluation is None else _result(evaluation),

@@ -18,10 +18,14 @@ def data_section(run: Run) -> Section:
     """The data card: counts by split, where labels and embeddings come from, and what was odd."""
     recorded = run.config.get("cohort") or {}
     text = [f"Label: {run.label_name}. Data folder: {recorded.get('path', 'not recorded')}."]
+    text.append(f"Window of the training stays: {run.window or 'not recorded (a run of an earlier version)'}.")
+    not_used = Table(
+        "Variables that the model does not use, or not wholly", ("variable", "why"), run.not_used, numeric=False
+    )
     notices = [f"Notice: {line}." for line in run.notices]
     if run.cohort is None:
         text.append("The data are no longer there or have changed, so their counts cannot be shown.")
-        return Section("data", "Data", text + notices)
+        return Section("data", "Data", text + notices, folded=[not_used] if run.not_used else [])
     manifest = run.cohort.manifest
     text.append(
         f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
@@ -32,7 +36,8 @@ def data_section(run: Run) -> Section:
     if run.task != "binary":  # the cohort counts another label than this run predicts
         head, *rows = [[*row[:2], *row[5:]] for row in (head, *rows)]
     variables = Table("Variables", ("variable", "mean", "std"), _variables(run), numeric=True)
-    return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=[variables])
+    folded = [not_used, variables] if run.not_used else [variables]
+    return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=folded)
 
 
 def _split_row(name: str, counts: dict[str, int]) -> list[str]:

@@ -89,7 +89,7 @@ def test_all_parts_are_there_in_the_order_of_their_importance(reported: Path) ->
         *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "subgroups"),
         *("landmarks", "one-stay", "speed", "configuration", "warnings"),
     ]
-    assert "Worse than the best baseline, Boosted trees" in page.text.partition("What to distrust")[0]
+    assert "This model is worse than boosted_trees" in page.text.partition("What to distrust")[0]
     assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 1 + 1 + 1
 
 
@@ -139,6 +139,18 @@ def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> N
     assert Page(reported / "report.html").text.count(NASTY) > 4  # in a figure too: a $ starts no formula there
     forest = ElementTree.parse(reported / "figures" / "subgroups.svg")
     assert any(NASTY in (element.text or "") for element in forest.iter())
+
+
+def test_the_window_and_the_variables_that_are_not_used_are_named(example: Path) -> None:
+    run = read_run(example)
+    assert run.window == "whole stays (no prediction times)"
+    unused = {f"{name} {NASTY}": "no summary of it is used" for name in "abcdefghij"}
+    page = Page(write_run_page(replace(run, config=run.config | {"variables_not_used": unused})))
+    assert f"Window of the training stays: {run.window}." in page.text
+    assert "The model does not use, or not wholly: 10 variables, 'a " in page.text
+    assert all(f"{name} no summary of it is used" in page.text for name in unused)
+    older = {name: value for name, value in run.config.items() if name not in ("window", "variables_not_used")}
+    assert "not recorded (a run of an earlier version)" in Page(write_run_page(replace(run, config=older))).text
 
 
 def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(example: Path, tmp_path: Path) -> None:

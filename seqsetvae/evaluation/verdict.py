@@ -1,0 +1,85 @@
+"""What an evaluation says first: whether a baseline, or another checkpoint, is better than the model, and what to use.
+
+Everything is read from the content of evaluation.json (or crossvalidation.json), so that a report of an older
+evaluation says it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
+LOWER_IS_BETTER = ("MAE", "RMSE", "brier", "log loss")
+NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
+NOT_COMPARED = "Not compared with a baseline on the same stays, so this does not show whether the model is good."
+NOT_WORSE = "No baseline is better than this model by a paired 95 % interval that excludes 0."
+IN_WORDS = "verdict"  # the key in evaluation.json and crossvalidation.json
+
+Plain = Mapping[str, Any]
+
+
+def verdict(content: Plain) -> str:
+    """One paragraph about an evaluation."""
+    others = content.get("baselines") or {}
+    return worse_than("this model", content["figures"], others) or (NOT_WORSE if others else NOT_COMPARED)
+
+
+def said_first(content: Plain) -> list[str]:
+    """The verdict as the first lines of what is printed."""
+    text = content[IN_WORDS]
+    return ["⚠️  " * (text not in (NOT_COMPARED, NOT_WORSE)) + text, ""]
+
+
+def worse_than(model: str, figures: Plain, others: Plain) -> str | None:
+    """Which of the others are better than the model on the same stays, and what to use; None if none is.
+
+    Args:
+        model: what the model is called.
+        figures: of the model, by name.
+        others: by name: `figures`, and the `difference` of the model minus the other, with paired intervals.
+    """
+    better = {name: other for name, other in others.items() if any(_sign(*item) < 0 for item in _differences(other))}
+    if not better:
+        return None
+    listed = " and ".join(f"{_called(name)} ({_compared(figures, other)})" for name, other in better.items())
+    best = min(better, key=lambda name: _rank(better[name]))
+    instead = "no model rather than this one" if best in NO_MODELS else f"{best} instead, until a model is better"
+    return f"{model[:1].upper()}{model[1:]} is worse than {listed} on the same stays. Use {instead}."
+
+
+def _differences(other: Plain) -> Iterable[tuple[str, Plain]]:
+    return (other.get("difference") or {}).items()
+
+
+def _sign(name: str, difference: Plain) -> int:
+    """1 if the model is better, -1 if it is worse, 0 where the interval includes 0 or is missing."""
+    low, high = difference.get("low"), difference.get("high")
+    if low is None or high is None or low <= 0 <= high:
+        return 0
+    return -1 if (low > 0) == name.startswith(LOWER_IS_BETTER) else 1
+
+
+def _rank(other: Plain) -> float:
+    """The first difference, in the direction in which less is worse for the model."""
+    name, difference = next(iter(_differences(other)))
+    value = difference.get("value") or 0.0
+    return -value if name.startswith(LOWER_IS_BETTER) else value
+
+
+def _compared(figures: Plain, other: Plain) -> str:
+    """The figures of both and their difference, of those that are not the same; the model's advantages too."""
+    parts = []
+    for name, difference in _differences(other):
+        sign = _sign(name, difference)
+        if sign:
+            both = [(each.get(name) or {}).get("value") for each in (figures, other["figures"])]
+            values = "" if None in both else " {:.3f} against {:.3f},".format(*both)
+            text = f"{NAMES.get(name, name)}{values} difference {difference['value']:+.3f} "
+            text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+            parts.append(text + ", where the model is better" * (sign > 0))
+    return "; ".join(parts)
+
+
+def _called(name: str) -> str:
+    return f"the {name}, which looks at no stay" if name in NO_MODELS else name
