@@ -73,8 +73,8 @@ def _compared(figures: Plain, other: Plain) -> str:
     for name, difference in _differences(other):
         sign = _sign(name, difference)
         if sign:
-            both = [(each.get(name) or {}).get("value") for each in (figures, other["figures"])]
-            values = "" if None in both else " {:.3f} against {:.3f},".format(*both)
+            ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
+            values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
             text = f"{NAMES.get(name, name)}{values} difference {difference['value']:+.3f} "
             text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
             parts.append(text + ", where the model is better" * (sign > 0))
