@@ -1,6 +1,6 @@
 """Fine-tuning SeqSetVAE: fast, exact, honest. docs/architecture.md shows how this package is organized.
 
-From Python: `from seqsetvae import load, predict` (docs/python.md).
+From Python: `from seqsetvae import compile_cohort, load, predict` (docs/python.md).
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from seqsetvae.environment import usable_matplotlib
 usable_matplotlib()
 
 __version__ = "0.1.0"  # pyproject.toml reads it from here
-__all__ = ["load", "predict"]
+__all__ = ["compile_cohort", "load", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     """`load` and `predict` import torch, which takes seconds, so they are imported when they are used."""
+    if name == "compile_cohort":
+        from seqsetvae.cohort.sources.frames import compile_cohort
+
+        return compile_cohort
     if name in __all__:
         from seqsetvae import api
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.csv
 import pytest
 
 import seqsetvae
-from seqsetvae import load, predict
-from seqsetvae.cohort import Cohort
+from seqsetvae import compile_cohort, load, predict
+from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort.command import main as data_command
 from seqsetvae.errors import InputError
 from tests.command import command
 
@@ -31,11 +33,48 @@ def test_the_first_example_runs(
     assert "calibrated_probability" in capsys.readouterr().out
 
 
-def test_the_second_example_runs() -> None:
+def test_the_second_example_goes_from_data_frames_to_risks(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    known = dict(zip(("HR", "Lactate", "Age"), compiled.vocabulary, strict=False))
+    code = EXAMPLES[1].replace("outputs/finetune-20261124-120000", str(finished[0]))
+    code = code.replace("p12", str(compiled.path)).replace("new_stays", str(tmp_path / "new_stays"))
+    for name, ours in known.items():
+        code = code.replace(f'"{name}"', f'"{ours}"')
+    names: dict[str, object] = {}
+    with pytest.warns(UserWarning, match="of the training events"):
+        exec(compile(code, str(DOC), "exec"), names)
+    risks = names["risks"]
+    assert isinstance(risks, pd.DataFrame)
+    assert risks["stay_id"].tolist() == [7, 9]
+    assert risks["probability"].between(0, 1).all()
+
+
+def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "stay,minute,item,result\n" + "".join(
+        f"{stay},{10 * k},hr,{70 + k}\n" for stay in range(9) for k in range(3)
+    )
+    (tmp_path / "e.csv").write_text(text)
+    flags = {"id_column": "stay", "time_column": "minute", "variable_column": "item", "value_column": "result"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    assert data_command(["table", str(tmp_path / "e.csv"), str(tmp_path / "file"), *words]) == 0
+    frame = pd.read_csv(tmp_path / "e.csv")
+    for name, table in (("pandas", frame), ("arrow", pa.Table.from_pandas(frame))):
+        cohort = compile_cohort(tmp_path / name, table, **flags)
+        assert cohort.content_hash == open_cohort(tmp_path / "file").content_hash
+        assert cohort.manifest["source"] == "a table in memory"
+    with pytest.raises(InputError, match=r"^events: has no column id, time, variable, value\. Its columns are: stay, minute, item"):
+        compile_cohort(tmp_path / "other", frame)
+    with pytest.raises(InputError, match="until_hour: invalid float value: 'x'"):
+        compile_cohort(tmp_path / "other", frame, until_hour="x")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_third_example_runs() -> None:
     rng = np.random.default_rng(0)
     label = (rng.random(300) < 0.3).astype(int)
     names = {"label": label, "logit": rng.normal(size=300) + label, "other": rng.normal(size=300)}
-    exec(compile(EXAMPLES[1], str(DOC), "exec"), names)
+    exec(compile(EXAMPLES[2], str(DOC), "exec"), names)
 
 
 def test_the_numbers_are_those_of_the_command(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""From tables in memory to a cohort: what `data.py table` does, for notebooks."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqsetvae.cohort import compile as compiler
+from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.sources import table
+from seqsetvae.cohort.sources.opened import add_common
+from seqsetvae.errors import InputError
+from seqsetvae.files import refuse_existing
+
+_TABLES = ("events", "labels", "stays")  # arguments that may be tables in memory
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.replace("--", ""))
+
+
+def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: Any = None, **flags: Any) -> Cohort:
+    """Compile tables into the new folder `out` and open it; it is what `data.py table` makes of the same tables.
+
+    Args:
+        out: a folder that does not exist yet.
+        events: a row an event, or a row a time with wide=True: a pandas, polars or Arrow table, or a path.
+        labels: ids and labels, perhaps with prediction times; likewise.
+        stays: one row an id: starts, patients, facts; likewise.
+        flags: those of `data.py table` by name: label_name="died", until_hour=24, static_columns=["age", "sex"].
+
+    Raises:
+        InputError: as the command, naming a table of these arguments and a row in it, counted from 0.
+    """
+    out = Path(out)
+    refuse_existing(out)
+    with tempfile.TemporaryDirectory(prefix=".seqsetvae-", dir=_nearest(out)) as folder:
+        named = {"events": events, "labels": labels, "stays": stays, **flags}
+        paths = {name: _path(named.pop(name, None), Path(folder) / name) for name in _TABLES}
+        words = [str(paths.pop("events")), str(out)]
+        for name, value in (*paths.items(), *named.items()):
+            words += _words(name, value)
+        parser = _Parser(prog="compile_cohort", allow_abbrev=False, add_help=False)
+        table.add_flags(parser)
+        add_common(parser)
+        arguments = parser.parse_args(words)
+        try:
+            opened = table.open_source(arguments)
+            if not isinstance(events, str | Path):
+                opened.source.description = "a table in memory"
+            return compiler.compile_cohort(
+                **vars(opened), out=out, skip_bad=arguments.skip_bad, jobs=arguments.jobs, progress=False
+            )
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", "").replace(".parquet", "")) from None
+
+
+def _nearest(out: Path) -> Path:
+    return next(parent for parent in out.absolute().parents if parent.is_dir())
+
+
+def _path(given: Any, file: Path) -> Path | None:
+    """A path as it is; a table in memory is written to a Parquet file. Raises InputError for anything else."""
+    if given is None or isinstance(given, str | Path):
+        return None if given is None else Path(given)
+    try:
+        is_pandas = hasattr(given, "iloc")  # whose index is no column
+        content = pa.Table.from_pandas(given, preserve_index=False) if is_pandas else pa.table(given)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{file.name}: received {type(given).__name__}: {error}") from None
+    pq.write_table(content, file.with_suffix(".parquet"))
+    return file.with_suffix(".parquet")
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is None or value is False or (isinstance(value, list | tuple) and not value):
+        return []
+    values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+    return [f"--{name}", *map(str, values)]
