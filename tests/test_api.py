@@ -63,7 +63,8 @@ def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path: Path, capsys: 
         cohort = compile_cohort(tmp_path / name, table, **flags)
         assert cohort.content_hash == open_cohort(tmp_path / "file").content_hash
         assert cohort.manifest["source"] == "a table in memory"
-    with pytest.raises(InputError, match=r"^events: has no column id, time, variable, value\. Its columns are: stay, minute, item"):
+    missing = r"^events: has no column id, time, variable, value\. Its columns are: stay, minute, item"
+    with pytest.raises(InputError, match=missing):
         compile_cohort(tmp_path / "other", frame)
     with pytest.raises(InputError, match="until_hour: invalid float value: 'x'"):
         compile_cohort(tmp_path / "other", frame, until_hour="x")
