@@ -214,6 +214,17 @@ def test_a_table_that_is_read_as_a_whole_has_a_bound(tmp_path: Path, monkeypatch
         read.read_table(tmp_path / "labels.csv.gz", ["id"])
 
 
+def test_a_packed_table_that_is_far_larger_than_it_seems_is_an_error(
+    tables: Tables,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(read, "TIMES_LARGER", (100, 1 << 20))
+    src = tables.root / "e.csv.gz"
+    src.write_bytes(gzip.compress(HEADER.encode() + b"1,0,hr,1\n" + b"\n" * (2 << 20)))
+    assert "e.csv.gz: unpacked it is more than 100 times as large. Is it a table?" in refused(tables, src, capsys)
+
+
 def test_a_row_longer_than_a_part_is_an_error(
     tables: Tables,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -38,6 +38,7 @@ HEADER_CHARACTERS = 1 << 20  # at most
 # Bounds that no real data reach, so that a small packed file cannot fill the memory.
 LARGEST_TABLE = 1 << 30  # bytes of a table that is read as a whole: labels, one row a stay
 LARGEST_PART = 1 << 30  # bytes of the texts of a column in a part of a Parquet file
+TIMES_LARGER = 100, 1 << 28  # unpacked than packed, above so many bytes; tables are up to 30 times as large
 ROWS_PER_BYTE = 16  # of a Parquet file with more than a part of rows; events take about one byte each at least
 
 
@@ -275,7 +276,7 @@ def _csv(file: Path, columns: list[str], names: list[str] | None, separator: str
     parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     n_rows = 0
     with pa.input_stream(str(file), compression="detect") as stream:
-        lines = _Lines(stream)
+        lines = _Lines(file, stream)
         for batch in pacsv.open_csv(pa.PythonFile(lines, mode="r"), read, parse, convert):
             n_rows += batch.num_rows
             yield batch
@@ -294,13 +295,17 @@ def _empty_lines(file: Path) -> int:
 class _Lines:
     """A stream that counts its lines."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream, self._last, self.closed = stream, b"\n", False
+    def __init__(self, file: Path, stream: pa.NativeFile) -> None:
+        self._file, self._stream, self._last, self.closed = file, stream, b"\n", False
+        self._left = max(TIMES_LARGER[0] * file.stat().st_size, TIMES_LARGER[1])
         self.count = 0
 
     def read(self, n: int = -1) -> bytes:
         """The next bytes; at the end none."""
         data: bytes = self._stream.read(n)
+        self._left -= len(data)
+        if self._left < 0:
+            raise InputError(f"{self._file}: unpacked it is more than {TIMES_LARGER[0]} times as large. Is it a table?")
         self.count += data.count(b"\n") + (not data and self._last != b"\n")  # the last line may have no end
         self._last = data[-1:] or b"\n"
         return data
