@@ -8,7 +8,7 @@ from pathlib import Path
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Skip
-from seqsetvae.errors import shown
+from seqsetvae.errors import cut, shown
 
 SKIPPED = "skipped.csv"
 _COLUMNS = ("file", "row", "variable", "reason", "kind")
@@ -16,6 +16,7 @@ _KINDS = ("fault", "left out")
 MOST_CELLS = 1000  # different faulty cells that are counted apart
 OTHER_CELLS = "others"
 SHOWN_CELLS = 10
+LONGEST_TEXT = 1000  # characters of a name or reason in skipped.csv
 
 
 @dataclass
@@ -106,7 +107,9 @@ def write_skipped(folder: Path, skips: Sequence[Skip]) -> None:
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(_COLUMNS)
-            writer.writerows((s.file, s.row, s.variable, s.reason, _KINDS[not s.is_fault]) for s in skips)
+            for skip in skips:
+                texts = cut(skip.variable or "", LONGEST_TEXT), cut(skip.reason, LONGEST_TEXT)
+                writer.writerow((skip.file, skip.row, *texts, _KINDS[not skip.is_fault]))
 
 
 def read_skipped(folder: Path) -> list[Skip]:

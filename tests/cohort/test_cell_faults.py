@@ -157,6 +157,11 @@ def test_a_variable_name_of_great_length_in_a_layout_is_a_fault(
     assert "4.parquet, row 0 (counted from 0)" in error
     assert "the name has 10,001 characters; allowed: 10,000." in error
     assert len(error) < 2000
+    folder.stay("train", "4", [("x" * 3_000_000, 1, 0)])
+    assert main(["check", str(folder.ehr)]) == 1
+    report = capsys.readouterr().out
+    assert "the name has 3,000,000 characters" in report
+    assert len(report) < 5000
 
 
 def test_labels_take_memory_for_their_own_length_alone(tmp_path: Path) -> None:
