@@ -58,6 +58,7 @@ class Checkpoint:
     transform: ValueTransform = AS_STORED
     architecture: str = FIRST_ARCHITECTURE
     profile: Profile | None = None  # of the training data; None: an older file, or not written here
+    stored: dict[str, torch.Size] = field(default_factory=dict)  # shapes by the names in the file, see `stored_shapes`
 
     @property
     def not_stated(self) -> list[str]:
@@ -104,7 +105,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             )
     check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
     profile = read_profile(content.get(PROFILE, saved.get(PROFILE)), path)
-    return Checkpoint(path, weights, stated, fingerprints, transform, architecture, profile)
+    stored = stored_shapes(content)
+    return Checkpoint(path, weights, stated, fingerprints, transform, architecture, profile, stored)
 
 
 def read_profile(recorded: Any, path: Path) -> Profile | None:
@@ -124,28 +126,30 @@ def check_fingerprints(recorded: Any, path: Path) -> None:
         raise InputError(f"{path}: its {FINGERPRINTS} {str(recorded)[:60]!r} are damaged. Use another copy.")
 
 
-def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) -> dict[str, torch.Tensor]:
+def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a file's state dict, or of a file that is one."""
     state = content.get("state_dict", content)
+    pairs = state.items() if isinstance(state, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, torch.Tensor) and isinstance(key, str)}
+
+
+def stored_shapes(content: dict[str, Any]) -> dict[str, torch.Size]:
+    """Shapes of a file's weights by their names without wrappers, which show what code wrote the file."""
+    return {without_wrappers(key): value.shape for key, value in _tensors(content).items()}
+
+
+def _weights(content: dict[str, Any], rename: Callable[[str], str], path: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
-    for key, value in state.items() if isinstance(state, dict) else ():
-        if isinstance(value, torch.Tensor) and isinstance(key, str):
-            name = rename(without_wrappers(key))
-            if name in weights:
-                raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
-            weights[name] = value
+    for key, value in _tensors(content).items():
+        name = rename(without_wrappers(key))
+        if name in weights:
+            raise InputError(f"{path}: {key} is the second weight for {name}; the file contains two models")
+        weights[name] = value
     if not weights:
         raise InputError(
             f"{path}: contains no weights; its entries are: {', '.join(map(str, list(content)[:8])) or 'none'}"
         )
     return weights
-
-
-def explain(content: dict[str, Any], path: Path) -> str:
-    """What a file is, in sentences, where it is not of a whole, trained model; empty where there is nothing to say."""
-    architecture = ARCHITECTURES[architecture_of(content, path)]
-    return architecture.explain(
-        {name: each.shape for name, each in _weights(content, architecture.canonical_name, path).items()}
-    )
 
 
 def architecture_of(content: dict[str, Any], path: Path) -> str:
@@ -241,7 +245,7 @@ def load_backbone(backbone: nn.Module, checkpoint: Checkpoint, allow_partial: bo
     """
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
-        why = ARCHITECTURES[checkpoint.architecture].explain(checkpoint.shapes)
+        why = ARCHITECTURES[checkpoint.architecture].explain(checkpoint.stored)
         raise InputError(
             f"{checkpoint.path}: {len(report.missing)} backbone weights are missing and "
             f"{len(report.mismatched)} have another shape than the model.{why and ' ' + why}\n  {report.problems()}\n"
@@ -266,5 +270,5 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
         unknown=[name for name in others if not on_purpose.fullmatch(name)],
         missing=[name for name in wanted if name not in have and name not in architecture.INERT],
         mismatched=differ,
-        random_in_file=[name for name in architecture.random_in_file(have) if name in loaded],
+        random_in_file=[name for name in architecture.random_in_file(checkpoint.stored) if name in loaded],
     )

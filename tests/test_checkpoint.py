@@ -116,6 +116,14 @@ def test_what_the_old_fine_tuning_left_random_is_named_in_every_layout(tmp_path:
             load_finetuned(path)
 
 
+def test_a_file_of_the_old_fine_tuning_is_recognised_without_its_head_too(tmp_path: Path) -> None:
+    old = tiny.checkpoint_content(tiny.tiny_backbone(), "fine-tuned legacy, bare")
+    heads = ("cls_head.", "feature_", "vae_feature_")
+    _, report = _load(_write(tmp_path / "file.pt", {key: old[key] for key in old if not key.startswith(heads)}))
+    assert report.random_in_file == ["rel_time_bucket_embed.weight"]
+    assert report.skipped == []
+
+
 @pytest.mark.parametrize("layout", ["pretrained", "bare", "module", "compiled", "compiled inside"])
 def test_nothing_is_said_to_be_random_in_a_pretrained_file(tmp_path: Path, layout: str) -> None:
     _, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(), layout))

@@ -75,7 +75,7 @@ def _infer(shapes: Mapping[str, Sequence[int]], stated: Any, fallback: Any, file
     return BagSizes(input_dim=input_dim, bag_width=width)
 
 
-def _explain(shapes: Mapping[str, Sequence[int]]) -> str:
+def _explain(stored: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
@@ -91,7 +91,7 @@ BAG = SimpleNamespace(
     build=Bag,
     canonical_name=lambda key: key,
     explain=_explain,
-    random_in_file=lambda shapes: [],
+    random_in_file=lambda stored: [],
     infer_sizes=_infer,
 )
 

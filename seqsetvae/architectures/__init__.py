@@ -54,11 +54,11 @@ class Architecture(Protocol):
         """The name in the backbone's state dict of a weight of any checkpoint layout."""
         ...
 
-    def explain(self, shapes: Mapping[str, Sequence[int]]) -> str:
-        """What a file with these weights is, in sentences, where it is not a whole, trained model; else empty."""
+    def explain(self, stored: Mapping[str, Sequence[int]]) -> str:
+        """What a file with weights of these names and shapes is, where it is not a whole, trained model; else empty."""
         ...
 
-    def random_in_file(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    def random_in_file(self, stored: Mapping[str, Sequence[int]]) -> list[str]:
         """Weights that the code which wrote such a file left random; a load report says so."""
         ...
 

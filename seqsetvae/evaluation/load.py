@@ -22,9 +22,9 @@ from seqsetvae.checkpoint import (
     TrainedOn,
     architecture_of,
     check_fingerprints,
-    explain,
     read_file,
     read_profile,
+    stored_shapes,
 )
 from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
@@ -78,7 +78,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     content = read_file(path)
     saved = content.get("hyper_parameters")
     if not isinstance(saved, dict) or not saved.keys() >= REQUIRED or "state_dict" not in content:
-        why = explain(content, path)
+        why = ARCHITECTURES[architecture_of(content, path)].explain(stored_shapes(content))
         raise InputError(
             f"{path}: not a checkpoint of a fine-tuning run of this program; --mode evaluate and predict need one "
             f"(a pretrained checkpoint must first be fine-tuned, with --mode finetune).{why and ' ' + why}"

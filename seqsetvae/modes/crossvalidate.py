@@ -194,7 +194,10 @@ def _folder(settings: Settings, cohort: Cohort) -> tuple[Path, dict[str, Any]]:
 
 def _keep(plain: dict[str, Any], file: Path) -> None:
     """Write the settings to a file. Raises InputError that names what differs if it holds others."""
-    recorded = read_json(file) if file.exists() else {}
+    try:
+        recorded = read_json(file) if file.exists() else {}
+    except InputError as error:
+        raise InputError(f"{error}. Delete it: each fold has a record of its own settings.") from None
     differ = differing(recorded, plain, Settings) if recorded else {}
     if differ:
         listed = "".join(f"\n  {name}: {before!r} there, {plain[name]!r} now" for name, before in differ.items())

@@ -55,7 +55,7 @@ def load_pretrained(
             f"  {report.problems()}"
         )
     if report.random_in_file:
-        print(f"⚠️  RANDOM WEIGHTS IN THE FILE: {of_file.explain(checkpoint.shapes)}")
+        print(f"⚠️  RANDOM WEIGHTS IN THE FILE: {of_file.explain(checkpoint.stored)}")
     if checkpoint.not_stated:
         listed = ", ".join(f"{name} = {getattr(sizes, name)}" for name in checkpoint.not_stated)
         print(

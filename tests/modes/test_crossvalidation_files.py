@@ -158,6 +158,21 @@ def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_
     assert "Found" not in said
 
 
+def test_damaged_settings_are_an_error_and_can_be_deleted(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    assert call(words())[0] == 0
+    settings = tmp_path / "cv" / "crossvalidation_settings.json"
+    settings.write_text(settings.read_text(encoding="utf-8")[:50], encoding="utf-8")
+    trained.clear()
+    status, _, errors = call(words())
+    assert status == 2
+    assert "Delete it: each fold has a record of its own settings." in errors
+    settings.unlink()
+    assert call(words())[0] == 0
+    assert trained == []
+
+
 def test_a_folder_in_the_place_of_a_file_is_one_error(
     words: Callable[..., list[str]], trained: list[str], tmp_path: Path
 ) -> None:

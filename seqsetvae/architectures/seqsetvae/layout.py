@@ -14,6 +14,7 @@ from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.errors import InputError
 from seqsetvae.settings.recorded import check_recorded
 
+OLD_FINE_TUNED = "setvae.setvae."  # the set encoder in files of the old fine-tuning code
 OLD_HEAD = r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+"  # of the old fine-tuning code
 DECODER = r"(decoder_layers\.\d+\.(isab|pma)\..+|out\.(\d+\.)?(weight|bias))"  # of pretraining, or of the SetVAE
 # Weights that fine-tuning does not build: the two decoders, and what the head of older code consists of.
@@ -56,37 +57,46 @@ def canonical_name(key: str) -> str:
     >>> canonical_name("setvae.setvae.embed.0.weight"), canonical_name("setvae.embed.0.weight")
     ('set_encoder.embed.0.weight', 'set_encoder.embed.0.weight')
     """
-    for set_encoder in ("setvae.setvae.", "setvae."):
+    for set_encoder in (OLD_FINE_TUNED, "setvae."):
         if key.startswith(set_encoder):
             return "set_encoder." + key.removeprefix(set_encoder)
     return key
 
 
-def explain(shapes: Mapping[str, Sequence[int]]) -> str:
-    """What a file with these weights (by canonical name) is, where it is not a whole, trained model; else empty."""
-    if any(POE.fullmatch(name) for name in shapes):
+def explain(stored: Mapping[str, Sequence[int]]) -> str:
+    """What a file with these weights is, where it is not a whole, trained model; else empty.
+
+    `stored`: shapes by the names in the file, without what DataParallel and torch.compile insert.
+    """
+    if any(POE.fullmatch(name) for name in stored):
         return OF_POE
-    if _has_old_buckets(shapes):
-        return OF_OLD_OPTIMIZED + HEAD_NOT_BUILT * _has_old_head(shapes)
-    if _has_old_head(shapes):
-        return OF_OLD_FINE_TUNING + HEAD_NOT_BUILT
-    has = {part for part in ("set_encoder.", *HISTORY_PARTS) if any(name.startswith(part) for name in shapes)}
+    if _has_old_buckets(stored):
+        return OF_OLD_OPTIMIZED + HEAD_NOT_BUILT * _has_old_head(stored)
+    if _is_of_old_fine_tuning(stored):
+        return OF_OLD_FINE_TUNING + HEAD_NOT_BUILT * _has_old_head(stored)
+    parts = ("set_encoder.", *HISTORY_PARTS)
+    has = {part for part in parts if any(canonical_name(name).startswith(part) for name in stored)}
     return SET_ENCODER_ALONE if has == {"set_encoder."} else ""
 
 
-def random_in_file(shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """The weights of a file that the old code left random, which their values do not show."""
-    if _has_old_buckets(shapes):
-        return [name for name in shapes if name.startswith(HISTORY_PARTS)]
-    return [TIME_EMBEDDING] if _has_old_head(shapes) and TIME_EMBEDDING in shapes else []
+def random_in_file(stored: Mapping[str, Sequence[int]]) -> list[str]:
+    """The weights of a file that the old code left random, which their values do not show; `stored` as in `explain`."""
+    if _has_old_buckets(stored):
+        return [name for name in stored if name.startswith(HISTORY_PARTS)]
+    return [TIME_EMBEDDING] if TIME_EMBEDDING in stored and _is_of_old_fine_tuning(stored) else []
 
 
-def _has_old_buckets(shapes: Mapping[str, Sequence[int]]) -> bool:
-    return tuple(shapes.get(TIME_EMBEDDING, ()))[:1] == (OLD_OPTIMIZED_BUCKETS,)
+def _has_old_buckets(stored: Mapping[str, Sequence[int]]) -> bool:
+    return tuple(stored.get(TIME_EMBEDDING, ()))[:1] == (OLD_OPTIMIZED_BUCKETS,)
 
 
-def _has_old_head(shapes: Mapping[str, Sequence[int]]) -> bool:
-    return any(re.fullmatch(OLD_HEAD, name) for name in shapes)
+def _is_of_old_fine_tuning(stored: Mapping[str, Sequence[int]]) -> bool:
+    is_whole = TIME_EMBEDDING in stored  # else it may be a SetVAE alone
+    return _has_old_head(stored) or (is_whole and any(name.startswith(OLD_FINE_TUNED) for name in stored))
+
+
+def _has_old_head(stored: Mapping[str, Sequence[int]]) -> bool:
+    return any(re.fullmatch(OLD_HEAD, name) for name in stored)
 
 
 def infer_sizes(

@@ -50,12 +50,12 @@ def canonical_name(key: str) -> str:
     return key
 
 
-def explain(shapes: Mapping[str, Sequence[int]]) -> str:
+def explain(stored: Mapping[str, Sequence[int]]) -> str:
     """There is one kind of file."""
     return ""
 
 
-def random_in_file(shapes: Mapping[str, Sequence[int]]) -> list[str]:
+def random_in_file(stored: Mapping[str, Sequence[int]]) -> list[str]:
     """No code left any random."""
     return []
 
