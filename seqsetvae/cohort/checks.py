@@ -14,6 +14,7 @@ from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.manifest import damaged
+from seqsetvae.cohort.report import why_left_out
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
     USABLE_STATS,
@@ -238,4 +239,4 @@ def _note_skipped(cohort: Cohort, notes_of_faults: list[str], called: str, findi
     else:
         add_list(notes_of_faults, called, (str(skip) for skip in skips if skip.is_fault))
     without_rows = (str(skip) for skip in skips if not skip.is_fault)
-    add_list(findings.remarks, "stays left out because they have too few rows", without_rows)
+    add_list(findings.remarks, f"stays left out {why_left_out(cohort)}", without_rows)

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
-from seqsetvae.cohort.imported import IMPORT, has_dates
+from seqsetvae.cohort.imported import END, IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names
+from seqsetvae.cohort.skipped import rate
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.errors import InputError, cut
 
@@ -82,6 +83,7 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     """
     findings.facts += _table(cohort)
     _check_window(cohort, findings)
+    _check_ended(cohort, findings)
     report = cohort.manifest["report"]
     if report["stays_out_of_order"]:
         findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
@@ -153,6 +155,23 @@ def _check_window(cohort: Cohort, findings: Findings) -> None:
         findings.remarks.append(text)
     else:  # compiling the old layout has no such flag
         findings.facts.append(f"{text} of data.py physionet2012 and data.py table (data.py export makes a table)")
+
+
+def _check_ended(cohort: Cohort, findings: Findings) -> None:
+    """Say that stays may have ended before their prediction time, where an import does not know when stays end."""
+    counts, times = cohort.manifest["splits"].values(), cohort.manifest["report"].get(TIMES)
+    is_timed = any(np.isfinite(split.prediction_minute).any() for split in cohort.splits.values())
+    if times is None or not is_timed or IMPORT not in cohort.manifest or cohort.manifest[IMPORT].get(END):
+        return
+    over = times["over"]
+    stays, labelled, positives = (sum(n[key] for n in counts) for key in ("stays", "labelled", "positives"))
+    others = rate(positives - over["positives"], labelled - over["labelled"])
+    findings.remarks.append(
+        "it is not known which stays had ended by their prediction time; they are used, with what was recorded until "
+        f"then. {over['stays']:,} of {stays:,} have no event from that time on; {cohort.label_name}: "
+        f"{rate(over['positives'], over['labelled'])} of these, {others} of the others. --end_column (of MEDS: "
+        "--end_code) leaves out those that ended"
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ IMPORT = "import"  # the key in manifest.json
 TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
 SAMPLE_TIMES = "sample_times"  # the unit of numbers in samples.parquet; cohorts without the key have minutes
 ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
+END = "end"  # its column or code of the end of stays; None: not known
 PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, event_blocks
-from seqsetvae.cohort.imported import IMPORT
+from seqsetvae.cohort.imported import END, IMPORT
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
@@ -87,7 +87,7 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     for split, unknown in report.get("unknown_variables", {}).items():  # older cohorts have no such entry
         lines.append(f"{split}: events of variables without an embedding, left out: {most_events(unknown)}")
     if report["left_out"]:
-        lines.append(f"{counted(report['left_out'], 'stay')} with too few rows {see}")
+        lines.append(f"{counted(report['left_out'], 'stay')} {why_left_out(cohort)} {see}")
     if report["stays_out_of_order"]:
         lines.append(f"{counted(report['stays_out_of_order'], 'stay')} with rows out of time order, which were sorted")
     return lines
@@ -101,6 +101,11 @@ def _faults(cohort: Cohort, examples: bool) -> list[str]:
     faulty = FaultyFiles(**report["faults"])
     share = faulty.share(cohort.manifest["splits"], cohort.label_name)
     return [*faulty.lines(examples), *([f"--skip_bad left out {share}"] if faulty.files or not faulty.kinds else [])]
+
+
+def why_left_out(cohort: Cohort) -> str:
+    """Why stays without a fault are not in the cohort."""
+    return "with too few rows" + " or an early end" * bool(cohort.manifest.get(IMPORT, {}).get(END))
 
 
 def event_counts(cohort: Cohort) -> NDArray[np.int64]:

@@ -88,11 +88,12 @@ class FaultyFiles:
         share = f" ({self.files / n_stays:.1%})" if n_stays else ""
         return (
             f"{self.files:,} of {counted(n_stays, 'stay')}{share}; {label_name}: "
-            f"{_rate(self.positives, self.labelled)} of those left out, {_rate(positives, labelled)} of those kept"
+            f"{rate(self.positives, self.labelled)} of those left out, {rate(positives, labelled)} of those kept"
         )
 
 
-def _rate(positives: int, labelled: int) -> str:
+def rate(positives: int, labelled: int) -> str:
+    """An outcome rate in words."""
     return f"{positives / labelled:.1%} (of {labelled:,} with a label)" if labelled else "unknown"
 
 

@@ -172,3 +172,121 @@ def test_a_subject_of_meds_without_an_event_with_a_time_is_left_out(tmp_path: Pa
     cohort = data.compile()
     assert cohort.split("train").stay_id.tolist() == [1]
     assert "no rows but facts" in (open_cohort(cohort.path).path / "skipped.csv").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ the end of stays
+
+DAYS = "".join(f"{stay},2020-01-01 00:00,hr,80\n{stay},2020-01-01 12:00,hr,80\n" for stay in range(1, 9))
+DAYS += "".join(f"{stay},2020-01-02 12:00,hr,80\n" for stay in range(4, 9))
+ENDS = "id,out\n1,2020-01-01 13:00\n2,2020-01-01 20:00\n3,2020-01-02 00:00\n4,2020-01-02 11:00\n5,\n"
+ENDS += "".join(f"{stay},2020-01-03 00:00\n" for stay in range(6, 9))
+
+
+def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src, labels, stays = (
+        tables.csv(name, text) for name, text in (("e.csv", HEADER + DAYS), ("l.csv", LABELS), ("s.csv", ENDS))
+    )
+    flags = ("--labels", labels, "--label_name", "died", "--until_hour", 24)
+    ends = ("--stays", stays, "--end_column", "out")
+    assert tables.compile(src, *flags).split("train").n_stays == 8
+    capsys.readouterr()
+    cohort = tables.compile(src, *flags, *ends, "--static_columns", "out", "--leave_out", "out*")
+    out = capsys.readouterr().out
+    rates = "died: 50.0% (of 2 with a label) of those left out, 50.0% (of 6 with a label) of those kept"
+    assert f"column out: 2 of 8 stays ended before their prediction time, left out; {rates}" in out
+    assert "column out: 1 of 8 stays have no end, and are used: it is not known whether they had ended" in out
+    assert "2 stays with too few rows or an early end left out" in out
+    assert cohort.split("train").stay_id.tolist() == [3, 4, 5, 6, 7, 8]  # 3 ends at that time, not before it
+    assert cohort.manifest["import"]["end"] == "column out"
+    assert "the stay ended before its prediction time (column out)" in (cohort.path / "skipped.csv").read_text()
+    main(["check", str(cohort.path)])
+    assert "it is not known which stays had ended" not in capsys.readouterr().out
+
+
+def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:  # noqa: F811
+    rows = "".join(f"{stay},{hour},hr,80,{10 * stay}\n" for stay in range(1, 5) for hour in range(5))
+    src = tables.csv("e.csv", "id,time,variable,value,out\n" + rows)  # repeated on each row
+    labels = tables.csv("l.csv", "id,prediction_time,died\n1,5,1\n1,20,1\n2,20,0\n3,40,1\n4,9,0\n")
+    flags = ("--labels", labels, "--label_name", "died", "--end_column", "out", "--time_unit", "hours")
+    cohort = tables.compile(src, *flags)
+    assert cohort.split("train").stay_id.tolist() == [1, 3, 5]
+    assert cohort.split("train").prediction_minute.tolist() == [300, 1200, 540]
+
+
+def test_events_after_the_end_are_said_where_whole_stays_are_used(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src, stays = tables.csv("e.csv", HEADER + DAYS), tables.csv("s.csv", ENDS + "7,2020-01-03 00:00\n")
+    assert tables.compile(src, "--stays", stays, "--end_column", "out").split("train").n_stays == 8
+    said = "column out: 1 of 7 stays have events after their end, which are used: there are no prediction times"
+    assert said in capsys.readouterr().out
+
+
+def test_an_end_that_is_no_time_or_before_all_is_said(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + DAYS)
+    words = ["table", str(src), str(tables.root / "out"), "--until_hour", "24", "--end_column", "out", "--stays"]
+    assert main([*words, str(tables.csv("s.csv", "id,out\n1,home\n2,\n"))]) == 2
+    assert "s.csv, column out: 'home' is not a timestamp" in capsys.readouterr().err
+    early = tables.csv("s.csv", "id,out\n" + "".join(f"{stay},2019-01-01 00:00\n" for stay in range(1, 9)))
+    assert main([*words, str(early)]) == 2
+    assert "no stay is left. The first that was left out: " in capsys.readouterr().err
+    with early.open("a") as file:
+        file.write("8,2019-01-01 00:00\n")
+    assert main([*words[:3], *words[5:], str(early)]) == 0
+    assert "column out: 8 stays of 8 end before they start" in capsys.readouterr().out
+
+
+def test_check_says_that_it_cannot_know_which_stays_had_ended(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src, labels = tables.csv("e.csv", HEADER + DAYS), tables.csv("l.csv", LABELS)
+    words = ["check", str(src), "--labels", str(labels), "--label_name", "died", "--fractions", "0.5", "0.5", "0"]
+    main([*words, "--until_hour", "24"])
+    text = capsys.readouterr().out
+    assert "it is not known which stays had ended by their prediction time" in text
+    shown = (
+        "3 of 8 have no event from that time on; died: 66.7% (of 3 with a label) of these, 40.0% (of 5 with a label)"
+    )
+    assert shown in text
+    main(words)
+    assert "it is not known which stays had ended" not in capsys.readouterr().out
+
+
+def test_a_code_of_meds_may_be_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also a code that states the outcome, whose events are left out themselves."""
+    data = MEDS(tmp_path)
+    data.events(
+        [
+            (1, "2020-01-01", "ADMISSION", None),
+            (1, "2020-01-01 01:00", "HR", 80),
+            (1, "2020-01-02", "HOSPITAL_DISCHARGE//HOME", None),
+            (1, "2020-03-01", "ADMISSION", None),
+            (1, "2020-03-01 01:00", "HR", 80),
+            (2, "2020-01-01", "ADMISSION", None),
+            (2, "2020-01-01 01:00", "HR", 80),
+            (2, "2020-01-01 05:00", "MEDS_DEATH", None),
+        ]
+    )
+    labels = data.labels((1, "2020-01-01 12:00", False), (1, "2020-03-02", False), (2, "2020-01-02", True))
+    flags = ("--labels", labels, "--start_code", "ADMISSION")
+    assert data.compile(*flags).split("train").n_stays == 3
+    assert data.compile(*flags, "--end_code", "MEDS_DEATH").split("train").subject_id.tolist() == [1, 1]
+    said = "code MEDS_DEATH: 1 of 3 stays ended before their prediction time, left out; mortality: 100.0% (of 1 with a"
+    assert said in capsys.readouterr().out
+    data.labels(
+        (1, "2020-01-01 12:00", False),
+        (1, "2020-01-05", False),
+        (1, "2020-03-02", False),
+        (2, "2020-01-01 03:00", True),
+    )
+    cohort = data.compile(*flags, "--end_code", "HOSPITAL_DISCHARGE*")
+    assert cohort.split("train").stay_id.tolist() == [1, 3, 4]
+    assert "have no end" not in capsys.readouterr().out  # alive, or still there

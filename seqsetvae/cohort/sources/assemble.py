@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
-from seqsetvae.cohort.imported import ID_COLUMN, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
+from seqsetvae.cohort.imported import END, ID_COLUMN, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -28,6 +28,7 @@ from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.event_flags import BY_NAME
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
+from seqsetvae.cohort.sources.stay_end import StayEnd, end_notes, end_skips, ended
 from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.samples import Samples
@@ -58,13 +59,18 @@ class Found:
     from_start: bool = False  # events before the start of a sample are left out
     skips: Sequence[Skip] = ()  # stays that are not among the samples
     notes: Sequence[str] = ()
+    end: StayEnd | None = None  # of the samples; None: the data do not say when stays end
 
 
 def assemble(arguments: Namespace, found: Found) -> Opened:
     """Window, splits, variables, statistics and embeddings by the flags. Raises InputError."""
     tables = SideTables(arguments)
-    codes, samples = found.events.codes, with_window(found.samples, arguments.until_hour)
+    found = _without_ended(replace(found, samples=with_window(found.samples, arguments.until_hour)))
+    codes, samples = found.events.codes, found.samples
     every_sample = with_window(found.every_sample, arguments.until_hour)
+    if not len(samples):
+        first = f" The first that was left out: {found.skips[0]}" if found.skips else ""
+        raise InputError(f"{found.description}: no stay is left.{first}")
     decision = codes.decide(arguments.non_numeric)
     counts = events_by_name(codes, decision)
     unknown = tables.unknown_note(decision, counts, arguments.leave_out_unknown)
@@ -94,7 +100,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
     record = {"times": times, SAMPLE_TIMES: times, "splits": how, "until_hour": arguments.until_hour}
-    record |= {"leave_out": list(codes.patterns)}
+    record |= {"leave_out": list(codes.patterns), END: None if found.end is None else found.end.name}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
     record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
@@ -118,6 +124,22 @@ def with_window(samples: Samples, until_hour: float | None) -> Samples:
         raise InputError(f"--until_hour {until_hour:g}: the labels have prediction times already. Leave it out.")
     length = round(until_hour * 60 * MICROSECONDS) if samples.start.dtype == np.int64 else 60 * until_hour
     return replace(samples, end=np.where(is_bad(samples.start), samples.start, samples.start + length))
+
+
+def _without_ended(found: Found) -> Found:
+    """Without the samples whose stay ended before their prediction time, which are listed and counted."""
+    if found.end is None:
+        return found
+    gone = ended(found.end, found.samples)
+    static = [replace(column, code=column.code[~gone], value=column.value[~gone]) for column in found.static]
+    return replace(
+        found,
+        samples=found.samples.take(~gone),
+        own_split=None if found.own_split is None else found.own_split[~gone],
+        static=static,
+        skips=[*found.skips, *end_skips(found.end, found.samples, gone)],
+        notes=[*found.notes, *end_notes(found.end, found.samples, gone, found.label_name, found.events)],
+    )
 
 
 def _without_sample(found: Found) -> list[str]:

@@ -41,13 +41,14 @@ from seqsetvae.cohort.sources.meds_files import (
     value_column,
 )
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.stay_end import StayEnd
 from seqsetvae.cohort.tables.codes import UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, read_events
 from seqsetvae.cohort.tables.read import Part, table_files
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import read_label_rows
-from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.cohort.tidy import Skip, left_out
 from seqsetvae.errors import InputError
 
@@ -65,6 +66,11 @@ def add_flags(parser: ArgumentParser) -> None:
     start = "each sample starts at the last event with this code before its prediction time, such as "
     start += "'HOSPITAL_ADMISSION*'; earlier events are left out (default: the whole record before that time)"
     parser.add_argument("--start_code", metavar="CODE", help=start)
+    end = (
+        "a sample is left out, and counted, if an event with this code lies between its start and its prediction time, "
+    )
+    end += "such as MEDS_DEATH, or with --start_code 'HOSPITAL_DISCHARGE*' (default: it is not known which ended)"
+    parser.add_argument("--end_code", metavar="CODE", help=end)
     text = f"read {TEXT}: a text becomes CODE=text with the value 1 (default: it is not read)"
     parser.add_argument("--text_values", action="store_true", help=text)
     value = f"column of numbers (default {NUMBER}; `{NO_VALUES}`: events have no values)"
@@ -84,11 +90,11 @@ def open_source(arguments: Namespace) -> Opened:
     files = data_files(src)
     codes = new_codes(arguments, OUTCOME_CODES)
     columns = Columns(SUBJECT, TIME, CODE, value_column(arguments, files), TEXT if arguments.text_values else None)
-    marks, facts = _Marks(codes, arguments.start_code), Facts(arguments.src, columns.value)
+    marks, facts = _Marks(codes, arguments.start_code, arguments.end_code), Facts(arguments.src, columns.value)
 
     def hook(part: Part, *cells: NDArray[Any]) -> NDArray[np.bool_]:
         facts.add(part, *cells)
-        return marks(*cells)
+        return marks(part, *cells)
 
     optional = [NUMBER] * (arguments.value_column is None) + [TEXT] * arguments.text_values
     events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=hook)
@@ -117,6 +123,7 @@ def open_source(arguments: Namespace) -> Opened:
             static_rows=True,
             from_start=arguments.start_code is not None,
             skips=skips,
+            end=marks.end(started),
             notes=[
                 *(labels.notes if labels else ()),
                 *facts.notes(),
@@ -129,22 +136,42 @@ def open_source(arguments: Namespace) -> Opened:
 
 
 class _Marks:
-    """The births and, with a start code, the starts of subjects, gathered while the events are read."""
+    """The births and, by their codes, the starts and ends of subjects, gathered while the events are read."""
 
-    def __init__(self, codes: EventCodes, start_code: str | None) -> None:
-        self._codes, self._start_code = codes, start_code
+    def __init__(self, codes: EventCodes, start_code: str | None, end_code: str | None) -> None:
+        self._codes, self._start_code, self._end_code = codes, start_code, end_code
         self._births: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._starts: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._ends: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
-    def __call__(self, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> NDArray[np.bool_]:
+    def __call__(
+        self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]
+    ) -> NDArray[np.bool_]:
         """[R] Which rows are events: all but births."""
         timed = (ids >= 0) & ~is_bad(time)
         is_birth = np.isin(code, self._codes.matching(BIRTH))
         self._births.append((ids[is_birth & timed], time[is_birth & timed]))
-        if self._start_code is not None:
-            is_start = np.isin(code, self._codes.matching(self._start_code)) & timed
-            self._starts.append((ids[is_start], time[is_start]))
+        for pattern, found in ((self._start_code, self._starts), (self._end_code, self._ends)):
+            if pattern is not None:
+                chosen = self._codes.rows_matching(part.columns[CODE], pattern) & timed
+                found.append((ids[chosen], time[chosen]))
         return ~is_birth
+
+    def end(self, samples: Samples) -> StayEnd | None:
+        """The first event with the end code after the start of each sample; unknown where there is none."""
+        if self._end_code is None:
+            return None
+        ids, time = map(np.concatenate, zip(*self._ends, strict=True))
+        all_ids, all_times = np.append(ids, samples.id), np.append(time, samples.start)
+        is_sample = np.arange(len(all_ids)) >= len(ids)
+        order = np.lexsort((is_sample, all_times, all_ids))
+        none = len(order)
+        later = np.minimum.accumulate(np.where(is_sample[order], none, np.arange(none))[::-1])[::-1]
+        found = np.full(none, none)
+        found[order] = later
+        place = np.append(order, 0)[found[len(ids) :]]  # among the ends
+        has = (found[len(ids) :] < none) & (all_ids[place] == samples.id)
+        return StayEnd(f"code {self._end_code}", np.where(has, all_times[place], BAD_TIME), expected=False)
 
     def age(self, samples: Samples) -> list[StaticColumn]:
         """The age of each sample in years, at its prediction time, or at its start where it has none."""

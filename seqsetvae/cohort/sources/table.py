@@ -25,6 +25,7 @@ from seqsetvae.cohort.sources.event_flags import (
 )
 from seqsetvae.cohort.sources.form_flags import add_form_flags, form_of, wide_of
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.stay_end import StayEnd
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags, check_label_flags, find_labels, label_name
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
@@ -37,7 +38,7 @@ from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column
@@ -71,6 +72,8 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
     add("--stays", type=Path, metavar="FILE", help=stays)
     start = "column with the time that is minute 0 of the stay (default: timestamps start with the first event, and "
     add("--start_column", metavar="COLUMN", help=start + "numbers are since the start already)")
+    end = "column with the end of the stay: those that ended before their prediction time are left out, and counted"
+    add("--end_column", metavar="COLUMN", help=f"{end} (default: it is not known which those are)")
     add("--subject_column", metavar="COLUMN", help="column with the patient (default: every id is a patient)")
     split = "column with the split: train, valid or test (default: patients are divided at random)"
     add("--split_column", metavar="COLUMN", help=split)
@@ -117,6 +120,7 @@ def open_source(arguments: Namespace) -> Opened:
             how_split=how_split,
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
+            end=facts.end(flags, started),
             notes=[*([] if labels is None else labels.notes), *facts.notes(), *unread_notes(arguments.src, set(files))],
         ),
     )
@@ -144,7 +148,8 @@ class _Facts:
         self._arguments, self._events = arguments, events
         tables = [arguments.stays] if arguments.stays else list(files)
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
-        named = [arguments.start_column, arguments.subject_column, arguments.split_column, *arguments.static_columns]
+        named = [arguments.start_column, arguments.end_column, arguments.subject_column, arguments.split_column]
+        named += arguments.static_columns
         if arguments.split_by != START:
             named.append(arguments.split_by)
         if arguments.label_present:
@@ -175,6 +180,22 @@ class _Facts:
     def column(self, name: str) -> tuple[pa.Array, NDArray[np.bool_]]:
         """(the cell of each id [D], null where it is empty; which ids have a row [D])."""
         return self._columns[name], np.asarray(self._columns[self._arguments.id_column].is_valid())
+
+    def end(self, flags: TimeFlags, samples: Samples) -> StayEnd | None:
+        """When the stays of the samples end; an empty cell is unknown. Raises InputError for another cell."""
+        name = self._arguments.end_column
+        if name is None:
+            return None
+        column = self._columns[name]
+        clock = comparable(self.where, name, column, self._events.time, flags)
+        time = in_column(self.where, name, lambda: clock.read(column))
+        wrong = np.flatnonzero(is_bad(time) & np.asarray(column.is_valid()))
+        if len(wrong):
+            cell = shown(column[int(wrong[0])].as_py())
+            raise InputError(
+                f"{self.where}, column {name}: {cell} is not {clock.described} ({len(wrong):,} such stays)."
+            )
+        return StayEnd(f"column {name}", time[samples.id])
 
     def subject(self) -> pa.Array | None:
         """[D] The patient of each id; None: every id is one. Raises InputError if one has none."""

@@ -192,6 +192,12 @@ class EventCodes:
         """[C] Which codes are of this variable, or of this level NAME=level."""
         return np.array([name in (variable, f"{variable}={level}") for variable, level in self._code], dtype=bool)
 
+    def rows_matching(self, variable: pa.Array, pattern: str) -> NDArray[np.bool_]:
+        """[R] Which rows are of a variable whose name, here or in the cohort, matches; also where it is left out."""
+        local, names = _names(variable)
+        matches = [any(_matches(each, pattern) for each in (name, self.mapping.target(name))) for name in names]
+        return np.array([*matches, False])[local]
+
     def left_out_notes(self) -> list[str]:
         """What the patterns left out, in words; empty if it was nothing."""
         n = counted(len(self.left_out), "variable")
