@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,15 @@ def _content_problem(manifest: dict[str, Any]) -> str | None:
     missing = [key for key in _CHECKS if key not in manifest]
     if missing:
         return f"{', '.join(missing)} missing"
-    for key, (check, allowed) in _CHECKS.items():
-        if not check(manifest[key]):
+    for key, (check, allowed) in (_CHECKS | _OPTIONAL).items():
+        if key in manifest and not check(manifest[key]):
             return f"{key} is not {allowed}"
     mean, std = manifest["mean"], manifest["std"]
     if not len(manifest["vocabulary"]) == len(mean) == len(std):
         return "vocabulary, mean and std are of unequal length"
+    sizes = {name: sum(n for _, n in runs) for name, runs in manifest.get("groups", {}).items() if runs}
+    if any(n != manifest["splits"].get(name, {}).get("stays") for name, n in sizes.items()):
+        return "groups do not add up to the stays of their split"
     if any((m is None) != (s is None) for m, s in zip(mean, std, strict=True)):
         return "a variable has a mean and no std, or the reverse"
     return None
@@ -136,11 +139,65 @@ def _is_split(counts: Any) -> bool:
     return all(map(_is_count, numbers)) and numbers == sorted(numbers)
 
 
+def _has(content: Any, checks: Mapping[str, _Check]) -> bool:
+    """Whether it is an object whose values are as these checks ask; keys that are missing are another's business."""
+    return isinstance(content, dict) and all(check(content[key]) for key, check in checks.items() if key in content)
+
+
+def _is_pair(value: Any, *checks: _Check) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(lambda check, each: check(each), checks, value))
+
+
 def _is_report(report: Any) -> bool:
     counts = [report.get(name) for name in _REPORT_COUNTS] if isinstance(report, dict) else [None]
-    return all(map(_is_count, counts)) and _is_dict(report.get("variables_without_statistics"), _is_count)
+    is_known = all(map(_is_count, counts)) and _is_dict(report.get("variables_without_statistics"), _is_count)
+    return is_known and _has(report, _OF_REPORT)
 
 
+def _are_faults(faults: Any) -> bool:
+    is_known = _has(faults, _OF_FAULTS) and faults.keys() <= _OF_FAULTS.keys()
+    return is_known and faults.get("kinds", {}).keys() <= faults.get("examples", {}).keys()
+
+
+def _are_groups(groups: Any) -> bool:
+    return _is_dict(
+        groups, lambda runs: _is_list(runs, lambda run: _is_pair(run, lambda group: isinstance(group, str), _is_count))
+    )
+
+
+def _are_counts(value: object) -> bool:
+    return _is_dict(value, _is_count)
+
+
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+_OF_FAULTS: dict[str, _Check] = {  # the fields of skipped.FaultyFiles
+    **dict.fromkeys(("files", "labelled", "positives", "without_stay"), _is_count),
+    **dict.fromkeys(("kinds", "rows"), _are_counts),
+    "examples": lambda v: _is_dict(v, _is_text),
+    "cells": lambda v: _is_dict(v, lambda of: _is_dict(of, lambda pair: _is_pair(pair, _is_count, _is_count))),
+    "unit": _is_text,
+}
+_OF_REPORT: dict[str, _Check] = {
+    "skip_bad": lambda v: isinstance(v, bool),
+    "faults": _are_faults,
+    "unnamed_rows": lambda v: _are_counts(v) and v.keys() == {"rows", "files"},
+    "unknown_variables": lambda v: _is_dict(v, _are_counts),
+    "statistics_of": lambda v: _is_list(v, _is_text),
+}
+_OF_IMPORT: dict[str, _Check] = {
+    "notes": lambda v: _is_list(v, _is_text),
+    "id_column": _is_text,
+    **dict.fromkeys(("times", "sample_times"), _is_text),
+    **dict.fromkeys(("prediction_time_column", "time_format", "time_zone", "decimal"), _is_optional_text),
+}
+_OPTIONAL: dict[str, tuple[_Check, str]] = {  # what cohorts of some versions and sources alone have
+    "import": (lambda v: _has(v, _OF_IMPORT), "what an import records"),
+    "groups": (_are_groups, "groups of stays and their sizes, by split"),
+    "targets": (lambda v: False, "a key of a file"),
+}
 _CHECKS: dict[str, tuple[_Check, str]] = {
     "vocabulary": (lambda v: _is_list(v, _is_text) and v == sorted(set(v)), "a sorted list of different names"),
     "mean": (lambda v: _is_list(v, lambda m: m is None or _is_finite(m)), "a list of finite numbers or null"),
@@ -158,6 +215,8 @@ _CHECKS: dict[str, tuple[_Check, str]] = {
         "a source and a width",
     ),
     "label_name": (_is_text, "a name"),
+    "source": (_is_text, "a text"),
+    "statistics": (_is_text, "a text"),
     "splits": (
         lambda v: _is_dict(v, _is_split) and len(v) > 0 and v.keys() <= set(SPLITS),
         f"counts of {', '.join(reversed(_COUNTS))} for some of {', '.join(SPLITS)}",

@@ -139,3 +139,34 @@ def test_a_value_of_the_wrong_type_or_range_is_one_error(folder: Folder, change:
     _change(path, **change)
     with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):
         open_cohort(path)
+
+
+REPORT = {"faulty_files": 0, "left_out": 0, "stays_out_of_order": 0, "stays_without_label": 0}
+REPORT["variables_without_statistics"] = {}
+OPTIONAL: list[tuple[dict[str, Any], str]] = [
+    ({"import": 5}, "import is not what an import records"),
+    ({"import": {"notes": "left out"}}, "import is not"),
+    ({"import": {"notes": [5]}}, "import is not"),
+    ({"import": {"id_column": None}}, "import is not"),
+    ({"import": {"time_zone": 5}}, "import is not"),
+    ({"groups": {"train": [["a", 1]]}}, "groups do not add up to the stays of their split"),
+    ({"groups": {"train": [5]}}, "groups is not groups of stays and their sizes, by split"),
+    ({"source": 5}, "source is not a text"),
+    ({"targets": {}}, "targets is not a key of a file"),
+    ({"report": REPORT | {"unnamed_rows": 5}}, "report is not counts of what was left out"),
+    ({"report": REPORT | {"unnamed_rows": {"rows": 5}}}, "report is not"),
+    ({"report": REPORT | {"unknown_variables": {"test": 5}}}, "report is not"),
+    ({"report": REPORT | {"statistics_of": 5}}, "report is not"),
+    ({"report": REPORT | {"faults": {"kinds": {"x": 1}}}}, "report is not"),
+    ({"report": REPORT | {"faults": {"other": 1}}}, "report is not"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), OPTIONAL, ids=str)
+def test_what_only_some_cohorts_record_is_checked_too(folder: Folder, change: dict[str, Any], message: str) -> None:
+    path = compiled(folder).path
+    manifest = read_manifest(path) | change
+    manifest[CHECKSUM] = manifest_checksum(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):
+        open_cohort(path)

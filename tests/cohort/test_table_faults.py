@@ -14,6 +14,7 @@ from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tables import read
+from tests.tiny import largest_file
 
 from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
 
@@ -161,6 +162,8 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
             "e.csv: cannot be read (after row 0): CSV parse error: Row #2: Expected 4 columns",
         ),
         (HEADER, [], "e.csv: there are no rows."),
+        (HEADER + ",0,hr,1\nNA,1,hr,2\n", [], "e.csv, column id: none of the 2 rows has an id."),
+        (HEADER + ",0,hr,1\n", ["--start_column", "value"], "e.csv, column id: none of the 1 rows has an id."),
         (HEADER + "1,noon,hr,1\n", [], "no cell of the column of times, such as 'noon', is a timestamp without"),
         (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "such as '0', is a timestamp like %d.%m.%Y"),
         (
@@ -376,6 +379,17 @@ def test_check_says_what_is_wrong_with_a_table_that_cannot_be_read(
     text = capsys.readouterr().out
     assert "e.csv: has no column variable, value. Its columns are: id, time." in text
     assert text.endswith("Verdict: NOT ready: 1 to correct, 0 worth a look.\n")
+
+
+def test_a_full_disk_is_one_error_however_few_events_there_are(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    src = tables.csv("e.csv", HEADER + GOOD)
+    with largest_file(20):
+        assert run(tables, src) == 2
+    assert f"{tables.root}: cannot be written (File too large). Free disk space" in capsys.readouterr().err
+    assert not list(tables.root.glob(".*"))
 
 
 def test_a_failure_leaves_nothing_behind(tables: Tables) -> None:  # noqa: F811

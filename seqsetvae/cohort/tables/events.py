@@ -147,6 +147,8 @@ def read_events(
                 bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
+    if not len(events.ids):
+        raise InputError(f"{files[0]}, column {columns.id}: none of the {n_rows:,} rows has an id.")
     events.store.finish(len(events.ids))
     events.notes += repeats(events.store, events.files, n_rows)
     if n_dates := sum(clock.n_dates for clock in clocks):

@@ -57,7 +57,6 @@ class EventStore:
         if not self._is_sorted:
             self._stream = self._sorted()
         if self._first[-1]:
-            self._stream.flush()
             self._records = np.memmap(self._stream, self.dtype, "r").view(np.ndarray)
 
     def read(self, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -99,15 +98,17 @@ class EventStore:
 
     def _new_file(self) -> IO[bytes]:
         try:
-            return tempfile.TemporaryFile(dir=self.folder)
+            return tempfile.TemporaryFile(dir=self.folder, buffering=0)  # a buffer would be written later, elsewhere
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
     def _write(self, stream: IO[bytes], records: NDArray[Any]) -> None:
+        rest = memoryview(records.tobytes())
         try:
-            stream.write(records.tobytes())
+            while len(rest):
+                rest = rest[stream.write(rest) :]
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
     def _read(self, stream: IO[bytes], n_records: int) -> NDArray[Any]:
-        return np.frombuffer(stream.read(n_records * self.dtype.itemsize), self.dtype)
+        return np.fromfile(stream, self.dtype, n_records)

@@ -6,6 +6,7 @@ Legend: n stays, r rows.
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.errors import InputError
 
+ROW_NAMES = ("stage", "epoch")  # columns of metrics.csv that say which validation a row is of
 PREDICTIONS, EVERY_SET, METRICS = "predictions", "every_set", "metrics.csv"
 SUFFIXES = (".csv", ".parquet")
 Floats = NDArray[np.float64]
@@ -89,6 +91,7 @@ def read_predictions(file: Path, split: str | None) -> ScoredStays:
     predicted = ~np.isnan(probability) & ~np.isnan(logit)
     used = predicted & ~np.isnan(label)
     _check(file, "label", label[used], np.isin(label[used], (0, 1)), "0, 1 or empty")
+    _check(file, "logit", logit, ~np.isinf(logit), "finite numbers")
     for name, values in (("probability", probability), ("calibrated_probability", calibrated)):
         _check(file, name, values, np.isnan(values) | ((values >= 0) & (values <= 1)), "between 0 and 1")
     reasons = Counter(
@@ -118,9 +121,18 @@ def read_risk_after_sets(file: Path) -> RiskAfterSets:
 def read_metrics(file: Path) -> list[dict[str, float]]:
     """metrics.csv: a dictionary for each validation, without empty cells. Raises InputError for a damaged file."""
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            header, rows = list(reader.fieldnames or []), list(reader)
+        _require_once(header, ROW_NAMES, file)
+        _require_once(header, [name for name in header if name], file)
+        found = [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
+        for at, row in enumerate(found):
+            if not all(math.isfinite(row.get(name, math.nan)) for name in ROW_NAMES):
+                raise InputError(f"{file}, row {at} (counted from 0): {' or '.join(ROW_NAMES)} is not a number")
+        return found
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as a table of numbers ({error})") from None
 
@@ -137,19 +149,25 @@ def _read(file: Path, types: dict[str, Any]) -> pa.Table:
             table = table.cast(known)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file}: cannot be read as a table ({error})") from None
-    _require(table, list(types), file)
+    _require_once(table.column_names, list(types), file)
+    if "stay_id" in types and table["stay_id"].null_count:
+        raise InputError(f"{file}, column stay_id: {table['stay_id'].null_count:,} rows have none")
     return table
 
 
-def _require(table: pa.Table, names: Sequence[str], file: Path) -> None:
-    missing = [name for name in names if name not in table.column_names]
+def _require_once(there: Sequence[str], names: Sequence[str], file: Path) -> None:
+    """Raises InputError unless each of these columns is there, once."""
+    missing = [name for name in names if name not in there]
     if missing:
-        raise InputError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        raise InputError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(there)}")
+    twice = [name for name in names if there.count(name) > 1]
+    if twice:
+        raise InputError(f"{file}: column {twice[0]} occurs twice; keep one of the two")
 
 
 def _numbers(table: pa.Table, name: str, file: Path) -> Floats:
     """A column as float64, NaN where it is empty."""
-    _require(table, [name], file)
+    _require_once(table.column_names, [name], file)
     try:
         return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
     except pa.ArrowException as error:

@@ -120,6 +120,11 @@ def test_without_a_calibrator_the_risk_is_the_probability(tmp_path: Path) -> Non
         (HEAD + "5,valid,0.5,1.6,,1,\n", "column probability: 1 values are not between 0 and 1, for example 1.6"),
         (HEAD + "5,valid,high,0.6,,1,\n", "column logit: not a column of numbers"),
         (HEAD + "five,valid,0.5,0.6,,1,\n", "cannot be read as a table"),
+        (HEAD + "5,valid,inf,0.6,,1,\n", "column logit: 1 values are not finite numbers, for example inf"),
+        (HEAD + ",valid,0.5,0.6,,1,\n", "column stay_id: 1 rows have none"),
+        (HEAD.replace("reason", "label") + "5,valid,0.5,0.6,,1,1\n", "has no column reason"),
+        (HEAD.replace("\n", ",label\n") + "5,valid,0.5,0.6,,1,,1\n", "column label occurs twice; keep one of the two"),
+        (HEAD.replace("\n", ",split\n") + "5,valid,0.5,0.6,,1,,1\n", "column split occurs twice"),
         (HEAD + "5,train,0.5,0.6,,1,\n", "has no stay of the split 'valid'"),
         ("", "cannot be read as a table"),
     ],
@@ -139,10 +144,28 @@ def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path: Path) -> Non
         read_risk_after_sets(file)
 
 
-def test_metrics_that_are_no_table_of_numbers_are_an_error(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,val_auc\n1,high\n")
-    with pytest.raises(InputError, match=r"metrics\.csv: cannot be read as a table of numbers"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage,epoch,step,val_auc\n1,1,5,high\n", "cannot be read as a table of numbers"),
+        ("Stage,Epoch,Step,val_auc\n1,1,5,0.5\n", "has no column stage, epoch; it has Stage, Epoch, Step"),
+        ("stage;epoch;step;val_auc\n1;1;5;0.5\n", "has no column stage, epoch; it has stage;epoch;step;val_auc"),
+        ("stage,epoch,step,val_auc,val_auc\n1,1,5,0.5,0.6\n", "column val_auc occurs twice"),
+        ("stage,epoch,step,val_auc\n1,,5,0.5\n", "row 0 (counted from 0): stage or epoch is not a number"),
+        ("stage,epoch,step,val_auc\n1,inf,5,0.5\n", "row 0 (counted from 0): stage or epoch is not a number"),
+        ("", "has no column stage, epoch"),
+    ],
+)
+def test_metrics_that_are_no_table_of_numbers_are_an_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.csv") as error:
         read_metrics(tmp_path / "metrics.csv")
+    assert message in str(error.value)
+
+
+def test_metrics_may_have_the_byte_order_mark_of_excel(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("stage,epoch,step\n1,1,5\n", encoding="utf-8-sig")
+    assert read_metrics(tmp_path / "metrics.csv") == [{"stage": 1, "epoch": 1, "step": 5}]
 
 
 def test_an_evaluation_is_read_with_intervals_and_without_undefined_figures(example: Path) -> None:
