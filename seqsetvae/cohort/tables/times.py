@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import as_text, cast_cells, in_column, is_text, split_values
-from seqsetvae.cohort.tables.zones import find_zone
+from seqsetvae.cohort.tables.zones import DAY, find_zone
 from seqsetvae.errors import InputError
 
 MICROSECONDS = 60_000_000  # in a minute
@@ -263,18 +263,22 @@ def _by_form(text: pa.Array, form: str) -> pa.Array:
     The reader takes 31 February for 3 March, and a second 60 for the next minute.
     """
     time = pc.strptime(text, form, "us", error_is_null=True)
-    local, plain, form_of_local = time, text, form
-    if form.endswith("%z"):
-        plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"(Z|[+-][0-9]{2}:?([0-9]{2})?)$", ""))
-        form_of_local = form.removesuffix("%z").rstrip()
-        local = pc.strptime(plain, form_of_local, "us", error_is_null=True)
-    written = pc.strftime(local.cast(pa.timestamp("s")), form_of_local)
-    rows = np.flatnonzero(~pc.fill_null(pc.equal(written, plain), True).to_numpy(zero_copy_only=False))
-    if not len(rows):
-        return time
-    differs = np.zeros(len(text), dtype=bool)
-    differs[rows] = ~np.asarray(pc.equal(_comparable_text(written.take(rows)), _comparable_text(plain.take(rows))))
-    return pc.if_else(pa.array(differs), None, time)
+    if not form.endswith("%z"):
+        return pc.if_else(_is_written_so(time, text, form), time, None)
+    text = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"(Z|[+-][0-9]{2}:?([0-9]{2})?)$", ""))
+    form = form.removesuffix("%z").rstrip()
+    local = pc.strptime(text, form, "us", error_is_null=True)
+    offset = pc.abs(pc.subtract(local.cast(pa.int64()), time.cast(pa.int64())))
+    return pc.if_else(pc.and_(_is_written_so(local, text, form), pc.less(offset, DAY)), time, None)
+
+
+def _is_written_so(time: pa.Array, text: pa.Array, form: str) -> pa.Array:
+    """[R] Whether a time is written as the text in this format; null where there is none."""
+    written = pc.strftime(time.cast(pa.timestamp("s")), form)
+    same = pc.equal(written, text)
+    if pc.all(same).as_py() is not False:
+        return same
+    return pc.or_(same, pc.equal(_comparable_text(written), _comparable_text(text)))
 
 
 def _comparable_text(text: pa.Array) -> pa.Array:
