@@ -112,8 +112,8 @@ def find_labels(
     if arguments.labels:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
         rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
-        if rows.time is None and arguments.prediction_time_column:
-            raise InputError(f"{arguments.labels}: no row has a {time}, which --prediction_time_column names.")
+        if rows.time is None and time is not None:
+            rows.notes.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
     elif arguments.predict_at or arguments.predict_every:
         rows = prediction_grid(start, last_times(events), sorted(set(arguments.predict_at)), arguments.predict_every)
     if arguments.label_event:
