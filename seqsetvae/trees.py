@@ -117,12 +117,17 @@ def _train(
 
 
 def lightgbm() -> Any:
-    """The library. Raises InputError where it is not installed."""
+    """The library. Raises InputError where it is not installed, or cannot be imported."""
     try:
         import lightgbm as library
     except ImportError as error:
         raise InputError(
             "lightgbm is not installed; boosted trees (distillation, tree_models, baselines) need it: "
             "pip install lightgbm"
+        ) from error
+    except Exception as error:  # of whatever kind: no docstrings, no OpenMP
+        raise InputError(
+            f"lightgbm cannot be imported ({type(error).__name__}: {error}); boosted trees (distillation, tree_models, "
+            "baselines) need it. It needs docstrings (no python -OO) and OpenMP (libgomp1, on macOS libomp)."
         ) from error
     return library

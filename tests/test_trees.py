@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae import trees
 from seqsetvae.errors import InputError
 from seqsetvae.tree_text import checked_text
-from seqsetvae.trees import BoostedTrees, average_with_trees, out_of_fold_log_odds, soft_labels, trees_alone
+from seqsetvae.trees import BoostedTrees, average_with_trees, lightgbm, out_of_fold_log_odds, soft_labels, trees_alone
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 
@@ -147,3 +149,15 @@ def test_no_list_of_texts_is_one_clear_error(models: object) -> None:
 def test_trees_of_another_table_are_one_clear_error(text: str) -> None:
     with pytest.raises(InputError, match=r"they split \[30\] columns, and its table has 29"):
         BoostedTrees([text]).log_odds(np.zeros((3, 29)))
+
+
+def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LightGBM reads its docstrings, which `python -OO` takes away, and needs OpenMP."""
+    for cause in ("None.partition", "raise OSError('libgomp.so.1: cannot open shared object file')"):
+        (tmp_path / "lightgbm.py").write_text(cause, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+        with pytest.raises(InputError, match=r"lightgbm cannot be imported .*no python -OO.*libgomp1"):
+            lightgbm()
