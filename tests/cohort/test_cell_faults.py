@@ -18,7 +18,7 @@ from seqsetvae.cohort.cell_faults import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
-from seqsetvae.cohort.tables import events, read
+from seqsetvae.cohort.tables import events, read, sheet
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.subgroups import read_subgroup_table
@@ -230,6 +230,25 @@ def test_a_packed_table_that_is_far_larger_than_it_seems_is_an_error(
     assert "e.csv.gz: unpacked it is more than 100 times as large. Is it a table?" in refused(tables, src, capsys)
 
 
+def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(
+    tables: Tables,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="Excel files need it")
+    book, src = openpyxl.Workbook(), tables.root / "e.xlsx"
+    for row in (["id", "time", "variable", "value"], [7, 0, "hr", 80]):
+        book.active.append(row)
+    book.active.cell(row=5000, column=4).value = ""
+    book.save(src)
+    assert tables.compile(src).split("train").stay_id.tolist() == [7]
+    sheet.read_sheet.cache_clear()
+    monkeypatch.setattr(sheet, "MOST_CELLS", 1000)
+    assert "e.xlsx: its first sheet has more than 1,000 cells. Write it as a CSV file." in refused(tables, src, capsys)
+    monkeypatch.setattr(sheet, "LARGEST_BOOK", 1000)
+    assert "unpacked; allowed: 1,000. Write it as a CSV file." in refused(tables, src, capsys)
+
+
 def test_a_row_longer_than_a_part_is_an_error(
     tables: Tables,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -278,7 +297,7 @@ def test_an_archive_of_great_size_is_an_error_before_it_is_unpacked(
     def fails() -> None:
         assert main(["physionet2012", str(tmp_path), str(tmp_path / "out")]) == 2
         assert (
-            "holds more than 20,000 bytes, unpacked. A set of the challenge has 30 million." in capsys.readouterr().err
+            "holds more than 20,000 bytes, unpacked. A set of the challenge has 28 million." in capsys.readouterr().err
         )
 
     monkeypatch.setattr(physionet_files, "LARGEST_SET", 20_000)

@@ -86,7 +86,7 @@ def test_a_file_that_is_there_twice_is_an_error(
         columns = {"id": [*range(11)], "time": [0.0] * 11, "variable": ["hr"] * 11, "value": [*range(11)]}
         pq.write_table(pa.table(columns), file.with_name(name))
     error = refused(tables, capsys)
-    assert "rows are in" in error
+    assert "events are in" in error
     assert "(the same id, time, variable and value), as if a file were there twice." in error
     assert str(file) in error
     assert str(file.with_name(name)) in error
@@ -97,7 +97,8 @@ def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:  # 
     tables.csv("src/b.csv", HEADER + "9,0,hr,70\n9,1,hr,70\n9,0,lactate,70\n")
     cohort = tables.compile(tables.root / "src")
     assert cohort.manifest["import"]["notes"][-1] == (
-        "the same id, time, variable and value: 1 row in two files and 2 rows twice in a file; all are kept"
+        "the same id, time, variable and value: 1 event in two files and 2 events twice in a file, 25.0% of all; "
+        "all are kept"
     )
     assert cohort.manifest["splits"]["train"]["events"] == 12
 
@@ -123,7 +124,7 @@ def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
         codes = EventCodes(VariableMap())
         events = read_events(files, Columns("id", "time", "variable", "value"), codes, TimeFlags(), tmp_path)
         (note,) = events.notes
-        assert f"{across:,} rows in two files and {within:,} rows twice in a file" in note
+        assert f"{across:,} events in two files and {within:,} events twice in a file" in note
 
 
 def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:

@@ -67,12 +67,16 @@ class EventCodes:
         self._count = np.zeros(0, dtype=np.int64)  # [C] events
 
     def encode(
-        self, variable: pa.Array, value: pa.Array | None, text: pa.Array | None = None, first_row: int = 0
+        self,
+        variable: pa.Array,
+        value: pa.Array | None,
+        text: pa.Array | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """(code [R], number [R] in the unit of the target variable, NaN where there is none).
 
-        `text` is a column of levels beside the numbers; it counts where there is no number. `first_row` is that of the
-        part, for messages.
+        `text` is a column of levels beside the numbers; it counts where there is no number. `rows` [R] are those of the
+        file, for messages.
 
         Raises:
             InputError: more than MAX_LEVELS levels of one variable, or a level that holds a line break.
@@ -90,14 +94,14 @@ class EventCodes:
         numeric, bare = (np.array([*(self._of(target, kind) for target in targets), UNNAMED]) for kind in (None, ""))
         code = np.where(np.isnan(number), bare[local], numeric[local]).astype(np.int32)
         code[is_out[local]] = LEFT_OUT
-        rows = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0))
-        levels = level.take(rows)
+        chosen = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0))
+        levels = level.take(chosen)
         found = first_fault(levels)
         if found:
-            row = int(rows[found[0]])
-            where = f"row {first_row + row} (counted from 0), variable {shown(names[local[row]])}"
-            raise InputError(f"{where}: the cell {found[1].removesuffix('.')}")
-        code[rows] = self._level_codes(targets, local[rows], levels)
+            at = int(chosen[found[0]])
+            row = "" if rows is None else f"row {rows[at]} (counted from 0), "
+            raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1].removesuffix('.')}")
+        code[chosen] = self._level_codes(targets, local[chosen], levels)
         self._add_counts(code)
         return code, number
 

@@ -150,7 +150,7 @@ def read_events(
     if not len(events.ids):
         raise InputError(f"{files[0]}, column {columns.id}: none of the {n_rows:,} rows has an id.")
     events.store.finish(len(events.ids))
-    events.notes += repeats(events.store, events.files, n_rows)
+    events.notes += repeats(events.store, events.files)
     if n_dates := sum(clock.n_dates for clock in clocks):
         said = "without a time of day, among others that have one: midnight, before all else of that day"
         events.notes.append(f"{counted(n_dates, 'time')} {said}")
@@ -189,15 +189,15 @@ def _add(
     ids = in_column(where, columns.id, lambda: events.ids.add(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     if values is not None:
-        code, number, row = encode_wide(events.codes, where, cells, values)
+        code, number, row = encode_wide(events.codes, where, cells, values, part.first_row)
     else:
+        row = np.arange(len(ids))
         value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
         code, number = in_column(
             where,
             str(columns.value),
-            lambda: events.codes.encode(cells[str(columns.variable)], value, text, part.first_row),
+            lambda: events.codes.encode(cells[str(columns.variable)], value, text, part.first_row + row),
         )
-        row = np.arange(len(ids))
     _note_rows_without_id(events, part, ids)
     is_event = (ids[row] >= 0) & (code != LEFT_OUT)
     bad = is_bad(time)

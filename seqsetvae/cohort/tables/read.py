@@ -38,8 +38,8 @@ HEADER_CHARACTERS = 1 << 20  # at most
 # Bounds that no real data reach, so that a small packed file cannot fill the memory.
 LARGEST_TABLE = 1 << 30  # bytes of a table that is read as a whole: labels, one row a stay
 LARGEST_PART = 1 << 30  # bytes of the texts of a column in a part of a Parquet file
-TIMES_LARGER = 100, 1 << 28  # unpacked than packed, above so many bytes; tables are up to 30 times as large
-ROWS_PER_BYTE = 16  # of a Parquet file with more than a part of rows; events take about one byte each at least
+TIMES_LARGER = 100, 1 << 28  # unpacked than packed, above so many bytes
+ROWS_PER_BYTE = 16  # of a Parquet file with more than a part of rows; so many are equal ones alone
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Rows that occur twice (the same id, time, variable and value), in two files or in one: counted, never dropped.
+"""Events that occur twice (the same id, time, variable and value), in two files or in one: counted, never dropped.
 
-Letters: R records of a block.
+Letters: R records of a block, F files.
 """
 
 from collections import Counter
@@ -16,36 +16,47 @@ from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.store import EventStore
 from seqsetvae.errors import InputError
 
-TOO_MANY = 0.5  # of the rows of a file: so many are in another file only where one is there twice
-FEWEST = 10  # rows that are: fewer may be equal by chance
+TOO_MANY = 0.5  # of the events of a file: so many are in another file only where one is there twice
+FEWEST = 10  # events that are: fewer may be equal by chance
 
 
-def repeats(store: EventStore, files: Sequence[tuple[int, Path]], n_rows: int) -> list[str]:
-    """How many rows occur twice, in words; empty if none does. `files`: row of the first of each, counted over all.
+def repeats(store: EventStore, files: Sequence[tuple[int, Path]]) -> list[str]:
+    """How many events occur twice, in words; empty if none does. `files`: row of the first of each, counted over all.
 
     Raises:
-        InputError: half of the rows of a file, or more, are in another one.
+        InputError: half of the events of a file, or more, are in another one.
     """
     first_row = np.array([row for row, _ in files])
     pairs: Counter[tuple[int, int]] = Counter()
+    size = np.zeros(len(files), dtype=np.int64)
     for records in store.blocks():
         pairs.update(_pairs(records, first_row))
-    size = np.diff(np.append(first_row, n_rows))
+        size += _by_file(records, first_row)
     for (one, other), n in pairs.items():
         if one != other and n >= max(FEWEST, TOO_MANY * min(size[one], size[other])):
             at = one if size[one] < size[other] else other
             raise InputError(
-                f"{files[at][1]}: {n:,} of its {size[at]:,} rows are in {files[one + other - at][1]} too (the same id, "
-                "time, variable and value), as if a file were there twice. Remove one of the two."
+                f"{files[at][1]}: {n:,} of its {size[at]:,} events are in {files[one + other - at][1]} too (the same "
+                "id, time, variable and value), as if a file were there twice. Remove one of the two."
             )
     across = sum(n for (one, other), n in pairs.items() if one != other)
     within = pairs.total() - across
-    parts = [f"{counted(n, 'row')} {what}" for n, what in ((across, "in two files"), (within, "twice in a file")) if n]
-    return [f"the same id, time, variable and value: {' and '.join(parts)}; all are kept"] if parts else []
+    parts = [
+        f"{counted(n, 'event')} {what}" for n, what in ((across, "in two files"), (within, "twice in a file")) if n
+    ]
+    of_all = f"{pairs.total() / max(size.sum(), 1):.1%} of all"
+    return [f"the same id, time, variable and value: {' and '.join(parts)}, {of_all}; all are kept"] if parts else []
+
+
+def _by_file(records: NDArray[Any], first_row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[F] The number of records of each file."""
+    if len(first_row) == 1:
+        return np.array([len(records)])
+    return np.bincount(np.searchsorted(first_row, records["row"], side="right") - 1, minlength=len(first_row))
 
 
 def _pairs(records: NDArray[Any], first_row: NDArray[np.int64]) -> Counter[tuple[int, int]]:
-    """(file of the first, file of another) for all rows that are equal to an earlier one, with their number."""
+    """(file of the first, file of another) for all events that are equal to an earlier one, with their number."""
     value = np.where(np.isnan(records["value"]), np.nan, records["value"] + 0.0)  # + 0.0: minus zero equals zero
     key = scrambled(records["id"].astype(np.uint64) << np.uint64(32) | records["code"].astype(np.uint32))
     key = scrambled(key ^ value.view(np.uint64))

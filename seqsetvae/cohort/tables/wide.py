@@ -37,9 +37,11 @@ def value_columns(file: Path, there: Sequence[str], named: Sequence[str], taken:
 
 
 def encode_wide(
-    codes: EventCodes, where: str, cells: dict[str, pa.Array], columns: Sequence[str]
+    codes: EventCodes, where: str, cells: dict[str, pa.Array], columns: Sequence[str], first_row: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
     """(code [E], number [E], row [E]) of the cells that are not empty, row by row in the order of the columns.
+
+    `first_row` is that of the part, for messages.
 
     Raises:
         InputError: a column that holds neither texts, numbers nor truth values, or has too many levels.
@@ -54,8 +56,10 @@ def encode_wide(
         at = np.repeat(np.array(chosen, np.int32), [len(of_column) for of_column in rows])
         values = pa.concat_arrays([c.take(pa.array(r)) for c, r in zip(filled, rows, strict=True)])
         names = pa.DictionaryArray.from_arrays(pa.array(at), pa.array(list(columns)))
-        code, number = in_column(where, "of values", lambda: codes.encode(names, values))  # noqa: B023
-        parts.append((code, number, np.concatenate(rows), at))
+        row = np.concatenate(rows)
+        in_file = first_row + row
+        code, number = in_column(where, "of values", lambda: codes.encode(names, values, None, in_file))  # noqa: B023
+        parts.append((code, number, row, at))
     if not parts:
         return np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64)
     code, number, row, at = (np.concatenate(column) for column in zip(*parts, strict=True))
