@@ -290,3 +290,5 @@ def test_a_code_of_meds_may_be_the_end(tmp_path: Path, capsys: pytest.CaptureFix
     cohort = data.compile(*flags, "--end_code", "HOSPITAL_DISCHARGE*")
     assert cohort.split("train").stay_id.tolist() == [1, 3, 4]
     assert "have no end" not in capsys.readouterr().out  # alive, or still there
+    assert data.compile(*flags, "--end_code", "DEATH").split("train").n_stays == 4
+    assert "code DEATH: no stay has an end by it, so that none is left out" in capsys.readouterr().out

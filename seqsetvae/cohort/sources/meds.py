@@ -84,6 +84,9 @@ def open_source(arguments: Namespace) -> Opened:
     if arguments.label_name == NO_LABEL:
         arguments.label_name = None
     if is_export(arguments.src):
+        given = [flag for flag in ("start_code", "end_code") if getattr(arguments, flag) is not None]
+        if given:
+            raise InputError(f"--{given[0]}: {arguments.src} was exported stay by stay, by data.py. Leave it out.")
         return open_export(arguments)
     arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS
     src, flags = arguments.src, TimeFlags()

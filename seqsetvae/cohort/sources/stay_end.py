@@ -47,7 +47,9 @@ def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | Non
         shares = f"; {label_name}: {rates[0]} of those left out, {rates[1]} of those kept" if label_name else ""
         has = f"{gone.sum():,} of {counted(len(gone), 'stay')}"
         notes.append(f"{end.name}: {has} ended before their prediction time, left out{shares}")
-    if end.expected and not known.all():
+    if not known.any():
+        notes.append(f"{end.name}: no stay has an end by it, so that none is left out. Is the name right?")
+    elif end.expected and not known.all():
         has = f"{(~known).sum():,} of {counted(len(known), 'stay')}"
         notes.append(f"{end.name}: {has} have no end, and are used: it is not known whether they had ended")
     reverse = known & ~is_bad(samples.start) & (end.time < samples.start)
