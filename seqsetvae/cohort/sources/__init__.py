@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seqsetvae.cohort.format import is_compiled
-from seqsetvae.cohort.sources import meds, physionet2012, seqsetvae_layout, shards, table
+from seqsetvae.cohort.sources import meds, omop, physionet2012, seqsetvae_layout, shards, table
 from seqsetvae.cohort.sources.meds_files import is_meds
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tables.read import is_table
@@ -32,6 +32,7 @@ SOURCES: dict[str, Origin] = {
     "join": shards,
     "table": table,
     "meds": meds,
+    "omop": omop,
 }
 
 
@@ -43,6 +44,8 @@ def recognise(path: Path) -> str | None:
         return None
     if is_meds(path):
         return "meds"
+    if omop.is_omop(path):
+        return "omop"
     if any(path.glob("Outcomes-[abc].txt")):
         return "physionet2012"
     is_layout = any((folder / split).is_dir() for folder in (path, path / "patient_ehr") for split in SPLITS)

@@ -1,0 +1,242 @@
+"""The OMOP common data model: clinical tables (CSV or Parquet) are rewritten as events and stays, then read as a table.
+
+A stay is a visit. Letters: R rows of a part.
+"""
+
+import contextlib
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.sources import table
+from seqsetvae.cohort.sources.event_flags import add_label_flags, add_shared_flags, spool_folder
+from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
+from seqsetvae.cohort.tables.cells import as_facts
+from seqsetvae.cohort.tables.read import SUFFIXES, column_names, read_parts, table_files
+from seqsetvae.errors import InputError
+
+HELP = "Compile the tables of an OMOP common data model (measurement, observation, condition, drug, procedure, visit)."
+VISIT, PERSON, DEATH = "visit_occurrence", "person", "death"
+ID, NO_CONCEPT = "visit_occurrence_id", "0"
+FACTS = ("age", "gender", "race", "ethnicity", "visit")
+
+
+class _Domain(NamedTuple):
+    """The columns of a clinical table, in lower case; None = it has none."""
+
+    concept: str
+    time: str  # of the event, or of its begin; the date is in the column without `time`
+    number: str | None = None
+    level: str | None = None  # concept of the value
+    text: str | None = None
+
+
+DOMAINS = {
+    "measurement": _Domain("measurement_concept_id", "measurement_datetime", "value_as_number", "value_as_concept_id"),
+    "observation": _Domain(
+        "observation_concept_id", "observation_datetime", "value_as_number", "value_as_concept_id", "value_as_string"
+    ),
+    "condition_occurrence": _Domain("condition_concept_id", "condition_start_datetime"),
+    "drug_exposure": _Domain("drug_concept_id", "drug_exposure_start_datetime"),
+    "procedure_occurrence": _Domain("procedure_concept_id", "procedure_datetime"),
+}
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of `data.py omop`."""
+    parser.add_argument("src", type=Path, metavar="FOLDER", help="a folder with a file, or folder of files, a table")
+    visits = "visits of these concepts alone, such as 9201 (inpatient) and 9203 (emergency); default: all"
+    parser.add_argument("--visit_concepts", nargs="+", default=[], metavar="ID", help=visits)
+    add_label_flags(parser, f"--id_column ({ID})", None, PREDICTION_TIME)
+    add_label_rule_flags(parser)
+    add_shared_flags(parser)
+
+
+def open_source(arguments: Namespace) -> Opened:
+    """The tables of this folder. Raises InputError."""
+    found = {name: _files(arguments.src, name) for name in (*DOMAINS, VISIT, PERSON, DEATH, "concept")}
+    missing = [name for name in (VISIT, PERSON) if not found[name]]
+    if missing or not any(found[name] for name in DOMAINS):
+        raise InputError(
+            f"{arguments.src}: has no table {' and no table '.join(missing) or ', '.join(DOMAINS)}. Tables are files "
+            f"such as {missing[0] if missing else 'measurement'}.csv, or folders of that name, in upper or lower case."
+        )
+    names = _concepts(found["concept"])
+    with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments)) as temporary:
+        folder = Path(temporary)
+        visits = _stays(found, names, arguments.visit_concepts)
+        pq.write_table(visits, folder / "stays.parquet")
+        (folder / "events").mkdir()
+        kept = set(visits[ID].to_pylist())
+        notes = [_write_events(name, found[name], names, kept, folder / "events") for name in DOMAINS if found[name]]
+        of_table = vars(_table_defaults()) | vars(arguments)
+        of_table |= {"src": folder / "events", "stays": folder / "stays.parquet", "start_column": "start"}
+        of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
+        of_table |= {"non_numeric": "level", "id_column": ID}
+        try:
+            opened = table.open_source(Namespace(**of_table))
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", f"{arguments.src}: ")) from None
+    opened.source.description = f"OMOP {arguments.src.resolve()}"
+    assert opened.imported is not None, "a table is imported"
+    return replace(opened, imported=replace(opened.imported, notes=[*notes, *opened.imported.notes]))
+
+
+def is_omop(path: Path) -> bool:
+    """Whether a folder has the tables of visits and persons."""
+    return bool(_files(path, VISIT) and _files(path, PERSON))
+
+
+def _table_defaults() -> Namespace:
+    """The flags of `data.py table` where none is given."""
+    parser = ArgumentParser(add_help=False)
+    table.add_flags(parser)
+    return parser.parse_args(["SRC"])
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files of a table; none if there is no such table."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder.")
+    for path in sorted(folder.iterdir()):
+        stem = path.name.lower()
+        if path.is_dir() and stem == name:
+            return table_files(path)
+        if path.is_file() and stem.startswith(f"{name}.") and stem.removeprefix(name) in SUFFIXES:
+            return [path]
+    return []
+
+
+def _read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, pa.Array]]:
+    """The parts of a table as texts by lower-case name; columns that are missing and optional are empty."""
+    of_lower = {name.lower(): name for name in column_names(file)}
+    missing = [name for name in columns if name not in of_lower]
+    if missing:
+        raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {', '.join(of_lower)}.")
+    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in of_lower]
+    for part in read_parts(file, [of_lower[name] for name in wanted], free=tuple(of_lower.values())):
+        cells = {name: as_facts(part.columns[of_lower[name]]) for name in wanted}
+        yield cells | {name: pa.nulls(len(part), pa.string()) for name in optional if name not in of_lower}
+
+
+def _concepts(files: list[Path]) -> dict[str, str]:
+    """Concept id -> name, of the vocabulary; a name that several concepts have carries the id."""
+    names: dict[str, str] = {}
+    for file in files:
+        for cells in _read(file, ["concept_id", "concept_name"]):
+            names |= dict(zip(cells["concept_id"].to_pylist(), cells["concept_name"].to_pylist(), strict=True))
+    seen: dict[str, int] = {}
+    for name in names.values():
+        seen[name] = seen.get(name, 0) + 1
+    return {concept: name if seen[name] == 1 else f"{name} ({concept})" for concept, name in names.items()}
+
+
+def _named(concepts: pa.Array, names: dict[str, str]) -> pa.Array:
+    """[R] The name of each concept, its id where the vocabulary lacks it, null for none."""
+    encoded = concepts.dictionary_encode()
+    texts = [
+        None if text in (None, NO_CONCEPT) else names.get(text) or f"concept {text}"
+        for text in encoded.dictionary.to_pylist()
+    ]
+    return pa.array(texts, pa.string()).take(encoded.indices)
+
+
+def _time(cells: dict[str, pa.Array], column: str) -> pa.Array:
+    """[R] The time, or the date where there is none."""
+    return pc.coalesce(cells[column], cells[column.removesuffix("time")])
+
+
+def _whole(files: list[Path], columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    parts = [pa.table(cells) for file in files for cells in _read(file, columns, optional)]
+    return (
+        pa.concat_tables(parts)
+        if parts
+        else pa.table({name: pa.nulls(0, pa.string()) for name in (*columns, *optional)})
+    )
+
+
+def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequence[str]) -> pa.Table:
+    """A row a visit: its id, subject, start, end, death (within the visit) and FACTS."""
+    time = ["visit_start_datetime", "visit_start_date", "visit_end_datetime", "visit_end_date"]
+    visits = _whole(found[VISIT], [ID, "person_id", "visit_concept_id"], time)
+    if concepts:
+        visits = visits.filter(pc.is_in(visits["visit_concept_id"], pa.array(list(concepts))))
+        if not visits.num_rows:
+            raise InputError(f"--visit_concepts {' '.join(concepts)}: no visit is of these concepts.")
+    birth = ["birth_datetime", "year_of_birth", "gender_concept_id", "race_concept_id", "ethnicity_concept_id"]
+    persons = _whole(found[PERSON], ["person_id"], birth)
+    deaths = _whole(found[DEATH], ["person_id"], ["death_datetime", "death_date"])
+    dead = pa.table(
+        {"person_id": deaths["person_id"], "death": pc.coalesce(deaths["death_datetime"], deaths["death_date"])}
+    )
+    rows = visits.join(persons, "person_id").join(dead, "person_id")
+    rows = rows.combine_chunks()
+    cells = {name: rows[name].combine_chunks() for name in rows.column_names}
+    start, end = _time(cells, "visit_start_datetime"), _time(cells, "visit_end_datetime")
+    day = [pc.utf8_slice_codeunits(column, 0, 10) for column in (start, cells["death"], end)]
+    within = pc.and_(pc.greater_equal(day[1], day[0]), pc.less_equal(day[1], pc.coalesce(day[2], day[1])))
+    columns = {ID: cells[ID], "subject": cells["person_id"], "start": start, "end": end}
+    columns |= {"death": pc.if_else(pc.fill_null(within, False), cells["death"], None), "age": _age(cells, start)}
+    columns |= {name: _named(cells[f"{name}_concept_id"], names) for name in ("gender", "race", "ethnicity", "visit")}
+    return pa.table(columns)
+
+
+def _age(cells: dict[str, pa.Array], start: pa.Array) -> pa.Array:
+    """[R] Years from birth, or from the middle of the year of birth, to the start, as texts with one decimal."""
+    birth = pc.coalesce(
+        pc.utf8_slice_codeunits(cells["birth_datetime"], 0, 10),
+        pc.binary_join_element_wise(cells["year_of_birth"], "07-01", "-"),
+    )
+    days = pc.days_between(birth.cast(pa.date32()), pc.utf8_slice_codeunits(start, 0, 10).cast(pa.date32()))
+    return pc.round(pc.divide(days.cast(pa.float64()), 365.25), 1).cast(pa.string())
+
+
+def _write_events(name: str, files: list[Path], names: dict[str, str], visits: set[str], folder: Path) -> str:
+    """Write the events of a clinical table, those of a visit, to a file; returns a note on the others."""
+    domain, n_rows, n_without = DOMAINS[name], 0, 0
+    values = [
+        column
+        for column in (domain.number, domain.level, domain.text, domain.time, domain.time.removesuffix("time"))
+        if column
+    ]
+    units = ["unit_source_value", "unit_concept_id"] if domain.number else []
+    source = domain.concept.replace("_concept_id", "_source_value")
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for file in files:
+            for cells in _read(file, [ID, domain.concept], [*values, *units, source]):
+                rows = pa.table(_event_columns(name, domain, cells, names, source))
+                n_rows += rows.num_rows
+                rows = rows.filter(pc.is_in(rows[ID], pa.array(sorted(visits), pa.string())))
+                n_without += len(cells[ID]) - rows.num_rows
+                writer = writer or stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", rows.schema))
+                writer.write_table(rows)
+    return f"{name}: {counted(n_rows, 'row')}, of which {n_without:,} are of no visit that is read, and are not used"
+
+
+def _event_columns(
+    name: str, domain: _Domain, cells: dict[str, pa.Array], names: dict[str, str], source: str
+) -> dict[str, pa.Array]:
+    """The columns of `data.py table`, [R] each."""
+    kind, empty = name.split("_")[0], pa.nulls(len(cells[ID]), pa.string())
+    concept = _named(cells[domain.concept], names)
+    variable = pc.coalesce(concept, pc.binary_join_element_wise("source", cells[source], " "), pa.scalar("unknown"))
+    variable = pc.binary_join_element_wise(kind, variable, "/")
+    number = cells[domain.number] if domain.number else empty
+    if domain.number:
+        unit = pc.coalesce(cells["unit_source_value"], _named(cells["unit_concept_id"], names))
+        with_unit = pc.binary_join_element_wise(variable, pc.binary_join_element_wise("[", unit, "]", ""), " ")
+        variable = pc.if_else(pc.and_(number.is_valid(), with_unit.is_valid()), with_unit, variable)
+    level = _named(cells[domain.level], names) if domain.level else empty
+    text = pc.coalesce(level, cells[domain.text]) if domain.text else level
+    return {ID: cells[ID], "time": _time(cells, domain.time), "variable": variable, "value": number, "text": text}
