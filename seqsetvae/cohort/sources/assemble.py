@@ -144,8 +144,7 @@ def _without_ended(found: Found) -> Found:
 
 def _without_sample(found: Found) -> list[str]:
     n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
-    what = f"{counted(n_other, 'id')} without a row in --labels"
-    return [f"{what}, so there is no prediction time for them: not in the cohort"] if n_other else []
+    return [f"{counted(n_other, 'id')} without a prediction time: not in the cohort"] if n_other else []
 
 
 def assign_splits(

@@ -7,7 +7,6 @@ import contextlib
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,16 +79,15 @@ def open_source(arguments: Namespace) -> Opened:
         kept = set(visits[ID].to_pylist())
         notes = [_write_events(name, found[name], names, kept, folder / "events") for name in DOMAINS if found[name]]
         of_table = vars(_table_defaults()) | vars(arguments)
-        of_table |= {"src": folder / "events", "stays": folder / "stays.parquet", "start_column": "start"}
+        of_table |= {"stays": folder / "stays.parquet", "start_column": "start"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
         try:
-            opened = table.open_source(Namespace(**of_table))
+            opened = table.open_tables(Namespace(**of_table), sorted((folder / "events").iterdir()), notes)
         except InputError as error:
             raise InputError(str(error).replace(f"{folder}/", f"{arguments.src}: ")) from None
     opened.source.description = f"OMOP {arguments.src.resolve()}"
-    assert opened.imported is not None, "a table is imported"
-    return replace(opened, imported=replace(opened.imported, notes=[*notes, *opened.imported.notes]))
+    return opened
 
 
 def is_omop(path: Path) -> bool:
@@ -151,9 +149,14 @@ def _named(concepts: pa.Array, names: dict[str, str]) -> pa.Array:
     return pa.array(texts, pa.string()).take(encoded.indices)
 
 
-def _time(cells: dict[str, pa.Array], column: str) -> pa.Array:
-    """[R] The time, or the date where there is none."""
-    return pc.coalesce(cells[column], cells[column.removesuffix("time")])
+def _time(cells: dict[str, pa.Array], column: str, clock: str) -> pa.Array:
+    """[R] The time; a date alone, or at midnight, as sources without times of day write it, is at `clock` of its day.
+
+    Events are then at the end of the day, so that none is known before it was, and visits begin with the day.
+    """
+    text = pc.coalesce(cells[column], cells[column.removesuffix("time")])
+    day = pc.replace_substring_regex(text, r"^([0-9]{4}-[0-9]{2}-[0-9]{2})([ T]00:00(:00(\.0+)?)?)?$", r"\1")
+    return pc.if_else(pc.equal(pc.utf8_length(day), 10), pc.binary_join_element_wise(day, clock, " "), text)
 
 
 def _whole(files: list[Path], columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
@@ -182,7 +185,8 @@ def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequen
     rows = visits.join(persons, "person_id").join(dead, "person_id")
     rows = rows.combine_chunks()
     cells = {name: rows[name].combine_chunks() for name in rows.column_names}
-    start, end = _time(cells, "visit_start_datetime"), _time(cells, "visit_end_datetime")
+    start = _time(cells, "visit_start_datetime", "00:00")
+    end = _time(cells, "visit_end_datetime", "23:59")
     day = [pc.utf8_slice_codeunits(column, 0, 10) for column in (start, cells["death"], end)]
     within = pc.and_(pc.greater_equal(day[1], day[0]), pc.less_equal(day[1], pc.coalesce(day[2], day[1])))
     columns = {ID: cells[ID], "subject": cells["person_id"], "start": start, "end": end}
@@ -221,7 +225,7 @@ def _write_events(name: str, files: list[Path], names: dict[str, str], visits: s
                 n_without += len(cells[ID]) - rows.num_rows
                 writer = writer or stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", rows.schema))
                 writer.write_table(rows)
-    return f"{name}: {counted(n_rows, 'row')}, of which {n_without:,} are of no visit that is read, and are not used"
+    return f"{name}: {counted(n_rows, 'row')}; not used, since they are of no visit that is read: {n_without:,}"
 
 
 def _event_columns(
@@ -239,4 +243,10 @@ def _event_columns(
         variable = pc.if_else(pc.and_(number.is_valid(), with_unit.is_valid()), with_unit, variable)
     level = _named(cells[domain.level], names) if domain.level else empty
     text = pc.coalesce(level, cells[domain.text]) if domain.text else level
-    return {ID: cells[ID], "time": _time(cells, domain.time), "variable": variable, "value": number, "text": text}
+    return {
+        ID: cells[ID],
+        "time": _time(cells, domain.time, "23:59"),
+        "variable": variable,
+        "value": number,
+        "text": text,
+    }

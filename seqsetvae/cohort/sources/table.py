@@ -88,9 +88,15 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
 
 def open_source(arguments: Namespace) -> Opened:
     """The tables that these flags name. Raises InputError."""
+    files = table_files(arguments.src)
+    return open_tables(arguments, files, unread_notes(arguments.src, set(files)))
+
+
+def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str]) -> Opened:
+    """These files, which are those of arguments.src, or made of them. Raises InputError."""
     check_shared_flags(arguments)
     _check_flags(arguments)
-    files, flags, codes = table_files(arguments.src), time_flags(arguments), new_codes(arguments)
+    flags, codes = time_flags(arguments), new_codes(arguments)
     form, wide = form_of(arguments), wide_of(arguments)
     columns = Columns(
         arguments.id_column,
@@ -121,7 +127,7 @@ def open_source(arguments: Namespace) -> Opened:
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
             end=facts.end(flags, started),
-            notes=[*([] if labels is None else labels.notes), *facts.notes(), *unread_notes(arguments.src, set(files))],
+            notes=[*([] if labels is None else labels.notes), *facts.notes(), *notes],
         ),
     )
 

@@ -1,0 +1,106 @@
+"""`data.py omop`: the tables of an OMOP common data model become a cohort of visits. All data here are SYNTHETIC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seqsetvae.cohort import open_cohort
+from seqsetvae.cohort.command import main
+
+from .test_compile import sets_of
+
+TABLES = {
+    "VISIT_OCCURRENCE": (
+        "VISIT_OCCURRENCE_ID,PERSON_ID,VISIT_CONCEPT_ID,VISIT_START_DATE,VISIT_START_DATETIME,VISIT_END_DATE\n"
+        "11,1,9201,2020-01-01,2020-01-01 10:00:00,2020-01-03\n12,2,9201,2020-02-01,,2020-02-02\n"
+        "13,1,9202,2021-01-01,2021-01-01 10:00:00,2021-01-01\n"
+    ),
+    "PERSON": "PERSON_ID,GENDER_CONCEPT_ID,YEAR_OF_BIRTH,BIRTH_DATETIME\n1,8507,1950,1950-01-01\n2,8532,1980,\n",
+    "DEATH": "PERSON_ID,DEATH_DATE\n2,2020-02-02\n1,2022-01-01\n",
+    "CONCEPT": (
+        "CONCEPT_ID,CONCEPT_NAME\n8507,MALE\n8532,FEMALE\n9201,Inpatient\n30,Lactate\n40,Sepsis\n50,Sinus rhythm\n"
+    ),
+    "MEASUREMENT": (
+        "MEASUREMENT_ID,PERSON_ID,VISIT_OCCURRENCE_ID,MEASUREMENT_CONCEPT_ID,MEASUREMENT_DATE,MEASUREMENT_DATETIME,"
+        "VALUE_AS_NUMBER,VALUE_AS_CONCEPT_ID,UNIT_SOURCE_VALUE,MEASUREMENT_SOURCE_VALUE\n"
+        "1,1,11,30,2020-01-01,2020-01-01 11:00:00,2.5,0,mmol/L,x\n"
+        "2,1,11,0,2020-01-01,2020-01-01 11:00:00,,50,,ECG\n"
+        "3,2,12,30,2020-02-01,,30,0,mg/dL,x\n4,2,,30,2020-02-01,,30,0,mg/dL,x\n"
+    ),
+    "CONDITION_OCCURRENCE": (
+        "CONDITION_OCCURRENCE_ID,PERSON_ID,VISIT_OCCURRENCE_ID,CONDITION_CONCEPT_ID,CONDITION_START_DATE\n"
+        "1,1,11,40,2020-01-02\n2,1,13,77,2021-01-01\n"
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in TABLES.items():
+        (tmp_path / "omop").mkdir(exist_ok=True)
+        (tmp_path / "omop" / f"{name}.csv").write_text(text)
+    return tmp_path / "omop"
+
+
+def compiled(folder: Path, *flags: str) -> list[str]:
+    (folder.parent / "stats.csv").write_text("variable,mean,std\nunused,0,1\n")
+    stats = ("--stats", str(folder.parent / "stats.csv"), "--fractions", "1", "0", "0", "--embedding_dim", "2")
+    return ["omop", str(folder), str(folder.parent / "out"), *stats, *flags]
+
+
+def test_visits_are_stays_and_records_are_events_with_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(compiled(folder, "--label_present", "death")) == 0
+    split = open_cohort(folder.parent / "out").split("train")
+    assert split.stay_id.tolist() == [11, 12, 13]
+    assert split.subject_id.tolist() == [1, 2, 1]
+    assert split.label.tolist() == [0, 1, 0]  # person 1 died after both visits
+    cohort = open_cohort(folder.parent / "out")
+    facts = [("age", 70.0), ("gender=MALE", 1), ("visit=Inpatient", 1)]
+    assert sets_of(cohort, "train", 0) == [
+        (0, facts),
+        (60, [("measurement/Lactate [mmol/L]", 2.5), ("measurement/source ECG=Sinus rhythm", 1)]),
+        (2279, [("condition/Sepsis", 1)]),  # a date alone: the end of that day
+    ]
+    assert ("measurement/Lactate [mg/dL]", 30) in sets_of(cohort, "train", 1)[-1][1]
+    assert ("condition/concept 77", 1) in sets_of(cohort, "train", 2)[-1][1]
+    said = capsys.readouterr().out
+    assert "measurement: 4 rows; not used, since they are of no visit that is read: 1" in said
+    assert cohort.manifest["source"] == f"OMOP {folder}"
+
+
+def test_some_kinds_of_visits_alone_and_a_window(folder: Path) -> None:
+    assert main(compiled(folder, "--visit_concepts", "9201", "--until_hour", "2")) == 0
+    cohort = open_cohort(folder.parent / "out")
+    assert cohort.split("train").stay_id.tolist() == [11]  # what visit 12 has is of an unknown hour of its first day
+    assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 60]
+
+
+def test_check_recognises_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", str(folder), "--label_present", "death"])
+    assert capsys.readouterr().out.startswith(f"OMOP {folder}")
+
+
+@pytest.mark.parametrize(
+    ("gone", "flags", "said"),
+    [
+        ("PERSON", (), "has no table person"),
+        ("", ("--visit_concepts", "1"), "--visit_concepts 1: no visit is of these concepts"),
+    ],
+)
+def test_what_is_missing_is_one_error(
+    folder: Path, gone: str, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if gone:
+        (folder / f"{gone}.csv").unlink()
+    assert main(compiled(folder, *flags)) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder.parent / "out").exists()
+
+
+def test_a_faulty_cell_names_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "CONDITION_OCCURRENCE.csv"
+    file.write_text(file.read_text().replace("40,2020-01-02", "40,soon"))
+    assert main(compiled(folder)) == 2
+    assert "'soon' is not a timestamp" in capsys.readouterr().err
