@@ -79,7 +79,7 @@ def open_source(arguments: Namespace) -> Opened:
         kept = set(visits[ID].to_pylist())
         notes = [_write_events(name, found[name], names, kept, folder / "events") for name in DOMAINS if found[name]]
         of_table = vars(_table_defaults()) | vars(arguments)
-        of_table |= {"stays": folder / "stays.parquet", "start_column": "start"}
+        of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
         try:

@@ -32,6 +32,7 @@ from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.forms import USUAL, Form
+from seqsetvae.cohort.tables.label_rules import last_times, prediction_grid
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
@@ -109,7 +110,11 @@ def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str
     events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
     facts = _Facts(arguments, files, events, columns, form)
     start = facts.start(flags)
-    labels = find_labels(arguments, files, events, form, flags, start, facts.column)
+    rows = None
+    if arguments.predict_at or arguments.predict_every:
+        hours = sorted(set(arguments.predict_at))
+        rows = prediction_grid(start, facts.last(flags), hours, arguments.predict_every)
+    labels = find_labels(arguments, files, events, form, flags, rows, facts.column)
     samples = make_samples(str(arguments.src), events, start, facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
     split, how_split = facts.split(started)
@@ -189,9 +194,21 @@ class _Facts:
 
     def end(self, flags: TimeFlags, samples: Samples) -> StayEnd | None:
         """When the stays of the samples end; an empty cell is unknown. Raises InputError for another cell."""
-        name = self._arguments.end_column
-        if name is None:
+        if self._arguments.end_column is None:
             return None
+        return StayEnd(f"column {self._arguments.end_column}", self._end_times(flags)[samples.id])
+
+    def last(self, flags: TimeFlags) -> NDArray[Any]:
+        """[D] When each stay ends, or its last event where that is unknown. Raises InputError as `end`."""
+        last = last_times(self._events)
+        if self._arguments.end_column is None:
+            return last
+        end = self._end_times(flags)
+        return np.where(is_bad(end), last, end)
+
+    def _end_times(self, flags: TimeFlags) -> NDArray[Any]:
+        """[D] The times in --end_column."""
+        name = self._arguments.end_column
         column = self._columns[name]
         clock = comparable(self.where, name, column, self._events.time, flags)
         time = in_column(self.where, name, lambda: clock.read(column))
@@ -201,7 +218,7 @@ class _Facts:
             raise InputError(
                 f"{self.where}, column {name}: {cell} is not {clock.described} ({len(wrong):,} such stays)."
             )
-        return StayEnd(f"column {name}", time[samples.id])
+        return time
 
     def subject(self) -> pa.Array | None:
         """[D] The patient of each id; None: every id is one. Raises InputError if one has none."""

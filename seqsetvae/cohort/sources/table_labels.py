@@ -17,8 +17,6 @@ from seqsetvae.cohort.tables.label_rules import (
     LABELS_OF,
     RowLabels,
     event_labels,
-    last_times,
-    prediction_grid,
     present_labels,
     row_labels,
 )
@@ -94,7 +92,7 @@ def find_labels(
     events: Events,
     form: Form,
     flags: TimeFlags,
-    start: np.ndarray,
+    rows: LabelRows | None,
     of_ids: Callable[[str], tuple[pa.Array, np.ndarray]],
 ) -> LabelRows | None:
     """Labels and prediction times by the flags; None: neither.
@@ -105,17 +103,14 @@ def find_labels(
         events: in a finished store.
         form: how the tables are written.
         flags: how times are written.
-        start: [D] minute 0 of each id.
+        rows: prediction times by the clock of a stay, without labels; None: there are none.
         of_ids: a column -> its cell for each id [D], and which ids have a row [D].
     """
-    rows = None
     if arguments.labels:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
         rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
         if rows.time is None and time is not None:
             rows.notes.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
-    elif arguments.predict_at or arguments.predict_every:
-        rows = prediction_grid(start, last_times(events), sorted(set(arguments.predict_at)), arguments.predict_every)
     if arguments.label_event:
         if rows is None or rows.time is None:
             raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
