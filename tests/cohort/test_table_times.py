@@ -291,3 +291,14 @@ def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> N
     pq.write_table(pa.table({**cast, "value": [1.0, 2.0]}), tables.root / "e.parquet")
     cohort = tables.compile(tables.root / "e.parquet")
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 1)]), (7, [("rr", 2)])]
+
+
+def test_labels_on_rows_are_at_the_times_of_their_own_files(tables: Tables) -> None:  # noqa: F811
+    """They were read as those of the first file are."""
+    header = "id,time,variable,value,sepsis\n"
+    tables.csv("src/a.csv", header + "1,2150-01-01 10:00+01:00,hr,1,\n1,2150-01-01 12:00+01:00,hr,1,0\n")
+    tables.csv("src/b.csv", header + "1,2150-01-01 14:00,hr,2,1\n")
+    rule = ("--label_column", "sepsis", "--label_of", "each_row")
+    cohort = tables.compile(tables.root / "src", *rule, "--time_zone", "Europe/Berlin")
+    assert cohort.split("train").prediction_minute.tolist() == [120, 240]
+    assert cohort.split("train").label.tolist() == [0, 1]

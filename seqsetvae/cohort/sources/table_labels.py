@@ -117,7 +117,7 @@ def find_labels(
         return event_labels(rows, arguments.label_event, arguments.horizon, events, events.codes)
     if arguments.label_column:
         how = RowLabels(arguments.label_column, arguments.label_of, form.id_column, form.time_column)
-        return _of_samples(row_labels(files, how, events, form), rows, len(events.ids))
+        return _of_samples(row_labels(files, how, events, form, flags), rows, len(events.ids))
     if arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
         return _of_samples(labels, rows, len(events.ids))

@@ -5,6 +5,7 @@ Letters: D ids, M samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.events import Events
+from seqsetvae.cohort.tables.events import Events, clock_of
 from seqsetvae.cohort.tables.forms import Form
 from seqsetvae.cohort.tables.read import read_parts
 from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of, refuse_contradictions
-from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.errors import InputError
 
 EACH_ROW = "each_row"
@@ -36,7 +37,7 @@ class RowLabels:
     time_column: str
 
 
-def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form) -> LabelRows:
+def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form, flags: TimeFlags) -> LabelRows:
     """One label a stay, or one for each row at its time. Rows with an empty label say nothing.
 
     `any`: 1 if a row has 1, else 0; `first`, `last`: that of the row with the earliest or the latest time.
@@ -46,9 +47,13 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
     """
     parts = []
     for file in files:
+        clock = None
         for part in read_parts(file, [how.id_column, how.time_column, how.column], form=form):
             ids, _ = events.ids.find(part.columns[how.id_column])
-            time = in_column(str(file), how.time_column, lambda: events.time.read(part.columns[how.time_column]))  # noqa: B023
+            cells = part.columns[how.time_column]
+            clock = clock or clock_of(file, how.time_column, cells, events, flags)
+            read = partial(clock.read, cells, earliest=how.rule == EACH_ROW)
+            time = in_column(str(file), how.time_column, read)
             label = labels_of(file, how.column, part.columns[how.column])
             known = (ids >= 0) & (label >= 0) & ~is_bad(time)
             parts.append((ids[known], time[known], label[known]))
