@@ -56,14 +56,14 @@ def test_a_zone_may_be_an_offset_and_an_unknown_one_is_an_error() -> None:
 
 
 def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(tables: Tables) -> None:  # noqa: F811
-    """In Sydney it was winter time for ever: a prediction time with a zone was an hour later than the events."""
-    src = tables.csv("e.csv", HEADER + "1,2150-01-10 08:00,hr,1\n1,2150-01-10 10:30,hr,2\n2,2150-07-10 10:30,hr,3\n")
-    labels = tables.csv("l.csv", "id,prediction_time\n1,2150-01-10T10:00+11:00\n2,2150-07-10T11:00+10:00\n")
+    """In Sydney it was summer for ever: in July an event was read as one of an hour before."""
+    src = tables.csv("e.csv", HEADER + "1,2150-07-10 08:00,hr,1\n1,2150-07-10 10:30,hr,2\n2,2150-01-10 10:30,hr,3\n")
+    labels = tables.csv("l.csv", "id,prediction_time\n1,2150-07-10T10:00+10:00\n2,2150-01-10T11:00+11:00\n")
     cohort = tables.compile(src, "--labels", labels, "--time_zone", "Australia/Sydney")
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 1)])]
     assert cohort.split("train").prediction_minute.tolist() == [120, 30]
     samples = pq.read_table(cohort.path / "samples.parquet")
-    assert samples["start"].to_pylist()[0] == datetime(2150, 1, 9, 21, 0, tzinfo=UTC)
+    assert samples["start"].to_pylist()[0] == datetime(2150, 7, 9, 22, 0, tzinfo=UTC)
 
 
 def test_readings_in_the_skipped_hour_keep_their_distances(tables: Tables) -> None:  # noqa: F811
