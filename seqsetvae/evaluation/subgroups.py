@@ -72,7 +72,7 @@ def subgroups_of(table: pa.Table, stays: NDArray[np.int64]) -> list[Subgroup]:
 
 def _groups(column: str, values: pa.Array) -> list[Subgroup]:
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        numbers = values.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
         return _numeric_groups(column, numbers)
     names = as_facts(values)
     with contextlib.suppress(pa.ArrowInvalid):  # a column of a CSV file whose texts are all numbers

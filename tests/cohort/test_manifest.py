@@ -141,8 +141,8 @@ def test_a_value_of_the_wrong_type_or_range_is_one_error(folder: Folder, change:
         open_cohort(path)
 
 
-REPORT = {"faulty_files": 0, "left_out": 0, "stays_out_of_order": 0, "stays_without_label": 0}
-REPORT["variables_without_statistics"] = {}
+COUNTS = ("faulty_files", "left_out", "stays_out_of_order", "stays_without_label")
+REPORT: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "variables_without_statistics": {}}
 OPTIONAL: list[tuple[dict[str, Any], str]] = [
     ({"import": 5}, "import is not what an import records"),
     ({"import": {"notes": "left out"}}, "import is not"),

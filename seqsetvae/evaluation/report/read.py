@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,8 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         config=config,
         rows=read_metrics(folder / METRICS) if (folder / METRICS).is_file() else [],
-        summary=read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
-        state=read_json(folder / STATE) if (folder / STATE).is_file() else {},
+        summary=_checked(folder / SUMMARY, _SUMMARY) if (folder / SUMMARY).is_file() else None,
+        state=_checked(folder / STATE, _STATE) if (folder / STATE).is_file() else {},
         warnings=_warnings(folder / LOG) if (folder / LOG).is_file() else [],
         evaluation=evaluation,
         stays=None if predictions is None or not is_binary else read_predictions(predictions, split),
@@ -130,6 +130,48 @@ def read_run(folder: Path) -> Run:
         cohort=_cohort(config.get("cohort")),
         task_evaluation=read_json(folder / EVALUATION) if is_evaluated and not is_binary else None,
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and abs(value) < 1e12
+
+
+def _are(value: Any, kind: type, is_item: Callable[[Any], bool]) -> bool:
+    """Whether it is a list or object of such items."""
+    return isinstance(value, kind) and all(map(is_item, value.values() if isinstance(value, dict) else value))
+
+
+def _are_texts(value: Any) -> bool:
+    return _are(value, list, lambda each: isinstance(each, str))
+
+
+_SUMMARY: dict[str, Callable[[Any], bool]] = {  # what a report uses of summary.json and run_state.json
+    "seconds": _is_finite,
+    "waiting": _is_number,
+    "best_epoch": _is_number,
+    "watched": lambda value: isinstance(value, str),
+    "stays_per_second": lambda value: _are(value, dict, _is_number),
+    "trained": lambda value: _are(value, dict, lambda parts: _are(parts, dict, _is_finite)),
+    **dict.fromkeys(("head_alone", "advice", "against_chance"), _are_texts),
+}
+_STATE = {"passes": lambda value: _are(value, list, _is_pass)}
+
+
+def _is_pass(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_finite(value.get(name)) for name in ("stays", "seconds"))
+
+
+def _checked(file: Path, checks: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+    """The object in a file. Raises InputError if what a report uses of it has another type; null = not known."""
+    content = read_json(file)
+    for name, check in checks.items():
+        if content.get(name) is not None and not check(content[name]):
+            raise InputError(f"{file}: damaged, {name} is {content[name]!r:.60}")
+    return {name: value for name, value in content.items() if value is not None}
 
 
 def _cohort(recorded: Any) -> Cohort | None:

@@ -200,3 +200,25 @@ def test_an_estimate_knows_what_its_interval_excludes() -> None:
     assert not Estimate(0.5).excludes(0.7)
     assert Estimate(0.5, 0.4, 0.6).width == pytest.approx(0.2)
     assert np.isclose(Estimate(0.5).width, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("summary.json", {"seconds": "5"}),
+        ("summary.json", {"stays_per_second": 5}),
+        ("summary.json", {"trained": {"1": 5}}),
+        ("summary.json", {"advice": [None]}),
+        ("summary.json", {"head_alone": 5}),
+        ("run_state.json", {"passes": [{"stays": 5}]}),
+        ("run_state.json", {"passes": 5}),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_in_a_summary_is_one_error(
+    finished: tuple[Path, str], tmp_path: Path, name: str, change: dict[str, object]
+) -> None:
+    run = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | change))
+    with pytest.raises(InputError, match=rf"{name}: damaged, {next(iter(change))} is "):
+        read_run(run)
