@@ -23,7 +23,7 @@ from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.settings.recorded import check_recorded
-from seqsetvae.weights import check_finite, check_kinds
+from seqsetvae.weights import check_finite, check_kinds, check_types
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
 HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
@@ -243,6 +243,7 @@ def load_backbone(backbone: nn.Module, checkpoint: Checkpoint, allow_partial: bo
     Raises:
         InputError: a backbone weight is missing or of another shape, unless `allow_partial`; it lists all of them.
     """
+    check_types(checkpoint.weights, backbone.state_dict(), checkpoint.path)
     report = compare(backbone, checkpoint)
     if not report.is_complete and not allow_partial:
         why = ARCHITECTURES[checkpoint.architecture].explain(checkpoint.stored)

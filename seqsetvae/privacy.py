@@ -18,6 +18,8 @@ _PARENT = r"(?:\.\.|~(?:[A-Za-z]\w*)?)"
 _FOLDERS = re.compile(
     rf"{_BEGIN}(?:{_PARENT}?/|[A-Za-z]:\\)(?:[\w.~@%+-][^\s/\\<>\"']*[/\\])+|{_BEGIN}{_PARENT}/(?=[\w.])",
 )
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are the wide forms of the first
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})  # as in a page
 
 
@@ -45,6 +47,26 @@ def _unusual_folders(paths: Iterable[str]) -> list[str]:
     """Paths and their parents that have a space or another sign at which the end of a path cannot be told from text."""
     folders = {folder.as_posix() for path in map(Path, paths) for folder in (path, *path.parents) if folder.name}
     return sorted((each for each in folders if not _FOLDERS.fullmatch(f"{each}/")), key=len, reverse=True)
+
+
+def as_cell(value: Any) -> Any:
+    """A cell of a table for others: a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Numbers, and texts that are numbers, stay as they are. `from_cell` is the reverse.
+
+    >>> as_cell("=1+1"), as_cell("-1+1"), as_cell("-1.5"), as_cell("P-1"), as_cell(-1.5)
+    ("'=1+1", "'-1+1", '-1.5', 'P-1', -1.5)
+    """
+    runs = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if runs else value
+
+
+def from_cell(text: str) -> str:
+    """
+    >>> from_cell("'=1+1"), from_cell("'a'"), from_cell(as_cell("'=1"))
+    ('=1+1', "'a'", "'=1")
+    """
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def absolute_paths(content: Any) -> Iterator[str]:

@@ -42,3 +42,22 @@ def check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
             f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
             "before the training diverged."
         )
+
+
+def check_types(weights: Mapping[str, object], wanted: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Compare weights of a file with those of the model: torch would round or fill up whole numbers without a word.
+
+    Raises:
+        InputError: it names those that are whole numbers where the model has fractions, or the reverse.
+    """
+    pairs = {name: (value, weights.get(name)) for name, value in wanted.items()}
+    wrong = [
+        f"{name} ({str(theirs.dtype).removeprefix('torch.')} instead of {str(ours.dtype).removeprefix('torch.')})"
+        for name, (ours, theirs) in pairs.items()
+        if isinstance(theirs, torch.Tensor) and theirs.is_floating_point() != ours.is_floating_point()
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: {len(wrong)} weights have another kind of numbers than the model: {', '.join(wrong[:8])}. What "
+            "was rounded is lost: use another copy of the file."
+        )

@@ -177,6 +177,21 @@ def test_a_fine_tuned_checkpoint_with_other_weights_is_one_error(
         load_finetuned(tmp_path / "file.ckpt")
 
 
+@pytest.mark.parametrize(
+    "part", ["head.net.0.weight", "backbone.transformer.layers.0.norm1.weight", "backbone.time_tau"]
+)
+def test_weights_that_are_whole_numbers_are_refused_by_name(best: dict[str, Any], tmp_path: Path, part: str) -> None:
+    """torch would convert them without a word: what was rounded is lost."""
+    state = best["state_dict"] | {part: best["state_dict"][part].to(torch.int64)}
+    torch.save({**best, "state_dict": state}, tmp_path / "file.ckpt")
+    with pytest.raises(InputError, match=rf"{part} \(int64 instead of float32\)"):
+        load_finetuned(tmp_path / "file.ckpt")
+    if "norm1" in part:
+        backbone = tiny.tiny_backbone()
+        with pytest.raises(InputError, match=r"norm1.weight \(int64 instead of float32\)"):
+            load_backbone(backbone, read_checkpoint(tmp_path / "file.ckpt"))
+
+
 # ------------------------------------------------------------------ settings
 
 HUGE = str(10**25)

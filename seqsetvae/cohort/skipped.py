@@ -9,6 +9,7 @@ from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Skip
 from seqsetvae.errors import cut, shown
+from seqsetvae.privacy import as_cell, from_cell
 
 SKIPPED = "skipped.csv"
 _COLUMNS = ("file", "row", "variable", "reason", "kind")
@@ -110,7 +111,8 @@ def write_skipped(folder: Path, skips: Sequence[Skip]) -> None:
             writer.writerow(_COLUMNS)
             for skip in skips:
                 texts = cut(skip.variable or "", LONGEST_TEXT), cut(skip.reason, LONGEST_TEXT)
-                writer.writerow((skip.file, skip.row, *texts, _KINDS[not skip.is_fault]))
+                cells = (skip.file, skip.row, *texts, _KINDS[not skip.is_fault])
+                writer.writerow(map(as_cell, cells))
 
 
 def read_skipped(folder: Path) -> list[Skip]:
@@ -127,7 +129,7 @@ def read_skipped(folder: Path) -> list[Skip]:
             header, *lines = csv.reader(stream, strict=True)
             if tuple(header) != _COLUMNS:
                 raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(_COLUMNS)}")
-            return [_skip(*line) for line in lines]
+            return [_skip(*map(from_cell, line)) for line in lines]
     except (OSError, ValueError, TypeError, csv.Error) as error:  # TypeError: a line has more or fewer cells
         raise damaged(file, str(error)) from None
 

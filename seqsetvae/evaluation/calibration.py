@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # it imports torch, and results are read without it
 
 CALIBRATION = "calibration.json"
 METHOD = "Platt scaling: calibrated log-odds = slope * logit + intercept"
+SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 RULE = "highest Youden index (sensitivity + specificity - 1); a stay is positive if its logit is at least this"
 
 
@@ -139,11 +140,28 @@ def _read(file: Path) -> Calibration:
         if not is_valid:
             raise ValueError("a value of the wrong type")
         slope, intercept, threshold = (None if number is None else float(number) for number in numbers)
-        return replace(calibration, slope=slope, intercept=intercept, threshold_logit=threshold)
+        found = replace(calibration, slope=slope, intercept=intercept, threshold_logit=threshold)
+        _require_agreement(found, content.get("threshold", found.threshold))
+        return found
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again."
         ) from None
+
+
+def _require_agreement(found: Calibration, threshold: Any) -> None:
+    """Raises ValueError unless the numbers of a file agree: somebody who changes one of them does not change all."""
+    if found.positives > found.stays or (found.slope is None) != (found.intercept is None):
+        raise ValueError("its counts, or slope and intercept, contradict each other")
+    if found.slope is not None and found.slope <= 0:
+        raise ValueError(f"its slope is {found.slope:g}, and no calibration turns the order of risks around")
+    ours = found.threshold
+    is_same = threshold is None if ours is None else _is_number_or_none(threshold) and threshold is not None
+    if not is_same or (ours is not None and abs(threshold - ours) > SAME):
+        raise ValueError(
+            f"its threshold {threshold!r:.40} contradicts slope, intercept and threshold_logit, which give {ours!r}; "
+            "what decides is threshold_logit"
+        )
 
 
 def _is_number_or_none(value: Any) -> bool:

@@ -33,7 +33,7 @@ from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.settings.groups import DataSettings, HeadSettings
 from seqsetvae.settings.recorded import check_recorded
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
-from seqsetvae.weights import check_kinds
+from seqsetvae.weights import check_kinds, check_types
 
 REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
 
@@ -123,8 +123,10 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
             check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
         without_trees = {key: value for key, value in saved.items() if key != TREES}
         with torch.device("meta"):
+            model = _build(without_trees, name)
+            check_types(state, model.state_dict(), path)
             # A plain dict: torch notes `assign` in the metadata of `state`, and would assign in the real load, too.
-            _build(without_trees, name).load_state_dict(dict(state), assign=True)
+            model.load_state_dict(dict(state), assign=True)
         return _build(saved, name)
     except InputError:
         raise

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from seqsetvae.evaluation.every_set import EverySet
 from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.files import AlreadyThereError, new_file
+from seqsetvae.privacy import as_cell
 
 SUFFIXES = (".csv", ".parquet")
 SCHEMA = pa.schema(
@@ -190,13 +191,23 @@ def _write(stream: BinaryIO, table: pa.Table, suffix: str) -> None:
 
 
 def _write_csv(stream: BinaryIO, table: pa.Table) -> None:
-    """Numbers are written so that they read back to the same bits; what is missing is empty."""
+    """Numbers are written so that they read back to the same bits; what is missing is empty; no text runs."""
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
+    writer.writerow(map(_as_text, table.column_names))
     for block in table.to_batches(max_chunksize=ROWS_PER_BLOCK):
-        writer.writerows(zip(*(column.to_pylist() for column in block.columns), strict=True))
+        writer.writerows(zip(*map(_cells, block.columns), strict=True))
     text.detach()  # flushes; the stream stays open
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    cells = column.to_pylist()
+    return [None if cell is None else _as_text(cell) for cell in cells] if pa.types.is_string(column.type) else cells
+
+
+def _as_text(text: str) -> str:
+    """A carriage return, which the csv module does not quote beside this line end, would begin a row."""
+    return as_cell(text.replace("\r", " "))
 
 
 def write_result(target: Path, content: bytes) -> Path | None:

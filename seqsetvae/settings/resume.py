@@ -5,6 +5,8 @@ A flag that names another value is refused, unless `--override` names the settin
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -17,6 +19,7 @@ from seqsetvae.settings.kinds import Several, existing_path, exists, optional, t
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups, shown
 
 CONFIG = "config.json"
+CHECKSUM = "settings_checksum"  # in config.json: of its settings, so that a change by hand is noticed
 RESUME, OVERRIDE = "resume", "override"
 FLAGS = {
     RESUME: Setting(
@@ -83,10 +86,23 @@ def _recorded(received: str) -> tuple[Path, dict[str, Any]]:
     folder = Path(received).expanduser()
     if not exists(folder / CONFIG):
         raise InputError(f"resume: received {received!r}; allowed: an existing run folder, which holds {CONFIG}")
-    recorded = read_json(folder / CONFIG).get("settings")
+    config = read_json(folder / CONFIG)
+    recorded = config.get("settings")
     if not isinstance(recorded, dict) or not isinstance(recorded.get("mode"), str):
         raise InputError(f"resume: {folder / CONFIG} is damaged: it holds no settings")
+    if config.get(CHECKSUM, settings_checksum(recorded)) != settings_checksum(recorded):
+        raise InputError(
+            f"resume: the settings in {folder / CONFIG} are not those that the run wrote (their checksum differs). Put "
+            "back what was there; a setting is changed on purpose with its flag and --override, for example "
+            "--max_epochs 30 --override max_epochs"
+        )
     return folder, recorded
+
+
+def settings_checksum(settings: Mapping[str, Any]) -> str:
+    """Of settings as config.json holds them."""
+    text = json.dumps(json.loads(json.dumps(settings)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _changes(

@@ -34,6 +34,7 @@ from seqsetvae.cohort.tables.cells import as_ids, in_column, positions
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
 from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
+from seqsetvae.privacy import from_cell
 
 STAY_COLUMNS = ("ts_id", "stay_id", "id")
 SUBJECT = "subject_id"  # the id of a MEDS data set
@@ -77,7 +78,9 @@ class LabelFile:
             return self._by_key([self._number(name, row, text) for row, text in enumerate(self._ids(name))])
         of_import = cohort.manifest.get(IMPORT, {})
         name = self._id_column(_id_columns(cohort))
-        ids, time_column = self._ids(name), of_import.get(TIME_COLUMN) or PREDICTION_TIME
+        known = set(samples["id"].to_pylist())
+        ids = [text if text in known else from_cell(text) for text in self._ids(name)]  # as predictions have them
+        time_column = of_import.get(TIME_COLUMN) or PREDICTION_TIME
         if time_column not in self.columns or self.columns[time_column].null_count == len(ids):
             return self._by_id(ids, samples)
         if samples[PREDICTION_TIME].null_count == len(samples):

@@ -28,7 +28,7 @@ from seqsetvae.training.random_numbers import rng_states, set_rng_states
 from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
 from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.run_state import RunState, whole_number
-from seqsetvae.weights import check_finite, check_kinds
+from seqsetvae.weights import check_finite, check_kinds, check_types
 
 STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
 
@@ -206,6 +206,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Called before Lightning restores its loops and the states of the callbacks."""
+        check_types(checkpoint["state_dict"], module.state_dict(), Path(trainer.ckpt_path or self.folder.last))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback is not self and (fresh := callback.state_dict()):
                 check_form(checkpoint["callbacks"].get(callback.state_key), fresh, type(callback).__name__)

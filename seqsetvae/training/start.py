@@ -22,6 +22,7 @@ from seqsetvae.loading import CohortDataModule
 from seqsetvae.processes import first_process_first, from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
+from seqsetvae.settings.resume import CHECKSUM, settings_checksum
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
@@ -125,10 +126,11 @@ def _config(
     mode: str, settings: Any, data: CohortDataModule, sizes: Any, report: LoadReport | None, precision: str
 ) -> dict[str, Any]:
     """What config.json records: the settings, and what the run starts from."""
-    cohort = data.cohort
+    cohort, recorded = data.cohort, {"mode": mode, **as_plain(settings)}
     targets = cohort.manifest.get("targets")  # of another task than one binary label
     return {
-        "settings": {"mode": mode, **as_plain(settings)},
+        "settings": recorded,
+        CHECKSUM: settings_checksum(recorded),
         "precision": precision,  # as it is on this device; the setting may be another
         "sizes": sizes.as_dict(),
         "pretrained": None if report is None else report.as_plain(),

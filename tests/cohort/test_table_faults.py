@@ -12,8 +12,9 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.skipped import read_skipped, write_skipped
 from seqsetvae.cohort.tables import read
+from seqsetvae.cohort.tidy import Skip
 from tests.tiny import largest_file
 
 from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
@@ -455,3 +456,11 @@ def test_times_of_a_day_are_no_points_of_time(
         pq.write_table(pa.table({**cells, "time": time}), tables.root / "parts" / f"{name}.parquet")
     assert run(tables, tables.root / "parts") == 2
     assert f"2.parquet, column time: holds {kind}; allowed" in capsys.readouterr().err
+
+
+def test_no_text_of_the_data_runs_in_a_spreadsheet_that_opens_skipped_csv(tmp_path: Path) -> None:
+    skips = [Skip(f"{text}.csv", text, 1, text, is_fault=True) for text in ("=1+1", "@SUM(1)", "-1+1", "plain")]
+    write_skipped(tmp_path, skips)
+    lines = (tmp_path / "skipped.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "'=1+1.csv,1,'=1+1,'=1+1,fault"
+    assert read_skipped(tmp_path) == skips

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,39 @@ def test_a_damaged_file_is_one_error(checkpoint: Path, text: str) -> None:
     file.write_text(json.dumps(content | json.loads(text)) if text.startswith('{"') else text)
     with pytest.raises(InputError, match=r"calibration.json: damaged"):
         read_calibration(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("threshold", lambda value: value + 0.01),
+        ("threshold", lambda value: None),
+        ("threshold", lambda value: "0.5"),
+        ("slope", lambda value: 2 * value),
+        ("slope", lambda value: -value),
+        ("intercept", lambda value: value - 0.1),
+        ("intercept", lambda value: None),
+        ("threshold_logit", lambda value: value + 0.5),
+        ("threshold_logit", lambda value: None),
+        ("positives", lambda value: value + 1000),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_one_error(
+    checkpoint: Path, name: str, change: Callable[[float], object]
+) -> None:
+    calibrate(checkpoint, _predictions())
+    file = calibration_file(checkpoint)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {name: change(content[name])}))
+    with pytest.raises(InputError, match=r"calibration.json: damaged .* Delete it; --mode evaluate then fits it again"):
+        read_calibration(checkpoint)
+
+
+def test_a_calibration_without_the_threshold_of_the_reader_is_read(checkpoint: Path) -> None:
+    """It is computed from the others; files of earlier versions may lack it."""
+    calibration = calibrate(checkpoint, _predictions())
+    file = calibration_file(checkpoint)
+    content = json.loads(file.read_text())
+    del content["threshold"]
+    file.write_text(json.dumps(content))
+    assert read_calibration(checkpoint)[0] == calibration

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.evaluation.prediction_file import set_aside, table_bytes, write_result, write_table
 from seqsetvae.files import AlreadyThereError, CannotWriteError
+from seqsetvae.privacy import from_cell
 from tests.tiny import largest_file
 
 
@@ -23,6 +25,27 @@ def test_csv_reads_back_to_the_same_bits(tmp_path: Path) -> None:
     assert [float(row["logit"]) for row in rows] == numbers.tolist()
     assert [row["reason"] for row in rows[:2]] == ["", 'a "quoted", text']
     assert (tmp_path / "new.csv").read_bytes() == table_bytes(table, ".csv")
+
+
+FORMULAS = ["=cmd|'/c calc'!A1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\n=1", "＝1", "'=1", "-"]
+PLAIN = ["P-1", "-5", "+5.5", "-1e-3", "1-1", "'quoted'", "", "a=b"]
+
+
+def test_no_text_of_the_data_runs_in_a_spreadsheet(tmp_path: Path) -> None:
+    """Columns named by the data, ids and variables; negative numbers, and texts that are numbers, stay."""
+    texts = FORMULAS + PLAIN
+    table = pa.table({"id": texts, "logit": [-1.5] * len(texts), "=label": texts})
+    write_table(tmp_path / "p.csv", table)
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "logit", "'=label"]
+    assert [row[0] for row in rows] == [f"'{text}" for text in FORMULAS] + PLAIN
+    assert [row[2] for row in rows] == [row[0] for row in rows]
+    assert {row[1] for row in rows} == {"-1.5"}
+    assert [from_cell(row[0]) for row in rows] == texts
+    write_table(tmp_path / "p.parquet", table)
+    assert pq.read_table(tmp_path / "p.parquet")["id"].to_pylist() == texts
+    assert table_bytes(pa.table({"id": ["\r=1"]}), ".csv") == b"id\n =1\n"
 
 
 @pytest.mark.parametrize("name", ["there.csv", "there.parquet"])

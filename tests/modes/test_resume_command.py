@@ -60,6 +60,16 @@ def test_a_setting_that_is_overridden_has_its_new_value_from_there_on(killed: Pa
     assert (settings["lr"], settings["max_epochs"], settings["cls_head_lr"]) == (5e-4, 4, 3e-3)
 
 
+@pytest.mark.parametrize(("name", "value"), [("max_epochs", 4), ("lr", 0.5), ("seed", 9)])
+def test_a_setting_that_was_changed_by_hand_is_refused(killed: Path, name: str, value: float) -> None:
+    config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
+    config["settings"][name] = value
+    (killed / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    errors = refusal(killed)
+    assert f"the settings in {killed / 'config.json'} are not those that the run wrote" in errors
+    assert "--override" in errors
+
+
 def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed: Path) -> None:
     resume(killed)
     written = {file: file.stat().st_mtime_ns for file in killed.rglob("*")}

@@ -68,6 +68,15 @@ def test_prediction_times_in_hours_are_those_of_the_import(tables: Tables) -> No
     assert cells(tables, flags, "id,prediction_time,los\np2,2,5\np2,1,6\np10,1,7\n") == ["7", "6", "5"]
 
 
+def test_an_id_that_a_spreadsheet_would_run_is_found_as_predictions_write_it(tables: Tables) -> None:
+    events = TEXT_IDS.replace("p2,", "=2+1,")
+    assert cells(tables, (), "id,los\n'=2+1,5\np10,7\n", events) == ["5", "7"]
+    assert cells(tables, (), "id,los\n=2+1,5\np10,7\n", events) == ["5", "7"]
+    labels = tables.csv("labels.csv", "id,died\n'=2+1,1\np10,0\n")
+    cohort = tables.compile(tables.csv("events.csv", events), "--labels", labels, "--label_name", "died")
+    assert cohort.split("train").label.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("unit", ["seconds", "minutes", "hours", "days"])
 def test_times_of_samples_are_the_numbers_of_the_source(tables: Tables, unit: str) -> None:
     text = "id,prediction_time,los\np2,0.1,6\np2,7.3,5\np10,1.7,7\n"

@@ -25,6 +25,7 @@ from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, compa
 from seqsetvae.cohort.tables.wide import encode_wide, value_columns
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
 from seqsetvae.errors import InputError
+from seqsetvae.privacy import from_cell
 
 BAD_CELLS = 1000  # cells that are kept for messages
 Hook = Callable[[Part, NDArray[np.int32], NDArray[np.int32], NDArray[Any]], NDArray[np.bool_]]
@@ -66,7 +67,7 @@ class Ids:
     def find(self, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """(the position of each id [R], -1 where it is unknown or missing; whether it is missing [R])."""
         local, texts = as_ids(column)
-        positions = [self.position.get(text, -1) for text in texts]
+        positions = [self.position.get(text, self.position.get(from_cell(text), -1)) for text in texts]
         return np.array([*positions, -1], dtype=np.int32)[local], local < 0
 
 

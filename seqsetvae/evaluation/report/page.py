@@ -21,7 +21,7 @@ from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
 from seqsetvae.evaluation.report.task_page import page_content
 from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
 from seqsetvae.files import cannot_write, write_text
-from seqsetvae.privacy import absolute_paths, without_folders
+from seqsetvae.privacy import absolute_paths, as_cell, without_folders
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
@@ -85,6 +85,7 @@ def write_page(template: str, content: dict[str, Any], folder: Path, runs: Itera
         lstrip_blocks=True,
         finalize=_with_fixed_spaces,
     )
+    environment.filters["as_cell"] = as_cell
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     html = environment.get_template(template).render(content, style=style, drawing=drawing, version=__version__)
     paths = [str(path) for run in runs for path in (run.folder.absolute(), *absolute_paths(run.config))]

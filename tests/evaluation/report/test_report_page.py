@@ -153,6 +153,17 @@ def test_the_window_and_the_variables_that_are_not_used_are_named(example: Path)
     assert "not recorded (a run of an earlier version)" in Page(write_run_page(replace(run, config=older))).text
 
 
+def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example: Path) -> None:
+    run = read_run(example)
+    assert run.cohort is not None
+    names = ("=1+1", "+cmd|x", "-1+1", "@SUM(1)")
+    cohort = replace(run.cohort, vocabulary=(*names, *run.cohort.vocabulary[len(names) :]))
+    page = write_run_page(replace(run, cohort=cohort)).read_text(encoding="utf-8")
+    for name in names:
+        assert f'<th scope="row">&#39;{name}</th>' in page
+    assert re.search(r"<t[hd][^>]*>[=@+]", page) is None
+
+
 def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(example: Path, tmp_path: Path) -> None:
     run = read_run(example)
     assert run.cohort is not None
