@@ -142,7 +142,9 @@ def _is_finite(value: Any) -> bool:
 
 def _are(value: Any, kind: type, is_item: Callable[[Any], bool]) -> bool:
     """Whether it is a list or object of such items."""
-    return isinstance(value, kind) and all(map(is_item, value.values() if isinstance(value, dict) else value))
+    if not isinstance(value, kind):
+        return False
+    return all(is_item(each) for each in (value.values() if isinstance(value, dict) else value))  # type: ignore[attr-defined]
 
 
 def _are_texts(value: Any) -> bool:
