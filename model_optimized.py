@@ -138,6 +138,13 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             self.log("train_loss", self.train_loss.compute_and_reset(), on_step=False, on_epoch=True, batch_size=1)
         return self.weighted(loss, weight)
 
+    def optimizer_step(self, *args: Any, **named: Any) -> None:
+        """The step of the optimizer, and what the backbone does with its weights after one."""
+        super().optimizer_step(*args, **named)
+        if not self.frozen and hasattr(self.backbone, "after_step"):
+            rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups if group["part"] != "head"]
+            self.backbone.after_step(max(rates))
+
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
         logits = self.predicted(batch)

@@ -20,15 +20,15 @@ MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "num_leaves": 8,
-    "min_data_in_leaf": 20,
     "bagging_fraction": 0.6,
     "bagging_freq": 1,
-    "feature_fraction": 0.05,
     "lambda_l2": 10.0,
     "verbose": -1,
     "deterministic": True,
     "force_row_wise": True,
 }
+LEAF, OF_STAYS = 20, 6000  # fewest stays in a leaf of trees of so many stays; fewer in proportion, see `of_size`
+COLUMNS, LEAST_SHARE = 70, 0.05  # columns that a tree chooses from, and their least share
 ROUNDS, RATE = 1600, 0.01
 # Every other model splits at random thresholds (Geurts et al., 2006): it errs elsewhere, so the average gains. Each of
 # its trees fits less, so that it has twice as many.
@@ -112,8 +112,15 @@ def _train(
     table: np.ndarray, label: np.ndarray, seed: int, rounds: int, rate: float, kind: Mapping[str, Any] | None = None
 ) -> Any:
     parameters = PARAMETERS | {"seed": seed, "learning_rate": rate, "num_threads": torch.get_num_threads()}
-    parameters |= kind or {}
+    parameters |= of_size(*table.shape) | dict(kind or {})
     return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds)
+
+
+def of_size(n_stays: int, n_columns: int) -> dict[str, Any]:
+    """Parameters that depend on the size of a table: with fixed ones a fact of few stays is never split off."""
+    leaf = max(1, min(LEAF, LEAF * n_stays // OF_STAYS))
+    share = max(LEAST_SHARE, min(1.0, COLUMNS / n_columns))
+    return {"min_data_in_leaf": leaf, "min_data_in_bin": min(3, leaf), "feature_fraction": share}
 
 
 def lightgbm() -> Any:

@@ -161,3 +161,20 @@ def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
         monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
         with pytest.raises(InputError, match=r"lightgbm cannot be imported .*no python -OO.*libgomp1"):
             lightgbm()
+
+
+def test_trees_of_few_stays_have_smaller_leaves_and_try_more_of_few_columns() -> None:
+    assert trees.of_size(6392, 1400) == {"min_data_in_leaf": 20, "min_data_in_bin": 3, "feature_fraction": 0.05}
+    assert trees.of_size(420, 210) == {"min_data_in_leaf": 1, "min_data_in_bin": 1, "feature_fraction": 70 / 210}
+    assert trees.of_size(4, 3)["feature_fraction"] == 1
+
+
+def test_trees_find_a_fact_of_seven_stays() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(420, 100)).astype(np.float32)
+    label = np.arange(420) % 60 == 0
+    table[:, 0] = np.where(label, 1, np.nan)
+    fresh = rng.normal(size=(50, 100)).astype(np.float32)
+    fresh[:, 0] = np.where(np.arange(50) % 10 == 0, 1, np.nan)
+    found = BoostedTrees.fit(table, label.astype(float), 2).log_odds(fresh)
+    assert found[::10].min() > np.delete(found, np.s_[::10]).max()

@@ -206,6 +206,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     from seqsetvae.variables import host_work, variable_table
 
     device = prepare_device(settings.run)
+    settings = finetune.for_stays(settings, cohort)
     pl.seed_everything(settings.run.seed, verbose=False)
     run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
     if is_done and run is not None and not _has_its_checkpoint(run):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.settings.declare import argument, as_plain
+from seqsetvae.errors import InputError
+from seqsetvae.settings.declare import argument, as_plain, changed
 from seqsetvae.settings.groups import (
     DataSettings,
     FinetuningRates,
@@ -155,6 +156,8 @@ def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
     found = cohort_and_backbone(settings)
+    if resume is None:
+        settings = for_stays(settings, found[0])
     warn_of_rates(settings)
     return train(settings, *found, resume=resume, finish=report_finished_run)
 
@@ -240,13 +243,41 @@ def module_and_data(
     from seqsetvae.variables import host_work, variable_table
 
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+    n_stays = labelled_stays(cohort)
     if is_new:
         fit_to_training_stays(backbone, data)
+        if hasattr(backbone, "start_small"):
+            backbone.start_small(n_stays)
+    if getattr(backbone, "n_inputs", 1) == 0:
+        raise InputError(
+            f"{cohort.path}: the model has no input: in "
+            + (f"its {n_stays:,} labelled training stays" if is_new else "what the checkpoint was pretrained on")
+            + " no count, value or time of a variable differs between the stays. Use more stays or other variables."
+        )
     variables = variable_table(backbone, cohort, settings.run)
     in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
     data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
     data, trees = grow_trees(settings.trees, backbone, variables, data)
     return build(settings, backbone, variables, cohort, transform, trees), data
+
+
+def labelled_stays(cohort: Cohort) -> int:
+    """Number of training stays that have a label."""
+    return int((cohort.split("train").label >= 0).sum())
+
+
+def for_stays(settings: Settings, cohort: Cohort) -> Settings:
+    """The settings with what the architecture's recipe makes of the number of training stays, which is said."""
+    chosen, n_stays = ARCHITECTURES[settings.architecture.architecture], labelled_stays(cohort)
+    recipe_for = getattr(chosen, "recipe_for", None)
+    advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)
+    recipe, now = getattr(chosen, "RECIPE", {}), as_plain(settings)
+    free = {name for name in advised if name not in settings.loader.given and now[name] == recipe[name]}
+    values = {name: advised[name] for name in free if advised[name] != now[name]}
+    if values:
+        listed = ", ".join(f"{name} {value}" for name, value in values.items())
+        print(f"Settings for {n_stays:,} labelled training stays: {listed}")
+    return changed(settings, **values)
 
 
 def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:

@@ -61,6 +61,7 @@ class LoaderSettings:
     batch_size: int = setting(integer(1), default=8)
     max_events_per_batch: int = setting(integer(1), default=65536)
     num_workers: int = setting(integer(0, 256), default=0)
+    given: Mapping[str, str] = given()
 
 
 @dataclass(frozen=True, kw_only=True)

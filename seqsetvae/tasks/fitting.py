@@ -22,7 +22,6 @@ Predict = Callable[[np.ndarray], Floats]
 TREES: dict[str, Any] = {
     "learning_rate": 0.02,
     "num_leaves": 15,
-    "min_data_in_leaf": 30,
     "feature_fraction": 0.3,
     "lambda_l2": 5.0,
     "verbose": -1,
@@ -31,6 +30,7 @@ TREES: dict[str, Any] = {
 }
 BINARY_TREES = {"objective": "binary", "metric": "average_precision"}
 REGRESSION_TREES = {"objective": "regression", "metric": "l2"}
+LEAF, LEAVES = 30, 20  # fewest stays in a leaf; of fewer than 600 stays so many fewer that 20 leaves have them
 MOST_ROUNDS, PATIENCE, SEEDS = 2000, 100, 3
 REGULARIZATION = (1e-3, 1e-2, 1e-1)  # C of logistic regression
 RIDGE = (1e2, 1e3, 1e4)  # alpha of ridge regression
@@ -42,7 +42,8 @@ def boosted_trees(
     """LightGBM, stopped where its metric on the validation split is best; mean over seeds of the raw scores."""
     library, boosters = lightgbm(), []
     for seed in range(seeds):
-        parameters = {**TREES, **objective, "seed": seed, "num_threads": torch.get_num_threads()}
+        leaf = {"min_data_in_leaf": max(1, min(LEAF, len(train[0]) // LEAVES))}
+        parameters = {**TREES, **leaf, **objective, "seed": seed, "num_threads": torch.get_num_threads()}
         stop = library.early_stopping(PATIENCE, verbose=False)
         sets = [library.Dataset(*each) for each in (train, valid)]
         boosters.append(library.train(parameters, sets[0], MOST_ROUNDS, valid_sets=[sets[1]], callbacks=[stop]))

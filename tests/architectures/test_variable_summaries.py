@@ -45,7 +45,6 @@ def _cohort(names: tuple[str, ...] = NAMES) -> Any:
 
 def _network(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> tuple[Backbone, list[Any], Batch]:
     """A network in double precision, fitted to the stays of a batch."""
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 3)
     stays = tiny.ragged_stays() + tiny.ragged_stays(seed=1)
     batch = tiny.batch_of(stays)
     torch.manual_seed(0)
@@ -274,13 +273,103 @@ def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch: pytest.Mon
     assert sizes == [1, 0, 0, 0]
 
 
-def test_rare_and_constant_summaries_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used(name: str) -> None:
+    nan = torch.nan
+    columns = {
+        "constant": ([1, 1, 1, 1, 1], [True, False]),  # of 5 stays, and of 9, where 4 lack the variable
+        "varies": ([1, 2, 2, 2, 2], [True, True]),
+        "there in some": ([3, 3, nan, nan, 3], [True, True]),
+        "varies and there in some": ([3, 4, nan, 3, nan], [True, True]),
+        "there in the same ones": ([7, 7, nan, 7, nan], [False, False]),
+        "there in one": ([5, nan, nan, nan, nan], [False, False]),
+        "in none": ([nan] * 5, [False, False]),
+    }
+    values = torch.tensor([numbers for numbers, _ in columns.values()]).float().T
+    for n_stays, case in ((9, 0), (5, 1)):
+        alone = ENCODINGS[name].fit(values[:, [0, 2, 3, 4, 5, 6]], n_stays)[2].tolist()
+        expected = [used[case] for column, (_, used) in columns.items() if column != "varies"]
+        assert alone == expected, n_stays
+    assert ENCODINGS[name].fit(values[:, :2], 9)[2].tolist() == [False, True]  # the second is there in the same stays
+
+
+def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there() -> None:
+    values = torch.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])  # a count, and a value
+    assert [encoding.differing(values, torch.ones(2).bool(), n).tolist() for n in (4, 100, 6000)] == [
+        [True, True],
+        [True, True],
+        [True, False],
+    ]
+    assert encoding.least_stays(6000) == 10
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_of_a_constant_number_the_network_reads_that_it_is_there_whatever_its_value(name: str) -> None:
+    fast = ENCODINGS[name]
+    edges, center, used = fast.fit(torch.tensor([[4.0], [4.0], [torch.nan]]), 4)
+    assert used.tolist() == [True]
+    found = _encoded(fast, torch.tensor([[4.0], [5.0], [-3.0], [torch.nan]]), edges, center)[:, 0]
+    assert found.tolist() == [[0] * fast.n_places + [1]] * 3 + [[0] * fast.width]
+
+
+def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table() -> None:
+    stays = [[(0.0, [(0, float(n)), *([(1, 1.0)] if n % 2 else [])])] for n in range(8)]
+    batch = tiny.batch_of(stays)
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=("age", "sex=Male"), summary_width=6))
+    network.fit(_cohort(("age", "sex=Male")), [batch])
+    assert int(network.used[1].sum()) > 10
+    assert network.in_table[1].nonzero().tolist() == [[SUMMARIES.index("count")]]
+    column = network.table(batch, torch.arange(2))[:, network._columns()[1, 0]]
+    np.testing.assert_array_equal(column, [np.nan, 1] * 4)
+    network.eval()
+    found = network.pooled(batch, torch.arange(2), "mean")
+    without = network.pooled(replace(batch, variable=batch.variable * 0), torch.arange(2), "mean")
+    assert (found - without).abs().sum(1).gt(0).tolist() == [False, True] * 4
+
+
+def test_a_fact_of_few_training_stays_is_not_cut_off_as_a_typing_error() -> None:
+    values = np.array([0.0] * 29_990 + [1.0] * 10)
+    assert backbone.bounds_of(values) == (0.0, 1.0)
+    assert backbone.bounds_of(-values) == (-1.0, 0.0)
+    low, high = backbone.bounds_of(np.append(np.linspace(7, 8, 9_999), 735.0))
+    assert 7 < low < 7.01
+    assert 7.98 < high < 8
+
+
+def test_a_checkpoint_keeps_the_inputs_that_it_was_fitted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One from before facts were inputs has none of them, and its trees read a table without them."""
     network, _, batch = _network(monkeypatch)
-    values = torch.tensor([[1.0, 2.0, torch.nan], [1.0, 3.0, torch.nan], [1.0, 4.0, 5.0]])
-    assert network.encoding.fit(values)[2].tolist() == [False, True, False]
-    columns = int(network.used.sum() + network.combination_used.sum())
+    network.used &= network.edges[..., 0] < network.edges[..., -1]
+    network.in_table &= network.used
+    loaded = variable_summaries.build(network.sizes).double().eval()
+    loaded.load_state_dict(network.state_dict())
+    expected = network.pooled(batch, VARIABLES, "mean")
+    torch.testing.assert_close(loaded.pooled(batch, VARIABLES, "mean"), expected, rtol=0, atol=0)
+    np.testing.assert_array_equal(loaded.table(batch, VARIABLES), network.table(batch, VARIABLES))
+
+
+def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, *_ = _network(monkeypatch)
+    network.after_step(lr=1e-2)
+    assert network.shrinkage == 0  # until `start_small`, and with many stays after it too
+    network.start_small(420)
+    before = network.weight.detach().clone()
+    network.after_step(lr=1e-3)
+    groups = [weight.view(-1, network.encoding.width * 6) for weight in (before, network.weight.detach())]
+    lengths = [each.norm(dim=1) for each in groups]
+    least = 1e-3 * network.shrinkage * groups[0].shape[1] ** 0.5
+    torch.testing.assert_close(lengths[1], (lengths[0] - least).clamp_min(0))
+    for _ in range(1000):
+        network.after_step(lr=1e-3)
+    assert not network.weight.any()
+    assert not network.combination_weight.any()
+
+
+def test_summaries_that_are_not_used_are_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, batch = _network(monkeypatch)
     table = network.table(batch, VARIABLES)
-    assert table.shape == (batch.n_stays, columns)
+    assert table.shape == (batch.n_stays, int(network.in_table.sum() + network.combination_used.sum()))
+    assert not (network.in_table & ~network.used).any()
     missing = np.isnan(table).all(axis=0)
     assert not missing.any()
     counts = {variable for variable in range(tiny.VARIABLES) if network.used[variable, 0]}
@@ -371,7 +460,7 @@ def test_combinations_are_in_the_units_of_the_variables(monkeypatch: pytest.Monk
 
 def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.MonkeyPatch) -> None:
     n_present = torch.tensor([[3, 0, 9], [9, 5, 1]])
-    assert most_present(n_present, 3).tolist() == [[False, False, True], [True, True, False]]
+    assert most_present(n_present, 3).tolist() == [[True, False, True], [True, False, False]]  # counts come first
     assert most_present(n_present, 100).tolist() == [[True, False, True], [True, True, True]]
     monkeypatch.setattr(backbone, "MAX_COLUMNS", 7)
     network, _, batch = _network(monkeypatch)

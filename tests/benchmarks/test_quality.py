@@ -11,7 +11,6 @@ import pytest
 import train_optimized
 from benchmarks import quality
 from benchmarks.by_fold import by_fold
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
@@ -68,7 +67,6 @@ def test_other_networks_are_averaged_with_trees_that_know_of_no_pretraining(tmp_
 def test_the_row_of_tabm_writes_the_predictions_of_each_fold(
     compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     flags = ["--architecture", "variable_summaries", "--from_random_weights", "--data_dir", str(compiled.path)]
     assert by_fold([*flags, "--folds", "2", "--output", str(tmp_path / "out")], quality.OTHERS["TabM"]) == 0
     found = [read_columns(tmp_path / "out" / f"partition0-fold{fold}.csv") for fold in (0, 1)]
@@ -81,7 +79,6 @@ def test_the_row_of_tabm_writes_the_predictions_of_each_fold(
 def test_the_row_of_frozen_random_weights_trains_the_head_alone(
     compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     words = quality.ROWS["frozen random weights"].replace("--max_epochs 24", "--max_epochs 2").split()
     words += ["--data_dir", str(compiled.path), "--folds", "2", "--output", str(tmp_path)]
     assert by_fold(words, quality.OTHERS["frozen random weights"]) == 0

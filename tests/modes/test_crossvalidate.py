@@ -14,7 +14,6 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
 from seqsetvae.modes import crossvalidate, crossvalidation_jobs, pretrain
@@ -221,7 +220,6 @@ def test_pretraining_within_a_fold_never_sees_its_held_out_stays(
         return train(settings, cohort, *rest)
 
     monkeypatch.setattr(pretrain, "train", watched)
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 5)
     flags = {"architecture": "variable_summaries", "objective": "forecasting", "pretrain_epochs": 1, "folds": 2}
     flags |= {"distillation": 0, "tree_models": 0, "baselines": "none", "batch_size": 16, "max_epochs": 1}
     flags |= {"data_dir": compiled.path, "output_root_dir": tmp_path, "output": tmp_path / "cv", "train_fraction": 0.5}

@@ -14,7 +14,6 @@ from sklearn.metrics import roc_auc_score
 
 from seqsetvae import trees
 from seqsetvae.architectures import variable_summaries
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.loading import collate
@@ -28,7 +27,6 @@ pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 def small_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
         monkeypatch.setattr(trees, name, rounds)
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
 
 
 def _train(compiled: Cohort, root: Path, **flags: Any) -> tuple[Path, str]:

@@ -15,7 +15,6 @@ import torch
 
 from seqsetvae import trees
 from seqsetvae.architectures import variable_summaries
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.architectures.variable_summaries.backbone import Backbone
 from seqsetvae.architectures.variable_summaries.reference import plain_summaries
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
@@ -36,7 +35,6 @@ NEXT = 6.0
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> tuple[Backbone, Forecasting, list[Any], Batch]:
     """A network without dropout in double precision, fitted to stays that a batch holds, and the objective."""
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 3)
     stays = tiny.ragged_stays() + tiny.ragged_stays(seed=1)
     batch = tiny.batch_of(stays)
     torch.manual_seed(0)
@@ -189,7 +187,6 @@ def _flags(compiled: Cohort, root: Path, **flags: Any) -> dict[str, Any]:
 def test_a_pretrained_network_is_probed_and_fine_tuned(
     compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     status, printed, errors = command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=3)
     assert status == 0, errors
     checkpoint = run_of(tmp_path, "pretrain")
@@ -208,7 +205,6 @@ def test_trees_learn_from_what_was_learned_in_pretraining(
     """And the checkpoint holds all of it: evaluate and predict need no other file."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 15)
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     assert command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=2)[0] == 0
     pretrained = run_of(tmp_path, "pretrain")
     flags = {"architecture": "variable_summaries", "batch_size": 16, "head_members": 2, "max_epochs": 2}

@@ -15,7 +15,6 @@ import torch
 from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae import trees
-from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.cohort import Cohort
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
@@ -157,7 +156,6 @@ def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypa
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
         monkeypatch.setattr(trees, name, rounds)
-    monkeypatch.setattr(encoding, "LEAST_STAYS", 10)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
     words |= {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 3, **EVERY_STEP}
     assert command("finetune", **words, output_root_dir=tmp_path / "whole")[0] == 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from seqsetvae.architectures.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems
+from seqsetvae.architectures.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems, recipe_for
 from seqsetvae.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "infer_sizes",
     "problems",
     "random_in_file",
+    "recipe_for",
 ]
 
 OFFERS = frozenset({"table"})

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
-from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS
+from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS, repeated
 from seqsetvae.architectures.variable_summaries.prepare import (
     KeptSummaries,
     Placer,
@@ -24,7 +24,7 @@ from seqsetvae.architectures.variable_summaries.prepare import (
     measured,
     named_rows,
 )
-from seqsetvae.architectures.variable_summaries.sizes import Sizes
+from seqsetvae.architectures.variable_summaries.sizes import Sizes, shrinkage_for
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
 from seqsetvae.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
@@ -32,6 +32,8 @@ from seqsetvae.ops.grouped import grouped_products
 
 MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
+SMALL = 0.1  # of the usual initial weights, where they shrink
+COUNT = SUMMARIES.index("count")
 FITTED = ("edges", "center", "used")
 LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
 
@@ -59,7 +61,7 @@ class Backbone(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.shrinkage = sizes, 0.0
         self.encoding = ENCODINGS[sizes.summary_encoding]
         n_variables, n_summaries, n_combinations = len(sizes.vocabulary), len(SUMMARIES), len(COMBINATIONS)
         width, encoded, quantiles = sizes.summary_width, self.encoding.width, len(self.encoding.probabilities)
@@ -86,6 +88,29 @@ class Backbone(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
+    def start_small(self, n_stays: int) -> None:
+        """Of few labelled training stays: let the weights begin small, and shrink in each step (`shrinkage_for`)."""
+        self.shrinkage = shrinkage_for(n_stays)
+        if self.shrinkage:
+            with torch.no_grad():
+                self.weight.mul_(SMALL)
+                self.combination_weight.mul_(SMALL)
+
+    @torch.no_grad()
+    def after_step(self, lr: float) -> None:
+        """Shrink the weights of each summary towards 0, which those reach that no label speaks for (group lasso)."""
+        if not self.shrinkage:
+            return
+        for weight in (self.weight, self.combination_weight):
+            groups = weight.view(-1, self.encoding.width * weight.shape[-1])
+            length = groups.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+            groups.mul_((1 - lr * self.shrinkage * groups.shape[1] ** 0.5 / length).clamp_min(0))
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of summaries and combinations that the network reads."""
+        return int(self.used.sum() + self.combination_used.sum())
+
     def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:
         """Bounds of the values and quantiles of the summaries, from training stays, all of which are held in memory.
 
@@ -103,22 +128,22 @@ class Backbone(nn.Module):
         summaries = [summarizer(batch) for batch in taken]
         variable, values = (torch.cat([getattr(each, name) for each in summaries]) for name in ("variable", "values"))
         order = variable.argsort(stable=True)
-        counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
+        counts, n_stays = torch.bincount(variable, minlength=len(self.mean)).tolist(), sum(b.n_stays for b in taken)
         n_present = torch.zeros(self.used.shape)
         for row, of_variable in enumerate(values[order].split(counts)):
-            self.edges[row], self.center[row], self.used[row] = self.encoding.fit(of_variable)
-            n_present[row] = torch.isfinite(of_variable).sum(0)
+            self.edges[row], self.center[row], self.used[row] = self.encoding.fit(of_variable, n_stays)
+            n_present[row] = torch.isfinite(of_variable).sum(0) * ~repeated(of_variable, self.edges[row])
         self.in_table = most_present(n_present * self.used, MAX_COLUMNS)
         fitted = self.encoding.fit(torch.cat([each.combinations for each in summaries]))
         self.combination_edges, self.combination_center, self.combination_used = fitted
-        self._initialize(max(1, int(self.used.sum() + self.combination_used.sum())))
+        self._initialize(max(1, self.n_inputs))
 
     def _fit_bounds(self, variable: torch.Tensor, value: torch.Tensor) -> None:
         order = variable.argsort(stable=True)
         counts = torch.bincount(variable, minlength=len(self.mean)).tolist()
         for row, values in enumerate(value[order].split(counts)):
             if len(values):
-                self.bounds[:, row] = torch.from_numpy(np.quantile(values.double().numpy(), [CLIPPED, 1 - CLIPPED]))
+                self.bounds[:, row] = torch.tensor(bounds_of(values.double().numpy()))
 
     def variable_table(self, cohort: Cohort) -> torch.Tensor:
         """Row in the model of each variable of a cohort, -1 where the model does not know it: [V of the cohort]."""
@@ -283,12 +308,24 @@ def _known(numbers: np.ndarray, otherwise: float) -> torch.Tensor:
     return torch.from_numpy(np.where(np.isnan(numbers), otherwise, numbers))
 
 
-def most_present(n_present: torch.Tensor, most: int) -> torch.Tensor:
-    """Which summaries are in the table: at most so many, those that most training stays have, and none that none has.
+def bounds_of(values: np.ndarray) -> tuple[float, float]:
+    """The next value of these beyond each of their quantiles CLIPPED and 1 - CLIPPED.
 
+    At the quantiles themselves the rare value of a flag that is nearly always 0 would be set to 0.
+    """
+    low, high = np.quantile(values, [CLIPPED, 1 - CLIPPED])
+    return values.max(where=values < low, initial=values.min()), values.min(where=values > high, initial=values.max())
+
+
+def most_present(n_present: torch.Tensor, most: int) -> torch.Tensor:
+    """Which summaries are in the table: at most so many, and none that no training stay has.
+
+    The counts of variables come first, then the others, each from those that most training stays have to the rarest.
     `n_present` [V, F] counts the training stays that have each summary.
     """
-    chosen = n_present.flatten().argsort(descending=True, stable=True)[:most]
+    before_others = n_present.clone()
+    before_others[:, COUNT] += n_present.max() * (n_present[:, COUNT] > 0)
+    chosen = before_others.flatten().argsort(descending=True, stable=True)[:most]
     inside = torch.zeros(n_present.numel(), dtype=torch.bool)
     inside[chosen] = True
     return inside.reshape(n_present.shape) & (n_present > 0)

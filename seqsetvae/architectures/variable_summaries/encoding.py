@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-LEAST_STAYS = 50  # training stays that must have a number; nothing is learned from rarer ones
+MOST_NEEDED, NEEDED_SHARE = 10, 0.02  # see `least_stays`
+DIFFER = 2  # training stays that must have, and lack, what is used for its presence alone; one stay teaches nothing
 Fitted = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -45,9 +46,11 @@ class Encoding(ABC):
         present = torch.isfinite(values) & used[variable]
         where = present.flatten().nonzero()[:, 0]  # [n]
         row = (variable[:, None] * values.shape[1] + torch.arange(values.shape[1])).take(where)
-        place = self.place(values.take(where), edges.to(values.dtype).flatten(0, 1), row)
+        edges = edges.to(values.dtype).flatten(0, 1)
+        place = self.place(values.take(where), edges, row) - center.to(values.dtype).flatten(0, 1)[row]
+        constant = edges[row, 0] == edges[row, -1]  # only that it is there was learned from
         places = values.new_full((values.numel(), self.n_places), torch.nan)
-        places[where] = place - center.to(values.dtype).flatten(0, 1)[row]
+        places[where] = place.masked_fill(constant[:, None], 0.0)
         return places.reshape(*values.shape, self.n_places)
 
     @staticmethod
@@ -56,10 +59,10 @@ class Encoding(ABC):
         present = torch.isfinite(places[..., :1])
         return torch.cat([places.nan_to_num(), present.to(places.dtype)], dim=-1)
 
-    def fit(self, values: torch.Tensor) -> Fitted:
+    def fit(self, values: torch.Tensor, n_stays: int | None = None) -> Fitted:
         """Edges [F, K], centers [F, Q] and which numbers are used [F], from those of training stays [R, F].
 
-        A number is used if at least LEAST_STAYS rows have it and if it varies.
+        `n_stays` counts all training stays, where those that have none of these numbers are no rows.
         """
         n_present = torch.isfinite(values).sum(0)
         quantiles = torch.tensor(self.probabilities, dtype=values.dtype)
@@ -70,7 +73,7 @@ class Encoding(ABC):
         center, all_used = edges.new_zeros(1, values.shape[1], self.n_places), torch.ones(1, values.shape[1]).bool()
         places = self.places(values, (edges[None], center, all_used), torch.zeros(len(values), dtype=torch.int64))
         center = self.encode(places)[..., :-1].sum(0) / n_present.clamp_min(1)[:, None]
-        return edges, center, (n_present >= LEAST_STAYS) & (edges[:, -1] > edges[:, 0])
+        return edges, center, differing(values, edges[:, -1] > edges[:, 0], n_stays or len(values))
 
     def quantile(self, edges: torch.Tensor, probability: float) -> torch.Tensor:
         """A quantile of the training stays, linear between two edges: [..., K] → [...]."""
@@ -78,6 +81,56 @@ class Encoding(ABC):
         low = math.floor(index)
         high = min(low + 1, len(self.probabilities) - 1)
         return edges[..., low].lerp(edges[..., high], index - low)
+
+
+def least_stays(n_stays: int) -> int:
+    """How many of so many training stays must have a number whose size is to be learned from.
+
+    >>> [least_stays(n) for n in (4, 100, 400, 6000)]
+    [2, 2, 8, 10]
+    """
+    return max(DIFFER, min(MOST_NEEDED, math.ceil(NEEDED_SHARE * n_stays)))
+
+
+def differing(values: torch.Tensor, varies: torch.Tensor, n_stays: int) -> torch.Tensor:
+    """Which numbers [F] differ between the training stays, by their size or by whether they are there.
+
+    A number that varies is used if `least_stays` have it. One that does not, such as the count of a fact that a stay
+    has once or not at all, is used if some stays have it, others lack it, and no number that varies tells the same by
+    being there. So is the first, the count of a variable, where fewer stays have it.
+
+    Args:
+        values: [R, F] of the stays that have any; NaN is missing.
+        varies: [F].
+        n_stays: number of all training stays.
+    """
+    present = torch.isfinite(values)
+    n_present, least = present.sum(0), least_stays(n_stays)
+    used = varies & (n_present >= least)
+    known = {presence(present, place) for place in used.nonzero()[:, 0]}
+    enough = torch.where(torch.arange(len(used)) == 0, DIFFER, least)  # the first is a count
+    for place in (~used & (n_present >= enough) & (n_present <= n_stays - DIFFER)).nonzero()[:, 0]:
+        used[place] = presence(present, place) not in known
+    return used
+
+
+def presence(present: torch.Tensor, place: torch.Tensor) -> bytes:
+    """Which stays have a number, comparable: bool [R, F] → R bytes."""
+    return present[:, place].numpy().tobytes()
+
+
+def repeated(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Which numbers [F] are constant and there in the same stays as an earlier constant one: [R, F], edges [F, K].
+
+    For the network they are one fact that counts as much as a value, which has as many summaries. For trees a copy of a
+    column is of no use.
+    """
+    present, known = torch.isfinite(values), set[bytes]()
+    found = torch.zeros(len(edges), dtype=torch.bool)
+    for place in (edges[:, 0] == edges[:, -1]).nonzero()[:, 0]:
+        found[place] = presence(present, place) in known
+        known.add(presence(present, place))
+    return found
 
 
 class PiecewiseLinear(Encoding):

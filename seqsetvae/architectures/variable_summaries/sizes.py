@@ -51,6 +51,31 @@ def problems(sizes: dict[str, Any]) -> list[str]:
     return []
 
 
+FEW_STAYS = 5_120  # labelled training stays, 20 batches of RECIPE; with fewer, see `recipe_for` and `shrinkage_for`
+LEAST_BATCHES, LEAST_BATCH = 20, 16
+SHRINKAGE = 0.2
+
+
+def recipe_for(n_stays: int) -> dict[str, Any]:
+    """Settings of RECIPE that depend on the number of labelled training stays: an epoch has some 20 batches.
+
+    >>> [recipe_for(n)["batch_size"] for n in (30, 420, 6000)]
+    [16, 21, 256]
+    """
+    return {"batch_size": max(LEAST_BATCH, min(RECIPE["batch_size"], n_stays // LEAST_BATCHES))}
+
+
+def shrinkage_for(n_stays: int) -> float:
+    """By how much the weights of a summary shrink in a step, as a share of the learning rate; 0: not at all.
+
+    A few hundred stays cannot tell which of as many summaries matter unless most are taken not to (group lasso).
+
+    >>> [round(shrinkage_for(n), 3) for n in (0, 420, 2560, 6000)]
+    [0.2, 0.184, 0.1, 0.0]
+    """
+    return SHRINKAGE * max(0.0, 1 - n_stays / FEW_STAYS)
+
+
 # Settings of fine-tuning that this architecture was developed with (docs/quality.md), where the user sets no others.
 RECIPE: dict[str, Any] = {
     "batch_size": 256,
@@ -67,4 +92,5 @@ RECIPE: dict[str, Any] = {
     "head_dropout": 0.3,
     "head_members": 16,
     "tree_models": 4,
+    "min_count": 0,  # values are read by their place among those of the training stays, however few
 }

@@ -1,0 +1,97 @@
+"""variable_summaries finds a fact of any kind that alone decides the label of SYNTHETIC stays.
+
+Network alone, trees alone and their average are compared with the baselines on the same held-out stays.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqsetvae import trees
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.command import main as data_command
+from seqsetvae.evaluation.crossvalidation import read_columns, results
+from tests.command import call, command, run_of
+from tests.planted import FACTS, RARE_LEVEL, write_planted
+
+pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+
+MODELS = "variable_summaries", "network alone", "trees alone"
+BASELINES = "boosted trees", "logistic regression"
+
+
+def _import(folder: Path, kind: str, *flags: str, **planted: Any) -> Path:
+    events, labels = write_planted(folder, kind, **planted)
+    words = ["table", str(events), str(folder / "cohort"), "--labels", str(labels), "--label_name", "died", *flags]
+    assert data_command(words) == 0
+    return folder / "cohort"
+
+
+def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": cohort, "output": output}
+    status, _, errors = command("crossvalidate", **words, **flags)
+    assert status == 0, errors
+    return json.loads((output / "crossvalidation.json").read_text(encoding="utf-8"))["models"]
+
+
+@pytest.mark.parametrize("kind", ["category", RARE_LEVEL])
+def test_a_planted_fact_is_found(tmp_path: Path, kind: str) -> None:
+    cohort = _import(tmp_path, kind, "--fractions", "0.7", "0.3", "0")
+    found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=2)
+    assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
+
+
+@pytest.mark.parametrize("train", [8, 30])
+def test_few_training_stays_have_inputs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: int) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 50)
+    share = f"{train / 100:g}"
+    cohort = _import(tmp_path, "category", "--fractions", share, f"{1 - train / 100:g}", "0", n_stays=100)
+    found = _results(cohort, tmp_path / "cv", folds=1, tree_models=1)
+    assert {name for name in (*MODELS, *BASELINES) if found[name]["auroc"]["value"] == 0.5} == set()
+    (config,) = tmp_path.glob("cv/runs/*/config.json")
+    assert json.loads(config.read_text(encoding="utf-8"))["settings"]["batch_size"] == 16
+
+
+def test_a_model_without_any_input_is_an_error_that_says_why(tmp_path: Path) -> None:
+    events, labels = tmp_path / "events.csv", tmp_path / "labels.csv"
+    events.write_text("id,time,variable,value\n" + "".join(f"{n},0,sex,m\n" for n in range(20)), encoding="utf-8")
+    labels.write_text("id,died\n" + "".join(f"{n},{n % 2}\n" for n in range(20)), encoding="utf-8")
+    words = ["table", str(events), str(tmp_path / "cohort"), "--labels", str(labels), "--label_name", "died"]
+    assert data_command(words) == 0
+    flags = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": tmp_path / "cohort"}
+    for models in (0, 4):
+        status, _, errors = command("finetune", output_root_dir=tmp_path, tree_models=models, **flags)
+        assert status == 2
+        assert "the model has no input: in its 14 labelled training stays no count, value or time" in errors
+    assert not list(tmp_path.glob("finetune-*"))
+
+
+def test_the_recipe_makes_batches_for_the_number_of_stays_unless_the_user_says(
+    compiled: Cohort, tmp_path: Path
+) -> None:
+    used: list[int] = []
+    sizes: tuple[dict[str, int], ...] = ({}, {"batch_size": 256})
+    for flags in sizes:
+        words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
+        root = tmp_path / str(len(used))
+        assert command("finetune", output_root_dir=root, max_epochs=1, tree_models=0, **words, **flags)[0] == 0
+        config = json.loads((run_of(root) / "config.json").read_text(encoding="utf-8"))
+        used.append(config["settings"]["batch_size"])
+        assert call(["--resume", str(run_of(root))])[0] == 0  # finished, with the settings that it had
+    assert used == [16, 256]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*FACTS, RARE_LEVEL])
+def test_no_baseline_is_better_at_any_planted_fact(tmp_path: Path, kind: str) -> None:
+    found = _results(_import(tmp_path, kind, "--fractions", "0.8", "0.2", "0"), tmp_path / "cv", folds=3)
+    assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
+    columns = [read_columns(file) for file in sorted((tmp_path / "cv").glob("partition*.csv"))]
+    for baseline in BASELINES:
+        entries = results(columns, baseline)["models"]
+        worse = {name: entries[name]["difference_to_first"]["auroc"] for name in MODELS}
+        assert {name: each for name, each in worse.items() if each["high"] < 0} == {}, baseline
