@@ -119,6 +119,9 @@ class Signs:
     def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> Signs:
         return self
 
+    def values_read(self, name: str) -> bool:
+        return True
+
     def change(self, cohort: Cohort) -> ValueChange:
         return lambda variable, value: np.sign(value)
 
