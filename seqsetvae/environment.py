@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 import tempfile
-from importlib import import_module
 from pathlib import Path
 
 from seqsetvae.errors import InputError
@@ -27,7 +26,7 @@ def usable_matplotlib() -> None:
         return
     with contextlib.suppress(ImportError):  # it is not installed
         try:
-            import_module("matplotlib")
+            import matplotlib
         except ImportError:
             raise
         except Exception:  # of whatever kind: its checks of the backend, an encoding, a folder
@@ -36,7 +35,7 @@ def usable_matplotlib() -> None:
             for name in [name for name in sys.modules if name.startswith("matplotlib.")]:  # imported before it failed
                 del sys.modules[name]
             with contextlib.chdir(Path(__file__).parent):  # where there is no matplotlibrc
-                import_module("matplotlib")
+                import matplotlib  # noqa: F401
 
 
 def require_usable() -> None:

@@ -20,7 +20,7 @@ from seqsetvae.evaluation import report
 from seqsetvae.evaluation.report import page
 from seqsetvae.training import calibrate, start
 from seqsetvae.training.resume import check_same_inputs
-from tests.command import argv, call, finetune, rows_of, run_of
+from tests.command import argv, call, finetune, real_reports, rows_of, run_of
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, killed_at, refusal, resume
 
@@ -190,9 +190,9 @@ def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(
     """It is killed in its calibration, its summary and its report, and it gets SIGTERM in both of these."""
     words = ["--resume", str(killed)]
     for owner, name in ((calibrate, "calibrate"), (start, "summarize"), (report, "write_report"), (page, "write_text")):
-        with killed_at(owner, name, 1):
+        with real_reports(), killed_at(owner, name, 1):
             call(words)
-        with monkeypatch.context() as patch:
+        with real_reports(), monkeypatch.context() as patch:
             patch.setattr(owner, name, lambda *_: signal.raise_signal(signal.SIGTERM))
             status, _, errors = call(words)
         assert status == 75, errors
