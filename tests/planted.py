@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 Row = tuple[str, float, float | str]  # variable, hour, value
 Fact = tuple[bool, list[Row]]  # whether it is there, and its events
@@ -70,23 +71,24 @@ FACTS: dict[str, Callable[[np.random.Generator], Fact]] = {
 RARE_LEVEL = "rare level"  # that RARE stays have, and no others are positive
 
 
-def write_planted(folder: Path, kind: str, n_stays: int = 600, seed: int = 0) -> tuple[Path, Path]:
-    """A long table and the labels of it, as files in a folder."""
+def write_planted(folder: Path, kind: str, n_stays: int = 600, seed: int = 0) -> tuple[Path, Path, float]:
+    """A long table and the labels of it, as files in a folder, and the AUROC of the fact itself."""
     rng = np.random.default_rng(seed)
     rare = set(rng.choice(n_stays, RARE, replace=False).tolist())
-    rows, labels = [], []
+    rows, labels, facts = [], [], []
     for stay in range(n_stays):
         if kind == RARE_LEVEL:
-            label = stay in rare
+            label = fact = stay in rare
             events: list[Row] = [("device", 0.0, "rare" if label else str(rng.choice(["none", "usual"])))]
         else:
             fact, events = FACTS[kind](rng)
             label = bool(fact) != (rng.random() < FLIPPED)
         rows += [(stay, 60 * hour, name, value) for name, hour, value in [*events, *_noise(rng)]]
         labels.append((stay, int(label)))
-    return _write(folder / "events.csv", "id,time,variable,value", rows), _write(
-        folder / "labels.csv", "id,died", labels
-    )
+        facts.append(bool(fact))
+    events_file = _write(folder / "events.csv", "id,time,variable,value", rows)
+    labels_file = _write(folder / "labels.csv", "id,died", labels)
+    return events_file, labels_file, float(roc_auc_score([label for _, label in labels], facts))
 
 
 def _noise(rng: np.random.Generator) -> Iterator[Row]:

@@ -24,11 +24,12 @@ MODELS = "variable_summaries", "network alone", "trees alone"
 BASELINES = "boosted trees", "logistic regression"
 
 
-def _import(folder: Path, kind: str, *flags: str, **planted: Any) -> Path:
-    events, labels = write_planted(folder, kind, **planted)
+def _import(folder: Path, kind: str, *flags: str, **planted: Any) -> tuple[Path, float]:
+    """The compiled cohort, and the AUROC of the fact itself."""
+    events, labels, best = write_planted(folder, kind, **planted)
     words = ["table", str(events), str(folder / "cohort"), "--labels", str(labels), "--label_name", "died", *flags]
     assert data_command(words) == 0
-    return folder / "cohort"
+    return folder / "cohort", best
 
 
 def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["category", RARE_LEVEL])
 def test_a_planted_fact_is_found(tmp_path: Path, kind: str) -> None:
-    cohort = _import(tmp_path, kind, "--fractions", "0.7", "0.3", "0")
+    cohort, _ = _import(tmp_path, kind, "--fractions", "0.7", "0.3", "0")
     found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=2)
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
 
@@ -49,7 +50,7 @@ def test_a_planted_fact_is_found(tmp_path: Path, kind: str) -> None:
 def test_few_training_stays_have_inputs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: int) -> None:
     monkeypatch.setattr(trees, "ROUNDS", 50)
     share = f"{train / 100:g}"
-    cohort = _import(tmp_path, "category", "--fractions", share, f"{1 - train / 100:g}", "0", n_stays=100)
+    cohort, _ = _import(tmp_path, "category", "--fractions", share, f"{1 - train / 100:g}", "0", n_stays=100)
     found = _results(cohort, tmp_path / "cv", folds=1, tree_models=1)
     assert {name for name in (*MODELS, *BASELINES) if found[name]["auroc"]["value"] == 0.5} == set()
     (config,) = tmp_path.glob("cv/runs/*/config.json")
@@ -88,10 +89,13 @@ def test_the_recipe_makes_batches_for_the_number_of_stays_unless_the_user_says(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FACTS, RARE_LEVEL])
 def test_no_baseline_is_better_at_any_planted_fact(tmp_path: Path, kind: str) -> None:
-    found = _results(_import(tmp_path, kind, "--fractions", "0.8", "0.2", "0"), tmp_path / "cv", folds=3)
+    """Nor better than the fact itself, above which nothing but chance lifts a baseline that the held-out fold chose."""
+    cohort, best = _import(tmp_path, kind, "--fractions", "0.8", "0.2", "0")
+    found = _results(cohort, tmp_path / "cv", folds=3)
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
     columns = [read_columns(file) for file in sorted((tmp_path / "cv").glob("partition*.csv"))]
     for baseline in BASELINES:
         entries = results(columns, baseline)["models"]
-        worse = {name: entries[name]["difference_to_first"]["auroc"] for name in MODELS}
+        below = [name for name in MODELS if found[name]["auroc"]["value"] < best - 0.01]
+        worse = {name: entries[name]["difference_to_first"]["auroc"] for name in below}
         assert {name: each for name, each in worse.items() if each["high"] < 0} == {}, baseline
