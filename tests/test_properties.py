@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqsetvae.cohort import compile_cohort
+from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from tests.tiny import VARIABLES, batch_of, embeddings, tiny_backbone
 
@@ -40,7 +41,10 @@ def _write(folder: Path, stays: list[list[tuple[str, float, float]]]) -> Path:
 @OFTEN
 @given(STAYS)
 def test_what_is_compiled_reads_back(stays: list[list[tuple[str, float, float]]]) -> None:
-    """The events of each stay, ordered by minute and otherwise as in the file, and one set for each minute."""
+    """The events of each stay, ordered by minute and otherwise as in the file, and one set for each minute.
+
+    Names are read without the spaces around them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = SeqSetVAELayout(_write(Path(folder), stays))
         cohort = compile_cohort(source, Path(folder) / "out", label_name="label", embedding_dim=1, progress=False)
@@ -59,7 +63,7 @@ def test_what_is_compiled_reads_back(stays: list[list[tuple[str, float, float]]]
                 assert len(set(split.minute[list(sets)])) == len(sets)
         for number, events in enumerate(stays):
             expected = sorted(events, key=lambda event: event[2])  # stable
-            assert [(name, minute) for name, _, minute in found[number]] == [(n, m) for n, _, m in expected]
+            assert [(name, minute) for name, _, minute in found[number]] == [(trimmed(n), m) for n, _, m in expected]
             values = [value for _, value, _ in expected]
             assert [value for _, value, _ in found[number]] == pytest.approx(values, rel=1e-9, abs=1e-6)
 

@@ -158,8 +158,8 @@ def test_a_table_that_cannot_be_appended_to_is_one_error(
     assert "metrics.csv: cannot be written (No space left on device)" in errors
 
 
-def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The table beside them is what the run goes on from."""
+def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table beside them is what the run goes on from. (capfd would write to a file, which has the limit too.)"""
     (tmp_path / "file").touch()
     callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "file" / "tensorboard").close()
     table = callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "tensorboard")
@@ -168,7 +168,7 @@ def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capfd: py
         for _ in range(3):
             table.add(row)
     table.close()
-    said = capfd.readouterr()
+    said = capsys.readouterr()
     assert said.err == ""
     assert [line.endswith("; the run goes on without it") for line in said.out.splitlines()] == [True, True]
 
