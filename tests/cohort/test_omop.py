@@ -99,6 +99,37 @@ def test_what_is_missing_is_one_error(
     assert not (folder.parent / "out").exists()
 
 
+def test_numbers_of_visits_may_be_written_as_decimals(folder: Path) -> None:
+    """As pandas writes a column with empty cells."""
+    file = folder / "CONDITION_OCCURRENCE.csv"
+    file.write_text(file.read_text().replace("1,1,11,40", "1,1,11.0,40"))
+    assert main(compiled(folder)) == 0
+    assert "condition/Sepsis" in open_cohort(folder.parent / "out").vocabulary
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("VISIT_OCCURRENCE", "\n1", "\n9", "no event is of a visit that is read"),
+        ("VISIT_OCCURRENCE", "2020-01-01 10:00:00", "soon", "the start of a visit 'soon' is no date"),
+        ("PERSON", "1950-01-01", "1950", "the birth '1950' is no date"),
+    ],
+)
+def test_what_is_no_visit_or_no_date_is_one_error(
+    folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / f"{name}.csv"
+    file.write_text(file.read_text().replace(old, new))
+    assert main(compiled(folder)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_table_that_is_there_twice_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "measurement.csv.gz").touch()
+    assert main(compiled(folder)) == 2
+    assert "has the table measurement more than once: MEASUREMENT.csv, measurement.csv.gz" in capsys.readouterr().err
+
+
 def test_a_faulty_cell_names_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "CONDITION_OCCURRENCE.csv"
     file.write_text(file.read_text().replace("40,2020-01-02", "40,soon"))

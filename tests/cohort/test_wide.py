@@ -79,6 +79,14 @@ def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest
     assert sets_of(cohort, "train", 28) == [(0, [("hr", 29)]), (1, [("hr", 30)]), (2, [("hr", 31)])]
 
 
+def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:
+    rows = "7,0,80,f\n7,1,81,\n8,0,70,\n8,1,71,m\n9,0,60,\n"
+    src = tables.csv("wide.csv", f"id,time,hr,sex\n{rows}")
+    cohort = tables.compile(src, "--wide", "--static_columns", "sex", "--fill_down", "sex")
+    of_stays = [{name for _, events in sets_of(cohort, "train", at) for name, _ in events} for at in range(3)]
+    assert of_stays == [{"sex=f", "hr"}, {"sex=m", "hr"}, {"hr"}]
+
+
 @pytest.mark.parametrize(
     ("name", "separator", "flags"),
     [

@@ -20,9 +20,9 @@ from seqsetvae.cohort.sources import table
 from seqsetvae.cohort.sources.event_flags import add_label_flags, add_shared_flags, spool_folder
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
-from seqsetvae.cohort.tables.cells import as_facts
+from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
 from seqsetvae.cohort.tables.read import SUFFIXES, column_names, read_parts, table_files
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 HELP = "Compile the tables of an OMOP common data model (measurement, observation, condition, drug, procedure, visit)."
 VISIT, PERSON, DEATH = "visit_occurrence", "person", "death"
@@ -77,7 +77,15 @@ def open_source(arguments: Namespace) -> Opened:
         pq.write_table(visits, folder / "stays.parquet")
         (folder / "events").mkdir()
         kept = set(visits[ID].to_pylist())
-        notes = [_write_events(name, found[name], names, kept, folder / "events") for name in DOMAINS if found[name]]
+        notes, n_events = list[str](), 0
+        for name in DOMAINS:
+            if found[name]:
+                n_rows, n_used = _write_events(name, found[name], names, kept, folder / "events")
+                n_events += n_used
+                said = f"not used, since they are of no visit that is read: {n_rows - n_used:,}"
+                notes.append(f"{name}: {counted(n_rows, 'row')}; {said}")
+        if not n_events:
+            raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(notes)}.")
         of_table = vars(_table_defaults()) | vars(arguments)
         of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
@@ -106,13 +114,15 @@ def _files(folder: Path, name: str) -> list[Path]:
     """The files of a table; none if there is no such table."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
+    found = []
     for path in sorted(folder.iterdir()):
         stem = path.name.lower()
-        if path.is_dir() and stem == name:
-            return table_files(path)
-        if path.is_file() and stem.startswith(f"{name}.") and stem.removeprefix(name) in SUFFIXES:
-            return [path]
-    return []
+        if (path.is_dir() and stem == name) or (path.is_file() and stem.removeprefix(name) in SUFFIXES):
+            found.append(path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder}: has the table {name} more than once: {names}. Keep one.")
+    return table_files(found[0]) if found else []
 
 
 def _read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, pa.Array]]:
@@ -123,8 +133,14 @@ def _read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> I
         raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {', '.join(of_lower)}.")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in of_lower]
     for part in read_parts(file, [of_lower[name] for name in wanted], free=tuple(of_lower.values())):
-        cells = {name: as_facts(part.columns[of_lower[name]]) for name in wanted}
+        cells = {name: _texts(file, name, part.columns[of_lower[name]]) for name in wanted}
         yield cells | {name: pa.nulls(len(part), pa.string()) for name in optional if name not in of_lower}
+
+
+def _texts(file: Path, name: str, cells: pa.Array) -> pa.Array:
+    """[R] Cells as texts. Numbers of visits, persons and concepts are written alike in all tables: 12.0 is 12."""
+    read = as_id_texts if name.endswith("_id") or name == "year_of_birth" else as_facts
+    return in_column(str(file), name, lambda: read(cells))
 
 
 def _concepts(files: list[Path]) -> dict[str, str]:
@@ -187,27 +203,44 @@ def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequen
     cells = {name: rows[name].combine_chunks() for name in rows.column_names}
     start = _time(cells, "visit_start_datetime", "00:00")
     end = _time(cells, "visit_end_datetime", "23:59")
-    day = [pc.utf8_slice_codeunits(column, 0, 10) for column in (start, cells["death"], end)]
+    where = found[VISIT][0].parent
+    times = {"start of a visit": start, "death": cells["death"], "end of a visit": end}
+    day = [_day(where, what, column) for what, column in times.items()]
     within = pc.and_(pc.greater_equal(day[1], day[0]), pc.less_equal(day[1], pc.coalesce(day[2], day[1])))
     columns = {ID: cells[ID], "subject": cells["person_id"], "start": start, "end": end}
-    columns |= {"death": pc.if_else(pc.fill_null(within, False), cells["death"], None), "age": _age(cells, start)}
+    columns |= {
+        "death": pc.if_else(pc.fill_null(within, False), cells["death"], None),
+        "age": _age(where, cells, start),
+    }
     columns |= {name: _named(cells[f"{name}_concept_id"], names) for name in ("gender", "race", "ethnicity", "visit")}
     return pa.table(columns)
 
 
-def _age(cells: dict[str, pa.Array], start: pa.Array) -> pa.Array:
+def _day(where: Path, what: str, time: pa.Array) -> pa.Array:
+    """[R] The dates of times. Raises InputError for a cell that is none."""
+    day = cast_cells(pc.utf8_slice_codeunits(time, 0, 10), pa.date32())
+    wrong = pc.and_(day.is_null(), time.is_valid())
+    if pc.any(wrong).as_py():
+        cell, n = shown(time.filter(wrong)[0].as_py()), pc.sum(wrong).as_py()
+        raise InputError(f"{where}: the {what} {cell} is no date such as 2150-01-31 ({counted(n, 'such visit')}).")
+    return day
+
+
+def _age(where: Path, cells: dict[str, pa.Array], start: pa.Array) -> pa.Array:
     """[R] Years from birth, or from the middle of the year of birth, to the start, as texts with one decimal."""
     birth = pc.coalesce(
-        pc.utf8_slice_codeunits(cells["birth_datetime"], 0, 10),
+        cells["birth_datetime"],
         pc.binary_join_element_wise(cells["year_of_birth"], "07-01", "-"),
     )
-    days = pc.days_between(birth.cast(pa.date32()), pc.utf8_slice_codeunits(start, 0, 10).cast(pa.date32()))
+    days = pc.days_between(_day(where, "birth", birth), _day(where, "start of a visit", start))
     return pc.round(pc.divide(days.cast(pa.float64()), 365.25), 1).cast(pa.string())
 
 
-def _write_events(name: str, files: list[Path], names: dict[str, str], visits: set[str], folder: Path) -> str:
-    """Write the events of a clinical table, those of a visit, to a file; returns a note on the others."""
-    domain, n_rows, n_without = DOMAINS[name], 0, 0
+def _write_events(
+    name: str, files: list[Path], names: dict[str, str], visits: set[str], folder: Path
+) -> tuple[int, int]:
+    """Write the events of a clinical table, those of a visit, to a file; returns (its rows, those of a visit)."""
+    domain, n_rows, n_used = DOMAINS[name], 0, 0
     values = [
         column
         for column in (domain.number, domain.level, domain.text, domain.time, domain.time.removesuffix("time"))
@@ -222,10 +255,10 @@ def _write_events(name: str, files: list[Path], names: dict[str, str], visits: s
                 rows = pa.table(_event_columns(name, domain, cells, names, source))
                 n_rows += rows.num_rows
                 rows = rows.filter(pc.is_in(rows[ID], pa.array(sorted(visits), pa.string())))
-                n_without += len(cells[ID]) - rows.num_rows
+                n_used += rows.num_rows
                 writer = writer or stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", rows.schema))
                 writer.write_table(rows)
-    return f"{name}: {counted(n_rows, 'row')}; not used, since they are of no visit that is read: {n_without:,}"
+    return n_rows, n_used
 
 
 def _event_columns(

@@ -6,6 +6,7 @@ Letters: R rows of a part.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,26 +48,30 @@ class Derive:
 
     form: Form
     file: Path
-    _above: dict[str, pa.Scalar] = field(default_factory=dict)  # the last cell of each column of form.fill_down
+    _above: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # the last cell of each column, and its id
 
     def columns(self, cells: dict[str, pa.Array], wanted: Sequence[str], n_rows: int) -> dict[str, pa.Array]:
         """Those `wanted` of a part [R], from the cells that were read."""
         form, cells = self.form, dict(cells)
-        for name in form.fill_down:
+        for name in sorted(form.fill_down, key=lambda name: name != form.id_column):
             if name in cells:
-                cells[name] = self._filled(name, cells[name])
+                cells[name] = self._filled(name, cells[name], cells.get(form.id_column))
         if form.clock_column is not None and form.time_column in cells:
             cells[form.time_column] = _joined(cells[form.time_column], cells[form.clock_column])
         if form.id_column in wanted and form.id_place != COLUMN:
             cells[form.id_column] = pa.repeat(pa.scalar(id_of_path(self.file, form.id_place)), n_rows)
         return {name: cells[name] for name in wanted if name in cells}
 
-    def _filled(self, name: str, column: pa.Array) -> pa.Array:
-        """Empty cells become the cell above, also that of the part before."""
+    def _filled(self, name: str, column: pa.Array, ids: pa.Array | None) -> pa.Array:
+        """Empty cells become the cell above, also that of the part before; not that of another id."""
         cells = pc.if_else(as_facts(column).is_null(), None, column)
-        above = self._above.get(name, pa.scalar(None, column.type))
-        filled = pc.fill_null_forward(pa.concat_arrays([pa.array([above.as_py()], column.type), cells]))
-        self._above[name] = filled[-1]
+        above, above_id = self._above.get(name, (None, None))
+        filled = pc.fill_null_forward(pa.concat_arrays([pa.array([above], column.type), cells]))
+        if ids is not None and name != self.form.id_column:
+            ids = pa.concat_arrays([pa.array([above_id], ids.type), ids])
+            owner = pc.fill_null_forward(pc.if_else(pa.concat_arrays([pa.array([True]), cells.is_valid()]), ids, None))
+            filled = pc.if_else(pc.equal(owner, ids), filled, None)
+        self._above[name] = filled[-1].as_py(), None if ids is None else ids[-1].as_py()
         return filled[1:]
 
 
