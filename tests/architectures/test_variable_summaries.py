@@ -327,6 +327,30 @@ def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table() ->
     assert (found - without).abs().sum(1).gt(0).tolist() == [False, True] * 4
 
 
+def test_variables_that_are_not_used_or_not_wholly_are_named_with_the_reason() -> None:
+    names = ("age", "always", "in one", "in few", "level of few")
+    stays = [
+        [
+            (
+                0.0,
+                [
+                    (0, float(n)),
+                    (1, 1.0),
+                    *([(2, 1.0)] if n == 0 else []),
+                    *([(3, float(n)), (4, 1.0)] if n < 5 else []),
+                ],
+            )
+        ]
+        for n in range(600)
+    ]
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=names, summary_width=6))
+    network.fit(_cohort(names), [tiny.batch_of(stays)])
+    found = network.unused_variables()
+    assert found.keys() == {"always", "in one", "in few"}
+    assert "how often it occurs is used" in found["in few"]
+    assert found["always"] == found["in one"] == "no summary of it differs between enough training stays"
+
+
 def test_a_fact_of_few_training_stays_is_not_cut_off_as_a_typing_error() -> None:
     values = np.array([0.0] * 29_990 + [1.0] * 10)
     assert backbone.bounds_of(values) == (0.0, 1.0)

@@ -151,10 +151,13 @@ class Backbone(nn.Module):
         return torch.tensor([rows.get(name, -1) for name in cohort.vocabulary])
 
     def unused_variables(self) -> dict[str, str]:
-        """The variables of which no summary is used, and why."""
-        why = "no summary of it differs between enough training stays"
-        names = zip(self.sizes.vocabulary, self.used.any(dim=1).tolist(), strict=True)
-        return {name: why for name, is_used in names if not is_used}
+        """The variables of which no summary is used, or not their values although these vary, and why."""
+        nothing = "no summary of it differs between enough training stays"
+        count = "few training stays have it: how often it occurs is used, its values are not"
+        mean = SUMMARIES.index("mean")
+        has_values = self.used[:, mean] | (self.edges[:, mean, 0] == self.edges[:, mean, -1])
+        rows = zip(self.sizes.vocabulary, self.used.any(dim=1).tolist(), has_values.tolist(), strict=True)
+        return {name: count if any_used else nothing for name, any_used, whole in rows if not (any_used and whole)}
 
     def summarizer(self, variables: torch.Tensor) -> Summarizer:
         """Makes the summaries of batches on the host; `variables` as from `variable_table`."""
