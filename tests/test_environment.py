@@ -120,17 +120,20 @@ def test_words_in_the_place_of_numbers_start_no_processes(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number: signal.Signals) -> None:
-    stop, before = StopRequest(), signal.getsignal(number)
-    with handled(stop):
-        with pytest.raises(Terminated, match=f"stopped by {number.name}"):
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with handled(StopRequest()):
+            with pytest.raises(Terminated, match=f"stopped by {number.name}"):
+                signal.raise_signal(number)
+            signal.raise_signal(number)  # while it cleans up
+        assert signal.getsignal(number) is signal.SIG_DFL
+        stop = StopRequest()
+        stop.in_steps = True
+        with handled(stop):
             signal.raise_signal(number)
-        signal.raise_signal(number)  # while it cleans up
-    assert signal.getsignal(number) is before
-    stop = StopRequest()
-    stop.in_steps = True
-    with handled(stop):
-        signal.raise_signal(number)
-    assert stop.received
+        assert stop.received
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
