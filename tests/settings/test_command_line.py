@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 import finetune_config_optimized as config
 from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.command import _parser as data_command
 from seqsetvae.errors import InputError
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
@@ -370,20 +372,16 @@ def test_an_output_that_cannot_show_a_character_does_not_end_the_run() -> None:
     assert rb"mode: received '\xfc\u2705'" in done.stderr
 
 
+def data_commands() -> list[argparse.ArgumentParser]:
+    """The parsers of the subcommands of `data.py`."""
+    (commands,) = (action for action in data_command()._actions if isinstance(action, argparse._SubParsersAction))
+    return list(commands.choices.values())
+
+
 def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
     flags = {option for action in parser(config, MODES)._actions for option in action.option_strings}
     rooms = [*(ROOT / "seqsetvae" / "modes").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
     files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]
     texts = "".join(path.read_text(encoding="utf-8") for path in files)
-    data_command = {
-        "--fractions",
-        "--test_sets",
-        "--stats",
-        "--embeddings",
-        "--skip_bad",
-        "--to",
-        "--until_hour",
-        "--labels",
-        "--shard",
-    }
-    assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags - data_command <= {"--flag"}
+    flags |= {option for command in data_commands() for option in command._option_string_actions}
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags <= {"--flag"}
