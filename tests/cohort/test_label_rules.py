@@ -44,6 +44,60 @@ def test_each_row_may_be_a_prediction_at_its_time(tables: Tables) -> None:
     assert sets_of(cohort, "train", 1) == [(60, [("hr", 80)]), (120, [("hr", 81)])]
 
 
+@pytest.mark.parametrize(
+    ("rule", "rows", "at"),
+    [
+        ("first", "1,1,80,1\n2,1,70,1\n2,1,71,0\n2,2,71,0\n", "1 hours"),
+        ("last", "1,1,80,1\n2,1,70,1\n2,2.5,71,0\n2,2.5,71,1\n", "2.5 hours"),
+        ("each_row", "1,1,80,1\n2,1,70,1\n2,2,71,0\n2,2,71,1\n2,3,71,1\n", "2 hours"),
+        ("last", "1,2020-01-01 10:00,80,1\n2,2020-01-01 10:30,71,0\n2,2020-01-01 10:30,71,1\n", "2020-01-01 10:30:00"),
+    ],
+)
+def test_two_labels_at_the_time_that_counts_are_refused(
+    tables: Tables, rule: str, rows: str, at: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = tables.csv("e.csv", "id,time,hr,septic\n" + rows)
+    assert main(["table", str(src), str(tables.root / "out"), *HOURLY, "--label_of", rule]) == 2
+    said = f"--label_of {rule}: stay '2' has rows with septic 0 and with 1 at one time, {at} (1 such stay)"
+    assert said in capsys.readouterr().err
+
+
+def test_two_labels_at_a_time_that_does_not_count_are_no_tie(tables: Tables) -> None:
+    src = tables.csv("e.csv", "id,time,hr,septic\n1,1,80,1\n1,2,81,0\n1,2,82,1\n1,3,80,0\n1,3,80,0\n1,3,80,\n")
+    for rule, label in (("first", 1), ("last", 0), ("any", 1)):
+        assert labels_of(tables.compile(src, *HOURLY, "--label_of", rule)) == {1: label}
+
+
+@pytest.mark.parametrize("name", ["move=icu", "transfer=icu", "admission", "hr", "pulse", " pulse "])
+def test_a_label_event_may_have_its_name_in_the_tables_or_in_the_cohort(tables: Tables, name: str) -> None:
+    events = "1,0,rr,20\n1,600,rr,20\n2,0,rr,20\n2,600,rr,20\n1,130,move,icu\n2,130,move,ward\n1,300,hr,80\n"
+    src = tables.csv("e.csv", "id,time,variable,value\n" + events)
+    names = tables.csv("map.csv", "name,target\nmove,transfer\ntransfer=icu,admission\nhr,pulse\n")
+    flags = ("--predict_at", 2, "--variable_map", names, "--label_event", name)
+    assert labels_of(tables.compile(src, *flags)) == {1: 1, 2: 0}
+
+
+def test_where_names_are_exchanged_the_label_event_is_that_of_the_cohort(tables: Tables) -> None:
+    src = tables.csv(
+        "e.csv", "id,time,variable,value\n1,0,rr,20\n1,300,a,1\n2,0,rr,20\n2,300,b,1\n2,600,rr,1\n1,600,rr,1\n"
+    )
+    names = tables.csv("map.csv", "name,target\na,b\nb,a\n")
+    cohort = tables.compile(src, "--predict_at", 2, "--variable_map", names, "--label_event", "b")
+    assert labels_of(cohort) == {1: 1, 2: 0}
+
+
+@pytest.mark.parametrize("event", ["move", "move=icu", "transfer"])
+@pytest.mark.parametrize("pattern", ["move", "tran*"])
+def test_a_label_event_that_is_left_out_is_said_to_be(
+    tables: Tables, event: str, pattern: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = tables.csv("e.csv", "id,time,variable,value\n1,0,hr,80\n1,300,move,icu\n1,600,hr,80\n")
+    names = tables.csv("map.csv", "name,target\nmove,transfer\n")
+    flags = ("--predict_at", "3", "--variable_map", str(names), "--leave_out", pattern, "--label_event", event)
+    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+    assert f"--label_event {event}: --leave_out takes this variable out. Leave it in" in capsys.readouterr().err
+
+
 def test_an_event_after_the_prediction_time_is_the_label(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
     events = "id,time,variable,value\n" + "".join(f"{stay},0,hr,80\n{stay},600,hr,80\n" for stay in (1, 2, 3, 4))
     src = tables.csv("e.csv", events + "1,130,move,icu\n2,30,move,icu\n3,500,move,icu\n4,200,move,ward\n")

@@ -193,8 +193,24 @@ class EventCodes:
         return [code for (name, _), code in self._code.items() if _matches(name, pattern)]
 
     def named(self, name: str) -> NDArray[np.bool_]:
-        """[C] Which codes are of this variable, or of this level NAME=level."""
-        return np.array([name in (variable, f"{variable}={level}") for variable, level in self._code], dtype=bool)
+        """[C] Which codes are of this variable, or this level NAME=level: by its name in the cohort, or else here."""
+        variable, mark, level = (name := trimmed(name)).partition("=")
+        found = np.zeros(len(self._code), dtype=bool)
+        for each in dict.fromkeys((name, self.mapping.target(name), f"{self.mapping.target(variable)}{mark}{level}")):
+            found = np.array([each in self._names_of(*pair) for pair in self._code], dtype=bool)
+            if self.counts[found].any():
+                break
+        return found
+
+    def _names_of(self, variable: str, level: str | None) -> tuple[str, ...]:
+        """The names of a code: its variable, and that of its level in the table and in the cohort."""
+        full = f"{variable}={level}"
+        return (variable, full, self.mapping.target(full)) if level else (variable,)
+
+    def has_left_out(self, name: str) -> bool:
+        """Whether the patterns left out events of this variable, or of the variable of this level."""
+        names = {each for here in self.left_out for each in (here, self.mapping.target(here))}
+        return any(name == each or name.startswith(f"{each}=") for each in names)
 
     def rows_matching(self, variable: pa.Array, pattern: str) -> NDArray[np.bool_]:
         """[R] Which rows are of a variable whose name, here or in the cohort, matches; also where it is left out."""

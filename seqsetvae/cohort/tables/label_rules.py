@@ -19,9 +19,9 @@ from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import Events, clock_of
 from seqsetvae.cohort.tables.forms import Form
 from seqsetvae.cohort.tables.read import read_parts
-from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of, refuse_contradictions
+from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeFlags, is_bad
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 EACH_ROW = "each_row"
 LABELS_OF = ("any", "first", "last", EACH_ROW)
@@ -43,7 +43,7 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
     `any`: 1 if a row has 1, else 0; `first`, `last`: that of the row with the earliest or the latest time.
 
     Raises:
-        InputError: a label other than 0, 1, false, true and empty, or one time of a stay with two different labels.
+        InputError: a label other than 0, 1, false, true and empty, or a time that counts has two different labels.
     """
     parts = []
     for file in files:
@@ -58,11 +58,12 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
             known = (ids >= 0) & (label >= 0) & ~is_bad(time)
             parts.append((ids[known], time[known], label[known]))
     ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((label, time, ids))
+    ids, time, label = ids[order], time[order], label[order]
+    if how.rule != "any":
+        _refuse_ties(how, ids, time, label, events)
     if how.rule == EACH_ROW:
-        refuse_contradictions(files, [len(ids)], ids, time, label, np.arange(len(ids)))
         return LabelRows(ids, time, label, [f"each row with a {how.column} is a prediction at its time"])
-    order = np.lexsort((time, ids))
-    ids, label = ids[order], label[order]
     if how.rule == "any":
         found, start = np.unique(ids, return_index=True)
         chosen = np.maximum.reduceat(label, start) if len(found) else label
@@ -73,6 +74,24 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
     what = {"any": "1 if any row of the stay has 1", "first": "that of its first row", "last": "that of its last row"}
     note = f"the label of a stay is {what[how.rule]} of {how.column}: {_balance(chosen)}"
     return LabelRows(found.astype(np.int32), None, chosen, [note])
+
+
+def _refuse_ties(
+    how: RowLabels, ids: NDArray[np.int32], time: NDArray[Any], label: NDArray[np.int8], events: Events
+) -> None:
+    """Raises InputError if a time that counts by the rule has both labels. The rows are sorted by id, time, label."""
+    tied = np.flatnonzero((ids[1:] == ids[:-1]) & (time[1:] == time[:-1]) & (label[1:] != label[:-1]))
+    if how.rule == "first":
+        tied = tied[time[tied] == time[np.searchsorted(ids, ids[tied])]]
+    elif how.rule == "last":
+        tied = tied[time[tied] == time[np.searchsorted(ids, ids[tied], "right") - 1]]
+    if len(tied):
+        stay, at = list(events.ids.position)[ids[tied[0]]], events.time.text(time[tied[0]])
+        advice = "Keep one of these rows" + ", or use --label_of any" * (how.rule != EACH_ROW)
+        raise InputError(
+            f"--label_of {how.rule}: stay {shown(stay)} has rows with {how.column} 0 and with 1 at one time, {at} "
+            f"({counted(len(np.unique(ids[tied])), 'such stay')}). {advice}."
+        )
 
 
 def present_labels(name: str, column: pa.Array, has_row: NDArray[np.bool_]) -> LabelRows:
@@ -107,8 +126,8 @@ def prediction_grid(start: NDArray[Any], last: NDArray[Any], hours: Sequence[flo
         ids, hour = np.repeat(good, len(hours)), np.tile(np.asarray(hours, dtype=float), len(good))
         lasts = np.repeat(length, len(hours)) >= hour
         ids, hour, n_short = ids[lasts], hour[lasts], int((~lasts).sum())
-        shown = ", ".join(f"{h:g}" for h in hours)
-        note = f"predictions at hour {shown} of a stay; left out, since the stay had ended: {n_short:,}"
+        listed = ", ".join(f"{h:g}" for h in hours)
+        note = f"predictions at hour {listed} of a stay; left out, since the stay had ended: {n_short:,}"
     time = start[ids] + (hour * unit).astype(start.dtype)
     return LabelRows(ids.astype(np.int32), time, np.full(len(ids), -1, dtype=np.int8), [note])
 
@@ -120,7 +139,7 @@ def event_labels(rows: LabelRows, name: str, horizon: float | None, events: Even
 
     Args:
         rows: samples with prediction times.
-        name: a variable, or a level NAME=level.
+        name: a variable, or a level NAME=level, by its name in the tables or in the cohort.
         horizon: in hours; None: until the end of the records.
         events: in a finished store.
         codes: of their variables.
@@ -131,7 +150,7 @@ def event_labels(rows: LabelRows, name: str, horizon: float | None, events: Even
     assert rows.time is not None, "the flags were checked"
     wanted = codes.named(name)
     if not codes.counts[wanted].any():
-        raise InputError(f"--label_event {name}: no event of the data is of this variable or level NAME=level.")
+        raise InputError(f"--label_event {name}: {_why_absent(name, codes)}")
     ids, time = _occurrences(events, wanted)
     unit = 60 * MICROSECONDS if time.dtype == np.int64 else 60.0
     first, end = np.searchsorted(ids, rows.id), np.searchsorted(ids, rows.id, side="right")
@@ -148,6 +167,15 @@ def event_labels(rows: LabelRows, name: str, horizon: float | None, events: Even
         f"{counted(int(had.sum()), 'sample')}"
     ]
     return replace(rows, id=rows.id[~had], time=rows.time[~had], label=label[~had], notes=[*rows.notes, *notes])
+
+
+def _why_absent(name: str, codes: EventCodes) -> str:
+    if codes.has_left_out(name):
+        return (
+            "--leave_out takes this variable out. Leave it in: it is never an input, since only events before the "
+            "prediction time are, and stays that had it by then are left out."
+        )
+    return "no event of the data is of this variable or level NAME=level."
 
 
 def _occurrences(events: Events, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[Any]]:

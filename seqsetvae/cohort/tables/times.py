@@ -117,6 +117,12 @@ class TimeColumn:
         """What can be read, for messages about a cell that cannot."""
         return f"{self.described}, in the years {YEARS[0]} to {YEARS[1]}" if self.is_timestamp else self.described
 
+    def text(self, time: np.generic) -> str:
+        """A time that was read, for messages."""
+        if not self.is_timestamp:
+            return f"{in_unit(np.array([time]), self.unit)[0]:.15g} {self.unit}"
+        return np.datetime64(int(time), "us").item().isoformat(" ") + " UTC" * self.is_located
+
     def read(self, column: pa.Array, *, earliest: bool = False) -> NDArray[Any]:
         """[R] Times in `dtype`; those of cells that are empty (BAD_TIME) or something else are bad: see `is_bad`.
 
