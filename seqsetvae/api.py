@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import read_calibration
@@ -14,6 +14,9 @@ from seqsetvae.modes.predict import rows
 from seqsetvae.modes.scoring import open_scorer
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.training.run_folder import find_checkpoint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def load(checkpoint: str | Path) -> Finetuned:
@@ -39,7 +42,7 @@ def predict(
     batch_size: int = 8,
     accelerator: str = "cpu",
     cache_dir: str | Path = "outputs",
-) -> pa.Table:
+) -> pd.DataFrame:
     """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as --mode predict writes them.
 
     Args:
@@ -51,15 +54,17 @@ def predict(
         cache_dir: where compiled data folders are kept.
 
     Returns:
-        A table with the columns stay_id, split, logit (log-odds of class 1), probability, calibrated_probability, label
-        and reason; `to_pandas()` makes a data frame of it.
+        A row for each stay with the columns stay_id, split, logit (log-odds of class 1), probability,
+        calibrated_probability, label and reason.
 
     Warns:
         UserWarning: for each way in which the data differ from the training data, so that predictions may mean nothing.
 
     Raises:
-        InputError: the data cannot be used with this model; says why.
+        InputError: the data cannot be used with this model, which it explains, or pandas is not installed.
     """
+    if find_spec("pandas") is None:  # only this needs it: commands write Arrow tables
+        raise InputError("predict returns a pandas table; install it with: pip install pandas")
     data = DataSettings(
         data_dir=Path(data_dir),
         params_map_path=None,
@@ -86,4 +91,4 @@ def predict(
     splits = asked or list(scorer.cohort.splits)
     for difference in scorer.drift(splits):
         warnings.warn(difference, UserWarning, stacklevel=2)
-    return rows(scorer, splits, calibration, all_splits=split is None)
+    return rows(scorer, splits, calibration, all_splits=split is None).to_pandas()

@@ -78,14 +78,19 @@ def _run(folder: Path, *commands: dict[str, object] | list[str]) -> list[tuple[i
     """(exit status, everything printed) of commands of both programs in a process that has the base install alone."""
     (folder / "sitecustomize.py").write_text(HIDE)
     words = [each if isinstance(each, list) else argv(**each) for each in commands]
-    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(words)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-    )  # fmt: skip
+    done = _python(folder, "-c", RUN, json.dumps(words))
     assert done.returncode == 0, done.stdout
     parts = re.split(r"^## .*\n", done.stdout, flags=re.MULTILINE)[1:]
     return [(int(re.findall(r"^status (\d+)$", part, re.MULTILINE)[-1]), part) for part in parts]
+
+
+def _python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Python in a folder that hides what the base install lacks; all that it prints is in stdout."""
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return subprocess.run(
+        [sys.executable, *words],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
+    )  # fmt: skip
 
 
 def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
@@ -151,6 +156,9 @@ def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohor
     ]
     for (status, said), (expected_status, text) in zip(done, expected, strict=True):
         assert (status, text in said) == (expected_status, True), said
+    tried = f"from seqsetvae import load, predict; predict(load({str(run)!r}), {str(compiled.path)!r})"
+    said = _python(tmp_path, "-c", tried).stdout
+    assert "InputError: predict returns a pandas table; install it with: pip install pandas" in said
     content = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text(encoding="utf-8"))
     assert list(content["baselines"]) == ["prevalence", "logistic regression"]
 

@@ -70,10 +70,18 @@ def _path(given: Any, file: Path) -> Path | None:
     try:
         is_pandas = hasattr(given, "iloc")  # whose index is no column
         content = pa.Table.from_pandas(given, preserve_index=False) if is_pandas else pa.table(given)
+        pq.write_table(_without_views(content), file.with_suffix(".parquet"))
     except (TypeError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{file.name}: received {type(given).__name__}: {error}") from None
-    pq.write_table(content, file.with_suffix(".parquet"))
     return file.with_suffix(".parquet")
+
+
+def _without_views(content: pa.Table) -> pa.Table:
+    """Categories of polars are dictionaries of string_view, which Parquet files cannot hold."""
+    kinds = content.schema.types
+    views = [pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type) for kind in kinds]
+    kinds = [pa.dictionary(pa.int32(), pa.string()) if view else kind for view, kind in zip(views, kinds, strict=True)]
+    return content.cast(pa.schema(zip(content.column_names, kinds, strict=True)))
 
 
 def _words(name: str, value: Any) -> list[str]:
