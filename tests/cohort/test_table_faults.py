@@ -37,8 +37,10 @@ def run(tables: Tables, src: Path, *flags: object) -> int:  # noqa: F811
         (GOOD + "3,0,hr,5\n3,1,hr,inf\n", 5, "hr", "id 3, column value: inf is not a finite number"),
         (GOOD + "3,0,hr,1e39\n", 4, "hr", "id 3, column value: 1e+39 is not a finite number that float32 can hold"),
         (GOOD + "3,0, ,5\n", 4, None, "id 3, column variable: the variable has no name"),
-        (GOOD + "3,,hr,5\n", 4, "hr", "id 3, column time: 'None' is not a number of minutes"),
+        (GOOD + "3,,hr,5\n", 4, "hr", "id 3, column time: an empty cell is not a number of minutes"),
         (GOOD + "3,soon,hr,5\n", 4, "hr", "id 3, column time: 'soon' is not a number of minutes"),
+        (GOOD + '3,"3,5",hr,5\n', 4, "hr", "id 3, column time: '3,5' is not a number of minutes (pass --decimal , if"),
+        (STAMPED + "3,,hr,5\n", 2, "hr", "id 3, column time: an empty cell is not a timestamp without a time zone"),
         (STAMPED + "3,2020-13-01 00:00,hr,5\n", 2, "hr", "column time: '2020-13-01 00:00' is not a timestamp without"),
         (STAMPED + "3,2020-01-01 00:00Z,hr,5\n", 2, "hr", "is not a timestamp without a time zone"),
     ],
@@ -150,6 +152,27 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
     assert f"{tables.root / 'src' / 'c.csv'}, row 0 (counted from 0)" in error
 
 
+@pytest.mark.parametrize(("place", "cell"), [(0, ""), (1, ""), (1, "soon"), (2, "soon")])
+def test_a_file_without_times_is_a_faulty_stay_of_its_folder(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    place: int,
+    cell: str,
+) -> None:
+    for at in range(3):
+        time = cell if at == place else f"2020-01-01 1{at}:00"
+        tables.csv(f"src/p{at}.csv", f"time,hr\n{time},{at}\n")
+    flags = ("--wide", "--id_from", "filename")
+    assert run(tables, tables.root / "src", *flags) == 2
+    error = capsys.readouterr().err
+    file = tables.root / "src" / f"p{place}.csv"
+    said = f"{cell!r}" if cell else "an empty cell"
+    assert error.startswith("error: 1 faulty stay:")
+    assert f"{file}, row 0 (counted from 0), variable 'hr': id {file.stem}, column time: {said} is not a" in error
+    assert run(tables, tables.root / "src", *flags, "--skip_bad") == 0
+    assert len(open_cohort(tables.root / "out").split("train").stay_id) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
@@ -165,8 +188,16 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables, capsys: pytest.Capture
         (HEADER, [], "e.csv: there are no rows."),
         (HEADER + ",0,hr,1\nNA,1,hr,2\n", [], "e.csv, column id: none of the 2 rows has an id."),
         (HEADER + ",0,hr,1\n", ["--start_column", "value"], "e.csv, column id: none of the 1 rows has an id."),
-        (HEADER + "1,noon,hr,1\n", [], "no cell of the column of times, such as 'noon', is a timestamp without"),
-        (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "such as '0', is a timestamp like %d.%m.%Y"),
+        (HEADER + "1,noon,hr,1\n", [], "no cell of the column of times can be read: 'noon' is not a timestamp"),
+        (HEADER + "1,,hr,1\n2,,hr,1\n", [], "e.csv, column time: no row of 1 file has a time."),
+        (
+            HEADER + "1,,hr,1\n1,noon,hr,1\n",
+            [],
+            "no cell of the column of times can be read: 'noon' is not a timestamp",
+        ),
+        (HEADER + '1,"3,5",hr,1\n', [], "'3,5' is not a number of minutes (pass --decimal , if it is a number)"),
+        (HEADER + "1,3.5,hr,1\n", ["--decimal", ","], "'3.5' is not a number of minutes (pass --decimal . if it is a"),
+        (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "'0' is not a timestamp like %d.%m.%Y"),
         (
             HEADER + "1,2020-01-01,hr,1\n",
             ["--time_zone", "Mars"],
@@ -238,7 +269,7 @@ def test_a_csv_file_that_is_not_in_utf8_is_an_error(
         ("id,dead\n1,0\n", "labels.csv: has no column died. Its columns are: id, dead."),
         (
             "id,died,prediction_time\n1,0,5\n2,1,\n",
-            "row 1 (counted from 0), column prediction_time: is not a number of",
+            "row 1 (counted from 0), column prediction_time: an empty cell is not a number of",
         ),
         (
             "id,died,prediction_time\n1,0,2020-01-01\n",

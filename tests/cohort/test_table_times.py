@@ -124,6 +124,18 @@ def test_formats_read_what_they_say() -> None:
     assert TimeColumn(pa.array([21500131]), form="%Y%m%d").read(pa.array([21500131])).tolist() == [micros("2150-01-31")]
 
 
+def test_a_zone_may_stand_after_a_space() -> None:
+    """As BigQuery and R write it."""
+    texts = ["2150-01-31 10:00 UTC", "2150-01-31 11:00:00.5 +01:00", "2150-01-31 08:00 -0200", " 2150-01-31T10:00Z "]
+    assert read([*texts, "2150-01-31 10:00 CET", "2150-01-31 10:00 UTC+1"]) == ["2150-01-31T10:00:00"] * 4 + [None] * 2
+
+
+def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) -> None:  # noqa: F811
+    text = "id,date,clock,variable,value\n1,2150-01-01,8:30,hr,1\n1,2150-01-01,12:30,hr,2\n1,2150-01-02,0:30:30,hr,3\n"
+    cohort = tables.compile(tables.csv("e.csv", text), "--time_column", "date", "--clock_column", "clock")
+    assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 240, 960.5]
+
+
 @pytest.mark.parametrize(
     ("form", "why"),
     [

@@ -39,7 +39,7 @@ from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError
 
 HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column
@@ -214,10 +214,8 @@ class _Facts:
         time = in_column(self.where, name, lambda: clock.read(column))
         wrong = np.flatnonzero(is_bad(time) & np.asarray(column.is_valid()))
         if len(wrong):
-            cell = shown(column[int(wrong[0])].as_py())
-            raise InputError(
-                f"{self.where}, column {name}: {cell} is not {clock.described} ({len(wrong):,} such stays)."
-            )
+            why = clock.refused(column[int(wrong[0])].as_py())
+            raise InputError(f"{self.where}, column {name}: {why} ({counted(len(wrong), 'such stay')}).")
         return time
 
     def subject(self) -> pa.Array | None:

@@ -123,8 +123,8 @@ def read_events(
     returns which rows are events. `wide` tables have a column a variable in place of those of variables and values.
 
     Raises:
-        InputError: a file cannot be read, a column is missing or of another type, nothing in it is a time, or it is
-            there twice.
+        InputError: a file cannot be read, a column is missing or of another type, nothing is a time, or a file is there
+            twice.
     """
     events: Events | None = None
     n_rows, clocks = 0, set[TimeColumn]()
@@ -139,7 +139,8 @@ def read_events(
             for part in read_parts(file, needs, list(optional), free, form):
                 cells = part.columns[columns.time]
                 if events is None:
-                    events = _start(file, cells, columns, codes, flags, folder)
+                    some = cells if hook or cells.null_count < len(cells) else _first_times(files, columns.time, form)
+                    events = _start(file, some, columns, codes, flags, folder)
                 clock = clock or clock_of(file, columns.time, cells, events, flags)
                 clocks.add(clock)
                 _add(events, part, n_rows, columns, clock, hook, values)
@@ -156,6 +157,15 @@ def read_events(
         said = "without a time of day, among others that have one: midnight, before all else of that day"
         events.notes.append(f"{counted(n_dates, 'time')} {said}")
     return events
+
+
+def _first_times(files: Sequence[Path], name: str, form: Form) -> pa.Array:
+    """The column of times of the first part that has some. Raises InputError if none has."""
+    for file in files:
+        for part in read_parts(file, [name], form=form):
+            if part.columns[name].null_count < len(part):
+                return part.columns[name]
+    raise InputError(f"{files[0]}, column {name}: no row of {counted(len(files), 'file')} has a time.")
 
 
 def _start(file: Path, cells: pa.Array, columns: Columns, codes: EventCodes, flags: TimeFlags, folder: Path) -> Events:
@@ -231,11 +241,12 @@ def _note_rows_without_id(events: Events, part: Part, ids: NDArray[np.int32]) ->
 def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[np.bool_]) -> None:
     rows = np.flatnonzero(bad)
     for row in rows[: max(0, BAD_CELLS - len(events.bad_times))].tolist():
-        events.bad_times[n_rows + row] = str(cells[row].as_py())
-    if len(rows) == len(bad):
+        events.bad_times[n_rows + row] = str(cells[row].as_py()) if cells[row].is_valid else ""
+    if len(rows) == len(bad) and is_bad(events.first_time).all() and cells.null_count < len(cells):  # none read yet
+        cell = next((cell for cell in cells.to_pylist() if cell is not None), None)
         raise InputError(
-            f"{events.files[-1][1]}: no cell of the column of times, such as {str(cells[0].as_py())!r}, is "
-            f"{events.time.allowed}. If times are written in another way, see --time_format and --time_unit."
+            f"{events.files[-1][1]}: no cell of the column of times can be read: {events.time.refused(cell)}. If times "
+            "are written in another way, see --time_format and --time_unit."
         )
 
 

@@ -89,7 +89,7 @@ def id_of_path(file: Path, place: str) -> str:
 
 
 def _joined(date: pa.Array, clock: pa.Array) -> pa.Array:
-    """Dates and times of day as texts `date clock`; null where one is empty."""
+    """Dates and times of day as texts `date clock`; null where one is empty. 8:30 is 08:30."""
     midnight = r"[ T]00:00:00(\.0+)?$"  # of a date that was written as a timestamp
     day = pc.replace_substring_regex(as_text(date), midnight, "")
-    return pc.binary_join_element_wise(day, as_text(clock), " ")
+    return pc.binary_join_element_wise(day, pc.replace_substring_regex(as_text(clock), "^([0-9]):", r"0\1:"), " ")

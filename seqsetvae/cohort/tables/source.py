@@ -223,12 +223,10 @@ class EventSource:
             reason = f"{said}, and other rows of this variable have numbers. {f'It is {form}. ' * bool(form)}{_ADVICE}"
             return faulty_cell(category, name, text), reason, columns.value
         if is_bad(record["time"]):
-            category, text = (
-                "a time that is missing or cannot be read",
-                self.events.bad_times.get(int(record["row"]), ""),
-            )
-            reason = f"{text or 'the cell'!r} is not {self.events.time.allowed}"
-            return faulty_cell(category, name, text), reason, columns.time
+            category, cell = "a time that is missing or cannot be read", self.events.bad_times.get(int(record["row"]))
+            time = self.events.time
+            reason = f"the cell is not {time.allowed}" if cell is None else time.refused(cell)
+            return faulty_cell(category, name, cell or ""), reason, columns.time
         if not abs(value) <= LARGEST:
             reason = f"{value} is not a finite number that float32 can hold"
             return faulty_cell("a value that is not a finite number", name, value), reason, columns.value

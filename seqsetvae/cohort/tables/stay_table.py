@@ -3,7 +3,7 @@
 Letters: D ids, M rows of a table of labels.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.zones import DAY
 from seqsetvae.errors import InputError, shown
 
+_ALLOWED_LABELS = "0, 1, false, true, empty"
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -177,7 +178,7 @@ def _label_part(
     columns = [name for name in (id_column, time_column, label) if name is not None]
     table = {name: column.combine_chunks() for name, column in read_table(file, columns).items()}
     ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
-    _refuse(file, id_column, missing, table[id_column], "is empty; every row needs an id")
+    _refuse(file, id_column, missing, table[id_column], lambda _: "is empty; every row needs an id")
     sides.add(table[id_column], ids)
     label_of = labels_of(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
     time = None
@@ -189,7 +190,7 @@ def _label_part(
         column = table[time_column]
         clock = comparable(str(file), time_column, column, events.time, flags)
         time = in_column(str(file), time_column, lambda: clock.read(column, earliest=True))
-        _refuse(file, time_column, is_bad(time), column, f"is not {clock.allowed}")
+        _refuse(file, time_column, is_bad(time), column, clock.refused)
         if events.time.is_date and not clock.is_date and (clock.is_located or (time % DAY).any()):
             said = "times of events are dates, so events of the day of a prediction time count as before it"
             return LabelRows(ids, time, label_of, [f"{file}: {said}"])
@@ -207,17 +208,16 @@ def labels_of(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
     texts = [text.lower().removesuffix(".0") for text in encoded.dictionary.to_pylist()]
     code = np.array([*(-1 if is_empty(text) else _LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
     label = code[positions(encoded)]
-    _refuse(file, name, label == -2, column, "is not a label; allowed: 0, 1, false, true, empty")
+    _refuse(file, name, label == -2, column, lambda cell: f"{shown(cell)} is not a label; allowed: {_ALLOWED_LABELS}")
     return label
 
 
-def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why: str) -> None:
+def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why: Callable[[object], str]) -> None:
     rows = np.flatnonzero(bad)
     if len(rows):
         cell = column[int(rows[0])].as_py()
         more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-        said = "" if cell is None else f"{shown(cell)} "
-        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {said}{why}.{more}")
+        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {why(cell)}.{more}")
 
 
 def refuse_contradictions(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import as_text, cast_cells, in_column, is_text, split_values
 from seqsetvae.cohort.tables.zones import DAY, find_zone
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 MICROSECONDS = 60_000_000  # in a minute
 BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing
@@ -20,7 +20,9 @@ DURATION = "duration"  # a unit of times in text, which are written 26:30, 26:30
 YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, another calendar, or stand for "never"
 _BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_WITH_ZONE = re.compile(r"(Z|[+-]\d\d:?(\d\d)?)$")
+_WITH_ZONE = re.compile(r"(Z| UTC|[+-]\d\d:?(\d\d)?)$")
+_OTHER_MARK = {".": ",", ",": "."}  # of decimals
+_SPACED = r" ([+-][0-9]{2}(:?[0-9]{2})?)$"  # an offset after a space
 _DATE_LENGTH = len("2150-01-31")
 _DURATION = (
     r"^(?P<sign>-?)(?:(?P<d>[0-9]+) days?,? *)?(?P<h>[0-9]+):(?P<m>[0-5][0-9])(?::(?P<s>[0-5][0-9](?:\.[0-9]+)?))?$"
@@ -86,7 +88,8 @@ class TimeColumn:
             self.is_date = not re.search("%[HITR]", self.form)
         elif is_text(kind) and not self.is_duration:
             first = as_text(column.drop_null()[:1000]).drop_null()
-            self.is_timestamp = 2 * split_values(first, decimal)[1].null_count < len(first)
+            n_numbers = sum(split_values(first, mark)[1].null_count for mark in _OTHER_MARK)  # with either mark
+            self.is_timestamp = 2 * n_numbers < len(first)
             self.has_zone = 2 * sum(bool(_WITH_ZONE.search(text[10:])) for text in first.to_pylist()) > len(first)
             self.is_date = self.is_timestamp and all(len(text) == _DATE_LENGTH for text in first.to_pylist())
         self.is_timestamp &= origin is None
@@ -116,6 +119,13 @@ class TimeColumn:
     def allowed(self) -> str:
         """What can be read, for messages about a cell that cannot."""
         return f"{self.described}, in the years {YEARS[0]} to {YEARS[1]}" if self.is_timestamp else self.described
+
+    def refused(self, cell: object) -> str:
+        """What is wrong with a cell that could not be read, and what to do, for messages."""
+        text, mark = "" if cell is None else str(cell).strip(), _OTHER_MARK[self.decimal]
+        is_other = not self.is_timestamp and re.fullmatch(rf"[+-]?\d*{re.escape(mark)}\d+", text)
+        advice = f" (pass --decimal {mark} if it is a number)" if is_other else ""
+        return f"{shown(text) if text else 'an empty cell'} is not {self.allowed}{advice}"
 
     def text(self, time: np.generic) -> str:
         """A time that was read, for messages."""
@@ -152,6 +162,8 @@ class TimeColumn:
             column = pc.utf8_trim_whitespace(column)
             if not self.is_date:
                 self.n_dates += pc.sum(pc.equal(pc.binary_length(column), _DATE_LENGTH)).as_py() or 0
+            if self.has_zone:
+                column = pc.replace_substring_regex(pc.replace_substring_regex(column, " UTC$", "Z"), _SPACED, r"\1")
             column = _iso(column, pa.timestamp("us", "UTC" if self.has_zone else None))
         elif not pa.types.is_temporal(column.type):
             return bad
