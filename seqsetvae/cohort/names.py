@@ -12,6 +12,7 @@ SURROUNDING = (  # all spaces of Unicode, and what cannot be seen
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     f"\u2028\u2029\u202f\u205f\u3000{_INVISIBLE}"
 )
+SHOWN = 20  # columns in a message
 _NAMELESS = re.compile(r"(unnamed: ?\d+(_level_\d+)?|__index_level_\d+__)?", re.IGNORECASE)
 
 
@@ -33,11 +34,23 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
 
 
-def refuse_nameless(where: str | Path, header: Sequence[str]) -> None:
+def quoted(names: Iterable[str]) -> str:
+    """Names of columns as messages list them: with quotes where there are spaces or commas in one."""
+    return ", ".join(repr(name) if not name or re.search(r"[\s,]", name) else name for name in names)
+
+
+def columns_are(names: Iterable[str]) -> str:
+    """The columns of a table, for a message about one that it lacks."""
+    names = list(names)
+    more = ", ..." if len(names) > SHOWN else ""
+    return f"Its columns are: {quoted(names[:SHOWN]) or 'none'}{more}."
+
+
+def refuse_nameless(where: str | Path, header: Sequence[str], advice: str = "") -> None:
     """Raises InputError for a column without a name: an index that pandas wrote, which would be read as data."""
     for at, name in enumerate(header):
         if _NAMELESS.fullmatch(trimmed(name)):
             raise InputError(
                 f"{where}: column {at + 1} has no name{f' ({name})' * bool(name)}. Is it the index of a pandas table? "
-                "Write the file without it: to_csv(..., index=False)."
+                f"Write the file without it: to_csv(..., index=False){advice}."
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.cell_faults import cell_fault, swallows_rows
 from seqsetvae.cohort.ids import id_of_text, is_empty
 from seqsetvae.cohort.known import MissingEmbeddingsError
-from seqsetvae.cohort.names import refuse_nameless, trimmed
+from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless, trimmed
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.errors import InputError, cut, shown
 
@@ -333,8 +333,7 @@ def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tup
             columns = [trimmed(column) for column in columns]
             missing = [column for column in columns if column not in header]
             if missing:
-                there = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-                text = f"{path}: has no column {', '.join(missing)}. Its columns are: {there or 'none'}."
+                text = f"{path}: has no column {quoted(missing)}. {columns_are(header)}"
                 raise InputError(f"{text} {advice if columns[-1] in missing else ''}".strip())
             refuse_nameless(path, header)
             twice = [column for column in columns if header.count(column) > 1]

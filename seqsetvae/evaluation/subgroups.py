@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.names import refuse_nameless
+from seqsetvae.cohort.names import columns_are, refuse_nameless
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
 from seqsetvae.cohort.tables.read import column_names, read_table
@@ -35,10 +35,7 @@ def read_subgroup_table(path: Path) -> pa.Table:
     """
     names = column_names(path)
     if names.count(STAY) != 1 or len(names) < 2:
-        raise InputError(
-            f"--subgroups {path}: needs a column {STAY} and at least one other. Its columns are: "
-            f"{', '.join(names) or 'none'}."
-        )
+        raise InputError(f"--subgroups {path}: needs a column {STAY} and at least one other. {columns_are(names)}")
     refuse_nameless(f"--subgroups {path}", names)
     table = pa.table(read_table(path, names))
     local, texts = in_column(f"--subgroups {path}", STAY, lambda: as_ids(table[STAY].combine_chunks()))

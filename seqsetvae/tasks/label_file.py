@@ -29,6 +29,7 @@ from seqsetvae.cohort.imported import (
     TIMESTAMPS,
     read_samples,
 )
+from seqsetvae.cohort.names import columns_are
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tables.cells import as_ids, in_column, positions
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files
@@ -126,9 +127,7 @@ class LabelFile:
     def _id_column(self, usual: Sequence[str]) -> str:
         name = next((name for name in usual if name in self.columns), None)
         if name is None:
-            raise InputError(
-                f"{self.path}: has no column of ids: {' or '.join(usual)}. Its columns are: {', '.join(self.columns)}."
-            )
+            raise InputError(f"{self.path}: has no column of ids: {' or '.join(usual)}. {columns_are(self.columns)}")
         return name
 
     def _ids(self, name: str) -> list[str]:
@@ -201,7 +200,7 @@ def read_label_file(path: Path, names: tuple[str, ...]) -> LabelFile:
         missing = [name for name in names if name not in there]
         if missing:
             raise InputError(
-                f"{file}: has no column {missing[0]!r}. Its columns are: {', '.join(there)}. --label_name lists the "
+                f"{file}: has no column {missing[0]!r}. {columns_are(there)} --label_name lists the "
                 "columns to predict, separated by commas."
             )
         tables.append(pa.table(read_table(file, there)))

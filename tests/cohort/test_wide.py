@@ -52,10 +52,14 @@ def test_a_cell_that_is_no_number_names_its_column_and_row(tables: Tables, capsy
     assert "wide.csv, row 2 (counted from 0), variable 'hr'" in capsys.readouterr().err
 
 
-def test_a_column_without_a_name_is_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
-    src = tables.csv("wide.csv", ",stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
+@pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
+def test_a_column_without_a_name_is_refused(tables: Tables, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    src = tables.csv("wide.csv", f"{name},stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
     assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
-    assert "a column has no name ('')" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "column 1 has no name" in said
+    assert "or name the variables with --value_columns" in said
+    assert tables.compile(src, "--wide", *NAMES, "--value_columns", "hr").vocabulary == ("hr",)
 
 
 def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
@@ -103,6 +107,30 @@ def test_the_separator_is_that_of_the_header_or_of_the_flag(
     expected = tables.compile(tables.csv("events.csv", EVENTS))
     other = tables.compile(tables.csv(f"other/{name}", EVENTS.replace(",", separator)), *flags)
     assert other.content_hash == expected.content_hash
+
+
+def test_what_is_in_quotes_in_the_header_separates_nothing(tables: Tables) -> None:
+    src = tables.csv("e.csv", 'stay;hour;"Temp; skin, left"\n7;0;36,5\n')
+    cohort = tables.compile(src, "--wide", *NAMES, "--decimal", ",")
+    assert sets_of(cohort, "train", 0) == [(0, [("Temp; skin, left", 36.5)])]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("id, time,variable,value", "has no column time. Its columns are: id, ' time', variable, value."),
+        ("Case ID,time,variable,value", "has no column id. Its columns are: 'Case ID', time, variable, value."),
+        (
+            "id;time;value (mg,l)",
+            "Its columns are: 'id;time;value (mg', l). Say with --separator what separates them.",
+        ),
+    ],
+)
+def test_names_of_columns_with_spaces_are_quoted(
+    tables: Tables, header: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table", str(tables.csv("e.csv", header + "\n")), str(tables.root / "out")]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_two_possible_separators_are_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import imported
-from seqsetvae.cohort.names import trimmed
+from seqsetvae.cohort.names import columns_are, quoted, trimmed
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import SPLIT_NAMES, split_positions
 from seqsetvae.cohort.tables.codes import EventCodes
@@ -115,7 +115,7 @@ def _refuse_older(file: Path, there: Sequence[str]) -> None:
     advice = f" Data of another MEDS version? Rename {' and '.join(old)}." if old else ""
     if "events" in there:
         advice = " It has the events of a patient in one row, as MEDS before 0.3 had: write one row for each event."
-    raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {', '.join(there[:20])}.{advice}")
+    raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)}{advice}")
 
 
 def unread(src: Path, files: Collection[Path], labels: Path | None) -> list[str]:

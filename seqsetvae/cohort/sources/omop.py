@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.names import columns_are, quoted
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources import table
 from seqsetvae.cohort.sources.event_flags import add_label_flags, add_shared_flags, spool_folder
@@ -130,7 +131,7 @@ def _read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> I
     of_lower = {name.lower(): name for name in column_names(file)}
     missing = [name for name in columns if name not in of_lower]
     if missing:
-        raise InputError(f"{file}: has no column {', '.join(missing)}. Its columns are: {', '.join(of_lower)}.")
+        raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(of_lower)}")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in of_lower]
     for part in read_parts(file, [of_lower[name] for name in wanted], free=tuple(of_lower.values())):
         cells = {name: _texts(file, name, part.columns[of_lower[name]]) for name in wanted}

@@ -6,6 +6,7 @@ Cells of a CSV file stay texts here; what they mean is decided in `cells`. Lette
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from seqsetvae.cohort.cell_faults import swallows_rows
+from seqsetvae.cohort.names import columns_are, quoted
 from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
 from seqsetvae.cohort.tables.forms import SEPARATORS, USUAL, Derive, Form
 from seqsetvae.cohort.tables.sheet import read_sheet
@@ -150,6 +152,7 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
 
 def _separator(file: Path, header: str) -> str:
     """What is between the cells: that of the name's ending, a comma if the header has one, or else its only mark."""
+    header = re.sub('"[^"]*("|$)', "", header)  # what is in quotes separates nothing
     known = [mark for suffix, mark in _OF_SUFFIX.items() if suffix in file.name.lower()]
     if known or "," in header:
         return known[0] if known else ","
@@ -242,16 +245,15 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
 
 
 def _find_columns(file: Path, there: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
-    listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
     missing = [name for name in dict.fromkeys(columns) if name not in there]
     if missing:
-        advice = " Say with --separator what separates them." if len(there) == 1 else ""
-        columns_are = f"Its columns are: {listed or 'none'}.{advice}"
-        raise InputError(f"{file}: has no column {', '.join(missing)}. {columns_are}")
+        are_joined = len(there) == 1 or any(mark in name for name in there for mark in (";", "\t", "|"))
+        advice = " Say with --separator what separates them." if are_joined else ""
+        raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)}{advice}")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
     twice = [name for name in wanted if there.count(name) > 1]
     if twice:
-        raise InputError(f"{file}: column {twice[0]} occurs twice. Its columns are: {listed}.")
+        raise InputError(f"{file}: column {quoted(twice[:1])} occurs twice. {columns_are(there)}")
     return wanted
 
 

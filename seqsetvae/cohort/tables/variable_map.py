@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.cohort.cell_faults import cell_fault
-from seqsetvae.cohort.names import trimmed
+from seqsetvae.cohort.names import columns_are, trimmed
 from seqsetvae.errors import InputError
 
 REQUIRED = ("name", "target")
@@ -57,10 +57,10 @@ def read_variable_map(path: Path | None) -> VariableMap:
             there = reader.fieldnames = [trimmed(name).lower() for name in reader.fieldnames or []]
             missing = [column for column in REQUIRED if column not in there]
             if missing:
-                raise InputError(f"{path}: has no column {', '.join(missing)}. Its columns are: {', '.join(there)}.")
+                raise InputError(f"{path}: has no column {', '.join(missing)}. {columns_are(there)}")
             twice = [column for column in (*REQUIRED, *OPTIONAL) if there.count(column) > 1]
             if twice:
-                raise InputError(f"{path}: column {twice[0]} occurs twice. Its columns are: {', '.join(there)}.")
+                raise InputError(f"{path}: column {twice[0]} occurs twice. {columns_are(there)}")
             entries: dict[str, tuple[str, float, float]] = {}
             for row in reader:
                 name, entry = _entry(f"{path}, line {reader.line_num}", row)

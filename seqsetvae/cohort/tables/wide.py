@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.names import columns_are, refuse_nameless
 from seqsetvae.cohort.tables.cells import as_facts, in_column
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.errors import InputError
@@ -23,16 +24,10 @@ def value_columns(file: Path, there: Sequence[str], named: Sequence[str], taken:
         InputError: a column without a name, as pandas writes the numbers of rows, or no column is left.
     """
     columns = [name for name in (named or there) if name not in taken]
-    nameless = [at for at, name in enumerate(columns) if not name.strip() or name.startswith("Unnamed:")]
-    if nameless and not named:
-        raise InputError(
-            f"{file}: a column has no name ({columns[nameless[0]]!r}). Is it the row number that pandas writes? "
-            "Write the table without it (index=False), or name the variables with --value_columns."
-        )
+    if not named:
+        refuse_nameless(file, there, ", or name the variables with --value_columns")
     if not columns:
-        raise InputError(
-            f"{file}: no column is left for variables. Its columns are: {', '.join(there[:20]) or 'none'}."
-        )
+        raise InputError(f"{file}: no column is left for variables. {columns_are(there)}")
     return columns
 
 
