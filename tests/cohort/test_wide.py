@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,10 +47,46 @@ def test_named_columns_alone_are_variables(tables: Tables) -> None:
     assert cohort.vocabulary == ("lactate", "rhythm=afib", "rhythm=sinus")
 
 
-def test_a_cell_that_is_no_number_names_its_column_and_row(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
-    src = tables.csv("wide.csv", WIDE.replace("60,nan", "fast,nan"))
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("fast", "id 8, column hr: 'fast' is not a number"),
+        ("1e39", "id 8, column hr: 1e+39 is not a finite number that float32 can hold"),
+    ],
+)
+def test_a_cell_that_is_no_number_names_its_column_and_row(
+    tables: Tables, cell: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = tables.csv("wide.csv", WIDE.replace("60,nan", f"{cell},nan"))
     assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
-    assert "wide.csv, row 2 (counted from 0), variable 'hr'" in capsys.readouterr().err
+    assert f"wide.csv, row 2 (counted from 0), variable 'hr': {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.duration("s"), pa.time32("ms")])
+def test_times_are_no_values(tables: Tables, kind: pa.DataType, capsys: pytest.CaptureFixture[str]) -> None:
+    number = pa.array([1, None], pa.int32() if kind.bit_width == 32 else pa.int64())
+    columns = {"id": [7, 8], "time": [0, 1], "hr": [80, 90], "other": number.cast(kind)}
+    pq.write_table(pa.table(columns), tables.root / "wide.parquet")
+    assert main(["table", str(tables.root / "wide.parquet"), str(tables.root / "out"), "--wide"]) == 2
+    said = f"column other: holds {kind}, not numbers or texts; name the variables with --value_columns"
+    assert said in capsys.readouterr().err
+    cohort = tables.compile(tables.root / "wide.parquet", "--wide", "--value_columns", "hr")
+    assert cohort.vocabulary == ("hr",)
+
+
+def test_a_file_may_lack_variables_that_another_has(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.csv("src/a.csv", "id,time,hr,note\n7,0,80,x\n")
+    tables.csv("src/b.csv", "id,time,lactate,rr\n8,0,2,20\n")
+    flags = ("--wide", "--value_columns", "hr", "lactate")
+    assert tables.compile(tables.root / "src", *flags).vocabulary == ("hr", "lactate")
+    tables.csv("src/c.csv", "id,time,rr\n9,0,20\n")
+    for more, said in (
+        ((), "c.csv: no column is left for variables. Its columns are: id, time, rr."),
+        (("heart rate",), "--value_columns 'heart rate': no file has such a column. Its columns are: id, time, rr."),
+        (("time",), "--value_columns time: another flag gives this column another meaning"),
+    ):
+        assert main(["table", str(tables.root / "src"), str(tables.root / "out"), *flags, *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
@@ -71,6 +108,38 @@ def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
         cohort = tables.compile(tables.root / f"{place.removesuffix('name')}s", *flags, "--id_from", place)
         assert [sets_of(cohort, "train", at) for at in (0, 1)] == [[(0, [("hr", 80)])], [(0, [("hr", 60)])]]
     assert cohort.split("train").stay_id.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("place", "files", "said"),
+    [
+        ("filename", ["A/1.csv", "B/1.csv"], "{src}/A/1.csv and {src}/B/1.csv would both be the id '1'"),
+        ("filename", ["1.csv", "1.csv.gz"], "{src}/1.csv and {src}/1.csv.gz would both be the id '1'"),
+        ("filename", ["id=1.csv", "1.2020.csv"], "{src}/1.2020.csv and {src}/id=1.csv would both be the id '1'"),
+        ("folder", ["A/1/x.csv", "1/y.csv"], "{src}/1 and {src}/A/1 would both be the id '1'"),
+        ("folder", ["id=1/day=2/x.csv", "id=2/day=2/x.csv"], "{src}/id=1/day=2 and {src}/id=2/day=2 would both be"),
+        ("folder", ["1/x.csv", "2/x.csv", "y.csv"], "{src}/y.csv: is in {src} itself; --id_from folder needs"),
+    ],
+)
+def test_ids_that_two_files_or_folders_share_are_refused(
+    tables: Tables, place: str, files: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for at, name in enumerate(files):
+        file = tables.csv(f"src/{name}", f"hour,hr\n0,{at}\n")
+        if name.endswith(".gz"):
+            file.write_bytes(gzip.compress(file.read_bytes()))
+    src = tables.root / "src"
+    flags = ("--wide", "--time_column", "hour", "--id_from", place)
+    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+    assert said.format(src=src) in capsys.readouterr().err
+
+
+def test_files_of_one_folder_are_one_id_and_a_file_may_be_named_itself(tables: Tables) -> None:
+    for at, name in enumerate(["id=1/a.csv", "id=1/b.csv", "id=2/a.csv"]):
+        file = tables.csv(f"src/{name}", f"hour,hr\n{at},{at}\n")
+    flags = ("--wide", "--time_column", "hour", "--id_from", "folder")
+    assert tables.compile(tables.root / "src", *flags).split("train").stay_id.tolist() == [1, 2]
+    assert tables.compile(file, *flags).split("train").stay_id.tolist() == [2]
 
 
 def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
+from seqsetvae.cohort.names import quoted
 from seqsetvae.cohort.tables.events import Wide
 from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, Form
 from seqsetvae.errors import InputError
@@ -55,4 +56,8 @@ def wide_of(arguments: Namespace) -> Wide | None:
         arguments.label_present,
         arguments.split_by,
     }
-    return Wide(tuple(dict.fromkeys(arguments.value_columns)), {*named, *arguments.static_columns} - {None})
+    taken = {*named, *arguments.static_columns} - {None}
+    twice = [name for name in arguments.value_columns if name in taken]
+    if twice:
+        raise InputError(f"--value_columns {quoted(twice)}: another flag gives this column another meaning. Keep one.")
+    return Wide(tuple(dict.fromkeys(arguments.value_columns)), taken)

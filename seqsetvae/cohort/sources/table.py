@@ -31,13 +31,14 @@ from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
-from seqsetvae.cohort.tables.forms import USUAL, Form
+from seqsetvae.cohort.tables.forms import USUAL, Form, refuse_shared_ids
 from seqsetvae.cohort.tables.label_rules import last_times, prediction_grid
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
+from seqsetvae.cohort.tables.wide import refuse_absent
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.errors import InputError
 
@@ -90,6 +91,7 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
 def open_source(arguments: Namespace) -> Opened:
     """The tables that these flags name. Raises InputError."""
     files = table_files(arguments.src)
+    refuse_shared_ids(arguments.src, files, arguments.id_from)
     return open_tables(arguments, files, unread_notes(arguments.src, set(files)))
 
 
@@ -107,6 +109,8 @@ def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str
         arguments.text_column,
         arguments.set_column,
     )
+    if wide is not None:
+        refuse_absent(files, wide.named, form)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
     facts = _Facts(arguments, files, events, columns, form)
     start = facts.start(flags)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqsetvae.cohort.tables.cells import as_facts, as_text
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 
 COLUMN, FILE_NAME, FOLDER = "column", "filename", "folder"  # where the id of a row is
 ID_PLACES = (COLUMN, FILE_NAME, FOLDER)
@@ -86,6 +86,21 @@ def id_of_path(file: Path, place: str) -> str:
     if not text:
         raise InputError(f"{file}: the name of its {'folder' if place == FOLDER else 'file'} states no id (--id_from).")
     return text
+
+
+def refuse_shared_ids(src: Path, files: Sequence[Path], place: str) -> None:
+    """Raises InputError if two files, or two folders of them, would give one id, or a file of SRC itself gives none."""
+    first: dict[str, Path] = {}
+    for file in files if place != COLUMN else ():
+        owner = file if place == FILE_NAME else file.parent
+        if owner == src and place == FOLDER:
+            raise InputError(f"{file}: is in {src} itself; --id_from folder needs a folder for each id in it.")
+        name = id_of_path(file, place)
+        if first.setdefault(name, owner) != owner:
+            raise InputError(
+                f"--id_from {place}: {first[name]} and {owner} would both be the id {shown(name)}. Give each id one "
+                f"{'file' if place == FILE_NAME else 'folder'}, or write the ids in a column (--id_from column)."
+            )
 
 
 def _joined(date: pa.Array, clock: pa.Array) -> pa.Array:

@@ -221,7 +221,7 @@ class EventSource:
             said = f"{text!r} is not a number" if text else "empty"
             form = written_numbers([text], self.events.codes.decimal).advice if text else ""
             reason = f"{said}, and other rows of this variable have numbers. {f'It is {form}. ' * bool(form)}{_ADVICE}"
-            return faulty_cell(category, name, text), reason, columns.value
+            return faulty_cell(category, name, text), reason, columns.value or name
         if is_bad(record["time"]):
             category, cell = "a time that is missing or cannot be read", self.events.bad_times.get(int(record["row"]))
             time = self.events.time
@@ -229,7 +229,7 @@ class EventSource:
             return faulty_cell(category, name, cell or ""), reason, columns.time
         if not abs(value) <= LARGEST:
             reason = f"{value} is not a finite number that float32 can hold"
-            return faulty_cell("a value that is not a finite number", name, value), reason, columns.value
+            return faulty_cell("a value that is not a finite number", name, value), reason, columns.value or name
         category = "a number of a set that is missing or not a finite number"
         return faulty_cell(category, name, record["set"]), f"{record['set']} is not a finite number", columns.set
 

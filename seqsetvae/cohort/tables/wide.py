@@ -11,24 +11,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.names import columns_are, refuse_nameless
+from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless
 from seqsetvae.cohort.tables.cells import as_facts, in_column
 from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.forms import Form
+from seqsetvae.cohort.tables.read import column_names
 from seqsetvae.errors import InputError
 
 
 def value_columns(file: Path, there: Sequence[str], named: Sequence[str], taken: Collection[str]) -> list[str]:
-    """The columns of a file that are variables: those that the flags name, or else all that have no other meaning.
+    """The columns of a file that are variables: those that the flags name, as far as it has them, or else all others.
 
     Raises:
         InputError: a column without a name, as pandas writes the numbers of rows, or no column is left.
     """
-    columns = [name for name in (named or there) if name not in taken]
+    columns = [name for name in (named or there) if name not in taken and name in there]
     if not named:
         refuse_nameless(file, there, ", or name the variables with --value_columns")
     if not columns:
         raise InputError(f"{file}: no column is left for variables. {columns_are(there)}")
     return columns
+
+
+def refuse_absent(files: Sequence[Path], named: Sequence[str], form: Form) -> None:
+    """Raises InputError if no file has one of the columns that --value_columns names; a file may lack some."""
+    absent = list(named)
+    for file in files if named else ():
+        there = column_names(file, form)
+        absent = [name for name in absent if name not in there]
+        if not absent:
+            return
+    if absent:
+        raise InputError(f"--value_columns {quoted(absent)}: no file has such a column. {columns_are(there)}")
 
 
 def encode_wide(
@@ -67,7 +81,9 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _filled(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """[R] The cells as numbers or texts; null where one is empty."""
+    """[R] The cells as numbers or texts; null where one is empty. Raises InputError if they are times."""
+    if pa.types.is_temporal(column.type):
+        raise InputError(f"holds {column.type}, not numbers or texts; name the variables with --value_columns")
     if kind == pa.string():
         return as_facts(column)
     numbers = column.cast(pa.float64(), safe=False)
