@@ -14,7 +14,7 @@ import numpy as np
 
 from seqsetvae.evaluation.results import RANKING, resampled_unit
 from seqsetvae.evaluation.statistics import Figures, Floats, Interval, Scores, bootstrap
-from seqsetvae.evaluation.verdict import IN_WORDS, NOT_COMPARED, NOT_WORSE, said_first, worse_than
+from seqsetvae.evaluation.verdict import IN_WORDS, not_worse, said_first, worse_than
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
 OTHER_BASELINE = "logistic regression"
@@ -83,14 +83,12 @@ def _verdict(entries: Mapping[str, Any]) -> str:
     """A sentence for each model that a baseline is better than."""
     baselines = {"difference": REFERENCE, TO_OTHER: OTHER_BASELINE}
     there = {kind: name for kind, name in baselines.items() if name in entries}
-    if not there:
-        return NOT_COMPARED
     found = []
     for model, entry in entries.items():
         if model not in baselines.values() and not model.endswith(PARTS):
             others = {name: {"figures": entries[name], "difference": entry[kind]} for kind, name in there.items()}
             found.append(worse_than(model, entry, others))
-    return " ".join(filter(None, found)) or NOT_WORSE
+    return " ".join(filter(None, found)) or not_worse(there.values())
 
 
 class _Table:

@@ -94,7 +94,7 @@ def evaluation(
     found = _figures(scores, resamples, seed)
     compared_with = {name: _compared(scores, other, resamples, seed) for name, other in others.items()}
     return {
-        IN_WORDS: verdict({"figures": found, "baselines": compared_with}),
+        IN_WORDS: verdict({"figures": found, "baselines": compared_with, "split": evaluated.split}),
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,
         "stays": len(label),

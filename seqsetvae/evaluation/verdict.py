@@ -12,8 +12,9 @@ from typing import Any
 NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
 LOWER_IS_BETTER = ("MAE", "RMSE", "brier", "log loss")
 NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
-NOT_COMPARED = "Not compared with a baseline on the same stays, so this does not show whether the model is good."
-NOT_WORSE = "No baseline is better than this model by a paired 95 % interval that excludes 0."
+NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
+NOT_WORSE = "No baseline is better than this model"
+TRAINED_ON = "On these stays the models were trained: which one is better for new stays, another split shows."
 IN_WORDS = "verdict"  # the key in evaluation.json and crossvalidation.json
 
 Plain = Mapping[str, Any]
@@ -22,22 +23,37 @@ Plain = Mapping[str, Any]
 def verdict(content: Plain) -> str:
     """One paragraph about an evaluation."""
     others = content.get("baselines") or {}
-    return worse_than("this model", content["figures"], others) or (NOT_WORSE if others else NOT_COMPARED)
+    return worse_of(content) or not_worse(others, content.get("split"))
+
+
+def worse_of(content: Plain) -> str | None:
+    """Which baselines of an evaluation are better than the model; None if none is."""
+    return worse_than("this model", content["figures"], content.get("baselines") or {}, content.get("split"))
+
+
+def not_worse(others: Iterable[str], split: str | None = None) -> str:
+    """With which models, by name, a model was compared of which none is better."""
+    names = [name for name in others if name not in NO_MODELS]
+    if not names:
+        return NOT_COMPARED
+    text = f"{NOT_WORSE} by a paired 95 % interval that excludes 0 (compared: {', '.join(names)})."
+    return f"{text} {TRAINED_ON}" if split == "train" else text
 
 
 def said_first(content: Plain) -> list[str]:
     """The verdict as the first lines of what is printed."""
     text = content[IN_WORDS]
-    return ["⚠️  " * (text not in (NOT_COMPARED, NOT_WORSE)) + text, ""]
+    return ["⚠️  " * (not text.startswith((NOT_COMPARED, NOT_WORSE))) + text, ""]
 
 
-def worse_than(model: str, figures: Plain, others: Plain) -> str | None:
+def worse_than(model: str, figures: Plain, others: Plain, split: str | None = None) -> str | None:
     """Which of the others are better than the model on the same stays, and what to use; None if none is.
 
     Args:
         model: what the model is called.
         figures: of the model, by name.
         others: by name: `figures`, and the `difference` of the model minus the other, with paired intervals.
+        split: of the stays; what is better on those that were trained on is no advice.
     """
     better = {name: other for name, other in others.items() if any(_sign(*item) < 0 for item in _differences(other))}
     if not better:
@@ -45,7 +61,8 @@ def worse_than(model: str, figures: Plain, others: Plain) -> str | None:
     listed = " and ".join(f"{_called(name)} ({_compared(figures, other)})" for name, other in better.items())
     best = min(better, key=lambda name: _rank(better[name]))
     instead = "no model rather than this one" if best in NO_MODELS else f"{best} instead, until a model is better"
-    return f"{model[:1].upper()}{model[1:]} is worse than {listed} on the same stays. Use {instead}."
+    advice = TRAINED_ON if split == "train" else f"Use {instead}."
+    return f"{model[:1].upper()}{model[1:]} is worse than {listed} on the same stays. {advice}"
 
 
 def _differences(other: Plain) -> Iterable[tuple[str, Plain]]:

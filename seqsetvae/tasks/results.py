@@ -59,7 +59,7 @@ def evaluation(
     found = _figures(evaluated, evaluated.output, stays, resamples, seed)
     baselines = {name: _compared(evaluated, other, resamples, seed) for name, other in others.items()}
     return {
-        IN_WORDS: verdict({"figures": found, "baselines": baselines}),
+        IN_WORDS: verdict({"figures": found, "baselines": baselines, "split": evaluated.split}),
         "task": spec.task,
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae.evaluation.calibration import Calibration
 from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation, table
 from seqsetvae.evaluation.statistics import FIGURES
-from seqsetvae.evaluation.verdict import NOT_COMPARED, NOT_WORSE, worse_than
+from seqsetvae.evaluation.verdict import NOT_COMPARED, NOT_WORSE, TRAINED_ON, worse_than
 from tests.evaluation.test_statistics import sample
 
 CALIBRATION = Calibration(
@@ -91,8 +91,25 @@ def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
 
 def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
     evaluated = _evaluated()
-    assert _content(evaluated, baselines={"copy": evaluated.logit})["verdict"] == NOT_WORSE
+    text = _content(evaluated, baselines={"copy": evaluated.logit})["verdict"]
+    assert text.startswith(NOT_WORSE)
+    assert text.endswith("(compared: copy).")
     assert _content(evaluated)["verdict"] == NOT_COMPARED
+
+
+def test_a_constant_is_no_model_to_compare_with() -> None:
+    evaluated = _evaluated()
+    constant = {"prevalence": np.zeros_like(evaluated.logit)}
+    assert _content(evaluated, baselines=constant)["verdict"] == NOT_COMPARED
+
+
+def test_what_is_better_on_the_training_stays_is_no_advice() -> None:
+    evaluated = replace(_evaluated(2000), split="train")
+    worse = replace(evaluated, logit=-evaluated.logit)
+    for each, other in ((evaluated, worse), (worse, evaluated)):
+        text = _content(each, baselines={"boosted trees": other.logit})["verdict"]
+        assert text.endswith(TRAINED_ON)
+        assert "Use boosted trees" not in text
 
 
 def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:

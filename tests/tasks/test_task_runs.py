@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from sklearn import metrics
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.evaluation.report import write_comparison
 from seqsetvae.tasks import TASKS, regression
 from seqsetvae.tasks.spec import Spec
 from tests.command import call, command, finetune, real_reports, rows_of, run_of
@@ -163,6 +165,32 @@ def test_baselines_are_trained_on_the_same_stays(run: tuple[str, Path, str], tmp
             if difference["value"] is not None:
                 expected = content["figures"][name]["value"] - other["figures"][name]["value"]
                 assert difference["value"] == pytest.approx(expected)
+
+
+def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_one_error(
+    run: tuple[str, Path, str], tmp_path: Path
+) -> None:
+    _, folder, _ = run
+    copy, other = (shutil.copytree(folder, tmp_path / name) for name in ("copy", "other"))
+    (other / "evaluation.json").unlink(missing_ok=True)
+    assert command("evaluate", ckpt=copy, split="valid")[0] == 0
+    content = json.loads((copy / "evaluation.json").read_text(encoding="utf-8"))
+    name = next(iter(content["figures"]))
+    figure = {"value": -0.3, "low": -0.4, "high": -0.2}
+    content["baselines"] = {"boosted trees": {"figures": content["figures"], "difference": {name: figure}}}
+    (copy / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    for kind in ("without", "with"):
+        if kind == "with":
+            shutil.copy(copy / "evaluation.json", other)
+        page = write_comparison([copy, other], tmp_path / kind).read_text(encoding="utf-8")
+        assert "copy: This model is worse than boosted trees" in page
+        assert ("Without an evaluation, and so without intervals" in page) is (kind == "without")
+        assert "differ in their data" not in page
+    for key, value in {"figures": 5, "baselines": {"x": {}}, "split": None, "stays": "many"}.items():
+        (copy / "evaluation.json").write_text(json.dumps(content | {key: value}), encoding="utf-8")
+        status, _, errors = call(["--mode", "report", "--runs", str(copy)])
+        assert status == 2
+        assert "evaluation.json: damaged (" in errors
 
 
 def test_what_is_not_available_for_a_task_is_one_clear_error(

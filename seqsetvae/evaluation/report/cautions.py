@@ -10,6 +10,7 @@ from seqsetvae.evaluation.report.numbers import brier, roc
 from seqsetvae.evaluation.report.read import Run
 from seqsetvae.evaluation.report.tables import ScoredStays
 from seqsetvae.evaluation.report.wording import counted, model_name, number, with_interval
+from seqsetvae.evaluation.verdict import TRAINED_ON
 
 FEW_POSITIVES = 50  # below this an AUROC interval is about 0.15 wide
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
@@ -149,6 +150,11 @@ def verdict(evaluation: Evaluation) -> str:
     """Which baselines are better and what to use; else the result beside the best baseline."""
     if evaluation.worse_than is not None:
         return evaluation.worse_than
+    text = _beside_the_best(evaluation)
+    return f"{text} {TRAINED_ON}" if evaluation.split == "train" else text
+
+
+def _beside_the_best(evaluation: Evaluation) -> str:
     auroc = evaluation.figures.get("auroc")
     if auroc is None:
         return "The AUROC could not be computed."

@@ -68,26 +68,24 @@ def cautions_of(runs: Runs) -> list[Caution]:
     """Why figures of these runs may not be comparable."""
     found = []
     differing = {
-        "data": {str((run.config.get("cohort") or {}).get("content")) for run in runs.values()},
+        "data": {run.events for run in runs.values()},
         "label": {run.label_name for run in runs.values()},
-        "split of the evaluation": {run.evaluation.split for run in runs.values() if run.evaluation is not None},
+        "split of the evaluation": {run.split for run in runs.values() if run.split is not None},
     }
     for what, values in differing.items():
         if len(values) > 1:
             found.append(Caution("warning", f"The runs differ in their {what}, so their figures are not comparable."))
     for name, run in runs.items():
-        if run.evaluation is not None and run.evaluation.worse_than is not None:
-            found.insert(0, Caution("warning", f"{name}: {run.evaluation.worse_than}"))
-    texts = dict.fromkeys(
-        text for run in runs.values() if run.evaluation is not None for text in run.evaluation.cautions
-    )
-    for text in texts:
-        names = [name for name, run in runs.items() if run.evaluation is not None and text in run.evaluation.cautions]
+        if run.worse_than is not None:
+            found.insert(0, Caution("warning", f"{name}: {run.worse_than}"))
+    for text in dict.fromkeys(text for run in runs.values() for text in run.cautions):
+        names = [name for name, run in runs.items() if text in run.cautions]
         found.append(Caution("warning", f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}"))
-    without = [name for name, run in runs.items() if run.evaluation is None]
+    without = [name for name, run in runs.items() if run.evaluation is None and run.task_evaluation is None]
     if without:
+        watched = " or ".join(dict.fromkeys(runs[name].watched for name in without))
         text = "Without an evaluation, and so without intervals: " + ", ".join(without)
-        found.append(Caution("warning", f"{text}. val_auc chose the checkpoint and is optimistic."))
+        found.append(Caution("warning", f"{text}. {watched} chose the checkpoint and is optimistic."))
     tasks = {run.task for run in runs.values()} - {"binary"}
     if tasks:
         text = f"Figures of the task {', '.join(sorted(tasks))} are not on this page; --mode evaluate --ckpt A B"

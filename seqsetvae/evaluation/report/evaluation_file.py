@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.statistics import PREVALENCE
-from seqsetvae.evaluation.verdict import worse_than
+from seqsetvae.evaluation.verdict import worse_of
 from seqsetvae.files import read_json
 
 EVALUATION = "evaluation.json"
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,18 @@ class Evaluation:
 
 def read_evaluation(file: Path) -> Evaluation:
     """The evaluation in a file. Raises InputError naming the file and what is wrong in it."""
+    return _read(file, _evaluation)
+
+
+def read_task_evaluation(file: Path) -> dict[str, Any]:
+    """That of another task than one binary label, as it is in the file. Raises InputError like `read_evaluation`."""
+    return _read(file, _checked_task)
+
+
+def _read(file: Path, checked: Callable[[dict[str, Any]], Content]) -> Content:
     content = read_json(file)
     try:
-        return _evaluation(content)
+        return checked(content)
     except KeyError as error:
         raise _damaged(file, f"{error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
@@ -114,8 +124,24 @@ def _evaluation(content: dict[str, Any]) -> Evaluation:
         subgroups=tuple(_group(str(each["column"]), each["group"], each) for each in content.get("subgroups") or ()),
         landmarks=tuple(_group("hours", f"{each['hours']:g}", each) for each in content.get("landmarks") or ()),
         resampled=str(content.get("resampled", "stays")),  # files from before it was recorded
-        worse_than=worse_than("this model", content["figures"], baselines),
+        worse_than=worse_of(content),
     )
+
+
+def _checked_task(content: dict[str, Any]) -> dict[str, Any]:
+    """The content, if every figure is one and every other value of its type."""
+    baselines, groups = content.get("baselines") or {}, content.get("subgroups") or []
+    parts = [content["figures"], *(each["figures"] for each in [*baselines.values(), *groups])]
+    for each in [*parts, *(each["difference"] for each in baselines.values())]:
+        _figures(each)
+        if not all({"value", "low", "high"} <= figure.keys() for figure in each.values()):
+            raise ValueError(f"a figure lacks its interval: {each!r:.60}")
+    texts = [content["checkpoint"], content["split"], content["resampled"], *(content.get("cautions") or ())]
+    if not all(isinstance(each, str) for each in texts):
+        raise TypeError(f"{texts!r:.60}")
+    for each in (content, *groups):
+        int(each["stays"])
+    return content
 
 
 def _baseline(name: str, content: dict[str, Any]) -> Baseline:

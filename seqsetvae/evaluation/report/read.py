@@ -10,7 +10,12 @@ from typing import Any
 
 from seqsetvae.cohort.format import Cohort, open_cohort
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.report.evaluation_file import EVALUATION, Evaluation, read_evaluation
+from seqsetvae.evaluation.report.evaluation_file import (
+    EVALUATION,
+    Evaluation,
+    read_evaluation,
+    read_task_evaluation,
+)
 from seqsetvae.evaluation.report.tables import (
     EVERY_SET,
     METRICS,
@@ -22,6 +27,7 @@ from seqsetvae.evaluation.report.tables import (
     read_predictions,
     read_risk_after_sets,
 )
+from seqsetvae.evaluation.verdict import worse_of
 from seqsetvae.files import read_json
 
 CONFIG, SUMMARY, STATE, LOG = "config.json", "summary.json", "run_state.json", "train.log"
@@ -48,6 +54,32 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         return self.config.get("settings") or {}
+
+    @property
+    def worse_than(self) -> str | None:
+        """Which baselines are better than the model and what to use, in words."""
+        if self.task_evaluation is not None:
+            return worse_of(self.task_evaluation)
+        return None if self.evaluation is None else self.evaluation.worse_than
+
+    @property
+    def split(self) -> str | None:
+        """That of its evaluation."""
+        if self.task_evaluation is not None:
+            return str(self.task_evaluation["split"])
+        return None if self.evaluation is None else self.evaluation.split
+
+    @property
+    def cautions(self) -> Sequence[str]:
+        """Those of its evaluation."""
+        if self.task_evaluation is not None:
+            return self.task_evaluation.get("cautions") or ()
+        return () if self.evaluation is None else self.evaluation.cautions
+
+    @property
+    def events(self) -> str:
+        """A hash of its data, whatever the labels."""
+        return _events(self.config.get("cohort") or {})
 
     @property
     def mode(self) -> str:
@@ -128,7 +160,7 @@ def read_run(folder: Path) -> Run:
         stays=None if predictions is None or not is_binary else read_predictions(predictions, split),
         every_set=None if every_set is None else read_risk_after_sets(every_set),
         cohort=_cohort(config.get("cohort")),
-        task_evaluation=read_json(folder / EVALUATION) if is_evaluated and not is_binary else None,
+        task_evaluation=read_task_evaluation(folder / EVALUATION) if is_evaluated and not is_binary else None,
     )
 
 
@@ -184,8 +216,12 @@ def _cohort(recorded: Any) -> Cohort | None:
         cohort = open_cohort(recorded["path"], verify=False)  # nothing is computed from it, and hashing takes long
     except InputError:
         return None
-    content = recorded.get("events", recorded.get("content"))  # without labels that are not in the cohort
-    return cohort if cohort.content_hash == content else None
+    return cohort if cohort.content_hash == _events(recorded) else None
+
+
+def _events(recorded: Mapping[str, Any]) -> str:
+    """A hash of the data of a run, without labels that are not in the cohort."""
+    return str(recorded.get("events", recorded.get("content")))
 
 
 def _warnings(log: Path) -> list[str]:
