@@ -63,10 +63,13 @@ def check_folder(
     return findings
 
 
-def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = None) -> Findings:
+def check_source(
+    open_source: Callable[[Path], Opened], command: str, skip_bad: bool = False, work_dir: Path | None = None
+) -> Findings:
     """Check a source of another origin before it is compiled; whatever is wrong with it is in the findings.
 
     `open_source` opens it for a cohort of the path that it gets, which is in a temporary folder below `work_dir`.
+    `command` compiles it; with `skip_bad` it leaves faulty stays out, so that they are no errors.
 
     Raises:
         InputError: `work_dir` cannot be used.
@@ -82,10 +85,10 @@ def check_source(open_source: Callable[[Path], Opened], work_dir: Path | None = 
             )
             _check_side_files(cohort, tables, findings)
             describe(cohort, findings, reported=unusable)
-            if opened.imported is not None:
-                findings.remarks += opened.imported.notes
             check_labels(cohort, findings)
-            _note_skipped(cohort, findings.problems, "which --skip_bad leaves out", findings)
+            faults = findings.remarks if skip_bad else findings.problems
+            _note_skipped(cohort, faults, "which --skip_bad leaves out", findings)
+            findings.next_step = command
         except CannotWriteError:  # not a fault of the data
             raise
         except InputError as error:

@@ -1,6 +1,7 @@
 """`python data.py ...`: compile data for training, and look at data before training."""
 
 import argparse
+import shlex
 import signal
 import sys
 import threading
@@ -86,7 +87,7 @@ def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
     def opened(out: Path) -> Opened:
         return origin.open_source(argparse.Namespace(**vars(arguments) | {"out": out}))
 
-    findings = check_source(opened, arguments.work_dir)
+    findings = check_source(opened, arguments.command, arguments.skip_bad, arguments.work_dir)
     print(findings.text())
     return 1 if findings.problems else 0
 
@@ -120,7 +121,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     origin.add_flags(parser)
     add_compile_flags(parser)
     _add_work_dir(parser)
-    parser.set_defaults(run=partial(_run_check_of_source, origin))
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_work_dir(own)
+    words = [argv[1], "OUT", *own.parse_known_args(argv[2:])[1]]
+    program = "python data.py" if Path(sys.argv[0]).name == "data.py" else "seqsetvae-data"
+    parser.set_defaults(
+        run=partial(_run_check_of_source, origin),
+        command=f"{program} {name} {shlex.join(words)}",
+    )
     return parser.parse_args(argv[1:])
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import END, IMPORT, has_dates
 from seqsetvae.cohort.leaks import leaks
-from seqsetvae.cohort.plausibility import LastSeen, Shift, equal_stays, hours, last_seen, shifts
+from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names
-from seqsetvae.cohort.skipped import rate
+from seqsetvae.cohort.skipped import counted, rate
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.errors import InputError, cut
 
@@ -33,18 +33,20 @@ LIMITED = (
     "New models limit them (--value_clip, --min_count), so training is possible. Correct those that are wrong; a "
     "checkpoint without value_clip reads them as they are"
 )
-SHOWN = 10  # lines of any one finding
+SHOWN = 5  # lines of any one finding
 LONGEST_ITEM = 500  # characters of one of them, such as a name that is no name
 T = TypeVar("T")
 
 
 @dataclass
 class Findings:
-    """A report: tables and facts, what must be corrected before training, and what is worth a look."""
+    """A report: what was found and decided, errors that must be corrected before training, and warnings."""
 
     facts: list[str] = field(default_factory=list)
+    decided: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    next_step: str = ""  # a command
 
     def attempt(self, read: Callable[[], T]) -> T | None:
         """What `read` returns; an InputError becomes a problem, and None."""
@@ -55,14 +57,19 @@ class Findings:
             return None
 
     def text(self) -> str:
-        """The report, ending with a verdict line."""
+        """The report, ending with the number of errors and warnings, and the next command."""
         lines = list(self.facts)
-        for title, notes in (("To correct before training:", self.problems), ("Worth a look:", self.remarks)):
+        titles = {
+            "Decided:": self.decided,
+            "Errors, to correct before training:": self.problems,
+            "Warnings:": self.remarks,
+        }
+        for title, notes in titles.items():
             if notes:
                 lines += ["", title, *(f"  - {note}" for note in notes)]
-        n_problems, n_remarks = len(self.problems), len(self.remarks)
-        verdict = f"NOT ready: {n_problems} to correct" if n_problems else "ready for training"
-        return "\n".join([*lines, "", f"Verdict: {verdict}, {n_remarks} worth a look."])
+        count = f"{counted(len(self.problems), 'error')}, {counted(len(self.remarks), 'warning')}"
+        lines += ["", f"{count}: {'NOT ready' if self.problems else 'ready'} for training."]
+        return "\n".join(lines + [f"To import: {self.next_step}"] * bool(self.next_step))
 
 
 def add_list(notes: list[str], what: str, items: Iterable[str]) -> None:
@@ -81,7 +88,10 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
 
     `reported` are variables that keep raw values because their statistics, which are a finding already, are unusable.
     """
-    findings.facts += _table(cohort)
+    said = cohort.manifest.get(IMPORT, {})
+    findings.facts += [f"  {line}" for line in said.get("found", ())] + _table(cohort)
+    findings.decided += said.get("decided", ())
+    findings.remarks += said.get("notes", ())
     _check_window(cohort, findings)
     _check_ended(cohort, findings)
     report = cohort.manifest["report"]
@@ -267,16 +277,9 @@ def _side(median: float) -> str:
 
 
 def _check_last_seen(cohort: Cohort, findings: Findings) -> None:
-    """State when in a stay variables are last seen, and note splits or groups of the source that differ."""
-    families = [groups for groups in last_seen(cohort) if groups]
-    shown = "; ".join(", ".join(f"{name} {_middle(group)}" for name, group in groups.items()) for groups in families)
-    findings.facts.append(f"where in a stay a variable is last seen (0% = start; median of all variables): {shown}")
-    for shift in (shift for groups in families for shift in shifts(groups)):
+    """Note splits or groups of the source that last see variables at other times of a stay."""
+    for shift in (shift for groups in last_seen(cohort) for shift in shifts(groups)):
         _add_shift(cohort, shift, findings)
-
-
-def _middle(group: LastSeen) -> str:
-    return f"{np.median(group.mean[group.count > 0]):.1%}" if group.count.any() else "- (no stay has a length)"
 
 
 def _add_shift(cohort: Cohort, shift: Shift, findings: Findings) -> None:

@@ -17,6 +17,7 @@ TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
 SAMPLE_TIMES = "sample_times"  # the unit of numbers in samples.parquet; cohorts without the key have minutes
 ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
 END = "end"  # its column or code of the end of stays; None: not known
+SAID = ("notes", "found", "decided")  # its sentences
 PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
 
@@ -26,18 +27,22 @@ class Imported:
 
     Attributes:
         notes: what was unusual and how it was handled, a line each.
+        found: what the source holds, a line each.
+        decided: the label, windows and splits, a sentence each.
         record: what was decided, for manifest.json.
         samples: stay_id, id (text), subject_id, split, start and prediction_time (timestamps, or numbers in the
             unit of the source; null = none).
     """
 
     notes: Sequence[str] = ()
+    found: Sequence[str] = ()
+    decided: Sequence[str] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     samples: pa.Table | None = None
 
     def as_plain(self) -> dict[str, Any]:
         """For the manifest."""
-        return {IMPORT: {"notes": list(self.notes), **self.record}}
+        return {IMPORT: {**{name: list(getattr(self, name)) for name in SAID}, **self.record}}
 
 
 def has_dates(cohort: Cohort) -> bool:

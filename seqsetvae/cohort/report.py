@@ -27,7 +27,7 @@ def summary(cohort: Cohort) -> str:
             f"{name:<8}{n['stays']:>10,}{n['sets']:>13,}{n['events']:>14,}"
             f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
         )
-    lines += _samples(cohort)
+    lines += [*_samples(cohort), *cohort.manifest.get(IMPORT, {}).get("decided", ())]
     lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
     lines += [f"{ALIKE}: {names}" for names in alike_names(cohort)[:NAMED]]
     return "\n".join([*lines, *notices(cohort, examples=True)])

@@ -296,7 +296,7 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
         "test: 1 stays without a label",
         "'lactate': 1 events, furthest 999 (z = +997.0)",
         "'ferritin': 1 events",
-        "Verdict: NOT ready: 5 to correct",
+        "5 errors, ",
     ):
         assert expected in text
 
@@ -307,7 +307,7 @@ def test_check_reports_good_data_as_ready_in_either_form(folder: Folder, capsys:
     cohort = compiled(folder)
     for data in (folder.ehr, cohort.path):
         assert main(["check", str(data)]) == 0
-        assert capsys.readouterr().out.endswith("Verdict: ready for training, 0 worth a look.\n")
+        assert capsys.readouterr().out.endswith("0 errors, 0 warnings: ready for training.\n")
 
 
 def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,7 +329,7 @@ def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pyte
         assert main(["check", str(folder.ehr), "--label_name", "died", *given]) == 0
         text = capsys.readouterr().out
         assert "label: died" in text
-        assert text.endswith("Verdict: ready for training, 0 worth a look.\n")
+        assert text.endswith("0 errors, 0 warnings: ready for training.\n")
 
 
 def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_visits_are_stays_and_records_are_events_with_units(folder: Path, capsys
     assert ("measurement/Lactate [mg/dL]", 30) in sets_of(cohort, "train", 1)[-1][1]
     assert ("condition/concept 77", 1) in sets_of(cohort, "train", 2)[-1][1]
     said = capsys.readouterr().out
-    assert "measurement: 4 rows; not used, since they are of no visit that is read: 1" in said
+    assert "measurement: 4 rows, of which 1 are of no visit that is read, and not used" in said
     assert cohort.manifest["source"] == f"OMOP {folder}"
 
 

@@ -49,7 +49,7 @@ def test_a_stay_of_years_among_stays_of_hours_is_named(
     text = capsys.readouterr().out
     assert said + hours in text
     assert f"\n      {src}, id 3: from minute 0 to " in text
-    assert (said in text.split("Worth a look:")[0]) is is_absurd
+    assert (said in text.split("Warnings:")[0]) is is_absurd
     cohort = tables.compile(src, *flags)
     out = capsys.readouterr().out
     assert said + hours in out

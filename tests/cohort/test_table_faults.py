@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -381,10 +382,13 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(
         f"{src}, row 4 (counted from 0), variable 'hr': id 3, column value: empty",
         f"{labels}: 1 of 5 rows are of ids without events; they are not used",
         "to predict died, which is known at the end of the stay. Leave out what comes shortly before: --until_hour",
-        "Verdict: NOT ready",
+        "2 errors, 3 warnings: NOT ready for training.\nTo import: ",
     ):
         assert expected in text
-    assert text.index("Worth a look:") < text.index("known at the end of the stay")
+    assert text.index("Warnings:") < text.index("known at the end of the stay")
+    assert "\n  7 rows with 5 ids in the column id\n" in text
+    assert f"\nDecided:\n  - the label is died of {labels}: 1 in 2, 0 in 2, unknown in 1\n" in text
+    assert shlex.split(text.splitlines()[-1])[3:] == ["table", str(src), "OUT", *words[2:]]
     assert sorted(tables.root.rglob("*")) == before
     assert main([*words, "--until_hour", "24"]) == 1
     assert "known at the end of the stay" not in capsys.readouterr().out
@@ -410,7 +414,7 @@ def test_check_says_what_is_wrong_with_a_table_that_cannot_be_read(
     assert main(["check", str(tables.csv("e.csv", "id,time\n1,0\n"))]) == 1
     text = capsys.readouterr().out
     assert "e.csv: has no column variable, value. Its columns are: id, time." in text
-    assert text.endswith("Verdict: NOT ready: 1 to correct, 0 worth a look.\n")
+    assert text.endswith("1 error, 0 warnings: NOT ready for training.\n")
 
 
 def test_a_full_disk_is_one_error_however_few_events_there_are(

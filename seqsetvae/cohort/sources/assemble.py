@@ -28,6 +28,7 @@ from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.event_flags import BY_NAME
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
+from seqsetvae.cohort.sources.said import decided_for, found_in
 from seqsetvae.cohort.sources.stay_end import StayEnd, end_notes, end_skips, ended
 from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events
@@ -58,6 +59,8 @@ class Found:
     static_rows: bool = False  # events without a time are facts of the stay
     from_start: bool = False  # events before the start of a sample are left out
     skips: Sequence[Skip] = ()  # stays that are not among the samples
+    read: Sequence[str] = ()  # what the tables hold, in words
+    rules: Sequence[str] = ()  # how labels and prediction times were made of the data, in words
     notes: Sequence[str] = ()
     end: StayEnd | None = None  # of the samples; None: the data do not say when stays end
 
@@ -92,7 +95,6 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *found.notes,
         *_without_sample(found),
         *codes.mapping.notes(codes.seen),
-        *codes.left_out_notes(),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
         *unknown,
@@ -105,6 +107,9 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
     has_label = samples.label >= 0
+    read = [*found.read, *found_in(found.events, found.columns, samples, decision, counts)]
+    facts = [column.name for column in found.static]
+    decided = decided_for(arguments, found.label_name, found.rules, samples, facts, how) + codes.left_out_notes()
     return Opened(
         source=source,
         label_name=found.label_name or NO_LABEL,
@@ -112,7 +117,9 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         stats=tables.stats,
         embeddings=tables.with_new(arguments.new_embeddings, kept),
         embedding_dim=tables.width,
-        imported=Imported(notes, record, sample_table(every_sample, samples.stay_id, split, found.events)),
+        imported=Imported(
+            notes, read, decided, record, sample_table(every_sample, samples.stay_id, split, found.events)
+        ),
     )
 
 

@@ -78,21 +78,24 @@ def open_source(arguments: Namespace) -> Opened:
         pq.write_table(visits, folder / "stays.parquet")
         (folder / "events").mkdir()
         kept = set(visits[ID].to_pylist())
-        notes, n_events = list[str](), 0
+        read, lost, n_events = list[str](), list[str](), 0
         for name in DOMAINS:
             if found[name]:
                 n_rows, n_used = _write_events(name, found[name], names, kept, folder / "events")
                 n_events += n_used
-                said = f"not used, since they are of no visit that is read: {n_rows - n_used:,}"
-                notes.append(f"{name}: {counted(n_rows, 'row')}; {said}")
+                read.append(f"{name}: {counted(n_rows, 'row')}")
+                if n_used < n_rows:
+                    others = f"of which {n_rows - n_used:,} are of no visit that is read, and not used"
+                    lost.append(f"{read[-1]}, {others}")
         if not n_events:
-            raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(notes)}.")
+            raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(lost)}.")
         of_table = vars(_table_defaults()) | vars(arguments)
         of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
+        files = sorted((folder / "events").iterdir())
         try:
-            opened = table.open_tables(Namespace(**of_table), sorted((folder / "events").iterdir()), notes)
+            opened = table.open_tables(Namespace(**of_table), files, read=read, notes=lost)
         except InputError as error:
             raise InputError(str(error).replace(f"{folder}/", f"{arguments.src}: ")) from None
     opened.source.description = f"OMOP {arguments.src.resolve()}"

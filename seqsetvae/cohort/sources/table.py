@@ -92,11 +92,16 @@ def open_source(arguments: Namespace) -> Opened:
     """The tables that these flags name. Raises InputError."""
     files = table_files(arguments.src)
     refuse_shared_ids(arguments.src, files, arguments.id_from)
-    return open_tables(arguments, files, unread_notes(arguments.src, set(files)))
+    return open_tables(arguments, files, notes=unread_notes(arguments.src, set(files)))
 
 
-def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str]) -> Opened:
-    """These files, which are those of arguments.src, or made of them. Raises InputError."""
+def open_tables(
+    arguments: Namespace, files: Sequence[Path], *, read: Sequence[str] = (), notes: Sequence[str] = ()
+) -> Opened:
+    """These files, which are those of arguments.src, or made of them. Raises InputError.
+
+    `read` and `notes` are sentences on what they hold, and on what is odd about them.
+    """
     check_shared_flags(arguments)
     _check_flags(arguments)
     flags, codes = time_flags(arguments), new_codes(arguments)
@@ -118,7 +123,7 @@ def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str
     if arguments.predict_at or arguments.predict_every:
         hours = sorted(set(arguments.predict_at))
         rows = prediction_grid(start, facts.last(flags), hours, arguments.predict_every)
-    labels = find_labels(arguments, files, events, form, flags, rows, facts.column)
+    labels, odd = find_labels(arguments, files, events, form, flags, rows, facts.column)
     samples = make_samples(str(arguments.src), events, start, facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
     split, how_split = facts.split(started)
@@ -136,7 +141,9 @@ def open_tables(arguments: Namespace, files: Sequence[Path], notes: Sequence[str
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
             end=facts.end(flags, started),
-            notes=[*([] if labels is None else labels.notes), *facts.notes(), *notes],
+            read=read,
+            rules=[] if labels is None else labels.notes,
+            notes=[*odd, *facts.notes(), *notes],
         ),
     )
 

@@ -94,8 +94,8 @@ def find_labels(
     flags: TimeFlags,
     rows: LabelRows | None,
     of_ids: Callable[[str], tuple[pa.Array, np.ndarray]],
-) -> LabelRows | None:
-    """Labels and prediction times by the flags; None: neither.
+) -> tuple[LabelRows | None, list[str]]:
+    """(labels and prediction times by the flags, with the sentences of their rules, what is odd about --labels).
 
     Args:
         arguments: the flags.
@@ -106,22 +106,24 @@ def find_labels(
         rows: prediction times by the clock of a stay, without labels; None: there are none.
         of_ids: a column -> its cell for each id [D], and which ids have a row [D].
     """
+    odd: list[str] = []
     if arguments.labels:
         time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
         rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
+        odd, rows = rows.notes, replace(rows, notes=[])
         if rows.time is None and time is not None:
-            rows.notes.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
+            odd.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
     if arguments.label_event:
         if rows is None or rows.time is None:
             raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
-        return event_labels(rows, arguments.label_event, arguments.horizon, events, events.codes)
-    if arguments.label_column:
+        rows = event_labels(rows, arguments.label_event, arguments.horizon, events, events.codes)
+    elif arguments.label_column:
         how = RowLabels(arguments.label_column, arguments.label_of, form.id_column, form.time_column)
-        return _of_samples(row_labels(files, how, events, form, flags), rows, len(events.ids))
-    if arguments.label_present:
+        rows = _of_samples(row_labels(files, how, events, form, flags), rows, len(events.ids))
+    elif arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
-        return _of_samples(labels, rows, len(events.ids))
-    return rows
+        rows = _of_samples(labels, rows, len(events.ids))
+    return rows, odd
 
 
 def _of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
