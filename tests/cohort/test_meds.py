@@ -157,6 +157,90 @@ def test_a_sample_may_start_at_the_last_event_of_a_code(data: MEDS) -> None:
     assert samples["reason"].to_pylist() == [None, None, "no event ADMISSION//* before its prediction time"]
 
 
+def two_admissions(data: MEDS) -> None:
+    """Subject 1 is admitted twice, and dies in the second stay; subject 5 has one stay, of 10 hours."""
+    first = [(1, f"2020-01-01 {hour:02}:00", "HR", 80) for hour in range(1, 20)]
+    second = [(1, f"2020-02-01 {hour:02}:00", "HR", 90) for hour in range(1, 20)]
+    other = [(5, f"2021-06-01 {hour:02}:00", "HR", 70) for hour in range(1, 11)]
+    marks: list[Event] = [
+        (1, "2020-01-01 00:00", "HOSPITAL_ADMISSION//EW", None),
+        (1, "2020-01-01 05:30", "ICU_ADMISSION//A", None),
+        (1, "2020-01-01 20:00", "HOSPITAL_DISCHARGE//HOME", None),
+        (1, "2020-02-01 00:00", "HOSPITAL_ADMISSION//EW", None),
+        (1, "2020-02-01 08:30", "ICU_ADMISSION//B", None),
+        (1, "2020-02-01 20:00", "MEDS_DEATH", None),
+        (5, "2021-06-01 00:00", "HOSPITAL_ADMISSION//EW", None),
+    ]
+    data.events([*marks[:6], *first, *second], [marks[6], *other])
+
+
+STAYS = ("--start_code", "HOSPITAL_ADMISSION*")
+
+
+def samples_of(cohort: Cohort) -> list[tuple[int, float, int]]:
+    """(subject, hour of the prediction, label)."""
+    split = cohort.split("train")
+    columns = (split.subject_id.tolist(), (split.prediction_minute / 60).tolist(), split.label.tolist())
+    return list(zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        # Death is no input, but a label; the record of subject 1 is one stay without --start_code.
+        (("--label_event", "MEDS_DEATH", "--predict_at", 12), [(1, 12, 1)]),
+        (("--label_event", "MEDS_DEATH", "--horizon", 24, "--predict_at", 12), [(1, 12, 0)]),
+        (
+            ("--label_event", "MEDS_DEATH", "--horizon", 24, "--predict_at", 6, *STAYS),
+            [(1, 6, 0), (1, 6, 1), (5, 6, 0)],
+        ),
+        # Of the two stays of subject 1, each with its own intensive care; in the first it is before hour 6.
+        (("--label_event", "ICU_ADMISSION*", "--predict_at", 6, *STAYS), [(1, 6, 1), (5, 6, 0)]),
+        (("--label_event", "ICU_ADMISSION*", "--predict_at", 6), [(5, 6, 0)]),
+        # The admission that opens a stay is not one in it.
+        (("--label_event", "HOSPITAL_ADMISSION*", "--predict_at", 6, *STAYS), [(1, 6, 1), (1, 6, 0), (5, 6, 0)]),
+        (("--label_present", "MEDS_DEATH", "--predict_every", 9, *STAYS), [(1, 9, 1), (1, 18, 1)] * 2 + [(5, 9, 0)]),
+        (("--label_present", "ICU_ADMISSION//B", "--predict_every", 19, *STAYS), [(1, 19, 1)] * 2),
+        (("--label_present", "ICU_ADMISSION//B", "--until_hour", 10), [(1, 10, 1), (5, 10, 0)]),
+        # Stays end at their last event, or by their end code.
+        (("--predict_at", 20, *STAYS, "--end_code", "MEDS_DEATH"), [(1, 20, -1)]),
+    ],
+)
+def test_labels_and_prediction_times_follow_from_codes(
+    data: MEDS, flags: Sequence[object], expected: list[tuple[int, float, int]]
+) -> None:
+    two_admissions(data)
+    cohort = data.compile(*flags)
+    assert samples_of(cohort) == expected
+    assert not {"MEDS_DEATH", flags[1]} & set(cohort.vocabulary)
+    assert cohort.label_name == (flags[1] if str(flags[0]).startswith("--label") else "none")
+
+
+def test_the_times_of_labels_may_be_those_of_a_rule(data: MEDS) -> None:
+    two_admissions(data)
+    times = data.labels((1, "2020-01-01 04:00", False), (1, "2020-02-01 09:00", False), (5, "2021-06-01 03:00", True))
+    cohort = data.compile("--labels", times, "--label_event", "ICU_ADMISSION*", "--horizon", 3, *STAYS)
+    assert samples_of(cohort) == [(1, 4, 1), (5, 3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--label_event", "MEDS_DEATH"), "--label_event needs prediction times"),
+        (("--label_event", "SEPSIS", "--predict_at", 1), "--label_event SEPSIS: no event with a time has this code"),
+        (("--label_event", "HR", "--label_present", "HR", "--predict_at", 1), "each gives the label; keep one"),
+        (("--labels", "LABELS", "--predict_at", 1), "--predict_at and --labels: give one of them"),
+        (("--labels", "LABELS", "--label_name", "boolean_value", "--label_present", "HR"), "each gives the label"),
+    ],
+)
+def test_rules_of_labels_that_do_not_fit_are_refused(
+    data: MEDS, flags: Sequence[object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = data.labels((1, "2020-01-01 02:00", False))
+    assert data.run(*(labels if flag == "LABELS" else flag for flag in flags)) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_texts_become_levels_if_they_are_asked_for(data: MEDS) -> None:
     rows = [(1, time("2020-01-01"), "RHYTHM", None, "sinus"), (1, time("2020-01-02"), "HR", 80.0, "high")]
     columns = ("subject_id", "time", "code", "numeric_value", "text_value")

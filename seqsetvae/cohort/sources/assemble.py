@@ -72,7 +72,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     codes, samples = found.events.codes, found.samples
     every_sample = with_window(found.every_sample, arguments.until_hour)
     if not len(samples):
-        first = f" The first that was left out: {found.skips[0]}" if found.skips else ""
+        first = f" The first that was left out: {found.skips[0]}" if found.skips else f" {'; '.join(found.rules)}"
         raise InputError(f"{found.description}: no stay is left.{first}")
     decision = codes.decide(arguments.non_numeric)
     counts = events_by_name(codes, decision)

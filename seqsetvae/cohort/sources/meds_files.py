@@ -128,7 +128,8 @@ def task_name(arguments: Namespace) -> str | None:
     """What the label is called; None without labels, or with prediction times alone."""
     labels: Path | None = arguments.labels
     if labels is None or arguments.label_name is None:
-        return None
+        rule = arguments.label_event or arguments.label_present
+        return (arguments.task or rule) if rule else None
     return arguments.task or (labels.stem if labels.is_file() else labels.name)
 
 

@@ -17,6 +17,7 @@ from seqsetvae.cohort.tables.label_rules import (
     LABELS_OF,
     RowLabels,
     event_labels,
+    occurrences,
     present_labels,
     row_labels,
 )
@@ -24,22 +25,35 @@ from seqsetvae.cohort.tables.stay_table import LabelRows, find_time_column, read
 from seqsetvae.cohort.tables.times import TimeFlags
 from seqsetvae.errors import InputError
 
-_RULES = ("label_column", "label_event", "label_present")  # flags that make labels, instead of --label_name
+RULES = ("label_column", "label_event", "label_present")  # flags that make labels, instead of --label_name
 
 
 def add_label_rule_flags(parser: ArgumentParser) -> None:
     """Labels that are made of the data, and prediction times by the clock of a stay."""
     add = parser.add_argument
+    _add_event_flags(parser, "this variable, or level NAME=level,", "NAME")
     column = "column of SRC with a label (0 or 1) on each row, of which --label_of makes that of the stay"
     add("--label_column", metavar="COLUMN", help=column)
     of = "any: 1 if a row has 1; first, last: that of this row; each_row: each row is a prediction at its time"
     add("--label_of", choices=LABELS_OF, default="any", help=f"{of} (default %(default)s)")
-    event = "the label is 1 if this variable, or level NAME=level, occurs after the prediction time (--predict_at, "
-    add("--label_event", metavar="NAME", help=event + "--predict_every, or times in --labels)")
-    horizon = "hours after the prediction time in which --label_event counts (default: all that follow)"
-    add("--horizon", type=float, metavar="HOURS", help=horizon)
     present = "the label is 1 if this column of --stays (or of SRC) is not empty, such as the time of death"
     add("--label_present", metavar="COLUMN", help=present)
+
+
+def add_code_rule_flags(parser: ArgumentParser) -> None:
+    """The same of events that have codes: no row has a label, and no stay a column."""
+    _add_event_flags(parser, "an event with this code, such as MEDS_DEATH or 'ICU_ADMISSION*',", "CODE")
+    present = "the label is 1 if the subject has an event with this code, at any time; it is no input"
+    parser.add_argument("--label_present", metavar="CODE", help=present)
+    parser.set_defaults(label_column=None, label_of="any")
+
+
+def _add_event_flags(parser: ArgumentParser, what: str, metavar: str) -> None:
+    add = parser.add_argument
+    event = f"the label is 1 if {what} occurs after the prediction time (--predict_at, "
+    add("--label_event", metavar=metavar, help=event + "--predict_every, or times in --labels)")
+    horizon = "hours after the prediction time in which --label_event counts (default: all that follow)"
+    add("--horizon", type=float, metavar="HOURS", help=horizon)
     at = "predict at these hours of each stay, from earlier events alone; a stay that has ended by then is left out"
     add("--predict_at", action="extend", nargs="+", type=float, default=[], metavar="HOUR", help=at)
     add("--predict_every", type=float, metavar="HOURS", help="predict every so many hours of each stay, until it ends")
@@ -47,7 +61,7 @@ def add_label_rule_flags(parser: ArgumentParser) -> None:
 
 def check_label_flags(arguments: Namespace) -> None:
     """Raises InputError for flags that contradict each other or lack another one."""
-    given = [f"--{flag}" for flag in _RULES if getattr(arguments, flag)]
+    given = [f"--{flag}" for flag in RULES if getattr(arguments, flag)]
     if arguments.label_name and arguments.labels:
         given.append("--label_name")
     clocks = [f"--{flag}" for flag in ("predict_at", "predict_every", "until_hour") if getattr(arguments, flag)]
@@ -83,7 +97,7 @@ def check_label_flags(arguments: Namespace) -> None:
 
 def label_name(arguments: Namespace) -> str | None:
     """What the labels mean, for the manifest."""
-    return arguments.label_name or next((name for flag in _RULES if (name := getattr(arguments, flag))), None)
+    return arguments.label_name or next((name for flag in RULES if (name := getattr(arguments, flag))), None)
 
 
 def find_labels(
@@ -116,17 +130,18 @@ def find_labels(
     if arguments.label_event:
         if rows is None or rows.time is None:
             raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
-        rows = event_labels(rows, arguments.label_event, arguments.horizon, events, events.codes)
+        found = occurrences(arguments.label_event, events, events.codes)
+        rows = event_labels(rows, arguments.label_event, arguments.horizon, found)
     elif arguments.label_column:
         how = RowLabels(arguments.label_column, arguments.label_of, form.id_column, form.time_column)
-        rows = _of_samples(row_labels(files, how, events, form, flags), rows, len(events.ids))
+        rows = of_samples(row_labels(files, how, events, form, flags), rows, len(events.ids))
     elif arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
-        rows = _of_samples(labels, rows, len(events.ids))
+        rows = of_samples(labels, rows, len(events.ids))
     return rows, odd
 
 
-def _of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
+def of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
     """Every prediction time of an id gets the id's label."""
     if times is None:
         return labels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -132,35 +132,41 @@ def prediction_grid(start: NDArray[Any], last: NDArray[Any], hours: Sequence[flo
     return LabelRows(ids.astype(np.int32), time, np.full(len(ids), -1, dtype=np.int8), [note])
 
 
-def event_labels(rows: LabelRows, name: str, horizon: float | None, events: Events, codes: EventCodes) -> LabelRows:
+class Occurrences(NamedTuple):
+    """When an event occurred: the arrays [E] are sorted by id and time."""
+
+    id: NDArray[np.integer]  # position among the ids
+    time: NDArray[Any]
+    opens: NDArray[np.bool_] | None = None  # those that open a stay, so that they are not in it; None: none does
+
+
+def event_labels(
+    rows: LabelRows, name: str, horizon: float | None, found: Occurrences, since: NDArray[Any] | None = None
+) -> LabelRows:
     """1 for the samples after whose prediction time the event occurs, within `horizon` hours if that is given.
 
     Samples whose stay had the event before are left out: it can no longer be predicted.
 
     Args:
         rows: samples with prediction times.
-        name: a variable, or a level NAME=level, by its name in the tables or in the cohort.
+        name: of the event, for messages.
         horizon: in hours; None: until the end of the records.
-        events: in a finished store.
-        codes: of their variables.
-
-    Raises:
-        InputError: no event has this name.
+        found: when it occurred.
+        since: [M] when the stay of each sample starts; None: each id is one stay.
     """
     assert rows.time is not None, "the flags were checked"
-    wanted = codes.named(name)
-    if not codes.counts[wanted].any():
-        raise InputError(f"--label_event {name}: {_why_absent(name, codes)}")
-    ids, time = _occurrences(events, wanted)
+    ids, time = found.id, found.time
+    in_stay = np.ones(len(ids), bool) if found.opens is None else ~found.opens
     unit = 60 * MICROSECONDS if time.dtype == np.int64 else 60.0
     first, end = np.searchsorted(ids, rows.id), np.searchsorted(ids, rows.id, side="right")
     latest = np.full(len(rows.id), np.inf) if horizon is None else rows.time + horizon * unit
     label, had = np.zeros(len(rows.id), np.int8), np.zeros(len(rows.id), bool)
     for at in np.flatnonzero(end > first).tolist():
         times = time[first[at] : end[at]]
-        had[at] = (times < rows.time[at]).any()
+        before = (times < rows.time[at]) & in_stay[first[at] : end[at]]
+        had[at] = (before if since is None else before & (times >= since[at])).any()
         label[at] = ((times >= rows.time[at]) & (times <= latest[at])).any()
-    within = "later in the stay" if horizon is None else f"within {horizon:g} hours"
+    within = "at any later time" if horizon is None else f"within {horizon:g} hours"
     notes = [
         f"the label is 1 if {name} occurs {within}, at or after the prediction time: {_balance(label[~had])}; it is 0 "
         "also where the records of a stay end before. Left out, since it had occurred before: "
@@ -178,15 +184,27 @@ def _why_absent(name: str, codes: EventCodes) -> str:
     return "no event of the data is of this variable or level NAME=level."
 
 
-def _occurrences(events: Events, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """(id, time) of the events of these codes, sorted."""
+def occurrences(name: str, events: Events, codes: EventCodes) -> Occurrences:
+    """When the event of this name occurred.
+
+    Args:
+        name: a variable, or a level NAME=level, by its name in the tables or in the cohort.
+        events: in a finished store.
+        codes: of their variables.
+
+    Raises:
+        InputError: no event has this name.
+    """
+    wanted = codes.named(name)
+    if not codes.counts[wanted].any():
+        raise InputError(f"--label_event {name}: {_why_absent(name, codes)}")
     found = []
     for records in events.store.blocks():
         keep = np.append(wanted, False)[records["code"]] & ~is_bad(records["time"])
         found.append((records["id"][keep].astype(np.int64), records["time"][keep]))
     ids, time = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((time, ids))
-    return ids[order], time[order]
+    return Occurrences(ids[order], time[order])
 
 
 def last_times(events: Events) -> NDArray[Any]:
