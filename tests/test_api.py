@@ -93,6 +93,21 @@ def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path: Path, capsys: 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_fault_in_a_table_in_memory_names_the_table_and_its_row(tmp_path: Path) -> None:
+    """Not the files that it was written to, neither in the error nor in the files of the cohort."""
+    events = {"id": [1, 2, 3], "time": ["0", "soon", "2"], "variable": ["hr"] * 3, "value": [80, 90, 70]}
+    tables = {"events": pa.table(events), "stays": pa.table({"id": [1, 2, 3], "start": ["0", "0", "late"]})}
+    said = "events, row 1 (counted from 0), variable 'hr': id 2, column time: 'soon' is not a number of minutes"
+    with pytest.raises(InputError) as error:
+        compile_cohort(tmp_path / "other", **tables, start_column="start")
+    assert said in str(error.value)
+    compile_cohort(tmp_path / "out", **tables, start_column="start", skip_bad=True, fractions=[1, 0, 0])
+    written = [(tmp_path / "out" / name).read_text() for name in ("skipped.csv", "manifest.json")]
+    assert said in written[1]
+    assert "stays, column start: the start is missing" in written[0]
+    assert not any(".parquet" in text.replace("samples.parquet", "") for text in (str(error.value), *written))
+
+
 def test_the_second_example_runs() -> None:
     rng = np.random.default_rng(0)
     label = (rng.random(300) < 0.3).astype(int)

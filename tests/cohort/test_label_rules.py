@@ -152,6 +152,17 @@ def test_the_latest_patients_are_the_test(tables: Tables) -> None:
     assert stays == {"train": [1, 2, 3, 4, 5, 6], "valid": [7, 8], "test": [9, 10]}
 
 
+def test_patients_of_two_hospitals_are_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{stay},0,hr,80,{'ABC'[stay % 3]},p{max(stay, 4)}" for stay in range(30)]
+    src = tables.csv("e.csv", "id,time,variable,value,site,patient\n" + "\n".join(rows) + "\n")
+    flags = ("--split_by", "site", "--subject_column", "patient")
+    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+    said = "e.csv, column site: 1 patient with several values, such as p4 with A, B, C. A value is in one split, and so"
+    error = capsys.readouterr().err
+    assert said in error
+    assert "leave out --split_by" in error
+
+
 def test_a_hospital_is_in_one_split(tables: Tables) -> None:
     rows = [f"{stay},0,hr,80,{'ABC'[stay % 3]}" for stay in range(30)]
     src = tables.csv("e.csv", "id,time,variable,value,site\n" + "\n".join(rows) + "\n")

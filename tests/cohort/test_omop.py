@@ -130,8 +130,74 @@ def test_a_table_that_is_there_twice_is_refused(folder: Path, capsys: pytest.Cap
     assert "has the table measurement more than once: MEASUREMENT.csv, measurement.csv.gz" in capsys.readouterr().err
 
 
-def test_a_faulty_cell_names_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_faulty_cell_names_the_table_and_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the file, deleted by now, in which its events were rewritten."""
     file = folder / "CONDITION_OCCURRENCE.csv"
     file.write_text(file.read_text().replace("40,2020-01-02", "40,soon"))
+    said = f"{file}, variable 'condition/Sepsis': id 11, column time: 'soon' is not a timestamp"
     assert main(compiled(folder)) == 2
-    assert "'soon' is not a timestamp" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+    assert main(compiled(folder, "--skip_bad")) == 0
+    assert said in capsys.readouterr().out
+    skipped = (folder.parent / "out" / "skipped.csv").read_text()
+    assert f"{file},,condition/Sepsis" in skipped
+    assert ".parquet" not in skipped
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("PERSON", "2,8532,1980,\n", "2,8532,1980,\n2,8532,1981,\n", "person_id 2 has 2 rows that differ (1 such id)"),
+        ("DEATH", "2,2020-02-02\n", "2,2020-02-02\n2,2020-02-01\n", "person_id 2 has 2 rows that differ"),
+        ("VISIT_OCCURRENCE", "\n13,1,", "\n12,1,", "visit_occurrence_id 12 has 2 rows that differ"),
+        ("VISIT_OCCURRENCE", "\n13,1,", "\n,1,", "1 visit without visit_occurrence_id"),
+        ("VISIT_OCCURRENCE", "\n13,1,", "\n13,,", "1 visit without person_id"),
+        (
+            "VISIT_OCCURRENCE",
+            "2020-02-01,,",
+            "2020-02-01,2020-02-01 10:00:00+01:00,",
+            "column start: the start is missing",
+        ),
+        (
+            "VISIT_OCCURRENCE",
+            "13,1,9202,2021-01-01,2021-01-01 10:00:00",
+            "13,1,9202,,",
+            "column start: the start is missing",
+        ),
+        ("MEASUREMENT", "2.5,0", "1e39,0", "1e+39 is not a finite number"),
+    ],
+)
+def test_a_fault_names_the_table_that_it_is_in(
+    folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / f"{name}.csv"
+    file.write_text(file.read_text().replace(old, new))
+    assert main(compiled(folder)) == 2
+    error = capsys.readouterr().err
+    assert f"{file}" in error
+    assert said in error
+    assert ".parquet" not in error
+
+
+def test_rows_that_are_there_twice_change_nothing(folder: Path) -> None:
+    assert main(compiled(folder)) == 0
+    expected = open_cohort(folder.parent / "out").content_hash
+    (folder.parent / "out").rename(folder.parent / "first")
+    for name in ("PERSON", "DEATH", "VISIT_OCCURRENCE"):
+        file = folder / f"{name}.csv"
+        file.write_text(file.read_text() + file.read_text().splitlines()[1] + "\n")
+    assert main(compiled(folder)) == 0
+    assert open_cohort(folder.parent / "out").content_hash == expected
+
+
+def test_unknown_persons_and_visits_without_events_are_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    person, visit = folder / "PERSON.csv", folder / "VISIT_OCCURRENCE.csv"
+    person.write_text(person.read_text().replace("\n2,", "\n3,"))
+    visit.write_text(visit.read_text() + "14,1,9201,2022-01-01,2022-01-01 10:00:00,2022-01-01\n")
+    assert main(compiled(folder)) == 0
+    notes = open_cohort(folder.parent / "out").manifest["import"]["notes"]
+    assert f"{person}: lacks the persons of 1 visit" in notes
+    assert f"{visit}: 1 visit without an event, not in the cohort" in notes
+    assert notes[0] in capsys.readouterr().out

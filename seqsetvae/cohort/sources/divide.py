@@ -4,9 +4,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import Labels
+from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tidy import SPLITS, Stay
 from seqsetvae.errors import InputError
 
@@ -80,6 +82,20 @@ def assign_groups(group: Ints, fractions: Sequence[float], seed: int) -> NDArray
         split_of[at] = int(np.argmax(np.where(np.asarray(fractions) > 0, lacking, -np.inf)))
         lacking[split_of[at]] -= size[at]
     return split_of[position]
+
+
+def refuse_shared_subjects(where: str, subject: Ints, group: Ints, patients: pa.Array, values: pa.Array) -> None:
+    """Raises InputError if a subject has stays of several groups [N], called as in `patients` and `values` [N]."""
+    pairs = np.unique(np.stack([subject, group], axis=1), axis=0)[:, 0]
+    shared = np.unique(pairs[1:][pairs[1:] == pairs[:-1]])
+    if len(shared):
+        rows = pa.array(np.flatnonzero(subject == shared[0]))
+        patient, several = (", ".join(column.take(rows).unique().to_pylist()[:3]) for column in (patients, values))
+        raise InputError(
+            f"{where}: {counted(len(shared), 'patient')} with several values, such as {patient} with {several}. A "
+            "value is in one split, and so is a patient: leave out --split_by, so that patients are divided at random, "
+            "or write a split for each patient into a column (--split_column)."
+        )
 
 
 def _shuffled_classes(subject: Ints, label: NDArray[np.int8], seed: int) -> Iterator[Ints]:

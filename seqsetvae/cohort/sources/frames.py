@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from seqsetvae.cohort import compile as compiler
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.sources import table
+from seqsetvae.cohort.sources.made_files import MadeFiles
 from seqsetvae.cohort.sources.opened import add_common
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
@@ -48,15 +49,13 @@ def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: A
         table.add_flags(parser)
         add_common(parser)
         arguments = parser.parse_args(words)
-        try:
-            opened = table.open_source(arguments)
-            if not isinstance(events, str | Path):
-                opened.source.description = "a table in memory"
+        made = MadeFiles({f"{folder}/{name}.parquet": name for name in _TABLES})
+        description = None if isinstance(events, str | Path) else "a table in memory"
+        with made.errors():
+            opened = made.renamed(table.open_source(arguments), description)
             return compiler.compile_cohort(
                 **vars(opened), out=out, skip_bad=arguments.skip_bad, jobs=arguments.jobs, progress=False
             )
-        except InputError as error:
-            raise InputError(str(error).replace(f"{folder}/", "").replace(".parquet", "")) from None
 
 
 def _nearest(out: Path) -> Path:

@@ -6,6 +6,7 @@ A stay is a visit. Letters: R rows of a part.
 import contextlib
 import tempfile
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
-from seqsetvae.cohort.names import columns_are, quoted
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources import table
 from seqsetvae.cohort.sources.event_flags import add_label_flags, add_shared_flags, spool_folder
+from seqsetvae.cohort.sources.made_files import MadeFiles
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
@@ -74,32 +75,33 @@ def open_source(arguments: Namespace) -> Opened:
     names = _concepts(found["concept"])
     with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments)) as temporary:
         folder = Path(temporary)
-        visits = _stays(found, names, arguments.visit_concepts)
+        visits, n_unknown = _stays(found, names, arguments.visit_concepts)
         pq.write_table(visits, folder / "stays.parquet")
         (folder / "events").mkdir()
-        kept = set(visits[ID].to_pylist())
-        read, lost, n_events = list[str](), list[str](), 0
+        read, lost, seen = list[str](), list[str](), set[str]()  # seen: visits with events
+        if n_unknown:
+            lost.append(f"{_shown(found[PERSON])}: lacks the persons of {counted(n_unknown, 'visit')}")
         for name in DOMAINS:
             if found[name]:
-                n_rows, n_used = _write_events(name, found[name], names, kept, folder / "events")
-                n_events += n_used
+                n_rows, n_used = _write_events(name, found[name], names, visits[ID], folder / "events", seen)
                 read.append(f"{name}: {counted(n_rows, 'row')}")
                 if n_used < n_rows:
                     others = f"of which {n_rows - n_used:,} are of no visit that is read, and not used"
                     lost.append(f"{read[-1]}, {others}")
-        if not n_events:
+        if not seen:
             raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(lost)}.")
+        if n_silent := visits.num_rows - len(seen):
+            lost.append(f"{_shown(found[VISIT])}: {counted(n_silent, 'visit')} without an event, not in the cohort")
         of_table = vars(_table_defaults()) | vars(arguments)
         of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
-        files = sorted((folder / "events").iterdir())
-        try:
+        made = {str(folder / "events" / f"{name}.parquet"): _shown(found[name]) for name in DOMAINS if found[name]}
+        made |= {str(folder / "stays.parquet"): _shown(found[VISIT])}
+        files, called = sorted((folder / "events").iterdir()), MadeFiles(made, has_rows=False)
+        with called.errors():
             opened = table.open_tables(Namespace(**of_table), files, read=read, notes=lost)
-        except InputError as error:
-            raise InputError(str(error).replace(f"{folder}/", f"{arguments.src}: ")) from None
-    opened.source.description = f"OMOP {arguments.src.resolve()}"
-    return opened
+    return called.renamed(opened, f"OMOP {arguments.src.resolve()}")
 
 
 def is_omop(path: Path) -> bool:
@@ -129,14 +131,16 @@ def _files(folder: Path, name: str) -> list[Path]:
     return table_files(found[0]) if found else []
 
 
+def _shown(files: Sequence[Path]) -> str:
+    """A table in messages: its file, or the folder of its files."""
+    return str(files[0] if len(files) == 1 else files[0].parent)
+
+
 def _read(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, pa.Array]]:
     """The parts of a table as texts by lower-case name; columns that are missing and optional are empty."""
     of_lower = {name.lower(): name for name in column_names(file)}
-    missing = [name for name in columns if name not in of_lower]
-    if missing:
-        raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(of_lower)}")
-    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in of_lower]
-    for part in read_parts(file, [of_lower[name] for name in wanted], free=tuple(of_lower.values())):
+    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in of_lower or name in columns]
+    for part in read_parts(file, [of_lower.get(name, name) for name in wanted], free=tuple(of_lower.values())):
         cells = {name: _texts(file, name, part.columns[of_lower[name]]) for name in wanted}
         yield cells | {name: pa.nulls(len(part), pa.string()) for name in optional if name not in of_lower}
 
@@ -153,9 +157,7 @@ def _concepts(files: list[Path]) -> dict[str, str]:
     for file in files:
         for cells in _read(file, ["concept_id", "concept_name"]):
             names |= dict(zip(cells["concept_id"].to_pylist(), cells["concept_name"].to_pylist(), strict=True))
-    seen: dict[str, int] = {}
-    for name in names.values():
-        seen[name] = seen.get(name, 0) + 1
+    seen = Counter(names.values())
     return {concept: name if seen[name] == 1 else f"{name} ({concept})" for concept, name in names.items()}
 
 
@@ -180,18 +182,30 @@ def _time(cells: dict[str, pa.Array], column: str, clock: str) -> pa.Array:
 
 
 def _whole(files: list[Path], columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-    parts = [pa.table(cells) for file in files for cells in _read(file, columns, optional)]
-    return (
-        pa.concat_tables(parts)
-        if parts
-        else pa.table({name: pa.nulls(0, pa.string()) for name in (*columns, *optional)})
-    )
+    parts = [pa.table({name: pa.nulls(0, pa.string()) for name in dict.fromkeys((*columns, *optional))})]
+    parts += [pa.table(cells) for file in files for cells in _read(file, columns, optional)]
+    return pa.concat_tables([part.select(parts[0].column_names) for part in parts])
 
 
-def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequence[str]) -> pa.Table:
-    """A row a visit: its id, subject, start, end, death (within the visit) and FACTS."""
+def _one_row_each(files: list[Path], key: str, rows: pa.Table) -> pa.Table:
+    """Rows without those that occur twice. Raises InputError if two of one `key` differ."""
+    rows = rows.group_by(rows.column_names, use_threads=False).aggregate([])
+    counts = rows.group_by(key, use_threads=False).aggregate([([], "count_all")])
+    several = counts.filter(pc.greater(counts["count_all"], 1))
+    if several.num_rows:
+        example, n = (several[name][0].as_py() for name in (key, "count_all"))
+        more = counted(several.num_rows, "such id")
+        raise InputError(f"{_shown(files)}: {key} {example} has {n} rows that differ ({more}). Keep one row for each.")
+    return rows
+
+
+def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequence[str]) -> tuple[pa.Table, int]:
+    """(a row a visit: its id, subject, start, end, death (within the visit) and FACTS; visits of unknown persons)."""
     time = ["visit_start_datetime", "visit_start_date", "visit_end_datetime", "visit_end_date"]
     visits = _whole(found[VISIT], [ID, "person_id", "visit_concept_id"], time)
+    for name in (ID, "person_id"):
+        if visits[name].null_count:
+            raise InputError(f"{_shown(found[VISIT])}: {counted(visits[name].null_count, 'visit')} without {name}.")
     if concepts:
         visits = visits.filter(pc.is_in(visits["visit_concept_id"], pa.array(list(concepts))))
         if not visits.num_rows:
@@ -199,11 +213,13 @@ def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequen
     birth = ["birth_datetime", "year_of_birth", "gender_concept_id", "race_concept_id", "ethnicity_concept_id"]
     persons = _whole(found[PERSON], ["person_id"], birth)
     deaths = _whole(found[DEATH], ["person_id"], ["death_datetime", "death_date"])
-    dead = pa.table(
-        {"person_id": deaths["person_id"], "death": pc.coalesce(deaths["death_datetime"], deaths["death_date"])}
-    )
-    rows = visits.join(persons, "person_id").join(dead, "person_id")
-    rows = rows.combine_chunks()
+    died = pc.coalesce(deaths["death_datetime"], deaths["death_date"])
+    dead = pa.table({"person_id": deaths["person_id"], "death": died})
+    visits = _one_row_each(found[VISIT], ID, visits)
+    persons = _one_row_each(found[PERSON], "person_id", persons.filter(persons["person_id"].is_valid()))
+    dead = _one_row_each(found[DEATH], "person_id", dead.filter(dead["person_id"].is_valid()))
+    n_unknown = visits.num_rows - pc.sum(pc.is_in(visits["person_id"], persons["person_id"])).as_py()
+    rows = visits.join(persons, "person_id").join(dead, "person_id").combine_chunks()
     cells = {name: rows[name].combine_chunks() for name in rows.column_names}
     start = _time(cells, "visit_start_datetime", "00:00")
     end = _time(cells, "visit_end_datetime", "23:59")
@@ -212,12 +228,10 @@ def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequen
     day = [_day(where, what, column) for what, column in times.items()]
     within = pc.and_(pc.greater_equal(day[1], day[0]), pc.less_equal(day[1], pc.coalesce(day[2], day[1])))
     columns = {ID: cells[ID], "subject": cells["person_id"], "start": start, "end": end}
-    columns |= {
-        "death": pc.if_else(pc.fill_null(within, False), cells["death"], None),
-        "age": _age(where, cells, start),
-    }
+    died = pc.if_else(pc.fill_null(within, False), cells["death"], None)
+    columns |= {"death": died, "age": _age(where, cells, start)}
     columns |= {name: _named(cells[f"{name}_concept_id"], names) for name in ("gender", "race", "ethnicity", "visit")}
-    return pa.table(columns)
+    return pa.table(columns), n_unknown
 
 
 def _day(where: Path, what: str, time: pa.Array) -> pa.Array:
@@ -232,24 +246,21 @@ def _day(where: Path, what: str, time: pa.Array) -> pa.Array:
 
 def _age(where: Path, cells: dict[str, pa.Array], start: pa.Array) -> pa.Array:
     """[R] Years from birth, or from the middle of the year of birth, to the start, as texts with one decimal."""
-    birth = pc.coalesce(
-        cells["birth_datetime"],
-        pc.binary_join_element_wise(cells["year_of_birth"], "07-01", "-"),
-    )
+    middle = pc.binary_join_element_wise(cells["year_of_birth"], "07-01", "-")
+    birth = pc.coalesce(cells["birth_datetime"], middle)
     days = pc.days_between(_day(where, "birth", birth), _day(where, "start of a visit", start))
     return pc.round(pc.divide(days.cast(pa.float64()), 365.25), 1).cast(pa.string())
 
 
 def _write_events(
-    name: str, files: list[Path], names: dict[str, str], visits: set[str], folder: Path
+    name: str, files: list[Path], names: dict[str, str], visits: pa.ChunkedArray, folder: Path, seen: set[str]
 ) -> tuple[int, int]:
-    """Write the events of a clinical table, those of a visit, to a file; returns (its rows, those of a visit)."""
+    """Write the events of a clinical table, those of a visit, to a file; returns (its rows, those of a visit).
+
+    The visits that have some are added to `seen`.
+    """
     domain, n_rows, n_used = DOMAINS[name], 0, 0
-    values = [
-        column
-        for column in (domain.number, domain.level, domain.text, domain.time, domain.time.removesuffix("time"))
-        if column
-    ]
+    values = [*filter(None, domain[2:]), domain.time, domain.time.removesuffix("time")]
     units = ["unit_source_value", "unit_concept_id"] if domain.number else []
     source = domain.concept.replace("_concept_id", "_source_value")
     with contextlib.ExitStack() as stack:
@@ -258,8 +269,9 @@ def _write_events(
             for cells in _read(file, [ID, domain.concept], [*values, *units, source]):
                 rows = pa.table(_event_columns(name, domain, cells, names, source))
                 n_rows += rows.num_rows
-                rows = rows.filter(pc.is_in(rows[ID], pa.array(sorted(visits), pa.string())))
+                rows = rows.filter(pc.is_in(rows[ID], visits.combine_chunks()))
                 n_used += rows.num_rows
+                seen.update(pc.unique(rows[ID]).to_pylist())
                 writer = writer or stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", rows.schema))
                 writer.write_table(rows)
     return n_rows, n_used

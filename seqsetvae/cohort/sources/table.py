@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
-from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions
+from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,
@@ -258,9 +258,11 @@ class _Facts:
         column = self._columns[by]
         if column.null_count:
             raise InputError(f"{where}: {column.null_count:,} ids have none. --split_by needs one for each.")
-        group = column.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        group = column.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)[samples.id]
+        if (patients := self.subject()) is not None:
+            refuse_shared_subjects(where, samples.subject, group, patients.take(samples.id), column.take(samples.id))
         how = f"whole values of {by}, {shown}, seed {self._arguments.seed}"
-        return assign_groups(group[samples.id], fractions, self._arguments.seed), how
+        return assign_groups(group, fractions, self._arguments.seed), how
 
     def static(self, name: str, codes: EventCodes, samples: Samples) -> StaticColumn:
         """A column as facts of the samples."""
