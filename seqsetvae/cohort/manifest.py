@@ -189,7 +189,7 @@ _OF_REPORT: dict[str, _Check] = {
 }
 _OF_IMPORT: dict[str, _Check] = {
     "notes": lambda v: _is_list(v, _is_text),
-    "id_column": _is_text,
+    "id_column": lambda v: isinstance(v, str),  # that of an index of pandas is empty
     **dict.fromkeys(("times", "sample_times"), _is_text),
     **dict.fromkeys(("prediction_time_column", "time_format", "time_zone", "decimal"), _is_optional_text),
 }

@@ -97,6 +97,8 @@ def test_a_column_without_a_name_is_refused(tables: Tables, name: str, capsys: p
     assert "column 1 has no name" in said
     assert "or name the variables with --value_columns" in said
     assert tables.compile(src, "--wide", *NAMES, "--value_columns", "hr").vocabulary == ("hr",)
+    of_id = ("--id_column", name, "--time_column", "hour", "--time_unit", "hours")
+    assert tables.compile(src, "--wide", *of_id).vocabulary == ("hr", "stay")
 
 
 def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
@@ -150,6 +152,34 @@ def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest
     cohort = tables.compile(tables.csv("e.csv", "\n".join(rows) + "\n"), "--fill_down", "id")
     assert cohort.split("train").stay_id.tolist() == list(range(1, 30))
     assert sets_of(cohort, "train", 28) == [(0, [("hr", 29)]), (1, [("hr", 30)]), (2, [("hr", 31)])]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--fill_down", "Stay"), "--fill_down Stay: no file has such a column. Its columns are: stay, hour, hr,"),
+        (("--value_column", "hr"), "have no meaning with --wide; see --value_columns"),
+        (("--variable_column", "hr"), "have no meaning with --wide; see --value_columns"),
+        (
+            ("--label_column", "rhythm", "--static_columns", "rhythm"),
+            "--static_columns rhythm: the label would be known",
+        ),
+        (("--label_present", "sex", "--static_columns", "sex"), "--static_columns sex: the label would be known from"),
+    ],
+)
+def test_flags_that_would_change_nothing_or_give_the_label_away_are_refused(
+    tables: Tables, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = tables.csv("wide.csv", WIDE)
+    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES, *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_columns_of_parquet_are_not_named_again(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"id": [7], "time": [0], "hr": [80]}), tables.root / "wide.parquet")
+    flags = ("--wide", "--columns", "id,time,pulse")
+    assert main(["table", str(tables.root / "wide.parquet"), str(tables.root / "out"), *flags]) == 2
+    assert "a Parquet file has the names of its columns; leave out --columns" in capsys.readouterr().err
 
 
 def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:

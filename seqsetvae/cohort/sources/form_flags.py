@@ -33,6 +33,8 @@ def form_of(arguments: Namespace) -> Form:
         raise InputError("--value_columns names variables of --wide, which is not given.")
     if arguments.wide and arguments.text_column:
         raise InputError("--text_column has no meaning with --wide, whose cells may be numbers or texts.")
+    if arguments.wide and (arguments.variable_column, arguments.value_column) != ("variable", "value"):
+        raise InputError("--variable_column and --value_column have no meaning with --wide; see --value_columns.")
     names = tuple(name.strip() for name in arguments.columns.split(",")) if arguments.columns else ()
     if len(set(names)) < len(names) or "" in names:
         raise InputError(f"--columns {arguments.columns}: a name is empty or occurs twice.")

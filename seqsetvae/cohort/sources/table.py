@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.names import quoted
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
@@ -114,8 +115,8 @@ def open_tables(
         arguments.text_column,
         arguments.set_column,
     )
-    if wide is not None:
-        refuse_absent(files, wide.named, form)
+    refuse_absent(files, "--value_columns", wide.named if wide else (), form)
+    refuse_absent(files, "--fill_down", form.fill_down, form)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
     facts = _Facts(arguments, files, events, columns, form)
     start = facts.start(flags)
@@ -155,6 +156,9 @@ def _check_flags(arguments: Namespace) -> None:
     if arguments.label_name and not arguments.labels:
         raise InputError(f"--label_name {arguments.label_name} names a column of --labels, which is not given.")
     check_label_flags(arguments)
+    of_label = {arguments.label_column, arguments.label_present} & {*arguments.static_columns}
+    if of_label:
+        raise InputError(f"--static_columns {quoted(of_label)}: the label would be known from the start; leave it out.")
     if arguments.split_column and (arguments.fractions or arguments.fold):
         raise InputError("--split_column names the splits of the data; leave out --fractions and --fold, or it.")
     if arguments.split_by and (arguments.split_column or arguments.fold):

@@ -135,6 +135,8 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
     """(the names of the columns, what is between the cells of a text file). Raises InputError as `column_names`."""
     try:
         if file.name.lower().endswith(PARQUET):
+            if form.names:
+                raise InputError(f"{file}: a Parquet file has the names of its columns; leave out --columns.")
             return list(pq.read_schema(file).names), ""
         if file.name.lower().endswith(EXCEL):
             return list(read_sheet(file, form.names).schema.names), ""

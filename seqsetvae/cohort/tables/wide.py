@@ -27,14 +27,16 @@ def value_columns(file: Path, there: Sequence[str], named: Sequence[str], taken:
     """
     columns = [name for name in (named or there) if name not in taken and name in there]
     if not named:
-        refuse_nameless(file, there, ", or name the variables with --value_columns")
+        refuse_nameless(
+            file, ["taken" if name in taken else name for name in there], ", or name the variables with --value_columns"
+        )
     if not columns:
         raise InputError(f"{file}: no column is left for variables. {columns_are(there)}")
     return columns
 
 
-def refuse_absent(files: Sequence[Path], named: Sequence[str], form: Form) -> None:
-    """Raises InputError if no file has one of the columns that --value_columns names; a file may lack some."""
+def refuse_absent(files: Sequence[Path], flag: str, named: Sequence[str], form: Form) -> None:
+    """Raises InputError if no file has one of the columns that a flag names; a file may lack some."""
     absent = list(named)
     for file in files if named else ():
         there = column_names(file, form)
@@ -42,7 +44,7 @@ def refuse_absent(files: Sequence[Path], named: Sequence[str], form: Form) -> No
         if not absent:
             return
     if absent:
-        raise InputError(f"--value_columns {quoted(absent)}: no file has such a column. {columns_are(there)}")
+        raise InputError(f"{flag} {quoted(absent)}: no file has such a column. {columns_are(there)}")
 
 
 def encode_wide(
