@@ -11,6 +11,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.imported import IMPORT
 from seqsetvae.cohort.meaning import variables_changed
 from seqsetvae.cohort.report import event_counts, most_events
+from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import ValueSettings
@@ -52,9 +53,10 @@ def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str
     changed = variables_changed(cohort, fingerprints)
     if changed:
         raise InputError(
-            f"{path}: was trained with another mean, std or embedding of {len(changed)} variables: "
-            f"{', '.join(changed[:8])}. Use the stats.csv and cached.csv of that training (--params_map_path, "
-            "--embeddings_path)."
+            f"{path}: was trained with another mean, std or embedding of {counted(len(changed), 'variable')}: "
+            f"{', '.join(changed[:8])}. Use the stats.csv and cached.csv of that training, or its compiled cohort in "
+            "place of both: with a patient_ehr folder pass --params_map_path and --embeddings_path, or compile the "
+            "data again (data.py) with --stats and --embeddings."
         )
     new = sorted(ours.keys() - fingerprints.keys())
     if new:

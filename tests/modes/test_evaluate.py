@@ -112,7 +112,8 @@ def test_other_statistics_than_those_of_training_are_an_error(
         output_root_dir=tmp_path,
     )
     assert status == 2
-    assert "was trained with another mean, std or embedding of 1 variables: lactate." in errors
+    assert "was trained with another mean, std or embedding of 1 variable: lactate." in errors
+    assert "compile the data again (data.py) with --stats and --embeddings" in errors
 
 
 def test_a_pretrained_checkpoint_cannot_be_evaluated(pretrained: Path, compiled: Cohort) -> None:
