@@ -21,8 +21,7 @@ def usable_matplotlib() -> None:
 
     A notebook names its own backend in MPLBACKEND, also for the commands that it starts, where it may not be installed.
     """
-    asked = [name for name in ("MPLBACKEND", "MATPLOTLIBRC") if name in os.environ]
-    if "matplotlib" in sys.modules or not (asked or os.path.lexists("matplotlibrc")):
+    if "matplotlib" in sys.modules or not _has_settings_of_matplotlib():
         return
     with contextlib.suppress(ImportError):  # it is not installed
         try:
@@ -30,12 +29,22 @@ def usable_matplotlib() -> None:
         except ImportError:
             raise
         except Exception:  # of whatever kind: its checks of the backend, an encoding, a folder
-            for name in asked:
-                del os.environ[name]
+            os.environ.pop("MPLBACKEND", None)
+            os.environ["MATPLOTLIBRC"] = os.devnull  # comes before the file in the user's home
             for name in [name for name in sys.modules if name.startswith("matplotlib.")]:  # imported before it failed
                 del sys.modules[name]
             with contextlib.chdir(Path(__file__).parent):  # where there is no matplotlibrc
                 import matplotlib  # noqa: F401
+
+
+def _has_settings_of_matplotlib() -> bool:
+    """Whether its user has any; importing it costs time, which most commands do not need."""
+    homes = [os.environ.get(name) for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")]
+    files = [Path(home, inner, "matplotlibrc") for home in homes if home for inner in ("", "matplotlib")]
+    home = os.path.expanduser("~")  # noqa: PTH111, Path raises an error where there is no home
+    files += [Path(home, inner, "matplotlibrc") for inner in (".config/matplotlib", ".matplotlib")]
+    is_named = any(name in os.environ for name in ("MPLBACKEND", "MATPLOTLIBRC"))
+    return is_named or any(os.path.lexists(file) for file in ["matplotlibrc", *files])
 
 
 def require_usable() -> None:

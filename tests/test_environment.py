@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +26,14 @@ def test_a_backend_or_a_file_of_settings_never_keeps_matplotlib_from_being_impor
     """As a notebook starts a command: its backend is named, and not installed here. torchmetrics imports matplotlib."""
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\n")
     environment = {"MPLBACKEND": "module://not_installed.backend_inline", "MATPLOTLIBRC": str(tmp_path)}
+    for name in (".config", "."):
+        (tmp_path / name / "matplotlib").mkdir(parents=True)
+        shutil.copy(tmp_path / "matplotlibrc", tmp_path / name / "matplotlib")
+    homes = [{name: str(tmp_path)} for name in ("HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")]
     code = "import seqsetvae, matplotlib.pyplot; print(matplotlib.rcParams['font.family'])"
-    for added, folder in ((environment, ROOT), ({}, tmp_path)):
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
+    for added, folder in ((environment, ROOT), ({}, tmp_path), *((home, ROOT) for home in homes)):
+        other = ("MPL", "MATPLOTLIB", "XDG_CONFIG_HOME")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(other)}
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**inherited, "PYTHONPATH": str(ROOT), **added},
