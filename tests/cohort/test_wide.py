@@ -250,12 +250,37 @@ def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables: Tab
 def test_a_sheet_of_excel_is_read_as_texts(tables: Tables) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
-    for row in (["id", "time", "variable", "value"], [7, 0, "hr", 80.5], [8, 5, "hr", 60], [None, None, None, None]):
+    rows = (["id", "time", "variable", "value"], [7, 0, "hr", 80.5], [8, 5, "hr", 60], [None, None, None, None, ""])
+    for row in rows:
         book.active.append(row)
     (tables.root / "sheet").mkdir()
     book.save(tables.root / "sheet" / "e.xlsx")
     cohort = tables.compile(tables.root / "sheet" / "e.xlsx")
     assert [sets_of(cohort, "train", at) for at in (0, 1)] == [[(0, [("hr", 80.5)])], [(5, [("hr", 60)])]]
+
+
+def test_empty_columns_at_the_end_of_a_sheet_are_none(tables: Tables) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["id", "time", "hr", None], [7, 0, 80, None], [8, 5, None, ""]):
+        book.active.append(row)
+    book.active.cell(4, 5).number_format = "0.00"
+    book.save(tables.root / "e.xlsx")
+    assert sets_of(tables.compile(tables.root / "e.xlsx", "--wide"), "train", 0) == [(0, [("hr", 80)])]
+    book.active.delete_rows(1)
+    book.save(tables.root / "e.xlsx")
+    cohort = tables.compile(tables.root / "e.xlsx", "--wide", "--columns", "id,time,hr,a,b")
+    assert sets_of(cohort, "train", 0) == [(0, [("hr", 80)])]
+
+
+def test_files_without_rows_are_counted_where_a_file_is_a_stay(
+    tables: Tables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for at, rows in enumerate(("", "0,80\n", "", "0,90\n", "")):
+        tables.csv(f"src/{at}.csv", f"time,hr\n{rows}")
+    flags = ("--wide", "--id_from", "filename")
+    assert tables.compile(tables.root / "src", *flags).split("train").stay_id.tolist() == [1, 3]
+    assert "3 files without a row, so without a stay in the cohort" in capsys.readouterr().out
 
 
 def test_durations_are_times_since_the_start(tables: Tables) -> None:

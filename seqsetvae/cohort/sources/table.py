@@ -32,7 +32,7 @@ from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
-from seqsetvae.cohort.tables.forms import USUAL, Form, refuse_shared_ids
+from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids
 from seqsetvae.cohort.tables.label_rules import last_times, prediction_grid
 from seqsetvae.cohort.tables.read import table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
@@ -118,6 +118,8 @@ def open_tables(
     refuse_absent(files, "--value_columns", wide.named if wide else (), form)
     refuse_absent(files, "--fill_down", form.fill_down, form)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
+    if form.id_place != COLUMN and (n_empty := len(files) - events.n_files):
+        notes = [*notes, f"{arguments.src}: {counted(n_empty, 'file')} without a row, so without a stay in the cohort"]
     facts = _Facts(arguments, files, events, columns, form)
     start = facts.start(flags)
     rows = None

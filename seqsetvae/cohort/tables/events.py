@@ -91,6 +91,11 @@ class Events:
         first, file = self.files[bisect_right(self.files, row, key=lambda entry: entry[0]) - 1]
         return str(file), row - first
 
+    @property
+    def n_files(self) -> int:
+        """Files that have rows."""
+        return len({first for first, _ in self.files if first < self.n_rows})
+
     def skips(self) -> list[Skip]:
         """The rows without an id, which are of no stay."""
         if not self.without_id:

@@ -29,7 +29,7 @@ def read_sheet(file: Path, names: Sequence[str] = ()) -> pa.RecordBatch:
 
     try:
         _refuse_packed(file)
-        rows = _filled_rows(file, load_workbook(file, read_only=True).worksheets[0].values)
+        rows = _filled_rows(file, load_workbook(file, read_only=True).worksheets[0].values, len(names))
     except InputError:
         raise
     except Exception as error:  # of any kind: openpyxl takes what is in a damaged file as it is
@@ -50,8 +50,11 @@ def _refuse_packed(file: Path) -> None:
         raise InputError(f"{file}: holds {size:,} bytes, unpacked; allowed: {LARGEST_BOOK:,}. Write it as a CSV file.")
 
 
-def _filled_rows(file: Path, rows: Iterable[Sequence[Any]]) -> list[list[str | None]]:
-    """The rows that are not empty. A single cell far below makes all above it empty rows of its width."""
+def _filled_rows(file: Path, rows: Iterable[Sequence[Any]], least: int) -> list[list[str | None]]:
+    """The rows that are not empty, without empty columns at their end, of which `least` stay.
+
+    A cell that was once edited makes the sheet larger.
+    """
     filled, left = [], MOST_CELLS
     for row in rows:
         left -= len(row)
@@ -59,7 +62,8 @@ def _filled_rows(file: Path, rows: Iterable[Sequence[Any]]) -> list[list[str | N
             raise InputError(f"{file}: its first sheet has more than {MOST_CELLS:,} cells. Write it as a CSV file.")
         if any(cell is not None and cell != "" for cell in row):
             filled.append([_text(cell) for cell in row])
-    return filled
+    width = max((at + 1 for row in filled for at, cell in enumerate(row) if cell is not None), default=0)
+    return [row[: max(width, least)] for row in filled]
 
 
 def _text(cell: Any) -> str | None:
