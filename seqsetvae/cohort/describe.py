@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
-from seqsetvae.cohort.imported import END, IMPORT, has_dates
+from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names
@@ -309,9 +309,8 @@ def check_labels(cohort: Cohort, findings: Findings) -> None:
     """Note splits without stays of both classes, and stays without a label."""
     counts = cohort.manifest["splits"]
     if not any(n["labelled"] for n in counts.values()):
-        findings.problems.append(
-            f"no stay has a label {cohort.label_name}: the data can be predicted or embedded, not trained on"
-        )
+        name = "" if cohort.label_name == NO_LABEL else f" {cohort.label_name}"
+        findings.problems.append(f"no stay has a label{name}: the data can be predicted or embedded, not trained on")
         return
     findings.problems += [f"there is no {needed} split" for needed in ("train", "valid") if needed not in counts]
     for name, n in counts.items():

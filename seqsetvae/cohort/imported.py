@@ -18,6 +18,7 @@ SAMPLE_TIMES = "sample_times"  # the unit of numbers in samples.parquet; cohorts
 ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
 END = "end"  # its column or code of the end of stays; None: not known
 SAID = ("notes", "found", "decided")  # its sentences
+NO_LABEL = "none"  # the name of the label of a cohort without labels
 PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
 

@@ -123,6 +123,7 @@ def require_classes(data: str, split: str, label_name: str, counts: dict[int, in
     if not negative or not positive:
         raise InputError(
             f"{data}: split {split!r} has {negative:,} stays of class 0, {positive:,} of class 1 and {unlabelled:,} "
-            f"without a label; training and evaluation need stays of both classes. Check the column {label_name!r} of "
-            "oc.csv (--label_name, --label_path) and its stay ids (ts_id)."
+            f"without a label; training and evaluation need stays of both classes. See the label {label_name!r}: of an "
+            "import its rule and the splits (--fractions, --seed); of a folder its column in oc.csv (--label_name, "
+            "--label_path) and the stay ids (ts_id)."
         )

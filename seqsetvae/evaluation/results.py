@@ -167,7 +167,8 @@ def _cautions(evaluated: Evaluated, figures: Plain) -> list[str]:
         (
             fewer < FEW_POSITIVES,
             f"Only {fewer:,} of {stays:,} stays are {of_class}: with fewer than {FEW_POSITIVES} stays of a class the "
-            "figures are uncertain and their intervals themselves unreliable.",
+            "figures are uncertain and their intervals themselves unreliable. --mode crossvalidate tests every "
+            "stay once.",
         ),
         (
             low is not None and low <= 0.5,

@@ -8,6 +8,7 @@ import itertools
 import re
 import shlex
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,12 +157,24 @@ def test_the_splits_are_those_that_are_described(tmp_path: Path, run: Callable[.
     assert len(fold["test"]) == len(fold["valid"]) == 1
 
 
-PUBLIC = {  # the first words of a command -> the files of the set in the shared data
-    "training_setB": ("foreign/physionet2019",),
-    "dyn.parquet": ("foreign/eicu_demo",),
-    "log.csv": ("foreign/sepsis_log",),
-    "LABEVENTS.csv": ("foreign/mimic3_demo",),
+PUBLIC = {  # SRC -> its set in the shared data
+    "training_setB": "physionet2019",
+    "dyn.parquet": "eicu_demo",
+    "log.csv": "sepsis_log",
+    "LABEVENTS.csv": "mimic3_demo",
+    "Synthea27Nj_5.4": "omop_synthea27",
 }
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """A file of a public set, at most 100 of an archive of stays."""
+    if file.name.endswith(".tar.gz"):
+        with tarfile.open(file) as archive:
+            archive.extractall(folder, [entry for entry in archive if entry.isfile()][:100], filter="data")
+    elif file.suffix == ".zip":
+        zipfile.ZipFile(file).extractall(folder)
+    else:
+        (folder.parent / file.name).symlink_to(file)
 
 
 @pytest.mark.parametrize("source", PUBLIC)
@@ -169,16 +182,10 @@ def test_public_sets_are_imported_as_they_are_published(
     source: str, shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in PUBLIC[source]:
-        for file in shared(folder).iterdir():
-            if file.name.endswith(".tar.gz"):
-                with tarfile.open(file) as archive:
-                    archive.extractall(
-                        tmp_path / source, [entry for entry in archive if entry.isfile()][:100], filter="data"
-                    )
-            else:
-                (tmp_path / file.name).symlink_to(file)
-    (words,) = [words for block in blocks(REFERENCE, "bash") for words in commands(block) if words[1:2] == [source]]
-    assert main(words) == 0
-    cohort = open_cohort(tmp_path / "OUT")
-    assert sum(n["positives"] for n in cohort.manifest["splits"].values()) > 0
+    for file in shared(f"foreign/{PUBLIC[source]}").iterdir():
+        unpack(file, tmp_path / source)
+    every = [words for block in blocks(REFERENCE, "bash") for words in commands(block)]
+    for number, words in enumerate(words for words in every if words[1:2] == [source]):
+        assert main([*words[:2], f"cohort{number}", *words[3:]]) == 0
+        splits = open_cohort(tmp_path / f"cohort{number}").manifest["splits"]
+        assert sum(n["positives"] for n in splits.values()) > 0

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import is_compiled, open_cohort
-from seqsetvae.cohort.imported import END, ID_COLUMN, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
+from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import (
     DEFAULT_WIDTH,
@@ -40,7 +40,6 @@ from seqsetvae.errors import InputError
 
 SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "validation": "valid", "val": "valid"}
 SPLIT_NAMES |= {"tuning": "valid", "held_out": "test"}
-NO_LABEL = "none"  # the name of the label of a cohort without labels
 
 
 @dataclass(frozen=True)

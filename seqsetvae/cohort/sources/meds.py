@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sources.assemble import NO_LABEL, Found, assemble
+from seqsetvae.cohort.imported import NO_LABEL
+from seqsetvae.cohort.sources.assemble import Found, assemble
 from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,

@@ -66,7 +66,7 @@ def decided_for(
     label = samples.label
     balance = f"1 in {(label == 1).sum():,}, 0 in {(label == 0).sum():,}, unknown in {(label < 0).sum():,}"
     if label_name is None:
-        lines = [*rules, "there is no label, so the data can be predicted or embedded, and not trained on"]
+        lines = [*rules, "there is no label"]
     elif not rules and arguments.labels:
         lines = [f"the label is {label_name} of {arguments.labels}: {balance}"]
     else:

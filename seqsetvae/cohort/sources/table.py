@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
-from seqsetvae.cohort.names import quoted
+from seqsetvae.cohort.names import columns_are, quoted
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
@@ -34,7 +34,7 @@ from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids
 from seqsetvae.cohort.tables.label_rules import last_times, prediction_grid
-from seqsetvae.cohort.tables.read import table_files, unread_notes
+from seqsetvae.cohort.tables.read import column_names, table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
 from seqsetvae.cohort.tables.stay_table import per_id
@@ -115,6 +115,7 @@ def open_tables(
         arguments.text_column,
         arguments.set_column,
     )
+    _refuse_other_columns(files[0], columns, form, is_wide=wide is not None)
     refuse_absent(files, "--value_columns", wide.named if wide else (), form)
     refuse_absent(files, "--fill_down", form.fill_down, form)
     events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
@@ -149,6 +150,20 @@ def open_tables(
             notes=[*odd, *facts.notes(), *notes],
         ),
     )
+
+
+def _refuse_other_columns(file: Path, columns: Columns, form: Form, *, is_wide: bool) -> None:
+    """Raises InputError that says how to name the columns of ids, times, variables and values, if one is not there."""
+    there = column_names(file, form)
+    named = columns._asdict() if form.id_place == COLUMN else columns._replace(id=None)._asdict()  # type: ignore[arg-type]
+    missing = {flag: name for flag, name in named.items() if name is not None and name not in there}
+    are_joined = len(there) == 1 or any(mark in name for name in there for mark in ";\t|")  # which reading them says
+    if missing and not are_joined:
+        wide = " For a table with a column a variable: --wide." * (not is_wide and "variable" in missing)
+        flags = ", ".join(f"--{flag}_column" for flag in missing)
+        raise InputError(
+            f"{file}: has no column {quoted(missing.values())}. {columns_are(there)} Name it: {flags}.{wide}"
+        )
 
 
 def _check_flags(arguments: Namespace) -> None:
