@@ -61,6 +61,10 @@ class OnlyTheBaseInstall:
     def find_spec(name, path=None, target=None):
         return None if name.partition(".")[0] in {_other_modules()!r} else PathFinder.find_spec(name, path, target)
 
+    @staticmethod
+    def find_distributions(context):
+        return PathFinder.find_distributions(context) if context.name == "duckdb" else []  # it asks for its own version
+
 sys.meta_path = [OnlyTheBaseInstall if finder is PathFinder else finder for finder in sys.meta_path]
 """
 RUN = """
@@ -97,7 +101,7 @@ def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
     """Or the tests below would show nothing."""
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     tried = "import importlib.util as u; print([name for name in {!r} if u.find_spec(name)])"
-    base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "scipy", "sklearn", "tqdm"]
+    base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "duckdb", "scipy", "sklearn", "tqdm"]
     others = ["lightgbm", "jinja2", "matplotlib", "captum", "safetensors", "onnx", "pandas", "hypothesis"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", tried.format([*base, *others])]

@@ -206,7 +206,7 @@ def test_more_rows_than_a_stay_has_are_an_error(
 ) -> None:
     monkeypatch.setattr(events, "MOST_ROWS", 2)
     src = tables.csv("e.csv", HEADER + "1,0,hr,1\n2,0,hr,1\n1,1,hr,1\n1,2,hr,1\n")
-    assert "one id has more than 2 rows, by row 4. Is id the column of the stays" in refused(tables, src, capsys)
+    assert "the id '1' has 3 rows, more than 2. Is id the column of the stays" in refused(tables, src, capsys)
     monkeypatch.setattr(seqsetvae_layout, "MOST_ROWS", 2)
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 2
     assert "1.0.parquet: 3 rows; a stay has at most 2" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.tables import store
+from seqsetvae.cohort.tables import database
 from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.database import open_database
 from seqsetvae.cohort.tables.events import Columns, TimeFlags, read_events
 from seqsetvae.cohort.tables.variable_map import VariableMap
 
@@ -120,10 +121,10 @@ def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
         across += first // 100 != at // 100
     monkeypatch.setattr("seqsetvae.cohort.tables.repeats.TOO_MANY", np.inf)
     for size in (1 << 21, 50):
-        monkeypatch.setattr(store, "RECORDS_PER_BUCKET", size)
+        monkeypatch.setattr(database, "ROWS_PER_BLOCK", size)
         codes = EventCodes(VariableMap())
-        events = read_events(files, Columns("id", "time", "variable", "value"), codes, TimeFlags(), tmp_path)
-        (note,) = events.notes
+        with open_database(tmp_path, 1) as db:
+            (note,) = read_events(files, Columns("id", "time", "variable", "value"), codes, TimeFlags(), db).notes
         assert f"{across:,} events in two files and {within:,} events twice in a file" in note
 
 

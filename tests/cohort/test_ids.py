@@ -146,7 +146,7 @@ def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tab
 
 def test_two_ids_that_are_one_number_are_an_error(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     src = tables.csv("e.csv", HEADER + "7,0,hr,1\n007,1,hr,2\nx,0,hr,3\n")
-    assert "the ids '7' and '007' are one number" in refused(tables, src, capsys)
+    assert "the ids '007' and '7' are one number" in refused(tables, src, capsys)
 
 
 # ------------------------------------------------------------------------------------------------ labels of others

@@ -13,7 +13,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.tables import read, store
+from seqsetvae.cohort.tables import database, read
 
 from .test_compile import sets_of
 
@@ -95,7 +95,7 @@ def test_rows_in_any_order_and_parts_and_buckets_of_any_size_give_the_same_cohor
     expected = tables.compile(tables.csv("a.csv", HEADER + "".join(lines)))
     shuffled = HEADER + "".join(lines[at] for at in rng.permutation(len(lines)))
     monkeypatch.setattr(read, "BYTES_PER_PART", 64)
-    monkeypatch.setattr(store, "RECORDS_PER_BUCKET", 10)
+    monkeypatch.setattr(database, "ROWS_PER_BLOCK", 10)
     cohort = tables.compile(tables.csv("b.csv", shuffled))
     same = {name: sum for name, sum in cohort.manifest["checksums"].items() if name != "samples.parquet"}
     assert same.items() <= expected.manifest["checksums"].items()

@@ -3,6 +3,7 @@
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from seqsetvae.cohort.format import is_compiled
@@ -10,6 +11,7 @@ from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import add_side_file
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.database import Database, open_database
 from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
@@ -129,6 +131,11 @@ def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCod
     return EventCodes(mapping, arguments.categorical, (*arguments.leave_out, *leave_out), arguments.decimal)
 
 
+def database_beside(arguments: Namespace) -> AbstractContextManager[Database]:
+    """Where events are sorted: in the nearest folder above OUT that exists."""
+    return open_database(spool_folder(arguments), getattr(arguments, "jobs", None))
+
+
 def spool_folder(arguments: Namespace) -> Path:
-    """Where events are written while they are sorted: beside OUT, in the nearest folder that exists."""
+    """The nearest folder above OUT that exists."""
     return next(parent for parent in arguments.out.absolute().parents if parent.is_dir())

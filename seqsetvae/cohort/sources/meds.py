@@ -3,10 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import NO_LABEL
 from seqsetvae.cohort.sources.assemble import Found, assemble
@@ -14,12 +12,13 @@ from seqsetvae.cohort.sources.event_flags import (
     add_label_flags,
     add_shared_flags,
     check_shared_flags,
+    database_beside,
     new_codes,
-    spool_folder,
 )
 from seqsetvae.cohort.sources.meds_export import is_export, open_export
 from seqsetvae.cohort.sources.meds_facts import Facts
 from seqsetvae.cohort.sources.meds_files import (
+    BIRTH,
     CODE,
     LABEL,
     NO_VALUES,
@@ -41,8 +40,9 @@ from seqsetvae.cohort.sources.meds_files import (
 from seqsetvae.cohort.sources.meds_marks import END, START, Marks
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.table_labels import RULES, add_code_rule_flags, check_label_flags
+from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.read import Part, table_files
+from seqsetvae.cohort.tables.read import table_files
 from seqsetvae.cohort.tables.samples import make_samples
 from seqsetvae.cohort.tables.stay_table import LabelRows, read_label_rows
 from seqsetvae.cohort.tables.times import TimeFlags, is_bad
@@ -85,23 +85,23 @@ def open_source(arguments: Namespace) -> Opened:
             raise InputError(f"--{given[0]}: {arguments.src} was exported stay by stay, by data.py. Leave it out.")
         return open_export(arguments)
     arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS
+    with database_beside(arguments) as database:
+        return _open(arguments, database)
+
+
+def _open(arguments: Namespace, database: Database) -> Opened:
     src, flags = arguments.src, TimeFlags()
     files = data_files(src)
     codes = new_codes(arguments, (*OUTCOME_CODES, *([arguments.label_present] if arguments.label_present else [])))
     columns = Columns(SUBJECT, TIME, CODE, value_column(arguments, files), TEXT if arguments.text_values else None)
-    marks, facts = Marks(codes, arguments), Facts(arguments.src, columns.value)
-
-    def hook(part: Part, *cells: NDArray[Any]) -> NDArray[np.bool_]:
-        facts.add(part, *cells)
-        return marks(part, *cells)
-
     optional = [NUMBER] * (arguments.value_column is None) + [TEXT] * arguments.text_values
-    events = read_events(files, columns, codes, flags, spool_folder(arguments), optional=optional, hook=hook)
-    facts.check(events)
+    events = read_events(files, columns, codes, flags, database, optional=optional, untimed=True, no_event=BIRTH)
+    marks, facts = Marks(events, arguments), Facts(src, events)
+    facts.check()
     refuse_unread_values(arguments, files, codes)
     rows = _label_rows(arguments, events, flags) if arguments.labels else None
     odd = [] if rows is None else rows.notes
-    labels = marks.labels(None if rows is None else replace(rows, notes=[]), events)
+    labels = marks.labels(None if rows is None else replace(rows, notes=[]))
     start = np.where(is_bad(events.first_time), 0, events.first_time)
     samples = make_samples(str(src), events, start, None, labels)
     started, skips = marks.with_starts(samples)

@@ -6,14 +6,14 @@ Every stay is a subject there, on a clock of its own. Letters: D ids, M rows of 
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.exports.meds import ADMISSION, ETL
 from seqsetvae.cohort.sources.assemble import Found, assemble
-from seqsetvae.cohort.sources.event_flags import new_codes, spool_folder
+from seqsetvae.cohort.sources.event_flags import database_beside, new_codes
 from seqsetvae.cohort.sources.meds_files import (
     CODE,
     PREDICTION_TIME,
@@ -25,8 +25,9 @@ from seqsetvae.cohort.sources.meds_files import (
     task_name,
 )
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.read import Part, table_files
+from seqsetvae.cohort.tables.database import Database
+from seqsetvae.cohort.tables.events import Columns, read_events
+from seqsetvae.cohort.tables.read import table_files
 from seqsetvae.cohort.tables.samples import make_samples
 from seqsetvae.cohort.tables.stay_table import LabelRows, per_id, read_label_rows
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags
@@ -43,16 +44,23 @@ def is_export(src: Path) -> bool:
 def open_export(arguments: Namespace) -> Opened:
     """The cohort that was exported, to the last bit of every event. Raises InputError."""
     arguments.non_numeric = "fault"
-    src, codes, last = arguments.src, new_codes(arguments), _LastMinutes()
+    with database_beside(arguments) as database:
+        return _open(arguments, database)
+
+
+def _open(arguments: Namespace, database: Database) -> Opened:
+    src, codes = arguments.src, new_codes(arguments)
     files = data_files(src)
-    events = read_events(files, COLUMNS, codes, TimeFlags(), spool_folder(arguments), hook=last)
+    events = read_events(files, COLUMNS, codes, TimeFlags(), database, untimed=True)
     labels = None
     if arguments.labels:
         flags = TimeFlags(origin=int(ADMISSION.astype(np.int64)))
         tables = table_files(arguments.labels)
         labels = read_label_rows(tables, SUBJECT, PREDICTION_TIME, arguments.label_name, events, flags)
-        labels = _every_stay(labels, last.of(events), len(events.ids))
-    patient = per_id(files, SUBJECT, [PATIENT], events, [PATIENT])[PATIENT]
+        last = f"max(time) FILTER ({events.is_timed}) AS last"
+        of_ids = database.ask(f"SELECT {last} FROM events JOIN ids USING (id) GROUP BY place ORDER BY place")["last"]
+        labels = _every_stay(labels, pc.fill_null(of_ids, -np.inf).to_numpy(), len(events.ids))
+    patient = per_id(files, SUBJECT, [PATIENT], events, [PATIENT]).cells[PATIENT]
     samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)
     return assemble(
         arguments,
@@ -67,30 +75,6 @@ def open_export(arguments: Namespace) -> Opened:
             notes=labels.notes if labels else (),
         ),
     )
-
-
-class _LastMinutes:
-    """The time of the last event of each id, gathered while the events are read."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[NDArray[np.int32], NDArray[Any]]] = []
-
-    def __call__(
-        self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]
-    ) -> NDArray[np.bool_]:
-        """[R] All rows are events."""
-        known = np.unique(ids[ids >= 0])
-        latest = np.full(len(known), -np.inf)
-        np.fmax.at(latest, np.searchsorted(known, ids[ids >= 0]), time[ids >= 0])
-        self._found.append((known, latest))
-        return np.ones(len(ids), dtype=bool)
-
-    def of(self, events: Events) -> NDArray[np.float64]:
-        """[D] Minutes since admission."""
-        latest = np.full(len(events.ids), -np.inf)
-        for ids, minute in self._found:
-            np.fmax.at(latest, ids, minute)
-        return latest
 
 
 def _every_stay(labels: LabelRows, last: NDArray[np.float64], n_ids: int) -> LabelRows:

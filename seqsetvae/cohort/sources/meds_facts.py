@@ -1,22 +1,11 @@
-"""Facts of MEDS: events without a time, which count as known from the start. One that lost its time would be a leak.
-
-Letters: R rows of a part.
-"""
+"""Facts of MEDS: events without a time, which count as known from the start. One that lost its time would be a leak."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.sources.meds_files import BIRTH, CODE
-from seqsetvae.cohort.tables.cells import as_text
+from seqsetvae.cohort.sources.meds_files import BIRTH
 from seqsetvae.cohort.tables.events import Events
-from seqsetvae.cohort.tables.read import Part
 from seqsetvae.cohort.tables.times import BAD_TIME
 from seqsetvae.errors import InputError, shown
 
@@ -24,53 +13,41 @@ _WHY = "An event without a time counts as a fact that is known from the start, b
 
 
 class Facts:
-    """The codes of rows without a time, gathered while the events are read."""
+    """The codes of rows without a time."""
 
-    def __init__(self, src: Path, value: str | None) -> None:
-        """`value` is the column of numbers."""
-        self._src, self._value = src, value
-        self._timed = {BIRTH}  # codes of rows with a time; a birth must have one
-        self._codes: dict[str, int] = {}  # of rows without a time, in order of appearance
-        self._first: list[tuple[Path, int]] = []  # file and row of the first of each
-        self._numbers: Counter[str] = Counter()  # rows with a number, of those without a time
-        self._pairs: list[NDArray[np.int64]] = []  # subject and code of each row without a time
-
-    def add(self, part: Part, ids: NDArray[np.int32], code: NDArray[np.int32], time: NDArray[Any]) -> None:
-        """Note the rows of a part; all arrays are [R]."""
-        untimed = time == BAD_TIME if time.dtype == np.int64 else np.isnan(time)
-        cells, rows = part.columns[CODE], np.flatnonzero(untimed & (ids >= 0) & (code >= 0))
-        timed = cells.filter(pa.array(~untimed)) if untimed.any() else cells
-        self._timed.update(as_text(pc.unique(timed)).to_pylist())
-        encoded = as_text(cells.take(pa.array(rows))).dictionary_encode()
-        names, local = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
-        number = np.array([self._codes.setdefault(name, len(self._codes)) for name in names], dtype=np.int64)
-        first = dict(zip(*np.unique(local, return_index=True), strict=True))
-        self._first += [
-            (part.file, part.first_row + int(rows[first[at]]))
-            for at in np.flatnonzero(number >= len(self._first)).tolist()
-        ]
-        self._pairs.append(ids[rows].astype(np.int64) << 32 | number[local])
-        if self._value in part.columns:
-            n_numbers = np.bincount(local[np.asarray(part.columns[self._value].is_valid())[rows]], minlength=len(names))
-            self._numbers.update({name: n for name, n in zip(names, n_numbers.tolist(), strict=True) if n})
-
-    def check(self, events: Events) -> None:
-        """Raises InputError if there are no times, or if rows without one may have lost it."""
-        if self._codes and not self._timed - {BIRTH}:
-            raise InputError(f"{self._src / 'data'}: no event has a time. {_WHY}")
-        if not events.time.is_timestamp:
-            raise InputError(f"{self._src / 'data'}: the column time holds {events.time.described}, not timestamps.")
-        self._refuse(
-            "some rows of this code have a time, and others have none", sorted(self._codes.keys() & self._timed)
+    def __init__(self, src: Path, events: Events) -> None:
+        """Ask the database of the events."""
+        self._src, self._events, database = src, events, events.database
+        database.name("names", events.codes.table())
+        untimed = f"time = {BAD_TIME}" if events.time.is_timestamp else "isnan(time)"
+        found = database.ask(
+            f"SELECT name, bool_or(NOT ({untimed})) AS timed, min(row) FILTER ({untimed} AND NOT left_out) AS first, "
+            f"count(*) FILTER ({untimed} AND NOT left_out AND numeric) AS n FROM events JOIN names USING (code) "
+            "GROUP BY name ORDER BY name"
+        ).to_pylist()
+        again = database.ask(
+            f"SELECT DISTINCT name FROM (SELECT id, name FROM events JOIN names USING (code) WHERE {untimed} AND NOT "
+            "left_out GROUP BY id, name HAVING count(*) > 1) ORDER BY name"
         )
-        pairs, n = np.unique(np.concatenate(self._pairs), return_counts=True)
-        names = list(self._codes)
-        again = sorted({names[code] for code in (pairs[n > 1] & 0xFFFFFFFF).tolist()})
-        self._refuse("one subject has this code several times, without a time", again)
+        self._first = {row["name"]: row["first"] for row in found if row["first"] is not None}  # code -> its first row
+        self._timed = {row["name"] for row in found if row["timed"]}
+        self._again = again["name"].to_pylist()  # codes that a subject has several times
+        self._numbers = Counter({row["name"]: row["n"] for row in found if row["n"]})
+
+    def check(self) -> None:
+        """Raises InputError if there are no times, or if rows without one may have lost it."""
+        time = self._events.time
+        if self._first and not self._timed - {BIRTH}:
+            raise InputError(f"{self._src / 'data'}: no event has a time. {_WHY}")
+        if not time.is_timestamp:
+            raise InputError(f"{self._src / 'data'}: the column time holds {time.described}, not timestamps.")
+        wrong = sorted(self._first.keys() & (self._timed | {BIRTH}))  # a birth must have a time
+        self._refuse("some rows of this code have a time, and others have none", wrong)
+        self._refuse("one subject has this code several times, without a time", self._again)
 
     def _refuse(self, what: str, codes: list[str]) -> None:
         if codes:
-            file, row = self._first[self._codes[codes[0]]]
+            file, row = self._events.place(self._first[codes[0]])
             more = f" So it is with {len(codes) - 1:,} more codes: {', '.join(map(shown, codes[1:6]))}." * (
                 len(codes) > 1
             )

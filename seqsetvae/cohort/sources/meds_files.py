@@ -153,7 +153,7 @@ def own_split(arguments: Namespace, files: Sequence[Path], events: Events, sampl
     src: Path = arguments.src
     file = src / SUBJECT_SPLITS
     if file.is_file():
-        column = per_id([file], SUBJECT, ["split"], events)["split"].take(pa.array(samples.id))
+        column = per_id([file], SUBJECT, ["split"], events).cells["split"].take(pa.array(samples.id))
         return split_positions(str(file), column)
     if arguments.fractions or arguments.fold:
         return None

@@ -15,8 +15,6 @@ from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.times import is_bad
 from seqsetvae.cohort.tidy import Bools, Skip, left_out
 
-_IDS_AT_ONCE = 1 << 12
-
 
 @dataclass(frozen=True)
 class StayEnd:
@@ -57,19 +55,8 @@ def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | Non
         notes.append(f"{end.name}: {counted(int(reverse.sum()), 'stay')} of {len(reverse):,} end before they start")
     whole = known & is_bad(samples.end)
     if whole.any():
-        late = int((whole & (_last_times(events)[samples.id] > end.time)).sum())
+        late = int((whole & (events.last_time[samples.id] > end.time)).sum())
         has = f"{late:,} of {counted(int(whole.sum()), 'stay')}"
         what = "have events after their end, which are used: there are no prediction times"
         notes += [f"{end.name}: {has} {what}"] if late else []
     return notes
-
-
-def _last_times(events: Events) -> NDArray[Any]:
-    """[D] The time of the last event of each id."""
-    n_ids, last = len(events.ids), events.first_time.copy()
-    for start in range(0, n_ids, _IDS_AT_ONCE):
-        ids = np.arange(start, min(start + _IDS_AT_ONCE, n_ids))
-        records, _ = events.store.read(ids)
-        good = ~is_bad(records["time"])
-        np.maximum.at(last, records["id"][good], records["time"][good])
-    return last

@@ -1,7 +1,6 @@
 """One long table of events, or a folder of them: a row has an id, a time, a variable and a value."""
 
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from seqsetvae.cohort.sources.event_flags import (
     add_shared_flags,
     add_time_flags,
     check_shared_flags,
+    database_beside,
     new_codes,
-    spool_folder,
     time_flags,
 )
 from seqsetvae.cohort.sources.form_flags import add_form_flags, form_of, wide_of
@@ -30,14 +29,14 @@ from seqsetvae.cohort.sources.stay_end import StayEnd
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags, check_label_flags, find_labels, label_name
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
+from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.first_rows import EveryRow, FirstRows
 from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids
-from seqsetvae.cohort.tables.label_rules import last_times, prediction_grid
+from seqsetvae.cohort.tables.label_rules import prediction_grid
 from seqsetvae.cohort.tables.read import column_names, table_files, unread_notes
 from seqsetvae.cohort.tables.samples import Samples, make_samples
 from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import per_id
+from seqsetvae.cohort.tables.stay_table import Dated, per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.wide import refuse_absent
 from seqsetvae.cohort.tidy import Skip, fault
@@ -105,6 +104,13 @@ def open_tables(
     """
     check_shared_flags(arguments)
     _check_flags(arguments)
+    with database_beside(arguments) as database:
+        return _open(arguments, files, read, notes, database)
+
+
+def _open(
+    arguments: Namespace, files: Sequence[Path], read: Sequence[str], notes: Sequence[str], database: Database
+) -> Opened:
     flags, codes = time_flags(arguments), new_codes(arguments)
     form, wide = form_of(arguments), wide_of(arguments)
     columns = Columns(
@@ -118,7 +124,7 @@ def open_tables(
     _refuse_other_columns(files[0], columns, form, is_wide=wide is not None)
     refuse_absent(files, "--value_columns", wide.named if wide else (), form)
     refuse_absent(files, "--fill_down", form.fill_down, form)
-    events = read_events(files, columns, codes, flags, spool_folder(arguments), form=form, wide=wide)
+    events = read_events(files, columns, codes, flags, database, form=form, wide=wide)
     if form.id_place != COLUMN and (n_empty := len(files) - events.n_files):
         notes = [*notes, f"{arguments.src}: {counted(n_empty, 'file')} without a row, so without a stay in the cohort"]
     facts = _Facts(arguments, files, events, columns, form)
@@ -195,19 +201,23 @@ class _Facts:
         named += arguments.static_columns
         if arguments.split_by != START:
             named.append(arguments.split_by)
-        if arguments.label_present:
-            named += [arguments.label_present, arguments.id_column]
+        named.append(arguments.label_present)
         wanted = list(dict.fromkeys(name for name in named if name is not None))
-        names, patients = list(dict.fromkeys(arguments.static_columns)), (arguments.subject_column, arguments.id_column)
-        every = EveryRow(names, events) if arguments.stays else None
-        self._first = None if every else FirstRows(columns, names, events, time_flags(arguments))
-        first, of_tables = (every or self._first) if names else None, USUAL if arguments.stays else form
-        self._columns = (
-            per_id(tables, arguments.id_column, wanted, events, patients, first=first, form=of_tables) if wanted else {}
+        self._of_ids = (
+            per_id(
+                tables,
+                arguments.id_column,
+                wanted,
+                events,
+                [arguments.subject_column],
+                facts=list(dict.fromkeys(arguments.static_columns)),
+                dated=None if arguments.stays else Dated(columns, time_flags(arguments)),
+                form=USUAL if arguments.stays else form,
+            )
+            if wanted
+            else None
         )
-        if every is not None:
-            every.check(self.where)
-        self._later: Counter[str] = Counter()
+        self._columns = {} if self._of_ids is None else self._of_ids.cells
 
     def start(self, flags: TimeFlags) -> NDArray[Any]:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
@@ -222,7 +232,8 @@ class _Facts:
 
     def column(self, name: str) -> tuple[pa.Array, NDArray[np.bool_]]:
         """(the cell of each id [D], null where it is empty; which ids have a row [D])."""
-        return self._columns[name], np.asarray(self._columns[self._arguments.id_column].is_valid())
+        assert self._of_ids is not None
+        return self._of_ids.cells[name], self._of_ids.has_row
 
     def end(self, flags: TimeFlags, samples: Samples) -> StayEnd | None:
         """When the stays of the samples end; an empty cell is unknown. Raises InputError for another cell."""
@@ -232,7 +243,7 @@ class _Facts:
 
     def last(self, flags: TimeFlags) -> NDArray[Any]:
         """[D] When each stay ends, or its last event where that is unknown. Raises InputError as `end`."""
-        last = last_times(self._events)
+        last = self._events.last_time
         if self._arguments.end_column is None:
             return last
         end = self._end_times(flags)
@@ -257,7 +268,7 @@ class _Facts:
             return None
         column = self._columns[name]
         if column.null_count:
-            first = list(self._events.ids.position)[int(np.flatnonzero(column.is_null())[0])]
+            first = self._events.ids.texts[int(np.flatnonzero(column.is_null())[0])].as_py()
             raise InputError(
                 f"{self.where}, column {name}: {column.null_count:,} ids have no patient, such as {first}."
             )
@@ -292,13 +303,13 @@ class _Facts:
         code, value = np.full(len(column), UNNAMED, dtype=np.int32), np.full(len(column), np.nan)
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(known), np.int32)), pa.array([name]))
         code[known], value[known] = codes.encode(names, column.take(pa.array(known)))
-        later = None if self._first is None else self._first.later(name)
-        self._later[name] = 0 if later is None else len(later.id)
-        return StaticColumn(name, code[samples.id], value[samples.id], later)
+        assert self._of_ids is not None
+        return StaticColumn(name, code[samples.id], value[samples.id], self._of_ids.later.get(name))
 
     def notes(self) -> list[str]:
         """Facts that are filled in later, in words."""
-        later = ", ".join(f"{name!r} ({counted(n, 'stay')})" for name, n in self._later.items() if n)
+        found = {} if self._of_ids is None else self._of_ids.later
+        later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found.items() if len(of.id))
         return [f"facts that first stand on a later row of a stay, known from its time on: {later}"] if later else []
 
 

@@ -114,7 +114,7 @@ def find_labels(
     Args:
         arguments: the flags.
         files: the tables of SRC.
-        events: in a finished store.
+        events: of the source.
         form: how the tables are written.
         flags: how times are written.
         rows: prediction times by the clock of a stay, without labels; None: there are none.

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.cell_faults import LONGEST_CELL, cell_fault
 from seqsetvae.cohort.ids import MISSING, id_of_float, id_of_text
 from seqsetvae.cohort.names import SURROUNDING
-from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.errors import InputError
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_PLAIN_ID = r"^([0-9]+|[A-Za-z][A-Za-z0-9_-]*[0-9])$"  # what `id_of_text` leaves as it is, and most ids are
+_WHOLE_ID = r"^(-?)0*([0-9]{1,19})$"
 DECIMALS = (".", ",")  # marks of the decimals in texts
 
 
@@ -68,35 +69,37 @@ def as_facts(column: pa.Array) -> pa.Array:
 
 
 def as_ids(column: pa.Array) -> tuple[NDArray[np.int32], list[str]]:
-    """(which id each row has [R], -1 = none; the ids as texts). 200001.0 is the id 200001.
+    """(which id each row has [R], -1 = none; the ids as texts). Raises InputError as `as_id_texts`."""
+    encoded = as_id_texts(column).dictionary_encode()
+    return positions(encoded), encoded.dictionary.to_pylist()
+
+
+def as_id_texts(column: pa.Array) -> pa.Array:
+    """[R] Ids as texts, null where there is none. 200001.0 is the id 200001.
 
     Raises:
         InputError: the cells are neither texts nor numbers, or an id was rounded.
     """
     if pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
         raise InputError(f"holds {column.type}, not ids")
-    # Encoded before the texts are looked at: there are few of them.
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    code: dict[str, int] = {}
-    local = [-1 if name is None else code.setdefault(name, len(code)) for name in _id_texts(encoded.dictionary)]
-    return np.array([*local, -1], np.int32)[positions(encoded)], list(code)
+    if pa.types.is_dictionary(column.type) or pa.types.is_floating(column.type):
+        # Encoded before the texts are looked at: there may be few of them.
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        return _id_texts(encoded.dictionary).take(encoded.indices)
+    return _id_texts(column)
 
 
-def _id_texts(values: pa.Array) -> list[str | None]:
+def _id_texts(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(values.type):
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_pylist()
         kind = np.dtype(values.type.to_pandas_dtype())
-        return [id_of_float(number, kind) for number in numbers]
+        return pa.array([id_of_float(number, kind) for number in numbers], pa.string())
     texts = as_text(values)
     if pa.types.is_decimal(values.type):  # exact, whatever their size
         texts = pc.replace_substring_regex(texts, r"\.0+$", "")
-    return [None if text is None else id_of_text(text) for text in texts.to_pylist()]
-
-
-def as_id_texts(column: pa.Array) -> pa.Array:
-    """[R] Ids as texts, null where there is none. Raises InputError as `as_ids`."""
-    local, texts = as_ids(column)
-    return pa.array(texts, pa.string()).take(pa.array(local, mask=local < 0))
+    rest = pc.if_else(pc.match_substring_regex(texts, _PLAIN_ID), None, texts).dictionary_encode()
+    ids = pa.array([id_of_text(text) for text in rest.dictionary.to_pylist()], pa.string())
+    return pc.if_else(rest.is_valid(), ids.take(rest.indices), texts)
 
 
 def positions(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
@@ -104,21 +107,25 @@ def positions(encoded: pa.DictionaryArray) -> NDArray[np.int32]:
     return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
 
 
-def id_numbers(ids: list[str]) -> NDArray[np.int64] | None:
-    """Ids as whole numbers; None if one is something else.
+def id_numbers(ids: pa.Array) -> NDArray[np.int64] | None:
+    """Different ids as whole numbers; None if one is something else.
 
     Raises:
         InputError: two ids that are one number, such as 007 and 7.
     """
-    numbers = [stay_number(text) for text in ids]
-    first: dict[int, str] = {}
-    for number, text in zip(numbers, ids, strict=True):
-        if number is not None and first.setdefault(number, text) != text:
-            raise InputError(
-                f"the ids {first[number]!r} and {text!r} are one number: the same stay, written in two ways? Write ids "
-                "in one way in all files; if they are two stays, put a letter before each id."
-            )
-    return None if len(first) < len(ids) else np.array(numbers, dtype=np.int64)
+    digits = pc.if_else(pc.match_substring_regex(ids, _WHOLE_ID), ids, None)
+    number = cast_cells(pc.replace_substring_regex(digits, _WHOLE_ID, r"\1\2"), pa.int64())
+    known = np.flatnonzero(number.is_valid())
+    order = known[np.argsort(number.take(pa.array(known)).to_numpy(), kind="stable")]
+    found = number.take(pa.array(order)).to_numpy()
+    again = np.flatnonzero(found[1:] == found[:-1])
+    if len(again):
+        one, other = (ids[int(row)].as_py() for row in sorted(order[again[0] : again[0] + 2]))
+        raise InputError(
+            f"the ids {one!r} and {other!r} are one number: the same stay, written in two ways? Write ids "
+            "in one way in all files; if they are two stays, put a letter before each id."
+        )
+    return None if len(known) < len(ids) else number.to_numpy()
 
 
 def split_values(column: pa.Array, decimal: str = ".") -> tuple[NDArray[np.float64], pa.Array]:

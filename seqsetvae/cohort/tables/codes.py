@@ -25,7 +25,7 @@ from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.variable_map import VariableMap
 from seqsetvae.errors import InputError, shown
 
-UNNAMED, LEFT_OUT = -1, -2  # codes of a row without a variable, and of one whose variable is left out
+UNNAMED = -1  # the code of a row without a variable
 MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read
 KEEP, NO_VALUE, NO_NUMBER, DROP = range(4)  # what becomes of the events of a code
 _WITH_COMMA, _LIKE_THOUSANDS = r"^[^,]*,[0-9]+\s*$", r"^\s*[+-]?[0-9]{1,3},[0-9]{3}\s*$"
@@ -62,8 +62,9 @@ class EventCodes:
         self._of_levels: set[str] = set()  # those of them that are categorical by the user's word
         self._commas: Counter[str] = Counter()  # numbers with a decimal comma by variable, and those of three decimals
         self._before_three: Counter[str] = Counter()
-        self._code: dict[tuple[str, str | None], int] = {}
-        self._levels: Counter[str] = Counter()  # number of levels by variable
+        self._code: dict[tuple[str, str | None], int] = {}  # by name in the table
+        self._out: set[str] = set()  # names in the table whose events are left out
+        self._levels: dict[str, set[str]] = {}  # by name in the cohort
         self._count = np.zeros(0, dtype=np.int64)  # [C] events
 
     def encode(
@@ -90,18 +91,18 @@ class EventCodes:
         self._targets.update(targets)
         self._of_levels.update(to for name, to in zip(names, targets, strict=True) if self._is_categorical(name))
         is_out = np.array([self._is_left_out(*pair) for pair in zip(names, targets, strict=True)] + [False])
+        self._out.update(name for name, out in zip(names, is_out[:-1], strict=True) if out)
         self.left_out += _counts(names, local[is_out[local]])
-        numeric, bare = (np.array([*(self._of(target, kind) for target in targets), UNNAMED]) for kind in (None, ""))
-        code = np.where(np.isnan(number), bare[local], numeric[local]).astype(np.int32)
-        code[is_out[local]] = LEFT_OUT
-        chosen = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0))
+        numeric, bare = (np.array([*(self._of(name, kind) for name in names), UNNAMED]) for kind in (None, ""))
+        code = np.where(np.isnan(number) | is_out[local], bare[local], numeric[local]).astype(np.int32)
+        chosen = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0) & ~is_out[local])
         levels = level.take(chosen)
         found = first_fault(levels)
         if found:
             at = int(chosen[found[0]])
             row = "" if rows is None else f"row {rows[at]} (counted from 0), "
             raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1].removesuffix('.')}")
-        code[chosen] = self._level_codes(targets, local[chosen], levels)
+        code[chosen] = self._level_codes(names, local[chosen], levels)
         self._add_counts(code)
         return code, number
 
@@ -112,13 +113,17 @@ class EventCodes:
             InputError: variables with most numbers written in a form that is not read.
         """
         count, written = self.counts, self._refuse_written_numbers()
-        numeric = {name for (name, level), code in self._code.items() if level is None and count[code]}
+        target = self.mapping.target
+        numeric = {target(name) for (name, level), code in self._code.items() if level is None and count[code]}
         names, value = [], np.full(len(self._code), np.nan)
         action = np.full(len(self._code), KEEP, dtype=np.int8)
         dropped: Counter[str] = Counter()
-        for (name, level), code in self._code.items():
+        for (here, level), code in self._code.items():
+            name = target(here)
             is_mixed = level is not None and name in numeric
-            if is_mixed and non_numeric == "level":
+            if here in self._out:
+                action[code] = DROP
+            elif is_mixed and non_numeric == "level":
                 level = level or NO_LEVEL
             elif is_mixed and non_numeric == "fault":
                 action[code] = NO_NUMBER if level else NO_VALUE
@@ -143,11 +148,13 @@ class EventCodes:
         count, refused, fewer = self.counts, [], Counter[str]()
         levels: dict[str, dict[str, int]] = {}
         n_read: Counter[str] = Counter()
-        for (name, level), code in self._code.items():
+        for (here, level), code in self._code.items():
+            name = self.mapping.target(here)
             if level is None:
                 n_read[name] += int(count[code])
             elif level and name not in self._of_levels and not self._is_handled(f"{name}={level}"):
-                levels.setdefault(name, {})[level] = int(count[code])
+                of_name = levels.setdefault(name, {})
+                of_name[level] = of_name.get(level, 0) + int(count[code])
         for name, events in levels.items():
             written = written_numbers(events, self.decimal)
             n_written = sum(events[level] for level in written.levels)
@@ -189,8 +196,23 @@ class EventCodes:
         return [f"{flag} {', '.join(map(repr, those))}: {text}" for flag, those in said.items() if those]
 
     def matching(self, pattern: str) -> list[int]:
-        """The codes of the variables whose names match a pattern."""
-        return [code for (name, _), code in self._code.items() if _matches(name, pattern)]
+        """The codes of the variables whose names, here or in the cohort, match; also of those that are left out."""
+        names = [name for name in self.seen if any(_matches(each, pattern) for each in self._both_names(name))]
+        return [code for (name, _), code in self._code.items() if name in names]
+
+    def _both_names(self, name: str) -> tuple[str, str]:
+        return name, self.mapping.target(name)
+
+    def table(self) -> pa.Table:
+        """Each code, the name of its variable in the table, whether it has numbers, and whether it is left out."""
+        columns: list[tuple[object, ...]] = [
+            (code, name, level is None, name in self._out) for (name, level), code in self._code.items()
+        ]
+        return pa.table(dict(zip(("code", "name", "numeric", "left_out"), zip(*columns, strict=True), strict=True)))
+
+    def left_out_codes(self) -> list[int]:
+        """The codes of the variables that the patterns leave out."""
+        return [code for (name, _), code in self._code.items() if name in self._out]
 
     def named(self, name: str) -> NDArray[np.bool_]:
         """[C] Which codes are of this variable, or this level NAME=level: by its name in the cohort, or else here."""
@@ -203,7 +225,10 @@ class EventCodes:
         return found
 
     def _names_of(self, variable: str, level: str | None) -> tuple[str, ...]:
-        """The names of a code: its variable, and that of its level in the table and in the cohort."""
+        """The names of a code: its variable, and that of its level in the table and in the cohort; none if left out."""
+        if variable in self._out:
+            return ()
+        variable = self.mapping.target(variable)
         full = f"{variable}={level}"
         return (variable, full, self.mapping.target(full)) if level else (variable,)
 
@@ -211,12 +236,6 @@ class EventCodes:
         """Whether the patterns left out events of this variable, or of the variable of this level."""
         names = {each for here in self.left_out for each in (here, self.mapping.target(here))}
         return any(name == each or name.startswith(f"{each}=") for each in names)
-
-    def rows_matching(self, variable: pa.Array, pattern: str) -> NDArray[np.bool_]:
-        """[R] Which rows are of a variable whose name, here or in the cohort, matches; also where it is left out."""
-        local, names = _names(variable)
-        matches = [any(_matches(each, pattern) for each in (name, self.mapping.target(name))) for name in names]
-        return np.array([*matches, False])[local]
 
     def left_out_notes(self) -> list[str]:
         """What the patterns left out, in words; empty if it was nothing."""
@@ -270,7 +289,7 @@ class EventCodes:
     def _of(self, name: str, level: str | None) -> int:
         return self._code.setdefault((name, level), len(self._code))
 
-    def _level_codes(self, targets: list[str], local: NDArray[np.int32], level: pa.Array) -> NDArray[np.int32]:
+    def _level_codes(self, names: list[str], local: NDArray[np.int32], level: pa.Array) -> NDArray[np.int32]:
         """The codes of rows with a level."""
         encoded = level.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
@@ -279,22 +298,23 @@ class EventCodes:
         )
         codes = np.zeros(len(pairs), dtype=np.int32)
         for at, pair in enumerate(pairs.tolist()):
-            name, text = targets[pair // len(texts)], texts[pair % len(texts)]
-            self._levels[name] += (name, text) not in self._code
+            name, text = names[pair // len(texts)], texts[pair % len(texts)]
             codes[at] = self._of(name, text)
-            if self._levels[name] > MAX_LEVELS:
-                raise self._too_many_levels(name)
+            target = self.mapping.target(name)
+            levels = self._levels.setdefault(target, set())
+            levels.add(text)
+            if len(levels) > MAX_LEVELS:
+                raise self._too_many_levels(target, levels, text)
         return codes[inverse]
 
-    def _too_many_levels(self, name: str) -> InputError:
+    def _too_many_levels(self, name: str, levels: set[str], last: str) -> InputError:
         """The error, to be raised."""
-        levels = [level for of, level in self._code if of == name and level]
         written = written_numbers(levels, self.decimal)
         advice = f"Is it free text? Leave it out: --leave_out {name!r}"
         if 2 * len(written.levels) > len(levels):
             advice = f"They are numbers in a form that is not read, {written.levels[0][:40]!r}: {written.advice}"
         return InputError(
-            f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {levels[-1][:60]!r}. {advice}"
+            f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {last[:60]!r}. {advice}"
         )
 
     def _add_counts(self, code: NDArray[np.int32]) -> None:

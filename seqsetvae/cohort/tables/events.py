@@ -1,34 +1,34 @@
-"""One pass over the event tables of a source: ids are numbered, cells are read, and records go into the store.
+"""One pass over the event tables of a source: cells are read, ids are numbered, and events are sorted by them.
 
-Letters: R rows of a part, D ids.
+Letters: R rows of a part, D ids, N samples.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.skipped import counted
-from seqsetvae.cohort.tables.cells import as_ids, in_column, split_values
-from seqsetvae.cohort.tables.codes import LEFT_OUT, EventCodes
+from seqsetvae.cohort.tables.cells import as_id_texts, id_numbers, in_column, split_values
+from seqsetvae.cohort.tables.codes import EventCodes
+from seqsetvae.cohort.tables.database import Database, Records
 from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
-from seqsetvae.cohort.tables.store import EventStore
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.wide import encode_wide, value_columns
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, shown
 from seqsetvae.privacy import from_cell
 
 BAD_CELLS = 1000  # cells that are kept for messages
-Hook = Callable[[Part, NDArray[np.int32], NDArray[np.int32], NDArray[Any]], NDArray[np.bool_]]
 
 
 class Columns(NamedTuple):
@@ -49,47 +49,104 @@ class Wide(NamedTuple):
     taken: Collection[str]  # columns with another meaning
 
 
+@dataclass(frozen=True)
 class Ids:
-    """Ids as texts, numbered in order of appearance."""
+    """The D ids of a source, in the order of their numbers if all are whole numbers, else of their texts."""
 
-    def __init__(self) -> None:
-        self.position: dict[str, int] = {}
+    texts: pa.Array  # [D]
+    number: NDArray[np.int64]  # [D] itself as a number, or its place among the texts, from 1
 
     def __len__(self) -> int:
-        return len(self.position)
+        return len(self.texts)
 
-    def add(self, column: pa.Array) -> NDArray[np.int32]:
-        """[R] The position of each id, new ones included; -1 where there is none."""
-        local, texts = as_ids(column)
-        positions = [self.position.setdefault(text, len(self.position)) for text in texts]
-        return np.array([*positions, -1], dtype=np.int32)[local]
+    def texts_of(self, column: pa.Array) -> pa.Array:
+        """[R] Ids of a column as they are here; null where there is none."""
+        texts = as_id_texts(column)
+        if pc.any(pc.starts_with(texts, "'")).as_py():  # as `as_cell` writes some texts
+            plain = pa.array([None if text is None else from_cell(text) for text in texts.to_pylist()], pa.string())
+            texts = pc.if_else(pc.is_in(texts, self.texts), texts, plain)
+        return texts
 
     def find(self, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """(the position of each id [R], -1 where it is unknown or missing; whether it is missing [R])."""
-        local, texts = as_ids(column)
-        positions = [self.position.get(text, self.position.get(from_cell(text), -1)) for text in texts]
-        return np.array([*positions, -1], dtype=np.int32)[local], local < 0
+        texts = self.texts_of(column)
+        return pc.fill_null(pc.index_in(texts, self.texts), -1).to_numpy(), np.asarray(texts.is_null())
+
+
+class Occurrences(NamedTuple):
+    """When an event occurred: the arrays [E] are sorted by id and time."""
+
+    id: NDArray[np.integer]  # position among the ids
+    time: NDArray[Any]
+    opens: NDArray[np.bool_]  # those that open a stay, so that they are not in it
 
 
 @dataclass
 class Events:
-    """All events of a source, on disk, and what was learned of them."""
+    """All events of a source, and what was learned of them.
 
-    ids: Ids
-    store: EventStore
+    The table `events` of the database has the rows with an id (id, code, value, time, row counted over all files,
+    perhaps set), those of left-out variables too; `ids` has each id and its position. `records` are the events alone.
+    """
+
+    database: Database
     codes: EventCodes
     time: TimeColumn
-    first_time: NDArray[Any]  # [D] of each id's events that have a time; BAD_TIME or NaN without one
+    ids: Ids = field(init=False)
+    records: Records = field(init=False)
+    first_time: NDArray[Any] = field(init=False)  # [D] of each id's events that have a time; bad without one
+    last_time: NDArray[Any] = field(init=False)  # [D]
     files: list[tuple[int, Path]] = field(default_factory=list)  # (row of its first, counted over all files; file)
     bad_times: dict[int, str] = field(default_factory=dict)  # row counted over all files -> cell
     notes: list[str] = field(default_factory=list)  # rows that occur twice
     n_rows: int = 0  # of all files
     without_id: list[tuple[Path, int, int]] = field(default_factory=list)  # (file, row, how many from there on)
+    has_times: bool = False  # a time was read
+    is_event: str = "true"  # in SQL, whether a row is an event: not of a variable that is left out
 
     def place(self, row: int) -> tuple[str, int]:
         """(file, row in it) of a row that is counted over all files."""
-        first, file = self.files[bisect_right(self.files, row, key=lambda entry: entry[0]) - 1]
-        return str(file), row - first
+        return place_of(self.files, row)
+
+    @property
+    def is_timed(self) -> str:
+        """In SQL, whether a row has a time."""
+        return f"time > {BAD_TIME + 1}" if self.time.is_timestamp else "NOT isnan(time)"
+
+    def occurrences(self, codes: Collection[int], opening: Collection[int] = ()) -> Occurrences:
+        """The rows of these codes that have a time; those of `opening` open a stay."""
+        found = self.database.ask(
+            f"SELECT place, time, code IN ({_listed(opening)}) IS TRUE AS opens FROM events JOIN ids USING (id) "
+            f"WHERE code IN ({_listed(codes)}) AND {self.is_timed} ORDER BY place, time"
+        )
+        return Occurrences(*(found[name].to_numpy() for name in ("place", "time", "opens")))
+
+    def nearest(
+        self, codes: Collection[int], ids: NDArray[np.integer], time: NDArray[Any], *, later: bool
+    ) -> NDArray[np.int64]:
+        """[N] The time of the last row of these codes until the time of each sample, or of the first one after it.
+
+        BAD_TIME without one. `ids` and `time`, all [N], are those of the samples; times are timestamps.
+        """
+        found = self.occurrences(codes)
+        self.database.name("marks", pa.table({"place": found.id, "time": found.time}))
+        self.database.name("samples", pa.table({"n": np.arange(len(ids)), "place": ids, "time": time}))
+        times = self.database.ask(
+            "SELECT marks.time FROM samples ASOF LEFT JOIN marks ON samples.place = marks.place "
+            f"AND samples.time {'<' if later else '>='} marks.time ORDER BY n"
+        )
+        return pc.fill_null(times["time"], BAD_TIME).to_numpy()
+
+    def last_times_since(self, starts: Occurrences) -> NDArray[np.int64]:
+        """The time of the last event from each start until the next one of its id; the start without any."""
+        self.database.name("starts", pa.table({"place": starts.id, "start": starts.time}))
+        found = self.database.ask(
+            f"WITH timed AS (SELECT place, time FROM events JOIN ids USING (id) WHERE {self.is_event} AND "
+            f"{self.is_timed}), last AS (SELECT starts.place, start, max(time) AS time FROM timed ASOF JOIN starts ON "
+            "timed.place = starts.place AND time >= start GROUP BY ALL) SELECT coalesce(last.time, start) AS time FROM "
+            "starts LEFT JOIN last USING (place, start) ORDER BY place, start"
+        )
+        return found["time"].to_numpy()
 
     @property
     def n_files(self) -> int:
@@ -110,22 +167,30 @@ class Events:
         return [Skip(str(file), reason, row, category=category, cells={FaultyCell(category): n}, of_stay=False)]
 
 
+def place_of(files: Sequence[tuple[int, Path]], row: int) -> tuple[str, int]:
+    """(file, row in it) of a row that is counted over all files. `files`: the row of the first of each, the file."""
+    first, file = files[bisect_right(files, row, key=lambda entry: entry[0]) - 1]
+    return str(file), row - first
+
+
 def read_events(
     files: Sequence[Path],
     columns: Columns,
     codes: EventCodes,
     flags: TimeFlags,
-    folder: Path,
+    database: Database,
     *,
     optional: Collection[str] = (),
-    hook: Hook | None = None,
+    untimed: bool = False,
+    no_event: str | None = None,
     form: Form = USUAL,
     wide: Wide | None = None,
 ) -> Events:
-    """Read the events of all files into a store in `folder`.
+    """Read the events of all files into a database.
 
-    Columns that are `optional` may be missing in a file. `hook` gets a part with its ids, codes and times, all [R], and
-    returns which rows are events. `wide` tables have a column a variable in place of those of variables and values.
+    Columns that are `optional` may be missing in a file. With `untimed`, rows without a time are for the source to
+    judge. Variables of the pattern `no_event` are no events. `wide` tables have a column a variable in place of those
+    of variables and values.
 
     Raises:
         InputError: a file cannot be read, a column is missing or of another type, nothing is a time, or a file is there
@@ -144,20 +209,21 @@ def read_events(
             for part in read_parts(file, needs, list(optional), free, form):
                 cells = part.columns[columns.time]
                 if events is None:
-                    some = cells if hook or cells.null_count < len(cells) else _first_times(files, columns.time, form)
-                    events = _start(file, some, columns, codes, flags, folder)
+                    some = (
+                        cells if untimed or cells.null_count < len(cells) else _first_times(files, columns.time, form)
+                    )
+                    time = in_column(str(file), columns.time, lambda: TimeColumn(some, *flags))  # noqa: B023
+                    events = Events(database, codes, time, files=[(0, file)])
                 clock = clock or clock_of(file, columns.time, cells, events, flags)
                 clocks.add(clock)
-                _add(events, part, n_rows, columns, clock, hook, values)
+                _add(events, part, n_rows, columns, clock, untimed, values)
                 n_rows += len(part)
                 events.n_rows = n_rows
                 bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
-    if not len(events.ids):
-        raise InputError(f"{files[0]}, column {columns.id}: none of the {n_rows:,} rows has an id.")
-    events.store.finish(len(events.ids))
-    events.notes += repeats(events.store, events.files)
+    _sort(events, columns, no_event)
+    events.notes += repeats(events.records, events.files)
     if n_dates := sum(clock.n_dates for clock in clocks):
         said = "without a time of day, among others that have one: midnight, before all else of that day"
         events.notes.append(f"{counted(n_dates, 'time')} {said}")
@@ -171,12 +237,6 @@ def _first_times(files: Sequence[Path], name: str, form: Form) -> pa.Array:
             if part.columns[name].null_count < len(part):
                 return part.columns[name]
     raise InputError(f"{files[0]}, column {name}: no row of {counted(len(files), 'file')} has a time.")
-
-
-def _start(file: Path, cells: pa.Array, columns: Columns, codes: EventCodes, flags: TimeFlags, folder: Path) -> Events:
-    time = in_column(str(file), columns.time, lambda: TimeColumn(cells, *flags))
-    store = EventStore(folder, time.dtype, has_set=columns.set is not None)
-    return Events(Ids(), store, codes, time, np.zeros(0, time.dtype), [(0, file)])
 
 
 def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: TimeFlags) -> TimeColumn:
@@ -197,12 +257,12 @@ def _add(
     n_rows: int,
     columns: Columns,
     clock: TimeColumn,
-    hook: Hook | None,
+    untimed: bool,
     values: Sequence[str] | None,
 ) -> None:
     """Add a part, whose first row is row `n_rows` over all files. `values` are the columns that are variables."""
     where, cells = str(part.file), part.columns
-    ids = in_column(where, columns.id, lambda: events.ids.add(cells[columns.id]))
+    ids = in_column(where, columns.id, lambda: as_id_texts(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     if values is not None:
         code, number, row = encode_wide(events.codes, where, cells, values, part.first_row)
@@ -215,30 +275,72 @@ def _add(
             lambda: events.codes.encode(cells[str(columns.variable)], value, text, part.first_row + row),
         )
     _note_rows_without_id(events, part, ids)
-    is_event = (ids[row] >= 0) & (code != LEFT_OUT)
     bad = is_bad(time)
-    if hook is not None:
-        is_event &= hook(part, ids, code, time)
-        bad &= np.asarray(cells[columns.time].is_valid())  # what has no time is for the source to judge
+    if untimed:
+        bad &= np.asarray(cells[columns.time].is_valid())
     _note_bad_times(events, n_rows, cells[columns.time], bad)
-    chosen, row = np.flatnonzero(is_event), row[is_event]
-    records = np.zeros(len(chosen), events.store.dtype)
-    of_events = (("id", ids[row]), ("code", code[chosen]), ("value", number[chosen]), ("time", time[row]))
-    for name, column in (*of_events, ("row", n_rows + row)):
-        records[name] = column
+    events.has_times |= not bad.all()
+    rows = {"id": ids.take(pa.array(row)), "code": code, "value": number, "time": time[row], "row": n_rows + row}
     if columns.set is not None:
         numbers = cells[columns.set]
-        records["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[row]
-    if events.store.append(records) > MOST_ROWS:
+        rows["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[row]
+    table = pa.table(rows)
+    events.database.append("events", table.filter(table["id"].is_valid()) if ids.null_count else table)
+
+
+def _sort(events: Events, columns: Columns, no_event: str | None) -> None:
+    """Number the ids, and keep the events of each together, in the order of their rows."""
+    database, codes = events.database, events.codes
+    left_out = [*codes.left_out_codes(), *([] if no_event is None else codes.matching(no_event))]
+    if left_out:
+        events.is_event = f"code NOT IN ({_listed(left_out)})"
+    is_event = events.is_event
+    timed = f"FILTER ({is_event} AND {events.is_timed})"
+    found = database.ask(
+        f"SELECT id, count(*) AS n, count(*) FILTER ({is_event}) AS n_events, min(time) {timed} AS first, "
+        f"max(time) {timed} AS last FROM events GROUP BY id ORDER BY id"
+    ).combine_chunks()
+    if not len(found):
+        raise InputError(f"{events.files[0][1]}, column {columns.id}: none of the {events.n_rows:,} rows has an id.")
+    most = found["n"].to_numpy().argmax()
+    if (n := found["n"][most].as_py()) > MOST_ROWS:
         raise InputError(
-            f"{where}: one id has more than {MOST_ROWS:,} rows, by row {part.first_row + len(ids):,}. Is "
-            f"{columns.id} the column of the stays (--id_column)?"
+            f"{events.files[0][1]}: the id {shown(found['id'][most].as_py())} has {n:,} rows, more than {MOST_ROWS:,}. "
+            f"Is {columns.id} the column of the stays (--id_column)?"
         )
-    _note_first_times(events, records["id"], records["time"])
+    numbers = id_numbers(found["id"].chunk(0))
+    if numbers is not None:
+        order = np.argsort(numbers)
+        found, numbers = found.take(order), numbers[order]
+    events.ids = Ids(found["id"].combine_chunks(), np.arange(1, len(found) + 1) if numbers is None else numbers)
+    bad = BAD_TIME if events.time.is_timestamp else np.nan
+    events.first_time, events.last_time = (pc.fill_null(found[name], bad).to_numpy() for name in ("first", "last"))
+    database.name("ids", pa.table({"id": events.ids.texts, "place": np.arange(len(found), dtype=np.int32)}))
+    fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
+    fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
+    events.records = Records(database.folder.parent, np.dtype(fields), found["n_events"].to_numpy())
+    events.records.write(_in_order(events, np.dtype(fields)))
 
 
-def _note_rows_without_id(events: Events, part: Part, ids: NDArray[np.int32]) -> None:
-    rows = np.flatnonzero(ids < 0)
+def _in_order(events: Events, kind: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """The events by id and row. One number that holds both is sorted in two thirds of the time."""
+    taken = ", ".join(name for name in kind.names or () if name not in ("id", "row"))
+    key = f"place::BIGINT * {events.n_rows} + row"
+    query = f"SELECT {key} AS key, {taken} FROM events JOIN ids USING (id) WHERE {events.is_event} ORDER BY key"
+    for batch in events.database.batches(query):
+        records = np.empty(len(batch), kind)
+        for name in batch.schema.names[1:]:
+            records[name] = batch[name].to_numpy()
+        records["id"], records["row"] = np.divmod(batch["key"].to_numpy(), events.n_rows)
+        yield records
+
+
+def _listed(codes: Collection[int]) -> str:
+    return ", ".join(map(str, codes)) or "NULL"
+
+
+def _note_rows_without_id(events: Events, part: Part, ids: pa.Array) -> None:
+    rows = np.flatnonzero(ids.is_null())
     if len(rows):
         events.without_id.append((part.file, part.first_row + int(rows[0]), len(rows)))
 
@@ -247,28 +349,9 @@ def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[n
     rows = np.flatnonzero(bad)
     for row in rows[: max(0, BAD_CELLS - len(events.bad_times))].tolist():
         events.bad_times[n_rows + row] = str(cells[row].as_py()) if cells[row].is_valid else ""
-    if len(rows) == len(bad) and is_bad(events.first_time).all() and cells.null_count < len(cells):  # none read yet
+    if len(rows) == len(bad) and not events.has_times and cells.null_count < len(cells):
         cell = next((cell for cell in cells.to_pylist() if cell is not None), None)
         raise InputError(
             f"{events.files[-1][1]}: no cell of the column of times can be read: {events.time.refused(cell)}. If times "
             "are written in another way, see --time_format and --time_unit."
         )
-
-
-def _note_first_times(events: Events, ids: NDArray[np.int32], time: NDArray[Any]) -> None:
-    missing, latest = (BAD_TIME, np.iinfo(np.int64).max) if events.time.is_timestamp else (np.nan, np.inf)
-    n_new = len(events.ids) - len(events.first_time)
-    events.first_time = np.append(events.first_time, np.full(n_new, missing, events.time.dtype))
-    good = ~is_bad(time)
-    found = np.unique(ids)
-    first = np.full(len(events.ids), latest, events.time.dtype) if len(found) * 8 > len(events.ids) else None
-    if first is None:  # few of many ids: work on these alone
-        local = np.searchsorted(found, ids)
-        first = np.full(len(found), latest, events.time.dtype)
-        np.minimum.at(first, local[good], time[good])
-    else:
-        np.minimum.at(first, ids[good], time[good])
-        first = first[found]
-    old = events.first_time[found]
-    lower = (first != latest) & (is_bad(old) | (first < old))
-    events.first_time[found[lower]] = first[lower]

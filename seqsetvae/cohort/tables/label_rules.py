@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.events import Events, clock_of
+from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of
 from seqsetvae.cohort.tables.forms import Form
 from seqsetvae.cohort.tables.read import read_parts
 from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of
-from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeFlags, is_bad
+from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.errors import InputError, shown
 
 EACH_ROW = "each_row"
@@ -86,7 +86,7 @@ def _refuse_ties(
     elif how.rule == "last":
         tied = tied[time[tied] == time[np.searchsorted(ids, ids[tied], "right") - 1]]
     if len(tied):
-        stay, at = list(events.ids.position)[ids[tied[0]]], events.time.text(time[tied[0]])
+        stay, at = events.ids.texts[ids[tied[0]]].as_py(), events.time.text(time[tied[0]])
         advice = "Keep one of these rows" + ", or use --label_of any" * (how.rule != EACH_ROW)
         raise InputError(
             f"--label_of {how.rule}: stay {shown(stay)} has rows with {how.column} 0 and with 1 at one time, {at} "
@@ -132,14 +132,6 @@ def prediction_grid(start: NDArray[Any], last: NDArray[Any], hours: Sequence[flo
     return LabelRows(ids.astype(np.int32), time, np.full(len(ids), -1, dtype=np.int8), [note])
 
 
-class Occurrences(NamedTuple):
-    """When an event occurred: the arrays [E] are sorted by id and time."""
-
-    id: NDArray[np.integer]  # position among the ids
-    time: NDArray[Any]
-    opens: NDArray[np.bool_] | None = None  # those that open a stay, so that they are not in it; None: none does
-
-
 def event_labels(
     rows: LabelRows, name: str, horizon: float | None, found: Occurrences, since: NDArray[Any] | None = None
 ) -> LabelRows:
@@ -156,14 +148,13 @@ def event_labels(
     """
     assert rows.time is not None, "the flags were checked"
     ids, time = found.id, found.time
-    in_stay = np.ones(len(ids), bool) if found.opens is None else ~found.opens
     unit = 60 * MICROSECONDS if time.dtype == np.int64 else 60.0
     first, end = np.searchsorted(ids, rows.id), np.searchsorted(ids, rows.id, side="right")
     latest = np.full(len(rows.id), np.inf) if horizon is None else rows.time + horizon * unit
     label, had = np.zeros(len(rows.id), np.int8), np.zeros(len(rows.id), bool)
     for at in np.flatnonzero(end > first).tolist():
         times = time[first[at] : end[at]]
-        before = (times < rows.time[at]) & in_stay[first[at] : end[at]]
+        before = (times < rows.time[at]) & ~found.opens[first[at] : end[at]]
         had[at] = (before if since is None else before & (times >= since[at])).any()
         label[at] = ((times >= rows.time[at]) & (times <= latest[at])).any()
     within = "at any later time" if horizon is None else f"within {horizon:g} hours"
@@ -189,7 +180,7 @@ def occurrences(name: str, events: Events, codes: EventCodes) -> Occurrences:
 
     Args:
         name: a variable, or a level NAME=level, by its name in the tables or in the cohort.
-        events: in a finished store.
+        events: of the source.
         codes: of their variables.
 
     Raises:
@@ -198,20 +189,4 @@ def occurrences(name: str, events: Events, codes: EventCodes) -> Occurrences:
     wanted = codes.named(name)
     if not codes.counts[wanted].any():
         raise InputError(f"--label_event {name}: {_why_absent(name, codes)}")
-    found = []
-    for records in events.store.blocks():
-        keep = np.append(wanted, False)[records["code"]] & ~is_bad(records["time"])
-        found.append((records["id"][keep].astype(np.int64), records["time"][keep]))
-    ids, time = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((time, ids))
-    return Occurrences(ids[order], time[order])
-
-
-def last_times(events: Events) -> NDArray[Any]:
-    """[D] The time of the last event of each id; bad without any that has a time."""
-    lowest = np.iinfo(np.int64).min if events.time.is_timestamp else -np.inf
-    last = np.full(len(events.ids), lowest, events.time.dtype)
-    for records in events.store.blocks():
-        good = ~is_bad(records["time"])
-        np.maximum.at(last, records["id"][good], records["time"][good])
-    return np.where(last == lowest, BAD_TIME if events.time.is_timestamp else np.nan, last)
+    return events.occurrences(np.flatnonzero(wanted).tolist())

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.plausibility import scrambled
 from seqsetvae.cohort.skipped import counted
-from seqsetvae.cohort.tables.store import EventStore
+from seqsetvae.cohort.tables.database import Records
 from seqsetvae.errors import InputError
 
 TOO_MANY = 0.5  # of the events of a file: so many are in another file only where one is there twice
 FEWEST = 10  # events that are: fewer may be equal by chance
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-def repeats(store: EventStore, files: Sequence[tuple[int, Path]]) -> list[str]:
+def repeats(events: Records, files: Sequence[tuple[int, Path]]) -> list[str]:
     """How many events occur twice, in words; empty if none does. `files`: row of the first of each, counted over all.
 
     Raises:
@@ -29,7 +29,7 @@ def repeats(store: EventStore, files: Sequence[tuple[int, Path]]) -> list[str]:
     first_row = np.array([row for row, _ in files])
     pairs: Counter[tuple[int, int]] = Counter()
     size = np.zeros(len(files), dtype=np.int64)
-    for records in store.blocks():
+    for records in events.blocks():
         pairs.update(_pairs(records, first_row))
         size += _by_file(records, first_row)
     for (one, other), n in pairs.items():
@@ -58,9 +58,11 @@ def _by_file(records: NDArray[Any], first_row: NDArray[np.int64]) -> NDArray[np.
 def _pairs(records: NDArray[Any], first_row: NDArray[np.int64]) -> Counter[tuple[int, int]]:
     """(file of the first, file of another) for all events that are equal to an earlier one, with their number."""
     value = np.where(np.isnan(records["value"]), np.nan, records["value"] + 0.0)  # + 0.0: minus zero equals zero
-    key = scrambled(records["id"].astype(np.uint64) << np.uint64(32) | records["code"].astype(np.uint32))
-    key = scrambled(key ^ value.view(np.uint64))
-    key = scrambled(key ^ np.ascontiguousarray(records["time"]).view(np.uint64))
+    key = records["id"].astype(np.uint64) << np.uint64(32) | records["code"].astype(np.uint32)
+    for column in (value, np.ascontiguousarray(records["time"]), np.zeros(len(key))):
+        key *= _FACTOR  # odd, so that different numbers stay different
+        key ^= key >> np.uint64(32)
+        key ^= column.view(np.uint64)
     in_order = np.sort(key)
     twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
     if not len(twice):

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import id_numbers
@@ -16,6 +17,8 @@ from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.stay_table import LabelRows
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
 from seqsetvae.cohort.tidy import Stay
+
+MADE_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,15 @@ class Samples:
 
     def stay(self, at: int) -> Stay:
         """One sample as the compiler knows it."""
-        minute = float(minutes(self.end[at : at + 1], self.start[at : at + 1])[0])
-        where = f"{self.source}, id {self.id_text[int(self.id[at])].as_py()}"
-        end = None if is_bad(self.end[at : at + 1])[0] else minute
-        return Stay(int(self.stay_id[at]), where, "", int(self.subject[at]), end)
+        return self.stays(np.array([at]))[0]
+
+    def stays(self, at: NDArray[np.int64]) -> list[Stay]:
+        """These samples as the compiler knows them."""
+        some = self.take(at)
+        texts = self.id_text.take(pa.array(some.id)).to_pylist()
+        ends = [None if minute != minute else minute for minute in some.minute.tolist()]
+        each = zip(some.stay_id.tolist(), texts, some.subject.tolist(), ends, strict=True)
+        return [Stay(number, f"{self.source}, id {text}", "", subject, end) for number, text, subject, end in each]
 
 
 class SampleList(Sequence[Stay]):
@@ -63,7 +71,8 @@ class SampleList(Sequence[Stay]):
         return len(self._chosen)
 
     def __iter__(self) -> Iterator[Stay]:
-        return map(self._samples.stay, self._chosen.tolist())
+        for start in range(0, len(self), MADE_AT_ONCE):
+            yield from self._samples.stays(self._chosen[start : start + MADE_AT_ONCE])
 
     @overload
     def __getitem__(self, at: int) -> Stay: ...
@@ -87,27 +96,26 @@ def make_samples(
         subject: [D] the patient of each id; None: every id is a patient.
         labels: None: no sample has a label.
     """
-    texts = list(events.ids.position)
-    rank, numbers = _ranks(texts)
+    numbers = events.ids.number
     timed = labels is not None and labels.time is not None
     if timed:
         assert labels is not None
         assert labels.time is not None
-        order = np.lexsort((labels.time, rank[labels.id]))
+        order = np.lexsort((labels.time, labels.id))
         ids, time, label = labels.id[order], labels.time[order], labels.label[order]
         again = np.zeros(len(ids), dtype=bool)
         again[1:] = (ids[1:] == ids[:-1]) & (time[1:] == time[:-1])
         ids, time, label = ids[~again], time[~again], label[~again]
     else:
-        ids = np.argsort(rank).astype(np.int32)
-        of_id = np.full(len(texts), -1, dtype=np.int8)
+        ids = np.arange(len(numbers), dtype=np.int32)
+        of_id = np.full(len(numbers), -1, dtype=np.int8)
         if labels is not None:
             of_id[labels.id] = labels.label
         label, time = of_id[ids], no_time(len(ids), start.dtype)
     subject_of_id = numbers if subject is None else _subjects(subject)
     once = len(np.unique(ids)) == len(ids)
     stay_id = numbers[ids] if once else np.arange(1, len(ids) + 1)
-    return Samples(source, pa.array(texts), stay_id, subject_of_id[ids], ids, start[ids], time, label)
+    return Samples(source, events.ids.texts, stay_id, subject_of_id[ids], ids, start[ids], time, label)
 
 
 def no_time(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -120,17 +128,12 @@ def minutes(time: NDArray[Any], start: NDArray[Any]) -> NDArray[np.float64]:
     return (time - start) / MICROSECONDS if time.dtype == np.int64 else time - start
 
 
-def _ranks(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(place of each id in their order [D]; the number of each id [D]: itself, or its place in the order of texts)."""
-    numbers = id_numbers(texts)
-    order = np.argsort(np.array(texts, dtype=object) if numbers is None else numbers, kind="stable")
-    rank = np.empty(len(texts), dtype=np.int64)
-    rank[order] = np.arange(len(texts))
-    return rank, rank + 1 if numbers is None else numbers
-
-
 def _subjects(column: pa.Array) -> NDArray[np.int64]:
-    """[D] The number of each id's patient; -1 where the column is empty, which the caller has refused."""
+    """[D] The number of each id's patient: itself, or its place among their texts. The caller refused empty cells."""
     encoded = column.dictionary_encode()
-    _, numbers = _ranks(encoded.dictionary.to_pylist())
+    texts = encoded.dictionary
+    numbers = id_numbers(texts)
+    if numbers is None:
+        numbers = np.empty(len(texts), dtype=np.int64)
+        numbers[pc.array_sort_indices(texts).to_numpy()] = np.arange(1, len(texts) + 1)
     return numbers[encoded.indices.to_numpy(zero_copy_only=False)]

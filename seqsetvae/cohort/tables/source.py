@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events
-from seqsetvae.cohort.tables.first_rows import Later
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
+from seqsetvae.cohort.tables.stay_table import Later
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
 from seqsetvae.cohort.tidy import (
     LARGEST,
@@ -86,7 +86,7 @@ class EventSource:
 
         Args:
             description: of the source, for the manifest.
-            events: in a finished store.
+            events: read.
             decision: what becomes of each code.
             columns: their names, for messages.
             samples: in the order of their numbers.
@@ -106,7 +106,7 @@ class EventSource:
     def read(self, stays: Sequence[Stay]) -> Rows:
         """The rows of these stays; rows of a faulty stay are left out, and the fault is in `skips`."""
         at = np.searchsorted(self.samples.stay_id, [stay.stay_id for stay in stays])
-        records, n_rows = self.events.store.read(self.samples.id[at].astype(np.int64))
+        records, n_rows = self.events.records.read(self.samples.id[at].astype(np.int64))
         records, n_rows = self._with_facts(records, n_rows, at)
         stay_of = np.repeat(np.arange(len(stays)), n_rows)
         code = records["code"]
