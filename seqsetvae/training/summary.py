@@ -237,6 +237,6 @@ def _chance_advice(best: Row, positives: int, negatives: int) -> list[str]:
     else:
         return []
     return [
-        f"{finding} Check that the loading table shows the whole backbone, that stats.csv and cached.csv are those of "
-        "the pretraining, and the labels (python data.py check)."
+        f"{finding} Check the labels (python data.py check). Of a pretrained backbone, that the loading table shows "
+        "the whole of it, and that stats.csv and cached.csv are those of the pretraining."
     ]
