@@ -88,4 +88,5 @@ def _window(arguments: Namespace, samples: Samples) -> str:
         return f"each stay is predicted at hour {arguments.until_hour:g}, from earlier events alone"
     if not n_timed:
         return "there are no prediction times: the events of whole stays are used"
-    return f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}, each from events before its time alone"
+    what = f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}"
+    return f"{what}, each from events before its time alone; without any it is left out"
