@@ -44,7 +44,7 @@ def _has_settings_of_matplotlib() -> bool:
     home = os.path.expanduser("~")  # noqa: PTH111, Path raises an error where there is no home
     files += [Path(home, inner, "matplotlibrc") for inner in (".config/matplotlib", ".matplotlib")]
     is_named = any(name in os.environ for name in ("MPLBACKEND", "MATPLOTLIBRC"))
-    return is_named or any(os.path.lexists(file) for file in ["matplotlibrc", *files])
+    return is_named or any(os.path.lexists(file) for file in [Path("matplotlibrc"), *files])
 
 
 def require_usable() -> None:

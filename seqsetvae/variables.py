@@ -49,3 +49,10 @@ def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[s
         unknown = set(cohort.vocabulary) - set(known)
         found |= dict.fromkeys(unknown, "is unknown to the pretrained checkpoint")
     return dict(sorted(found.items()))
+
+
+def reads_no_value(cohort: Cohort, transform: ValueTransform) -> bool:
+    """Whether there are numbers, beside levels of categories, and a model reads none of them."""
+    statistics = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    numbers = [name for name, mean, std in statistics if (mean, std) != (0, 1)]
+    return bool(numbers) and not any(map(transform.values_read, numbers))

@@ -33,7 +33,7 @@ from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
 from seqsetvae.training.trackers import trackers
-from seqsetvae.variables import not_used
+from seqsetvae.variables import not_used, reads_no_value
 
 
 def start_run(
@@ -81,6 +81,11 @@ def start_run(
     print(f"Window: {config[WINDOW]}")
     if config[NOT_USED]:
         print(f"Variables that the model does not use, or not wholly: {len(config[NOT_USED]):,}; see {CONFIG}")
+    if reads_no_value(data.cohort, data.transform):
+        print(
+            "⚠️  No value is read: every variable has fewer training values than min_count, so the model sees only "
+            "which variables occur and when. For a new model pass a smaller --min_count, such as 0."
+        )
     tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
     found = Run(
         module=module,
