@@ -41,7 +41,7 @@ class Architecture(Protocol):
 
         - fit(cohort, batches), called once for a new model with batches of training stays;
         - n_inputs, the number of inputs that `fit` found; 0 is an error;
-        - start_small(n_stays), called once for a new model with the number of labelled training stays, and
+        - start_small(n_stays, batches, embeddings), called once for a new model with the labelled training stays, and
           after_step(lr), called after each optimizer step that trains it;
         - variable_table(cohort), which takes the place of the embeddings in all of these;
         - summarizer(variables), which returns what is to be computed of a batch on the host: batch -> batch.prepared,

@@ -246,8 +246,6 @@ def module_and_data(
     n_stays = labelled_stays(cohort)
     if is_new:
         fit_to_training_stays(backbone, data)
-        if hasattr(backbone, "start_small"):
-            backbone.start_small(n_stays)
     if getattr(backbone, "n_inputs", 1) == 0:
         raise InputError(
             f"{cohort.path}: the model has no input: in "
@@ -257,6 +255,8 @@ def module_and_data(
     variables = variable_table(backbone, cohort, settings.run)
     in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
     data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
+    if is_new and hasattr(backbone, "start_small"):
+        backbone.start_small(n_stays, data.loader("train"), variables)
     data, trees = grow_trees(settings.trees, backbone, variables, data)
     return build(settings, backbone, variables, cohort, transform, trees), data
 

@@ -15,8 +15,9 @@ from seqsetvae.architectures.variable_summaries import backbone, derived, encodi
 from seqsetvae.architectures.variable_summaries.backbone import Backbone, most_present
 from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS, Encoding, count_below
 from seqsetvae.architectures.variable_summaries.prepare import Summaries, named_rows
-from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS, plain_summaries
-from seqsetvae.architectures.variable_summaries.sizes import Sizes
+from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS, plain_relevance, plain_summaries
+from seqsetvae.architectures.variable_summaries.relevance import relevance
+from seqsetvae.architectures.variable_summaries.sizes import FEW_STAYS, Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
 from seqsetvae.batch import Batch
 from seqsetvae.cohort.transform import ZScore
@@ -372,11 +373,70 @@ def test_a_checkpoint_keeps_the_inputs_that_it_was_fitted_with(monkeypatch: pyte
     np.testing.assert_array_equal(loaded.table(batch, VARIABLES), network.table(batch, VARIABLES))
 
 
+def _labelled(decided: bool, n_stays: int = 200) -> list[Batch]:
+    """Stays with three values of variable 0, the last of which may decide the label, and one of variable 1."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(n_stays, 4))
+    stays = [[(60.0 * hour, [(0, row[hour])] + [(1, row[3])] * (hour == 0)) for hour in range(3)] for row in values]
+    label = values[:, 2] > 0.8 if decided else rng.random(n_stays) > 0.5
+    halves = [slice(0, n_stays // 2), slice(n_stays // 2, None)]
+    return [replace(tiny.batch_of(stays[half]), label=torch.from_numpy(label[half]).long()) for half in halves]
+
+
+def test_relevance_is_that_of_the_plain_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, stays, batch = _network(monkeypatch)
+    label = torch.from_numpy(np.random.default_rng(0).integers(0, 2, len(stays)))
+    summaries = network.summaries(batch, VARIABLES)
+    found, of_combinations = relevance([summaries], [label], tiny.VARIABLES, n_inputs=2)
+    dense = torch.full((len(stays), *found.shape), torch.nan, dtype=torch.float64)
+    dense[summaries.stay, summaries.variable] = summaries.values.double()
+    columns = torch.cat([dense.flatten(1), summaries.combinations], dim=1).T.tolist()
+    plain = [plain_relevance(column, label.tolist(), n_inputs=2) for column in columns]
+    np.testing.assert_allclose(torch.cat([found.flatten(), of_combinations]), plain, atol=1e-6)
+    assert 0 < np.count_nonzero(plain) < len(plain)
+
+
+def test_a_summary_that_alone_decides_begins_large_and_is_never_dropped() -> None:
+    torch.manual_seed(0)
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=NAMES, summary_width=64, summary_dropout=0.5))
+    batches, last, mean = _labelled(decided=True), SUMMARIES.index("last"), SUMMARIES.index("mean")
+    network.fit(_cohort(), batches)
+    before = network.weight.detach().clone()
+    network.start_small(len(batches) * 100, batches, VARIABLES)
+    grown = (network.weight.detach() / before).view(*network.used.shape, -1).mean(2)
+    assert grown[0, last] > 10
+    assert grown[1, last] < grown[0, mean] < grown[0, last] / 4
+    encoded = torch.ones(2000, len(SUMMARIES), 2)
+    assert network.kept is not None
+    dropped = network._dropped(encoded, True, network.kept[torch.tensor([0, 1] * 1000)])
+    assert torch.equal(dropped[::2, last], encoded[::2, last])
+    assert float((dropped[1::2, last] == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+    torch.testing.assert_close(dropped.mean((0, 2)), torch.ones(len(SUMMARIES)), rtol=0, atol=0.1)
+
+
+def test_many_stays_begin_as_usual_and_no_label_is_read() -> None:
+    torch.manual_seed(0)
+    network = variable_summaries.build(Sizes(input_dim=12, vocabulary=NAMES, summary_width=6))
+    network.fit(_cohort(), _labelled(decided=True))
+    before = network.weight.detach().clone()
+    network.start_small(FEW_STAYS, (pytest.fail("a batch is read") for _ in range(1)), VARIABLES)
+    assert torch.equal(network.weight, before)
+    assert network.kept is None
+
+
+def test_labels_of_another_task_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, *_ = _network(monkeypatch)
+    batches = [replace(batch, target=torch.zeros(len(batch.label), 2)) for batch in _labelled(decided=True)]
+    network.start_small(200, batches, VARIABLES)
+    assert network.kept is not None
+    torch.testing.assert_close(network.kept.float(), torch.full_like(network.kept, 0.6).float())
+
+
 def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network, *_ = _network(monkeypatch)
     network.after_step(lr=1e-2)
     assert network.shrinkage == 0  # until `start_small`, and with many stays after it too
-    network.start_small(420)
+    network.start_small(420, _labelled(decided=False), VARIABLES)
     before = network.weight.detach().clone()
     network.after_step(lr=1e-3)
     groups = [weight.view(-1, network.encoding.width * 6) for weight in (before, network.weight.detach())]

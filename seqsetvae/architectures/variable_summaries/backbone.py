@@ -24,6 +24,7 @@ from seqsetvae.architectures.variable_summaries.prepare import (
     measured,
     named_rows,
 )
+from seqsetvae.architectures.variable_summaries.relevance import Relevance, relevance
 from seqsetvae.architectures.variable_summaries.sizes import Sizes, shrinkage_for
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours
 from seqsetvae.batch import Batch, map_tensors
@@ -33,6 +34,8 @@ from seqsetvae.ops.grouped import grouped_products
 MAX_COLUMNS = 5_000  # summaries in `table`: those that most training stays have; 128 MB for 6,400 stays
 CLIPPED = 0.001  # share of a variable's training values beyond each bound: typing errors (pH 735) are among them
 SMALL = 0.1  # of the usual initial weights, where they shrink
+LARGE = 20.0  # times the square of its relevance, which those of a summary have in addition
+DECIDES = 0.5  # relevance from which a summary is never dropped
 COUNT = SUMMARIES.index("count")
 FITTED = ("edges", "center", "used")
 LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
@@ -58,6 +61,8 @@ class Backbone(nn.Module):
     learned_bias: torch.Tensor
     forecast_weight: torch.Tensor
     forecast_bias: torch.Tensor
+    kept: torch.Tensor | None
+    combinations_kept: torch.Tensor | None
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -78,6 +83,11 @@ class Backbone(nn.Module):
             self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.n_places))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
+        for name in (
+            "kept",
+            "combinations_kept",
+        ):  # probabilities in training, see `start_small`; None: the same for all
+            self.register_buffer(name, None, persistent=False)
         if sizes.forecasts:
             self._keep_learned(torch.zeros(sizes.forecasts, width), torch.zeros(sizes.forecasts))
         self._initialize(n_variables * n_summaries + n_combinations)
@@ -88,13 +98,31 @@ class Backbone(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def start_small(self, n_stays: int) -> None:
-        """Of few labelled training stays: let the weights begin small, and shrink in each step (`shrinkage_for`)."""
+    def start_small(self, n_stays: int, batches: Iterable[Batch], variables: torch.Tensor) -> None:
+        """Of few labelled training stays: let the weights begin small, and shrink in each step (`shrinkage_for`).
+
+        Those of a summary that alone explains the label begin large, and it is not dropped: else the network would mix
+        it with those that resemble it, such as a last value with the means of the last hours.
+        `batches` are of these stays; with many they are not read.
+        """
         self.shrinkage = shrinkage_for(n_stays)
-        if self.shrinkage:
-            with torch.no_grad():
-                self.weight.mul_(SMALL)
-                self.combination_weight.mul_(SMALL)
+        if not self.shrinkage:
+            return
+        found = self._relevance(list(batches), variables)
+        for weight, of_each in zip((self.weight, self.combination_weight), found, strict=True):
+            groups = weight.detach().view(of_each.numel(), -1)
+            groups.mul_((SMALL + LARGE * of_each.square()).reshape(-1, 1).to(groups))
+        dropout = self.sizes.summary_dropout
+        self.kept, self.combinations_kept = (
+            1 - dropout * (1 - of_each / DECIDES).clamp_min(0)[..., None] for of_each in found
+        )
+
+    def _relevance(self, batches: list[Batch], variables: torch.Tensor) -> Relevance:
+        """`relevance` of each summary and combination; 0 where the task is not one binary label."""
+        if any(batch.target is not None for batch in batches):
+            return torch.zeros(self.used.shape), torch.zeros(self.combination_used.shape)
+        summaries = [map_tensors(self.summaries(batch, variables), torch.Tensor.cpu) for batch in batches]
+        return relevance(summaries, [batch.label for batch in batches], len(self.used), self.n_inputs)
 
     @torch.no_grad()
     def after_step(self, lr: float) -> None:
@@ -214,7 +242,8 @@ class Backbone(nn.Module):
 
     def _of_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
         """What each pair adds: [P, H]; one product for each variable that occurs."""
-        encoded = self._dropped(self.encoding.encode(summaries.places.to(dtype)), drops)
+        kept = None if self.kept is None else self.kept[summaries.variable]
+        encoded = self._dropped(self.encoding.encode(summaries.places.to(dtype)), drops, kept)
         if drops and self.sizes.variable_dropout:
             kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
@@ -222,13 +251,17 @@ class Backbone(nn.Module):
 
     def _of_combinations(self, places: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
         """What the combinations add: [N, C, Q] → [N, H]."""
-        return self._dropped(self.encoding.encode(places.to(weight.dtype)), drops).flatten(1) @ weight
+        encoded = self._dropped(self.encoding.encode(places.to(weight.dtype)), drops, self.combinations_kept)
+        return encoded.flatten(1) @ weight
 
-    def _dropped(self, encoded: torch.Tensor, drops: bool) -> torch.Tensor:
-        """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W]."""
+    def _dropped(self, encoded: torch.Tensor, drops: bool, kept: torch.Tensor | None) -> torch.Tensor:
+        """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W].
+
+        `kept` is the probability that each is not, [F, 1] or [R, F, 1].
+        """
         if not drops or not self.sizes.summary_dropout:
             return encoded
-        keep = 1 - self.sizes.summary_dropout
+        keep = 1 - self.sizes.summary_dropout if kept is None else kept.to(encoded.dtype)
         return encoded * (torch.rand(*encoded.shape[:2], 1, device=encoded.device) < keep) / keep
 
     def keep_pretrained(self, weights: Mapping[str, torch.Tensor]) -> None:

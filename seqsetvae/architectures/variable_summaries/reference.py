@@ -79,6 +79,23 @@ def plain_normal_score(number: float, edges: Sequence[float], center: Sequence[f
     return [NormalDist().inv_cdf(position) - center[0], 1.0]
 
 
+def plain_relevance(numbers: Sequence[float], labels: Sequence[int], n_inputs: int) -> float:
+    """The share of the labels' entropy that the best threshold of a number explains, less what chance gives."""
+    n, whole, best = len(labels), _entropy(labels), 0.0
+    for threshold in (number for number in numbers if np.isfinite(number)):
+        for is_inside in (np.less_equal, np.greater):  # neither holds for a number that is missing
+            sides: list[list[int]] = [[], []]
+            for number, label in zip(numbers, labels, strict=True):
+                sides[bool(is_inside(number, threshold))].append(label)
+            best = max(best, whole - sum(len(side) * _entropy(side) for side in sides) / n)
+    return max(0.0, (best - np.log(n * n_inputs) / n) / whole)
+
+
+def _entropy(labels: Sequence[int]) -> float:
+    shares = [labels.count(value) / len(labels) for value in set(labels)]
+    return -sum(share * float(np.log(share)) for share in shares)
+
+
 PLAIN_ENCODINGS: dict[str, Callable[[float, Sequence[float], Sequence[float]], list[float]]] = {
     "normal_scores": plain_normal_score,
     "piecewise_linear": plain_piecewise_linear,
