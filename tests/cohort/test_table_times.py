@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import open_cohort
-from seqsetvae.cohort.tables.times import TimeColumn, is_bad
-from seqsetvae.cohort.tables.zones import find_zone
+from seqsetvae.cohort.tables.times import TimeColumn, find_zone, is_bad
 from seqsetvae.errors import InputError
 
 from .test_compile import sets_of

@@ -26,10 +26,10 @@ from seqsetvae.cohort.sidefiles import (
 )
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
-from seqsetvae.cohort.sources.event_flags import BY_NAME
 from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
 from seqsetvae.cohort.sources.said import decided_for, found_in
 from seqsetvae.cohort.sources.stay_end import StayEnd, end_notes, end_skips, ended
+from seqsetvae.cohort.sources.table_flags import BY_NAME
 from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.samples import Samples

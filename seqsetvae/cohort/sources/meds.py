@@ -8,15 +8,8 @@ import numpy as np
 
 from seqsetvae.cohort.imported import NO_LABEL
 from seqsetvae.cohort.sources.assemble import Found, assemble
-from seqsetvae.cohort.sources.event_flags import (
-    add_label_flags,
-    add_shared_flags,
-    check_shared_flags,
-    database_beside,
-    new_codes,
-)
+from seqsetvae.cohort.sources.meds_codes import END, START, Facts, Marks
 from seqsetvae.cohort.sources.meds_export import is_export, open_export
-from seqsetvae.cohort.sources.meds_facts import Facts
 from seqsetvae.cohort.sources.meds_files import (
     BIRTH,
     CODE,
@@ -37,8 +30,14 @@ from seqsetvae.cohort.sources.meds_files import (
     unread,
     value_column,
 )
-from seqsetvae.cohort.sources.meds_marks import END, START, Marks
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.table_flags import (
+    add_label_flags,
+    add_shared_flags,
+    check_shared_flags,
+    database_beside,
+    new_codes,
+)
 from seqsetvae.cohort.sources.table_labels import RULES, add_code_rule_flags, check_label_flags
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events

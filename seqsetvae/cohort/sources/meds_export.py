@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.exports.meds import ADMISSION, ETL
 from seqsetvae.cohort.sources.assemble import Found, assemble
-from seqsetvae.cohort.sources.event_flags import database_beside, new_codes
 from seqsetvae.cohort.sources.meds_files import (
     CODE,
     PREDICTION_TIME,
@@ -25,6 +24,7 @@ from seqsetvae.cohort.sources.meds_files import (
     task_name,
 )
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.table_flags import database_beside, new_codes
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, read_events
 from seqsetvae.cohort.tables.read import table_files

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -166,16 +167,15 @@ def own_split(arguments: Namespace, files: Sequence[Path], events: Events, sampl
             f"{others[0]}: is in no folder of a split, and other files are; {file} is not there. Divide the subjects: "
             "--fractions or --fold."
         )
-    split = np.full(len(events.ids), -1, dtype=np.int8)
-    for each, name in named.items():
-        at = SPLITS.index(SPLIT_NAMES[str(name)])
-        for part in read_parts(each, [SUBJECT]):
-            ids = events.ids.find(part.columns[SUBJECT])[0]
-            ids = ids[ids >= 0]
-            if not np.isin(split[ids], (-1, at)).all():
-                raise InputError(f"{each}: has events of subjects that are in the folder of another split too.")
-            split[ids] = at
-    return split[samples.id]
+    of_row = {first: SPLITS.index(SPLIT_NAMES[str(named[file])]) for first, file in events.files}
+    events.database.name("files", pa.table({"first": list(of_row), "split": list(of_row.values())}))
+    found = events.database.ask(
+        "SELECT place, min(split) AS split, max(split) AS other FROM events JOIN ids USING (id) ASOF JOIN files ON "
+        "row >= first GROUP BY place ORDER BY place"
+    )
+    if pc.any(pc.not_equal(found["split"], found["other"])).as_py():
+        raise InputError(f"{src / 'data'}: has events of subjects that are in the folder of another split too.")
+    return found["split"].to_numpy().astype(np.int8)[samples.id]
 
 
 def split_folder(src: Path, file: Path) -> str | None:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources import table
-from seqsetvae.cohort.sources.event_flags import add_label_flags, add_shared_flags, spool_folder
 from seqsetvae.cohort.sources.made_files import MadeFiles
 from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.table_flags import add_label_flags, add_shared_flags, spool_folder
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
 from seqsetvae.cohort.tables.read import SUFFIXES, column_names, read_parts, table_files

@@ -14,18 +14,20 @@ from seqsetvae.cohort.names import columns_are, quoted
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
-from seqsetvae.cohort.sources.event_flags import (
+from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.stay_end import StayEnd
+from seqsetvae.cohort.sources.table_flags import (
+    add_form_flags,
     add_label_flags,
     add_shared_flags,
     add_time_flags,
     check_shared_flags,
     database_beside,
+    form_of,
     new_codes,
     time_flags,
+    wide_of,
 )
-from seqsetvae.cohort.sources.form_flags import add_form_flags, form_of, wide_of
-from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.stay_end import StayEnd
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags, check_label_flags, find_labels, label_name
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes

@@ -3,7 +3,7 @@
 Letters: D ids, M rows of a table of labels.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,7 @@ from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_col
 from seqsetvae.cohort.tables.events import Columns, Events, clock_of, place_of
 from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
-from seqsetvae.cohort.tables.times import BAD_TIME, TimeFlags, comparable, is_bad
-from seqsetvae.cohort.tables.zones import DAY
+from seqsetvae.cohort.tables.times import BAD_TIME, DAY, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
 
 _ALLOWED_LABELS = "0, 1, false, true, empty"
@@ -71,69 +70,59 @@ def per_id(
         InputError: not readable, a column is missing, an id has two values or lacks a fact on some of its rows, or no
             id of the events is in the table.
     """
-    database, n_ids, where = events.database, len(events.ids), files[0] if len(files) == 1 else files[0].parent
-    parts = enumerate(_fact_rows(files, id_column, columns, events, patients, dated if facts else None, form))
-    places: list[tuple[int, Path]] = []
-    example = None
-    for at, (place, cell, rows) in parts:
-        example = cell if at == 0 else example
-        places.append(place)
-        database.append("facts", rows)
-    if example is None and not places:
-        return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
-    name_of = {name: f"c{at}" for at, name in enumerate(columns)}
-    asked = [f"min({c}) AS low_{c}, max({c}) AS high_{c}, count({c}) AS n_{c}" for c in name_of.values()]
-    if facts and dated is not None:
-        first = f"min({{'time': coalesce(time, {_latest(events)}), 'row': row, 'set': set}})"
-        asked += [f"{first} FILTER ({name_of[name]} IS NOT NULL) AS first_{name_of[name]}" for name in facts]
-    found = database.ask(
-        f"SELECT place, grouped.* FROM ids LEFT JOIN (SELECT id, {', '.join(['count(*) AS n', *asked])} FROM facts "
-        "GROUP BY id) AS grouped USING (id) ORDER BY place"
-    ).combine_chunks()
-    n_rows = database.ask("SELECT count(*) AS n FROM facts")["n"][0].as_py()
-    has_row = np.asarray(found["n"].is_valid())
-    events.notes += match_notes(
-        where, id_column, events, n_rows, pc.sum(found["n"]).as_py() or 0, int(has_row.sum()), example, most=True
-    )
-    for name, column in name_of.items():
-        if pc.any(pc.not_equal(found[f"low_{column}"], found[f"high_{column}"])).as_py():
-            raise _contradiction(places, id_column, name, column, events)
-        if name in facts and dated is None:
-            _refuse_partial(where, name, events, found["n"], found[f"n_{column}"])
-    later = {name: _later(events, found[f"first_{name_of[name]}"]) for name in facts} if dated is not None else {}
-    database.drop("facts")
-    return OfIds({name: found[f"low_{column}"].chunk(0) for name, column in name_of.items()}, has_row, later)
-
-
-def _fact_rows(
-    files: Sequence[Path],
-    id_column: str,
-    columns: Sequence[str],
-    events: Events,
-    patients: Collection[str | None],
-    dated: Dated | None,
-    form: Form,
-) -> Iterator[tuple[tuple[int, Path], object, pa.Table]]:
-    """Part by part (row of the file's first, counted over all, and file; the first cell of ids; id, row and cells)."""
-    others = [] if dated is None else [dated.columns.time, *([dated.columns.set] if dated.columns.set else [])]
-    n_rows = 0
+    database, where = events.database, files[0] if len(files) == 1 else files[0].parent
+    dated = dated if facts else None
+    others = [] if dated is None else [name for name in (dated.columns.time, dated.columns.set) if name is not None]
+    places, n_rows, example = list[tuple[int, Path]](), 0, None
     for file in files:
-        clock, first = None, n_rows
+        places.append((n_rows, file))
+        clock = None
         for part in read_parts(file, [id_column, *columns, *others], form=form):
-            cells, where = part.columns, str(file)
-            ids = in_column(where, id_column, lambda: events.ids.texts_of(cells[id_column]))  # noqa: B023
+            cells, name = part.columns, str(file)
+            example = example if n_rows else cells[id_column][0].as_py()
+            ids = in_column(name, id_column, lambda: events.ids.texts_of(cells[id_column]))  # noqa: B023
             rows: dict[str, Any] = {"id": ids, "row": np.arange(n_rows, n_rows + len(part))}
-            for at, name in enumerate(columns):
-                read = as_id_texts if name in patients else as_facts
-                rows[f"c{at}"] = in_column(where, name, lambda: read(cells[name]))  # noqa: B023
+            for at, column in enumerate(columns):
+                read = as_id_texts if column in patients else as_facts
+                rows[f"c{at}"] = in_column(name, column, lambda: read(cells[column]))  # noqa: B023
             if dated is not None:
-                times, numbers = cells[dated.columns.time], dated.columns.set
-                clock = clock or clock_of(file, dated.columns.time, times, events, dated.flags)
-                time = in_column(where, dated.columns.time, lambda: clock.read(times))  # noqa: B023
-                rows["time"] = pa.array(time, mask=is_bad(time))
-                rows["set"] = np.zeros(len(part)) if numbers is None else split_values(cells[numbers])[0]
-            yield (first, file), cells[id_column][0].as_py(), pa.table(rows)
+                clock = clock or clock_of(file, dated.columns.time, cells[dated.columns.time], events, dated.flags)
+                rows |= _dates(name, cells, dated.columns, clock)
+            database.append("facts", pa.table(rows))
             n_rows += len(part)
+    if not n_rows:
+        n_ids = len(events.ids)
+        return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
+    found = _grouped(events, columns, facts if dated is not None else ())
+    n_of_id = pc.fill_null(found["n"], 0).to_numpy()
+    events.notes += match_notes(f"{where}, column {id_column}", events, n_rows, n_of_id, example, most=True)
+    for at, name in enumerate(columns):
+        if pc.any(pc.not_equal(found[f"low{at}"], found[f"high{at}"])).as_py():
+            raise _contradiction(places, id_column, name, f"c{at}", events)
+        if name in facts and dated is None:
+            _refuse_partial(where, name, events, found["n"], found[f"n{at}"])
+    later = {} if dated is None else {name: _later(events, found[f"first{columns.index(name)}"]) for name in facts}
+    database.drop("facts")
+    return OfIds({name: found[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
+
+
+def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> pa.Table:
+    """[D] By id: its rows, and of each column the least and the greatest text, the cells, the first row if dated."""
+    asked = [f"min(c{at}) AS low{at}, max(c{at}) AS high{at}, count(c{at}) AS n{at}" for at in range(len(columns))]
+    latest = np.iinfo(np.int64).max if events.time.is_timestamp else "'inf'::DOUBLE"
+    first = f"min({{'time': coalesce(time, {latest}), 'row': row, 'set': set}})"
+    asked += [f"{first} FILTER (c{at} IS NOT NULL) AS first{at}" for at, name in enumerate(columns) if name in dated]
+    return events.database.ask(
+        f"SELECT grouped.* FROM ids LEFT JOIN (SELECT id, count(*) AS n, {', '.join(asked)} FROM facts GROUP BY id) AS "
+        "grouped USING (id) ORDER BY place"
+    ).combine_chunks()
+
+
+def _dates(where: str, cells: dict[str, pa.Array], columns: Columns, clock: TimeColumn) -> dict[str, Any]:
+    """The time of each row, and its number of a set."""
+    time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
+    sets = np.zeros(len(time)) if columns.set is None else split_values(cells[columns.set])[0]
+    return {"time": pa.array(time, mask=is_bad(time)), "set": sets}
 
 
 def _contradiction(
@@ -164,11 +153,6 @@ def _refuse_partial(where: Path, name: str, events: Events, n_rows: pa.Array, n_
         )
 
 
-def _latest(events: Events) -> str:
-    """In SQL, a time after all others."""
-    return str(np.iinfo(np.int64).max) if events.time.is_timestamp else "'inf'::DOUBLE"
-
-
 def _later(events: Events, first: pa.ChunkedArray) -> Later:
     """The facts that are not known from the first event of their id on. `first` [D]: time, row and set of each."""
     latest, bad = (np.iinfo(np.int64).max, BAD_TIME) if events.time.is_timestamp else (np.inf, np.nan)
@@ -180,43 +164,27 @@ def _later(events: Events, first: pa.ChunkedArray) -> Later:
 
 
 def match_notes(
-    where: Path,
-    id_column: str,
-    events: Events,
-    n_rows: int,
-    n_known: int,
-    n_seen: int,
-    example: object,
-    *,
-    most: bool = False,
+    where: str, events: Events, n_rows: int, rows_of_id: NDArray[np.integer], example: object, *, most: bool = False
 ) -> list[str]:
     """How many rows of a table and ids of the events have no counterpart, in words.
 
-    Args:
-        where: the table.
-        id_column: of its ids.
-        events: of the source.
-        n_rows: of the table.
-        n_known: those of them that are of ids of the events.
-        n_seen: ids of the events that are in the table.
-        example: the first id of the table.
-        most: say so only if most of both have none.
+    `rows_of_id` [D] are those of its `n_rows` that are of each id, `example` is its first id. With `most` nothing is
+    said unless most of both have none.
 
     Raises:
         InputError: the table has rows, and none of them is of an id of the events.
     """
-    n_ids = len(events.ids)
-    if n_rows and not n_known:
+    without, unused = int((rows_of_id == 0).sum()), n_rows - int(rows_of_id.sum())
+    if n_rows and unused == n_rows:
         raise InputError(
-            f"{where}, column {id_column}: none of its {n_rows:,} rows is of an id of the events. Its first id is "
-            f"{shown(example)}, that of the events is {shown(events.ids.texts[0].as_py())}. Write ids in the same way "
-            "in both."
+            f"{where}: none of its {n_rows:,} rows is of an id of the events. Its first id is {shown(example)}, "
+            f"that of the events is {shown(events.ids.texts[0].as_py())}. Write ids in the same way in both."
         )
-    without, unused = n_ids - n_seen, n_rows - n_known
-    are_most = unused > n_rows / 2 and without > n_ids / 2
+    are_most = unused > n_rows / 2 and without > len(rows_of_id) / 2
     if not unused or most > are_most:
         return []
-    text = f"{where}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
+    table, n_ids = where.rpartition(", column ")[0], len(rows_of_id)
+    text = f"{table}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
     also = f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
     return [text + also * are_most]
 
@@ -248,43 +216,36 @@ def read_label_rows(
         raise InputError(f"{files[0].parent}: some files have prediction times in {time_column}, others have none.")
     time = np.concatenate(times) if times else None
     known = np.flatnonzero(ids >= 0)
-    where, n_seen = files[0] if len(files) == 1 else files[0].parent, len(np.unique(ids[known]))
+    where = files[0] if len(files) == 1 else files[0].parent
+    rows_of_id = np.bincount(ids[known], minlength=len(events.ids))
     example = next((part.example for part in parts if len(part.id)), None)
-    match = match_notes(where, id_column, events, len(ids), len(known), n_seen, example)
-    refuse_contradictions(files, [len(part.id) for part in parts], ids, time, label_of, known)
+    match = match_notes(f"{where}, column {id_column}", events, len(ids), rows_of_id, example)
+    first_rows = np.cumsum([0, *(len(part.id) for part in parts)]).tolist()
+    places = list(zip(first_rows, files, strict=False))
+    _refuse_contradictions(places, [ids] if time is None else [time, ids], label_of, known)
     notes = [*match, *dict.fromkeys(note for part in parts for note in part.notes)]
     return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
 
 
 def _label_part(
-    file: Path,
-    id_column: str,
-    time_column: str | None,
-    label: str | None,
-    events: Events,
-    flags: TimeFlags,
+    file: Path, id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
 ) -> LabelRows:
     """All rows of a table of labels; -1 for an id without events."""
     columns = [name for name in (id_column, time_column, label) if name is not None]
     table = {name: column.combine_chunks() for name, column in read_table(file, columns).items()}
     ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
     _refuse(file, id_column, missing, table[id_column], lambda _: "is empty; every row needs an id")
-    example = table[id_column][0].as_py() if len(ids) else None
     label_of = labels_of(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
-    time = None
-    if time_column is not None:
-        if not len(ids):
-            return LabelRows(ids, np.zeros(0, events.time.dtype), label_of, [], example)
-        if table[time_column].null_count == len(ids):  # none has a prediction time, as if there were no such column
-            return LabelRows(ids, None, label_of, [], example)
-        column = table[time_column]
-        clock = comparable(str(file), time_column, column, events.time, flags)
-        time = in_column(str(file), time_column, lambda: clock.read(column, earliest=True))
-        _refuse(file, time_column, is_bad(time), column, clock.refused)
+    time, notes = None, []
+    column = table.get(time_column or "")
+    if column is not None and (not len(ids) or column.null_count < len(ids)):  # else it is as if it were not there
+        clock = comparable(str(file), str(time_column), column, events.time, flags)
+        time = in_column(str(file), str(time_column), lambda: clock.read(column, earliest=True))
+        _refuse(file, str(time_column), is_bad(time), column, clock.refused)
         if events.time.is_date and not clock.is_date and (clock.is_located or (time % DAY).any()):
             said = "times of events are dates, so events of the day of a prediction time count as before it"
-            return LabelRows(ids, time, label_of, [f"{file}: {said}"], example)
-    return LabelRows(ids, time, label_of, [], example)
+            notes = [f"{file}: {said}"]
+    return LabelRows(ids, time, label_of, notes, table[id_column][0].as_py() if len(ids) else None)
 
 
 def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
@@ -310,24 +271,17 @@ def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why
         raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {why(cell)}.{more}")
 
 
-def refuse_contradictions(
-    files: Sequence[Path],
-    n_rows: Sequence[int],
-    ids: NDArray[np.int32],
-    time: NDArray[Any] | None,
+def _refuse_contradictions(
+    places: Sequence[tuple[int, Path]],
+    keys: Sequence[NDArray[Any]],
     label: NDArray[np.int8],
     known: NDArray[np.int64],
 ) -> None:
-    """Raises InputError if one sample has two labels."""
-    keys = (label, ids) if time is None else (label, time, ids)
-    order = known[np.lexsort([key[known] for key in keys])]
-    same = ids[order][1:] == ids[order][:-1]
-    if time is not None:
-        same &= time[order][1:] == time[order][:-1]
+    """Raises InputError if one sample has two labels; `keys` tell samples apart."""
+    order = known[np.lexsort([key[known] for key in (label, *keys)])]
+    same = np.all([key[order][1:] == key[order][:-1] for key in keys], axis=0)
     wrong = np.flatnonzero(same & (label[order][1:] != label[order][:-1]))
     if len(wrong):
-        first = np.append(0, np.cumsum(n_rows))
-        rows = sorted((int(order[wrong[0]]), int(order[wrong[0] + 1])))
-        places = [(int(np.searchsorted(first, row, "right")) - 1, row) for row in rows]
-        where = " and ".join(f"{files[file]}, row {row - first[file]}" for file, row in places)
+        rows = sorted(order[wrong[0] : wrong[0] + 2].tolist())
+        where = " and ".join(f"{file}, row {row}" for file, row in (place_of(places, row) for row in rows))
         raise InputError(f"{where} (counted from 0): one sample with two different labels. Keep one.")
