@@ -1,0 +1,56 @@
+"""DuckDB behind tables: it stays within its memory and its folder, and says when there is no room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqsetvae.cohort.tables import database
+from seqsetvae.cohort.tables.database import Database, open_database
+from seqsetvae.errors import InputError
+from tests.tiny import largest_file
+
+N = 400_000
+
+
+def fill(db: Database, parts: int) -> None:
+    rng = np.random.default_rng(0)
+    for at in range(parts):
+        row = np.arange(at * N, (at + 1) * N)
+        db.append("t", pa.table({"key": rng.permutation(N), "value": rng.random(N), "row": row}))
+
+
+def test_what_does_not_fit_is_in_a_folder_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MOST_MEMORY", 40 << 20)
+    with open_database(tmp_path, 1) as db:
+        fill(db, 8)
+        found = np.concatenate([batch["key"].to_numpy() for batch in db.batches("SELECT key FROM t ORDER BY key, row")])
+        (folder,) = tmp_path.iterdir()
+        assert sum(file.stat().st_size for file in folder.iterdir()) > 20 << 20
+    assert (found == np.repeat(np.arange(N), 8)).all()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MOST_MEMORY", 40 << 20)
+    with (
+        largest_file(1 << 20),
+        pytest.raises(InputError, match=r"cannot be written|no room"),
+        open_database(tmp_path, 1) as db,
+    ):
+        fill(db, 8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    with open_database(tmp_path, 1) as db:
+        for query in (f"FROM read_csv('{tmp_path}/a.csv')", "FROM read_csv('https://example.org/a.csv')"):
+            with pytest.raises(duckdb.Error):
+                db.ask(query)
+        with pytest.raises(duckdb.Error, match="locked"):
+            db._run("SET enable_external_access = true")
