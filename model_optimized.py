@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS, MEDIAN_HOURS, TASK, TrainedOn
+from seqsetvae.checkpoint import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIABLES, TrainedOn, record_of
 from seqsetvae.cohort.profile import PROFILE, Profile
-from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform
+from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM, ValueTransform
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.head import Loss, build_head, recorded_settings
 from seqsetvae.metrics import FiniteCheck, RunningMean
@@ -65,7 +66,6 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 ARCHITECTURE: backbone.architecture,
                 "sizes": backbone.sizes.as_dict(),
                 **recorded_settings(head, loss, rates, weight_decay),
-                FINGERPRINTS: trained_on.fingerprints,
                 "label_name": trained_on.label_name,
                 "max_sets": trained_on.max_sets,
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
@@ -76,6 +76,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             | ({} if task is None else {TASK: task.as_plain()})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
+        self.variables = trained_on.variables
         self.tuning = tuning
         self.backbone = backbone
         outputs = None if task is None else task.outputs
@@ -167,6 +168,8 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The weights in the file are ordinary ones; what LoRA has added is part of them."""
+        if self.variables is not None:
+            checkpoint[VARIABLES] = record_of(self.variables)
         state = checkpoint["state_dict"]
         if adapters(state):
             checkpoint |= {"state_dict": merged_state(state, self.tuning.lora_alpha), LORA: adapters(state)}
@@ -196,8 +199,8 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         lr: float,
         weight_decay: float,
         embeddings: torch.Tensor,
-        fingerprints: dict[str, str],
-        transform: ValueTransform = AS_STORED,
+        variables: Variables | None = None,
+        transform: ValueTransform = PLAIN,
         profile: Profile | None = None,
     ) -> None:
         """A pretrainer.
@@ -207,12 +210,12 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
             objective: the terms of its loss (`build_loss`).
             lr, weight_decay: of AdamW.
             embeddings: [V, I], as for the fine-tuner.
-            fingerprints, transform, profile: what variables, values and stays were, recorded in every checkpoint.
+            variables, transform, profile: what variables, values and stays were, recorded in every checkpoint.
         """
         super().__init__()
         self.save_hyperparameters({**model.sizes.as_dict(), "lr": lr, **objective.hyper_parameters()})
         self.model, self.objective, self.lr, self.weight_decay = model, objective, lr, weight_decay
-        self.fingerprints, self.transform, self.profile = fingerprints, transform, profile
+        self.variables, self.transform, self.profile = variables, transform, profile
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.train_terms = RunningMean(), RunningMean()
         self.finite = FiniteCheck()
@@ -254,7 +257,8 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name.removeprefix("model."): value for name, value in state.items()}
         checkpoint[ARCHITECTURE] = self.model.architecture
-        checkpoint[FINGERPRINTS] = self.fingerprints
+        if self.variables is not None:
+            checkpoint[VARIABLES] = record_of(self.variables)
         checkpoint[VALUE_TRANSFORM] = self.transform.as_plain()
         if self.profile is not None:
             checkpoint[PROFILE] = self.profile.as_plain()

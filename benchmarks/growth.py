@@ -72,7 +72,7 @@ class DrawnStays:
 def compile_drawn(n_stays: int, out: Path) -> None:
     """Compile `n_stays` synthetic stays."""
     labels = LabelTable(np.arange(n_stays), (np.arange(n_stays) % 2).astype(np.int8))
-    compile_cohort(DrawnStays(n_stays), out, label_name=LABEL, labels=labels, embedding_dim=8, progress=False)
+    compile_cohort(DrawnStays(n_stays), out, label_name=LABEL, labels=labels, progress=False)
 
 
 def read_epochs(n_epochs: int, data: CohortDataModule) -> None:

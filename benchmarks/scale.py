@@ -23,14 +23,14 @@ from benchmarks.growth import LABEL, own_memory
 from benchmarks.measure import Figure, isolated, table
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.compile import compile_cohort
-from seqsetvae.cohort.sidefiles import LabelTable, Stats
-from seqsetvae.cohort.sources.opened import Opened, stats_of
+from seqsetvae.cohort.sidefiles import LabelTable
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import Part, Shards, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import peak_mib
 
-N_VARIABLES, WIDTH = 40, 8
+N_VARIABLES = 40
 BATCH_SIZE = 256
 FEW = 2_000  # stays that the model is trained on
 TRAIN = [
@@ -86,17 +86,10 @@ def _hashed(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
-def opened(n_stays: int, stats: Stats | None = None) -> Opened:
+def opened(n_stays: int) -> Opened:
     """So many stays, about every eighth with label 1."""
     labels = LabelTable(np.arange(n_stays), (_hashed(np.arange(n_stays)) % 8 == 0).astype(np.int8))
-    return Opened(
-        source=NumberedStays(n_stays),
-        label_name=LABEL,
-        labels=labels,
-        stats=stats,
-        embeddings=None,
-        embedding_dim=WIDTH,
-    )
+    return Opened(source=NumberedStays(n_stays), label_name=LABEL, labels=labels)
 
 
 def _compile(given: Opened, out: Path) -> None:
@@ -114,14 +107,7 @@ def compile_shard(n_stays: int, part: Part, folder: Path) -> None:
 
 def join(folder: Path) -> None:
     shards = Shards(folder / "shards")
-    given = Opened(
-        source=shards,
-        label_name=shards.cohorts[0].label_name,
-        labels=shards.labels(),
-        stats=None,
-        embeddings=None,
-        embedding_dim=WIDTH,
-    )
+    given = Opened(source=shards, label_name=shards.cohorts[0].label_name, labels=shards.labels())
     _compile(given, folder / "joined")
     if open_cohort(folder / "joined", verify=False).content_hash != content_hash(folder / "whole"):
         raise AssertionError("the joined shards are not the cohort of one compilation")
@@ -139,8 +125,8 @@ def load(folder: Path) -> None:
 
 
 def train_few(folder: Path) -> None:
-    """Train a model on a few of the same kind of stays, normalised like all of them."""
-    _compile(opened(FEW, stats_of(folder / "whole")), folder / "few")
+    """Train a model on a few of the same kind of stays."""
+    _compile(opened(FEW), folder / "few")
     _command(*TRAIN, "--data_dir", folder / "few", "--output_root_dir", folder / "runs")
 
 
@@ -183,7 +169,7 @@ def section(n_stays: int, n_shards: int, n_predicted: int, folder: Path) -> list
     figures += isolated(measured, "load an epoch of", n_stays, load, folder)
     isolated(measured, "train", FEW, train_few, folder)
     if n_predicted != n_stays:
-        _compile(opened(n_predicted, stats_of(folder / "whole")), folder / "predicted")
+        _compile(opened(n_predicted), folder / "predicted")
     name = "whole" if n_predicted == n_stays else "predicted"
     return figures + isolated(measured, "predict", n_predicted, predict, folder, name)
 

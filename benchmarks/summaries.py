@@ -130,7 +130,7 @@ def _module_and_step(n_variables: int, batch: Batch) -> tuple[SeqSetVAEFineTuner
         head_members=RECIPE["head_members"],
     )
     rates = FinetuningRates(lr=RECIPE["lr"], cls_head_lr=RECIPE["cls_head_lr"])
-    trained_on = TrainedOn(fingerprints={}, label_name="", max_sets=None)
+    trained_on = TrainedOn(label_name="", max_sets=None)
     variables = torch.arange(n_variables)
     module = SeqSetVAEFineTuner(network, head, Loss(LOSS), rates, RECIPE["weight_decay"], variables, trained_on)
     module.unfreeze_backbone()

@@ -77,6 +77,7 @@ def random_embeddings(cohort: Cohort, sizes: Sizes) -> torch.Tensor:
 def first(split: Split, n_stays: int) -> Split:
     """The first stays of a split."""
     cut = copy.copy(split)
+    cut.sums = None
     cut.stay_offset = split.stay_offset[: n_stays + 1]
     cut.set_offset = split.set_offset[: cut.stay_offset[-1] + 1]
     for array in ("stay_id", "label", "subject_id", "prediction_minute"):
@@ -132,7 +133,7 @@ def pretraining_step(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT
     """A step of pretraining, after the warm-up of the KL weight."""
     settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=1, free_bits=0.0)
     objective = reconstruction.build_loss(settings, sizes)
-    module = SeqSetVAEPretrainer(PretrainingModel(sizes), objective, 1e-5, 0.01, table, {}).to(table.device)
+    module = SeqSetVAEPretrainer(PretrainingModel(sizes), objective, 1e-5, 0.01, table).to(table.device)
     if variant.compiled:
         module.model.compile_dense_parts()
 
@@ -151,7 +152,7 @@ def fine_tuner(sizes: Sizes, table: torch.Tensor, variant: Variant = EXACT) -> S
         FinetuningRates(cls_head_lr=3e-4, lr=5e-5),
         0.01,
         table,
-        TrainedOn(fingerprints={}, label_name="", max_sets=None),
+        TrainedOn(label_name="", max_sets=None),
     ).to(table.device)
     if variant.compiled:
         module.backbone.compile_dense_parts()

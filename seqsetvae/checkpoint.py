@@ -20,7 +20,8 @@ from torch import nn
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.checkpoint_file import read_file
 from seqsetvae.cohort.profile import PROFILE, Profile
-from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM, ValueTransform, read_transform
+from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM, ValueTransform, read_transform
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
 from seqsetvae.settings.recorded import check_recorded
 from seqsetvae.weights import check_finite, check_kinds, check_types
@@ -32,19 +33,27 @@ ARCHITECTURE = "architecture"  # the architecture's name, in checkpoints that we
 FIRST_ARCHITECTURE = "seqsetvae"  # that of checkpoints without a name
 TASK = "task"  # what a fine-tuned checkpoint predicts (tasks.spec.Spec), unless that is one binary label
 MEDIAN_HOURS = "median_hours"  # of the training stays, in fine-tuned checkpoints
-FINGERPRINTS = "variable_fingerprints"  # {variable: hash of its mean, std and embedding}, in checkpoints that we write
+VARIABLES = "variables"  # the table of variables (`Variables`), in checkpoints that we write
+MOST_WIDTH = 1 << 20  # of a vector that is generated
+FINGERPRINTS = "variable_fingerprints"  # in checkpoints of earlier versions: {variable: hash of mean, std and vector}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
     """What a checkpoint records of its training data, for comparison with later data."""
 
-    fingerprints: dict[str, str]  # {variable: hash of its mean, std and embedding}
+    variables: Variables | None = None  # what was read of each variable; None: an earlier version
+    fingerprints: dict[str, str] | None = None  # of an earlier version: {variable: hash of its mean, std and embedding}
     label_name: str
     max_sets: int | None  # stays were shortened to this number of last sets
-    transform: ValueTransform = AS_STORED  # how values were changed
+    transform: ValueTransform = PLAIN  # how values were changed
     median_hours: float | None = None  # from the first to the last set of a stay; None: an older file, or not positive
     profile: Profile | None = None  # how often each variable occurs, and the window; None: an older file
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of its variables."""
+        return self.variables.names if self.variables else tuple(self.fingerprints or ())
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,17 @@ class Checkpoint:
     path: Path
     weights: dict[str, torch.Tensor]
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
-    fingerprints: dict[str, str] | None = None
-    transform: ValueTransform = AS_STORED
+    variables: Variables | None = None  # None: bound to stats.csv and cached.csv, as checkpoints of old scripts are
+    fingerprints: dict[str, str] | None = None  # of an earlier version of ours
+    transform: ValueTransform = PLAIN
     architecture: str = FIRST_ARCHITECTURE
     profile: Profile | None = None  # of the training data; None: an older file, or not written here
     stored: dict[str, torch.Size] = field(default_factory=dict)  # shapes by the names in the file, see `stored_shapes`
+
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The names of its variables, if it records them."""
+        return self.variables.names if self.variables else None if self.fingerprints is None else (*self.fingerprints,)
 
     @property
     def not_stated(self) -> list[str]:
@@ -89,9 +104,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
     check_kinds(weights, path)
     check_finite(weights, path)
-    fingerprints = content.get(FINGERPRINTS, saved.get(FINGERPRINTS))
-    if fingerprints is not None:
-        check_fingerprints(fingerprints, path)
+    variables = read_variables(content.get(VARIABLES), path)
+    fingerprints = check_fingerprints(content.get(FINGERPRINTS, saved.get(FINGERPRINTS)), path)
     transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
     sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
     if not isinstance(sizes, dict):
@@ -106,7 +120,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
     profile = read_profile(content.get(PROFILE, saved.get(PROFILE)), path)
     stored = stored_shapes(content)
-    return Checkpoint(path, weights, stated, fingerprints, transform, architecture, profile, stored)
+    return Checkpoint(path, weights, stated, variables, fingerprints, transform, architecture, profile, stored)
 
 
 def read_profile(recorded: Any, path: Path) -> Profile | None:
@@ -119,11 +133,44 @@ def read_profile(recorded: Any, path: Path) -> Profile | None:
         raise InputError(f"{path}: its {PROFILE} {str(recorded)[:60]!r} is damaged. Use another copy.") from None
 
 
-def check_fingerprints(recorded: Any, path: Path) -> None:
-    """Raises InputError if what a checkpoint records as the hash of each variable is something else."""
+def record_of(variables: Variables) -> dict[str, Any]:
+    """A table of variables for a checkpoint, of plain values and perhaps one tensor."""
+    mean, std = ([None if x != x else x for x in each.tolist()] for each in (variables.mean, variables.std))
+    vectors = None if variables.given is None else torch.tensor(variables.given)
+    return {"names": list(variables.names), "mean": mean, "std": std, "width": variables.width, "vectors": vectors}
+
+
+def read_variables(recorded: Any, path: Path) -> Variables | None:
+    """The table of variables that a checkpoint records; None: it has none. Raises InputError where it is damaged."""
+    if recorded is None:
+        return None
+    try:
+        names, width, vectors = tuple(recorded["names"]), recorded["width"], recorded["vectors"]
+        mean, std = (np.array([np.nan if x is None else x for x in recorded[key]], float) for key in ("mean", "std"))
+        given = None if vectors is None else vectors.double().numpy()
+        has_none = np.isnan(mean) & np.isnan(std)
+        is_good = [
+            isinstance(width, int) and 0 < width < MOST_WIDTH,
+            len(names) > 0 and all(isinstance(name, str) and name for name in names),
+            len(set(names)) == len(names) == len(mean) == len(std),
+            (has_none | (np.isfinite(mean) & np.isfinite(std) & (std > 0))).all(),
+            given is None or (given.shape == (len(names), width) and np.isfinite(given).all()),
+        ]
+        if not all(is_good):
+            raise ValueError
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+        raise InputError(f"{path}: its table of {VARIABLES} is damaged. Use another copy.") from None
+    return Variables(names, mean, std, given, width)
+
+
+def check_fingerprints(recorded: Any, path: Path) -> dict[str, str] | None:
+    """What an earlier version recorded as the hash of each variable. Raises InputError if it is something else."""
+    if recorded is None:
+        return None
     pairs = recorded.items() if isinstance(recorded, dict) else [(recorded, None)]
     if not all(isinstance(text, str) for pair in pairs for text in pair):
         raise InputError(f"{path}: its {FINGERPRINTS} {str(recorded)[:60]!r} are damaged. Use another copy.")
+    return recorded
 
 
 def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:

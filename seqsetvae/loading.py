@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split, require_classes
 from seqsetvae.cohort.format import ranges
-from seqsetvae.cohort.transform import AS_STORED, ValueChange, ValueTransform
+from seqsetvae.cohort.transform import PLAIN, ValueChange, ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.ops.attention import Grids
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
@@ -44,7 +44,7 @@ def collate(
         max_sets: keep only the LAST so many sets of each stay, as if its history began there; None keeps all.
         dtype: type of the values.
         padded_classes: pad sets to a few sizes, for a GPU.
-        change: what turns stored values into those of the model (`ValueTransform.change`); None = nothing.
+        change: what turns values into those that a model reads (`ValueTransform.change`); None = they stay.
         first_sets: [N] cut each stay off after so many sets, before `max_sets` is applied; None keeps them whole.
     """
     first = split.stay_offset[stays]
@@ -177,7 +177,7 @@ class CohortDataModule(pl.LightningDataModule):
         labelled: leave out stays without a label.
         pin_memory: put batches where a GPU can copy them from by itself.
         padded_classes: pad sets to a few sizes, for a GPU.
-        transform: how the values are changed; by default they are not.
+        transform: how values are read; by default as z-scores.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class CohortDataModule(pl.LightningDataModule):
         labelled: bool = True,
         pin_memory: bool = False,
         padded_classes: bool = False,
-        transform: ValueTransform = AS_STORED,
+        transform: ValueTransform = PLAIN,
     ) -> None:
         super().__init__()
         self.cohort, self.seed = cohort, seed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from seqsetvae.errors import InputError
 SUFFIX = ".safetensors"
 CONTENT, CHECKSUM = "seqsetvae_checkpoint", "weights_sha256"  # keys of the header's metadata
 TEXTS = "texts of "  # + name of the hyper-parameter: a list of texts, as bytes that stand beside the weights
+TENSOR = "tensor of "  # + name of a table of the content, /, name in it: a tensor that stands beside the weights
 
 
 def write_safetensors(
@@ -29,7 +30,7 @@ def write_safetensors(
     Args:
         file: where to.
         weights: by the names that they have in the checkpoint.
-        content: what else it records, of plain values.
+        content: what else it records, of plain values, and of tables of plain values and tensors.
         texts: lists of long texts among its hyper_parameters.
 
     Raises:
@@ -40,7 +41,12 @@ def write_safetensors(
     for name, of_name in texts.items():
         for number, text in enumerate(of_name):
             tensors[f"{TEXTS}{name} {number}"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    metadata = {"format": "pt", CONTENT: json.dumps(content), CHECKSUM: _checksum(tensors)}
+    plain: dict[str, Any] = {}
+    for table, values in content.items():
+        apart = {name: each for name, each in _items(values) if isinstance(each, torch.Tensor)}
+        tensors |= {f"{TENSOR}{table}/{name}": each.contiguous() for name, each in apart.items()}
+        plain[table] = {**values, **dict.fromkeys(apart)} if apart else values
+    metadata = {"format": "pt", CONTENT: json.dumps(plain), CHECKSUM: _checksum(tensors)}
     file.write_bytes(library.torch.save(tensors, metadata))  # save_file gives rights to the owner alone
 
 
@@ -60,6 +66,9 @@ def read_safetensors(file: Path) -> dict[str, Any]:
             raise TypeError(f"{CONTENT} is a {type(content).__name__}")
         if any(name.startswith(TEXTS) for name in tensors):
             content = content | {"hyper_parameters": content["hyper_parameters"] | _texts(tensors)}
+        for key in [key for key in tensors if key.startswith(TENSOR)]:
+            table, name = key.removeprefix(TENSOR).split("/")
+            content[table] = content[table] | {name: tensors[key]}
     except Exception as error:  # of any kind: what the library raises for damaged files is not documented
         raise InputError(
             f"{file}: not a safetensors file, or damaged ({type(error).__name__}: {error}). Copy it again from where "
@@ -70,7 +79,12 @@ def read_safetensors(file: Path) -> dict[str, Any]:
             f"{file}: the checksum of its weights does not match. The file is damaged, or its download is incomplete: "
             "copy it again from where it was made."
         )
-    return {**content, "state_dict": {name: value for name, value in tensors.items() if not name.startswith(TEXTS)}}
+    state = {name: value for name, value in tensors.items() if not name.startswith((TEXTS, TENSOR))}
+    return {**content, "state_dict": state}
+
+
+def _items(values: Any) -> Iterable[tuple[str, Any]]:
+    return values.items() if isinstance(values, Mapping) else ()
 
 
 def _texts(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:

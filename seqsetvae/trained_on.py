@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
+
+import numpy as np
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.checkpoint import Checkpoint
+from seqsetvae.checkpoint import Checkpoint, TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.imported import IMPORT
-from seqsetvae.cohort.meaning import variables_changed
 from seqsetvae.cohort.report import event_counts, most_events
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
+from seqsetvae.cohort.variables import TRAIN_SPLIT, Variables
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import ValueSettings
 
@@ -22,52 +25,63 @@ def check_width(width: int, input_dim: int, path: Path, data: Path | None) -> No
     if width != input_dim:
         raise InputError(
             f"{path}: was trained with variable embeddings of width {input_dim}; those of the data {data} have width "
-            f"{width}. Use the cached.csv of that training: pass --embeddings_path, or compile the data with it."
+            f"{width}. Use the cached.csv of that training: pass --embeddings_path."
         )
 
 
-def check_embeddings(cohort: Cohort, input_dim: int, fingerprints: dict[str, str] | None, path: Path) -> None:
+def check_variables(cohort: Cohort, input_dim: int, of: Checkpoint | TrainedOn, path: Path) -> None:
     """The data's variables must have the mean, std and embedding that they had when the model was trained.
+
+    Of a checkpoint with a table of its own they have these, because the data were opened with it.
 
     Raises:
         InputError: another embedding width, or another mean, std or embedding of some variables.
     """
-    check_width(cohort.embeddings.shape[1], input_dim, path, cohort.path)
-    if fingerprints is None:
-        if cohort.embeddings_generated:
-            print(
-                "⚠️  There is no cached.csv, so the variable embeddings were generated from the variable names, and the "
-                "checkpoint does not record its own. If it was trained with other embeddings, its predictions are "
-                "meaningless."
-            )
-        if cohort.manifest["statistics"] == "train split":
-            print(
-                "⚠️  There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
-                "the checkpoint does not say which it was trained with. With others its predictions mean nothing: if "
-                "you have the stats.csv of its training, pass it (--params_map_path)."
-            )
+    check_width(cohort.variables.width, input_dim, path, cohort.path)
+    if of.known is None:
+        _say_what_is_not_recorded(cohort)
         return
-    ours = cohort.fingerprints()
-    if not ours.keys() & fingerprints.keys():
+    if not set(cohort.vocabulary) & set(of.known):
         raise InputError(f"{path}: was trained on other variables; the data {cohort.path} contain none of them")
-    changed = variables_changed(cohort, fingerprints)
+    changed = [] if of.variables else _changed(cohort.variables, of.fingerprints or {})
     if changed:
         raise InputError(
             f"{path}: was trained with another mean, std or embedding of {counted(len(changed), 'variable')}: "
             f"{', '.join(changed[:8])}. Use the stats.csv and cached.csv of that training, or its compiled cohort in "
-            "place of both: with a patient_ehr folder pass --params_map_path and --embeddings_path, or compile the "
-            "data again (data.py) with --stats and --embeddings."
+            "place of both (--params_map_path, --embeddings_path)."
         )
-    new = sorted(ours.keys() - fingerprints.keys())
+    new = sorted(set(cohort.vocabulary) - set(of.known))
     if new:
-        counts = event_counts(cohort)
-        unseen = {name: int(counts[cohort.vocabulary.index(name)]) for name in new}
-        share = sum(unseen.values()) / counts.sum()
-        advice = "; import with --leave_out_unknown to leave them out" if IMPORT in cohort.manifest else ""
+        counts = dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True))
+        unseen = {name: counts[name] for name in new}
         print(
-            f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data ({share:.1%} of the "
-            f"events{advice}): {most_events(unseen)}"
+            f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data "
+            f"({sum(unseen.values()) / sum(counts.values()):.1%} of the events): {most_events(unseen)}"
         )
+
+
+def _say_what_is_not_recorded(cohort: Cohort) -> None:
+    """Warnings about a checkpoint that does not say what it read of its variables."""
+    if cohort.variables.given is None:
+        print(
+            "⚠️  There is no cached.csv, so the variable embeddings were generated from the variable names, and the "
+            "checkpoint does not record its own. If it was trained with other embeddings, its predictions are "
+            "meaningless."
+        )
+    if cohort.variables.statistics == TRAIN_SPLIT:
+        print(
+            "⚠️  There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
+            "the checkpoint does not say which it was trained with. With others its predictions mean nothing: if "
+            "you have the stats.csv of its training, pass it (--params_map_path)."
+        )
+
+
+def _changed(variables: Variables, recorded: Mapping[str, str]) -> list[str]:
+    """The names whose mean, std or embedding an earlier version recorded another hash of."""
+    rows = np.column_stack([variables.mean, variables.std, variables.vectors]).astype("<f8")  # [V, 2 + I]
+    rows[np.isnan(rows)] = np.nan  # one NaN, whatever its bits were
+    ours = {name: sha256(row.tobytes()).hexdigest()[:16] for name, row in zip(variables.names, rows, strict=True)}
+    return sorted(name for name in ours.keys() & recorded.keys() if ours[name] != recorded[name])
 
 
 def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Path) -> None:
@@ -87,7 +101,7 @@ def check_value_flags(values: ValueSettings, transform: ValueTransform, path: Pa
 
 def value_transform(checkpoint: Checkpoint, cohort: Cohort) -> ValueTransform:
     """The checkpoint's transform, for data that may have variables that its training did not have."""
-    known = cohort.vocabulary if checkpoint.fingerprints is None else checkpoint.fingerprints
+    known = cohort.vocabulary if checkpoint.known is None else checkpoint.known
     return checkpoint.transform.with_unknown(cohort.vocabulary, known)
 
 

@@ -11,10 +11,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests run side by side, and
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, open_or_compile
+from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from tests.command import finetune, placeholder_reports, real_reports, run_of
-from tests.tiny import SHARED, SIZES, tiny_backbone, write_checkpoint
+from tests.tiny import SHARED, SIZES, compile_with_side_files, tiny_backbone, write_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,8 +41,8 @@ def old_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """The same stays, compiled."""
-    return open_or_compile(old_layout, cache_root=tmp_path_factory.mktemp("compiled"), progress=False)
+    """The same stays, compiled, with the side files."""
+    return compile_with_side_files(old_layout, tmp_path_factory.mktemp("compiled") / "cohort")
 
 
 @pytest.fixture(scope="session")

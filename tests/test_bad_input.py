@@ -17,7 +17,7 @@ import torch
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.checkpoint import load_backbone, read_checkpoint, read_file
+from seqsetvae.checkpoint import load_backbone, read_checkpoint, read_file, read_variables
 from seqsetvae.cohort import Cohort, open_cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources.synthetic import write_synthetic
@@ -67,6 +67,26 @@ def _changed(folder: Path, weights: dict[str, Any] | None = None, **hyper_parame
 def test_hyper_parameters_out_of_range_are_one_error(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"file\.ckpt: "):
         _load_pretrained(_changed(tmp_path, **{name: value}))
+
+
+TABLE = {"names": ["a", "b"], "mean": [1.0, None], "std": [2.0, None], "width": 2, "vectors": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"names": names} for names in (3, [], ["a"], ["a", "a"], ["a", 5], ["a", ""])),
+        *({"mean": mean} for mean in (None, [1.0], [1.0, 2.0], ["x", None], [float("inf"), None], 3)),
+        *({"std": std} for std in ([0.0, None], [-1.0, None], [float("nan"), None])),
+        *({"width": width} for width in (0, 3, "2", None, 10**12)),
+        *({"vectors": vectors} for vectors in (5, torch.ones(2), torch.ones(3, 2), torch.full((2, 2), torch.nan))),
+    ],
+    ids=str,
+)
+def test_a_damaged_table_of_variables_is_one_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="its table of variables is damaged"):
+        read_variables(TABLE | change, tmp_path)
+    assert read_variables(TABLE, tmp_path) is not None
 
 
 def test_layers_that_are_stated_and_not_there_are_not_built(tmp_path: Path) -> None:
@@ -151,7 +171,6 @@ def best(finished: tuple[Path, str]) -> dict[str, Any]:
         *((None, "label_name", value) for value in (3, "")),
         *((None, "median_hours", value) for value in (0, -1.0, "x", float("nan"), float("inf"), True)),
         *((None, "training_data", value) for value in (3, {}, {"variables": {"a": [1, 2]}})),
-        (None, "variable_fingerprints", 3),
     ],
 )
 def test_a_fine_tuned_checkpoint_that_records_nonsense_is_one_error(

@@ -37,7 +37,7 @@ def test_the_table_holds_twelve_summaries_of_each_variable(compiled: Cohort, dat
     events = slice(split.set_offset[first], split.set_offset[end])
     variable = int(split.variable[events][0])
     own = split.variable[events] == variable
-    value, when = split.value[events][own], hours[own]
+    value, when = compiled.variables.z_scores(split.variable[events], split.value[events])[own], hours[own]
     late = value[when > hour[-1] - 12]
     last = [late.mean(), late.min(), late.max()] if len(late) else [np.nan] * 3
     expected = [len(value), value.mean(), value.std(), value.min(), value.max(), value[0], value[-1]]

@@ -14,7 +14,7 @@ from seqsetvae.cohort import Cohort, compile_cohort, notices
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.privacy import absolute_paths, checkpoint_names, without_folders
 from tests.command import argv, call, command, finetune, real_reports, run_of
-from tests.tiny import SIZES
+from tests.tiny import give_vectors
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,9 +89,9 @@ def released(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for name, lines in (("events", events), ("labels", labels), ("groups", groups)):
         (root / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = ["--labels", str(root / "labels.csv"), "--label_name", "died", "--subject_column", "patient"]
-    words += ["--static_columns", "age", "--embedding_dim", str(SIZES.input_dim)]
+    words += ["--static_columns", "age"]
     assert data_command(["table", str(root / "events.csv"), str(root / "cohort"), *words]) == 0
-    status, _, errors = finetune(pretrained, root / "cohort", root / "runs", max_epochs=2)
+    status, _, errors = finetune(pretrained, give_vectors(root / "cohort"), root / "runs", max_epochs=2)
     assert status == 0, errors
     run = run_of(root / "runs")
     calls: tuple[tuple[str, dict[str, object]], ...] = (

@@ -232,14 +232,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _open_source(arguments: argparse.Namespace) -> Opened:
     labels = {number: 1 - number % 2 for number in range(2 * arguments.clocks)}
-    return Opened(
-        source=Clocks(arguments.clocks),
-        label_name="running",
-        labels=labels,
-        stats=None,
-        embeddings=None,
-        embedding_dim=4,
-    )
+    return Opened(source=Clocks(arguments.clocks), label_name="running", labels=labels)
 
 
 CLOCKS = SimpleNamespace(HELP="clocks", add_flags=_add_flags, open_source=_open_source)

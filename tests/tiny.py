@@ -18,7 +18,10 @@ from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
-from seqsetvae.cohort import Split
+from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
+from seqsetvae.cohort.exports.rows import write_csv
+from seqsetvae.cohort.find import compile_layout, locate_layout
+from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.loading import collate
 
 SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -98,6 +101,20 @@ def same(ours: Batch, theirs: Batch) -> bool:
         name == other and (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)
         for (name, a), (other, b) in pairs
     )
+
+
+def compile_with_side_files(layout: Path, out: Path) -> Cohort:
+    """An old layout, compiled into the new folder `out` with the side files, as a model reads it."""
+    compile_layout(locate_layout(layout), out, progress=False)
+    return open_or_compile(out, cache_root=out)
+
+
+def give_vectors(cohort: Path, width: int = SIZES.input_dim) -> Path:
+    """Put a cached.csv of this width into a compiled cohort, and return its path."""
+    names = open_cohort(cohort).vocabulary
+    vectors = ((name, *generate_embedding(name, width).tolist()) for name in names)
+    write_csv(cohort / "cached.csv", ("Key", *range(width)), vectors)
+    return cohort
 
 
 def embeddings(dtype: torch.dtype = torch.float64, width: int = SIZES.input_dim) -> torch.Tensor:

@@ -3,22 +3,19 @@
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from seqsetvae.cohort.bind import SideTables, bind, stats_of, tables_in, vectors_of
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.describe import SHOWN, Findings, add_list, check_labels, describe
 from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
-from seqsetvae.cohort.imported import Imported
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.report import why_left_out
 from seqsetvae.cohort.sidefiles import (
-    DEFAULT_WIDTH,
     USABLE_STATS,
-    Embeddings,
     Labels,
     Stats,
     UnusableStatsError,
@@ -28,9 +25,10 @@ from seqsetvae.cohort.sidefiles import (
 )
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
-from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout
-from seqsetvae.cohort.tidy import SPLITS, Source
+from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.cohort.variables import NONE
 from seqsetvae.errors import InputError
 from seqsetvae.files import CannotWriteError, scratch_folder
 
@@ -43,7 +41,7 @@ def check_folder(
     `work_dir` is where an old layout is compiled for the time of the check; None = the system's temporary folder.
 
     Raises:
-        InputError: side files for a compiled cohort, or a file or folder that was named does not exist.
+        InputError: labels for a compiled cohort, or a file or folder that was named does not exist.
     """
     path, findings = Path(path), Findings()
     compiled = is_compiled(path)
@@ -53,7 +51,7 @@ def check_folder(
     with _temporary_folder(work_dir) as folder:
         try:
             if compiled:
-                _check_compiled(path, label_name, findings)
+                _check_compiled(path, label_name, named, findings)
             else:
                 _check_layout(path, label_name or DEFAULT_LABEL, named, folder, findings)
         except CannotWriteError:  # not a fault of the data
@@ -79,12 +77,9 @@ def check_source(
         try:
             opened = open_source(folder / "cohort")
             findings.facts.append(opened.source.description)
-            tables = _Tables(opened.stats, opened.labels, opened.embeddings)
-            cohort, unusable = _compile(
-                opened.source, folder / "cohort", opened.label_name, tables, findings, opened.imported
-            )
-            _check_side_files(cohort, tables, findings)
-            describe(cohort, findings, reported=unusable)
+            cohort = compile_cohort(**vars(opened), out=folder / "cohort", skip_bad=True)
+            bound, unusable = _bound(cohort, None, findings)
+            describe(bound, findings, reported=unusable)
             check_labels(cohort, findings)
             faults = findings.remarks if skip_bad else findings.problems
             _note_skipped(cohort, faults, "which --skip_bad leaves out", findings)
@@ -106,10 +101,12 @@ def _temporary_folder(work_dir: Path | None) -> Iterator[Path]:
         raise InputError(f"--work_dir {parent}: {error}") from None
 
 
-def _check_compiled(path: Path, label_name: str | None, findings: Findings) -> None:
+def _check_compiled(path: Path, label_name: str | None, named: SideFiles, findings: Findings) -> None:
     findings.facts.append(f"{path} (compiled cohort)")
     cohort = open_labelled(path, label_name)
-    describe(cohort, findings)
+    stats, embeddings = tables_in(path)
+    tables = _read_tables(named.stats or stats, named.embeddings or embeddings, findings)
+    _describe(cohort, tables, findings)
     check_labels(cohort, findings)
     _note_skipped(cohort, findings.remarks, "left out when it was compiled", findings)
 
@@ -120,65 +117,58 @@ def _check_layout(path: Path, label_name: str, named: SideFiles, folder: Path, f
     findings.facts.append(f"{source.patient_ehr} (SeqSetVAE layout)")
     _note_unread_files(source.patient_ehr, findings)
     _drop_repeated_stays(source, findings)
-    tables = _read_side_files(path, label_name, named, findings)
-    cohort, unusable = _compile(source, folder / "cohort", label_name, tables, findings)
-    _check_side_files(cohort, tables, findings)
-    describe(cohort, findings, reported=unusable)
-    if tables.labels is not None:
+    files = findings.attempt(lambda: locate_layout(path, named))
+    labels = findings.attempt(lambda: read_labels(files.labels, label_name) if files and files.labels else {})
+    sides = (None, None) if files is None else (files.stats, files.embeddings)
+    tables = _read_tables(*sides, findings)
+    cohort = compile_cohort(source, folder / "cohort", label_name=label_name, labels=labels, skip_bad=True)
+    _describe(cohort, tables, findings)
+    if files is not None and labels is not None:
         check_labels(cohort, findings)
-        _note_labels_without_a_stay(source, tables.labels, findings)
+        _note_labels_without_a_stay(source, labels, findings)
     _note_skipped(cohort, findings.problems, "which --skip_bad leaves out", findings)
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """The tables beside the stays."""
-
-    stats: Stats | None = None  # None: there are none, they are computed from the training split
-    labels: Labels | None = None  # None: they could not be read, so they are not checked
-    embeddings: Embeddings | None = None
-
-
-def _read_side_files(path: Path, label_name: str, named: SideFiles, findings: Findings) -> _Tables:
-    """Statistics, labels and embeddings; what cannot be read is a problem."""
-    try:
-        files = locate_layout(path, named)
-    except InputError as error:
-        findings.problems.append(str(error))
-        return _Tables()
-    if files.stats is None:
+def _read_tables(stats: Path | None, embeddings: Path | None, findings: Findings) -> SideTables:
+    """Statistics and embeddings; what cannot be read is a problem."""
+    if stats is None:
         findings.remarks.append(
-            "there is no stats.csv: mean and std of each variable are computed from the training split. For a "
-            "checkpoint that was trained with other statistics, pass its stats.csv with --stats"
+            "there is no stats.csv: mean and std of each variable are computed from the training split, unless a "
+            "checkpoint has its own. For an older one pass the stats.csv of its training with --stats"
         )
-    if files.embeddings is None:
+    if embeddings is None:
         findings.remarks.append("there is no cached.csv: embeddings will be generated from the names of the variables")
-    return _Tables(
-        findings.attempt(lambda: stats_of(files.stats) if files.stats else None),
-        findings.attempt(lambda: read_labels(files.labels, label_name) if files.labels else {}),
-        findings.attempt(lambda: embeddings_of(files.embeddings, DEFAULT_WIDTH)[0]),
+    return SideTables(
+        findings.attempt(lambda: stats_of(stats) if stats else None),
+        findings.attempt(lambda: vectors_of(embeddings) if embeddings else None),
     )
 
 
-def _compile(
-    source: Source,
-    out: Path,
-    label_name: str,
-    tables: _Tables,
-    findings: Findings,
-    imported: Imported | None = None,
-) -> tuple[Cohort, list[str]]:
-    """The compiled cohort, and the variables whose statistics cannot be used, which keep their raw values."""
-    stats, unusable = tables.stats, list(unusable_stats(tables.stats or {}, tables.stats or {}))
+def _describe(cohort: Cohort, tables: SideTables, findings: Findings) -> None:
+    """Add what the cohort shows, by the mean and std of these tables."""
+    bound, unusable = _bound(cohort, tables.stats, findings)
+    bad = unusable_stats(tables.stats or {}, cohort.vocabulary)
+    lines = [f"{name!r}: {line}" for name, line in bad.items()]
+    add_list(findings.problems, f"variables whose statistics cannot be used ({USABLE_STATS})", lines)
+    if tables.embeddings is not None:
+        missing, broken = embedding_faults(tables.embeddings, cohort.vocabulary)
+        add_list(findings.problems, "variables without an embedding in cached.csv", map(repr, missing))
+        add_list(findings.problems, "variables whose embedding has numbers that float32 cannot hold", map(repr, broken))
+    describe(bound, findings, reported=unusable)
+
+
+def _bound(cohort: Cohort, stats: Stats | None, findings: Findings) -> tuple[Cohort, list[str]]:
+    """The cohort with these statistics, and the variables whose statistics cannot be used, which have none."""
+    if stats is None and cohort.variables.statistics == NONE:
+        return cohort, []
+    unusable = list(unusable_stats(stats or {}, stats or {}))
     while True:
         if stats is not None:
             stats = {name: pair for name, pair in stats.items() if name not in unusable}
         try:
-            # Embeddings of width 1 are generated and not used: cached.csv is checked on its own.
-            options = {"label_name": label_name, "labels": tables.labels, "embedding_dim": 1, "skip_bad": True}
-            return compile_cohort(source, out, stats=stats, imported=imported, **options), unusable  # type: ignore[arg-type]
+            return bind(cohort, SideTables(stats)), unusable
         except UnusableStatsError as error:
-            if stats is None:  # computed from the training split: no line of a file can be left out
+            if stats is None:  # of the training split: no line of a file can be left out
                 raise
             findings.problems.append(str(error).replace("\n", "\n    "))
             unusable += error.lines
@@ -219,16 +209,6 @@ def _drop_repeated_stays(source: SeqSetVAELayout, findings: Findings) -> None:
         others = (stay for stay in stays if first[stay.stay_id] != stay.file)
         repeated += [f"{stay.stay_id}: {first[stay.stay_id]} and {stay.file}" for stay in others]
     add_list(findings.problems, "stays in two splits or files; only the first is counted", repeated)
-
-
-def _check_side_files(cohort: Cohort, tables: _Tables, findings: Findings) -> None:
-    bad = unusable_stats(tables.stats or {}, cohort.vocabulary)
-    lines = [f"{name!r}: {line}" for name, line in bad.items()]
-    add_list(findings.problems, f"variables whose statistics cannot be used ({USABLE_STATS})", lines)
-    if tables.embeddings is not None:
-        missing, broken = embedding_faults(tables.embeddings, cohort.vocabulary)
-        add_list(findings.problems, "variables without an embedding in cached.csv", map(repr, missing))
-        add_list(findings.problems, "variables whose embedding has numbers that float32 cannot hold", map(repr, broken))
 
 
 def _note_skipped(cohort: Cohort, notes_of_faults: list[str], called: str, findings: Findings) -> None:

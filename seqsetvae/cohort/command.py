@@ -17,10 +17,12 @@ from seqsetvae.cohort.checks import check_folder, check_source
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.exports.command import add_export
 from seqsetvae.cohort.report import summary
+from seqsetvae.cohort.sidefiles import CACHED, STATS
 from seqsetvae.cohort.sources import SOURCES, Origin, recognise
 from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
-from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_side_files
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_label_flags
+from seqsetvae.cohort.variables import DEFAULT_WIDTH
 from seqsetvae.console import steady_output
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
@@ -92,6 +94,18 @@ def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
     return 1 if findings.problems else 0
 
 
+# Flags of earlier versions, which wrote z-scores into a cohort.
+_OF_MODELS = {
+    **dict.fromkeys(("--stats", "--params_map_path"), "pass a stats.csv to train_optimized.py, with --params_map_path"),
+    **dict.fromkeys(
+        ("--embeddings", "--embeddings_path", "--new_embeddings"),
+        "pass a cached.csv to train_optimized.py, with --embeddings_path",
+    ),
+    "--embedding_dim": f"vectors generated from names have width {DEFAULT_WIDTH}",
+    "--leave_out_unknown": "name the variables with --leave_out",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what took the paths where they are missing: a flag of several values takes all words up to the next flag."""
 
@@ -105,6 +119,10 @@ class _Parser(argparse.ArgumentParser):
         if given and any(reason in message for reason in ("are required", "invalid choice")):
             paths = " ".join(str(action.metavar) for action in self._get_positional_actions())
             message += f". {', '.join(given)}: takes all words up to the next flag; put {paths} before it"
+        if message.startswith("unrecognized"):
+            older = [flag for flag in (word.partition("=")[0] for word in self._words) if flag in _OF_MODELS]
+            said = [f"{flag}: a cohort holds values in their units; {_OF_MODELS[flag]}" for flag in older]
+            message = "; ".join(said) or message
         if self._words[:1] == ["check"] and message.startswith("unrecognized"):
             message += ". The flags of `table`, `meds` or `physionet2012` come after such data: check SRC --flag ..."
         super().error(message)
@@ -155,7 +173,10 @@ def _add_check(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     parser = commands.add_parser("check", help=text, description=text, epilog=more, allow_abbrev=False)
     parser.add_argument("dir", type=Path, metavar="DIR", help="a patient_ehr folder or a compiled cohort")
-    add_side_files(parser, "patient_ehr", None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
+    beside = "default: the {} beside patient_ehr, or in a compiled cohort, if any"
+    for flag, older, file in (("--stats", "--params_map_path", STATS), ("--embeddings", "--embeddings_path", CACHED)):
+        parser.add_argument(flag, older, type=Path, metavar="CSV", help=beside.format(file))
+    add_label_flags(parser, "patient_ehr", None, f"default: that of a compiled cohort, else {DEFAULT_LABEL}")
     _add_work_dir(parser)
     parser.set_defaults(run=_run_check)
 

@@ -1,17 +1,19 @@
-"""Tidy rows -> compiled cohort: ordered, cut into sets, normalised, checked and reported.
+"""Tidy rows -> compiled cohort: ordered, cut into sets, checked and reported; values stay as they are.
 
-Two passes. The first reads the source in chunks, in parallel, and appends raw values to the arrays on disk in the order
-of the stays, so memory stays bounded and the result does not depend on the number of threads. Then the vocabulary, the
-statistics and the embeddings are known, and the second turns raw values into z-scores in place.
+Two passes. The first reads the source in chunks, in parallel, and appends values to the arrays on disk in the order of
+the stays, so memory stays bounded and the result does not depend on the number of threads. Then the vocabulary is
+known, and the second numbers variables by it in place and adds values up for statistics.
 """
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,30 +22,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from seqsetvae.cohort.cut import CutRows, cut
-from seqsetvae.cohort.format import EMBEDDINGS, Cohort, open_cohort, to_json
+from seqsetvae.cohort.format import SUMS, Cohort, event_blocks, open_cohort
 from seqsetvae.cohort.imported import TIMESTAMPS, Imported, write_samples
-from seqsetvae.cohort.known import only_known
-from seqsetvae.cohort.leaks import LEAKS
 from seqsetvae.cohort.manifest import write_manifest
-from seqsetvae.cohort.normalise import Variables, normalise
 from seqsetvae.cohort.separate import require_separate_splits
-from seqsetvae.cohort.sidefiles import (
-    DEFAULT_WIDTH,
-    Embeddings,
-    Labels,
-    Stats,
-    choose_embeddings,
-    generate_embedding,
-)
+from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.skipped import FaultyFiles, write_skipped
 from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
+from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES
 from seqsetvae.cohort.tidy import Skip, Source, Stay, UnnamedRows
 from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder
 
-COMPILER_VERSION = 2  # raise it when the same input compiles to different arrays: old cache entries are then not found
+COMPILER_VERSION = 3  # raise it when the same input compiles to different arrays: old cache entries are then not found
 STAYS_PER_CHUNK = 256
 
 T = TypeVar("T")
@@ -56,12 +49,9 @@ def compile_cohort(
     *,
     label_name: str,
     labels: Labels | None = None,
-    stats: Stats | None = None,
-    embeddings: Embeddings | None = None,
-    embedding_dim: int = DEFAULT_WIDTH,
     imported: Imported | None = None,
+    beside: Mapping[str, Path] = MappingProxyType({}),
     skip_bad: bool = False,
-    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -72,47 +62,36 @@ def compile_cohort(
         out: a folder that does not exist yet; a failure leaves nothing there.
         label_name: what the labels mean, for the manifest.
         labels: 0 or 1 by stay number; without them, and for the stays they lack, the label is -1.
-        stats: mean and std by variable; computed from the train split without them.
-        embeddings: a vector for every variable that occurs; generated from the names without them.
-        embedding_dim: width of embeddings generated from the names.
         imported: what an import adds to the cohort.
+        beside: files to copy into the cohort by their names there, for models that will read it.
         skip_bad: leave faulty files out and list them in out/skipped.csv, instead of ending in one error about all.
-        leave_out_unknown: leave out events of variables that `embeddings` lacks and count them, instead of an error.
         jobs: threads that read and cut; None = one per core. They do not change the result.
         progress: show a progress bar if stderr is a terminal.
 
     Raises:
-        InputError: the data or side tables have a fault; the message says what and where.
+        InputError: the data have a fault; the message says what and where.
     """
     out = Path(out)
     if not label_name.strip():
         raise InputError(f"The name of the label is {label_name!r}: it must not be blank (--label_name).")
     require_separate_splits(source)
-    if stats is None and "train" not in source.stays and source.stays:
-        raise InputError("There is no train split to compute statistics from. Pass a stats.csv (--params_map_path).")
     with new_folder(out) as partial:
         unit = "file" if imported is None else "stay"
-        known = embeddings.row if leave_out_unknown and embeddings is not None else None
         tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit))
-        _write_raw(tally, source, partial, labels or {}, jobs or os.cpu_count() or 1, progress, known)
+        _write_stays(tally, source, partial, labels or {}, jobs or os.cpu_count() or 1, progress)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _refuse_other_clocks(tally, imported)
         _require_stays(tally)
-        n_events = {split: n["events"] for split, n in tally.splits.items()}
-        variables = normalise(partial, tally.code_of, n_events, stats, progress)
-        vectors = _embeddings(variables, embeddings, embedding_dim)
-        np.save(partial / EMBEDDINGS, vectors)
+        vocabulary = _number_variables(tally, partial, progress)
+        for name, file in beside.items():
+            shutil.copyfile(file, partial / name)
         write_skipped(partial, tally.skips)
         if imported is not None and imported.samples is not None:
             write_samples(partial, imported.samples, tally.skips)
-        origins = {
-            "statistics": "train split" if stats is None else "file",
-            "embeddings": {"source": "generated by name" if embeddings is None else "file", "width": vectors.shape[1]},
-        }
-        head = {"created": _created(), "source": source.description, "label_name": label_name, **origins}
+        head = {"created": _created(), "source": source.description, "label_name": label_name, "vocabulary": vocabulary}
         more = {} if imported is None else imported.as_plain()
-        write_manifest(partial, head | more | _manifest(tally, variables, skip_bad))
+        write_manifest(partial, head | more | _manifest(tally, skip_bad))
         open_cohort(partial, verify=False)  # what could not be read again must not take the name OUT
     return open_cohort(out, verify=False)
 
@@ -127,7 +106,6 @@ class _Tally:
     splits: dict[str, dict[str, int]] = field(default_factory=dict)  # counts by split
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
     skips: list[Skip] = field(default_factory=list)
-    unknown: dict[str, Counter[str]] = field(default_factory=dict)  # by split: events left out, by variable
     n_reordered: int = 0
     spans: Spans = field(default_factory=Spans)
 
@@ -147,25 +125,14 @@ class _Tally:
         return code[part.variable]
 
 
-# ------------------------------------------------------------------ first pass: raw values, in order
+# ------------------------------------------------------------------ first pass: values in order, provisional codes
 
 
-def _write_raw(
-    tally: _Tally,
-    source: Source,
-    folder: Path,
-    labels: Labels,
-    jobs: int,
-    progress: bool,
-    known: Collection[str] | None,
-) -> None:
-    """Write raw values and provisional codes, and note in `tally` what was learned."""
+def _write_stays(tally: _Tally, source: Source, folder: Path, labels: Labels, jobs: int, progress: bool) -> None:
+    """Write values and provisional codes, and note in `tally` what was learned."""
 
-    def read(some: Sequence[Stay]) -> tuple[CutRows, int, dict[str, int]]:
-        rows, unknown = source.read(some), dict[str, int]()
-        if known is not None:
-            rows, unknown = only_known(rows, known)
-        return cut(rows), len(some), unknown
+    def read(some: Sequence[Stay]) -> tuple[CutRows, int]:
+        return cut(source.read(some)), len(some)
 
     tally.skip(source.skips, labels)
     n_stays = sum(map(len, source.stays.values()))
@@ -175,14 +142,12 @@ def _write_raw(
     ):
         for split, stays in source.stays.items():
             chunks = (stays[start : start + STAYS_PER_CHUNK] for start in range(0, len(stays), STAYS_PER_CHUNK))
-            tally.unknown[split] = Counter()
             with SplitWriter(folder / split) as writer:
-                for part, n_read, unknown in in_order(pool, read, chunks, 2 * jobs):
+                for part, n_read in in_order(pool, read, chunks, 2 * jobs):
                     tally.skip(part.skips, labels)
                     writer.append(part, tally.codes(part), labels)
                     tally.n_reordered += part.n_reordered
                     tally.spans.add(part.spans, labels)
-                    tally.unknown[split].update(unknown)
                     bar.update(n_read)
             tally.splits[split] = writer.counts
             tally.groups[split] = writer.groups
@@ -233,40 +198,45 @@ def _refuse_other_clocks(tally: _Tally, imported: Imported | None) -> None:
         refuse_other_clocks(first, MINUTES[unit], unit)
 
 
-# ------------------------------------------------------------------ embeddings and manifest
+# ------------------------------------------------------------------ second pass: codes of the vocabulary, sums
 
 
-def _embeddings(variables: Variables, given: Embeddings | None, width: int) -> NDArray[np.float64]:
-    """[V, I] in the order of the vocabulary."""
-    if given is None:
-        return np.stack([generate_embedding(name, width) for name in variables.vocabulary])
-    return choose_embeddings(given, variables.vocabulary, variables.n_events)
+def _number_variables(tally: _Tally, folder: Path, progress: bool) -> list[str]:
+    """The sorted vocabulary; variables are numbered by it in place, and the sums of each split are written."""
+    vocabulary = sorted(tally.code_of)
+    number = np.zeros(len(vocabulary), dtype=np.int32)  # provisional code -> vocabulary
+    number[[tally.code_of[name] for name in vocabulary]] = np.arange(len(vocabulary))
+
+    def numbered(split: str) -> Iterator[Block]:
+        arrays = (np.load(folder / split / f"{name}.npy", mmap_mode="r+") for name in ("variable", "value"))
+        for variable, value in event_blocks(*arrays):
+            variable[:] = number[variable]
+            yield variable, value
+            bar.update(len(value))
+
+    total = sum(n["events"] for n in tally.splits.values())
+    disable = None if progress else True
+    with tqdm(total=total, desc="Adding up values", unit="event", unit_scale=True, disable=disable) as bar:
+        for split in tally.splits:
+            np.save(folder / split / SUMS, Sums.of(numbered(split), len(vocabulary)).as_array())
+    return vocabulary
 
 
-def _manifest(tally: _Tally, variables: Variables, skip_bad: bool) -> dict[str, Any]:
+def _manifest(tally: _Tally, skip_bad: bool) -> dict[str, Any]:
     """What was read and what was left out."""
     has_groups = any(group for runs in tally.groups.values() for group, _ in runs)
-    unknown = np.flatnonzero(np.isnan(variables.mean)).tolist()
     return {
         **({"groups": tally.groups} if has_groups else {}),
-        "vocabulary": variables.vocabulary,
-        "mean": to_json(variables.mean),
-        "std": to_json(variables.std),
         "splits": tally.splits,
         "report": {
             "skip_bad": skip_bad,
-            **({LEAKS: variables.statistics_of} if variables.statistics_of else {}),
             "faulty_files": tally.faulty.files,
             "faults": asdict(tally.faulty),
             "unnamed_rows": tally.unnamed_rows._asdict(),
-            "unknown_variables": {
-                split: dict(sorted(counts.items())) for split, counts in tally.unknown.items() if counts
-            },
             "left_out": sum(not skip.is_fault for skip in tally.skips),
             "stays_out_of_order": tally.n_reordered,
             TIMES: tally.spans.as_plain(),
             "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
-            "variables_without_statistics": {variables.vocabulary[v]: int(variables.n_events[v]) for v in unknown},
         },
     }
 

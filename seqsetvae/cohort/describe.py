@@ -15,9 +15,10 @@ from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
-from seqsetvae.cohort.report import ALIKE, alike_names
+from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, without_statistics
 from seqsetvae.cohort.skipped import counted, rate
 from seqsetvae.cohort.spans import TIMES, span_notes
+from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
 from seqsetvae.errors import InputError, cut
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
@@ -97,12 +98,13 @@ def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ())
     report = cohort.manifest["report"]
     if report["stays_out_of_order"]:
         findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
-    without = report["variables_without_statistics"].items()
+    without = without_statistics(cohort).items()
     unknown = [f"{name!r}: {n:,} events" for name, n in without if name not in reported]
     add_list(findings.remarks, "variables without statistics, which keep their raw value", unknown)
     add_list(findings.remarks, f"{ALIKE} (--variable_map of `table` and `meds` joins them)", alike_names(cohort))
     findings.problems += leaks(cohort)
-    _check_values(cohort, findings, reported)
+    if cohort.variables.statistics != NONE:
+        _check_values(cohort, findings, reported)
     _check_spans(cohort, findings)
     _check_time_span(cohort, findings)
     _check_last_seen(cohort, findings)
@@ -186,28 +188,30 @@ def _check_ended(cohort: Cohort, findings: Findings) -> None:
 
 @dataclass(frozen=True)
 class _Extremes:
-    """How far the values of each variable go, as stored: z-scores, or raw values without statistics."""
+    """How far the values of each variable go: z-scores, or values in their units without statistics."""
 
     n_events: NDArray[np.int64]  # [V]
-    n_training: NDArray[np.int64]  # [V] those of the training split
+    n_training: NDArray[np.float64]  # [V] those of the training split
     beyond: NDArray[np.int64]  # [V] events beyond EXTREME_Z
-    furthest: NDArray[np.float64]  # [V] the value furthest from 0 among those, 0 if there are none
+    value: NDArray[np.float64]  # [V] the value furthest from the mean
+    furthest: NDArray[np.float64]  # [V] its z-score; 0 if it is not beyond EXTREME_Z
 
 
 def _extremes(cohort: Cohort) -> _Extremes:
-    n_variables = len(cohort.vocabulary)
-    n_events, n_training, beyond = np.zeros((3, n_variables), dtype=np.int64)
-    low, high = np.zeros((2, n_variables))
-    for name, split in cohort.splits.items():
+    n_variables, of_each = len(cohort.vocabulary), np.arange(len(cohort.vocabulary), dtype=np.int32)
+    beyond = np.zeros(n_variables, dtype=np.int64)
+    for split in cohort.splits.values():
         for variable, value in event_blocks(split.variable, split.value):
-            at = np.flatnonzero(np.abs(value) > EXTREME_Z)
-            count = np.bincount(variable, minlength=n_variables)
-            n_events += count
-            n_training += count * (name == "train")
-            beyond += np.bincount(variable[at], minlength=n_variables)
-            np.minimum.at(low, variable[at], value[at])
-            np.maximum.at(high, variable[at], value[at])
-    return _Extremes(n_events, n_training, beyond, np.where(high >= -low, high, low))
+            is_beyond = np.abs(cohort.variables.z_scores(variable, value)) > EXTREME_Z
+            beyond += np.bincount(variable[is_beyond], minlength=n_variables)
+    sums = {name: cohort.sums(name) for name in cohort.splits}
+    low = np.min([each.low for each in sums.values()], axis=0)
+    high = np.max([each.high for each in sums.values()], axis=0)
+    z_low, z_high = (cohort.variables.z_scores(of_each, values) for values in (low, high))
+    is_high = z_high >= -z_low
+    furthest = np.where(beyond > 0, np.where(is_high, z_high, z_low), 0.0)
+    n_training = sums["train"].count if "train" in sums else np.zeros(n_variables)
+    return _Extremes(event_counts(cohort), n_training, beyond, np.where(is_high, high, low), furthest)
 
 
 def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str]) -> None:
@@ -221,7 +225,7 @@ def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str])
 
     beyond = f"values beyond {EXTREME_Z:g} standard deviations"
     misfit = has_stats & (found.beyond > found.n_events / 2)
-    if cohort.manifest["statistics"] == "train split":  # training has few, nearly equal values of it
+    if cohort.variables.statistics == TRAIN_SPLIT:  # training has few, nearly equal values of it
         add(findings.remarks, f"variables with most {beyond} of the training values. {LIMITED}", misfit)
     else:
         add(findings.problems, f"variables with most {beyond}: their mean and std do not fit", misfit)
@@ -242,11 +246,9 @@ def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str])
 
 def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
     """One line on the extreme values of a variable, the furthest in its own unit."""
-    name, value = cohort.vocabulary[v], found.furthest[v]
-    furthest = f"{value:g} (no statistics)"
-    if np.isfinite(cohort.std[v]):
-        furthest = f"{value * cohort.std[v] + cohort.mean[v]:g} (z = {value:+.1f})"
-    return f"{name!r}: {found.beyond[v]:,} events, furthest {furthest}"
+    known = np.isfinite(cohort.std[v])
+    furthest = f"{found.value[v]:g} (z = {found.furthest[v]:+.1f})" if known else f"{found.value[v]:g} (no statistics)"
+    return f"{cohort.vocabulary[v]!r}: {found.beyond[v]:,} events, furthest {furthest}"
 
 
 def _check_spans(cohort: Cohort, findings: Findings) -> None:

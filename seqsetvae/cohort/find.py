@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from seqsetvae.cohort.bind import SideTables, bind, read_tables, tables_in
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
-from seqsetvae.cohort.manifest import FORMAT_VERSION, MANIFEST
+from seqsetvae.cohort.manifest import FORMAT_VERSION
 from seqsetvae.cohort.sidefiles import has_label_column
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, open_layout
 from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, file_sha256
 
@@ -30,6 +32,7 @@ def open_or_compile(
     *,
     cache_root: str | Path,
     named: SideFiles = NOT_NAMED,
+    own: Variables | None = None,
     label_name: str | None = None,
     skip_bad: bool = False,
     leave_out_unknown: bool = False,
@@ -41,40 +44,57 @@ def open_or_compile(
     An old layout is compiled into cache_root/<key>, which may take minutes. The key is a hash of the content of every
     file that matters: the entry is found again as long as nothing has changed, and compiled anew when anything has.
 
-    With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
-    needs_labels a file of labels that lacks the column label_name counts as no file, and labels may be of other stays.
+    The cohort is bound to `own`, the variables of a checkpoint, and to the stats.csv and cached.csv that are named, or
+    lie beside the data. With leave_out_unknown the events of variables without an embedding are left out instead of
+    being an error. Without needs_labels a file of labels that lacks the column label_name counts as no file, and labels
+    may be of other stays.
 
     label_name None is the label that a compiled cohort has, and in_hospital_mortality of an old layout.
 
     Raises:
         InputError: no data there, a side file is missing, the data have a fault, or a compiled cohort has another label
-            than label_name, or is given side files.
+            than label_name, or is given labels.
     """
     data_dir = Path(data_dir)
+    tables = side_tables(data_dir, named)
+    if is_compiled(data_dir):
+        cohort = open_labelled(data_dir, label_name)
+    else:
+        label_name = DEFAULT_LABEL if label_name is None else label_name
+        files = locate_layout(data_dir, named)
+        files = files if needs_labels else without_other_labels(files, label_name)
+        cohort = _from_cache(files, Path(cache_root), label_name, skip_bad, needs_labels, progress)
+    return bind(cohort, tables, own, leave_out_unknown=leave_out_unknown)
+
+
+def side_tables(data_dir: Path, named: SideFiles) -> SideTables:
+    """What stats.csv and cached.csv say: those that are named, or lie beside the data. Raises InputError."""
     if is_compiled(data_dir):
         named.refuse(data_dir)
-        return open_labelled(data_dir, label_name)
-    label_name = DEFAULT_LABEL if label_name is None else label_name
-    files = locate_layout(data_dir, named)
-    if not needs_labels:
-        files = without_other_labels(files, label_name)
-    key = content_key(files, label_name, skip_bad, progress, leave_out_unknown)
-    entry = Path(cache_root) / key
+        named.require()
+        stats, embeddings = tables_in(data_dir)
+        stats, embeddings = named.stats or stats, named.embeddings or embeddings
+    else:
+        files = locate_layout(data_dir, named)
+        stats, embeddings = files.stats, files.embeddings
+    return read_tables(stats, embeddings, named=named.stats is not None or named.embeddings is not None)
+
+
+def _from_cache(
+    files: LayoutFiles, cache_root: Path, label_name: str, skip_bad: bool, needs_labels: bool, progress: bool
+) -> Cohort:
+    key = content_key(files, label_name, skip_bad, progress)
+    entry = cache_root / key
     if not is_compiled(entry):
         try:
+            alone = replace(files, stats=None, embeddings=None)  # they are bound, and may change
             compile_layout(
-                files,
-                entry,
-                label_name=label_name,
-                skip_bad=skip_bad,
-                leave_out_unknown=leave_out_unknown,
-                progress=progress,
-                needs_labels=needs_labels,
+                alone, entry, label_name=label_name, skip_bad=skip_bad, progress=progress, needs_labels=needs_labels
             )
         except AlreadyThereError:
             if not is_compiled(entry):  # else another process finished the same entry meanwhile: use it
                 raise
-        if content_key(files, label_name, skip_bad, progress, leave_out_unknown) != key:
+        if content_key(files, label_name, skip_bad, progress) != key:
             shutil.rmtree(entry)
             raise InputError(f"{files.patient_ehr}: files changed while they were being compiled. Run it again.")
     return open_cohort(entry)
@@ -103,9 +123,7 @@ def compile_layout(
     out: str | Path,
     *,
     label_name: str = DEFAULT_LABEL,
-    embedding_dim: int | None = None,
     skip_bad: bool = False,
-    leave_out_unknown: bool = False,
     jobs: int | None = None,
     progress: bool = True,
     needs_labels: bool = True,
@@ -115,30 +133,20 @@ def compile_layout(
     Raises:
         InputError: also for the reasons of open_layout.
     """
-    opened = open_layout(files, label_name, embedding_dim, needs_labels)
-    return compile_cohort(
-        **vars(opened), out=out, skip_bad=skip_bad, leave_out_unknown=leave_out_unknown, jobs=jobs, progress=progress
-    )
+    opened = open_layout(files, label_name, needs_labels)
+    return compile_cohort(**vars(opened), out=out, skip_bad=skip_bad, jobs=jobs, progress=progress)
 
 
-def content_key(
-    files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False, leave_out_unknown: bool = False
-) -> str:
+def content_key(files: LayoutFiles, label_name: str, skip_bad: bool, progress: bool = False) -> str:
     """A hash of all that the compiled cohort depends on: names and contents, never modification times.
 
     `progress` shows a bar if stderr is a terminal and it takes more than a second.
     """
     # The JSON of one long list, hashed piece by piece: nothing is kept of a file after it was read.
-    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad] + ["known variables only"] * leave_out_unknown
+    options = [FORMAT_VERSION, COMPILER_VERSION, label_name, skip_bad]
     key = hashlib.sha256(f"[{json.dumps(options)}".encode())
     names = {split: parquet_names(files.patient_ehr / split) for split in sorted(SPLITS)}
-    sides = {"stats.csv": files.stats, "oc.csv": files.labels, "cached.csv": files.embeddings}
-    named_sides = [
-        # The manifest of a compiled cohort has the checksums of all that is in it.
-        (f"side:{name}", str(path / MANIFEST if is_compiled(path) else path))
-        for name, path in sides.items()
-        if path is not None
-    ]
+    named_sides = [] if files.labels is None else [("side:oc.csv", str(files.labels))]
     n_files = sum(map(len, names.values())) + len(named_sides)
     bar = tqdm(total=n_files, desc="Checking files", unit="file", delay=1, disable=None if progress else True)
     named = chain(_named_stays(files.patient_ehr, names), named_sides)

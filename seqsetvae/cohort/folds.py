@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, ranges
+from seqsetvae.cohort.variables import TRAIN_SPLIT
 from seqsetvae.errors import InputError
 
 POOLED = ("train", "valid")  # the test split is never part of a fold
@@ -77,8 +78,8 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
 
     Stratified by label, and all stays of a subject are in one fold. Stays are taken in the order of their ids as text,
     so that the partition depends on nothing but the stays and the seed. With a `train_fraction` below 1, a random part
-    of the training patients is kept with their stays, of each class alike. Mean and std of the variables remain those
-    of the cohort.
+    of the training patients is kept with their stays, of each class alike. Mean and std of the variables are those of
+    the fold's training stays, unless they are given (a stats.csv, a checkpoint).
 
     Raises:
         InputError: a class has fewer stays or patients than there are folds, a fold has one class alone, the one fold
@@ -122,7 +123,8 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
         key = hashlib.sha256(train.stay_id.tobytes() + b"valid" + held_out.stay_id.tobytes()).hexdigest()
         # Another content hash: cached features of one fold must never be taken for those of another.
         manifest = cohort.manifest | {"checksums": cohort.manifest["checksums"] | {"fold": key}}
-        yield replace(cohort, manifest=manifest, splits={"train": train, "valid": held_out})
+        fold = replace(cohort, manifest=manifest, splits={"train": train, "valid": held_out})
+        yield fold.with_own_statistics() if cohort.variables.statistics == TRAIN_SPLIT else fold
 
 
 def random_part(

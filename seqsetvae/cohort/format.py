@@ -1,4 +1,6 @@
-"""The compiled cohort on disk: memory-mapped flat arrays and one manifest. docs/cohort-format.md describes it.
+"""The compiled cohort on disk: memory-mapped flat arrays of raw values and one manifest; see docs/cohort-format.md.
+
+What a model makes of the values belongs to the model (variables.py), and is bound to an open cohort.
 
 Letters: V variables, I width of an embedding; in a split N stays, S sets, E events.
 """
@@ -6,7 +8,7 @@ Letters: V variables, I width of an embedding; in a split N stays, S sets, E eve
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.manifest import MANIFEST, damaged, read_manifest
+from seqsetvae.cohort.statistics import N_SUMS, Floats, Sums
 from seqsetvae.cohort.tidy import SPLITS
+from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT, Variables
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 
-EMBEDDINGS = "embeddings.npy"
+EMBEDDINGS = "embeddings.npy"  # of format 1
+SUMS = "sums.npy"  # in each split folder: float64 [7, V], the fields of Sums in their order
 SAMPLES = "samples.parquet"  # ids and times of the samples, where a table was imported (imported.py)
 ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
     "variable": np.dtype("<i4"),
@@ -46,7 +51,7 @@ class Split:
     """
 
     variable: NDArray[np.int32]  # [E] index into the vocabulary
-    value: NDArray[np.float64]  # [E] z-score; the raw value where the cohort has no statistics for the variable
+    value: NDArray[np.float64]  # [E] in the variable's own unit
     set_offset: NDArray[np.int64]  # [S + 1] into the events
     minute: NDArray[np.float64]  # [S] minutes since admission
     stay_offset: NDArray[np.int64]  # [N + 1] into the sets
@@ -54,6 +59,7 @@ class Split:
     label: NDArray[np.int8]  # [N] 0 or 1; -1 = the stay has no label
     subject_id: NDArray[np.int64]  # [N] the patient; the stay's own number where the source has no patients
     prediction_minute: NDArray[np.float64]  # [N] only events before it are in the cohort; NaN = the whole stay
+    sums: Sums | None = None  # of the values, by variable; None: not known (`Cohort.sums` computes them)
 
     def __init__(self, folder: Path) -> None:
         """Map the arrays of a split folder. Raises InputError naming an array that is missing or damaged."""
@@ -65,6 +71,11 @@ class Split:
         for array, dtype in OPTIONAL_ARRAYS.items():
             if (folder / f"{array}.npy").is_file():
                 setattr(self, array, _map(folder / f"{array}.npy", dtype, n_dim=1))
+        if (folder / SUMS).is_file():
+            sums = _map(folder / SUMS, np.dtype("<f8"), n_dim=2)
+            if len(sums) != N_SUMS:
+                raise damaged(folder / SUMS, f"{len(sums)} rows, not {N_SUMS}")
+            self.sums = Sums(*sums)
 
     def __reduce__(self) -> tuple[type["Split"], tuple[Path]]:
         return Split, (self.folder,)
@@ -82,7 +93,7 @@ class Split:
     @property
     def n_events(self) -> int:
         """Events in this split (E)."""
-        return len(self.value)
+        return len(self.variable)
 
     def subjects_of(self, stays: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patient of each of these stays of the split."""
@@ -100,15 +111,12 @@ def event_blocks(
 
 @dataclass(frozen=True)
 class Cohort:
-    """A compiled cohort, open for reading."""
+    """A compiled cohort, open for reading, and what a model reads of its variables."""
 
     path: Path
     manifest: dict[str, Any]  # manifest.json
     vocabulary: tuple[str, ...]  # the V variables that occur, sorted by name
-    mean: NDArray[np.float64]  # [V] in the variable's own unit; NaN = no statistics, the raw value was kept
-    std: NDArray[np.float64]  # [V] likewise
-    embeddings: NDArray[np.float64]  # [V, I]
-    embeddings_generated: bool  # from the names, because there was no cached.csv
+    variables: Variables  # of the vocabulary; as opened, mean and std of the train split and generated vectors
     label_name: str  # the column of oc.csv that the labels come from
     splits: dict[str, Split]  # only those that the source had, in the order train, valid, test
 
@@ -118,23 +126,45 @@ class Cohort:
             raise InputError(f"{self.path}: the cohort has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
+    @property
+    def mean(self) -> Floats:
+        """[V] In the variable's own unit; NaN = no statistics."""
+        return self.variables.mean
+
+    @property
+    def std(self) -> Floats:
+        """[V] Likewise."""
+        return self.variables.std
+
+    @property
+    def embeddings(self) -> Floats:
+        """[V, I]."""
+        return self.variables.vectors
+
+    def sums(self, split: str) -> Sums:
+        """Sums over the values of a split, by variable."""
+        found = self.split(split)
+        return found.sums or Sums.of(event_blocks(found.variable, found.value), len(self.vocabulary))
+
+    def with_own_statistics(self) -> "Cohort":
+        """The cohort with mean and std of the values of its train split, all NaN where it has none."""
+        none = np.full(len(self.vocabulary), np.nan)
+        found = "train" in self.splits
+        mean, std = self.sums("train").mean_and_std() if found else (none, none)
+        variables = replace(self.variables, mean=mean, std=std, statistics=TRAIN_SPLIT if found else NONE)
+        return replace(self, variables=variables)
+
     @cached_property
-    def content_hash(self) -> str:
-        """SHA-256 over all arrays, the vocabulary and the statistics: equal hashes mean the same data."""
-        parts = {key: self.manifest[key] for key in ("checksums", "vocabulary", "mean", "std", "label_name")}
+    def data_hash(self) -> str:
+        """SHA-256 over all arrays and the vocabulary: equal hashes mean the same data, whatever reads them."""
+        # mean and std: of format 1
+        parts = {key: self.manifest.get(key) for key in ("checksums", "vocabulary", "mean", "std", "label_name")}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def fingerprints(self) -> dict[str, str]:
-        """What each variable means here: a short hash of its mean, std and embedding, by name.
-
-        A checkpoint that keeps them can tell later whether a cohort means the same by the same name.
-        """
-        meaning = np.column_stack([self.mean, self.std, self.embeddings]).astype("<f8")  # [V, 2 + I]
-        meaning[np.isnan(meaning)] = np.nan  # one NaN, whatever its bits were
-        return {
-            name: hashlib.sha256(row.tobytes()).hexdigest()[:16]
-            for name, row in zip(self.vocabulary, meaning, strict=True)
-        }
+    @property
+    def content_hash(self) -> str:
+        """One hash of the data and of what a model reads of their variables."""
+        return hashlib.sha256(f"{self.data_hash} {self.variables.content_hash}".encode()).hexdigest()
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,24 +194,47 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
         if not (path / name).is_file():
             raise damaged(path / name, "the file is missing")
     splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
-    embeddings = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
-    if embeddings.shape != (len(manifest["vocabulary"]), manifest["embeddings"]["width"]):
-        raise damaged(path / EMBEDDINGS, f"shape {embeddings.shape} disagrees with the manifest")
     if verify:
         _check_bytes(path, manifest)
     for name, split in splits.items():
         _check_split(split, manifest["splits"][name], len(manifest["vocabulary"]))
-    return Cohort(
-        path=path,
-        manifest=manifest,
-        vocabulary=tuple(manifest["vocabulary"]),
-        mean=_from_json(manifest["mean"]),
-        std=_from_json(manifest["std"]),
-        embeddings=embeddings,
-        embeddings_generated=manifest["embeddings"]["source"] != "file",
-        label_name=manifest["label_name"],
-        splits=splits,
-    )
+    vocabulary = tuple(manifest["vocabulary"])
+    if manifest["version"] == 1:
+        variables = variables_of_format_1(path, manifest)
+        splits = {name: TurnedBack(split.folder, variables) for name, split in splits.items()}
+        return Cohort(path, manifest, vocabulary, variables, manifest["label_name"], splits)
+    unknown = np.full(len(vocabulary), np.nan)
+    cohort = Cohort(path, manifest, vocabulary, Variables(vocabulary, unknown, unknown), manifest["label_name"], splits)
+    return cohort.with_own_statistics()
+
+
+def variables_of_format_1(path: Path, manifest: dict[str, Any]) -> Variables:
+    """Mean, std and vectors that the cohorts of earlier versions hold, by which their values were normalised."""
+    mean, std = (np.array([np.nan if x is None else x for x in manifest[key]], np.float64) for key in ("mean", "std"))
+    given, width = None, manifest["embeddings"]["width"]
+    if manifest["embeddings"]["source"] == "file":
+        given = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
+        if given.shape != (len(mean), width):
+            raise damaged(path / EMBEDDINGS, f"shape {given.shape} disagrees with the manifest")
+    return Variables(tuple(manifest["vocabulary"]), mean, std, given, width, manifest["statistics"])
+
+
+class TurnedBack(Split):
+    """A split of format 1, whose z-scores are turned back into values when they are first read."""
+
+    def __init__(self, folder: Path, variables: Variables) -> None:
+        super().__init__(folder)
+        self._variables, self._stored = variables, vars(self).pop("value")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TurnedBack, (self.folder, self._variables)
+
+    @cached_property
+    def value(self) -> NDArray[np.float64]:  # type: ignore[override]
+        """[E] In memory."""
+        shift, scale = self._variables.shift, self._variables.scale
+        blocks = event_blocks(self.variable, self._stored)
+        return np.concatenate([z * scale[variable] + shift[variable] for variable, z in blocks])
 
 
 def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
@@ -197,9 +250,9 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
 
 
 def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
-    arrays = (f"{split}/{array}.npy" for split in manifest["splits"] for array in (*ARRAYS, *OPTIONAL_ARRAYS))
-    others = [EMBEDDINGS, *(name for name in (SAMPLES,) if name in manifest["checksums"])]
-    for name in [*others, *(array for array in arrays if (path / array).is_file())]:
+    files = (*(f"{array}.npy" for array in (*ARRAYS, *OPTIONAL_ARRAYS)), SUMS)
+    there = [f"{split}/{file}" for split in manifest["splits"] for file in files if (path / split / file).is_file()]
+    for name in [*there, *(name for name in (SAMPLES, EMBEDDINGS) if name in manifest["checksums"])]:
         if file_sha256(path / name) != manifest["checksums"].get(name):
             raise damaged(path / name, "its bytes are not those that were written")
 
@@ -209,6 +262,8 @@ def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None
     sizes = {"variable": n_events, "value": n_events, "set_offset": n_sets + 1, "minute": n_sets}
     sizes |= {"stay_offset": n_stays + 1, "stay_id": n_stays, "label": n_stays}
     sizes |= dict.fromkeys(OPTIONAL_ARRAYS, n_stays)
+    if split.sums is not None and len(split.sums.count) != n_variables:
+        raise damaged(split.folder / SUMS, f"{len(split.sums.count)} variables, not {n_variables}")
     for array, size in sizes.items():
         if len(getattr(split, array)) != size:
             raise damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
@@ -224,12 +279,3 @@ def _rises(offset: NDArray[np.int64]) -> bool:
     """Is every entry above the one before it? Looked at in blocks: the array may be larger than memory."""
     starts = range(0, len(offset) - 1, _ENTRIES_PER_BLOCK)
     return all((np.diff(offset[start : start + _ENTRIES_PER_BLOCK + 1]) > 0).all() for start in starts)
-
-
-def _from_json(numbers: list[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
-
-
-def to_json(numbers: NDArray[np.float64]) -> list[float | None]:
-    """Floats for the manifest, which read back to the same bits; NaN becomes null."""
-    return [None if np.isnan(number) else float(number) for number in numbers]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split
+from seqsetvae.cohort.variables import FILE
 
-LEAKS = "statistics_of"  # in the report of a manifest: the splits whose means the given statistics are
 CLOSE = 0.01  # of the distance between two means
 FEWEST_VARIABLES = 3  # whose means can tell splits apart
 
@@ -30,7 +30,7 @@ def leaks(cohort: Cohort) -> list[str]:
         late = int((_last_minute(split) >= split.prediction_minute).sum())  # NaN: no prediction time, never late
         if late:
             lines.append(f"leak: {late:,} stays of {split.name} have events at or after their prediction time")
-    told = [name for name in cohort.manifest["report"].get(LEAKS, []) if name != "train"]
+    told = [name for name in _splits_of_file(cohort) if name != "train"]
     if told:
         lines.append(
             f"leak: the means in stats.csv are those of {' and '.join(told)} data too: compute the statistics from the "
@@ -41,6 +41,15 @@ def leaks(cohort: Cohort) -> list[str]:
 
 def _last_minute(split: Split) -> NDArray[np.float64]:
     return split.minute[split.stay_offset[1:] - 1]
+
+
+def _splits_of_file(cohort: Cohort) -> list[str]:
+    """The splits whose means those of a stats.csv are."""
+    if cohort.variables.statistics != FILE:
+        return []
+    sums = {name: cohort.sums(name) for name in cohort.splits}
+    counts, totals = ({name: getattr(each, what) for name, each in sums.items()} for what in ("count", "total"))
+    return splits_of_statistics(cohort.mean, counts, totals)
 
 
 def splits_of_statistics(

@@ -13,16 +13,10 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 
 FORMAT = "seqsetvae-cohort"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+EARLIER_VERSION = 1  # which held z-scores; this version still reads it, the next one will not
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest_checksum"
-VALUES, Z_SCORE = "values", "z_score"  # how stored values are normalised; cohorts without the key hold z-scores too
-# The keys of manifests from before there was a checksum. Without one no other key is allowed, or a damaged name of the
-# checksum would turn off its check.
-_KEYS_WITHOUT_CHECKSUM = {
-    *("format", "version", "created", "source", "label_name", "statistics", "embeddings"),
-    *("vocabulary", "mean", "std", "splits", "report", "checksums"),
-}
 _Check = Callable[[Any], bool]
 _COUNTS = ("positives", "labelled", "stays", "sets", "events")  # of a split; none is larger than the next
 _REPORT_COUNTS = ("faulty_files", "left_out", "stays_out_of_order", "stays_without_label")
@@ -37,7 +31,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write manifest.json with the checksums of all arrays and tables, and its own; the last file of a new folder."""
     arrays = sorted([*folder.rglob("*.npy"), *folder.glob("*.parquet")])
     checksums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in arrays}
-    manifest = {"format": FORMAT, "version": FORMAT_VERSION, VALUES: Z_SCORE, **content, "checksums": checksums}
+    manifest = {"format": FORMAT, "version": FORMAT_VERSION, **content, "checksums": checksums}
     manifest[CHECKSUM] = manifest_checksum(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     # Names of folders that are not UTF-8 become JSON's own escapes.
@@ -65,46 +59,39 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise damaged(file, f"not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f'{file}: not the manifest of a compiled cohort (no "format": "{FORMAT}").')
-    if manifest.get("version") != FORMAT_VERSION:
+    if manifest.get("version") not in (EARLIER_VERSION, FORMAT_VERSION):
         raise InputError(
             f"{file}: format version {manifest.get('version')}, while this program reads version {FORMAT_VERSION}. "
             "Compile the data again."
         )
-    problem = _checksum_problem(manifest) or _content_problem(manifest)
+    if CHECKSUM not in manifest:
+        raise damaged(file, f"{CHECKSUM} is missing")
+    if manifest[CHECKSUM] != manifest_checksum(manifest):
+        raise damaged(file, "its content does not match its checksum")
+    problem = _content_problem(manifest)
     if problem:
         raise damaged(file, problem)
-    if manifest.get(VALUES, Z_SCORE) != Z_SCORE:
-        raise InputError(
-            f"{file}: its values are stored as {manifest[VALUES]!r}, while this program reads {Z_SCORE!r}. Compile the "
-            "data again."
-        )
     return manifest
-
-
-def _checksum_problem(manifest: dict[str, Any]) -> str | None:
-    """What is wrong with the checksum; None if nothing is, or the manifest is from before there was one."""
-    if CHECKSUM not in manifest:
-        unknown = sorted(manifest.keys() - _KEYS_WITHOUT_CHECKSUM)
-        return f"{CHECKSUM} is missing beside {', '.join(unknown)}" if unknown else None
-    return None if manifest[CHECKSUM] == manifest_checksum(manifest) else "its content does not match its checksum"
 
 
 def _content_problem(manifest: dict[str, Any]) -> str | None:
     """The first value of the wrong type or out of range, in words; None if there is none."""
-    missing = [key for key in _CHECKS if key not in manifest]
+    checks = _CHECKS | (_OF_EARLIER if manifest["version"] == EARLIER_VERSION else {})
+    missing = [key for key in checks if key not in manifest]
     if missing:
         return f"{', '.join(missing)} missing"
-    for key, (check, allowed) in (_CHECKS | _OPTIONAL).items():
+    for key, (check, allowed) in (checks | _OPTIONAL).items():
         if key in manifest and not check(manifest[key]):
             return f"{key} is not {allowed}"
-    mean, std = manifest["mean"], manifest["std"]
-    if not len(manifest["vocabulary"]) == len(mean) == len(std):
-        return "vocabulary, mean and std are of unequal length"
     sizes = {name: sum(n for _, n in runs) for name, runs in manifest.get("groups", {}).items() if runs}
     if any(n != manifest["splits"].get(name, {}).get("stays") for name, n in sizes.items()):
         return "groups do not add up to the stays of their split"
-    if any((m is None) != (s is None) for m, s in zip(mean, std, strict=True)):
-        return "a variable has a mean and no std, or the reverse"
+    if manifest["version"] == EARLIER_VERSION:
+        mean, std = manifest["mean"], manifest["std"]
+        if not len(manifest["vocabulary"]) == len(mean) == len(std):
+            return "vocabulary, mean and std are of unequal length"
+        if any((m is None) != (s is None) for m, s in zip(mean, std, strict=True)):
+            return "a variable has a mean and no std, or the reverse"
     return None
 
 
@@ -150,8 +137,7 @@ def _is_pair(value: Any, *checks: _Check) -> bool:
 
 def _is_report(report: Any) -> bool:
     counts = [report.get(name) for name in _REPORT_COUNTS] if isinstance(report, dict) else [None]
-    is_known = all(map(_is_count, counts)) and _is_dict(report.get("variables_without_statistics"), _is_count)
-    return is_known and _has(report, _OF_REPORT)
+    return all(map(_is_count, counts)) and _has(report, _OF_REPORT)
 
 
 def _are_faults(faults: Any) -> bool:
@@ -185,7 +171,6 @@ _OF_REPORT: dict[str, _Check] = {
     "faults": _are_faults,
     "unnamed_rows": lambda v: _are_counts(v) and v.keys() == {"rows", "files"},
     "unknown_variables": lambda v: _is_dict(v, _are_counts),
-    "statistics_of": lambda v: _is_list(v, _is_text),
 }
 _OF_IMPORT: dict[str, _Check] = {
     "notes": lambda v: _is_list(v, _is_text),
@@ -197,9 +182,20 @@ _OPTIONAL: dict[str, tuple[_Check, str]] = {  # what cohorts of some versions an
     "import": (lambda v: _has(v, _OF_IMPORT), "what an import records"),
     "groups": (_are_groups, "groups of stays and their sizes, by split"),
     "targets": (lambda v: False, "a key of a file"),
+    "values": (lambda v: v == "z_score", "z_score"),  # of format 1
 }
 _CHECKS: dict[str, tuple[_Check, str]] = {
     "vocabulary": (lambda v: _is_list(v, _is_text) and v == sorted(set(v)), "a sorted list of different names"),
+    "label_name": (_is_text, "a name"),
+    "source": (_is_text, "a text"),
+    "splits": (
+        lambda v: _is_dict(v, _is_split) and len(v) > 0 and v.keys() <= set(SPLITS),
+        f"counts of {', '.join(reversed(_COUNTS))} for some of {', '.join(SPLITS)}",
+    ),
+    "checksums": (lambda v: _is_dict(v, _is_sha256), "a SHA-256 for each array"),
+    "report": (_is_report, "counts of what was left out"),
+}
+_OF_EARLIER: dict[str, tuple[_Check, str]] = {
     "mean": (lambda v: _is_list(v, lambda m: m is None or _is_finite(m)), "a list of finite numbers or null"),
     "std": (
         lambda v: _is_list(v, lambda s: s is None or (_is_finite(s) and s > 0)),
@@ -214,13 +210,5 @@ _CHECKS: dict[str, tuple[_Check, str]] = {
         ),
         "a source and a width",
     ),
-    "label_name": (_is_text, "a name"),
-    "source": (_is_text, "a text"),
     "statistics": (_is_text, "a text"),
-    "splits": (
-        lambda v: _is_dict(v, _is_split) and len(v) > 0 and v.keys() <= set(SPLITS),
-        f"counts of {', '.join(reversed(_COUNTS))} for some of {', '.join(SPLITS)}",
-    ),
-    "checksums": (lambda v: _is_dict(v, _is_sha256), "a SHA-256 for each array"),
-    "report": (_is_report, "counts of what was left out"),
 }

@@ -13,14 +13,15 @@ from seqsetvae.cohort.find import (
     locate_layout,
     open_labelled,
     open_or_compile,
+    side_tables,
     without_other_labels,
 )
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.report import notices
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels
-from seqsetvae.cohort.sources.opened import embeddings_of, stats_of
+from seqsetvae.cohort.sidefiles import Labels, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
+from seqsetvae.cohort.variables import DEFAULT_WIDTH, Variables
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import DataSettings
 
@@ -28,17 +29,24 @@ COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of data folde
 
 
 def open_data(
-    data: DataSettings, output_root_dir: Path, *, leave_out_unknown: bool = False, needs_labels: bool = True
+    data: DataSettings,
+    output_root_dir: Path,
+    *,
+    own: Variables | None = None,
+    leave_out_unknown: bool = False,
+    needs_labels: bool = True,
 ) -> Cohort:
-    """The cohort of the settings; a patient_ehr folder is compiled once and later recognized by its content.
+    """The cohort of the settings as a model reads it; a patient_ehr folder is compiled once and recognized by content.
 
-    With leave_out_unknown the events of variables without an embedding are left out instead of being an error. Without
-    needs_labels a file of labels that lacks the column of the settings counts as no file.
+    `own` are the variables of a checkpoint. With leave_out_unknown the events of variables without an embedding are
+    left out instead of being an error. Without needs_labels a file of labels that lacks the column of the settings
+    counts as no file.
     """
     assert data.data_dir is not None, "settings are checked before a mode runs"
     cohort = open_or_compile(
         data.data_dir,
         named=_named(data),
+        own=own,
         label_name=data.label_name,
         skip_bad=data.skip_bad,
         leave_out_unknown=leave_out_unknown,
@@ -62,27 +70,29 @@ def check_data(data: DataSettings, *splits: str, labelled: bool = True) -> int:
     No stay is read: hashing and compiling a data folder can take minutes, and a wrong label name is found before.
 
     Returns:
-        Width of the variable embeddings.
+        Width of the variable embeddings that the data come with.
 
     Raises:
         InputError: as `open_or_compile` and `require_classes`, for what can be seen without reading a stay.
     """
     assert data.data_dir is not None, "settings are checked before a mode runs"
+    tables, width = side_tables(data.data_dir, _named(data)), DEFAULT_WIDTH
     if not is_compiled(data.data_dir):
         files, label_name = locate_layout(data.data_dir, _named(data)), data.label_name or DEFAULT_LABEL
         files = files if labelled else without_other_labels(files, label_name)
-        return _check_layout(files, label_name, splits, labelled)
-    _named(data).refuse(data.data_dir)
-    cohort = open_labelled(data.data_dir, data.label_name, verify=False)
-    for name in splits:
-        label = cohort.split(name).label
-        if labelled:
-            counts = {value: int((label == value).sum()) for value in (0, 1, -1)}
-            require_classes(f"{data.data_dir}", name, cohort.label_name, counts)
-    return cohort.embeddings.shape[1]
+        _check_layout(files, label_name, splits, labelled)
+    else:
+        cohort = open_labelled(data.data_dir, data.label_name, verify=False)
+        width = cohort.variables.width
+        for name in splits:
+            label = cohort.split(name).label
+            if labelled:
+                counts = {value: int((label == value).sum()) for value in (0, 1, -1)}
+                require_classes(f"{data.data_dir}", name, cohort.label_name, counts)
+    return width if tables.embeddings is None else tables.embeddings.vectors.shape[1]
 
 
-def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], labelled: bool) -> int:
+def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], labelled: bool) -> None:
     layout = SeqSetVAELayout(files.patient_ehr)
     missing = [name for name in splits if name not in layout.stays]
     if missing:
@@ -90,8 +100,6 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
             f"{files.patient_ehr}: no split {missing[0]!r}; it has {', '.join(layout.stays)}. A split is a folder such "
             f"as {missing[0]}/ with parquet files."
         )
-    if files.stats is not None:
-        stats_of(files.stats)
     labels = None if files.labels is None else read_labels(files.labels, label_name)
     if labelled and labels is None:
         raise InputError(
@@ -103,8 +111,6 @@ def _check_layout(files: LayoutFiles, label_name: str, splits: Sequence[str], la
         if not _has_both_classes(layout.stays[name], labels):
             counts = Counter(labels.get(stay.stay_id, -1) for stay in layout.stays[name])
             require_classes(f"{files.patient_ehr}", name, label_name, counts)
-    embeddings, width = embeddings_of(files.embeddings, DEFAULT_WIDTH)
-    return width if embeddings is None else embeddings.vectors.shape[1]
 
 
 def _has_both_classes(stays: Sequence[Stay], labels: Labels) -> bool:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
+from seqsetvae.cohort.statistics import Floats
+from seqsetvae.cohort.variables import z_scores
 
 if TYPE_CHECKING:
     from seqsetvae.cohort.transform import ValueChange
@@ -31,7 +33,7 @@ ALWAYS_EQUAL = 1.0  # the value of a variable that does not vary, or is rare: th
 class Quantiles:
     """Values as positions among the training values of their variable, from -√3 to √3: uniform, with variance 1."""
 
-    quantiles: dict[str, tuple[float, ...]]  # K ascending stored values of each variable that is not rare
+    quantiles: dict[str, tuple[float, ...]]  # K ascending z-scores of each variable that is not rare
     min_count: int = 0  # variables with fewer values in the training split are rare; 0 = none are
 
     @classmethod
@@ -40,7 +42,8 @@ class Quantiles:
         split = cohort.split("train")
         count = np.bincount(split.variable, minlength=len(cohort.vocabulary))
         step = max(1, len(split.value) // MOST_EVENTS)
-        variable, value = np.asarray(split.variable[::step]), np.asarray(split.value[::step])
+        variable = np.asarray(split.variable[::step])
+        value = cohort.variables.z_scores(variable, split.value[::step])
         order = np.argsort(variable, kind="stable")
         parts = np.split(value[order], np.cumsum(np.bincount(variable, minlength=len(count)))[:-1])
         probabilities = np.linspace(0, 1, N_QUANTILES)
@@ -76,8 +79,9 @@ class Quantiles:
         return name in self.quantiles
 
     def change(self, cohort: Cohort) -> ValueChange:
-        """Stored values → positions; the same quantiles serve z-scores and raw values."""
-        return partial(positions, [_curve(self.quantiles.get(name, ())) for name in cohort.vocabulary])
+        """Values → positions; quantiles are of z-scores, or of the values of variables without statistics."""
+        curves = [_curve(self.quantiles.get(name, ())) for name in cohort.vocabulary]
+        return partial(_changed, cohort.variables.shift, cohort.variables.scale, curves)
 
     def __str__(self) -> str:
         return f"quantiles of the training values (value_transform), {len(self.quantiles):,} variables"
@@ -92,6 +96,12 @@ def _curve(quantiles: tuple[float, ...]) -> Curve | None:
     if len(values) < 2:
         return None
     return values, SCALE * (2 * (first + (count - 1) / 2) / (len(quantiles) - 1) - 1)
+
+
+def _changed(
+    shift: Floats, scale: Floats, curves: Sequence[Curve | None], variable: NDArray[np.int32], value: Floats
+) -> Floats:
+    return positions(curves, variable, z_scores(shift, scale, variable, value))
 
 
 def positions(

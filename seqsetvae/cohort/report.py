@@ -6,12 +6,14 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, event_blocks
+from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.imported import END, IMPORT
 from seqsetvae.cohort.leaks import leaks
+from seqsetvae.cohort.manifest import EARLIER_VERSION
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
 from seqsetvae.cohort.spans import TIMES, span_notes
+from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
 from seqsetvae.errors import shown
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
@@ -28,7 +30,7 @@ def summary(cohort: Cohort) -> str:
             f"{n['stays'] - n['labelled']:>12,}{n['positives']:>10,}{share:>8}"
         )
     lines += [*_samples(cohort), *cohort.manifest.get(IMPORT, {}).get("decided", ())]
-    lines.append(f"{len(cohort.vocabulary)} variables, embeddings {cohort.manifest['embeddings']['source']}")
+    lines.append(f"{len(cohort.vocabulary)} variables")
     lines += [f"{ALIKE}: {names}" for names in alike_names(cohort)[:NAMED]]
     return "\n".join([*lines, *notices(cohort, examples=True)])
 
@@ -62,7 +64,7 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     With `examples` of faulty files, which name stays; without them in runs, whose output goes to logs and reports.
     """
     report = cohort.manifest["report"]
-    unknown: dict[str, int] = report["variables_without_statistics"]
+    unknown = without_statistics(cohort)
     see = f"left out; see {cohort.path / SKIPPED}"
     lines = [*leaks(cohort), *cohort.manifest.get(IMPORT, {}).get("notes", ())]
     if TIMES in report:
@@ -71,10 +73,12 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
         )
     if unknown:
         lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {most_events(unknown)}")
-    if cohort.manifest["statistics"] == "train split":
+    if cohort.variables.statistics == TRAIN_SPLIT:
+        lines.append("mean and std of each variable are those of the train split")
+    if cohort.manifest["version"] == EARLIER_VERSION:
         lines.append(
-            "mean and std of each variable are those of the train split; a checkpoint needs the stats.csv it was "
-            "trained with"
+            "compiled by an earlier version, with z-scores, which were turned back into values; compile the data again "
+            "before the next version, which will not read it"
         )
     unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
     if report["faulty_files"]:
@@ -84,8 +88,11 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")
         lines.append(f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
-    for split, unknown in report.get("unknown_variables", {}).items():  # older cohorts have no such entry
+    emptied = report.get("without_known_variable", {})
+    for split, unknown in report.get("unknown_variables", {}).items():  # where a model lacks a vector for them
         lines.append(f"{split}: events of variables without an embedding, left out: {most_events(unknown)}")
+        if split in emptied:
+            lines.append(f"{split}: {counted(len(emptied[split]), 'stay')} without any other event, left out")
     if report["left_out"]:
         lines.append(f"{counted(report['left_out'], 'stay')} {why_left_out(cohort)} {see}")
     if report["stays_out_of_order"]:
@@ -110,11 +117,15 @@ def why_left_out(cohort: Cohort) -> str:
 
 def event_counts(cohort: Cohort) -> NDArray[np.int64]:
     """[V] Events of each variable, over all splits."""
-    counts = np.zeros(len(cohort.vocabulary), dtype=np.int64)
-    for split in cohort.splits.values():
-        for variable, _ in event_blocks(split.variable, split.value):
-            counts += np.bincount(variable, minlength=len(counts))
-    return counts
+    return np.sum([cohort.sums(name).count for name in cohort.splits], axis=0).astype(np.int64)
+
+
+def without_statistics(cohort: Cohort) -> dict[str, int]:
+    """Events of each variable without mean and std, whose values a model reads as they are."""
+    if cohort.variables.statistics == NONE:  # no model reads the cohort yet
+        return {}
+    counts = event_counts(cohort)
+    return {cohort.vocabulary[v]: int(counts[v]) for v in np.flatnonzero(np.isnan(cohort.mean)).tolist()}
 
 
 def most_events(unknown: dict[str, int]) -> str:

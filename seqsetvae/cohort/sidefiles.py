@@ -1,7 +1,6 @@
 """The small tables beside the stays: statistics (stats.csv), labels (oc.csv) and embeddings (cached.csv)."""
 
 import csv
-import hashlib
 import math
 import re
 from array import array
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.cell_faults import cell_fault, swallows_rows
 from seqsetvae.cohort.ids import id_of_text, is_empty
-from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless, trimmed
 from seqsetvae.cohort.tidy import LARGEST
+from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
 from seqsetvae.errors import InputError, cut, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
@@ -24,7 +23,7 @@ from seqsetvae.errors import InputError, cut, shown
 LARGEST_Z = 1e9
 USABLE_STATS = "mean and std must be finite numbers that float32 can hold, the std above 0"
 
-DEFAULT_WIDTH = 768  # of generated embeddings, that of the language model behind cached.csv
+STATS, CACHED = "stats.csv", "cached.csv"  # their usual names, beside the data or in a compiled cohort
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
 Labels = Mapping[int, int]  # stay -> 0 or 1; a stay that is absent has no label
 
@@ -86,6 +85,13 @@ def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
     return bad
 
 
+_SOURCES = {  # where mean and std are from: what it is called, and what to do
+    TRAIN_SPLIT: ("The training split", "Pass a stats.csv with a usable mean and std, or correct the values."),
+    FILE: ("stats.csv", "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."),
+    CHECKPOINT: ("The checkpoint", "Correct the values: are they in another unit?"),
+}
+
+
 class UnusableStatsError(InputError):
     """Statistics that cannot normalise some variables. `lines`: variable -> what is wrong with its statistics."""
 
@@ -100,7 +106,7 @@ def check_furthest(
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     furthest: NDArray[np.float64],
-    from_file: bool,
+    source: str,
 ) -> None:
     """Check the z-score of the value that is furthest from the mean, for each variable (all arrays [V]).
 
@@ -118,11 +124,8 @@ def check_furthest(
             variables[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
             for v in bad.tolist()
         }
-        source, advice = "The training split", "Pass a stats.csv with a usable mean and std, or correct the values."
-        if from_file:
-            source = "stats.csv"
-            advice = "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."
-        raise UnusableStatsError(source, lines, f"{advice} A z-score may be at most {LARGEST_Z:g}.")
+        name, advice = _SOURCES[source]
+        raise UnusableStatsError(name, lines, f"{advice} A z-score may be at most {LARGEST_Z:g}.")
 
 
 def check_stats(stats: Stats, variables: Iterable[str]) -> None:
@@ -253,45 +256,11 @@ def _refuse_index(path: Path, vectors: NDArray[np.float64]) -> None:
         )
 
 
-def choose_embeddings(given: Embeddings, variables: Sequence[str], n_events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[V, I] The vectors of these variables. n_events [V] is for the message.
-
-    Raises:
-        MissingEmbeddingsError: variables without a vector, each listed.
-        InputError: variables with a vector that is not finite.
-    """
-    missing, bad = embedding_faults(given, variables)
-    if missing:
-        lines = (
-            f"\n  {shown(name)}: {n:,} events" for name, n in zip(variables, n_events, strict=True) if name in missing
-        )
-        raise MissingEmbeddingsError(
-            f"cached.csv has no embedding for {len(missing)} of {len(variables)} variables:{''.join(lines)}\n"
-            "Add a line for each to cached.csv, or take their rows out of the data."
-        )
-    if bad:
-        raise InputError(
-            f"cached.csv: the embedding of {', '.join(map(repr, bad))} contains numbers that are not finite, or beyond "
-            "what float32 can hold."
-        )
-    return given.vectors[[given.row[name] for name in variables]]
-
-
 def embedding_faults(given: Embeddings, variables: Sequence[str]) -> tuple[list[str], list[str]]:
     """The variables without a vector, and those with one that float32 cannot hold."""
     broken = {int(row) for row in np.flatnonzero(~(np.abs(given.vectors) <= LARGEST).all(axis=1))}
     missing = [name for name in variables if name not in given.row]
     return missing, [name for name in variables if given.row.get(name) in broken]
-
-
-def generate_embedding(name: str, width: int) -> NDArray[np.float64]:
-    """[width] A vector that depends on the name alone, so that it is the same in every cohort and version.
-
-    SHAKE-256 of the name in UTF-8 gives `width` little-endian uint32; they become uniform in [-sqrt 3, sqrt 3), which
-    has mean 0 and variance 1. A longer vector starts with the numbers of the shorter one.
-    """
-    raw = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * width), dtype="<u4")
-    return (raw / 2.0**31 - 1.0) * math.sqrt(3.0)
 
 
 def stay_number(text: str) -> int | None:

@@ -7,7 +7,7 @@ the statistics of a single compilation to the last bit, and they never depend on
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,14 @@ class Sums:
         for variable, value in blocks:
             sums._add(variable, value)
         return sums
+
+    def as_array(self) -> Floats:
+        """[7, V] the fields in their order."""
+        return np.stack(astuple(self))
+
+    def take(self, variables: NDArray[np.int64]) -> Sums:
+        """Those of some of the variables."""
+        return Sums(*self.as_array()[:, variables])
 
     def _add(self, variable: NDArray[np.int32], value: Floats) -> None:
         """Add a block. Nothing cancels where mean >> std, nor where the origin is far from the mean.
@@ -75,3 +83,6 @@ class Sums:
         std[constant] = np.where(self.low[constant] == 0, 1.0, np.abs(self.low[constant]))
         mean[constant] = 0.0
         return mean, std
+
+
+N_SUMS = len(fields(Sums))

@@ -1,4 +1,4 @@
-"""How an architecture reads the stored values of a cohort: a value transform, by name, fitted on training stays.
+"""How an architecture reads the values of a cohort: a value transform, by name, fitted on training stays.
 
 A transform belongs to a model, not to the data: a checkpoint records its name and content, and everything that runs the
 model applies it whenever a batch is made. An architecture names the one that its new models get.
@@ -16,15 +16,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, event_blocks
-from seqsetvae.cohort.manifest import Z_SCORE
+from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.quantiles import QUANTILES, Quantiles
+from seqsetvae.cohort.statistics import Floats
+from seqsetvae.cohort.variables import z_scores
 from seqsetvae.errors import InputError
 
+Z_SCORE = "z_score"
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
 PRESENT = 1.0  # the value of an event of a rare variable: that it occurred
 NAMED = 8  # variables that one line names
-# (variable [E], stored value [E]) -> the value that the model reads [E]
+# (variable [E], value in its unit [E]) -> the value that the model reads [E]
 ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -57,8 +59,8 @@ class ValueTransform(Protocol):
         """Whether a model reads the values of a variable, and not only that it occurred."""
         ...
 
-    def change(self, cohort: Cohort) -> ValueChange | None:
-        """What turns stored values (z-scores; raw values without statistics) into those of a batch; None = no change.
+    def change(self, cohort: Cohort) -> ValueChange:
+        """What turns values into those of a batch.
 
         It is pickled for the worker processes of a loader.
         """
@@ -67,9 +69,10 @@ class ValueTransform(Protocol):
 
 @dataclass(frozen=True)
 class ZScore:
-    """Z-scores as stored, perhaps clipped, with one value for all events of a rare variable.
+    """Z-scores, perhaps clipped, with one value for all events of a rare variable.
 
-    The default changes nothing; models were trained so before there were transforms.
+    A variable without statistics keeps its values. The default clips nothing and has no rare variables; models were
+    trained so before there were transforms.
     """
 
     clip: float | None = None  # standard deviations: z-scores beyond are set to this; None = no limit
@@ -81,10 +84,7 @@ class ZScore:
         """Count the variables of the training split."""
         if not min_count:
             return cls(value_clip)
-        split = cohort.split("train")
-        count = np.zeros(len(cohort.vocabulary), dtype=np.int64)
-        for variable, _ in event_blocks(split.variable, split.value):
-            count += np.bincount(variable, minlength=len(count))
+        count = cohort.sums("train").count
         return cls(value_clip, min_count, tuple(cohort.vocabulary[v] for v in np.flatnonzero(count < min_count)))
 
     @classmethod
@@ -112,22 +112,22 @@ class ZScore:
         """Those of rare variables are not."""
         return name not in self.rare
 
-    def change(self, cohort: Cohort) -> ValueChange | None:
-        """Clip to a smallest and a largest value of each variable.
+    def change(self, cohort: Cohort) -> ValueChange:
+        """Z-scores, clipped to a smallest and a largest value of each variable.
 
         Variables without statistics keep raw values, which standard deviations cannot limit.
         """
         rare = np.isin(cohort.vocabulary, self.rare)
         if self.clip is None and not rare.any():
-            return None
+            return partial(z_scores, cohort.variables.shift, cohort.variables.scale)
         limit = np.where(np.isfinite(cohort.std), math.inf if self.clip is None else self.clip, math.inf)
         bounds = np.stack([-limit, limit])  # [2, V]
         bounds[:, rare] = PRESENT
-        return partial(_clip, bounds)
+        return partial(_clipped, cohort.variables.shift, cohort.variables.scale, bounds)
 
     def __str__(self) -> str:
-        if self == AS_STORED:
-            return "as stored (no value_clip, no min_count)"
+        if self == PLAIN:
+            return "plain z-scores (no value_clip, no min_count)"
         clipped = "z-scores not clipped" if self.clip is None else f"z-scores clipped at ±{self.clip:g}"
         return f"{clipped} (value_clip); {self._rare_in_words()} (min_count)"
 
@@ -141,22 +141,24 @@ class ZScore:
         return f"variables with fewer than {self.min_count:,} training values get the value {PRESENT:g}: {named}"
 
 
-def _clip(bounds: NDArray[np.float64], variable: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(value, *bounds[:, variable])
+def _clipped(
+    shift: Floats, scale: Floats, bounds: Floats, variable: NDArray[np.int32], value: Floats
+) -> NDArray[np.float64]:
+    return np.clip(z_scores(shift, scale, variable, value), *bounds[:, variable])
 
 
 VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore, QUANTILES: Quantiles}
-AS_STORED = ZScore()
+PLAIN = ZScore()
 
 
 def read_transform(content: Any, path: Path) -> ValueTransform:
-    """The transform that a checkpoint records; one that records none was trained on values as stored.
+    """The transform that a checkpoint records; one that records none was trained on plain z-scores.
 
     Raises:
         InputError: it is not as a training run writes it, or has a name that is not among VALUE_TRANSFORMS.
     """
     if content is None:
-        return AS_STORED
+        return PLAIN
     name = content.get("name", Z_SCORE) if isinstance(content, dict) else Z_SCORE  # z_score had no name at first
     if name not in list(VALUE_TRANSFORMS):  # a damaged name may not be hashable
         raise InputError(

@@ -46,7 +46,7 @@ class _ArrayWriter:
 
 
 class SplitWriter:
-    """Appends chunks to the arrays of one split folder; values are raw and variables have provisional codes.
+    """Appends chunks to the arrays of one split folder; variables have provisional codes.
 
     Attributes:
         counts: of stays, sets, events, labelled stays and positives so far.

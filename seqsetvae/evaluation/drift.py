@@ -45,7 +45,7 @@ def drift(
     """A sentence for each way in which these splits differ from the training data.
 
     Args:
-        cohort: its values are z-scores by the mean and std of the training data.
+        cohort: bound to the mean and std of the training data.
         splits: which of its splits.
         known: [V] variables that were in the training data.
         rare: variables whose values the model does not read.
@@ -69,12 +69,10 @@ def drift(
     return [*found, *missing, *_other_window(profile.window, window, lengths, training_hours)]
 
 
-def not_compared(
-    cohort: Cohort, splits: Sequence[str], fingerprints: Sequence[str], profile: Profile | None
-) -> list[str]:
+def not_compared(cohort: Cohort, splits: Sequence[str], training: Sequence[str], profile: Profile | None) -> list[str]:
     """A sentence about what of these splits cannot be compared with the training data, and why.
 
-    `fingerprints` are the names of the training variables.
+    `training` are the names of the training variables.
     """
     lines, n_stays = [], sum(cohort.split(name).n_stays for name in splits)
     if n_stays < FEWEST_STAYS:
@@ -83,11 +81,11 @@ def not_compared(
         )
     if profile is None:
         there = {cohort.vocabulary[v] for name in splits for v in np.unique(cohort.split(name).variable)}
-        absent, window = len(set(fingerprints) - there), Window.of([cohort.split(name) for name in splits])
+        absent, window = len(set(training) - there), Window.of([cohort.split(name) for name in splits])
         lines.append(
             "The checkpoint is of an earlier version and does not record how often each variable occurred in training, "
             f"nor up to which hour events were used, so neither can be compared. {absent:,} of its "
-            f"{counted(len(fingerprints), 'variable')} do not occur here; these stays: {window}."
+            f"{counted(len(training), 'variable')} do not occur here; these stays: {window}."
         )
     return lines
 
@@ -181,14 +179,14 @@ def _unknown_variables(events: Counter[str], known_events: float) -> list[str]:
 
 
 def _shifted_means(cohort: Cohort, sums: VariableSums, read: NDArray[np.bool_]) -> list[str]:
-    mean = sums.total / np.maximum(sums.stays, 1)  # in training standard deviations from the training mean
+    here = sums.total / np.maximum(sums.stays, 1)
+    mean = cohort.variables.z_scores(np.arange(len(here), dtype=np.int32), here)
     is_shifted = read & (np.abs(mean) > LARGEST_SHIFT) & (sums.stays >= FEWEST_STAYS)
     shifted = np.flatnonzero(is_shifted)
     if not len(shifted):
         return []
     lines = [
-        f"{cohort.vocabulary[v]!r}: mean {cohort.mean[v] + mean[v] * cohort.std[v]:g} instead of {cohort.mean[v]:g} "
-        f"({mean[v]:+.1f} standard deviations)"
+        f"{cohort.vocabulary[v]!r}: mean {here[v]:g} instead of {cohort.mean[v]:g} ({mean[v]:+.1f} standard deviations)"
         for v in shifted[np.argsort(-np.abs(mean[shifted]), kind="stable")]
     ]
     return [

@@ -37,7 +37,7 @@ class Explanation:
     set_index: NDArray[np.int64]  # [E] from 0 in the stay
     minute: Floats  # [E]
     variable: NDArray[np.int64]  # [E] index into the vocabulary
-    value: Floats  # [E] z-score as the model reads it
+    value: Floats  # [E] in the variable's own unit
     contribution: Floats  # [E] to the logit
     logit: float
     logit_at_mean: float  # with every value at its training mean
@@ -59,6 +59,9 @@ class StayLogit:
         self.set_index, self.minute = one.set_index.numpy(), one.minute.numpy()
         self.values, self.variable = (torch.empty_like(column) for column in (one.value, one.variable))
         self.values[order], self.variable[order] = one.value, one.variable
+        split = batches.split
+        last = split.set_offset[split.stay_offset[stay + 1]]
+        self.measured = np.asarray(split.value[last - len(order) : last])  # of a stay that max_sets cuts, the last
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         batch, order = self._copies_of(len(values))
@@ -112,7 +115,7 @@ def explain(function: StayLogit, stay_id: int) -> Explanation:
         set_index=function.set_index[of_event],
         minute=function.minute[of_event],
         variable=function.variable.numpy(),
-        value=values[0].double().numpy(),
+        value=function.measured,
         contribution=contribution[0].detach().double().numpy(),
         logit=as_it_is,
         logit_at_mean=at_mean,

@@ -19,11 +19,13 @@ from seqsetvae.checkpoint import (
     FINGERPRINTS,
     MEDIAN_HOURS,
     TASK,
+    VARIABLES,
     TrainedOn,
     architecture_of,
     check_fingerprints,
     read_file,
     read_profile,
+    read_variables,
     stored_shapes,
 )
 from seqsetvae.cohort.profile import PROFILE
@@ -35,7 +37,7 @@ from seqsetvae.settings.recorded import check_recorded
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.weights import check_kinds, check_types
 
-REQUIRED = {"sizes", "head", "label_name", "max_sets", FINGERPRINTS}  # hyper_parameters of a fine-tuned checkpoint
+REQUIRED = {"sizes", "head", "label_name", "max_sets"}  # hyper_parameters of a fine-tuned checkpoint
 
 
 class FinetunedModel(nn.Module):
@@ -86,9 +88,9 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     model = _fitting(content, saved, path).to(dtype)
     model.load_state_dict(content["state_dict"])
     check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
-    check_fingerprints(saved[FINGERPRINTS], path)
     trained_on = TrainedOn(
-        fingerprints=saved[FINGERPRINTS],
+        variables=read_variables(content.get(VARIABLES), path),
+        fingerprints=check_fingerprints(saved.get(FINGERPRINTS), path),
         label_name=saved["label_name"],
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),

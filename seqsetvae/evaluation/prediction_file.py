@@ -99,15 +99,13 @@ def every_set_table(every_set: EverySet, calibration: Calibration | None) -> pa.
 
 def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:
     """One row for each event: stay_id, set_index (from 0), minute, variable, value in its own unit, contribution."""
-    mean, std = cohort.mean[explanation.variable], cohort.std[explanation.variable]
-    value = np.where(np.isnan(mean), explanation.value, explanation.value * std + mean)
     return pa.table(
         {
-            "stay_id": np.full(len(value), explanation.stay_id),
+            "stay_id": np.full(len(explanation.value), explanation.stay_id),
             "set_index": explanation.set_index,
             "minute": explanation.minute,
             "variable": [cohort.vocabulary[variable] for variable in explanation.variable],
-            "value": [float(f"{each:.6g}") for each in value],  # they went through float32
+            "value": explanation.value,
             "contribution": explanation.contribution,
         }
     )

@@ -183,7 +183,7 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     of_fold = pretraining(settings, finetuning)
     pl.seed_everything(finetuning.run.seed, verbose=False)
     transform = new_transform(finetuning.architecture, finetuning.values, cohort)
-    run, is_done = earlier_run("pretrain", of_fold, cohort.content_hash)
+    run, is_done = earlier_run("pretrain", of_fold, cohort.data_hash)
     if run is None or not is_done:
         run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
         release()
@@ -197,6 +197,7 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     """
     import pytorch_lightning as pl
 
+    from seqsetvae.cohort.bind import bind
     from seqsetvae.evaluation.load import load_finetuned
     from seqsetvae.evaluation.predictions import predict
     from seqsetvae.training.precision import Precision, prepare_device, weight_type
@@ -208,14 +209,14 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
     device = prepare_device(settings.run)
     settings = finetune.for_stays(settings, cohort)
     pl.seed_everything(settings.run.seed, verbose=False)
-    run, is_done = earlier_run("finetune", resolved(settings), cohort.content_hash)
+    run, is_done = earlier_run("finetune", resolved(settings), cohort.data_hash)
     if is_done and run is not None and not _has_its_checkpoint(run):
         print(f"⚠️  {run}: its best.ckpt is not the one that the run ended with. It is not used; training again.")
         run = None
     if run is None or not is_done:
-        run = Path(finetune.train(settings, cohort, *backbone_for(settings, cohort), resume=run).run)
+        run = Path(finetune.train(settings, *bound_and_backbone(settings, cohort), resume=run).run)
     finetuned = load_finetuned(find_checkpoint(run)[0], weight_type(settings.run))
-    model = finetuned.model.to(device)
+    model, cohort = finetuned.model.to(device), bind(cohort, own=finetuned.trained_on.variables)
     variables = variable_table(model.backbone, cohort, settings.run)
     data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
 
@@ -253,16 +254,20 @@ def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransfo
     return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
 
 
-def backbone_for(settings: finetune.Settings, cohort: Cohort) -> tuple[Any, ValueTransform, LoadReport | None]:
-    """A new backbone for an open cohort, or that of --pretrained_ckpt, loaded again."""
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+def bound_and_backbone(
+    settings: finetune.Settings, cohort: Cohort
+) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
+    """An open cohort with a new backbone for it, or with that of --pretrained_ckpt, loaded again, as it reads it."""
+    from seqsetvae.cohort.bind import bind
+    from seqsetvae.trained_on import check_variables, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
 
     if settings.from_random_weights:
-        return finetune.untrained(settings, cohort), new_transform(settings.architecture, settings.values, cohort), None
-    width = cohort.embeddings.shape[1]
+        transform = new_transform(settings.architecture, settings.values, cohort)
+        return cohort, finetune.untrained(settings, cohort), transform, None
     backbone, checkpoint, report = load_pretrained(
-        settings.pretrained, settings.architecture, settings.data, width, settings.values
+        settings.pretrained, settings.architecture, settings.data, cohort.variables.width, settings.values
     )
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
-    return backbone, value_transform(checkpoint, cohort), report
+    cohort = bind(cohort, own=checkpoint.variables)
+    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
+    return cohort, backbone, value_transform(checkpoint, cohort), report

@@ -68,7 +68,7 @@ def run(settings: Settings) -> Path:
     from seqsetvae.evaluation.drift import drift
     from seqsetvae.loading import data_module
     from seqsetvae.processes import first_process_first, leave, own_share, this_process, to_first
-    from seqsetvae.trained_on import check_embeddings, value_transform
+    from seqsetvae.trained_on import check_variables, value_transform
     from seqsetvae.training.precision import Precision, prepare_device, say_precision
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.variables import embedding_table
@@ -81,9 +81,10 @@ def run(settings: Settings) -> Path:
     width = check_data(settings.data, split_name, labelled=False)
     backbone, checkpoint, _ = load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
     with first_process_first():
-        cohort = open_data(settings.data, settings.run.output_root_dir)
+        own, root = checkpoint.variables, settings.run.output_root_dir
+        cohort = open_data(settings.data, root, own=own, leave_out_unknown=own is not None)
     split = cohort.split(split_name)
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
     table = embedding_table(cohort, settings.run).to(device)
     backbone = backbone.to(device, table.dtype).eval()
     if settings.run.compile_model:
@@ -99,7 +100,7 @@ def run(settings: Settings) -> Path:
     else:
         list(parts)  # sends them
     leave()
-    known = np.isin(cohort.vocabulary, list(checkpoint.fingerprints or cohort.vocabulary))
+    known = np.isin(cohort.vocabulary, checkpoint.known or cohort.vocabulary)
     for warning in drift(cohort, [split_name], known, getattr(transform, "rare", ()), None, checkpoint.profile):
         print(f"⚠️  {warning}")
     return output

@@ -89,8 +89,7 @@ class Exported:
 
 
 def run(settings: Settings) -> Path:
-    """Write the folder --output: model.safetensors, card.json, statistics, embeddings, calibration and .onnx files."""
-    from seqsetvae.cohort.exports.rows import write_variables
+    """Write the folder --output: model.safetensors, card.json, calibration and .onnx files."""
     from seqsetvae.evaluation.load import is_finetuned
     from seqsetvae.files import new_folder
     from seqsetvae.safetensors_file import write_safetensors
@@ -104,7 +103,6 @@ def run(settings: Settings) -> Path:
     model = (_finetuned if is_finetuned(path) else _pretrained)(settings, path, folder)
     with new_folder(output) as partial:
         write_safetensors(partial / EXPORTED, model.weights, model.content, model.texts)
-        write_variables(model.cohort, partial)
         calibration = _copy_calibration(path, partial / EXPORTED) if model.is_calibrated else None
         onnx, said = _write_onnx(model, partial)
         card = _card(model, calibration, onnx, said)
@@ -116,22 +114,22 @@ def run(settings: Settings) -> Path:
 
 
 def _finetuned(settings: Settings, path: Path, folder: RunFolder | None) -> Exported:
-    from seqsetvae.checkpoint import read_file
+    from seqsetvae.checkpoint import VARIABLES, read_file, record_of
     from seqsetvae.modes.scoring import open_scorer
     from seqsetvae.trees import TREES
 
     scorer = open_scorer(path, settings.data, settings.loader, settings.run, [], labelled=False)
     recorded = dict(read_file(path)["hyper_parameters"])
     texts = {TREES: recorded.pop(TREES)} if TREES in recorded else {}
-    model, split = scorer.finetuned.model, list(scorer.cohort.splits)[-1]
+    model, cohort, split = scorer.finetuned.model, scorer.cohort, list(scorer.cohort.splits)[-1]
     return Exported(
         FINETUNED,
         path,
         folder,
         model.state_dict(),
-        {"hyper_parameters": recorded},
+        {"hyper_parameters": recorded, VARIABLES: record_of(scorer.finetuned.trained_on.variables or cohort.variables)},
         model.backbone,
-        scorer.cohort,
+        cohort,
         next(iter(scorer.data.loader(split))),
         scorer.embeddings,
         scorer.is_data_of_run,
@@ -143,12 +141,12 @@ def _finetuned(settings: Settings, path: Path, folder: RunFolder | None) -> Expo
 def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exported:
     import torch
 
-    from seqsetvae.checkpoint import ARCHITECTURE, FINGERPRINTS
+    from seqsetvae.checkpoint import ARCHITECTURE, VARIABLES, record_of
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.cohort.transform import VALUE_TRANSFORM
     from seqsetvae.loading import data_module
     from seqsetvae.modes.scoring import data_dir_of_run, is_data_of_run
-    from seqsetvae.trained_on import check_embeddings, value_transform
+    from seqsetvae.trained_on import check_variables, value_transform
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.training.summary import random_in_file_advice
     from seqsetvae.variables import embedding_table
@@ -157,15 +155,16 @@ def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exp
     width = check_data(data, labelled=False)
     pretrained = PretrainedSettings(pretrained_ckpt=path, allow_partial_backbone=False)
     backbone, checkpoint, report = load_pretrained(pretrained, settings.architecture, data, width)
-    cohort = open_data(data, settings.run.output_root_dir, needs_labels=False)
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, path)
+    cohort = open_data(data, settings.run.output_root_dir, own=checkpoint.variables, needs_labels=False)
+    check_variables(cohort, backbone.sizes.input_dim, checkpoint, path)
     transform = value_transform(checkpoint, cohort)
     module = data_module(cohort, transform, data, settings.loader, settings.run, torch.device("cpu"), labelled=False)
     content = {
         ARCHITECTURE: checkpoint.architecture,
         "hyper_parameters": backbone.sizes.as_dict(),
         VALUE_TRANSFORM: checkpoint.transform.as_plain(),
-    } | ({} if checkpoint.fingerprints is None else {FINGERPRINTS: checkpoint.fingerprints})
+        VARIABLES: record_of(checkpoint.variables or cohort.variables),
+    }
     return Exported(
         PRETRAINED,
         path,
@@ -263,22 +262,24 @@ def _card(
     """What a reader must know of the model; no ids, paths or names of users."""
     import torch
 
-    cohort, recorded = model.cohort, model.content["hyper_parameters"]
-    known = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    from seqsetvae.checkpoint import VARIABLES
+
+    recorded, table = model.content["hyper_parameters"], model.content[VARIABLES]
+    triples = zip(table["names"], table["mean"], table["std"], strict=True)
     return {
         "kind": model.kind,
         "architecture": model.backbone.architecture,
         "sizes": model.backbone.sizes.as_dict(),
         "parameters": sum(value.numel() for value in model.weights.values()),
         "label": recorded.get("label_name"),
-        "variables": [
-            {"name": name, "mean": None if mean != mean else mean, "std": None if std != std else std}
-            for name, mean, std in known
-        ],
-        "embeddings": {"source": cohort.manifest["embeddings"]["source"], "width": cohort.embeddings.shape[1]},
+        "variables": [{"name": name, "mean": mean, "std": std} for name, mean, std in triples],
+        "embeddings": {
+            "source": "generated by name" if table["vectors"] is None else "file",
+            "width": table["width"],
+        },
         "calibration": calibration,
         "trained_on": _trained_on(model),
-        "checkpoint": model.content,
+        "checkpoint": {name: value for name, value in model.content.items() if name != VARIABLES},
         "onnx": onnx,
         "notes": [*model.notes, *said],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -305,7 +306,7 @@ def _trained_on(model: Exported) -> dict[str, Any]:
     cohort, file = model.cohort, model.folder.path / SUMMARY
     summary = model.folder.read_json(SUMMARY) if file.is_file() else {}
     return {
-        "data": cohort.content_hash,
+        "data": cohort.data_hash,
         "splits": {name: _counts(model, name) for name in ("train", "valid") if name in cohort.splits},
         **{name: summary[name] for name in ("watched", "kept", "best", "best_epoch") if name in summary},
     }

@@ -291,7 +291,7 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
     from seqsetvae.tasks.label_file import read_label_file
     from seqsetvae.tasks.spec import columns_of
     from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, without_label
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.trained_on import check_variables, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
     from seqsetvae.tuning import check_layers
 
@@ -305,7 +305,8 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
         check_layers(settings.tuning, loaded[0])
     with first_process_first():
-        cohort = open_data(data, settings.run.output_root_dir, needs_labels=is_binary)
+        own = None if loaded is None else loaded[1].variables
+        cohort = open_data(data, settings.run.output_root_dir, own=own, needs_labels=is_binary)
     if labels is None:
         require_both_classes(cohort, "train", "valid")
     else:
@@ -316,7 +317,7 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
         transform = new_transform(settings.architecture, settings.values, cohort)
         return cohort, untrained(settings, cohort), transform, None
     backbone, checkpoint, report = loaded
-    check_embeddings(cohort, backbone.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
     return cohort, backbone, value_transform(checkpoint, cohort), report
 
 
@@ -340,7 +341,7 @@ def untrained(settings: Settings, cohort: Cohort) -> Any:
     """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
     if is_pretrainable(settings):
         print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    sizes = settings.architecture.new_sizes(cohort.embeddings.shape[1], cohort.vocabulary)
+    sizes = settings.architecture.new_sizes(cohort.variables.width, cohort.vocabulary)
     return ARCHITECTURES[settings.architecture.architecture].build(sizes)
 
 
@@ -371,7 +372,7 @@ def build(
         settings.optimizer.weight_decay,
         variables,
         TrainedOn(
-            fingerprints=cohort.fingerprints(),
+            variables=cohort.variables,
             label_name=cohort.label_name,
             max_sets=settings.data.max_sets,
             transform=transform,

@@ -160,7 +160,7 @@ def module_and_data(
         settings.rate.pretrain_lr,
         settings.optimizer.weight_decay,
         variables,
-        cohort.fingerprints(),
+        cohort.variables,
         transform,
         Profile.of(cohort),
     )
@@ -175,7 +175,7 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     """
     from seqsetvae.cohort.open import check_data, open_data
     from seqsetvae.processes import first_process_first
-    from seqsetvae.trained_on import check_embeddings, new_transform, value_transform
+    from seqsetvae.trained_on import check_variables, new_transform, value_transform
     from seqsetvae.training.pretrained import load_pretrained
 
     width = check_data(settings.data, "train", "valid", labelled=False)
@@ -184,18 +184,19 @@ def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, L
     if settings.pretrained.pretrained_ckpt is not None:
         loaded = load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
     with first_process_first():
-        cohort = open_data(settings.data, settings.run.output_root_dir)
+        own = None if loaded is None else loaded[1].variables
+        cohort = open_data(settings.data, settings.run.output_root_dir, own=own)
     cohort.split("train"), cohort.split("valid")
     if loaded is None:
         return cohort, new_model(settings, cohort), new_transform(chosen, settings.values, cohort), None
     model, checkpoint, report = loaded
-    check_embeddings(cohort, model.sizes.input_dim, checkpoint.fingerprints, checkpoint.path)
+    check_variables(cohort, model.sizes.input_dim, checkpoint, checkpoint.path)
     return cohort, model, value_transform(checkpoint, cohort), report
 
 
 def new_model(settings: Settings, cohort: Cohort) -> Any:
     """A model with random weights for the variables of a cohort, with the objective's extra weights."""
-    sizes = settings.architecture.new_sizes(cohort.embeddings.shape[1], cohort.vocabulary)
+    sizes = settings.architecture.new_sizes(cohort.variables.width, cohort.vocabulary)
     return OBJECTIVES[settings.objective.objective].build_model(settings.architecture.architecture, sizes)
 
 
@@ -209,6 +210,5 @@ def advice(settings: Settings, sizes: Any, report: LoadReport | None, last: Row,
         last.metrics,
         last.step,
         last.epoch,
-        cohort.split("train"),
-        cohort.vocabulary,
+        cohort,
     )

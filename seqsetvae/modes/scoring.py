@@ -14,11 +14,9 @@ import torch
 
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.imported import read_samples
-from seqsetvae.cohort.known import MissingEmbeddingsError
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.skipped import read_skipped
-from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.drift import drift, not_compared
@@ -30,12 +28,13 @@ from seqsetvae.evaluation.prefixes import Prefixes, predict_prefixes
 from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.processes import first_process_first, own_share
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
-from seqsetvae.trained_on import check_embeddings, check_width
+from seqsetvae.trained_on import check_variables, check_width
 from seqsetvae.training.precision import Precision, prepare_device, say_precision, weight_type
-from seqsetvae.training.run_folder import CONFIG, EXPORTED, RunFolder, find_checkpoint
+from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 from seqsetvae.variables import host_work, variable_table
 
 UNKNOWN_VARIABLES = "none of its variables occurred in the checkpoint's training data"
+NO_EMBEDDING = "none of its variables has an embedding, so none occurred in the training data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +119,10 @@ class Scorer:
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""
+        emptied = self.cohort.manifest["report"].get("without_known_variable", {})
+        return [*self._not_compiled(), *((stay, name, NO_EMBEDDING) for name in emptied for stay in emptied[name])]
+
+    def _not_compiled(self) -> list[tuple[int, str | None, str]]:
         samples = read_samples(self.cohort)
         if samples is not None:
             missing = samples.filter(samples["reason"].is_valid()).select(["stay_id", "split", "reason"])
@@ -141,7 +144,7 @@ class Scorer:
     def not_compared(self, splits: Sequence[str]) -> list[str]:
         """A sentence about what of these splits cannot be compared with the training data."""
         of_training = self.finetuned.trained_on
-        return not_compared(self.cohort, splits, list(of_training.fingerprints), of_training.profile)
+        return not_compared(self.cohort, splits, of_training.known, of_training.profile)
 
     @property
     def not_read(self) -> tuple[str, ...]:
@@ -151,7 +154,7 @@ class Scorer:
     @property
     def known_variables(self) -> np.ndarray:
         """[V] bool, the variables of the cohort that the model was trained on."""
-        return np.isin(self.cohort.vocabulary, list(self.finetuned.trained_on.fingerprints))
+        return np.isin(self.cohort.vocabulary, self.finetuned.trained_on.known)
 
 
 def open_scorer(
@@ -175,19 +178,19 @@ def open_scorer(
     path, folder = find_checkpoint(ckpt)
     finetuned = load_finetuned(path, weight_type(run))
     trained_on = finetuned.trained_on
-    data = _with_side_files(data_of_run(data, finetuned, folder, labelled=labelled), path, folder)
+    data = data_of_run(data, finetuned, folder, labelled=labelled)
     width = check_data(data, *splits, labelled=labelled)
-    check_width(width, finetuned.input_dim, path, data.data_dir)
+    if trained_on.variables is None:
+        check_width(width, finetuned.input_dim, path, data.data_dir)
     with first_process_first():
-        try:
-            cohort = open_data(data, run.output_root_dir, needs_labels=labelled)
-        except MissingEmbeddingsError:  # variables that the training data cannot have had; the drift check counts them
-            cohort = open_data(data, run.output_root_dir, needs_labels=labelled, leave_out_unknown=True)
-    check_embeddings(cohort, finetuned.input_dim, trained_on.fingerprints, path)
+        # Variables without an embedding cannot have been in the training data; the drift check counts them.
+        own, out = trained_on.variables, run.output_root_dir
+        cohort = open_data(data, out, own=own, needs_labels=labelled, leave_out_unknown=True)
+    check_variables(cohort, finetuned.input_dim, trained_on, path)
     model = finetuned.model.to(device)
     if run.compile_model:
         model.backbone.compile_dense_parts()
-    transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.fingerprints)
+    transform = trained_on.transform.with_unknown(cohort.vocabulary, trained_on.known)
     variables = variable_table(model.backbone, cohort, run)
     module = data_module(cohort, transform, data, loader, run, device, labelled=False)
     module = module.with_prepare(host_work(model.backbone, variables))
@@ -198,8 +201,8 @@ def is_data_of_run(folder: RunFolder | None, cohort: Cohort) -> bool:
     """Whether a cohort is the one that a run read."""
     recorded = None if folder is None else folder.read_json(CONFIG).get("cohort")
     if not isinstance(recorded, dict):
-        return False  # "events" is the content without labels that are not in the cohort
-    return cohort.content_hash in (recorded.get("content"), recorded.get("events"))
+        return False  # "content": of an earlier version; "events": without labels that are not in the cohort
+    return cohort.data_hash in (recorded.get(key) for key in ("data", "events", "content"))
 
 
 def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, *, labelled: bool) -> DataSettings:
@@ -232,35 +235,6 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             )
         label_name = found
     return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
-
-
-def _with_side_files(data: DataSettings, path: Path, folder: RunFolder | None) -> DataSettings:
-    """Statistics and embeddings for an old layout that has none: those of the cohort that the checkpoint's run used.
-
-    Beside an exported checkpoint they are files.
-    """
-    assert data.data_dir is not None, "it is that of the run by default"
-    if is_compiled(data.data_dir):
-        return data
-    files = locate_layout(data.data_dir, SideFiles(data.params_map_path, data.label_path, data.embeddings_path))
-    missing = [name for name, file in (("stats.csv", files.stats), ("cached.csv", files.embeddings)) if file is None]
-    if not missing:
-        return data
-    if path.name == EXPORTED and all((path.parent / name).is_file() for name in missing):
-        print(f"There is no {' and no '.join(missing)} for {data.data_dir}: those beside {path} are used")
-        return replace(
-            data,
-            params_map_path=files.stats or path.parent / "stats.csv",
-            embeddings_path=files.embeddings or path.parent / "cached.csv",
-        )
-    cohort = None if folder is None else folder.read_json(CONFIG).get("cohort")
-    recorded = Path(str(cohort.get("path"))) if isinstance(cohort, dict) else None
-    if recorded is None or not is_compiled(recorded):
-        return data
-    print(
-        f"There is no {' and no '.join(missing)} for {data.data_dir}: those of the training data are used\n  {recorded}"
-    )
-    return replace(data, params_map_path=files.stats or recorded, embeddings_path=files.embeddings or recorded)
 
 
 def data_dir_of_run(folder: RunFolder | None, path: Path) -> Path:

@@ -171,7 +171,7 @@ def _require_same_task(scorers: Sequence[Scorer]) -> None:
     """Raises InputError unless all checkpoints predict the same columns in the same way, on the same stays."""
     for scorer in scorers[1:]:
         one, other = spec_of_scorer(scorers[0]), spec_of_scorer(scorer)
-        same_data = scorer.cohort.content_hash == scorers[0].cohort.content_hash
+        same_data = scorer.cohort.data_hash == scorers[0].cohort.data_hash
         if (one.task, one.names, one.classes) != (other.task, other.names, other.classes) or not same_data:
             raise InputError(
                 f"{scorer.path} and {scorers[0].path} have different tasks, labels or data, so they cannot be "

@@ -5,7 +5,7 @@ An objective is a file or folder here with the names below; a test registers one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from seqsetvae.objectives import forecasting, reconstruction
@@ -45,10 +45,9 @@ class Objective(Protocol):
         metrics: Mapping[str, float],
         step: int,
         epoch: int,
-        train: Any,
-        names: Sequence[str],
+        cohort: Any,
     ) -> list[str]:
-        """Warnings after a run whose last row of metrics.csv has these metrics; `train` is the training split."""
+        """Warnings after a run whose last row of metrics.csv has these metrics; `cohort` is what it was trained on."""
         ...
 
 

@@ -31,7 +31,7 @@ class TargetSplit(Split):
 
     def __init__(self, of: Split, truth: NDArray[np.float64], target: NDArray[np.float32]) -> None:
         """`truth` are the targets in their own unit."""
-        vars(self).update(vars(of))
+        vars(self).update(vars(of) | {"value": of.value})
         self.of, self.truth, self.target = of, truth, target
         self.label = np.where(np.isnan(truth).all(axis=1), -1, 0).astype(np.int8)
 
@@ -90,7 +90,7 @@ def with_targets(cohort: Cohort, file: LabelFile, spec: Spec) -> Cohort:
         **cohort.manifest,
         # Another content hash: cached features hold the labelled stays only.
         "checksums": {**cohort.manifest["checksums"], TARGETS: total.hexdigest()},
-        TARGETS: {"file": str(file.path.resolve()), "spec": spec.as_plain(), "events": cohort.content_hash},
+        TARGETS: {"file": str(file.path.resolve()), "spec": spec.as_plain(), "events": cohort.data_hash},
     }
     return replace(cohort, splits=splits, manifest=manifest, label_name=spec.title)
 

@@ -25,7 +25,7 @@ def load_pretrained(
 
     Args:
         pretrained, architecture, data, values: settings; without `values` those of the checkpoint are not compared.
-        width: of the data's variable embeddings.
+        width: of the data's variable embeddings, where the file has none of its own.
         build: makes the module from (architecture, sizes), where it is more than the backbone.
 
     Raises:
@@ -39,7 +39,8 @@ def load_pretrained(
     architecture.require_name(checkpoint.architecture, str(path))
     sizes = checkpoint.infer_sizes(architecture.sizes())
     architecture.require(sizes.as_dict(), str(path))
-    check_width(width, sizes.input_dim, path, data.data_dir)
+    if checkpoint.variables is None:
+        check_width(width, sizes.input_dim, path, data.data_dir)
     of_file = ARCHITECTURES[checkpoint.architecture]
     backbone = of_file.build(sizes) if build is None else build(checkpoint.architecture, sizes)
     report = load_backbone(backbone, checkpoint, pretrained.allow_partial_backbone)

@@ -156,8 +156,8 @@ def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     return done
 
 
-def earlier_run(mode: str, settings: Any, content_hash: str) -> tuple[Path | None, bool]:
-    """The newest run that a killed process left: of this mode, with these settings, on a cohort of this content hash.
+def earlier_run(mode: str, settings: Any, data_hash: str) -> tuple[Path | None, bool]:
+    """The newest run that a killed process left: of this mode, with these settings, on a cohort of this data hash.
 
     Returns:
         (folder, whether it is finished); (None, False) if there is none.
@@ -165,7 +165,7 @@ def earlier_run(mode: str, settings: Any, content_hash: str) -> tuple[Path | Non
     plain = {"mode": mode, **as_plain(settings)}
     for file in sorted(settings.run.output_root_dir.glob(f"{mode}-*/{CONFIG}"), reverse=True):
         config = RunFolder(file.parent).read_json(CONFIG)
-        if config.get("settings") == plain and config["cohort"]["content"] == content_hash:
+        if config.get("settings") == plain and config["cohort"].get("data") == data_hash:
             return file.parent, is_finished(file.parent, plain)
     return None, False
 

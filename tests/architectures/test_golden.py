@@ -45,7 +45,8 @@ def test_backbone_reproduces_the_golden_numbers(
     backbone, split = _load(golden / "tiny" / file, dtype), cohort.split("train")
     table = torch.from_numpy(np.array(cohort.embeddings)).to(dtype)
     for stays in ([0, 1, 2, 3, 4, 5], [5, 2], [3]):  # whatever else is in the batch
-        batch = collate(split, np.array(stays), dtype=np.float64 if dtype == torch.float64 else np.float32)
+        values, change = np.float64 if dtype == torch.float64 else np.float32, cohort.variables.z_scores
+        batch = collate(split, np.array(stays), dtype=values, change=change)
         with torch.no_grad():
             features = backbone.set_features(batch, table)
             mu, logvar = backbone.set_encoder.gaussian(features)

@@ -43,11 +43,8 @@ CHANGES: dict[str, Callable[[Folder], object]] = {
     "a stay is removed": lambda f: (f.ehr / "train" / "2.0.parquet").unlink(),
     "a stay is renamed": lambda f: (f.ehr / "train" / "2.0.parquet").rename(f.ehr / "train" / "4.0.parquet"),
     "a stay changes split": lambda f: (f.ehr / "train" / "2.0.parquet").rename(f.ehr / "valid" / "2.0.parquet"),
-    "stats.csv": lambda f: f.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nlactate,2,2\n"),
     "oc.csv": lambda f: f.csv("oc.csv", "ts_id,in_hospital_mortality\n1,1\n"),
     "no oc.csv": lambda f: (f.root / "oc.csv").unlink(),
-    "cached.csv": lambda f: f.csv("cached.csv", "Key,0\nheart rate,0.5\nlactate,2\n"),
-    "no cached.csv": lambda f: (f.root / "cached.csv").unlink(),
 }
 
 
@@ -66,29 +63,42 @@ UNUSABLE: dict[str, tuple[Callable[[Folder], object], str]] = {
         ),
         "training split cannot normalise 1 variables.*'new': mean 0, std 4.8",
     ),
-    "a minute": (lambda f: f.stay("train", "9", [("lactate", 1, 1e39)]), "'lactate': minute is 1e\\+39"),
-    "a blank label": (lambda f: (f.root / "oc.csv").unlink(), "name of the label is ' ': it must not be blank"),
 }
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_a_number_that_float32_cannot_hold_leaves_nothing_at_out_or_in_the_cache(folder: Folder, what: str) -> None:
+def test_a_number_that_float32_cannot_hold_is_an_error_when_a_model_reads_the_cohort(folder: Folder, what: str) -> None:
     make, message = UNUSABLE[what]
     make(folder)
-    label = {"label_name": " "} if what == "a blank label" else {}
     with pytest.raises(InputError, match=f"(?s){message}"):
-        compiled(folder, **label)
+        found(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "label_name", "message"),
+    [
+        ([("lactate", 1.0, 1e39)], "died", "'lactate': minute is 1e\\+39"),
+        ([("lactate", 1.0, 1.0)], " ", "name of the label is ' ': it must not be blank"),
+    ],
+)
+def test_what_cannot_be_compiled_leaves_nothing_at_out_or_in_the_cache(
+    folder: Folder, rows: list[tuple[str, float, float]], label_name: str, message: str
+) -> None:
+    folder.stay("train", "9", rows)
+    (folder.root / "oc.csv").unlink()
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        compiled(folder, label_name=label_name)
     assert not (folder.root.parent / "out").exists()
     with pytest.raises(InputError, match=f"(?s){message}"):
-        found(folder, **label)
+        found(folder, label_name=label_name)
     assert not list(folder.root.parent.glob("cache/*"))
 
 
 def test_what_cannot_be_read_again_never_becomes_the_cohort(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else the reader of a manifest refuses: it is asked before the folder gets its name."""
     written = compiling.write_manifest
-    monkeypatch.setattr(compiling, "write_manifest", lambda path, head: written(path, head | {"mean": [1e300, 2.0]}))
-    with pytest.raises(InputError, match="mean is not a list of finite numbers"):
+    monkeypatch.setattr(compiling, "write_manifest", lambda path, head: written(path, head | {"source": 5}))
+    with pytest.raises(InputError, match="source is not a text"):
         compiled(folder)
     assert not (folder.root.parent / "out").exists()
 
@@ -102,19 +112,20 @@ def test_any_change_compiles_again(folder: Folder, change: str) -> None:
     assert after.content_hash != before.content_hash
 
 
-def test_another_label_or_side_file_is_another_cohort(folder: Folder) -> None:
+def test_another_label_is_another_cohort_and_other_statistics_are_not(folder: Folder) -> None:
     folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
     other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
-    with_other = found(folder, named=SideFiles(stats=other))
-    assert len({found(folder).path, found(folder, label_name="sepsis").path, with_other.path}) == 3
+    plain, with_other = found(folder), found(folder, named=SideFiles(stats=other))
+    assert plain.path == with_other.path != found(folder, label_name="sepsis").path
+    assert plain.data_hash == with_other.data_hash
+    assert plain.content_hash != with_other.content_hash
     assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
-    assert with_other.split("train").value.tolist() == [90, 3, 70, 1]
 
 
-def test_a_compiled_cohort_takes_no_side_files(folder: Folder) -> None:
+def test_a_compiled_cohort_takes_no_labels(folder: Folder) -> None:
     cohort = compiled(folder)
     assert open_or_compile(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
-    with pytest.raises(InputError, match=r"labels and embeddings already\. Leave out --label_path oc"):
+    with pytest.raises(InputError, match=r"which holds its labels already\. Leave out --label_path oc"):
         open_or_compile(cohort.path, named=SideFiles(labels=Path("oc.csv")), cache_root=folder.root)
 
 
@@ -142,9 +153,9 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
 
     monkeypatch.setattr(find, "tqdm", recorded)
     open_or_compile(folder.ehr, cache_root=folder.root.parent / "cache")
-    assert bars == [(6, None)] * 2  # disable None = shown on a terminal only
+    assert bars == [(4, None)] * 2  # disable None = shown on a terminal only
     found(folder)
-    assert bars[2:] == [(6, True)]
+    assert bars[2:] == [(4, True)]
 
 
 def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
@@ -164,9 +175,8 @@ def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_say
     cohort = found(folder)
     assert cohort.mean.tolist() == [80, 2]
     np.testing.assert_allclose(cohort.std, [np.std([90, 70], ddof=1), np.std([3, 1], ddof=1)])
-    assert cohort.manifest["statistics"] == "train split"
-    assert any("train split; a checkpoint needs the stats.csv it was trained with" in line for line in notices(cohort))
-    assert cohort.path != with_file.path
+    assert cohort.variables.statistics == "train split"
+    assert "mean and std of each variable are those of the train split" in notices(cohort)
 
 
 def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(folder: Folder) -> None:
@@ -193,13 +203,13 @@ def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.Monke
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compiling, "normalise", crash)
+    monkeypatch.setattr(compiling, "_number_variables", crash)
     with pytest.raises(KeyboardInterrupt):
         compiled(folder)
     assert [path.name for path in folder.root.parent.iterdir()] == ["processed"]
 
 
-@pytest.mark.parametrize("size", [100, 300, 700], ids=["arrays", "embeddings", "manifest"])
+@pytest.mark.parametrize("size", [100, 200, 700], ids=["arrays", "sums", "manifest"])
 def test_a_full_disk_is_one_error_and_leaves_nothing_behind(
     folder: Folder, size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +262,7 @@ def test_files_that_change_while_they_are_compiled_leave_no_entry(
     assert not list((folder.root.parent / "cache").iterdir())
 
 
-FILES = [f"train/{array}.npy" for array in ARRAYS] + ["embeddings.npy"]
+FILES = [f"train/{array}.npy" for array in ARRAYS] + ["train/sums.npy"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -311,8 +321,8 @@ def test_a_damaged_skipped_csv_is_an_error(
     [
         ("{", "damaged .not JSON"),
         ('{"format": "other"}', "not the manifest of a compiled cohort"),
-        ('{"format": "seqsetvae-cohort", "version": 99}', "format version 99, while this program reads version 1"),
-        ('{"format": "seqsetvae-cohort", "version": 1}', "damaged .vocabulary"),
+        ('{"format": "seqsetvae-cohort", "version": 99}', "format version 99, while this program reads version 2"),
+        ('{"format": "seqsetvae-cohort", "version": 2}', "damaged .manifest_checksum is missing"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_an_error_with_a_reason(tmp_path: Path, content: str, message: str) -> None:

@@ -31,7 +31,7 @@ ROWS = [f"{stay},{minute},hr,{80 + stay}" for stay in range(1, 9) for minute in 
 
 
 def refused(tables: Tables, src: Path, capsys: pytest.CaptureFixture[str], *flags: object) -> str:  # noqa: F811
-    words = ["table", str(src), str(tables.root / "out"), "--embedding_dim", "2", *map(str, flags)]
+    words = ["table", str(src), str(tables.root / "out"), *map(str, flags)]
     assert main(words) == 2
     assert not (tables.root / "out").exists()
     error = capsys.readouterr().err

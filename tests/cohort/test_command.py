@@ -32,6 +32,7 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
     assert "train            2            3             4           0         1   50.0%" in text
     assert "valid            2            4             4           1         1  100.0%" in text
     assert text.endswith("\n".join(notices(open_cohort(out))) + "\n")
+    assert (out / "cached.csv").read_bytes() == (folder.root / "cached.csv").read_bytes()
 
 
 def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
@@ -73,31 +74,22 @@ def test_check_of_a_cohort_without_its_faulty_files_is_ready(
     assert "skipped.csv" in capsys.readouterr().out
 
 
-def test_side_files_go_by_their_new_and_their_old_flags(folder: Folder) -> None:
-    stats = folder.csv("s.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
-    labels = folder.csv("l.csv", "ts_id,died\n1,1\n")
-    vectors = folder.csv("e.csv", "Key,0,1,2\nheart rate,1,2,3\nlactate,4,5,6\n")
-    hashes = set()
-    for name, flags in (
-        ("new", ("--stats", "--labels", "--embeddings")),
-        ("old", ("--params_map_path", "--label_path", "--embeddings_path")),
-    ):
-        given = [part for flag, file in zip(flags, (stats, labels, vectors), strict=True) for part in (flag, str(file))]
-        out = folder.root.parent / name
-        assert main(["compile", str(folder.root), str(out), "--label_name", "died", *given]) == 0
-        hashes.add(open_cohort(out).content_hash)
-    assert len(hashes) == 1
-    cohort = open_cohort(out)
-    assert cohort.mean.tolist() == [0, 0]
-    assert cohort.split("train").label.tolist() == [1, -1]
-    assert cohort.embeddings.shape == (2, 3)
+@pytest.mark.parametrize("flag", ["--stats", "--embeddings_path", "--embedding_dim", "--leave_out_unknown"])
+def test_flags_of_earlier_versions_say_where_they_went(
+    folder: Folder, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = folder.csv("events.csv", "id,time,variable,value\n")
+    for words in (["compile", str(folder.ehr), "out"], ["table", str(src), "out"], ["check", str(src)]):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, flag, "5"])
+        assert stop.value.code == 2
+        assert f"{flag}: a cohort holds values in their units" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_on_stderr_with_status_2(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["compile", str(folder.ehr), str(folder.root)], "exists already"),
         (["compile", str(folder.ehr / "train"), "out"], "holds neither a compiled cohort"),
-        (["compile", str(folder.ehr), "out", "--embedding_dim", "4"], "--embedding_dim 4 makes embeddings, but"),
     ):
         assert main(arguments) == 2
         captured = capsys.readouterr()
@@ -170,7 +162,7 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
         os.kill(os.getpid(), signal.SIGINT)  # while unfinished files are removed
         real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compiling, "normalise", pressed)
+    monkeypatch.setattr(compiling, "_number_variables", pressed)
     monkeypatch.setattr(shutil, "rmtree", pressed_again)
     before = signal.getsignal(signal.SIGINT)
     assert main(["compile", str(folder.ehr), str(folder.root.parent / "out")]) == 130

@@ -9,30 +9,34 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, open_or_compile
 from seqsetvae.cohort.compile import STAYS_PER_CHUNK
 from seqsetvae.cohort.exports import seqsetvae_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.format import ARRAYS
-from seqsetvae.cohort.sidefiles import generate_embedding, read_embeddings
+from seqsetvae.cohort.report import without_statistics
+from seqsetvae.cohort.sidefiles import read_embeddings
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
 
 
 def compiled(folder: Folder, out: str = "out", **options: object) -> Cohort:
-    return compile_layout(locate_layout(folder.root), folder.root.parent / out, **options)  # type: ignore[arg-type]
+    """Compiled, and opened as a model reads it, with the side files that went with it."""
+    path = compile_layout(locate_layout(folder.root), folder.root.parent / out, **options).path  # type: ignore[arg-type]
+    return open_or_compile(path, cache_root=path)
 
 
 def train_only(folder: Folder, out: str = "out") -> Cohort:
     """Compiled with statistics from the train split and embeddings from the names."""
     source = SeqSetVAELayout(folder.ehr)
-    return compile_cohort(source, folder.root.parent / out, label_name="died", embedding_dim=4)
+    return compile_cohort(source, folder.root.parent / out, label_name="died")
 
 
 def sets_of(cohort: Cohort, split: str, stay: int) -> list[tuple[float, list[tuple[str, float]]]]:
-    """[(minute, [(variable, z-score), ...]), ...] of the stay at this place, read through the offsets."""
+    """[(minute, [(variable, value), ...]), ...] of the stay at this place, read through the offsets."""
     s = cohort.split(split)
     found = []
     for i in range(s.stay_offset[stay], s.stay_offset[stay + 1]):
@@ -41,15 +45,18 @@ def sets_of(cohort: Cohort, split: str, stay: int) -> list[tuple[float, list[tup
     return found
 
 
-def test_a_cohort_holds_sets_z_scores_labels_and_embeddings(folder: Folder) -> None:
+def z_scores_of(cohort: Cohort, split: str) -> list[float]:
+    of = cohort.split(split)
+    return cohort.variables.z_scores(of.variable, of.value).tolist()
+
+
+def test_a_cohort_holds_sets_of_values_in_their_units_and_labels(folder: Folder) -> None:
     cohort = compiled(folder)
     assert cohort.vocabulary == ("heart rate", "lactate")
-    assert sets_of(cohort, "train", 0) == [(0, [("heart rate", 1.0), ("lactate", 1.0)]), (30, [("heart rate", -1.0)])]
-    assert sets_of(cohort, "valid", 0) == [(0, [("heart rate", 2.0)]), (60, [("lactate", 0.0)])]
+    assert sets_of(cohort, "train", 0) == [(0, [("heart rate", 90), ("lactate", 3)]), (30, [("heart rate", 70)])]
+    assert sets_of(cohort, "valid", 0) == [(0, [("heart rate", 100)]), (60, [("lactate", 2)])]
     assert cohort.split("train").stay_id.tolist() == [1, 2]
     assert cohort.split("train").label.tolist() == [0, 1]
-    assert cohort.embeddings.tolist() == [[0.5, -1.5], [2, 3]]
-    assert not cohort.embeddings_generated
     assert list(cohort.splits) == ["train", "valid"]
     with pytest.raises(InputError, match="no split 'test'; it has train, valid"):
         cohort.split("test")
@@ -69,24 +76,32 @@ def random_layout(folder: Folder, n_stays: int, seed: int = 0) -> None:
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nGröße é,3\n")
 
 
-def with_pandas(file: Path, stats: dict[str, tuple[float, float]]) -> list[tuple[float, list[tuple[str, float]]]]:
+def test_what_lies_beside_the_data_goes_with_the_cohort_and_is_bound_when_it_is_opened(folder: Folder) -> None:
+    cohort = compiled(folder)
+    assert z_scores_of(cohort, "train") == [1, 1, -1, -1]
+    assert cohort.embeddings.tolist() == [[0.5, -1.5], [2, 3]]
+    (cohort.path / "stats.csv").write_text("variable,mean,std\nheart rate,0,1\n")
+    again = open_or_compile(cohort.path, cache_root=cohort.path)
+    assert z_scores_of(again, "train") == [90, 3, 70, 1]  # lactate has no statistics
+    assert again.data_hash == cohort.data_hash
+    assert again.content_hash != cohort.content_hash
+
+
+def with_pandas(file: Path) -> list[tuple[float, list[tuple[str, float]]]]:
     """The sets of one file, the plain way."""
     table = pd.read_parquet(file)
     key = ["minute", "set_index"] if "set_index" in table else ["minute"]
     sets = []
     for group, rows in table.sort_values(key, kind="stable").groupby(key, sort=True):
-        known = [stats.get(variable, (0.0, 1.0)) for variable in rows.variable]
-        z = [(x - mean) / std for x, (mean, std) in zip(rows.value, known, strict=True)]
-        sets.append((group[0], list(zip(rows.variable, z, strict=True))))
+        sets.append((group[0], list(zip(rows.variable, rows.value, strict=True))))
     return sets
 
 
 def test_arrays_equal_a_naive_pandas_implementation(folder: Folder) -> None:
     random_layout(folder, 40)
     cohort = compiled(folder)
-    stats = {"heart rate": (80.0, 10.0), "lactate": (2.0, 1.0)}
     for at, stay in enumerate(cohort.split("test").stay_id):
-        assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet", stats)
+        assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet")
 
 
 def test_threads_and_chunks_do_not_change_the_result(folder: Folder) -> None:
@@ -100,8 +115,8 @@ def test_round_trip_through_the_old_layout(folder: Folder) -> None:
     random_layout(folder, 20)
     first = compiled(folder, "first")
     assert seqsetvae_layout.write(first, folder.root.parent / "again") == []
-    second = compile_layout(locate_layout(folder.root.parent / "again"), folder.root.parent / "second")
-    assert second.fingerprints() == first.fingerprints()
+    second = compiled(Folder(folder.root.parent / "again"), "second")
+    assert second.variables.content_hash == first.variables.content_hash
     for name, split in first.splits.items():
         for array in ARRAYS:
             np.testing.assert_array_equal(getattr(second.split(name), array), getattr(split, array))
@@ -111,8 +126,8 @@ def test_rows_out_of_time_order_are_sorted_and_counted(folder: Folder) -> None:
     folder.stay("train", "2.0", [("lactate", 4, 9), ("lactate", 1, 5), ("lactate", 2, 9), ("lactate", 3, 5)])
     cohort = compiled(folder)
     assert sets_of(cohort, "train", 1) == [
-        (5, [("lactate", -1.0), ("lactate", 1.0)]),  # rows of one minute keep the order of the file
-        (9, [("lactate", 2.0), ("lactate", 0.0)]),
+        (5, [("lactate", 1), ("lactate", 3)]),  # rows of one minute keep the order of the file
+        (9, [("lactate", 4), ("lactate", 2)]),
     ]
     assert cohort.manifest["report"]["stays_out_of_order"] == 1
 
@@ -120,8 +135,8 @@ def test_rows_out_of_time_order_are_sorted_and_counted(folder: Folder) -> None:
 def test_two_set_indices_of_one_minute_stay_two_sets(folder: Folder) -> None:
     folder.stay("train", "2.0", [("lactate", 1, 5), ("lactate", 2, 5), ("lactate", 3, 5)], set_index=[4, 7, 4])
     assert sets_of(compiled(folder), "train", 1) == [
-        (5, [("lactate", -1.0), ("lactate", 1.0)]),
-        (5, [("lactate", 0.0)]),
+        (5, [("lactate", 1), ("lactate", 3)]),
+        (5, [("lactate", 2)]),
     ]
 
 
@@ -140,7 +155,7 @@ def test_unusual_but_valid_data_compile(folder: Folder) -> None:
 def test_numbers_of_any_type_and_other_columns_are_read(folder: Folder) -> None:
     columns = {"note": ["x"], "minute": pa.array([5], pa.int16()), "value": pa.array([3], pa.float32())}
     folder.table("train", "2.0", {**columns, "variable": pa.array(["lactate"]).dictionary_encode()})
-    assert sets_of(compiled(folder), "train", 1) == [(5, [("lactate", 1.0)])]
+    assert sets_of(compiled(folder), "train", 1) == [(5, [("lactate", 3)])]
 
 
 def test_statistics_come_from_the_train_split_alone(folder: Folder) -> None:
@@ -148,7 +163,7 @@ def test_statistics_come_from_the_train_split_alone(folder: Folder) -> None:
     cohort = train_only(folder)
     assert cohort.mean.tolist() == [80.0, 2.0]
     np.testing.assert_allclose(cohort.std, [np.std([90, 70], ddof=1), np.std([3, 1], ddof=1)])
-    assert cohort.manifest["statistics"] == "train split"
+    assert cohort.variables.statistics == "train split"
 
 
 def test_statistics_survive_a_mean_far_above_the_std(folder: Folder) -> None:
@@ -160,22 +175,24 @@ def test_statistics_survive_a_mean_far_above_the_std(folder: Folder) -> None:
 def test_a_constant_of_training_keeps_a_value_of_one(folder: Folder) -> None:
     folder.stay("train", "5", [("ICU type", 1, 0), ("shift", -4, 0), ("flag", 0, 0), ("ICU type", 1, 3)])
     cohort = train_only(folder)
-    assert sets_of(cohort, "train", 2)[0] == (0, [("ICU type", 1.0), ("shift", -1.0), ("flag", 0.0)])
+    assert z_scores_of(cohort, "train")[-4:] == [1, -1, 0, 1]
 
 
 def test_a_variable_that_does_not_occur_in_training_has_no_statistics(folder: Folder) -> None:
     folder.stay("valid", "4", [("ferritin", 300, 0)])
     cohort = train_only(folder)
     assert np.isnan(cohort.mean[0])
-    assert sets_of(cohort, "valid", 1) == [(0, [("ferritin", 300.0)])]
-    assert cohort.manifest["report"]["variables_without_statistics"] == {"ferritin": 1}
+    assert z_scores_of(cohort, "valid")[-1] == 300
+    assert without_statistics(cohort) == {"ferritin": 1}
 
 
-def test_statistics_need_a_train_split(folder: Folder) -> None:
+def test_statistics_need_a_train_split_only_where_a_model_reads_the_cohort(folder: Folder) -> None:
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
+    cohort = train_only(folder)
+    assert without_statistics(cohort) == {}  # nothing reads it yet
     with pytest.raises(InputError, match="no train split to compute statistics from"):
-        train_only(folder)
+        open_or_compile(cohort.path, cache_root=cohort.path)
 
 
 def test_generated_embeddings_depend_on_the_name_alone(folder: Folder) -> None:
@@ -183,19 +200,11 @@ def test_generated_embeddings_depend_on_the_name_alone(folder: Folder) -> None:
     expected = [-1.1018071823588573, -1.186975318556293, 1.6036185292140486]
     np.testing.assert_allclose(generate_embedding("lactate", 3), expected, rtol=1e-12)
     cohort = train_only(folder)
-    assert cohort.embeddings_generated
-    assert cohort.embeddings[1].tolist() == generate_embedding("lactate", 4).tolist()
+    assert cohort.variables.given is None
+    assert cohort.embeddings[1].tolist() == generate_embedding("lactate", 768).tolist()
     wide = generate_embedding("lactate", 20_000)
     assert abs(wide.mean()) < 0.03
     assert abs(wide.std() - 1) < 0.02
-
-
-def test_fingerprints_tell_what_a_variable_means(folder: Folder) -> None:
-    before = compiled(folder, "before").fingerprints()
-    folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nlactate,2,1.5\n")
-    after = compiled(folder, "after").fingerprints()
-    assert before["heart rate"] == after["heart rate"]
-    assert before["lactate"] != after["lactate"]
 
 
 def test_a_cohort_pickles_by_its_path(folder: Folder) -> None:
@@ -210,16 +219,13 @@ def test_a_cohort_pickles_by_its_path(folder: Folder) -> None:
 
 def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path) -> None:
     tiny = shared("golden/tiny")
-    cohort = compile_layout(locate_layout(tiny / "patient_ehr"), tmp_path / "out")
-    stats = {row.variable: (row.mean, row.std) for row in pd.read_csv(tiny / "stats.csv").itertuples()}
+    compile_layout(locate_layout(tiny / "patient_ehr"), tmp_path / "out")
+    cohort = open_or_compile(tmp_path / "out", cache_root=tmp_path)
     expected = np.load(tiny / "expected.npz")
     for at, stay in enumerate(cohort.split("train").stay_id):
         file = tiny / "patient_ehr" / "train" / f"{stay}.0.parquet"
         assert len(sets_of(cohort, "train", at)) == len(expected[f"{stay}/mu"])
-        for got, want in zip(sets_of(cohort, "train", at), with_pandas(file, stats), strict=True):
-            assert got[0] == want[0]
-            assert [v for v, _ in got[1]] == [v for v, _ in want[1]]
-            np.testing.assert_allclose([z for _, z in got[1]], [z for _, z in want[1]], rtol=1e-12)
+        assert sets_of(cohort, "train", at) == with_pandas(file)
     vectors = read_embeddings(tiny / "cached.csv")
     assert np.array_equal(cohort.embeddings[3], vectors.vectors[vectors.row[cohort.vocabulary[3]]])
     assert (cohort.split("train").label == -1).all()
@@ -227,6 +233,4 @@ def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path)
 
 def test_open_cohort_gives_what_was_compiled(folder: Folder) -> None:
     cohort = compiled(folder)
-    again = open_cohort(cohort.path)
-    assert again.content_hash == cohort.content_hash
-    assert again.mean.tolist() == cohort.mean.tolist()
+    assert open_cohort(cohort.path).data_hash == cohort.data_hash

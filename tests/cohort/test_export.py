@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,7 +14,6 @@ import pytest
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.exports import rows
-from seqsetvae.cohort.exports.rows import raw_values
 
 from .conftest import Folder
 from .test_compile import compiled, random_layout
@@ -51,15 +48,11 @@ def stored(cohort: Cohort, name: str) -> list[Event]:
     return found
 
 
-def with_statistics(table: pa.Table, stats: Path, stay: str, variable: str) -> list[Event]:
-    """Rows of an exported table with the z-scores that a compilation computes from its values and stats.csv."""
-    with stats.open(encoding="utf-8") as file:
-        known = {row["variable"]: (float(row["mean"]), float(row["std"])) for row in csv.DictReader(file)}
-    names = table[variable].to_pylist()
-    scale = np.array([known.get(name, (0.0, 1.0)) for name in names])
-    z = (table["value"].to_numpy() - scale[:, 0]) / scale[:, 1]
-    columns = (table[name].to_pylist() for name in (stay, "set_index", "minute"))
-    return list(zip(*columns, names, z.tolist(), strict=True))
+def exported(table: pa.Table, stay: str, variable: str) -> list[Event]:
+    """Rows of an exported table."""
+    return list(
+        zip(*(table[name].to_pylist() for name in (stay, "set_index", "minute", variable, "value")), strict=True)
+    )
 
 
 @pytest.mark.parametrize("events_per_block", [1, 7, 10**6])
@@ -70,7 +63,7 @@ def test_a_table_holds_every_event_set_minute_and_label(
     out = export(cohort, tmp_path / "table", "table")
     for name in cohort.splits:
         table = pq.read_table(out / "events" / f"{name}.parquet")
-        assert with_statistics(table, out / "stats.csv", "stay_id", "variable") == stored(cohort, name)
+        assert exported(table, "stay_id", "variable") == stored(cohort, name)
         assert set(table["split"].to_pylist()) == {name}
         assert table["subject_id"].equals(table["stay_id"])
     labels = (out / "labels.csv").read_text(encoding="utf-8").split()
@@ -110,7 +103,7 @@ def test_meds_loses_nothing(cohort: Cohort, tmp_path: Path) -> None:
     splits = pq.read_table(out / "metadata" / "subject_splits.parquet").to_pylist()
     for ours, theirs in (("train", "train"), ("valid", "tuning"), ("test", "held_out")):
         table = pq.read_table(out / "data" / theirs / "0.parquet")
-        assert with_statistics(table, out / "stats.csv", "subject_id", "code") == stored(cohort, ours)
+        assert exported(table, "subject_id", "code") == stored(cohort, ours)
         minutes = [(time - datetime(2000, 1, 1)) / timedelta(minutes=1) for time in table["time"].to_pylist()]
         assert minutes == pytest.approx(table["minute"].to_pylist(), abs=1e-7)
         stays = [row["subject_id"] for row in splits if row["split"] == theirs]
@@ -157,16 +150,13 @@ def test_export_overwrites_nothing_and_reads_only_compiled_cohorts(
     assert not (tmp_path / "new").exists()
 
 
-def test_raw_values_compile_to_the_same_bits_and_are_the_numbers_of_the_source(cohort: Cohort) -> None:
-    rng = np.random.default_rng(0)
-    n = 4000
-    decimals = np.round(rng.lognormal(2, 3, n), 3)
-    for mean, std in ((80.0, 10.0), (1e6, 3.7), (-0.123456789, 1e-3), (0.0, 7.0), (120.7, 1e9)):
-        scaled = Cohort(**{**vars(cohort), "mean": np.array([mean]), "std": np.array([std])})
-        variable = np.zeros(n, dtype=np.int32)
-        for value in (decimals, rng.normal(mean, std, n)):
-            z = (value - mean) / std
-            back = raw_values(scaled, variable, z)
-            np.testing.assert_array_equal((back - mean) / std, z)
-        if abs(mean) < 1e3 > std:
-            np.testing.assert_array_equal(raw_values(scaled, variable, (decimals - mean) / std), decimals)
+@pytest.mark.parametrize(("form", "file"), [("table", "samples.parquet"), ("meds", "metadata/samples.parquet")])
+def test_the_ids_and_dates_of_an_imported_source_are_exported(tmp_path: Path, form: str, file: str) -> None:
+    rows = [f"P{n},2024-01-0{n} {hour:02}:00,HR,{70 + n + hour}" for n in range(1, 7) for hour in range(8)]
+    (tmp_path / "events.csv").write_text("id,time,variable,value\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    source, out = tmp_path / "cohort", tmp_path / "exported"
+    assert main(["table", str(tmp_path / "events.csv"), str(source)]) == 0
+    assert main(["export", str(source), str(out), "--to", form]) == 0
+    kept = pq.read_table(out / file)
+    assert sorted(kept["id"].to_pylist()) == [f"P{n}" for n in range(1, 7)]
+    assert {f"{start:%Y-%m-%d}" for start in kept["start"].to_pylist()} == {f"2024-01-0{n}" for n in range(1, 7)}

@@ -12,6 +12,7 @@ import pytest
 from seqsetvae.cohort import Cohort, checks, compile_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.report import without_statistics
 from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
@@ -115,7 +116,7 @@ def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder: Folder) -> No
     folder.stay("train", "10", [("lactate", 5, 3)])
     cohort = compiled(folder, skip_bad=True)
     assert cohort.split("train").stay_id.tolist() == [1, 2, 10]
-    assert sets_of(cohort, "train", 2) == [(3, [("lactate", 3.0)])]
+    assert sets_of(cohort, "train", 2) == [(3, [("lactate", 5)])]
     names = [Path(skip.file).name for skip in read_skipped(cohort.path)]
     assert names == ["1.5e0.parquet", "0.parquet", "8.parquet", "9.parquet"]
 
@@ -206,9 +207,8 @@ def test_a_variable_with_two_statistics_is_an_error(folder: Folder) -> None:
 def test_a_variable_without_statistics_keeps_its_raw_value(folder: Folder) -> None:
     folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")
     cohort = compiled(folder)
-    assert sets_of(cohort, "train", 1) == [(5, [("lactate", 1.0)])]
     assert np.isnan(cohort.mean).tolist() == [False, True]
-    assert cohort.manifest["report"]["variables_without_statistics"] == {"lactate": 3}
+    assert without_statistics(cohort) == {"lactate": 3}
 
 
 def test_variables_without_an_embedding_are_all_listed(folder: Folder) -> None:
@@ -243,7 +243,7 @@ def test_side_files_may_have_the_byte_order_mark_of_excel(folder: Folder) -> Non
 def test_without_cached_csv_embeddings_are_generated(folder: Folder) -> None:
     (folder.root / "cached.csv").unlink()
     cohort = compiled(folder)
-    assert cohort.embeddings_generated
+    assert cohort.variables.given is None
     assert cohort.embeddings.shape == (2, 768)
 
 
@@ -335,7 +335,7 @@ def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pyte
 def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, stats = str(compiled(folder).path), str(folder.root / "stats.csv")
     for arguments, message in (
-        ([cohort, "--stats", stats], f"Leave out --params_map_path {stats}"),
+        ([cohort, "--labels", stats], f"Leave out --label_path {stats}"),
         ([str(folder.ehr), "--labels", "nowhere.csv"], "--label_path nowhere.csv: no such file"),
         ([str(folder.ehr), "--work_dir", "/no/such"], "--work_dir /no/such: "),
     ):

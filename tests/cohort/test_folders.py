@@ -22,7 +22,7 @@ from .test_table import EVENTS, HEADER, Tables, tables  # noqa: F401 - a fixture
 
 
 def refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> str:  # noqa: F811
-    assert main(["table", str(tables.root / "src"), str(tables.root / "out"), "--embedding_dim", "2"]) == 2
+    assert main(["table", str(tables.root / "src"), str(tables.root / "out")]) == 2
     assert not (tables.root / "out").exists()
     return capsys.readouterr().err
 

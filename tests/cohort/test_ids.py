@@ -27,7 +27,7 @@ GOOD = HEADER + "1,0,hr,80\n2,0,hr,70\n"
 
 def refused(tables: Tables, src: Path, capsys: pytest.CaptureFixture[str], *flags: object) -> str:  # noqa: F811
     """The error of an import, which leaves nothing."""
-    words = ["table", str(src), str(tables.root / "out"), "--embedding_dim", "2", *map(str, flags)]
+    words = ["table", str(src), str(tables.root / "out"), *map(str, flags)]
     assert main(words) == 2
     assert not (tables.root / "out").exists()
     return capsys.readouterr().err

@@ -26,15 +26,14 @@ def layout(tmp_path: Path) -> Path:
 
 def _statistics_of(layout: Path, splits: tuple[str, ...], digits: int = 17) -> None:
     """Write the stats.csv that whoever computes it from these splits gets."""
-    (layout.parent / "stats.csv").unlink()
     raw = open_or_compile(layout, cache_root=layout.parent.parent / "raw", progress=False)
     values = [(raw.splits[name].variable, raw.splits[name].value) for name in splits]
-    variable, z = (np.concatenate(column) for column in zip(*values, strict=True))
+    variable, values_of = (np.concatenate(column) for column in zip(*values, strict=True))
     with (layout.parent / "stats.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["variable", "mean", "std"])
         for v, name in enumerate(raw.vocabulary):
-            value = z[variable == v] * raw.std[v] + raw.mean[v]
+            value = values_of[variable == v]
             writer.writerow([name, f"{value.mean():.{digits}g}", f"{value.std(ddof=1) or 1:.{digits}g}"])
 
 

@@ -66,12 +66,10 @@ class MEDS:
         return self.write("task/mortality.parquet", table)
 
     def run(self, *flags: object) -> int:
-        """The exit status; raw values are kept, since statistics are given for none of the codes."""
-        stats = self.root / "stats.csv"
-        stats.write_text("variable,mean,std\nunused,0,1\n")
+        """The exit status."""
         self.n_cohorts += 1
-        words = ["meds", str(self.root / "set"), str(self.root / f"cohort{self.n_cohorts}"), "--embedding_dim", "2"]
-        return main([*words, "--stats", str(stats), *map(str, flags)])
+        words = ["meds", str(self.root / "set"), str(self.root / f"cohort{self.n_cohorts}")]
+        return main([*words, *map(str, flags)])
 
     def compile(self, *flags: object) -> Cohort:
         """The cohort; everything is in the training split unless the data or the flags say otherwise."""

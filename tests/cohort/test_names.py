@@ -11,7 +11,7 @@ from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
-from .test_compile import compiled, sets_of
+from .test_compile import compiled, sets_of, z_scores_of
 from .test_table import HEADER, Tables, _checked, tables  # noqa: F401 - a fixture
 
 NFC, NFD = "Kre\u00e4tinin", "Krea\u0308tinin"
@@ -31,14 +31,13 @@ def test_only_names_that_differ_within_are_alike() -> None:
 def test_a_variable_of_a_table_is_one_with_or_without_spaces_around_its_name(tables: Tables) -> None:  # noqa: F811
     rows = "".join(f"1,{at},{name},{at}\n" for at, name in enumerate(UNTRIMMED))
     src = tables.csv("e.csv", HEADER + rows + "1,0,rhythm\u00a0, sinus\u200b\n1,0, Gone ,1\n1,0,unit,3\n")
-    stats = tables.csv("stats.csv", "variable,mean, std\nHR ,0,2\n")
     vectors = tables.csv("cached.csv", " Key,a,b\nHR\u200b,1,2\n rhythm=sinus,3,4\nunit=3,5,6\n")
     mapping = tables.csv("map.csv", "Name,target,Factor \n HR , HR,4\n")
-    flags = ["--stats", stats, "--variable_map", mapping, "--leave_out", "Gone ", "--categorical", " unit"]
+    flags = ["--variable_map", mapping, "--leave_out", "Gone ", "--categorical", " unit"]
     cohort = tables.compile(src, *flags)
     assert cohort.vocabulary == ("HR", "rhythm=sinus", "unit=3")
     assert [value for _, events in sets_of(cohort, "train", 0) for name, value in events if name == "HR"] == [
-        *range(0, 14, 2)
+        *range(0, 28, 4)
     ]
     assert read_embeddings(vectors).row == {"HR": 0, "rhythm=sinus": 1, "unit=3": 2}
     assert not [note for note in cohort.manifest["import"]["notes"] if "nothing was changed by it" in note]
@@ -50,7 +49,7 @@ def test_names_of_the_old_layout_match_its_side_files_without_spaces_around_them
     folder.csv("cached.csv", "Key,0,1\nheart rate,0.5,-1.5\nlactate ,2,3\n")
     cohort = compiled(folder)
     assert cohort.vocabulary == ("heart rate", "lactate")
-    assert sets_of(cohort, "train", 2) == [(0, [("heart rate", 1.0), ("lactate", 1.0)])]
+    assert z_scores_of(cohort, "train")[-2:] == [1, 1]
     assert cohort.embeddings.tolist() == [[0.5, -1.5], [2, 3]]
     folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\nheart rate ,70,10\n")
     with pytest.raises(InputError, match="variable 'heart rate' is given twice"):

@@ -92,8 +92,7 @@ def test_more_numbers_in_another_form_than_there_may_be_levels_are_no_free_text(
 def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     src = tables.csv("e.tsv", HEADER.replace(",", "\t") + "1\t0\ttemp\t36,5\n1\t0,5\ttemp\t37\n1\t0,5\tplt\t150,000\n")
     stays = tables.csv("stays.csv", 'id,age\n1,"63,5"\n')
-    stats = tables.csv("stats.csv", "variable,mean,std\nx,0,1\n")
-    facts = ["--stays", stays, "--static_columns", "age", "--stats", stats]
+    facts = ["--stays", stays, "--static_columns", "age"]
     assert run(tables, src, "--decimal", ",", "--time_unit", "hours", *facts) == 0
     sets = sets_of(open_cohort(tables.root / "out"), "train", 0)
     assert sets == [(0, [("age", 63.5), ("temp", 36.5)]), (30, [("temp", 37), ("plt", 150)])]

@@ -45,9 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def compiled(folder: Path, *flags: str) -> list[str]:
-    (folder.parent / "stats.csv").write_text("variable,mean,std\nunused,0,1\n")
-    stats = ("--stats", str(folder.parent / "stats.csv"), "--fractions", "1", "0", "0", "--embedding_dim", "2")
-    return ["omop", str(folder), str(folder.parent / "out"), *stats, *flags]
+    return ["omop", str(folder), str(folder.parent / "out"), "--fractions", "1", "0", "0", *flags]
 
 
 def test_visits_are_stays_and_records_are_events_with_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

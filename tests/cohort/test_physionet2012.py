@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqsetvae.cohort import Cohort, compile_cohort, normalise, open_cohort
+from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sources import physionet_files
@@ -41,7 +41,7 @@ def src(tmp_path: Path) -> Path:
 
 def compiled(src: Path, **options: object) -> Cohort:
     source = PhysioNet2012(src, **options)  # type: ignore[arg-type]
-    return compile_cohort(source, src.parent / "out", label_name="death", labels=source.labels, embedding_dim=2)
+    return compile_cohort(source, src.parent / "out", label_name="death", labels=source.labels)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_counts_of_the_literature(
 ) -> None:
     for file in (f"set-{name}.tar.gz", f"Outcomes-{name}.txt"):
         (tmp_path / file).symlink_to(shared(f"physionet2012/{file}"))
-    arguments = ["physionet2012", str(tmp_path), str(tmp_path / "out"), "--train_sets", name, "--embedding_dim", "2"]
+    arguments = ["physionet2012", str(tmp_path), str(tmp_path / "out"), "--train_sets", name]
     assert main(arguments) == 0
     n = open_cohort(tmp_path / "out").manifest["splits"]["train"]
     assert (n["stays"], n["events"], n["sets"], n["positives"]) == counts
@@ -214,7 +214,6 @@ def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path)
         (["--fractions", "0.5", "0.2", "0.2"], "--fractions 0.5 0.2 0.2: needs three shares"),
         (["--fractions", "1", "0", "0", "--train_sets", "a", "b"], "all are assigned"),
         (["--fractions", "0.8", "0.1", "0.1", "--valid_sets", "b"], "0.8 0.1 0.1: 0.1 is for valid, .*--valid_sets"),
-        (["--embeddings", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
 )
 def test_invalid_flags_are_errors_with_a_reason(
@@ -256,7 +255,7 @@ def test_a_bad_row_stops_or_is_skipped(src: Path, row: str, message: str, capsys
     (src / "set-a" / "116.txt").write_text(f"{GOOD.format(id=116)}{row}\n01:00,HR,70\n")
     with pytest.raises(InputError, match=message):
         compiled(src)
-    assert main(["physionet2012", str(src), str(src / "out"), "--skip_bad", "--embedding_dim", "2"]) == 0
+    assert main(["physionet2012", str(src), str(src / "out"), "--skip_bad"]) == 0
     printed = capsys.readouterr().out
     assert "1 faulty file left out; see" in printed
     assert "--skip_bad left out 1 of 60 stays (1.7%)" in printed
@@ -278,7 +277,7 @@ def test_rows_without_a_name_are_left_out_and_counted_and_the_stays_are_kept(
     shutil.rmtree(src.parent / "out")
     add_rows(src, "a", range(100, 120), "10:45,,1.9", "soon, ,")
     add_rows(src, "b", range(200, 205), "10:45,,1.9")
-    assert main(["physionet2012", str(src), str(src.parent / "out"), "--embedding_dim", "2"]) == 0
+    assert main(["physionet2012", str(src), str(src.parent / "out")]) == 0
     printed = capsys.readouterr().out
     assert "45 rows without a variable name in 25 files, left out\n" in printed
     assert "faulty" not in printed
@@ -321,7 +320,7 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
 
 def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[tuple[object, object]] = []
-    for module in (physionet_files, compiling, normalise):
+    for module in (physionet_files, compiling):
         real = module.tqdm
 
         def recorded(real: Callable[..., object] = real, **options: object) -> object:
@@ -330,7 +329,7 @@ def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest
 
         monkeypatch.setattr(module, "tqdm", recorded)
     compiled(src)
-    titles = ["Reading set a", "Reading set b", "Compiling stays", "Computing z-scores"]
+    titles = ["Reading set a", "Reading set b", "Compiling stays", "Adding up values"]
     assert bars == [(title, None) for title in titles]  # disable None = shown on a terminal only
     PhysioNet2012(src, progress=False)
     assert bars[4:] == [("Reading set a", True), ("Reading set b", True)]
@@ -366,7 +365,7 @@ def test_a_carriage_return_inside_a_text_is_one_fault_of_that_file(src: Path, ro
     source = PhysioNet2012(src)
     assert [skip.stay_id for skip in source.skips] == [116]
     assert sum(map(len, source.stays.values())) == 59
-    options = {"label_name": "death", "labels": source.labels, "embedding_dim": 2, "progress": False}
+    options = {"label_name": "death", "labels": source.labels, "progress": False}
     cohort = compile_cohort(PhysioNet2012(src), src.parent / "out", skip_bad=True, **options)  # type: ignore[arg-type]
     assert sum(split.n_stays for split in cohort.splits.values()) == 59
 
@@ -399,25 +398,11 @@ def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -
         compile_cohort(source, src.parent / "out", label_name="death", skip_bad=True)
 
 
-def test_statistics_and_embeddings_can_be_those_of_an_earlier_cohort(src: Path, tmp_path: Path) -> None:
-    """So that a later set means to a checkpoint what the earlier one meant, with no stats.csv at hand."""
-    train, later = tmp_path / "train", tmp_path / "later"
-    assert main(["physionet2012", str(src), str(train), "--embedding_dim", "5"]) == 0
-    write_set(tmp_path / "next", "c", dict.fromkeys(range(300, 310), GOOD.replace("HR,82", "Lactate,4")), deaths={300})
-    flags = ["--test_sets", "c", "--stats", str(train), "--embeddings", str(train)]
-    assert main(["physionet2012", str(tmp_path / "next"), str(later), *flags]) == 0
-    ours, theirs = open_cohort(later).fingerprints(), open_cohort(train).fingerprints()
-    shared = ours.keys() & theirs.keys()
-    assert shared >= {"HR", "Age"}
-    assert all(ours[name] == theirs[name] for name in shared)
-    assert open_cohort(later).embeddings.shape[1] == 5  # Lactate too, which the earlier cohort did not have
-
-
 def test_check_reads_the_raw_sets_and_compiles_nothing_beside_them(
     src: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(src.rglob("*"))
-    main(["check", str(src), "--embedding_dim", "8"])
+    main(["check", str(src)])
     said = capsys.readouterr().out
     assert "PhysioNet" in said
     assert "in_hospital_mortality" in said

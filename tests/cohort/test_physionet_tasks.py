@@ -11,7 +11,7 @@ from seqsetvae.cohort.command import main
 
 from .test_physionet2012 import GOOD, write_set
 
-FLAGS = ["--fractions", "0.5", "0.5", "0", "--embedding_dim", "2"]
+FLAGS = ["--fractions", "0.5", "0.5", "0"]
 
 
 @pytest.fixture

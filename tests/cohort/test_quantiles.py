@@ -12,15 +12,21 @@ import pytest
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.quantiles import SCALE, Quantiles
 from seqsetvae.cohort.transform import read_transform
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
 from tests.command import command, finetune, run_of
 
 
+def _plain(n_variables: int) -> Variables:
+    """Without statistics, so that values are read as they are."""
+    return Variables(tuple(map(str, range(n_variables))), *np.full((2, n_variables), np.nan))
+
+
 def _cohort(**values: np.ndarray) -> Any:
-    """A cohort whose training split holds these stored values of each variable."""
+    """A cohort whose training split holds these values of each variable."""
     variable = np.concatenate([np.full(len(of), row) for row, of in enumerate(values.values())])
     split = SimpleNamespace(variable=variable, value=np.concatenate(list(values.values())))
-    return SimpleNamespace(vocabulary=tuple(values), split=lambda name: split)
+    return SimpleNamespace(vocabulary=tuple(values), variables=_plain(len(values)), split=lambda name: split)
 
 
 def _changed(transform: Quantiles, cohort: Any, name: str, values: list[float]) -> np.ndarray:
@@ -61,7 +67,7 @@ def test_equal_values_have_the_position_in_their_middle() -> None:
 def test_rare_constant_and_new_variables_have_the_value_1() -> None:
     cohort = _cohort(rare=np.arange(5.0), constant=np.full(50, 7.0), common=np.arange(50.0))
     transform = Quantiles.fit(cohort, value_clip=None, min_count=20).with_unknown(["new"], ["common"])
-    later = SimpleNamespace(vocabulary=("new", "rare", "constant", "common"))
+    later = SimpleNamespace(vocabulary=("new", "rare", "constant", "common"), variables=_plain(4))
     assert [_changed(transform, later, name, [4.0])[0] for name in later.vocabulary[:3]] == [1, 1, 1]
     assert _changed(transform, later, "common", [-9, 99]) == pytest.approx([-SCALE, SCALE])
 

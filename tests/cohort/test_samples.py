@@ -50,8 +50,7 @@ def sample(number: int, subject: int | None = None, end: float | None = None) ->
 
 def compile_samples(folder: Path, **stays: Sequence[Stay]) -> Cohort:
     labels = {stay.stay_id: stay.stay_id % 2 for of_split in stays.values() for stay in of_split}
-    source, raw = HourlyStays(**stays), {"hour": (0.0, 1.0)}
-    return compile_cohort(source, folder / "out", label_name="odd", labels=labels, stats=raw, embedding_dim=2)
+    return compile_cohort(HourlyStays(**stays), folder / "out", label_name="odd", labels=labels)
 
 
 def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path: Path
 
 def test_statistics_do_not_see_what_comes_after_the_prediction_time(tmp_path: Path) -> None:
     source = HourlyStays(train=[sample(1, end=2 * HOUR)])
-    cohort = compile_cohort(source, tmp_path / "out", label_name="odd", embedding_dim=2)
+    cohort = compile_cohort(source, tmp_path / "out", label_name="odd")
     assert cohort.mean.tolist() == [0.5]
 
 

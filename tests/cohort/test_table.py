@@ -22,11 +22,10 @@ EVENTS = HEADER + "7,0,hr,80\n7,30,lactate,2\n7,30,hr,90\n9,0,hr,70\n8,5,hr,60\n
 
 
 class Tables:
-    """A folder of tables under construction. Statistics are given for none of them, so that raw values are kept."""
+    """A folder of tables under construction."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.n_cohorts = root, 0
-        self.stats = self.csv("stats.csv", "variable,mean,std\nunused,0,1\n")
 
     def csv(self, name: str, text: str) -> Path:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,8 +39,7 @@ class Tables:
         words = [str(flag) for flag in flags]
         if not {"--fractions", "--fold", "--split_column"} & set(words):
             words += ["--fractions", "1", "0", "0"]
-        words += [] if "--stats" in words else ["--stats", str(self.stats)]
-        assert main(["table", str(src), str(out), "--embedding_dim", "2", *words]) == status
+        assert main(["table", str(src), str(out), *words]) == status
         return open_cohort(out)
 
 
@@ -222,35 +220,6 @@ def test_a_variable_map_renames_and_converts_and_is_kept_in_the_manifest(
     kept = cohort.manifest["import"]["variable_map"]
     assert kept[1] == {"name": "HR", "target": "hr", "factor": 1.0, "offset": 0.0}
     assert f"1 of 4 names of {mapping} do not occur: 'RR'" in capsys.readouterr().out
-
-
-def test_variables_that_the_training_never_saw_are_said_with_their_share_and_can_be_left_out(
-    tables: Tables, capsys: pytest.CaptureFixture[str]
-) -> None:
-    known = tables.compile(tables.csv("a.csv", EVENTS)).path
-    src = tables.csv("b.csv", HEADER + "1,0,hr,80\n1,0,new,3\n1,0,new,4\n1,0,lactate,1\n2,0,new,1\n")
-    tables.compile(src, "--stats", known)
-    said = f"1 variable that {known} lacks, 60.0% of the events, "
-    assert said + "kept; --leave_out_unknown leaves them out: 'new' (3 events)" in capsys.readouterr().out
-    cohort = tables.compile(src, "--stats", known, "--leave_out_unknown")
-    assert said + "left out: 'new' (3 events)" in capsys.readouterr().out
-    assert cohort.vocabulary == ("hr", "lactate")
-    assert cohort.split("train").stay_id.tolist() == [1]
-
-
-def test_new_variables_get_embeddings_from_their_names_or_from_a_file(tables: Tables) -> None:
-    src = tables.csv("b.csv", HEADER + "1,0,hr,80\n1,0,new,3\n")
-    cached = tables.csv("cached.csv", "Key,0,1\nhr,0.5,-1.5\n")
-    more = tables.csv("more.csv", "Key,0,1\nnew,7,8\nhr,1,1\nother,2,2\n")
-    out = tables.root / "out"
-    flags = ["table", str(src), str(out), "--stats", str(tables.stats), "--embeddings", str(cached)]
-    assert main([*flags, "--fractions", "1", "0", "0"]) == 2
-    assert main([*flags, "--fractions", "1", "0", "0", "--new_embeddings", str(more)]) == 0
-    assert open_cohort(out).embeddings.tolist() == [[0.5, -1.5], [7, 8]]
-    flags[2] += "2"
-    assert main([*flags, "--fractions", "1", "0", "0", "--new_embeddings", "names"]) == 0
-    by_name = tables.compile(src).embeddings
-    assert open_cohort(flags[2]).embeddings.tolist() == [[0.5, -1.5], by_name[1].tolist()]
 
 
 def test_variables_are_left_out_by_name(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:

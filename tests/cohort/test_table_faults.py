@@ -25,7 +25,7 @@ STAMPED = "1,2020-01-01 10:00,hr,80\n2,2020-01-01 10:00,hr,70\n"
 
 
 def run(tables: Tables, src: Path, *flags: object) -> int:  # noqa: F811
-    words = ["table", str(src), str(tables.root / "out"), "--fractions", "1", "0", "0", "--embedding_dim", "2"]
+    words = ["table", str(src), str(tables.root / "out"), "--fractions", "1", "0", "0"]
     return main([*words, *map(str, flags)])
 
 
@@ -207,8 +207,6 @@ def test_a_file_without_times_is_a_faulty_stay_of_its_folder(
         (HEADER + "".join(f"1,0,note,text{at}\n" for at in range(1001)), [], "'note' has more than 1,000 different"),
         (HEADER + GOOD, ["--until_hour", "-1"], "--until_hour -1: allowed: a number above 0"),
         (HEADER + GOOD, ["--fold", "1/5"], "--fold and --fractions: give one of them."),
-        (HEADER + GOOD, ["--leave_out_unknown"], "--leave_out_unknown needs the known variables"),
-        (HEADER + GOOD, ["--new_embeddings", "names"], "--new_embeddings adds to --embeddings"),
         (HEADER + GOOD, ["--label_name", "died"], "--label_name died names a column of --labels"),
         (HEADER + GOOD, ["--labels", "nowhere.csv"], "--labels nowhere.csv: no such file"),
         (HEADER + GOOD, ["--stays", "nowhere.csv"], "--stays nowhere.csv: no such file"),

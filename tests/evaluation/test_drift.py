@@ -11,19 +11,21 @@ import pytest
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort import profile as module
 from seqsetvae.cohort.profile import Profile, Window
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.evaluation.drift import FEWEST_STAYS, drift, not_compared
 
 KNOWN = np.array([True, True, True])
 
 
 def _cohort(stays: int = 30, shift: float = 0.0, span: float = 48 * 60, unknown: dict[str, int] | None = None) -> Any:
-    """Stays of 8 sets with one event each, of the variables a, b and c in turn; `shift` moves the z-scores of b."""
+    """Stays of 8 sets with one event each, of the variables a, b and c in turn; b is `shift` stds away."""
     rng = np.random.default_rng(0)
     n_sets = 8 * stays
     variable = np.arange(n_sets) % 3
+    mean, std = np.array([10.0, 20.0, 30.0]), np.array([1.0, 2.0, 3.0])
     split = SimpleNamespace(
         variable=variable.astype(np.int32),
-        value=rng.normal(size=n_sets) + shift * (variable == 1),
+        value=mean[variable] + std[variable] * (rng.normal(size=n_sets) + shift * (variable == 1)),
         set_offset=np.arange(n_sets + 1),
         minute=np.tile(np.linspace(0, span, 8), stays),
         stay_offset=8 * np.arange(stays + 1),
@@ -34,8 +36,9 @@ def _cohort(stays: int = 30, shift: float = 0.0, span: float = 48 * 60, unknown:
     return SimpleNamespace(
         vocabulary=("a", "b", "c"),
         splits={"test": split},
-        mean=np.array([10.0, 20.0, 30.0]),
-        std=np.array([1.0, 2.0, 3.0]),
+        mean=mean,
+        std=std,
+        variables=Variables(("a", "b", "c"), mean, std),
         split=lambda name: split,
         manifest={"report": {"unknown_variables": {"test": unknown} if unknown else {}}},
     )
@@ -130,7 +133,8 @@ def test_an_absence_that_chance_explains_is_none() -> None:
 def test_a_variable_that_hardly_any_stay_has_counts_as_missing() -> None:
     cohort = _cohort(stays=200)
     split = cohort.split("test")
-    split.variable[(split.variable == 2) & (np.arange(len(split.variable)) >= 40)] = 0
+    lost = (split.variable == 2) & (np.arange(len(split.variable)) >= 40)
+    split.variable[lost], split.value[lost] = 0, 10
     (found,) = drift(cohort, ["test"], KNOWN, (), profile=_training(USUAL_THREE))
     assert "'c' (in 100% of the training stays, 33.3% of the events; here in 5 of 200 stays)" in found
 

@@ -24,13 +24,14 @@ def test_every_pooling_has_its_prefix_form() -> None:
 def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling: str, compiled: Cohort) -> None:
     split, stays = compiled.split("valid"), np.array([2, 0, 5])
     backbone, table = tiny.tiny_backbone(dtype=torch.float64), torch.from_numpy(compiled.embeddings.copy())
-    batch = collate(split, stays, dtype=np.float64)
+    change = compiled.variables.z_scores
+    batch = collate(split, stays, dtype=np.float64, change=change)
     with torch.no_grad():
         found = PREFIX_POOLINGS[pooling](backbone.states(batch, table), batch)
         row = 0
         for stay in stays:
             for n_sets in range(1, int(split.stay_offset[stay + 1] - split.stay_offset[stay]) + 1):
-                alone = collate(cut_after(split, int(stay), n_sets), np.array([0]), dtype=np.float64)
+                alone = collate(cut_after(split, int(stay), n_sets), np.array([0]), dtype=np.float64, change=change)
                 expected = pool(backbone.states(alone, table), alone.sets_per_stay, pooling)
                 torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=1e-12)
                 row += 1

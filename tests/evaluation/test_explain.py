@@ -23,7 +23,7 @@ def function(compiled: Cohort) -> StayLogit:
     """The logit of a validation stay under a tiny random model in double precision."""
     torch.manual_seed(1)
     model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(32, 8, 0.0).double(), "mean").eval()
-    batches = SplitBatches(compiled.split("valid"), None, np.float64)
+    batches = SplitBatches(compiled.split("valid"), None, np.float64, change=compiled.variables.z_scores)
     return StayLogit(model, torch.from_numpy(compiled.embeddings.copy()), batches, stay=4)
 
 
@@ -36,7 +36,9 @@ def test_values_are_those_of_the_stay_in_time_order(function: StayLogit, compile
     split = compiled.split("valid")
     sets = slice(*split.stay_offset[4:6])
     events = slice(*split.set_offset[split.stay_offset[4:6]])
-    assert function.values.tolist() == split.value[events].tolist()
+    assert function.measured.tolist() == split.value[events].tolist()
+    z_scores = compiled.variables.z_scores(split.variable[events], split.value[events])
+    assert function.values.tolist() == z_scores.tolist()
     assert function.variable.tolist() == split.variable[events].tolist()
     n_events = np.diff(split.set_offset[sets.start : sets.stop + 1])
     assert function.set_of_event.tolist() == np.repeat(np.arange(len(n_events)), n_events).tolist()
@@ -44,7 +46,7 @@ def test_values_are_those_of_the_stay_in_time_order(function: StayLogit, compile
 
 def test_each_copy_has_its_own_values(function: StayLogit, compiled: Cohort) -> None:
     values = function.values * torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
-    batch = collate(compiled.split("valid"), np.array([4]), dtype=np.float64)
+    batch = collate(compiled.split("valid"), np.array([4]), dtype=np.float64, change=compiled.variables.z_scores)
     with torch.no_grad():
         together = function(values)
         alone = torch.cat([function(one[None]) for one in values])
@@ -71,7 +73,7 @@ def test_contributions_of_a_linear_model_are_weight_times_value(
 
     monkeypatch.setattr(function, "model", Linear())
     found = explain(function, 900_065)
-    np.testing.assert_allclose(found.contribution, found.value * weights[found.variable].numpy(), atol=1e-12)
+    np.testing.assert_allclose(found.contribution, function.values * weights[found.variable], atol=1e-12)
 
 
 def test_the_events_that_contribute_most_change_the_logit_more_than_random_ones(

@@ -11,7 +11,7 @@ import torch
 
 from seqsetvae.checkpoint import ARCHITECTURE
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.transform import AS_STORED, VALUE_TRANSFORM
+from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.loading import collate
@@ -20,7 +20,9 @@ from tests.training.helpers import fine_tuner
 
 def _write(path: Path, module: Any, without: tuple[str, ...] = ()) -> Path:
     saved = {name: value for name, value in module.hparams.items() if name not in without}
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": saved}, path)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": saved}
+    module.on_save_checkpoint(content)
+    torch.save(content, path)
     return path
 
 
@@ -38,9 +40,10 @@ def test_the_loaded_model_gives_the_logits_of_the_fine_tuner(
     with torch.no_grad():
         assert torch.equal(loaded.model(batch, module.embeddings), module(batch))
     assert not loaded.model.training
-    assert loaded.trained_on.fingerprints == compiled.fingerprints()
+    assert loaded.trained_on.variables is not None
+    assert loaded.trained_on.variables.content_hash == compiled.variables.content_hash
     assert loaded.trained_on.label_name == compiled.label_name
-    assert loaded.trained_on.transform == AS_STORED
+    assert loaded.trained_on.transform == PLAIN
     assert loaded.input_dim == compiled.embeddings.shape[1]
 
 

@@ -51,7 +51,8 @@ def test_predictions_are_those_of_the_stays_cut_off_by_hand(
     chosen = Prefixes(np.array([5, 0, 5, 2]), np.array([3, 1, 1, 4]))
     found = predict_prefixes(model, table, data, "valid", chosen, contextlib.nullcontext())
     for logit, stay, n_sets in zip(found, chosen.stay, chosen.n_sets, strict=True):
-        alone = collate(cut_after(split, int(stay), int(n_sets)), np.array([0]), max_sets, np.float64)
+        cut, change = cut_after(split, int(stay), int(n_sets)), compiled.variables.z_scores
+        alone = collate(cut, np.array([0]), max_sets, np.float64, change=change)
         with torch.no_grad():
             assert logit == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 

@@ -192,7 +192,7 @@ def small_meds(folder: Path) -> Path:
 
 def _imported(tables: Path, out: Path) -> Path:
     words = ["table", str(tables / "events.csv"), str(out), "--labels", str(tables / "labels.csv"), "--jobs", "1"]
-    assert data_command([*words, "--label_name", "died", "--embedding_dim", "4"]) == 0
+    assert data_command([*words, "--label_name", "died"]) == 0
     return out
 
 

@@ -60,7 +60,7 @@ def table(files: Files, rng: random.Random, folder: Path) -> None:
         "--skip_bad": [],
     }
     chosen = [word for name in rng.sample(sorted(flags), rng.choice((0, 1, 1, 2))) for word in (name, *flags[name])]
-    words = ["table", str(src / events), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1", *chosen]
+    words = ["table", str(src / events), str(folder / "out"), "--jobs", "1", *chosen]
     compile_or_refuse(words, folder / "out")
 
 
@@ -76,7 +76,7 @@ def meds(files: Files, rng: random.Random, folder: Path) -> None:
         "--skip_bad": [],
     }
     chosen = [word for name in rng.sample(sorted(flags), rng.choice((0, 1, 1, 2))) for word in (name, *flags[name])]
-    words = ["meds", str(src / "set"), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1", *chosen]
+    words = ["meds", str(src / "set"), str(folder / "out"), "--jobs", "1", *chosen]
     compile_or_refuse(words, folder / "out")
 
 

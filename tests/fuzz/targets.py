@@ -46,7 +46,7 @@ def physionet(files: Files, rng: random.Random, folder: Path) -> None:
     else:
         damage_one_file(src, rng)
     options = [*(["--skip_bad"] if rng.random() < 0.5 else []), *(["--stay_over_days", "5"] * (rng.random() < 0.2))]
-    words = ["physionet2012", str(src), str(folder / "out"), "--embedding_dim", "4", "--jobs", "1"]
+    words = ["physionet2012", str(src), str(folder / "out"), "--jobs", "1"]
     compile_or_refuse([*words, *options], folder / "out")
 
 

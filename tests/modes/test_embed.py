@@ -33,6 +33,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
     assert status == 0, errors
     split = compiled.split("train")
     assert f"{split.n_stays} stays" in said
+    z_scores = compiled.variables.z_scores(split.variable, split.value)
     plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
     table = torch.from_numpy(compiled.embeddings.copy())
     with np.load(output, allow_pickle=False) as arrays:
@@ -43,7 +44,7 @@ def test_every_stay_has_its_mu_and_history_in_the_order_of_its_sets(
                 (
                     float(split.minute[s]),
                     [
-                        (int(split.variable[e]), float(split.value[e]))
+                        (int(split.variable[e]), float(z_scores[e]))
                         for e in range(int(split.set_offset[s]), int(split.set_offset[s + 1]))
                     ],
                 )

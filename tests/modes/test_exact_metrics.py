@@ -25,7 +25,8 @@ def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray
     model = load_finetuned(run / "checkpoints" / "best.ckpt").model
     table = torch.from_numpy(cohort.embeddings.copy()).float()
     with torch.no_grad():
-        logits = torch.cat([model(collate(stays, np.array([n])), table) for n in range(stays.n_stays)])
+        alone = (collate(stays, np.array([n]), change=cohort.variables.z_scores) for n in range(stays.n_stays))
+        logits = torch.cat([model(batch, table) for batch in alone])
     return np.array(stays.label), (logits[:, 1] - logits[:, 0]).numpy()
 
 

@@ -105,7 +105,8 @@ def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Pat
     for name in tiny.tiny_backbone().state_dict():
         assert torch.equal(checkpoint.weights[name], state[f"backbone.{name}"])
     assert checkpoint.hyper_parameters["heads"] == 2
-    assert checkpoint.fingerprints
+    assert checkpoint.variables is not None
+    assert "heart rate" in checkpoint.variables.names
 
 
 def test_the_same_seed_gives_the_same_run(

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,8 @@ import pytest
 import torch
 from scipy.special import expit
 
-from seqsetvae.cohort import Cohort, compile_cohort, open_cohort
+from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
-from seqsetvae.cohort.sidefiles import read_labels, read_stats
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.loading import collate
 from tests.command import command, finetune, run_of
@@ -79,7 +78,7 @@ def test_the_logit_is_the_log_odds_of_class_1(finished: tuple[Path, str], compil
     table, split = torch.from_numpy(compiled.embeddings.copy()).float(), compiled.split("test")
     with torch.no_grad():
         for n, row in enumerate(rows):
-            logits = model(collate(split, np.array([n])), table)[0]
+            logits = model(collate(split, np.array([n]), change=compiled.variables.z_scores), table)[0]
             assert float(row["logit"]) == float(logits[1].double() - logits[0].double())
             probability = float(logits.double().softmax(0)[1])
             assert float(row["probability"]) == pytest.approx(probability, abs=1e-12)
@@ -132,10 +131,40 @@ def test_an_unlabelled_folder_without_side_files_is_predicted(
 ) -> None:
     """Statistics and embeddings are those of the run's data; the numbers are those of the labelled stays."""
     _, labelled, _, _ = _predict(finished[0], tmp_path / "labelled.csv", split="test")
-    status, rows, said, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
+    status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 0, errors
-    assert f"There is no stats.csv and no cached.csv for {unlabelled}: those of the training data are used" in said
     assert [row | {"label": ""} for row in labelled] == rows
+
+
+def test_a_checkpoint_of_an_earlier_version_is_bound_to_side_files_which_must_be_those_of_its_training(
+    finished: tuple[Path, str], old_layout: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    """It records a hash of the mean, std and vector of each variable, and no table of them."""
+    content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    table = content.pop("variables")
+    rows = np.column_stack([table["mean"], table["std"], table["vectors"].numpy()])
+    hashes = {name: sha256(row.tobytes()).hexdigest()[:16] for name, row in zip(table["names"], rows, strict=True)}
+    content["hyper_parameters"]["variable_fingerprints"] = hashes
+    earlier = tmp_path / "earlier.ckpt"
+    torch.save(content, earlier)
+    _, expected, _, _ = _predict(finished[0], tmp_path / "now.csv", split="test", data_dir=old_layout)
+    status, found, _, errors = _predict(
+        tmp_path / "earlier.ckpt", tmp_path / "a.csv", split="test", data_dir=old_layout
+    )
+    assert status == 0, errors
+    assert [row["logit"] for row in found] == [row["logit"] for row in expected]
+    status, _, _, errors = _predict(earlier, tmp_path / "b.csv", data_dir=unlabelled)
+    assert status == 2
+    assert "embeddings of width 12; those of the data" in errors
+    shutil.copy(old_layout.parent / "cached.csv", unlabelled)
+    status, _, _, errors = _predict(earlier, tmp_path / "c.csv", data_dir=unlabelled)
+    assert status == 2
+    assert "there is no train split to compute statistics from. Pass a stats.csv (--params_map_path)" in errors
+    stats = (old_layout.parent / "stats.csv").read_text(encoding="utf-8")
+    (unlabelled / "stats.csv").write_text(stats.replace("lactate,", "lactate,1"), encoding="utf-8")
+    status, _, _, errors = _predict(earlier, tmp_path / "d.csv", data_dir=unlabelled)
+    assert status == 2
+    assert "was trained with another mean, std or embedding of 1 variable: lactate" in errors
 
 
 def test_evaluating_unlabelled_stays_is_still_refused(finished: tuple[Path, str], unlabelled: Path) -> None:
@@ -203,25 +232,32 @@ def _rename(folder: Path, names: dict[str, str], only: Path | None = None) -> No
     _change(folder, change)
 
 
+@pytest.fixture(params=["given", "generated"])
+def either(request: pytest.FixtureRequest, finished: tuple[Path, str]) -> Path:
+    """A run with a vector for each training variable alone, and one with vectors made from names."""
+    return finished[0] if request.param == "given" else request.getfixturevalue("generated")
+
+
 def test_unknown_variables_are_a_warning_with_its_own_exit_status(
-    generated: Path, unlabelled: Path, tmp_path: Path
+    either: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
     _rename(unlabelled, {"heart rate": "HR"})
-    status, rows, said, errors = _predict(generated, tmp_path / "new.csv", data_dir=unlabelled)
+    status, rows, said, errors = _predict(either, tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 3, errors
     assert len(rows) == 20
     assert "of the events are of 1 variable that the training data did not have: 'HR'" in said
     assert "(exit status 3)" in said
 
 
-def test_a_stay_of_unknown_variables_alone_has_no_prediction(generated: Path, unlabelled: Path, tmp_path: Path) -> None:
+def test_a_stay_of_unknown_variables_alone_has_no_prediction(either: Path, unlabelled: Path, tmp_path: Path) -> None:
     (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
     names = set(pd.read_parquet(first)["variable"])
     _rename(unlabelled, {name: f"{name} (new)" for name in names}, only=first)
-    _, rows, _, errors = _predict(generated, tmp_path / "new.csv", data_dir=unlabelled)
+    _, rows, _, errors = _predict(either, tmp_path / "new.csv", data_dir=unlabelled)
     (row,) = [row for row in rows if row["reason"]]
+    assert len(rows) == 20
     assert row["stay_id"] == _stay(first), errors
-    assert row["reason"] == "none of its variables occurred in the checkpoint's training data"
+    assert row["reason"].startswith("none of its variables ")
     assert row["logit"] == ""
 
 
@@ -308,20 +344,13 @@ def test_training_on_variables_without_an_embedding_is_still_an_error(
 
 
 @pytest.fixture(scope="module")
-def generated(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on data whose embeddings were made from names, so that unknown variables have one too."""
+def generated(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose embeddings are made from names, so that unknown variables have one too."""
     root = tmp_path_factory.mktemp("generated")
-    side = old_layout.parent
-    compile_cohort(
-        SeqSetVAELayout(old_layout),
-        root / "cohort",
-        label_name="in_hospital_mortality",
-        labels=read_labels(side / "oc.csv", "in_hospital_mortality"),
-        stats=read_stats(side / "stats.csv"),
-        embedding_dim=12,
-        progress=False,
-    )
-    status, _, errors = finetune(pretrained, root / "cohort", root, max_epochs=1)
+    shutil.copytree(old_layout.parent, root / "processed")
+    (root / "processed" / "cached.csv").unlink()
+    flags = {"from_random_weights": "true", "preset": "small", "max_epochs": 1, "unfreeze_after": 0}
+    status, _, errors = command("finetune", data_dir=root / "processed", output_root_dir=root, **flags)
     assert status == 0, errors
     return run_of(root)
 
@@ -374,7 +403,7 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
     status, rows, said, errors = _predict(finished[0], tmp_path / "sets.csv", every_set="true", **flags)
     assert status == 0, errors
     assert "the head was trained on whole stays only" in said
-    split = compiled.split("test")
+    split, change = compiled.split("test"), compiled.variables.z_scores
     assert list(rows[0]) == ["stay_id", "set_index", "minute", "logit", "probability", "calibrated_probability"]
     assert [float(row["minute"]) for row in rows] == split.minute.tolist()
     assert [int(row["stay_id"]) for row in rows] == np.repeat(split.stay_id, np.diff(split.stay_offset)).tolist()
@@ -385,7 +414,8 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
         of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
         for n_sets, row in enumerate(of_stay, start=1):
             with torch.no_grad():
-                cut = model(collate(cut_after(split, stay, n_sets), np.array([0]), dtype=np.float64), table)
+                alone = collate(cut_after(split, stay, n_sets), np.array([0]), dtype=np.float64, change=change)
+                cut = model(alone, table)
             assert int(row["set_index"]) == n_sets - 1
             assert float(row["logit"]) == pytest.approx(cut.diff(dim=1).item(), abs=1e-12)
             assert float(row["probability"]) == pytest.approx(cut.softmax(1)[0, 1].item(), abs=1e-12)
@@ -413,13 +443,13 @@ def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_befor
     flags = {"split": "test", "precision": "64-true", "every_set": "true"}
     status, rows, _, errors = _predict(run_of(tmp_path), tmp_path / "sets.csv", **flags)
     assert status == 0, errors
-    split = compiled.split("test")
+    split, change = compiled.split("test"), compiled.variables.z_scores
     model = load_finetuned(run_of(tmp_path) / "checkpoints" / "best.ckpt", torch.float64).model
     table = torch.from_numpy(compiled.embeddings.copy())
     for stay in (0, 19):
         of_stay = rows[split.stay_offset[stay] : split.stay_offset[stay + 1]]
         for n_sets, row in enumerate(of_stay, start=1):
-            alone = collate(cut_after(split, stay, n_sets), np.array([0]), max_sets=3, dtype=np.float64)
+            alone = collate(cut_after(split, stay, n_sets), np.array([0]), max_sets=3, dtype=np.float64, change=change)
             with torch.no_grad():
                 assert float(row["logit"]) == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 

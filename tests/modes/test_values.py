@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort, open_or_compile
+from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
@@ -18,6 +18,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.training.feature_cache import FeatureFolder
 from tests.command import command, finetune, run_of
+from tests.tiny import compile_with_side_files
 from tests.training.helpers import CPU, fine_tuner
 
 CLIP, MIN_COUNT = 10.0, 20  # of the config file
@@ -52,7 +53,7 @@ def wild_layout(out: Path, heart_rate: float = 80 + 10 * 25_000, ferritin: float
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     root = tmp_path_factory.mktemp("wild")
-    return open_or_compile(wild_layout(root / "processed"), cache_root=root / "cache", progress=False)
+    return compile_with_side_files(wild_layout(root / "processed"), root / "cohort")
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +95,15 @@ def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None
     assert different == {(900_001, "heart rate"), (900_001, "ferritin")}
 
 
-def test_no_setting_no_change(wild: Cohort) -> None:
+def test_without_settings_values_are_plain_z_scores(wild: Cohort) -> None:
     assert ZScore.fit(wild, value_clip=None, min_count=0) == ZScore()
-    assert ZScore().change(wild) is None
+    variable, value = wild.split("train").variable, wild.split("train").value
+    mean, std = wild.mean[variable], wild.std[variable]
+    known = ~np.isnan(mean)
+    found = ZScore().change(wild)(variable, value)
+    assert np.array_equal(found[known], ((value - mean) / std)[known])
+    assert np.array_equal(found[~known], value[~known])
+    assert 0 < known.sum() < len(known)
 
 
 def test_variables_are_counted_in_the_training_split_alone(wild: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +161,10 @@ def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild:
         np.testing.assert_array_equal(states, found[1][name])
 
 
-def test_a_checkpoint_without_it_means_values_as_stored(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_a_checkpoint_without_it_means_plain_z_scores(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
     status, said, errors = finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after="none")
     assert status == 0, errors
-    assert "Values: as stored" in said
+    assert "Values: plain z-scores" in said
     values = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["values"]
     assert values == {"name": "z_score", "clip": None, "min_count": 0, "rare": []}
 

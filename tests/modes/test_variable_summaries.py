@@ -199,7 +199,7 @@ def test_landmarks_use_only_the_events_of_the_first_hours(compiled: Cohort, tmp_
 def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> float:
     """The prediction in double precision for a test stay that has only its first sets."""
     finetuned = load_finetuned(run / "checkpoints" / "best.ckpt", torch.float64)
-    change = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.fingerprints)
+    change = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.known)
     alone = collate(
         cut_after(cohort.split("test"), stay, n_sets), np.array([0]), dtype=np.float64, change=change.change(cohort)
     )

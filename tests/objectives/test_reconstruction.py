@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqsetvae.cohort.statistics import Sums
+from seqsetvae.cohort.variables import Variables
 from seqsetvae.objectives import reconstruction
 from seqsetvae.objectives.reconstruction import huge_values
 
@@ -17,12 +19,15 @@ NAMES = ("HR", "Lactate", "Temp")
 
 
 def _values(z: list[float], variable: list[int]) -> Any:
-    return SimpleNamespace(value=np.array(z), variable=np.array(variable), n_events=len(z))
+    """A cohort whose training values are 100 + 10 z."""
+    sums = Sums.of([(np.array(variable, np.int32), 100 + 10 * np.array(z))], len(NAMES))
+    variables = Variables(NAMES, np.full(3, 100.0), np.full(3, 10.0))
+    return SimpleNamespace(vocabulary=NAMES, variables=variables, sums={"train": sums}.get)
 
 
 def _advice(beta: float = 0.1, active: float = 60.0, step: int = 5000, epoch: int = 1, train: Any = None) -> list[str]:
     metrics = {"beta": beta, "val_active_units": active}
-    return reconstruction.advice(SETTINGS, SIZES, metrics, step, epoch, train or _values([1.0], [0]), NAMES)
+    return reconstruction.advice(SETTINGS, SIZES, metrics, step, epoch, train or _values([1.0], [0]))
 
 
 def test_a_beta_that_never_rose_is_reported_with_the_epochs_that_it_needs() -> None:
@@ -50,7 +55,6 @@ def test_enough_active_dimensions_are_no_warning() -> None:
     assert _advice(active=60.0, train=_values([25_000.0], [0])) == []
 
 
-def test_huge_values_are_found_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "VALUES_PER_BLOCK", 2)
-    split = _values([1e3, 2.0, -5e4, 999.0, 2e3], [0, 0, 2, 1, 0])
-    assert huge_values(split, NAMES) == {"Temp": 5e4, "HR": 2e3}
+def test_huge_values_are_those_furthest_from_the_mean_in_either_direction() -> None:
+    assert huge_values(_values([1e3, 2.0, -5e4, 999.0, 2e3], [0, 0, 2, 1, 0])) == {"Temp": 5e4, "HR": 2e3}
+    assert huge_values(_values([1e3], [0])) == {"HR": 1e3}

@@ -121,7 +121,7 @@ def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path: Path) ->
     labels[["subject_id", "prediction_time", "float_value"]].sample(frac=1, random_state=0).to_parquet(
         tmp_path / "los.parquet"
     )
-    words = ["--labels", tmp_path / "los.parquet", "--label_name", "none", "--embedding_dim", 2]
+    words = ["--labels", tmp_path / "los.parquet", "--label_name", "none"]
     out = tmp_path / "cohort"
     assert main(["meds", *map(str, [tmp_path / "set", out, *words, "--fractions", 0.5, 0.5, 0])]) == 0
     cohort = open_cohort(out)

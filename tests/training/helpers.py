@@ -43,7 +43,7 @@ def fine_tuner(
         FinetuningRates(cls_head_lr=HEAD_LR, lr=BACKBONE_LR),
         0.01,
         torch.from_numpy(cohort.embeddings.copy()).float(),
-        TrainedOn(fingerprints=cohort.fingerprints(), label_name=cohort.label_name, max_sets=None),
+        TrainedOn(variables=cohort.variables, label_name=cohort.label_name, max_sets=None),
         tuning=tuning,
     )
 

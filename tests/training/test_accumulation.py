@@ -127,7 +127,8 @@ def test_the_head_on_cached_features(loss: str, accumulate: int, compiled: Cohor
 def test_the_unfrozen_backbone(loss: str, accumulate: int, compiled: Cohort, tmp_path: Path) -> None:
     module = _fine_tuner(compiled, loss)
     module.unfreeze_backbone()
-    _check_fine_tuning(module, SplitBatches(compiled.split("train"), None, np.float64), accumulate, tmp_path)
+    rows = SplitBatches(compiled.split("train"), None, np.float64, change=compiled.variables.z_scores)
+    _check_fine_tuning(module, rows, accumulate, tmp_path)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
@@ -138,8 +139,8 @@ def test_pretraining_is_a_mean_over_sets(
     table = torch.from_numpy(compiled.embeddings.copy()).double()
     settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=4, free_bits=0.1)
     objective = reconstruction.build_loss(settings, tiny.SIZES)
-    module = _Pretrainer(PretrainingModel(tiny.SIZES).double(), objective, 1e-4, 0.01, table, compiled.fingerprints())
-    rows = SplitBatches(compiled.split("train"), None, np.float64)
+    module = _Pretrainer(PretrainingModel(tiny.SIZES).double(), objective, 1e-4, 0.01, table, compiled.variables)
+    rows = SplitBatches(compiled.split("train"), None, np.float64, change=compiled.variables.z_scores)
     _train(module.train(), rows, accumulate, tmp_path)
     for number, (stays, step) in enumerate(zip(_groups(accumulate), module.steps, strict=True)):
         recon, kl, _, _ = module.objective.parts(module.model, rows[stays], module.embeddings)

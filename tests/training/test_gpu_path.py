@@ -70,7 +70,7 @@ def _pretrainer(cohort: Cohort) -> SeqSetVAEPretrainer:
     table = torch.from_numpy(cohort.embeddings.copy()).float()
     settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=10, free_bits=0.1)
     objective = reconstruction.build_loss(settings, tiny.SIZES)
-    return SeqSetVAEPretrainer(PretrainingModel(tiny.SIZES), objective, 1e-4, 0.01, table, cohort.fingerprints())
+    return SeqSetVAEPretrainer(PretrainingModel(tiny.SIZES), objective, 1e-4, 0.01, table, cohort.variables)
 
 
 def _fit(module: pl.LightningModule, data: pl.LightningDataModule, folder: Path, precision: Any = 32) -> int:

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae import __version__
-from seqsetvae.cohort.exports.rows import Block, blocks, write_source_ids, write_variables
+from seqsetvae.cohort.exports.rows import Block, blocks, write_source_ids
 from seqsetvae.cohort.format import SAMPLES, Cohort, Split
 from seqsetvae.files import new_folder
 
-HELP = "MEDS 0.4 (data/, metadata/, labels/), and stats.csv and cached.csv beside them"
+HELP = "MEDS 0.4 (data/, metadata/, labels/)"
 SPLIT_NAMES = {"train": "train", "valid": "tuning", "test": "held_out"}
 ADMISSION = np.datetime64("2000-01-01T00:00:00", "us")  # of every stay: a cohort has minutes since admission, no dates
 ETL = "seqsetvae data.py export"  # by which data.py meds knows that all columns below are there
@@ -48,7 +48,6 @@ def write(cohort: Cohort, out: Path) -> list[str]:
         pq.write_table(_splits(cohort), partial / "metadata" / "subject_splits.parquet")
         text = json.dumps(_description(cohort), indent=1, ensure_ascii=False)
         (partial / "metadata" / "dataset.json").write_text(text, encoding="utf-8")
-        write_variables(cohort, partial)
         write_source_ids(cohort, partial / "metadata" / SAMPLES)
     return []
 
@@ -57,7 +56,7 @@ def _write_events(cohort: Cohort, split: Split, folder: Path) -> None:
     """One file for each block of whole stays, since a subject must be in one file."""
     folder.mkdir(parents=True)
     names = pa.array(cohort.vocabulary, pa.string())
-    for number, block in enumerate(blocks(cohort, split)):
+    for number, block in enumerate(blocks(split)):
         pq.write_table(_events(split, block, names), folder / f"{number}.parquet")
 
 
@@ -104,15 +103,13 @@ def _as_file_name(label: str) -> str:
 
 
 def _codes(cohort: Cohort) -> pa.Table:
-    """Every code, with its statistics in two columns of our own."""
+    """Every code."""
     n = len(cohort.vocabulary)
     return pa.table(
         {
             "code": pa.array(cohort.vocabulary, pa.string()),
             "description": pa.nulls(n, pa.string()),
             "parent_codes": pa.nulls(n, pa.list_(pa.string())),
-            "mean": pa.array(cohort.mean, from_pandas=True),
-            "std": pa.array(cohort.std, from_pandas=True),
         }
     )
 

@@ -1,6 +1,6 @@
-"""The events of a cohort as rows with values in the unit of each variable, some whole stays at a time.
+"""The events of a cohort as rows, some whole stays at a time.
 
-Letters: N stays and E events of a block, V variables.
+Letters: E events of a block.
 """
 
 import csv
@@ -16,10 +16,6 @@ from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
 from seqsetvae.cohort.imported import read_samples
 
 Floats = NDArray[np.float64]
-# Digits after the first that a value is rounded to in search of the number that was in the source: a double holds
-# 15, of which the two operations of z * std + mean may spoil two.
-_DIGITS = 12
-_STEPS = 4  # rounding errors that are tried in both directions
 
 
 @dataclass(frozen=True)
@@ -34,18 +30,18 @@ class Block:
     value: Floats  # [E] in the variable's own unit
 
 
-def blocks(cohort: Cohort, split: Split) -> Iterator[Block]:
+def blocks(split: Split) -> Iterator[Block]:
     """The stays of a split in order, in blocks of at most EVENTS_PER_BLOCK events or one stay: memory stays bounded."""
     end = split.set_offset[split.stay_offset[1:]]  # [stays of the split] one past the last event of each
     first = 0
     while first < split.n_stays:
         begin = 0 if first == 0 else int(end[first - 1])
         last = max(first + 1, int(np.searchsorted(end, begin + EVENTS_PER_BLOCK, side="right")))
-        yield _block(cohort, split, slice(first, last))
+        yield _block(split, slice(first, last))
         first = last
 
 
-def _block(cohort: Cohort, split: Split, stays: slice) -> Block:
+def _block(split: Split, stays: slice) -> Block:
     set_start = split.stay_offset[stays.start : stays.stop + 1]
     sets = slice(int(set_start[0]), int(set_start[-1]))
     event_start = split.set_offset[sets.start : sets.stop + 1]
@@ -53,45 +49,14 @@ def _block(cohort: Cohort, split: Split, stays: slice) -> Block:
     n_sets, n_events = np.diff(set_start), np.diff(event_start)
     stay_of_set = np.repeat(np.arange(stays.start, stays.stop), n_sets)
     index_of_set = np.arange(sets.start, sets.stop) - np.repeat(set_start[:-1], n_sets)
-    variable = split.variable[events]
     return Block(
         stays=stays,
         stay=np.repeat(stay_of_set, n_events),
         set_index=np.repeat(index_of_set, n_events),
         minute=np.repeat(split.minute[sets], n_events),
-        variable=variable,
-        value=raw_values(cohort, variable, split.value[events]),
+        variable=split.variable[events],
+        value=split.value[events],
     )
-
-
-def raw_values(cohort: Cohort, variable: NDArray[np.int32], stored: Floats) -> Floats:
-    """Stored values [E] in the unit of each variable [E].
-
-    z * std + mean is rounded, so it may be a neighbour of the number that was in the source, 7.300000000000001 for 7.3,
-    and compile to another z-score. Of the numbers around it, the first is taken that compiles to the same z-score to
-    the last bit, rounded ones first.
-    """
-    known = ~np.isnan(cohort.mean[variable])
-    mean, std, z = cohort.mean[variable][known], cohort.std[variable][known], stored[known]
-    value = z * std + mean
-    size = np.maximum.reduce([np.abs(z * std), np.abs(mean), np.finfo(np.float64).tiny + np.abs(value)])
-    found = np.where(_same(value, mean, std, z), value, np.nan)
-    for step in (step * sign for step in range(1, _STEPS + 1) for sign in (1, -1)):
-        missing = np.flatnonzero(np.isnan(found))
-        near = value[missing] + step * np.spacing(size[missing])
-        found[missing] = np.where(_same(near, mean[missing], std[missing], z[missing]), near, np.nan)
-    scale = 10.0 ** np.clip(_DIGITS - np.ceil(np.log10(size)), -300, 300)
-    with np.errstate(over="ignore", invalid="ignore"):  # a rounded number that overflows is not taken
-        rounded = np.round(value * scale) / scale
-        found = np.where(_same(rounded, mean, std, z), rounded, found)
-    raw = stored.copy()
-    raw[known] = np.where(np.isnan(found), value, found)
-    return raw
-
-
-def _same(value: Floats, mean: Floats, std: Floats, z: Floats) -> NDArray[np.bool_]:
-    """Whether these values have these z-scores, computed as a compilation does."""
-    return (value - mean) / std == z
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -103,11 +68,12 @@ def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def write_variables(cohort: Cohort, folder: Path) -> None:
-    """Write stats.csv and cached.csv: mean, std and embedding of each variable."""
+    """Write stats.csv and cached.csv: mean, std and embedding of each variable that has them."""
     known = np.flatnonzero(~np.isnan(cohort.mean))
     stats = ((cohort.vocabulary[v], float(cohort.mean[v]), float(cohort.std[v])) for v in known)
     write_csv(folder / "stats.csv", ("variable", "mean", "std"), stats)
-    vectors = ((name, *vector.tolist()) for name, vector in zip(cohort.vocabulary, cohort.embeddings, strict=True))
+    pairs = zip(cohort.vocabulary, cohort.embeddings.tolist(), strict=True)
+    vectors = ((name, *vector) for name, vector in pairs if vector[0] == vector[0])
     write_csv(folder / "cached.csv", ("Key", *range(cohort.embeddings.shape[1])), vectors)
 
 

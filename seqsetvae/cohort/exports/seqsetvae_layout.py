@@ -68,7 +68,7 @@ def _labels(cohort: Cohort) -> list[tuple[int, int]]:
 def _write_stays(cohort: Cohort, name: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     split = cohort.split(name)
-    for block in blocks(cohort, split):
+    for block in blocks(split):
         rows = np.searchsorted(block.stay, np.arange(block.stays.start, block.stays.stop + 1))
         for stay, start, end in zip(split.stay_id[block.stays], rows[:-1], rows[1:], strict=True):
             names = [cohort.vocabulary[v] for v in block.variable[start:end]]

@@ -1,4 +1,4 @@
-"""One long table: a Parquet file of events for each split, and CSV files of labels, statistics and embeddings."""
+"""One long table: a Parquet file of events for each split, and a CSV file of labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqsetvae.cohort.exports.rows import blocks, write_csv, write_source_ids, write_variables
+from seqsetvae.cohort.exports.rows import blocks, write_csv, write_source_ids
 from seqsetvae.cohort.format import SAMPLES, Cohort
 from seqsetvae.files import new_folder
 
-HELP = "one long table (events/<split>.parquet, labels.csv, stats.csv, cached.csv)"
+HELP = "one long table (events/<split>.parquet, labels.csv)"
 SCHEMA = pa.schema(
     [
         ("stay_id", pa.int64()),
@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 
 
 def write(cohort: Cohort, out: Path) -> list[str]:
-    """Write OUT/{events/<split>.parquet, labels.csv, stats.csv, cached.csv}. Nothing is lost, so no line is returned.
+    """Write OUT/{events/<split>.parquet, labels.csv}. Nothing is lost, so no line is returned.
 
     Raises:
         InputError: `out` exists already, or cannot be written.
@@ -38,14 +38,13 @@ def write(cohort: Cohort, out: Path) -> list[str]:
                 for table in _tables(cohort, name):
                     writer.write_table(table)
         write_csv(partial / "labels.csv", ("stay_id", "prediction_minute", cohort.label_name), _labels(cohort))
-        write_variables(cohort, partial)
         write_source_ids(cohort, partial / SAMPLES)
     return []
 
 
 def _tables(cohort: Cohort, name: str) -> Iterator[pa.Table]:
     split, names = cohort.split(name), pa.array(cohort.vocabulary, pa.string())
-    for block in blocks(cohort, split):
+    for block in blocks(split):
         columns = {
             "stay_id": split.stay_id[block.stay],
             "subject_id": split.subject_id[block.stay],

@@ -4,33 +4,22 @@ Letters: D ids, N samples.
 """
 
 from argparse import Namespace
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import is_compiled, open_cohort
 from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
-from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.sidefiles import (
-    DEFAULT_WIDTH,
-    Embeddings,
-    LabelTable,
-    generate_embedding,
-    read_embeddings,
-    read_stats,
-)
+from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
-from seqsetvae.cohort.sources.opened import Opened, embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.said import decided_for, found_in
 from seqsetvae.cohort.sources.stay_end import StayEnd, end_notes, end_skips, ended
-from seqsetvae.cohort.sources.table_flags import BY_NAME
-from seqsetvae.cohort.tables.codes import DROP, KEEP, Decision, EventCodes
+from seqsetvae.cohort.tables.codes import KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.source import EventSource, StaticColumn
@@ -65,8 +54,7 @@ class Found:
 
 
 def assemble(arguments: Namespace, found: Found) -> Opened:
-    """Window, splits, variables, statistics and embeddings by the flags. Raises InputError."""
-    tables = SideTables(arguments)
+    """Window, splits and variables by the flags. Raises InputError."""
     found = _without_ended(replace(found, samples=with_window(found.samples, arguments.until_hour)))
     codes, samples = found.events.codes, found.samples
     every_sample = with_window(found.every_sample, arguments.until_hour)
@@ -75,8 +63,6 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         raise InputError(f"{found.description}: no stay is left.{first}")
     decision = codes.decide(arguments.non_numeric)
     counts = events_by_name(codes, decision)
-    unknown = tables.unknown_note(decision, counts, arguments.leave_out_unknown)
-    kept = counts.keys() & tables.known if arguments.leave_out_unknown and tables.known else counts.keys()
     split, how = assign_splits(arguments, samples, found.own_split, found.how_split)
     source = EventSource(
         found.description,
@@ -96,7 +82,6 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *codes.mapping.notes(codes.seen),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
-        *unknown,
         *found.events.notes,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
@@ -113,9 +98,6 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         source=source,
         label_name=found.label_name or NO_LABEL,
         labels=LabelTable(samples.stay_id[has_label], samples.label[has_label]),
-        stats=tables.stats,
-        embeddings=tables.with_new(arguments.new_embeddings, kept),
-        embedding_dim=tables.width,
         imported=Imported(
             notes, read, decided, record, sample_table(every_sample, samples.stay_id, split, found.events)
         ),
@@ -181,55 +163,6 @@ def split_positions(where: str, names: pa.Array) -> NDArray[np.int8]:
         raise InputError(f"{where}: {what}; allowed: {', '.join(SPLIT_NAMES)}.")
     positions = np.array([SPLITS.index(SPLIT_NAMES[text.lower()]) for text in texts], dtype=np.int8)
     return positions[encoded.indices.to_numpy(zero_copy_only=False)]
-
-
-class SideTables:
-    """Statistics and embeddings by the flags, and which variables they know.
-
-    Attributes:
-        known: the variables of --embeddings, or else of --stats; None without either.
-    """
-
-    def __init__(self, arguments: Namespace) -> None:
-        """Read them. Raises InputError."""
-        self.stats = stats_of(arguments.stats) if arguments.stats else None
-        self.embeddings, self.width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
-        self.path: Path | None = arguments.embeddings or arguments.stats
-        self.known: set[str] | None = None
-        if self.path is not None and is_compiled(self.path):
-            self.known = set(open_cohort(self.path, verify=False).vocabulary)
-        elif self.path is not None:
-            self.known = set(read_stats(self.path) if self.embeddings is None else self.embeddings.row)
-
-    def unknown_note(self, decision: Decision, events: dict[str, int], leave_out: bool) -> list[str]:
-        """Variables that are not known and their share of the events, in words; with `leave_out` they are dropped."""
-        unknown = {name: n for name, n in events.items() if self.known is not None and name not in self.known}
-        if not unknown:
-            return []
-        if leave_out:
-            decision.action[[name in unknown for name in decision.names]] = DROP
-        share = sum(unknown.values()) / sum(events.values())
-        done = "left out" if leave_out else "kept; --leave_out_unknown leaves them out"
-        what = f"{counted(len(unknown), 'variable')} that {self.path} lacks, {share:.1%} of the events, {done}"
-        return [f"{what}: {most_events(unknown)}"]
-
-    def with_new(self, source: str | None, names: Collection[str]) -> Embeddings | None:
-        """The embeddings with vectors for these variables where they lack them. `source`: BY_NAME or a file."""
-        given = self.embeddings
-        if given is None or source is None:
-            return given
-        width, missing = given.vectors.shape[1], sorted(set(names) - given.row.keys())
-        if source == BY_NAME:
-            vectors = [generate_embedding(name, width) for name in missing]
-        else:
-            new = read_embeddings(Path(source))
-            if new.vectors.shape[1] != width:
-                has = f"its vectors have width {new.vectors.shape[1]}, those of --embeddings {width}"
-                raise InputError(f"--new_embeddings {source}: {has}.")
-            missing = [name for name in missing if name in new.row]
-            vectors = [new.vectors[new.row[name]] for name in missing]
-        row = given.row | {name: len(given.vectors) + at for at, name in enumerate(missing)}
-        return Embeddings(row, np.concatenate([given.vectors, np.reshape(vectors, (-1, width))]))
 
 
 def events_by_name(codes: EventCodes, decision: Decision) -> dict[str, int]:

@@ -33,19 +33,18 @@ class SideFiles:
     def require(self) -> None:
         """Raises InputError if a file that was named does not exist.
 
-        A compiled cohort may be named for what it holds itself: statistics and embeddings.
+        A compiled cohort may be named for statistics and embeddings.
         """
         for flag, (name, path) in self.by_flag().items():
             if path is not None and not path.is_file() and not (name != "oc.csv" and is_compiled(path)):
                 raise InputError(f"{flag} {path}: no such file. It should be a file like {name}.")
 
     def refuse(self, cohort: Path) -> None:
-        """Raises InputError if any was named for a compiled cohort, which has its own."""
-        surplus = [f"{flag} {path}" for flag, (_, path) in self.by_flag().items() if path is not None]
-        if surplus:
+        """Raises InputError if labels were named for a compiled cohort, which has its own."""
+        if self.labels is not None:
             raise InputError(
-                f"{cohort} is a compiled cohort, which holds its statistics, labels and embeddings already. "
-                f"Leave out {', '.join(surplus)}, or pass the patient_ehr folder that it was compiled from."
+                f"{cohort} is a compiled cohort, which holds its labels already. Leave out --label_path {self.labels}, "
+                "or pass the data that it was compiled from."
             )
 
 
@@ -54,10 +53,7 @@ NOT_NAMED = SideFiles()
 
 @dataclass(frozen=True)
 class LayoutFiles:
-    """The files of a SeqSetVAE layout; an earlier compiled cohort may stand in for its statistics and embeddings.
-
-    None = there is none: statistics from the train split, no labels, embeddings generated from the names.
-    """
+    """The files of a SeqSetVAE layout; None = there is none."""
 
     patient_ehr: Path
     stats: Path | None

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, Labels, read_labels, require_match
+from seqsetvae.cohort.sidefiles import Labels, read_labels, require_match
 from seqsetvae.cohort.sources.divide import choose_fractions, divide
-from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.physionet_files import ARCHIVES, read_set
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, UnnamedRows
 from seqsetvae.errors import InputError
@@ -48,18 +48,10 @@ def add_flags(parser: ArgumentParser) -> None:
         help="label: whether the hospital stay was longer than DAYS (default label: death in hospital)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
-    stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
-    add_side_file(parser, "--stats", stats)
-    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: generated from the names)"
-    add_side_file(parser, "--embeddings", vectors)
 
 
 def open_source(arguments: Namespace) -> Opened:
     """The sets that these flags name."""
-    if arguments.embeddings and arguments.embedding_dim:
-        raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
-    stats = stats_of(arguments.stats) if arguments.stats else None
-    embeddings, width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
     assigned = {split: getattr(arguments, f"{split}_sets") for split in SPLITS}
     for flag in ("until_hour", "stay_over_days"):
         value = getattr(arguments, flag)
@@ -72,9 +64,6 @@ def open_source(arguments: Namespace) -> Opened:
         source=source,
         label_name=LABEL_NAME if over is None else f"hospital_stay_over_{over:g}_days",
         labels=source.labels,
-        stats=stats,
-        embeddings=embeddings,
-        embedding_dim=width,
     )
 
 

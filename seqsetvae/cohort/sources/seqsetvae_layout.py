@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import trimmed
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, read_labels, require_match, stay_number
+from seqsetvae.cohort.sidefiles import CACHED, STATS, read_labels, require_match, stay_number
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
-from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import as_shard, part
 from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
-from seqsetvae.errors import InputError
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
 DEFAULT_LABEL = "in_hospital_mortality"
@@ -30,54 +29,38 @@ _COLUMNS = ("variable", *_NUMBERS)
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py compile`."""
     parser.add_argument("patient_ehr", type=Path, metavar="PATIENT_EHR", help="folder with train/, valid/ or test/")
-    add_side_files(parser, "PATIENT_EHR", DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
+    add_label_flags(parser, "PATIENT_EHR", DEFAULT_LABEL, f"default {DEFAULT_LABEL}")
     text = "compile only part I of N of the stays, to be joined by `data.py join`; one job for each part"
     parser.add_argument("--shard", type=part, metavar="I/N", help=text)
 
 
-def add_side_files(parser: ArgumentParser, folder: str, default_label: str | None, text: str) -> None:
-    """The flags of the side files of `folder`, and --label_name; `text` says what is used without that."""
-    stats = f"mean and std of each variable (default: the stats.csv beside {folder}, else from the train split)"
-    add_side_file(parser, "--stats", stats)
-    add_side_file(parser, "--labels", f"default: the oc.csv beside {folder}, if any")
+def add_label_flags(parser: ArgumentParser, folder: str, default_label: str | None, text: str) -> None:
+    """The labels of `folder`; `text` says what is used without --label_name."""
+    labels = f"default: the oc.csv beside {folder}, if any"
+    parser.add_argument("--labels", "--label_path", type=Path, metavar="OC_CSV", help=labels)
     parser.add_argument("--label_name", default=default_label, help=f"column of oc.csv ({text})")
-    vectors = f"a vector for each variable (default: the cached.csv beside {folder}, else generated from the names)"
-    add_side_file(parser, "--embeddings", vectors)
 
 
 def open_source(arguments: Namespace) -> Opened:
     """The layout that these flags name."""
-    named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
-    files = locate_layout(arguments.patient_ehr, named)
-    opened = open_layout(files, arguments.label_name, arguments.embedding_dim)
+    files = locate_layout(arguments.patient_ehr, SideFiles(labels=arguments.labels))
+    opened = open_layout(files, arguments.label_name)
     return opened if arguments.shard is None else as_shard(opened, arguments.shard)
 
 
-def open_layout(
-    files: LayoutFiles, label_name: str, embedding_dim: int | None = None, needs_labels: bool = True
-) -> Opened:
-    """The stays and side files of a layout.
+def open_layout(files: LayoutFiles, label_name: str, needs_labels: bool = True) -> Opened:
+    """The stays and labels of a layout; its stats.csv and cached.csv go with it.
 
     Raises:
-        InputError: a side file cannot be read, embedding_dim is given beside a cached.csv, which has its own width, or
-            labels are needed and there are only those of other stays.
+        InputError: the labels cannot be read, or labels are needed and there are only those of other stays.
     """
-    if files.embeddings and embedding_dim is not None:
-        raise InputError(f"--embedding_dim {embedding_dim} makes embeddings, but {files.embeddings} gives them.")
-    embeddings, width = embeddings_of(files.embeddings, embedding_dim or DEFAULT_WIDTH)
     source = SeqSetVAELayout(files.patient_ehr)
     labels = read_labels(files.labels, label_name) if files.labels else None
     if needs_labels and files.labels and labels is not None:
         stays = (stay.stay_id for of_split in source.stays.values() for stay in of_split)
         require_match(files.labels, labels, np.fromiter(stays, np.int64))
-    return Opened(
-        source=source,
-        label_name=label_name,
-        labels=labels,
-        stats=stats_of(files.stats) if files.stats else None,
-        embeddings=embeddings,
-        embedding_dim=width,
-    )
+    beside = {name: file for name, file in ((STATS, files.stats), (CACHED, files.embeddings)) if file is not None}
+    return Opened(source=source, label_name=label_name, labels=labels, beside=beside)
 
 
 class SeqSetVAELayout:

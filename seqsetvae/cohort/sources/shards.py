@@ -1,6 +1,6 @@
 """Shards: parts of one folder that were compiled side by side, by a job each, and are joined into one cohort.
 
-A shard holds whole stays with raw values; `data.py compile ... --shard I/N` makes one. `data.py join` streams all of
+A shard is a cohort of some of the stays; `data.py compile ... --shard I/N` makes one. `data.py join` streams all of
 them through the compiler, so that the cohort is the one that a single compilation gives, to the last bit, statistics
 included, and neither step holds more than a few hundred stays in memory.
 """
@@ -9,6 +9,7 @@ import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -16,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, ranges
-from seqsetvae.cohort.sidefiles import DEFAULT_WIDTH, LabelTable
+from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.skipped import read_skipped
-from seqsetvae.cohort.sources.opened import Opened, add_side_file, embeddings_of, stats_of
+from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, UnnamedRows
 from seqsetvae.errors import InputError
 
 HELP = "Join the shards that `compile --shard` made into one compiled cohort."
 _DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)
 _STAYS_AT_ONCE = 1 << 12  # as Python objects
-_RAW: dict[str, tuple[float, float]] = {}  # statistics of a shard: none, so that it keeps raw values
 
 
 class Part(NamedTuple):
@@ -61,15 +61,8 @@ class PartOf:
 
 
 def as_shard(opened: Opened, of: Part) -> Opened:
-    """One part of what a source hands over, with raw values; statistics and embeddings come with the join."""
-    return Opened(
-        source=PartOf(opened.source, of),
-        label_name=opened.label_name,
-        labels=opened.labels,
-        stats=_RAW,
-        embeddings=None,
-        embedding_dim=1,
-    )
+    """One part of what a source hands over."""
+    return replace(opened, source=PartOf(opened.source, of), beside={})
 
 
 # ------------------------------------------------------------------ joining
@@ -78,24 +71,12 @@ def as_shard(opened: Opened, of: Part) -> Opened:
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py join`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that holds the folders of all shards")
-    add_side_file(parser, "--stats", "mean and std of each variable (default: from the train split of all shards)")
-    add_side_file(parser, "--embeddings", "a vector for each variable (default: generated from the names)")
 
 
 def open_source(arguments: Namespace) -> Opened:
     """The stays and labels of all shards. Raises InputError if one is missing, twice, or of other data."""
-    if arguments.embeddings and arguments.embedding_dim:
-        raise InputError(f"--embedding_dim {arguments.embedding_dim} makes embeddings, but --embeddings gives them.")
     source = Shards(arguments.shards)
-    embeddings, width = embeddings_of(arguments.embeddings, arguments.embedding_dim or DEFAULT_WIDTH)
-    return Opened(
-        source=source,
-        label_name=source.cohorts[0].label_name,
-        labels=source.labels(),
-        stats=stats_of(arguments.stats) if arguments.stats else None,
-        embeddings=embeddings,
-        embedding_dim=width,
-    )
+    return Opened(source=source, label_name=source.cohorts[0].label_name, labels=source.labels())
 
 
 class Shards:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.exports.rows import write_csv
 from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
-from seqsetvae.cohort.sidefiles import generate_embedding
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
+from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.files import cannot_write, refuse_existing
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}

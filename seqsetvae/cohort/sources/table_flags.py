@@ -6,10 +6,8 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.names import quoted
 from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
-from seqsetvae.cohort.sources.opened import add_side_file
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, open_database
@@ -19,8 +17,6 @@ from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
-
-BY_NAME = "names"  # of --new_embeddings
 
 
 def add_time_flags(parser: ArgumentParser) -> None:
@@ -58,7 +54,7 @@ def add_label_flags(parser: ArgumentParser, id_column: str, label_name: str | No
 
 
 def add_shared_flags(parser: ArgumentParser) -> None:
-    """Variables, windows, divisions and side files."""
+    """Variables, windows and divisions."""
     window = "leave out events from hour H of each stay on, so that the outcome is predicted at that time"
     parser.add_argument("--until_hour", type=float, metavar="H", help=window)
     decimal = "the mark of the decimals in numbers that are texts: 85.5 or 85,5 (default %(default)s)"
@@ -71,14 +67,6 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     categorical = "variables whose numbers, and texts like numbers, are categories: 3 becomes NAME=3 with the value 1"
     parser.add_argument("--categorical", action="extend", nargs="+", default=[], metavar="NAME", help=categorical)
     _add_division_flags(parser)
-    stats = "mean and std of each variable: a stats.csv, or a compiled cohort (default: from the train split alone)"
-    add_side_file(parser, "--stats", stats)
-    vectors = "a vector for each variable: a cached.csv, or a compiled cohort (default: generated from the names)"
-    add_side_file(parser, "--embeddings", vectors)
-    new = f"vectors of variables that --embeddings lacks: a file like cached.csv, or `{BY_NAME}` to generate them"
-    parser.add_argument("--new_embeddings", metavar="FILE", help=new)
-    unknown = "leave out events of variables that --embeddings, or else --stats, lacks; they are counted"
-    parser.add_argument("--leave_out_unknown", action="store_true", help=unknown)
 
 
 def _add_division_flags(parser: ArgumentParser) -> None:
@@ -92,21 +80,11 @@ def _add_division_flags(parser: ArgumentParser) -> None:
 
 def check_shared_flags(arguments: Namespace) -> None:
     """Raises InputError for flags that contradict each other, values out of range and files that do not exist."""
-    until, embeddings = arguments.until_hour, arguments.embeddings
+    until = arguments.until_hour
     if until is not None and not 0 < until < math.inf:
         raise InputError(f"--until_hour {until:g}: allowed: a number above 0")
     rules = [
         (arguments.fold and arguments.fractions, "--fold and --fractions: give one of them."),
-        (embeddings and arguments.embedding_dim, "--embedding_dim makes embeddings, but --embeddings gives them."),
-        (arguments.new_embeddings and not embeddings, "--new_embeddings adds to --embeddings, which is not given."),
-        (
-            arguments.leave_out_unknown and not (embeddings or arguments.stats),
-            "--leave_out_unknown needs the known variables: pass --embeddings or --stats.",
-        ),
-        (
-            arguments.leave_out_unknown and arguments.new_embeddings,
-            "--leave_out_unknown and --new_embeddings: give one of them.",
-        ),
         (
             arguments.prediction_time_column and not arguments.labels,
             "--prediction_time_column names a column of --labels, which is not given.",
@@ -117,15 +95,10 @@ def check_shared_flags(arguments: Namespace) -> None:
             raise InputError(problem)
     read_fold(arguments.fold)
     choose_fractions(arguments.fractions, ())
-    is_usable = {"labels": Path.exists, "variable_map": Path.is_file, "stats": _is_side, "embeddings": _is_side}
-    for flag, usable in is_usable.items():
+    for flag, usable in {"labels": Path.exists, "variable_map": Path.is_file}.items():
         path = getattr(arguments, flag)
         if path is not None and not usable(path):
             raise InputError(f"--{flag} {path}: no such file.")
-
-
-def _is_side(path: Path) -> bool:
-    return path.is_file() or is_compiled(path)
 
 
 def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCodes:

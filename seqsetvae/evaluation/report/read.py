@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from seqsetvae.cohort.format import Cohort, open_cohort
 from seqsetvae.errors import InputError
@@ -216,12 +218,20 @@ def _cohort(recorded: Any) -> Cohort | None:
         cohort = open_cohort(recorded["path"], verify=False)  # nothing is computed from it, and hashing takes long
     except InputError:
         return None
-    return cohort if cohort.content_hash == _events(recorded) else None
+    return _as_read(cohort, recorded.get("variables")) if cohort.data_hash == _events(recorded) else None
 
 
 def _events(recorded: Mapping[str, Any]) -> str:
-    """A hash of the data of a run, without labels that are not in the cohort."""
-    return str(recorded.get("events", recorded.get("content")))
+    """A hash of the data of a run, without labels that are not in the cohort; `content` is that of earlier versions."""
+    return str(next((recorded[key] for key in ("events", "data", "content") if key in recorded), None))
+
+
+def _as_read(cohort: Cohort, read: Any) -> Cohort:
+    """The cohort with the mean and std that the run read, by variable; null = none."""
+    if not isinstance(read, dict) or read.keys() != set(cohort.vocabulary):
+        return cohort
+    pairs = np.array([[np.nan if x is None else x for x in read[name]] for name in cohort.vocabulary], dtype=np.float64)
+    return replace(cohort, variables=replace(cohort.variables, mean=pairs[:, 0], std=pairs[:, 1]))
 
 
 def _warnings(log: Path) -> list[str]:

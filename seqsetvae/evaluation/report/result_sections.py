@@ -286,4 +286,5 @@ def events_of(cohort: Cohort, split_name: str, stay: int) -> tuple[Floats, np.nd
     row_of[shown] = np.arange(len(shown))
     kept = row_of[variable] >= 0
     hours = split.minute[sets_of_events][kept] / 60
-    return hours, row_of[variable[kept]], np.asarray(split.value[events])[kept], [cohort.vocabulary[i] for i in shown]
+    z_scores = cohort.variables.z_scores(variable, split.value[events])
+    return hours, row_of[variable[kept]], z_scores[kept], [cohort.vocabulary[i] for i in shown]

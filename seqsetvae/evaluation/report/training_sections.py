@@ -26,10 +26,11 @@ def data_section(run: Run) -> Section:
     if run.cohort is None:
         text.append("The data are no longer there or have changed, so their counts cannot be shown.")
         return Section("data", "Data", text + notices, folded=[not_used] if run.not_used else [])
-    manifest = run.cohort.manifest
+    manifest, recorded = run.cohort.manifest, run.config["cohort"]
+    vectors, statistics = (recorded.get(key, "not recorded") for key in ("embeddings", "statistics"))
     text.append(
         f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
-        f"{manifest['embeddings']['source']}, mean and std from: {manifest.get('statistics', 'not recorded')}."
+        f"{vectors}, mean and std from: {statistics}."
     )
     head = ["split", "stays", "with label", "positive", "share", "sets", "events", "events per stay"]
     rows = [_split_row(name, counts) for name, counts in manifest["splits"].items()]

@@ -5,11 +5,11 @@ variable_summaries forecasts from the summaries up to a random hour, seqsetvae f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from seqsetvae.cohort import Split
+from seqsetvae.cohort import Cohort
 from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import number
 
@@ -59,8 +59,7 @@ def advice(
     metrics: Mapping[str, float],
     step: int,
     epoch: int,
-    train: Split,
-    names: Sequence[str],
+    cohort: Cohort,
 ) -> list[str]:
     """A warning where the forecast of values is no better than one number for each variable."""
     if metrics["val_value"] < metrics["val_value_of_zero"]:

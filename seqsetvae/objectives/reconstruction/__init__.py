@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from seqsetvae.cohort import Split
+from seqsetvae.cohort import Cohort
 from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import integer, number
 
@@ -42,7 +42,6 @@ PRINTED: tuple[str, ...] = (
 FEW_ACTIVE = 0.1  # share of active dimensions below which the posterior may have collapsed
 FEW_STEPS = 500  # optimizer steps; after fewer, inactive dimensions say nothing about the objective
 HUGE_Z = 1000.0  # standard deviations; a value beyond this is an error in the data or in stats.csv
-VALUES_PER_BLOCK = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +73,11 @@ def advice(
     metrics: Mapping[str, float],
     step: int,
     epoch: int,
-    train: Split,
-    names: Sequence[str],
+    cohort: Cohort,
 ) -> list[str]:
     """Warnings about a KL weight that did not rise in full, and about dimensions that do not vary between sets."""
     beta = _beta_advice(settings, metrics["beta"], step, epoch)
-    return beta + _collapse_advice(settings, sizes.latent_dim, metrics["val_active_units"], step, train, names)
+    return beta + _collapse_advice(settings, sizes.latent_dim, metrics["val_active_units"], step, cohort)
 
 
 def _beta_advice(settings: Settings, beta: float, step: int, epoch: int) -> list[str]:
@@ -93,14 +91,12 @@ def _beta_advice(settings: Settings, beta: float, step: int, epoch: int) -> list
     ]
 
 
-def _collapse_advice(
-    settings: Settings, latent_dim: int, active: float, step: int, train: Split, names: Sequence[str]
-) -> list[str]:
+def _collapse_advice(settings: Settings, latent_dim: int, active: float, step: int, cohort: Cohort) -> list[str]:
     """Why few dimensions of mu vary between sets (Burda et al., 2016); nothing where enough do."""
     if active >= FEW_ACTIVE * latent_dim:
         return []
     finding = f"Only {active:.0f} of {latent_dim} dimensions of mu vary between sets"
-    huge = huge_values(train, names)
+    huge = huge_values(cohort)
     if huge:
         worst = ", ".join(f"{name!r} (|z| up to {z:,.0f})" for name, z in list(huge.items())[:3])
         return [
@@ -115,13 +111,10 @@ def _collapse_advice(
     ]
 
 
-def huge_values(split: Split, names: Sequence[str]) -> dict[str, float]:
-    """Variables with a value beyond HUGE_Z standard deviations and their largest, largest first."""
-    largest = np.zeros(len(names))
-    for start in range(0, split.n_events, VALUES_PER_BLOCK):
-        block = slice(start, start + VALUES_PER_BLOCK)
-        size = np.abs(split.value[block])
-        huge = np.flatnonzero(size >= HUGE_Z)
-        np.maximum.at(largest, split.variable[block][huge], size[huge])
-    order = np.argsort(-largest, kind="stable")[: np.count_nonzero(largest)]
-    return {names[variable]: float(largest[variable]) for variable in order}
+def huge_values(cohort: Cohort) -> dict[str, float]:
+    """Variables with a training value beyond HUGE_Z standard deviations and their largest, largest first."""
+    sums, variables = cohort.sums("train"), np.arange(len(cohort.vocabulary), dtype=np.int32)
+    found = np.where(sums.count > 0, np.stack([sums.low, sums.high]), cohort.variables.shift)
+    largest = np.abs([cohort.variables.z_scores(variables, values) for values in found]).max(axis=0)
+    order = np.argsort(-largest, kind="stable")[: np.count_nonzero(largest >= HUGE_Z)]
+    return {cohort.vocabulary[variable]: float(largest[variable]) for variable in order}

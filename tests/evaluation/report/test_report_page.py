@@ -168,9 +168,9 @@ def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(exa
     run = read_run(example)
     assert run.cohort is not None
     cohort = replace(run.cohort, vocabulary=tuple(f"{name} {NASTY}" for name in run.cohort.vocabulary))
-    cohort.manifest["source"] = cohort.manifest["statistics"] = NASTY
+    cohort.manifest["source"] = NASTY
     config = run.config | {"settings": run.settings | {NASTY: NASTY}, "versions": {NASTY: NASTY}}
-    config["cohort"] = config["cohort"] | {"label_name": NASTY, "path": NASTY, "notices": [NASTY]}
+    config["cohort"] = config["cohort"] | {"label_name": NASTY, "path": NASTY, "notices": [NASTY], "statistics": NASTY}
     page = write_run_page(replace(run, cohort=cohort, config=config, warnings=[NASTY]))
     assert "<script" not in page.read_text(encoding="utf-8").lower()
     read = Page(page)
@@ -348,7 +348,7 @@ def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(
     other = tmp_path / "other"
     shutil.copytree(finished[0], other)
     config = json.loads((other / "config.json").read_text())
-    config["cohort"]["content"] = "0" * 64
+    config["cohort"]["data"] = "0" * 64
     (other / "config.json").write_text(json.dumps(config))
     text = Page(write_comparison([reported, other], tmp_path)).text
     assert "The runs differ in their data, so their figures are not comparable." in text

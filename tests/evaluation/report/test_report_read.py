@@ -48,7 +48,7 @@ def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_t
 def test_data_that_have_moved_or_changed_are_not_described(finished: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    for change in ({"path": str(tmp_path / "gone")}, {"content": "0" * 64}):
+    for change in ({"path": str(tmp_path / "gone")}, {"data": "0" * 64}):
         changed = config | {"cohort": config["cohort"] | change}
         (tmp_path / "run" / "config.json").write_text(json.dumps(changed))
         assert read_run(tmp_path / "run").cohort is None

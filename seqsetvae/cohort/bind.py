@@ -1,0 +1,224 @@
+"""An open cohort gets what reads its variables: the table of a checkpoint, stats.csv and cached.csv, or its own values.
+
+Letters: V variables, I width of a vector; in a split N stays, S sets, E events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.cohort.folds import GatheredSplit
+from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
+from seqsetvae.cohort.report import event_counts
+from seqsetvae.cohort.sidefiles import (
+    CACHED,
+    STATS,
+    Embeddings,
+    Stats,
+    check_furthest,
+    check_stats,
+    embedding_faults,
+    read_embeddings,
+    read_stats,
+)
+from seqsetvae.cohort.skipped import counted
+from seqsetvae.cohort.variables import FILE, NONE, Variables
+from seqsetvae.errors import InputError, shown
+
+
+@dataclass(frozen=True)
+class SideTables:
+    """What stats.csv and cached.csv say; None: there is no such file."""
+
+    stats: Stats | None = None
+    embeddings: Embeddings | None = None
+    named: bool = False  # by a flag; others lie beside the data
+
+
+NO_TABLES = SideTables()
+
+
+def read_tables(stats: Path | None, embeddings: Path | None, named: bool = False) -> SideTables:
+    """The tables of these files; a compiled cohort stands for those that lie in it, or that its values have."""
+    vectors = None if embeddings is None else vectors_of(embeddings)
+    return SideTables(None if stats is None else stats_of(stats), vectors, named)
+
+
+def tables_in(cohort: Path) -> tuple[Path | None, Path | None]:
+    """stats.csv and cached.csv in the folder of a compiled cohort; None: there is no such file."""
+    stats, embeddings = (path if path.is_file() else None for path in (cohort / STATS, cohort / CACHED))
+    return stats, embeddings
+
+
+def stats_of(path: Path) -> Stats:
+    """Mean and std by variable, of a stats.csv or of a compiled cohort."""
+    if not is_compiled(path):
+        return read_stats(path)
+    stats, _ = tables_in(path)
+    if stats is not None:
+        return read_stats(stats)
+    found = open_cohort(path).variables
+    triples = zip(found.names, found.mean.tolist(), found.std.tolist(), strict=True)
+    return {name: (mean, std) for name, mean, std in triples if mean == mean}
+
+
+def vectors_of(path: Path) -> Embeddings | None:
+    """Vectors of a cached.csv or of a compiled cohort; None: they are generated from the names."""
+    if not is_compiled(path):
+        return read_embeddings(path)
+    _, embeddings = tables_in(path)
+    if embeddings is not None:
+        return read_embeddings(embeddings)
+    found = open_cohort(path).variables
+    return None if found.given is None else Embeddings({n: row for row, n in enumerate(found.names)}, found.given)
+
+
+def bind(
+    cohort: Cohort, tables: SideTables = NO_TABLES, own: Variables | None = None, *, leave_out_unknown: bool = False
+) -> Cohort:
+    """The cohort as a model reads it.
+
+    Args:
+        cohort: as opened, or bound to something else.
+        tables: what files say; without them mean and std are those of the cohort, and vectors are generated.
+        own: the variables of a checkpoint. Of `tables` only variables that it lacks are then taken.
+        leave_out_unknown: leave out events of variables without a vector and count them, instead of an error.
+
+    Raises:
+        InputError: variables that cannot be normalised, or without a vector; each is listed.
+    """
+    variables = with_tables(cohort, tables, () if own is None else own.names).variables
+    if own is not None:
+        _compare(own, variables, tables.named)
+        variables = own.over(variables)
+    cohort = replace(cohort, variables=variables)
+    if variables.statistics == NONE:
+        raise InputError(
+            f"{cohort.path}: there is no train split to compute statistics from. Pass a stats.csv (--params_map_path)."
+        )
+    missing = np.zeros(len(variables.names), bool) if variables.given is None else np.isnan(variables.given[:, 0])
+    if missing.any() and not leave_out_unknown:
+        _refuse(cohort, missing, "cached.csv" if own is None else "The checkpoint")
+    cohort = _without_variables(cohort, missing) if missing.any() else cohort
+    _check_values(cohort)
+    return cohort
+
+
+def with_tables(cohort: Cohort, tables: SideTables, known: tuple[str, ...] = ()) -> Cohort:
+    """The cohort whose variables are as files say; the lines of `known` ones are not checked. Raises InputError."""
+    variables, names = cohort.variables, cohort.vocabulary
+    needed = sorted(set(names) - set(known))
+    if tables.stats is not None:
+        check_stats(tables.stats, needed)
+        pairs = np.array([tables.stats.get(name, (np.nan, np.nan)) for name in names], dtype=np.float64)
+        variables = replace(variables, mean=pairs[:, 0], std=pairs[:, 1], statistics=FILE)
+    if tables.embeddings is not None:
+        _, broken = embedding_faults(tables.embeddings, needed)
+        if broken:
+            raise InputError(
+                f"cached.csv: the embedding of {', '.join(map(repr, broken))} contains numbers that are not finite, or "
+                "beyond what float32 can hold."
+            )
+        rows = [tables.embeddings.row.get(name, -1) for name in names]
+        given = np.where(np.array(rows)[:, None] < 0, np.nan, tables.embeddings.vectors[rows])
+        variables = replace(variables, given=given, width=given.shape[1])
+    return replace(cohort, variables=variables)
+
+
+def _compare(own: Variables, variables: Variables, named: bool) -> None:
+    """Say that files beside the data contradict a checkpoint. Raises InputError if they are named."""
+    changed = own.contradicted_by(variables)
+    if not changed:
+        return
+    listed = f"{counted(len(changed), 'variable')}: {', '.join(changed[:8])}"
+    if named:
+        raise InputError(
+            f"The checkpoint was trained with another mean, std or embedding of {listed}. It has those of its "
+            "training: leave out --params_map_path and --embeddings_path."
+        )
+    print(f"stats.csv or cached.csv beside the data differ from those of the checkpoint, which are used, in {listed}")
+
+
+def _refuse(cohort: Cohort, missing: NDArray[np.bool_], source: str) -> None:
+    counts = event_counts(cohort)
+    lines = (f"\n  {shown(cohort.vocabulary[v])}: {counts[v]:,} events" for v in np.flatnonzero(missing).tolist())
+    raise InputError(
+        f"{source} has no embedding for {missing.sum()} of {len(missing)} variables:{''.join(lines)}\n"
+        "Add a line for each to cached.csv (--embeddings_path), or take their rows out of the data."
+    )
+
+
+def _check_values(cohort: Cohort) -> None:
+    """Raises InputError for values that mean and std make a z-score of that no model can use."""
+    sums = [cohort.sums(name) for name in cohort.splits]
+    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
+    mean, source = cohort.mean, cohort.variables.statistics
+    furthest = np.where(mean - low > high - mean, low, high)
+    check_furthest(cohort.vocabulary, mean, cohort.std, furthest, source)
+
+
+# ------------------------------------------------------------------ without variables that a model cannot read
+
+
+def _without_variables(cohort: Cohort, gone: NDArray[np.bool_]) -> Cohort:
+    """The cohort in memory without the events of these variables [V], and without the stays that had no others.
+
+    Its manifest counts both, by split: report.unknown_variables and report.without_known_variable.
+    """
+    splits: dict[str, Split] = {}
+    unknown: dict[str, dict[str, int]] = {}
+    emptied: dict[str, list[int]] = {}
+    counts = dict(cohort.manifest["splits"])
+    for name, split in cohort.splits.items():
+        sums = cohort.sums(name)
+        lost = np.flatnonzero(gone & (sums.count > 0)).tolist()
+        if lost:
+            unknown[name] = {cohort.vocabulary[v]: int(sums.count[v]) for v in lost}
+        found, is_empty = _with_events(split, ~gone)
+        found.sums = sums.take(np.flatnonzero(~gone))
+        if not found.n_stays:
+            raise InputError(f"{cohort.path}: the split {name} has no stay with a variable that has an embedding.")
+        if is_empty.any():
+            emptied[name] = split.stay_id[is_empty].tolist()
+        counts[name] = {
+            "stays": found.n_stays,
+            "sets": found.n_sets,
+            "events": found.n_events,
+            "labelled": int((found.label >= 0).sum()),
+            "positives": int((found.label == 1).sum()),
+        }
+        splits[name] = found
+    report = cohort.manifest["report"] | {"unknown_variables": unknown, "without_known_variable": emptied}
+    variables = cohort.variables.take(np.flatnonzero(~gone))
+    manifest = cohort.manifest | {"report": report, "splits": counts}
+    return replace(cohort, manifest=manifest, vocabulary=variables.names, variables=variables, splits=splits)
+
+
+def _with_events(split: Split, keep: NDArray[np.bool_]) -> tuple[GatheredSplit, NDArray[np.bool_]]:
+    """(the split with the events of the variables to keep [V], renumbered; which stays [N] have none of them)."""
+    kept = keep[split.variable]
+    set_end, has_event = _ends(kept, split.set_offset)
+    stay_end, has_set = _ends(has_event, split.stay_offset)
+    number = (np.cumsum(keep) - 1).astype(np.int32)
+    arrays: dict[str, NDArray[Any]] = {
+        "variable": number[split.variable[kept]],
+        "value": split.value[kept],
+        "set_offset": set_end,
+        "minute": split.minute[has_event],
+        "stay_offset": stay_end,
+    }
+    for array in ("stay_id", "subject_id", "prediction_minute", "label"):
+        arrays[array] = getattr(split, array)[has_set]
+    return GatheredSplit(split.name, arrays), ~has_set
+
+
+def _ends(kept: NDArray[np.bool_], offset: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(offsets of the parts that keep something, which parts those are) of the parts that these offsets delimit."""
+    offset = np.concatenate([[0], np.cumsum(kept)])[offset]
+    has_some = np.diff(offset) > 0
+    return np.concatenate([[0], offset[1:][has_some]]), has_some
