@@ -19,6 +19,8 @@ from seqsetvae.cohort.variables import TRAIN_SPLIT, Variables
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import ValueSettings
 
+STAYS_A_VALUE = 50  # training stays for each value that a variable must have by default, up to min_count
+
 
 def check_width(width: int, input_dim: int, path: Path, data: Path | None) -> None:
     """Raises InputError if the data's variable embeddings have another width than those of the checkpoint."""
@@ -106,6 +108,12 @@ def value_transform(checkpoint: Checkpoint, cohort: Cohort) -> ValueTransform:
 
 
 def new_transform(architecture: ArchitectureSettings, values: ValueSettings, cohort: Cohort) -> ValueTransform:
-    """The transform of a new model: that of the settings, or else the one that its architecture names."""
+    """The transform of a new model: that of the settings, or else the one that its architecture names.
+
+    Where `min_count` is as shipped, it is at most one value for every STAYS_A_VALUE training stays: of a few stays no
+    variable has 20 values if it is measured once a stay, and a model that reads no values sees equal stays.
+    """
     name = values.value_transform or ARCHITECTURES[architecture.architecture].VALUE_TRANSFORM
-    return VALUE_TRANSFORMS[name].fit(cohort, value_clip=values.value_clip, min_count=values.min_count)
+    least = cohort.split("train").n_stays // STAYS_A_VALUE
+    min_count = values.min_count if "min_count" in values.given else min(values.min_count, least)
+    return VALUE_TRANSFORMS[name].fit(cohort, value_clip=values.value_clip, min_count=min_count)

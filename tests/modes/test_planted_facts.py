@@ -71,9 +71,9 @@ def test_a_model_without_any_input_is_an_error_that_says_why(tmp_path: Path) -> 
     assert not list(tmp_path.glob("finetune-*"))
 
 
-@pytest.mark.parametrize(("min_count", "is_read"), [("20", False), ("15", True)])
-def test_a_model_that_reads_no_value_says_so(tmp_path: Path, min_count: str, is_read: bool) -> None:
-    """One number and one category a stay, in fewer training stays than the default of min_count."""
+@pytest.mark.parametrize(("min_count", "is_read"), [("20", False), ("15", True), (None, True)])
+def test_a_model_that_reads_no_value_says_so(tmp_path: Path, min_count: str | None, is_read: bool) -> None:
+    """One number and one category a stay, in fewer training stays than min_count; the default follows the stays."""
     events, labels = tmp_path / "events.csv", tmp_path / "labels.csv"
     rows = "".join(f"{n},0,age,{50 + n}\n{n},0,sex,{'fm'[n % 3 % 2]}\n" for n in range(24))
     events.write_text("id,time,variable,value\n" + rows, encoding="utf-8")
@@ -81,7 +81,8 @@ def test_a_model_that_reads_no_value_says_so(tmp_path: Path, min_count: str, is_
     words = ["table", str(events), str(tmp_path / "cohort"), "--labels", str(labels), "--label_name", "died"]
     assert data_command(words) == 0
     flags = {"from_random_weights": True, "unfreeze_after": 0, "preset": "small", "max_epochs": 1, "batch_size": 4}
-    flags |= {"data_dir": tmp_path / "cohort", "output_root_dir": tmp_path, "min_count": min_count}
+    flags |= {"data_dir": tmp_path / "cohort", "output_root_dir": tmp_path}
+    flags |= {} if min_count is None else {"min_count": min_count}
     status, said, errors = command("finetune", **flags)
     assert status == 0, errors
     assert ("No value is read: every variable has fewer training values than min_count" in said) is not is_read

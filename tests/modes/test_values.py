@@ -60,7 +60,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def new_checkpoint(wild: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that was pretrained on the wild cohort with the settings of the config file."""
     root = tmp_path_factory.mktemp("pretrained")
-    flags = {"preset": "small", "max_epochs": 1}
+    flags = {"preset": "small", "max_epochs": 1, "min_count": MIN_COUNT}
     status, said, errors = command("pretrain", data_dir=wild.path, output_root_dir=root, **flags)
     assert status == 0, errors
     assert "Values: z-scores clipped at ±10 (value_clip); " in said
