@@ -208,7 +208,10 @@ def _number_variables(tally: _Tally, folder: Path, progress: bool) -> list[str]:
     number[[tally.code_of[name] for name in vocabulary]] = np.arange(len(vocabulary))
 
     def numbered(split: str) -> Iterator[Block]:
-        arrays = (np.load(folder / split / f"{name}.npy", mmap_mode="r+") for name in ("variable", "value"))
+        arrays = (
+            np.load(folder / split / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
+            for name in ("variable", "value")
+        )
         for variable, value in event_blocks(*arrays):
             variable[:] = number[variable]
             yield variable, value
