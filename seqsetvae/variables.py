@@ -41,7 +41,7 @@ def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[s
     left_out = cohort.manifest["report"].get("unknown_variables", {}).values()
     found = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
     rare = "has too few training values (min_count): that it occurred is used, its values are not"
-    found |= {name: rare for name in cohort.vocabulary if not transform.values_read(name)}
+    found |= {name: rare for name in _numbers(cohort) if not transform.values_read(name)}
     unused: dict[str, str] = getattr(backbone, "unused_variables", dict)()
     found |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
     known = getattr(backbone.sizes, "vocabulary", None)
@@ -53,6 +53,11 @@ def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[s
 
 def reads_no_value(cohort: Cohort, transform: ValueTransform) -> bool:
     """Whether there are numbers, beside levels of categories, and a model reads none of them."""
-    statistics = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
-    numbers = [name for name, mean, std in statistics if (mean, std) != (0, 1)]
+    numbers = _numbers(cohort)
     return bool(numbers) and not any(map(transform.values_read, numbers))
+
+
+def _numbers(cohort: Cohort) -> list[str]:
+    """The variables but levels of categories, whose value is always 1, so that mean and std are 0 and 1."""
+    statistics = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    return [name for name, mean, std in statistics if (mean, std) != (0, 1)]

@@ -57,11 +57,9 @@ def tables_in(cohort: Path) -> tuple[Path | None, Path | None]:
 
 def stats_of(path: Path) -> Stats:
     """Mean and std by variable, of a stats.csv or of a compiled cohort."""
-    if not is_compiled(path):
-        return read_stats(path)
-    stats, _ = tables_in(path)
-    if stats is not None:
-        return read_stats(stats)
+    file = tables_in(path)[0] if is_compiled(path) else path
+    if file is not None:
+        return read_stats(file)
     found = open_cohort(path).variables
     triples = zip(found.names, found.mean.tolist(), found.std.tolist(), strict=True)
     return {name: (mean, std) for name, mean, std in triples if mean == mean}
@@ -69,11 +67,9 @@ def stats_of(path: Path) -> Stats:
 
 def vectors_of(path: Path) -> Embeddings | None:
     """Vectors of a cached.csv or of a compiled cohort; None: they are generated from the names."""
-    if not is_compiled(path):
-        return read_embeddings(path)
-    _, embeddings = tables_in(path)
-    if embeddings is not None:
-        return read_embeddings(embeddings)
+    file = tables_in(path)[1] if is_compiled(path) else path
+    if file is not None:
+        return read_embeddings(file)
     found = open_cohort(path).variables
     return None if found.given is None else Embeddings({n: row for row, n in enumerate(found.names)}, found.given)
 

@@ -87,9 +87,12 @@ class FaultyFiles:
         )
         n_stays = n_kept + self.files
         share = f" ({self.files / n_stays:.1%})" if n_stays else ""
+        left_out = f"{self.files:,} of {counted(n_stays, 'stay')}{share}"
+        if not labelled + self.labelled:
+            return left_out
         return (
-            f"{self.files:,} of {counted(n_stays, 'stay')}{share}; {label_name}: "
-            f"{rate(self.positives, self.labelled)} of those left out, {rate(positives, labelled)} of those kept"
+            f"{left_out}; {label_name}: {rate(self.positives, self.labelled)} of those left out, "
+            f"{rate(positives, labelled)} of those kept"
         )
 
 

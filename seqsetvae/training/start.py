@@ -66,26 +66,12 @@ def start_run(
     folder.lock()
     config = _config(mode, settings, data, sizes, report, effective_precision(run, device))
     config |= _of_model(module, data)
-    point = None
-    if resume is not None:
-        try:
-            point = _resume_point(folder, config, metrics)
-        except InputError:
-            folder.unlock(as_found=True)
-            raise
+    point = None if resume is None else _resume_point(folder, config, metrics)
     if folder.writes:
         start_log(folder.log, append=resume is not None)
     folder.write_json(CONFIG, config)
-    print(f"Run folder: {folder.path}")
+    _say_start(folder, config, data)
     say_precision(run, device)
-    print(f"Window: {config[WINDOW]}")
-    if config[NOT_USED]:
-        print(f"Variables that the model does not use, or not wholly: {len(config[NOT_USED]):,}; see {CONFIG}")
-    if reads_no_value(data.cohort, data.transform):
-        print(
-            "⚠️  No value is read: every variable has fewer training values than min_count, so the model sees only "
-            "which variables occur and when. For a new model pass a smaller --min_count, such as 0."
-        )
     tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
     found = Run(
         module=module,
@@ -104,14 +90,7 @@ def start_run(
         resumed=point,
     )
     if resume is not None:
-        found.table.restore(found.state.rows)
-        folder.write_json(RUN_STATE, found.state.as_plain())
-        print(f"Resumed {point or 'at the start'}", flush=True)
-        if point is not None and point.world_size != this_process().world_size:
-            now = this_process().world_size
-            print(f"⚠️  Processes: {point.world_size} before, {now} from now on, so the result is another one.")
-        if found.state.rows:
-            print(header_line(printed, settings.schedule.max_epochs), flush=True)
+        _restore(found)
     if this_process().rank >= (1 if point is None else point.world_size):
         torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
     return found
@@ -119,12 +98,41 @@ def start_run(
 
 def _resume_point(folder: RunFolder, config: dict[str, Any], metrics: Sequence[str]) -> ResumePoint | None:
     """Where a run goes on; None: at its start. Raises InputError if it cannot go on with this config."""
-    check_same_inputs(folder.read_json(CONFIG), config, folder.path)
-    with first_process_first():
-        point = read_resume_point(folder)
-    if point is not None:
-        require_same_run(point.identity, identity(config), point.run, metrics, point.path)
+    try:
+        check_same_inputs(folder.read_json(CONFIG), config, folder.path)
+        with first_process_first():
+            point = read_resume_point(folder)
+        if point is not None:
+            require_same_run(point.identity, identity(config), point.run, metrics, point.path)
+    except InputError:
+        folder.unlock(as_found=True)
+        raise
     return point
+
+
+def _say_start(folder: RunFolder, config: dict[str, Any], data: CohortDataModule) -> None:
+    """Where the run is, and what of the data the model sees."""
+    print(f"Run folder: {folder.path}")
+    print(f"Window: {config[WINDOW]}")
+    if config[NOT_USED]:
+        print(f"Variables that the model does not use, or not wholly: {len(config[NOT_USED]):,}; see {CONFIG}")
+    if reads_no_value(data.cohort, data.transform):
+        print(
+            "⚠️  No value is read: every variable has fewer training values than min_count, so the model sees only "
+            "which variables occur and when. For a new model pass a smaller --min_count, such as 0."
+        )
+
+
+def _restore(run: Run) -> None:
+    """Write what was so far, without what came after the point where the run goes on."""
+    run.table.restore(run.state.rows)
+    run.folder.write_json(RUN_STATE, run.state.as_plain())
+    print(f"Resumed {run.resumed or 'at the start'}", flush=True)
+    now = this_process().world_size
+    if run.resumed is not None and run.resumed.world_size != now:
+        print(f"⚠️  Processes: {run.resumed.world_size} before, {now} from now on, so the result is another one.")
+    if run.state.rows:
+        print(header_line(run.printed, run.schedule.max_epochs), flush=True)
 
 
 def _config(

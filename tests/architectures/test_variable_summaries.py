@@ -472,10 +472,12 @@ def test_variables_of_which_nothing_is_used_are_named_with_the_reason(monkeypatc
     network.used[:] = True
     network.used[3] = False
     cohort = SimpleNamespace(
-        vocabulary=("v1", "v2", "v3", "new"),
+        vocabulary=("v1", "v2", "v3", "v4", "new"),
+        mean=np.array([5.0, 5.0, 5.0, 0.0, np.nan]),
+        std=np.array([2.0, 2.0, 2.0, 1.0, np.nan]),  # v4 is always 1, as a level is
         manifest={"report": {"unknown_variables": {"train": {"no vector": 5}}}},
     )
-    assert not_used(network, cohort, ZScore(min_count=5, rare=("v2",))) == {  # type: ignore[arg-type]
+    assert not_used(network, cohort, ZScore(min_count=5, rare=("v2", "v4"))) == {  # type: ignore[arg-type]
         "new": "is unknown to the pretrained checkpoint",
         "no vector": "has no embedding, so its events were left out",
         "v2": "has too few training values (min_count): that it occurred is used, its values are not",

@@ -36,6 +36,13 @@ TABLES = {
 }
 
 
+def replace_in(file: Path, old: str, new: str) -> None:
+    """Change a table, which holds what is replaced."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, text in TABLES.items():
@@ -116,8 +123,7 @@ def test_numbers_of_visits_may_be_written_as_decimals(folder: Path) -> None:
 def test_what_is_no_visit_or_no_date_is_one_error(
     folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = folder / f"{name}.csv"
-    file.write_text(file.read_text().replace(old, new))
+    replace_in(folder / f"{name}.csv", old, new)
     assert main(compiled(folder)) == 2
     assert said in capsys.readouterr().err
 
@@ -131,7 +137,7 @@ def test_a_table_that_is_there_twice_is_refused(folder: Path, capsys: pytest.Cap
 def test_a_faulty_cell_names_the_table_and_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not the file, deleted by now, in which its events were rewritten."""
     file = folder / "CONDITION_OCCURRENCE.csv"
-    file.write_text(file.read_text().replace("40,2020-01-02", "40,soon"))
+    replace_in(file, "40,2020-01-02", "40,soon")
     said = f"{file}, variable 'condition/Sepsis': id 11, column time: 'soon' is not a timestamp"
     assert main(compiled(folder)) == 2
     assert said in capsys.readouterr().err
@@ -169,7 +175,7 @@ def test_a_fault_names_the_table_that_it_is_in(
     folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / f"{name}.csv"
-    file.write_text(file.read_text().replace(old, new))
+    replace_in(file, old, new)
     assert main(compiled(folder)) == 2
     error = capsys.readouterr().err
     assert f"{file}" in error
@@ -192,7 +198,7 @@ def test_unknown_persons_and_visits_without_events_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     person, visit = folder / "PERSON.csv", folder / "VISIT_OCCURRENCE.csv"
-    person.write_text(person.read_text().replace("\n2,", "\n3,"))
+    replace_in(person, "\n2,", "\n3,")
     visit.write_text(visit.read_text() + "14,1,9201,2022-01-01,2022-01-01 10:00:00,2022-01-01\n")
     assert main(compiled(folder)) == 0
     notes = open_cohort(folder.parent / "out").manifest["import"]["notes"]

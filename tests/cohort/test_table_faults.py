@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import shlex
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(
     assert f"for example {src}, row {row} (counted from 0){named}: " in error
     assert reason in error
     assert "or pass --skip_bad to leave them out" in error
+    assert re.search(r"--skip_bad would leave out 1 of 3 stays \(33\.3%\)\.$", error.strip())  # no label, no rates
     assert not (tables.root / "out").exists()
     assert run(tables, src, "--skip_bad") == 0
     assert "1 faulty stay left out; see" in capsys.readouterr().out
