@@ -122,6 +122,8 @@ class Run:
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         except Exception as error:
+            if isinstance(error.__context__, InputError):  # Lightning's clean-up fails where loaders cannot be started
+                raise error.__context__ from None
             last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
             is_lost = isinstance(error, RuntimeError) and lost_another(error)
             if path is None or last.has_begun or is_lost or isinstance(error, InputError | FloatingPointError):

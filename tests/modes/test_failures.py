@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,7 @@ import torch
 from seqsetvae import modes
 from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
 from seqsetvae.files import cannot_write
-from seqsetvae.loading import CohortDataModule
 from seqsetvae.modes.scoring import Scorer
 from seqsetvae.training import callbacks, precision
 from seqsetvae.training.run_state import Row
@@ -172,18 +171,23 @@ def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capsys: p
     assert [line.endswith("; the run goes on without it") for line in said.out.splitlines()] == [True, True]
 
 
+@pytest.mark.parametrize("unfreeze_after", [0, 2])
 def test_loader_processes_that_cannot_be_started_are_one_error(
-    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unfreeze_after: int
 ) -> None:
-    """Semaphores are files in /dev/shm, which in a container holds 64 MB and is no disk."""
+    """Semaphores are files in /dev/shm, which in a container holds 64 MB and is no disk.
+
+    They fail inside of a training, whose clean-up by Lightning then fails too.
+    """
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(multiprocessing, "Lock", full)
-    loader = CohortDataModule(compiled, batch_size=8, max_events=1000, num_workers=2).loader("valid")
-    with pytest.raises(InputError, match=r"num_workers: received 2, .*No space left on device in /dev/shm.*_workers 0"):
-        next(iter(loader))
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, num_workers=2, unfreeze_after=unfreeze_after)
+    assert status == 2
+    said = r"error: num_workers: received 2, .*No space left on device in /dev/shm.* Pass --num_workers 0\.\n"
+    assert re.fullmatch(said, errors)
 
 
 def test_a_loader_process_that_was_ended_is_one_error(

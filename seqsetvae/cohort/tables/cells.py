@@ -169,4 +169,5 @@ def in_column(where: str, column: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except InputError as error:
-        raise InputError(f"{where}, column {column}: {error}.") from None
+        text = str(error)
+        raise InputError(f"{where}, column {column}: {text}{'' if text.endswith(('.', '?')) else '.'}") from None

@@ -101,7 +101,7 @@ class EventCodes:
         if found:
             at = int(chosen[found[0]])
             row = "" if rows is None else f"row {rows[at]} (counted from 0), "
-            raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1].removesuffix('.')}")
+            raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1]}")
         code[chosen] = self._level_codes(names, local[chosen], levels)
         self._add_counts(code)
         return code, number
