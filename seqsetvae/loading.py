@@ -152,7 +152,7 @@ class BatchLoader(DataLoader[Any]):
         """Raises InputError."""
         try:
             if self.num_workers:  # semaphores, as many as its queues and more: where they fail, it prints a traceback
-                _ = [multiprocessing.Lock() for _ in range(4 + 4 * self.num_workers)]
+                _ = [multiprocessing.Lock() for _ in range(10 + 4 * self.num_workers)]
             return super().__iter__()
         except OSError as error:
             of_shm = error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
