@@ -151,8 +151,9 @@ class BatchLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         """Raises InputError."""
         try:
-            if self.num_workers:  # semaphores, as many as its queues and more: where they fail, it prints a traceback
-                _ = [multiprocessing.Lock() for _ in range(10 + 4 * self.num_workers)]
+            if self.num_workers:  # it needs 8 + 3 n semaphores, and prints a traceback where they fail
+                tried = [multiprocessing.Lock() for _ in range(8 + 3 * self.num_workers)]
+                del tried  # gives them back
             return super().__iter__()
         except OSError as error:
             of_shm = error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
