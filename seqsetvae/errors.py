@@ -22,6 +22,11 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 file`, `2 files`"""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class Terminated(BaseException):
     """SIGTERM, as SLURM sends it before a time limit: what was done is saved, and the process should end now.
 

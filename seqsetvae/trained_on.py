@@ -13,10 +13,9 @@ from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.checkpoint import Checkpoint, TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.report import event_counts, most_events
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.cohort.variables import TRAIN_SPLIT, Variables
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 from seqsetvae.settings.groups import ValueSettings
 
 STAYS_A_VALUE = 50  # training stays for each value that a variable must have by default, up to min_count

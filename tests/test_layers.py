@@ -25,7 +25,7 @@ ROOMS = [
     ("seqsetvae.settings",),
     ("seqsetvae.files", "seqsetvae.safetensors_file", "seqsetvae.tree_text", "seqsetvae.processes"),
     ("seqsetvae.environment", "seqsetvae.interrupt"),
-    ("seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy"),
+    ("seqsetvae.memory", "seqsetvae.console", "seqsetvae.privacy", "seqsetvae.findings"),
     ("seqsetvae.errors",),
 ]
 # The config module is read once, by the command; modes get their settings as plain values.

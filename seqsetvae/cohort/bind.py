@@ -26,9 +26,8 @@ from seqsetvae.cohort.sidefiles import (
     read_embeddings,
     read_stats,
 )
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.variables import FILE, NONE, Variables
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, counted, shown
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, without_statistics
-from seqsetvae.cohort.skipped import counted, rate
+from seqsetvae.cohort.skipped import rate
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
-from seqsetvae.errors import InputError, cut
+from seqsetvae.errors import InputError, counted, cut
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
 WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss

@@ -11,10 +11,10 @@ from seqsetvae.cohort.imported import END, IMPORT
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.manifest import EARLIER_VERSION
 from seqsetvae.cohort.names import alike
-from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, counted
+from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
-from seqsetvae.errors import shown
+from seqsetvae.errors import counted, shown
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NAMED = 8  # variables that one line names

@@ -8,7 +8,7 @@ from pathlib import Path
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Skip
-from seqsetvae.errors import cut, shown
+from seqsetvae.errors import counted, cut, shown
 from seqsetvae.privacy import as_cell, from_cell
 
 SKIPPED = "skipped.csv"
@@ -99,11 +99,6 @@ class FaultyFiles:
 def rate(positives: int, labelled: int) -> str:
     """An outcome rate in words."""
     return f"{positives / labelled:.1%} (of {labelled:,} with a label)" if labelled else "unknown"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`"""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def write_skipped(folder: Path, skips: Sequence[Skip]) -> None:

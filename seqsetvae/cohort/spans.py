@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import Labels
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stay
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
 TIMES = "times"  # in the report of a manifest; cohorts compiled before it existed have no such entry
 DAY = 1440.0

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
 from seqsetvae.cohort.sidefiles import LabelTable
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.said import decided_for, found_in
@@ -25,7 +24,7 @@ from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.source import EventSource, StaticColumn
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
 from seqsetvae.cohort.tidy import SPLITS, Skip
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
 SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "validation": "valid", "val": "valid"}
 SPLIT_NAMES |= {"tuning": "valid", "held_out": "test"}

@@ -8,9 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import Labels
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tidy import SPLITS, Stay
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
 Ints = NDArray[np.int64]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort import imported
 from seqsetvae.cohort.names import columns_are, quoted, trimmed
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import SPLIT_NAMES, split_positions
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import Events
@@ -28,7 +27,7 @@ from seqsetvae.cohort.tables.read import (
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.stay_table import per_id
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 from seqsetvae.files import read_json
 
 SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources import table
 from seqsetvae.cohort.sources.made_files import MadeFiles
 from seqsetvae.cohort.sources.opened import Opened
@@ -24,7 +23,7 @@ from seqsetvae.cohort.sources.table_flags import add_label_flags, add_shared_fla
 from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
 from seqsetvae.cohort.tables.read import SUFFIXES, column_names, read_parts, table_files
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, counted, shown
 
 HELP = "Compile the tables of an OMOP common data model (measurement, observation, condition, drug, procedure, visit)."
 VISIT, PERSON, DEATH = "visit_occurrence", "person", "death"

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.codes import Decision
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.times import is_bad
+from seqsetvae.errors import counted
 
 
 def found_in(

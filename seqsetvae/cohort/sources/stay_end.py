@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.skipped import counted, rate
+from seqsetvae.cohort.skipped import rate
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.times import is_bad
 from seqsetvae.cohort.tidy import Bools, Skip, left_out
+from seqsetvae.errors import counted
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.names import columns_are, quoted
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
 from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
 from seqsetvae.cohort.sources.opened import Opened
@@ -42,7 +41,7 @@ from seqsetvae.cohort.tables.stay_table import Dated, per_id
 from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.wide import refuse_absent
 from seqsetvae.cohort.tidy import Skip, fault
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
 HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import as_text, first_fault, positions, split_values
 from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.variable_map import VariableMap
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, counted, shown
 
 UNNAMED = -1  # the code of a row without a variable
 MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import as_id_texts, id_numbers, in_column, split_values
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, Records
@@ -25,7 +24,7 @@ from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.wide import encode_wide, value_columns
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, counted, shown
 from seqsetvae.privacy import from_cell
 
 BAD_CELLS = 1000  # cells that are kept for messages

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of
@@ -21,7 +20,7 @@ from seqsetvae.cohort.tables.forms import Form
 from seqsetvae.cohort.tables.read import read_parts
 from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
-from seqsetvae.errors import InputError, shown
+from seqsetvae.errors import InputError, counted, shown
 
 EACH_ROW = "each_row"
 LABELS_OF = ("any", "first", "last", EACH_ROW)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.skipped import counted
 from seqsetvae.cohort.tables.database import Records
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
 TOO_MANY = 0.5  # of the events of a file: so many are in another file only where one is there twice
 FEWEST = 10  # events that are: fewer may be equal by chance
