@@ -12,6 +12,7 @@ from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.describe import SHOWN, Findings, add_list, check_labels, describe
 from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
+from seqsetvae.cohort.imported import SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.report import why_left_out
 from seqsetvae.cohort.sidefiles import (
@@ -23,7 +24,6 @@ from seqsetvae.cohort.sidefiles import (
     read_labels,
     unusable_stats,
 )
-from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout

@@ -23,11 +23,10 @@ from tqdm import tqdm
 
 from seqsetvae.cohort.cut import CutRows, cut
 from seqsetvae.cohort.format import SUMS, Cohort, event_blocks, open_cohort
-from seqsetvae.cohort.imported import TIMESTAMPS, Imported, write_samples
+from seqsetvae.cohort.imported import TIMESTAMPS, FaultyFiles, Imported, write_samples, write_skipped
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.separate import require_separate_splits
 from seqsetvae.cohort.sidefiles import Labels
-from seqsetvae.cohort.skipped import FaultyFiles, write_skipped
 from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
 from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES

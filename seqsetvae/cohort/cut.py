@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.cell_faults import cell_fault
+from seqsetvae.cohort.names import cell_fault
 from seqsetvae.cohort.spans import StaySpans, spans_of
 from seqsetvae.cohort.tidy import (
     LARGEST,

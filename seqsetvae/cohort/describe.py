@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
-from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates
+from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates, rate
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
 from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, without_statistics
-from seqsetvae.cohort.skipped import rate
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
 from seqsetvae.errors import InputError, counted, cut

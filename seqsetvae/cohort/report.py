@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
-from seqsetvae.cohort.imported import END, IMPORT
+from seqsetvae.cohort.imported import END, IMPORT, SKIPPED, FaultyFiles
 from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.manifest import EARLIER_VERSION
 from seqsetvae.cohort.names import alike
-from seqsetvae.cohort.skipped import SKIPPED, FaultyFiles
 from seqsetvae.cohort.spans import TIMES, span_notes
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
 from seqsetvae.errors import counted, shown

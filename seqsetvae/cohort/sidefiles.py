@@ -11,9 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.cell_faults import cell_fault, swallows_rows
-from seqsetvae.cohort.ids import id_of_text, is_empty
-from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless, trimmed
+from seqsetvae.cohort.names import (
+    cell_fault,
+    columns_are,
+    id_of_text,
+    is_empty,
+    quoted,
+    refuse_nameless,
+    swallows_rows,
+    trimmed,
+)
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
 from seqsetvae.errors import InputError, cut, shown

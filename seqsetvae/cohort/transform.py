@@ -1,13 +1,14 @@
 """How an architecture reads the values of a cohort: a value transform, by name, fitted on training stays.
 
 A transform belongs to a model, not to the data: a checkpoint records its name and content, and everything that runs the
-model applies it whenever a batch is made. An architecture names the one that its new models get.
+model applies it whenever a batch is made. An architecture names the one that its new models get. Legend: E events, V
+variables, K = 33 quantiles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
-from seqsetvae.cohort.quantiles import QUANTILES, Quantiles
 from seqsetvae.cohort.statistics import Floats
 from seqsetvae.cohort.variables import z_scores
 from seqsetvae.errors import InputError
 
 Z_SCORE = "z_score"
+QUANTILES = "quantiles"
 VALUE_TRANSFORM = "value_transform"  # the key in checkpoints that we write
-PRESENT = 1.0  # the value of an event of a rare variable: that it occurred
+PRESENT = 1.0  # the value of an event of a rare variable, or of one that does not vary: that it occurred
+N_QUANTILES = 33
+MOST_EVENTS = 20_000_000  # training events that quantiles are computed from, evenly spaced, which bounds memory
+SCALE = 3**0.5  # half the range of a value of variance 1 that is uniformly distributed
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # ascending values, and the position of each
 NAMED = 8  # variables that one line names
 # (variable [E], value in its unit [E]) -> the value that the model reads [E]
 ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.float64]]
@@ -36,35 +41,28 @@ class ValueTransform(Protocol):
     @classmethod
     def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> ValueTransform:
         """The transform of a new model, fitted on the training split."""
-        ...
 
     @classmethod
     def from_plain(cls, content: dict[str, Any]) -> ValueTransform:
         """The transform that as_plain() wrote. Raises TypeError, KeyError or ValueError for other content."""
-        ...
 
     def as_plain(self) -> dict[str, Any]:
         """For JSON and checkpoints, with its "name" in VALUE_TRANSFORMS."""
-        ...
 
     def options(self) -> dict[str, Any]:
         """The settings that it was fitted with, which a flag must not contradict."""
-        ...
 
     def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> ValueTransform:
         """The same for a vocabulary with variables that the training data did not have."""
-        ...
 
     def values_read(self, name: str) -> bool:
         """Whether a model reads the values of a variable, and not only that it occurred."""
-        ...
 
     def change(self, cohort: Cohort) -> ValueChange:
         """What turns values into those of a batch.
 
         It is pickled for the worker processes of a loader.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,90 @@ def _clipped(
     shift: Floats, scale: Floats, bounds: Floats, variable: NDArray[np.int32], value: Floats
 ) -> NDArray[np.float64]:
     return np.clip(z_scores(shift, scale, variable, value), *bounds[:, variable])
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Values as positions among the training values of their variable, from -√3 to √3: uniform, with variance 1."""
+
+    quantiles: dict[str, tuple[float, ...]]  # K ascending z-scores of each variable that is not rare
+    min_count: int = 0  # variables with fewer values in the training split are rare; 0 = none are
+
+    @classmethod
+    def fit(cls, cohort: Cohort, *, value_clip: float | None, min_count: int) -> Quantiles:
+        """Quantiles of the training split. `value_clip` is not needed: positions have limits."""
+        split = cohort.split("train")
+        count = np.bincount(split.variable, minlength=len(cohort.vocabulary))
+        step = max(1, len(split.value) // MOST_EVENTS)
+        variable = np.asarray(split.variable[::step])
+        value = cohort.variables.z_scores(variable, split.value[::step])
+        order = np.argsort(variable, kind="stable")
+        parts = np.split(value[order], np.cumsum(np.bincount(variable, minlength=len(count)))[:-1])
+        probabilities = np.linspace(0, 1, N_QUANTILES)
+        return cls(
+            {
+                name: tuple(np.quantile(part, probabilities, method="inverted_cdf").tolist())
+                for name, part, n in zip(cohort.vocabulary, parts, count, strict=True)
+                if len(part) and n >= min_count
+            },
+            min_count,
+        )
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> Quantiles:
+        found = {name: tuple(map(float, values)) for name, values in content["quantiles"].items()}
+        if any(len(values) != N_QUANTILES or list(values) != sorted(values) for values in found.values()):
+            raise ValueError
+        return cls(found, int(content["min_count"]))
+
+    def as_plain(self) -> dict[str, Any]:
+        quantiles = {name: list(values) for name, values in self.quantiles.items()}
+        return {"name": QUANTILES, "quantiles": quantiles, "min_count": self.min_count}
+
+    def options(self) -> dict[str, Any]:
+        return {"value_transform": QUANTILES, "min_count": self.min_count}
+
+    def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> Quantiles:
+        """Unchanged: a variable without quantiles is rare."""
+        return self
+
+    def values_read(self, name: str) -> bool:
+        """Those of rare variables, which have no quantiles, are not."""
+        return name in self.quantiles
+
+    def change(self, cohort: Cohort) -> ValueChange:
+        """Values → positions; quantiles are of z-scores, or of the values of variables without statistics."""
+        curves = [_curve(self.quantiles.get(name, ())) for name in cohort.vocabulary]
+        return partial(_positions, cohort.variables.shift, cohort.variables.scale, curves)
+
+    def __str__(self) -> str:
+        return f"quantiles of the training values (value_transform), {len(self.quantiles):,} variables"
+
+
+def _curve(quantiles: tuple[float, ...]) -> Curve | None:
+    """Values and their positions, from the quantiles of a variable; None if they are all equal, or none.
+
+    A value that several quantiles share, such as the best score, has the position in their middle.
+    """
+    values, first, count = np.unique(quantiles, return_index=True, return_counts=True)
+    if len(values) < 2:
+        return None
+    return values, SCALE * (2 * (first + (count - 1) / 2) / (len(quantiles) - 1) - 1)
+
+
+def _positions(
+    shift: Floats, scale: Floats, curves: Sequence[Curve | None], variable: NDArray[np.int32], value: Floats
+) -> Floats:
+    """The position of each value [E] on the curve of its variable, linear between its points: [E]."""
+    z = z_scores(shift, scale, variable, value)
+    found = np.full(len(z), PRESENT)
+    order = np.argsort(variable, kind="stable")
+    present, start = np.unique(variable[order], return_index=True)
+    for row, events in zip(present.tolist(), np.split(order, start[1:]), strict=True):
+        curve = curves[row]
+        if curve is not None:
+            found[events] = np.interp(z[events], *curve)
+    return found
 
 
 VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore, QUANTILES: Quantiles}

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
-from seqsetvae.cohort.imported import read_samples
+from seqsetvae.cohort.imported import read_samples, read_skipped
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.drift import drift, not_compared

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.ids import is_empty
+from seqsetvae.cohort.names import is_empty
 from seqsetvae.errors import InputError, shown
 
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.ids import MISSING
 from seqsetvae.cohort.imported import (
     ID_COLUMN,
     IMPORT,
@@ -29,7 +28,7 @@ from seqsetvae.cohort.imported import (
     TIMESTAMPS,
     read_samples,
 )
-from seqsetvae.cohort.names import columns_are
+from seqsetvae.cohort.names import MISSING, columns_are
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tables.cells import as_ids, in_column, positions
 from seqsetvae.cohort.tables.read import column_names, read_table, table_files

@@ -10,7 +10,7 @@ from seqsetvae.cohort import Cohort, find, is_compiled, notices, open_cohort, op
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
-from seqsetvae.cohort.skipped import read_skipped
+from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqsetvae.cohort.cell_faults import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.names import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
 from seqsetvae.cohort.tables import events, read, sheet

@@ -12,8 +12,8 @@ import pytest
 from seqsetvae.cohort import Cohort, checks, compile_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.report import without_statistics
-from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
 

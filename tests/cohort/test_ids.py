@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.ids import MISSING
+from seqsetvae.cohort.names import MISSING
 from seqsetvae.cohort.sidefiles import read_labels
 from seqsetvae.cohort.tables.cells import as_ids
 from seqsetvae.errors import InputError

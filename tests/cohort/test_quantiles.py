@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.quantiles import SCALE, Quantiles
-from seqsetvae.cohort.transform import read_transform
+from seqsetvae.cohort.transform import SCALE, Quantiles, read_transform
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
 from tests.command import command, finetune, run_of

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
+from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.plausibility import equal_stays
-from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.divide import divide
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
 from seqsetvae.errors import InputError

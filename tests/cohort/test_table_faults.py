@@ -14,7 +14,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.skipped import read_skipped, write_skipped
+from seqsetvae.cohort.imported import read_skipped, write_skipped
 from seqsetvae.cohort.tables import read
 from seqsetvae.cohort.tidy import Skip
 from tests.tiny import largest_file

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, ranges
+from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.sidefiles import LabelTable
-from seqsetvae.cohort.skipped import read_skipped
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, UnnamedRows
 from seqsetvae.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.skipped import rate
+from seqsetvae.cohort.imported import rate
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.samples import Samples
 from seqsetvae.cohort.tables.times import is_bad

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.cell_faults import LONGEST_CELL, cell_fault
-from seqsetvae.cohort.ids import MISSING, id_of_float, id_of_text
-from seqsetvae.cohort.names import SURROUNDING
+from seqsetvae.cohort.names import LONGEST_CELL, MISSING, SURROUNDING, cell_fault, id_of_float, id_of_text
 from seqsetvae.errors import InputError
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"

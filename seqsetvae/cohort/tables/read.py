@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from seqsetvae.cohort.cell_faults import swallows_rows
-from seqsetvae.cohort.names import columns_are, quoted
+from seqsetvae.cohort.names import columns_are, quoted, swallows_rows
 from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
 from seqsetvae.cohort.tables.forms import SEPARATORS, USUAL, Derive, Form
 from seqsetvae.cohort.tables.sheet import read_sheet

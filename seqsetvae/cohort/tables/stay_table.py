@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.ids import is_empty
+from seqsetvae.cohort.names import is_empty
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions, split_values
 from seqsetvae.cohort.tables.events import Columns, Events, clock_of, place_of
 from seqsetvae.cohort.tables.forms import USUAL, Form

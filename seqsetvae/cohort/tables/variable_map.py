@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.cohort.cell_faults import cell_fault
-from seqsetvae.cohort.names import columns_are, trimmed
+from seqsetvae.cohort.names import cell_fault, columns_are, trimmed
 from seqsetvae.errors import InputError
 
 REQUIRED = ("name", "target")
