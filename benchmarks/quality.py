@@ -15,11 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import train_optimized
-from benchmarks import tabm_summaries
-from benchmarks.by_fold import Predict, by_fold, frozen_random_weights
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
-from seqsetvae.trees import NETWORK_WEIGHT
 
 SUMMARIES = "--architecture variable_summaries"
 ALONE = f"{SUMMARIES} --tree_models 0"  # the network without boosted trees
@@ -47,17 +44,11 @@ ROWS = {
     "variable_summaries": f"{SUMMARIES} {PRETRAINED}",
     "random weights": f"{SUMMARIES} --from_random_weights",
     "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
-    "frozen random weights": f"{ALONE} --from_random_weights --max_epochs 24",
     "earlier recipe": f"{SUMMARIES} {EARLIER} --from_random_weights",
-    "TabM": f"{SUMMARIES} --from_random_weights",  # for its table of summaries
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
 }
-# What predicts a fold in the rows that --mode crossvalidate does not run.
-OTHERS: dict[str, Predict] = {"TabM": tabm_summaries.predict, "frozen random weights": frozen_random_weights}
 BASELINES_OF = "variable_summaries"
-AVERAGED = ("earlier recipe", "TabM")  # also shown averaged with trees that know of no pretraining
-TREES = "random weights, trees alone"
 FOLD = re.compile(r"partition\d+-fold\d+\.csv")  # not a file of other content that a later call has kept beside it
 
 
@@ -90,8 +81,7 @@ def main() -> int:
         baselines = [] if row == BASELINES_OF else ["--baselines", "none"]
         where = ["--data_dir", chosen.data_dir, "--output", str(folder(root, row))]
         print(f"\n=== {row}", flush=True)
-        flags = [*ROWS[row].split(), *common, *baselines, *where]
-        status = by_fold(flags, OTHERS[row]) if row in OTHERS else crossvalidate(flags)
+        status = train_optimized.main(["--mode", "crossvalidate", *ROWS[row].split(), *common, *baselines, *where])
         if status:
             return status
     try:
@@ -100,11 +90,6 @@ def main() -> int:
         parser.error(str(error))
     print("\n".join(lines(results(found))) if found else f"{root}: no finished folds")
     return 0
-
-
-def crossvalidate(flags: list[str]) -> int:
-    """--mode crossvalidate with these flags."""
-    return train_optimized.main(["--mode", "crossvalidate", *flags])
 
 
 def folder(root: Path, row: str) -> Path:
@@ -132,14 +117,8 @@ def joined(root: Path) -> list[Columns]:
                     "Use another --output for other folds or data."
                 )
             table |= columns
-        found.append(table | _averages(table))
+        found.append(table)
     return found
-
-
-def _averages(table: Columns) -> Columns:
-    """The log-odds of some rows averaged with those of the trees, weighted as in `variable_summaries`."""
-    rows = [row for row in AVERAGED if row in table and TREES in table]
-    return {f"{row}, with trees": NETWORK_WEIGHT * table[row] + (1 - NETWORK_WEIGHT) * table[TREES] for row in rows}
 
 
 def _named(columns: Columns, row: str) -> Columns:

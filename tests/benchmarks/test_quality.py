@@ -10,13 +10,10 @@ import pytest
 
 import train_optimized
 from benchmarks import quality
-from benchmarks.by_fold import by_fold
-from seqsetvae.cohort import Cohort
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
-from tests.command import rows_of
 
 
 def _finish(folder: Path, fold: int, **models: float) -> None:
@@ -49,42 +46,6 @@ def test_rows_of_other_stays_are_refused(tmp_path: Path) -> None:
     other.write_bytes(as_csv(columns | {"stay_id": columns["stay_id"] + 1}))
     with pytest.raises(InputError, match=r"frozen.*stays or labels are not those of the other rows"):
         quality.joined(tmp_path)
-
-
-def test_other_networks_are_averaged_with_trees_that_know_of_no_pretraining(tmp_path: Path) -> None:
-    first = {"variable_summaries": 0.1, "network alone": 0.5, "trees alone": 0.2, "boosted trees": 0.3}
-    _finish(quality.folder(tmp_path, "variable_summaries"), 0, **first)
-    parts = {"variable_summaries": 0.4, "network alone": 0.6, "trees alone": 0.7}
-    _finish(quality.folder(tmp_path, "random weights"), 0, **parts)
-    _finish(quality.folder(tmp_path, "TabM"), 0, TabM=0.3)
-    (table,) = quality.joined(tmp_path)
-    assert not np.array_equal(table["trees alone"], table["random weights, trees alone"])
-    expected = 0.3 * table["TabM"] + 0.7 * table["random weights, trees alone"]
-    np.testing.assert_allclose(table["TabM, with trees"], expected)
-    assert set(table) >= {"random weights", "random weights, network alone"}
-
-
-def test_the_row_of_tabm_writes_the_predictions_of_each_fold(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = ["--architecture", "variable_summaries", "--from_random_weights", "--data_dir", str(compiled.path)]
-    assert by_fold([*flags, "--folds", "2", "--output", str(tmp_path / "out")], quality.OTHERS["TabM"]) == 0
-    found = [read_columns(tmp_path / "out" / f"partition0-fold{fold}.csv") for fold in (0, 1)]
-    stays = np.concatenate([columns["stay_id"] for columns in found])
-    labelled = sum(int((compiled.split(name).label >= 0).sum()) for name in ("train", "valid"))
-    assert len(np.unique(stays)) == len(stays) == labelled
-    assert all(np.isfinite(columns["TabM"]).all() for columns in found)
-
-
-def test_the_row_of_frozen_random_weights_trains_the_head_alone(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = quality.ROWS["frozen random weights"].replace("--max_epochs 24", "--max_epochs 2").split()
-    words += ["--data_dir", str(compiled.path), "--folds", "2", "--output", str(tmp_path)]
-    assert by_fold(words, quality.OTHERS["frozen random weights"]) == 0
-    runs = sorted((tmp_path / "runs").glob("finetune-*"))
-    assert len(runs) == 2
-    assert all(row["stage"] == "1" for run in runs for row in rows_of(run))
 
 
 def test_chosen_rows_are_run_and_all_finished_ones_are_shown(
