@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from seqsetvae.evaluation.calibration import Calibration
+from seqsetvae.evaluation.curves import outcome_curves
+from seqsetvae.evaluation.findings import drawn
 from seqsetvae.evaluation.statistics import FIGURES, RESAMPLES, Interval, Scores, bootstrap, difference, shares_subjects
 from seqsetvae.evaluation.verdict import IN_WORDS, said_first, verdict
 
@@ -93,7 +96,7 @@ def evaluation(
     others = of_baselines | dict(compared or {})
     found = _figures(scores, resamples, seed)
     compared_with = {name: _compared(scores, other, resamples, seed) for name, other in others.items()}
-    return {
+    content: Plain = {
         IN_WORDS: verdict({"figures": found, "baselines": compared_with, "split": evaluated.split}),
         "checkpoint": evaluated.checkpoint,
         "split": evaluated.split,
@@ -109,6 +112,14 @@ def evaluation(
         "subgroups": [_subgroup(evaluated, each, resamples, seed) for each in subgroups],
         "landmarks": [_landmark(evaluated, each, resamples, seed) for each in landmarks],
     }
+    return content | drawn(content, _curves(scores, evaluated))
+
+
+def _curves(scores: Scores, evaluated: Evaluated) -> list[Plain]:
+    risks = {"as predicted": expit(scores.logit)}
+    if scores.calibrated_logit is not None:
+        risks["calibrated"] = expit(scores.calibrated_logit)
+    return outcome_curves(evaluated.label_name, scores.label, scores.logit, risks, scores.threshold)
 
 
 def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:

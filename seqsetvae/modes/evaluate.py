@@ -263,9 +263,8 @@ def require_writable_results(settings: Settings, scorer: Scorer) -> None:
 
 def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table) -> None:
     """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
-    import json
-
     from seqsetvae.cohort.imported import read_samples
+    from seqsetvae.evaluation.findings import as_text
     from seqsetvae.evaluation.prediction_file import SUFFIXES, set_aside, table_bytes, with_ids, write_result
     from seqsetvae.files import cannot_write
 
@@ -278,8 +277,7 @@ def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    suffix, rows = f".{settings.format}", with_ids(rows, read_samples(scorer.cohort))
+    text, suffix, rows = as_text(content), f".{settings.format}", with_ids(rows, read_samples(scorer.cohort))
     for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):
         older = write_result(folder / name, data)
         print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))

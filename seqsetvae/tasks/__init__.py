@@ -72,6 +72,10 @@ class Task(Protocol):
         """What maps weights [R, n] to figures [R] by name, for outputs [n, O] and targets [n, K] in their own unit."""
         ...
 
+    def curves(self, spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+        """What a report draws (evaluation/curves.py) of outputs [n, O] and targets [n, K] in their own unit."""
+        ...
+
     def constant(self, spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
         """(name, outputs [n, O]) of the best prediction that looks at no stay, from training targets [n, K]."""
         ...

@@ -138,6 +138,13 @@ def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], di
     return of
 
 
+def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+    """Those of each class against the others."""
+    from seqsetvae.tasks.ranking import label_curves
+
+    return label_curves(spec.classes, _log_odds(output), np.eye(spec.outputs)[target[:, 0].astype(np.int64)])
+
+
 def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
     """The logarithm of each class's share."""
     known = train[~np.isnan(train[:, 0]), 0].astype(np.int64)

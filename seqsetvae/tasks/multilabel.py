@@ -88,6 +88,13 @@ def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], di
     return binary_figures(spec.names, output, target)
 
 
+def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+    """Those of each label."""
+    from seqsetvae.tasks.ranking import label_curves
+
+    return label_curves(spec.names, output, target)
+
+
 def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
     """The log-odds of each label's share of positives."""
     share = np.nanmean(train, axis=0)

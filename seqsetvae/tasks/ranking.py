@@ -6,6 +6,7 @@ Legend: n stays, K labels, R resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from seqsetvae.evaluation.curves import outcome_curves
 from seqsetvae.evaluation.predictions import ranking_score
 from seqsetvae.evaluation.statistics import Scores
 
@@ -54,3 +56,13 @@ def binary_figures(names: Sequence[str], logit: Floats, target: Floats) -> Calla
         return found
 
     return of
+
+
+def label_curves(names: Sequence[str], logit: Floats, target: Floats) -> list[dict[str, Any]]:
+    """Curves of each label of which both classes occur: log-odds and 0/1/NaN [n, K]."""
+    found = []
+    for name, score, truth in zip(names, logit.T, target.T, strict=True):
+        known = ~np.isnan(truth)
+        risks = {"as predicted": expit(score[known])}
+        found += outcome_curves(name, truth[known].astype(np.int64), score[known], risks)
+    return found

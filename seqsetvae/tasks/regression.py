@@ -125,6 +125,14 @@ def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], di
     return of
 
 
+def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+    """What is observed in groups of stays of similar prediction, for each column."""
+    from seqsetvae.evaluation.curves import number_curves
+
+    pairs = zip(spec.names, decode(spec, output).T, target.T, ~np.isnan(target).T, strict=True)
+    return [each for name, ours, true, known in pairs for each in number_curves(name, ours[known], true[known])]
+
+
 def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
     """The training mean, for which the output is 0."""
     return "training mean", np.zeros((n_stays, len(spec.names)))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.evaluation.findings import drawn
 from seqsetvae.evaluation.results import Subgroup, resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, bootstrap
 from seqsetvae.evaluation.verdict import IN_WORDS, said_first, verdict
@@ -58,7 +59,7 @@ def evaluation(
     spec, stays = evaluated.spec, np.ones(len(evaluated.output), dtype=bool)
     found = _figures(evaluated, evaluated.output, stays, resamples, seed)
     baselines = {name: _compared(evaluated, other, resamples, seed) for name, other in others.items()}
-    return {
+    content: Plain = {
         IN_WORDS: verdict({"figures": found, "baselines": baselines, "split": evaluated.split}),
         "task": spec.task,
         "checkpoint": evaluated.checkpoint,
@@ -80,6 +81,7 @@ def evaluation(
             for each in subgroups
         ],
     }
+    return content | drawn(content, TASKS[spec.task].curves(spec, evaluated.output, evaluated.truth))
 
 
 def _figures(evaluated: Evaluated, output: Floats, stays: NDArray[np.bool_], resamples: int, seed: int) -> Plain:

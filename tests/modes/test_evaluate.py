@@ -195,7 +195,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("checkpoint", "split", "stays", "positives", "label_name", "threshold", "figures", "prevalence"),
-        *("verdict", "cautions", "baselines", "subgroups", "landmarks", "resampled", "patients"),
+        *("verdict", "cautions", "baselines", "subgroups", "landmarks", "resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
     assert (content["split"], content["label_name"]) == ("test", "in_hospital_mortality")

@@ -141,7 +141,9 @@ def _numbers(item: Any, path: str = "") -> dict[str, float | None]:
 
 
 def test_every_number_of_evaluation_json_is_that_of_scikit_learn(content: dict[str, Any]) -> None:
-    found, expected = _numbers(content), _numbers(_expected())
+    drawn = ("curves", "findings")  # tests/evaluation/test_curves.py
+    found = _numbers({name: each for name, each in content.items() if name not in drawn})
+    expected = _numbers(_expected())
     assert found.keys() == expected.keys()
     assert len(found) > 200
     for path, value in found.items():
