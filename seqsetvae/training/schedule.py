@@ -1,7 +1,7 @@
 """Learning rates over a stage: a short linear rise, then cuts when the watched metric stalls, or a fall to the end.
 
 Lightning does not own the plateau scheduler: it writes a checkpoint before it steps one, and so would resume from a
-state that is one validation old (evidence in docs/architecture.md).
+state that is one validation old (evidence in docs/decisions.md).
 """
 
 from __future__ import annotations
