@@ -26,7 +26,7 @@ from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
-from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
+from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import status_mib
 
@@ -45,13 +45,12 @@ class DrawnStays:
     description = "synthetic, no real patients (benchmarks.growth)"
 
     def __init__(self, n_stays: int) -> None:
-        file = np.broadcast_to(np.array(b"drawn"), n_stays)
-        self.stays = {"train": StayFiles(Path("synthetic"), np.arange(n_stays), file)}
+        self.stays = {"train": Stays(np.arange(n_stays), str)}
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
-        rng = np.random.default_rng(stays[0].stay_id)
+    def read(self, stays: Stays) -> Rows:
+        rng = np.random.default_rng(int(stays.stay_id[0]))
         n_sets = rng.integers(5, 16, len(stays))
         n_events = rng.integers(1, 6, n_sets.sum())
         first_set = np.cumsum(n_sets) - n_sets

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import Part, Shards, as_shard
-from seqsetvae.cohort.tidy import Rows, Skip, Stay, StayFiles, UnnamedRows
+from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import peak_mib
 
@@ -44,19 +44,14 @@ class NumberedStays:
 
     def __init__(self, n_stays: int) -> None:
         self.description = f"synthetic, no real patients (benchmarks.scale, {n_stays} stays)"
-        file, n_valid = np.broadcast_to(np.array(b"drawn"), n_stays), n_stays // 5
-        number = np.arange(n_stays)
-        self.stays = {
-            "train": StayFiles(Path("synthetic"), number[n_valid:], file[n_valid:]),
-            "valid": StayFiles(Path("synthetic"), number[:n_valid], file[:n_valid]),
-        }
+        stays, n_valid = Stays(np.arange(n_stays), str, n_rows=np.broadcast_to(6, n_stays)), n_stays // 5
+        self.stays = {"train": stays[n_valid:], "valid": stays[:n_valid]}
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
-        assert isinstance(stays, StayFiles)
-        n_sets = 2 + _hashed(stays.number) % 3
-        set_of = _positions(stays.number, n_sets)
+    def read(self, stays: Stays) -> Rows:
+        n_sets = 2 + _hashed(stays.stay_id) % 3
+        set_of = _positions(stays.stay_id, n_sets)
         n_events = 1 + _hashed(set_of) % 3
         event = _hashed(_positions(set_of, n_events))
         minute = 60.0 * (set_of % 16)

@@ -21,7 +21,7 @@ from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
+from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueChange
 from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
@@ -212,7 +212,7 @@ class Clocks:
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         hours = np.tile(np.arange(3.0), len(stays))
         return Rows(
             stays=stays,

@@ -26,17 +26,17 @@ from seqsetvae.cohort.format import SUMS, Cohort, event_blocks, open_cohort
 from seqsetvae.cohort.imported import TIMESTAMPS, FaultyFiles, Imported, write_samples, write_skipped
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.separate import require_separate_splits
-from seqsetvae.cohort.sidefiles import Labels
+from seqsetvae.cohort.sidefiles import Labels, LabelTable
 from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
 from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES
-from seqsetvae.cohort.tidy import Skip, Source, Stay, UnnamedRows
+from seqsetvae.cohort.tidy import Skip, Source, Stays, UnnamedRows
 from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder
 
 COMPILER_VERSION = 3  # raise it when the same input compiles to different arrays: old cache entries are then not found
-STAYS_PER_CHUNK = 256
+ROWS_PER_CHUNK = 1 << 16
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,11 +73,13 @@ def compile_cohort(
     out = Path(out)
     if not label_name.strip():
         raise InputError(f"The name of the label is {label_name!r}: it must not be blank (--label_name).")
-    require_separate_splits(source)
+    stays = {split: Stays.of(some) for split, some in source.stays.items()}
+    require_separate_splits(stays)
+    table = LabelTable.made_of(labels or {})
     with new_folder(out) as partial:
         unit = "file" if imported is None else "stay"
         tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit))
-        _write_stays(tally, source, partial, labels or {}, jobs or os.cpu_count() or 1, progress)
+        _write_stays(tally, source, stays, partial, table, jobs or os.cpu_count() or 1, progress)
         if not skip_bad:
             _refuse_faults(tally, label_name)
         _refuse_other_clocks(tally, imported)
@@ -127,22 +129,29 @@ class _Tally:
 # ------------------------------------------------------------------ first pass: values in order, provisional codes
 
 
-def _write_stays(tally: _Tally, source: Source, folder: Path, labels: Labels, jobs: int, progress: bool) -> None:
+def _write_stays(
+    tally: _Tally,
+    source: Source,
+    stays: Mapping[str, Stays],
+    folder: Path,
+    labels: LabelTable,
+    jobs: int,
+    progress: bool,
+) -> None:
     """Write values and provisional codes, and note in `tally` what was learned."""
 
-    def read(some: Sequence[Stay]) -> tuple[CutRows, int]:
+    def read(some: Stays) -> tuple[CutRows, int]:
         return cut(source.read(some)), len(some)
 
     tally.skip(source.skips, labels)
-    n_stays = sum(map(len, source.stays.values()))
+    n_stays = sum(map(len, stays.values()))
     with (
         tqdm(total=n_stays, desc="Compiling stays", unit="stay", disable=None if progress else True) as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        for split, stays in source.stays.items():
-            chunks = (stays[start : start + STAYS_PER_CHUNK] for start in range(0, len(stays), STAYS_PER_CHUNK))
+        for split, of_split in stays.items():
             with SplitWriter(folder / split) as writer:
-                for part, n_read in in_order(pool, read, chunks, 2 * jobs):
+                for part, n_read in in_order(pool, read, _chunks(of_split), 2 * jobs):
                     tally.skip(part.skips, labels)
                     writer.append(part, tally.codes(part), labels)
                     tally.n_reordered += part.n_reordered
@@ -150,6 +159,13 @@ def _write_stays(tally: _Tally, source: Source, folder: Path, labels: Labels, jo
                     bar.update(n_read)
             tally.splits[split] = writer.counts
             tally.groups[split] = writer.groups
+
+
+def _chunks(stays: Stays) -> Iterator[Stays]:
+    """The stays, as many at a time as have about ROWS_PER_CHUNK rows."""
+    number = np.cumsum(stays.n_rows) // ROWS_PER_CHUNK
+    ends = np.flatnonzero(np.diff(number, append=-1)) + 1  # [chunks]
+    return (stays[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

@@ -19,7 +19,7 @@ from seqsetvae.cohort.tidy import (
     Ints,
     Rows,
     Skip,
-    Stay,
+    Stays,
     count_cells,
     fault,
     faulty_cell,
@@ -32,7 +32,7 @@ from seqsetvae.cohort.tidy import (
 class CutRows:
     """The good stays of a chunk, in time order and cut into sets, values still in their own units."""
 
-    stays: Sequence[Stay]  # N
+    stays: Stays  # N
     n_sets: NDArray[np.int64]  # [N]
     n_events: NDArray[np.int64]  # [S] events of each set
     minute: Floats  # [S]
@@ -50,15 +50,16 @@ def cut(rows: Rows) -> CutRows:
     With a set_index one set per value of it, in the order of (minute, set_index); without it one set per distinct
     minute. Rows of a set keep the order of the file. Stays with a fault, and stays without rows, go to `skips`.
     """
-    rows = replace(rows, stays=list(rows.stays))  # a source may make each stay anew whenever it is asked for it
-    order = {stay.stay_id: position for position, stay in enumerate(rows.stays)}
+    stays = rows.stays
     skips: list[Skip] = []
     rows = _leave_out(rows, _bad_rows(rows), skips)
     rows = _leave_out(rows, _two_minute_sets(rows), skips)
     whole, rows = rows, _before_prediction(rows)  # after the checks: a fault anywhere in a file is reported
     rows = _leave_out(rows, _empty_stays(rows), skips)
     spans = spans_of(whole, rows)
-    skips.sort(key=lambda skip: order[skip.stay_id])  # type: ignore[index]
+    if skips:
+        order = {number: at for at, number in enumerate(stays.stay_id.tolist())}
+        skips.sort(key=lambda skip: order[skip.stay_id])
     rows, n_reordered = _in_time_order(rows)
     starts = _set_starts(rows)
     n_sets = np.bincount(rows.stay_of_row[starts], minlength=len(rows.stays)).astype(np.int64)
@@ -134,10 +135,10 @@ def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
 
 def _before_prediction(rows: Rows) -> Rows:
     """The rows before the prediction time of their stay."""
-    if all(stay.prediction_minute is None for stay in rows.stays):
+    end = rows.stays.prediction_minute
+    if np.isnan(end).all():
         return rows
-    end = [np.inf if stay.prediction_minute is None else stay.prediction_minute for stay in rows.stays]
-    return rows.take(np.flatnonzero(rows.minute < np.repeat(end, rows.n_rows)))
+    return rows.take(np.flatnonzero(~(rows.minute >= np.repeat(end, rows.n_rows))))
 
 
 def _empty_stays(rows: Rows) -> dict[int, Skip]:
@@ -166,8 +167,9 @@ def _in_time_order(rows: Rows) -> tuple[Rows, int]:
         late |= _descents(stay, rows.set_index) & (rows.minute[1:] == rows.minute[:-1])
     if not late.any():
         return rows, 0
-    set_index = np.zeros(len(stay)) if rows.set_index is None else rows.set_index
-    return rows.take(np.lexsort((set_index, rows.minute, stay))), len(np.unique(stay[1:][late]))
+    keys = [stay.astype(np.min_scalar_type(len(rows.stays))), rows.minute]  # small integers are sorted by their digits
+    order = np.lexsort([*([] if rows.set_index is None else [rows.set_index]), *reversed(keys)])
+    return rows.take(order), len(np.unique(stay[1:][late]))
 
 
 def _set_starts(rows: Rows) -> Ints:

@@ -1,55 +1,43 @@
 """No stay twice, and no subject in two splits: a model must not be tested on what it was trained on."""
 
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tidy import Source, Stay
+from seqsetvae.cohort.tidy import Stay, Stays
 from seqsetvae.errors import InputError
 
 
-def require_separate_splits(source: Source) -> None:
+def require_separate_splits(stays: Mapping[str, Stays]) -> None:
     """Raises InputError if a stay occurs twice, or stays of one subject are in several splits."""
-    sizes = list(map(len, source.stays.values()))
-    keys = ((stay.stay_id, stay.subject) for stay in chain.from_iterable(source.stays.values()))
-    stay, subject = np.fromiter(keys, np.dtype((np.int64, 2)), sum(sizes)).T  # both [all stays]
     leak = "so that a model could be tested on what it was trained on"
-    _refuse(
-        _repeated(stay),
-        lambda stay, _: (stay.stay_id, stay.file),
-        source,
-        f"stays occur in more than one file or split, {leak}",
-        "Keep one file for each stay.",
-    )
-    of_split = [np.unique(numbers) for numbers in np.split(subject, np.cumsum(sizes)[:-1])]
-    _refuse(
-        _repeated(np.concatenate(of_split)),
-        lambda stay, split: (stay.subject, split),
-        source,
-        f"subjects have stays in more than one split, {leak}",
-        "Put all stays of a subject into one split.",
-    )
-
-
-def _repeated(numbers: NDArray[np.int64]) -> list[int]:
-    """The numbers that occur more than once, ascending."""
-    numbers = np.sort(numbers)
-    return np.unique(numbers[1:][numbers[1:] == numbers[:-1]]).tolist()
+    numbers = {split: of_split.stay_id for split, of_split in stays.items()}
+    fault = f"stays occur in more than one file or split, {leak}"
+    _refuse(numbers, numbers, stays, lambda stay, _: stay.file, fault, "Keep one file for each stay.")
+    subjects = {split: of_split.subject for split, of_split in stays.items()}
+    once = {split: np.unique(of_split) for split, of_split in subjects.items()}
+    fault = f"subjects have stays in more than one split, {leak}"
+    _refuse(once, subjects, stays, lambda _, split: split, fault, "Put all stays of a subject into one split.")
 
 
 def _refuse(
-    numbers: list[int], found_at: Callable[[Stay, str], tuple[int, str]], source: Source, fault: str, advice: str
+    once: Mapping[str, NDArray[np.int64]],
+    numbers: Mapping[str, NDArray[np.int64]],
+    stays: Mapping[str, Stays],
+    where: Callable[[Stay, str], str],
+    fault: str,
+    advice: str,
 ) -> None:
-    """Raises InputError listing these numbers, if there are any, with where each was found."""
-    if not numbers:
+    """Raises InputError listing what is several times in `once`, with where each is; `numbers` [N] are of the stays."""
+    in_order = np.sort(np.concatenate([np.zeros(0, np.int64), *once.values()]))
+    repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    if not len(repeated):
         return
-    found: dict[int, dict[str, None]] = {number: {} for number in numbers}
-    for split, stays in source.stays.items():
-        for number, where in (found_at(stay, split) for stay in stays):
-            if number in found:
-                found[number][where] = None
-    shown = "".join(f"\n  {number}: {', '.join(found[number])}" for number in numbers[:10])
-    more = f"\n  and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
-    raise InputError(f"{len(numbers):,} {fault}:{shown}{more}\n{advice}")
+    found: dict[int, dict[str, None]] = {number: {} for number in repeated[:10].tolist()}
+    for split, of_split in numbers.items():
+        for at in np.flatnonzero(np.isin(of_split, repeated[:10])).tolist():
+            found[int(of_split[at])][where(stays[split][at], split)] = None
+    shown = "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items())
+    more = f"\n  and {len(repeated) - 10:,} more" if len(repeated) > 10 else ""
+    raise InputError(f"{len(repeated):,} {fault}:{shown}{more}\n{advice}")

@@ -42,6 +42,20 @@ class LabelTable(Labels):
         """label[i] is that of stay[i]; the stays ascend."""
         self._stay, self._label = stay, label
 
+    @classmethod
+    def made_of(cls, labels: Labels) -> "LabelTable":
+        """The same labels as arrays."""
+        if isinstance(labels, LabelTable):
+            return labels
+        stays = sorted(labels)
+        return cls(np.array(stays, np.int64), np.array([labels[stay] for stay in stays], np.int8))
+
+    def of(self, stays: NDArray[np.int64]) -> NDArray[np.int8]:
+        """[N] The label of each of these stays, -1 where it has none."""
+        at = np.searchsorted(self._stay, stays)
+        known = np.append(self._stay, 0)[at] == stays
+        return np.where(known & (at < len(self)), np.append(self._label, 0)[at], -1).astype(np.int8)
+
     def __getitem__(self, stay: int) -> int:
         at = int(np.searchsorted(self._stay, stay))
         if at == len(self) or self._stay[at] != stay:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.sidefiles import Labels
-from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stay
+from seqsetvae.cohort.sidefiles import LabelTable
+from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stays
 from seqsetvae.errors import InputError, counted
 
 TIMES = "times"  # in the report of a manifest; cohorts compiled before it existed have no such entry
@@ -34,7 +34,7 @@ _FORMATS = {"YYYYMMDD": "%Y%m%d", "YYYYMMDDHHMM": "%Y%m%d%H%M", "YYYYMMDDHHMMSS"
 class StaySpans(NamedTuple):
     """Of the stays of a chunk that have events with a time."""
 
-    stays: list[Stay]  # N
+    stays: Stays  # N
     first: Floats  # [N] minute of the first event
     last: Floats  # [N]
     n_early: NDArray[np.int64]  # [N] events before minute 0 that are used
@@ -48,12 +48,11 @@ def spans_of(before: Rows, used: Rows) -> StaySpans:
     has = np.flatnonzero(n_rows)
     starts, minute = (np.cumsum(n_rows) - n_rows)[has], before.minute[timed]
     first, last = (each.reduceat(minute, starts) if len(has) else np.zeros(0) for each in (np.minimum, np.maximum))
-    stays = [before.stays[at] for at in has.tolist()]
-    is_used = np.isin([stay.stay_id for stay in stays], [stay.stay_id for stay in used.stays])
+    stays = before.stays[has]
+    is_used = np.isin(stays.place, used.stays.place)
     n_early = np.zeros(len(stays), dtype=np.int64)
     n_early[is_used] = np.bincount(used.stay_of_row[used.minute < 0], minlength=len(used.stays))
-    end = np.array([stay.prediction_minute for stay in stays], dtype=np.float64)  # None becomes NaN
-    return StaySpans(stays, first, last, n_early, is_used & (last < end))
+    return StaySpans(stays, first, last, n_early, is_used & (last < stays.prediction_minute))
 
 
 @dataclass
@@ -67,12 +66,12 @@ class Spans:
     early: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, dtype=np.int64))  # events, stays
     over: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, dtype=np.int64))  # stays, labelled, positives
 
-    def add(self, part: StaySpans, labels: Labels) -> None:
+    def add(self, part: StaySpans, labels: LabelTable) -> None:
         """Add the stays of a chunk."""
         self.first.append(part.first)
         self.last.append(part.last)
         self.early += (part.n_early.sum(), (part.n_early > 0).sum())
-        label = np.array([labels.get(part.stays[at].stay_id, -1) for at in np.flatnonzero(part.is_over).tolist()])
+        label = labels.of(part.stays.stay_id[part.is_over])
         self.over += (len(label), (label >= 0).sum(), (label == 1).sum())
         self._keep(self.longest, part, part.last - part.first, YEAR)
         self._keep(self.furthest, part, np.abs(part.first), FAR)

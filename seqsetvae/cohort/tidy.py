@@ -1,10 +1,11 @@
 """Tidy rows: the table that every source of data hands to the compiler. N stays and E events (rows) in a chunk."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from seqsetvae.errors import cut, shown
 
 SPLITS = ("train", "valid", "test")
 SHOWN_OF_A_CELL = 40  # characters in a count of faults
+USUAL_ROWS = 256  # of a stay, where it is not known before it is read
 MOST_ROWS = 10_000_000  # of one stay: an event in every three seconds of a year
 LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: a larger value would be infinite there
 
@@ -40,30 +42,70 @@ class Stay(NamedTuple):
         return self.stay_id if self.subject_id is None else self.subject_id
 
 
-class StayFiles(Sequence[Stay]):
-    """Stays that are files of one folder, as two arrays: about 24 bytes a stay, where Stay objects take 200.
+class Stays(Sequence[Stay]):
+    """Stays as arrays: some 40 bytes each, where objects take 200, and there may be millions. N stays."""
 
-    A cohort may have a million of them, and a compilation reads a few hundred at a time.
-    """
+    def __init__(
+        self,
+        stay_id: NDArray[np.int64],
+        file_of: Callable[[int], str],
+        *,
+        place: NDArray[np.int64] | None = None,
+        subject: NDArray[np.int64] | None = None,
+        prediction_minute: Floats | None = None,
+        group: NDArray[np.str_] | None = None,
+        n_rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Those of a source, or some of them.
 
-    def __init__(self, folder: Path, number: NDArray[np.int64], name: NDArray[np.bytes_]) -> None:
-        """Stay number[i] is the file folder / name[i]; names are encoded by `os.fsencode`."""
-        self.folder, self.number, self.name = folder, number, name
+        Args:
+            stay_id: [N].
+            file_of: the file of a stay, for messages, by its place.
+            place: [N] where the source has each; None = one after the other.
+            subject: [N]; None = each is of its own.
+            prediction_minute: [N] NaN = none.
+            group: [N].
+            n_rows: [N] about as many rows as it takes to read each; None = not known.
+        """
+        n = len(stay_id)
+        self.stay_id, self.file_of = stay_id, file_of
+        self.place = np.arange(n, dtype=np.int64) if place is None else place
+        self.subject = stay_id if subject is None else subject
+        self.prediction_minute = np.broadcast_to(np.nan, n) if prediction_minute is None else prediction_minute
+        self.group = np.broadcast_to(np.str_(""), n) if group is None else group
+        self.n_rows = np.broadcast_to(np.int64(USUAL_ROWS), n) if n_rows is None else n_rows
+
+    @classmethod
+    def of(cls, stays: Sequence[Stay]) -> "Stays":
+        """The same stays as arrays. Raises ValueError for a prediction time that is not a number."""
+        if isinstance(stays, Stays):
+            return stays
+        for stay in stays:
+            if stay.prediction_minute is not None and math.isnan(stay.prediction_minute):
+                raise ValueError(f"{stay}: a prediction_minute of nan; allowed: a number, or None for the whole stay")
+        return cls(
+            np.array([stay.stay_id for stay in stays], dtype=np.int64),
+            lambda at: stays[at].file,
+            subject=np.array([stay.subject for stay in stays], dtype=np.int64),
+            prediction_minute=np.array([stay.prediction_minute for stay in stays], dtype=np.float64),  # None is NaN
+            group=np.array([stay.group for stay in stays], dtype=np.str_),
+        )
 
     def __len__(self) -> int:
-        return len(self.number)
-
-    def __iter__(self) -> Iterator[Stay]:
-        return map(self.__getitem__, range(len(self)))
+        return len(self.stay_id)
 
     @overload
     def __getitem__(self, at: int) -> Stay: ...
     @overload
-    def __getitem__(self, at: slice) -> "StayFiles": ...
-    def __getitem__(self, at: int | slice) -> "Stay | StayFiles":
-        if isinstance(at, slice):
-            return StayFiles(self.folder, self.number[at], self.name[at])
-        return Stay(int(self.number[at]), f"{self.folder}{os.sep}{os.fsdecode(self.name[at])}")
+    def __getitem__(self, at: slice | NDArray[Any]) -> "Stays": ...
+    def __getitem__(self, at: int | slice | NDArray[Any]) -> "Stay | Stays":
+        """One stay, or those of a slice, at an array of positions, or of a mask."""
+        columns = ("stay_id", "place", "subject", "prediction_minute", "group", "n_rows")
+        if not isinstance(at, int):
+            return Stays(file_of=self.file_of, **{name: getattr(self, name)[at] for name in columns})
+        number, place, subject, minute, group, _ = (getattr(self, name)[at].item() for name in columns)
+        own = None if subject == number else subject
+        return Stay(number, self.file_of(place), group, own, None if math.isnan(minute) else minute)
 
 
 class FaultyCell(NamedTuple):
@@ -125,7 +167,7 @@ def left_out(stay: Stay, reason: str) -> Skip:
 class Rows:
     """Some whole stays as tidy rows, one per event; the rows of a stay are contiguous and in the order of its file."""
 
-    stays: Sequence[Stay]  # N
+    stays: Stays  # N
     n_rows: NDArray[np.int64]  # [N] rows of each stay; they sum to E
     names: Sequence[str]  # the variables that `variable` points at
     variable: NDArray[np.int32]  # [E] index into names, -1 = the file has no name there
@@ -136,7 +178,7 @@ class Rows:
     skips: Sequence[Skip] = ()  # files of the chunk that could not be read; they are not among the stays
     is_fact: Bools | None = None  # [E] true of the whole stay, without a time of its own; None = the source has none
 
-    @property
+    @cached_property
     def stay_of_row(self) -> Ints:
         """[E] The position of each row's stay."""
         return np.repeat(np.arange(len(self.stays)), self.n_rows)
@@ -160,8 +202,7 @@ class Rows:
         keep = np.ones(len(self.stays), dtype=bool)
         keep[list(positions)] = False
         kept = self.take(np.flatnonzero(keep[self.stay_of_row]))
-        stays = [stay for stay, is_kept in zip(self.stays, keep, strict=True) if is_kept]
-        return replace(kept, stays=stays, n_rows=kept.n_rows[keep], has_set_index=self.has_set_index[keep])
+        return replace(kept, stays=self.stays[keep], n_rows=kept.n_rows[keep], has_set_index=self.has_set_index[keep])
 
 
 class UnnamedRows(NamedTuple):
@@ -183,7 +224,7 @@ class Source(Protocol):
         """By split; only the splits that exist. All stays of a subject are in one split."""
         ...
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         """The rows of these stays, in this order; those from the prediction time on are removed afterwards."""
         ...
 

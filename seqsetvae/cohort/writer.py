@@ -2,7 +2,6 @@
 
 import io
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.cut import CutRows
 from seqsetvae.cohort.format import ARRAYS, OPTIONAL_ARRAYS
-from seqsetvae.cohort.sidefiles import Labels
+from seqsetvae.cohort.sidefiles import LabelTable
 
 _HEADER_BYTES = 128  # of the .npy of any one-dimensional array
 
@@ -67,30 +66,29 @@ class SplitWriter:
         self.counts = dict.fromkeys(("stays", "sets", "events", "labelled", "positives"), 0)
         self.groups: list[tuple[str, int]] = []
 
-    def append(self, part: CutRows, codes: NDArray[np.int32], labels: Labels) -> None:
+    def append(self, part: CutRows, codes: NDArray[np.int32], labels: LabelTable) -> None:
         """Add the stays of a chunk: codes [E] of its events, labels by stay number."""
-        stay_id = np.array([stay.stay_id for stay in part.stays], dtype=np.int64)
-        subject = np.array([stay.subject for stay in part.stays], dtype=np.int64)
-        prediction = np.array([stay.prediction_minute for stay in part.stays], dtype=np.float64)  # None becomes NaN
-        label = np.array([labels.get(stay.stay_id, -1) for stay in part.stays], dtype=np.int8)
+        stays, label = part.stays, labels.of(part.stays.stay_id)
         pieces: dict[str, NDArray[Any]] = {
             "variable": codes,
             "value": part.value,
             "set_offset": self.counts["events"] + np.cumsum(part.n_events),
             "minute": part.minute,
             "stay_offset": self.counts["sets"] + np.cumsum(part.n_sets),
-            "stay_id": stay_id,
+            "stay_id": stays.stay_id,
             "label": label,
-            "subject_id": subject,
-            "prediction_minute": prediction,
+            "subject_id": stays.subject,
+            "prediction_minute": stays.prediction_minute,
         }
         for name, piece in pieces.items():
             self._arrays[name].append(piece)
-        needed = {"subject_id": (subject != stay_id).any(), "prediction_minute": (~np.isnan(prediction)).any()}
+        has_time = ~np.isnan(stays.prediction_minute)
+        needed = {"subject_id": (stays.subject != stays.stay_id).any(), "prediction_minute": has_time.any()}
         self._needed |= {name for name, is_needed in needed.items() if is_needed}
-        for group, run in groupby(stay.group for stay in part.stays):
+        starts = np.flatnonzero(np.append(True, stays.group[1:] != stays.group[:-1])[: len(stays)])
+        for group, n in zip(stays.group[starts].tolist(), np.diff([*starts, len(stays)]).tolist(), strict=True):
             before = self.groups.pop()[1] if self.groups and self.groups[-1][0] == group else 0
-            self.groups.append((group, before + sum(1 for _ in run)))
+            self.groups.append((group, before + n))
         added = (len(label), len(part.minute), len(codes), int((label >= 0).sum()), int((label == 1).sum()))
         self.counts = {name: n + more for (name, n), more in zip(self.counts.items(), added, strict=True)}
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, open_or_compile
-from seqsetvae.cohort.compile import STAYS_PER_CHUNK
 from seqsetvae.cohort.exports import seqsetvae_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.report import without_statistics
 from seqsetvae.cohort.sidefiles import read_embeddings
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.cohort.tidy import USUAL_ROWS
 from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.errors import InputError
 
@@ -104,11 +104,13 @@ def test_arrays_equal_a_naive_pandas_implementation(folder: Folder) -> None:
         assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet")
 
 
-def test_threads_and_chunks_do_not_change_the_result(folder: Folder) -> None:
-    random_layout(folder, STAYS_PER_CHUNK + 60)
-    one, four = compiled(folder, "one", jobs=1), compiled(folder, "four", jobs=4)
-    assert one.manifest["checksums"] == four.manifest["checksums"]
-    assert one.content_hash == four.content_hash
+def test_threads_and_chunks_do_not_change_the_result(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_layout(folder, 60)
+    one = compiled(folder, "one", jobs=1)
+    monkeypatch.setattr("seqsetvae.cohort.compile.ROWS_PER_CHUNK", 7 * USUAL_ROWS)
+    seven = compiled(folder, "seven", jobs=4)
+    assert one.manifest["checksums"] == seven.manifest["checksums"]
+    assert one.content_hash == seven.content_hash
 
 
 def test_round_trip_through_the_old_layout(folder: Folder) -> None:

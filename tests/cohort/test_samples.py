@@ -11,7 +11,7 @@ from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
 from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.plausibility import equal_stays
 from seqsetvae.cohort.sources.divide import divide
-from seqsetvae.cohort.tidy import Rows, Skip, Stay, UnnamedRows
+from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.errors import InputError
 
 from .conftest import Folder
@@ -30,7 +30,7 @@ class HourlyStays:
         self.skips: list[Skip] = []
         self.unnamed_rows = UnnamedRows()
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         n, hours = len(stays), np.tile(np.arange(5.0, -1, -1), len(stays))
         return Rows(
             stays=stays,
@@ -75,10 +75,15 @@ def test_statistics_do_not_see_what_comes_after_the_prediction_time(tmp_path: Pa
 
 
 def test_a_stay_without_events_before_its_prediction_time_is_left_out_and_listed(tmp_path: Path) -> None:
-    cohort = compile_samples(tmp_path, train=[sample(1, end=0.0), sample(2, end=1.0), sample(3, end=float("nan"))])
+    cohort = compile_samples(tmp_path, train=[sample(1, end=0.0), sample(2, end=1.0), sample(3, end=-1.5)])
     assert cohort.split("train").stay_id.tolist() == [2]
     reasons = [skip.reason for skip in read_skipped(cohort.path)]
-    assert reasons == [f"the stay has no rows before its prediction time, minute {end}" for end in ("0", "nan")]
+    assert reasons == [f"the stay has no rows before its prediction time, minute {end}" for end in ("0", "-1.5")]
+
+
+def test_a_prediction_time_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"stay_id=3.*a prediction_minute of nan; allowed: a number, or None"):
+        compile_samples(tmp_path, train=[sample(2), sample(3, end=float("nan"))])
 
 
 def test_a_subject_in_two_splits_is_an_error(tmp_path: Path) -> None:

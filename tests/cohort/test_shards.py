@@ -10,7 +10,6 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.sources.shards import Shards
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 
 
@@ -100,9 +99,9 @@ def test_faulty_files_of_shards_need_skip_bad_in_both_steps(
     assert open_cohort(tmp_path / "out").manifest["report"]["faulty_files"] == 1
 
 
-def test_stays_of_shards_are_the_same_one_by_one_and_in_blocks(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqsetvae.cohort.sources.shards._STAYS_AT_ONCE", 7)  # blocks end within shards, and span two
-    stays = Shards(shards).stays["train"]
-    assert list(stays) == [stays[at] for at in range(len(stays))]
-    assert list(stays[3:20]) == list(stays)[3:20]
-    assert len(list(stays)) == 54
+def test_chunks_of_stays_may_end_within_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _join(shards, tmp_path / "whole") == 0
+    monkeypatch.setattr("seqsetvae.cohort.compile.ROWS_PER_CHUNK", 700)
+    assert _join(shards, tmp_path / "chunks") == 0
+    hashes = [open_cohort(tmp_path / name).content_hash for name in ("whole", "chunks")]
+    assert hashes[0] == hashes[1]

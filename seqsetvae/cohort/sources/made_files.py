@@ -8,7 +8,7 @@ from typing import Any
 
 from seqsetvae.cohort.imported import SAID
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tidy import Rows, Skip, Source, Stay
+from seqsetvae.cohort.tidy import Rows, Skip, Source, Stay, Stays
 from seqsetvae.errors import InputError
 
 
@@ -59,6 +59,6 @@ class _Renamed:
     def stays(self) -> Mapping[str, Sequence[Stay]]:
         return self._source.stays
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         rows = self._source.read(stays)
         return replace(rows, skips=[*map(self._made.skip, rows.skips)])

@@ -178,5 +178,5 @@ class Marks:
         start = self._starts_before(samples.id, np.where(is_bad(samples.end), _LATEST, samples.end))
         has = ~is_bad(start)
         reason = f"no event {code} before its prediction time"
-        skips = [left_out(samples.stay(at), reason) for at in np.flatnonzero(~has).tolist()]
+        skips = [left_out(stay, reason) for stay in samples.stays()[~has]]
         return replace(samples, start=np.where(has, start, samples.start)).take(has), skips

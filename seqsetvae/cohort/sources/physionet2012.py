@@ -3,7 +3,6 @@
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from seqsetvae.cohort.sidefiles import Labels, read_labels, require_match
 from seqsetvae.cohort.sources.divide import choose_fractions, divide
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.physionet_files import ARCHIVES, read_set
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, UnnamedRows
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.errors import InputError
 
 HELP = "Compile the PhysioNet/CinC Challenge 2012 as published (set-a, set-b, set-c, Outcomes-*.txt)."
@@ -129,25 +128,23 @@ class PhysioNet2012:
             labels = _read_outcomes(src, name, task)
             self.labels.update(labels)
             rows, unnamed = read_set(name, path, self._code_of, progress)
-            rows = replace(rows, stays=[task.sample(stay) for stay in rows.stays])
-            require_match(
-                src / f"Outcomes-{name}.txt", labels, np.array([stay.stay_id for stay in rows.stays], np.int64)
-            )
+            stays = [task.sample(stay) for stay in rows.stays]
+            require_match(src / f"Outcomes-{name}.txt", labels, rows.stays.stay_id)
             self.skips += rows.skips
             self.unnamed_rows = UnnamedRows(*map(sum, zip(self.unnamed_rows, unnamed, strict=True)))
             ends = np.cumsum(rows.n_rows)
-            spans = zip(rows.stays, (ends - rows.n_rows).tolist(), ends.tolist(), strict=True)
+            spans = zip(stays, (ends - rows.n_rows).tolist(), ends.tolist(), strict=True)
             self._rows_of |= {stay: (rows, start, end) for stay, start, end in spans}
-            (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(rows.stays)
+            (self.stays[split_of_set[name]] if name in split_of_set else loose).extend(stays)
         if fractions is not None and not loose:
             raise InputError("--fractions divides sets that are in no split yet, but all are assigned. Leave it out.")
         if loose:
             chosen = choose_fractions(fractions, set(split_of_set.values()))
-            for split, stays in divide(loose, self.labels, chosen, seed).items():
-                self.stays[split] += stays
-        self.stays = {split: sorted(stays) for split, stays in self.stays.items() if stays}
+            for split, of_split in divide(loose, self.labels, chosen, seed).items():
+                self.stays[split] += of_split
+        self.stays = {split: sorted(of_split) for split, of_split in self.stays.items() if of_split}
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         """The rows of these stays, which may be of different sets."""
         found = [self._rows_of[stay] for stay in stays]
         variable, value, minute = (

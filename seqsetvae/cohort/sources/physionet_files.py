@@ -32,6 +32,7 @@ from seqsetvae.cohort.tidy import (
     Rows,
     Skip,
     Stay,
+    Stays,
     UnnamedRows,
     bad_name,
     fault,
@@ -267,7 +268,7 @@ def _parse(bodies: dict[Stay, bytes], names: dict[str, int]) -> tuple[Rows, Bool
     decoded = [trimmed(cell.decode(errors="replace")) for cell in parameters]
     code = np.array([names.setdefault(name, len(names)) for name in decoded], dtype=np.int32)
     rows = Rows(
-        stays=list(bodies),
+        stays=Stays.of(list(bodies)),
         n_rows=n_rows,
         names=list(names),
         variable=code[parameter],

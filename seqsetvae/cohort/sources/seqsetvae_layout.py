@@ -17,7 +17,7 @@ from seqsetvae.cohort.sidefiles import CACHED, STATS, read_labels, require_match
 from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import as_shard, part
-from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, StayFiles, UnnamedRows, bad_name, fault
+from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, Stays, UnnamedRows, bad_name, fault
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
 DEFAULT_LABEL = "in_hospital_mortality"
@@ -78,28 +78,29 @@ class SeqSetVAELayout:
             if len(names):
                 self.stays[split] = self._list(patient_ehr / split, names)
 
-    def _list(self, folder: Path, names: NDArray[np.bytes_]) -> StayFiles:
+    def _list(self, folder: Path, names: NDArray[np.bytes_]) -> Stays:
         """The stays in the order of their numbers, those of one number in the order of their names."""
         numbers = [stay_number(os.fsdecode(name).removesuffix(".parquet")) for name in names]
         good = np.array([number is not None for number in numbers])
         self.skips += [bad_name(str(folder / os.fsdecode(name)), "200001.parquet") for name in names[~good]]
         number = np.array([number for number in numbers if number is not None], dtype=np.int64)
         order = np.argsort(number, kind="stable")
-        return StayFiles(folder, number[order], names[good][order])
+        names = names[good][order]
+        return Stays(number[order], lambda at: f"{folder}{os.sep}{os.fsdecode(names[at])}")
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         """The rows of these stays; files that cannot be read become faults."""
-        good: list[Stay] = []
+        good: list[int] = []
         tables: list[pa.Table] = []
         skips: list[Skip] = []
         checked: list[pa.Schema] = []
-        for stay in stays:
+        for at, stay in enumerate(stays):
             try:
                 tables.append(_read_parquet(stay.file, checked))
-                good.append(stay)
+                good.append(at)
             except _UnreadableError as error:
                 skips.append(fault(stay, error.category, str(error)))
-        return _as_rows(good, tables, skips)
+        return _as_rows(stays[np.array(good, np.int64)], tables, skips)
 
 
 def _origin(patient_ehr: Path) -> str:
@@ -175,7 +176,7 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def _as_rows(stays: list[Stay], tables: list[pa.Table], skips: list[Skip]) -> Rows:
+def _as_rows(stays: Stays, tables: list[pa.Table], skips: list[Skip]) -> Rows:
     """Join tables; consecutive ones with the same schema together: few large conversions are faster than many small."""
     codes: dict[str, int] = {}
     empty = np.zeros(0)

@@ -5,27 +5,25 @@ them through the compiler, so that the cohort is the one that a single compilati
 included, and neither step holds more than a few hundred stays in memory.
 """
 
-import math
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort, ranges
+from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort, ranges
 from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, UnnamedRows
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, Stays, UnnamedRows
 from seqsetvae.errors import InputError
 
 HELP = "Join the shards that `compile --shard` made into one compiled cohort."
 _DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)
-_STAYS_AT_ONCE = 1 << 12  # as Python objects
 
 
 class Part(NamedTuple):
@@ -93,11 +91,21 @@ class Shards:
         self.description = parts[0][2]
         self.skips: list[Skip] = [skip for cohort in self.cohorts for skip in read_skipped(cohort.path)]
         self.unnamed_rows = UnnamedRows()
-        self.stays: Mapping[str, Sequence[Stay]] = {
-            split: ShardStays(self.cohorts, split)
-            for split in SPLITS
-            if any(split in cohort.splits for cohort in self.cohorts)
-        }
+        self._pieces = [
+            (cohort, cohort.splits[split]) for split in SPLITS for cohort in self.cohorts if split in cohort.splits
+        ]
+        splits = [split for _, split in self._pieces]
+        self._start = np.cumsum([0, *(split.n_stays for split in splits)])  # the place of the first stay of each piece
+        stays = Stays(
+            np.concatenate([split.stay_id for split in splits]),
+            lambda at: str(splits[int(np.searchsorted(self._start, at, side="right")) - 1].folder),
+            subject=np.concatenate([split.subject_id for split in splits]),
+            prediction_minute=np.concatenate([split.prediction_minute for split in splits]),
+            n_rows=np.concatenate([np.diff(split.set_offset[split.stay_offset]) for split in splits]),
+        )
+        piece = np.repeat(np.arange(len(splits)), np.diff(self._start))
+        own = {name: [at for at, split in enumerate(splits) if split.name == name] for name in SPLITS}
+        self.stays = {name: stays[np.isin(piece, places)] for name, places in own.items() if places}
 
     def labels(self) -> LabelTable:
         """Those of all stays that have one."""
@@ -106,61 +114,24 @@ class Shards:
         order = np.argsort(stay[label >= 0], kind="stable")
         return LabelTable(stay[label >= 0][order], label[label >= 0][order])
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         """The rows of these stays, each set with a number of its own, so that sets remain as they are."""
-        assert isinstance(stays, ShardStays), "the compiler reads slices"
-        pieces = list(stays.pieces())
+        first, end = int(stays.place[0]), int(stays.place[-1]) + 1
+        assert end - first == len(stays), "the compiler reads runs of stays"
+        pieces = [
+            (cohort, split, slice(max(first - start, 0), min(end, stop) - start))
+            for (cohort, split), start, stop in zip(self._pieces, self._start, self._start[1:], strict=False)
+            if start < end and first < stop
+        ]
         names = sorted({name for cohort, _, _ in pieces for name in cohort.vocabulary})
-        tables = [_rows(cohort, stays.split, some, names) for cohort, some, _ in pieces]
+        tables = [_rows(cohort, split, some, names) for cohort, split, some in pieces]
         variable, value, minute, set_index, n_rows = (np.concatenate(column) for column in zip(*tables, strict=True))
         has_index = np.ones(len(stays), dtype=bool)
         return Rows(stays, n_rows, names, variable, value, minute, set_index, has_index)
 
 
-class ShardStays(Sequence[Stay]):
-    """Stays of one split, from `first` to before `end`, of all shards one after the other; nothing is copied."""
-
-    def __init__(self, cohorts: Sequence[Cohort], split: str, first: int = 0, end: int | None = None) -> None:
-        self.cohorts = [cohort for cohort in cohorts if split in cohort.splits]
-        self.split = split
-        self._start = np.cumsum([0, *(cohort.splits[split].n_stays for cohort in self.cohorts)])
-        self.first, self.end = first, int(self._start[-1]) if end is None else end
-
-    def __len__(self) -> int:
-        return self.end - self.first
-
-    def __iter__(self) -> Iterator[Stay]:
-        for first in range(0, len(self), _STAYS_AT_ONCE):
-            for cohort, some, _ in self[first : first + _STAYS_AT_ONCE].pieces():
-                split = cohort.splits[self.split]
-                columns = (split.stay_id[some], split.subject_id[some], split.prediction_minute[some])
-                for stay_id, subject, end in zip(*(column.tolist() for column in columns), strict=True):
-                    yield Stay(stay_id, str(split.folder), "", subject, None if math.isnan(end) else end)
-
-    @overload
-    def __getitem__(self, at: int) -> Stay: ...
-    @overload
-    def __getitem__(self, at: slice) -> "ShardStays": ...
-    def __getitem__(self, at: int | slice) -> "Stay | ShardStays":
-        if isinstance(at, slice):
-            start, stop, _ = at.indices(len(self))
-            return ShardStays(self.cohorts, self.split, self.first + start, self.first + stop)
-        if not 0 <= at < len(self):
-            raise IndexError(at)
-        (stay,) = self[at : at + 1]
-        return stay
-
-    def pieces(self) -> Iterator[tuple[Cohort, slice, int]]:
-        """(shard, its stays, their number) for each shard that has some of these stays."""
-        for cohort, start, stop in zip(self.cohorts, self._start, self._start[1:], strict=False):
-            low, high = max(self.first, int(start)), min(self.end, int(stop))
-            if low < high:
-                yield cohort, slice(low - int(start), high - int(start)), high - low
-
-
-def _rows(cohort: Cohort, split_name: str, stays: slice, names: Sequence[str]) -> tuple[NDArray, ...]:
+def _rows(cohort: Cohort, split: Split, stays: slice, names: Sequence[str]) -> tuple[NDArray, ...]:
     """(variable, value, minute, set_index) of each event of some stays of a shard, and the events of each stay."""
-    split = cohort.splits[split_name]
     sets = split.stay_offset[stays.start : stays.stop + 1]
     events = split.set_offset[sets[0] : sets[-1] + 1]
     n_events, n_sets = np.diff(events), np.diff(sets)

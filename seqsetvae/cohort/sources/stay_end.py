@@ -6,7 +6,6 @@ Letters: N samples, D ids.
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import rate
@@ -34,7 +33,7 @@ def ended(end: StayEnd, samples: Samples) -> Bools:
 def end_skips(end: StayEnd, samples: Samples, gone: Bools) -> list[Skip]:
     """The stays that ended, to be left out."""
     reason = f"the stay ended before its prediction time ({end.name})"
-    return [left_out(samples.stay(at), reason) for at in np.flatnonzero(gone).tolist()]
+    return [left_out(stay, reason) for stay in samples.stays()[gone]]
 
 
 def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | None, events: Events) -> list[str]:

@@ -318,6 +318,6 @@ def _without_start(samples: Samples, where: str) -> tuple[Samples, list[Skip]]:
     """The samples that have a start, and faults for the others."""
     bad = is_bad(samples.start)
     category = "a start that is missing or cannot be read"
-    stays = map(samples.stay, np.flatnonzero(bad).tolist())
-    skips = [fault(stay, category, f"{where}: the start is missing or not a time") for stay in stays]
+    reason = f"{where}: the start is missing or not a time"
+    skips = [fault(stay, category, reason) for stay in samples.stays()[bad]]
     return (samples.take(~bad), skips) if skips else (samples, [])

@@ -101,7 +101,7 @@ class Records:
 
     def __init__(self, folder: Path, kind: np.dtype[Any], n_of_id: NDArray[np.int64]) -> None:
         """`n_of_id`: how many each id has."""
-        self._folder, self._kind = folder, kind
+        self._folder, self._kind, self.n_of_id = folder, kind, n_of_id
         self._first = np.append(0, np.cumsum(n_of_id))
         self._records: NDArray[Any] = np.zeros(0, kind)
 

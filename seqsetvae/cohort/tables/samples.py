@@ -3,9 +3,8 @@
 Letters: D ids, N samples.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,7 @@ from seqsetvae.cohort.tables.cells import id_numbers
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.stay_table import LabelRows
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
-from seqsetvae.cohort.tidy import Stay
-
-MADE_AT_ONCE = 1 << 12
+from seqsetvae.cohort.tidy import Stays
 
 
 @dataclass(frozen=True)
@@ -47,41 +44,15 @@ class Samples:
         """[N] Prediction time in minutes after the start; NaN = none."""
         return np.where(is_bad(self.end), np.nan, minutes(self.end, self.start))
 
-    def stay(self, at: int) -> Stay:
-        """One sample as the compiler knows it."""
-        return self.stays(np.array([at]))[0]
-
-    def stays(self, at: NDArray[np.int64]) -> list[Stay]:
-        """These samples as the compiler knows them."""
-        some = self.take(at)
-        texts = self.id_text.take(pa.array(some.id)).to_pylist()
-        ends = [None if minute != minute else minute for minute in some.minute.tolist()]
-        each = zip(some.stay_id.tolist(), texts, some.subject.tolist(), ends, strict=True)
-        return [Stay(number, f"{self.source}, id {text}", "", subject, end) for number, text, subject, end in each]
-
-
-class SampleList(Sequence[Stay]):
-    """The samples of a split; a Stay is made when it is asked for."""
-
-    def __init__(self, samples: Samples, chosen: NDArray[np.int64]) -> None:
-        """`chosen` are positions among the samples."""
-        self._samples, self._chosen = samples, chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __iter__(self) -> Iterator[Stay]:
-        for start in range(0, len(self), MADE_AT_ONCE):
-            yield from self._samples.stays(self._chosen[start : start + MADE_AT_ONCE])
-
-    @overload
-    def __getitem__(self, at: int) -> Stay: ...
-    @overload
-    def __getitem__(self, at: slice) -> "SampleList": ...
-    def __getitem__(self, at: int | slice) -> "Stay | SampleList":
-        if isinstance(at, slice):
-            return SampleList(self._samples, self._chosen[at])
-        return self._samples.stay(int(self._chosen[at]))
+    def stays(self, n_rows: NDArray[np.int64] | None = None) -> Stays:
+        """The samples as the compiler knows them: n_rows [D] of each id, if they are to be read."""
+        return Stays(
+            self.stay_id,
+            lambda at: f"{self.source}, id {self.id_text[int(self.id[at])]}",
+            subject=self.subject,
+            prediction_minute=self.minute,
+            n_rows=None if n_rows is None else n_rows[self.id],
+        )
 
 
 def make_samples(

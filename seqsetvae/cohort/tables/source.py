@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.number_forms import written_numbers
-from seqsetvae.cohort.tables.samples import SampleList, Samples, minutes
+from seqsetvae.cohort.tables.samples import Samples, minutes
 from seqsetvae.cohort.tables.stay_table import Later
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
 from seqsetvae.cohort.tidy import (
@@ -23,6 +23,7 @@ from seqsetvae.cohort.tidy import (
     Rows,
     Skip,
     Stay,
+    Stays,
     UnnamedRows,
     count_cells,
     fault,
@@ -98,14 +99,13 @@ class EventSource:
         self.description, self.skips, self.unnamed_rows = description, events.skips(), UnnamedRows()
         self.events, self.decision, self.columns, self.samples, self.static = events, decision, columns, samples, static
         self.static_rows, self.from_start = static_rows, from_start
-        chosen = {name: np.flatnonzero(split == at) for at, name in enumerate(SPLITS)}
-        self.stays: Mapping[str, Sequence[Stay]] = {
-            name: SampleList(samples, positions) for name, positions in chosen.items() if len(positions)
-        }
+        stays = samples.stays(events.records.n_of_id)
+        of_split = {name: stays[split == at] for at, name in enumerate(SPLITS)}
+        self.stays: Mapping[str, Sequence[Stay]] = {name: some for name, some in of_split.items() if len(some)}
 
-    def read(self, stays: Sequence[Stay]) -> Rows:
+    def read(self, stays: Stays) -> Rows:
         """The rows of these stays; rows of a faulty stay are left out, and the fault is in `skips`."""
-        at = np.searchsorted(self.samples.stay_id, [stay.stay_id for stay in stays])
+        at = stays.place
         records, n_rows = self.events.records.read(self.samples.id[at].astype(np.int64))
         records, n_rows = self._with_facts(records, n_rows, at)
         stay_of = np.repeat(np.arange(len(stays)), n_rows)
@@ -180,7 +180,7 @@ class EventSource:
 
     def _faults(
         self,
-        stays: Sequence[Stay],
+        stays: Stays,
         sample: NDArray[np.int64],
         n_rows: NDArray[np.int64],
         records: NDArray[Any],
