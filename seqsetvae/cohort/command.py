@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from seqsetvae import __version__
-from seqsetvae.cohort.checks import check_folder, check_source
+from seqsetvae.cohort.checks import Check, check_folder, check_source
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.exports.command import add_export
 from seqsetvae.cohort.report import summary
@@ -78,9 +78,7 @@ def _run_source(origin: Origin, arguments: argparse.Namespace) -> int:
 
 def _run_check(arguments: argparse.Namespace) -> int:
     named = SideFiles(arguments.stats, arguments.labels, arguments.embeddings)
-    findings = check_folder(arguments.dir, arguments.label_name, named, arguments.work_dir)
-    print(findings.text())
-    return 1 if findings.problems else 0
+    return _printed(check_folder(arguments.dir, arguments.label_name, named, arguments.work_dir))
 
 
 def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
@@ -89,9 +87,12 @@ def _run_check_of_source(origin: Origin, arguments: argparse.Namespace) -> int:
     def opened(out: Path) -> Opened:
         return origin.open_source(argparse.Namespace(**vars(arguments) | {"out": out}))
 
-    findings = check_source(opened, arguments.command, arguments.skip_bad, arguments.work_dir)
-    print(findings.text())
-    return 1 if findings.problems else 0
+    return _printed(check_source(opened, arguments.command, arguments.skip_bad, arguments.work_dir))
+
+
+def _printed(check: Check) -> int:
+    print(check.text())
+    return 0 if check.is_ready else 1
 
 
 # Flags of earlier versions, which wrote z-scores into a cohort.

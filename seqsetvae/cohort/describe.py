@@ -1,30 +1,29 @@
-"""What the arrays of a cohort show: a table, extreme values, time spans, lost rows, equal stays, labels.
+"""What the arrays of a cohort show: a table of its splits, extreme values, lengths of stays, labels.
 
 Letters: V variables.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates, rate
-from seqsetvae.cohort.leaks import leaks
-from seqsetvae.cohort.plausibility import Shift, equal_stays, hours, last_seen, shifts
-from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, without_statistics
-from seqsetvae.cohort.spans import TIMES, span_notes
+from seqsetvae.cohort.profile import equal_stays, hours, shifts
+from seqsetvae.cohort.report import ALIKE, NO_STATISTICS, alike_names, event_counts, unusual, without_statistics
+from seqsetvae.cohort.spans import TIMES
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
-from seqsetvae.errors import InputError, counted, cut
+from seqsetvae.errors import counted
+from seqsetvae.findings import ERROR, NOTE, WARNING, Finding
 
 EXTREME_Z = 10.0  # a z-score beyond this is reported: a wrong unit, a typing error, or a very sick patient
 WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong, and it outweighs all others in a loss
 MANY = 0.1  # share of the variables, or of the events, that may keep raw values beyond EXTREME_Z
 SHORT_STAY, LONG_STAY = 3.0, 30 * 24.0  # hours; a median outside means that `minute` may be in another unit
 FEWEST_STAYS = 5  # for a median of their length
+SHOWN = 5  # items of any one finding
 # What the name of a label says that is decided when the stay ends.
 END_OF_STAY = re.compile(
     r"death|dead|died|dies|mortal|expire|surviv|discharg|readmi|(?<![a-z])los(?![a-z])|length.of.stay|stay_over"
@@ -33,84 +32,37 @@ LIMITED = (
     "New models limit them (--value_clip, --min_count), so training is possible. Correct those that are wrong; a "
     "checkpoint without value_clip reads them as they are"
 )
-SHOWN = 5  # lines of any one finding
-LONGEST_ITEM = 500  # characters of one of them, such as a name that is no name
-T = TypeVar("T")
 
 
-@dataclass
-class Findings:
-    """A report: what was found and decided, errors that must be corrected before training, and warnings."""
-
-    facts: list[str] = field(default_factory=list)
-    decided: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    next_step: str = ""  # a command
-
-    def attempt(self, read: Callable[[], T]) -> T | None:
-        """What `read` returns; an InputError becomes a problem, and None."""
-        try:
-            return read()
-        except InputError as error:
-            self.problems.append(str(error))
-            return None
-
-    def text(self) -> str:
-        """The report, ending with the number of errors and warnings, and the next command."""
-        lines = list(self.facts)
-        titles = {
-            "Decided:": self.decided,
-            "Errors, to correct before training:": self.problems,
-            "Warnings:": self.remarks,
-        }
-        for title, notes in titles.items():
-            if notes:
-                lines += ["", title, *(f"  - {note}" for note in notes)]
-        count = f"{counted(len(self.problems), 'error')}, {counted(len(self.remarks), 'warning')}"
-        lines += ["", f"{count}: {'NOT ready' if self.problems else 'ready'} for training."]
-        return "\n".join(lines + [f"To import: {self.next_step}"] * bool(self.next_step))
+def about(level: str, items: Iterable[str], noun: str, what: str, action: str = "") -> list[Finding]:
+    """A finding about so many of something, such as `12 variables without an embedding`; none about none."""
+    items = tuple(items)
+    return [Finding(level, f"{counted(len(items), noun)} {what}", action, items)] if items else []
 
 
-def add_list(notes: list[str], what: str, items: Iterable[str]) -> None:
-    """Add `12 what:` and the first of the items, one a line; nothing if there are none."""
-    items = list(items)
-    if items:
-        more = [f"and {len(items) - SHOWN:,} more"] if len(items) > SHOWN else []
-        notes.append(
-            f"{len(items):,} {what}:"
-            + "".join(f"\n      {cut(item, LONGEST_ITEM)}" for item in [*items[:SHOWN], *more])
-        )
-
-
-def describe(cohort: Cohort, findings: Findings, reported: Collection[str] = ()) -> None:
-    """Add what the arrays of a cohort show.
+def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding]:
+    """What the arrays of a cohort show.
 
     `reported` are variables that keep raw values because their statistics, which are a finding already, are unusable.
     """
-    said = cohort.manifest.get(IMPORT, {})
-    findings.facts += [f"  {line}" for line in said.get("found", ())] + _table(cohort)
-    findings.decided += said.get("decided", ())
-    findings.remarks += said.get("notes", ())
-    _check_window(cohort, findings)
-    _check_ended(cohort, findings)
-    report = cohort.manifest["report"]
-    if report["stays_out_of_order"]:
-        findings.remarks.append(f"{report['stays_out_of_order']:,} stays have rows out of time order; they are sorted")
+    yield from unusual(cohort, SHOWN)
+    yield from _window(cohort)
+    yield from _ended(cohort)
     without = without_statistics(cohort).items()
-    unknown = [f"{name!r}: {n:,} events" for name, n in without if name not in reported]
-    add_list(findings.remarks, "variables without statistics, which keep their raw value", unknown)
-    add_list(findings.remarks, f"{ALIKE} (--variable_map of `table` and `meds` joins them)", alike_names(cohort))
-    findings.problems += leaks(cohort)
+    unknown = [f"{name!r}: {counted(n, 'event')}" for name, n in without if name not in reported]
+    yield from about(WARNING, unknown, "variable", NO_STATISTICS)
+    yield from about(
+        WARNING, alike_names(cohort), "group", f"of {ALIKE}", "--variable_map of table and meds joins them"
+    )
     if cohort.variables.statistics != NONE:
-        _check_values(cohort, findings, reported)
-    _check_spans(cohort, findings)
-    _check_time_span(cohort, findings)
-    _check_last_seen(cohort, findings)
-    _check_equal_stays(cohort, findings)
+        yield from _values(cohort, reported)
+    yield from _lengths(cohort)
+    yield from shifts(cohort)
+    yield from _equal_stays(cohort)
 
 
-def _table(cohort: Cohort) -> list[str]:
+def table(cohort: Cohort) -> list[str]:
+    """Counts and sizes of each split, a line each."""
     counts, sizes = ("split", "stays", "sets", "events"), ("sets/stay", "events/stay", "events/set", "hours/stay")
     head = (*counts, *sizes, "unlabelled", "positive")
     under = ("", "", "", "", "median / max", "median / max", "max", "median / max", "", "")
@@ -122,7 +74,11 @@ def _table(cohort: Cohort) -> list[str]:
         row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in rows
     ]
-    return [f"label: {cohort.label_name}    variables: {len(cohort.vocabulary)}", "", *lines]
+    return [
+        f"label: {cohort.label_name}    variables: {len(cohort.vocabulary)}    a set: the events of a stay at one time",
+        "",
+        *(line.rstrip() for line in lines),
+    ]
 
 
 def _row(name: str, splits: list[Split]) -> tuple[str, ...]:
@@ -147,176 +103,148 @@ def _row(name: str, splits: list[Split]) -> tuple[str, ...]:
     )
 
 
-def _check_window(cohort: Cohort, findings: Findings) -> None:
-    """Say that whole stays are used, and ask for a window where the label is known to be an event at their end.
+def _is_timed(cohort: Cohort) -> bool:
+    return any(np.isfinite(split.prediction_minute).any() for split in cohort.splits.values())
 
-    A fact for data that have no prediction times by their nature; a remark for an import, which can have a window.
+
+def _window(cohort: Cohort) -> Iterator[Finding]:
+    """That whole stays are used; for a label that is known to be an event at their end, that a window is needed.
+
+    A note for data that have no prediction times by their nature; a warning for an import, which can have a window.
     """
-    splits = cohort.splits.values()
-    if any(np.isfinite(split.prediction_minute).any() for split in splits) or not any(
-        (split.label >= 0).any() for split in splits
-    ):
+    if _is_timed(cohort) or not any(n["labelled"] for n in cohort.manifest["splits"].values()):
         return
-    text = f"no prediction times: events up to the end of each stay are used to predict {cohort.label_name}"
-    if not END_OF_STAY.search(cohort.label_name.lower()):
-        findings.facts.append(text)
-        return
-    text += ", which is known at the end of the stay. Leave out what comes shortly before: --until_hour H"
-    if IMPORT in cohort.manifest:
-        findings.remarks.append(text)
+    label = cohort.label_name
+    text = f"no prediction times: {label} is predicted from all events up to the end of each stay"
+    if not END_OF_STAY.search(label.lower()):
+        yield Finding(NOTE, text)
+    elif IMPORT in cohort.manifest:
+        action = f"{label} is known at the end of the stay: leave out what comes shortly before (--until_hour H)"
+        yield Finding(WARNING, text, action)
     else:  # compiling the old layout has no such flag
-        findings.facts.append(f"{text} of data.py physionet2012 and data.py table (data.py export makes a table)")
+        action = (
+            f"If stays go on until {label} is known, leave out what comes shortly before: --until_hour H of "
+            "data.py physionet2012 and data.py table (data.py export makes a table)"
+        )
+        yield Finding(NOTE, text, action)
 
 
-def _check_ended(cohort: Cohort, findings: Findings) -> None:
-    """Say that stays may have ended before their prediction time, where an import does not know when stays end."""
+def _ended(cohort: Cohort) -> Iterator[Finding]:
+    """That stays may have ended before their prediction time, where an import does not know when stays end."""
     counts, times = cohort.manifest["splits"].values(), cohort.manifest["report"].get(TIMES)
-    is_timed = any(np.isfinite(split.prediction_minute).any() for split in cohort.splits.values())
-    if times is None or not is_timed or IMPORT not in cohort.manifest or cohort.manifest[IMPORT].get(END):
+    if times is None or not _is_timed(cohort) or cohort.manifest.get(IMPORT, {END: True}).get(END):
         return
     over = times["over"]
     stays, labelled, positives = (sum(n[key] for n in counts) for key in ("stays", "labelled", "positives"))
     others = rate(positives - over["positives"], labelled - over["labelled"])
-    findings.remarks.append(
+    yield Finding(
+        WARNING,
         "it is not known which stays had ended by their prediction time; they are used, with what was recorded until "
         f"then. {over['stays']:,} of {stays:,} have no event from that time on; {cohort.label_name}: "
-        f"{rate(over['positives'], over['labelled'])} of these, {others} of the others. --end_column (of MEDS: "
-        "--end_code) leaves out those that ended"
+        f"{rate(over['positives'], over['labelled'])} of these, {others} of the others",
+        "--end_column (of MEDS: --end_code) leaves out those that had ended",
     )
 
 
-@dataclass(frozen=True)
-class _Extremes:
-    """How far the values of each variable go: z-scores, or values in their units without statistics."""
+def _values(cohort: Cohort, reported: Collection[str]) -> Iterator[Finding]:
+    """Extreme values; those that no training can use are errors."""
+    n_events, (beyond, value, furthest) = event_counts(cohort), _furthest(cohort)
+    n_training = cohort.sums("train").count if "train" in cohort.splits else np.zeros(len(beyond))
+    has_stats, is_new = np.isfinite(cohort.std), ~np.isin(cohort.vocabulary, list(reported))
 
-    n_events: NDArray[np.int64]  # [V]
-    n_training: NDArray[np.float64]  # [V] those of the training split
-    beyond: NDArray[np.int64]  # [V] events beyond EXTREME_Z
-    value: NDArray[np.float64]  # [V] the value furthest from the mean
-    furthest: NDArray[np.float64]  # [V] its z-score; 0 if it is not beyond EXTREME_Z
+    def variables(level: str, chosen: NDArray[np.bool_], what: str, action: str = "") -> list[Finding]:
+        items = [
+            f"{cohort.vocabulary[v]!r}: {counted(beyond[v], 'event')}, the furthest {value[v]:g} "
+            + (f"(z = {furthest[v]:+.1f})" if has_stats[v] else "(no statistics)")
+            for v in np.argsort(-beyond, kind="stable").tolist()
+            if chosen[v] and beyond[v]
+        ]
+        return about(level, items, "variable", what, action)
+
+    far = f"values more than {EXTREME_Z:g} standard deviations from the mean"
+    misfit = has_stats & (beyond > n_events / 2)
+    if cohort.variables.statistics == TRAIN_SPLIT:  # training has few, nearly equal values of it
+        yield from variables(WARNING, misfit, f"with most {far} of the training values", LIMITED)
+    else:
+        yield from variables(ERROR, misfit, f"with most {far}: their mean and std do not fit")
+    is_wild = is_new & ~misfit & (np.abs(furthest) >= WILD_Z)
+    unseen = ~has_stats & (n_training == 0)  # rare to a new model, to which it has the value 1
+    what = f"with values of {WILD_Z:,.0f} or more after normalisation (mistyped, or a tiny std)"
+    yield from variables(WARNING, is_wild & has_stats, what, LIMITED)
+    what = f"without training values, and so without mean and std, that have values beyond {EXTREME_Z:g}"
+    yield from variables(WARNING, is_new & unseen, what, LIMITED)
+    what = f"without mean and std that have values of {WILD_Z:,.0f} or more, which nothing limits"
+    yield from variables(ERROR, is_wild & ~has_stats & ~unseen, what)
+    raw = is_new & ~has_stats & ~unseen & (beyond > 0)
+    if max(raw.mean(), n_events[raw].sum() / n_events.sum()) > MANY:
+        yield from variables(
+            ERROR, raw, f"without mean and std that have values beyond {EXTREME_Z:g}: too many to train on"
+        )
+    yield from variables(WARNING, has_stats & ~misfit & ~is_wild, f"with {far}")
 
 
-def _extremes(cohort: Cohort) -> _Extremes:
+def _furthest(cohort: Cohort) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """[V] each: events beyond EXTREME_Z, the value furthest from the mean, and its z-score (0 if not beyond EXTREME_Z).
+
+    Of variables without statistics the values themselves count.
+    """
     n_variables, of_each = len(cohort.vocabulary), np.arange(len(cohort.vocabulary), dtype=np.int32)
     beyond = np.zeros(n_variables, dtype=np.int64)
     for split in cohort.splits.values():
         for variable, value in event_blocks(split.variable, split.value):
             is_beyond = np.abs(cohort.variables.z_scores(variable, value)) > EXTREME_Z
             beyond += np.bincount(variable[is_beyond], minlength=n_variables)
-    sums = {name: cohort.sums(name) for name in cohort.splits}
-    low = np.min([each.low for each in sums.values()], axis=0)
-    high = np.max([each.high for each in sums.values()], axis=0)
+    sums = [cohort.sums(name) for name in cohort.splits]
+    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
     z_low, z_high = (cohort.variables.z_scores(of_each, values) for values in (low, high))
     is_high = z_high >= -z_low
-    furthest = np.where(beyond > 0, np.where(is_high, z_high, z_low), 0.0)
-    n_training = sums["train"].count if "train" in sums else np.zeros(n_variables)
-    return _Extremes(event_counts(cohort), n_training, beyond, np.where(is_high, high, low), furthest)
+    return beyond, np.where(is_high, high, low), np.where(beyond > 0, np.where(is_high, z_high, z_low), 0.0)
 
 
-def _check_values(cohort: Cohort, findings: Findings, reported: Collection[str]) -> None:
-    """Note extreme values; those that no training can use are problems."""
-    found = _extremes(cohort)
-    has_stats, is_new = np.isfinite(cohort.std), ~np.isin(cohort.vocabulary, list(reported))
-    by_count = np.argsort(-found.beyond, kind="stable")[: np.count_nonzero(found.beyond)]
-
-    def add(notes: list[str], what: str, chosen: NDArray[np.bool_]) -> None:
-        add_list(notes, what, [_extreme(cohort, found, v) for v in by_count if chosen[v]])
-
-    beyond = f"values beyond {EXTREME_Z:g} standard deviations"
-    misfit = has_stats & (found.beyond > found.n_events / 2)
-    if cohort.variables.statistics == TRAIN_SPLIT:  # training has few, nearly equal values of it
-        add(findings.remarks, f"variables with most {beyond} of the training values. {LIMITED}", misfit)
-    else:
-        add(findings.problems, f"variables with most {beyond}: their mean and std do not fit", misfit)
-    is_wild = is_new & ~misfit & (np.abs(found.furthest) >= WILD_Z)
-    unseen = ~has_stats & (found.n_training == 0)  # rare to a new model, to which it has the value 1
-    what = f"variables with values of {WILD_Z:,.0f} or more after normalisation (mistyped, or a tiny std). {LIMITED}"
-    add(findings.remarks, what, is_wild & has_stats)
-    what = f"variables without training values, whose values are raw, beyond {EXTREME_Z:g}. {LIMITED}"
-    add(findings.remarks, what, is_new & unseen & (found.beyond > 0))
-    what = f"variables without statistics with raw values of {WILD_Z:,.0f} or more (nothing limits them)"
-    add(findings.problems, what, is_wild & ~has_stats & ~unseen)
-    raw = is_new & ~has_stats & ~unseen & (found.beyond > 0)
-    if max(raw.mean(), found.n_events[raw].sum() / found.n_events.sum()) > MANY:
-        what = f"variables without statistics whose raw values go beyond {EXTREME_Z:g}, too many to train on"
-        add(findings.problems, what, raw)
-    add(findings.remarks, f"variables with {beyond}", has_stats & ~misfit & ~is_wild & (found.beyond > 0))
-
-
-def _extreme(cohort: Cohort, found: _Extremes, v: int) -> str:
-    """One line on the extreme values of a variable, the furthest in its own unit."""
-    known = np.isfinite(cohort.std[v])
-    furthest = f"{found.value[v]:g} (z = {found.furthest[v]:+.1f})" if known else f"{found.value[v]:g} (no statistics)"
-    return f"{cohort.vocabulary[v]!r}: {found.beyond[v]:,} events, furthest {furthest}"
-
-
-def _check_spans(cohort: Cohort, findings: Findings) -> None:
-    """Note stays of absurd lengths, and events far from the start, as they were before anything was cut off."""
-    times = cohort.manifest["report"].get(TIMES)
-    if times is not None:
-        n_events = sum(n["events"] for n in cohort.manifest["splits"].values())
-        problems, remarks = span_notes(times, n_events, examples=SHOWN)
-        findings.problems += problems
-        findings.remarks += remarks
-
-
-def _check_time_span(cohort: Cohort, findings: Findings) -> None:
+def _lengths(cohort: Cohort) -> Iterator[Finding]:
+    """Stays that are so short or long that times may be in another unit; timestamps have none."""
     span = np.concatenate([hours(split) for split in cohort.splits.values()])
     median = float(np.median(span))
     if has_dates(cohort) or len(span) < FEWEST_STAYS or SHORT_STAY <= median <= LONG_STAY:
         return
-    unit, longest = cohort.manifest.get(IMPORT, {}).get("times"), f"the longest {span.max():,.2f} hours"
-    where = f"are the times in {unit} (--time_unit)" if unit else "is the column minute in minutes"
-    asked = f"{where[0].upper()}{where[1:]}? Hours would look too short"
-    if median > LONG_STAY:
-        asked = f"Right for records of months or years; of stays in hospital, {where}? Seconds would look too long"
-    findings.remarks.append(f"half of the stays last {_side(median)} from first to last event ({longest}). {asked}")
+    unit = cohort.manifest.get(IMPORT, {}).get("times")
+    asked = f"Are the times in {unit} (--time_unit)?" if unit else "Is the column minute in minutes?"
+    if median < SHORT_STAY:
+        length, action = f"less than {median:,.2f} hours", f"{asked} If they are hours, stays look too short"
+    else:
+        length = f"more than {median / 24:,.0f} days"
+        action = f"That is right for records of months or years. Of stays in hospital: {asked[0].lower()}{asked[1:]} "
+        action += "If they are seconds, stays look too long"
+    text = f"half of the stays last {length} from first to last event (the longest {span.max():,.2f} hours)"
+    yield Finding(WARNING, text, action)
 
 
-def _side(median: float) -> str:
-    return f"less than {median:,.2f} hours" if median < SHORT_STAY else f"more than {median / 24:,.0f} days"
+def _equal_stays(cohort: Cohort) -> Iterator[Finding]:
+    """The same rows under two stay numbers: an error if they are in two splits."""
+    groups = equal_stays(cohort)
+    for level, where, is_leak in ((ERROR, "different splits", True), (WARNING, "one split", False)):
+        chosen = [group for group in groups if (len({split for split, _ in group}) > 1) == is_leak]
+        items = (", ".join(f"{split}/{stay}" for split, stay in group) for group in chosen)
+        yield from about(level, items, "group", f"of stays with the same rows in {where}")
 
 
-def _check_last_seen(cohort: Cohort, findings: Findings) -> None:
-    """Note splits or groups of the source that last see variables at other times of a stay."""
-    for shift in (shift for groups in last_seen(cohort) for shift in shifts(groups)):
-        _add_shift(cohort, shift, findings)
-
-
-def _add_shift(cohort: Cohort, shift: Shift, findings: Findings) -> None:
-    lines = [
-        f"{cohort.vocabulary[v]!r}: at {early:.1%} of the stay in {shift.earlier}, {late:.1%} in {shift.later}"
-        for v, (early, late) in zip(shift.shifted, shift.means, strict=True)
-    ]
-    what = (
-        f"of {shift.compared:,} variables are last seen at another time in {shift.earlier} than in {shift.later}, most "
-        "of them earlier. Are the last values of stays missing?"
-    )
-    add_list(findings.remarks, what, lines)
-
-
-def _check_equal_stays(cohort: Cohort, findings: Findings) -> None:
-    """The same rows under two stay numbers: a problem if they are in two splits."""
-    across: list[str] = []
-    within: list[str] = []
-    for stays in equal_stays(cohort):
-        is_leak = len({split for split, _ in stays}) > 1
-        (across if is_leak else within).append(", ".join(f"{split}/{stay}" for split, stay in stays))
-    add_list(findings.problems, "groups of stays with the same rows in different splits", across)
-    add_list(findings.remarks, "groups of stays with the same rows in one split", within)
-
-
-def check_labels(cohort: Cohort, findings: Findings) -> None:
-    """Note splits without stays of both classes, and stays without a label."""
+def labels(cohort: Cohort) -> Iterator[Finding]:
+    """Splits without stays of both classes, and stays without a label."""
     counts = cohort.manifest["splits"]
     if not any(n["labelled"] for n in counts.values()):
         name = "" if cohort.label_name == NO_LABEL else f" {cohort.label_name}"
-        findings.problems.append(f"no stay has a label{name}: the data can be predicted or embedded, not trained on")
+        text = f"no stay has a label{name}: models can be pretrained on the data and applied to them, not fine-tuned"
+        yield Finding(ERROR, text)
         return
-    findings.problems += [f"there is no {needed} split" for needed in ("train", "valid") if needed not in counts]
+    for name in ("train", "valid"):
+        if name not in counts:
+            yield Finding(ERROR, f"there is no {name} split")
     for name, n in counts.items():
-        if n["labelled"] < n["stays"]:
-            findings.remarks.append(f"{name}: {n['stays'] - n['labelled']:,} stays without a label, which are not 0")
-        if n["positives"] in (0, n["labelled"]):
-            one_class = f"{name}: {n['positives']:,} positive among {n['labelled']:,} labelled; AUC needs both"
-            (findings.remarks if name == "test" else findings.problems).append(one_class)
+        unlabelled, negatives = n["stays"] - n["labelled"], n["labelled"] - n["positives"]
+        if unlabelled:
+            text = f"{name}: {counted(unlabelled, 'stay')} without a label, left out of training and evaluation"
+            yield Finding(WARNING, f"{text} (no label is not 0)")
+        if not n["positives"] or not negatives:
+            level = WARNING if name == "test" else ERROR
+            text = f"{name}: {n['positives']:,} positive and {negatives:,} negative stays; an AUC needs both"
+            yield Finding(level, text)

@@ -1,7 +1,8 @@
-"""What the training data of a model were like: how often each variable occurs, and up to when events were used.
+"""What the stays of a cohort are like: lengths, how often and when each variable occurs, stays with the same rows.
 
-A checkpoint keeps it, so that later data can be compared with it. It is taken from the arrays, whatever the origin of
-the data and the unit of their times. Legend: V variables, E events of a block, N stays.
+A checkpoint keeps the profile of its training stays, so that later data can be compared with it. All is taken from the
+arrays, whatever the origin of the data, in blocks of stays, so memory does not grow with the cohort.
+Letters: V variables, E events of a block, N stays.
 """
 
 from __future__ import annotations
@@ -9,18 +10,63 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
-from seqsetvae.cohort.plausibility import hours
+from seqsetvae.findings import WARNING, Finding
 
 PROFILE = "training_data"  # the key in checkpoints that we write
 NEARLY = 0.9  # stays are cut at one time if half of them are this near to the longest of them
 FIXED = 0.01  # relative: prediction times that differ by less are one hour of the stay
+CELLS_PER_BLOCK = 1 << 22  # stays times variables
+FEWEST_STAYS = 30  # of each of two groups, below which the last times of a variable are not compared
+STANDARD_ERRORS = 5.0  # a difference of means beyond this is not chance, even among hundreds of variables
+SMALLEST_SHIFT = 0.02  # of a stay's length: smaller differences are of no interest, however certain
+SHARE_SHIFTED = 0.2  # of the variables: chance and a change of practice move a few, lost rows move many
+FEWEST_EQUAL_ROWS = 6  # two stays of fewer rows may be equal by chance
 Floats = NDArray[np.float64]
+
+
+def hours(split: Split) -> Floats:
+    """[N] Hours from the first to the last set of each stay."""
+    first, last = split.stay_offset[:-1], split.stay_offset[1:] - 1
+    return (split.minute[last] - split.minute[first]) / 60
+
+
+def median_hours(split: Split) -> float | None:
+    """The median length of the stays; None where it is 0, as of stays with one set each, or where there is no stay."""
+    return (float(np.median(hours(split))) or None) if split.n_stays else None
+
+
+class _Events(NamedTuple):
+    """The events of some stays of a split, in time order within each stay."""
+
+    stay: NDArray[np.int64]  # [E] position in the block
+    minute: Floats  # [E]
+    variable: NDArray[np.int32]  # [E]
+    value: Floats  # [E]
+
+
+def _blocks(split: Split, most_stays: int) -> Iterator[tuple[slice, _Events]]:
+    """The stays of a split in blocks of at most `most_stays` stays and EVENTS_PER_BLOCK events, at least one stay."""
+    event_start = split.set_offset[split.stay_offset]  # [N + 1]
+    start = 0
+    while start < split.n_stays:
+        by_events = int(np.searchsorted(event_start, event_start[start] + EVENTS_PER_BLOCK, side="right")) - 1
+        end = min(max(by_events, start + 1), start + most_stays, split.n_stays)
+        sets = slice(split.stay_offset[start], split.stay_offset[end])
+        events = slice(event_start[start], event_start[end])
+        stay = np.repeat(np.arange(end - start), np.diff(event_start[start : end + 1]))
+        minute = np.repeat(split.minute[sets], np.diff(split.set_offset[sets.start : sets.stop + 1]))
+        yield slice(start, end), _Events(stay, minute, split.variable[events], split.value[events])
+        start = end
+
+
+# ------------------------------------------------------------------ the profile that a checkpoint keeps
 
 
 class VariableSums:
@@ -31,26 +77,14 @@ class VariableSums:
         self.events, self.stays, self.total = np.zeros((3, n_variables))
 
     def add(self, split: Split) -> None:
-        n_variables, event_start = len(self.events), split.set_offset[split.stay_offset]
-        for first, end in _blocks(event_start):
-            events = slice(int(event_start[first]), int(event_start[end]))
-            stay = np.repeat(np.arange(end - first), np.diff(event_start[first : end + 1]))
-            pairs, pair = np.unique(stay * n_variables + split.variable[events], return_inverse=True)
+        n_variables = len(self.events)
+        for _, events in _blocks(split, split.n_stays):
+            pairs, pair = np.unique(events.stay * n_variables + events.variable, return_inverse=True)
             count = np.bincount(pair)
-            mean = np.bincount(pair, weights=split.value[events]) / count
+            mean = np.bincount(pair, weights=events.value) / count
             self.events += np.bincount(pairs % n_variables, weights=count, minlength=n_variables)
             self.stays += np.bincount(pairs % n_variables, minlength=n_variables)
             self.total += np.bincount(pairs % n_variables, weights=mean, minlength=n_variables)
-
-
-def _blocks(event_start: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Stays in blocks of at most EVENTS_PER_BLOCK events, at least one stay: (first, end)."""
-    first, n_stays = 0, len(event_start) - 1
-    while first < n_stays:
-        full = int(np.searchsorted(event_start, event_start[first] + EVENTS_PER_BLOCK, side="right")) - 1
-        end = min(max(full, first + 1), n_stays)
-        yield first, end
-        first = end
 
 
 @dataclass(frozen=True)
@@ -136,3 +170,115 @@ class Profile:
         if not (is_good and counts_fit and all(isinstance(name, str) for name in variables)):
             raise ValueError("counts or hours that no stays can have")
         return cls(Window(stays, predicted, at, cut), variables)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ when in the stay each variable is last seen
+
+
+def last_seen(cohort: Cohort) -> list[dict[str, Floats]]:
+    """By split, and by group of the source where it has groups (the sets of PhysioNet).
+
+    [3, V] each, over the stays that have a variable: their number, the sum of the times at which they have it last (0 =
+    at their start, 1 = at their end), and the sum of the squares.
+    """
+    n_variables = len(cohort.vocabulary)
+    by_split: dict[str, Floats] = {}
+    by_group: dict[str, Floats] = {}
+    for name, split in cohort.splits.items():
+        runs = cohort.manifest.get("groups", {}).get(name, ())
+        group_of = np.array([group for group, n_stays in runs for _ in range(n_stays)], dtype=np.str_)
+        for stays, events in _blocks(split, max(1, CELLS_PER_BLOCK // n_variables)):
+            time = _last_times(split, stays, events, n_variables)
+            chosen = [(by_split, name, time)]
+            chosen += [
+                (by_group, group, time[group_of[stays] == group]) for group in np.unique(group_of[stays]).tolist()
+            ]
+            for sums, group, times in chosen:
+                added = [(~np.isnan(times)).sum(axis=0), np.nansum(times, axis=0), np.nansum(times**2, axis=0)]
+                sums[group] = sums.get(group, 0) + np.stack(added)
+    return [by_split, dict(sorted(by_group.items()))]
+
+
+def _last_times(split: Split, stays: slice, events: _Events, n_variables: int) -> Floats:
+    """[N, V] The last minute of each variable, as a share of its stay; NaN where it does not occur.
+
+    A stay whose events are all at one time has no length, and NaN throughout.
+    """
+    last = np.full((stays.stop - stays.start, n_variables), np.nan)
+    last[events.stay, events.variable] = events.minute  # the last assignment remains, and it is the latest event
+    first, end = split.minute[split.stay_offset[:-1][stays]], split.minute[split.stay_offset[1:][stays] - 1]
+    length = np.where(end > first, end - first, np.nan)
+    return (last - first[:, None]) / length[:, None]
+
+
+def shifts(cohort: Cohort) -> Iterator[Finding]:
+    """Pairs of splits or groups in which a good share of the variables is last seen at different times."""
+    for groups in last_seen(cohort):
+        for names in combinations(groups, 2):
+            yield from _shift(cohort.vocabulary, names, [groups[name] for name in names])
+
+
+def _shift(vocabulary: Sequence[str], names: tuple[str, str], sums: list[Floats]) -> Iterator[Finding]:
+    """That variables are last seen at different times in two groups with these names and sums, if they are."""
+    count, total, squares = np.stack(sums, axis=1)  # [2, V] each
+    enough = (count >= FEWEST_STAYS).all(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+        squared_error = np.maximum(squares / count - mean**2, 0) / count
+    difference, error = (np.where(enough, each, 0.0) for each in (mean[0] - mean[1], squared_error.sum(axis=0)))
+    shifted = np.flatnonzero(np.abs(difference) > np.maximum(STANDARD_ERRORS * np.sqrt(error), SMALLEST_SHIFT))
+    if not len(shifted) or len(shifted) < SHARE_SHIFTED * enough.sum():
+        return
+    shifted = shifted[np.argsort(-np.abs(difference[shifted]), kind="stable")]
+    early, late = (0, 1) if np.median(difference[shifted]) < 0 else (1, 0)
+    yield Finding(
+        WARNING,
+        f"{len(shifted):,} of {enough.sum():,} variables are last seen at another time in {names[early]} than in "
+        f"{names[late]}, most of them earlier",
+        "Are the last values of stays missing?",
+        tuple(
+            f"{vocabulary[v]!r}: at {mean[early, v]:.1%} of the stay in {names[early]}, {mean[late, v]:.1%} in "
+            f"{names[late]}"
+            for v in shifted.tolist()
+        ),
+    )
+
+
+# ------------------------------------------------------------------ stays with the same rows
+
+
+def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
+    """Stays (split, stay number) of different subjects with the same rows (minute, variable, value), in any order."""
+    splits = cohort.splits.values()
+    hashes, subject, number = (
+        np.concatenate(columns)
+        for columns in zip(*((_row_hashes(split), split.subject_id, split.stay_id) for split in splits), strict=True)
+    )
+    split_of = np.repeat(list(cohort.splits), [split.n_stays for split in splits]).tolist()
+    value, count = np.unique(hashes[hashes != 0], return_counts=True)
+    again = np.flatnonzero(np.isin(hashes, value[count > 1]))
+    again = again[np.argsort(hashes[again], kind="stable")]
+    groups = np.split(again, np.flatnonzero(np.diff(hashes[again])) + 1)
+    groups = [group for group in groups if (subject[group] != subject[group[:1]]).any()]  # not samples of one subject
+    return [[(split_of[at], int(number[at])) for at in group] for group in groups]
+
+
+def _row_hashes(split: Split) -> NDArray[np.uint64]:
+    """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
+    result = np.zeros(split.n_stays, dtype=np.uint64)
+    for stays, events in _blocks(split, split.n_stays):
+        row = _scrambled(events.variable.astype(np.uint64))
+        for column in (events.minute, events.value):
+            row = _scrambled(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero
+        n_rows = np.bincount(events.stay, minlength=stays.stop - stays.start)
+        total = np.add.reduceat(row, np.cumsum(n_rows) - n_rows)
+        result[stays] = np.where(n_rows >= FEWEST_EQUAL_ROWS, total, 0)
+    return result
+
+
+def _scrambled(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A one-to-one scrambling of 64 bits (the finalizer of SplitMix64)."""
+    bits = bits + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

@@ -1,22 +1,30 @@
-"""A compiled cohort in words: its counts, and what was unusual about its data."""
+"""A compiled cohort in words: its counts, what was unusual about its data, and whether training can see test data.
+
+Letters: V variables.
+"""
 
 import unicodedata
-from itertools import chain
+from collections.abc import Iterator, Mapping
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.imported import END, IMPORT, SKIPPED, FaultyFiles
-from seqsetvae.cohort.leaks import leaks
 from seqsetvae.cohort.manifest import EARLIER_VERSION
 from seqsetvae.cohort.names import alike
-from seqsetvae.cohort.spans import TIMES, span_notes
-from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
+from seqsetvae.cohort.spans import TIMES, span_findings
+from seqsetvae.cohort.statistics import Sums
+from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT
 from seqsetvae.errors import counted, shown
+from seqsetvae.findings import ERROR, WARNING, Finding
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
+NO_STATISTICS = "without mean and std, whose values are read as they are"
 NAMED = 8  # variables that one line names
+CLOSE = 0.01  # of the distance between two means
+FEWEST_VARIABLES = 3  # whose means can tell splits apart
 
 
 def summary(cohort: Cohort) -> str:
@@ -63,30 +71,20 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     With `examples` of faulty files, which name stays; without them in runs, whose output goes to logs and reports.
     """
     report = cohort.manifest["report"]
-    unknown = without_statistics(cohort)
     see = f"left out; see {cohort.path / SKIPPED}"
-    lines = [*leaks(cohort), *cohort.manifest.get(IMPORT, {}).get("notes", ())]
-    if TIMES in report:
-        lines += chain(
-            *span_notes(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
-        )
-    if unknown:
-        lines.append(f"no statistics, raw values kept: {counted(len(unknown), 'variable')}: {most_events(unknown)}")
+    lines = ["\n      ".join([found.line(), *found.items]) for found in unusual(cohort, int(examples))]
+    if unknown := without_statistics(cohort):
+        lines.append(f"{counted(len(unknown), 'variable')} {NO_STATISTICS}: {most_events(unknown)}")
     if cohort.variables.statistics == TRAIN_SPLIT:
         lines.append("mean and std of each variable are those of the train split")
-    if cohort.manifest["version"] == EARLIER_VERSION:
-        lines.append(
-            "compiled by an earlier version, with z-scores, which were turned back into values; compile the data again "
-            "before the next version, which will not read it"
-        )
-    unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
     if report["faulty_files"]:
+        unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
         lines.append(f"{counted(report['faulty_files'], f'faulty {unit}')} {see}")
-    lines += _faults(cohort, examples)
-    unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
-    if unnamed["rows"]:
-        where = counted(unnamed["files"], "file")
-        lines.append(f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
+    if report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
+        faulty = FaultyFiles(**report["faults"])
+        lines += faulty.lines(examples)
+        if faulty.files or not faulty.kinds:
+            lines.append(f"--skip_bad left out {faulty.share(cohort.manifest['splits'], cohort.label_name)}")
     emptied = report.get("without_known_variable", {})
     for split, unknown in report.get("unknown_variables", {}).items():  # where a model lacks a vector for them
         lines.append(f"{split}: events of variables without an embedding, left out: {most_events(unknown)}")
@@ -94,19 +92,29 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
             lines.append(f"{split}: {counted(len(emptied[split]), 'stay')} without any other event, left out")
     if report["left_out"]:
         lines.append(f"{counted(report['left_out'], 'stay')} {why_left_out(cohort)} {see}")
-    if report["stays_out_of_order"]:
-        lines.append(f"{counted(report['stays_out_of_order'], 'stay')} with rows out of time order, which were sorted")
     return lines
 
 
-def _faults(cohort: Cohort, examples: bool) -> list[str]:
-    """Which kinds of faults --skip_bad ignored, and how the stays left out differ from those kept."""
-    report = cohort.manifest["report"]
-    if not report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
-        return []
-    faulty = FaultyFiles(**report["faults"])
-    share = faulty.share(cohort.manifest["splits"], cohort.label_name)
-    return [*faulty.lines(examples), *([f"--skip_bad left out {share}"] if faulty.files or not faulty.kinds else [])]
+def unusual(cohort: Cohort, examples: int) -> Iterator[Finding]:
+    """What a check and the start of a run say alike; so many stays are named for each finding."""
+    report, said = cohort.manifest["report"], cohort.manifest.get(IMPORT, {})
+    yield from leaks(cohort)
+    yield from (Finding(WARNING, note) for note in said.get("notes", ()))
+    if TIMES in report:
+        yield from span_findings(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
+    if cohort.manifest["version"] == EARLIER_VERSION:
+        yield Finding(
+            WARNING,
+            "compiled by an earlier version, with z-scores, which were turned back into values",
+            "Compile the data again before the next version, which will not read it",
+        )
+    unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
+    if unnamed["rows"]:
+        where = counted(unnamed["files"], "file")
+        yield Finding(WARNING, f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")
+    if report["stays_out_of_order"]:
+        stays = counted(report["stays_out_of_order"], "stay")
+        yield Finding(WARNING, f"{stays} with rows out of time order, which were sorted")
 
 
 def why_left_out(cohort: Cohort) -> str:
@@ -133,3 +141,51 @@ def most_events(unknown: dict[str, int]) -> str:
     listed = ", ".join(f"{shown(name)} ({counted(n, 'event')})" for name, n in by_count[:NAMED])
     more = len(unknown) - NAMED
     return f"{listed} and {more:,} more" if more > 0 else listed
+
+
+# ------------------------------------------------------------------ what training can see of validation or test data
+
+
+def leaks(cohort: Cohort) -> Iterator[Finding]:
+    """Patients in two splits, events after the time of the label, and statistics of other splits.
+
+    A compilation refuses or removes the first two. They are looked for again in a compiled cohort, which may have been
+    made in another way.
+    """
+    for first, second in combinations(cohort.splits.values(), 2):
+        shared = np.intersect1d(first.subject_id, second.subject_id)
+        if len(shared):
+            patients = counted(len(shared), "patient")
+            yield Finding(ERROR, f"leak: {patients} with stays in both {first.name} and {second.name}")
+    for split in cohort.splits.values():
+        late = int((split.minute[split.stay_offset[1:] - 1] >= split.prediction_minute).sum())  # NaN: no such time
+        if late:
+            stays = counted(late, "stay")
+            yield Finding(ERROR, f"leak: {stays} of {split.name} with events at or after their prediction time")
+    sums = {name: cohort.sums(name) for name in cohort.splits} if cohort.variables.statistics == FILE else {}
+    told = [name for name in splits_of_statistics(cohort.mean, sums) if name != "train"]
+    if told:
+        yield Finding(
+            ERROR,
+            f"leak: the means in stats.csv are those of {' and '.join(told)} data too",
+            "Compute the statistics from the training split alone (leave stats.csv out, and they are)",
+        )
+
+
+def splits_of_statistics(mean: NDArray[np.float64], sums: Mapping[str, Sums]) -> list[str]:
+    """The splits whose values have these means [V], NaN where there is none; empty if none has, or one cannot tell.
+
+    `sums` are those of each split. The means of the training split alone are no leak, and not looked for.
+    """
+    if "train" not in sums:
+        return []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        of_train = sums["train"].total / sums["train"].count
+        for names in chain.from_iterable(combinations(sums, size) for size in range(1, len(sums) + 1)):
+            theirs = sum(sums[name].total for name in names) / sum(sums[name].count for name in names)
+            distance = np.abs(theirs - of_train)
+            tells = (distance > 1e-9 * np.abs(of_train)) & np.isfinite(mean) & np.isfinite(distance)
+            fits = np.abs(mean - theirs) <= CLOSE * distance
+            if tells.sum() >= FEWEST_VARIABLES and fits[tells].mean() > 0.5:
+                return list(names)
+    return []

@@ -5,7 +5,7 @@ all events far from minute 0. Neither can be seen in the arrays of a cohort that
 their own, do not count. Letters: N stays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stays
 from seqsetvae.errors import InputError, counted
+from seqsetvae.findings import ERROR, WARNING, Finding
 
 TIMES = "times"  # in the report of a manifest; cohorts compiled before it existed have no such entry
 DAY = 1440.0
@@ -105,39 +106,34 @@ def _count(minutes: Floats, above: float, examples: list[tuple[float, str]]) -> 
     return {"stays": int((minutes > above).sum()), "above": above, "most": float(minutes.max()), "examples": shown}
 
 
-def span_notes(times: Mapping[str, Any], n_events: int, examples: int) -> tuple[list[str], list[str]]:
-    """(what must be right before training, what is worth a look) about the times of a cohort, a line each.
+def span_findings(times: Mapping[str, Any], n_events: int, examples: int) -> Iterator[Finding]:
+    """What is odd about the times of a cohort of so many events.
 
-    Args:
-        times: as `Spans.as_plain` made it.
-        n_events: of the cohort.
-        examples: stays that are named for each.
+    `times` is as `Spans.as_plain` made it; `examples` stays are named for each finding.
     """
-    problems: list[str] = []
-    remarks: list[str] = []
     long, far, early = times["longest"], times["furthest"], times["before_start"]
     if long["stays"]:
         years, median = counted(round(long["above"] / YEAR), "year"), times["median_minutes"] / 60
-        text = (
+        yield Finding(
+            ERROR if long["most"] > LIFE else WARNING,
             f"{counted(long['stays'], 'stay')} of more than {years} from first to last event, before anything is cut "
-            f"off (the longest {long['most'] / 60:,.0f} hours, half of all at most {median:,.1f}). One mistyped time "
-            "does that, and may move all others of its stay"
+            f"off (the longest {long['most'] / 60:,.0f} hours, half of all at most {median:,.1f})",
+            "One mistyped time does that, and may move all others of its stay",
+            tuple(long["examples"][:examples]),
         )
-        (problems if long["most"] > LIFE else remarks).append(text + _listed(long, examples))
     if far["stays"]:
-        text = (
+        yield Finding(
+            ERROR if times["median_first"] > YEAR else WARNING,
             f"{far['stays']:,} of {counted(far['of'], 'stay')} have their first event more than {far['above'] / DAY:g} "
-            f"days from minute 0 (the furthest {far['most'] / 60:,.0f} hours). Is the start of these stays right?"
+            f"days from minute 0 (the furthest {far['most'] / 60:,.0f} hours)",
+            "Is the start of these stays right?",
+            tuple(far["examples"][:examples]),
         )
-        (problems if times["median_first"] > YEAR else remarks).append(text + _listed(far, examples))
     if early["events"]:
         share = f"{early['events']:,} of {counted(n_events, 'event')} ({early['events'] / n_events:.1%})"
-        remarks.append(f"{share} of {counted(early['stays'], 'stay')} are before minute 0, the start; they are used")
-    return problems, remarks
-
-
-def _listed(found: Mapping[str, Any], examples: int) -> str:
-    return "".join(f"\n      {text}" for text in found["examples"][:examples])
+        yield Finding(
+            WARNING, f"{share} of {counted(early['stays'], 'stay')} are before minute 0, the start; they are used"
+        )
 
 
 # ------------------------------------------------------------------ numbers of another clock

@@ -356,8 +356,7 @@ def build(
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     from model_optimized import SeqSetVAEFineTuner
     from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.cohort.plausibility import median_hours
-    from seqsetvae.cohort.profile import Profile
+    from seqsetvae.cohort.profile import Profile, median_hours
     from seqsetvae.head import Loss, set_prior, weight_of_positives
     from seqsetvae.tasks.model import TaskLoss
     from seqsetvae.tasks.targets import spec_of

@@ -45,14 +45,14 @@ def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     cohort = compiled(folder, "odd", skip_bad=True)
     named = ", ".join(f"'new {i}' (1 event)" for i in range(7))
     assert notices(cohort, examples=True) == [
-        f"no statistics, raw values kept: 9 variables: 'new 8' (2 events), {named} and 1 more",
+        "1 stay with rows out of time order, which were sorted",
+        f"9 variables without mean and std, whose values are read as they are: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
         f"1 file, 1 row: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
         "variable 'lactate': value is nan, not a finite number that float32 can hold",
         "--skip_bad left out 1 of 6 stays (16.7%); in_hospital_mortality: unknown of those left out, "
         "66.7% (of 3 with a label) of those kept",
         f"1 stay with too few rows left out; see {cohort.path / 'skipped.csv'}",
-        "1 stay with rows out of time order, which were sorted",
     ]
 
 

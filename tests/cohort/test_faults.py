@@ -286,16 +286,16 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
     assert main(["check", str(folder.root)]) == 1
     text = capsys.readouterr().out
     for expected in (
-        "1 stays in two splits or files",
-        "1 variables whose statistics cannot be used (mean and std must be finite numbers that float32 can hold, the "
-        "std above 0):\n      'heart rate': mean 80.0, std 0.0",
-        "1 variables without an embedding in cached.csv:\n      'ferritin'",
+        "1 stay in two splits or files",
+        "1 variable with statistics that cannot be used (mean and std must be finite numbers that float32 can hold, "
+        "the std above 0):\n      'heart rate': mean 80.0, std 0.0",
+        "1 variable without an embedding in cached.csv:\n      'ferritin'",
         "value is inf, not a finite number that float32 can hold",
-        "1 stays left out",
-        "valid: 1 positive among 1 labelled; AUC needs both",
-        "test: 1 stays without a label",
-        "'lactate': 1 events, furthest 999 (z = +997.0)",
-        "'ferritin': 1 events",
+        "1 stay left out",
+        "valid: 1 positive and 0 negative stays; an AUC needs both",
+        "test: 1 stay without a label",
+        "'lactate': 1 event, the furthest 999 (z = +997.0)",
+        "'ferritin': 1 event",
         "5 errors, ",
     ):
         assert expected in text
@@ -367,8 +367,8 @@ def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch
     folder.stay("train", "9", [("heart rate", value, minute) for minute, value in enumerate(values)])
     for n_events in (1 << 20, 2):
         monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", n_events)
-        (line,) = [note for note in check_folder(folder.ehr).remarks if "beyond 10" in note]
-        assert line.endswith("'heart rate': 4 events, furthest -541 (z = -62.1)")
+        (finding,) = [finding for finding in check_folder(folder.ehr).findings if "more than 10" in finding.text]
+        assert finding.items == ("'heart rate': 4 events, the furthest -541 (z = -62.1)",)
 
 
 def test_check_reports_a_damaged_cohort(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,11 @@ import pytest
 from seqsetvae.cohort import Cohort, notices, open_cohort, open_or_compile
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main as data_command
-from seqsetvae.cohort.leaks import splits_of_statistics
 from seqsetvae.cohort.manifest import write_manifest
+from seqsetvae.cohort.report import splits_of_statistics
 from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.cohort.statistics import Sums
+from seqsetvae.findings import ERROR
 from tests.command import finetune
 
 
@@ -50,21 +52,26 @@ def _statistics_of(layout: Path, splits: tuple[str, ...], digits: int = 17) -> N
 )
 def test_statistics_of_other_splits_are_found(layout: Path, splits: tuple[str, ...], digits: int, said: str) -> None:
     _statistics_of(layout, splits, digits)
-    found = [line for line in check_folder(layout).problems if line.startswith("leak")]
+    found = _leaks(layout)
     assert [said in line for line in found] == ([True] if said else [])
     cohort = open_or_compile(layout, cache_root=layout.parent.parent / "cache", progress=False)
     assert [line for line in notices(cohort) if line.startswith("leak")] == found
 
 
+def _leaks(path: Path) -> list[str]:
+    findings = [finding for finding in check_folder(path).findings if finding.text.startswith("leak")]
+    assert all(finding.level == ERROR for finding in findings)
+    return [finding.line() for finding in findings]
+
+
 def test_statistics_from_elsewhere_are_no_leak(layout: Path) -> None:
     """Those that the synthetic data were drawn with are of no split."""
-    assert not [line for line in check_folder(layout).problems if line.startswith("leak")]
+    assert _leaks(layout) == []
 
 
 def test_two_variables_do_not_tell_whose_statistics_they_are() -> None:
-    count = {"train": np.ones(2), "valid": np.ones(2)}
-    total = {"train": np.zeros(2), "valid": np.ones(2)}
-    assert splits_of_statistics(np.full(2, 0.5), count, total) == []
+    sums = {"train": Sums.of([(np.arange(2), np.zeros(2))], 2), "valid": Sums.of([(np.arange(2), np.ones(2))], 2)}
+    assert splits_of_statistics(np.full(2, 0.5), sums) == []
 
 
 def test_a_run_says_it_at_its_start(layout: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -95,9 +102,9 @@ def test_a_patient_in_two_splits_of_a_compiled_cohort_is_found(compiled: Cohort,
     subject = valid.stay_id.copy()
     subject[:2] = train.stay_id[:2]
     path = _with_keys(compiled, tmp_path / "cohort", "valid", subject_id=subject)
-    message = "leak: 2 patients have stays in both train and valid"
+    message = "leak: 2 patients with stays in both train and valid"
     assert message in notices(open_cohort(path))
-    assert message in check_folder(path).problems
+    assert _leaks(path) == [message]
     assert data_command(["check", str(path)]) == 1
 
 
@@ -106,4 +113,4 @@ def test_events_after_the_time_of_the_label_are_found(compiled: Cohort, tmp_path
     end = test.minute[test.stay_offset[1:] - 1] + 1
     end[:3] -= 1  # at the prediction time itself is too late
     path = _with_keys(compiled, tmp_path / "cohort", "test", prediction_minute=end)
-    assert "leak: 3 stays of test have events at or after their prediction time" in notices(open_cohort(path))
+    assert "leak: 3 stays of test with events at or after their prediction time" in notices(open_cohort(path))

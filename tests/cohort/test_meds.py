@@ -460,7 +460,7 @@ def test_check_looks_at_the_data_set_before_it_is_compiled(data: MEDS, capsys: p
         "1 of 3 rows are of ids without events",
         "codes.parquet does not list 1 code of the data: 'ADMISSION//EW'",
         "2 variables left out by name",
-        "valid: 0 positive among 1 labelled",
+        "valid: 0 positive and 1 negative stays",
     ):
         assert expected in text
     assert "events up to the end" not in text  # there are prediction times

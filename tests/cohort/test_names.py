@@ -60,7 +60,7 @@ def test_check_lists_names_and_levels_that_are_alike(tables: Tables, capsys: pyt
     rows = f"1,0,HR,1\n1,1,hr,2\n1,2,hr,3\n1,0,{NFC},1\n1,0,{NFD},1\n1,0,rhythm,AFib\n2,0,rhythm,afib\n"
     src = tables.csv("e.csv", HEADER + rows)
     out = _checked(src, (), capsys)
-    assert "3 names that differ in case, spaces or Unicode form alone, and are variables of their own" in out
+    assert "3 groups of names that differ in case, spaces or Unicode form alone, and are variables of their own" in out
     assert "'HR' (1 event), 'hr' (2 events)" in out
     assert "'rhythm=AFib' (1 event), 'rhythm=afib' (1 event)" in out
     assert r"'Krea\u0308tinin' (1 event), 'Kre\xe4tinin' (1 event)" in out
@@ -84,7 +84,7 @@ def test_a_column_without_a_name_is_refused(folder: Folder, name: str) -> None:
     read = {"cached.csv": read_embeddings, "stats.csv": read_stats, "oc.csv": lambda path: read_labels(path, "died")}
     with pytest.raises(InputError, match=rf"{name}: {message}. Is it the index of a pandas table\?"):
         read[name](file)
-    assert any("index=False" in problem for problem in check_folder(folder.root, "died").problems)
+    assert any("index=False" in finding.text for finding in check_folder(folder.root, "died").findings)
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 2, 3), (0, 4, 9)])

@@ -7,29 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import plausibility
-from seqsetvae.cohort.checks import check_folder
+from seqsetvae.cohort import profile
+from seqsetvae.cohort.checks import Check, check_folder
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.describe import Findings
-from seqsetvae.cohort.plausibility import equal_stays, last_seen
+from seqsetvae.cohort.profile import equal_stays, last_seen
 from seqsetvae.errors import InputError
+from seqsetvae.findings import ERROR, NOTE, WARNING, Finding
 
 from .conftest import Folder, Row
 from .test_compile import compiled
 
 
-def hourly(rng: np.random.Generator, n_hours: int = 24, minutes_an_hour: float = 60.0) -> list[Row]:
-    """Heart rate every hour and lactate at a few of these hours."""
+def hourly(seed: int, n_hours: int = 24, minutes_an_hour: float = 60.0, lost: int = 0) -> list[Row]:
+    """Heart rate every hour, and lactate at a few of these hours without the last `lost` of them."""
+    rng = np.random.default_rng(seed)
     rows: list[Row] = [("heart rate", 80 + 10 * rng.normal(), hour * minutes_an_hour) for hour in range(n_hours)]
-    at = np.sort(rng.choice(n_hours, 4, replace=False))
+    at = np.sort(rng.choice(n_hours, 4, replace=False))[: 4 - lost]
     rows += [("lactate", 2 + rng.normal(), float(hour * minutes_an_hour)) for hour in at]
     return sorted(rows, key=lambda row: row[2] or 0)
 
 
-def without_last_values(rows: list[Row], lost: int) -> list[Row]:
-    """The rows without the last values of lactate."""
-    lactate = [row for row in rows if row[0] == "lactate"]
-    return [row for row in rows if row[0] != "lactate"] + lactate[: len(lactate) - lost]
+def split_of(number: int) -> str:
+    return "train" if number < 40 else "valid"
 
 
 @pytest.fixture
@@ -37,31 +36,21 @@ def hospital(folder: Folder) -> Folder:
     """Forty training and forty validation stays of a day each, with labels of both classes."""
     for file in folder.ehr.rglob("*.parquet"):
         file.unlink()
-    rng = np.random.default_rng(0)
     for number in range(80):
-        folder.stay("train" if number < 40 else "valid", f"{number}", hourly(rng))
+        folder.stay(split_of(number), f"{number}", hourly(number))
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n" + "".join(f"{n},{n % 2}\n" for n in range(80)))
     return folder
 
 
-def without_side_files(hospital: Folder) -> None:
-    """Statistics are those of the training split, and any variable has an embedding."""
-    for name in ("stats.csv", "cached.csv"):
-        (hospital.root / name).unlink()
-
-
-def notes(findings: Findings, words: str) -> list[str]:
-    return [note for note in findings.problems + findings.remarks if words in note]
+def found(check: Check, words: str = "") -> list[Finding]:
+    """Errors and warnings with these words."""
+    return [finding for finding in check.findings if finding.level != NOTE and words in finding.line()]
 
 
 def test_good_data_have_no_finding(hospital: Folder) -> None:
-    findings = check_folder(hospital.root)
-    assert findings.problems == []
-    assert findings.remarks == []
-
-
-def test_the_table_has_hours_and_a_line_for_all_splits(hospital: Folder) -> None:
-    text = check_folder(hospital.root).text()
+    check = check_folder(hospital.root)
+    assert found(check) == []
+    text = check.text()
     assert "hours/stay" in text
     assert "23.0 / 23.0" in text
     (total,) = [line for line in text.splitlines() if line.startswith("all ")]
@@ -69,167 +58,192 @@ def test_the_table_has_hours_and_a_line_for_all_splits(hospital: Folder) -> None
     assert total.split()[-2:] == ["40", "(50.0%)"]
 
 
-@pytest.mark.parametrize(("unit", "minutes_an_hour"), [("hours", 1.0), ("seconds", 3600.0)])
-def test_minutes_in_another_unit_are_noted(hospital: Folder, unit: str, minutes_an_hour: float) -> None:
-    rng = np.random.default_rng(1)
+def _all_stays(folder: Folder, minutes_an_hour: float) -> None:
     for number in range(80):
-        hospital.stay("train" if number < 40 else "valid", f"{number}", hourly(rng, 24, minutes_an_hour))
-    (note,) = notes(check_folder(hospital.root), "from first to last event")
-    assert "s the column minute in minutes?" in note
-    assert {"hours": "less than 0.38 hours", "seconds": "more than 58 days"}[unit] in note
+        folder.stay(split_of(number), f"{number}", hourly(number, 24, minutes_an_hour))
 
 
-def test_a_split_that_lost_the_last_values_of_its_stays_is_noted(hospital: Folder) -> None:
-    rng = np.random.default_rng(2)
+def _add(folder: Folder, numbers: range, *rows: Row) -> None:
+    for number in numbers:
+        folder.stay(split_of(number), f"{number}", [*hourly(number), *rows])
+
+
+def _stats(folder: Folder, *lines: str) -> None:
+    folder.csv("stats.csv", "\n".join(["variable,mean,std", *lines]) + "\n")
+
+
+def _own_stats(folder: Folder) -> None:
+    """Statistics are those of the training split, and any variable has an embedding."""
+    for name in ("stats.csv", "cached.csv"):
+        (folder.root / name).unlink()
+
+
+def _lose_last_values(folder: Folder) -> None:
     for number in range(40, 80):
-        hospital.stay("valid", f"{number}", without_last_values(hourly(rng), 2))
-    findings = check_folder(hospital.root)
-    (note,) = notes(findings, "last seen at another time")
-    assert note.startswith("1 of 2 variables are last seen at another time in valid than in train")
-    assert "'lactate': at " in note
+        folder.stay("valid", f"{number}", hourly(number, lost=2))
+
+
+def _same_rows(folder: Folder, other: bool) -> None:
+    """Two training stays, and perhaps a validation stay with the rows in another order."""
+    for split, number in [("train", "7"), ("train", "8"), ("valid", "50")][: 2 + other]:
+        folder.stay(split, number, hourly(105)[:: -1 if split == "valid" else 1])
+
+
+def _files(folder: Folder) -> None:
+    for name in ("train/1.csv", "valid/2.parquet.gz", ".DS_Store", "validation.txt"):
+        (folder.ehr / name).write_text("")
+    (folder.ehr / "val").mkdir()
+
+
+def _labels(folder: Folder) -> None:
+    folder.csv("oc.csv", (folder.root / "oc.csv").read_text() + "900,1\n901,0\n")
+
+
+def _nearly_equal(folder: Folder) -> None:
+    """The std of the training values is tiny, and values of other splits are far from them."""
+    _own_stats(folder)
+    for number in (0, 1):
+        _add(folder, range(number, number + 1), ("flow", 2 + number * 1e-5, 1400.0))
+    _add(folder, range(40, 60), ("flow", 3, 1400.0))
+
+
+def _unseen(folder: Folder, value: float) -> None:
+    """Nothing is known of them in training, so a new model reads only that they occurred, whatever their raw values."""
+    _own_stats(folder)
+    _add(folder, range(40, 80), *((f"new {n}", value, 1380.0) for n in range(12)))
+
+
+LIMITED = "New models limit them (--value_clip, --min_count)"
+# What is changed; level, words and first item of the one finding about it
+CASES: dict[str, tuple[Callable[[Folder], None], str, str, str]] = {
+    "hours": (lambda f: _all_stays(f, 1), WARNING, "half of the stays last less than 0.38 hours from first to", ""),
+    "the unit": (lambda f: _all_stays(f, 1), WARNING, "Is the column minute in minutes? If they are hours", ""),
+    "seconds": (lambda f: _all_stays(f, 3600), WARNING, "stays last more than 58 days from first to last event", ""),
+    "their unit": (lambda f: _all_stays(f, 3600), WARNING, "in hospital: is the column minute in minutes?", ""),
+    "years": (lambda f: _all_stays(f, 30 * 1440), WARNING, "half of the stays last more than 690 days", ""),
+    "or records": (lambda f: _all_stays(f, 30 * 1440), WARNING, "That is right for records of months or years", ""),
+    "lost last values": (
+        _lose_last_values,
+        WARNING,
+        "1 of 2 variables are last seen at another time in valid than in train, most of them earlier. Are the last",
+        "'lactate': at ",
+    ),
+    "same rows in one split": (
+        lambda f: _same_rows(f, other=False),
+        WARNING,
+        "1 group of stays with the same rows in one split",
+        "train/7, train/8",
+    ),
+    "same rows in two splits": (
+        lambda f: _same_rows(f, other=True),
+        ERROR,
+        "1 group of stays with the same rows in different splits",
+        "train/7, train/8, valid/50",
+    ),
+    "files that are not read": (_files, WARNING, "4 unread files (or folder) in ", "val"),
+    "labels of no stay": (_labels, WARNING, "2 labels (of 82) of stays without a file", "900"),
+    "a value in the thousands": (
+        lambda f: _add(f, range(7, 8), ("heart rate", 80 + 25_000 * 10, 70)),
+        WARNING,
+        f"1 variable with values of 1,000 or more after normalisation (mistyped, or a tiny std). {LIMITED}",
+        "'heart rate': 1 event, the furthest 250080 (z = +25000.0)",
+    ),
+    "nearly equal training values": (
+        _nearly_equal,
+        WARNING,
+        f"with most values more than 10 standard deviations from the mean of the training values. {LIMITED}",
+        "'flow': 20 events",
+    ),
+    "no training value": (
+        lambda f: _unseen(f, 150),
+        WARNING,
+        f"12 variables without training values, and so without mean and std, that have values beyond 10. {LIMITED}",
+        "'new 0': 40 events, the furthest 150 (no statistics)",
+    ),
+    "no training value, in the thousands": (lambda f: _unseen(f, 15_000), WARNING, "without training values", "'new"),
+    "raw values in the thousands": (
+        lambda f: (_stats(f, "heart rate,80,10"), _add(f, range(7, 8), ("lactate", 2000, 70)))[0],
+        ERROR,
+        "1 variable without mean and std that have values of 1,000 or more, which nothing limits",
+        "'lactate': 1 event",
+    ),
+    "statistics of another unit": (
+        lambda f: _stats(f, "heart rate,880,10", "lactate,2,1"),
+        ERROR,
+        "1 variable with most values more than 10 standard deviations from the mean: their mean and std do not fit",
+        "'heart rate': 1,920 events",
+    ),
+    "no statistics for many variables": (
+        lambda f: _stats(f, "Heart Rate,80,10", "lactate,2,1"),
+        ERROR,
+        "1 variable without mean and std that have values beyond 10: too many to train on",
+        "'heart rate': 1,920 events",
+    ),
+    "no statistics for small raw values": (
+        lambda f: _stats(f, "heart rate,80,10"),  # lactate is never above 10
+        WARNING,
+        "1 variable without mean and std, whose values are read as they are",
+        "'lactate': 320 events",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_odd_is_found(hospital: Folder, case: str) -> None:
+    change, level, words, item = CASES[case]
+    change(hospital)
+    check = check_folder(hospital.root)
+    (finding,) = found(check, words)
+    assert finding.level == level
+    assert (finding.items or ("",))[0].startswith(item)
+    assert check.is_ready == (level != ERROR)
+
+
+def test_unread_files_are_all_named_but_hidden_ones(hospital: Folder) -> None:
+    _files(hospital)
+    (finding,) = found(check_folder(hospital.root))
+    assert finding.items == ("val", "validation.txt", "train/1.csv", "valid/2.parquet.gz")
+
+
+def test_stays_of_which_one_value_differs_are_not_equal(hospital: Folder) -> None:
+    _same_rows(hospital, other=True)
+    rows = hourly(105)[::-1]
+    hospital.stay("valid", "50", [*rows[:-1], ("lactate", 3.25, rows[-1][2])])
+    (finding,) = found(check_folder(hospital.root), "same rows")
+    assert finding.level == WARNING  # the two training stays
+
+
+def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
+    _own_stats(hospital)
+    for number in (0, 1, 2):
+        _add(hospital, range(number, number + 1), ("dose", (0.1 + 0.2, 0.3)[number % 2], 1400.0))
+    _add(hospital, range(40, 41), ("dose", 0.4, 1400.0))
+    assert check_folder(hospital.root).is_ready
 
 
 def test_last_times_do_not_depend_on_the_blocks(hospital: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = compiled(hospital)
     (whole, _), equal = last_seen(cohort), equal_stays(cohort)
-    monkeypatch.setattr(plausibility, "EVENTS_PER_BLOCK", 100)
+    monkeypatch.setattr(profile, "EVENTS_PER_BLOCK", 100)
     (parts, _) = last_seen(cohort)
-    for name, group in whole.items():
-        np.testing.assert_allclose(parts[name].mean, group.mean, rtol=1e-12)
-        np.testing.assert_allclose(parts[name].squared_error, group.squared_error, rtol=1e-6)
+    for name, sums in whole.items():
+        np.testing.assert_allclose(parts[name], sums, rtol=1e-12)
     assert equal_stays(cohort) == equal == []
 
 
 def test_last_times_are_shares_of_the_stay(folder: Folder) -> None:
     folder.stay("valid", "3.0", [("heart rate", 100, 0), ("lactate", 2, 10), ("lactate", 2, 30), ("heart rate", 9, 40)])
     (by_split, by_group) = last_seen(compiled(folder))
-    assert by_split["valid"].mean.tolist() == [1.0, 0.75]
-    assert by_split["train"].count.tolist() == [1, 1]  # stay 2, with a single event, has no length
+    assert by_split["valid"].tolist() == [[1, 1], [1, 0.75], [1, 0.75**2]]
+    assert by_split["train"][0].tolist() == [1, 1]  # stay 2, with a single event, has no length
     assert by_group == {}
-
-
-def test_the_same_rows_under_two_stay_numbers(hospital: Folder) -> None:
-    rows = hourly(np.random.default_rng(5))
-    hospital.stay("train", "7", rows)
-    hospital.stay("train", "8", rows)
-    (note,) = check_folder(hospital.root).remarks
-    assert note == "1 groups of stays with the same rows in one split:\n      train/7, train/8"
-    hospital.stay("valid", "50", rows[::-1])  # in another order of rows
-    findings = check_folder(hospital.root)
-    (problem,) = findings.problems
-    assert problem.endswith("in different splits:\n      train/7, train/8, valid/50")
-    hospital.stay("valid", "50", [*rows[:-1], ("lactate", 3.25, rows[-1][2])])  # one value differs
-    assert check_folder(hospital.root).problems == []
-
-
-def test_files_that_are_not_read_are_noted(hospital: Folder) -> None:
-    for name in ("train/1.csv", "valid/2.parquet.gz", ".DS_Store", "validation.txt"):
-        (hospital.ehr / name).write_text("")
-    (hospital.ehr / "val").mkdir()
-    (note,) = check_folder(hospital.root).remarks
-    assert note.startswith("4 files or folders of ")
-    assert [line.strip() for line in note.splitlines()[1:]] == [
-        "val",
-        "validation.txt",
-        "train/1.csv",
-        "valid/2.parquet.gz",
-    ]
-
-
-def test_labels_of_stays_that_are_not_there_are_noted(hospital: Folder) -> None:
-    labels = (hospital.root / "oc.csv").read_text()
-    hospital.csv("oc.csv", labels + "900,1\n901,0\n")
-    (note,) = check_folder(hospital.root).remarks
-    assert note == "2 of 82 labels are of stays that have no file, such as 900, 901"
-
-
-def test_values_in_the_thousands_are_named_with_the_remedy_because_new_models_limit_them(hospital: Folder) -> None:
-    rows = hourly(np.random.default_rng(6))
-    hospital.stay("train", "7", [*rows, ("heart rate", 80 + 25_000 * 10, 70)])
-    findings = check_folder(hospital.root)
-    assert findings.problems == []
-    (remark,) = notes(findings, "values of 1,000 or more after normalisation")
-    assert "(mistyped, or a tiny std)" in remark
-    assert "New models limit them (--value_clip, --min_count)" in remark
-    assert "'heart rate': 1 events, furthest 250080 (z = +25000.0)" in remark
-
-
-def test_a_variable_of_nearly_equal_training_values_is_no_obstacle(hospital: Folder) -> None:
-    """Statistics of the training split, whose std is tiny, for values of other splits that are far from them."""
-    without_side_files(hospital)
-    rng = np.random.default_rng(7)
-    for number in (0, 1):
-        hospital.stay("train", f"{number}", [*hourly(rng), ("flow", 2 + number * 1e-5, 1400.0)])
-    for number in range(40, 60):
-        hospital.stay("valid", f"{number}", [*hourly(rng), ("flow", 3, 1400.0)])
-    findings = check_folder(hospital.root)
-    assert findings.problems == []
-    assert notes(findings, "variables with most values beyond 10 standard deviations of the training values")
-
-
-def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
-    without_side_files(hospital)
-    rng = np.random.default_rng(8)
-    for number in (0, 1, 2):
-        hospital.stay("train", f"{number}", [*hourly(rng), ("dose", (0.1 + 0.2, 0.3)[number % 2], 1400.0)])
-    hospital.stay("valid", "40", [*hourly(rng), ("dose", 0.4, 1400.0)])
-    assert check_folder(hospital.root).problems == []
-
-
-@pytest.mark.parametrize("value", [150.0, 15_000.0])
-def test_variables_without_training_values_are_no_obstacle(hospital: Folder, value: float) -> None:
-    """Nothing is known of them in training, so a new model reads only that they occurred, whatever their raw values."""
-    without_side_files(hospital)
-    for number in range(40, 80):
-        rows = hourly(np.random.default_rng(number))
-        hospital.stay("valid", f"{number}", [*rows, *((f"new {n}", value, 1380.0) for n in range(12))])
-    findings = check_folder(hospital.root)
-    assert findings.problems == []
-    (remark,) = notes(findings, "variables without training values, whose values are raw, beyond 10")
-    assert "New models limit them" in remark
-
-
-def test_raw_values_in_the_thousands_of_a_variable_of_the_training_are_not_ready(hospital: Folder) -> None:
-    hospital.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")
-    hospital.stay("train", "7", [*hourly(np.random.default_rng(6)), ("lactate", 2000, 70)])
-    assert notes(check_folder(hospital.root), "1 variables without statistics with raw values of 1,000 or more")
-
-
-def test_stays_of_years_are_not_taken_for_seconds(hospital: Folder) -> None:
-    rng = np.random.default_rng(1)
-    for number in range(80):
-        hospital.stay("train" if number < 40 else "valid", f"{number}", hourly(rng, 24, 30 * 1440))
-    (note,) = notes(check_folder(hospital.root), "from first to last event")
-    assert note.startswith("half of the stays last more than 690 days")
-    assert "Right for records of months or years" in note
-
-
-def test_statistics_of_another_unit_are_not_ready(hospital: Folder) -> None:
-    hospital.csv("stats.csv", "variable,mean,std\nheart rate,880,10\nlactate,2,1\n")
-    (problem,) = check_folder(hospital.root).problems
-    assert "most values beyond 10 standard deviations" in problem
-    assert "'heart rate': 1,920 events" in problem
-
-
-def test_no_statistics_for_many_variables_is_not_ready(hospital: Folder) -> None:
-    hospital.csv("stats.csv", "variable,mean,std\nHeart Rate,80,10\nlactate,2,1\n")
-    (problem,) = check_folder(hospital.root).problems
-    assert "variables without statistics whose raw values go beyond 10" in problem
-    assert "'heart rate': 1,920 events" in problem
-
-
-def test_a_variable_of_small_raw_values_needs_no_statistics(hospital: Folder) -> None:
-    hospital.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")  # lactate is never above 10
-    findings = check_folder(hospital.root)
-    assert findings.problems == []
-    assert notes(findings, "variables without statistics, which keep their raw value")
 
 
 @pytest.mark.parametrize(("mean", "std"), [("80", "1e-45"), ("80", "5e-324"), ("1e30", "10"), ("80", "1e-20")])
 def test_statistics_that_make_absurd_z_scores_stop_the_compilation(
     hospital: Folder, mean: str, std: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hospital.csv("stats.csv", f"variable,mean,std\nheart rate,{mean},{std}\nlactate,2,1\n")
+    _stats(hospital, f"heart rate,{mean},{std}", "lactate,2,1")
     with pytest.raises(InputError, match=r"stats\.csv cannot normalise 1 variables") as error:
         compiled(hospital)
     assert f"'heart rate': mean {float(mean):g}, std {float(std):g}; its furthest value " in str(error.value)
@@ -239,20 +253,21 @@ def test_statistics_that_make_absurd_z_scores_stop_the_compilation(
     assert "1 error, 0 warnings: NOT ready for training." in text
 
 
-def test_check_says_nothing_about_labels_that_it_could_not_read(folder: Folder) -> None:
-    folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n")
-    (problem,) = check_folder(folder.root).problems
-    assert problem.endswith(
+def test_check_says_nothing_about_labels_that_it_could_not_read(hospital: Folder) -> None:
+    text = (hospital.root / "oc.csv").read_text()
+    hospital.csv("oc.csv", text.replace("in_hospital_mortality", "died"))
+    (finding,) = found(check_folder(hospital.root))
+    assert finding.text.endswith(
         "has no column in_hospital_mortality. Its columns are: ts_id, died. "
         "Name the column to predict with --label_name."
     )
 
 
-def test_check_without_statistics_says_nothing_about_labels(hospital: Folder) -> None:
+def test_check_without_statistics_says_so_and_nothing_about_labels(hospital: Folder) -> None:
     (hospital.root / "stats.csv").unlink()
-    findings = check_folder(hospital.root)
-    assert notes(findings, "no stats.csv")
-    assert not notes(findings, "label")
+    check = check_folder(hospital.root)
+    assert any("no stats.csv" in finding.text for finding in check.findings)
+    assert found(check) == []
 
 
 def test_sets_of_physionet_are_compared(shared: Callable[[str], Path], tmp_path: Path) -> None:
@@ -268,9 +283,8 @@ def test_sets_of_physionet_are_compared(shared: Callable[[str], Path], tmp_path:
                 (tmp_path / f"set-{name}" / Path(entry.name).name).write_text(text)
     out = tmp_path / "out"
     assert main(["physionet2012", str(tmp_path), str(out), "--fractions", "0.8", "0.2", "0"]) == 0
-    findings = check_folder(out)
-    (note,) = notes(findings, "last seen at another time")
-    assert "variables are last seen at another time in set a than in set b" in note
+    (finding,) = found(check_folder(out), "last seen at another time")
+    assert "variables are last seen at another time in set a than in set b" in finding.text
 
 
 def _cut_short(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
 from seqsetvae.cohort.imported import read_skipped
-from seqsetvae.cohort.plausibility import equal_stays
+from seqsetvae.cohort.profile import equal_stays
 from seqsetvae.cohort.sources.divide import divide
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.errors import InputError

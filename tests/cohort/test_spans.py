@@ -141,8 +141,8 @@ def test_another_clock_is_an_error_of_every_source_with_numbers(
     assert sets_of(tables.compile(src, *flags), "train", 0)[1][0] == 60
     for file in folder.ehr.rglob("*.parquet"):
         folder.stay(file.parent.name, file.stem, [("heart rate", 1, 20200131), ("lactate", 1, 20200201)])
-    (problem,) = check_folder(folder.root).problems
-    assert "20200131, 20200131 minutes, are dates written as YYYYMMDD" in problem
+    (finding,) = check_folder(folder.root).findings
+    assert "20200131, 20200131 minutes, are dates written as YYYYMMDD" in finding.text
 
 
 # ------------------------------------------------------------------------------------------------ facts alone

@@ -381,7 +381,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(
         "1 faulty stay, which --skip_bad leaves out:\n      1 stay, 1 row: a value that is missing",
         f"{src}, row 4 (counted from 0), variable 'hr': id 3, column value: empty",
         f"{labels}: 1 of 5 rows are of ids without events; they are not used",
-        "to predict died, which is known at the end of the stay. Leave out what comes shortly before: --until_hour",
+        "died is known at the end of the stay: leave out what comes shortly before (--until_hour H)",
         "2 errors, 3 warnings: NOT ready for training.\nTo import: ",
     ):
         assert expected in text
@@ -403,7 +403,7 @@ def test_check_asks_for_a_window_only_where_the_label_is_an_end_of_stay_event(
         labels = tables.csv("labels.csv", f"id,{name}\n1,0\n2,1\n")
         main(["check", str(src), "--labels", str(labels), "--label_name", name, "--fractions", "1", "0", "0"])
         text = capsys.readouterr().out
-        assert f"events up to the end of each stay are used to predict {name}" in text
+        assert f"{name} is predicted from all events up to the end of each stay" in text
         assert ("--until_hour" in text) is is_end
 
 
