@@ -48,7 +48,6 @@ focal_gamma = 2.0  # focal: exponent gamma, larger values reduce the weight of e
 focal_alpha = None  # focal: weight alpha of the positive class, 1 - alpha of the negative; None: weight 1 for both
 
 # --- Boosted trees beside the network (fine-tuning; needs lightgbm and architecture = "variable_summaries") -----------
-distillation = 0.0  # weight of the trees in the training targets, where each stay is rated by trees that never saw it
 tree_models = 0  # number of boosted tree models (seeds) whose mean log-odds is averaged with that of the network
 
 # --- Optimization (AdamW) ---------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
 
 def _target(batch: Batch | PooledBatch) -> torch.Tensor:
-    """What the loss compares with: labels [N], soft labels [N], or the targets of another task [N, K]."""
+    """What the loss compares with: labels [N], or the targets of another task [N, K]."""
     return batch.label if batch.target is None else batch.target
 
 

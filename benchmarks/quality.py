@@ -21,11 +21,6 @@ from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, rea
 SUMMARIES = "--architecture variable_summaries"
 ALONE = f"{SUMMARIES} --tree_models 0"  # the network without boosted trees
 PRETRAINED = "--objective forecasting --pretrain_epochs 10"
-# What the architecture was before: distilled from boosted trees, and other numbers for each summary.
-EARLIER = (
-    "--summary_encoding piecewise_linear --distillation 0.6 --lr 1e-4 --cls_head_lr 1e-3 --weight_decay 0.02 "
-    "--summary_dropout 0.5 --tree_models 0"
-)
 PROBE = "--unfreeze_after none --max_epochs 24"  # the head alone trains, on a frozen backbone
 OLD = "--preset small --unfreeze_after 0 --max_epochs 4"
 # Nothing is selected on the held-out fold.
@@ -44,7 +39,6 @@ ROWS = {
     "variable_summaries": f"{SUMMARIES} {PRETRAINED}",
     "random weights": f"{SUMMARIES} --from_random_weights",
     "frozen": f"{ALONE} {PRETRAINED} {PROBE}",
-    "earlier recipe": f"{SUMMARIES} {EARLIER} --from_random_weights",
     "SeqSetVAE, old": f"{OLD} --from_random_weights",
     "SeqSetVAE, new": NEW,
 }

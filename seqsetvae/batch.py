@@ -74,8 +74,7 @@ class Batch(_OfStays):
     sets_per_stay: torch.Tensor  # [N] int64
     label: torch.Tensor  # [N] int64, 0 or 1; -1 = no label
     stay_id: torch.Tensor  # [N] int64
-    # float32: [N] soft labels, probabilities of class 1; or [N, K] targets of another task than one binary label, NaN =
-    # none; None: the label is the target
+    # float32 [N, K], targets of another task than one binary label, NaN = none; None: the label is the target
     target: torch.Tensor | None = None
     prepared: Any = None  # what the architecture computes on the host, if it computes anything
 

@@ -93,12 +93,6 @@ def cross_entropy(
     return F.cross_entropy(logits, target, weight=weight, ignore_index=NO_LABEL, label_smoothing=smoothing)
 
 
-def soft_cross_entropy(logits: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of logits [N, 2] and probabilities of class 1 [N], a mean over the stays."""
-    logits = at_least_float32(logits)
-    return F.cross_entropy(logits, torch.stack([1 - probability, probability], dim=1).to(logits))
-
-
 def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float | None) -> torch.Tensor:
     """Focal loss (Lin et al., 2017, equation 5) of logits [N, 2] and classes [N], a mean over the stays with a label.
 
@@ -135,22 +129,15 @@ class Loss(nn.Module):
         self.register_buffer("class_weight", torch.tensor([1.0, positive_weight]), persistent=False)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean loss of logits [N, 2] and targets [N]; NaN if no stay has a label.
-
-        Targets are classes (integers), or probabilities of class 1 (floating-point numbers, with cross_entropy only).
-        """
+        """Mean loss of logits [N, 2] and classes [N]; NaN if no stay has a label."""
         settings = self.settings
-        if target.is_floating_point():
-            assert settings.loss == "cross_entropy", "settings are checked before a mode runs"
-            return soft_cross_entropy(logits, target)
         if settings.loss == "focal":
             return focal(logits, target, settings.focal_gamma, settings.focal_alpha)
         return cross_entropy(logits, target, self.class_weight, settings.label_smoothing)
 
     def weight(self, target: torch.Tensor) -> torch.Tensor | float:
         """What the mean over these stays, which all have a label, divides by: the sum of their class weights."""
-        weighted = self.positive_weight != 1 and not target.is_floating_point()
-        return self.class_weight[target].sum() if weighted else float(len(target))
+        return self.class_weight[target].sum() if self.positive_weight != 1 else float(len(target))
 
     def with_weight(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss and what it divides by, where stays may lack a label; (0, 0) if all do."""

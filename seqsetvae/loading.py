@@ -112,13 +112,12 @@ class SplitBatches(Dataset[Batch]):
         dtype: type,
         padded_classes: bool = False,
         change: ValueChange | None = None,
-        soft_labels: np.ndarray | None = None,
         prepare: Prepare | None = None,
         random_key: tuple[int, ...] = (),
     ) -> None:
         """`prepare` draws random numbers that depend on `random_key` and the batch alone, in whatever process."""
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
-        self.change, self.soft_labels, self.prepare = change, soft_labels, prepare
+        self.change, self.prepare = change, prepare
         self.random_key = random_key
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
@@ -129,8 +128,6 @@ class SplitBatches(Dataset[Batch]):
     def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
         """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
         batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change, first_sets)
-        if self.soft_labels is not None:
-            batch.target = torch.from_numpy(self.soft_labels[stays])
         if self.prepare is not None:
             with torch.random.fork_rng(devices=[]):
                 seed = np.random.SeedSequence([*self.random_key, int(stays[0])]).generate_state(1)
@@ -202,14 +199,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.num_workers, self.dtype, self.labelled = num_workers, dtype, labelled
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._change = transform, transform.change(cohort)
-        self._soft_labels: dict[str, np.ndarray] = {}
         self._prepare: dict[str, Prepare | None] = {}
-
-    def with_soft_labels(self, split: str, soft_labels: np.ndarray) -> CohortDataModule:
-        """The same loaders, but training targets of a split are these probabilities of class 1: float32 [n]."""
-        changed = copy.copy(self)
-        changed._soft_labels = {**self._soft_labels, split: soft_labels}
-        return changed
 
     def with_prepare(self, prepare: Prepare | None, *splits: str) -> CohortDataModule:
         """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
@@ -258,8 +248,8 @@ class CohortDataModule(pl.LightningDataModule):
         )
         if rows is None:
             key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
-            own = self._soft_labels.get(split), self._prepare.get(split), key
-            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, self._change, *own)
+            own = self._change, self._prepare.get(split), key
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, *own)
         return BatchLoader(
             batches if rows is None else rows,
             sampler,

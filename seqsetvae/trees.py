@@ -1,11 +1,10 @@
-"""Boosted trees on a table of summaries: a teacher of the network, and a second opinion beside it.
+"""Boosted trees on a table of summaries: a second opinion beside the network.
 
 Legend: n stays, c columns. Training is deterministic, also over numbers of CPU cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ ROUNDS, RATE = 1600, 0.01
 # its trees fits less, so that it has twice as many.
 KINDS: tuple[tuple[int, dict[str, Any]], ...] = ((1, {}), (2, {"extra_trees": True}))  # times ROUNDS, parameters
 NETWORK_WEIGHT = 0.3  # of the network's log-odds in the average; from 0.3 to 0.5 there is hardly a difference
-TEACHER_ROUNDS, TEACHER_RATE, TEACHER_FOLDS, TEACHER_REPEATS = 420, 0.04, 6, 2  # cheaper, because there are 12
 
 
 class BoostedTrees:
@@ -56,7 +54,7 @@ class BoostedTrees:
     def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
         """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
         kinds = [(seed, *KINDS[seed % len(KINDS)]) for seed in range(models)]
-        boosters = [_train(table, label, seed, times * ROUNDS, RATE, kind) for seed, times, kind in kinds]
+        boosters = [_train(table, label, seed, times * ROUNDS, kind) for seed, times, kind in kinds]
         return cls([booster.model_to_string() for booster in boosters])
 
     def log_odds(self, table: np.ndarray) -> np.ndarray:
@@ -77,25 +75,6 @@ class BoostedTrees:
         return self
 
 
-def out_of_fold_log_odds(table: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Log-odds of each stay by trees that were grown without it, a mean over two partitions: [n]."""
-    from sklearn.model_selection import StratifiedKFold
-
-    total = np.zeros(len(label))
-    for repeat in range(TEACHER_REPEATS):
-        folds = StratifiedKFold(TEACHER_FOLDS, shuffle=True, random_state=repeat)
-        for fold, (inside, outside) in enumerate(folds.split(table, label)):
-            seed = 100 * repeat + fold
-            booster = _train(table[inside], label[inside], seed, TEACHER_ROUNDS, TEACHER_RATE)
-            total[outside] += booster.predict(table[outside], raw_score=True)
-    return total / TEACHER_REPEATS
-
-
-def soft_labels(log_odds: np.ndarray, label: np.ndarray, weight: float) -> np.ndarray:
-    """Targets of distillation: `weight` of the teacher's probability and the rest of the label. float32 [n]."""
-    return ((1 - weight) * label + weight / (1 + np.exp(-log_odds))).astype(np.float32)
-
-
 def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndarray) -> torch.Tensor:
     """Logits [N, 2] of the weighted mean log-odds of network (`logits` [N, 2]) and trees (their table [N, c])."""
     of_trees = torch.from_numpy(trees.log_odds(table)).to(logits)
@@ -108,11 +87,9 @@ def trees_alone(average: torch.Tensor, network: torch.Tensor) -> torch.Tensor:
     return (average - NETWORK_WEIGHT * network) / (1 - NETWORK_WEIGHT)
 
 
-def _train(
-    table: np.ndarray, label: np.ndarray, seed: int, rounds: int, rate: float, kind: Mapping[str, Any] | None = None
-) -> Any:
-    parameters = PARAMETERS | {"seed": seed, "learning_rate": rate, "num_threads": torch.get_num_threads()}
-    parameters |= of_size(*table.shape) | dict(kind or {})
+def _train(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, kind: dict[str, Any]) -> Any:
+    parameters = PARAMETERS | {"seed": seed, "learning_rate": RATE, "num_threads": torch.get_num_threads()}
+    parameters |= of_size(*table.shape) | kind
     return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds)
 
 
@@ -129,12 +106,11 @@ def lightgbm() -> Any:
         import lightgbm as library
     except ImportError as error:
         raise InputError(
-            "lightgbm is not installed; boosted trees (distillation, tree_models, baselines) need it: "
-            "pip install lightgbm"
+            "lightgbm is not installed; boosted trees (tree_models, baselines) need it: pip install lightgbm"
         ) from error
     except Exception as error:  # of whatever kind: no docstrings, no OpenMP
         raise InputError(
-            f"lightgbm cannot be imported ({type(error).__name__}: {error}); boosted trees (distillation, tree_models, "
-            "baselines) need it. It needs docstrings (no python -OO) and OpenMP (libgomp1, on macOS libomp)."
+            f"lightgbm cannot be imported ({type(error).__name__}: {error}); boosted trees (tree_models, baselines) "
+            "need it. It needs docstrings (no python -OO) and OpenMP (libgomp1, on macOS libomp)."
         ) from error
     return library

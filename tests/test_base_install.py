@@ -145,7 +145,7 @@ def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohor
         {"mode": "report", "runs": run},
         summaries,
         {**summaries, "mode": "crossvalidate"},
-        {**summaries, "distillation": 0, "tree_models": 0},
+        {**summaries, "tree_models": 0},
         {"mode": "export", "ckpt": run, "output": tmp_path / "exported"},
     )
     expected = [

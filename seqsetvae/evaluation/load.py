@@ -119,6 +119,8 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
     """
     name, state = architecture_of(content, path), content["state_dict"]
     check_recorded(ARCHITECTURES[name].Sizes, saved["sizes"], path)
+    if hasattr(ARCHITECTURES[name], "current_sizes"):
+        saved = {**saved, "sizes": ARCHITECTURES[name].current_sizes(saved["sizes"], str(path))}
     try:
         check_recorded(HeadSettings, vars(head_settings(saved["head"])), path)
         if isinstance(state, dict):  # else the next line says so
@@ -145,8 +147,7 @@ def is_finetuned(path: Path) -> bool:
 def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
-    sizes = {**getattr(architecture, "EARLIER_SIZES", {}), **saved["sizes"]}
-    backbone = architecture.build(architecture.Sizes(**sizes))
+    backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
     width = backbone.pooled_width(head.head_pooling)
     trees = BoostedTrees(saved[TREES]) if TREES in saved else None
     outputs = saved[TASK]["outputs"] if TASK in saved else None

@@ -198,7 +198,7 @@ def _keep(plain: dict[str, Any], file: Path) -> None:
         recorded = read_json(file) if file.exists() else {}
     except InputError as error:
         raise InputError(f"{error}. Delete it: each fold has a record of its own settings.") from None
-    differ = differing(recorded, plain, Settings) if recorded else {}
+    differ = differing(recorded, plain, Settings, file) if recorded else {}
     if differ:
         listed = "".join(f"\n  {name}: {before!r} there, {plain[name]!r} now" for name, before in differ.items())
         raise InputError(

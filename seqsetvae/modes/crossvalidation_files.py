@@ -17,13 +17,14 @@ from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import Columns, as_csv, read_columns
 from seqsetvae.files import file_sha256, read_json, require_no_pipe, write_text
 from seqsetvae.settings.declare import declared
+from seqsetvae.settings.old_names import current
 
 RECORD = "predictions"  # its entry in the .json beside the predictions
 
 
-def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], group: type) -> dict[str, Any]:
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], group: type, file: Path) -> dict[str, Any]:
     """The recorded values of the settings of `group` that are others now; one that did not exist was its default."""
-    known = {name: item.default for name, item in declared(group).items()} | dict(recorded)
+    known = {name: item.default for name, item in declared(group).items()} | current(recorded, file)
     return {name: known[name] for name, value in now.items() if name in known and known[name] != value}
 
 
@@ -63,7 +64,7 @@ class Job:
             return "its content is not what was written there (checksum)"
         if record.get("file") != self.file.name or record.get("fold") != self.fold:
             return "it is of another fold, training or data"
-        differ = differing(record["settings"], self.settings, self.group)
+        differ = differing(record["settings"], self.settings, self.group, self.file)
         return f"it is of other settings ({', '.join(differ)})" if differ else None
 
     def write(self, columns: Columns, about: Mapping[str, Any]) -> None:

@@ -88,8 +88,7 @@ def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
     pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
-    uses_trees = settings.trees.distillation > 0 or settings.trees.tree_models > 0
-    plain_loss = settings.loss.loss == "cross_entropy" and settings.loss.class_weight == "none"
+    uses_trees = settings.trees.tree_models > 0
     rules = [
         (
             not random and pretrained.pretrained_ckpt is None,
@@ -107,23 +106,18 @@ def problems(settings: Settings) -> list[str]:
             "backbone must be trained from the start",
         ),
         (
-            settings.trees.distillation > 0 and not plain_loss,
-            f"distillation: received {settings.trees.distillation}; allowed: 0 unless loss is cross_entropy and "
-            "class_weight is none",
-        ),
-        (
             uses_trees and "table" not in ARCHITECTURES[settings.architecture.architecture].OFFERS,
-            "distillation, tree_models: allowed: 0 with this architecture, which computes no table of summaries; try "
+            "tree_models: allowed: 0 with this architecture, which computes no table of summaries; try "
             "--architecture variable_summaries",
         ),
         (
             uses_trees and not settings.task.is_binary,
-            f"distillation, tree_models: allowed: 0 with --task {settings.task.task}; trees take part in training with "
+            f"tree_models: allowed: 0 with --task {settings.task.task}; trees take part in training with "
             "one binary label only (--mode evaluate has them as a baseline)",
         ),
         (
             uses_trees and after != 0,
-            f"unfreeze_after: received {after}; allowed: 0 with --distillation or --tree_models",
+            f"unfreeze_after: received {after}; allowed: 0 with --tree_models",
         ),
         (
             size < 4,
@@ -257,7 +251,7 @@ def module_and_data(
     data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
     if is_new and hasattr(backbone, "start_small"):
         backbone.start_small(n_stays, data.loader("train"), variables)
-    data, trees = grow_trees(settings.trees, backbone, variables, data)
+    trees = grow_trees(settings.trees, backbone, variables, data)
     return build(settings, backbone, variables, cohort, transform, trees), data
 
 

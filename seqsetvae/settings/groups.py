@@ -215,9 +215,8 @@ class FinetuningSchedule(ScheduleSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSettings:
-    """Boosted trees beside the network: as its teacher, and averaged with it."""
+    """Boosted trees beside the network: their log-odds are averaged."""
 
-    distillation: float = setting(number(0, 1), default=0.0)
     tree_models: int = setting(integer(0, 1000), default=0)
 
 

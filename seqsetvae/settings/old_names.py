@@ -1,11 +1,16 @@
 """Names of settings in the old scripts, and of Lightning's Trainer, with what stands for each here (docs/moving.md).
 
 They are no aliases: most of them count, watch or weigh something else than the setting that took their place.
+Settings of earlier versions of this program that are gone are among them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqsetvae.errors import InputError
 
 
 class Now(NamedTuple):
@@ -14,6 +19,9 @@ class Now(NamedTuple):
     setting: str | None
     text: str
 
+
+LAST = "the last version with it is 0.1.0 (commit 50c98c9)"
+WITHOUT_EFFECT = {"distillation": 0.0, "summary_encoding": "normal_scores"}  # gone settings, as this version behaves
 
 _PATIENCE = Now("es_patience", "now es_patience, in validations without a better val_auc")
 _MONITOR = Now(None, "fixed: scheduler, early stopping and best.ckpt follow val_auc (mode max)")
@@ -37,6 +45,8 @@ _EPOCHS = Now("max_epochs", "now max_epochs, both stages together")
 _KL = Now("max_beta", "gone from fine-tuning, which computes no KL; max_beta in pretraining")
 
 OLD_NAMES: dict[str, Now] = {
+    "distillation": Now("tree_models", f"gone: it gained nothing beside tree_models; {LAST}"),
+    "summary_encoding": Now(None, f"gone: normal_scores is the only one; {LAST}"),
     "early_stopping_patience": _PATIENCE,
     "patience": _PATIENCE,
     "early_stopping_monitor": _MONITOR,
@@ -114,3 +124,17 @@ def old_name(name: str) -> Now | None:
     """What stands for a name of the old scripts; None: it is not known as one."""
     found = OLD_NAMES.get(name)
     return found or next((now for start, now in _FAMILIES.items() if name.startswith(start)), None)
+
+
+def current(recorded: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """Settings that a file records, without those that are gone.
+
+    Raises:
+        InputError: one of these had a value that this version cannot have.
+    """
+    for name, value in WITHOUT_EFFECT.items():
+        if recorded.get(name, value) != value:
+            raise InputError(
+                f"{file}: records {name} = {recorded[name]!r}, which is {OLD_NAMES[name].text}. Use that one."
+            )
+    return {name: value for name, value in recorded.items() if name not in WITHOUT_EFFECT}

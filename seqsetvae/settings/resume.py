@@ -16,6 +16,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.files import read_json
 from seqsetvae.settings.declare import Setting, build, declared
 from seqsetvae.settings.kinds import Several, existing_path, exists, optional, text
+from seqsetvae.settings.old_names import current
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups, shown
 
 CONFIG = "config.json"
@@ -96,7 +97,7 @@ def _recorded(received: str) -> tuple[Path, dict[str, Any]]:
             "back what was there; a setting is changed on purpose with its flag and --override, for example "
             "--max_epochs 30 --override max_epochs"
         )
-    return folder, recorded
+    return folder, current(recorded, folder / CONFIG)
 
 
 def settings_checksum(settings: Mapping[str, Any]) -> str:

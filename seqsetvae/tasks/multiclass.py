@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of classes, as numbers or text"
-RECIPE: dict[str, Any] = {"distillation": 0.0, "tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
 WATCHED = "auc"
 

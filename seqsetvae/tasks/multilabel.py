@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "several columns of 0 and 1"
-RECIPE: dict[str, Any] = {"distillation": 0.0, "tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
 

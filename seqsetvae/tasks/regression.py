@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of numbers or several (predicted in their unit)"
-RECIPE: dict[str, Any] = {"distillation": 0.0, "tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
 

@@ -24,6 +24,7 @@ from seqsetvae.interrupt import StopRequest
 from seqsetvae.metrics import RunningMean
 from seqsetvae.processes import any_of, of_all, this_process
 from seqsetvae.settings.declare import as_plain
+from seqsetvae.settings.old_names import current
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
 from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
 from seqsetvae.training.run_folder import CONFIG, RunFolder
@@ -150,7 +151,7 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a run has nothing left to do with these settings, which is then said."""
     run = RunFolder(folder)
-    done = run.is_finished and run.read_json(CONFIG)["settings"] == settings
+    done = run.is_finished and current(run.read_json(CONFIG)["settings"], run.path / CONFIG) == settings
     if done:
         print(f"Nothing to do: the run in {folder} is finished (summary.txt holds its results).")
     return done
@@ -165,7 +166,7 @@ def earlier_run(mode: str, settings: Any, data_hash: str) -> tuple[Path | None, 
     plain = {"mode": mode, **as_plain(settings)}
     for file in sorted(settings.run.output_root_dir.glob(f"{mode}-*/{CONFIG}"), reverse=True):
         config = RunFolder(file.parent).read_json(CONFIG)
-        if config.get("settings") == plain and config["cohort"].get("data") == data_hash:
+        if current(config.get("settings", {}), file) == plain and config["cohort"].get("data") == data_hash:
             return file.parent, is_finished(file.parent, plain)
     return None, False
 

@@ -13,7 +13,7 @@ import torch
 from seqsetvae.console import print_line
 from seqsetvae.loading import CohortDataModule, until
 from seqsetvae.settings.groups import TreeSettings
-from seqsetvae.trees import MAX_STAYS, BoostedTrees, out_of_fold_log_odds, soft_labels
+from seqsetvae.trees import MAX_STAYS, BoostedTrees
 
 FIT_STAYS = 20_000  # that quantiles are computed from, which bounds memory
 
@@ -26,22 +26,15 @@ def fit_to_training_stays(backbone: Any, data: CohortDataModule) -> None:
 
 def grow_trees(
     settings: TreeSettings, backbone: Any, variables: torch.Tensor, data: CohortDataModule
-) -> tuple[CohortDataModule, BoostedTrees | None]:
-    """The loaders, with the targets of distillation if there is any, and the trees to average with, if any."""
-    if not settings.distillation and not settings.tree_models:
+) -> BoostedTrees | None:
+    """The trees to average the network with, if any."""
+    if not settings.tree_models:
         if hasattr(backbone, "drop_pretrained"):
             backbone.drop_pretrained()
-        return data, None
+        return None
     stays, table = table_of_split(backbone, variables, data, "train")
-    label = data.cohort.split("train").label
     print_line(f"Boosted trees: {len(table):,} training stays, {table.shape[1]:,} columns")
-    if settings.distillation:
-        targets = label.astype(np.float32)
-        log_odds = out_of_fold_log_odds(table, label[stays])
-        targets[stays] = soft_labels(log_odds, label[stays], settings.distillation)
-        data = data.with_soft_labels("train", targets)
-    trees = BoostedTrees.fit(table, label[stays], settings.tree_models) if settings.tree_models else None
-    return data, trees
+    return BoostedTrees.fit(table, data.cohort.split("train").label[stays], settings.tree_models)
 
 
 def table_of_split(

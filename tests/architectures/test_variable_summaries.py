@@ -13,9 +13,9 @@ import torch
 from seqsetvae.architectures import variable_summaries
 from seqsetvae.architectures.variable_summaries import backbone, derived, encoding, prepare
 from seqsetvae.architectures.variable_summaries.backbone import Backbone, most_present
-from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS, Encoding, count_below
+from seqsetvae.architectures.variable_summaries.encoding import count_below
 from seqsetvae.architectures.variable_summaries.prepare import Summaries, named_rows
-from seqsetvae.architectures.variable_summaries.reference import PLAIN_ENCODINGS, plain_relevance, plain_summaries
+from seqsetvae.architectures.variable_summaries.reference import plain_normal_score, plain_relevance, plain_summaries
 from seqsetvae.architectures.variable_summaries.relevance import relevance
 from seqsetvae.architectures.variable_summaries.sizes import FEW_STAYS, Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, summarize
@@ -88,10 +88,10 @@ def test_an_event_of_an_unknown_variable_is_left_out() -> None:
     assert torch.equal(pairs.values.nan_to_num(-1), known.values[kept].nan_to_num(-1))
 
 
-def _encoded(fast: Encoding, values: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+def _encoded(values: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
     """Of numbers [R, F] of one variable, all of which are used: [R, F, W]."""
     fitted = edges[None], center[None], torch.ones(1, len(edges), dtype=torch.bool)
-    return fast.encode(fast.places(values, fitted, torch.zeros(len(values), dtype=torch.int64)))
+    return encoding.encode(encoding.places(values, fitted, torch.zeros(len(values), dtype=torch.int64)))
 
 
 @pytest.mark.parametrize("n_edges", [1, 2, 5, 31, 32, 33])
@@ -105,34 +105,20 @@ def test_the_binary_search_counts_as_torch_does_in_a_copy_of_the_edges(n_edges: 
     assert set(expected.tolist()) >= {0, n_edges}
 
 
-def test_piecewise_linear_encoding_fills_intervals_and_gives_zeros_for_missing_numbers() -> None:
-    plain, fast = PLAIN_ENCODINGS["piecewise_linear"], ENCODINGS["piecewise_linear"]
-    edges, center = torch.tensor([0.0, 1.0, 1.0, 3.0, 5.0]), torch.tensor([0.5, 0.25, 0.0, 0.125])
-    numbers = torch.tensor([[-1.0], [0.5], [1.0], [2.0], [9.0], [torch.nan]])
-    expected = torch.tensor(
-        [[0, 0, 0, 0, 1], [0.5, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0.5, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
-    )
-    expected[:5, :4] -= center
-    assert torch.equal(_encoded(fast, numbers, edges[None], center[None])[:, 0], expected)
-    for number, row in zip(numbers[:, 0].tolist(), expected.tolist(), strict=True):
-        assert plain(number, edges.tolist(), center.tolist()) == row
-
-
 def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
-    plain, fast = PLAIN_ENCODINGS["normal_scores"], ENCODINGS["normal_scores"]
     drawn = torch.Generator().manual_seed(0)
     values = torch.randn(500, 2, dtype=torch.float64, generator=drawn)
     values[:200, 1] = 0  # 40 % are equal
     values[::7] = torch.nan
-    edges, center, used = fast.fit(values)
+    edges, center, used = encoding.fit(values)
     assert used.all()
     numbers = torch.cat([values[:50], edges.T, torch.tensor([[-99.0, -99.0], [99.0, 99.0]])])
-    found = _encoded(fast, numbers, edges, center)
+    found = _encoded(numbers, edges, center)
     for row, of_row in zip(numbers.tolist(), found.tolist(), strict=True):
         for column in range(2):
-            expected = plain(row[column], edges[column].tolist(), center[column].tolist())
+            expected = plain_normal_score(row[column], edges[column].tolist(), center[column].tolist())
             assert of_row[column] == pytest.approx(expected, abs=1e-9)
-    scores, present = _encoded(fast, values, edges, center).unbind(-1)
+    scores, present = _encoded(values, edges, center).unbind(-1)
     assert scores.sum(0).abs().max() < 1e-9  # a missing number is the mean of the others
     assert torch.equal(present == 1, values.isfinite())
     assert scores[:, 0][values[:, 0].isfinite()].std() == pytest.approx(1, abs=0.05)
@@ -141,18 +127,13 @@ def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
 
 def test_quantiles_are_linear_between_the_edges() -> None:
     values = torch.arange(101.0)[:, None]
-    for name, encoding_ in ENCODINGS.items():
-        edges = encoding_.fit(values)[0]
-        assert [encoding_.quantile(edges, share).item() for share in (0.1, 0.5, 0.9, 1.0)] == pytest.approx(
-            [10, 50, 90, 100]
-        ), name
+    edges = encoding.fit(values)[0]
+    found = [encoding.quantile(edges, share).item() for share in (0.1, 0.5, 0.9, 1.0)]
+    assert found == pytest.approx([10, 50, 90, 100])
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_the_network_equals_the_plain_sum_over_variables_with_gradients(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    network, stays, batch = _network(monkeypatch, summary_encoding=name)
+def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, stays, batch = _network(monkeypatch)
     summaries = network.summaries(batch, VARIABLES)
     length = float(network.length)
     totals = []
@@ -162,7 +143,7 @@ def test_the_network_equals_the_plain_sum_over_variables_with_gradients(
             [(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay], length
         ).items():
             encoded = [
-                PLAIN_ENCODINGS[name](number if used else np.nan, edges, center)
+                plain_normal_score(number if used else np.nan, edges, center)
                 for number, used, edges, center in zip(
                     of,
                     network.used[variable].tolist(),
@@ -173,7 +154,7 @@ def test_the_network_equals_the_plain_sum_over_variables_with_gradients(
             ]
             total = total + torch.tensor(encoded).double().flatten() @ network.weight[variable]
         combined = [
-            PLAIN_ENCODINGS[name](number if used else np.nan, edges, center)
+            plain_normal_score(number if used else np.nan, edges, center)
             for number, used, edges, center in zip(
                 summaries.combinations[row].tolist(),
                 network.combination_used.tolist(),
@@ -274,8 +255,7 @@ def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch: pytest.Mon
     assert sizes == [1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used(name: str) -> None:
+def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used() -> None:
     nan = torch.nan
     columns = {
         "constant": ([1, 1, 1, 1, 1], [True, False]),  # of 5 stays, and of 9, where 4 lack the variable
@@ -288,10 +268,10 @@ def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used(na
     }
     values = torch.tensor([numbers for numbers, _ in columns.values()]).float().T
     for n_stays, case in ((9, 0), (5, 1)):
-        alone = ENCODINGS[name].fit(values[:, [0, 2, 3, 4, 5, 6]], n_stays)[2].tolist()
+        alone = encoding.fit(values[:, [0, 2, 3, 4, 5, 6]], n_stays)[2].tolist()
         expected = [used[case] for column, (_, used) in columns.items() if column != "varies"]
         assert alone == expected, n_stays
-    assert ENCODINGS[name].fit(values[:, :2], 9)[2].tolist() == [False, True]  # the second is there in the same stays
+    assert encoding.fit(values[:, :2], 9)[2].tolist() == [False, True]  # the second is there in the same stays
 
 
 def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there() -> None:
@@ -304,13 +284,11 @@ def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there()
     assert encoding.least_stays(6000) == 10
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_of_a_constant_number_the_network_reads_that_it_is_there_whatever_its_value(name: str) -> None:
-    fast = ENCODINGS[name]
-    edges, center, used = fast.fit(torch.tensor([[4.0], [4.0], [torch.nan]]), 4)
+def test_of_a_constant_number_the_network_reads_that_it_is_there_whatever_its_value() -> None:
+    edges, center, used = encoding.fit(torch.tensor([[4.0], [4.0], [torch.nan]]), 4)
     assert used.tolist() == [True]
-    found = _encoded(fast, torch.tensor([[4.0], [5.0], [-3.0], [torch.nan]]), edges, center)[:, 0]
-    assert found.tolist() == [[0] * fast.n_places + [1]] * 3 + [[0] * fast.width]
+    found = _encoded(torch.tensor([[4.0], [5.0], [-3.0], [torch.nan]]), edges, center)[:, 0]
+    assert found.tolist() == [[0, 1]] * 3 + [[0, 0]]
 
 
 def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table() -> None:
@@ -439,7 +417,7 @@ def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch: pytest.
     network.start_small(420, _labelled(decided=False), VARIABLES)
     before = network.weight.detach().clone()
     network.after_step(lr=1e-3)
-    groups = [weight.view(-1, network.encoding.width * 6) for weight in (before, network.weight.detach())]
+    groups = [weight.view(-1, encoding.WIDTH * 6) for weight in (before, network.weight.detach())]
     lengths = [each.norm(dim=1) for each in groups]
     least = 1e-3 * network.shrinkage * groups[0].shape[1] ** 0.5
     torch.testing.assert_close(lengths[1], (lengths[0] - least).clamp_min(0))
@@ -553,11 +531,14 @@ def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.
     assert network.table(batch, VARIABLES).shape[1] == 7 + int(network.combination_used.sum())
 
 
-def test_a_checkpoint_from_before_there_were_normal_scores_keeps_its_encoding() -> None:
+def test_a_checkpoint_of_another_encoding_names_the_last_version_that_reads_it() -> None:
     stated = Sizes(input_dim=12, vocabulary=NAMES).as_dict()
-    assert variable_summaries.infer_sizes({}, stated, {}, "new.ckpt").summary_encoding == "normal_scores"
-    del stated["summary_encoding"]
-    assert variable_summaries.infer_sizes({}, stated, {}, "old.ckpt").summary_encoding == "piecewise_linear"
+    assert variable_summaries.infer_sizes({}, stated, {}, "new.ckpt").vocabulary == NAMES
+    earlier = stated | {"summary_encoding": "piecewise_linear"}
+    unnamed = {name: value for name, value in stated.items() if name != "summary_encoding"}  # the first ones
+    for each in (earlier, unnamed):
+        with pytest.raises(InputError, match=r"old.ckpt: .*piecewise_linear.* version with it is 0\.1\.0"):
+            variable_summaries.infer_sizes({}, each, {}, "old.ckpt")
 
 
 def test_the_number_of_forecasts_is_that_of_the_weights_whatever_a_damaged_file_states() -> None:

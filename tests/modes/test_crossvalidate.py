@@ -221,7 +221,7 @@ def test_pretraining_within_a_fold_never_sees_its_held_out_stays(
 
     monkeypatch.setattr(pretrain, "train", watched)
     flags = {"architecture": "variable_summaries", "objective": "forecasting", "pretrain_epochs": 1, "folds": 2}
-    flags |= {"distillation": 0, "tree_models": 0, "baselines": "none", "batch_size": 16, "max_epochs": 1}
+    flags |= {"tree_models": 0, "baselines": "none", "batch_size": 16, "max_epochs": 1}
     flags |= {"data_dir": compiled.path, "output_root_dir": tmp_path, "output": tmp_path / "cv", "train_fraction": 0.5}
     flags |= {"pretrain_batch_size": 32}
     status, printed, errors = command("crossvalidate", **flags)

@@ -173,6 +173,21 @@ def test_damaged_settings_are_an_error_and_can_be_deleted(
     assert trained == []
 
 
+def test_folds_of_a_setting_that_is_gone_are_one_error_unless_it_had_no_effect(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "cv" / "crossvalidation_settings.json"
+    assert call(words())[0] == 0
+    trained.clear()
+    for weight in (0.0, 0.6):
+        recorded = json.loads(settings.read_text(encoding="utf-8")) | {"distillation": weight}
+        settings.write_text(json.dumps(recorded), encoding="utf-8")
+        status, _, errors = call(words())
+        assert status == (2 if weight else 0), errors
+        assert ("the last version with it is 0.1.0" in errors) == bool(weight)
+    assert trained == []
+
+
 def test_a_folder_in_the_place_of_a_file_is_one_error(
     words: Callable[..., list[str]], trained: list[str], tmp_path: Path
 ) -> None:

@@ -188,7 +188,7 @@ def test_an_exported_pretrained_checkpoint_can_be_fine_tuned(
 
 
 def test_trees_and_an_ensemble_are_exported_too(compiled: Cohort, tmp_path: Path, no_onnx: None) -> None:
-    flags = {"tree_models": 1, "head_members": 2, "distillation": 0, "summary_width": 8, "max_epochs": 1}
+    flags = {"tree_models": 1, "head_members": 2, "summary_width": 8, "max_epochs": 1}
     status, _, errors = command(
         "finetune",
         architecture="variable_summaries",

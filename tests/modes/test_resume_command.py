@@ -18,6 +18,7 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import report
 from seqsetvae.evaluation.report import page
+from seqsetvae.settings.old_names import WITHOUT_EFFECT
 from seqsetvae.training import calibrate, start
 from seqsetvae.training.resume import check_same_inputs
 from tests.command import argv, call, finetune, real_reports, rows_of, run_of
@@ -78,6 +79,25 @@ def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed: Path)
     assert {file: file.stat().st_mtime_ns for file in killed.rglob("*")} == written
     resume(killed, "--max_epochs", "4", "--override", "max_epochs")
     assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_a_run_of_an_earlier_version_goes_on_unless_a_setting_that_is_gone_had_an_effect(
+    killed: Path, name: str
+) -> None:
+    config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
+    del config["settings_checksum"]
+    for value in ("another", WITHOUT_EFFECT[name]):
+        config["settings"][name] = value
+        (killed / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        if value == "another":
+            errors = refusal(killed)
+            assert f"{killed / 'config.json'}: records {name} = 'another', which is gone" in errors
+            assert "the last version with it is 0.1.0" in errors
+    resume(killed)
+    assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3"]
+    (killed / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert resume(killed).startswith("Nothing to do")
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 
 @pytest.fixture(autouse=True)
 def small_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
-        monkeypatch.setattr(trees, name, rounds)
+    monkeypatch.setattr(trees, "ROUNDS", 15)
 
 
 def _train(compiled: Cohort, root: Path, **flags: Any) -> tuple[Path, str]:
@@ -69,16 +68,19 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert len(load_finetuned(checkpoint).model.trees.models) == variable_summaries.RECIPE["tree_models"]  # type: ignore[union-attr]
 
 
-def test_a_checkpoint_from_before_there_were_normal_scores_is_evaluated_as_it_was(
+def test_a_checkpoint_of_another_encoding_is_one_error_for_evaluation_and_training(
     compiled: Cohort, tmp_path: Path
 ) -> None:
-    run, _ = _train(compiled, tmp_path, summary_encoding="piecewise_linear", tree_models=1)
-    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)
-    for name in variable_summaries.EARLIER_SIZES:
-        del content["hyper_parameters"]["sizes"][name]
-    torch.save(content, tmp_path / "old.ckpt")
-    _, said, errors = command("evaluate", ckpt=tmp_path / "old.ckpt", split="valid", data_dir=compiled.path)
-    assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said, errors
+    run, _ = _train(compiled, tmp_path, tree_models=0, max_epochs=1)
+    content, old = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False), tmp_path / "old.ckpt"
+    content["hyper_parameters"]["sizes"]["summary_encoding"] = "piecewise_linear"
+    torch.save(content, old)
+    for mode, flags in (("evaluate", {"ckpt": old, "split": "valid"}), ("finetune", {"pretrained_ckpt": old})):
+        words = {"architecture": "variable_summaries"} if mode == "finetune" else {}
+        status, _, errors = command(mode, data_dir=compiled.path, output_root_dir=tmp_path / "two", **flags, **words)
+        assert (status, errors.count("\n")) == (2, 1)
+        assert f"{old}: records summary_encoding = 'piecewise_linear', which is gone" in errors
+        assert "the last version with it is 0.1.0" in errors
 
 
 def test_a_run_is_repeatable(compiled: Cohort, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> 
 
 
 def test_without_trees_the_network_is_trained_alone(compiled: Cohort, tmp_path: Path) -> None:
-    run, printed = _train(compiled, tmp_path, distillation=0, tree_models=0)
+    run, printed = _train(compiled, tmp_path, tree_models=0)
     assert "Boosted trees" not in printed
     assert load_finetuned(run / "checkpoints" / "best.ckpt").model.trees is None
 
@@ -104,7 +106,10 @@ def test_without_trees_the_network_is_trained_alone(compiled: Cohort, tmp_path: 
     ("flags", "problem"),
     [
         ({"architecture": "seqsetvae", "tree_models": 1, "unfreeze_after": 0}, "try --architecture variable_summaries"),
-        ({"loss": "focal", "distillation": 0.6}, "distillation: received 0.6; allowed: 0 unless loss is cross_entropy"),
+        (
+            {"distillation": 0.6},
+            "--distillation: no such flag; gone: it gained nothing beside tree_models; the last version",
+        ),
         ({"unfreeze_after": 2}, "unfreeze_after: received 2; allowed: 0 with --from_random_weights"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_pretrained_network_is_probed_and_fine_tuned(
     status, printed, errors = command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=3)
     assert status == 0, errors
     checkpoint = run_of(tmp_path, "pretrain")
-    network_alone = {"distillation": 0, "tree_models": 0, "head_members": 2, "max_epochs": 2}
+    network_alone = {"tree_models": 0, "head_members": 2, "max_epochs": 2}
     flags = {"architecture": "variable_summaries", "batch_size": 16, "summary_width": 16, **network_alone}
     for after in ("none", 0, 1):
         status, printed, errors = finetune(checkpoint, compiled.path, tmp_path, unfreeze_after=after, **flags)

@@ -243,7 +243,7 @@ def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labe
     )
     assert status == 0, errors
     assert "head_members 16" in said
-    assert "distillation 0.6" not in said  # trees are for one binary label
+    assert "Boosted trees" not in said  # they are for one binary label
     status, _, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
     assert status == 0, errors
 

@@ -154,8 +154,7 @@ def test_the_rest_of_an_epoch_is_what_the_killed_process_left(
 
 def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
-    for name, rounds in (("ROUNDS", 15), ("TEACHER_ROUNDS", 10), ("TEACHER_FOLDS", 3)):
-        monkeypatch.setattr(trees, name, rounds)
+    monkeypatch.setattr(trees, "ROUNDS", 15)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
     words |= {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 3, **EVERY_STEP}
     assert command("finetune", **words, output_root_dir=tmp_path / "whole")[0] == 0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures.variable_summaries.sizes import PRESETS, RECIPE, Sizes, problems, recipe_for
 from seqsetvae.errors import InputError
+from seqsetvae.settings.old_names import current
 
 if TYPE_CHECKING:
     from seqsetvae.architectures.variable_summaries.backbone import Backbone
 
 __all__ = [
-    "EARLIER_SIZES",
     "INERT",
     "NOT_IN_SHAPES",
     "OFFERS",
@@ -24,6 +24,7 @@ __all__ = [
     "Sizes",
     "build",
     "canonical_name",
+    "current_sizes",
     "explain",
     "infer_sizes",
     "problems",
@@ -36,7 +37,6 @@ VALUE_TRANSFORM = "z_score"
 SKIPPED: tuple[str, ...] = (r"objective\..*",)  # of pretraining
 INERT: frozenset[str] = frozenset()
 NOT_IN_SHAPES: tuple[str, ...] = ()
-EARLIER_SIZES = {"summary_encoding": "piecewise_linear", "forecasts": 0}  # of checkpoints from before these sizes
 
 
 def build(sizes: Sizes) -> Backbone:
@@ -61,6 +61,15 @@ def random_in_file(stored: Mapping[str, Sequence[int]]) -> list[str]:
     return []
 
 
+def current_sizes(stated: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Sizes that a checkpoint states, as this version has them; the first ones, without an encoding, had another.
+
+    Raises:
+        InputError: the network reads another encoding than normal scores.
+    """
+    return current({"summary_encoding": "piecewise_linear", **stated}, file)
+
+
 def infer_sizes(
     shapes: Mapping[str, Sequence[int]], stated: Mapping[str, Any], fallback: Mapping[str, Any], file: str
 ) -> Sizes:
@@ -71,7 +80,7 @@ def infer_sizes(
     """
     try:
         (forecasts,) = shapes.get("forecast_bias", (0,))
-        stated = {**EARLIER_SIZES, **stated, "forecasts": forecasts}
+        stated = {**current_sizes(stated, file), "forecasts": forecasts}
         values = {field.name: stated[field.name] for field in fields(Sizes)}
         return Sizes(**{**values, "vocabulary": tuple(values["vocabulary"])})
     except (KeyError, TypeError, ValueError) as error:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from seqsetvae.architectures.variable_summaries import encoding
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
-from seqsetvae.architectures.variable_summaries.encoding import ENCODINGS, repeated
 from seqsetvae.architectures.variable_summaries.prepare import (
     KeptSummaries,
     Placer,
@@ -67,9 +67,8 @@ class Backbone(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.sizes, self.shrinkage = sizes, 0.0
-        self.encoding = ENCODINGS[sizes.summary_encoding]
         n_variables, n_summaries, n_combinations = len(sizes.vocabulary), len(SUMMARIES), len(COMBINATIONS)
-        width, encoded, quantiles = sizes.summary_width, self.encoding.width, len(self.encoding.probabilities)
+        width, encoded, quantiles = sizes.summary_width, encoding.WIDTH, len(encoding.PROBABILITIES)
         self.weight = nn.Parameter(torch.empty(n_variables, n_summaries * encoded, width))
         self.combination_weight = nn.Parameter(torch.empty(n_combinations * encoded, width))
         self.bias = nn.Parameter(torch.zeros(width))
@@ -80,7 +79,7 @@ class Backbone(nn.Module):
         self.register_buffer("length", torch.zeros((), dtype=torch.float64))  # hours, see `common_length`
         for prefix, shape in (("", (n_variables, n_summaries)), ("combination_", (n_combinations,))):
             self.register_buffer(f"{prefix}edges", torch.zeros(*shape, quantiles))
-            self.register_buffer(f"{prefix}center", torch.zeros(*shape, self.encoding.n_places))
+            self.register_buffer(f"{prefix}center", torch.zeros(*shape, encoding.PLACES))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
         for name in (
@@ -94,7 +93,7 @@ class Backbone(nn.Module):
 
     def _initialize(self, numbers: int) -> None:
         """Uniform weights as those of nn.Linear for so many summaries of a stay."""
-        bound = (numbers * self.encoding.width) ** -0.5
+        bound = (numbers * encoding.WIDTH) ** -0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -130,7 +129,7 @@ class Backbone(nn.Module):
         if not self.shrinkage:
             return
         for weight in (self.weight, self.combination_weight):
-            groups = weight.view(-1, self.encoding.width * weight.shape[-1])
+            groups = weight.view(-1, encoding.WIDTH * weight.shape[-1])
             length = groups.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
             groups.mul_((1 - lr * self.shrinkage * groups.shape[1] ** 0.5 / length).clamp_min(0))
 
@@ -159,10 +158,10 @@ class Backbone(nn.Module):
         counts, n_stays = torch.bincount(variable, minlength=len(self.mean)).tolist(), sum(b.n_stays for b in taken)
         n_present = torch.zeros(self.used.shape)
         for row, of_variable in enumerate(values[order].split(counts)):
-            self.edges[row], self.center[row], self.used[row] = self.encoding.fit(of_variable, n_stays)
-            n_present[row] = torch.isfinite(of_variable).sum(0) * ~repeated(of_variable, self.edges[row])
+            self.edges[row], self.center[row], self.used[row] = encoding.fit(of_variable, n_stays)
+            n_present[row] = torch.isfinite(of_variable).sum(0) * ~encoding.repeated(of_variable, self.edges[row])
         self.in_table = most_present(n_present * self.used, MAX_COLUMNS)
-        fitted = self.encoding.fit(torch.cat([each.combinations for each in summaries]))
+        fitted = encoding.fit(torch.cat([each.combinations for each in summaries]))
         self.combination_edges, self.combination_center, self.combination_used = fitted
         self._initialize(max(1, self.n_inputs))
 
@@ -205,7 +204,7 @@ class Backbone(nn.Module):
             getattr(self, prefix + name).detach().cpu().clone() for prefix in ("", "combination_") for name in FITTED
         )
         edges, center, used, *of_combinations = fitted
-        return Placer(self.encoding, (edges, center, used), tuple(of_combinations))
+        return Placer((edges, center, used), tuple(of_combinations))
 
     def summaries(self, batch: Batch, variables: torch.Tensor) -> Summaries:
         """Those that the data loader has made, or else new ones."""
@@ -243,7 +242,7 @@ class Backbone(nn.Module):
     def _of_pairs(self, summaries: Summaries, weight: torch.Tensor, dtype: torch.dtype, drops: bool) -> torch.Tensor:
         """What each pair adds: [P, H]; one product for each variable that occurs."""
         kept = None if self.kept is None else self.kept[summaries.variable]
-        encoded = self._dropped(self.encoding.encode(summaries.places.to(dtype)), drops, kept)
+        encoded = self._dropped(encoding.encode(summaries.places.to(dtype)), drops, kept)
         if drops and self.sizes.variable_dropout:
             kept = torch.rand(len(encoded), 1, 1, device=encoded.device) >= self.sizes.variable_dropout
             encoded = encoded * kept  # not scaled: a variable that is not measured is not made up for either
@@ -251,7 +250,7 @@ class Backbone(nn.Module):
 
     def _of_combinations(self, places: torch.Tensor, weight: torch.Tensor, drops: bool) -> torch.Tensor:
         """What the combinations add: [N, C, Q] → [N, H]."""
-        encoded = self._dropped(self.encoding.encode(places.to(weight.dtype)), drops, self.combinations_kept)
+        encoded = self._dropped(encoding.encode(places.to(weight.dtype)), drops, self.combinations_kept)
         return encoded.flatten(1) @ weight
 
     def _dropped(self, encoded: torch.Tensor, drops: bool, kept: torch.Tensor | None) -> torch.Tensor:

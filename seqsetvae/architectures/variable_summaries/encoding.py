@@ -1,86 +1,94 @@
-"""Encodings of single numbers for the first layer: their place among those of the training stays; missing is zero.
+"""The encoding of single numbers for the first layer: normal scores of their place among those of the training stays.
 
-Legend: R rows, F numbers of a row, K quantiles of the training stays (edges), Q numbers that describe one number,
+The standard normal quantile of a number's position makes any distribution normal; a missing number is zero.
+
+Legend: R rows, F numbers of a row, K quantiles of the training stays (edges), Q = 1 number that describes one number,
 W = Q + 1 with whether it is present; V tables of edges; n numbers that are present.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+PROBABILITIES = tuple(np.linspace(0, 1, 33).tolist())  # of the K quantiles
+PLACES, WIDTH = 1, 2  # Q, W
+OUTERMOST = 1 / 64  # positions end here and at 1 - 1/64, half a step between two quantiles: scores within ±2.15
 MOST_NEEDED, NEEDED_SHARE = 10, 0.02  # see `least_stays`
 DIFFER = 2  # training stays that must have, and lack, what is used for its presence alone; one stay teaches nothing
 Fitted = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class Encoding(ABC):
-    """How a number is described by its place among the quantiles of the training stays."""
+def place(number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """Finite numbers [n], edges [V F, K] and the row of the edges of each number [n] → [n, Q].
 
-    def __init__(self, probabilities: Sequence[float], n_places: int) -> None:
-        """`probabilities` [K] of the quantiles, ascending; `n_places` is Q."""
-        self.probabilities = tuple(probabilities)
-        self.n_places = n_places
-        self.width = n_places + 1
+    Positions are linear between quantiles; a number that equals several of them has their middle.
+    """
+    n_edges = edges.shape[1]
+    last, first = n_edges - 1, row * n_edges
+    below = count_below(number, edges, row)
+    low, high = (edges.take(first + index.clamp(0, last)) for index in (below - 1, below))
+    between = below - 1 + (number - low) / (high - low).clamp_min(1e-9)
+    up_to = torch.searchsorted(edges, edges, right=True)  # number of edges that are not above each
+    equal = (below + up_to.take(first + below.clamp_max(last)) - 1).to(number.dtype) / 2
+    position = torch.where((high == number) & (below <= last), equal, between) / last
+    return torch.special.ndtri(position.clamp(OUTERMOST, 1 - OUTERMOST))[:, None]
 
-    @abstractmethod
-    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        """Finite numbers [n], edges [V F, K] and the row of the edges of each number [n] → [n, Q]."""
 
-    def places(self, values: torch.Tensor, fitted: Fitted, variable: torch.Tensor) -> torch.Tensor:
-        """The place of each number, minus the mean over the training stays; on the host.
+def places(values: torch.Tensor, fitted: Fitted, variable: torch.Tensor) -> torch.Tensor:
+    """The place of each number, minus the mean over the training stays; on the host.
 
-        Args:
-            values: [R, F]; NaN is missing.
-            fitted: as `fit` returns it, of each variable: edges [V, F, K], centers [V, F, Q], used [V, F].
-            variable: [R], which of these a row belongs to.
+    Args:
+        values: [R, F]; NaN is missing.
+        fitted: as `fit` returns it, of each variable: edges [V, F, K], centers [V, F, Q], used [V, F].
+        variable: [R], which of these a row belongs to.
 
-        Returns:
-            [R, F, Q] of the type of the values, NaN where a number is missing or not used.
-        """
-        edges, center, used = fitted
-        present = torch.isfinite(values) & used[variable]
-        where = present.flatten().nonzero()[:, 0]  # [n]
-        row = (variable[:, None] * values.shape[1] + torch.arange(values.shape[1])).take(where)
-        edges = edges.to(values.dtype).flatten(0, 1)
-        place = self.place(values.take(where), edges, row) - center.to(values.dtype).flatten(0, 1)[row]
-        constant = edges[row, 0] == edges[row, -1]  # only that it is there was learned from
-        places = values.new_full((values.numel(), self.n_places), torch.nan)
-        places[where] = place.masked_fill(constant[:, None], 0.0)
-        return places.reshape(*values.shape, self.n_places)
+    Returns:
+        [R, F, Q] of the type of the values, NaN where a number is missing or not used.
+    """
+    edges, center, used = fitted
+    present = torch.isfinite(values) & used[variable]
+    where = present.flatten().nonzero()[:, 0]  # [n]
+    row = (variable[:, None] * values.shape[1] + torch.arange(values.shape[1])).take(where)
+    edges = edges.to(values.dtype).flatten(0, 1)
+    found = place(values.take(where), edges, row) - center.to(values.dtype).flatten(0, 1)[row]
+    constant = edges[row, 0] == edges[row, -1]  # only that it is there was learned from
+    placed = values.new_full((values.numel(), PLACES), torch.nan)
+    placed[where] = found.masked_fill(constant[:, None], 0.0)
+    return placed.reshape(*values.shape, PLACES)
 
-    @staticmethod
-    def encode(places: torch.Tensor) -> torch.Tensor:
-        """Places [R, F, Q] and 1 for present, or zeros: [R, F, W]."""
-        present = torch.isfinite(places[..., :1])
-        return torch.cat([places.nan_to_num(), present.to(places.dtype)], dim=-1)
 
-    def fit(self, values: torch.Tensor, n_stays: int | None = None) -> Fitted:
-        """Edges [F, K], centers [F, Q] and which numbers are used [F], from those of training stays [R, F].
+def encode(placed: torch.Tensor) -> torch.Tensor:
+    """Places [R, F, Q] and 1 for present, or zeros: [R, F, W]."""
+    present = torch.isfinite(placed[..., :1])
+    return torch.cat([placed.nan_to_num(), present.to(placed.dtype)], dim=-1)
 
-        `n_stays` counts all training stays, where those that have none of these numbers are no rows.
-        """
-        n_present = torch.isfinite(values).sum(0)
-        quantiles = torch.tensor(self.probabilities, dtype=values.dtype)
-        if len(values) == 0:
-            edges = values.new_zeros(values.shape[1], len(quantiles))
-        else:
-            edges = torch.nanquantile(values, quantiles, dim=0).T.nan_to_num()
-        center, all_used = edges.new_zeros(1, values.shape[1], self.n_places), torch.ones(1, values.shape[1]).bool()
-        places = self.places(values, (edges[None], center, all_used), torch.zeros(len(values), dtype=torch.int64))
-        center = self.encode(places)[..., :-1].sum(0) / n_present.clamp_min(1)[:, None]
-        return edges, center, differing(values, edges[:, -1] > edges[:, 0], n_stays or len(values))
 
-    def quantile(self, edges: torch.Tensor, probability: float) -> torch.Tensor:
-        """A quantile of the training stays, linear between two edges: [..., K] → [...]."""
-        index = float(np.interp(probability, self.probabilities, range(len(self.probabilities))))
-        low = math.floor(index)
-        high = min(low + 1, len(self.probabilities) - 1)
-        return edges[..., low].lerp(edges[..., high], index - low)
+def fit(values: torch.Tensor, n_stays: int | None = None) -> Fitted:
+    """Edges [F, K], centers [F, Q] and which numbers are used [F], from those of training stays [R, F].
+
+    `n_stays` counts all training stays, where those that have none of these numbers are no rows.
+    """
+    n_present = torch.isfinite(values).sum(0)
+    quantiles = torch.tensor(PROBABILITIES, dtype=values.dtype)
+    if len(values) == 0:
+        edges = values.new_zeros(values.shape[1], len(quantiles))
+    else:
+        edges = torch.nanquantile(values, quantiles, dim=0).T.nan_to_num()
+    center, all_used = edges.new_zeros(1, values.shape[1], PLACES), torch.ones(1, values.shape[1]).bool()
+    placed = places(values, (edges[None], center, all_used), torch.zeros(len(values), dtype=torch.int64))
+    center = encode(placed)[..., :-1].sum(0) / n_present.clamp_min(1)[:, None]
+    return edges, center, differing(values, edges[:, -1] > edges[:, 0], n_stays or len(values))
+
+
+def quantile(edges: torch.Tensor, probability: float) -> torch.Tensor:
+    """A quantile of the training stays, linear between two edges: [..., K] → [...]."""
+    index = probability * (len(PROBABILITIES) - 1)
+    low = math.floor(index)
+    high = min(low + 1, len(PROBABILITIES) - 1)
+    return edges[..., low].lerp(edges[..., high], index - low)
 
 
 def least_stays(n_stays: int) -> int:
@@ -133,40 +141,6 @@ def repeated(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     return found
 
 
-class PiecewiseLinear(Encoding):
-    """How far a number fills each interval between five quantiles (Gorishniy et al., NeurIPS 2022, section 3.2)."""
-
-    def __init__(self) -> None:
-        super().__init__((0.0, 0.1, 0.5, 0.9, 1.0), n_places=4)
-
-    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        """The share of each interval that lies below the number; an interval of no width is a step."""
-        low, high = edges[row, :-1], edges[row, 1:]
-        share = ((number[:, None] - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
-        return torch.where(high > low, share, (number[:, None] >= high).to(number.dtype))
-
-
-class NormalScores(Encoding):
-    """The standard normal quantile of a number's position among the training stays: any distribution becomes normal."""
-
-    OUTERMOST = 1 / 64  # positions end here and at 1 - 1/64, half a step between two quantiles: scores within ±2.15
-
-    def __init__(self) -> None:
-        super().__init__(np.linspace(0, 1, 33).tolist(), n_places=1)
-
-    def place(self, number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        """Positions are linear between quantiles; a number that equals several of them has their middle."""
-        n_edges = edges.shape[1]
-        last, first = n_edges - 1, row * n_edges
-        below = count_below(number, edges, row)
-        low, high = (edges.take(first + index.clamp(0, last)) for index in (below - 1, below))
-        between = below - 1 + (number - low) / (high - low).clamp_min(1e-9)
-        up_to = torch.searchsorted(edges, edges, right=True)  # number of edges that are not above each
-        equal = (below + up_to.take(first + below.clamp_max(last)) - 1).to(number.dtype) / 2
-        position = torch.where((high == number) & (below <= last), equal, between) / last
-        return torch.special.ndtri(position.clamp(self.OUTERMOST, 1 - self.OUTERMOST))[:, None]
-
-
 def count_below(number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     """How many of its edges are less than each number: [n], [V F, K] ascending, [n] → [n].
 
@@ -180,6 +154,3 @@ def count_below(number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) ->
         is_less = edges.take(first + more.clamp_max(n_edges) - 1) < number
         below = torch.where(is_less & (more <= n_edges), more, below)
     return below
-
-
-ENCODINGS: dict[str, Encoding] = {"normal_scores": NormalScores(), "piecewise_linear": PiecewiseLinear()}

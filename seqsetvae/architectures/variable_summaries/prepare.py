@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from seqsetvae.architectures.variable_summaries.derived import LABS, NAMES, STATIC, combinations
-from seqsetvae.architectures.variable_summaries.encoding import Encoding, Fitted
+from seqsetvae.architectures.variable_summaries.encoding import Fitted, places
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, Pairs, summarize
 from seqsetvae.batch import Batch
 
@@ -35,20 +35,19 @@ class Summaries:
 
 @dataclass(frozen=True, eq=False)
 class Placer:
-    """Makes places of summaries and of combinations, from what was fitted to them (`Encoding.fit`)."""
+    """Makes places of summaries and of combinations, from what was fitted to them (`encoding.fit`)."""
 
-    encoding: Encoding
     summaries: Fitted  # of each variable: edges [V, F, K], centers [V, F, Q], used [V, F]
     combinations: Fitted  # edges [C, K], centers [C, Q], used [C]
 
     def of_summaries(self, values: torch.Tensor, variable: torch.Tensor) -> torch.Tensor:
         """[P, F] → [P, F, Q]."""
-        return self.encoding.places(values, self.summaries, variable)
+        return places(values, self.summaries, variable)
 
     def of_combinations(self, values: torch.Tensor) -> torch.Tensor:
         """[N, C] → [N, C, Q]."""
         edges, center, used = (fitted[None] for fitted in self.combinations)
-        return self.encoding.places(values, (edges, center, used), torch.zeros(len(values), dtype=torch.int64))
+        return places(values, (edges, center, used), torch.zeros(len(values), dtype=torch.int64))
 
 
 @dataclass(frozen=True, eq=False)

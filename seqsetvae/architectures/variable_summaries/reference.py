@@ -5,7 +5,7 @@ Legend: F = 35 summaries, W numbers of an encoded summary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -58,17 +58,6 @@ def _slope(events: Sequence[Event]) -> float:
     return float(((hours - hours.mean()) * values).sum() / spread) if spread > 0.5 else np.nan
 
 
-def plain_piecewise_linear(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
-    """One number as W numbers: how far it fills each interval, less the center; 1 for present."""
-    if not np.isfinite(number):
-        return [0.0] * len(edges)
-    found = []
-    for low, high, mean in zip(edges, edges[1:], center, strict=False):
-        filled = float(np.clip((number - low) / (high - low), 0, 1)) if high > low else float(number >= low)
-        found.append(filled - mean)
-    return [*found, 1.0]
-
-
 def plain_normal_score(number: float, edges: Sequence[float], center: Sequence[float]) -> list[float]:
     """One number as the normal score of its position among the edges, less the center; 1 for present."""
     if not np.isfinite(number):
@@ -94,9 +83,3 @@ def plain_relevance(numbers: Sequence[float], labels: Sequence[int], n_inputs: i
 def _entropy(labels: Sequence[int]) -> float:
     shares = [labels.count(value) / len(labels) for value in set(labels)]
     return -sum(share * float(np.log(share)) for share in shares)
-
-
-PLAIN_ENCODINGS: dict[str, Callable[[float, Sequence[float], Sequence[float]], list[float]]] = {
-    "normal_scores": plain_normal_score,
-    "piecewise_linear": plain_piecewise_linear,
-}

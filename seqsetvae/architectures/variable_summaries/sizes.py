@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqsetvae.settings.declare import setting
-from seqsetvae.settings.kinds import choice, integer, number
+from seqsetvae.settings.kinds import integer, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,6 @@ class Sizes:
     forecasts: int = 0  # of the pretraining whose network is kept for the table; 0: none is kept
     summary_width: int = setting(
         integer(1, 65536), default=256, help="variable_summaries: width to which the summaries of a stay are mapped"
-    )
-    summary_encoding: str = setting(
-        choice("normal_scores", "piecewise_linear"),
-        default="normal_scores",
-        help="variable_summaries: what the network reads of a summary",
     )
     summary_dropout: float = setting(
         number(0, 0.9), default=0.4, help="variable_summaries: dropout probability of single summaries in training"
@@ -39,8 +34,8 @@ class Sizes:
             raise ValueError(f"{self.forecasts} forecasts are not as many of each of {len(self.vocabulary)} variables")
 
     def as_dict(self) -> dict[str, Any]:
-        """All sizes by name."""
-        return asdict(self) | {"vocabulary": list(self.vocabulary)}
+        """All sizes by name, and the encoding: earlier versions had others."""
+        return asdict(self) | {"vocabulary": list(self.vocabulary), "summary_encoding": "normal_scores"}
 
 
 PRESETS: dict[str, dict[str, Any]] = {"full": {}}

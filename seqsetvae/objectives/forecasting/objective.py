@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.architectures.variable_summaries.backbone import Backbone
+from seqsetvae.architectures.variable_summaries.encoding import quantile
 from seqsetvae.architectures.variable_summaries.sizes import Sizes
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES
 from seqsetvae.batch import Batch
@@ -125,7 +126,7 @@ def scale_of(model: Backbone) -> Scale:
     """Median of the means of each variable over training stays, and their spread, as a standard deviation."""
     mean = SUMMARIES.index("mean")
     edges = model.edges[:, mean].detach().cpu().double()
-    low, median, high = (model.encoding.quantile(edges, probability) for probability in (0.1, 0.5, 0.9))
+    low, median, high = (quantile(edges, probability) for probability in (0.1, 0.5, 0.9))
     spread = (high - low) / NORMAL_RANGE
     return Scale(median, spread.where(model.used[:, mean].cpu() & (spread > 0), torch.nan))
 
