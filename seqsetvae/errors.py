@@ -1,4 +1,6 @@
-"""The one way to report a problem that the user can mend."""
+"""The one way to report a problem that the user can mend, and the words of messages."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -25,6 +27,12 @@ def cut(text: str, most: int) -> str:
 def counted(number: int, what: str) -> str:
     """`1 file`, `2 files`"""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def named(names: Sequence[str], most: int = 8) -> str:
+    """The first of some names: `a, b and 3 more`"""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Terminated(BaseException):

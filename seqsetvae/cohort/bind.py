@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.folds import GatheredSplit
+from seqsetvae.cohort.folds import OF_STAYS, GatheredSplit
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
 from seqsetvae.cohort.report import event_counts
 from seqsetvae.cohort.sidefiles import (
@@ -27,7 +27,7 @@ from seqsetvae.cohort.sidefiles import (
     read_stats,
 )
 from seqsetvae.cohort.variables import FILE, NONE, Variables
-from seqsetvae.errors import InputError, counted, shown
+from seqsetvae.errors import InputError, counted, named, shown
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,10 @@ class SideTables:
 
     stats: Stats | None = None
     embeddings: Embeddings | None = None
-    named: bool = False  # by a flag; others lie beside the data
+    by_flag: bool = False  # they were named; others lie beside the data
 
 
 NO_TABLES = SideTables()
-
-
-def read_tables(stats: Path | None, embeddings: Path | None, named: bool = False) -> SideTables:
-    """The tables of these files; a compiled cohort stands for those that lie in it, or that its values have."""
-    vectors = None if embeddings is None else vectors_of(embeddings)
-    return SideTables(None if stats is None else stats_of(stats), vectors, named)
 
 
 def tables_in(cohort: Path) -> tuple[Path | None, Path | None]:
@@ -54,8 +48,10 @@ def tables_in(cohort: Path) -> tuple[Path | None, Path | None]:
     return stats, embeddings
 
 
-def stats_of(path: Path) -> Stats:
-    """Mean and std by variable, of a stats.csv or of a compiled cohort."""
+def stats_of(path: Path | None) -> Stats | None:
+    """Mean and std by variable, of a stats.csv or of a compiled cohort: those of its stats.csv, or of its values."""
+    if path is None:
+        return None
     file = tables_in(path)[0] if is_compiled(path) else path
     if file is not None:
         return read_stats(file)
@@ -64,8 +60,10 @@ def stats_of(path: Path) -> Stats:
     return {name: (mean, std) for name, mean, std in triples if mean == mean}
 
 
-def vectors_of(path: Path) -> Embeddings | None:
+def vectors_of(path: Path | None) -> Embeddings | None:
     """Vectors of a cached.csv or of a compiled cohort; None: they are generated from the names."""
+    if path is None:
+        return None
     file = tables_in(path)[1] if is_compiled(path) else path
     if file is not None:
         return read_embeddings(file)
@@ -89,7 +87,7 @@ def bind(
     """
     variables = with_tables(cohort, tables, () if own is None else own.names).variables
     if own is not None:
-        _compare(own, variables, tables.named)
+        _compare(own, variables, tables.by_flag)
         variables = own.over(variables)
     cohort = replace(cohort, variables=variables)
     if variables.statistics == NONE:
@@ -100,7 +98,10 @@ def bind(
     if missing.any() and not leave_out_unknown:
         _refuse(cohort, missing, "cached.csv" if own is None else "The checkpoint")
     cohort = _without_variables(cohort, missing) if missing.any() else cohort
-    _check_values(cohort)
+    sums = [cohort.sums(name) for name in cohort.splits]
+    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
+    furthest = np.where(cohort.mean - low > high - cohort.mean, low, high)
+    check_furthest(cohort.vocabulary, cohort.mean, cohort.std, furthest, cohort.variables.statistics)
     return cohort
 
 
@@ -125,13 +126,13 @@ def with_tables(cohort: Cohort, tables: SideTables, known: tuple[str, ...] = ())
     return replace(cohort, variables=variables)
 
 
-def _compare(own: Variables, variables: Variables, named: bool) -> None:
+def _compare(own: Variables, variables: Variables, by_flag: bool) -> None:
     """Say that files beside the data contradict a checkpoint. Raises InputError if they are named."""
     changed = own.contradicted_by(variables)
     if not changed:
         return
-    listed = f"{counted(len(changed), 'variable')}: {', '.join(changed[:8])}"
-    if named:
+    listed = f"{counted(len(changed), 'variable')}: {named(changed)}"
+    if by_flag:
         raise InputError(
             f"The checkpoint was trained with another mean, std or embedding of {listed}. It has those of its "
             "training: leave out --params_map_path and --embeddings_path."
@@ -146,15 +147,6 @@ def _refuse(cohort: Cohort, missing: NDArray[np.bool_], source: str) -> None:
         f"{source} has no embedding for {missing.sum()} of {len(missing)} variables:{''.join(lines)}\n"
         "Add a line for each to cached.csv (--embeddings_path), or take their rows out of the data."
     )
-
-
-def _check_values(cohort: Cohort) -> None:
-    """Raises InputError for values that mean and std make a z-score of that no model can use."""
-    sums = [cohort.sums(name) for name in cohort.splits]
-    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
-    mean, source = cohort.mean, cohort.variables.statistics
-    furthest = np.where(mean - low > high - mean, low, high)
-    check_furthest(cohort.vocabulary, mean, cohort.std, furthest, source)
 
 
 # ------------------------------------------------------------------ without variables that a model cannot read
@@ -207,8 +199,7 @@ def _with_events(split: Split, keep: NDArray[np.bool_]) -> tuple[GatheredSplit, 
         "minute": split.minute[has_event],
         "stay_offset": stay_end,
     }
-    for array in ("stay_id", "subject_id", "prediction_minute", "label"):
-        arrays[array] = getattr(split, array)[has_set]
+    arrays |= {array: getattr(split, array)[has_set] for array in OF_STAYS}
     return GatheredSplit(split.name, arrays), ~has_set
 
 

@@ -186,8 +186,8 @@ def _read_tables(check: Check, stats: Path | None, embeddings: Path | None) -> S
         text = "there is no cached.csv: embeddings are generated from the names of the variables"
         check.findings.append(Finding(NOTE, text))
     return SideTables(
-        check.attempt(lambda: stats_of(stats) if stats else None),
-        check.attempt(lambda: vectors_of(embeddings) if embeddings else None),
+        check.attempt(lambda: stats_of(stats)),
+        check.attempt(lambda: vectors_of(embeddings)),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.bind import SideTables, bind, read_tables, tables_in
+from seqsetvae.cohort.bind import SideTables, bind, stats_of, tables_in, vectors_of
 from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
@@ -77,7 +77,8 @@ def side_tables(data_dir: Path, named: SideFiles) -> SideTables:
     else:
         files = locate_layout(data_dir, named)
         stats, embeddings = files.stats, files.embeddings
-    return read_tables(stats, embeddings, named=named.stats is not None or named.embeddings is not None)
+    by_flag = named.stats is not None or named.embeddings is not None
+    return SideTables(stats_of(stats), vectors_of(embeddings), by_flag)
 
 
 def _from_cache(

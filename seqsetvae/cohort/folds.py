@@ -14,6 +14,7 @@ from seqsetvae.cohort.format import Cohort, Split, ranges
 from seqsetvae.cohort.variables import TRAIN_SPLIT
 from seqsetvae.errors import InputError
 
+OF_STAYS = ("stay_id", "subject_id", "prediction_minute", "label")  # the arrays with an entry for each stay
 POOLED = ("train", "valid")  # the test split is never part of a fold
 
 
@@ -32,25 +33,20 @@ class GatheredSplit(Split):
 
 def gather(name: str, sources: list[tuple[Split, NDArray[np.int64]]]) -> GatheredSplit:
     """The stays at these positions of each source, in this order, as one split."""
-    parts: dict[str, list[NDArray[Any]]] = {}
+    parts: list[dict[str, NDArray[Any]]] = []
     for split, stays in sources:
         first, end = split.stay_offset[stays], split.stay_offset[stays + 1]
         first_event = split.set_offset[first]
         sets, events = ranges(first, end - first), ranges(first_event, split.set_offset[end] - first_event)
-        per_array: dict[str, NDArray[Any]] = {
+        part: dict[str, NDArray[Any]] = {
             "variable": split.variable[events],
             "value": split.value[events],
             "set_offset": split.set_offset[sets + 1] - split.set_offset[sets],
             "minute": split.minute[sets],
             "stay_offset": end - first,
-            "stay_id": split.stay_id[stays],
-            "subject_id": split.subject_id[stays],
-            "prediction_minute": split.prediction_minute[stays],
-            "label": split.label[stays],
         }
-        for array, values in per_array.items():
-            parts.setdefault(array, []).append(values)
-    arrays = {array: np.concatenate(values) for array, values in parts.items()}
+        parts.append(part | {array: getattr(split, array)[stays] for array in OF_STAYS})
+    arrays = {array: np.concatenate([part[array] for part in parts]) for array in parts[0]}
     for offsets in ("set_offset", "stay_offset"):  # sizes → offsets
         arrays[offsets] = np.concatenate([[0], np.cumsum(arrays[offsets])])
     return GatheredSplit(name, arrays)

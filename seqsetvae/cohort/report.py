@@ -17,12 +17,12 @@ from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.spans import TIMES, span_findings
 from seqsetvae.cohort.statistics import Sums
 from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT
-from seqsetvae.errors import counted, shown
+from seqsetvae.errors import counted, named, shown
 from seqsetvae.findings import ERROR, WARNING, Finding
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NO_STATISTICS = "without mean and std, whose values are read as they are"
-NAMED = 8  # variables that one line names
+MOST_ALIKE = 8  # groups of names that a summary has
 CLOSE = 0.01  # of the distance between two means
 FEWEST_VARIABLES = 3  # whose means can tell splits apart
 
@@ -38,7 +38,7 @@ def summary(cohort: Cohort) -> str:
         )
     lines += [*_samples(cohort), *cohort.manifest.get(IMPORT, {}).get("decided", ())]
     lines.append(f"{len(cohort.vocabulary)} variables")
-    lines += [f"{ALIKE}: {names}" for names in alike_names(cohort)[:NAMED]]
+    lines += [f"{ALIKE}: {names}" for names in alike_names(cohort)[:MOST_ALIKE]]
     return "\n".join([*lines, *notices(cohort, examples=True)])
 
 
@@ -138,9 +138,7 @@ def without_statistics(cohort: Cohort) -> dict[str, int]:
 def most_events(unknown: dict[str, int]) -> str:
     """The variables with most events, each with their number."""
     by_count = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    listed = ", ".join(f"{shown(name)} ({counted(n, 'event')})" for name, n in by_count[:NAMED])
-    more = len(unknown) - NAMED
-    return f"{listed} and {more:,} more" if more > 0 else listed
+    return named([f"{shown(name)} ({counted(n, 'event')})" for name, n in by_count])
 
 
 # ------------------------------------------------------------------ what training can see of validation or test data

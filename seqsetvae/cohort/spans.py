@@ -28,8 +28,7 @@ EXAMPLES = 10
 FEWEST_SERIALS = 5  # stays: fewer may begin a month after minute 0 by chance
 SERIALS = (30_000.0, 110_000.0)  # days of a spreadsheet, 1982 to 2201
 EPOCHS = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}  # from 1973, to 2286
-DATES = {"YYYYMMDD": 8, "YYYYMMDDHHMM": 12, "YYYYMMDDHHMMSS": 14}  # with their digits
-_FORMATS = {"YYYYMMDD": "%Y%m%d", "YYYYMMDDHHMM": "%Y%m%d%H%M", "YYYYMMDDHHMMSS": "%Y%m%d%H%M%S"}
+DATES = {"YYYYMMDD": "%Y%m%d", "YYYYMMDDHHMM": "%Y%m%d%H%M", "YYYYMMDDHHMMSS": "%Y%m%d%H%M%S"}
 
 
 class StaySpans(NamedTuple):
@@ -74,17 +73,13 @@ class Spans:
         self.early += (part.n_early.sum(), (part.n_early > 0).sum())
         label = labels.of(part.stays.stay_id[part.is_over])
         self.over += (len(label), (label >= 0).sum(), (label == 1).sum())
-        self._keep(self.longest, part, part.last - part.first, YEAR)
-        self._keep(self.furthest, part, np.abs(part.first), FAR)
-
-    @staticmethod
-    def _keep(kept: list[tuple[float, str]], part: StaySpans, minutes: Floats, above: float) -> None:
-        """Keep the stays with the most minutes."""
-        for at in np.flatnonzero(minutes > above).tolist():
-            where = f"{part.stays[at].file}: from minute {part.first[at]:,.0f} to {part.last[at]:,.0f}"
-            kept.append((float(minutes[at]), where))
-        kept.sort(key=lambda item: -item[0])
-        del kept[EXAMPLES:]
+        far = ((self.longest, part.last - part.first, YEAR), (self.furthest, np.abs(part.first), FAR))
+        for most, minutes, above in far:
+            for at in np.flatnonzero(minutes > above).tolist():
+                where = f"{part.stays[at].file}: from minute {part.first[at]:,.0f} to {part.last[at]:,.0f}"
+                most.append((float(minutes[at]), where))
+            most.sort(key=lambda item: -item[0])
+            del most[EXAMPLES:]
 
     def as_plain(self) -> dict[str, Any]:
         """For the manifest. Where most stays last for years, one is long that is far longer than these."""
@@ -163,9 +158,9 @@ def refuse_other_clocks(first: Floats, unit_minutes: float, unit: str) -> None:
 
 def _kind_of_clock(numbers: Floats, unit: str) -> str | None:
     """What most of these numbers are instead of the time since the start of a stay; None if they may be that."""
-    for form, digits in DATES.items():
-        if _are_dates(numbers, digits).mean() > 0.5:
-            return f"dates written as {form}: read them with --time_format {_FORMATS[form]}"
+    for form, time_format in DATES.items():
+        if _are_dates(numbers, len(form)).mean() > 0.5:
+            return f"dates written as {form}: read them with --time_format {time_format}"
     for name, least in EPOCHS.items():
         if ((numbers >= least) & (numbers < 100 * least)).mean() > 0.5:
             return f"{name} since 1970, by their size"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.statistics import Floats
 from seqsetvae.cohort.variables import z_scores
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, named
 
 Z_SCORE = "z_score"
 QUANTILES = "quantiles"
@@ -30,7 +30,6 @@ N_QUANTILES = 33
 MOST_EVENTS = 20_000_000  # training events that quantiles are computed from, evenly spaced, which bounds memory
 SCALE = 3**0.5  # half the range of a value of variance 1 that is uniformly distributed
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # ascending values, and the position of each
-NAMED = 8  # variables that one line names
 # (variable [E], value in its unit [E]) -> the value that the model reads [E]
 ValueChange = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -134,9 +133,8 @@ class ZScore:
             return "rare variables keep their values"
         if not self.rare:
             return f"no variable has fewer than {self.min_count:,} training values"
-        more = f" and {len(self.rare) - NAMED:,} more" if len(self.rare) > NAMED else ""
-        named = f"{', '.join(map(repr, self.rare[:NAMED]))}{more}"
-        return f"variables with fewer than {self.min_count:,} training values get the value {PRESENT:g}: {named}"
+        rare = named(list(map(repr, self.rare)))
+        return f"variables with fewer than {self.min_count:,} training values get the value {PRESENT:g}: {rare}"
 
 
 def _clipped(

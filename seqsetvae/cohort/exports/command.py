@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.cohort.bind import read_tables, tables_in, with_tables
+from seqsetvae.cohort.bind import SideTables, stats_of, tables_in, vectors_of, with_tables
 from seqsetvae.cohort.exports import EXPORTS
 from seqsetvae.cohort.format import open_cohort
 from seqsetvae.files import refuse_existing
@@ -24,7 +24,8 @@ def add_export(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out)
-    cohort = with_tables(open_cohort(arguments.cohort), read_tables(*tables_in(arguments.cohort)))
+    stats, embeddings = tables_in(arguments.cohort)
+    cohort = with_tables(open_cohort(arguments.cohort), SideTables(stats_of(stats), vectors_of(embeddings)))
     not_held = EXPORTS[arguments.to].write(cohort, arguments.out)
     for line in not_held:
         print(f"⚠️  {line}")
