@@ -132,3 +132,33 @@ def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:
     for name in ("._1", "_copy"):
         (folder.ehr / "train" / f"{name}.parquet").write_bytes(b"x")
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        (",0,hr,80,0", [], "c.csv, row 1 (counted from 0): the row has no id"),
+        ("3,noon,hr,80,0", [], "c.csv, row 1 (counted from 0), variable 'hr': id 3, column time: 'noon' is not"),
+        ("3,1,hr,,0", [], "c.csv, row 1 (counted from 0), variable 'hr': id 3, column value: empty"),
+        ("3,1,rhythm,a\0b,0", [], "c.csv, column value: row 1 (counted from 0), variable 'rhythm': the cell holds"),
+        ("3,1,hr,80,2", ["--label_column", "died"], "c.csv, row 1 (counted from 0), column died: '2' is not a label"),
+        (
+            "3,1,hr,80,1",
+            ["--static_columns", "died"],
+            "c.csv, row 1 (counted from 0), column died: '1', but another row",
+        ),
+        ("1.5e17,1,hr,80,0", [], "c.csv, column id: '1.5e17' is in scientific notation"),
+    ],
+)
+def test_faults_in_small_files_that_are_read_together_name_the_file(
+    tables: Tables,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    row: str,
+    flags: list[str],
+    message: str,
+) -> None:
+    for at, name in enumerate("abcd", start=1):
+        bad = f"{row}\n" if name == "c" else ""
+        tables.csv(f"src/{name}.csv", f"{HEADER.strip()},died\n{at},0,hr,80,0\n{bad}{at},2,hr,81,0\n")
+    assert main(["table", str(tables.root / "src"), str(tables.root / "out"), *flags]) == 2
+    assert message in capsys.readouterr().err

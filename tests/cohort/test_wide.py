@@ -6,6 +6,7 @@ import bz2
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,16 @@ def test_parquet_gives_the_events_of_the_same_csv(tables: Tables) -> None:
     ours = tables.compile(tables.root / "wide.parquet", "--wide", *NAMES)
     theirs = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES)
     assert ours.content_hash == theirs.content_hash
+
+
+def test_events_of_a_row_are_in_the_order_of_its_columns_however_many_threads_sort_them(tables: Tables) -> None:
+    names, n = [f"v{at}" for at in range(40)], 20_000
+    wide = {"stay": np.arange(n) % 50, "hour": np.arange(n) // 50} | {name: np.arange(n) for name in names}
+    pq.write_table(pa.table(wide), tables.root / "wide.parquet")
+    cohort = tables.compile(tables.root / "wide.parquet", "--wide", *NAMES, "--jobs", "4")
+    for split in cohort.splits.values():
+        order = np.array([int(cohort.vocabulary[v][1:]) for v in split.variable]).reshape(-1, len(names))
+        assert (order == np.arange(len(names))).all()
 
 
 def test_named_columns_alone_are_variables(tables: Tables) -> None:

@@ -4,10 +4,10 @@ Letters: R rows of a part, D ids, N samples.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from seqsetvae.cohort.tables.cells import as_id_texts, id_numbers, in_column, sp
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, Records
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.read import Part, column_names, read_parts
+from seqsetvae.cohort.tables.read import Part, column_names, join, read_parts
 from seqsetvae.cohort.tables.repeats import repeats
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tables.wide import encode_wide, value_columns
@@ -28,6 +28,8 @@ from seqsetvae.errors import InputError, counted, shown
 from seqsetvae.privacy import from_cell
 
 BAD_CELLS = 1000  # cells that are kept for messages
+ROWS_PER_JOINED = 1 << 15  # of a part that is made of those of small files
+Clock = TypeVar("Clock", bound="TimeColumn | None")
 
 
 class Columns(NamedTuple):
@@ -196,37 +198,65 @@ def read_events(
             twice.
     """
     events: Events | None = None
-    n_rows, clocks = 0, set[TimeColumn]()
+    clocks = set[TimeColumn]()
     needed = [name for name in columns if name is not None and name not in optional]
+
+    def parts_of(file: Path) -> Iterator[Part]:
+        values = () if wide is None else value_columns(file, column_names(file, form), *wide)
+        return read_parts(file, [*needed, *values], list(optional), (columns.value, columns.text, *values), form)
+
+    def clock_of_part(part: Part) -> TimeColumn:
+        nonlocal events
+        cells = part.columns[columns.time]
+        if events is None:
+            some = cells if untimed or cells.null_count < len(cells) else _first_times(files, columns.time, form)
+            time = in_column(str(part.file), columns.time, lambda: TimeColumn(some, *flags))
+            events = Events(database, codes, time)
+        return clock_of(part.file, columns.time, cells, events, flags)
+
     with tqdm(desc="Reading events", unit="row", unit_scale=True, disable=None) as bar:
-        for file in files:
-            if events is not None:
-                events.files.append((n_rows, file))
-            clock = None
-            values = None if wide is None else value_columns(file, column_names(file, form), *wide)
-            needs, free = [*needed, *(values or ())], (columns.value, columns.text, *(values or ()))
-            for part in read_parts(file, needs, list(optional), free, form):
-                cells = part.columns[columns.time]
-                if events is None:
-                    some = (
-                        cells if untimed or cells.null_count < len(cells) else _first_times(files, columns.time, form)
-                    )
-                    time = in_column(str(file), columns.time, lambda: TimeColumn(some, *flags))  # noqa: B023
-                    events = Events(database, codes, time, files=[(0, file)])
-                clock = clock or clock_of(file, columns.time, cells, events, flags)
-                clocks.add(clock)
-                _add(events, part, n_rows, columns, clock, untimed, values)
-                n_rows += len(part)
-                events.n_rows = n_rows
-                bar.update(len(part))
+        for part, clock in timed_parts(files, parts_of, clock_of_part):
+            assert events is not None
+            clocks.add(clock)
+            n_before = events.n_rows
+            for one in part.by_file:
+                if one.first_row == 0:
+                    events.files.append((events.n_rows, one.file))
+                events.n_rows += len(one)
+            values = None if wide is None else [name for name in part.columns if name not in needed]
+            part.use(lambda some: _add(events, some, n_before, columns, clock, untimed, values))  # noqa: B023
+            bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
-    _sort(events, columns, no_event)
+    _sort(events, columns, no_event, "key" if wide is None else "key, place_in_row")
     events.notes += repeats(events.records, events.files)
     if n_dates := sum(clock.n_dates for clock in clocks):
         said = "without a time of day, among others that have one: midnight, before all else of that day"
         events.notes.append(f"{counted(n_dates, 'time')} {said}")
     return events
+
+
+def timed_parts(
+    files: Iterable[Path], parts_of: Callable[[Path], Iterable[Part]], clock_of_part: Callable[[Part], Clock]
+) -> Iterator[tuple[Part, Clock]]:
+    """The rows of all files, and how their times are written, of which the first part of each file decides.
+
+    Small parts that are alike come as one, since all that follows takes as long for ten rows as for a thousand.
+    """
+    some, n_rows = list[Part](), 0
+    of_some: list[Any] = []
+    for file in files:
+        clock: Any = None
+        for part in parts_of(file):
+            clock = clock or clock_of_part(part)
+            kind = [clock and clock.kind, *((name, cells.type) for name, cells in part.columns.items())]
+            if some and (kind != of_some[1] or n_rows + len(part) > ROWS_PER_JOINED):
+                yield join(some), of_some[0]
+                some = []
+            of_some, n_rows = (of_some, n_rows + len(part)) if some else ([clock, kind], len(part))
+            some.append(part)
+    if some:
+        yield join(some), of_some[0]
 
 
 def _first_times(files: Sequence[Path], name: str, form: Form) -> pa.Array:
@@ -263,8 +293,9 @@ def _add(
     where, cells = str(part.file), part.columns
     ids = in_column(where, columns.id, lambda: as_id_texts(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
+    at: NDArray[np.int32] | None = None
     if values is not None:
-        code, number, row = encode_wide(events.codes, where, cells, values, part.first_row)
+        code, number, row, at = encode_wide(events.codes, where, cells, values, part.first_row)
     else:
         row = np.arange(len(ids))
         value, text = (None if name is None else cells.get(name) for name in (columns.value, columns.text))
@@ -280,6 +311,8 @@ def _add(
     _note_bad_times(events, n_rows, cells[columns.time], bad)
     events.has_times |= not bad.all()
     rows = {"id": ids.take(pa.array(row)), "code": code, "value": number, "time": time[row], "row": n_rows + row}
+    if at is not None:
+        rows["place_in_row"] = at
     if columns.set is not None:
         numbers = cells[columns.set]
         rows["set"] = in_column(where, columns.set, lambda: split_values(numbers)[0])[row]
@@ -287,8 +320,8 @@ def _add(
     events.database.append("events", table.filter(table["id"].is_valid()) if ids.null_count else table)
 
 
-def _sort(events: Events, columns: Columns, no_event: str | None) -> None:
-    """Number the ids, and keep the events of each together, in the order of their rows."""
+def _sort(events: Events, columns: Columns, no_event: str | None, by: str) -> None:
+    """Number the ids, and keep the events of each together, in the order of their rows and columns."""
     database, codes = events.database, events.codes
     left_out = [*codes.left_out_codes(), *([] if no_event is None else codes.matching(no_event))]
     if left_out:
@@ -318,14 +351,14 @@ def _sort(events: Events, columns: Columns, no_event: str | None) -> None:
     fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
     fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
     events.records = Records(database.folder.parent, np.dtype(fields), found["n_events"].to_numpy())
-    events.records.write(_in_order(events, np.dtype(fields)))
+    events.records.write(_in_order(events, np.dtype(fields), by))
 
 
-def _in_order(events: Events, kind: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+def _in_order(events: Events, kind: np.dtype[Any], by: str) -> Iterator[NDArray[Any]]:
     """The events by id and row. One number that holds both is sorted in two thirds of the time."""
     taken = ", ".join(name for name in kind.names or () if name not in ("id", "row"))
     key = f"place::BIGINT * {events.n_rows} + row"
-    query = f"SELECT {key} AS key, {taken} FROM events JOIN ids USING (id) WHERE {events.is_event} ORDER BY key"
+    query = f"SELECT {key} AS key, {taken} FROM events JOIN ids USING (id) WHERE {events.is_event} ORDER BY {by}"
     for batch in events.database.batches(query):
         records = np.empty(len(batch), kind)
         for name in batch.schema.names[1:]:
@@ -339,9 +372,12 @@ def _listed(codes: Collection[int]) -> str:
 
 
 def _note_rows_without_id(events: Events, part: Part, ids: pa.Array) -> None:
-    rows = np.flatnonzero(ids.is_null())
-    if len(rows):
-        events.without_id.append((part.file, part.first_row + int(rows[0]), len(rows)))
+    missing, start = np.asarray(ids.is_null()), 0
+    for one in part.by_file if missing.any() else ():
+        rows = np.flatnonzero(missing[start : start + len(one)])
+        if len(rows):
+            events.without_id.append((one.file, one.first_row + int(rows[0]), len(rows)))
+        start += len(one)
 
 
 def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[np.bool_]) -> None:
@@ -351,6 +387,6 @@ def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[n
     if len(rows) == len(bad) and not events.has_times and cells.null_count < len(cells):
         cell = next((cell for cell in cells.to_pylist() if cell is not None), None)
         raise InputError(
-            f"{events.files[-1][1]}: no cell of the column of times can be read: {events.time.refused(cell)}. If times "
-            "are written in another way, see --time_format and --time_unit."
+            f"{events.place(n_rows)[0]}: no cell of the column of times can be read: {events.time.refused(cell)}. If "
+            "times are written in another way, see --time_format and --time_unit."
         )

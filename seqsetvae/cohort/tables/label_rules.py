@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of
+from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, timed_parts
 from seqsetvae.cohort.tables.forms import Form
-from seqsetvae.cohort.tables.read import read_parts
+from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of
-from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
+from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
 from seqsetvae.errors import InputError, counted, shown
 
 EACH_ROW = "each_row"
@@ -44,18 +44,21 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
     Raises:
         InputError: a label other than 0, 1, false, true and empty, or a time that counts has two different labels.
     """
-    parts = []
-    for file in files:
-        clock = None
-        for part in read_parts(file, [how.id_column, how.time_column, how.column], form=form):
-            ids, _ = events.ids.find(part.columns[how.id_column])
-            cells = part.columns[how.time_column]
-            clock = clock or clock_of(file, how.time_column, cells, events, flags)
-            read = partial(clock.read, cells, earliest=how.rule == EACH_ROW)
-            time = in_column(str(file), how.time_column, read)
-            label = labels_of(file, how.column, part.columns[how.column])
-            known = (ids >= 0) & (label >= 0) & ~is_bad(time)
-            parts.append((ids[known], time[known], label[known]))
+
+    def clock_of_part(part: Part) -> TimeColumn:
+        return clock_of(part.file, how.time_column, part.columns[how.time_column], events, flags)
+
+    def rows_of(part: Part, clock: TimeColumn) -> tuple[NDArray[Any], ...]:
+        ids, _ = events.ids.find(part.columns[how.id_column])
+        read = partial(clock.read, part.columns[how.time_column], earliest=how.rule == EACH_ROW)
+        time = in_column(str(part.file), how.time_column, read)
+        label = labels_of(part.file, how.column, part.columns[how.column])
+        known = (ids >= 0) & (label >= 0) & ~is_bad(time)
+        return ids[known], time[known], label[known]
+
+    needed = [how.id_column, how.time_column, how.column]
+    timed = timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part)
+    parts = [part.use(partial(rows_of, clock=clock)) for part, clock in timed]
     ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((label, time, ids))
     ids, time, label = ids[order], time[order], label[order]

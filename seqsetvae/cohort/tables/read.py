@@ -8,10 +8,11 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,14 +46,37 @@ ROWS_PER_BYTE = 16  # of a Parquet file with more than a part of rows; so many a
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a file, with the columns that were asked for."""
+    """Some rows of a file, or all rows of several small files, with the columns that were asked for."""
 
-    file: Path
+    file: Path  # the first one of several
     first_row: int  # the position of its first row in the file, counted from 0 without the header
     columns: dict[str, pa.Array]  # each [R]
+    joined: tuple["Part", ...] = ()  # of several files, the part of each
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def by_file(self) -> tuple["Part", ...]:
+        """The part of each file."""
+        return self.joined or (self,)
+
+    def use(self, work: Callable[["Part"], Any]) -> Any:
+        """What `work` makes of the part; an InputError is that of the first file whose own part raises one."""
+        try:
+            return work(self)
+        except InputError:
+            for part in self.joined:
+                work(part)
+            raise
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """One part of the same rows."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return Part(parts[0].file, parts[0].first_row, columns, tuple(parts))
 
 
 def is_table(path: Path) -> bool:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import is_empty
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions, split_values
-from seqsetvae.cohort.tables.events import Columns, Events, clock_of, place_of
+from seqsetvae.cohort.tables.events import Columns, Events, clock_of, place_of, timed_parts
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
+from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import BAD_TIME, DAY, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.errors import InputError, shown
 
@@ -74,22 +74,28 @@ def per_id(
     dated = dated if facts else None
     others = [] if dated is None else [name for name in (dated.columns.time, dated.columns.set) if name is not None]
     places, n_rows, example = list[tuple[int, Path]](), 0, None
-    for file in files:
-        places.append((n_rows, file))
-        clock = None
-        for part in read_parts(file, [id_column, *columns, *others], form=form):
-            cells, name = part.columns, str(file)
-            example = example if n_rows else cells[id_column][0].as_py()
-            ids = in_column(name, id_column, lambda: events.ids.texts_of(cells[id_column]))  # noqa: B023
-            rows: dict[str, Any] = {"id": ids, "row": np.arange(n_rows, n_rows + len(part))}
-            for at, column in enumerate(columns):
-                read = as_id_texts if column in patients else as_facts
-                rows[f"c{at}"] = in_column(name, column, lambda: read(cells[column]))  # noqa: B023
-            if dated is not None:
-                clock = clock or clock_of(file, dated.columns.time, cells[dated.columns.time], events, dated.flags)
-                rows |= _dates(name, cells, dated.columns, clock)
-            database.append("facts", pa.table(rows))
-            n_rows += len(part)
+
+    def clock_of_part(part: Part) -> TimeColumn | None:
+        if dated is None:
+            return None
+        return clock_of(part.file, dated.columns.time, part.columns[dated.columns.time], events, dated.flags)
+
+    def rows_of(part: Part, clock: TimeColumn | None) -> dict[str, Any]:
+        cells, name = part.columns, str(part.file)
+        rows: dict[str, Any] = {"id": in_column(name, id_column, lambda: events.ids.texts_of(cells[id_column]))}
+        for at, column in enumerate(columns):
+            read = as_id_texts if column in patients else as_facts
+            rows[f"c{at}"] = in_column(name, column, lambda: read(cells[column]))  # noqa: B023
+        return rows | (_dates(name, cells, dated.columns, clock) if dated is not None and clock is not None else {})
+
+    needed = [id_column, *columns, *others]
+    for part, clock in timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part):
+        example = example if n_rows else part.columns[id_column][0].as_py()
+        rows = part.use(lambda some: rows_of(some, clock))  # noqa: B023
+        database.append("facts", pa.table(rows | {"row": np.arange(n_rows, n_rows + len(part))}))
+        for one in part.by_file:
+            places.append((n_rows - one.first_row, one.file))
+            n_rows += len(one)
     if not n_rows:
         n_ids = len(events.ids)
         return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})

@@ -163,6 +163,11 @@ class TimeColumn:
         return np.int64 if self.is_timestamp else np.float64
 
     @property
+    def kind(self) -> tuple[bool, ...]:
+        """What may differ between the files of a source."""
+        return self.is_timestamp, self.is_date, self.has_zone, self.is_duration
+
+    @property
     def is_located(self) -> bool:
         """Whether its timestamps are points of time, by their own zones or that of the user."""
         return self.has_zone or self.zone is not None

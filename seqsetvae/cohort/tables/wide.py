@@ -49,8 +49,8 @@ def refuse_absent(files: Sequence[Path], flag: str, named: Sequence[str], form: 
 
 def encode_wide(
     codes: EventCodes, where: str, cells: dict[str, pa.Array], columns: Sequence[str], first_row: int
-) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
-    """(code [E], number [E], row [E]) of the cells that are not empty, row by row in the order of the columns.
+) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64], NDArray[np.int32]]:
+    """(code [E], number [E], row [E], place of the column [E]) of the cells that are not empty, row by row.
 
     `first_row` is that of the part, for messages.
 
@@ -72,10 +72,10 @@ def encode_wide(
         code, number = in_column(where, "of values", lambda: codes.encode(names, values, None, in_file))  # noqa: B023
         parts.append((code, number, row, at))
     if not parts:
-        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64)
+        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int32)
     code, number, row, at = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((at, row))
-    return code[order], number[order], row[order].astype(np.int64)
+    return code[order], number[order], row[order].astype(np.int64), at[order]
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
