@@ -3,8 +3,9 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import numpy as np
@@ -18,7 +19,8 @@ from seqsetvae.files import cannot_write, scratch_folder
 MOST_MEMORY = 1 << 30  # bytes of DuckDB; more makes it no faster
 SHARE = 4  # it takes at most one part in so many of the memory that the machine, or its control group, allows
 ROWS_PER_BATCH = 1 << 18
-ROWS_PER_BLOCK = 1 << 21
+ROWS_PER_BLOCK = 1 << 17  # so few fit into the cache of a core
+MOST_BLOCKS = 1 << 9  # more would be written in pieces of a few rows
 
 
 class Database:
@@ -97,40 +99,60 @@ def open_database(folder: Path, jobs: int | None) -> Iterator[Database]:
 
 
 class Records:
-    """Records on disk, those of an id together, in a file without a name: nothing is left of it either."""
+    """Records on disk, those of an id together, in a file without a name: nothing is left of it either.
+
+    They are written to blocks of some ids as they come, and then sorted block by block, in a third of the time of a
+    sort of all.
+    """
 
     def __init__(self, folder: Path, kind: np.dtype[Any], n_of_id: NDArray[np.int64]) -> None:
-        """`n_of_id`: how many each id has."""
+        """`n_of_id` [D]: how many each id has."""
         self._folder, self._kind, self.n_of_id = folder, kind, n_of_id
         self._first = np.append(0, np.cumsum(n_of_id))
+        size = max(ROWS_PER_BLOCK, int(self._first[-1]) // MOST_BLOCKS)
+        starts, self._block = np.unique(self._first[:-1] // size, return_index=True, return_inverse=True)[1:]
+        self._starts = np.append(self._first[starts], self._first[-1])  # of the blocks
         self._records: NDArray[Any] = np.zeros(0, kind)
 
-    def write(self, parts: Iterable[NDArray[Any]]) -> None:
-        """Keep all records, which come in the order of their ids."""
+    def write(self, parts: Iterable[NDArray[Any]], n_columns: int) -> None:
+        """Keep all records, whose `row` is n_columns * row + column; those of an id are put in that order."""
+        block = self._block.astype(np.min_scalar_type(len(self._starts)))  # small integers are sorted by their digits
+        free = self._starts[:-1].copy()
         try:
-            # A buffer would be written later, elsewhere.
             stream = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - read as long as it is there
             for part in parts:
-                rest = memoryview(part.tobytes())
-                while len(rest):
-                    rest = rest[stream.write(rest) :]
+                of_part = block[part["id"]]
+                n = np.bincount(of_part, minlength=len(free))
+                part = part.take(np.argsort(of_part, kind="stable"))  # an index in brackets takes 20 times as long
+                for at, some in zip(np.flatnonzero(n), np.split(part, np.cumsum(n[n > 0])[:-1]), strict=True):
+                    self._put(stream, some, int(free[at]))
+                free += n
+            assert (free == self._starts[1:]).all()
+            for start, n_rows in zip(self._starts.tolist(), np.diff(self._starts).tolist(), strict=False):
+                stream.seek(start * self._kind.itemsize)
+                some = np.fromfile(stream, self._kind, n_rows)
+                key = some["id"].astype(np.int64) * (some["row"].max(initial=0) + 1) + some["row"]
+                some = some.take(np.argsort(key))
+                some["row"] //= n_columns
+                self._put(stream, some, start)
+            if self._first[-1]:
+                self._records = np.memmap(stream, self._kind, "r").view(np.ndarray)
         except OSError as error:
             raise cannot_write(self._folder, error) from None
-        assert stream.tell() == self._first[-1] * self._kind.itemsize
-        if self._first[-1]:
-            self._records = np.memmap(stream, self._kind, "r").view(np.ndarray)
+
+    def _put(self, stream: IO[bytes], records: NDArray[Any], place: int) -> None:
+        stream.seek(place * self._kind.itemsize)
+        rest = memoryview(records.tobytes())
+        while len(rest):
+            rest = rest[stream.write(rest) :]
 
     def read(self, ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """(the records of these ids, id by id; how many each has)."""
         first = self._first[ids]
         n_rows = self._first[ids + 1] - first
-        return self._records[ranges(first, n_rows)], n_rows
+        return self._records.take(ranges(first, n_rows)), n_rows
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """All records, a few million at a time, those of an id together."""
-        at, n_ids = 0, len(self._first) - 1
-        while at < n_ids:
-            end = int(np.searchsorted(self._first, self._first[at] + ROWS_PER_BLOCK, side="right")) - 1
-            end = max(end, at + 1)
-            yield self._records[self._first[at] : self._first[end]]
-            at = end
+        """All records, block by block, those of an id together."""
+        for start, end in pairwise(self._starts.tolist()):
+            yield self._records[start:end]
