@@ -23,7 +23,7 @@ Plain = Mapping[str, Any]
 def verdict(content: Plain) -> str:
     """One paragraph about an evaluation."""
     others = content.get("baselines") or {}
-    return worse_of(content) or not_worse(others, content.get("split"))
+    return worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(content["figures"], others))
 
 
 def worse_of(content: Plain) -> str | None:
@@ -31,13 +31,23 @@ def worse_of(content: Plain) -> str | None:
     return worse_than("this model", content["figures"], content.get("baselines") or {}, content.get("split"))
 
 
-def not_worse(others: Iterable[str], split: str | None = None) -> str:
-    """With which models, by name, a model was compared of which none is better."""
+def not_worse(others: Iterable[str], split: str | None = None, beside: str = "") -> str:
+    """With which models, by name, a model was compared of which none is better; `beside` is said of the best."""
     names = [name for name in others if name not in NO_MODELS]
     if not names:
         return NOT_COMPARED
-    text = f"{NOT_WORSE} by a paired 95 % interval that excludes 0 (compared: {', '.join(names)})."
+    text = f"{NOT_WORSE} by a paired 95 % interval that excludes 0 (compared: {', '.join(names)}).{beside}"
     return f"{text} {TRAINED_ON}" if split == "train" else text
+
+
+def _beside_the_best(figures: Plain, others: Plain) -> str:
+    """The first figure that is compared, beside that of the best of the models."""
+    models = {name: other for name, other in others.items() if name not in NO_MODELS and other.get("difference")}
+    if not models:
+        return ""
+    best = min(models, key=lambda name: _rank(models[name]))
+    text = _compared(figures, models[best], list(_differences(models[best]))[:1], any_sign=True)
+    return f" The best of them, {best}: {text}." * bool(text)
 
 
 def said_first(content: Plain) -> list[str]:
@@ -58,7 +68,9 @@ def worse_than(model: str, figures: Plain, others: Plain, split: str | None = No
     better = {name: other for name, other in others.items() if any(_sign(*item) < 0 for item in _differences(other))}
     if not better:
         return None
-    listed = " and ".join(f"{_called(name)} ({_compared(figures, other)})" for name, other in better.items())
+    listed = " and ".join(
+        f"{_called(name)} ({_compared(figures, other, _differences(other))})" for name, other in better.items()
+    )
     best = min(better, key=lambda name: _rank(better[name]))
     instead = "no model rather than this one" if best in NO_MODELS else f"{best} instead, until a model is better"
     advice = TRAINED_ON if split == "train" else f"Use {instead}."
@@ -84,17 +96,17 @@ def _rank(other: Plain) -> float:
     return -value if name.startswith(LOWER_IS_BETTER) else value
 
 
-def _compared(figures: Plain, other: Plain) -> str:
+def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
     """The figures of both and their difference, of those that are not the same; the model's advantages too."""
     parts = []
-    for name, difference in _differences(other):
+    for name, difference in compared:
         sign = _sign(name, difference)
-        if sign:
+        if sign or (any_sign and None not in (difference.get("low"), difference.get("high"))):
             ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
             values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
             text = f"{NAMES.get(name, name)}{values} difference {difference['value']:+.3f} "
             text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
-            parts.append(text + ", where the model is better" * (sign > 0))
+            parts.append(text + ", where the model is better" * (sign > 0 and not any_sign))
     return "; ".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Faulty data, fault by fault, as docs/data-faults.md lists them."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,61 +17,16 @@ from seqsetvae.cohort.report import without_statistics
 from seqsetvae.cohort.tidy import Source
 from seqsetvae.errors import InputError
 
-from .conftest import Folder
+from .conftest import Folder, Row
 from .test_compile import compiled, sets_of
 
-BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
-    "NaN value": (
-        lambda f: f.stay("train", "9", [("lactate", 1, 0), ("lactate", float("nan"), 1)]),
-        r"9\.parquet, row 1 .*variable 'lactate': value is nan",
-    ),
-    "infinite value": (
-        lambda f: f.stay("train", "9", [("lactate", float("-inf"), 0)]),
-        "row 0 .*variable 'lactate': value is -inf",
-    ),
-    "value beyond float32": (lambda f: f.stay("train", "9", [("lactate", 1e39, 0)]), "'lactate': value is 1e\\+39"),
-    "null value": (lambda f: f.stay("train", "9", [("lactate", None, 0)]), "row 0 .*variable 'lactate': value is nan"),
-    "no minute": (lambda f: f.stay("train", "9", [("lactate", 1, None)]), "row 0 .*'lactate': minute is nan"),
-    "null variable": (lambda f: f.stay("train", "9", [(None, 1, 0)]), "row 0 .*: the variable has no name"),
-    "blank variable": (lambda f: f.stay("train", "9", [("a", 1, 0), (" ", 1, 0)]), "row 1 .*the variable has no name"),
-    "set with two minutes": (
-        lambda f: f.stay("train", "9", [("a", 1, 5), ("b", 1, 9), ("c", 1, 6)], set_index=[1, 2, 1]),
-        "row 2 .*variable 'c': set_index 1 has two minutes, 5 and 6",
-    ),
-    "text for numbers": (
-        lambda f: f.table("train", "9", {"variable": ["a"], "value": ["high"], "minute": [0]}),
-        "column value holds string, not numbers",
-    ),
-    "missing column": (
-        lambda f: f.table("train", "9", {"variable": ["a"], "value": [1.0]}),
-        "column minute is missing; the columns are variable, value",
-    ),
-    "missing column variable": (
-        lambda f: f.table("train", "9", {"name": ["a"], "value": [1.0], "minute": [0]}),
-        r"9\.parquet: column variable is missing; the columns are name, value, minute",
-    ),
-    "missing columns": (
-        lambda f: f.table("train", "9", {"name": ["a"], "minute": [0]}),
-        r"9\.parquet: column variable, value is missing; the columns are name, minute",
-    ),
-    "a column twice": (lambda f: _twice(f), r"9\.parquet: column value occurs twice"),
-    "lists for names": (
-        lambda f: f.table("train", "9", {"variable": [["a"]], "value": [1.0], "minute": [0]}),
-        r"9\.parquet: column variable holds list",
-    ),
-    "variable not in UTF-8": (
-        lambda f: f.table("train", "9", {"variable": _latin_1(), "value": [1.0], "minute": [0]}),
-        r"9\.parquet: column variable is not text in UTF-8",
-    ),
-    "no set_index in one row": (
-        lambda f: f.table(
-            "train", "9", {"variable": ["a"], "value": [1.0], "minute": [0], "set_index": pa.array([None], pa.int64())}
-        ),
-        "row 0 .*variable 'a': set_index is nan",
-    ),
-    "no parquet": (lambda f: _damage(f), r"9\.parquet: not a readable parquet file"),
-    "name of the file": (lambda f: f.stay("train", "patient", [("a", 1, 0)]), "'patient.parquet' is not a stay number"),
-}
+
+def _rows(*rows: Row, set_index: Sequence[int] | None = None) -> Callable[[Folder], Path]:
+    return lambda folder: folder.stay("train", "9", rows, set_index)
+
+
+def _table(**columns: object) -> Callable[[Folder], Path]:
+    return lambda folder: folder.table("train", "9", columns)
 
 
 def _twice(folder: Folder) -> Path:
@@ -92,6 +47,40 @@ def _damage(folder: Folder) -> Path:
     file = folder.stay("train", "9", [("lactate", 1, 0)])
     file.write_bytes(file.read_bytes()[:-9])
     return file
+
+
+NAN, INF = float("nan"), float("inf")
+TWO_MINUTES = _rows(("a", 1, 5), ("b", 1, 9), ("c", 1, 6), set_index=[1, 2, 1])
+NO_INDEX = _table(variable=["a"], value=[1.0], minute=[0], set_index=pa.array([None], pa.int64()))
+BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
+    "NaN": (_rows(("lactate", 1, 0), ("lactate", NAN, 1)), r"9\.parquet, row 1 .*variable 'lactate': value is nan"),
+    "infinite value": (_rows(("lactate", -INF, 0)), "row 0 .*variable 'lactate': value is -inf"),
+    "value beyond float32": (_rows(("lactate", 1e39, 0)), "'lactate': value is 1e\\+39"),
+    "null value": (_rows(("lactate", None, 0)), "row 0 .*variable 'lactate': value is nan"),
+    "no minute": (_rows(("lactate", 1, None)), "row 0 .*'lactate': minute is nan"),
+    "null variable": (_rows((None, 1, 0)), "row 0 .*: the variable has no name"),
+    "blank variable": (_rows(("a", 1, 0), (" ", 1, 0)), "row 1 .*the variable has no name"),
+    "set with two minutes": (TWO_MINUTES, "row 2 .*variable 'c': set_index 1 has two minutes, 5 and 6"),
+    "text": (_table(variable=["a"], value=["high"], minute=[0]), "column value holds string, not numbers"),
+    "no minutes": (_table(variable=["a"], value=[1.0]), "column minute is missing; the columns are variable, value"),
+    "no variable": (
+        _table(name=["a"], value=[1.0], minute=[0]),
+        r"9\.parquet: column variable is missing; the columns are name, value, minute",
+    ),
+    "two missing columns": (
+        _table(name=["a"], minute=[0]),
+        r"9\.parquet: column variable, value is missing; the columns are name, minute",
+    ),
+    "a column twice": (_twice, r"9\.parquet: column value occurs twice"),
+    "lists": (_table(variable=[["a"]], value=[1.0], minute=[0]), r"9\.parquet: column variable holds list"),
+    "not in UTF-8": (
+        _table(variable=_latin_1(), value=[1.0], minute=[0]),
+        r"9\.parquet: column variable is not text in UTF-8",
+    ),
+    "no set_index in one row": (NO_INDEX, "row 0 .*variable 'a': set_index is nan"),
+    "no parquet": (_damage, r"9\.parquet: not a readable parquet file"),
+    "name of the file": (lambda f: f.stay("train", "patient", [("a", 1, 0)]), "'patient.parquet' is not a stay number"),
+}
 
 
 @pytest.mark.parametrize("fault", BAD_FILES)
@@ -184,23 +173,51 @@ def test_a_stay_in_two_splits_is_an_error(folder: Folder) -> None:
         compiled(folder)
 
 
-@pytest.mark.parametrize("std", ["0", "nan", "", "-1", "inf"])
-def test_a_std_that_cannot_normalise_is_an_error(folder: Folder, std: str) -> None:
-    folder.csv("stats.csv", f"variable,mean,std\nheart rate,80,{std}\nlactate,2,1\nnot in the data,0,0\n")
-    with pytest.raises(InputError, match=r"(?s)stats.csv.*'heart rate': mean 80.0, std") as error:
-        compiled(folder)
-    assert "not in the data" not in str(error.value)
+LABELS = "ts_id,in_hospital_mortality\n"
+SIDE_FILES: dict[str, tuple[str, str, str]] = {  # file, content, error
+    **{
+        f"std {std or 'empty'}": (
+            "stats.csv",
+            f"variable,mean,std\nheart rate,80,{std}\nlactate,2,1\nnot in the data,0,0\n",
+            r"(?s)stats.csv.*'heart rate': mean 80.0, std(?!.*not in the data)",
+        )
+        for std in ("0", "nan", "", "-1", "inf")
+    },
+    "mean": ("stats.csv", "variable,mean,std\nheart rate,inf,1\nlactate,2,1\n", "'heart rate': mean inf"),
+    "two statistics": (
+        "stats.csv",
+        "variable,mean,std\nlactate,2,1\nlactate,2,1\nlactate,2,3\n",
+        "line 4: variable 'lactate' is given twice",
+    ),
+    "no embedding": (
+        "cached.csv",
+        "Key,0\nsomething else,1\n",
+        r"(?s)no embedding for 2 of 2.*'heart rate': 3 events.*'lactate': 3 events",
+    ),
+    "embedding not finite": (
+        "cached.csv",
+        "Key,0\nheart rate,1\nlactate,nan\n",
+        "embedding of 'lactate' contains numbers that are not finite",
+    ),
+    "two vectors": ("cached.csv", "Key,0\nheart rate,1\nlactate,2\nlactate,3\n", "'lactate' has two different vectors"),
+    "no such label": (
+        "oc.csv",
+        "ts_id,died\n1,0\n",
+        "no column in_hospital_mortality. Its columns are: ts_id, died",
+    ),
+    "label 2": ("oc.csv", LABELS + "1,0\n2,2\n", "line 3: in_hospital_mortality of stay 2 is '2'"),
+    "label yes": ("oc.csv", LABELS + "1,yes\n", "line 2: in_hospital_mortality is 'yes'"),
+    "stay one": ("oc.csv", LABELS + "one,1\n", "line 2: ts_id is 'one'"),
+    "two labels": ("oc.csv", LABELS + "1,0\n1.0,1\n", "line 3: stay 1 has label 0 on one line and 1 on another"),
+    "a cell too few": ("oc.csv", LABELS + "1\n", "line 2: 1 cells where the header has 2"),
+}
 
 
-def test_a_mean_that_is_not_finite_is_an_error(folder: Folder) -> None:
-    folder.csv("stats.csv", "variable,mean,std\nheart rate,inf,1\nlactate,2,1\n")
-    with pytest.raises(InputError, match="'heart rate': mean inf"):
-        compiled(folder)
-
-
-def test_a_variable_with_two_statistics_is_an_error(folder: Folder) -> None:
-    folder.csv("stats.csv", "variable,mean,std\nlactate,2,1\nlactate,2,1\nlactate,2,3\n")
-    with pytest.raises(InputError, match="line 4: variable 'lactate' is given twice"):
+@pytest.mark.parametrize("fault", SIDE_FILES)
+def test_a_faulty_side_file_is_an_error(folder: Folder, fault: str) -> None:
+    name, text, message = SIDE_FILES[fault]
+    folder.csv(name, text)
+    with pytest.raises(InputError, match=message):
         compiled(folder)
 
 
@@ -209,24 +226,6 @@ def test_a_variable_without_statistics_keeps_its_raw_value(folder: Folder) -> No
     cohort = compiled(folder)
     assert np.isnan(cohort.mean).tolist() == [False, True]
     assert without_statistics(cohort) == {"lactate": 3}
-
-
-def test_variables_without_an_embedding_are_all_listed(folder: Folder) -> None:
-    folder.csv("cached.csv", "Key,0\nsomething else,1\n")
-    with pytest.raises(InputError, match=r"(?s)no embedding for 2 of 2.*'heart rate': 3 events.*'lactate': 3 events"):
-        compiled(folder)
-
-
-def test_an_embedding_that_is_not_finite_is_an_error(folder: Folder) -> None:
-    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,nan\n")
-    with pytest.raises(InputError, match="embedding of 'lactate' contains numbers that are not finite"):
-        compiled(folder)
-
-
-def test_two_different_vectors_of_one_variable_are_an_error(folder: Folder) -> None:
-    folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nlactate,3\n")
-    with pytest.raises(InputError, match="'lactate' has two different vectors"):
-        compiled(folder)
 
 
 def test_side_files_may_have_the_byte_order_mark_of_excel(folder: Folder) -> None:
@@ -258,23 +257,6 @@ def test_a_stay_without_a_label_is_never_a_zero(folder: Folder) -> None:
 def test_without_oc_csv_no_stay_has_a_label(folder: Folder) -> None:
     (folder.root / "oc.csv").unlink()
     assert (compiled(folder).split("train").label == -1).all()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ts_id,died\n1,0\n", "no column in_hospital_mortality. Its columns are: ts_id, died"),
-        ("ts_id,in_hospital_mortality\n1,0\n2,2\n", "line 3: in_hospital_mortality of stay 2 is '2'"),
-        ("ts_id,in_hospital_mortality\n1,yes\n", "line 2: in_hospital_mortality is 'yes'"),
-        ("ts_id,in_hospital_mortality\none,1\n", "line 2: ts_id is 'one'"),
-        ("ts_id,in_hospital_mortality\n1,0\n1.0,1\n", "line 3: stay 1 has label 0 on one line and 1 on another"),
-        ("ts_id,in_hospital_mortality\n1\n", "line 2: 1 cells where the header has 2"),
-    ],
-)
-def test_faulty_labels_are_errors(folder: Folder, text: str, message: str) -> None:
-    folder.csv("oc.csv", text)
-    with pytest.raises(InputError, match=message):
-        compiled(folder)
 
 
 def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

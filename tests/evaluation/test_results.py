@@ -93,7 +93,10 @@ def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
     evaluated = _evaluated()
     text = _content(evaluated, baselines={"copy": evaluated.logit})["verdict"]
     assert text.startswith(NOT_WORSE)
-    assert text.endswith("(compared: copy).")
+    auroc = f"{_content(evaluated)['figures']['auroc']['value']:.3f}"
+    assert text.endswith(
+        f"(compared: copy). The best of them, copy: AUROC {auroc} against {auroc}, difference +0.000 [+0.000, +0.000]."
+    )
     assert _content(evaluated)["verdict"] == NOT_COMPARED
 
 

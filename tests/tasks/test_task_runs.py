@@ -124,7 +124,7 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     assert [row["group"] for row in content["subgroups"]] == ["0", "1"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert next(iter(content["figures"])) in page
-    assert "Calibration, decision curves, landmarks and the risk over time are available for one binary label" in page
+    assert ("Predicted and observed numbers" if task == "regression" else "Calibration and predicted risk") in page
 
 
 def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(

@@ -9,12 +9,14 @@ Drawing needs the packages in PACKAGES, which a run does not; they are imported 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from seqsetvae.errors import InputError
-from seqsetvae.files import CannotWriteError, append_text
+from seqsetvae.files import AlreadyThereError, CannotWriteError, append_text, new_folder
 
 PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}  # module: package
 
@@ -26,23 +28,28 @@ def write_report(run_folder: Path) -> Path:
         InputError: a package is missing, the folder is not that of a run, or one of its files is damaged.
     """
     require_packages()
-    from seqsetvae.evaluation.report.page import write_run_page
-    from seqsetvae.evaluation.report.read import read_run
+    from seqsetvae.evaluation.report.page import write_page
+    from seqsetvae.evaluation.report.run_files import read_run
 
-    return write_run_page(read_run(run_folder))
+    return write_page([read_run(run_folder)], run_folder)
 
 
 def write_comparison(run_folders: Sequence[Path], output_root_dir: Path) -> Path:
-    """Write a page that compares runs into a new folder of `output_root_dir`; returns the page.
+    """Write the page of several runs into a new folder comparison-<date>-<time> of `output_root_dir`; returns the page.
 
     Raises:
-        InputError: as `write_report` does.
+        InputError: as `write_report` does, or a run is named twice.
     """
     require_packages()
-    from seqsetvae.evaluation.report.comparison import write_comparison_page
-    from seqsetvae.evaluation.report.read import read_run
+    from seqsetvae.evaluation.report.page import write_page
+    from seqsetvae.evaluation.report.run_files import read_run
 
-    return write_comparison_page([read_run(folder) for folder in run_folders], output_root_dir)
+    runs, stamp = [read_run(folder) for folder in run_folders], time.strftime("%Y%m%d-%H%M%S")
+    for attempt in itertools.count(1):
+        folder = output_root_dir / (f"comparison-{stamp}" + (f"-{attempt}" if attempt > 1 else ""))
+        with contextlib.suppress(AlreadyThereError), new_folder(folder) as partial:
+            return folder / write_page(runs, partial).name
+    raise AssertionError("some number is free")
 
 
 def report_finished_run(run_folder: Path) -> None:

@@ -1,72 +1,45 @@
-"""One run as a page: the result and what to distrust first, then all sections that its files allow."""
+"""report.html of one run or of several: the result and what to distrust first, then all that their files allow."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+import seqsetvae.evaluation.report.predictions as drawn
+import seqsetvae.evaluation.report.result as results
+import seqsetvae.evaluation.report.training as training
 from seqsetvae import __version__
-from seqsetvae.evaluation.report import result_sections as results
-from seqsetvae.evaluation.report import training_sections as training
-from seqsetvae.evaluation.report.cautions import cautions_of, verdict
-from seqsetvae.evaluation.report.content import Card, Missing, Picture, Section
-from seqsetvae.evaluation.report.evaluation_file import Estimate, Evaluation
-from seqsetvae.evaluation.report.read import Run
+from seqsetvae.errors import InputError, counted
+from seqsetvae.evaluation.findings import findings_of
+from seqsetvae.evaluation.report.parts import Picture, Section
+from seqsetvae.evaluation.report.run_files import Run, Runs
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
-from seqsetvae.evaluation.report.task_page import page_content
-from seqsetvae.evaluation.report.wording import figure_name, interval, number, percent
+from seqsetvae.evaluation.verdict import verdict, worse_of
 from seqsetvae.files import cannot_write, write_text
+from seqsetvae.findings import LEVELS, NOTE, WARNING, Finding
 from seqsetvae.privacy import absolute_paths, as_cell, without_folders
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
 TEMPLATES = Path(__file__).with_name("templates")
-SECTIONS: Sequence[Callable[[Run], Section | None]] = (
-    training.data_section,
-    training.training_section,
-    results.discrimination_section,
-    results.calibration_section,
-    results.decision_section,
-    results.subgroup_section,
-    results.landmark_section,
-    results.one_stay_section,
-    training.speed_section,
-    training.configuration_section,
-    training.warnings_section,
-)
+FEW_POSITIVES = 50  # below this an AUROC interval is about 0.15 wide
+NAMED = 8  # variables that one line names
 
 
-def write_run_page(run: Run) -> Path:
-    """report.html and figures/ in the run folder. Raises CannotWriteError."""
-    if run.task != "binary":
-        return write_page("run.html", page_content(run, COMMAND), run.folder, [run])
-    evaluation = run.evaluation
-    content = {
-        "title": f"Fine-tuned model: {run.label_name}" if run.mode == "finetune" else f"Run of --mode {run.mode}",
-        "name": run.folder.resolve().name,
-        "verdict": None if evaluation is None else verdict(evaluation),
-        "cards": cards_of(run),
-        "cautions": cautions_of(run),
-        "result": result_section(evaluation),
-        "sections": [section for make in SECTIONS if (section := make(run)) is not None],
-        "missing": missing_parts(run),
-        "again": f"{COMMAND} --mode report --runs {shlex.quote(str(run.folder))}",
-    }
-    return write_page("run.html", content, run.folder, [run])
-
-
-def write_page(template: str, content: dict[str, Any], folder: Path, runs: Iterable[Run]) -> Path:
-    """A page about runs from a template, as report.html in `folder`, and its pictures as files in figures/.
+def write_page(runs: Sequence[Run], folder: Path) -> Path:
+    """report.html in a folder, and its pictures as files in figures/.
 
     Raises:
+        InputError: a run is named twice.
         CannotWriteError: the folder cannot be written to.
     """
-    figures = folder / FIGURES
+    content, figures = content_of(runs), folder / FIGURES
     try:
         figures.mkdir(exist_ok=True)
     except OSError as error:
@@ -87,7 +60,7 @@ def write_page(template: str, content: dict[str, Any], folder: Path, runs: Itera
     )
     environment.filters["as_cell"] = as_cell
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    html = environment.get_template(template).render(content, style=style, drawing=drawing, version=__version__)
+    html = environment.get_template("page.html").render(content, style=style, drawing=drawing, version=__version__)
     paths = [str(path) for run in runs for path in (run.folder.absolute(), *absolute_paths(run.config))]
     write_text(folder / REPORT, without_folders(html, [*paths, str(Path.cwd())]))
     return folder / REPORT
@@ -98,74 +71,160 @@ def _with_fixed_spaces(value: Any) -> Any:
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
 
 
-def result_section(evaluation: Evaluation | None) -> Section | None:
-    """The figures beside those of the baselines."""
-    if evaluation is None:
-        return None
-    text = (
-        f"{evaluation.checkpoint} on the {evaluation.split} split. Intervals are over {evaluation.resampled}: they do "
-        "not contain what another random seed or another split would change."
-    )
-    tables = [results.baselines_table(evaluation)] if evaluation.baselines else [results.figures_table(evaluation)]
-    folded = [results.figures_table(evaluation)] if evaluation.baselines else []
-    return Section("figures", "Figures", [text], results.baseline_pictures(evaluation), tables, folded)
+def content_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the template shows. Raises InputError if a run is there twice."""
+    if len(runs) > 1:
+        named = names_of(runs)
+        counts = {name: len(findings_of_run(run)) for name, run in named.items()}
+        return {
+            "title": f"Comparison of {counted(len(runs), 'run')}",
+            "name": ", ".join(named),
+            "result": Section("metrics", "Metrics", tables=[results.overview(named, counts)]),
+            "findings": findings_of_runs(named),
+            "sections": _sections(named),
+        }
+    (run,) = runs
+    kind = f" ({run.task})" * (run.task != "binary")
+    return {
+        "title": f"Fine-tuned model: {run.label_name}{kind}" if run.mode == "finetune" else f"Run of --mode {run.mode}",
+        "name": run.folder.resolve().name,
+        "verdict": None if run.evaluation is None else verdict(run.evaluation),
+        "cards": results.cards_of(run),
+        "result": results.result_section(run),
+        "findings": findings_of_run(run),
+        "sections": _sections({"": run}),
+        "missing": missing_parts(run),
+        "again": f"{COMMAND} --mode report --runs {shlex.quote(str(run.folder))}",
+    }
 
 
-def cards_of(run: Run) -> list[Card]:
-    """The figures that a reader sees first: of the evaluation, or of the best validation where there is none."""
-    if run.evaluation is None:
-        return _cards_of_validation(run)
-    evaluation, chance = run.evaluation, {"auroc": "chance 0.5", "auprc": f"chance {number(run.evaluation.prevalence)}"}
-    shown = {name: each for name, each in evaluation.figures.items() if name in ("auroc", "auprc", "brier")}
-    cards = [
-        Card(figure_name(name), number(each.value), _detail(each, chance.get(name))) for name, each in shown.items()
-    ]
-    positives = f"{evaluation.positives:,} positive ({percent(evaluation.prevalence)})"
-    return [*cards, Card(f"Stays, {evaluation.split} split", f"{evaluation.stays:,}", positives)]
+def _sections(runs: Runs) -> list[Section]:
+    """Those that the files of the runs allow; some are of a single run only, some of several."""
+    first, is_one = next(iter(runs.values())), len(runs) == 1
+    before = [training.data_section] if is_one else []
+    groups = [results.subgroup_section, results.landmark_section, drawn.one_stay_section]
+    after = [*groups, training.speed_section, training.configuration_section] if is_one else []
+    several = [] if is_one else [drawn.differences_section, training.settings_section]
+    curves = [drawn.discrimination_section, drawn.calibration_section, drawn.numbers_section, drawn.decision_section]
+    made: list[Section | None] = [make(first) for make in before]
+    made += [make(runs) for make in (*several, training.training_section, *curves)]
+    made += [make(first) for make in after]
+    return [section for section in made if section is not None]
 
 
-def _detail(estimate: Estimate, chance: str | None) -> str:
-    parts = [f"95 % interval {interval(estimate)}"] if estimate.low is not None else []
-    return "; ".join(parts + ([chance] if chance else []))
+def names_of(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by the last part of their path that tells them apart. Raises InputError if a run is there twice."""
+    folders = [run.folder.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise InputError("runs: a comparison needs two or more different run folders, and each of them once")
+    shared = Path(os.path.commonpath(folders))
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [folder.relative_to(shared).as_posix() for folder in folders]
+    return dict(zip(names, runs, strict=True))
 
 
-def _cards_of_validation(run: Run) -> list[Card]:
-    best = run.best
-    if best is None:
-        return []
-    names = sorted(run.metrics, key=lambda name: (name != run.watched, not name.startswith("val_")))[:4]
-    against_chance = (run.summary or {}).get("against_chance") or ()
-    details = {line.split()[0]: line.partition("(")[2].rstrip(")") for line in against_chance}
-    when = f"epoch {best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}"
-    return [Card(name, number(best[name]), details.get(name, when)) for name in names if name in best]
-
-
-def missing_parts(run: Run) -> list[Missing]:
+def missing_parts(run: Run) -> dict[str, str]:
     """What the report could also show, each with the command that writes it."""
     if run.mode != "finetune":
-        return []
-    folder, evaluation = shlex.quote(str(run.folder)), run.evaluation
-    evaluate = f"{COMMAND} --mode evaluate --ckpt {folder} --split {_split_to_evaluate(run)}"
-    details = {
-        "subgroups": evaluation and evaluation.subgroups,
-        "early predictions": evaluation and evaluation.landmarks,
-    }
+        return {}
+    folder, evaluation = shlex.quote(str(run.folder)), run.evaluation or {}
+    has_test = run.cohort is not None and "test" in run.cohort.splits
+    split = evaluation.get("split") or ("test" if has_test else "valid")
+    evaluate = f"{COMMAND} --mode evaluate --ckpt {folder} --split {split}"
+    details = {"subgroups": evaluation.get("subgroups"), "early predictions": evaluation.get("landmarks")}
     lacking = " and ".join(name for name, found in details.items() if not found)
-    parts = [
-        (evaluation is None, "the result with intervals, beside baselines", evaluate),
-        (run.stays is None, "curves, calibration and decisions, from the predictions", evaluate),
-        (bool(lacking), lacking, f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48"),
-        (
-            run.every_set is None,
-            "the risk of one stay over time, from every_set.csv",
-            f"{COMMAND} --mode predict --ckpt {folder} --every_set --output {folder}/every_set.csv",
-        ),
-    ]
-    return [Missing(what[:1].upper() + what[1:], command) for lacks, what, command in parts if lacks]
+    every_set = f"{COMMAND} --mode predict --ckpt {folder} --every_set --output {folder}/every_set.csv"
+    no_stay = run.task == "binary" and run.every_set is None
+    parts = {
+        "The result with intervals, beside baselines": evaluate * (not evaluation),
+        "Curves, calibration and decisions, from the evaluation": evaluate * ("curves" not in evaluation),
+        lacking[:1].upper() + lacking[1:]: f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48" * bool(lacking),
+        "The risk of one stay over time, from every_set.csv": every_set * no_stay,
+    }
+    return {what: command for what, command in parts.items() if command}
 
 
-def _split_to_evaluate(run: Run) -> str:
-    """The split of the evaluation, otherwise test where the data have one."""
-    if run.evaluation is not None:
-        return run.evaluation.split
-    return "test" if run.cohort is not None and "test" in run.cohort.splits else "valid"
+# ------------------------------------------------------------------ findings
+
+
+def findings_of_run(run: Run) -> list[Finding]:
+    """What to distrust, the most serious first, each text once."""
+    found = [*_of_evaluation(run), *_of_training(run), *_of_data(run)]
+    unique = {each.text: each for each in found}
+    return sorted(unique.values(), key=lambda each: LEVELS.index(each.level))
+
+
+def _of_evaluation(run: Run) -> list[Finding]:
+    """Those that the evaluation wrote; of one of an earlier version, what follows from its metrics."""
+    if run.evaluation is None:
+        return []
+    if "findings" not in run.evaluation:
+        return findings_of(run.evaluation)
+    return [Finding(each["level"], each["text"], each.get("action") or "") for each in run.evaluation["findings"]]
+
+
+def _of_training(run: Run) -> Iterator[Finding]:
+    if run.summary is not None:  # its advice names a random or partial backbone too
+        yield from (Finding(WARNING, line) for line in run.summary.get("advice") or ())
+    else:
+        yield Finding(WARNING, "The run has not finished: there is no summary.json.", "Go on with --resume.")
+        if run.settings.get("from_random_weights"):
+            yield Finding(WARNING, "Random backbone: nothing was pretrained (--from_random_weights).")
+        elif run.config.get("partial_backbone"):
+            pretrained = run.config.get("pretrained") or {}
+            n_random = len(pretrained.get("missing") or ()) + len(pretrained.get("shape_mismatch") or ())
+            yield Finding(WARNING, f"Partial backbone: {n_random} weights started random (--allow_partial_backbone).")
+    if run.mode == "finetune" and run.evaluation is None:
+        text = "Only the validation split was scored, by the same values that chose the checkpoint, so "
+        text += f"{run.watched} is optimistic, and there is no interval and no baseline."
+        yield Finding(WARNING, text, "Run --mode evaluate.")
+
+
+def _of_data(run: Run) -> Iterator[Finding]:
+    if run.task == "binary" and run.evaluation is None and run.cohort is not None:  # it counts its one binary label
+        positives = run.cohort.manifest["splits"].get("valid", {}).get("positives", FEW_POSITIVES)
+        if positives < FEW_POSITIVES:
+            text = f"Few positives: {counted(positives, 'positive stay')} in the validation split (fewer than "
+            yield Finding(WARNING, f"{text}{FEW_POSITIVES}), so its metrics are uncertain.")
+    if run.not_used:
+        named = ", ".join(repr(name) for name in list(run.not_used)[:NAMED])
+        more = f" and {len(run.not_used) - NAMED:,} more" if len(run.not_used) > NAMED else ""
+        text = f"The model does not use, or not wholly: {counted(len(run.not_used), 'variable')}, {named}{more}"
+        yield Finding(NOTE, f"{text}. The section Data says why.")
+    yield from (Finding(NOTE, f"Data: {line}.") for line in run.recorded.get("notices") or ())
+
+
+def findings_of_runs(runs: Runs) -> list[Finding]:
+    """Why metrics of these runs may not be comparable."""
+    evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation is not None}
+    found = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := worse_of(each)) is not None]
+    differing: dict[str, set[str]] = {
+        "data": {run.events for run in runs.values()},
+        "task": {run.task for run in runs.values()},
+        "label": {run.label_name for run in runs.values()},
+        "split of the evaluation": {each["split"] for each in evaluations.values()},
+    }
+    for what, values in differing.items():
+        if len(values) > 1:
+            found.append(f"The runs differ in their {what}, so their metrics are not comparable.")
+    of_runs = {name: [each.line() for each in _of_evaluation(run) if each.level != NOTE] for name, run in runs.items()}
+    for text in dict.fromkeys(text for texts in of_runs.values() for text in texts):
+        names = [name for name, texts in of_runs.items() if text in texts]
+        found.append(f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}")
+    without = [name for name in runs if name not in evaluations]
+    watched = " or ".join(dict.fromkeys(runs[name].watched for name in without))
+    optimistic = f"{watched} chose the checkpoint and is optimistic."
+    lists = {
+        f"Without an evaluation, and so without intervals: {{}}. {optimistic}": without,
+        "Evaluated by an earlier version, and so without curves: {}. Run --mode evaluate again.": [
+            name for name, each in evaluations.items() if "curves" not in each
+        ],
+        "Not finished: {}.": [name for name, run in runs.items() if run.summary is None],
+    }
+    found += [text.format(", ".join(names)) for text, names in lists.items() if names]
+    text = "Intervals that overlap do not show that two runs are equal: on the same stays the paired difference counts."
+    if len({run.settings.get("seed") for run in runs.values()}) == 1:
+        text += " All runs have the same seed, so the metrics do not show how much a seed changes."
+    action = "" if all(run.task == "binary" for run in runs.values()) else "--mode evaluate --ckpt A B computes it."
+    return [*(Finding(WARNING, each) for each in found), Finding(NOTE, text, action)]

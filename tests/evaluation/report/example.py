@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.curves import outcome_curves
 
 NASTY = "<script>$a_b$</script>&年"
 
@@ -32,6 +33,8 @@ def example_run(finished: Path, cohort: Cohort, folder: Path) -> Path:
     calibrated = np.clip(0.9 * probability, 0, 1)
     write_predictions(folder, split.stay_id, "train", logit, probability, calibrated, label)
     content = evaluation_content(label, logit, calibrated)
+    risks = {"as predicted": probability, "calibrated": calibrated}
+    content["curves"] = outcome_curves("in_hospital_mortality", label, logit, risks, float(np.sort(logit)[-15]))
     (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
     with (folder / "every_set.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -2,7 +2,7 @@
 
 evaluation.json: all of its numbers, values and both ends of each interval (plain loops over the same resamples).
 report.html: every cell of every table, the cards, the sentence about the result, and the numbers that describe each
-figure to readers who cannot see it. What the figures draw is tested in test_report_numbers.py.
+figure to readers who cannot see it. What the figures draw is tested in tests/evaluation/test_curves.py.
 Not computed again: validation metrics of the training (tests/modes/test_exact_metrics.py), times and memory.
 """
 
@@ -23,10 +23,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from seqsetvae.evaluation.calibration import Calibration
-from seqsetvae.evaluation.report.cautions import verdict
-from seqsetvae.evaluation.report.content import Section, Table
-from seqsetvae.evaluation.report.page import SECTIONS, cards_of, result_section
-from seqsetvae.evaluation.report.read import Run, read_run
+from seqsetvae.evaluation.report.page import content_of
+from seqsetvae.evaluation.report.parts import Section, Table
+from seqsetvae.evaluation.report.run_files import Run, read_run
 from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation
 from seqsetvae.evaluation.statistics import FIGURES, PREVALENCE, prevalence_logit, resamples
 from tests.evaluation.test_statistics import plain_figures, sample
@@ -36,6 +35,8 @@ CALIBRATION = Calibration(
     checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
 )
 OF_RISK = ("brier", "calibration_slope", "calibration_intercept", "ece")
+BEST = dict.fromkeys(("brier", "calibration_intercept", "ece"), "0")
+BEST |= {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 LABEL, LOGIT = sample(STAYS)
 WOMEN = np.arange(STAYS) % 2 == 0
@@ -173,9 +174,8 @@ def run(content: dict[str, Any], finished: tuple[Path, str], tmp_path_factory: p
 
 
 def _sections(run: Run) -> list[Section]:
-    first = result_section(run.evaluation)
-    assert first is not None
-    return [first, *(section for make in SECTIONS if (section := make(run)) is not None)]
+    content = content_of([run])
+    return [content["result"], *content["sections"]]
 
 
 def _text(value: float | None, digits: int = 3) -> str:
@@ -246,7 +246,11 @@ def _expected_tables(run: Run) -> dict[str, list[list[str]]]:
     validations = [[row["epoch"], row["stage"], *(f"{float(row[name]):.4f}" for name in shown)] for row in metrics]
     return {
         "This model and the baselines": models,
-        "All figures": [[_text(figures[name]["value"]), _interval(figures[name])] for name in FIGURES],
+        "All metrics": [
+            [_text(figures[name]["value"]), _interval(figures[name]), BEST.get(name, "1")]
+            + [_text(each["figures"][name]["value"]) for each in others.values()]
+            for name in FIGURES
+        ],
         "Stays by split": splits,
         "Variables": variables,
         "All validations": validations,
@@ -280,9 +284,8 @@ def test_every_cell_of_every_table_in_a_report_is_computed_again(run: Run) -> No
 
 
 def _assert_same_cells(table: Table, row: list[str], cells: list[str]) -> None:
-    """The cells of a row; the tables of figures have the name before, and the best value after them."""
-    first, last = (1, 1 + len(cells)) if len(cells) < len(row) else (0, len(row))
-    assert row[first:last] == cells, table.caption
+    """The cells of a row; the tables of metrics have the name before them."""
+    assert row[len(row) - len(cells) :] == cells, table.caption
 
 
 def test_copied_tables_hold_what_the_files_hold(run: Run) -> None:
@@ -299,13 +302,13 @@ def test_copied_tables_hold_what_the_files_hold(run: Run) -> None:
     assert speed["Device and memory"] == summary["device_use"]
     for stage, parts in summary["trained"].items():
         counts = ", ".join(f"{part} {count:,}" for part, count in parts.items())
-        assert speed[f"Values trained, stage {stage}"] == counts
+        assert speed[f"Trainable parameters, stage {stage}"] == counts
 
 
 def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run: Run) -> None:
     figures, trees = _expected()["figures"], _expected()["baselines"]["boosted trees"]
-    assert run.evaluation is not None
-    cards = {card.name: (card.value, card.detail) for card in cards_of(run)}
+    content = content_of([run])
+    cards = {card.name: (card.value, card.detail) for card in content["cards"]}
     share = f"{LABEL.mean():.1%}".replace("%", " %")
     assert cards == {
         "AUROC": (_text(figures["auroc"]["value"]), f"95 % interval {_interval(figures['auroc'])}; chance 0.5"),
@@ -317,8 +320,8 @@ def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run: Run) 
         "Stays, test split": (str(STAYS), f"{LABEL.sum()} positive ({share})"),
     }
     own, other, paired = figures["auroc"], trees["figures"]["auroc"], trees["difference"]["auroc"]
-    text = f"AUROC {_text(own['value'])} against {_text(other['value'])}, difference {_text(paired['value'])} "
-    assert f"{text}({_interval(paired)})" in verdict(run.evaluation)
+    text = f"AUROC {own['value']:.3f} against {other['value']:.3f}, difference {paired['value']:+.3f} "
+    assert f"{text}[{paired['low']:+.3f}, {paired['high']:+.3f}]" in content["verdict"]
 
 
 def test_the_numbers_that_describe_figures_are_computed_again(run: Run) -> None:
@@ -332,7 +335,7 @@ def test_the_numbers_that_describe_figures_are_computed_again(run: Run) -> None:
 
     expected = {
         "roc": f"AUROC {_text(auroc)}.",
-        "precision_recall": f"average precision {_text(auprc)}; the prevalence is {_text(LABEL.mean())}.",
+        "precision_recall": f"AUPRC {_text(auprc)}; the prevalence is {_text(LABEL.mean())}.",
         "baselines_auroc": f"Boosted trees {told(content['baselines']['boosted trees']['figures']['auroc'])}",
         "baselines_auprc": f"This model {told(content['figures']['auprc'])}",
         "calibration": "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in _bins()),

@@ -17,13 +17,12 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from seqsetvae.evaluation.report import write_comparison, write_report
-from seqsetvae.evaluation.report.comparison import paired_difference
-from seqsetvae.evaluation.report.numbers import typical_stay
-from seqsetvae.evaluation.report.page import write_run_page
-from seqsetvae.evaluation.report.read import read_run
+from seqsetvae.evaluation.report.page import write_page
+from seqsetvae.evaluation.report.parts import interval
+from seqsetvae.evaluation.report.parts import number as number_text
+from seqsetvae.evaluation.report.predictions import paired_difference, typical_stay
+from seqsetvae.evaluation.report.run_files import Run, read_run
 from seqsetvae.evaluation.report.style import INK, PAPER, as_svg, empty, line_style, styled
-from seqsetvae.evaluation.report.wording import interval
-from seqsetvae.evaluation.report.wording import number as number_text
 from tests.evaluation.report.example import NASTY
 
 EMPTY = {"meta", "link", "br", "img", "input", "hr"}
@@ -43,6 +42,10 @@ def test_figures_do_not_depend_on_the_users_own_settings() -> None:
     usual = drawn()
     with mpl.rc_context(own):
         assert drawn() == usual
+
+
+def _write(run: Run) -> Path:
+    return write_page([run], run.folder)
 
 
 class Page(HTMLParser):
@@ -87,7 +90,7 @@ def test_all_parts_are_there_in_the_order_of_their_importance(reported: Path) ->
     keys = [attributes["id"] for attributes in page.all("section")]
     assert keys == [
         *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "subgroups"),
-        *("landmarks", "one-stay", "speed", "configuration", "warnings"),
+        *("landmarks", "one-stay", "speed", "configuration"),
     ]
     assert "This model is worse than boosted_trees" in page.text.partition("What to distrust")[0]
     assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 1 + 1 + 1
@@ -105,7 +108,7 @@ def test_the_confusion_matrix_is_that_of_the_predictions(reported: Path) -> None
     run = read_run(reported)
     assert run.stays is not None
     assert run.evaluation is not None
-    called = run.stays.risk >= run.evaluation.threshold
+    called = run.stays.risk >= run.evaluation["threshold"]
     counts = {
         "true positive": called & (run.stays.label == 1),
         "false positive": called & (run.stays.label == 0),
@@ -143,14 +146,15 @@ def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> N
 
 def test_the_window_and_the_variables_that_are_not_used_are_named(example: Path) -> None:
     run = read_run(example)
-    assert run.window == "whole stays (no prediction times)"
+    window = "whole stays (no prediction times)"
+    assert run.config["window"] == window
     unused = {f"{name} {NASTY}": "no summary of it is used" for name in "abcdefghij"}
-    page = Page(write_run_page(replace(run, config=run.config | {"variables_not_used": unused})))
-    assert f"Window of the training stays: {run.window}." in page.text
+    page = Page(_write(replace(run, config=run.config | {"variables_not_used": unused})))
+    assert f"Window of the training stays: {window}." in page.text
     assert "The model does not use, or not wholly: 10 variables, 'a " in page.text
     assert all(f"{name} no summary of it is used" in page.text for name in unused)
     older = {name: value for name, value in run.config.items() if name not in ("window", "variables_not_used")}
-    assert "not recorded (a run of an earlier version)" in Page(write_run_page(replace(run, config=older))).text
+    assert "not recorded (a run of an earlier version)" in Page(_write(replace(run, config=older))).text
 
 
 def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example: Path) -> None:
@@ -158,7 +162,7 @@ def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example: P
     assert run.cohort is not None
     names = ("=1+1", "+cmd|x", "-1+1", "@SUM(1)")
     cohort = replace(run.cohort, vocabulary=(*names, *run.cohort.vocabulary[len(names) :]))
-    page = write_run_page(replace(run, cohort=cohort)).read_text(encoding="utf-8")
+    page = _write(replace(run, cohort=cohort)).read_text(encoding="utf-8")
     for name in names:
         assert f'<th scope="row">&#39;{name}</th>' in page
     assert re.search(r"<t[hd][^>]*>[=@+]", page) is None
@@ -171,7 +175,7 @@ def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(exa
     cohort.manifest["source"] = NASTY
     config = run.config | {"settings": run.settings | {NASTY: NASTY}, "versions": {NASTY: NASTY}}
     config["cohort"] = config["cohort"] | {"label_name": NASTY, "path": NASTY, "notices": [NASTY], "statistics": NASTY}
-    page = write_run_page(replace(run, cohort=cohort, config=config, warnings=[NASTY]))
+    page = _write(replace(run, cohort=cohort, config=config))
     assert "<script" not in page.read_text(encoding="utf-8").lower()
     read = Page(page)
     assert "script" not in {tag for tag, _ in read.elements}
@@ -278,12 +282,23 @@ def test_a_run_that_was_stopped_early_has_a_report(finished: tuple[Path, str], t
     assert "training" in page.ids
 
 
-def test_predictions_of_one_class_have_no_curves(example: Path) -> None:
-    lines = (example / "predictions.csv").read_text().splitlines()
-    negative = [line for line in lines[1:] if line.endswith(",0,")]
-    (example / "predictions.csv").write_text("\n".join([lines[0], *negative]) + "\n")
+def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(example: Path, tmp_path: Path) -> None:
+    file = example / "evaluation.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | {"curves": []}), encoding="utf-8")  # all stays are of one class
+    page = Page(write_report(example))
+    assert {"discrimination", "calibration", "decisions", "missing"}.isdisjoint(page.ids)
+    del content["curves"]
+    file.write_text(json.dumps(content), encoding="utf-8")
     page = Page(write_report(example))
     assert {"discrimination", "calibration", "decisions"}.isdisjoint(page.ids)
+    assert (
+        "Curves, calibration and decisions, from the evaluation: python train_optimized.py --mode evaluate" in page.text
+    )
+    other = shutil.copytree(example, tmp_path / "other")
+    page = Page(write_comparison([example, other], tmp_path))
+    assert "without curves: finetune-example, other. Run --mode evaluate again." in page.text
+    assert {"discrimination", "calibration"}.isdisjoint(page.ids)
 
 
 def test_the_stay_over_time_shows_its_own_events(reported: Path) -> None:
@@ -293,7 +308,7 @@ def test_the_stay_over_time_shows_its_own_events(reported: Path) -> None:
     assert run.stays is not None
     assert run.every_set is not None
     there = np.unique(run.every_set.stay_id).tolist()
-    stay = typical_stay(run.stays.stay_id, run.stays.label, run.stays.risk, there)  # which the page does not name
+    stay = typical_stay(run.stays, np.array(there))  # which the page does not name
     split = run.cohort.split("train")
     (at,) = (split.stay_id == stay).nonzero()[0]
     events = slice(split.set_offset[split.stay_offset[at]], split.set_offset[split.stay_offset[at + 1]])
@@ -310,11 +325,13 @@ def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported: Path, e
     (example / "config.json").write_text(json.dumps(config))
     page = Page(write_comparison([reported, example], tmp_path))
     keys = [each["id"] for each in page.all("section")]
-    assert keys == ["overview", "distrust", "differences", "settings", "results", "training"]
+    assert keys == [
+        *("result", "distrust", "differences", "settings", "training", "discrimination", "calibration", "decisions"),
+    ]
     assert "0.125" in page.text
     assert "on the same stays the paired difference counts" in page.text
     assert "All runs have the same seed" not in page.text
-    roc = (tmp_path / next(tmp_path.glob("comparison-*")) / "figures" / "compare_roc.svg").read_text()
+    roc = (tmp_path / next(tmp_path.glob("comparison-*")) / "figures" / "roc.svg").read_text()
     assert all(f"{run.name}: AUROC" in roc for run in (reported, example))
 
 
@@ -333,7 +350,7 @@ def test_runs_on_the_same_stays_are_compared_by_paired_differences(
     found = paired_difference(one, other)
     assert found is not None
     expected = roc_auc_score(one.label, one.logit) - roc_auc_score(other.label, other.logit)
-    assert found["auroc"].value == pytest.approx(expected)
+    assert found["auroc"]["value"] == pytest.approx(expected)
     page = Page(write_comparison([reported, example], tmp_path / "same"))
     assert f"{number_text(expected)} {interval(found['auroc'])}" in page.text
     assert "difference_auroc-title" in page.ids
@@ -351,7 +368,7 @@ def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(
     config["cohort"]["data"] = "0" * 64
     (other / "config.json").write_text(json.dumps(config))
     text = Page(write_comparison([reported, other], tmp_path)).text
-    assert "The runs differ in their data, so their figures are not comparable." in text
+    assert "The runs differ in their data, so their metrics are not comparable." in text
     assert "Without an evaluation, and so without intervals: other." in text
     assert "finetune-all files: These stays were trained on" in text
 
@@ -373,3 +390,13 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(
 def test_the_lines_of_many_runs_differ() -> None:
     styles = {(each["color"], each["linestyle"]) for each in map(line_style, range(36))}
     assert len(styles) == 36
+
+
+def test_the_stay_that_is_shown_is_the_positive_one_of_median_risk(reported: Path) -> None:
+    run = read_run(reported)
+    assert run.stays is not None
+    label, risk = np.array([1, 0, 1, 1, 1]), np.array([0.9, 0.99, 0.2, 0.4, 0.3])
+    stays = replace(run.stays, stay_id=np.array([7, 3, 9, 1, 5]), label=label, risk=risk)
+    assert typical_stay(stays, np.array([7, 3, 9, 1])) == 1
+    assert typical_stay(stays, np.array([7, 9, 1, 5])) == 5  # the lower of the middle two
+    assert typical_stay(stays, np.array([3])) is None

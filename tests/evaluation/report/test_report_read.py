@@ -12,9 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.report.evaluation_file import Estimate, read_evaluation
-from seqsetvae.evaluation.report.read import read_run, warnings_in
-from seqsetvae.evaluation.report.tables import read_metrics, read_predictions, read_risk_after_sets
+from seqsetvae.evaluation.report.run_files import read_metrics, read_predictions, read_risk_after_sets, read_run
 from tests.command import rows_of
 
 HEAD = "stay_id,split,logit,probability,calibrated_probability,label,reason\n"
@@ -59,22 +57,6 @@ def test_a_folder_without_config_is_not_a_run_folder(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_warnings_are_joined_where_the_log_wraps_them_and_each_counts_once() -> None:
-    lines = [
-        "Epoch 1/3: 50%",
-        "   indented, but no warning",
-        "⚠️  The best epoch is the last one (3 of 3), so val_auc may not have",
-        "   reached its best: train longer.",
-        "Best val_auc 0.8",
-        "/lib/x.py:12: UserWarning: odd values",
-        "⚠️  The best epoch is the last one (3 of 3), so val_auc may not have",
-        "   reached its best: train longer.",
-        "error: the loss is NaN",
-    ]
-    joined = "The best epoch is the last one (3 of 3), so val_auc may not have reached its best: train longer."
-    assert warnings_in(lines) == [joined, "odd values", "the loss is NaN"]
-
-
 def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_path: Path) -> None:
     file = tmp_path / "predictions.csv"
     file.write_text(
@@ -85,7 +67,6 @@ def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_p
     assert stays.stay_id.tolist() == [5, 6]
     assert stays.label.tolist() == [1, 0]
     assert stays.risk.tolist() == [0.7, 0.2]
-    assert (stays.unlabelled, stays.without_prediction) == (1, {"no events": 1})
     assert read_predictions(file, None).split == "test"
 
 
@@ -168,38 +149,27 @@ def test_metrics_may_have_the_byte_order_mark_of_excel(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.csv") == [{"stage": 1, "epoch": 1, "step": 5}]
 
 
-def test_an_evaluation_is_read_with_intervals_and_without_undefined_figures(example: Path) -> None:
-    found = read_evaluation(example / "evaluation.json")
-    assert "ppv" not in found.figures
-    assert found.figures["calibration_slope"] == Estimate(1.3, pytest.approx(1.1), pytest.approx(1.5))
-    assert [each.name for each in found.landmarks] == ["6", "12.5", "24"]
-    assert found.baselines[0].difference["auroc"].excludes(0)
-    assert found.subgroups[1].figures == {}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"figures": None}, "a value has the wrong type"),
-        ({"stays": "many"}, "a value has the wrong type"),
-        ({"figures": {"auroc": {"low": 0.1}}}, "'value' is missing"),
-        ({"subgroups": [{"column": "age"}]}, "'group' is missing"),
+        ({"figures": None}, "'figures' is missing"),
+        ({"figures": 5}, "figures is 5, which has the wrong type"),
+        ({"stays": "many"}, "stays is 'many', which has the wrong type"),
+        ({"stays": float("nan")}, "stays is nan, which has the wrong type"),
+        ({"figures": {"auroc": {"value": "x"}}}, "figures/auroc/value is 'x', which has the wrong type"),
+        ({"subgroups": [{"column": "age"}]}, "'group' is missing in subgroups[0]"),
+        ({"curves": [{"outcome": "death"}]}, "'stays' is missing in curves[0]"),
+        ({"curves": [{"column": "days", "stays": 5, "groups": 5}]}, "curves[0]/groups is 5, which has the wrong type"),
+        ({"curves": [5]}, "curves[0] is 5, which has the wrong type"),
+        ({"findings": [{"level": "loud", "text": ""}]}, "findings[0]/level is 'loud', which has the wrong type"),
     ],
 )
 def test_a_damaged_evaluation_is_one_error(example: Path, change: dict[str, object], message: str) -> None:
     file = example / "evaluation.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=r"evaluation\.json: damaged") as error:
-        read_evaluation(file)
+        read_run(example)
     assert message in str(error.value)
-
-
-def test_an_estimate_knows_what_its_interval_excludes() -> None:
-    assert Estimate(0.5, 0.4, 0.6).excludes(0.7)
-    assert not Estimate(0.5, 0.4, 0.6).excludes(0.6)
-    assert not Estimate(0.5).excludes(0.7)
-    assert Estimate(0.5, 0.4, 0.6).width == pytest.approx(0.2)
-    assert np.isclose(Estimate(0.5).width, 0)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +180,11 @@ def test_an_estimate_knows_what_its_interval_excludes() -> None:
         ("summary.json", {"trained": {"1": 5}}),
         ("summary.json", {"advice": [None]}),
         ("summary.json", {"head_alone": 5}),
-        ("run_state.json", {"passes": [{"stays": 5}]}),
+        ("run_state.json", {"passes": [{"stays": 5, "seconds": "5"}]}),
         ("run_state.json", {"passes": 5}),
+        ("config.json", {"settings": [1]}),
+        ("config.json", {"cohort": "x"}),
+        ("config.json", {"cohort": {"notices": 3}}),
     ],
     ids=str,
 )
@@ -220,5 +193,5 @@ def test_a_value_of_another_type_in_a_summary_is_one_error(
 ) -> None:
     run = Path(shutil.copytree(finished[0], tmp_path / "run"))
     (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | change))
-    with pytest.raises(InputError, match=rf"{name}: damaged, {next(iter(change))} is "):
+    with pytest.raises(InputError, match=rf"{name}: damaged \({next(iter(change))}.* is "):
         read_run(run)

@@ -1,4 +1,4 @@
-"""Sections about how a run came to be: its data, its training, its speed, its settings, its warnings."""
+"""Sections about how a run, or several, came to be: data, training, speed, settings."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from seqsetvae.evaluation.report import figures
-from seqsetvae.evaluation.report.content import Picture, Section, Table
-from seqsetvae.evaluation.report.read import Run
-from seqsetvae.evaluation.report.wording import duration, number, percent
+from seqsetvae.evaluation.report import plots
+from seqsetvae.evaluation.report.parts import Picture, Section, Table, duration, number, percent
+from seqsetvae.evaluation.report.run_files import Run, Runs
 
 LOSS = "loss"
 
 
 def data_section(run: Run) -> Section:
     """The data card: counts by split, where labels and embeddings come from, and what was odd."""
-    recorded = run.config.get("cohort") or {}
+    recorded, window = run.recorded, run.config.get("window", "not recorded (a run of an earlier version)")
     text = [f"Label: {run.label_name}. Data folder: {recorded.get('path', 'not recorded')}."]
-    text.append(f"Window of the training stays: {run.window or 'not recorded (a run of an earlier version)'}.")
-    not_used = Table(
-        "Variables that the model does not use, or not wholly", ("variable", "why"), run.not_used, numeric=False
-    )
-    notices = [f"Notice: {line}." for line in run.notices]
+    text.append(f"Window of the training stays: {window}.")
+    unused = [list(item) for item in run.not_used.items()]
+    not_used = Table("Variables that the model does not use, or not wholly", ("variable", "why"), unused, numeric=False)
+    notices = [f"Notice: {line}." for line in recorded.get("notices") or ()]
     if run.cohort is None:
         text.append("The data are no longer there or have changed, so their counts cannot be shown.")
         return Section("data", "Data", text + notices, folded=[not_used] if run.not_used else [])
-    manifest, recorded = run.cohort.manifest, run.config["cohort"]
+    manifest = run.cohort.manifest
     vectors, statistics = (recorded.get(key, "not recorded") for key in ("embeddings", "statistics"))
     text.append(
         f"Source: {manifest.get('source', 'not recorded')}. {len(run.cohort.vocabulary):,} variables, embeddings "
@@ -64,8 +62,13 @@ def _variables(run: Run) -> list[list[str]]:
     ]
 
 
-def training_section(run: Run) -> Section | None:
-    """Curves over epochs; None before the first validation."""
+def training_section(runs: Runs) -> Section | None:
+    """Curves over epochs, of several runs each metric with a line for each; None before the first validation."""
+    if len(runs) > 1:
+        metrics = dict.fromkeys(name for run in runs.values() for name in run.metrics)
+        pictures = [_compared(runs, name) for name in metrics]
+        return Section("training", "Training", pictures=pictures) if pictures else None
+    (run,) = runs.values()
     if not run.rows:
         return None
     losses = [name for name in run.metrics if name.endswith(LOSS)]
@@ -77,33 +80,29 @@ def training_section(run: Run) -> Section | None:
     best = run.best
     text = [] if best is None else [f"best.ckpt is from epoch {best['epoch']:.0f} of {run.rows[-1]['epoch']:.0f}."]
     head = ["epoch", "stage", *run.metrics]
-    rows = [[f"{row['epoch']:.0f}", f"{row['stage']:.0f}", *(_cell(row.get(name)) for name in run.metrics)]
-            for row in run.rows]  # fmt: skip
+    rows = [
+        [f"{row['epoch']:.0f}", f"{row['stage']:.0f}", *(number(row.get(name), 4) for name in run.metrics)]
+        for row in run.rows
+    ]
     return Section("training", "Training", text, pictures, folded=[Table("All validations", head, rows)])
 
 
-def _cell(value: float | None) -> str:
-    return number(value, 4)
-
-
-def stage_boundaries(rows: Sequence[dict[str, float]]) -> list[float]:
-    """The last epoch of each stage but the last."""
-    return [row["epoch"] for row, following in pairwise(rows) if row["stage"] != following["stage"]]
+def _over_epochs(run: Run, column: str, *, log: bool = False) -> tuple[list[float], list[float]]:
+    """(epochs, values) of a column of metrics.csv; a rate of 0 (frozen) is not on a logarithmic axis."""
+    rows = [row for row in run.rows if column in row and (row[column] > 0 or not log)]
+    return [row["epoch"] for row in rows], [row[column] for row in rows]
 
 
 def _curves(run: Run, name: str, columns: Sequence[str], label: str, *, log: bool = False) -> Picture:
-    """One picture of some columns of metrics.csv; a rate of 0 (frozen) is not drawn on a logarithmic axis."""
-    series = {}
-    for column in columns:
-        rows = [row for row in run.rows if column in row and (row[column] > 0 or not log)]
-        series[column] = [row["epoch"] for row in rows], [row[column] for row in rows]
+    """One picture of some columns of metrics.csv."""
+    series = {column: _over_epochs(run, column, log=log) for column in columns}
     best = run.best
-    drawn = figures.metric_curves(
+    drawn = plots.metric_curves(
         series,
         label,
         best_epoch=None if best is None or log else best["epoch"],
         best_name="best epoch" if run.settings.get("keep", "best") == "best" else "last epoch, kept",
-        boundaries=stage_boundaries(run.rows),
+        boundaries=[row["epoch"] for row, following in pairwise(run.rows) if row["stage"] != following["stage"]],
         log=log,
     )
     ends = "; ".join(
@@ -113,6 +112,13 @@ def _curves(run: Run, name: str, columns: Sequence[str], label: str, *, log: boo
     caption = "At the end of each epoch." * log + " A frozen backbone has none." * frozen
     title = label[:1].upper() + label[1:] if name in (LOSS, "learning_rates") else label
     return Picture(name, title, caption, f"{title} over {len(run.rows)} epochs: {ends}.", drawn)
+
+
+def _compared(runs: Runs, metric: str) -> Picture:
+    series = {name: _over_epochs(run, metric) for name, run in runs.items()}
+    last = "; ".join(f"{name} {values[-1]:.4g}" for name, (_, values) in series.items() if values)
+    alt = f"{metric} over the epochs. At the end: {last}."
+    return Picture(metric, metric, "", alt, plots.metric_curves(series, metric))
 
 
 def speed_section(run: Run) -> Section | None:
@@ -132,7 +138,7 @@ def speed_section(run: Run) -> Section | None:
     rows.append(["Device and memory", str(summary.get("device_use") or "–")])
     for stage, parts in (summary.get("trained") or {}).items():
         counts = ", ".join(f"{part} {count:,}" for part, count in parts.items())
-        rows.append([f"Values trained, stage {stage}", counts])
+        rows.append([f"Trainable parameters, stage {stage}", counts])
     return Section("speed", "Speed and memory", tables=[Table("This run", ("what", "measured"), rows, numeric=False)])
 
 
@@ -157,6 +163,14 @@ def _plain_table(caption: str, content: Any, widest: int = 500) -> Table:
     return Table(caption, ("name", "value"), rows, numeric=False)
 
 
-def warnings_section(run: Run) -> Section | None:
-    """Every warning that the run printed."""
-    return Section("warnings", "Warnings in train.log", lines=run.warnings) if run.warnings else None
+def settings_section(runs: Runs) -> Section | None:
+    """The settings in which several runs differ."""
+    known = {
+        name: {key: str(each) for part in ("settings", "sizes") for key, each in (run.config.get(part) or {}).items()}
+        for name, run in runs.items()
+    }
+    keys = dict.fromkeys(key for values in known.values() for key in values)
+    rows = [[key, *(values.get(key, "–") for values in known.values())] for key in keys]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    table = Table("Settings that differ", ("setting", *runs), rows, numeric=False)
+    return Section("settings", "What differs", tables=[table]) if rows else None
