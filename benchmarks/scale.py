@@ -25,7 +25,7 @@ from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.shards import Part, Shards, as_shard
+from seqsetvae.cohort.sources.shards import Joined, Part, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.memory import peak_mib
@@ -101,7 +101,7 @@ def compile_shard(n_stays: int, part: Part, folder: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    shards = Shards(folder / "shards")
+    shards = Joined(folder / "shards")
     given = Opened(source=shards, label_name=shards.cohorts[0].label_name, labels=shards.labels())
     _compile(given, folder / "joined")
     if open_cohort(folder / "joined", verify=False).content_hash != content_hash(folder / "whole"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqsetvae.cohort.format import SAMPLES, Cohort
@@ -23,6 +24,7 @@ ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of c
 END = "end"  # its column or code of the end of stays; None: not known
 SAID = ("notes", "found", "decided")  # its sentences
 NO_LABEL = "none"  # the name of the label of a cohort without labels
+REASON = "reason"  # in samples.parquet, why one is not in the cohort
 PREDICTION_TIME = "prediction_time"  # in samples.parquet, and the usual name in a table of labels
 
 
@@ -56,10 +58,12 @@ def has_dates(cohort: Cohort) -> bool:
 
 
 def write_samples(folder: Path, samples: pa.Table, skips: Sequence[Skip]) -> None:
-    """Write samples.parquet, with a column `reason` for the samples that are not in the cohort."""
-    reasons = {skip.stay_id: skip.reason for skip in skips}
-    reason = [reasons.get(stay) for stay in samples["stay_id"].to_pylist()]
-    pq.write_table(samples.append_column("reason", pa.array(reason, pa.string())), folder / SAMPLES)
+    """Write samples.parquet, with a column `reason`, unless it is there, for the samples that are not in the cohort."""
+    if REASON not in samples.column_names:
+        reasons = {skip.stay_id: skip.reason for skip in skips if skip.stay_id is not None}
+        at = pc.index_in(samples["stay_id"], pa.array(list(reasons), pa.int64()))
+        samples = samples.append_column(REASON, pa.array(list(reasons.values()), pa.string()).take(at))
+    pq.write_table(samples, folder / SAMPLES)
 
 
 def read_samples(cohort: Cohort) -> pa.Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.imported import SAID
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 
 
@@ -74,7 +76,7 @@ def test_shards_of_other_data_are_not_mixed(shards: Path, tmp_path: Path, capsys
     shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
     assert main(["compile", str(other), str(tmp_path / "some" / "b"), "--shard", "2/3"]) == 0
     assert _join(tmp_path / "some", tmp_path / "out") == 2
-    assert "shards of different data: a of" in capsys.readouterr().err
+    assert "cohorts of different data: a of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "1/3/4", "-1/3"])
@@ -105,3 +107,76 @@ def test_chunks_of_stays_may_end_within_shards(shards: Path, tmp_path: Path, mon
     assert _join(shards, tmp_path / "chunks") == 0
     hashes = [open_cohort(tmp_path / name).content_hash for name in ("whole", "chunks")]
     assert hashes[0] == hashes[1]
+
+
+# ------------------------------------------------------------------ cohorts of their own
+
+EVENTS = [(subject, hour, "HR", 10 * subject + hour) for subject in range(1, 13) for hour in range(subject % 3 + 2)]
+
+
+def _tables(root: Path, divided: Callable[[int], int], events: Sequence[tuple[object, ...]] = EVENTS) -> list[Path]:
+    """Folders with the rows of some subjects each, and one with all; subjects are in splits by their number."""
+    for folder in ("all", "part 1", "part 2", "part 3"):
+        (root / folder).mkdir(parents=True)
+        chosen = [row for row in events if folder in ("all", f"part {divided(int(str(row[0]).strip('x')))}")]
+        lines = [",".join(map(str, row)) for row in chosen]
+        (root / folder / "events.csv").write_text("\n".join(["id,time,variable,value", *lines, ""]))
+    ids = dict.fromkeys(str(row[0]) for row in events)
+    stays = [f"{text},{('train', 'valid', 'test')[at % 3]},{at % 2}" for at, text in enumerate(ids)]
+    (root / "stays.csv").write_text("\n".join(["id,split,died", *stays, ""]))
+    return [root / f"part {number}" for number in (1, 2, 3)]
+
+
+def _compile(tables: Path, out: Path, *flags: str) -> int:
+    stays = str(tables.parent / "stays.csv")
+    usual = ("--stays", stays, "--split_column", "split", "--labels", stays, "--label_name", "died")
+    return main(["table", str(tables), str(out), *usual, *flags])
+
+
+def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(tmp_path: Path) -> None:
+    for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
+        assert _compile(part, tmp_path / "cohorts" / part.name) == 0
+    assert _compile(tmp_path / "all", tmp_path / "one") == 0
+    assert _join(tmp_path / "cohorts", tmp_path / "joined") == 0
+    one, joined = open_cohort(tmp_path / "one"), open_cohort(tmp_path / "joined")
+    assert joined.content_hash == one.content_hash  # samples.parquet included
+    assert joined.manifest["splits"] == one.manifest["splits"]
+    decided = [
+        {name: value for name, value in each.manifest["import"].items() if name not in SAID} for each in (one, joined)
+    ]
+    assert decided[0] == decided[1]
+
+
+@pytest.mark.parametrize("divided", [lambda subject: subject % 3 + 1, lambda subject: 3 - subject % 3])
+def test_joined_cohorts_are_in_the_order_of_their_first_stays(tmp_path: Path, divided: Callable[[int], int]) -> None:
+    for part in _tables(tmp_path, divided):
+        assert _compile(part, tmp_path / "cohorts" / part.name) == 0
+    assert _join(tmp_path / "cohorts", tmp_path / "joined") == 0
+    splits = open_cohort(tmp_path / "joined").splits
+    assert [split.stay_id.tolist() for split in splits.values()] == [[1, 4, 7, 10], [2, 5, 8, 11], [3, 6, 9, 12]]
+    values = {value for split in splits.values() for value in split.value.tolist()}
+    assert values == {10 * subject + hour for subject, hour, *_ in EVENTS}
+
+
+def test_a_subject_in_two_cohorts_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
+        assert _compile(part, tmp_path / "cohorts" / part.name) == 0
+    shutil.copytree(tmp_path / "cohorts" / "part 2", tmp_path / "cohorts" / "part 4")
+    assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
+    assert "4 stays in more than one cohort, such as 5 in part 2 and part 4." in capsys.readouterr().err
+
+
+def test_ids_that_are_texts_are_not_mixed_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    events = [(f"x{subject}", *rest) for subject, *rest in EVENTS]
+    for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1, events):
+        assert _compile(part, tmp_path / "cohorts" / part.name) == 0
+    assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
+    assert "Ids that are texts, and several predictions of an id, are numbered anew in each" in capsys.readouterr().err
+
+
+def test_cohorts_with_other_decisions_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    one, other, _ = _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1)
+    assert _compile(one, tmp_path / "cohorts" / "a", "--until_hour", "2") == 0
+    assert _compile(other, tmp_path / "cohorts" / "b", "--until_hour", "3") == 0
+    assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
+    assert "cohorts of different until_hour: a of 2.0, b of 3.0." in capsys.readouterr().err

@@ -1,28 +1,31 @@
-"""Shards: parts of one folder that were compiled side by side, by a job each, and are joined into one cohort.
+"""Cohorts that were compiled side by side, by a job each, and are joined into one.
 
-A shard is a cohort of some of the stays; `data.py compile ... --shard I/N` makes one. `data.py join` streams all of
-them through the compiler, so that the cohort is the one that a single compilation gives, to the last bit, statistics
-included, and neither step holds more than a few hundred stays in memory.
+Either they are shards, which `data.py compile ... --shard I/N` made of runs of stays of one folder, or cohorts of whole
+subjects each, such as `data.py table` made of one of many files. `data.py join` streams all of them through the
+compiler, so that neither step holds more than some stays in memory, and the cohort of shards is the one that a single
+compilation gives, to the last bit, statistics included.
 """
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort, ranges
-from seqsetvae.cohort.imported import read_skipped
+from seqsetvae.cohort.imported import IMPORT, SAID, Imported, read_samples, read_skipped
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, Stays, UnnamedRows
-from seqsetvae.errors import InputError
+from seqsetvae.errors import InputError, counted
 
-HELP = "Join the shards that `compile --shard` made into one compiled cohort."
+HELP = "Join cohorts that were compiled side by side, or the shards of `compile --shard`, into one."
 _DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)
 
 
@@ -68,27 +71,39 @@ def as_shard(opened: Opened, of: Part) -> Opened:
 
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py join`."""
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that holds the folders of all shards")
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder that holds the folders of all cohorts")
 
 
 def open_source(arguments: Namespace) -> Opened:
-    """The stays and labels of all shards. Raises InputError if one is missing, twice, or of other data."""
-    source = Shards(arguments.shards)
-    return Opened(source=source, label_name=source.cohorts[0].label_name, labels=source.labels())
+    """The stays and labels of all cohorts. Raises InputError if one is missing, twice, or of other data."""
+    source = Joined(arguments.shards)
+    label_name = source.cohorts[0].label_name
+    return Opened(source=source, label_name=label_name, labels=source.labels(), imported=source.imported())
 
 
-class Shards:
-    """The stays of all shards in the order of their numbers; see the Source protocol."""
+class Joined:
+    """The stays of shards by the numbers of the shards, of cohorts by those of the stays; see the Source protocol."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the shards below `folder`, and check that they are all parts of one whole."""
+        """Open the cohorts below `folder`, and check that they are parts of one whole."""
         found = sorted(path for path in folder.iterdir() if is_compiled(path)) if folder.is_dir() else []
-        cohorts = [open_cohort(path) for path in found]
-        parts = [_part_of(cohort) for cohort in cohorts]
-        _require_all(folder, parts, cohorts)
-        order = sorted(range(len(parts)), key=lambda at: parts[at][0])
-        self.cohorts = [cohorts[at] for at in order]
-        self.description = parts[0][2]
+        self.cohorts = [open_cohort(path) for path in found]
+        if not found:
+            raise InputError(f"{folder}: holds no shards, and no other folders of compiled cohorts.")
+        _require_one("labels", self.cohorts, [each.label_name for each in self.cohorts])
+        if any(_DESCRIPTION.fullmatch(cohort.manifest["source"]) for cohort in self.cohorts):
+            parts = list(map(_part_of, self.cohorts))
+            _require_one("data", self.cohorts, [text for _, _, text in parts])
+            _require_each_once(folder, parts)
+            self.cohorts = [self.cohorts[at] for at in sorted(range(len(parts)), key=lambda at: parts[at][0])]
+            self.description = parts[0][2]
+        else:
+            decisions = list(map(_decisions, self.cohorts))
+            for name in dict.fromkeys(chain.from_iterable(decisions)):
+                _require_one(name, self.cohorts, [each.get(name) for each in decisions])
+            _require_whole_subjects(self.cohorts)
+            self.cohorts.sort(key=lambda cohort: min(int(split.stay_id.min()) for split in cohort.splits.values()))
+            self.description = f"{len(found)} cohorts, the first of {self.cohorts[0].manifest['source']}"
         self.skips: list[Skip] = [skip for cohort in self.cohorts for skip in read_skipped(cohort.path)]
         self.unnamed_rows = UnnamedRows()
         self._pieces = [
@@ -106,6 +121,19 @@ class Shards:
         piece = np.repeat(np.arange(len(splits)), np.diff(self._start))
         own = {name: [at for at, split in enumerate(splits) if split.name == name] for name in SPLITS}
         self.stays = {name: stays[np.isin(piece, places)] for name, places in own.items() if places}
+
+    def imported(self) -> Imported | None:
+        """What the cohorts keep of their imports; None if they were not imported."""
+        tables = [table for table in map(read_samples, self.cohorts) if table is not None]
+        if len(tables) < len(self.cohorts):
+            return None
+        imports = [cohort.manifest[IMPORT] for cohort in self.cohorts]
+        notes = [
+            f"{cohort.path.name}: {note}"
+            for cohort, each in zip(self.cohorts, imports, strict=True)
+            for note in each["notes"]
+        ]
+        return Imported(notes, record=_decisions(self.cohorts[0]), samples=pa.concat_tables(tables))
 
     def labels(self) -> LabelTable:
         """Those of all stays that have one."""
@@ -149,21 +177,46 @@ def _part_of(cohort: Cohort) -> tuple[int, int, str]:
     """(number, of how many, of what data) of a shard. Raises InputError if the cohort is none."""
     match = _DESCRIPTION.fullmatch(str(cohort.manifest["source"]))
     if match is None:
-        raise InputError(f"{cohort.path}: a cohort that is no shard; `data.py compile --shard I/N` makes shards.")
+        made = "which `data.py compile --shard I/N` made"
+        raise InputError(f"{cohort.path}: a cohort that is no shard, beside shards, {made}.")
     return int(match[1]), int(match[2]), match[3]
 
 
-def _require_all(folder: Path, parts: Sequence[tuple[int, int, str]], cohorts: Sequence[Cohort]) -> None:
-    """Raises InputError unless the shards are all parts of one whole, each once, with one label."""
-    if not parts:
-        raise InputError(f"{folder}: holds no shards, which are folders that `data.py compile --shard I/N` made.")
-    for what, values in (("data", [text for _, _, text in parts]), ("labels", [each.label_name for each in cohorts])):
-        others = [at for at, value in enumerate(values) if value != values[0]]
-        if others:
+def _decisions(cohort: Cohort) -> dict[str, Any]:
+    """What was decided when the cohort was imported, without the sentences."""
+    return {name: value for name, value in cohort.manifest.get(IMPORT, {}).items() if name not in SAID}
+
+
+def _require_one(what: str, cohorts: Sequence[Cohort], values: Sequence[Any]) -> None:
+    """Raises InputError unless the values of all cohorts are equal."""
+    others = [at for at, value in enumerate(values) if value != values[0]]
+    if others:
+        raise InputError(
+            f"{cohorts[0].path.parent}: cohorts of different {what}: {cohorts[0].path.name} of {values[0]}, "
+            f"{cohorts[others[0]].path.name} of {values[others[0]]}."
+        )
+
+
+def _require_whole_subjects(cohorts: Sequence[Cohort]) -> None:
+    """Raises InputError if a stay or a subject is in two cohorts."""
+    for what, name in (("stay", "stay_id"), ("subject", "subject_id")):
+        numbers = [
+            np.unique(np.concatenate([getattr(split, name) for split in cohort.splits.values()])) for cohort in cohorts
+        ]
+        in_order = np.sort(np.concatenate(numbers))
+        twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+        if len(twice):
+            places = [cohort.path.name for cohort, own in zip(cohorts, numbers, strict=True) if twice[0] in own]
             raise InputError(
-                f"{folder}: shards of different {what}: {cohorts[0].path.name} of {values[0]}, "
-                f"{cohorts[others[0]].path.name} of {values[others[0]]}."
+                f"{cohorts[0].path.parent}: {counted(len(twice), what)} in more than one cohort, such as {twice[0]} in "
+                f"{' and '.join(places[:2])}. All rows of a subject must be in one of them. Ids that are texts, and "
+                "several predictions of an id, are numbered anew in each: write ids as whole numbers, with one "
+                "prediction each, or compile all tables at once."
             )
+
+
+def _require_each_once(folder: Path, parts: Sequence[tuple[int, int, str]]) -> None:
+    """Raises InputError unless the shards are all parts of one whole, each once."""
     numbers, counts = sorted(number for number, _, _ in parts), {of for _, of, _ in parts}
     if len(counts) > 1 or numbers != list(range(1, max(counts) + 1)):
         missing = sorted(set(range(1, max(counts) + 1)) - set(numbers))[:20]
