@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.format import Cohort, Split, event_blocks
 from seqsetvae.cohort.imported import END, IMPORT, NO_LABEL, has_dates, rate
 from seqsetvae.cohort.profile import equal_stays, hours, shifts
-from seqsetvae.cohort.report import ALIKE, NO_STATISTICS, alike_names, event_counts, unusual, without_statistics
+from seqsetvae.cohort.report import ALIKE, alike_names, event_counts, no_statistics, unusual, without_statistics
 from seqsetvae.cohort.spans import TIMES
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT
 from seqsetvae.errors import counted
@@ -50,7 +50,7 @@ def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding
     yield from _ended(cohort)
     without = without_statistics(cohort).items()
     unknown = [f"{name!r}: {counted(n, 'event')}" for name, n in without if name not in reported]
-    yield from about(WARNING, unknown, "variable", NO_STATISTICS)
+    yield from about(WARNING, unknown, "variable", no_statistics(cohort))
     yield from about(
         WARNING, alike_names(cohort), "group", f"of {ALIKE}", "--variable_map of table and meds joins them"
     )

@@ -21,7 +21,10 @@ from seqsetvae.errors import counted, named, shown
 from seqsetvae.findings import ERROR, WARNING, Finding
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
-NO_STATISTICS = "without mean and std, whose values are read as they are"
+NOT_IN = {
+    TRAIN_SPLIT: " (not in the training split)",
+    FILE: " (not in stats.csv)",
+}  # why variables have no mean and std
 MOST_ALIKE = 8  # groups of names that a summary has
 CLOSE = 0.01  # of the distance between two means
 FEWEST_VARIABLES = 3  # whose means can tell splits apart
@@ -74,7 +77,7 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     see = f"left out; see {cohort.path / SKIPPED}"
     lines = ["\n      ".join([found.line(), *found.items]) for found in unusual(cohort, int(examples))]
     if unknown := without_statistics(cohort):
-        lines.append(f"{counted(len(unknown), 'variable')} {NO_STATISTICS}: {most_events(unknown)}")
+        lines.append(f"{counted(len(unknown), 'variable')} {no_statistics(cohort)}: {most_events(unknown)}")
     if cohort.variables.statistics == TRAIN_SPLIT:
         lines.append("mean and std of each variable are those of the train split")
     if report["faulty_files"]:
@@ -133,6 +136,11 @@ def without_statistics(cohort: Cohort) -> dict[str, int]:
         return {}
     counts = event_counts(cohort)
     return {cohort.vocabulary[v]: int(counts[v]) for v in np.flatnonzero(np.isnan(cohort.mean)).tolist()}
+
+
+def no_statistics(cohort: Cohort) -> str:
+    """What is said of variables without mean and std."""
+    return f"without mean and std{NOT_IN.get(cohort.variables.statistics, '')}, whose values are read as they are"
 
 
 def most_events(unknown: dict[str, int]) -> str:

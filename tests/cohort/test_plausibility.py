@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Callable[[Folder], None], str, str, str]] = {
     "no statistics for small raw values": (
         lambda f: _stats(f, "heart rate,80,10"),  # lactate is never above 10
         WARNING,
-        "1 variable without mean and std, whose values are read as they are",
+        "1 variable without mean and std (not in stats.csv), whose values are read as they are",
         "'lactate': 320 events",
     ),
 }
