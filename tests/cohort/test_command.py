@@ -16,6 +16,7 @@ from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.command import _parse, main
 from seqsetvae.cohort.find import DEFAULT_LABEL
+from seqsetvae.cohort.report import no_statistics
 from seqsetvae.cohort.sidefiles import stay_number
 
 from .conftest import Folder
@@ -46,7 +47,7 @@ def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     named = ", ".join(f"'new {i}' (1 event)" for i in range(7))
     assert notices(cohort, examples=True) == [
         "1 stay with rows out of time order, which were sorted",
-        f"9 variables without mean and std, whose values are read as they are: 'new 8' (2 events), {named} and 1 more",
+        f"9 variables {no_statistics(cohort)}: 'new 8' (2 events), {named} and 1 more",
         f"1 faulty file left out; see {cohort.path / 'skipped.csv'}",
         f"1 file, 1 row: a value that is missing or not a finite number, for example {bad}, row 0 (counted from 0), "
         "variable 'lactate': value is nan, not a finite number that float32 can hold",

@@ -7,7 +7,7 @@ import gzip
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -72,6 +72,24 @@ def damage_json(file: Path, rng: random.Random) -> None:
         content = mutate.bytes_of(content, rng)
     file.unlink()  # it may be a link to the undamaged file
     file.write_bytes(content)
+
+
+def damage_checkpoint(
+    file: Path, damaged: Path, rng: random.Random, parts: Callable[[dict[str, Any]], Sequence[str]]
+) -> None:
+    """Write it with changed bytes, a changed record, or changes in those of its parts that `parts` chooses."""
+    kind = rng.randrange(4)
+    if kind < 2:
+        change = (mutate.bytes_of, mutate.zip_of)[kind]
+        damaged.write_bytes(change(file.read_bytes(), rng))
+        return
+    content = dict(torch.load(file, weights_only=True))
+    tensors = (torch.ones(2), torch.ones(0), torch.ones(3, 3, dtype=torch.int64), torch.ones(1).expand(10**8))
+    for part in parts(content):
+        content[part] = mutate.tree_of(content[part], rng, (*mutate.VALUES, *tensors))
+        if rng.random() < 0.1:
+            del content[part]
+    torch.save(content, damaged)
 
 
 def compile_or_refuse(words: list[str], out: Path) -> None:

@@ -85,7 +85,7 @@ def labels(files: Files, rng: random.Random, folder: Path) -> None:
     imported = rng.random() < 0.5
     cohort = open_cohort(files.imported if imported else files.cohort)
     file = folder / rng.choice(("labels.csv", "labels.csv.gz", "labels.parquet"))
-    _label_table(files, imported).to(file)
+    _write(_label_table(files, imported), file)
     _damage_tables(folder, rng)
     task, columns = rng.choice((("multilabel", "died,late"), ("multiclass", "unit"), ("regression", "days,died")))
     file = rng.choice(sorted(folder.iterdir()))
@@ -95,26 +95,22 @@ def labels(files: Files, rng: random.Random, folder: Path) -> None:
     assert task in TASKS
 
 
-class _Labels:
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def to(self, file: Path) -> None:
-        """Written in the format that the name says."""
-        if file.suffix == ".parquet":
-            pq.write_table(self.table, file)
-        else:
-            with pa.output_stream(str(file), compression="gzip" if file.suffix == ".gz" else None) as stream:
-                pa.csv.write_csv(self.table, stream)
+def _write(table: pa.Table, file: Path) -> None:
+    """In the format that the name says."""
+    if file.suffix == ".parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.output_stream(str(file), compression="gzip" if file.suffix == ".gz" else None) as stream:
+            pa.csv.write_csv(table, stream)
 
 
-def _label_table(files: Files, imported: bool) -> _Labels:
+def _label_table(files: Files, imported: bool) -> pa.Table:
     found = pa.csv.read_csv(files.tables / "labels.csv")
     if imported:
-        return _Labels(found)
+        return found
     stays = [stay for split in open_cohort(files.cohort).splits.values() for stay in split.stay_id.tolist()]
     rows = found.take([at % len(found) for at in range(len(stays))])
-    return _Labels(pa.table({"ts_id": stays, **{name: rows[name] for name in ("died", "late", "days", "unit")}}))
+    return pa.table({"ts_id": stays, **{name: rows[name] for name in ("died", "late", "days", "unit")}})
 
 
 def _damage_tables(folder: Path, rng: random.Random) -> None:

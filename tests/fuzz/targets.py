@@ -11,13 +11,10 @@ import json
 import random
 import shutil
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 
 import finetune_config_optimized as config
 import train_optimized
@@ -30,7 +27,7 @@ from seqsetvae.loading import collate
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve, settings_of
 from tests.fuzz import imports, models, mutate, runs
-from tests.fuzz.given import Files, Target, compile_or_refuse, damage_json, damage_one_file
+from tests.fuzz.given import Files, Target, compile_or_refuse, damage_checkpoint, damage_json, damage_one_file
 from tests.fuzz.models import load_checkpoint
 
 
@@ -40,26 +37,15 @@ def physionet(files: Files, rng: random.Random, folder: Path) -> None:
     shutil.copytree(files.physionet, src)
     form = rng.choice(("folder", "set-a.zip", "set-a.tar.gz", "set-a.tar"))
     if form != "folder":
-        _pack(src / "set-a", src / form, inside=rng.random() < 0.5, rng=rng)
+        if rng.random() < 0.5:
+            damage_one_file(src / "set-a", rng)
+        kind = {"set-a.zip": "zip", "set-a.tar.gz": "gztar", "set-a.tar": "tar"}[form]
+        shutil.make_archive(str(src / "set-a"), kind, src, "set-a")
         shutil.rmtree(src / "set-a")
-        damage_one_file(src, rng)
-    else:
-        damage_one_file(src, rng)
+    damage_one_file(src, rng)
     options = [*(["--skip_bad"] if rng.random() < 0.5 else []), *(["--stay_over_days", "5"] * (rng.random() < 0.2))]
     words = ["physionet2012", str(src), str(folder / "out"), "--jobs", "1"]
     compile_or_refuse([*words, *options], folder / "out")
-
-
-def _pack(source: Path, archive: Path, *, inside: bool, rng: random.Random) -> None:
-    if inside:
-        damage_one_file(source, rng)
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
-            for file in sorted(source.iterdir()):
-                zipped.write(file, f"set-a/{file.name}")
-    else:
-        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tarred:
-            tarred.add(source, "set-a")
 
 
 def layout(files: Files, rng: random.Random, folder: Path) -> None:
@@ -105,18 +91,8 @@ def checkpoint(files: Files, rng: random.Random, folder: Path) -> None:
     finetuned = rng.random() < 0.5
     path = files.run / "checkpoints" / "best.ckpt" if finetuned else files.pretrained
     damaged = folder / "file.ckpt"
-    kind = rng.randrange(3)
-    if kind == 0:
-        damaged.write_bytes(mutate.bytes_of(path.read_bytes(), rng))
-    elif kind == 1:
-        damaged.write_bytes(mutate.zip_of(path.read_bytes(), rng))
-    else:
-        content = dict(torch.load(path, weights_only=True))
-        tensors = (torch.ones(2), torch.ones(0), torch.ones(3, 3, dtype=torch.int64), torch.ones(1).expand(10**8))
-        for part in ("hyper_parameters", "state_dict"):
-            if rng.random() < 0.6:
-                content[part] = mutate.tree_of(content[part], rng, (*mutate.VALUES, *tensors))
-        torch.save(content, damaged)
+    parts = [part for part in ("hyper_parameters", "state_dict") if rng.random() < 0.6]
+    damage_checkpoint(path, damaged, rng, lambda content: parts)
     load_checkpoint(damaged, finetuned=finetuned, rng=rng)
 
 
