@@ -16,7 +16,7 @@ from benchmarks.workloads import PRACTICE, fine_tuner, open_stays, random_embedd
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import open_cohort
 from seqsetvae.loading import CohortDataModule
-from seqsetvae.modes.finetune import METRICS, PRINTED
+from seqsetvae.runs.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningSchedule
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import cached_features

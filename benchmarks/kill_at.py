@@ -19,7 +19,7 @@ PLACES = {
     "validation": ("model_optimized", "SeqSetVAEFineTuner.validation_step"),
     "checkpoint": ("torch", "save"),  # when half of the file is written
     "rename": ("pathlib", "Path.replace"),  # of any file of the run: written, under a temporary name
-    "job": ("seqsetvae.modes.crossvalidation_files", "Job.write"),  # between two trainings of a sweep
+    "job": ("seqsetvae.runs.crossvalidation_files", "Job.write"),  # between two trainings of a sweep
 }
 # The highest number of a call that is drawn; a hundred stays have so many.
 CALLS = {"features": 9, "features complete": 2, "validation": 12, "checkpoint": 8, "rename": 40, "job": 4}

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.kill_at import CALLS, Call, die_in_call
-from seqsetvae.modes.crossvalidate import RESULT
+from seqsetvae.runs.crossvalidate import RESULT
 
 # Each run is a process of its own, forked from one that has imported what takes seconds to import.
 FORKS = multiprocessing.get_context("forkserver")

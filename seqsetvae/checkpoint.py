@@ -23,7 +23,7 @@ from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM, ValueTransform, read_transform
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
-from seqsetvae.settings.recorded import check_recorded
+from seqsetvae.settings.problems import check_recorded
 from seqsetvae.weights import check_finite, check_kinds, check_types
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere

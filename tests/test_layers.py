@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     ("train_optimized", "seqsetvae.api"),
     ("data",),
+    ("seqsetvae.runs",),
     ("seqsetvae.modes",),
     ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),

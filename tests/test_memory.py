@@ -79,7 +79,7 @@ def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest
     called: list[str] = []
 
     monkeypatch.setattr(train_optimized, "keep_freed_memory", lambda: called.append("keep"))
-    monkeypatch.setattr("seqsetvae.modes.demo.run", lambda settings: called.append("run"))
+    monkeypatch.setattr("seqsetvae.runs.demo.run", lambda settings: called.append("run"))
     assert train_optimized.main(["--mode", "demo"]) == 0
     assert called == ["keep", "run"]
 

@@ -33,7 +33,7 @@ from seqsetvae.cohort.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.settings.groups import DataSettings, HeadSettings
-from seqsetvae.settings.recorded import check_recorded
+from seqsetvae.settings.problems import check_recorded
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.weights import check_kinds, check_types
 

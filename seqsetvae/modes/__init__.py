@@ -1,6 +1,6 @@
 """The modes of train_optimized.py, by name, in the order of --help. Importing them imports no torch.
 
-A mode is a module with HELP, NEEDS, Settings, problems(settings) and run(settings): see settings/command_line.Mode.
+A mode is a module with HELP, NEEDS, BODY, Settings and problems(settings): see settings/command_line.Mode.
 """
 
 from seqsetvae.modes import crossvalidate, demo, embed, evaluate, export, finetune, predict, pretrain, report

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.errors import InputError
-from seqsetvae.settings.declare import argument, as_plain, changed
+from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     DataSettings,
     FinetuningRates,
     FinetuningSchedule,
     HeadSettings,
     LoaderSettings,
+    LoggerSettings,
     LossSettings,
     OptimizerSettings,
     PretrainedSettings,
@@ -27,34 +23,12 @@ from seqsetvae.settings.groups import (
     min_lr_problems,
 )
 from seqsetvae.settings.kinds import BOOLEAN
-from seqsetvae.settings.loggers import LoggerSettings
 from seqsetvae.settings.tuning import TuningSettings, resolved
-from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.settings import TaskSettings
-from seqsetvae.tasks.spec import BINARY
-
-if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    import torch
-
-    from model_optimized import SeqSetVAEFineTuner
-    from seqsetvae.checkpoint import LoadReport
-    from seqsetvae.cohort import Cohort
-    from seqsetvae.cohort.transform import ValueTransform
-    from seqsetvae.loading import CohortDataModule
-    from seqsetvae.training.summary import Summary
-    from seqsetvae.trees import BoostedTrees
 
 HELP = "train a classifier on a pretrained checkpoint"
 NEEDS = ("data_dir",)
-
-
-def metrics_of(task: str) -> tuple[str, ...]:
-    """Columns of metrics.csv that measure the model."""
-    return "train_loss", "val_loss", *(f"val_{name}" for name in TASKS[task].METRICS)
-
-
-METRICS = metrics_of(BINARY)
-PRINTED = ("stage", *METRICS)
+BODY = "seqsetvae.runs.finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +37,7 @@ class Settings:
 
     from_random_weights: bool = argument(
         BOOLEAN,
-        "finetune: train a randomly initialized backbone instead of --pretrained_ckpt; seqsetvae then needs "
-        "--unfreeze_after 0",
+        "train a randomly initialized backbone instead of --pretrained_ckpt; seqsetvae then needs --unfreeze_after 0",
         default=False,
     )
     pretrained: PretrainedSettings
@@ -131,251 +104,3 @@ def problems(settings: Settings) -> list[str]:
     found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
     found += settings.task.problems_with(settings.data, settings.loss)
     return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
-
-
-def run(settings: Settings, resume: Path | None = None) -> Summary | None:
-    """Fine-tune --pretrained_ckpt, or an untrained backbone with --from_random_weights, on --data_dir.
-
-    Everything is checked before the run folder is created, and what is quick to check before anything else. `resume` is
-    the folder of a run with these settings to go on with; None is returned if it is finished.
-    """
-    import pytorch_lightning as pl
-
-    from seqsetvae.evaluation.report import report_finished_run
-    from seqsetvae.training.precision import prepare_device
-    from seqsetvae.training.resume import is_finished
-
-    if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
-        return None
-    prepare_device(settings.run)
-    pl.seed_everything(settings.run.seed, verbose=False)
-    found = cohort_and_backbone(settings)
-    if resume is None:
-        settings = for_stays(settings, found[0])
-    warn_of_rates(settings)
-    return train(settings, *found, resume=resume, finish=report_finished_run)
-
-
-def train(
-    settings: Settings,
-    cohort: Cohort,
-    backbone: Any,
-    transform: ValueTransform,
-    report: LoadReport | None,
-    resume: Path | None = None,
-    finish: Callable[[Path], None] | None = None,
-) -> Summary:
-    """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one.
-
-    `finish` is called with the run folder when all else is done.
-    """
-    from seqsetvae.processes import leave
-    from seqsetvae.training.calibrate import calibrate_best
-    from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
-    from seqsetvae.training.finite import stays_in_a_file
-    from seqsetvae.training.precision import Precision, prepare_device
-    from seqsetvae.training.schedule import Watched
-    from seqsetvae.training.stages import finetune_in_stages
-    from seqsetvae.training.start import start_run, train_and_summarize
-    from seqsetvae.training.summary import finetuning_advice, random_weights_advice
-
-    settings = resolved(settings)
-    for line in settings.architecture.recipe_in_use(as_plain(settings)):
-        print(line)
-    device = prepare_device(settings.run)
-    task = settings.task.task
-    watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
-    module, data = module_and_data(settings, cohort, backbone, transform, device, is_new=report is None)
-    run = start_run(
-        "finetune",
-        settings,
-        module,
-        data,
-        device,
-        backbone.sizes,
-        report,
-        watched=watched,
-        metrics=metrics_of(task),
-        printed=("stage", *metrics_of(task)),
-        parts=module.parts,
-        resume=resume,
-    )
-    precision = Precision.of(settings.run, device)
-
-    @cache  # the calibration reads them once more
-    def compute_features() -> CachedFeatures:
-        return cached_features(module, data, precision, settings.run.output_root_dir / FEATURE_CACHE)
-
-    def train_and_calibrate() -> None:
-        with stays_in_a_file(run.folder):
-            finetune_in_stages(run, module, compute_features, settings.run.compile_model)
-        leave()
-        if settings.task.is_binary:
-            with stays_in_a_file(run.folder):
-                calibrate_best(run, module, compute_features, precision)
-        else:
-            print(f"Predictions of --task {task} are not calibrated; calibration is available for one binary label")
-
-    return train_and_summarize(
-        run,
-        device,
-        train_and_calibrate,
-        lambda rows: (
-            random_weights_advice(report) * is_pretrainable(settings)
-            + (finetuning_advice(rows, watched, cohort.split("valid")) if settings.task.is_binary else [])
-        ),
-        finish,
-    )
-
-
-def module_and_data(
-    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, device: torch.device, *, is_new: bool
-) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
-    """The module and its loaders; a new backbone is first fitted to the training stays, and trees are grown on them."""
-    from seqsetvae.loading import data_module
-    from seqsetvae.training.table import fit_to_training_stays, grow_trees
-    from seqsetvae.variables import host_work, variable_table
-
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
-    n_stays = labelled_stays(cohort)
-    if is_new:
-        fit_to_training_stays(backbone, data)
-    if getattr(backbone, "n_inputs", 1) == 0:
-        raise InputError(
-            f"{cohort.path}: the model has no input: in "
-            + (f"its {n_stays:,} labelled training stays" if is_new else "what the checkpoint was pretrained on")
-            + " no count, value or time of a variable differs between the stays. Use more stays or other variables."
-        )
-    variables = variable_table(backbone, cohort, settings.run)
-    in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
-    data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
-    if is_new and hasattr(backbone, "start_small"):
-        backbone.start_small(n_stays, data.loader("train"), variables)
-    trees = grow_trees(settings.trees, backbone, variables, data)
-    return build(settings, backbone, variables, cohort, transform, trees), data
-
-
-def labelled_stays(cohort: Cohort) -> int:
-    """Number of training stays that have a label."""
-    return int((cohort.split("train").label >= 0).sum())
-
-
-def for_stays(settings: Settings, cohort: Cohort) -> Settings:
-    """The settings with what the architecture's recipe makes of the number of training stays, which is said."""
-    chosen, n_stays = ARCHITECTURES[settings.architecture.architecture], labelled_stays(cohort)
-    recipe_for = getattr(chosen, "recipe_for", None)
-    advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)
-    recipe, now = getattr(chosen, "RECIPE", {}), as_plain(settings)
-    free = {name for name in advised if name not in settings.loader.given and now[name] == recipe[name]}
-    values = {name: advised[name] for name in free if advised[name] != now[name]}
-    if values:
-        listed = ", ".join(f"{name} {value}" for name, value in values.items())
-        print(f"Settings for {n_stays:,} labelled training stays: {listed}")
-    return changed(settings, **values)
-
-
-def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
-    """The data and the backbone, checked against each other, how values are read, and what was loaded.
-
-    Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
-    """
-    from seqsetvae.cohort.open import check_data, open_data
-    from seqsetvae.loading import require_both_classes
-    from seqsetvae.processes import first_process_first
-    from seqsetvae.tasks.label_file import read_label_file
-    from seqsetvae.tasks.spec import columns_of
-    from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, without_label
-    from seqsetvae.trained_on import check_variables, new_transform, value_transform
-    from seqsetvae.training.pretrained import load_pretrained
-    from seqsetvae.tuning import check_layers
-
-    is_binary, labels = settings.task.is_binary, None
-    data = settings.data if is_binary else without_label(settings.data)
-    if not is_binary:
-        labels = read_label_file(label_file(settings.data), columns_of(settings.data.label_name))
-    width = check_data(data, "train", "valid", labelled=is_binary)
-    loaded = None
-    if not settings.from_random_weights:
-        loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
-        check_layers(settings.tuning, loaded[0])
-    with first_process_first():
-        own = None if loaded is None else loaded[1].variables
-        cohort = open_data(data, settings.run.output_root_dir, own=own, needs_labels=is_binary)
-    if labels is None:
-        require_both_classes(cohort, "train", "valid")
-    else:
-        cohort = fit_targets(cohort, labels, settings.task.task)
-        print(f"Task: {settings.task.task} ({TASKS[settings.task.task].HELP}): {cohort.label_name}, from {labels.path}")
-        require_targets(cohort, "train", "valid")
-    if loaded is None:
-        transform = new_transform(settings.architecture, settings.values, cohort)
-        return cohort, untrained(settings, cohort), transform, None
-    backbone, checkpoint, report = loaded
-    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
-    return cohort, backbone, value_transform(checkpoint, cohort), report
-
-
-def warn_of_rates(settings: Settings) -> None:
-    """The head is new and the backbone is pretrained, so the backbone's rate should be the lower one."""
-    rates = settings.rates
-    trains_at_lr = resolved(settings).schedule.unfreeze_after is not None and settings.tuning.tuning != "lora"
-    if trains_at_lr and rates.lr >= rates.cls_head_lr:
-        print(
-            f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
-            "head is new, the backbone is pretrained"
-        )
-
-
-def is_pretrainable(settings: Settings) -> bool:
-    """Whether a pretrained backbone of this architecture could exist, so that a random one deserves a warning."""
-    return "states" in ARCHITECTURES[settings.architecture.architecture].OFFERS
-
-
-def untrained(settings: Settings, cohort: Cohort) -> Any:
-    """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
-    if is_pretrainable(settings):
-        print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
-    sizes = settings.architecture.new_sizes(cohort.variables.width, cohort.vocabulary)
-    return ARCHITECTURES[settings.architecture.architecture].build(sizes)
-
-
-def build(
-    settings: Settings,
-    backbone: Any,
-    variables: torch.Tensor,
-    cohort: Cohort,
-    transform: ValueTransform,
-    trees: BoostedTrees | None,
-) -> SeqSetVAEFineTuner:
-    """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
-    from model_optimized import SeqSetVAEFineTuner
-    from seqsetvae.checkpoint import TrainedOn
-    from seqsetvae.cohort.profile import Profile, median_hours
-    from seqsetvae.head import Loss, set_prior, weight_of_positives
-    from seqsetvae.tasks.model import TaskLoss
-    from seqsetvae.tasks.targets import spec_of
-
-    label, spec = cohort.split("train").label, spec_of(cohort)
-    weight = weight_of_positives(settings.loss.class_weight, label)
-    module = SeqSetVAEFineTuner(
-        backbone,
-        settings.head,
-        Loss(settings.loss, weight) if spec is None else TaskLoss(spec, settings.loss),
-        settings.rates,
-        settings.optimizer.weight_decay,
-        variables,
-        TrainedOn(
-            variables=cohort.variables,
-            label_name=cohort.label_name,
-            max_sets=settings.data.max_sets,
-            transform=transform,
-            median_hours=median_hours(cohort.split("train")),
-            profile=Profile.of(cohort),
-        ),
-        trees,
-        spec,
-        settings.tuning,
-    )
-    if spec is None:
-        set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
-    return module

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -28,7 +29,11 @@ IN_SEVERAL_PROCESSES = *RESUMABLE, "evaluate", "predict", "embed"
 
 
 class Mode(Protocol):
-    """What the file of a mode declares."""
+    """What the file of a mode declares, without importing torch.
+
+    It does it with `run(settings)`, which stands in the module that BODY names, or else in the same file. A mode that
+    can go on with a run has a second argument, `resume`: the folder of the run.
+    """
 
     HELP: str  # what it does, for --help
     NEEDS: Any  # names of the settings that must not be None
@@ -37,58 +42,73 @@ class Mode(Protocol):
     def problems(self, settings: Any) -> list[str]:
         """What is wrong with settings that are allowed one by one; each line begins with `name: `."""
 
-    def run(self, settings: Any) -> Any:
-        """Do it. A mode that can go on with a run has a second argument, `resume`: the folder of the run."""
+
+EPILOG = """examples:
+  train_optimized.py finetune --pretrained_ckpt CKPT --data_dir DIR
+  train_optimized.py finetune --architecture variable_summaries --from_random_weights --data_dir DIR
+  train_optimized.py evaluate --ckpt RUN_FOLDER --split test
+  train_optimized.py predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv
+  train_optimized.py --resume RUN_FOLDER
+
+COMMAND --help lists all flags of a command; --mode COMMAND is the same as COMMAND.
+exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data differ from
+the training data (see the warnings); 75 stopped by SIGTERM, the run is saved; 130 interrupted (see --resume)"""
+MOST_USED = {
+    "data_dir": "data folder",
+    "pretrained_ckpt": "checkpoint to train from",
+    "ckpt": "fine-tuned checkpoint, or the folder of its run",
+    "output": "what to write",
+    "output_root_dir": "folder for the folders of runs",
+    "batch_size": "stays per batch",
+    "max_epochs": "maximum number of epochs",
+    "resume": "run folder of an interrupted run",
+}
 
 
-def parser(config: ModuleType, modes: Mapping[str, Mode]) -> argparse.ArgumentParser:
-    """The command line as --help shows it: one flag per setting."""
+def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> argparse.ArgumentParser:
+    """The command line as --help shows it: all flags of one mode by section, or the modes and the most used flags."""
+    known, comments = settings_of(modes), config_file.comments(config)
+    if name is None:
+        about = f"Default values are read from {config.__name__}.py; a flag overrides the value for one run."
+        known, comments = {flag: known[flag] for flag in MOST_USED}, {}
+    else:
+        about = f"{modes[name].HELP}\n\nOn the command line, write none for None."
+        known = declared(modes[name].Settings) | (FLAGS if name in RESUMABLE else {})
     command = argparse.ArgumentParser(
         prog="train_optimized.py",
-        usage="train_optimized.py --mode MODE [--flag VALUE ...]",
+        usage=f"train_optimized.py {name or 'COMMAND'} [--flag VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Fine-tune a SeqSetVAE checkpoint on patient records, or pretrain one.\n"
-        f"Default values are read from {config.__name__}.py; a flag overrides the value for one run.\n"
-        "On the command line, write none for None.",
-        epilog="examples:\n"
-        "  train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR\n"
-        "  train_optimized.py --mode finetune --architecture variable_summaries --from_random_weights --data_dir DIR\n"
-        "  train_optimized.py --mode pretrain --data_dir DIR\n"
-        "  train_optimized.py --resume RUN_FOLDER\n"
-        "  train_optimized.py --mode evaluate --ckpt RUN_FOLDER --split test\n"
-        "  train_optimized.py --mode report --runs RUN_FOLDER [RUN_FOLDER ...]\n"
-        "  train_optimized.py --mode embed --pretrained_ckpt CKPT --data_dir DIR --split train --output FILE.npz\n"
-        "  train_optimized.py --mode predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv\n"
-        "  train_optimized.py --mode export --ckpt RUN_FOLDER --output FOLDER\n"
-        "  train_optimized.py --mode demo\n\n"
-        "exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data\n"
-        "differ from the training data (unknown or missing variables, shifted means, minutes in another unit, another\n"
-        "window), see the warnings;\n"
-        "75 stopped by SIGTERM with the state of the run saved; 130 interrupted (go on with --resume)",
+        description=about,
+        epilog=EPILOG if name is None else None,
     )
-    command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
-    comments, known = config_file.comments(config), settings_of(modes)
-    order = {name: place for place, name in enumerate(comments)}  # flags without a line come first, switches last
+    if name is None:
+        command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
+        listed = command.add_argument_group("commands")
+        for each, mode in modes.items():
+            listed.add_argument(each, help=mode.HELP.replace("%", "%%"))
+    order = {flag: place for place, flag in enumerate(comments)}  # flags without a line come first, switches last
     sections: dict[str, Any] = {}
-    for name in sorted(known, key=lambda name: (order.get(name, -1), known[name].is_switch)):
-        item = known[name]
-        section, comment = comments.get(name, ("Command line only", item.help or ""))
+    for flag in sorted(known, key=lambda flag: (order.get(flag, -1), known[flag].is_switch)) if name else known:
+        item = known[flag]
+        own = f"Only with {item.only_with}" if item.only_with else "Command line only"
+        section, comment = comments.get(flag, (own, item.help or ""))
+        if name is None:
+            section, comment = "most used flags", MOST_USED[flag]
         if section not in sections:
             sections[section] = command.add_argument_group(section)
-        value = getattr(config, name, item.default if item.in_config else MISSING)
-        default = "" if value is MISSING else f" (default: {value})"
+        value = getattr(config, flag, item.default if item.in_config else MISSING)
+        default = "" if value is MISSING or (name is None and value is None) else f" (default: {value})"
         how: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
         if isinstance(item.kind, Several):
             how = {"nargs": "+"}
         text = (comment + default).replace("%", "%%")
-        sections[section].add_argument(f"--{name}", help=text, metavar=item.kind.metavar, **how)
+        sections[section].add_argument(f"--{flag}", help=text, metavar=item.kind.metavar, **how)
     return command
 
 
 def settings_of(modes: Mapping[str, Mode]) -> dict[str, Setting]:
     """Every setting of every mode, by name."""
-    help_text = "; ".join(f"{name}: {mode.HELP}" for name, mode in modes.items())
-    found = {"mode": Setting(OneOf(lambda: modes), help_text, in_config=False, default=MISSING)}
+    found = {"mode": Setting(OneOf(lambda: modes), None, in_config=False, default=MISSING)}
     found |= FLAGS
     for mode in modes.values():
         found |= {name: item for name, item in declared(mode.Settings).items() if name not in found}
@@ -104,7 +124,8 @@ class Call:
     resume: Path | None = None
 
     def run(self) -> Any:
-        return self.mode.run(self.settings, **({} if self.resume is None else {"resume": self.resume}))
+        body = import_module(self.mode.BODY) if hasattr(self.mode, "BODY") else self.mode
+        return body.run(self.settings, **({} if self.resume is None else {"resume": self.resume}))
 
 
 def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) -> Call:
@@ -113,15 +134,19 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
     Raises:
         InputError: lists every problem with its name, the received value and the allowed ones.
     """
+    known, problems = settings_of(modes), Problems()
+    first = argv[0] if argv and argv[0] in modes else None  # the mode, without --mode
+    given = _flags(argv if first is None else ["--mode", *argv], known, problems)
     for word in argv:
         if word in ("-h", "--help", "--version"):
-            parser(config, modes).parse_args([word])  # prints and ends the process
-    known, problems = settings_of(modes), Problems()
-    given = _flags(argv, known, problems)
+            name = given.get("mode") if word != "--version" else None
+            parser(config, modes, name if name in modes else None).parse_args([word])  # prints and ends the process
+    if first is not None and given["mode"] != first:
+        problems.add(f"mode: received {given['mode']!r} and the command {first!r}; leave out --mode", "mode")
     if RESUME in given:
         return Call(*resumed(given, modes, problems))
     if OVERRIDE in given:
-        problems.add("override: it changes settings of a run that goes on; it needs --resume RUN", OVERRIDE)
+        problems.add("override: it changes settings of a resumed run; it needs --resume RUN", OVERRIDE)
     in_config = _config_values(config, known, given, problems)
     received = in_config | given
     mode = modes.get(given.get("mode", ""))

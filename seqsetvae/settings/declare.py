@@ -173,15 +173,20 @@ def paths_in(settings: Any) -> set[str]:
     }
 
 
-def changed(settings: Group, **values: Any) -> Group:
-    """A built group with other values of these settings, wherever in its groups they are declared."""
+def changed(settings: Group, by: str | None = None, /, **values: Any) -> Group:
+    """A built group with other values of these settings, wherever in its groups they are declared.
+
+    `by` is the flag by which the user chose them, for `given`; None: they are no choice of the user.
+    """
     changes: dict[str, Any] = {}
     for item, inner in _parts(type(settings)):
         now = getattr(settings, item.name)
         if item.name in values and "kind" in item.metadata:
             changes[item.name] = values[item.name]
+        elif "given" in item.metadata and by is not None:
+            changes[item.name] = {**now, **dict.fromkeys(declared(type(settings)).keys() & values.keys(), by)}
         elif "registry" in item.metadata:
             changes[item.name] = {name: values.get(name, value) for name, value in now.items()}
         elif inner is not None:
-            changes[item.name] = changed(now, **values)
+            changes[item.name] = changed(now, by, **values)
     return replace(settings, **changes)  # type: ignore[type-var]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from seqsetvae.files import not_writable
@@ -218,6 +219,21 @@ class TreeSettings:
     """Boosted trees beside the network: their log-odds are averaged."""
 
     tree_models: int = setting(integer(0, 1000), default=0)
+
+
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}  # what to install for each
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerSettings:
+    """Experiment trackers of a run, besides metrics.csv and TensorBoard."""
+
+    loggers: tuple[str, ...] | None = setting(Several(choice(*TRACKERS)), default=None)
+
+    def problems(self) -> list[str]:
+        """Trackers whose package is not installed."""
+        missing = [name for name in self.loggers or () if find_spec(name) is None]
+        return [f"loggers: {name} is not installed: pip install {TRACKERS[name]}" for name in missing]
 
 
 @dataclass(frozen=True, kw_only=True)

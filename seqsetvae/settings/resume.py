@@ -1,4 +1,4 @@
-"""`--resume RUN`: the settings of a call that goes on with a run are those of the run, from its config.json.
+"""`--resume RUN`: the settings of a resumed run are those in its config.json.
 
 A flag that names another value is refused, unless `--override` names the setting too.
 """
@@ -25,13 +25,13 @@ RESUME, OVERRIDE = "resume", "override"
 FLAGS = {
     RESUME: Setting(
         optional(existing_path()),
-        "run folder of finetune or pretrain to go on with from its last.ckpt; its settings hold, --mode is not needed",
+        "folder of an interrupted run of finetune or pretrain, which resumes from its last.ckpt with its settings",
         in_config=False,
         default=None,
     ),
     OVERRIDE: Setting(
         Several(text()),
-        "with --resume: names of settings that get another value from here on, which their flags give",
+        "with --resume: names of settings that change from here on, to the values of their flags",
         in_config=False,
         default=None,
     ),
@@ -58,7 +58,7 @@ def resumed(given: dict[str, Any], modes: Mapping[str, Any], problems: Problems)
     folder, recorded = _recorded(given.pop(RESUME))
     override, name = given.pop(OVERRIDE, []), recorded.pop("mode")
     if name not in RESUMABLE:
-        raise InputError(f"resume: {folder} is of mode {name!r}; only runs of {' and '.join(RESUMABLE)} can go on")
+        raise InputError(f"resume: {folder} is of mode {name!r}; only runs of {' and '.join(RESUMABLE)} can be resumed")
     mode, wanted = modes[name], given.pop("mode", name)
     if wanted != name:
         problems.add(f"mode: received {wanted!r}; {folder} is a run of mode {name!r}; leave out --mode", "mode")

@@ -14,7 +14,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import crossvalidation
-from seqsetvae.modes import crossvalidation_jobs
+from seqsetvae.runs import crossvalidation_jobs
 from seqsetvae.training.run_folder import RunFolder
 from tests.command import argv, call
 
@@ -141,6 +141,49 @@ def test_every_file_of_a_sweep_is_checked(words: Callable[..., list[str]], train
     assert status == 0, errors
     assert trained == ["probe-seed42", "full-seed43", "baselines"]
     assert _result(folder) == result
+
+
+def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+) -> None:
+    assert call(words("--sweep", "batch_size=4,16", "tuning=probe,full", baselines="none"))[0] == 0
+    names = [f"batch_size={size}, {tuning}" for size in (4, 16) for tuning in ("probe", "full")]
+    models = _result(tmp_path / "cv")["models"]
+    assert [name for name in models if "trees alone" not in name] == names
+    assert all("difference_to_first" in models[name] for name in names[1:])
+    files = {file.name for file in (tmp_path / "cv").glob("*.csv")}
+    assert files == {f"{fold}-{name.replace(', ', '-')}-seed42.csv" for fold in (FIRST, SECOND) for name in names}
+    config = json.loads((tmp_path / "cv" / "crossvalidation_settings.json").read_text(encoding="utf-8"))
+    assert not {"batch_size", "tuning", "sweep"} & config.keys()
+    assert call(words("--tunings", "probe", "full", baselines="none"))[0] == 0
+    trained.clear()
+    assert call(words("--sweep", "tuning=probe,full", baselines="none"))[0] == 0
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("sweep", "problem"),
+    [
+        (["lr"], "sweep: received 'lr'; allowed as lr: a number above 0"),
+        (["lr=fast"], "sweep: received 'lr=fast'; allowed as lr: a number above 0"),
+        (["lr=1e-4,1e-4"], "name each setting and each value once"),
+        (["lr=1e-4", "lr=1e-5"], "name each setting and each value once"),
+        (["--tunings", "probe", "--sweep", "tuning=full"], "name each setting and each value once"),
+        (["data_dir=a,b"], "allowed: NAME=VALUE,VALUE with a setting of fine-tuning other than"),
+        (["architecture=variable_summaries"], "allowed: NAME=VALUE,VALUE with a setting of fine-tuning other than"),
+        (["seed=1,2"], "allowed: NAME=VALUE,VALUE with a setting of fine-tuning other than"),
+        (["min_lr=1e-6,1"], "min_lr: received 1; allowed: at most lr"),
+        (["es_patience=3,9"], "es_patience: received 3; allowed: more than lr_patience"),
+        (["tuning=probe,full", "unfreeze_after=0,1"], "--tuning probe sets it to None; leave out one of the two"),
+    ],
+)
+def test_wrong_sweeps_are_refused(
+    words: Callable[..., list[str]], trained: list[str], sweep: list[str], problem: str
+) -> None:
+    status, _, errors = call(words(*(sweep if sweep[0].startswith("--") else ["--sweep", *sweep])))
+    assert status == 2
+    assert problem in errors
+    assert trained == []
 
 
 def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_so(

@@ -14,7 +14,7 @@ import torch
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile
-from seqsetvae.modes import embed
+from seqsetvae.runs import embed
 from tests import tiny
 from tests.command import command
 

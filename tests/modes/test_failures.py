@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from seqsetvae import modes
 from seqsetvae.checkpoint import read_checkpoint, read_file
 from seqsetvae.cohort import Cohort
 from seqsetvae.files import cannot_write
@@ -196,7 +195,7 @@ def test_a_loader_process_that_was_ended_is_one_error(
     def ended(*_: object, **__: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.\nMore.")
 
-    monkeypatch.setattr(modes.finetune, "run", ended)
+    monkeypatch.setattr("seqsetvae.runs.finetune.run", ended)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
     assert errors.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error. Often memory ran out")

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds
 from seqsetvae.evaluation.crossvalidation import read_columns
-from seqsetvae.modes import finetune
+from seqsetvae.runs import finetune
 from seqsetvae.tasks import fitting
 from tests.command import argv, call
 

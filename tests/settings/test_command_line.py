@@ -20,7 +20,8 @@ from seqsetvae.errors import InputError
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
 from seqsetvae.settings.command_line import parser, resolve, settings_of
-from seqsetvae.settings.declare import as_plain
+from seqsetvae.settings.declare import as_plain, declared
+from seqsetvae.settings.resume import FLAGS
 from tests.command import argv, call, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,12 +342,34 @@ def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------ help and exit status
 
 
-def test_help_lists_every_flag_with_the_comment_of_the_config() -> None:
-    shown = "".join(parser(config, MODES).format_help().split())
-    for name, (_, comment) in config_file.comments(config).items():
-        assert "".join(f"{comment} (default: {getattr(config, name)})".split()) in shown, name
-    for name in settings_of(MODES):
-        assert f"--{name}" in shown
+def _help(*words: str) -> str:
+    done = subprocess.run([sys.executable, "train_optimized.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config(name: str) -> None:
+    shown, comments = parser(config, MODES, name).format_help(), config_file.comments(config)
+    flags = declared(MODES[name].Settings).keys() | (FLAGS.keys() if name in ("finetune", "pretrain") else set())
+    assert set(re.findall(r"^  --(\w+)", shown, re.M)) == flags
+    for flag in flags & comments.keys():
+        expected = f"{comments[flag][1]} (default: {getattr(config, flag)})"
+        assert "".join(expected.split()) in "".join(shown.split()), flag
+
+
+def test_help_is_one_screen_and_that_of_a_command_is_asked_for_in_two_ways() -> None:
+    shown = _help("--help")
+    assert len(shown.splitlines()) <= 50
+    assert set(re.findall(r"^  (\w+) ", shown, re.M)) == MODES.keys()
+    assert _help("embed", "--help") == _help("--mode", "embed", "-h") != shown
+
+
+def test_the_first_word_is_the_mode_and_another_mode_is_refused(files: dict[str, object]) -> None:
+    words = argv(**{name: value for name, value in files.items() if name != "mode"})
+    assert as_plain(resolve(config, ["finetune", *words], MODES).settings) == _settings(**files)
+    with pytest.raises(InputError, match="mode: received 'pretrain' and the command 'finetune'; leave out --mode"):
+        resolve(config, ["finetune", "--mode", "pretrain", *words], MODES)
 
 
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
@@ -379,7 +402,7 @@ def data_commands() -> list[argparse.ArgumentParser]:
 
 
 def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
-    flags = {option for action in parser(config, MODES)._actions for option in action.option_strings}
+    flags = {f"--{name}" for name in settings_of(MODES)} | {"--help", "--version"}
     rooms = [*(ROOT / "seqsetvae" / "modes").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
     files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]
     texts = "".join(path.read_text(encoding="utf-8") for path in files)

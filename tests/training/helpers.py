@@ -13,7 +13,7 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.head import Loss
-from seqsetvae.modes.finetune import METRICS, PRINTED
+from seqsetvae.runs.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.training.callbacks import MetricsTable

@@ -11,7 +11,7 @@ import pytest
 
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
-from seqsetvae.settings import loggers
+from seqsetvae.settings import groups
 from seqsetvae.training.trackers import Guarded, Wandb
 from tests.command import finetune, rows_of, run_of
 from tests.training.resuming import killed_at, resume
@@ -130,7 +130,7 @@ def test_the_trackers_of_a_run_may_change(pretrained: Path, compiled: Cohort, tm
 def test_a_missing_package_is_one_error_before_anything_is_written(
     pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    monkeypatch.setattr(groups, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, loggers="wandb")
     assert status == 2
     assert "loggers: wandb is not installed: pip install wandb" in errors

@@ -12,7 +12,7 @@ from typing import Any
 
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.errors import InputError
-from seqsetvae.settings.recorded import check_recorded
+from seqsetvae.settings.problems import check_recorded
 
 OLD_FINE_TUNED = "setvae.setvae."  # the set encoder in files of the old fine-tuning code
 OLD_HEAD = r"(cls_head|feature_fusion|feature_projection|vae_feature_fusion)\..+"  # of the old fine-tuning code

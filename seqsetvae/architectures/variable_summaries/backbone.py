@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.architectures.variable_summaries import encoding
+import seqsetvae.architectures.variable_summaries.encoding as encoding  # not from: it imports this file
 from seqsetvae.architectures.variable_summaries.derived import COMBINATIONS
 from seqsetvae.architectures.variable_summaries.prepare import (
     KeptSummaries,

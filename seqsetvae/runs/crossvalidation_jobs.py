@@ -1,37 +1,46 @@
 """The jobs of cross-validation in one fold: pretraining, trainings, baselines, and their predictions as one table.
 
-A job's predictions are one file, written when it is done, so that a call that was killed goes on with the jobs that
-lack theirs (crossvalidation_files). An unfinished training goes on from its last checkpoint.
+A job's predictions are one file, written when it is done, so that after a kill the same call runs only the jobs that
+lack theirs (crossvalidation_files). An unfinished training resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 
+from seqsetvae.baselines import baseline_log_odds
+from seqsetvae.checkpoint import LoadReport
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.bind import bind
+from seqsetvae.cohort.folds import gather
+from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.errors import InputError
+from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
+from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.evaluation.predictions import Predictions, predict
+from seqsetvae.loading import CohortDataModule, data_module
 from seqsetvae.memory import release
-from seqsetvae.modes import finetune, pretrain
-from seqsetvae.modes.crossvalidation_files import Job
+from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
+from seqsetvae.modes.finetune import Settings as Finetuning
+from seqsetvae.runs import finetune, pretrain
+from seqsetvae.runs.crossvalidation_files import Job
 from seqsetvae.settings.declare import changed
-from seqsetvae.settings.groups import ScheduleSettings
 from seqsetvae.settings.tuning import resolved
-
-if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    from seqsetvae.checkpoint import LoadReport
-    from seqsetvae.cohort import Cohort
-    from seqsetvae.cohort.transform import ValueTransform
-    from seqsetvae.evaluation.predictions import Predictions
-    from seqsetvae.loading import CohortDataModule
-    from seqsetvae.modes.crossvalidate import Settings
-    from seqsetvae.training.run_folder import RunFolder
-
+from seqsetvae.trained_on import check_variables, new_transform, value_transform
+from seqsetvae.training.precision import Precision, prepare_device, weight_type
+from seqsetvae.training.pretrained import load_pretrained
+from seqsetvae.training.resume import earlier_run
+from seqsetvae.training.run_folder import SUMMARY, RunFolder, find_checkpoint
+from seqsetvae.trees import trees_alone
+from seqsetvae.variables import host_work, variable_table
 
 Done = tuple[Columns, dict[str, Any]]  # the predictions of a job, and what its .json says of it
 
@@ -48,35 +57,18 @@ class Fold:
     settings: Mapping[str, Any]  # of the call, as far as all files of the folder depend on them
 
 
-def ways(settings: Settings) -> tuple[str, ...]:
-    """The ways of tuning that are compared."""
-    return settings.tunings or (settings.finetuning.tuning.tuning,)
-
-
-def is_sweep(settings: Settings) -> bool:
-    """Whether there may be several trainings in a fold, each of which then has a file of its own."""
-    return settings.tunings is not None or settings.seeds > 1
-
-
 def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
     """The predictions of all models for the held-out stays of a fold, by stay; jobs without a file are done first."""
     first = settings.finetuning.run.seed + fold.repeat * settings.seeds
     has_baselines = settings.baselines.baselines == "all"
 
-    @cache  # all ways of tuning start from the same checkpoint
-    def of_seed(seed: int) -> finetune.Settings:
-        of_run = changed(settings.finetuning, output_root_dir=fold.folder / "runs", seed=seed)
-        return _pretrained(settings, of_run, fold.whole)
-
-    def training(tuning: str, seed: int) -> Done:
-        from seqsetvae.training.run_folder import SUMMARY
-
-        columns, run = train_and_predict(changed(of_seed(seed), tuning=tuning), fold.labelled)
+    def training(finetuning: Finetuning, seed: int) -> Done:
+        of_run = changed(finetuning, output_root_dir=fold.folder / "runs", seed=seed)
+        columns, run = train_and_predict(_pretrained(settings, of_run, fold.whole), fold.labelled)
         return columns, run.read_json(SUMMARY) | {"run": run.path.relative_to(fold.folder).as_posix()}
 
     def training_and_baselines() -> Done:
-        (tuning,) = ways(settings)
-        columns, about = training(tuning, first)
+        columns, about = training(settings.finetuning, first)
         return columns | (_in_order_of(columns, _baselines(settings, fold)) if has_baselines else {}), about
 
     def kept(name: str, compute: Callable[[], Done]) -> Columns:
@@ -86,10 +78,11 @@ def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
         found = kept("", training_and_baselines)
     else:
         found = {}
-        for tuning in ways(settings):
+        for name, finetuning in combinations(settings).items():
+            file = name.replace(", ", "-")
             seeds = range(first, first + settings.seeds)
-            runs = [kept(f"-{tuning}-seed{seed}", partial(training, tuning, seed)) for seed in seeds]
-            found |= _by_seed(runs, tuning, settings.finetuning.architecture.architecture)
+            runs = [kept(f"-{file}-seed{seed}", partial(training, finetuning, seed)) for seed in seeds]
+            found |= _by_seed(runs, name, finetuning.architecture.architecture)
         if has_baselines:
             found |= kept("-baselines", lambda: (_baselines(settings, fold), {}))
     return found | {SUBJECT: fold.labelled.split("valid").subjects_of(found["stay_id"])}
@@ -121,20 +114,17 @@ def _by_stay(columns: Columns) -> Columns:
     return _in_order_of({"stay_id": np.sort(columns["stay_id"])}, columns)
 
 
-def _by_seed(runs: list[Columns], tuning: str, architecture: str) -> Columns:
-    """The trainings of one way of tuning as one table, whose models are named by it: [seeds, n] each."""
+def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Columns:
+    """The trainings of one combination of settings as one table, whose models are named by it: [seeds, n] each."""
     runs = [_by_stay(run) for run in runs]
     models = [name for name in runs[0] if name not in NOT_MODELS]
-    names = {name: tuning if name == architecture else f"{tuning}, {name}" for name in models}
+    names = {name: combination if name == architecture else f"{combination}, {name}" for name in models}
     found = {other: np.stack([run[name] for run in runs]) for name, other in names.items()}
     return {name: runs[0][name] for name in NOT_MODELS} | found
 
 
 def _baselines(settings: Settings, fold: Fold) -> Columns:
     """The log-odds of each baseline for the held-out stays."""
-    from seqsetvae.baselines import baseline_log_odds
-    from seqsetvae.trained_on import new_transform
-
     of_run, cohort = settings.finetuning, fold.labelled
     transform = new_transform(of_run.architecture, of_run.values, cohort)
     ids, log_odds = baseline_log_odds(loaders(of_run, cohort, transform), "valid")
@@ -144,37 +134,8 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
     return {"stay_id": ids, "label": held_out.label[order].astype(np.int64)} | log_odds
 
 
-def pretraining(settings: Settings, finetuning: finetune.Settings) -> pretrain.Settings:
-    """The settings of pretraining within a fold."""
-    schedule = finetuning.schedule
-    return pretrain.Settings(
-        pretrained=finetuning.pretrained,
-        data=finetuning.data,
-        values=finetuning.values,
-        loader=replace(finetuning.loader, batch_size=settings.pretrain_batch_size or finetuning.loader.batch_size),
-        architecture=finetuning.architecture,
-        objective=settings.objective,
-        rate=settings.rate,
-        optimizer=finetuning.optimizer,
-        schedule=ScheduleSettings(
-            max_epochs=settings.pretrain_epochs,
-            warmup_steps=schedule.warmup_steps,
-            min_lr=schedule.min_lr,
-            es_patience=schedule.es_patience,
-        ),
-        loggers=finetuning.loggers,
-        run=finetuning.run,
-    )
-
-
-def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort) -> finetune.Settings:
+def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:
     """The same settings of fine-tuning, from a checkpoint that was pretrained on a fold's training stays alone."""
-    import pytorch_lightning as pl
-
-    from seqsetvae.cohort.folds import gather
-    from seqsetvae.trained_on import new_transform
-    from seqsetvae.training.resume import earlier_run
-
     if not settings.pretrain_epochs:
         return finetuning
     train = whole.split("train")
@@ -190,22 +151,11 @@ def _pretrained(settings: Settings, finetuning: finetune.Settings, whole: Cohort
     return changed(finetuning, pretrained_ckpt=run)
 
 
-def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Columns, RunFolder]:
+def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, RunFolder]:
     """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
 
     The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
     """
-    import pytorch_lightning as pl
-
-    from seqsetvae.cohort.bind import bind
-    from seqsetvae.evaluation.load import load_finetuned
-    from seqsetvae.evaluation.predictions import predict
-    from seqsetvae.training.precision import Precision, prepare_device, weight_type
-    from seqsetvae.training.resume import earlier_run
-    from seqsetvae.training.run_folder import RunFolder, find_checkpoint
-    from seqsetvae.trees import trees_alone
-    from seqsetvae.variables import host_work, variable_table
-
     device = prepare_device(settings.run)
     settings = finetune.for_stays(settings, cohort)
     pl.seed_everything(settings.run.seed, verbose=False)
@@ -235,9 +185,6 @@ def train_and_predict(settings: finetune.Settings, cohort: Cohort) -> tuple[Colu
 
 def _has_its_checkpoint(run: Path) -> bool:
     """Whether the best.ckpt of a finished run is there, and the one that its calibration was fitted for."""
-    from seqsetvae.evaluation.calibration import read_calibration
-    from seqsetvae.training.run_folder import RunFolder
-
     best = RunFolder(run).best
     try:
         return best.is_file() and read_calibration(best)[0] is not None
@@ -245,23 +192,14 @@ def _has_its_checkpoint(run: Path) -> bool:
         return False
 
 
-def loaders(settings: finetune.Settings, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
+def loaders(settings: Finetuning, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
     """Loaders of an open cohort."""
-    from seqsetvae.loading import data_module
-    from seqsetvae.training.precision import prepare_device
-
     device = prepare_device(settings.run)
     return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
 
 
-def bound_and_backbone(
-    settings: finetune.Settings, cohort: Cohort
-) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
+def bound_and_backbone(settings: Finetuning, cohort: Cohort) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
     """An open cohort with a new backbone for it, or with that of --pretrained_ckpt, loaded again, as it reads it."""
-    from seqsetvae.cohort.bind import bind
-    from seqsetvae.trained_on import check_variables, new_transform, value_transform
-    from seqsetvae.training.pretrained import load_pretrained
-
     if settings.from_random_weights:
         transform = new_transform(settings.architecture, settings.values, cohort)
         return cohort, finetune.untrained(settings, cohort), transform, None
