@@ -2,7 +2,7 @@
 
     python train_optimized.py --mode finetune --pretrained_ckpt CKPT --data_dir DIR
 
-The comment behind each setting is its text in `python train_optimized.py --help`. None means "not set".
+The comment behind each setting is its text in `python train_optimized.py COMMAND --help`. None means "not set".
 """
 
 # --- Data -------------------------------------------------------------------------------------------------------------

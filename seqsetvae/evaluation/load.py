@@ -119,8 +119,9 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
     """
     name, state = architecture_of(content, path), content["state_dict"]
     check_recorded(ARCHITECTURES[name].Sizes, saved["sizes"], path)
-    if hasattr(ARCHITECTURES[name], "current_sizes"):
-        saved = {**saved, "sizes": ARCHITECTURES[name].current_sizes(saved["sizes"], str(path))}
+    current_sizes = getattr(ARCHITECTURES[name], "current_sizes", None)
+    if current_sizes is not None:
+        saved = {**saved, "sizes": current_sizes(saved["sizes"], str(path))}
     try:
         check_recorded(HeadSettings, vars(head_settings(saved["head"])), path)
         if isinstance(state, dict):  # else the next line says so

@@ -13,17 +13,8 @@ from seqsetvae.modes.finetune import problems as problems_of_finetuning
 from seqsetvae.modes.pretrain import Settings as Pretraining
 from seqsetvae.modes.pretrain import problems as problems_of_pretraining
 from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.settings import groups
 from seqsetvae.settings.declare import argument, changed, declared
-from seqsetvae.settings.groups import (
-    BaselineSettings,
-    DataSettings,
-    LoggerSettings,
-    OutputSettings,
-    PretrainedSettings,
-    PretrainingRate,
-    RunSettings,
-    ScheduleSettings,
-)
 from seqsetvae.settings.kinds import Several, integer, number, optional, text
 from seqsetvae.settings.problems import problems_of_groups
 from seqsetvae.settings.tuning import TUNINGS
@@ -35,10 +26,10 @@ BODY = "seqsetvae.runs.crossvalidate"
 
 # Settings that a sweep cannot vary: one cohort is opened, on one device, and others exist with one architecture alone.
 NOT_IN_SWEEPS = {
-    *(declared(DataSettings).keys() - {"max_sets"}),
-    *declared(PretrainedSettings),
-    *declared(RunSettings),
-    *declared(LoggerSettings),
+    *(declared(groups.DataSettings).keys() - {"max_sets"}),
+    *declared(groups.PretrainedSettings),
+    *declared(groups.RunSettings),
+    *declared(groups.LoggerSettings),
     *("from_random_weights", "architecture", "preset", "task"),
 }
 
@@ -85,9 +76,9 @@ class Settings:
         "small (default: batch_size)",
     )
     objective: ObjectiveSettings
-    rate: PretrainingRate
-    baselines: BaselineSettings
-    output: OutputSettings
+    rate: groups.PretrainingRate
+    baselines: groups.BaselineSettings
+    output: groups.OutputSettings
     finetuning: Finetuning
 
 
@@ -122,19 +113,19 @@ def _problems_of_sweep(settings: Settings) -> Iterator[str]:
     known, seen = _can_vary(settings), {"tuning"} if settings.tunings else set()
     for item in settings.sweep or ():
         name, _, listed = item.partition("=")
-        kind, values = known.get(name), listed.split(",")
-        if kind is None:
-            yield f"sweep: received {item!r}; allowed: NAME=VALUE,VALUE with a setting of fine-tuning other than " + (
-                "those of data, checkpoint, architecture, task and device"
+        if name not in known:
+            yield (
+                f"sweep: received {item!r}; allowed: NAME=VALUE,VALUE with a setting of fine-tuning other than those "
+                "of data, checkpoint, architecture, task and device"
             )
-        elif name in seen or len(set(values)) < len(values):
+            continue
+        try:
+            values = [known[name].convert(value) for value in listed.split(",")]
+        except (ValueError, TypeError, OverflowError):
+            yield f"sweep: received {item!r}; allowed as {name}: {known[name].allowed}"
+            continue
+        if name in seen or len(set(values)) < len(values):
             yield f"sweep: received {item!r}; name each setting and each value once"
-        else:
-            for value in values:
-                try:
-                    kind.convert(value)
-                except (ValueError, TypeError, OverflowError):
-                    yield f"sweep: received {item!r}; allowed as {name}: {kind.allowed}"
         seen.add(name)
 
 
@@ -181,7 +172,7 @@ def pretraining(settings: Settings, finetuning: Finetuning) -> Pretraining:
         objective=settings.objective,
         rate=settings.rate,
         optimizer=finetuning.optimizer,
-        schedule=ScheduleSettings(
+        schedule=groups.ScheduleSettings(
             max_epochs=settings.pretrain_epochs,
             warmup_steps=schedule.warmup_steps,
             min_lr=schedule.min_lr,

@@ -10,15 +10,9 @@ from seqsetvae.modes.evaluate import DetailSettings
 from seqsetvae.modes.evaluate import Settings as Evaluation
 from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.modes.pretrain import Settings as Pretraining
+from seqsetvae.settings import groups
 from seqsetvae.settings.declare import declared, part
-from seqsetvae.settings.groups import (
-    DataSettings,
-    FinetunedSettings,
-    OutputSettings,
-    PretrainedSettings,
-    SplitSettings,
-    min_lr_problems,
-)
+from seqsetvae.settings.groups import min_lr_problems
 
 HELP = "run all steps on a small synthetic data set"
 NEEDS = ()
@@ -26,17 +20,17 @@ BODY = "seqsetvae.runs.demo"
 # Only a few hundred steps, so learning rates are higher and the warm-up of the KL weight is shorter than usual.
 PRETRAINING = {"preset": "small", "max_epochs": 3, "beta_warmup_steps": 200}
 FINETUNING = {"max_epochs": 6, "unfreeze_after": 2, "cls_head_lr": 1e-3, "lr": 3e-4, "warmup_steps": 20}
-OWN_DATA: dict[str, Any] = {**dict.fromkeys(declared(DataSettings)), "skip_bad": False}
+OWN_DATA: dict[str, Any] = {**dict.fromkeys(declared(groups.DataSettings)), "skip_bad": False}
 SET_BY_DEMO = {
     *OWN_DATA,
     *PRETRAINING,
     *FINETUNING,
     *declared(ArchitectureSettings),
-    *declared(PretrainedSettings),
+    *declared(groups.PretrainedSettings),
     "from_random_weights",
-    *declared(FinetunedSettings),
-    *declared(SplitSettings),
-    *declared(OutputSettings),
+    *declared(groups.FinetunedSettings),
+    *declared(groups.SplitSettings),
+    *declared(groups.OutputSettings),
     *declared(DetailSettings),
 }
 

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.settings.groups import (
-    DataSettings,
-    LoaderSettings,
-    OutputSettings,
-    PretrainedSettings,
-    RunSettings,
-    SplitSettings,
-)
+from seqsetvae.settings import groups
 from seqsetvae.settings.kinds import exists
 
 HELP = "write latent means and history states to a file"
@@ -25,13 +18,13 @@ BODY = "seqsetvae.runs.embed"
 class Settings:
     """What embedding reads."""
 
-    pretrained: PretrainedSettings
-    split: SplitSettings
-    output: OutputSettings
-    data: DataSettings
-    loader: LoaderSettings
+    pretrained: groups.PretrainedSettings
+    split: groups.SplitSettings
+    output: groups.OutputSettings
+    data: groups.DataSettings
+    loader: groups.LoaderSettings
     architecture: ArchitectureSettings
-    run: RunSettings
+    run: groups.RunSettings
 
 
 def problems(settings: Settings) -> list[str]:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.settings import groups
 from seqsetvae.settings.declare import part
-from seqsetvae.settings.groups import (
-    DataSettings,
-    FinetunedSettings,
-    LoaderSettings,
-    OutputSettings,
-    RunSettings,
-)
 from seqsetvae.settings.kinds import exists
 
 HELP = "write a checkpoint as safetensors with a JSON card, and as ONNX where that is exact"
@@ -25,12 +19,12 @@ FIXED = {"accelerator": "cpu", "precision": "32-true", "compile_model": False}  
 class Settings:
     """What exporting reads."""
 
-    finetuned: FinetunedSettings
-    output: OutputSettings
-    data: DataSettings
-    loader: LoaderSettings
+    finetuned: groups.FinetunedSettings
+    output: groups.OutputSettings
+    data: groups.DataSettings
+    loader: groups.LoaderSettings
     architecture: ArchitectureSettings
-    run: RunSettings = part(except_for=(*FIXED, "devices", "strategy", "deterministic"))
+    run: groups.RunSettings = part(except_for=(*FIXED, "devices", "strategy", "deterministic"))
 
 
 def problems(settings: Settings) -> list[str]:

@@ -6,22 +6,9 @@ from dataclasses import dataclass
 
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.settings import groups
 from seqsetvae.settings.declare import argument
-from seqsetvae.settings.groups import (
-    DataSettings,
-    FinetuningRates,
-    FinetuningSchedule,
-    HeadSettings,
-    LoaderSettings,
-    LoggerSettings,
-    LossSettings,
-    OptimizerSettings,
-    PretrainedSettings,
-    RunSettings,
-    TreeSettings,
-    ValueSettings,
-    min_lr_problems,
-)
+from seqsetvae.settings.groups import min_lr_problems
 from seqsetvae.settings.kinds import BOOLEAN
 from seqsetvae.settings.tuning import TuningSettings, resolved
 from seqsetvae.tasks.settings import TaskSettings
@@ -40,21 +27,21 @@ class Settings:
         "train a randomly initialized backbone instead of --pretrained_ckpt; seqsetvae then needs --unfreeze_after 0",
         default=False,
     )
-    pretrained: PretrainedSettings
-    data: DataSettings
-    values: ValueSettings
-    loader: LoaderSettings
+    pretrained: groups.PretrainedSettings
+    data: groups.DataSettings
+    values: groups.ValueSettings
+    loader: groups.LoaderSettings
     architecture: ArchitectureSettings
     task: TaskSettings
-    head: HeadSettings
-    loss: LossSettings
-    trees: TreeSettings
-    rates: FinetuningRates
+    head: groups.HeadSettings
+    loss: groups.LossSettings
+    trees: groups.TreeSettings
+    rates: groups.FinetuningRates
     tuning: TuningSettings
-    optimizer: OptimizerSettings
-    schedule: FinetuningSchedule
-    loggers: LoggerSettings
-    run: RunSettings
+    optimizer: groups.OptimizerSettings
+    schedule: groups.FinetuningSchedule
+    loggers: groups.LoggerSettings
+    run: groups.RunSettings
 
 
 def problems(settings: Settings) -> list[str]:

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.objectives.settings import ObjectiveSettings
-from seqsetvae.settings.groups import (
-    DataSettings,
-    LoaderSettings,
-    LoggerSettings,
-    OptimizerSettings,
-    PretrainedSettings,
-    PretrainingRate,
-    RunSettings,
-    ScheduleSettings,
-    ValueSettings,
-    min_lr_problems,
-)
+from seqsetvae.settings import groups
+from seqsetvae.settings.groups import min_lr_problems
 
 HELP = "train a backbone without labels"
 NEEDS = ("data_dir",)
@@ -29,17 +19,17 @@ BODY = "seqsetvae.runs.pretrain"
 class Settings:
     """What pretraining reads."""
 
-    pretrained: PretrainedSettings
-    data: DataSettings
-    values: ValueSettings
-    loader: LoaderSettings
+    pretrained: groups.PretrainedSettings
+    data: groups.DataSettings
+    values: groups.ValueSettings
+    loader: groups.LoaderSettings
     architecture: ArchitectureSettings
     objective: ObjectiveSettings
-    rate: PretrainingRate
-    optimizer: OptimizerSettings
-    schedule: ScheduleSettings
-    loggers: LoggerSettings
-    run: RunSettings
+    rate: groups.PretrainingRate
+    optimizer: groups.OptimizerSettings
+    schedule: groups.ScheduleSettings
+    loggers: groups.LoggerSettings
+    run: groups.RunSettings
 
 
 def problems(settings: Settings) -> list[str]:

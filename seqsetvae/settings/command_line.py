@@ -124,7 +124,7 @@ class Call:
     resume: Path | None = None
 
     def run(self) -> Any:
-        body = import_module(self.mode.BODY) if hasattr(self.mode, "BODY") else self.mode
+        body: Any = import_module(self.mode.BODY) if hasattr(self.mode, "BODY") else self.mode
         return body.run(self.settings, **({} if self.resume is None else {"resume": self.resume}))
 
 
