@@ -17,9 +17,10 @@ from seqsetvae.checkpoint import ARCHITECTURE, TASK, VARIABLES, read_file, recor
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.transform import VALUE_TRANSFORM
+from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
 from seqsetvae.evaluation.load import is_finetuned
-from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, missing_packages, write_onnx
+from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
 from seqsetvae.files import file_sha256, new_folder
 from seqsetvae.loading import data_module
 from seqsetvae.modes.export import FIXED, Settings
@@ -147,7 +148,7 @@ def _copy_calibration(path: Path, exported: Path) -> dict[str, Any] | None:
 def _write_onnx(model: Exported, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """({file: inputs and outputs}, a sentence for each part of the model that is not in a file)."""
     parts = _parts(model)
-    missing = missing_packages()
+    missing = onnx_file.missing_packages()
     if missing:
         return {}, [f"No ONNX files: {', '.join(missing)} not installed (pip install {' '.join(PACKAGES)})"]
     written = {}

@@ -16,8 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
-from seqsetvae.modes import crossvalidate
-from seqsetvae.runs import crossvalidation_jobs, pretrain
+from seqsetvae.runs import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.runs.crossvalidation_jobs import train_and_predict
 from seqsetvae.tasks import fitting
 from tests.command import command
