@@ -19,7 +19,7 @@ from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
 from seqsetvae.architectures.seqsetvae.sizes import Sizes
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
-from seqsetvae.cohort.exports.rows import write_csv
+from seqsetvae.cohort.exports.table import write_csv
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.loading import collate

@@ -13,7 +13,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.exports import rows
+from seqsetvae.cohort.exports import table as rows
 
 from .conftest import Folder
 from .test_compile import compiled, random_layout

@@ -53,7 +53,7 @@ def test_equal_seeds_write_equal_data(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path, stay: object) -> Path:
+    def full(folder: Path, stay_id: int, events: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(synthetic, "write_stay", full)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
+from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
 from seqsetvae.errors import InputError
@@ -33,8 +34,7 @@ def add_rows(folder: Path, split: str, stay: int, rows: list[tuple[str, float]])
         table["value"].append(value)
         table["minute"].append(table["minute"][-1])
         table["set_index"].append(table["set_index"][-1])
-    columns = (np.array(table[name]) for name in ("value", "minute", "set_index"))
-    write_stay(file.parent, StayTable(stay, table["variable"], *columns))
+    write_stay(file.parent, stay, pa.table(table))
 
 
 def wild_layout(out: Path, heart_rate: float = 80 + 10 * 25_000, ferritin: float = 3000) -> Path:

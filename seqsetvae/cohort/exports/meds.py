@@ -6,7 +6,6 @@ microseconds), `set_index` (two sets may be at the same minute) and `patient_id`
 """
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqsetvae import __version__
-from seqsetvae.cohort.exports.rows import Block, blocks, write_source_ids
+from seqsetvae.cohort.exports.table import blocks, write_source_ids
 from seqsetvae.cohort.format import SAMPLES, Cohort, Split
 from seqsetvae.files import new_folder
 
@@ -39,7 +38,10 @@ def write(cohort: Cohort, out: Path) -> list[str]:
     """
     with new_folder(out) as partial:
         for name, split in cohort.splits.items():
-            _write_events(cohort, split, partial / "data" / SPLIT_NAMES[name])
+            data = partial / "data" / SPLIT_NAMES[name]
+            data.mkdir(parents=True)
+            for number, rows in enumerate(blocks(cohort, name)):  # of whole stays: a subject must be in one file
+                pq.write_table(_events(rows), data / f"{number}.parquet")
             labels = partial / "labels" / _as_file_name(cohort.label_name) / f"{SPLIT_NAMES[name]}.parquet"
             labels.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(_labels(split), labels)
@@ -52,24 +54,16 @@ def write(cohort: Cohort, out: Path) -> list[str]:
     return []
 
 
-def _write_events(cohort: Cohort, split: Split, folder: Path) -> None:
-    """One file for each block of whole stays, since a subject must be in one file."""
-    folder.mkdir(parents=True)
-    names = pa.array(cohort.vocabulary, pa.string())
-    for number, block in enumerate(blocks(split)):
-        pq.write_table(_events(split, block, names), folder / f"{number}.parquet")
-
-
-def _events(split: Split, block: Block, names: pa.StringArray) -> pa.Table:
+def _events(rows: pa.Table) -> pa.Table:
     columns = {
-        "subject_id": split.stay_id[block.stay],
-        "time": _time(block.minute),
-        "code": names.take(pa.array(block.variable)),
-        "numeric_value": block.value.astype(np.float32),
-        "value": block.value,
-        "minute": block.minute,
-        "set_index": block.set_index,
-        "patient_id": split.subject_id[block.stay],
+        "subject_id": rows["stay_id"],
+        "time": _time(rows["minute"].to_numpy()),
+        "code": rows["variable"],
+        "numeric_value": rows["value"].cast(pa.float32(), safe=False),
+        "value": rows["value"],
+        "minute": rows["minute"],
+        "set_index": rows["set_index"],
+        "patient_id": rows["subject_id"],
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -105,23 +99,15 @@ def _as_file_name(label: str) -> str:
 def _codes(cohort: Cohort) -> pa.Table:
     """Every code."""
     n = len(cohort.vocabulary)
-    return pa.table(
-        {
-            "code": pa.array(cohort.vocabulary, pa.string()),
-            "description": pa.nulls(n, pa.string()),
-            "parent_codes": pa.nulls(n, pa.list_(pa.string())),
-        }
-    )
+    nothing = {"description": pa.nulls(n, pa.string()), "parent_codes": pa.nulls(n, pa.list_(pa.string()))}
+    return pa.table({"code": pa.array(cohort.vocabulary, pa.string())} | nothing)
 
 
 def _splits(cohort: Cohort) -> pa.Table:
-    def rows() -> Iterator[pa.Table]:
-        for name, split in cohort.splits.items():
-            yield pa.table(
-                {"subject_id": np.asarray(split.stay_id), "split": pa.repeat(SPLIT_NAMES[name], split.n_stays)}
-            )
-
-    return pa.concat_tables(rows())
+    splits = cohort.splits.items()
+    names = [pa.repeat(SPLIT_NAMES[name], split.n_stays) for name, split in splits]
+    stays = np.concatenate([split.stay_id for _, split in splits])
+    return pa.table({"subject_id": stays, "split": pa.concat_arrays(names)})
 
 
 def _description(cohort: Cohort) -> dict[str, object]:

@@ -4,16 +4,17 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.exports.rows import write_csv
-from seqsetvae.cohort.exports.seqsetvae_layout import StayTable, write_stay
+from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
+from seqsetvae.cohort.exports.table import write_csv
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.cohort.variables import generate_embedding
-from seqsetvae.files import cannot_write, refuse_existing
+from seqsetvae.files import new_folder
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
-HOURS = 48
+HOURS, FIRST_STAY = 48, 900_001
 
 # name: (mean and std in a healthy stay, drift per unit of severity in stds, measurements an hour)
 VITALS = {
@@ -50,35 +51,30 @@ def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embeddin
         InputError: `out` exists already, or cannot be written.
     """
     out = Path(out)
-    refuse_existing(out)
-    try:
-        _write(out, n_stays, seed, embedding_width)
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    rng = np.random.default_rng(seed)
+    drawn = [_draw_stay(rng) for _ in range(n_stays)]
+    ends = np.rint(np.cumsum([0.0, *FRACTIONS.values()]) * n_stays).astype(int)
+    with new_folder(out) as partial:
+        for split, start, end in zip(FRACTIONS, ends[:-1], ends[1:], strict=True):
+            folder = partial / "patient_ehr" / split
+            folder.mkdir(parents=True)
+            for at in range(start, end):
+                write_stay(folder, FIRST_STAY + at, drawn[at][0])
+        stats = _stats([events for events, _ in drawn[: ends[1]]])
+        write_csv(partial / "stats.csv", ("variable", "mean", "std"), stats)
+        labels = ((FIRST_STAY + at, died) for at, (_, died) in enumerate(drawn))
+        write_csv(partial / "oc.csv", ("ts_id", "in_hospital_mortality"), labels)
+        note = f"synthetic, no real patients ({n_stays} stays, seed {seed})"
+        (partial / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
+        if embedding_width is not None:
+            names = sorted([AGE, *VITALS, *LABORATORY])
+            vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
+            write_csv(partial / "cached.csv", ("Key", *range(embedding_width)), vectors)
     return out / "patient_ehr"
 
 
-def _write(out: Path, n_stays: int, seed: int, embedding_width: int | None) -> None:
-    rng = np.random.default_rng(seed)
-    drawn = [_draw_stay(rng, 900_001 + i) for i in range(n_stays)]
-    ends = np.rint(np.cumsum([0.0, *FRACTIONS.values()]) * n_stays).astype(int)
-    for split, start, end in zip(FRACTIONS, ends[:-1], ends[1:], strict=True):
-        folder = out / "patient_ehr" / split
-        folder.mkdir(parents=True)
-        for stay, _ in drawn[start:end]:
-            write_stay(folder, stay)
-    write_csv(out / "stats.csv", ("variable", "mean", "std"), _stats([stay for stay, _ in drawn[: ends[1]]]))
-    write_csv(out / "oc.csv", ("ts_id", "in_hospital_mortality"), ((stay.stay_id, died) for stay, died in drawn))
-    note = f"synthetic, no real patients ({n_stays} stays, seed {seed})"
-    (out / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
-    if embedding_width is not None:
-        names = sorted([AGE, *VITALS, *LABORATORY])
-        vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
-        write_csv(out / "cached.csv", ("Key", *range(embedding_width)), vectors)
-
-
-def _draw_stay(rng: np.random.Generator, stay_id: int) -> tuple[StayTable, int]:
-    """One stay and whether it dies."""
+def _draw_stay(rng: np.random.Generator) -> tuple[pa.Table, int]:
+    """The events of one stay and whether it dies."""
     severity = rng.normal()
     died = int(rng.random() < 1 / (1 + math.exp(1.8 - 2.2 * severity)))
     names, values, minutes = [AGE], [np.clip(65 + 6 * severity + rng.normal(0, 14), 18, 95)], [0.0]
@@ -93,7 +89,8 @@ def _draw_stay(rng: np.random.Generator, stay_id: int) -> tuple[StayTable, int]:
     order = np.argsort(minutes, kind="stable")
     minute = np.array(minutes)[order]
     set_index = np.unique(minute, return_inverse=True)[1].astype(np.int64)
-    return StayTable(stay_id, [names[i] for i in order], np.array(values)[order], minute, set_index), died
+    columns = {"variable": [names[i] for i in order], "value": np.array(values)[order], "minute": minute}
+    return pa.table(columns | {"set_index": set_index}), died
 
 
 def _times(rng: np.random.Generator, hours: float, rate: float) -> NDArray[np.float64]:
@@ -102,9 +99,9 @@ def _times(rng: np.random.Generator, hours: float, rate: float) -> NDArray[np.fl
     return np.unique(rng.integers(1, int(hours * 2) + 1, n)).astype(np.float64) * 30
 
 
-def _stats(stays: list[StayTable]) -> list[tuple[str, float, float]]:
+def _stats(stays: list[pa.Table]) -> list[tuple[str, float, float]]:
     """Mean and sample std of each variable over these stays."""
-    name = np.concatenate([np.array(stay.variable, dtype=object) for stay in stays])
-    value = np.concatenate([stay.value for stay in stays])
+    events = pa.concat_tables(stays)
+    name, value = np.array(events["variable"].to_pylist(), dtype=object), events["value"].to_numpy()
     of = {variable: value[name == variable] for variable in sorted(set(name))}
     return [(variable, float(x.mean()), float(x.std(ddof=1))) for variable, x in of.items()]
