@@ -11,7 +11,7 @@ from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
 from seqsetvae.cohort.exports.table import write_csv
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.cohort.variables import generate_embedding
-from seqsetvae.files import new_folder
+from seqsetvae.files import cannot_write, refuse_existing
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 HOURS, FIRST_STAY = 48, 900_001
@@ -54,22 +54,25 @@ def write_synthetic(out: str | Path, n_stays: int = 600, seed: int = 0, embeddin
     rng = np.random.default_rng(seed)
     drawn = [_draw_stay(rng) for _ in range(n_stays)]
     ends = np.rint(np.cumsum([0.0, *FRACTIONS.values()]) * n_stays).astype(int)
-    with new_folder(out) as partial:
+    refuse_existing(out)
+    try:  # not as a new folder of cohorts: syncing hundreds of small files takes ten seconds
         for split, start, end in zip(FRACTIONS, ends[:-1], ends[1:], strict=True):
-            folder = partial / "patient_ehr" / split
+            folder = out / "patient_ehr" / split
             folder.mkdir(parents=True)
             for at in range(start, end):
                 write_stay(folder, FIRST_STAY + at, drawn[at][0])
         stats = _stats([events for events, _ in drawn[: ends[1]]])
-        write_csv(partial / "stats.csv", ("variable", "mean", "std"), stats)
+        write_csv(out / "stats.csv", ("variable", "mean", "std"), stats)
         labels = ((FIRST_STAY + at, died) for at, (_, died) in enumerate(drawn))
-        write_csv(partial / "oc.csv", ("ts_id", "in_hospital_mortality"), labels)
+        write_csv(out / "oc.csv", ("ts_id", "in_hospital_mortality"), labels)
         note = f"synthetic, no real patients ({n_stays} stays, seed {seed})"
-        (partial / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
+        (out / ORIGIN_NOTE).write_text(note + "\n", encoding="utf-8")
         if embedding_width is not None:
             names = sorted([AGE, *VITALS, *LABORATORY])
             vectors = ((name, *generate_embedding(name, embedding_width).tolist()) for name in names)
-            write_csv(partial / "cached.csv", ("Key", *range(embedding_width)), vectors)
+            write_csv(out / "cached.csv", ("Key", *range(embedding_width)), vectors)
+    except OSError as error:
+        raise cannot_write(out, error) from error
     return out / "patient_ehr"
 
 
