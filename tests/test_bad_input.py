@@ -285,7 +285,9 @@ def test_an_outcome_that_is_no_number_is_one_error(tmp_path: Path, capsys: pytes
     (tmp_path / "set-a").mkdir()
     (tmp_path / "Outcomes-a.txt").write_text("RecordID,Length_of_stay\n1,x\n", encoding="utf-8")
     assert data_command(["physionet2012", str(tmp_path), str(tmp_path / "out"), "--stay_over_days", "3"]) == 2
-    assert "Outcomes-a.txt, line 2: Length_of_stay is 'x'; it must be a number" in capsys.readouterr().err
+    assert (
+        "Outcomes-a.txt, row 0 (counted from 0), column Length_of_stay: 'x' is not a label" in capsys.readouterr().err
+    )
 
 
 def test_a_folder_whose_name_is_no_text_can_be_read(compiled: Cohort, tmp_path: Path) -> None:

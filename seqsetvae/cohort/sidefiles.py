@@ -1,29 +1,21 @@
 """The small tables beside the stays: statistics (stats.csv), labels (oc.csv) and embeddings (cached.csv)."""
 
-import csv
-import math
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.names import (
-    cell_fault,
-    columns_are,
-    id_of_text,
-    is_empty,
-    quoted,
-    refuse_nameless,
-    swallows_rows,
-    trimmed,
-)
+from seqsetvae.cohort.names import trimmed
+from seqsetvae.cohort.tables.cells import as_text, split_values
+from seqsetvae.cohort.tables.labels import LabelFile
+from seqsetvae.cohort.tables.read import Part, column_names, read_side_table, read_table
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
-from seqsetvae.errors import InputError, cut, shown
+from seqsetvae.errors import InputError, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.
@@ -86,14 +78,24 @@ def read_stats(path: Path) -> Stats:
         InputError: not readable, a column is missing, a cell is not a number, or a variable has two meanings.
     """
     stats: Stats = {}
-    for line, (name, mean, std), _ in _table(path, ("variable", "mean", "std")):
-        name, pair = trimmed(name), (_number(path, line, "mean", mean), _number(path, line, "std", std))
-        if repr(stats.setdefault(name, pair)) != repr(pair):  # repr, since NaN differs from itself
+    columns, _ = read_side_table(path, ("variable", "mean", "std"))
+    numbers = [_numbers(path, name, columns[name]).tolist() for name in ("mean", "std")]
+    for row, (name, *pair) in enumerate(zip(as_text(columns["variable"]).to_pylist(), *numbers, strict=True)):
+        first = stats.setdefault(name or "", (pair[0], pair[1]))
+        if repr(first) != repr(tuple(pair)):  # repr, since NaN differs from itself
             raise InputError(
-                f"{path}, line {line}: variable {shown(name)} is given twice, with (mean, std) {stats[name]} and "
-                f"{pair}. Keep one of the two lines."
+                f"{path}, row {row} (counted from 0): variable {shown(name)} is given twice, with (mean, std) {first} "
+                f"and {tuple(pair)}. Keep one of the two rows."
             )
     return stats
+
+
+def _numbers(path: Path, name: str, column: pa.Array, *, filled: bool = False) -> NDArray[np.float64]:
+    """A column of numbers, NaN for an empty cell. Raises InputError for any other one, and with `filled` for it too."""
+    numbers, texts = split_values(column)
+    bad = np.asarray(texts.is_valid()) | (filled & np.asarray(column.is_null()))
+    Part(path, 0, {name: column}).refuse(name, bad, lambda cell: f"{shown(cell or '')} is not a number")
+    return numbers
 
 
 def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
@@ -161,42 +163,21 @@ def check_stats(stats: Stats, variables: Iterable[str]) -> None:
 
 
 def read_labels(
-    path: Path, label_name: str, stay_column: str = "ts_id", as_label: Callable[[str], str] = str.strip
+    path: Path, label_name: str, stay_column: str = "ts_id", as_label: Callable[[str], str] = str
 ) -> Labels:
     """The label of each stay in a file like oc.csv (columns stay_column and label_name; others are ignored).
 
     A stay may be written 200001.0. An empty label means that the stay has none. `as_label` makes the label of a cell.
 
     Raises:
-        InputError: not readable, a column is missing, a label other than 0 and 1, or two labels for one stay.
+        InputError: as `LabelFile`: not readable, a column is missing, a label other than 0 and 1, or two for one stay.
     """
-    stays, labels, lines = array("q"), array("b"), array("q")
     advice = "Name the column to predict with --label_name." if stay_column == "ts_id" else ""
-    for line, (stay_text, text), _ in _table(path, (stay_column, label_name), advice):
-        stay = _stay_of_cell(path, line, stay_column, stay_text)
-        text = "" if is_empty(text) else as_label(text)
-        if not text:
-            continue
-        label = _number(path, line, label_name, text)
-        if label not in (0, 1):
-            raise InputError(
-                f"{path}, line {line}: {label_name} of stay {stay} is {shown(text)}; allowed: 0, 1, empty."
-            )
-        stays.append(stay)
-        labels.append(int(label))
-        lines.append(line)
-    return _label_table(path, np.array(stays, np.int64), np.array(labels, np.int8), np.array(lines, np.int64))
-
-
-def _stay_of_cell(path: Path, line: int, column: str, text: str) -> int:
-    try:
-        name = id_of_text(text)
-    except InputError as error:
-        raise InputError(f"{path}, line {line}, column {column}: {error}.") from None
-    stay = None if name is None else stay_number(name)
-    if stay is None:
-        raise InputError(f"{path}, line {line}: {column} is {shown(text)}, not a whole number.")
-    return stay
+    file = LabelFile([Part(path, 0, read_side_table(path, (stay_column, label_name), advice=advice)[0])])
+    stay, label = file.numbers(stay_column), file.labels(label_name, as_label)
+    file.refuse_contradictions(stay_column, [stay], [label], np.flatnonzero(label >= 0))
+    stay, first = np.unique(stay[label >= 0], return_index=True)
+    return LabelTable(stay, label[label >= 0][first])
 
 
 def require_match(path: Path, labels: Labels, stays: NDArray[np.int64]) -> None:
@@ -211,27 +192,7 @@ def require_match(path: Path, labels: Labels, stays: NDArray[np.int64]) -> None:
 
 def has_label_column(path: Path, label_name: str) -> bool:
     """Whether a file like oc.csv has a column of this name. Raises InputError if it cannot be read."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next((cells for cells in csv.reader(file) if cells), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    return trimmed(label_name) in map(trimmed, header)
-
-
-def _label_table(path: Path, stay: NDArray[np.int64], label: NDArray[np.int8], line: NDArray[np.int64]) -> LabelTable:
-    """Labels as read, line by line. Raises InputError naming the first line that contradicts one before it."""
-    order = np.argsort(stay, kind="stable")
-    stay, label, line = stay[order], label[order], line[order]
-    again = np.zeros(len(stay), dtype=bool)
-    again[1:] = stay[1:] == stay[:-1]
-    changed = np.flatnonzero(again[1:] & (label[1:] != label[:-1])) + 1
-    if len(changed):
-        at = changed[np.argmin(line[changed])]
-        raise InputError(
-            f"{path}, line {line[at]}: stay {stay[at]} has label 0 on one line and 1 on another. Keep one."
-        )
-    return LabelTable(stay[~again], label[~again])
+    return trimmed(label_name) in map(trimmed, column_names(path))
 
 
 def read_embeddings(path: Path) -> Embeddings:
@@ -241,29 +202,23 @@ def read_embeddings(path: Path) -> Embeddings:
         InputError: not readable, no column Key, a cell that is not a number, a variable with two vectors, or a column
             that counts the rows.
     """
-    row: dict[str, int] = {}
-    vectors: list[NDArray[np.float64]] = []
-    for line, (name,), cells in _table(path, ("Key",)):
-        if not cells:
-            raise InputError(f"{path}: has no numbers beside the column Key.")
-        try:
-            vector = np.array(cells, dtype=np.float64)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {line}, variable {shown(name)}: {error}. Every cell must be a number."
-            ) from None
-        name = trimmed(name)
-        at = row.setdefault(name, len(vectors))
-        if at == len(vectors):
-            vectors.append(vector)
-        elif not np.array_equal(vectors[at], vector, equal_nan=True):
-            raise InputError(
-                f"{path}, line {line}: variable {shown(name)} has two different vectors. Keep one of them."
-            )
-    if not vectors:
+    columns, others = read_side_table(path, ("Key",))
+    names = [name or "" for name in as_text(columns["Key"]).to_pylist()]
+    if not others:
+        raise InputError(f"{path}: has no numbers beside the column Key.")
+    if not names:
         raise InputError(f"{path}: contains no embedding. It needs a line `<variable>,<numbers>` for every variable.")
-    _refuse_index(path, np.stack(vectors))
-    return Embeddings(row, np.stack(vectors))
+    cells = read_table(path, others)
+    vectors = np.column_stack([_numbers(path, name, cells[name], filled=True) for name in others])
+    first: dict[str, int] = {}
+    for at, name in enumerate(names):
+        if not np.array_equal(vectors[first.setdefault(name, at)], vectors[at], equal_nan=True):
+            raise InputError(
+                f"{path}, row {at} (counted from 0): variable {shown(name)} has two different vectors. Keep one."
+            )
+    vectors = vectors[list(first.values())]
+    _refuse_index(path, vectors)
+    return Embeddings({name: at for at, name in enumerate(first)}, vectors)
 
 
 def _refuse_index(path: Path, vectors: NDArray[np.float64]) -> None:
@@ -289,54 +244,3 @@ def stay_number(text: str) -> int | None:
     match = re.fullmatch(r"(-?\d+)(\.0*)?", text.strip(), re.ASCII)  # not float(), which rounds ids beyond 2^53
     number = int(match[1]) if match else None
     return number if number is not None and -(2**63) <= number < 2**63 else None
-
-
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        return float(text) if text.strip() else math.nan
-    except ValueError:
-        raise InputError(f"{path}, line {line}: {column} is {shown(text)}; it must be a number.") from None
-
-
-def _refuse_faults(where: str, header: Sequence[str], cells: Sequence[str], chosen: Sequence[int]) -> None:
-    """Raises InputError for a chosen cell that is no name or number, and for any cell that holds other lines."""
-    for at, cell in enumerate(cells):
-        why = cell_fault(cell.strip()) if at in chosen else None
-        if "\n" in cell and swallows_rows(cell, ",", len(header)):
-            why = "has lines that are rows of the table. Is a quotation mark not closed?"
-        if why:
-            raise InputError(f"{where}, column {header[at]}: the cell {why}")
-
-
-def _table(path: Path, columns: Sequence[str], advice: str = "") -> Iterator[tuple[int, list[str], list[str]]]:
-    """(line in the file, counted from 1; the cells of these columns; all other cells) of a CSV file.
-
-    Raises:
-        InputError: not readable, a line with more or fewer cells than the header, a column that is missing, twice or
-            without a name. `advice` is added if the last of `columns` is missing.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a byte order mark first
-            reader = csv.reader(file, strict=True)
-            lines = (cells for cells in reader if cells)
-            header = [trimmed(cell) for cell in next(lines, [])]
-            columns = [trimmed(column) for column in columns]
-            missing = [column for column in columns if column not in header]
-            if missing:
-                text = f"{path}: has no column {quoted(missing)}. {columns_are(header)}"
-                raise InputError(f"{text} {advice if columns[-1] in missing else ''}".strip())
-            refuse_nameless(path, header)
-            twice = [column for column in columns if header.count(column) > 1]
-            if twice:
-                raise InputError(f"{path}: column {twice[0]} occurs twice. Keep one of the two.")
-            chosen = [header.index(column) for column in columns]
-            others = [at for at in range(len(header)) if at not in chosen]
-            for cells in lines:
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells where the header has {len(header)}."
-                    )
-                _refuse_faults(f"{path}, line {reader.line_num}", header, cells, chosen)
-                yield reader.line_num, [cells[at] for at in chosen], [cells[at] for at in others]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {cut(str(error), 300)}") from None

@@ -1,21 +1,21 @@
-"""A file of labels, and which of its rows is that of which stay of a cohort.
+"""Labels of a task other than one binary label, and which row of their file is that of which stay of a cohort.
 
 A cohort of one file a stay has the numbers of stays. An imported one has numbers of its own (`stay_id`) and keeps the
 ids and prediction times of its source in samples.parquet: labels are joined to those.
 
-Legend: n stays of a split, K columns of labels, m rows of the file.
+Legend: n stays of a split, N of all, K columns of labels, R rows of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort
@@ -28,26 +28,29 @@ from seqsetvae.cohort.imported import (
     TIMESTAMPS,
     read_samples,
 )
-from seqsetvae.cohort.names import MISSING, columns_are
-from seqsetvae.cohort.sidefiles import stay_number
-from seqsetvae.cohort.tables.cells import as_ids, in_column, positions
-from seqsetvae.cohort.tables.read import column_names, read_table, table_files
-from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags, comparable, is_bad
+from seqsetvae.cohort.names import columns_are
+from seqsetvae.cohort.tables.forms import table_files
+from seqsetvae.cohort.tables.labels import LabelFile
+from seqsetvae.cohort.tables.read import Part, column_names, read_table
+from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags
 from seqsetvae.errors import InputError, shown
-from seqsetvae.privacy import from_cell
 
 STAY_COLUMNS = ("ts_id", "stay_id", "id")
 SUBJECT = "subject_id"  # the id of a MEDS data set
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFile:
-    """All columns of a file of labels, or of a folder of them."""
+class TaskLabels:
+    """The labels of a file, or of a folder of them."""
 
-    path: Path
+    file: LabelFile
     names: tuple[str, ...]  # of the labels
-    columns: Mapping[str, pa.Array]  # each [m]
-    cells: NDArray[np.str_]  # [m, K] labels as text, empty where there is none
+    cells: NDArray[np.str_]  # [R, K] labels as text, empty where there is none
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder."""
+        return self.file.path
 
     def of(self, cohort: Cohort) -> dict[str, NDArray[np.str_]]:
         """By split [n, K]: the cells of its stays, empty for those that are not in the file.
@@ -58,9 +61,10 @@ class LabelFile:
         """
         row_of = self._rows(cohort)
         stays = np.concatenate([split.stay_id for split in cohort.splits.values()])
-        if not np.isin(np.fromiter(row_of, np.int64, len(row_of)), stays).any():
+        if row_of.keys().isdisjoint(stays.tolist()):
+            first_id = self.file.first_cell(self._id_column(cohort))
             raise InputError(
-                f"{self.path}: no row is of a stay of {cohort.path}. Its first id is {shown(self._first_id(cohort))}, "
+                f"{self.path}: no row is of a stay of {cohort.path}. Its first id is {shown(first_id)}, "
                 f"that of the data is {shown(_source_id(cohort, int(stays[0])))}. Write ids (and prediction times) in "
                 "the same way in both."
             )
@@ -72,103 +76,66 @@ class LabelFile:
 
     def _rows(self, cohort: Cohort) -> dict[int, int]:
         """stay_id → row of the file."""
-        samples = read_samples(cohort)
+        id_column, samples = self._id_column(cohort), read_samples(cohort)
         if samples is None:
-            name = self._id_column(_id_columns(cohort))
-            return self._by_key([self._number(name, row, text) for row, text in enumerate(self._ids(name))])
+            numbers = self.file.numbers(id_column)
+            self._refuse_contradictions(id_column, numbers)
+            return dict(zip(numbers.tolist(), range(len(numbers)), strict=True))
+        ids = self.file.ids(id_column, samples["id"].combine_chunks())
+        codes = ids.dictionary_encode().indices.to_numpy()
         of_import = cohort.manifest.get(IMPORT, {})
-        name = self._id_column(_id_columns(cohort))
-        known = set(samples["id"].to_pylist())
-        ids = [text if text in known else from_cell(text) for text in self._ids(name)]  # as predictions have them
+        stays, of_samples = samples["stay_id"].to_pylist(), samples["id"].to_pylist()
         time_column = of_import.get(TIME_COLUMN) or PREDICTION_TIME
-        if time_column not in self.columns or self.columns[time_column].null_count == len(ids):
-            return self._by_id(ids, samples)
+        if not self.file.is_filled(time_column):
+            self._refuse_contradictions(id_column, codes)
+            row_of = dict(zip(ids.to_pylist(), range(len(ids)), strict=True))
+            several = [text for text, n in Counter(of_samples).items() if n > 1 and text in row_of]
+            if several:
+                raise InputError(
+                    f"{self.file.place(row_of[several[0]])}: the id {several[0]!r} has several samples in the "
+                    f"cohort, at different prediction times. Add {PREDICTION_TIME}, the time of each label."
+                )
+            return {stay: row_of[text] for stay, text in zip(stays, of_samples, strict=True) if text in row_of}
         if samples[PREDICTION_TIME].null_count == len(samples):
             raise InputError(
                 f"{self.path}: has prediction times in {time_column}, but the stays of {cohort.path} have none, so the "
                 "model would see what came after them. Import the data again with --labels and these times."
             )
         times = self._times(time_column, samples, of_import)
-        keys = zip(samples["id"].to_pylist(), _plain_times(samples[PREDICTION_TIME], of_import), strict=True)
-        row_of = self._by_key(list(zip(ids, times.tolist(), strict=True)))
-        stays = zip(samples["stay_id"].to_pylist(), keys, strict=True)
-        return {stay: row_of[key] for stay, key in stays if key in row_of}
+        self._refuse_contradictions(id_column, times, codes)
+        of_key = dict(zip(zip(ids.to_pylist(), times.tolist(), strict=True), range(len(ids)), strict=True))
+        keys = zip(of_samples, _plain_times(samples[PREDICTION_TIME], of_import), strict=True)
+        return {stay: of_key[key] for stay, key in zip(stays, keys, strict=True) if key in of_key}
 
-    def _first_id(self, cohort: Cohort) -> object:
-        return self.columns[self._id_column(_id_columns(cohort))][0].as_py()
+    def _refuse_contradictions(self, id_column: str, *keys: NDArray[Any]) -> None:
+        self.file.refuse_contradictions(
+            id_column,
+            keys,
+            [np.unique(column, return_inverse=True)[1] for column in self.cells.T],
+            np.arange(len(self.file)),
+        )
 
-    def _by_id(self, ids: Sequence[str], samples: pa.Table) -> dict[int, int]:
-        """stay_id → row, by the id of the source alone."""
-        row_of, stay_of = self._by_key(ids), dict[str, int]()
-        for stay, source_id in zip(samples["stay_id"].to_pylist(), samples["id"].to_pylist(), strict=True):
-            if source_id in row_of and stay_of.setdefault(source_id, stay) != stay:
-                raise InputError(
-                    f"{self.path}, row {row_of[source_id]} (counted from 0): the id {source_id!r} has several samples "
-                    f"in the cohort, at different prediction times. Add a column {PREDICTION_TIME} with the time of "
-                    "each label."
-                )
-        return {stay: row_of[source_id] for source_id, stay in stay_of.items()}
-
-    def _by_key(self, keys: Sequence[Any]) -> dict[Any, int]:
-        """key → its row. Raises InputError if one has two rows with different labels."""
-        row_of: dict[Hashable, int] = {}
-        for row, key in enumerate(keys):
-            first = row_of.setdefault(key, row)
-            if first != row and (self.cells[first] != self.cells[row]).any():
-                shown = key[0] if isinstance(key, tuple) else key
-                at = " at one prediction time" if isinstance(key, tuple) else ""
-                raise InputError(
-                    f"{self.path}, rows {first} and {row} (counted from 0): stay {shown} occurs twice{at} with "
-                    "different labels; give it one row"
-                )
-        return row_of
-
-    def _id_column(self, usual: Sequence[str]) -> str:
-        name = next((name for name in usual if name in self.columns), None)
+    def _id_column(self, cohort: Cohort) -> str:
+        """The first of the names that the column of ids may have."""
+        usual, recorded = STAY_COLUMNS, cohort.manifest.get(IMPORT)
+        if recorded is not None:
+            is_meds = cohort.manifest["source"].startswith("MEDS")
+            usual = (recorded.get(ID_COLUMN, "id"), "id", "ts_id", "stay_id", *([SUBJECT] * is_meds))
+        name = next((name for name in usual if name in self.file.columns), None)
         if name is None:
-            raise InputError(f"{self.path}: has no column of ids: {' or '.join(usual)}. {columns_are(self.columns)}")
+            named = " or ".join(dict.fromkeys(usual))
+            raise InputError(f"{self.path}: has no column of ids: {named}. {columns_are(self.file.columns)}")
         return name
 
-    def _ids(self, name: str) -> list[str]:
-        """[m] The ids as texts."""
-        local, texts = in_column(str(self.path), name, lambda: as_ids(self.columns[name]))
-        missing = np.flatnonzero(local < 0)
-        if len(missing):
-            raise InputError(f"{self.path}, row {missing[0]} (counted from 0): {name} is empty; every row needs an id")
-        return [texts[at] for at in local.tolist()]
-
-    def _number(self, name: str, row: int, text: str) -> int:
-        number = stay_number(text)
-        if number is None:
-            raise InputError(f"{self.path}, row {row} (counted from 0): {name} is {shown(text)}, not a whole number")
-        return number
-
     def _times(self, name: str, samples: pa.Table, of_import: Mapping[str, Any]) -> NDArray[Any]:
-        """[m] Prediction times on the clock of the samples."""
+        """[R] Prediction times on the clock of the samples."""
         unit = of_import.get("times", "minutes")
         unit = "minutes" if unit == TIMESTAMPS else unit
         form, zone, decimal = (of_import.get(name) for name in ("time_format", "time_zone", "decimal"))
-        flags = TimeFlags(unit, form, zone, decimal=decimal or ".")
-        of_samples = TimeColumn(samples[PREDICTION_TIME].combine_chunks(), unit)
-        column = self.columns[name]
-        clock = comparable(str(self.path), name, column, of_samples, flags)
-        time = in_column(str(self.path), name, lambda: clock.read(column, earliest=True))
-        bad = np.flatnonzero(is_bad(time))
-        if len(bad):
-            cell = self.columns[name][int(bad[0])].as_py()
-            raise InputError(
-                f"{self.path}, row {bad[0]} (counted from 0), column {name}: {shown(cell or 'empty')} is not "
-                f"{clock.allowed}"
-            )
-        return time
-
-
-def _id_columns(cohort: Cohort) -> tuple[str, ...]:
-    """The names that the column of ids may have, the best first."""
-    if IMPORT not in cohort.manifest:
-        return STAY_COLUMNS
-    usual = ("id", "ts_id", "stay_id", *([SUBJECT] * cohort.manifest["source"].startswith("MEDS")))
-    return tuple(dict.fromkeys([cohort.manifest[IMPORT].get(ID_COLUMN, "id"), *usual]))
+        of_samples = TimeColumn(samples[PREDICTION_TIME].combine_chunks(), TimeFlags(unit))
+        times, _ = self.file.times(name, of_samples, TimeFlags(unit, form, zone, decimal=decimal or "."))
+        assert times is not None, "the column is filled"
+        return times
 
 
 def _source_id(cohort: Cohort, stay: int) -> object:
@@ -187,13 +154,13 @@ def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[
     return [None if number is None else number * factor for number in column.to_pylist()]
 
 
-def read_label_file(path: Path, names: tuple[str, ...]) -> LabelFile:
+def read_label_file(path: Path, names: tuple[str, ...]) -> TaskLabels:
     """Read a file of labels, or all files of a folder.
 
     Raises:
         InputError: it cannot be read, has no rows, or lacks one of the columns `names`.
     """
-    tables = []
+    parts: list[Part] = []
     for file in [path] if path.is_file() else table_files(path):
         there = column_names(file)
         missing = [name for name in names if name not in there]
@@ -202,31 +169,8 @@ def read_label_file(path: Path, names: tuple[str, ...]) -> LabelFile:
                 f"{file}: has no column {missing[0]!r}. {columns_are(there)} --label_name lists the "
                 "columns to predict, separated by commas."
             )
-        tables.append(pa.table(read_table(file, there)))
-    try:
-        table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: its files have different columns: {error}") from None
-    if not len(table):
+        parts.append(Part(file, 0, read_table(file, there)))
+    labels = LabelFile(parts, path)
+    if not len(labels):
         raise InputError(f"{path}: has no rows")
-    columns = {name: _joined(table[name]) for name in table.column_names}
-    cells = np.stack([in_column(str(path), name, lambda: _text(columns[name])) for name in names], axis=1)  # noqa: B023
-    return LabelFile(path, names, columns, cells)
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-def _text(column: pa.Array) -> NDArray[np.str_]:
-    if pa.types.is_floating(column.type):  # NaN of pandas is an empty cell
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    try:
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()).fill_null(""))
-    except (pa.ArrowException, NotImplementedError):
-        raise InputError(f"holds {column.type}, not numbers or text") from None
-    encoded = pc.if_else(pc.is_in(text, pa.array(MISSING)), "", text).dictionary_encode()
-    # Objects: numpy's own texts would all be as long as the longest.
-    return np.array(encoded.dictionary.to_pylist(), dtype=object)[positions(encoded)]
+    return TaskLabels(labels, names, np.stack([labels.texts(name) for name in names], axis=1))

@@ -18,7 +18,7 @@ from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.label_file import LabelFile
+from seqsetvae.tasks.label_file import TaskLabels
 from seqsetvae.tasks.spec import Spec, columns_of
 
 TARGETS = "targets"  # in the manifest of a cohort with targets: the file of labels, and the Spec
@@ -64,7 +64,7 @@ def without_label(data: DataSettings) -> DataSettings:
     return replace(data, label_name=None, label_path=None)
 
 
-def fit_targets(cohort: Cohort, file: LabelFile, task: str) -> Cohort:
+def fit_targets(cohort: Cohort, file: TaskLabels, task: str) -> Cohort:
     """The cohort with the targets of a task, whose Spec is that of the labelled training stays.
 
     Raises:
@@ -76,7 +76,7 @@ def fit_targets(cohort: Cohort, file: LabelFile, task: str) -> Cohort:
     return with_targets(cohort, file, spec)
 
 
-def with_targets(cohort: Cohort, file: LabelFile, spec: Spec) -> Cohort:
+def with_targets(cohort: Cohort, file: TaskLabels, spec: Spec) -> Cohort:
     """The cohort with the targets of a Spec; its content hash covers them. Raises InputError as `fit_targets`."""
     splits: dict[str, Split] = {}
     total = hashlib.sha256(repr(spec).encode())

@@ -1,4 +1,4 @@
-"""Small cohorts in the old layout, written stay by stay so that a test shows its data in full."""
+"""Small cohorts in the old layout, written stay by stay so that a test shows its data in full, and small tables."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,6 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort.command import main
+
+HEADER = "id,time,variable,value\n"
+EVENTS = HEADER + "7,0,hr,80\n7,30,lactate,2\n7,30,hr,90\n9,0,hr,70\n8,5,hr,60\n"
 Row = tuple[str | None, float | None, float | None]  # variable, value, minute
 
 
@@ -65,3 +70,52 @@ def shared() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+class Tables:
+    """A folder of tables under construction."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str] | None = None) -> None:
+        self.root, self.capsys, self.n_cohorts = root, capsys, 0
+
+    def csv(self, name: str, text: str) -> Path:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(text, encoding="utf-8")
+        return self.root / name
+
+    def run(self, src: Path, *flags: object, out: str = "out") -> int:
+        """The status of an import, everything in the training split unless the flags say otherwise."""
+        words = [str(flag) for flag in flags]
+        if not {"--fractions", "--fold", "--split_column"} & set(words):
+            words += ["--fractions", "1", "0", "0"]
+        return main(["table", str(src), str(self.root / out), *words])
+
+    def compile(self, src: Path, *flags: object, status: int = 0) -> Cohort:
+        """The cohort of a table, in a folder of its own."""
+        self.n_cohorts += 1
+        out = f"cohort{self.n_cohorts}"
+        assert self.run(src, *flags, out=out) == status
+        return open_cohort(self.root / out)
+
+    def refused(self, src: Path, *flags: object) -> str:
+        """The error of an import, which leaves nothing."""
+        assert self.run(src, *flags) == 2
+        assert not (self.root / "out").exists()
+        error = self.said().err
+        assert len(error) < 3000  # it names what is wrong, and does not show it at length
+        return error
+
+    def checked(self, src: Path, *flags: object) -> str:
+        """What `check` prints."""
+        main(["check", str(src), *map(str, flags)])
+        return self.said().out
+
+    def said(self) -> "pytest.CaptureResult[str]":
+        """What was printed since it was asked last."""
+        assert self.capsys is not None
+        return self.capsys.readouterr()
+
+
+@pytest.fixture
+def tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tables:
+    return Tables(tmp_path, capsys)

@@ -18,25 +18,15 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.names import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
-from seqsetvae.cohort.tables import events, read, sheet
+from seqsetvae.cohort.tables import events, read
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.subgroups import read_subgroup_table
 from seqsetvae.tasks.label_file import read_label_file
 
-from .conftest import Folder
-from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
+from .conftest import HEADER, Folder, Tables
 
 ROWS = [f"{stay},{minute},hr,{80 + stay}" for stay in range(1, 9) for minute in (0, 10)]
-
-
-def refused(tables: Tables, src: Path, capsys: pytest.CaptureFixture[str], *flags: object) -> str:  # noqa: F811
-    words = ["table", str(src), str(tables.root / "out"), *map(str, flags)]
-    assert main(words) == 2
-    assert not (tables.root / "out").exists()
-    error = capsys.readouterr().err
-    assert len(error) < 1000
-    return error.replace("\n", " ")
 
 
 def with_quotes(column: int, rows: list[str] = ROWS) -> list[str]:
@@ -54,36 +44,28 @@ def with_quotes(column: int, rows: list[str] = ROWS) -> list[str]:
 
 @pytest.mark.parametrize("column", ["id", "time", "variable", "value"])
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_rows_that_two_open_quotes_swallow_are_an_error(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    column: str,
-    form: str,
-) -> None:
+def test_rows_that_two_open_quotes_swallow_are_an_error(tables: Tables, column: str, form: str) -> None:
     text = HEADER + "\n".join(with_quotes(HEADER.strip().split(",").index(column))) + "\n"
     src = tables.csv(f"e.{form}", text if form == "csv" else text.replace(",", "\t"))
     for flags in ([], ["--skip_bad"]):
-        error = refused(tables, src, capsys, *flags)
+        error = tables.refused(src, *flags)
         assert "row 2 (counted from 0)" in error
         assert f"column {column}" in error
         assert "the cell holds a line break. Is a quotation mark not closed" in error
         assert "82" not in error.replace(str(src), "")
 
 
-def test_rows_that_a_cell_of_another_column_swallows_are_an_error(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_rows_that_a_cell_of_another_column_swallows_are_an_error(tables: Tables) -> None:
     header, rows = HEADER.strip() + ",note\n", [f"{row},fine" for row in ROWS]
     src = tables.csv("e.csv", header + "\n".join(with_quotes(4, rows)) + "\n")
     said = "row 2 (counted from 0), column note: the cell has lines that are rows of the table. Is a quotation mark"
-    assert said in refused(tables, src, capsys)
+    assert said in tables.refused(src)
     tables.csv("e.csv", header + "\n".join(rows[:-1]) + f'\n{ROWS[-1]},"open\n{rows[0]}\n')
-    assert "row 15 (counted from 0), column note: the cell has lines" in refused(tables, src, capsys)
+    assert "row 15 (counted from 0), column note: the cell has lines" in tables.refused(src)
 
 
 def test_notes_of_several_lines_in_other_columns_and_in_variables_that_are_left_out_are_no_fault(
-    tables: Tables,  # noqa: F811
+    tables: Tables,
 ) -> None:
     note = '"first, second\n\nthird"'
     rows = [*(f"{row},{note}" for row in ROWS), f"1,5,text,{note},", "2,5,hr,1,"]
@@ -93,15 +75,11 @@ def test_notes_of_several_lines_in_other_columns_and_in_variables_that_are_left_
 
 
 @pytest.mark.parametrize("mark", ["\n", "\r", "\0"])
-def test_a_mark_that_no_name_has_is_an_error_in_parquet_too(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    mark: str,
-) -> None:
+def test_a_mark_that_no_name_has_is_an_error_in_parquet_too(tables: Tables, mark: str) -> None:
     src = tables.root / "e.parquet"
     names = ["hr", "hr", f"h{mark}r"]
     pq.write_table(pa.table({"id": [1, 2, 3], "time": [0, 0, 0], "variable": names, "value": [1, 2, 3]}), src)
-    assert "e.parquet, row 2 (counted from 0), column variable: the cell holds a " in refused(tables, src, capsys)
+    assert "e.parquet, row 2 (counted from 0), column variable: the cell holds a " in tables.refused(src)
 
 
 def test_what_swallows_rows() -> None:
@@ -138,13 +116,9 @@ def test_side_files_have_no_cells_of_several_rows(
 
 
 @pytest.mark.parametrize("row", ["3,0,{},1", "{},0,hr,1", "3,0,rhythm,{}", "3,{},hr,1"])
-def test_a_cell_of_great_length_is_an_error_that_does_not_show_it(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    row: str,
-) -> None:
+def test_a_cell_of_great_length_is_an_error_that_does_not_show_it(tables: Tables, row: str) -> None:
     src = tables.csv("e.csv", HEADER + "1,0,hr,1\n" + row.format("x" * (LONGEST_CELL + 1)) + "\n")
-    assert "row 1 (counted from 0)" in (error := refused(tables, src, capsys))
+    assert "row 1 (counted from 0)" in (error := tables.refused(src))
     assert "the cell has 10,001 characters; allowed: 10,000." in error
 
 
@@ -174,42 +148,33 @@ def test_labels_take_memory_for_their_own_length_alone(tmp_path: Path) -> None:
         read_label_file(file, ("a", "b"))
 
 
-def test_a_text_that_parquet_keeps_once_does_not_fill_the_memory(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_text_that_parquet_keeps_once_does_not_fill_the_memory(tables: Tables) -> None:
     n, src = 100_000, tables.root / "e.parquet"
     long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array(["x" * 1_000_000]))
     columns = {"id": np.arange(n) // 100, "time": np.arange(n) % 100, "variable": long, "value": np.arange(n)}
     pq.write_table(pa.table(columns), src, store_schema=False)
-    assert "column variable: the cell has 1,000,000 characters" in refused(tables, src, capsys)
+    assert "column variable: the cell has 1,000,000 characters" in tables.refused(src)
     columns |= {"variable": pa.array(["hr"] * n), "value": long}
     pq.write_table(pa.table(columns), src, store_schema=False)
-    assert "have texts of more than 1,073,741,824 bytes" in refused(tables, src, capsys)
+    assert "have texts of more than 1,073,741,824 bytes" in tables.refused(src)
 
 
-def test_a_small_parquet_file_of_very_many_rows_is_an_error(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_small_parquet_file_of_very_many_rows_is_an_error(tables: Tables) -> None:
     n, src = 1_000_000, tables.root / "e.parquet"
     columns = {"id": np.ones(n, np.int64), "time": np.zeros(n), "variable": pa.array(["hr"] * n), "value": np.ones(n)}
     pq.write_table(pa.table(columns), src, compression="zstd", data_page_size=1 << 26)
-    assert "1,000,000 rows in" in refused(tables, src, capsys)
+    assert "1,000,000 rows in" in tables.refused(src)
 
 
 def test_more_rows_than_a_stay_has_are_an_error(
-    tables: Tables,  # noqa: F811
-    folder: Folder,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tables: Tables, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "MOST_ROWS", 2)
     src = tables.csv("e.csv", HEADER + "1,0,hr,1\n2,0,hr,1\n1,1,hr,1\n1,2,hr,1\n")
-    assert "the id '1' has 3 rows, more than 2. Is id the column of the stays" in refused(tables, src, capsys)
+    assert "the id '1' has 3 rows, more than 2. Is id the column of the stays" in tables.refused(src)
     monkeypatch.setattr(seqsetvae_layout, "MOST_ROWS", 2)
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 2
-    assert "1.0.parquet: 3 rows; a stay has at most 2" in capsys.readouterr().err
+    assert "1.0.parquet: 3 rows; a stay has at most 2" in tables.said().err
 
 
 def test_a_table_that_is_read_as_a_whole_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,20 +185,16 @@ def test_a_table_that_is_read_as_a_whole_has_a_bound(tmp_path: Path, monkeypatch
 
 
 def test_a_packed_table_that_is_far_larger_than_it_seems_is_an_error(
-    tables: Tables,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read, "TIMES_LARGER", (100, 1 << 20))
     src = tables.root / "e.csv.gz"
     src.write_bytes(gzip.compress(HEADER.encode() + b"1,0,hr,1\n" + b"\n" * (2 << 20)))
-    assert "e.csv.gz: unpacked it is more than 100 times as large. Is it a table?" in refused(tables, src, capsys)
+    assert "e.csv.gz: unpacked it is more than 100 times as large. Is it a table?" in tables.refused(src)
 
 
 def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(
-    tables: Tables,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openpyxl = pytest.importorskip("openpyxl", reason="Excel files need it")
     book, src = openpyxl.Workbook(), tables.root / "e.xlsx"
@@ -242,22 +203,18 @@ def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(
     book.active.cell(row=5000, column=4).value = ""
     book.save(src)
     assert tables.compile(src).split("train").stay_id.tolist() == [7]
-    sheet.read_sheet.cache_clear()
-    monkeypatch.setattr(sheet, "MOST_CELLS", 1000)
-    assert "e.xlsx: its first sheet has more than 1,000 cells. Write it as a CSV file." in refused(tables, src, capsys)
-    monkeypatch.setattr(sheet, "LARGEST_BOOK", 1000)
-    assert "unpacked; allowed: 1,000. Write it as a CSV file." in refused(tables, src, capsys)
+    read.read_sheet.cache_clear()
+    monkeypatch.setattr(read, "MOST_CELLS", 1000)
+    assert "e.xlsx: its first sheet has more than 1,000 cells. Write it as a CSV file." in tables.refused(src)
+    monkeypatch.setattr(read, "LARGEST_BOOK", 1000)
+    assert "unpacked; allowed: 1,000. Write it as a CSV file." in tables.refused(src)
 
 
-def test_a_row_longer_than_a_part_is_an_error(
-    tables: Tables,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_row_longer_than_a_part_is_an_error(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "BYTES_PER_PART", 1000)
     src = tables.root / "e.csv.gz"
     src.write_bytes(gzip.compress(HEADER.encode() + b"1,0,hr,1\n" + b"0" * (3 * read.BYTES_PER_PART)))
-    assert "a row of more than 1,000 bytes. Is a quotation mark not closed?" in refused(tables, src, capsys)
+    assert "a row of more than 1,000 bytes. Is a quotation mark not closed?" in tables.refused(src)
 
 
 # ------------------------------------------------------------------------------------------------ archives

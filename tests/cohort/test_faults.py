@@ -187,7 +187,7 @@ SIDE_FILES: dict[str, tuple[str, str, str]] = {  # file, content, error
     "two statistics": (
         "stats.csv",
         "variable,mean,std\nlactate,2,1\nlactate,2,1\nlactate,2,3\n",
-        "line 4: variable 'lactate' is given twice",
+        r"row 2 .*: variable 'lactate' is given twice",
     ),
     "no embedding": (
         "cached.csv",
@@ -205,11 +205,15 @@ SIDE_FILES: dict[str, tuple[str, str, str]] = {  # file, content, error
         "ts_id,died\n1,0\n",
         "no column in_hospital_mortality. Its columns are: ts_id, died",
     ),
-    "label 2": ("oc.csv", LABELS + "1,0\n2,2\n", "line 3: in_hospital_mortality of stay 2 is '2'"),
-    "label yes": ("oc.csv", LABELS + "1,yes\n", "line 2: in_hospital_mortality is 'yes'"),
-    "stay one": ("oc.csv", LABELS + "one,1\n", "line 2: ts_id is 'one'"),
-    "two labels": ("oc.csv", LABELS + "1,0\n1.0,1\n", "line 3: stay 1 has label 0 on one line and 1 on another"),
-    "a cell too few": ("oc.csv", LABELS + "1\n", "line 2: 1 cells where the header has 2"),
+    "label 2": ("oc.csv", LABELS + "1,0\n2,2\n", "row 1 .*in_hospital_mortality: '2' is not a label; allowed: 0, 1"),
+    "label yes": ("oc.csv", LABELS + "1,yes\n", "row 0 .*in_hospital_mortality: 'yes' is not a label"),
+    "stay one": ("oc.csv", LABELS + "one,1\n", "row 0 .*column ts_id: 'one' is not a whole number"),
+    "two labels": (
+        "oc.csv",
+        LABELS + "1,0\n1.0,1\n",
+        "row 0 .* and .*row 1 .*: two different labels for '1'. Keep one",
+    ),
+    "a cell too few": ("oc.csv", LABELS + "1\n", "Row #2: Expected 2 columns, got 1"),
 }
 
 

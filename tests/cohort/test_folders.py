@@ -17,18 +17,11 @@ from seqsetvae.cohort.tables.database import open_database
 from seqsetvae.cohort.tables.events import Columns, TimeFlags, read_events
 from seqsetvae.cohort.tables.variable_map import VariableMap
 
-from .conftest import Folder
-from .test_table import EVENTS, HEADER, Tables, tables  # noqa: F401 - a fixture
-
-
-def refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> str:  # noqa: F811
-    assert main(["table", str(tables.root / "src"), str(tables.root / "out")]) == 2
-    assert not (tables.root / "out").exists()
-    return capsys.readouterr().err
+from .conftest import EVENTS, HEADER, Folder, Tables
 
 
 @pytest.mark.parametrize("name", ["_temporary/0/part-1.csv", "_SUCCESS", "_copy.csv", ".part-0.csv.crc", ".b.csv"])
-def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name: str) -> None:  # noqa: F811
+def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name: str) -> None:
     tables.csv("src/a.csv", EVENTS)
     expected = tables.compile(tables.root / "src")
     tables.csv(f"src/{name}", EVENTS)
@@ -47,53 +40,46 @@ def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name:
         ("metadata/v1.metadata.json", "Iceberg"),
     ],
 )
-def test_a_table_that_also_holds_earlier_versions_is_an_error(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    what: str,
-) -> None:
+def test_a_table_that_also_holds_earlier_versions_is_an_error(tables: Tables, name: str, what: str) -> None:
     tables.csv("src/a.csv", EVENTS)
     tables.csv(f"src/{name}", "{}")
-    assert f"is a table of {what}, whose folder also holds files of earlier versions" in refused(tables, capsys)
+    assert f"is a table of {what}, whose folder also holds files of earlier versions" in tables.refused(
+        tables.root / "src"
+    )
 
 
-def test_files_that_are_not_read_are_said(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_files_that_are_not_read_are_said(tables: Tables) -> None:
     tables.csv("src/a.csv", EVENTS)
     for name in ("b.csv.xz", "sub/b.orc"):
         tables.csv(f"src/{name}", "x")
     src = tables.root / "src"
     said = f"{src}: 2 files of this folder are not read: b.csv.xz, sub/b.orc. Tables are files whose names end in"
     tables.compile(src)
-    assert said in capsys.readouterr().out
+    assert said in tables.said().out
     main(["check", str(src)])
-    assert said in capsys.readouterr().out
+    assert said in tables.said().out
     for number in range(5):
         tables.csv(f"src/p{number}.json", "x")
     tables.compile(src)
-    assert "7 files of this folder are not read: 5 .json, 1 .csv.xz, 1 .orc." in capsys.readouterr().out
+    assert "7 files of this folder are not read: 5 .json, 1 .csv.xz, 1 .orc." in tables.said().out
 
 
 @pytest.mark.parametrize("name", ["events (1).csv", "events.parquet"])
-def test_a_file_that_is_there_twice_is_an_error(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-) -> None:
+def test_a_file_that_is_there_twice_is_an_error(tables: Tables, name: str) -> None:
     file = tables.csv("src/events.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(12)))
     if name.endswith(".csv"):
         shutil.copy(file, file.with_name(name))
     else:
         columns = {"id": [*range(11)], "time": [0.0] * 11, "variable": ["hr"] * 11, "value": [*range(11)]}
         pq.write_table(pa.table(columns), file.with_name(name))
-    error = refused(tables, capsys)
+    error = tables.refused(tables.root / "src")
     assert "events are in" in error
     assert "(the same id, time, variable and value), as if a file were there twice." in error
     assert str(file) in error
     assert str(file.with_name(name)) in error
 
 
-def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:  # noqa: F811
+def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:
     tables.csv("src/a.csv", EVENTS + "7,0,hr,80\n7,0,hr,81\n7,0,rhythm,sinus\n7,0,rhythm,sinus\n")
     tables.csv("src/b.csv", HEADER + "9,0,hr,70\n9,1,hr,70\n9,0,lactate,70\n")
     cohort = tables.compile(tables.root / "src")
@@ -105,8 +91,7 @@ def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:  # 
 
 
 def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, [5, 4, 3, 3], (400, 4))
@@ -119,7 +104,7 @@ def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
         first = seen.setdefault(row, at)
         within += first != at and first // 100 == at // 100
         across += first // 100 != at // 100
-    monkeypatch.setattr("seqsetvae.cohort.tables.repeats.TOO_MANY", np.inf)
+    monkeypatch.setattr("seqsetvae.cohort.tables.database.TOO_MANY", np.inf)
     for size in (1 << 21, 50):
         monkeypatch.setattr(database, "ROWS_PER_BLOCK", size)
         codes = EventCodes(VariableMap())
@@ -151,7 +136,7 @@ def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:
     ],
 )
 def test_faults_in_small_files_that_are_read_together_name_the_file(
-    tables: Tables,  # noqa: F811
+    tables: Tables,
     capsys: pytest.CaptureFixture[str],
     row: str,
     flags: list[str],

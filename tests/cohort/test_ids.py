@@ -19,18 +19,9 @@ from seqsetvae.evaluation.subgroups import read_subgroup_table
 from seqsetvae.tasks.cells import numbers
 from seqsetvae.tasks.label_file import read_label_file
 
-from .conftest import Folder
-from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
+from .conftest import HEADER, Folder, Tables
 
 GOOD = HEADER + "1,0,hr,80\n2,0,hr,70\n"
-
-
-def refused(tables: Tables, src: Path, capsys: pytest.CaptureFixture[str], *flags: object) -> str:  # noqa: F811
-    """The error of an import, which leaves nothing."""
-    words = ["table", str(src), str(tables.root / "out"), *map(str, flags)]
-    assert main(words) == 2
-    assert not (tables.root / "out").exists()
-    return capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ empty cells
@@ -43,20 +34,20 @@ def test_a_word_for_an_empty_cell_is_no_id(word: str) -> None:
     assert texts == ["7"]
 
 
-def test_rows_with_such_a_word_for_an_id_are_no_stay(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_rows_with_such_a_word_for_an_id_are_no_stay(tables: Tables) -> None:
     src = tables.csv("e.csv", GOOD + "NA,0,hr,1\n<NA>,1,hr,2\n")
-    assert "row 2 (counted from 0): the row has no id, so it is of no stay; 2 rows" in refused(tables, src, capsys)
+    assert "row 2 (counted from 0): the row has no id, so it is of no stay; 2 rows" in tables.refused(src)
     cohort = tables.compile(src, "--skip_bad")
     assert cohort.split("train").stay_id.tolist() == [1, 2]
 
 
-def test_such_a_word_is_no_patient(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_such_a_word_is_no_patient(tables: Tables) -> None:
     src, stays = tables.csv("e.csv", GOOD), tables.csv("s.csv", "id,who\n1,NULL\n2,NULL\n")
-    error = refused(tables, src, capsys, "--stays", stays, "--subject_column", "who")
+    error = tables.refused(src, "--stays", stays, "--subject_column", "who")
     assert "column who: 2 ids have no patient, such as 1." in error
 
 
-def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, tmp_path: Path) -> None:  # noqa: F811
+def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, tmp_path: Path) -> None:
     src = tables.csv("e.csv", GOOD + "3,0,hr,1\n")
     labels = tables.csv("labels.csv", "id,died\n1,1\n2,None\n3,\\N\n")
     cohort = tables.compile(src, "--labels", labels, "--label_name", "died")
@@ -69,7 +60,7 @@ def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, t
     np.testing.assert_array_equal(found, [[1, 0.5], [np.nan, np.nan], [np.nan, np.nan]])
 
 
-def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables: Tables, tmp_path: Path) -> None:  # noqa: F811
+def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables: Tables, tmp_path: Path) -> None:
     src = tables.csv("e.csv", GOOD + "3,0,hr,1\n")
     stays = tables.csv("s.csv", "id,sex,diet\n1,#N/A,none\n3,m,none\n2,NaT,\n")
     cohort = tables.compile(src, "--stays", stays, "--static_columns", "sex", "diet")
@@ -125,7 +116,7 @@ def test_an_id_that_may_have_been_rounded_is_an_error(column: pa.Array, message:
         as_ids(column)
 
 
-def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:  # noqa: F811
+def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:
     src = tables.root / "e.parquet"
     ids = [123456789012.0, 123456789013.0]
     pq.write_table(pa.table({"id": ids, "time": [0, 0], "variable": ["hr"] * 2, "value": [1, 2]}), src)
@@ -135,7 +126,7 @@ def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:  # noqa:
     assert cohort.split("train").label.tolist() == [1, 0]
 
 
-def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables: Tables) -> None:  # noqa: F811
+def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables: Tables) -> None:
     for name, ids in (("a", pa.array([7])), ("b", pa.array([7.0])), ("c", pa.array(["7"])), ("d", pa.array(["7.0"]))):
         src = tables.root / "src" / f"{name}.parquet"
         src.parent.mkdir(exist_ok=True)
@@ -144,30 +135,27 @@ def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tab
     assert cohort.split("train").stay_id.tolist() == [7]
 
 
-def test_two_ids_that_are_one_number_are_an_error(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_two_ids_that_are_one_number_are_an_error(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "7,0,hr,1\n007,1,hr,2\nx,0,hr,3\n")
-    assert "the ids '007' and '7' are one number" in refused(tables, src, capsys)
+    assert "the ids '007' and '7' are one number" in tables.refused(src)
 
 
 # ------------------------------------------------------------------------------------------------ labels of others
 
 
-def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(tables: Tables) -> None:
     src, labels = tables.csv("e.csv", GOOD), tables.csv("labels.csv", "id,died\n0001,1\n0002,0\n")
-    error = refused(tables, src, capsys, "--labels", labels, "--label_name", "died")
+    error = tables.refused(src, "--labels", labels, "--label_name", "died")
     assert f"{labels}, column id: none of its 2 rows is of an id of the events." in error
     assert "Its first id is '0001', that of the events is '1'" in error
-    error = refused(tables, src, capsys, "--stays", labels, "--static_columns", "died")
+    error = tables.refused(src, "--stays", labels, "--static_columns", "died")
     assert "none of its 2 rows is of an id of the events" in error
     cohort = tables.compile(src)
     with pytest.raises(InputError, match=r"no row is of a stay of .*Its first id is '0001', that of the data is '1'"):
         read_label_file(labels, ("died",)).of(cohort)
 
 
-def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables: Tables) -> None:  # noqa: F811
+def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(1, 5)))
     labels = tables.csv("labels.csv", "id,died\n1,1\n0002,0\n0003,0\n")
     notes = tables.compile(src, "--labels", labels, "--label_name", "died").manifest["import"]["notes"]
@@ -185,4 +173,4 @@ def test_labels_of_no_stay_of_a_layout_are_an_error(folder: Folder, capsys: pyte
     )
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1.5E+05,0\n")
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 2
-    assert "oc.csv, line 2, column ts_id: '1.5E+05' is in scientific notation" in capsys.readouterr().err
+    assert "oc.csv, column ts_id: '1.5E+05' is in scientific notation" in capsys.readouterr().err

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.command import main
 
+from .conftest import Tables
 from .test_compile import sets_of
-from .test_table import Tables
 
 # Hours; stay 1 becomes septic at hour 3, stay 2 never, stay 3 has no label.
 ROWS = "id,time,hr,septic\n1,1,80,0\n1,2,81,0\n1,3,82,1\n2,1,70,0\n2,2,71,0\n3,1,60,\n"
 HOURLY = ("--wide", "--time_unit", "hours", "--label_column", "septic")
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
 
 
 def labels_of(cohort: Cohort) -> dict[int, int]:
@@ -53,13 +45,10 @@ def test_each_row_may_be_a_prediction_at_its_time(tables: Tables) -> None:
         ("last", "1,2020-01-01 10:00,80,1\n2,2020-01-01 10:30,71,0\n2,2020-01-01 10:30,71,1\n", "2020-01-01 10:30:00"),
     ],
 )
-def test_two_labels_at_the_time_that_counts_are_refused(
-    tables: Tables, rule: str, rows: str, at: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_labels_at_the_time_that_counts_are_refused(tables: Tables, rule: str, rows: str, at: str) -> None:
     src = tables.csv("e.csv", "id,time,hr,septic\n" + rows)
-    assert main(["table", str(src), str(tables.root / "out"), *HOURLY, "--label_of", rule]) == 2
     said = f"--label_of {rule}: stay '2' has rows with septic 0 and with 1 at one time, {at} (1 such stay)"
-    assert said in capsys.readouterr().err
+    assert said in tables.refused(src, *HOURLY, "--label_of", rule)
 
 
 def test_two_labels_at_a_time_that_does_not_count_are_no_tie(tables: Tables) -> None:
@@ -88,24 +77,21 @@ def test_where_names_are_exchanged_the_label_event_is_that_of_the_cohort(tables:
 
 @pytest.mark.parametrize("event", ["move", "move=icu", "transfer"])
 @pytest.mark.parametrize("pattern", ["move", "tran*"])
-def test_a_label_event_that_is_left_out_is_said_to_be(
-    tables: Tables, event: str, pattern: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_label_event_that_is_left_out_is_said_to_be(tables: Tables, event: str, pattern: str) -> None:
     src = tables.csv("e.csv", "id,time,variable,value\n1,0,hr,80\n1,300,move,icu\n1,600,hr,80\n")
     names = tables.csv("map.csv", "name,target\nmove,transfer\n")
     flags = ("--predict_at", "3", "--variable_map", str(names), "--leave_out", pattern, "--label_event", event)
-    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
-    assert f"--label_event {event}: --leave_out takes this variable out. Leave it in" in capsys.readouterr().err
+    assert f"--label_event {event}: --leave_out takes this variable out. Leave it in" in tables.refused(src, *flags)
 
 
-def test_an_event_after_the_prediction_time_is_the_label(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_after_the_prediction_time_is_the_label(tables: Tables) -> None:
     events = "id,time,variable,value\n" + "".join(f"{stay},0,hr,80\n{stay},600,hr,80\n" for stay in (1, 2, 3, 4))
     src = tables.csv("e.csv", events + "1,130,move,icu\n2,30,move,icu\n3,500,move,icu\n4,200,move,ward\n")
     flags = ("--predict_at", 2, "--label_event", "move=icu", "--horizon", 3)
     cohort = tables.compile(src, *flags)
     assert labels_of(cohort) == {1: 1, 3: 0, 4: 0}  # stay 2 had it before
     assert cohort.vocabulary == ("hr",)
-    assert "it had occurred before: 1 sample" in capsys.readouterr().out
+    assert "it had occurred before: 1 sample" in tables.said().out
     assert labels_of(tables.compile(src, *flags[:4])) == {1: 1, 3: 1, 4: 0}
 
 
@@ -136,12 +122,9 @@ def test_a_time_of_death_that_is_there_is_the_label(tables: Tables) -> None:
         (("--split_by", "start"), "--split_by start needs timestamps"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(
-    tables: Tables, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_that_do_not_fit_are_refused(tables: Tables, flags: tuple[str, ...], said: str) -> None:
     src = tables.csv("e.csv", "id,time,variable,value\n1,0,hr,80\n2,300,hr,80\n")
-    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
-    assert said in capsys.readouterr().err
+    assert said in tables.refused(src, *flags)
 
 
 def test_the_latest_patients_are_the_test(tables: Tables) -> None:
@@ -152,13 +135,13 @@ def test_the_latest_patients_are_the_test(tables: Tables) -> None:
     assert stays == {"train": [1, 2, 3, 4, 5, 6], "valid": [7, 8], "test": [9, 10]}
 
 
-def test_patients_of_two_hospitals_are_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patients_of_two_hospitals_are_refused(tables: Tables) -> None:
     rows = [f"{stay},0,hr,80,{'ABC'[stay % 3]},p{max(stay, 4)}" for stay in range(30)]
     src = tables.csv("e.csv", "id,time,variable,value,site,patient\n" + "\n".join(rows) + "\n")
     flags = ("--split_by", "site", "--subject_column", "patient")
-    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
+    assert tables.run(src, *flags) == 2
     said = "e.csv, column site: 1 patient with several values, such as p4 with A, B, C. A value is in one split, and so"
-    error = capsys.readouterr().err
+    error = tables.said().err
     assert said in error
     assert "leave out --split_by" in error
 

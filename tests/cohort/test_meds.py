@@ -359,7 +359,7 @@ def test_a_fault_in_the_data_set_is_an_error(data: MEDS, capsys: pytest.CaptureF
     assert "subject_splits.parquet: 1 stay without a split" in capsys.readouterr().err
     labels = data.labels((1, "2020-01-01 01:00", True), (1, "2020-01-01 01:00", False))
     assert data.run("--labels", labels) == 2
-    assert "one sample with two different labels. Keep one." in capsys.readouterr().err
+    assert "two different labels for '1' at one prediction time. Keep one." in capsys.readouterr().err
     assert main(["meds", str(data.root), str(data.root / "out")]) == 2
     assert "has no folder data/. Pass the folder of a MEDS data set" in capsys.readouterr().err
 

@@ -10,9 +10,8 @@ from seqsetvae.cohort.names import alike, trimmed
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
 from seqsetvae.errors import InputError
 
-from .conftest import Folder
+from .conftest import HEADER, Folder, Tables
 from .test_compile import compiled, sets_of, z_scores_of
-from .test_table import HEADER, Tables, _checked, tables  # noqa: F401 - a fixture
 
 NFC, NFD = "Kre\u00e4tinin", "Krea\u0308tinin"
 UNTRIMMED = ("HR", " HR", "HR ", "\u00a0HR", "HR\u200b", "\ufeffHR\t", "\u2003HR\u200d\u00a0")
@@ -28,7 +27,7 @@ def test_only_names_that_differ_within_are_alike() -> None:
     ]
 
 
-def test_a_variable_of_a_table_is_one_with_or_without_spaces_around_its_name(tables: Tables) -> None:  # noqa: F811
+def test_a_variable_of_a_table_is_one_with_or_without_spaces_around_its_name(tables: Tables) -> None:
     rows = "".join(f"1,{at},{name},{at}\n" for at, name in enumerate(UNTRIMMED))
     src = tables.csv("e.csv", HEADER + rows + "1,0,rhythm\u00a0, sinus\u200b\n1,0, Gone ,1\n1,0,unit,3\n")
     vectors = tables.csv("cached.csv", " Key,a,b\nHR\u200b,1,2\n rhythm=sinus,3,4\nunit=3,5,6\n")
@@ -56,17 +55,17 @@ def test_names_of_the_old_layout_match_its_side_files_without_spaces_around_them
         read_stats(folder.root / "stats.csv")
 
 
-def test_check_lists_names_and_levels_that_are_alike(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_check_lists_names_and_levels_that_are_alike(tables: Tables) -> None:
     rows = f"1,0,HR,1\n1,1,hr,2\n1,2,hr,3\n1,0,{NFC},1\n1,0,{NFD},1\n1,0,rhythm,AFib\n2,0,rhythm,afib\n"
     src = tables.csv("e.csv", HEADER + rows)
-    out = _checked(src, (), capsys)
+    out = tables.checked(src)
     assert "3 groups of names that differ in case, spaces or Unicode form alone, and are variables of their own" in out
     assert "'HR' (1 event), 'hr' (2 events)" in out
     assert "'rhythm=AFib' (1 event), 'rhythm=afib' (1 event)" in out
     assert r"'Krea\u0308tinin' (1 event), 'Kre\xe4tinin' (1 event)" in out
     cohort = tables.compile(src)
     assert {"HR", "hr", NFC, NFD} <= set(cohort.vocabulary)
-    capsys.readouterr()
+    tables.said()
     assert "'HR' (1 event), 'hr' (2 events)" in check_folder(cohort.path).text()
 
 
@@ -101,6 +100,6 @@ def test_a_column_that_is_used_occurs_once(folder: Folder) -> None:
         read_stats(file)
 
 
-def test_an_index_that_is_not_used_does_not_matter_in_a_long_table(tables: Tables) -> None:  # noqa: F811
+def test_an_index_that_is_not_used_does_not_matter_in_a_long_table(tables: Tables) -> None:
     src = tables.csv("e.csv", f",{HEADER}0,1,0,hr,1\n1,1,5,hr,2\n")
     assert open_cohort(tables.compile(src).path).vocabulary == ("hr",)

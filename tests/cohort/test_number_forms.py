@@ -7,9 +7,9 @@ import pytest
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.tables.number_forms import written_numbers
 
+from .conftest import HEADER, Tables
 from .test_compile import sets_of
-from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
-from .test_table_faults import GOOD, run
+from .test_table_faults import GOOD
 
 
 @pytest.mark.parametrize(
@@ -57,46 +57,39 @@ def test_categories_with_digits_are_categories(levels: list[str]) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--skip_bad"], ["--non_numeric", "level"]])
 def test_a_variable_of_numbers_in_another_form_is_an_error_unless_they_are_said_to_be_categories(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
+    tables: Tables, flags: list[str]
 ) -> None:
     rows = '1,0,temp,"36,6"\n1,1,temp,"37,1"\n2,0,temp,38\n2,0,rhythm,sinus\n1,0,egfr,>90\n2,0,egfr,>60\n'
     src = tables.csv("e.csv", HEADER + GOOD + rows)
-    assert run(tables, src, *flags) == 2
-    error = capsys.readouterr().err
+    error = tables.refused(src, *flags)
     assert "2 variables with numbers in a form that is not read" in error
     assert "'temp', such as '36,6' (2 of 2 levels): a decimal comma; pass --decimal ," in error
     assert "'egfr', such as '>90' (2 of 2 levels): a bound" in error
     assert "rhythm" not in error
-    assert run(tables, src, *flags, "--categorical", "temp", "egfr") == 0
+    assert tables.run(src, *flags, "--categorical", "temp", "egfr") == 0
     assert {"temp=36,6", "temp=38", "egfr=>90"} <= set(open_cohort(tables.root / "out").vocabulary)
 
 
-def test_a_level_that_is_renamed_or_left_out_by_name_is_no_number(tables: Tables) -> None:  # noqa: F811
+def test_a_level_that_is_renamed_or_left_out_by_name_is_no_number(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + GOOD + "1,0,egfr,>90\n2,0,egfr,>60\n")
     mapping = tables.csv("map.csv", "name,target\negfr=>90,kidneys are well\n")
-    assert run(tables, src, "--variable_map", mapping, "--leave_out", "egfr=>60") == 0
+    assert tables.run(src, "--variable_map", mapping, "--leave_out", "egfr=>60") == 0
     assert open_cohort(tables.root / "out").vocabulary == ("hr", "kidneys are well", "lactate")
 
 
-def test_more_numbers_in_another_form_than_there_may_be_levels_are_no_free_text(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_more_numbers_in_another_form_than_there_may_be_levels_are_no_free_text(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "".join(f'1,0,x,"{at},5"\n' for at in range(1001)))
-    assert run(tables, src) == 2
-    assert "a decimal comma; pass --decimal ," in capsys.readouterr().err
+    assert "a decimal comma; pass --decimal ," in tables.refused(src)
 
 
-def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables) -> None:
     src = tables.csv("e.tsv", HEADER.replace(",", "\t") + "1\t0\ttemp\t36,5\n1\t0,5\ttemp\t37\n1\t0,5\tplt\t150,000\n")
     stays = tables.csv("stays.csv", 'id,age\n1,"63,5"\n')
     facts = ["--stays", stays, "--static_columns", "age"]
-    assert run(tables, src, "--decimal", ",", "--time_unit", "hours", *facts) == 0
+    assert tables.run(src, "--decimal", ",", "--time_unit", "hours", *facts) == 0
     sets = sets_of(open_cohort(tables.root / "out"), "train", 0)
     assert sets == [(0, [("age", 63.5), ("temp", 36.5)]), (30, [("temp", 37), ("plt", 150)])]
-    assert "is read as the decimal comma (150,000 is 150): 'plt' (1 event)" in capsys.readouterr().out
+    assert "is read as the decimal comma (150,000 is 150): 'plt' (1 event)" in tables.said().out
 
 
 @pytest.mark.parametrize(
@@ -106,15 +99,9 @@ def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables, capsys: 
         ("36.6", "a decimal point, where --decimal asks for a comma"),
     ],
 )
-def test_decimal_refuses_a_point(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    cell: str,
-    advice: str,
-) -> None:
-    assert run(tables, tables.csv("e.csv", f'{HEADER}1,0,x,"{cell}"\n'), "--decimal", ",") == 2
-    assert advice in capsys.readouterr().err
-    assert run(tables, tables.csv("e.csv", f'{HEADER}1,0,x,3\n1,1,x,4\n1,1,x,"{cell}"\n'), "--decimal", ",") == 2
+def test_decimal_refuses_a_point(tables: Tables, cell: str, advice: str) -> None:
+    assert advice in tables.refused(tables.csv("e.csv", f'{HEADER}1,0,x,"{cell}"\n'), "--decimal", ",")
+    assert tables.run(tables.csv("e.csv", f'{HEADER}1,0,x,3\n1,1,x,4\n1,1,x,"{cell}"\n'), "--decimal", ",") == 2
     assert f"'{cell}' is not a number, and other rows of this variable have numbers. It is {advice}" in (
-        capsys.readouterr().err
+        tables.said().err
     )

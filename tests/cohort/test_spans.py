@@ -14,10 +14,9 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.spans import DAY, YEAR, refuse_other_clocks
 from seqsetvae.errors import InputError
 
-from .conftest import Folder
-from .test_compile import compiled
+from .conftest import HEADER, Folder, Tables
+from .test_compile import compiled, sets_of
 from .test_meds import MEDS
-from .test_table import HEADER, Tables, sets_of, tables  # noqa: F401 - a fixture
 
 STAMPED = "".join(f"{stay},2020-01-0{stay} 0{hour}:00,hr,{80 + hour}\n" for stay in range(1, 9) for hour in range(6))
 NUMBERS = "".join(f"{stay},{60 * hour},hr,{80 + hour}\n" for stay in range(1, 9) for hour in range(6))
@@ -34,24 +33,18 @@ LABELS = "id,died\n" + "".join(f"{stay},{stay % 2}\n" for stay in range(1, 9))
         ("3,2300-01-01 00:00,hr,80\n", "2,454,384", True),
     ],
 )
-def test_a_stay_of_years_among_stays_of_hours_is_named(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    row: str,
-    hours: str,
-    is_absurd: bool,
-) -> None:
+def test_a_stay_of_years_among_stays_of_hours_is_named(tables: Tables, row: str, hours: str, is_absurd: bool) -> None:
     """Before the cut: after it, the stay is one event, or as short as any other."""
     src, labels = tables.csv("e.csv", HEADER + STAMPED + row), tables.csv("l.csv", LABELS)
     flags = ("--labels", labels, "--label_name", "died", "--until_hour", 24)
     said = "1 stay of more than 1 year from first to last event, before anything is cut off (the longest "
     main(["check", str(src), *map(str, flags)])
-    text = capsys.readouterr().out
+    text = tables.said().out
     assert said + hours in text
     assert f"\n      {src}, id 3: from minute 0 to " in text
     assert (said in text.split("Warnings:")[0]) is is_absurd
     cohort = tables.compile(src, *flags)
-    out = capsys.readouterr().out
+    out = tables.said().out
     assert said + hours in out
     assert f"{src}, id 3: " in out
     lines = "\n".join(notices(cohort))  # when a training starts: no ids
@@ -59,26 +52,23 @@ def test_a_stay_of_years_among_stays_of_hours_is_named(
     assert "id 3" not in lines
 
 
-def test_records_of_years_are_not_all_named(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_records_of_years_are_not_all_named(tables: Tables) -> None:
     rows = "".join(f"{stay},20{year}-01-01,hr,{year}\n" for stay in range(1, 9) for year in range(10, 12 + stay))
     main(["check", str(tables.csv("e.csv", HEADER + rows))])
-    assert "before anything is cut off" not in capsys.readouterr().out
+    assert "before anything is cut off" not in tables.said().out
     main(["check", str(tables.csv("e.csv", HEADER + rows + "3,1790-01-01,hr,80\n"))])
-    assert "1 stay of more than 1" in capsys.readouterr().out
+    assert "1 stay of more than 1" in tables.said().out
 
 
-def test_a_stay_far_from_its_start_is_named(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_stay_far_from_its_start_is_named(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + NUMBERS + "9,95000000,hr,80\n")
     said = "1 of 9 stays have their first event more than 30 days from minute 0 (the furthest 1,583,333 hours)"
     main(["check", str(src), "--until_hour", "24"])
-    text = capsys.readouterr().out
+    text = tables.said().out
     assert said in text
     assert f"{src}, id 9: from minute 95,000,000 to 95,000,000" in text
     tables.compile(src)
-    assert said in capsys.readouterr().out
+    assert said in tables.said().out
 
 
 def test_stays_of_the_old_layout_are_looked_at_too(folder: Folder) -> None:
@@ -125,16 +115,11 @@ def test_numbers_from_the_start_of_stays_are_not_refused() -> None:
     refuse_other_clocks(np.full(9, 43831.0) / 60, 1 / 60, "seconds")  # half a day
 
 
-def test_another_clock_is_an_error_of_every_source_with_numbers(
-    tables: Tables,  # noqa: F811
-    folder: Folder,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_another_clock_is_an_error_of_every_source_with_numbers(tables: Tables, folder: Folder) -> None:
     rows = "".join(f"{stay},{1577836800 + 3600 * hour},hr,80\n" for stay in range(1, 9) for hour in range(6))
     src = tables.csv("e.csv", HEADER + rows)
     for flags in ([], ["--time_unit", "seconds"], ["--until_hour", "24"], ["--skip_bad"]):
-        assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
-        assert "are seconds since 1970, by their size" in capsys.readouterr().err
+        assert "are seconds since 1970, by their size" in tables.refused(src, *flags)
     assert not (tables.root / "out").exists()
     start = tables.csv("s.csv", "id,start\n" + "".join(f"{stay},1577836800\n" for stay in range(1, 9)))
     flags = ["--time_unit", "seconds", "--stays", start, "--start_column", "start"]
@@ -149,11 +134,7 @@ def test_another_clock_is_an_error_of_every_source_with_numbers(
 
 
 @pytest.mark.parametrize("until", [None, 1])
-def test_a_stay_of_facts_alone_is_left_out_and_listed(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    until: int | None,
-) -> None:
+def test_a_stay_of_facts_alone_is_left_out_and_listed(tables: Tables, until: int | None) -> None:
     """The same stays are used with facts and without, so that both can be compared."""
     src = tables.csv("e.csv", HEADER + "1,0,hr,80\n2,90,hr,70\n3,5,hr,60\n4,5,note,x\n")
     stays = tables.csv("stays.csv", "id,age\n1,60\n2,70\n3,80\n4,90\n")
@@ -182,19 +163,16 @@ ENDS = "id,out\n1,2020-01-01 13:00\n2,2020-01-01 20:00\n3,2020-01-02 00:00\n4,20
 ENDS += "".join(f"{stay},2020-01-03 00:00\n" for stay in range(6, 9))
 
 
-def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(tables: Tables) -> None:
     src, labels, stays = (
         tables.csv(name, text) for name, text in (("e.csv", HEADER + DAYS), ("l.csv", LABELS), ("s.csv", ENDS))
     )
     flags = ("--labels", labels, "--label_name", "died", "--until_hour", 24)
     ends = ("--stays", stays, "--end_column", "out")
     assert tables.compile(src, *flags).split("train").n_stays == 8
-    capsys.readouterr()
+    tables.said()
     cohort = tables.compile(src, *flags, *ends, "--static_columns", "out", "--leave_out", "out*")
-    out = capsys.readouterr().out
+    out = tables.said().out
     rates = "died: 50.0% (of 2 with a label) of those left out, 50.0% (of 6 with a label) of those kept"
     assert f"column out: 2 of 8 stays ended before their prediction time, left out; {rates}" in out
     assert "column out: 1 of 8 stays have no end, and are used: it is not known whether they had ended" in out
@@ -203,10 +181,10 @@ def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(
     assert cohort.manifest["import"]["end"] == "column out"
     assert "the stay ended before its prediction time (column out)" in (cohort.path / "skipped.csv").read_text()
     main(["check", str(cohort.path)])
-    assert "it is not known which stays had ended" not in capsys.readouterr().out
+    assert "it is not known which stays had ended" not in tables.said().out
 
 
-def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:  # noqa: F811
+def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:
     rows = "".join(f"{stay},{hour},hr,80,{10 * stay}\n" for stay in range(1, 5) for hour in range(5))
     src = tables.csv("e.csv", "id,time,variable,value,out\n" + rows)  # repeated on each row
     labels = tables.csv("l.csv", "id,prediction_time,died\n1,5,1\n1,20,1\n2,20,0\n3,40,1\n4,9,0\n")
@@ -216,48 +194,39 @@ def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:  #
     assert cohort.split("train").prediction_minute.tolist() == [300, 1200, 540]
 
 
-def test_events_after_the_end_are_said_where_whole_stays_are_used(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_events_after_the_end_are_said_where_whole_stays_are_used(tables: Tables) -> None:
     src, stays = tables.csv("e.csv", HEADER + DAYS), tables.csv("s.csv", ENDS + "7,2020-01-03 00:00\n")
     assert tables.compile(src, "--stays", stays, "--end_column", "out").split("train").n_stays == 8
     said = "column out: 1 of 7 stays have events after their end, which are used: there are no prediction times"
-    assert said in capsys.readouterr().out
+    assert said in tables.said().out
 
 
-def test_an_end_that_is_no_time_or_before_all_is_said(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_end_that_is_no_time_or_before_all_is_said(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + DAYS)
     words = ["table", str(src), str(tables.root / "out"), "--until_hour", "24", "--end_column", "out", "--stays"]
     assert main([*words, str(tables.csv("s.csv", "id,out\n1,home\n2,\n"))]) == 2
-    assert "s.csv, column out: 'home' is not a timestamp" in capsys.readouterr().err
+    assert "s.csv, column out: 'home' is not a timestamp" in tables.said().err
     early = tables.csv("s.csv", "id,out\n" + "".join(f"{stay},2019-01-01 00:00\n" for stay in range(1, 9)))
     assert main([*words, str(early)]) == 2
-    assert "no stay is left. The first that was left out: " in capsys.readouterr().err
+    assert "no stay is left. The first that was left out: " in tables.said().err
     with early.open("a") as file:
         file.write("8,2019-01-01 00:00\n")
     assert main([*words[:3], *words[5:], str(early)]) == 0
-    assert "column out: 8 stays of 8 end before they start" in capsys.readouterr().out
+    assert "column out: 8 stays of 8 end before they start" in tables.said().out
 
 
-def test_check_says_that_it_cannot_know_which_stays_had_ended(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_check_says_that_it_cannot_know_which_stays_had_ended(tables: Tables) -> None:
     src, labels = tables.csv("e.csv", HEADER + DAYS), tables.csv("l.csv", LABELS)
     words = ["check", str(src), "--labels", str(labels), "--label_name", "died", "--fractions", "0.5", "0.5", "0"]
     main([*words, "--until_hour", "24"])
-    text = capsys.readouterr().out
+    text = tables.said().out
     assert "it is not known which stays had ended by their prediction time" in text
     shown = (
         "3 of 8 have no event from that time on; died: 66.7% (of 3 with a label) of these, 40.0% (of 5 with a label)"
     )
     assert shown in text
     main(words)
-    assert "it is not known which stays had ended" not in capsys.readouterr().out
+    assert "it is not known which stays had ended" not in tables.said().out
 
 
 def test_a_code_of_meds_may_be_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import gzip
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.tables import database, read
 
+from .conftest import EVENTS, HEADER, Tables
 from .test_compile import sets_of
-
-HEADER = "id,time,variable,value\n"
-EVENTS = HEADER + "7,0,hr,80\n7,30,lactate,2\n7,30,hr,90\n9,0,hr,70\n8,5,hr,60\n"
-
-
-class Tables:
-    """A folder of tables under construction."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.n_cohorts = root, 0
-
-    def csv(self, name: str, text: str) -> Path:
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / name).write_text(text, encoding="utf-8")
-        return self.root / name
-
-    def compile(self, src: Path, *flags: object, status: int = 0) -> Cohort:
-        """The cohort of a table, everything in the training split unless the flags say otherwise."""
-        self.n_cohorts += 1
-        out = self.root / f"cohort{self.n_cohorts}"
-        words = [str(flag) for flag in flags]
-        if not {"--fractions", "--fold", "--split_column"} & set(words):
-            words += ["--fractions", "1", "0", "0"]
-        assert main(["table", str(src), str(out), *words]) == status
-        return open_cohort(out)
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
 
 
 def test_rows_become_sets_by_stay_and_minute(tables: Tables) -> None:
@@ -206,9 +176,7 @@ def test_a_set_may_have_a_number(tables: Tables) -> None:
 # ------------------------------------------------------------------------------------------------ another hospital
 
 
-def test_a_variable_map_renames_and_converts_and_is_kept_in_the_manifest(
-    tables: Tables, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_variable_map_renames_and_converts_and_is_kept_in_the_manifest(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "1,0,Temp F,212\n1,0,HR,80\n1,0,Heart Rate,81\n1,1,sex,m\n")
     text = "name,target,factor,offset\nTemp F,temp,0.5555555555555556,-17.77777777777778\n"
     text += "HR,hr,,\nHeart Rate,hr,1,0\nRR,rr,,\n"
@@ -219,44 +187,39 @@ def test_a_variable_map_renames_and_converts_and_is_kept_in_the_manifest(
     assert later == [("sex=m", 1)]
     kept = cohort.manifest["import"]["variable_map"]
     assert kept[1] == {"name": "HR", "target": "hr", "factor": 1.0, "offset": 0.0}
-    assert f"1 of 4 names of {mapping} do not occur: 'RR'" in capsys.readouterr().out
+    assert f"1 of 4 names of {mapping} do not occur: 'RR'" in tables.said().out
 
 
-def test_variables_are_left_out_by_name(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variables_are_left_out_by_name(tables: Tables) -> None:
     src = tables.csv("b.csv", HEADER + "1,0,hr,80\n1,0,DISCHARGE//home,\n1,0,DISCHARGE//died,\n1,0,death?,1\n")
     cohort = tables.compile(src, "--leave_out", "DISCHARGE//*", "death?")
     assert cohort.vocabulary == ("hr",)
-    assert "3 variables left out by name: 'DISCHARGE//died' (1 event)" in capsys.readouterr().out
+    assert "3 variables left out by name: 'DISCHARGE//died' (1 event)" in tables.said().out
 
 
 LEVELS = HEADER + "1,0,rhythm,afib\n1,1,rhythm,AF\n1,2,rhythm,sinus\n1,3,rhythm,died\n1,4,HR,80\n1,5,ward,3\n"
 
 
-def test_levels_are_renamed_and_left_out_by_name(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels_are_renamed_and_left_out_by_name(tables: Tables) -> None:
     src = tables.csv("e.csv", LEVELS)
     mapping = tables.csv("map.csv", "name,target\nrhythm=afib,fibrillation\nrhythm=AF,fibrillation\nHR,hr\nward,unit\n")
     flags = ("--leave_out", "rhythm=d*", "hr", "--variable_map", mapping, "--categorical", "unit")
     cohort = tables.compile(src, *flags)
     events = [event for _, those in sets_of(cohort, "train", 0) for event in those]
     assert events == [("fibrillation", 1), ("fibrillation", 1), ("rhythm=sinus", 1), ("unit=3", 1)]
-    said = capsys.readouterr().out
+    said = tables.said().out
     assert "2 variables left out by name: " in said
     assert "do not occur" not in said
     assert "no variable or level" not in said
 
 
-def test_names_that_match_nothing_are_said(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_match_nothing_are_said(tables: Tables) -> None:
     src = tables.csv("e.csv", LEVELS)
     flags = ("--leave_out", "DEATH*", "rhythm=died", "--categorical", "unit", "ward")
     tables.compile(src, *flags)
-    for said in (capsys.readouterr().out, _checked(src, flags, capsys)):
+    for said in (tables.said().out, tables.checked(src, *flags)):
         assert "--leave_out 'DEATH*': no variable or level of the data is called so" in said
         assert "--categorical 'unit': no variable or level of the data is called so" in said
-
-
-def _checked(src: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
-    main(["check", str(src), *flags])
-    return capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------ samples and splits
@@ -299,7 +262,7 @@ def test_all_stays_of_a_patient_are_in_one_split_and_the_seed_decides_which(tabl
     assert first.split("test").stay_id.tolist() != other.split("test").stay_id.tolist()
 
 
-def test_every_patient_is_in_the_test_split_of_one_fold(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_patient_is_in_the_test_split_of_one_fold(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(23)))
     labels = tables.csv("labels.csv", "id,died\n" + "".join(f"{stay},{int(stay < 8)}\n" for stay in range(23)))
     tested, validated = [], []
@@ -312,8 +275,7 @@ def test_every_patient_is_in_the_test_split_of_one_fold(tables: Tables, capsys: 
     assert validated == [*tested[1:], tested[0]]
     assert sorted(map(len, tested)) == [5, 6, 6, 6]
     for fold in ("0/4", "5/4", "1/2", "half"):
-        assert main(["table", str(src), str(tables.root / "no"), "--fold", fold]) == 2
-        assert f"--fold {fold}: allowed: i/k with k of 3 or more" in capsys.readouterr().err
+        assert f"--fold {fold}: allowed: i/k with k of 3 or more" in tables.refused(src, "--fold", fold)
 
 
 def test_the_data_may_have_splits_of_their_own(tables: Tables) -> None:

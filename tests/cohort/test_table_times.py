@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import open_cohort
-from seqsetvae.cohort.tables.times import TimeColumn, find_zone, is_bad
+from seqsetvae.cohort.tables.times import TimeColumn, TimeFlags, find_zone, is_bad
 from seqsetvae.errors import InputError
 
+from .conftest import HEADER, Tables
 from .test_compile import sets_of
-from .test_table import HEADER, Tables, tables  # noqa: F401 - a fixture
-from .test_table_faults import run
 
 MINUTE = 60_000_000  # microseconds
 
@@ -54,7 +53,7 @@ def test_a_zone_may_be_an_offset_and_an_unknown_one_is_an_error() -> None:
             find_zone(name)
 
 
-def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(tables: Tables) -> None:  # noqa: F811
+def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(tables: Tables) -> None:
     """In Sydney it was summer for ever: in July an event was read as one of an hour before."""
     src = tables.csv("e.csv", HEADER + "1,2150-07-10 08:00,hr,1\n1,2150-07-10 10:30,hr,2\n2,2150-01-10 10:30,hr,3\n")
     labels = tables.csv("l.csv", "id,prediction_time\n1,2150-07-10T10:00+10:00\n2,2150-01-10T11:00+11:00\n")
@@ -65,7 +64,7 @@ def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(t
     assert samples["start"].to_pylist()[0] == datetime(2150, 7, 9, 22, 0, tzinfo=UTC)
 
 
-def test_readings_in_the_skipped_hour_keep_their_distances(tables: Tables) -> None:  # noqa: F811
+def test_readings_in_the_skipped_hour_keep_their_distances(tables: Tables) -> None:
     """Their clock was not set forward. A prediction time there is the earlier of its two readings."""
     times = ("01:45", "02:00", "02:15", "02:45")
     for day in ("2021-03-28", "2150-03-29"):
@@ -82,7 +81,7 @@ def test_readings_in_the_skipped_hour_keep_their_distances(tables: Tables) -> No
 
 def read(texts: list[str], form: str | None = None) -> list[str | None]:
     column = pa.array(texts)
-    stamps = TimeColumn(column, form=form).read(column)
+    stamps = TimeColumn(column, TimeFlags(form=form)).read(column)
     shown = [str(np.datetime64(int(time), "us").astype("M8[s]")) for time in stamps]
     return [None if bad else time for time, bad in zip(shown, is_bad(stamps).tolist(), strict=True)]
 
@@ -119,8 +118,10 @@ def test_formats_read_what_they_say() -> None:
         "2150-02-01T15:00:00",
     ]
     column = pa.array(["01-02-2150-10"])
-    assert not TimeColumn(column, form="%d-%m-%Y-%H").has_zone  # -10 is no offset
-    assert TimeColumn(pa.array([21500131]), form="%Y%m%d").read(pa.array([21500131])).tolist() == [micros("2150-01-31")]
+    assert not TimeColumn(column, TimeFlags(form="%d-%m-%Y-%H")).has_zone  # -10 is no offset
+    assert TimeColumn(pa.array([21500131]), TimeFlags(form="%Y%m%d")).read(pa.array([21500131])).tolist() == [
+        micros("2150-01-31")
+    ]
 
 
 def test_a_zone_may_stand_after_a_space() -> None:
@@ -129,7 +130,7 @@ def test_a_zone_may_stand_after_a_space() -> None:
     assert read([*texts, "2150-01-31 10:00 CET", "2150-01-31 10:00 UTC+1"]) == ["2150-01-31T10:00:00"] * 4 + [None] * 2
 
 
-def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) -> None:  # noqa: F811
+def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) -> None:
     text = "id,date,clock,variable,value\n1,2150-01-01,8:30,hr,1\n1,2150-01-01,12:30,hr,2\n1,2150-01-02,0:30:30,hr,3\n"
     cohort = tables.compile(tables.csv("e.csv", text), "--time_column", "date", "--clock_column", "clock")
     assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 240, 960.5]
@@ -150,10 +151,10 @@ def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) ->
 )
 def test_a_format_that_may_misread_times_is_an_error(form: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        TimeColumn(pa.array(["01/02/2150"]), form=form)
+        TimeColumn(pa.array(["01/02/2150"]), TimeFlags(form=form))
 
 
-def test_years_are_bounded_in_every_type(tables: Tables) -> None:  # noqa: F811
+def test_years_are_bounded_in_every_type(tables: Tables) -> None:
     for unit in ("s", "ms", "us", "ns"):
         stamps = pa.array([0, 2**62, -(2**62), None], pa.timestamp(unit))
         inside = unit == "ns"  # 2116 and 1823
@@ -162,19 +163,19 @@ def test_years_are_bounded_in_every_type(tables: Tables) -> None:  # noqa: F811
     assert is_bad(TimeColumn(days).read(days)).tolist() == [False, True, True]
 
 
-def test_int96_times_are_read_in_microseconds(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_int96_times_are_read_in_microseconds(tables: Tables) -> None:
     src = tables.root / "e.parquet"
     for year, status in ((9999, 2), (2500, 0)):
         times = pa.array([datetime(2500, 1, 1), datetime(year, 1, 1, 0, 7)], pa.timestamp("us"))
         columns = {"id": [1, 1], "time": times, "variable": ["hr", "hr"], "value": [1, 2]}
         pq.write_table(pa.table(columns), src, use_deprecated_int96_timestamps=True)
-        assert run(tables, src) == status
+        assert tables.run(src) == status
     assert open_cohort(tables.root / "out").split("train").minute.tolist() == [0, 7]
     said = "'9999-01-01 00:07:00' is not a timestamp without a time zone, in the years 1600 to 2999"
-    assert said in capsys.readouterr().err
+    assert said in tables.said().err
 
 
-def test_a_start_column_in_nanoseconds_is_read(tables: Tables) -> None:  # noqa: F811
+def test_a_start_column_in_nanoseconds_is_read(tables: Tables) -> None:
     """pandas writes them: every stay was without a start."""
     src = tables.csv("e.csv", HEADER + "1,2150-01-01 10:00,hr,1\n")
     stays = tables.root / "stays.parquet"
@@ -231,23 +232,19 @@ def write(path: Path, kind: pa.DataType | str) -> None:
     ],
 )
 def test_files_that_write_times_differently_are_not_put_together(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-    first: str,
-    second: str,
-    fits: bool,
+    tables: Tables, first: str, second: str, fits: bool
 ) -> None:
     src = tables.root / "src"
     write(src / "a.parquet", KINDS[first])
     write(src / "b.parquet", KINDS[second])
-    assert run(tables, src, "--skip_bad") == (0 if fits else 2)
-    error = capsys.readouterr().err
+    assert tables.run(src, "--skip_bad") == (0 if fits else 2)
+    error = tables.said().err
     if not fits:
         assert f"{src}/b." in error
         assert re.search("column time: (is a|holds) (timestamp|date|number).*; the times of other files are", error)
 
 
-def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: Tables) -> None:  # noqa: F811
+def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: Tables) -> None:
     src = tables.root / "src"
     write(src / "a.parquet", KINDS["zoned"])
     write(src / "b.csv", "2150-01-01 11:30")
@@ -258,44 +255,34 @@ def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: T
 # ------------------------------------------------------------------------------------------------ dates alone
 
 
-def test_dates_among_times_are_counted_and_files_of_dates_are_refused(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_dates_among_times_are_counted_and_files_of_dates_are_refused(tables: Tables) -> None:
     """A date is midnight, so what happened at noon would be known at 10:00."""
     stamped = tables.csv("src/a.csv", HEADER + "1,2150-01-01 10:00,hr,1\n1,2150-01-02,hr,2\n")
     tables.compile(stamped)
     said = "1 time without a time of day, among others that have one: midnight, before all else of that day"
-    assert said in capsys.readouterr().out
+    assert said in tables.said().out
     dates = tables.csv("src/b.csv", HEADER + "1,2150-01-02,dx,\n2,2150-01-03,dx,\n")
-    assert run(tables, dates.parent) == 2
-    assert "b.csv, column time: holds dates; the times of other files are timestamps." in capsys.readouterr().err
-    assert TimeColumn(pa.array(["20500102"]), form="%Y%m%d").is_date
+    assert "b.csv, column time: holds dates; the times of other files are timestamps." in tables.refused(dates.parent)
+    assert TimeColumn(pa.array(["20500102"]), TimeFlags(form="%Y%m%d")).is_date
 
 
-def test_dates_of_events_are_said_where_prediction_times_have_an_hour(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_dates_of_events_are_said_where_prediction_times_have_an_hour(tables: Tables) -> None:
     src = tables.csv("e.csv", HEADER + "1,2150-01-01,dx,\n1,2150-01-02,dx,\n2,2150-01-03,dx,\n")
     said = "times of events are dates, so events of the day of a prediction time count as before it"
     for time, is_said in ((" 10:00", True), (" 00:00", False), ("", False)):
         tables.compile(src, "--labels", tables.csv("l.csv", f"id,prediction_time\n1,2150-01-02{time}\n"))
-        assert (said in capsys.readouterr().out) is is_said
+        assert (said in tables.said().out) is is_said
 
 
-def test_a_column_of_prediction_times_without_any_is_said(
-    tables: Tables,  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_column_of_prediction_times_without_any_is_said(tables: Tables) -> None:
     """Whole stays are used then: so our own exports write them."""
     src, labels = tables.csv("e.csv", HEADER + "1,0,hr,1\n"), tables.csv("l.csv", "id,at\n1,\n")
-    assert run(tables, src, "--labels", labels, "--prediction_time_column", "at") == 0
-    assert "l.csv: no row has a time in at, so whole stays are used" in capsys.readouterr().out
+    assert tables.run(src, "--labels", labels, "--prediction_time_column", "at") == 0
+    assert "l.csv: no row has a time in at, so whole stays are used" in tables.said().out
 
 
 @pytest.mark.parametrize("kind", ["string_view", "large_string", "dictionary"])
-def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> None:  # noqa: F811
+def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> None:
     columns = {"id": ["a", "a"], "time": ["2150-01-01 10:00", "2150-01-01 10:07"], "variable": ["hr", "rr"]}
     cells = {name: pa.array(texts) for name, texts in columns.items()}
     cast = {name: each.dictionary_encode() if kind == "dictionary" else each.cast(kind) for name, each in cells.items()}
@@ -304,7 +291,7 @@ def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> N
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 1)]), (7, [("rr", 2)])]
 
 
-def test_labels_on_rows_are_at_the_times_of_their_own_files(tables: Tables) -> None:  # noqa: F811
+def test_labels_on_rows_are_at_the_times_of_their_own_files(tables: Tables) -> None:
     """They were read as those of the first file are."""
     header = "id,time,variable,value,sepsis\n"
     tables.csv("src/a.csv", header + "1,2150-01-01 10:00+01:00,hr,1,\n1,2150-01-01 12:00+01:00,hr,1,0\n")

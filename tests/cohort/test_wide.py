@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +12,11 @@ import pytest
 
 from seqsetvae.cohort.command import main
 
+from .conftest import EVENTS, Tables
 from .test_compile import sets_of
-from .test_table import EVENTS, Tables
 
 WIDE = "stay,hour,hr,lactate,rhythm,sex\n7,0,80,,sinus,f\n7,0.5,90,2,NA,f\n8,1,60,nan,afib,m\n"
 NAMES = ("--id_column", "stay", "--time_column", "hour", "--time_unit", "hours")
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path)
 
 
 def test_each_cell_that_is_not_empty_is_an_event_of_its_column(tables: Tables) -> None:
@@ -65,27 +59,23 @@ def test_named_columns_alone_are_variables(tables: Tables) -> None:
         ("1e39", "id 8, column hr: 1e+39 is not a finite number that float32 can hold"),
     ],
 )
-def test_a_cell_that_is_no_number_names_its_column_and_row(
-    tables: Tables, cell: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cell_that_is_no_number_names_its_column_and_row(tables: Tables, cell: str, said: str) -> None:
     src = tables.csv("wide.csv", WIDE.replace("60,nan", f"{cell},nan"))
-    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
-    assert f"wide.csv, row 2 (counted from 0), variable 'hr': {said}" in capsys.readouterr().err
+    assert f"wide.csv, row 2 (counted from 0), variable 'hr': {said}" in tables.refused(src, "--wide", *NAMES)
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.duration("s"), pa.time32("ms")])
-def test_times_are_no_values(tables: Tables, kind: pa.DataType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_are_no_values(tables: Tables, kind: pa.DataType) -> None:
     number = pa.array([1, None], pa.int32() if kind.bit_width == 32 else pa.int64())
     columns = {"id": [7, 8], "time": [0, 1], "hr": [80, 90], "other": number.cast(kind)}
     pq.write_table(pa.table(columns), tables.root / "wide.parquet")
-    assert main(["table", str(tables.root / "wide.parquet"), str(tables.root / "out"), "--wide"]) == 2
     said = f"column other: holds {kind}, not numbers or texts; name the variables with --value_columns"
-    assert said in capsys.readouterr().err
+    assert said in tables.refused(tables.root / "wide.parquet", "--wide")
     cohort = tables.compile(tables.root / "wide.parquet", "--wide", "--value_columns", "hr")
     assert cohort.vocabulary == ("hr",)
 
 
-def test_a_file_may_lack_variables_that_another_has(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_may_lack_variables_that_another_has(tables: Tables) -> None:
     tables.csv("src/a.csv", "id,time,hr,note\n7,0,80,x\n")
     tables.csv("src/b.csv", "id,time,lactate,rr\n8,0,2,20\n")
     flags = ("--wide", "--value_columns", "hr", "lactate")
@@ -96,15 +86,14 @@ def test_a_file_may_lack_variables_that_another_has(tables: Tables, capsys: pyte
         (("heart rate",), "--value_columns 'heart rate': no file has such a column. Its columns are: id, time, rr."),
         (("time",), "--value_columns time: another flag gives this column another meaning"),
     ):
-        assert main(["table", str(tables.root / "src"), str(tables.root / "out"), *flags, *more]) == 2
-        assert said in capsys.readouterr().err
+        assert said in tables.refused(tables.root / "src", *flags, *more)
 
 
 @pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
-def test_a_column_without_a_name_is_refused(tables: Tables, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_column_without_a_name_is_refused(tables: Tables, name: str) -> None:
     src = tables.csv("wide.csv", f"{name},stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
-    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES]) == 2
-    said = capsys.readouterr().err
+    assert tables.run(src, "--wide", *NAMES) == 2
+    said = tables.said().err
     assert "column 1 has no name" in said
     assert "or name the variables with --value_columns" in said
     assert tables.compile(src, "--wide", *NAMES, "--value_columns", "hr").vocabulary == ("hr",)
@@ -135,7 +124,7 @@ def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
     ],
 )
 def test_ids_that_two_files_or_folders_share_are_refused(
-    tables: Tables, place: str, files: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    tables: Tables, place: str, files: list[str], said: str
 ) -> None:
     for at, name in enumerate(files):
         file = tables.csv(f"src/{name}", f"hour,hr\n0,{at}\n")
@@ -143,8 +132,7 @@ def test_ids_that_two_files_or_folders_share_are_refused(
             file.write_bytes(gzip.compress(file.read_bytes()))
     src = tables.root / "src"
     flags = ("--wide", "--time_column", "hour", "--id_from", place)
-    assert main(["table", str(src), str(tables.root / "out"), *flags]) == 2
-    assert said.format(src=src) in capsys.readouterr().err
+    assert said.format(src=src) in tables.refused(src, *flags)
 
 
 def test_files_of_one_folder_are_one_id_and_a_file_may_be_named_itself(tables: Tables) -> None:
@@ -179,18 +167,17 @@ def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest
     ],
 )
 def test_flags_that_would_change_nothing_or_give_the_label_away_are_refused(
-    tables: Tables, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    tables: Tables, flags: tuple[str, ...], said: str
 ) -> None:
     src = tables.csv("wide.csv", WIDE)
-    assert main(["table", str(src), str(tables.root / "out"), "--wide", *NAMES, *flags]) == 2
-    assert said in capsys.readouterr().err
+    assert said in tables.refused(src, "--wide", *NAMES, *flags)
 
 
-def test_columns_of_parquet_are_not_named_again(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_of_parquet_are_not_named_again(tables: Tables) -> None:
     pq.write_table(pa.table({"id": [7], "time": [0], "hr": [80]}), tables.root / "wide.parquet")
     flags = ("--wide", "--columns", "id,time,pulse")
-    assert main(["table", str(tables.root / "wide.parquet"), str(tables.root / "out"), *flags]) == 2
-    assert "a Parquet file has the names of its columns; leave out --columns" in capsys.readouterr().err
+    assert tables.run(tables.root / "wide.parquet", *flags) == 2
+    assert "a Parquet file has the names of its columns; leave out --columns" in tables.said().err
 
 
 def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:
@@ -236,17 +223,14 @@ def test_what_is_in_quotes_in_the_header_separates_nothing(tables: Tables) -> No
         ),
     ],
 )
-def test_names_of_columns_with_spaces_are_quoted(
-    tables: Tables, header: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_of_columns_with_spaces_are_quoted(tables: Tables, header: str, said: str) -> None:
     assert main(["table", str(tables.csv("e.csv", header + "\n")), str(tables.root / "out")]) == 2
-    assert said in capsys.readouterr().err
+    assert said in tables.said().err
 
 
-def test_two_possible_separators_are_refused(tables: Tables, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_possible_separators_are_refused(tables: Tables) -> None:
     src = tables.csv("e.csv", "id;time|variable;value\n")
-    assert main(["table", str(src), str(tables.root / "out")]) == 2
-    assert "Say which with --separator" in capsys.readouterr().err
+    assert "Say which with --separator" in tables.refused(src)
 
 
 def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables: Tables) -> None:
@@ -284,14 +268,12 @@ def test_empty_columns_at_the_end_of_a_sheet_are_none(tables: Tables) -> None:
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 80)])]
 
 
-def test_files_without_rows_are_counted_where_a_file_is_a_stay(
-    tables: Tables, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_without_rows_are_counted_where_a_file_is_a_stay(tables: Tables) -> None:
     for at, rows in enumerate(("", "0,80\n", "", "0,90\n", "")):
         tables.csv(f"src/{at}.csv", f"time,hr\n{rows}")
     flags = ("--wide", "--id_from", "filename")
     assert tables.compile(tables.root / "src", *flags).split("train").stay_id.tolist() == [1, 3]
-    assert "3 files without a row, so without a stay in the cohort" in capsys.readouterr().out
+    assert "3 files without a row, so without a stay in the cohort" in tables.said().out
 
 
 def test_durations_are_times_since_the_start(tables: Tables) -> None:

@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "statistics in UTF-16": (lambda data: _encode(data / "stats.csv", "utf-16"), "stats.csv: cannot be read as a CSV"),
     "half a download of the labels": (
         lambda data: _edit(data / "oc.csv", lambda text: text[: text.rindex(",")]),
-        "1 cells where the header has 2",
+        "oc.csv: cannot be read (after row",
     ),
     "no validation split": (lambda data: (data / "patient_ehr" / "valid").unlink(), "no split 'valid'"),
 }

@@ -13,7 +13,7 @@ from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.errors import InputError
 from seqsetvae.tasks.label_file import read_label_file
-from tests.cohort.test_table import HEADER, Tables
+from tests.cohort.conftest import HEADER, Tables
 from tests.command import command, run_of
 
 
@@ -57,7 +57,7 @@ def test_a_stay_id_is_that_of_the_source_where_the_import_numbered_the_samples(t
     assert cells(tables, flags, TIMED, STAMPS) == ["11", "12", "21", "22"]
     only = "stay_id,prediction_time,los\n2,2020-01-02T01:00:00Z,8\n"  # the same point of time in another zone
     assert cells(tables, flags, only, STAMPS) == ["", "", "", "8"]
-    said = "row 0 (counted from 0): the id '2' has several samples in the cohort, at different prediction times. Add a"
+    said = "row 0 (counted from 0): the id '2' has several samples in the cohort, at different prediction times."
     with pytest.raises(InputError, match=re.escape(said)):
         cells(tables, flags, "stay_id,los\n2,8\n", STAMPS)
 
@@ -91,8 +91,8 @@ def test_times_of_samples_are_the_numbers_of_the_source(tables: Tables, unit: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,los\np2,5\np2,6\n", "rows 0 and 1 (counted from 0): stay p2 occurs twice with different labels"),
-        ("id,los\np2,5\n,6\n", "row 1 (counted from 0): id is empty"),
+        ("id,los\np2,5\np2,6\n", "row 1 (counted from 0): two different labels for 'p2'. Keep one."),
+        ("id,los\np2,5\n,6\n", "row 1 (counted from 0), column id: is empty; every row needs an id"),
         ("patient,los\np2,5\n", "has no column of ids: id or ts_id or stay_id. Its columns are: patient, los."),
         ("id,prediction_time,los\np2,60,5\n", "the model would see what came after them"),
         ("id,los\n", "has no rows"),
@@ -105,7 +105,7 @@ def test_labels_that_cannot_be_joined_are_one_clear_error(tables: Tables, text: 
 
 def test_a_stay_of_the_old_layout_is_a_number(compiled: object, tmp_path: Path) -> None:
     (tmp_path / "oc.csv").write_text("ts_id,los\nx7,5\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"row 0 \(counted from 0\): ts_id is 'x7', not a whole number"):
+    with pytest.raises(InputError, match=r"row 0 \(counted from 0\), column ts_id: 'x7' is not a whole number"):
         read_label_file(tmp_path / "oc.csv", ("los",)).of(compiled)  # type: ignore[arg-type]
 
 

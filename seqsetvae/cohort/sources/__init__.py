@@ -8,7 +8,7 @@ from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.sources import meds, omop, physionet2012, seqsetvae_layout, shards, table
 from seqsetvae.cohort.sources.meds_files import is_meds
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.read import is_table
+from seqsetvae.cohort.tables.forms import is_table
 from seqsetvae.cohort.tidy import SPLITS
 
 

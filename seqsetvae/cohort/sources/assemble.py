@@ -1,55 +1,72 @@
 """From events and samples, and the flags that tables of events share, to what the compiler takes.
 
-Letters: D ids, N samples.
+What was found and decided is said in a sentence each. Stays that ended before their prediction time, discharged or dead
+by then, are left out. Letters: D ids, N samples.
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported
+from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported, rate
+from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.said import decided_for, found_in
-from seqsetvae.cohort.sources.stay_end import StayEnd, end_notes, end_skips, ended
 from seqsetvae.cohort.tables.codes import KEEP, Decision, EventCodes
 from seqsetvae.cohort.tables.events import Columns, Events
-from seqsetvae.cohort.tables.samples import Samples
-from seqsetvae.cohort.tables.source import EventSource, StaticColumn
+from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
+from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
-from seqsetvae.cohort.tidy import SPLITS, Skip
+from seqsetvae.cohort.tidy import SPLITS, Bools, Skip, left_out
 from seqsetvae.errors import InputError, counted
+
+
+def ended(end: StayEnd, samples: Samples) -> Bools:
+    """[N] Which stays ended before the prediction time of their sample."""
+    return ~is_bad(end.time) & ~is_bad(samples.end) & (end.time < samples.end)
+
+
+def end_skips(end: StayEnd, samples: Samples, gone: Bools) -> list[Skip]:
+    """The stays that ended, to be left out."""
+    reason = f"the stay ended before its prediction time ({end.name})"
+    return [left_out(stay, reason) for stay in samples.stays()[gone]]
+
+
+def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | None, events: Events) -> list[str]:
+    """What the end of stays shows, a line each."""
+    notes = []
+    known, labels = ~is_bad(end.time), (samples.label[gone], samples.label[~gone])
+    if gone.any():
+        rates = [rate(int((label == 1).sum()), int((label >= 0).sum())) for label in labels]
+        shares = f"; {label_name}: {rates[0]} of those left out, {rates[1]} of those kept" if label_name else ""
+        has = f"{gone.sum():,} of {counted(len(gone), 'stay')}"
+        notes.append(f"{end.name}: {has} ended before their prediction time, left out{shares}")
+    if not known.any():
+        notes.append(f"{end.name}: no stay has an end by it, so that none is left out. Is the name right?")
+    elif end.expected and not known.all():
+        has = f"{(~known).sum():,} of {counted(len(known), 'stay')}"
+        notes.append(f"{end.name}: {has} have no end, and are used: it is not known whether they had ended")
+    reverse = known & ~is_bad(samples.start) & (end.time < samples.start)
+    if reverse.any():
+        notes.append(f"{end.name}: {counted(int(reverse.sum()), 'stay')} of {len(reverse):,} end before they start")
+    whole = known & is_bad(samples.end)
+    if whole.any():
+        late = int((whole & (events.last_time[samples.id] > end.time)).sum())
+        has = f"{late:,} of {counted(int(whole.sum()), 'stay')}"
+        what = "have events after their end, which are used: there are no prediction times"
+        notes += [f"{end.name}: {has} {what}"] if late else []
+    return notes
+
 
 SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "validation": "valid", "val": "valid"}
 SPLIT_NAMES |= {"tuning": "valid", "held_out": "test"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source found in its tables."""
-
-    description: str
-    columns: Columns
-    events: Events
-    samples: Samples  # those that are compiled, [N]
-    every_sample: Samples  # those that are left out before included
-    label_name: str | None
-    own_split: NDArray[np.int8] | None = None  # [N] the splits of the data, as positions in SPLITS
-    how_split: str = "the data's own"
-    static: Sequence[StaticColumn] = ()
-    static_rows: bool = False  # events without a time are facts of the stay
-    from_start: bool = False  # events before the start of a sample are left out
-    skips: Sequence[Skip] = ()  # stays that are not among the samples
-    read: Sequence[str] = ()  # what the tables hold, in words
-    rules: Sequence[str] = ()  # how labels and prediction times were made of the data, in words
-    notes: Sequence[str] = ()
-    end: StayEnd | None = None  # of the samples; None: the data do not say when stays end
 
 
 def assemble(arguments: Namespace, found: Found) -> Opened:
@@ -63,18 +80,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     decision = codes.decide(arguments.non_numeric)
     counts = events_by_name(codes, decision)
     split, how = assign_splits(arguments, samples, found.own_split, found.how_split)
-    source = EventSource(
-        found.description,
-        found.events,
-        decision,
-        found.columns,
-        samples,
-        split,
-        found.static,
-        static_rows=found.static_rows,
-        from_start=found.from_start,
-    )
-    source.skips += found.skips
+    source = EventSource(found, decision, split)
     notes = [
         *found.notes,
         *_without_sample(found),
@@ -194,3 +200,80 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
         "prediction_time": times(samples.end),
     }
     return pa.table(columns)
+
+
+def found_in(
+    events: Events, columns: Columns, samples: Samples, decision: Decision, counts: Mapping[str, int]
+) -> list[str]:
+    """Rows, ids, the span of the times, and the variables by kind. `counts` are the events by variable."""
+    rows = [f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {columns.id}"]
+    start = samples.start[~is_bad(samples.start)]
+    if not events.time.is_timestamp:
+        rows.append(f"times: each is {events.time.described} since the start of its stay")
+    elif len(start):
+        rows.append(f"times: stays begin from {events.time.text(start.min())} to {events.time.text(start.max())}")
+    return rows + _kinds(events.codes.counts, decision, counts)
+
+
+def _kinds(of_code: NDArray[np.int64], decision: Decision, counts: Mapping[str, int]) -> list[str]:
+    """The variables with numbers, those with categories and those without either, a line for each kind.
+
+    `of_code` are the events of each code, `counts` those of each variable and level.
+    """
+    kinds: dict[str, Counter[str]] = {
+        "with numbers": Counter(),
+        "with categories": Counter(),
+        "without a value": Counter(),
+    }
+    numeric = np.isnan(decision.value) & (of_code > 0)
+    has_number = {decision.names[code] for code in np.flatnonzero(numeric).tolist()}
+    n_levels = 0
+    for name, n in counts.items():
+        variable, mark, _ = name.partition("=")
+        kind = "with numbers" if name in has_number else "with categories" if mark else "without a value"
+        kinds[kind][variable if kind == "with categories" else name] += n
+        n_levels += kind == "with categories"
+    return [
+        f"{counted(len(those), 'variable')} {kind}{f' ({n_levels:,} in all)' * (kind == 'with categories')}: "
+        f"{most_events(dict(those))}"
+        for kind, those in kinds.items()
+        if those
+    ]
+
+
+def decided_for(
+    arguments: Namespace,
+    label_name: str | None,
+    rules: Sequence[str],
+    samples: Samples,
+    facts: Sequence[str],
+    split: str,
+) -> list[str]:
+    """The label, what a sample may see, minute 0, facts and splits. `rules` are the sentences of label rules."""
+    label = samples.label
+    balance = f"1 in {(label == 1).sum():,}, 0 in {(label == 0).sum():,}, unknown in {(label < 0).sum():,}"
+    if label_name is None:
+        lines = [*rules, "there is no label"]
+    elif not rules and arguments.labels:
+        lines = [f"the label is {label_name} of {arguments.labels}: {balance}"]
+    else:
+        lines = [*rules, *([] if is_bad(samples.end).all() else [f"{label_name}, of these predictions: {balance}"])]
+    lines.append(_window(arguments, samples))
+    column, code = getattr(arguments, "start_column", None), getattr(arguments, "start_code", None)
+    start = f"the time in {column}" if column else f"the last event {code} before the prediction time" if code else ""
+    if start or samples.start.dtype == np.int64:
+        lines.append(f"minute 0 of a stay is {start or 'its first event'}")
+    if facts:
+        lines.append(f"facts, known from the start of a stay: {', '.join(facts)}")
+    return [*lines, f"splits: {split}"]
+
+
+def _window(arguments: Namespace, samples: Samples) -> str:
+    """What a sample may see."""
+    n_timed, n_stays = int((~is_bad(samples.end)).sum()), len(np.unique(samples.id))
+    if arguments.until_hour is not None:
+        return f"each stay is predicted at hour {arguments.until_hour:g}, from earlier events alone"
+    if not n_timed:
+        return "there are no prediction times: the events of whole stays are used"
+    what = f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}"
+    return f"{what}, each from events before its time alone; without any it is left out"

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from seqsetvae.cohort import compile as compiler
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.sources import table
-from seqsetvae.cohort.sources.made_files import MadeFiles
-from seqsetvae.cohort.sources.opened import add_common
+from seqsetvae.cohort.sources.opened import MadeFiles, add_common
+from seqsetvae.cohort.sources.table_flags import spool_folder
 from seqsetvae.errors import InputError
 from seqsetvae.files import refuse_existing
 
@@ -39,7 +39,7 @@ def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: A
     """
     out = Path(out)
     refuse_existing(out)
-    with tempfile.TemporaryDirectory(prefix=".seqsetvae-", dir=_nearest(out)) as folder:
+    with tempfile.TemporaryDirectory(prefix=".seqsetvae-", dir=spool_folder(out)) as folder:
         named = {"events": events, "labels": labels, "stays": stays, **flags}
         paths = {name: _path(named.pop(name, None), Path(folder) / name) for name in _TABLES}
         words = [str(paths.pop("events")), str(out)]
@@ -56,10 +56,6 @@ def compile_cohort(out: str | Path, events: Any, *, labels: Any = None, stays: A
             return compiler.compile_cohort(
                 **vars(opened), out=out, skip_bad=arguments.skip_bad, jobs=arguments.jobs, progress=False
             )
-
-
-def _nearest(out: Path) -> Path:
-    return next(parent for parent in out.absolute().parents if parent.is_dir())
 
 
 def _path(given: Any, file: Path) -> Path | None:

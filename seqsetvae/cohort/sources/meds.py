@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seqsetvae.cohort.imported import NO_LABEL
-from seqsetvae.cohort.sources.assemble import Found, assemble
+from seqsetvae.cohort.sources.assemble import assemble
 from seqsetvae.cohort.sources.meds_codes import END, START, Facts, Marks
 from seqsetvae.cohort.sources.meds_export import is_export, open_export
 from seqsetvae.cohort.sources.meds_files import (
@@ -32,18 +32,21 @@ from seqsetvae.cohort.sources.meds_files import (
 )
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.table_flags import (
+    RULES,
+    add_code_rule_flags,
     add_label_flags,
     add_shared_flags,
+    check_label_flags,
     check_shared_flags,
     database_beside,
     new_codes,
 )
-from seqsetvae.cohort.sources.table_labels import RULES, add_code_rule_flags, check_label_flags
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.read import table_files
-from seqsetvae.cohort.tables.samples import make_samples
-from seqsetvae.cohort.tables.stay_table import LabelRows, read_label_rows
+from seqsetvae.cohort.tables.forms import table_files
+from seqsetvae.cohort.tables.label_rules import LabelRows, read_label_rows
+from seqsetvae.cohort.tables.source import Found
+from seqsetvae.cohort.tables.stays import make_samples
 from seqsetvae.cohort.tables.times import TimeFlags, is_bad
 from seqsetvae.errors import InputError
 

@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sources.meds_files import AGE, BIRTH
-from seqsetvae.cohort.sources.stay_end import StayEnd
-from seqsetvae.cohort.sources.table_labels import of_samples
 from seqsetvae.cohort.tables.codes import UNNAMED
 from seqsetvae.cohort.tables.events import Events, Occurrences
-from seqsetvae.cohort.tables.label_rules import event_labels, prediction_grid, present_labels
-from seqsetvae.cohort.tables.samples import Samples
-from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import LabelRows
+from seqsetvae.cohort.tables.label_rules import LabelRows, event_labels, of_samples, prediction_grid, present_labels
+from seqsetvae.cohort.tables.source import StaticColumn, StayEnd
+from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
 from seqsetvae.cohort.tidy import Skip, left_out
 from seqsetvae.errors import InputError, shown

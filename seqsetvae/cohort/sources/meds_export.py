@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.exports.meds import ADMISSION, ETL
-from seqsetvae.cohort.sources.assemble import Found, assemble
+from seqsetvae.cohort.sources.assemble import assemble
 from seqsetvae.cohort.sources.meds_files import (
     CODE,
     PREDICTION_TIME,
@@ -27,9 +27,10 @@ from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.table_flags import database_beside, new_codes
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, read_events
-from seqsetvae.cohort.tables.read import table_files
-from seqsetvae.cohort.tables.samples import make_samples
-from seqsetvae.cohort.tables.stay_table import LabelRows, per_id, read_label_rows
+from seqsetvae.cohort.tables.forms import table_files
+from seqsetvae.cohort.tables.label_rules import LabelRows, read_label_rows
+from seqsetvae.cohort.tables.source import Found
+from seqsetvae.cohort.tables.stays import make_samples, per_id
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags
 
 COLUMNS = Columns(SUBJECT, "minute", CODE, "value", None, "set_index")

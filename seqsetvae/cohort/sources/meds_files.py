@@ -16,16 +16,9 @@ from seqsetvae.cohort.names import columns_are, quoted, trimmed
 from seqsetvae.cohort.sources.assemble import SPLIT_NAMES, split_positions
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import Events
-from seqsetvae.cohort.tables.read import (
-    column_names,
-    read_parts,
-    read_table,
-    refuse_versions,
-    table_files,
-    unread_notes,
-)
-from seqsetvae.cohort.tables.samples import Samples
-from seqsetvae.cohort.tables.stay_table import per_id
+from seqsetvae.cohort.tables.forms import refuse_versions, table_files, unread_notes
+from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
+from seqsetvae.cohort.tables.stays import Samples, per_id
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError, counted
 from seqsetvae.files import read_json

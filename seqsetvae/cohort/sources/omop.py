@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.sources import table
-from seqsetvae.cohort.sources.made_files import MadeFiles
-from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.table_flags import add_label_flags, add_shared_flags, spool_folder
-from seqsetvae.cohort.sources.table_labels import add_label_rule_flags
+from seqsetvae.cohort.sources.opened import MadeFiles, Opened
+from seqsetvae.cohort.sources.table_flags import add_label_flags, add_label_rule_flags, add_shared_flags, spool_folder
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
-from seqsetvae.cohort.tables.read import SUFFIXES, column_names, read_parts, table_files
+from seqsetvae.cohort.tables.forms import SUFFIXES, table_files
+from seqsetvae.cohort.tables.read import column_names, read_parts
 from seqsetvae.errors import InputError, counted, shown
 
 HELP = "Compile the tables of an OMOP common data model (measurement, observation, condition, drug, procedure, visit)."
@@ -72,7 +71,7 @@ def open_source(arguments: Namespace) -> Opened:
             f"such as {missing[0] if missing else 'measurement'}.csv, or folders of that name, in upper or lower case."
         )
     names = _concepts(found["concept"])
-    with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments)) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments.out)) as temporary:
         folder = Path(temporary)
         visits, n_unknown = _stays(found, names, arguments.visit_concepts)
         pq.write_table(visits, folder / "stays.parquet")

@@ -11,35 +11,33 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.names import columns_are, quoted
-from seqsetvae.cohort.sources.assemble import Found, assemble, split_positions
+from seqsetvae.cohort.sources.assemble import assemble, split_positions
 from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.stay_end import StayEnd
 from seqsetvae.cohort.sources.table_flags import (
     add_form_flags,
     add_label_flags,
+    add_label_rule_flags,
     add_shared_flags,
     add_time_flags,
+    check_label_flags,
     check_shared_flags,
     database_beside,
     form_of,
+    label_name,
     new_codes,
     time_flags,
-    wide_of,
 )
-from seqsetvae.cohort.sources.table_labels import add_label_rule_flags, check_label_flags, find_labels, label_name
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids
-from seqsetvae.cohort.tables.label_rules import prediction_grid
-from seqsetvae.cohort.tables.read import column_names, table_files, unread_notes
-from seqsetvae.cohort.tables.samples import Samples, make_samples
-from seqsetvae.cohort.tables.source import StaticColumn
-from seqsetvae.cohort.tables.stay_table import Dated, per_id
-from seqsetvae.cohort.tables.times import TimeFlags, comparable, is_bad
-from seqsetvae.cohort.tables.wide import refuse_absent
+from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids, table_files, unread_notes
+from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
+from seqsetvae.cohort.tables.read import column_names, refuse_absent
+from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
+from seqsetvae.cohort.tables.stays import Dated, Samples, make_samples, per_id
+from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.errors import InputError, counted
 
@@ -113,27 +111,27 @@ def _open(
     arguments: Namespace, files: Sequence[Path], read: Sequence[str], notes: Sequence[str], database: Database
 ) -> Opened:
     flags, codes = time_flags(arguments), new_codes(arguments)
-    form, wide = form_of(arguments), wide_of(arguments)
+    form = form_of(arguments)
     columns = Columns(
         arguments.id_column,
         arguments.time_column,
-        None if wide else arguments.variable_column,
-        None if wide or arguments.value_column == NO_VALUES else arguments.value_column,
+        None if form.is_wide else arguments.variable_column,
+        None if form.is_wide or arguments.value_column == NO_VALUES else arguments.value_column,
         arguments.text_column,
         arguments.set_column,
     )
-    _refuse_other_columns(files[0], columns, form, is_wide=wide is not None)
-    refuse_absent(files, "--value_columns", wide.named if wide else (), form)
+    _refuse_other_columns(files[0], columns, form)
+    refuse_absent(files, "--value_columns", form.value_columns, form)
     refuse_absent(files, "--fill_down", form.fill_down, form)
-    events = read_events(files, columns, codes, flags, database, form=form, wide=wide)
+    events = read_events(files, columns, codes, flags, database, form=form)
     if form.id_place != COLUMN and (n_empty := len(files) - events.n_files):
         notes = [*notes, f"{arguments.src}: {counted(n_empty, 'file')} without a row, so without a stay in the cohort"]
     facts = _Facts(arguments, files, events, columns, form)
-    start = facts.start(flags)
+    start = facts.start()
     rows = None
     if arguments.predict_at or arguments.predict_every:
         hours = sorted(set(arguments.predict_at))
-        rows = prediction_grid(start, facts.last(flags), hours, arguments.predict_every)
+        rows = prediction_grid(start, facts.last(), hours, arguments.predict_every)
     labels, odd = find_labels(arguments, files, events, form, flags, rows, facts.column)
     samples = make_samples(str(arguments.src), events, start, facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
@@ -151,7 +149,7 @@ def _open(
             how_split=how_split,
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
-            end=facts.end(flags, started),
+            end=facts.end(started),
             read=read,
             rules=[] if labels is None else labels.notes,
             notes=[*odd, *facts.notes(), *notes],
@@ -159,14 +157,14 @@ def _open(
     )
 
 
-def _refuse_other_columns(file: Path, columns: Columns, form: Form, *, is_wide: bool) -> None:
+def _refuse_other_columns(file: Path, columns: Columns, form: Form) -> None:
     """Raises InputError that says how to name the columns of ids, times, variables and values, if one is not there."""
     there = column_names(file, form)
     named = columns._asdict() if form.id_place == COLUMN else columns._replace(id=None)._asdict()  # type: ignore[arg-type]
     missing = {flag: name for flag, name in named.items() if name is not None and name not in there}
     are_joined = len(there) == 1 or any(mark in name for name in there for mark in ";\t|")  # which reading them says
     if missing and not are_joined:
-        wide = " For a table with a column a variable: --wide." * (not is_wide and "variable" in missing)
+        wide = " For a table with a column a variable: --wide." * ("variable" in missing)
         flags = ", ".join(f"--{flag}_column" for flag in missing)
         raise InputError(
             f"{file}: has no column {quoted(missing.values())}. {columns_are(there)} Name it: {flags}.{wide}"
@@ -196,66 +194,54 @@ class _Facts:
         self, arguments: Namespace, files: Sequence[Path], events: Events, columns: Columns, form: Form
     ) -> None:
         self._arguments, self._events = arguments, events
-        tables = [arguments.stays] if arguments.stays else list(files)
+        self._flags, tables = time_flags(arguments), [arguments.stays] if arguments.stays else list(files)
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
         named = [arguments.start_column, arguments.end_column, arguments.subject_column, arguments.split_column]
-        named += arguments.static_columns
-        if arguments.split_by != START:
-            named.append(arguments.split_by)
+        named += [*arguments.static_columns, None if arguments.split_by == START else arguments.split_by]
         named.append(arguments.label_present)
-        wanted = list(dict.fromkeys(name for name in named if name is not None))
-        self._of_ids = (
-            per_id(
-                tables,
-                arguments.id_column,
-                wanted,
-                events,
-                [arguments.subject_column],
-                facts=list(dict.fromkeys(arguments.static_columns)),
-                dated=None if arguments.stays else Dated(columns, time_flags(arguments)),
-                form=USUAL if arguments.stays else form,
-            )
-            if wanted
-            else None
+        self._of_ids = per_id(
+            tables,
+            arguments.id_column,
+            list(dict.fromkeys(name for name in named if name is not None)),
+            events,
+            [arguments.subject_column],
+            facts=list(dict.fromkeys(arguments.static_columns)),
+            dated=None if arguments.stays else Dated(columns, self._flags),
+            form=USUAL if arguments.stays else form,
         )
-        self._columns = {} if self._of_ids is None else self._of_ids.cells
+        self._columns = self._of_ids.cells
+        self._end = None if arguments.end_column is None else self._end_times(arguments.end_column)
 
-    def start(self, flags: TimeFlags) -> NDArray[Any]:
+    def _times(self, name: str) -> tuple[NDArray[Any], TimeColumn]:
+        """(the times in a column [D], how they are written)."""
+        clock = comparable(self.where, name, self._columns[name], self._events.time, self._flags)
+        return in_column(self.where, name, lambda: clock.read(self._columns[name])), clock
+
+    def start(self) -> NDArray[Any]:
         """[D] Minute 0 of each id; BAD_TIME or NaN where its cell is no time."""
-        name, events = self._arguments.start_column, self._events
-        if name is not None:
-            column = self._columns[name]
-            time = comparable(self.where, name, column, events.time, flags)
-            return in_column(self.where, name, lambda: time.read(column))
+        events = self._events
+        if self._arguments.start_column is not None:
+            return self._times(self._arguments.start_column)[0]
         if not events.time.is_timestamp:
             return np.zeros(len(events.ids))
         return np.where(is_bad(events.first_time), 0, events.first_time)
 
     def column(self, name: str) -> tuple[pa.Array, NDArray[np.bool_]]:
         """(the cell of each id [D], null where it is empty; which ids have a row [D])."""
-        assert self._of_ids is not None
-        return self._of_ids.cells[name], self._of_ids.has_row
+        return self._columns[name], self._of_ids.has_row
 
-    def end(self, flags: TimeFlags, samples: Samples) -> StayEnd | None:
-        """When the stays of the samples end; an empty cell is unknown. Raises InputError for another cell."""
-        if self._arguments.end_column is None:
-            return None
-        return StayEnd(f"column {self._arguments.end_column}", self._end_times(flags)[samples.id])
+    def end(self, samples: Samples) -> StayEnd | None:
+        """When the stays of the samples end; an empty cell is unknown."""
+        return None if self._end is None else StayEnd(f"column {self._arguments.end_column}", self._end[samples.id])
 
-    def last(self, flags: TimeFlags) -> NDArray[Any]:
-        """[D] When each stay ends, or its last event where that is unknown. Raises InputError as `end`."""
+    def last(self) -> NDArray[Any]:
+        """[D] When each stay ends, or its last event where that is unknown."""
         last = self._events.last_time
-        if self._arguments.end_column is None:
-            return last
-        end = self._end_times(flags)
-        return np.where(is_bad(end), last, end)
+        return last if self._end is None else np.where(is_bad(self._end), last, self._end)
 
-    def _end_times(self, flags: TimeFlags) -> NDArray[Any]:
-        """[D] The times in --end_column."""
-        name = self._arguments.end_column
-        column = self._columns[name]
-        clock = comparable(self.where, name, column, self._events.time, flags)
-        time = in_column(self.where, name, lambda: clock.read(column))
+    def _end_times(self, name: str) -> NDArray[Any]:
+        """[D] The times in --end_column. Raises InputError for a cell that is neither empty nor a time."""
+        (time, clock), column = self._times(name), self._columns[name]
         wrong = np.flatnonzero(is_bad(time) & np.asarray(column.is_valid()))
         if len(wrong):
             why = clock.refused(column[int(wrong[0])].as_py())
@@ -304,13 +290,12 @@ class _Facts:
         code, value = np.full(len(column), UNNAMED, dtype=np.int32), np.full(len(column), np.nan)
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(known), np.int32)), pa.array([name]))
         code[known], value[known] = codes.encode(names, column.take(pa.array(known)))
-        assert self._of_ids is not None
         return StaticColumn(name, code[samples.id], value[samples.id], self._of_ids.later.get(name))
 
     def notes(self) -> list[str]:
         """Facts that are filled in later, in words."""
-        found = {} if self._of_ids is None else self._of_ids.later
-        later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found.items() if len(of.id))
+        found = self._of_ids.later.items()
+        later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found if len(of.id))
         return [f"facts that first stand on a later row of a stay, known from its time on: {later}"] if later else []
 
 

@@ -1,4 +1,4 @@
-"""The flags that tables of events (`table`, `meds`, `omop`) share, and those of how tables are written."""
+"""The flags that tables of events (`table`, `meds`, `omop`) share, those of how tables are written, and of labels."""
 
 import math
 from argparse import ArgumentParser, Namespace
@@ -11,8 +11,11 @@ from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, open_database
-from seqsetvae.cohort.tables.events import Wide
 from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, Form
+from seqsetvae.cohort.tables.label_rules import (
+    EACH_ROW,
+    LABELS_OF,
+)
 from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
@@ -109,12 +112,12 @@ def new_codes(arguments: Namespace, leave_out: Collection[str] = ()) -> EventCod
 
 def database_beside(arguments: Namespace) -> AbstractContextManager[Database]:
     """Where events are sorted: in the nearest folder above OUT that exists."""
-    return open_database(spool_folder(arguments), getattr(arguments, "jobs", None))
+    return open_database(spool_folder(arguments.out), getattr(arguments, "jobs", None))
 
 
-def spool_folder(arguments: Namespace) -> Path:
+def spool_folder(out: Path) -> Path:
     """The nearest folder above OUT that exists."""
-    return next(parent for parent in arguments.out.absolute().parents if parent.is_dir())
+    return next(parent for parent in out.absolute().parents if parent.is_dir())
 
 
 def add_form_flags(parser: ArgumentParser) -> None:
@@ -147,6 +150,11 @@ def form_of(arguments: Namespace) -> Form:
     names = tuple(name.strip() for name in arguments.columns.split(",")) if arguments.columns else ()
     if len(set(names)) < len(names) or "" in names:
         raise InputError(f"--columns {arguments.columns}: a name is empty or occurs twice.")
+    flags = ("id", "time", "clock", "set", "start", "end", "subject", "split", "label")
+    taken = {getattr(arguments, f"{flag}_column", None) for flag in flags}
+    taken |= {arguments.label_present, arguments.split_by, *arguments.static_columns}
+    if twice := [name for name in arguments.value_columns if name in taken]:
+        raise InputError(f"--value_columns {quoted(twice)}: another flag gives this column another meaning. Keep one.")
     return Form(
         separator=SEPARATORS.get(arguments.separator),
         names=names,
@@ -155,20 +163,82 @@ def form_of(arguments: Namespace) -> Form:
         time_column=arguments.time_column,
         clock_column=arguments.clock_column,
         fill_down=tuple(arguments.fill_down),
+        is_wide=arguments.wide,
+        value_columns=tuple(dict.fromkeys(arguments.value_columns)),
+        taken=frozenset(taken),
     )
 
 
-def wide_of(arguments: Namespace) -> Wide | None:
-    """Which columns are variables; None: a row is one event."""
-    if not arguments.wide:
-        return None
-    flags = ("id", "time", "clock", "set", "start", "end", "subject", "split", "label")
-    named = {getattr(arguments, f"{flag}_column", None) for flag in flags} | {
-        arguments.label_present,
-        arguments.split_by,
-    }
-    taken = {*named, *arguments.static_columns} - {None}
-    twice = [name for name in arguments.value_columns if name in taken]
-    if twice:
-        raise InputError(f"--value_columns {quoted(twice)}: another flag gives this column another meaning. Keep one.")
-    return Wide(tuple(dict.fromkeys(arguments.value_columns)), taken)
+RULES = ("label_column", "label_event", "label_present")  # flags that make labels, instead of --label_name
+
+
+def add_label_rule_flags(parser: ArgumentParser) -> None:
+    """Labels that are made of the data, and prediction times by the clock of a stay."""
+    add = parser.add_argument
+    _add_event_flags(parser, "this variable, or level NAME=level,", "NAME")
+    column = "column of SRC with a label (0 or 1) on each row, of which --label_of makes that of the stay"
+    add("--label_column", metavar="COLUMN", help=column)
+    of = "any: 1 if a row has 1; first, last: that of this row; each_row: each row is a prediction at its time"
+    add("--label_of", choices=LABELS_OF, default="any", help=f"{of} (default %(default)s)")
+    present = "the label is 1 if this column of --stays (or of SRC) is not empty, such as the time of death"
+    add("--label_present", metavar="COLUMN", help=present)
+
+
+def add_code_rule_flags(parser: ArgumentParser) -> None:
+    """The same of events that have codes: no row has a label, and no stay a column."""
+    _add_event_flags(parser, "an event with this code, such as MEDS_DEATH or 'ICU_ADMISSION*',", "CODE")
+    present = "the label is 1 if the subject has an event with this code, at any time; it is no input"
+    parser.add_argument("--label_present", metavar="CODE", help=present)
+    parser.set_defaults(label_column=None, label_of="any")
+
+
+def _add_event_flags(parser: ArgumentParser, what: str, metavar: str) -> None:
+    add = parser.add_argument
+    event = f"the label is 1 if {what} occurs after the prediction time (--predict_at, "
+    add("--label_event", metavar=metavar, help=event + "--predict_every, or times in --labels)")
+    horizon = "hours after the prediction time in which --label_event counts (default: all that follow)"
+    add("--horizon", type=float, metavar="HOURS", help=horizon)
+    at = "predict at these hours of each stay, from earlier events alone; a stay that has ended by then is left out"
+    add("--predict_at", action="extend", nargs="+", type=float, default=[], metavar="HOUR", help=at)
+    add("--predict_every", type=float, metavar="HOURS", help="predict every so many hours of each stay, until it ends")
+
+
+def check_label_flags(arguments: Namespace) -> None:
+    """Raises InputError for flags that contradict each other or lack another one."""
+    given = [f"--{flag}" for flag in RULES if getattr(arguments, flag)]
+    if arguments.label_name and arguments.labels:
+        given.append("--label_name")
+    clocks = [f"--{flag}" for flag in ("predict_at", "predict_every", "until_hour") if getattr(arguments, flag)]
+    times = "--prediction_time_column" if arguments.prediction_time_column else "times in --labels"
+    each_row = arguments.label_column and arguments.label_of == EACH_ROW
+    hours = [*arguments.predict_at, *(h for h in (arguments.predict_every, arguments.horizon) if h is not None)]
+    rules = [
+        (len(given) > 1, f"{' and '.join(given)}: each gives the label; keep one of them."),
+        (len(clocks) > 1, f"{' and '.join(clocks)}: give one of them."),
+        (each_row and clocks, f"--label_of {EACH_ROW}: each row is a prediction time already; leave out {clocks[:1]}."),
+        (
+            arguments.label_event and not arguments.labels and clocks in ([], ["--until_hour"]),
+            f"--label_event needs prediction times: --predict_at, --predict_every, or {times}.",
+        ),
+        (
+            arguments.horizon is not None and not arguments.label_event,
+            "--horizon is of --label_event, which is not given.",
+        ),
+        (
+            arguments.label_of != "any" and not arguments.label_column,
+            "--label_of is of --label_column, which is not given.",
+        ),
+        (
+            arguments.labels and clocks[:1] not in ([], ["--until_hour"]),
+            f"{clocks[:1]} and --labels: give one of them.",
+        ),
+        (not all(0 < hour < math.inf for hour in hours), f"hours must be numbers above 0; received {hours}."),
+    ]
+    for wrong, problem in rules:
+        if wrong:
+            raise InputError(problem.replace("['", "").replace("']", ""))
+
+
+def label_name(arguments: Namespace) -> str | None:
+    """What the labels mean, for the manifest."""
+    return arguments.label_name or next((name for flag in RULES if (name := getattr(arguments, flag))), None)

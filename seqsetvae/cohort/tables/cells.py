@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import LONGEST_CELL, MISSING, SURROUNDING, cell_fault, id_of_float, id_of_text
 from seqsetvae.errors import InputError
+from seqsetvae.privacy import from_cell
 
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _PLAIN_ID = r"^([0-9]+|[A-Za-z][A-Za-z0-9_-]*[0-9])$"  # what `id_of_text` leaves as it is, and most ids are
 _WHOLE_ID = r"^(-?)0*([0-9]{1,19})$"
 DECIMALS = (".", ",")  # marks of the decimals in texts
@@ -87,6 +88,15 @@ def as_id_texts(column: pa.Array) -> pa.Array:
     return _id_texts(column)
 
 
+def as_known_ids(column: pa.Array, known: pa.Array) -> pa.Array:
+    """[R] Ids as texts; one that is not among the `known` is as it was before `as_cell` wrote it for a spreadsheet."""
+    texts = as_id_texts(column)
+    if pc.any(pc.starts_with(texts, "'")).as_py():
+        plain = pa.array([None if text is None else from_cell(text) for text in texts.to_pylist()], pa.string())
+        texts = pc.if_else(pc.is_in(texts, known), texts, plain)
+    return texts
+
+
 def _id_texts(values: pa.Array) -> pa.Array:
     if pa.types.is_floating(values.type):
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_pylist()
@@ -141,7 +151,7 @@ def split_values(column: pa.Array, decimal: str = ".") -> tuple[NDArray[np.float
             numbers = column.cast(pa.float64())
             return pc.fill_null(numbers, np.nan).to_numpy(zero_copy_only=False), pa.nulls(len(column), pa.string())
     text = as_text(column)
-    is_number = pc.match_substring_regex(text, _NUMBER.replace(r"\.", re.escape(decimal)))
+    is_number = pc.match_substring_regex(text, NUMBER.replace(r"\.", re.escape(decimal)))
     plain = pc.replace_substring(pc.if_else(is_number, text, None), "+", "", max_replacements=1)
     plain = pc.replace_substring(plain, decimal, ".")
     numbers = pc.fill_null(cast_cells(plain, pa.float64()), np.nan).to_numpy(zero_copy_only=False)

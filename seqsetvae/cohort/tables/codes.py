@@ -102,7 +102,9 @@ class EventCodes:
             row = "" if rows is None else f"row {rows[at]} (counted from 0), "
             raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1]}")
         code[chosen] = self._level_codes(names, local[chosen], levels)
-        self._add_counts(code)
+        counts = np.bincount(code[code >= 0], minlength=len(self._code))
+        counts[: len(self._count)] += self._count
+        self._count = counts
         return code, number
 
     def decide(self, non_numeric: str) -> Decision:
@@ -145,15 +147,16 @@ class EventCodes:
     def _refuse_written_numbers(self) -> Counter[str]:
         """Events of numbers in a form that is not read, by variable, where more are read. Raises InputError."""
         count, refused, fewer = self.counts, [], Counter[str]()
-        levels: dict[str, dict[str, int]] = {}
+        levels: dict[str, Counter[str]] = {}
         n_read: Counter[str] = Counter()
         for (here, level), code in self._code.items():
             name = self.mapping.target(here)
             if level is None:
                 n_read[name] += int(count[code])
-            elif level and name not in self._of_levels and not self._is_handled(f"{name}={level}"):
-                of_name = levels.setdefault(name, {})
-                of_name[level] = of_name.get(level, 0) + int(count[code])
+            elif level and name not in self._of_levels:
+                full = f"{name}={level}"
+                if full not in self.mapping.entries and not self._is_left_out(full):  # else the user named it
+                    levels.setdefault(name, Counter())[level] += int(count[code])
         for name, events in levels.items():
             written = written_numbers(events, self.decimal)
             n_written = sum(events[level] for level in written.levels)
@@ -170,10 +173,6 @@ class EventCodes:
                 + "\nIf they are categories, say so: --categorical NAME ..."
             )
         return +fewer
-
-    def _is_handled(self, level: str) -> bool:
-        """Whether the user renames a level, or leaves it out."""
-        return level in self.mapping.entries or self._is_left_out(level)
 
     def _level_name(self, level: str, code: int, action: NDArray[np.int8]) -> str:
         """The name of `NAME=level` in the cohort; it may be renamed, or left out, by name."""
@@ -196,18 +195,17 @@ class EventCodes:
 
     def matching(self, pattern: str) -> list[int]:
         """The codes of the variables whose names, here or in the cohort, match; also of those that are left out."""
-        names = [name for name in self.seen if any(_matches(each, pattern) for each in self._both_names(name))]
+        target = self.mapping.target
+        names = {name for name in self.seen if _matches(name, pattern) or _matches(target(name), pattern)}
         return [code for (name, _), code in self._code.items() if name in names]
-
-    def _both_names(self, name: str) -> tuple[str, str]:
-        return name, self.mapping.target(name)
 
     def table(self) -> pa.Table:
         """Each code, the name of its variable in the table, whether it has numbers, and whether it is left out."""
-        columns: list[tuple[object, ...]] = [
-            (code, name, level is None, name in self._out) for (name, level), code in self._code.items()
+        rows = [
+            {"code": code, "name": name, "numeric": level is None, "left_out": name in self._out}
+            for (name, level), code in self._code.items()
         ]
-        return pa.table(dict(zip(("code", "name", "numeric", "left_out"), zip(*columns, strict=True), strict=True)))
+        return pa.Table.from_pylist(rows)
 
     def left_out_codes(self) -> list[int]:
         """The codes of the variables that the patterns leave out."""
@@ -315,11 +313,6 @@ class EventCodes:
         return InputError(
             f"variable {name!r} has more than {MAX_LEVELS:,} different levels, such as {last[:60]!r}. {advice}"
         )
-
-    def _add_counts(self, code: NDArray[np.int32]) -> None:
-        counts = np.bincount(code[code >= 0], minlength=len(self._code))
-        counts[: len(self._count)] += self._count
-        self._count = counts
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,6 +1,6 @@
 """One pass over the event tables of a source: cells are read, ids are numbered, and events are sorted by them.
 
-Letters: R rows of a part, D ids, N samples.
+Letters: R rows of a part, E events in them, C columns of values, D ids, N samples.
 """
 
 from bisect import bisect_right
@@ -15,17 +15,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.tables.cells import as_id_texts, id_numbers, in_column, split_values
+from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, id_numbers, in_column, split_values
 from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.database import Database, Records
+from seqsetvae.cohort.tables.database import Database, Records, repeats
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.read import Part, column_names, join, read_parts
-from seqsetvae.cohort.tables.repeats import repeats
+from seqsetvae.cohort.tables.read import Part, join, read_parts, value_columns
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
-from seqsetvae.cohort.tables.wide import encode_wide, value_columns
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
 from seqsetvae.errors import InputError, counted, shown
-from seqsetvae.privacy import from_cell
 
 BAD_CELLS = 1000  # cells that are kept for messages
 ROWS_PER_JOINED = 1 << 15  # of a part that is made of those of small files
@@ -43,13 +40,6 @@ class Columns(NamedTuple):
     set: str | None = None  # number of the set; None: a set is all that has one time
 
 
-class Wide(NamedTuple):
-    """Of tables with a column a variable."""
-
-    named: Sequence[str]  # the columns that are variables; without any, all that are not taken
-    taken: Collection[str]  # columns with another meaning
-
-
 @dataclass(frozen=True)
 class Ids:
     """The D ids of a source, in the order of their numbers if all are whole numbers, else of their texts."""
@@ -60,18 +50,9 @@ class Ids:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def texts_of(self, column: pa.Array) -> pa.Array:
-        """[R] Ids of a column as they are here; null where there is none."""
-        texts = as_id_texts(column)
-        if pc.any(pc.starts_with(texts, "'")).as_py():  # as `as_cell` writes some texts
-            plain = pa.array([None if text is None else from_cell(text) for text in texts.to_pylist()], pa.string())
-            texts = pc.if_else(pc.is_in(texts, self.texts), texts, plain)
-        return texts
-
-    def find(self, column: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """(the position of each id [R], -1 where it is unknown or missing; whether it is missing [R])."""
-        texts = self.texts_of(column)
-        return pc.fill_null(pc.index_in(texts, self.texts), -1).to_numpy(), np.asarray(texts.is_null())
+    def find(self, ids: pa.Array) -> NDArray[np.int32]:
+        """[R] The position of each id, -1 where it is unknown or missing."""
+        return pc.fill_null(pc.index_in(ids, self.texts), -1).to_numpy()
 
 
 class Occurrences(NamedTuple):
@@ -185,13 +166,11 @@ def read_events(
     untimed: bool = False,
     no_event: str | None = None,
     form: Form = USUAL,
-    wide: Wide | None = None,
 ) -> Events:
     """Read the events of all files into a database.
 
     Columns that are `optional` may be missing in a file. With `untimed`, rows without a time are for the source to
-    judge. Variables of the pattern `no_event` are no events. `wide` tables have a column a variable in place of those
-    of variables and values.
+    judge. Variables of the pattern `no_event` are no events.
 
     Raises:
         InputError: a file cannot be read, a column is missing or of another type, nothing is a time, or a file is there
@@ -202,7 +181,7 @@ def read_events(
     needed = [name for name in columns if name is not None and name not in optional]
 
     def parts_of(file: Path) -> Iterator[Part]:
-        values = () if wide is None else value_columns(file, column_names(file, form), *wide)
+        values = value_columns(file, form) if form.is_wide else ()
         return read_parts(file, [*needed, *values], list(optional), (columns.value, columns.text, *values), form)
 
     def clock_of_part(part: Part) -> TimeColumn:
@@ -210,7 +189,7 @@ def read_events(
         cells = part.columns[columns.time]
         if events is None:
             some = cells if untimed or cells.null_count < len(cells) else _first_times(files, columns.time, form)
-            time = in_column(str(part.file), columns.time, lambda: TimeColumn(some, *flags))
+            time = in_column(str(part.file), columns.time, lambda: TimeColumn(some, flags))
             events = Events(database, codes, time)
         return clock_of(part.file, columns.time, cells, events, flags)
 
@@ -223,12 +202,12 @@ def read_events(
                 if one.first_row == 0:
                     events.files.append((events.n_rows, one.file))
                 events.n_rows += len(one)
-            values = None if wide is None else [name for name in part.columns if name not in needed]
+            values = [name for name in part.columns if name not in needed] if form.is_wide else None
             part.use(lambda some: _add(events, some, n_before, columns, clock, untimed, values))  # noqa: B023
             bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
-    _sort(events, columns, no_event, is_wide=wide is not None)
+    _sort(events, columns, no_event, is_wide=form.is_wide)
     events.notes += repeats(events.records, events.files)
     if n_dates := sum(clock.n_dates for clock in clocks):
         said = "without a time of day, among others that have one: midnight, before all else of that day"
@@ -390,3 +369,74 @@ def _note_bad_times(events: Events, n_rows: int, cells: pa.Array, bad: NDArray[n
             f"{events.place(n_rows)[0]}: no cell of the column of times can be read: {events.time.refused(cell)}. If "
             "times are written in another way, see --time_format and --time_unit."
         )
+
+
+def encode_wide(
+    codes: EventCodes, where: str, cells: dict[str, pa.Array], columns: Sequence[str], first_row: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64], NDArray[np.int32]]:
+    """(code [E], number [E], row [E], place of the column [E]) of the cells that are not empty, row by row.
+
+    `first_row` is that of the part, for messages.
+
+    Raises:
+        InputError: a column that holds neither texts, numbers nor truth values, or has too many levels.
+    """
+    parts = []
+    for kind in (pa.float64(), pa.string()):
+        chosen = [at for at, name in enumerate(columns) if (kind == pa.float64()) == _is_numeric(cells[name].type)]
+        filled = [in_column(where, columns[at], lambda: _filled(cells[columns[at]], kind)) for at in chosen]  # noqa: B023
+        rows = [np.flatnonzero(column.is_valid()) for column in filled]
+        if not any(map(len, rows)):
+            continue
+        at = np.repeat(np.array(chosen, np.int32), [len(of_column) for of_column in rows])
+        values = pa.concat_arrays([c.take(pa.array(r)) for c, r in zip(filled, rows, strict=True)])
+        names = pa.DictionaryArray.from_arrays(pa.array(at), pa.array(list(columns)))
+        row = np.concatenate(rows)
+        in_file = first_row + row
+        code, number = in_column(where, "of values", lambda: codes.encode(names, values, None, in_file))  # noqa: B023
+        parts.append((code, number, row, at))
+    if not parts:
+        return np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int32)
+    code, number, row, at = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((at, row))
+    return code[order], number[order], row[order].astype(np.int64), at[order]
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _filled(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """[R] The cells as numbers or texts; null where one is empty. Raises InputError if they are times."""
+    if pa.types.is_temporal(column.type):
+        raise InputError(f"holds {column.type}, not numbers or texts; name the variables with --value_columns")
+    if kind == pa.string():
+        return as_facts(column)
+    numbers = column.cast(pa.float64(), safe=False)
+    return pc.if_else(pc.is_nan(numbers), None, numbers)
+
+
+def match_notes(
+    where: str, events: Events, n_rows: int, rows_of_id: NDArray[np.integer], example: object, *, most: bool = False
+) -> list[str]:
+    """How many rows of a table and ids of the events have no counterpart, in words.
+
+    `rows_of_id` [D] are those of its `n_rows` that are of each id, `example` is its first id. With `most` nothing is
+    said unless most of both have none.
+
+    Raises:
+        InputError: the table has rows, and none of them is of an id of the events.
+    """
+    without, unused = int((rows_of_id == 0).sum()), n_rows - int(rows_of_id.sum())
+    if n_rows and unused == n_rows:
+        raise InputError(
+            f"{where}: none of its {n_rows:,} rows is of an id of the events. Its first id is {shown(example)}, "
+            f"that of the events is {shown(events.ids.texts[0].as_py())}. Write ids in the same way in both."
+        )
+    are_most = unused > n_rows / 2 and without > len(rows_of_id) / 2
+    if not unused or most > are_most:
+        return []
+    table, n_ids = where.rpartition(", column ")[0], len(rows_of_id)
+    text = f"{table}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
+    also = f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
+    return [text + also * are_most]

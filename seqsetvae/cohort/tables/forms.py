@@ -1,9 +1,11 @@
-"""How the tables of a source are written, where it is not a header and one full row an event.
+"""Which files are tables, and how they are written, where it is not a header and one full row an event.
 
 Letters: R rows of a part.
 """
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,85 @@ import pyarrow.compute as pc
 
 from seqsetvae.cohort.tables.cells import as_facts, as_text
 from seqsetvae.errors import InputError, shown
+
+TEXTS, PACKED = (".csv", ".tsv", ".psv", ".txt"), ("", ".gz", ".bz2", ".zst")
+PARQUET, EXCEL = (".parquet", ".pq"), ".xlsx"
+SUFFIXES = (*(text + packed for text in TEXTS for packed in PACKED), *PARQUET, EXCEL)
+ENDINGS = f"{', '.join(TEXTS)} (also packed: {', '.join(PACKED[1:])}), {', '.join(PARQUET)}, {EXCEL}"
+_OWN = (".", "_")  # first characters of names that are no data
+_VERSIONS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+NAMED = 3  # files or endings that a note names
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a CSV or Parquet file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def table_files(src: Path) -> list[Path]:
+    """SRC itself, or all tables in this folder and those below it, by name.
+
+    Names that begin with a point or an underscore do not count: hidden files, and those that Spark keeps for itself.
+
+    Raises:
+        InputError: there is no such file or folder, no table in it, or tables of several versions.
+    """
+    if src.is_file() and is_table(src):
+        return [src]
+    if not src.exists():
+        raise InputError(f"{src}: no such file or folder.")
+    if src.is_dir():
+        refuse_versions(src)
+    files = [path for path in _visible(src) if is_table(path) and path.is_file()] if src.is_dir() else []
+    # A text beside other tables is no table, but a note such as README.txt.
+    files = [path for path in files if ".txt" not in path.name.lower()] or files
+    if not files:
+        what = "holds no table" if src.is_dir() else "is not a table"
+        raise InputError(f"{src}: {what}. Tables are files whose names end in {ENDINGS}.")
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All files of a folder and those below it, and links to folders, which are not followed; sorted."""
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(_OWN)]
+        names = files + [name for name in folders if (Path(where) / name).is_symlink()]
+        found += [Path(where) / name for name in names if not name.startswith(_OWN)]
+    return sorted(found)
+
+
+def refuse_versions(folder: Path) -> None:
+    """Raises InputError for a table of Delta, Hudi or Iceberg, whose folder also holds rows that were deleted."""
+    for where, folders, _ in os.walk(folder):
+        found = [what for name, what in _VERSIONS.items() if name in folders]
+        found += ["Iceberg"] * ("metadata" in folders and any((Path(where) / "metadata").glob("*.metadata.json")))
+        if found:
+            raise InputError(
+                f"{where}: is a table of {found[0]}, whose folder also holds files of earlier versions. Write its "
+                "current rows to Parquet or CSV files in a folder of their own."
+            )
+
+
+def unread_notes(src: Path, read: Collection[Path], allowed: str = ENDINGS) -> list[str]:
+    """Files of a folder that are not among those that are read, in words; the names only where they are few.
+
+    Many may be named after patients, and notes go to logs.
+    """
+    if not src.is_dir():
+        return []
+    unread = [path.relative_to(src) for path in _visible(src) if path not in read]
+    notes = []
+    if unread:
+        endings = Counter("".join(path.suffixes[-2:]) or "no ending" for path in unread)
+        shown = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(NAMED))
+        shown = ", ".join(map(str, unread)) if len(unread) <= NAMED else shown
+        what = "a file of this folder is" if len(unread) == 1 else f"{len(unread):,} files of this folder are"
+        notes.append(f"{src}: {what} not read: {shown}. Tables are files whose names end in {allowed}")
+    if any(src.rglob("_temporary")):
+        notes.append(f"{src}: holds _temporary, so that a job that writes it has not ended: rows may be missing")
+    return notes
+
 
 COLUMN, FILE_NAME, FOLDER = "column", "filename", "folder"  # where the id of a row is
 ID_PLACES = (COLUMN, FILE_NAME, FOLDER)
@@ -30,6 +111,9 @@ class Form:
     time_column: str = "time"
     clock_column: str | None = None  # time of day, where the time column holds the date alone
     fill_down: tuple[str, ...] = ()  # columns whose empty cells mean the cell above
+    is_wide: bool = False  # a column a variable, and a time a row
+    value_columns: tuple[str, ...] = ()  # those that are variables; without any, all that are not taken
+    taken: frozenset[str | None] = frozenset()  # columns with another meaning
 
     def physical(self, columns: Sequence[str]) -> list[str]:
         """The columns to read from a file for these columns."""

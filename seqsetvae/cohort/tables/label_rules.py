@@ -1,9 +1,10 @@
-"""Labels and prediction times that are made of the data themselves.
+"""Labels and prediction times by id: from a table of labels, or made of the data themselves by a rule.
 
 Letters: D ids, M samples.
 """
 
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,30 +14,62 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.tables.cells import in_column
-from seqsetvae.cohort.tables.codes import EventCodes
-from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, timed_parts
+from seqsetvae.cohort.imported import PREDICTION_TIME
+from seqsetvae.cohort.tables.cells import as_id_texts, as_text, in_column
+from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, match_notes, timed_parts
 from seqsetvae.cohort.tables.forms import Form
-from seqsetvae.cohort.tables.read import Part, read_parts
-from seqsetvae.cohort.tables.stay_table import LabelRows, labels_of
+from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label
+from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
 from seqsetvae.errors import InputError, counted, shown
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The rows of a table of labels whose ids have events."""
+
+    id: NDArray[np.int32]  # [M] position among the ids
+    time: NDArray[Any] | None  # [M] prediction time; None: the table has none
+    label: NDArray[np.int8]  # [M] 0, 1 or -1
+    notes: list[str]
+
+
+def read_label_rows(
+    files: Sequence[Path], id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
+) -> LabelRows:
+    """Labels by (id, prediction time); `label` None: the tables have prediction times alone.
+
+    Raises:
+        InputError: as `LabelFile`: a row without id or prediction time, a label other than 0 and 1 or empty, two labels
+            for one sample; or no row of an id with events.
+    """
+    columns = [name for name in (id_column, time_column, label) if name is not None]
+    file = LabelFile([Part(path, 0, read_table(path, columns)) for path in files])
+    ids = events.ids.find(file.ids(id_column, events.ids.texts))
+    label_of = np.full(len(ids), -1, dtype=np.int8) if label is None else file.labels(label)
+    time, notes = (None, []) if time_column is None else file.times(time_column, events.time, flags)
+    known = np.flatnonzero(ids >= 0)
+    rows_of_id = np.bincount(ids[known], minlength=len(events.ids))
+    notes = (
+        match_notes(f"{file.path}, column {id_column}", events, len(ids), rows_of_id, file.first_cell(id_column))
+        + notes
+    )
+    file.refuse_contradictions(id_column, [ids] if time is None else [time, ids], [label_of], known)
+    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
+
+
+def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
+    """The column of prediction times: the one that was named, else the usual one if the table has it."""
+    return named or (usual if usual in column_names(file) else None)
+
 
 EACH_ROW = "each_row"
 LABELS_OF = ("any", "first", "last", EACH_ROW)
 
 
-@dataclass(frozen=True)
-class RowLabels:
-    """A column of labels on each row of SRC, and how a stay's label follows from its rows."""
-
-    column: str
-    rule: str  # one of LABELS_OF
-    id_column: str
-    time_column: str
-
-
-def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form, flags: TimeFlags) -> LabelRows:
+def row_labels(
+    files: Sequence[Path], column: str, rule: str, events: Events, form: Form, flags: TimeFlags
+) -> LabelRows:
     """One label a stay, or one for each row at its time. Rows with an empty label say nothing.
 
     `any`: 1 if a row has 1, else 0; `first`, `last`: that of the row with the earliest or the latest time.
@@ -46,52 +79,54 @@ def row_labels(files: Sequence[Path], how: RowLabels, events: Events, form: Form
     """
 
     def clock_of_part(part: Part) -> TimeColumn:
-        return clock_of(part.file, how.time_column, part.columns[how.time_column], events, flags)
+        return clock_of(part.file, form.time_column, part.columns[form.time_column], events, flags)
 
     def rows_of(part: Part, clock: TimeColumn) -> tuple[NDArray[Any], ...]:
-        ids, _ = events.ids.find(part.columns[how.id_column])
-        read = partial(clock.read, part.columns[how.time_column], earliest=how.rule == EACH_ROW)
-        time = in_column(str(part.file), how.time_column, read)
-        label = labels_of(part.file, how.column, part.columns[how.column])
+        where, cells = str(part.file), part.columns
+        ids = events.ids.find(in_column(where, form.id_column, lambda: as_id_texts(cells[form.id_column])))
+        read = partial(clock.read, cells[form.time_column], earliest=rule == EACH_ROW)
+        time = in_column(where, form.time_column, read)
+        label = label_codes(in_column(where, column, lambda: as_text(cells[column])))
+        part.refuse(column, label == OTHER, no_label)
         known = (ids >= 0) & (label >= 0) & ~is_bad(time)
         return ids[known], time[known], label[known]
 
-    needed = [how.id_column, how.time_column, how.column]
+    needed = [form.id_column, form.time_column, column]
     timed = timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part)
     parts = [part.use(partial(rows_of, clock=clock)) for part, clock in timed]
     ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((label, time, ids))
     ids, time, label = ids[order], time[order], label[order]
-    if how.rule != "any":
-        _refuse_ties(how, ids, time, label, events)
-    if how.rule == EACH_ROW:
-        return LabelRows(ids, time, label, [f"each row with a {how.column} is a prediction at its time"])
-    if how.rule == "any":
+    if rule != "any":
+        _refuse_ties(column, rule, ids, time, label, events)
+    if rule == EACH_ROW:
+        return LabelRows(ids, time, label, [f"each row with a {column} is a prediction at its time"])
+    if rule == "any":
         found, start = np.unique(ids, return_index=True)
         chosen = np.maximum.reduceat(label, start) if len(found) else label
     else:
-        at = ids if how.rule == "first" else ids[::-1]
+        at = ids if rule == "first" else ids[::-1]
         found, first = np.unique(at, return_index=True)
-        chosen = (label if how.rule == "first" else label[::-1])[first]
+        chosen = (label if rule == "first" else label[::-1])[first]
     what = {"any": "1 if any row of the stay has 1", "first": "that of its first row", "last": "that of its last row"}
-    note = f"the label of a stay is {what[how.rule]} of {how.column}: {_balance(chosen)}"
+    note = f"the label of a stay is {what[rule]} of {column}: {_balance(chosen)}"
     return LabelRows(found.astype(np.int32), None, chosen, [note])
 
 
 def _refuse_ties(
-    how: RowLabels, ids: NDArray[np.int32], time: NDArray[Any], label: NDArray[np.int8], events: Events
+    column: str, rule: str, ids: NDArray[np.int32], time: NDArray[Any], label: NDArray[np.int8], events: Events
 ) -> None:
     """Raises InputError if a time that counts by the rule has both labels. The rows are sorted by id, time, label."""
     tied = np.flatnonzero((ids[1:] == ids[:-1]) & (time[1:] == time[:-1]) & (label[1:] != label[:-1]))
-    if how.rule == "first":
+    if rule == "first":
         tied = tied[time[tied] == time[np.searchsorted(ids, ids[tied])]]
-    elif how.rule == "last":
+    elif rule == "last":
         tied = tied[time[tied] == time[np.searchsorted(ids, ids[tied], "right") - 1]]
     if len(tied):
         stay, at = events.ids.texts[ids[tied[0]]].as_py(), events.time.text(time[tied[0]])
-        advice = "Keep one of these rows" + ", or use --label_of any" * (how.rule != EACH_ROW)
+        advice = "Keep one of these rows" + ", or use --label_of any" * (rule != EACH_ROW)
         raise InputError(
-            f"--label_of {how.rule}: stay {shown(stay)} has rows with {how.column} 0 and with 1 at one time, {at} "
+            f"--label_of {rule}: stay {shown(stay)} has rows with {column} 0 and with 1 at one time, {at} "
             f"({counted(len(np.unique(ids[tied])), 'such stay')}). {advice}."
         )
 
@@ -168,27 +203,70 @@ def event_labels(
     return replace(rows, id=rows.id[~had], time=rows.time[~had], label=label[~had], notes=[*rows.notes, *notes])
 
 
-def _why_absent(name: str, codes: EventCodes) -> str:
-    if codes.has_left_out(name):
-        return (
-            "--leave_out takes this variable out. Leave it in: it is never an input, since only events before the "
-            "prediction time are, and stays that had it by then are left out."
-        )
-    return "no event of the data is of this variable or level NAME=level."
-
-
-def occurrences(name: str, events: Events, codes: EventCodes) -> Occurrences:
-    """When the event of this name occurred.
-
-    Args:
-        name: a variable, or a level NAME=level, by its name in the tables or in the cohort.
-        events: of the source.
-        codes: of their variables.
+def occurrences(name: str, events: Events) -> Occurrences:
+    """When the event of this name, a variable or a level NAME=level in the tables or in the cohort, occurred.
 
     Raises:
         InputError: no event has this name.
     """
+    codes = events.codes
     wanted = codes.named(name)
     if not codes.counts[wanted].any():
-        raise InputError(f"--label_event {name}: {_why_absent(name, codes)}")
+        why = "no event of the data is of this variable or level NAME=level."
+        if codes.has_left_out(name):
+            why = (
+                "--leave_out takes this variable out. Leave it in: it is never an input, since only events before the "
+                "prediction time are, and stays that had it by then are left out."
+            )
+        raise InputError(f"--label_event {name}: {why}")
     return events.occurrences(np.flatnonzero(wanted).tolist())
+
+
+def find_labels(
+    arguments: Namespace,
+    files: Sequence[Path],
+    events: Events,
+    form: Form,
+    flags: TimeFlags,
+    rows: LabelRows | None,
+    of_ids: Callable[[str], tuple[pa.Array, np.ndarray]],
+) -> tuple[LabelRows | None, list[str]]:
+    """(labels and prediction times by the flags, with the sentences of their rules, what is odd about --labels).
+
+    Args:
+        arguments: the flags.
+        files: the tables of SRC.
+        events: of the source.
+        form: how the tables are written.
+        flags: how times are written.
+        rows: prediction times by the clock of a stay, without labels; None: there are none.
+        of_ids: a column -> its cell for each id [D], and which ids have a row [D].
+    """
+    odd: list[str] = []
+    if arguments.labels:
+        time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
+        rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
+        odd, rows = rows.notes, replace(rows, notes=[])
+        if rows.time is None and time is not None:
+            odd.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
+    if arguments.label_event:
+        if rows is None or rows.time is None:
+            raise InputError(f"--label_event: {arguments.labels} has no column of prediction times.")
+        found = occurrences(arguments.label_event, events)
+        rows = event_labels(rows, arguments.label_event, arguments.horizon, found)
+    elif arguments.label_column:
+        labels = row_labels(files, arguments.label_column, arguments.label_of, events, form, flags)
+        rows = of_samples(labels, rows, len(events.ids))
+    elif arguments.label_present:
+        labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))
+        rows = of_samples(labels, rows, len(events.ids))
+    return rows, odd
+
+
+def of_samples(labels: LabelRows, times: LabelRows | None, n_ids: int) -> LabelRows:
+    """Every prediction time of an id gets the id's label."""
+    if times is None:
+        return labels
+    of_id = np.full(n_ids, -1, dtype=np.int8)
+    of_id[labels.id] = labels.label
+    return replace(times, label=of_id[times.id], notes=[*times.notes, *labels.notes])

@@ -1,15 +1,18 @@
-"""CSV and Parquet files as Arrow columns, a few hundred thousand rows at a time.
+"""CSV, Parquet and Excel files as Arrow columns, a few hundred thousand rows at a time.
 
 Cells of a CSV file stay texts here; what they mean is decided in `cells`. Letters: R rows of a part.
 """
 
 import csv
 import io
-import os
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, time
+from functools import lru_cache
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,21 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from seqsetvae.cohort.names import columns_are, quoted, swallows_rows
+from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless, swallows_rows, trimmed
 from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
-from seqsetvae.cohort.tables.forms import SEPARATORS, USUAL, Derive, Form
-from seqsetvae.cohort.tables.sheet import read_sheet
+from seqsetvae.cohort.tables.forms import EXCEL, PARQUET, SEPARATORS, USUAL, Derive, Form
 from seqsetvae.errors import InputError, cut
 
-TEXTS, PACKED = (".csv", ".tsv", ".psv", ".txt"), ("", ".gz", ".bz2", ".zst")
-PARQUET, EXCEL = (".parquet", ".pq"), ".xlsx"
-SUFFIXES = (*(text + packed for text in TEXTS for packed in PACKED), *PARQUET, EXCEL)
-ENDINGS = f"{', '.join(TEXTS)} (also packed: {', '.join(PACKED[1:])}), {', '.join(PARQUET)}, {EXCEL}"
 _OF_SUFFIX = {".tsv": "\t", ".psv": "|"}  # between the cells; of the others the header tells
-_OWN = (".", "_")  # first characters of names that are no data
-_VERSIONS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
-NAMED = 3  # files or endings that a note names
 ROWS_PER_PART = 1 << 18
 BYTES_PER_PART = 1 << 23  # of a CSV file
 HEADER_CHARACTERS = 1 << 20  # at most
@@ -70,6 +66,19 @@ class Part:
                 work(part)
             raise
 
+    def refuse(self, name: str, bad: NDArray[np.bool_], why: Callable[[object], str]) -> None:
+        """Raises InputError for the first bad cell [R] of a column, if there is one; `why` says what is wrong."""
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
+            raise InputError(
+                f"{self.place(int(rows[0]))}, column {name}: {why(self.columns[name][rows[0]].as_py())}.{more}"
+            )
+
+    def place(self, row: int) -> str:
+        """A row of the part, for messages."""
+        return f"{self.file}, row {self.first_row + row} (counted from 0)"
+
 
 def join(parts: Sequence[Part]) -> Part:
     """One part of the same rows."""
@@ -77,76 +86,6 @@ def join(parts: Sequence[Part]) -> Part:
         return parts[0]
     columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in parts[0].columns}
     return Part(parts[0].file, parts[0].first_row, columns, tuple(parts))
-
-
-def is_table(path: Path) -> bool:
-    """Whether the name is that of a CSV or Parquet file."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def table_files(src: Path) -> list[Path]:
-    """SRC itself, or all tables in this folder and those below it, by name.
-
-    Names that begin with a point or an underscore do not count: hidden files, and those that Spark keeps for itself.
-
-    Raises:
-        InputError: there is no such file or folder, no table in it, or tables of several versions.
-    """
-    if src.is_file() and is_table(src):
-        return [src]
-    if not src.exists():
-        raise InputError(f"{src}: no such file or folder.")
-    if src.is_dir():
-        refuse_versions(src)
-    files = [path for path in _visible(src) if is_table(path) and path.is_file()] if src.is_dir() else []
-    # A text beside other tables is no table, but a note such as README.txt.
-    files = [path for path in files if ".txt" not in path.name.lower()] or files
-    if not files:
-        what = "holds no table" if src.is_dir() else "is not a table"
-        raise InputError(f"{src}: {what}. Tables are files whose names end in {ENDINGS}.")
-    return files
-
-
-def _visible(folder: Path) -> list[Path]:
-    """All files of a folder and those below it, and links to folders, which are not followed; sorted."""
-    found: list[Path] = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(_OWN)]
-        names = files + [name for name in folders if (Path(where) / name).is_symlink()]
-        found += [Path(where) / name for name in names if not name.startswith(_OWN)]
-    return sorted(found)
-
-
-def refuse_versions(folder: Path) -> None:
-    """Raises InputError for a table of Delta, Hudi or Iceberg, whose folder also holds rows that were deleted."""
-    for where, folders, _ in os.walk(folder):
-        found = [what for name, what in _VERSIONS.items() if name in folders]
-        found += ["Iceberg"] * ("metadata" in folders and any((Path(where) / "metadata").glob("*.metadata.json")))
-        if found:
-            raise InputError(
-                f"{where}: is a table of {found[0]}, whose folder also holds files of earlier versions. Write its "
-                "current rows to Parquet or CSV files in a folder of their own."
-            )
-
-
-def unread_notes(src: Path, read: Collection[Path], allowed: str = ENDINGS) -> list[str]:
-    """Files of a folder that are not among those that are read, in words; the names only where they are few.
-
-    Many may be named after patients, and notes go to logs.
-    """
-    if not src.is_dir():
-        return []
-    unread = [path.relative_to(src) for path in _visible(src) if path not in read]
-    notes = []
-    if unread:
-        endings = Counter("".join(path.suffixes[-2:]) or "no ending" for path in unread)
-        shown = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(NAMED))
-        shown = ", ".join(map(str, unread)) if len(unread) <= NAMED else shown
-        what = "a file of this folder is" if len(unread) == 1 else f"{len(unread):,} files of this folder are"
-        notes.append(f"{src}: {what} not read: {shown}. Tables are files whose names end in {allowed}")
-    if any(src.rglob("_temporary")):
-        notes.append(f"{src}: holds _temporary, so that a job that writes it has not ended: rows may be missing")
-    return notes
 
 
 def column_names(file: Path, form: Form = USUAL) -> list[str]:
@@ -163,8 +102,8 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
             return list(pq.read_schema(file).names), ""
         if file.name.lower().endswith(EXCEL):
             return list(read_sheet(file, form.names).schema.names), ""
-        with pa.input_stream(str(file), compression="detect") as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        with _unpacked(file) as stream:
+            text = _text_of(stream)
             lines = list(islice(_first_lines(text, file), 1))
             separator = form.separator or _separator(file, lines[0] if lines else "")
             first = next(csv.reader(chain(lines, _first_lines(text, file)), delimiter=separator), [])
@@ -173,6 +112,18 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
         return list(form.names or first), separator
     except (pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
+
+
+@contextmanager
+def _unpacked(file: Path) -> Iterator[pa.NativeFile]:
+    """The bytes of a text file. Arrow itself opens no file whose name is no text."""
+    packing = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(file.suffix.lower())
+    with file.open("rb") as packed, pa.input_stream(packed, compression=packing) as stream:
+        yield stream
+
+
+def _text_of(stream: pa.NativeFile) -> io.TextIOWrapper:
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
 
 
 def _separator(file: Path, header: str) -> str:
@@ -223,7 +174,9 @@ def read_parts(
         for batch in _batches(file, physical, names, separator, form):
             if batch.num_rows:
                 part = Part(file, first_row, dict(zip(physical, batch.columns, strict=True)))
-                _refuse_faults(part, free)
+                for name in [name for name in part.columns if name not in free]:
+                    if found := first_fault(part.columns[name]):
+                        raise InputError(f"{part.place(found[0])}, column {name}: the cell {found[1]}")
                 cells = {name: _decoded(part, name) for name in physical}
                 yield Part(file, first_row, derive.columns(cells, wanted, batch.num_rows))
             first_row += batch.num_rows
@@ -232,15 +185,6 @@ def read_parts(
         if "straddling object" in why:
             why = f"a row of more than {BYTES_PER_PART:,} bytes. Is a quotation mark not closed?"
         raise InputError(f"{file}: cannot be read (after row {first_row:,}): {why}") from None
-
-
-def _refuse_faults(part: Part, free: Collection[str | None]) -> None:
-    """Raises InputError for a cell that no id, time, variable or label is."""
-    for name, cells in part.columns.items():
-        found = None if name in free else first_fault(cells)
-        if found:
-            where = f"{part.file}, row {part.first_row + found[0]} (counted from 0), column {name}"
-            raise InputError(f"{where}: the cell {found[1]}")
 
 
 def _decoded(part: Part, name: str) -> pa.Array:
@@ -255,7 +199,7 @@ def _decoded(part: Part, name: str) -> pa.Array:
     return cells.dictionary_decode()
 
 
-def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, pa.ChunkedArray]:
+def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, pa.Array]:
     """All rows of a small file, by column. Raises InputError as `read_parts`, and above LARGEST_TABLE."""
     parts, n_bytes = list[Part](), 0
     for part in read_parts(file, columns, optional):
@@ -264,22 +208,57 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
         if n_bytes > LARGEST_TABLE:
             n_rows = f"{part.first_row + len(part):,} rows and {LARGEST_TABLE:,} bytes"
             raise InputError(f"{file}: has more than {n_rows}, too many for a table that is read as a whole.")
-    names = list(parts[0].columns) if parts else list(columns)
-    kind = None if parts else pa.string()
-    return {name: pa.chunked_array([part.columns[name] for part in parts], kind) for name in names}
+    if not parts:
+        return {name: pa.nulls(0, pa.string()) for name in columns}
+    return {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in parts[0].columns}
+
+
+def read_side_table(
+    file: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    advice: str = "",
+    fold: Callable[[str], str] = trimmed,
+) -> tuple[dict[str, pa.Array], list[str]]:
+    """(the columns, by these names, and those of `optional` that it has; all its other names) of a small file.
+
+    Spaces around names do not count, nor does what `fold` takes off them.
+
+    Raises:
+        InputError: as `read_table`, or a column has no name. `advice` is added if the last of `columns` is missing.
+    """
+    header = column_names(file)
+    there = [fold(name) for name in header]
+    refuse_nameless(file, there)
+    missing = [name for name in columns if fold(name) not in there]
+    if missing:
+        raise _no_columns(file, missing, header, advice if columns[-1] in missing else "")
+    chosen = [name for name in (*columns, *optional) if fold(name) in there]
+    twice = [name for name in chosen if there.count(fold(name)) > 1]
+    if twice:
+        raise InputError(f"{file}: column {twice[0]} occurs twice. Keep one of the two.")
+    names = {name: header[there.index(fold(name))] for name in chosen}
+    cells = read_table(file, list(names.values()))
+    return {name: cells[own] for name, own in names.items()}, [own for own in header if own not in names.values()]
 
 
 def _find_columns(file: Path, there: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
     missing = [name for name in dict.fromkeys(columns) if name not in there]
     if missing:
         are_joined = len(there) == 1 or any(mark in name for name in there for mark in (";", "\t", "|"))
-        advice = " Say with --separator what separates them." if are_joined else ""
-        raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)}{advice}")
+        raise _no_columns(file, missing, there, "Say with --separator what separates them." if are_joined else "")
     wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
     twice = [name for name in wanted if there.count(name) > 1]
     if twice:
         raise InputError(f"{file}: column {quoted(twice[:1])} occurs twice. {columns_are(there)}")
     return wanted
+
+
+def _no_columns(file: Path, missing: Sequence[str], there: Sequence[str], advice: str) -> InputError:
+    """The error, to be raised."""
+    if any("\ufffd" in name for name in there):
+        return InputError(f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding.")
+    return InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)} {advice}".strip())
 
 
 def _batches(file: Path, columns: list[str], names: list[str], separator: str, form: Form) -> Iterator[pa.RecordBatch]:
@@ -302,25 +281,17 @@ def _csv(file: Path, columns: list[str], names: list[str] | None, separator: str
     read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False, column_names=names)
     parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     n_rows = 0
-    with pa.input_stream(str(file), compression="detect") as stream:
+    with _unpacked(file) as stream:
         lines = _Lines(file, stream)
         for batch in pacsv.open_csv(pa.PythonFile(lines, mode="r"), read, parse, convert):
             n_rows += batch.num_rows
             yield batch
-    n_lines = n_rows + (names is None)  # with the header
-    if lines.count > n_lines and lines.count - _empty_lines(file) > n_lines:  # some cells have several lines
+    if lines.count > n_rows + (names is None):  # and the header: some cells have several lines
         _refuse_swallowed_rows(file, names, separator)
 
 
-def _empty_lines(file: Path) -> int:
-    """The number of empty lines, or fewer: of three in a row, and of those where two parts meet."""
-    with pa.input_stream(str(file), compression="detect") as stream:
-        parts = iter(lambda: stream.read(BYTES_PER_PART), b"")
-        return sum(part.count(b"\n\n") + part.count(b"\n\r\n") for part in parts)
-
-
 class _Lines:
-    """A stream that counts its lines."""
+    """A stream that counts its lines that are not empty, or more: of three empty ones in a row two count."""
 
     def __init__(self, file: Path, stream: pa.NativeFile) -> None:
         self._file, self._stream, self._last, self.closed = file, stream, b"\n", False
@@ -333,7 +304,8 @@ class _Lines:
         self._left -= len(data)
         if self._left < 0:
             raise InputError(f"{self._file}: unpacked it is more than {TIMES_LARGER[0]} times as large. Is it a table?")
-        self.count += data.count(b"\n") + (not data and self._last != b"\n")  # the last line may have no end
+        self.count += data.count(b"\n") - data.count(b"\n\n") - data.count(b"\n\r\n")
+        self.count += not data and self._last != b"\n"  # the last line may have no end
         self._last = data[-1:] or b"\n"
         return data
 
@@ -344,10 +316,8 @@ class _Lines:
 
 def _refuse_swallowed_rows(file: Path, names: list[str] | None, separator: str) -> None:
     """Raises InputError for the first cell whose lines are rows of the table."""
-    with pa.input_stream(str(file), compression="detect") as stream:
-        reader = csv.reader(
-            io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""), delimiter=separator
-        )
+    with _unpacked(file) as stream:
+        reader = csv.reader(_text_of(stream), delimiter=separator)
         try:
             header, row, line = names or next(reader), -1, reader.line_num
             for cells in reader:
@@ -385,3 +355,93 @@ def _parquet(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
                 plain = [pa.string() if kind == pa.string_view() else kind for kind in batch.schema.types]
                 batch = batch.cast(pa.schema(zip(columns, plain, strict=True)))
             yield batch
+
+
+LARGEST_BOOK = 1 << 30  # bytes, unpacked; a sheet has at most a million rows
+MOST_CELLS = 50_000_000  # of a sheet, the empty ones counted
+
+
+@lru_cache(maxsize=1)
+def read_sheet(file: Path, names: Sequence[str] = ()) -> pa.RecordBatch:
+    """All rows of the first sheet; `names` are those of its columns where it has no header.
+
+    Raises:
+        InputError: openpyxl is missing, or the file cannot be read.
+    """
+    if find_spec("openpyxl") is None:
+        raise InputError(f"{file}: an Excel file needs openpyxl, which is not installed: pip install openpyxl")
+    from openpyxl import load_workbook
+
+    try:
+        _refuse_packed(file)
+        rows = _filled_rows(file, load_workbook(file, read_only=True).worksheets[0].values, len(names))
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: openpyxl takes what is in a damaged file as it is
+        raise InputError(f"{file}: cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
+    header = list(names) or [cell or "" for cell in (rows.pop(0) if rows else [])]
+    wrong = next((row for row in rows if len(row) != len(header)), None)
+    if wrong is not None:
+        raise InputError(f"{file}: a row has {len(wrong)} cells, {len(header)} columns are named.")
+    columns = [pa.array(column, pa.string()) for column in (zip(*rows, strict=True) if rows else [[]] * len(header))]
+    return pa.RecordBatch.from_arrays(columns, names=header)
+
+
+def _refuse_packed(file: Path) -> None:
+    """Raises InputError if the file, a zip container, holds far more than it seems to."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > LARGEST_BOOK:
+        raise InputError(f"{file}: holds {size:,} bytes, unpacked; allowed: {LARGEST_BOOK:,}. Write it as a CSV file.")
+
+
+def _filled_rows(file: Path, rows: Iterable[Sequence[Any]], least: int) -> list[list[str | None]]:
+    """The rows that are not empty, without empty columns at their end, of which `least` stay.
+
+    A cell that was once edited makes the sheet larger.
+    """
+    filled, left = [], MOST_CELLS
+    for row in rows:
+        left -= len(row)
+        if left < 0:
+            raise InputError(f"{file}: its first sheet has more than {MOST_CELLS:,} cells. Write it as a CSV file.")
+        if any(cell is not None and cell != "" for cell in row):
+            filled.append([_text(cell) for cell in row])
+    width = max((at + 1 for row in filled for at, cell in enumerate(row) if cell is not None), default=0)
+    return [row[: max(width, least)] for row in filled]
+
+
+def _text(cell: Any) -> str | None:
+    if cell is None or isinstance(cell, str):
+        return cell or None
+    if isinstance(cell, datetime | time):
+        return cell.isoformat()
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def value_columns(file: Path, form: Form) -> list[str]:
+    """The columns of a file that are variables: those that the flags name, as far as it has them, or else all others.
+
+    Raises:
+        InputError: a column without a name, as pandas writes the numbers of rows, or no column is left.
+    """
+    there = column_names(file, form)
+    columns = [name for name in (form.value_columns or there) if name not in form.taken and name in there]
+    if not form.value_columns:
+        named = ["taken" if name in form.taken else name for name in there]
+        refuse_nameless(file, named, ", or name the variables with --value_columns")
+    if not columns:
+        raise InputError(f"{file}: no column is left for variables. {columns_are(there)}")
+    return columns
+
+
+def refuse_absent(files: Sequence[Path], flag: str, named: Sequence[str], form: Form) -> None:
+    """Raises InputError if no file has one of the columns that a flag names; a file may lack some."""
+    absent = list(named)
+    for file in files if named else ():
+        there = column_names(file, form)
+        absent = [name for name in absent if name not in there]
+        if not absent:
+            return
+    if absent:
+        raise InputError(f"{flag} {quoted(absent)}: no file has such a column. {columns_are(there)}")

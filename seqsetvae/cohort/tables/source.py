@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events
 from seqsetvae.cohort.tables.number_forms import written_numbers
-from seqsetvae.cohort.tables.samples import Samples, minutes
-from seqsetvae.cohort.tables.stay_table import Later
+from seqsetvae.cohort.tables.stays import Later, Samples, minutes
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
 from seqsetvae.cohort.tidy import (
     LARGEST,
@@ -67,39 +66,47 @@ class StaticColumn:
         return facts, known
 
 
+@dataclass(frozen=True)
+class StayEnd:
+    """When the stay of each sample ends."""
+
+    name: str  # where that is from: a column or a code
+    time: NDArray[Any]  # [N] on the clock of the events; bad where there is none
+    expected: bool = True  # whether each stay should have one
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source found in its tables."""
+
+    description: str
+    columns: Columns
+    events: Events
+    samples: Samples  # those that are compiled, [N]
+    every_sample: Samples  # those that are left out before included
+    label_name: str | None
+    own_split: NDArray[np.int8] | None = None  # [N] the splits of the data, as positions in SPLITS
+    how_split: str = "the data's own"
+    static: Sequence[StaticColumn] = ()
+    static_rows: bool = False  # events without a time are facts of the stay
+    from_start: bool = False  # events before the start of a sample are left out
+    skips: Sequence[Skip] = ()  # stays that are not among the samples
+    read: Sequence[str] = ()  # what the tables hold, in words
+    rules: Sequence[str] = ()  # how labels and prediction times were made of the data, in words
+    notes: Sequence[str] = ()
+    end: StayEnd | None = None  # of the samples; None: the data do not say when stays end
+
+
 class EventSource:
     """The samples of event tables, divided into splits."""
 
-    def __init__(
-        self,
-        description: str,
-        events: Events,
-        decision: Decision,
-        columns: Columns,
-        samples: Samples,
-        split: NDArray[np.int8],
-        static: Sequence[StaticColumn] = (),
-        *,
-        static_rows: bool = False,
-        from_start: bool = False,
-    ) -> None:
-        """Divide the samples.
-
-        Args:
-            description: of the source, for the manifest.
-            events: read.
-            decision: what becomes of each code.
-            columns: their names, for messages.
-            samples: in the order of their numbers.
-            split: [samples] position in SPLITS.
-            static: facts of each sample.
-            static_rows: events without a time are facts too, instead of faults.
-            from_start: leave out the events before minute 0 of a sample.
-        """
-        self.description, self.skips, self.unnamed_rows = description, events.skips(), UnnamedRows()
-        self.events, self.decision, self.columns, self.samples, self.static = events, decision, columns, samples, static
-        self.static_rows, self.from_start = static_rows, from_start
-        stays = samples.stays(events.records.n_of_id)
+    def __init__(self, found: Found, decision: Decision, split: NDArray[np.int8]) -> None:
+        """`decision` is what becomes of each code, and `split` [samples] the position of each sample's in SPLITS."""
+        self.description, self.unnamed_rows = found.description, UnnamedRows()
+        self.skips = [*found.events.skips(), *found.skips]
+        self.decision, self.events, self.columns, self.samples = decision, found.events, found.columns, found.samples
+        self.static, self.static_rows, self.from_start = found.static, found.static_rows, found.from_start
+        stays = found.samples.stays(found.events.records.n_of_id)
         of_split = {name: stays[split == at] for at, name in enumerate(SPLITS)}
         self.stays: Mapping[str, Sequence[Stay]] = {name: some for name, some in of_split.items() if len(some)}
 

@@ -94,13 +94,13 @@ _DIRECTIVES = "aAbBdDeFhHIjmMnpRStTyYz%"  # that are both read and written, so t
 
 
 class TimeFlags(NamedTuple):
-    """How the user says that times are written; see TimeColumn."""
+    """How the user says that times are written."""
 
-    unit: str = "minutes"
-    form: str | None = None
-    zone: str | None = None
-    origin: int | None = None
-    decimal: str = "."
+    unit: str = "minutes"  # of times that are numbers, a key of MINUTES
+    form: str | None = None  # of timestamps in text, as for strptime; None: ISO 8601
+    zone: str | None = None  # of timestamps without one, such as Europe/Berlin; None: one clock without shifts
+    origin: int | None = None  # in microseconds; timestamps become numbers, the minutes since then
+    decimal: str = "."  # the mark of the decimals, of numbers in text
 
 
 class TimeColumn:
@@ -112,30 +112,15 @@ class TimeColumn:
         n_dates: cells read so far that are dates alone, in a column of timestamps.
     """
 
-    def __init__(
-        self,
-        column: pa.Array,
-        unit: str = "minutes",
-        form: str | None = None,
-        zone: str | None = None,
-        origin: int | None = None,
-        decimal: str = ".",
-    ) -> None:
-        """Look at some cells.
-
-        Args:
-            column: cells of the first part.
-            unit: of times that are numbers, a key of MINUTES.
-            form: of timestamps in text, as for strptime; None: ISO 8601.
-            zone: of timestamps without one, such as Europe/Berlin; None: they are one clock without shifts.
-            origin: in microseconds; timestamps become numbers, the minutes since then.
-            decimal: the mark of the decimals, of numbers in text.
+    def __init__(self, column: pa.Array, flags: TimeFlags = TimeFlags()) -> None:  # noqa: B008  (immutable)
+        """Look at some cells, those of the first part.
 
         Raises:
             InputError: the cells are times of a day, or durations; there is no such zone; a date cannot be read by
-                `form`, or not for sure.
+                the format, or not for sure.
         """
         column = _decoded(column)
+        unit, form, zone, origin, decimal = flags
         kind = column.type
         _refuse_other_times(kind)
         self.n_dates = 0
@@ -272,7 +257,7 @@ def comparable(
     Raises:
         InputError: its times cannot be compared with those of the events, which are called `others`.
     """
-    time = in_column(where, name, lambda: TimeColumn(column, *flags))
+    time = in_column(where, name, lambda: TimeColumn(column, flags))
     if column.null_count == len(column):
         return events if time.origin is None else time
     what = f"{where}, column {name}: is {time.described}; {others} are {events.described}."

@@ -1,13 +1,13 @@
 """A mapping of variables between hospitals: the name here, the name in the cohort, and how the unit changes."""
 
-import csv
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.cohort.names import cell_fault, columns_are, trimmed
+from seqsetvae.cohort.names import trimmed
+from seqsetvae.cohort.tables.read import read_side_table
 from seqsetvae.errors import InputError
 
 REQUIRED = ("name", "target")
@@ -50,45 +50,25 @@ def read_variable_map(path: Path | None) -> VariableMap:
     """
     if path is None:
         return VariableMap()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            there = reader.fieldnames = [trimmed(name).lower() for name in reader.fieldnames or []]
-            missing = [column for column in REQUIRED if column not in there]
-            if missing:
-                raise InputError(f"{path}: has no column {', '.join(missing)}. {columns_are(there)}")
-            twice = [column for column in (*REQUIRED, *OPTIONAL) if there.count(column) > 1]
-            if twice:
-                raise InputError(f"{path}: column {twice[0]} occurs twice. {columns_are(there)}")
-            entries: dict[str, tuple[str, float, float]] = {}
-            for row in reader:
-                name, entry = _entry(f"{path}, line {reader.line_num}", row)
-                if entries.setdefault(name, entry) != entry:
-                    raise InputError(f"{path}, line {reader.line_num}: name {name!r} is given twice. Keep one line.")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
+    columns, _ = read_side_table(path, REQUIRED, tuple(OPTIONAL), fold=lambda name: trimmed(name).lower())
+    texts = {name: [trimmed(cell or "") for cell in cells.to_pylist()] for name, cells in columns.items()}
+    entries: dict[str, tuple[str, float, float]] = {}
+    for row, (name, target) in enumerate(zip(*(texts[name] for name in REQUIRED), strict=True)):
+        where = f"{path}, row {row} (counted from 0)"
+        if not name or not target:
+            empty = "target" if name else "name"
+            raise InputError(f"{where}: the {empty} is empty. To drop a variable, use --leave_out.")
+        factor, offset = (_number(where, of, texts[of][row] if of in texts else "") for of in OPTIONAL)
+        if factor == 0:
+            raise InputError(f"{where}: factor is 0, which would make all values equal.")
+        if entries.setdefault(name, (target, factor, offset)) != (target, factor, offset):
+            raise InputError(f"{where}: name {name!r} is given twice. Keep one row.")
     return VariableMap(str(path), entries)
-
-
-def _entry(where: str, row: dict[str | None, Any]) -> tuple[str, tuple[str, float, float]]:
-    """One line. Raises InputError."""
-    if None in row or None in row.values():
-        raise InputError(f"{where}: more or fewer cells than the header.")
-    name, target = trimmed(row["name"]), trimmed(row["target"])
-    for why in filter(None, map(cell_fault, (name, target))):
-        raise InputError(f"{where}: the cell {why}")
-    if not name or not target:
-        empty = "target" if name else "name"
-        raise InputError(f"{where}: the {empty} is empty. To drop a variable, use --leave_out.")
-    factor, offset = (_number(where, column, row.get(column, "")) for column in OPTIONAL)
-    if factor == 0:
-        raise InputError(f"{where}: factor is 0, which would make all values equal.")
-    return name, (target, factor, offset)
 
 
 def _number(where: str, column: str, text: str) -> float:
     try:
-        number = float(text) if text.strip() else OPTIONAL[column]
+        number = float(text) if text else OPTIONAL[column]
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -1,10 +1,10 @@
-"""Columns that have one value for each stay (start, patient, split, static facts), and labels with prediction times.
+"""What is true of a stay: columns with one value for each id (start, patient, split, static facts), and the samples.
 
-Letters: D ids, M rows of a table of labels.
+A sample says who, from when, until when, with which label, in which split. Letters: D ids, N samples.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.names import is_empty
-from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_text, in_column, positions, split_values
-from seqsetvae.cohort.tables.events import Columns, Events, clock_of, place_of, timed_parts
+from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_known_ids, id_numbers, in_column, split_values
+from seqsetvae.cohort.tables.events import Columns, Events, clock_of, match_notes, place_of, timed_parts
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
-from seqsetvae.cohort.tables.times import BAD_TIME, DAY, TimeColumn, TimeFlags, comparable, is_bad
+from seqsetvae.cohort.tables.label_rules import LabelRows
+from seqsetvae.cohort.tables.read import Part, read_parts
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeColumn, TimeFlags, is_bad
+from seqsetvae.cohort.tidy import Stays
 from seqsetvae.errors import InputError, shown
-
-_ALLOWED_LABELS = "0, 1, false, true, empty"
-_LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
 class Later(NamedTuple):
@@ -82,13 +80,14 @@ def per_id(
 
     def rows_of(part: Part, clock: TimeColumn | None) -> dict[str, Any]:
         cells, name = part.columns, str(part.file)
-        rows: dict[str, Any] = {"id": in_column(name, id_column, lambda: events.ids.texts_of(cells[id_column]))}
+        ids = in_column(name, id_column, lambda: as_known_ids(cells[id_column], events.ids.texts))
+        rows: dict[str, Any] = {"id": ids}
         for at, column in enumerate(columns):
             read = as_id_texts if column in patients else as_facts
             rows[f"c{at}"] = in_column(name, column, lambda: read(cells[column]))  # noqa: B023
         return rows | (_dates(name, cells, dated.columns, clock) if dated is not None and clock is not None else {})
 
-    needed = [id_column, *columns, *others]
+    needed, files = [id_column, *columns, *others], files if columns else ()
     for part, clock in timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part):
         example = example if n_rows else part.columns[id_column][0].as_py()
         rows = part.use(lambda some: rows_of(some, clock))  # noqa: B023
@@ -169,125 +168,93 @@ def _later(events: Events, first: pa.ChunkedArray) -> Later:
     return Later(known[late], np.where(time == latest, bad, time)[late], row[late], number[late])
 
 
-def match_notes(
-    where: str, events: Events, n_rows: int, rows_of_id: NDArray[np.integer], example: object, *, most: bool = False
-) -> list[str]:
-    """How many rows of a table and ids of the events have no counterpart, in words.
-
-    `rows_of_id` [D] are those of its `n_rows` that are of each id, `example` is its first id. With `most` nothing is
-    said unless most of both have none.
-
-    Raises:
-        InputError: the table has rows, and none of them is of an id of the events.
-    """
-    without, unused = int((rows_of_id == 0).sum()), n_rows - int(rows_of_id.sum())
-    if n_rows and unused == n_rows:
-        raise InputError(
-            f"{where}: none of its {n_rows:,} rows is of an id of the events. Its first id is {shown(example)}, "
-            f"that of the events is {shown(events.ids.texts[0].as_py())}. Write ids in the same way in both."
-        )
-    are_most = unused > n_rows / 2 and without > len(rows_of_id) / 2
-    if not unused or most > are_most:
-        return []
-    table, n_ids = where.rpartition(", column ")[0], len(rows_of_id)
-    text = f"{table}: {unused:,} of {n_rows:,} rows are of ids without events; they are not used"
-    also = f", and {without:,} of {n_ids:,} ids with events have no row. Are ids written in the same way in both?"
-    return [text + also * are_most]
-
-
 @dataclass(frozen=True)
-class LabelRows:
-    """The rows of a table of labels whose ids have events."""
+class Samples:
+    """N samples in the order of their numbers."""
 
-    id: NDArray[np.int32]  # [M] position among the ids
-    time: NDArray[Any] | None  # [M] prediction time; None: the table has none
-    label: NDArray[np.int8]  # [M] 0, 1 or -1
-    notes: list[str]
-    example: object = None  # the first id of the table
+    source: str  # for messages
+    id_text: pa.Array  # [D] the ids as the source writes them
+    stay_id: NDArray[np.int64]  # [N] ascending
+    subject: NDArray[np.int64]  # [N]
+    id: NDArray[np.int32]  # [N] position among the ids
+    start: NDArray[Any]  # [N] minute 0, on the clock of the events
+    end: NDArray[Any]  # [N] prediction time on that clock; BAD_TIME or NaN = none
+    label: NDArray[np.int8]  # [N] 0, 1 or -1
+
+    def __len__(self) -> int:
+        return len(self.stay_id)
+
+    def take(self, chosen: NDArray[Any]) -> "Samples":
+        """These samples: positions that ascend, or a mask."""
+        per_sample = ("stay_id", "subject", "id", "start", "end", "label")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in per_sample})
+
+    @property
+    def minute(self) -> NDArray[np.float64]:
+        """[N] Prediction time in minutes after the start; NaN = none."""
+        return np.where(is_bad(self.end), np.nan, minutes(self.end, self.start))
+
+    def stays(self, n_rows: NDArray[np.int64] | None = None) -> Stays:
+        """The samples as the compiler knows them: n_rows [D] of each id, if they are to be read."""
+        return Stays(
+            self.stay_id,
+            lambda at: f"{self.source}, id {self.id_text[int(self.id[at])]}",
+            subject=self.subject,
+            prediction_minute=self.minute,
+            n_rows=None if n_rows is None else n_rows[self.id],
+        )
 
 
-def read_label_rows(
-    files: Sequence[Path], id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
-) -> LabelRows:
-    """Labels by (id, prediction time); `label` None: the tables have prediction times alone.
+def make_samples(
+    source: str, events: Events, start: NDArray[Any], subject: pa.Array | None, labels: LabelRows | None
+) -> Samples:
+    """One sample for each id, or for each (id, prediction time) of the labels, without the numbers of the samples.
 
-    Raises:
-        InputError: not readable, a column is missing, a row without id or prediction time, a label other than 0 and 1
-            or empty, two labels for one sample, or no row of an id with events.
+    Args:
+        source: for messages.
+        events: their ids.
+        start: [D] minute 0 of each id.
+        subject: [D] the patient of each id; None: every id is a patient.
+        labels: None: no sample has a label.
     """
-    parts = [_label_part(file, id_column, time_column, label, events, flags) for file in files]
-    ids, label_of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("id", "label"))
-    times = [part.time for part in parts if part.time is not None]
-    if times and len(times) < len(parts):
-        raise InputError(f"{files[0].parent}: some files have prediction times in {time_column}, others have none.")
-    time = np.concatenate(times) if times else None
-    known = np.flatnonzero(ids >= 0)
-    where = files[0] if len(files) == 1 else files[0].parent
-    rows_of_id = np.bincount(ids[known], minlength=len(events.ids))
-    example = next((part.example for part in parts if len(part.id)), None)
-    match = match_notes(f"{where}, column {id_column}", events, len(ids), rows_of_id, example)
-    first_rows = np.cumsum([0, *(len(part.id) for part in parts)]).tolist()
-    places = list(zip(first_rows, files, strict=False))
-    _refuse_contradictions(places, [ids] if time is None else [time, ids], label_of, known)
-    notes = [*match, *dict.fromkeys(note for part in parts for note in part.notes)]
-    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
+    numbers = events.ids.number
+    timed = labels is not None and labels.time is not None
+    if timed:
+        assert labels is not None
+        assert labels.time is not None
+        order = np.lexsort((labels.time, labels.id))
+        ids, time, label = labels.id[order], labels.time[order], labels.label[order]
+        again = np.zeros(len(ids), dtype=bool)
+        again[1:] = (ids[1:] == ids[:-1]) & (time[1:] == time[:-1])
+        ids, time, label = ids[~again], time[~again], label[~again]
+    else:
+        ids = np.arange(len(numbers), dtype=np.int32)
+        of_id = np.full(len(numbers), -1, dtype=np.int8)
+        if labels is not None:
+            of_id[labels.id] = labels.label
+        label, time = of_id[ids], no_time(len(ids), start.dtype)
+    subject_of_id = numbers if subject is None else _subjects(subject)
+    once = len(np.unique(ids)) == len(ids)
+    stay_id = numbers[ids] if once else np.arange(1, len(ids) + 1)
+    return Samples(source, events.ids.texts, stay_id, subject_of_id[ids], ids, start[ids], time, label)
 
 
-def _label_part(
-    file: Path, id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
-) -> LabelRows:
-    """All rows of a table of labels; -1 for an id without events."""
-    columns = [name for name in (id_column, time_column, label) if name is not None]
-    table = {name: column.combine_chunks() for name, column in read_table(file, columns).items()}
-    ids, missing = in_column(str(file), id_column, lambda: events.ids.find(table[id_column]))
-    _refuse(file, id_column, missing, table[id_column], lambda _: "is empty; every row needs an id")
-    label_of = labels_of(file, label, table[label]) if label is not None else np.full(len(ids), -1, dtype=np.int8)
-    time, notes = None, []
-    column = table.get(time_column or "")
-    if column is not None and (not len(ids) or column.null_count < len(ids)):  # else it is as if it were not there
-        clock = comparable(str(file), str(time_column), column, events.time, flags)
-        time = in_column(str(file), str(time_column), lambda: clock.read(column, earliest=True))
-        _refuse(file, str(time_column), is_bad(time), column, clock.refused)
-        if events.time.is_date and not clock.is_date and (clock.is_located or (time % DAY).any()):
-            said = "times of events are dates, so events of the day of a prediction time count as before it"
-            notes = [f"{file}: {said}"]
-    return LabelRows(ids, time, label_of, notes, table[id_column][0].as_py() if len(ids) else None)
+def no_time(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """[n] Times that are missing."""
+    return np.full(n, BAD_TIME if dtype == np.int64 else np.nan, dtype)
 
 
-def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
-    """The column of prediction times: the one that was named, else the usual one if the table has it."""
-    return named or (usual if usual in column_names(file) else None)
+def minutes(time: NDArray[Any], start: NDArray[Any]) -> NDArray[np.float64]:
+    """Minutes from start to time; both are timestamps in microseconds, or minutes."""
+    return (time - start) / MICROSECONDS if time.dtype == np.int64 else time - start
 
 
-def labels_of(file: Path, name: str, column: pa.Array) -> NDArray[np.int8]:
-    """[R] Labels as 0, 1 and -1 for an empty cell. Raises InputError for any other cell."""
-    encoded = in_column(str(file), name, lambda: as_text(column)).dictionary_encode()
-    texts = [text.lower().removesuffix(".0") for text in encoded.dictionary.to_pylist()]
-    code = np.array([*(-1 if is_empty(text) else _LABELS.get(text, -2) for text in texts), -1], dtype=np.int8)
-    label = code[positions(encoded)]
-    _refuse(file, name, label == -2, column, lambda cell: f"{shown(cell)} is not a label; allowed: {_ALLOWED_LABELS}")
-    return label
-
-
-def _refuse(file: Path, name: str, bad: NDArray[np.bool_], column: pa.Array, why: Callable[[object], str]) -> None:
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        cell = column[int(rows[0])].as_py()
-        more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-        raise InputError(f"{file}, row {rows[0]} (counted from 0), column {name}: {why(cell)}.{more}")
-
-
-def _refuse_contradictions(
-    places: Sequence[tuple[int, Path]],
-    keys: Sequence[NDArray[Any]],
-    label: NDArray[np.int8],
-    known: NDArray[np.int64],
-) -> None:
-    """Raises InputError if one sample has two labels; `keys` tell samples apart."""
-    order = known[np.lexsort([key[known] for key in (label, *keys)])]
-    same = np.all([key[order][1:] == key[order][:-1] for key in keys], axis=0)
-    wrong = np.flatnonzero(same & (label[order][1:] != label[order][:-1]))
-    if len(wrong):
-        rows = sorted(order[wrong[0] : wrong[0] + 2].tolist())
-        where = " and ".join(f"{file}, row {row}" for file, row in (place_of(places, row) for row in rows))
-        raise InputError(f"{where} (counted from 0): one sample with two different labels. Keep one.")
+def _subjects(column: pa.Array) -> NDArray[np.int64]:
+    """[D] The number of each id's patient: itself, or its place among their texts. The caller refused empty cells."""
+    encoded = column.dictionary_encode()
+    texts = encoded.dictionary
+    numbers = id_numbers(texts)
+    if numbers is None:
+        numbers = np.empty(len(texts), dtype=np.int64)
+        numbers[pc.array_sort_indices(texts).to_numpy()] = np.arange(1, len(texts) + 1)
+    return numbers[encoded.indices.to_numpy(zero_copy_only=False)]
