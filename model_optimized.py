@@ -15,16 +15,14 @@ from seqsetvae.checkpoint import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIABLES, Tr
 from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.cohort.variables import Variables
-from seqsetvae.evaluation.predictions import GatheredPredictions
-from seqsetvae.head import Loss, build_head, recorded_settings
+from seqsetvae.head import build_head, recorded_settings
 from seqsetvae.metrics import FiniteCheck, RunningMean
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.model import GatheredOutputs, TaskLoss
-from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.model import GatheredOutputs, Loss
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
 
@@ -32,7 +30,7 @@ LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added mat
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):
-    """Predicts a binary outcome of each stay, or what another task says; metrics are exact over the whole split."""
+    """Predicts what a task says of each stay; metrics are exact over the whole split."""
 
     embeddings: torch.Tensor
 
@@ -40,24 +38,22 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self,
         backbone: Any,
         head: HeadSettings,
-        loss: Loss | TaskLoss,
+        loss: Loss,
         rates: FinetuningRates,
         weight_decay: float,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
         trees: BoostedTrees | None = None,
-        task: Spec | None = None,
         tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
         Args:
             backbone: of any architecture (seqsetvae/architectures/__init__.py says what it offers).
-            head, loss, rates, weight_decay, trained_on: recorded in every checkpoint.
+            head, loss, rates, weight_decay, trained_on: recorded in every checkpoint, with the task, that of the loss.
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`variables.variable_table`); they belong to the data, not to the weights.
             trees: averaged with the network in predictions; trained already, and recorded too.
-            task: what is predicted, recorded too; None: one binary label.
             tuning: what of the backbone trains once it is unfrozen.
         """
         super().__init__()
@@ -70,22 +66,22 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 "max_sets": trained_on.max_sets,
                 VALUE_TRANSFORM: trained_on.transform.as_plain(),
                 MEDIAN_HOURS: trained_on.median_hours,
+                TASK: loss.spec.as_plain(),
             }
             | ({} if trained_on.profile is None else {PROFILE: trained_on.profile.as_plain()})
             | ({} if trees is None else {TREES: trees.as_plain()})
-            | ({} if task is None else {TASK: task.as_plain()})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.variables = trained_on.variables
         self.tuning = tuning
         self.backbone = backbone
-        outputs = None if task is None else task.outputs
-        self.head = build_head(backbone.pooled_width(self.pooling), head, outputs)
-        self.watched = "val_auc" if task is None else f"val_{TASKS[task.task].WATCHED}"
+        self.spec = loss.spec
+        self.head = build_head(backbone.pooled_width(self.pooling), head, self.spec.outputs)
+        self.watched = f"val_{TASKS[self.spec.task].WATCHED}"
         self.loss, self.trees = loss, trees
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
-        self.val_predictions = GatheredPredictions("valid") if task is None else GatheredOutputs(task)
+        self.val_predictions = GatheredOutputs(self.spec)
         self.finite = FiniteCheck()
         self.freeze_backbone()
 
@@ -150,7 +146,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""
         logits = self.predicted(batch)
         target = _target(batch)
-        self.val_predictions.update(logits, target, batch.stay_id)
+        self.val_predictions.update(logits, target)
         self.finite.update(logits, batch_index)
         self.val_loss.add(*self.loss.with_weight(logits, target))
 

@@ -30,10 +30,10 @@ from seqsetvae.architectures.variable_summaries.sizes import RECIPE, Sizes
 from seqsetvae.architectures.variable_summaries.summaries import summarize
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.head import Loss
 from seqsetvae.loading import collate
 from seqsetvae.ops import grouped
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
+from seqsetvae.tasks.model import Loss
 
 WANTED = 10.0  # times as fast as the plain reference
 BATCH_SIZE, REPEATS = RECIPE["batch_size"], 5

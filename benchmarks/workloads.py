@@ -26,11 +26,11 @@ from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.head import Loss
 from seqsetvae.loading import collate, stay_sizes
 from seqsetvae.objectives import reconstruction
 from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
+from seqsetvae.tasks.model import Loss
 
 PRACTICE = Sizes(input_dim=768)
 LOSS = LossSettings(loss="cross_entropy", class_weight="none", label_smoothing=0.0, focal_gamma=2.0, focal_alpha=None)

@@ -87,7 +87,7 @@ def predict(
     )
     asked = [] if split is None else [split]
     scorer = open_scorer(model.path, data, loader, run, asked, labelled=False)
-    calibration, _ = read_calibration(model.path)
+    calibration, _ = read_calibration(model.path, scorer.spec.task)
     splits = asked or list(scorer.cohort.splits)
     for difference in scorer.drift(splits):
         warnings.warn(difference, UserWarning, stacklevel=2)

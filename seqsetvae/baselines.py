@@ -5,7 +5,7 @@ Trained on the training split, stopped or chosen on the validation split. Legend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,19 +14,18 @@ import torch
 from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES, common_length, stay_hours, summarize
 from seqsetvae.batch import Batch
 from seqsetvae.loading import CohortDataModule, until
-from seqsetvae.tasks.fitting import boosted_trees, logistic_regression
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.targets import truth
 from seqsetvae.trees import MAX_STAYS
 
 WHOLE_STAY = ("count", "mean", "std", "min", "max", "first", "last", "hour_first", "hour_last")
 OF_EACH_VARIABLE = (*WHOLE_STAY, "last_0_12h_mean", "last_0_12h_min", "last_0_12h_max")
 _COLUMNS = [SUMMARIES.index(name) for name in OF_EACH_VARIABLE]
 
-Table = tuple[np.ndarray, np.ndarray]  # [n, 12 V] with NaN for missing, labels [n]
-Predict = Callable[[np.ndarray], np.ndarray]  # [n, 12 V] → log-odds [n]
 
-
-def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tuple[np.ndarray, Table]:
-    """Stay ids [n], ascending, and the table of a split's labelled stays; `length` as in `summarize`.
+def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(ids [n], ascending; [n, 12 V] with NaN for missing) of a split's labelled stays; `length` as in `summarize`.
 
     At most MAX_STAYS stays of the training split, in random order.
     """
@@ -41,7 +40,7 @@ def summary_table(data: CohortDataModule, split: str, length: float = 0.0) -> tu
         rows.append(dense.reshape(batch.n_stays, -1))
     stay_id, table, label = np.concatenate(ids), np.concatenate(rows), np.concatenate(labels)
     order = np.argsort(stay_id)[label[np.argsort(stay_id)] >= 0]
-    return stay_id[order], (table[order], label[order])
+    return stay_id[order], table[order]
 
 
 def _batches(data: CohortDataModule, split: str) -> Iterable[Batch]:
@@ -51,18 +50,6 @@ def _batches(data: CohortDataModule, split: str) -> Iterable[Batch]:
     return until(batches, MAX_STAYS) if is_cut else batches
 
 
-def summary_tables(data: CohortDataModule, *splits: str) -> list[tuple[np.ndarray, Table]]:
-    """`summary_table` of each of these splits, on the clock of the training stays."""
-    length = common_length(torch.cat([stay_hours(batch) for batch in _batches(data, "train")]))
-    return [summary_table(data, name, length) for name in splits]
-
-
-BASELINES: dict[str, Callable[[Table, Table], Predict]] = {
-    "boosted trees": boosted_trees,
-    "logistic regression": logistic_regression,
-}
-
-
 def without_library() -> dict[str, str]:
     """The baselines that cannot be trained because a library is not installed, and what to do."""
     if find_spec("lightgbm") is not None:
@@ -70,9 +57,14 @@ def without_library() -> dict[str, str]:
     return {"boosted trees": "lightgbm is not installed (pip install lightgbm)."}
 
 
-def baseline_log_odds(
-    data: CohortDataModule, split: str, names: Iterable[str] = tuple(BASELINES)
+def baseline_outputs(
+    spec: Spec, data: CohortDataModule, split: str, names: Iterable[str] | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Stay ids [n] of a split's labelled stays, ascending, and for each of these baselines their log-odds [n]."""
-    (_, train), (_, valid), (ids, (table, _)) = summary_tables(data, "train", "valid", split)
-    return ids, {name: BASELINES[name](train, valid)(table) for name in names}
+    """Stay ids [n] of a split's labelled stays, ascending, and for each of the task's baselines outputs [n, O]."""
+    length = common_length(torch.cat([stay_hours(batch) for batch in _batches(data, "train")]))  # the clock of training
+    tables = []
+    for name in ("train", "valid", split):
+        ids, table = summary_table(data, name, length)
+        tables.append((table, truth(data.cohort, name, spec, ids)))
+    fits = TASKS[spec.task].baselines(spec)
+    return ids, {name: fits[name](*tables[:2])(tables[2][0]) for name in (names or fits)}

@@ -1,4 +1,4 @@
-"""The classification head, alone or as an ensemble, its loss, and how checkpoints record the settings of both.
+"""The head, alone or as an ensemble, and how checkpoints record its settings and those of its loss.
 
 Legend: N stays, P pooled width, H hidden width, K members of an ensemble, O outputs: 2 for one binary label, as many as
 a task needs otherwise.
@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.batch import NO_LABEL
 from seqsetvae.ops.rowwise import at_least_float32
-from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
+from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 
 CLASSES = 2  # survived, died: two logits, as the checkpoints of the old scripts have them
 
@@ -80,72 +78,11 @@ def set_prior(head: Head | EnsembleHead, prevalence: float) -> None:
         nn.init.constant_(head.bias, torch.logit(torch.tensor(prevalence, dtype=torch.float64)).item())
 
 
-def cross_entropy(
-    logits: torch.Tensor, target: torch.Tensor, class_weight: torch.Tensor | None = None, smoothing: float = 0.0
-) -> torch.Tensor:
-    """Cross-entropy of logits [N, 2] and classes [N], a weighted mean over the stays with a label.
-
-    `class_weight` [2] weighs the stays of each class; `smoothing` is the fraction of each target that is spread evenly
-    over both classes (Szegedy et al., 2016).
-    """
-    logits = at_least_float32(logits)
-    weight = None if class_weight is None else class_weight.to(logits)
-    return F.cross_entropy(logits, target, weight=weight, ignore_index=NO_LABEL, label_smoothing=smoothing)
-
-
-def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float | None) -> torch.Tensor:
-    """Focal loss (Lin et al., 2017, equation 5) of logits [N, 2] and classes [N], a mean over the stays with a label.
-
-    `alpha` weighs class 1 and 1 - alpha class 0; None weighs both by 1. It is computed from log-probabilities, so that
-    it is finite for a confident wrong prediction.
-    """
-    log_probabilities = F.log_softmax(at_least_float32(logits), dim=1)
-    log_probability = log_probabilities.gather(1, target.clamp_min(0)[:, None]).squeeze(1)  # [N], of the true class
-    # The lower limit keeps the gradient of the power finite for a confident right prediction and gamma below 1.
-    miss = (-torch.expm1(log_probability)).clamp_min(torch.finfo(log_probability.dtype).tiny)  # 1 - probability
-    loss = -(miss**gamma) * log_probability
-    if alpha is not None:
-        loss = loss * torch.where(target == 1, alpha, 1 - alpha)
-    labelled = target != NO_LABEL
-    return (loss * labelled).sum() / labelled.sum()
-
-
 def weight_of_positives(class_weight: str | float, label: np.ndarray) -> float:
     """What `class_weight` stands for with these training labels: 1, a number, or negatives / positives."""
     if isinstance(class_weight, float):
         return class_weight
     return float((label == 0).sum() / (label == 1).sum()) if class_weight == "balanced" else 1.0
-
-
-class Loss(nn.Module):
-    """The loss of fine-tuning, in float32 at least. Stays without a label have no part in it."""
-
-    class_weight: torch.Tensor
-
-    def __init__(self, settings: LossSettings, positive_weight: float = 1.0) -> None:
-        """`positive_weight` is the number that `settings.class_weight` stands for, on the data of the run."""
-        super().__init__()
-        self.settings, self.positive_weight = settings, positive_weight
-        self.register_buffer("class_weight", torch.tensor([1.0, positive_weight]), persistent=False)
-
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean loss of logits [N, 2] and classes [N]; NaN if no stay has a label."""
-        settings = self.settings
-        if settings.loss == "focal":
-            return focal(logits, target, settings.focal_gamma, settings.focal_alpha)
-        return cross_entropy(logits, target, self.class_weight, settings.label_smoothing)
-
-    def weight(self, target: torch.Tensor) -> torch.Tensor | float:
-        """What the mean over these stays, which all have a label, divides by: the sum of their class weights."""
-        return self.class_weight[target].sum() if self.positive_weight != 1 else float(len(target))
-
-    def with_weight(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss and what it divides by, where stays may lack a label; (0, 0) if all do."""
-        weight = target != NO_LABEL
-        if self.positive_weight != 1:
-            weight = self.class_weight[target.clamp_min(0)] * weight
-        weight = weight.sum()
-        return self(logits, target).masked_fill(weight == 0, 0.0), weight
 
 
 # Checkpoints keep the names that these settings had before they were flags, so that all of them can be read.
@@ -154,7 +91,7 @@ class Loss(nn.Module):
 def recorded_settings(
     head: HeadSettings, loss: Any, rates: FinetuningRates, weight_decay: float
 ) -> dict[str, dict[str, Any]]:
-    """What a fine-tuned checkpoint records of its settings in `hyper_parameters`; `loss` is a Loss or a TaskLoss."""
+    """What a fine-tuned checkpoint records of its settings in `hyper_parameters`; `loss` is a tasks.model.Loss."""
     settings = loss.settings
     return {
         "head": {

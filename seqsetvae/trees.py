@@ -82,7 +82,7 @@ def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndar
     return torch.stack([-mean / 2, mean / 2], dim=1)
 
 
-def trees_alone(average: torch.Tensor, network: torch.Tensor) -> torch.Tensor:
+def trees_alone(average: np.ndarray, network: np.ndarray) -> np.ndarray:
     """Log-odds of the trees, from those of the average and of the network: [n] each."""
     return (average - NETWORK_WEIGHT * network) / (1 - NETWORK_WEIGHT)
 

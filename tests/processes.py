@@ -21,9 +21,10 @@ import torch
 import train_optimized
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.errors import InputError
-from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.processes import ENVIRONMENT, this_process
 from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.tasks.model import GatheredOutputs
+from seqsetvae.tasks.spec import one_label
 from seqsetvae.training import feature_cache, stages
 
 OUT, FAIL_AT, RANK = Path(os.environ["OUT"]), int(os.environ.get("FAIL_AT", 0)), this_process().rank
@@ -44,12 +45,12 @@ def aurocs():
         sizes = np.arange(1, n + 1)
         sampler = LengthBucketSampler(np.arange(n), sizes, sizes, batch_size=4, max_events=10**6, shuffle=False,
                                       rank=RANK, world_size=2)
-        metric = GatheredPredictions("valid")
+        metric = GatheredOutputs(one_label())
         for stays in sampler:
             rows = torch.from_numpy(np.where(stays < 0, ~stays, stays))
             own = torch.where(torch.from_numpy(stays < 0), -1, label[rows])
-            metric.update(torch.stack([-logit[rows] / 2, logit[rows] / 2], dim=1), own, rows)
-        found[n] = (float(metric.table().ranking()["auc"]), label, logit)
+            metric.update(torch.stack([-logit[rows] / 2, logit[rows] / 2], dim=1), own)
+        found[n] = (float(metric.metrics()["auc"]), label, logit)
     return found
 
 def fit_and_save(self, stage, *arguments, **options):

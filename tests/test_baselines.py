@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae import baselines
-from seqsetvae.baselines import OF_EACH_VARIABLE, baseline_log_odds, boosted_trees, logistic_regression, summary_table
+from seqsetvae.baselines import OF_EACH_VARIABLE, baseline_outputs, summary_table
 from seqsetvae.cohort import Cohort
 from seqsetvae.loading import CohortDataModule
 from seqsetvae.tasks import fitting
+from seqsetvae.tasks.fitting import boosted_trees, logistic_regression
+from seqsetvae.tasks.spec import one_label
 from tests.command import command
 
+BASELINES = ("boosted trees", "logistic regression")
 pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
 
 
@@ -27,7 +29,7 @@ def data(compiled: Cohort) -> CohortDataModule:
 
 
 def test_the_table_holds_twelve_summaries_of_each_variable(compiled: Cohort, data: CohortDataModule) -> None:
-    ids, (table, label) = summary_table(data, "valid")
+    ids, table = summary_table(data, "valid")
     split = compiled.split("valid")
     assert ids.tolist() == sorted(split.stay_id[split.label >= 0].tolist())
     stay = int(np.flatnonzero(split.stay_id == ids[0])[0])
@@ -44,7 +46,6 @@ def test_the_table_holds_twelve_summaries_of_each_variable(compiled: Cohort, dat
     width = len(OF_EACH_VARIABLE)
     found = table[0, variable * width : (variable + 1) * width]
     np.testing.assert_allclose(found, [*expected, when[0], when[-1], *last], rtol=1e-5, atol=1e-5)
-    assert label[0] == split.label[stay]
     absent = sorted({*range(len(compiled.vocabulary))} - {*split.variable[events].tolist()})
     assert all(np.isnan(table[0, each * width : (each + 1) * width]).all() for each in absent)
 
@@ -62,9 +63,9 @@ def test_the_models_find_a_planted_signal_and_cope_with_missing_values(fit: Call
 
 def test_log_odds_come_by_ascending_stay_id(data: CohortDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
-    ids, found = baseline_log_odds(data, "test")
+    ids, found = baseline_outputs(one_label(data.cohort.label_name), data, "test")
     assert ids.tolist() == sorted(ids.tolist())
-    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(baselines.BASELINES, ids.shape)
+    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(BASELINES, (len(ids), 1))
 
 
 def test_evaluation_shows_the_baselines_with_paired_differences(
@@ -75,7 +76,7 @@ def test_evaluation_shows_the_baselines_with_paired_differences(
     status, printed, errors = command("evaluate", ckpt=run, split="test", output=tmp_path, baselines="all")
     assert status == 0, errors
     found = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(found["baselines"]) == {"prevalence", *baselines.BASELINES}
+    assert set(found["baselines"]) == {"prevalence", *BASELINES}
     for name, entry in found["baselines"].items():
         own, other = found["figures"]["auroc"]["value"], entry["figures"]["auroc"]["value"]
         assert entry["difference"]["auroc"]["value"] == pytest.approx(own - other)

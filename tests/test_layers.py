@@ -14,8 +14,8 @@ ROOMS = [
     ("seqsetvae.modes",),
     ("seqsetvae.training", "model_optimized"),  # training knows the modules only by what it needs of them
     ("seqsetvae.trained_on", "seqsetvae.baselines", "seqsetvae.variables"),
-    ("seqsetvae.tasks",),
     ("seqsetvae.evaluation", "seqsetvae.tuning"),
+    ("seqsetvae.tasks",),
     ("seqsetvae.loading", "seqsetvae.checkpoint", "seqsetvae.metrics", "seqsetvae.optimizer"),
     ("seqsetvae.sampler", "seqsetvae.checkpoint_file", "seqsetvae.weights"),
     ("seqsetvae.objectives",),

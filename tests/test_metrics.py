@@ -11,8 +11,9 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from seqsetvae.evaluation.predictions import GatheredPredictions
 from seqsetvae.metrics import FiniteCheck, RunningMean
+from seqsetvae.tasks.model import GatheredOutputs
+from seqsetvae.tasks.spec import one_label
 
 PROCESSES = 2
 
@@ -81,13 +82,13 @@ def _batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
 
 
 def _measure(batches: list[tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]) -> dict[str, Any]:
-    mean, finite, predictions = RunningMean(), FiniteCheck(), GatheredPredictions("valid")
-    for index, (logits, label, stay_id) in batches:
+    mean, finite, predictions = RunningMean(), FiniteCheck(), GatheredOutputs(one_label())
+    for index, (logits, label, _) in batches:
         mean.add(logits.nan_to_num().mean(), len(label))
         finite.update(logits, index)
-        predictions.update(logits, label, stay_id)
-    table = predictions.table()
-    rows = sorted(zip(table.stay_id.tolist(), table.label.tolist(), map(repr, table.logit.tolist()), strict=True))
+        predictions.update(logits, label)
+    output, target = predictions.compute()
+    rows = sorted(zip(target.flatten().tolist(), map(repr, output.flatten().tolist()), strict=True))
     return {"mean": float(mean.compute_and_reset()), "finite": [int(value) for value in finite.compute()], "rows": rows}
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqsetvae.errors import counted
-from seqsetvae.evaluation.verdict import NAMES
 from seqsetvae.findings import NOTE, WARNING, Finding
+from seqsetvae.tasks.scores import title_of
 
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
 LIST_OF_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+?)\n\s*\]")  # as JSON with an indent; no text in it has a new line
@@ -42,7 +42,7 @@ def _of_intervals(metrics: Mapping[str, Metric]) -> Iterator[Finding]:
         if width > WIDE:
             yield Finding(
                 WARNING,
-                f"Wide interval: the 95 % interval of the {NAMES.get(name, name)} is {width:.3f} wide, so smaller "
+                f"Wide interval: the 95 % interval of the {title_of(name)} is {width:.3f} wide, so smaller "
                 "differences cannot be seen on these stays.",
                 "Evaluate more stays, or use --mode crossvalidate, which tests every stay once.",
             )
@@ -70,7 +70,7 @@ def _of_subgroups(content: Mapping[str, Any], metrics: Mapping[str, Metric]) -> 
             count = f"{counted(group['positives'], 'positive')} of {stays}" if "positives" in group else stays
             yield Finding(
                 NOTE,
-                f"Lower in the subgroup {group['column']} = {group['group']}: {NAMES.get(name, name)} "
+                f"Lower in the subgroup {group['column']} = {group['group']}: {title_of(name)} "
                 f"{_with_interval(metric)}, {count}.",
                 "Evaluate more stays of this group before the model is used for it.",
             )

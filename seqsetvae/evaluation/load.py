@@ -34,6 +34,8 @@ from seqsetvae.errors import InputError
 from seqsetvae.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.settings.groups import DataSettings, HeadSettings
 from seqsetvae.settings.problems import check_recorded
+from seqsetvae.tasks import read_spec
+from seqsetvae.tasks.spec import Spec, one_label
 from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.weights import check_kinds, check_types
 
@@ -44,10 +46,15 @@ class FinetunedModel(nn.Module):
     """A backbone and a head; the names of its weights are those of a fine-tuned checkpoint."""
 
     def __init__(
-        self, backbone: Any, head: Head | EnsembleHead, pooling: str, trees: BoostedTrees | None = None
+        self,
+        backbone: Any,
+        head: Head | EnsembleHead,
+        pooling: str,
+        trees: BoostedTrees | None = None,
+        spec: Spec = one_label(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.pooling, self.trees = backbone, head, pooling, trees
+        self.backbone, self.head, self.pooling, self.trees, self.spec = backbone, head, pooling, trees, spec
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Outputs of each stay, logits [N, 2] for one binary label.
@@ -68,7 +75,11 @@ class Finetuned:
     model: FinetunedModel
     input_dim: int  # width of the variable embeddings that it was trained with
     trained_on: TrainedOn
-    task: dict[str, Any] | None = None  # content of tasks.spec.Spec; None: one binary label
+
+    @property
+    def task(self) -> Spec:
+        """What it predicts."""
+        return self.model.spec
 
 
 def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
@@ -85,7 +96,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
             f"{path}: not a checkpoint of a fine-tuning run of this program; --mode evaluate and predict need one "
             f"(a pretrained checkpoint must first be fine-tuned, with --mode finetune).{why and ' ' + why}"
         )
-    model = _fitting(content, saved, path).to(dtype)
+    model = _fitting(content, saved, read_spec(saved.get(TASK), saved["label_name"], path), path).to(dtype)
     model.load_state_dict(content["state_dict"])
     check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
     trained_on = TrainedOn(
@@ -97,7 +108,7 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
         median_hours=_median_hours(saved.get(MEDIAN_HOURS), path),
         profile=read_profile(saved.get(PROFILE), path),
     )
-    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on, saved.get(TASK))
+    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
 
 
 def _median_hours(recorded: Any, path: Path) -> float | None:
@@ -109,7 +120,7 @@ def _median_hours(recorded: Any, path: Path) -> float | None:
     return float(recorded)
 
 
-def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> FinetunedModel:
+def _fitting(content: dict[str, Any], saved: dict[str, Any], spec: Spec, path: Path) -> FinetunedModel:
     """The model that a checkpoint describes, with random weights, into which its weights fit.
 
     It is built without memory first, so that sizes which the weights do not have are an error and fill no memory.
@@ -128,11 +139,11 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], path: Path) -> Fine
             check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
         without_trees = {key: value for key, value in saved.items() if key != TREES}
         with torch.device("meta"):
-            model = _build(without_trees, name)
+            model = _build(without_trees, name, spec)
             check_types(state, model.state_dict(), path)
             # A plain dict: torch notes `assign` in the metadata of `state`, and would assign in the real load, too.
             model.load_state_dict(dict(state), assign=True)
-        return _build(saved, name)
+        return _build(saved, name, spec)
     except InputError:
         raise
     except Exception as error:  # of any kind: sizes of the wrong type reach far into torch
@@ -145,11 +156,10 @@ def is_finetuned(path: Path) -> bool:
     return isinstance(saved, dict) and saved.keys() >= REQUIRED
 
 
-def _build(saved: dict[str, Any], name: str) -> FinetunedModel:
+def _build(saved: dict[str, Any], name: str, spec: Spec) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
     width = backbone.pooled_width(head.head_pooling)
     trees = BoostedTrees(saved[TREES]) if TREES in saved else None
-    outputs = saved[TASK]["outputs"] if TASK in saved else None
-    return FinetunedModel(backbone, build_head(width, head, outputs), head.head_pooling, trees)
+    return FinetunedModel(backbone, build_head(width, head, spec.outputs), head.head_pooling, trees, spec)

@@ -18,83 +18,62 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.calibration import Calibration
-from seqsetvae.evaluation.every_set import EverySet
+from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.evaluation.prefixes import every_prefix
 from seqsetvae.files import AlreadyThereError, new_file
 from seqsetvae.privacy import as_cell
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.spec import Calibration, Spec
 
 SUFFIXES = (".csv", ".parquet")
-SCHEMA = pa.schema(
-    [
-        ("stay_id", pa.int64()),
-        ("split", pa.string()),
-        ("logit", pa.float64()),  # log-odds of class 1
-        ("probability", pa.float64()),  # of class 1, as the model gives it
-        ("calibrated_probability", pa.float64()),
-        ("label", pa.int8()),
-        ("reason", pa.string()),  # why there is no prediction
-    ]
-)
 EPOCH = datetime(1970, 1, 1)
 ROWS_PER_BLOCK = 1 << 16  # of a CSV file, as Python objects at once
 
 
-def prediction_table(
-    predictions: Predictions,
-    stays: NDArray[np.int64],
-    calibration: Calibration | None,
-    reasons: Mapping[int, str],
-) -> pa.Table:
-    """The rows of the stays of a split, in their order; a stay with a reason has no prediction.
+def prediction_table(predictions: Predictions, stays: NDArray[np.int64], reasons: Mapping[int, str]) -> pa.Table:
+    """One row for each of these stays, in their order: stay_id, split, the columns of the task, its labels, reason.
 
-    `stays` are those of the predictions, in the order of the cohort.
+    `stays` are those of the predictions; a stay with a reason has no prediction.
     """
-    stay_id = predictions.stay_id.cpu().numpy()
-    order = np.argsort(stay_id)[np.argsort(np.argsort(stays))]
-    logit, label = predictions.logit.cpu().numpy()[order], predictions.label.cpu().numpy()[order]
-    left_out = np.isin(stays, list(reasons))
-    calibrated = None if calibration is None else calibration.calibrated_logit(logit)
-    no_number = np.zeros(len(stays))
-    columns = [
-        pa.array(stays),
-        pa.repeat(pa.scalar(predictions.split), len(stays)),
-        pa.array(logit, mask=left_out),
-        pa.array(expit(logit), mask=left_out),
-        pa.array(
-            no_number if calibrated is None else expit(calibrated),
-            mask=np.ones(len(stays), dtype=bool) if calibrated is None else left_out,
-        ),
-        pa.array(label.astype(np.int8), mask=label < 0),
-        pa.array(map(reasons.get, stays.tolist()), pa.string()) if reasons else pa.nulls(len(stays), pa.string()),
-    ]
-    return pa.table(columns, schema=SCHEMA)
+    of = predictions.rows(np.argsort(predictions.stay_id)[np.argsort(np.argsort(stays))])
+    labels = TASKS[of.spec.task].labels(of.spec, of.target)
+    known = ~np.isnan(of.target)
+    columns = {
+        "stay_id": pa.array(stays, pa.int64()),
+        "split": pa.array([of.split] * len(stays), pa.string()),
+        **task_columns(of.spec, of.output, of.calibration, mask=np.isin(stays, list(reasons))),
+    }
+    for k, (name, values) in enumerate(labels.items()):
+        columns[f"label {name}" if name in (*columns, "reason") else name] = pa.array(values, mask=~known[:, k])
+    return pa.table({**columns, "reason": pa.array([reasons.get(stay) for stay in stays.tolist()], pa.string())})
 
 
-def without_prediction(reasons: Sequence[tuple[int, str | None, str]]) -> pa.Table:
+def task_columns(
+    spec: Spec, output: NDArray[np.float64], calibration: Calibration | None, mask: NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """The columns of a task for outputs [n, O]; rows of the mask are empty, and all that need a calibration."""
+    found = TASKS[spec.task].columns(spec, output, calibration)
+    return {
+        name: pa.nulls(len(mask), pa.float64()) if values is None else pa.array(values, mask=mask)
+        for name, values in found.items()
+    }
+
+
+def without_prediction(reasons: Sequence[tuple[int, str | None, str]], schema: pa.Schema) -> pa.Table:
     """Rows of stays that are not in the cohort: (stay, split or None, reason)."""
     rows = [{"stay_id": stay, "split": split, "reason": reason} for stay, split, reason in reasons]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
-def every_set_table(every_set: EverySet, calibration: Calibration | None) -> pa.Table:
-    """One row for each set: stay_id, set_index (from 0), minute, and logit and probabilities as in SCHEMA."""
-    logit = every_set.logit
-    calibrated = None if calibration is None else calibration.calibrated_logit(logit)
-    return pa.table(
-        {
-            "stay_id": every_set.stay_id,
-            "set_index": every_set.set_index,
-            "minute": every_set.minute,
-            "logit": logit,
-            "probability": expit(logit),
-            "calibrated_probability": pa.nulls(len(logit), pa.float64()) if calibrated is None else expit(calibrated),
-        }
-    )
+def every_set_table(split: Split, output: NDArray[np.float64], spec: Spec, calibration: Calibration | None) -> pa.Table:
+    """One row for each set of a split: stay_id, set_index (from 0), minute, and the columns of the task."""
+    prefixes = every_prefix(split)
+    columns = task_columns(spec, output, calibration, mask=np.zeros(len(output), dtype=bool))
+    of_set = {"stay_id": split.stay_id[prefixes.stay], "set_index": prefixes.n_sets - 1, "minute": split.minute}
+    return pa.table({name: np.array(values) for name, values in of_set.items()} | columns)
 
 
 def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:

@@ -1,10 +1,15 @@
 """Predictions from the beginnings of stays, each cut off after some of its sets: exact for every architecture.
 
-Legend: R beginnings, S sets of a split.
+The risk after every set of a stay is one of them for each set. With causal states one pass over the whole stay gives
+it: the state of a set depends on no later set, so the states up to a set are those of the stay cut off after it. Any
+other model predicts each beginning by itself. The head, however, was trained on whole stays only.
+
+Legend: R beginnings, N stays, S sets (stay by stay, in time order), D width of a state, P pooled width, O outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +25,10 @@ from seqsetvae.cohort.format import ranges
 from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.predictions import predict
 from seqsetvae.loading import BatchLoader, CohortDataModule, SplitBatches
-from seqsetvae.processes import own_share
+from seqsetvae.metrics import require_finite
+from seqsetvae.processes import columns_of_all, own_share
 from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.tasks import TASKS
 
 Ints = NDArray[np.int64]
 
@@ -77,13 +84,13 @@ def predict_prefixes(
     prefixes: Prefixes,
     precision: AbstractContextManager[Any],
 ) -> NDArray[np.float64]:
-    """Log-odds of class 1 for each beginning, as if its stay ended there: [R].
+    """Outputs for each beginning, as if its stay ended there: [R, O].
 
     Raises:
         FloatingPointError: one is not finite.
     """
     if not len(prefixes.stay):
-        return np.empty(0)
+        return np.empty((0, model.spec.width))
     batches = data.loader(split).dataset
     assert isinstance(batches, SplitBatches)
     sampler = LengthBucketSampler(
@@ -95,10 +102,10 @@ def predict_prefixes(
         **own_share(),
     )
     loader = BatchLoader(_PrefixBatches(batches, prefixes), sampler, data.num_workers, pin_memory=data.pin_memory)
-    found = predict(model, embeddings, loader, split, precision)
-    logit = np.empty(len(prefixes.stay))
-    logit[sampler.batches.order] = found.logit.cpu().numpy()
-    return logit
+    _, found = predict(model.spec, model, embeddings, loader, split, precision)
+    output = np.empty_like(found)
+    output[sampler.batches.order] = found
+    return output
 
 
 def _sizes(split: Split, prefixes: Prefixes, max_sets: int | None) -> tuple[Ints, Ints]:
@@ -106,3 +113,84 @@ def _sizes(split: Split, prefixes: Prefixes, max_sets: int | None) -> tuple[Ints
     end = prefixes.last_set(split) + 1
     n_sets = np.minimum(prefixes.n_sets, max_sets or prefixes.n_sets)
     return n_sets, split.set_offset[end] - split.set_offset[end - n_sets]
+
+
+# ------------------------------------------------------------------ after every set
+
+
+def predict_every_set(
+    model: FinetunedModel,
+    embeddings: torch.Tensor,
+    data: CohortDataModule,
+    split: str,
+    precision: AbstractContextManager[Any],
+) -> NDArray[np.float64]:
+    """Outputs for `every_prefix` of a split: [S, O].
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
+    stays = data.cohort.split(split)
+    if not is_causal(model) or data.max_sets is not None:
+        return predict_prefixes(model, embeddings, data, split, every_prefix(stays), precision)
+    loader = data.loader(split, **own_share())
+    stay_of_set, outputs = states_of_every_set(model, embeddings, loader, split, precision)
+    sorter = np.argsort(stays.stay_id)
+    position = sorter[np.searchsorted(stays.stay_id, stay_of_set, sorter=sorter)]
+    return outputs[np.argsort(position, kind="stable")]
+
+
+def is_causal(model: FinetunedModel) -> bool:
+    """Whether the model has a state of each set that depends on no later set, and a pooling of the states up to it."""
+    return hasattr(model.backbone, "states") and model.pooling in PREFIX_POOLINGS
+
+
+@torch.inference_mode()
+def states_of_every_set(
+    model: FinetunedModel,
+    embeddings: torch.Tensor,
+    batches: Iterable[Batch],
+    split: str,
+    precision: AbstractContextManager[Any],
+) -> tuple[Ints, NDArray[np.float64]]:
+    """(stay of each set [S], outputs after it [S, O]) of a causal model for all stays of these batches.
+
+    Raises:
+        FloatingPointError: an output is not finite.
+    """
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for cpu_batch in batches:
+        batch = cpu_batch.to(embeddings.device)
+        with precision:
+            states = model.backbone.states(batch, embeddings)
+            output = model.head(PREFIX_POOLINGS[model.pooling](states, batch))
+        stay_id = cpu_batch.stay_id[cpu_batch.stay_of_set]
+        require_finite(output, stay_id, split)
+        predicted = TASKS[model.spec.task].predicted(output).cpu()
+        parts.append((stay_id, predicted))
+    stay_of_set, outputs = columns_of_all(parts)
+    return stay_of_set.numpy(), outputs.numpy()
+
+
+def _last(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return states
+
+
+def _mean(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    total = states.double().cumsum(0)  # double: the sum runs over all stays of the batch
+    first = batch.sets_per_stay.cumsum(0) - batch.sets_per_stay
+    before = torch.cat([total.new_zeros(1, total.shape[1]), total]).index_select(0, first)  # [N, D]
+    own = total - before.index_select(0, batch.stay_of_set)
+    return (own / (batch.set_index[:, None] + 1)).to(states.dtype)
+
+
+def _last_and_mean(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return torch.cat([states, _mean(states, batch)], dim=1)
+
+
+# [S, D] → [S, P]: what ops.pooling.POOLINGS of the same name gives for the stay cut off after each set.
+PREFIX_POOLINGS: dict[str, Callable[[torch.Tensor, Batch], torch.Tensor]] = {
+    "last": _last,
+    "mean": _mean,
+    "last_mean": _last_and_mean,
+}

@@ -1,9 +1,7 @@
-"""Figures of binary predictions and their bootstrap intervals, with numpy, scipy and scikit-learn alone.
+"""Bootstrap intervals of figures, whatever the task.
 
-A resample is a row of weights: how often each stay was drawn. Every figure is a function of weights, so that the value
-(each stay once) and its interval (2,000 rows of weights at a time) come from the same code. Subjects (patients) are
-drawn, each with all stays, because stays of one subject are alike: intervals that take them as independent are too
-narrow.
+A resample is a row of weights: how often each stay was drawn. Subjects (patients) are drawn, each with all stays,
+because stays of one subject are alike: intervals that take them as independent are too narrow.
 
 Legend: n stays, R resamples.
 """
@@ -12,39 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
-from sklearn.metrics import roc_curve
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Figures = dict[str, Floats]  # figure -> its value in each resample, [R]; NaN where it is not defined
+from seqsetvae.tasks.scores import Figures, Floats, Ints, Scores
 
-FIGURES = {  # the figures and their names in a table
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "brier": "Brier score",
-    "calibration_slope": "calibration slope",
-    "calibration_intercept": "calibration intercept",
-    "ece": "ECE",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-}
-PREVALENCE = "prevalence"  # the baseline that gives every stay the same probability
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
-ECE_BINS = 10  # of equal width
 MOST_UNDEFINED = 0.05  # share of resamples in which a figure may be undefined; above it there is no interval
 WEIGHTS_PER_BLOCK = 1 << 18  # weights in memory at once: 2 MiB stay in a core's cache
-NEWTON_STEPS = 50
-SEPARATED = 1e-8  # mean of p · (1 - p) below which all probabilities go to 0 or 1: the classes are separated
-LARGEST_STEP = 5.0  # of a coefficient, for a covariate of standard deviation 1
-SMALLEST_STEP = 1e-6  # the error after a step of Newton's method is about its square
 
 
 @dataclass(frozen=True)
@@ -58,82 +33,6 @@ class Interval:
     def as_plain(self) -> dict[str, float | None]:
         """For JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Predictions of one model for n labelled stays of both classes."""
-
-    label: Ints  # [n] 0 or 1
-    logit: Floats  # [n] log-odds of class 1, by which stays are ranked and classified
-    threshold: float | None = None  # a stay is classified as positive if its logit is at least this
-    calibrated_logit: Floats | None = None  # [n] log-odds of the calibrated probability; None: `logit` as it is
-    subject: Ints | None = None  # [n] the patient of each stay; None: each stay is of another
-
-    @property
-    def risk_logit(self) -> Floats:
-        """[n] Log-odds of the probabilities by which calibration is measured."""
-        return self.logit if self.calibrated_logit is None else self.calibrated_logit
-
-    @cached_property
-    def _ranks(self) -> tuple[Ints, Ints]:
-        """(order by ascending logit [n], where each group of equal logits begins in it)."""
-        order = np.argsort(self.logit, kind="stable")
-        is_new = np.diff(self.logit[order], prepend=-np.inf) != 0
-        return order, np.flatnonzero(is_new)
-
-    @cached_property
-    def _bins(self) -> tuple[Floats, Floats]:
-        """(label - probability of each stay in the column of its bin of the ECE [n, bins], squared errors [n])."""
-        probability = expit(self.risk_logit)
-        excess = np.zeros((len(self.label), ECE_BINS))
-        column = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], probability)
-        excess[np.arange(len(self.label)), column] = self.label - probability
-        return excess, (self.label - probability) ** 2
-
-    def figures(self, weights: Floats) -> Figures:
-        """Every figure in every resample: weights [R, n]."""
-        excess, squared_error = self._bins
-        total = weights.sum(axis=1)
-        slope, intercept = logistic_calibration(self.label, self.risk_logit, weights)
-        return {
-            **self.ranking(weights),
-            "brier": weights @ squared_error / total,
-            "calibration_slope": slope,
-            "calibration_intercept": intercept,
-            "ece": np.abs(weights @ excess).sum(axis=1) / total,
-            **self._at_threshold(weights),
-        }
-
-    def ranking(self, weights: Floats) -> Figures:
-        """AUROC and average precision (AUPRC), with ties as scikit-learn counts them."""
-        order, starts = self._ranks
-        drawn, label = weights[:, order], self.label[order]
-        positive, negative = (np.add.reduceat(drawn * of_class, starts, axis=1) for of_class in (label, 1 - label))
-        n_positive, n_negative = (of_class.sum(axis=1) for of_class in (positive, negative))
-        below = np.cumsum(negative, axis=1) - negative / 2  # a tie counts half
-        true_positives = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
-        flagged = true_positives + np.cumsum(negative[:, ::-1], axis=1)[:, ::-1]
-        precision = true_positives / np.maximum(flagged, 1)
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: a resample without stays of both classes
-            return {
-                "auroc": np.einsum("rg,rg->r", positive, below) / (n_positive * n_negative),
-                "auprc": np.einsum("rg,rg->r", positive, precision) / n_positive,
-            }
-
-    def _at_threshold(self, weights: Floats) -> Figures:
-        names = ("sensitivity", "specificity", "ppv", "npv")
-        if self.threshold is None:
-            return {name: np.full(len(weights), np.nan) for name in names}
-        is_positive, is_flagged = self.label == 1, self.logit >= self.threshold
-        tp, fn = weights @ (is_positive & is_flagged), weights @ (is_positive & ~is_flagged)
-        fp, tn = weights @ (~is_positive & is_flagged), weights @ (~is_positive & ~is_flagged)
-        pairs = ((tp, fn), (tn, fp), (tp, fp), (tn, fn))
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not defined
-            return {name: right / (right + wrong) for name, (right, wrong) in zip(names, pairs, strict=True)}
-
-
-# ------------------------------------------------------------------ bootstrap
 
 
 def resamples(label: Ints, number: int, seed: int, subject: Ints | None = None) -> Iterator[Floats]:
@@ -208,90 +107,3 @@ def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 
         return {name: ours[name] - theirs[name] for name in ours}
 
     return bootstrap(one.label, figures, number, seed, one.subject)
-
-
-def prevalence_logit(label: Ints) -> Floats:
-    """The log-odds of the share of positives, for every stay [n]: no constant probability has a lower Brier score."""
-    share = label.mean()
-    return np.full(len(label), np.log(share / (1 - share)))
-
-
-# ------------------------------------------------------------------ calibration and threshold
-
-
-def logistic_calibration(label: Ints, logit: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """(slope [R], intercept [R]) of calibration in each resample: weights [R, n]; NaN where they are not defined.
-
-    The slope is that of a logistic regression of the label on the logit; 1 is perfect. The intercept is that of one
-    whose slope is fixed at 1 ("calibration in the large"); 0 is perfect, above 0 the risks are too low.
-    """
-    scale = float(np.std(logit)) or 1.0
-    slope = logistic_regression(label, (logit / scale)[:, None], np.zeros(len(label)), weights)[:, 1] / scale
-    intercept = logistic_regression(label, np.zeros((len(label), 0)), logit, weights)[:, 0]
-    return slope, intercept
-
-
-def logistic_regression(label: Floats | Ints, covariates: Floats, offset: Floats, weights: Floats) -> Floats:
-    """Coefficients [R, 1 + C], the intercept first, of log-odds = offset + intercept + covariates · coefficients.
-
-    Newton's method in all resamples at once: covariates [n, C] of about unit variance, offset [n], weights [R, n].
-    A row is NaN where there is no maximum, for example because the classes are separated.
-    """
-    design = np.column_stack([np.ones(len(label)), covariates])  # [n, 1 + C]
-    products = (design[:, :, None] * design[:, None, :]).reshape(len(label), -1)  # [n, (1 + C)²]
-    width = design.shape[1]
-    found = np.full((len(weights), width), np.nan)
-    left, now = np.arange(len(weights)), np.zeros((len(weights), width))
-    if len(weights) > 1:  # the coefficients of the whole sample are close to those of its resamples
-        now += np.nan_to_num(logistic_regression(label, covariates, offset, np.ones((1, len(label)))))
-    observed = weights @ (label[:, None] * design)
-    for _ in range(NEWTON_STEPS):
-        probability = expit(offset + now @ design.T)
-        expected = weights * probability
-        gradient = observed - expected @ design
-        expected -= expected * probability  # weights · p · (1 - p)
-        step, solved = _solve((expected @ products).reshape(-1, width, width), gradient)
-        solved &= expected.sum(axis=1) > SEPARATED * weights.sum(axis=1)
-        now = now + step
-        converged = solved & (np.abs(step).max(axis=1) < SMALLEST_STEP)
-        found[left[converged]] = now[converged]
-        go_on = solved & ~converged
-        if not go_on.all():
-            left, now, weights, observed = left[go_on], now[go_on], weights[go_on], observed[go_on]
-        if not len(left):
-            break
-    return found
-
-
-def _solve(curvature: Floats, gradient: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """(Newton steps [R, C] of limited length, whether each could be computed [R])."""
-    with np.errstate(all="ignore"):
-        solved = np.linalg.det(curvature) > 1e-12 * np.prod(np.einsum("rcc->rc", curvature), axis=1)
-    step = np.zeros_like(gradient)
-    step[solved] = np.linalg.solve(curvature[solved], gradient[solved][:, :, None])[:, :, 0]
-    return np.clip(step, -LARGEST_STEP, LARGEST_STEP), solved
-
-
-def platt_scaling(label: Ints, logit: Floats) -> tuple[float, float] | None:
-    """(slope, intercept) of calibrated log-odds = slope · logit + intercept; None unless the slope is above 0.
-
-    The targets are those of Platt (1999), a little inside 0 and 1, so that separated classes have a finite slope.
-    """
-    n_positive, n_negative = int((label == 1).sum()), int((label == 0).sum())
-    target = np.where(label == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
-    center, scale = float(np.mean(logit)), float(np.std(logit)) or 1.0
-    covariate = ((logit - center) / scale)[:, None]
-    intercept, slope = logistic_regression(target, covariate, np.zeros(len(label)), np.ones((1, len(label))))[0]
-    if not slope > 0:
-        return None
-    return float(slope / scale), float(intercept - slope * center / scale)
-
-
-def youden_threshold(label: Ints, logit: Floats) -> float | None:
-    """The logit of highest sensitivity + specificity - 1 (Youden's index), the highest such; None if none is above 0.
-
-    A stay is classified as positive if its logit is at least the threshold.
-    """
-    false_positive_rate, true_positive_rate, thresholds = roc_curve(label, logit)
-    best = int(np.argmax(true_positive_rate - false_positive_rate))
-    return float(thresholds[best]) if true_positive_rate[best] > false_positive_rate[best] else None

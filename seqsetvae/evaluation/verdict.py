@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.scores import FIGURES, title_of
+
 NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
-LOWER_IS_BETTER = ("MAE", "RMSE", "brier", "log loss")
-NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
+LESS_IS_BETTER = tuple(name for task in TASKS.values() for name in getattr(task, "LESS_IS_BETTER", ()))
 NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
 NOT_WORSE = "No baseline is better than this model"
 TRAINED_ON = "On these stays the models were trained: which one is better for new stays, another split shows."
@@ -86,14 +88,21 @@ def _sign(name: str, difference: Plain) -> int:
     low, high = difference.get("low"), difference.get("high")
     if low is None or high is None or low <= 0 <= high:
         return 0
-    return -1 if (low > 0) == name.startswith(LOWER_IS_BETTER) else 1
+    return -1 if (low > 0) == less_is_better(name) else 1
+
+
+def less_is_better(name: str) -> bool:
+    family = name.removeprefix("mean ").split(" of ")[0]  # of the figure of one column
+    return family in LESS_IS_BETTER or any(
+        each.less_is_better for key, each in FIGURES.items() if family in (key, each.title)
+    )
 
 
 def _rank(other: Plain) -> float:
     """The first difference, in the direction in which less is worse for the model."""
     name, difference = next(iter(_differences(other)))
     value = difference.get("value") or 0.0
-    return -value if name.startswith(LOWER_IS_BETTER) else value
+    return -value if less_is_better(name) else value
 
 
 def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
@@ -104,7 +113,7 @@ def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]
         if sign or (any_sign and None not in (difference.get("low"), difference.get("high"))):
             ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
             values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
-            text = f"{NAMES.get(name, name)}{values} difference {difference['value']:+.3f} "
+            text = f"{title_of(name)}{values} difference {difference['value']:+.3f} "
             text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
             parts.append(text + ", where the model is better" * (sign > 0 and not any_sign))
     return "; ".join(parts)

@@ -86,7 +86,7 @@ def problems(settings: Settings) -> list[str]:
     """The rules of fine-tuning one binary label in each combination, and of pretraining where there is any."""
     finetuning = settings.finetuning
     task = finetuning.task.task
-    if not finetuning.task.is_binary:
+    if not finetuning.task.offers("crossvalidate"):
         return [f"task: received {task!r}; allowed: binary with --mode crossvalidate, whose folds go by one label"]
     if len(set(settings.tunings or ())) < len(settings.tunings or ()):
         return [f"tunings: received {' '.join(settings.tunings or ())}; name each way of tuning once"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,11 @@ from seqsetvae.settings.groups import (
 from seqsetvae.settings.kinds import Several, choice, existing_path, exists, number, optional
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    import numpy as np
     import pyarrow as pa
 
-    from seqsetvae.evaluation.calibration import Calibration
     from seqsetvae.evaluation.predictions import Predictions
-    from seqsetvae.evaluation.results import Evaluated, Landmark
     from seqsetvae.modes.scoring import Scorer
+    from seqsetvae.tasks.spec import Calibration
 
 HELP = "figures of fine-tuned checkpoints on one split, with 95 % intervals"
 NEEDS = ("ckpt", "split")
@@ -79,91 +77,95 @@ def run(settings: Settings) -> dict[str, Any]:
     Returns:
         The content of evaluation.json.
     """
+    from seqsetvae.evaluation.prediction_file import prediction_table
     from seqsetvae.evaluation.report import report_finished_run
     from seqsetvae.evaluation.results import evaluation, table
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
-    from seqsetvae.modes.task_scoring import evaluate_task, task_of
+    from seqsetvae.modes.scoring import open_scorer
     from seqsetvae.processes import leave
-    from seqsetvae.tasks.spec import BINARY
 
-    split = settings.split.split
+    split, data, loader = settings.split.split, settings.data, settings.loader
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
     assert split is not None, "settings are checked before a mode runs"
-    if task_of(settings.finetuned.ckpt[0]) != BINARY:
-        return evaluate_task(settings)
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
-    scorers = [_open(ckpt, settings, split) for ckpt in settings.finetuned.ckpt]
+    scorers = [
+        open_scorer(ckpt, data, loader, settings.run, [split], labelled=True) for ckpt in settings.finetuned.ckpt
+    ]
     first = scorers[0]
     require_writable_results(settings, first)
     every = [scorer.predict(split) for scorer in scorers]
-    tables = [_labelled(scorer, predictions) for scorer, predictions in zip(scorers, every, strict=True)]
-    names = checkpoint_names([scorer.path for scorer in scorers])
-    evaluated = [_evaluated(*each) for each in zip(scorers, tables, names, strict=True)]
-    _require_same_stays(scorers, tables)
-    landmarks = _landmarks(first, tables[0], settings.details.landmarks or ())
+    evaluated = [_evaluated(*each) for each in zip(scorers, every, strict=True)]
+    _require_same_stays(scorers, evaluated)
+    landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
     leave()
-    baselines, about_baselines = _baselines(settings.baselines.baselines, first, tables[0])
+    names = checkpoint_names([scorer.path for scorer in scorers])
+    others, about_baselines = _baselines(settings.baselines.baselines, first, evaluated[0])
     content = evaluation(
         evaluated[0],
-        baselines=baselines,
-        compared={each.checkpoint: each.scores() for each in evaluated[1:]},
-        subgroups=[] if columns is None else subgroups_of(columns, tables[0].stay_id.cpu().numpy()),
+        names[0],
+        others=others | dict(zip(names[1:], evaluated[1:], strict=True)),
+        subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
         landmarks=landmarks,
-        cautions=[*_left_out(every[0], tables[0]), *_drift(first, split), *about_baselines],
+        cautions=[*_left_out(every[0], evaluated[0]), *_drift(first, split), *about_baselines],
+        is_selected=first.is_selected,
         seed=settings.run.seed,
     )
     print(f"\n{table(content)}")
     for caution in content["cautions"]:
         print(f"⚠️  {caution}")
-    _write(settings, first, content, every[0], evaluated[0].calibration)
+    whole = replace(every[0], calibration=evaluated[0].calibration)
+    rows = prediction_table(whole, first.cohort.split(split).stay_id, first.without_known_variable(split))
+    write_evaluation(settings, first, content, rows)
     if first.folder is not None and settings.output.output is None:
         report_finished_run(first.folder.path)
     return content
 
 
-def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Log-odds of each baseline for the evaluated stays, and what a reader must know about them."""
+def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:
+    """Predictions of each baseline for the evaluated stays, and what a reader must know about them."""
     import numpy as np
 
-    from seqsetvae.baselines import BASELINES, baseline_log_odds, without_library
-    from seqsetvae.evaluation.statistics import PREVALENCE, prevalence_logit
+    from seqsetvae.baselines import baseline_outputs, without_library
+    from seqsetvae.tasks import TASKS
+    from seqsetvae.tasks.targets import truth
 
+    spec = evaluated.spec
+    task, cohort = TASKS[spec.task], scorer.cohort
     if which == "none":
         return {}, []
-    constant = {PREVALENCE: prevalence_logit(evaluated.label.cpu().numpy())}
-    labels = {name: scorer.cohort.splits[name].label for name in ("train", "valid") if name in scorer.cohort.splits}
-    if len(labels) < 2 or any(not {0, 1} <= set(np.unique(label).tolist()) for label in labels.values()):
-        note = "No baselines but the prevalence: the data have no labelled train and valid splits to train others on."
-        return constant, [note]
+    targets = {name: truth(cohort, name, spec) for name in ("train", "valid") if name in cohort.splits}
+    can_be_trained = {"train", "valid"} <= targets.keys() and all(
+        len(np.unique(column[~np.isnan(column)])) >= (max(len(spec.classes), 2) if name == "train" else 2)
+        for name, target in targets.items()
+        for column in target.T
+    )
+    outputs = task.constant(spec, targets["train"] if can_be_trained else None, evaluated.target)
+    if not can_be_trained:  # the checkpoint may have been trained on other data
+        note = (
+            f"No baselines{' but the ' * bool(outputs)}{', '.join(outputs)}: the data have no train and valid splits "
+            "whose labels are known and differ, to train others on."
+        )
+        return {name: evaluated.other(output) for name, output in outputs.items()}, [note]
     missing = without_library()
-    trained = [name for name in BASELINES if name not in missing]
+    trained = [name for name in task.baselines(spec) if name not in missing]
     print(f"Baselines: {' and '.join(trained)} on summaries of each variable (--baselines none omits them)")
-    ids, log_odds = baseline_log_odds(scorer.data, evaluated.split, trained)
-    rows = np.searchsorted(ids, evaluated.stay_id.cpu().numpy())
+    ids, found = baseline_outputs(spec, scorer.data, evaluated.split, trained)
+    rows = np.searchsorted(ids, evaluated.stay_id)
+    outputs |= {name: output[rows] for name, output in found.items()}
     notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]
     if evaluated.split == "valid":
         notes.append("The baselines were stopped or chosen on the validation split: on it their figures are too good.")
-    return constant | {name: values[rows] for name, values in log_odds.items()}, notes
+    return {name: evaluated.other(output) for name, output in outputs.items()}, notes
 
 
-def _open(ckpt: Path, settings: Settings, split: str) -> Scorer:
-    """A checkpoint with its data, whose split has labels of both classes."""
-    from seqsetvae.loading import require_both_classes
-    from seqsetvae.modes.scoring import open_scorer
-
-    scorer = open_scorer(ckpt, settings.data, settings.loader, settings.run, [split], labelled=True)
-    require_both_classes(scorer.cohort, split)
-    return scorer
-
-
-def _labelled(scorer: Scorer, predictions: Predictions) -> Predictions:
-    """The rows that are evaluated, by stay: those with a label and at least one known variable."""
-    import torch
+def _evaluated(scorer: Scorer, predictions: Predictions) -> Predictions:
+    """The rows that are evaluated, by stay: those with a label and at least one known variable; and the calibration."""
+    import numpy as np
 
     labelled = predictions.labelled()
     labelled = labelled.rows(labelled.stay_id.argsort())
-    unknown = torch.tensor(sorted(scorer.without_known_variable(predictions.split)), dtype=torch.int64)
-    return labelled.rows(~torch.isin(labelled.stay_id.cpu(), unknown))
+    found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
+    return replace(found, calibration=calibration_of(scorer, found))
 
 
 def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
@@ -179,22 +181,6 @@ def _drift(scorer: Scorer, split: str) -> list[str]:
     return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
-def _evaluated(scorer: Scorer, predictions: Predictions, name: str) -> Evaluated:
-    """The predictions with the calibration of their checkpoint."""
-    from seqsetvae.evaluation.results import Evaluated
-
-    return Evaluated(
-        checkpoint=name,
-        split=predictions.split,
-        label_name=scorer.cohort.label_name,
-        label=predictions.label.cpu().numpy(),
-        logit=predictions.logit.cpu().numpy(),
-        subject=scorer.cohort.split(predictions.split).subjects_of(predictions.stay_id.cpu().numpy()),
-        calibration=calibration_of(scorer, predictions),
-        is_selected=scorer.is_selected,
-    )
-
-
 def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | None:
     """The calibration of a checkpoint; one of an older run, which has no file, is fitted on its validation split now.
 
@@ -202,11 +188,14 @@ def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | No
     """
     from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
     from seqsetvae.processes import from_first, this_process
+    from seqsetvae.tasks import TASKS
 
-    calibration, line = from_first(lambda: read_calibration(scorer.path))
-    if calibration is None and scorer.is_data_of_run and "valid" in scorer.cohort.splits:
+    task = TASKS[scorer.spec.task]
+    calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task))
+    can_be_fitted = task.Calibration is not None and scorer.is_data_of_run and "valid" in scorer.cohort.splits
+    if calibration is None and can_be_fitted:
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
-        if len(validation.label.unique()) == 2:
+        if len(set(validation.target[:, 0])) > 1:
             keep = this_process().is_first and not calibration_file(scorer.path).exists()
             calibration = (calibrate if keep else fit_calibration)(scorer.path, validation)
             line = str(calibration)
@@ -216,41 +205,36 @@ def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | No
 
 def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]) -> None:
     """Raises InputError unless all checkpoints were evaluated on the same stays with the same labels."""
+    import numpy as np
+
+    one, first = scorers[0], tables[0]
     for scorer, other in zip(scorers[1:], tables[1:], strict=True):
-        if other.stay_id.tolist() != tables[0].stay_id.tolist() or other.label.tolist() != tables[0].label.tolist():
+        if any(getattr(scorer.spec, name) != getattr(one.spec, name) for name in ("task", "names", "classes")):
             raise InputError(
-                f"{scorer.path} and {scorers[0].path} are evaluated on different stays or labels ({len(other):,} and "
-                f"{len(tables[0]):,} stays), so they cannot be compared. Pass --data_dir to evaluate them on the same."
+                f"{scorer.path} predicts {scorer.spec.title} ({scorer.spec.task}) and {one.path} {one.spec.title} "
+                f"({one.spec.task}), so they cannot be compared. Pass checkpoints of one task and the same labels."
+            )
+        same = np.array_equal(other.stay_id, first.stay_id)
+        if not same or not np.array_equal(other.target, first.target, equal_nan=True):
+            raise InputError(
+                f"{scorer.path} and {one.path} are evaluated on different stays or labels ({len(other):,} and "
+                f"{len(first):,} stays), so they cannot be compared. Pass --data_dir to evaluate them on the same."
             )
 
 
-def _landmarks(scorer: Scorer, predictions: Predictions, hours: Sequence[float]) -> list[Landmark]:
-    """The predictions from the first hours for the evaluated stays."""
+def _landmarks(scorer: Scorer, evaluated: Predictions, hours: Sequence[float]) -> dict[float, Predictions]:
+    """The predictions from the first hours for the evaluated stays, by hour."""
     import numpy as np
 
     from seqsetvae.evaluation.prefixes import until_hour
-    from seqsetvae.evaluation.results import Landmark
 
-    stays = scorer.cohort.split(predictions.split)
-    evaluated, found = np.isin(stays.stay_id, predictions.stay_id.cpu().numpy()), []
+    stays = scorer.cohort.split(evaluated.split)
+    is_evaluated, found = np.isin(stays.stay_id, evaluated.stay_id), {}
     for hour in sorted(set(hours)):
         early = until_hour(stays, hour)
-        early = early.rows(evaluated[early.stay])
-        label = stays.label[early.stay].astype(np.int64)
-        subject = stays.subjects_of(stays.stay_id[early.stay])
-        found.append(Landmark(hour, label, scorer.predict_prefixes(predictions.split, early), subject))
+        predictions = scorer.predict_prefixes(evaluated.split, early.rows(is_evaluated[early.stay]))
+        found[hour] = replace(predictions, calibration=evaluated.calibration)
     return found
-
-
-def _write(
-    settings: Settings, scorer: Scorer, content: dict[str, Any], predictions: Predictions, calibration: Any
-) -> None:
-    """evaluation.json and the predictions of one binary label."""
-    from seqsetvae.evaluation.prediction_file import prediction_table
-
-    stays: np.ndarray = scorer.cohort.split(predictions.split).stay_id
-    reasons = scorer.without_known_variable(predictions.split)
-    write_evaluation(settings, scorer, content, prediction_table(predictions, stays, calibration, reasons))
 
 
 def require_writable_results(settings: Settings, scorer: Scorer) -> None:

@@ -71,7 +71,7 @@ def problems(settings: Settings) -> list[str]:
             "--architecture variable_summaries",
         ),
         (
-            uses_trees and not settings.task.is_binary,
+            uses_trees and not settings.task.offers("trees"),
             f"tree_models: allowed: 0 with --task {settings.task.task}; trees take part in training with "
             "one binary label only (--mode evaluate has them as a baseline)",
         ),

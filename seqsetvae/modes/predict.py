@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     DataSettings,
@@ -21,8 +22,8 @@ from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import pyarrow as pa
 
-    from seqsetvae.evaluation.calibration import Calibration
     from seqsetvae.modes.scoring import Scorer
+    from seqsetvae.tasks.spec import Calibration
 
 HELP = "write the probability of every stay to a file; labels are not needed"
 NEEDS = ("ckpt", "output")
@@ -103,7 +104,6 @@ def run(settings: Settings) -> Prediction:
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
-    from seqsetvae.modes.task_scoring import refuse_for_task
     from seqsetvae.processes import leave
 
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
@@ -114,15 +114,8 @@ def run(settings: Settings) -> Prediction:
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)
-    if scorer.finetuned.task is not None:
-        refuse_for_task(
-            scorer.finetuned.task["task"],
-            scorer.path,
-            schema=settings.schema == "meds",
-            every_set=settings.every_set,
-            explain=settings.explain is not None,
-        )
-    calibration, line = read_calibration(scorer.path)
+    refuse_for_task(scorer, schema=settings.schema == "meds", explain=settings.explain is not None)
+    calibration, line = read_calibration(scorer.path, scorer.spec.task)
     print(line)
     if settings.explain is not None:
         leave()  # a few stays are no work for several processes
@@ -146,23 +139,33 @@ def run(settings: Settings) -> Prediction:
     return Prediction(output, table.num_rows, tuple(warnings))
 
 
+def refuse_for_task(scorer: Scorer, **given: bool) -> None:
+    """Raises InputError for flags that were given and mean nothing for the task of the checkpoint."""
+    from seqsetvae.tasks import TASKS
+
+    task = scorer.spec.task
+    flags = [f"--{name}" for name, is_given in given.items() if is_given and name not in TASKS[task].OFFERS]
+    if flags:
+        there = " and ".join(name for name, each in TASKS.items() if set(given) <= set(each.OFFERS))
+        raise InputError(
+            f"{' and '.join(flags)}: not available for --task {task}, which {scorer.path} was trained for; available "
+            f"for --task {there}. Leave out {' and '.join(flags)}."
+        )
+
+
 def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None, *, all_splits: bool) -> pa.Table:
     """One row for every stay of these splits; also for those that the compilation of the data left out."""
     import pyarrow as pa
 
     from seqsetvae.cohort.imported import read_samples
     from seqsetvae.evaluation.prediction_file import prediction_table, with_ids, without_prediction
-    from seqsetvae.modes.task_scoring import outputs_of, task_rows
 
-    if scorer.finetuned.task is not None:
-        outputs = [outputs_of(scorer, split) for split in splits]
-        return with_ids(task_rows(scorer, outputs, all_splits=all_splits), read_samples(scorer.cohort))
     tables = []
     for split in splits:
         reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id
-        tables.append(prediction_table(scorer.predict(split), stays, calibration, reasons))
+        tables.append(prediction_table(replace(scorer.predict(split), calibration=calibration), stays, reasons))
     left_out = [each for each in scorer.left_out() if each[1] in splits or (all_splits and each[1] is None)]
-    table = pa.concat_tables([*tables, without_prediction(left_out)])
+    table = pa.concat_tables([*tables, without_prediction(left_out, tables[0].schema)])
     missing = table["reason"].drop_null()
     if len(missing):
         print(f"No prediction for {len(missing):,} of {len(table):,} stays; the column `reason` says why")
@@ -179,7 +182,10 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibrati
         "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
         "stays, as is the calibration. --mode evaluate --landmarks measures how well it does there"
     )
-    return pa.concat_tables([every_set_table(scorer.predict_every_set(split), calibration) for split in splits])
+    outputs = {split: scorer.predict_every_set(split) for split in splits}
+    return pa.concat_tables(
+        [every_set_table(scorer.cohort.split(name), each, scorer.spec, calibration) for name, each in outputs.items()]
+    )
 
 
 def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:
@@ -218,7 +224,7 @@ def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration:
     keys = "the stay; prediction_time is the time of its last event, in minutes since admission counted from 1970-01-01"
     if has_dates(samples):
         keys = "that of the imported data, prediction_time too (the last event, where they have none)"
-    is_calibrated = calibration is not None and calibration.is_fitted
+    is_calibrated = table["calibrated_probability"].null_count < len(table)
     print(f"MEDS: subject_id is {keys}; the probability is {'calibrated' if is_calibrated else 'not calibrated'}")
     parts = [scorer.cohort.split(split) for split in splits]
     minute = np.concatenate([part.minute[part.stay_offset[1:] - 1] for part in parts])

@@ -19,14 +19,17 @@ from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.drift import drift, not_compared
-from seqsetvae.evaluation.every_set import EverySet, predict_every_set
 from seqsetvae.evaluation.explain import StayLogit
 from seqsetvae.evaluation.load import Finetuned, load_finetuned
-from seqsetvae.evaluation.predictions import Predictions, predict
-from seqsetvae.evaluation.prefixes import Prefixes, predict_prefixes
+from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
+from seqsetvae.evaluation.prefixes import Prefixes, predict_every_set, predict_prefixes
 from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
 from seqsetvae.processes import first_process_first, own_share
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.label_file import read_label_file
+from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.targets import label_file, require_targets, with_targets, without_label
 from seqsetvae.trained_on import check_variables, check_width
 from seqsetvae.training.precision import Precision, prepare_device, say_precision, weight_type
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
@@ -52,9 +55,9 @@ class Scorer:
         return self.finetuned.path
 
     @property
-    def has_label(self) -> bool:
-        """Whether the labels of the cohort are what the model was trained to predict."""
-        return self.cohort.label_name == self.finetuned.trained_on.label_name
+    def spec(self) -> Spec:
+        """What the model predicts."""
+        return self.finetuned.task
 
     @property
     def is_data_of_run(self) -> bool:
@@ -68,22 +71,24 @@ class Scorer:
         return not isinstance(settings, dict) or settings.get("keep", "best") == "best"
 
     def predict(self, split: str) -> Predictions:
-        """Predictions for all stays of a split; with label -1 where the labels are those of something else.
+        """Predictions for all stays of a split; without labels where those of the data are of something else.
 
-        The batches are the same whether stays have labels or not, and so are the logits, to the last bit.
+        The batches are the same whether stays have labels or not, and so are the outputs, to the last bit.
         """
         loader = self.data.loader(split, **own_share())
-        found = predict(self.finetuned.model, self.embeddings, loader, split, self.precision.context())
-        return found if self.has_label else replace(found, label=torch.full_like(found.label, -1))
+        model, context = self.finetuned.model, self.precision.context()
+        found = predict(self.spec, model, self.embeddings, loader, split, context)
+        return predictions_of(self.spec, self.cohort, split, *found)
 
-    def predict_every_set(self, split: str) -> EverySet:
-        """The prediction after every set of all stays of a split, in the order of the cohort."""
+    def predict_every_set(self, split: str) -> np.ndarray:
+        """Outputs after every set of all stays of a split, in the order of the cohort: [S, O]."""
         return predict_every_set(self.finetuned.model, self.embeddings, self.data, split, self.precision.context())
 
-    def predict_prefixes(self, split: str, prefixes: Prefixes) -> np.ndarray:
-        """Log-odds of class 1 for beginnings of stays of a split: [R]."""
-        context = self.precision.context()
-        return predict_prefixes(self.finetuned.model, self.embeddings, self.data, split, prefixes, context)
+    def predict_prefixes(self, split: str, prefixes: Prefixes) -> Predictions:
+        """Predictions for beginnings of stays of a split."""
+        context, stays = self.precision.context(), self.cohort.split(split).stay_id[prefixes.stay]
+        output = predict_prefixes(self.finetuned.model, self.embeddings, self.data, split, prefixes, context)
+        return predictions_of(self.spec, self.cohort, split, stays, output)
 
     def without_known_variable(self, split: str) -> dict[int, str]:
         """{stay: reason} of the stays without an event of a variable that the model was trained on."""
@@ -167,7 +172,7 @@ def open_scorer(
 ) -> Scorer:
     """The model of --ckpt on its device with the data of --data_dir, by default those of its run.
 
-    `labelled`: the splits must have labels of both classes, else labels are not needed.
+    `labelled`: the splits must have labels that can be evaluated, else labels are not needed.
 
     Raises:
         InputError: the checkpoint, the data, or what they are together cannot be used.
@@ -176,16 +181,23 @@ def open_scorer(
     say_precision(run, device)
     path, folder = find_checkpoint(ckpt)
     finetuned = load_finetuned(path, weight_type(run))
-    trained_on = finetuned.trained_on
+    trained_on, label_in_cohort = finetuned.trained_on, TASKS[finetuned.task.task].LABEL_IN_COHORT
+    given, needs_labels = data, labelled and label_in_cohort
     data = data_of_run(data, finetuned, folder, labelled=labelled)
-    width = check_data(data, *splits, labelled=labelled)
+    width = check_data(data, *splits, labelled=needs_labels)
     if trained_on.variables is None:
         check_width(width, finetuned.input_dim, path, data.data_dir)
     with first_process_first():
         # Variables without an embedding cannot have been in the training data; the drift check counts them.
         own, out = trained_on.variables, run.output_root_dir
-        cohort = open_data(data, out, own=own, needs_labels=labelled, leave_out_unknown=True)
+        cohort = open_data(data, out, own=own, needs_labels=needs_labels, leave_out_unknown=True)
     check_variables(cohort, finetuned.input_dim, trained_on, path)
+    if labelled and not label_in_cohort:
+        file = read_label_file(label_file_of_run(given, finetuned, folder, cohort), finetuned.task.names)
+        print(f"Labels: {file.path} ({', '.join(finetuned.task.names)})")
+        cohort = with_targets(cohort, file, finetuned.task)
+    if labelled:
+        require_targets(cohort, *splits)
     model = finetuned.model.to(device)
     if run.compile_model:
         model.backbone.compile_dense_parts()
@@ -222,8 +234,8 @@ def data_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | No
             "can only be evaluated on that label. Leave out --label_name, or set label_name = None in the config file."
         )
     data_dir = data.data_dir or data_dir_of_run(folder, path)
-    if finetuned.task is not None:  # its labels are read apart from the cohort
-        return replace(data, label_name=None, label_path=None, max_sets=trained_on.max_sets, data_dir=data_dir)
+    if not TASKS[finetuned.task.task].LABEL_IN_COHORT:
+        return replace(without_label(data), max_sets=trained_on.max_sets, data_dir=data_dir)
     label_name = trained_on.label_name
     if is_compiled(data_dir):
         found = open_cohort(data_dir, verify=False).label_name
@@ -248,3 +260,14 @@ def data_dir_of_run(folder: RunFolder | None, path: Path) -> Path:
     if not data_dir.exists():
         raise InputError(f"{path}: the data of its run, {data_dir}, no longer exist; pass --data_dir")
     return data_dir
+
+
+def label_file_of_run(data: DataSettings, finetuned: Finetuned, folder: RunFolder | None, cohort: Cohort) -> Path:
+    """--label_path, or the file beside --data_dir, or that of the checkpoint's run."""
+    recorded = {} if folder is None else folder.read_json(CONFIG).get("cohort")
+    of_run = recorded.get("label_file") if isinstance(recorded, dict) else None
+    if data.label_path is None and data.data_dir is None and of_run is not None:
+        if not Path(of_run).is_file():
+            raise InputError(f"{finetuned.path}: the labels of its run, {of_run}, no longer exist; pass --label_path")
+        return Path(of_run)
+    return label_file(replace(data, data_dir=data.data_dir or cohort.path))

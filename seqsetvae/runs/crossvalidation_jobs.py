@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from seqsetvae.baselines import baseline_log_odds
+from seqsetvae.baselines import baseline_outputs
 from seqsetvae.checkpoint import LoadReport
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.bind import bind
@@ -25,7 +25,7 @@ from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
 from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.evaluation.predictions import Predictions, predict
+from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
 from seqsetvae.loading import CohortDataModule, data_module
 from seqsetvae.memory import release
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
@@ -34,6 +34,7 @@ from seqsetvae.runs import finetune, pretrain
 from seqsetvae.runs.crossvalidation_files import Job
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.tuning import resolved
+from seqsetvae.tasks.targets import spec_of
 from seqsetvae.trained_on import check_variables, new_transform, value_transform
 from seqsetvae.training.precision import Precision, prepare_device, weight_type
 from seqsetvae.training.pretrained import load_pretrained
@@ -127,11 +128,13 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
     """The log-odds of each baseline for the held-out stays."""
     of_run, cohort = settings.finetuning, fold.labelled
     transform = new_transform(of_run.architecture, of_run.values, cohort)
-    ids, log_odds = baseline_log_odds(loaders(of_run, cohort, transform), "valid")
+    ids, outputs = baseline_outputs(spec_of(cohort), loaders(of_run, cohort, transform), "valid")
     held_out = cohort.split("valid")
     order = held_out.stay_id.argsort()
     assert (held_out.stay_id[order] == ids).all(), "every held-out stay has a label"
-    return {"stay_id": ids, "label": held_out.label[order].astype(np.int64)} | log_odds
+    return {"stay_id": ids, "label": held_out.label[order].astype(np.int64)} | {
+        name: output[:, 0] for name, output in outputs.items()
+    }
 
 
 def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:
@@ -172,15 +175,17 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
 
     def predictions() -> Predictions:
         precision = Precision.of(settings.run, device).context()
-        return predict(model, variables.to(device), data.loader("valid"), "valid", precision)
+        found = predict(model.spec, model, variables.to(device), data.loader("valid"), "valid", precision)
+        return predictions_of(model.spec, cohort, "valid", *found)
 
     found = predictions()
-    columns = {"stay_id": found.stay_id, "label": found.label, settings.architecture.architecture: found.logit}
+    logit, label = found.output[:, 0], found.target[:, 0].astype(np.int64)
+    columns: Columns = {"stay_id": found.stay_id, "label": label, settings.architecture.architecture: logit}
     if model.trees is not None:
         model.trees = None
-        network = predictions().logit
-        columns |= {"network alone": network, "trees alone": trees_alone(found.logit, network)}
-    return {name: column.cpu().numpy() for name, column in columns.items()}, RunFolder(run)
+        network = predictions().output[:, 0]
+        columns |= {"network alone": network, "trees alone": trees_alone(logit, network)}
+    return columns, RunFolder(run)
 
 
 def _has_its_checkpoint(run: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from seqsetvae import __version__
 from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import ARCHITECTURE, TASK, VARIABLES, read_file, record_of
+from seqsetvae.checkpoint import ARCHITECTURE, VARIABLES, read_file, record_of
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.transform import VALUE_TRANSFORM
@@ -30,6 +30,8 @@ from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import (
     PretrainedSettings,
 )
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.spec import Spec
 from seqsetvae.trained_on import check_variables, value_transform
 from seqsetvae.training.pretrained import load_pretrained
 from seqsetvae.training.run_folder import EXPORTED, SUMMARY, RunFolder, find_checkpoint
@@ -56,13 +58,14 @@ class Exported:
     embeddings: torch.Tensor  # as from variables.variable_table
     is_data_of_run: bool
     head: Any = None
+    spec: Spec | None = None  # what a fine-tuned model predicts
     texts: dict[str, list[str]] = field(default_factory=dict)  # long texts of the hyper-parameters
     notes: tuple[str, ...] = ()  # what a reader of the card must know of the weights
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether a model of this kind has a calibration: only one of one binary label has."""
-        return self.kind == FINETUNED and TASK not in self.content["hyper_parameters"]
+        """Whether a model of this kind has a calibration."""
+        return self.spec is not None and TASKS[self.spec.task].Calibration is not None
 
 
 def run(settings: Settings) -> Path:
@@ -75,7 +78,7 @@ def run(settings: Settings) -> Path:
     model = (_finetuned if is_finetuned(path) else _pretrained)(settings, path, folder)
     with new_folder(output) as partial:
         write_safetensors(partial / EXPORTED, model.weights, model.content, model.texts)
-        calibration = _copy_calibration(path, partial / EXPORTED) if model.is_calibrated else None
+        calibration = _copy_calibration(model, partial / EXPORTED) if model.is_calibrated else None
         onnx, said = _write_onnx(model, partial)
         card = _card(model, calibration, onnx, said)
         (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -102,6 +105,7 @@ def _finetuned(settings: Settings, path: Path, folder: RunFolder | None) -> Expo
         scorer.embeddings,
         scorer.is_data_of_run,
         model.head,
+        scorer.spec,
         texts,
     )
 
@@ -136,9 +140,10 @@ def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exp
     )
 
 
-def _copy_calibration(path: Path, exported: Path) -> dict[str, Any] | None:
+def _copy_calibration(model: Exported, exported: Path) -> dict[str, Any] | None:
     """The calibration of the checkpoint, written for the exported file, whose checksum is another."""
-    calibration, line = read_calibration(path)
+    assert model.spec is not None, "only a fine-tuned model has one"
+    calibration, line = read_calibration(model.path, model.spec.task)
     print(line)
     if calibration is None:
         return None
@@ -229,9 +234,10 @@ def _card(
 
 
 def _counts(model: Exported, split: str) -> dict[str, int]:
-    """Stays, sets and events of a split; the labels too, unless the task is another than one binary label."""
+    """Stays, sets and events of a split; the labels too, unless the task has others than those of the cohort."""
     counts = model.cohort.manifest["splits"][split]
-    of_label = ("labelled", "positives") if TASK in model.content["hyper_parameters"] else ()
+    has_others = model.spec is not None and not TASKS[model.spec.task].LABEL_IN_COHORT
+    of_label = ("labelled", "positives") if has_others else ()
     return {name: count for name, count in counts.items() if name not in of_label}
 
 

@@ -19,15 +19,15 @@ from seqsetvae.cohort.profile import Profile, median_hours
 from seqsetvae.cohort.transform import ValueTransform
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation import report as report_page
-from seqsetvae.head import Loss, set_prior, weight_of_positives
-from seqsetvae.loading import CohortDataModule, data_module, require_both_classes
+from seqsetvae.head import set_prior, weight_of_positives
+from seqsetvae.loading import CohortDataModule, data_module
 from seqsetvae.modes.finetune import Settings
 from seqsetvae.processes import first_process_first, leave
 from seqsetvae.settings.declare import as_plain, changed
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import read_label_file
-from seqsetvae.tasks.model import TaskLoss
+from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
 from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, spec_of, without_label
 from seqsetvae.trained_on import check_variables, new_transform, value_transform
@@ -117,11 +117,11 @@ def train(
         with stays_in_a_file(run.folder):
             finetune_in_stages(run, module, compute_features, settings.run.compile_model)
         leave()
-        if settings.task.is_binary:
+        if TASKS[task].Calibration is not None:
             with stays_in_a_file(run.folder):
                 calibrate_best(run, module, compute_features, precision)
         else:
-            print(f"Predictions of --task {task} are not calibrated; calibration is available for one binary label")
+            print(f"Predictions of --task {task} are not calibrated")
 
     return train_and_summarize(
         run,
@@ -129,7 +129,7 @@ def train(
         train_and_calibrate,
         lambda rows: (
             random_weights_advice(report) * is_pretrainable(settings)
-            + (finetuning_advice(rows, watched, cohort.split("valid")) if settings.task.is_binary else [])
+            + (finetuning_advice(rows, watched, cohort.split("valid")) if task == BINARY else [])
         ),
         finish,
     )
@@ -182,24 +182,22 @@ def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform
 
     Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
     """
-    is_binary, labels = settings.task.is_binary, None
-    data = settings.data if is_binary else without_label(settings.data)
-    if not is_binary:
+    in_cohort, labels = settings.task.label_in_cohort, None
+    data = settings.data if in_cohort else without_label(settings.data)
+    if not in_cohort:
         labels = read_label_file(label_file(settings.data), columns_of(settings.data.label_name))
-    width = check_data(data, "train", "valid", labelled=is_binary)
+    width = check_data(data, "train", "valid", labelled=in_cohort)
     loaded = None
     if not settings.from_random_weights:
         loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
         check_layers(settings.tuning, loaded[0])
     with first_process_first():
         own = None if loaded is None else loaded[1].variables
-        cohort = open_data(data, settings.run.output_root_dir, own=own, needs_labels=is_binary)
-    if labels is None:
-        require_both_classes(cohort, "train", "valid")
-    else:
+        cohort = open_data(data, settings.run.output_root_dir, own=own, needs_labels=in_cohort)
+    if labels is not None:
         cohort = fit_targets(cohort, labels, settings.task.task)
         print(f"Task: {settings.task.task} ({TASKS[settings.task.task].HELP}): {cohort.label_name}, from {labels.path}")
-        require_targets(cohort, "train", "valid")
+    require_targets(cohort, "train", "valid")
     if loaded is None:
         transform = new_transform(settings.architecture, settings.values, cohort)
         return cohort, untrained(settings, cohort), transform, None
@@ -246,7 +244,7 @@ def build(
     module = SeqSetVAEFineTuner(
         backbone,
         settings.head,
-        Loss(settings.loss, weight) if spec is None else TaskLoss(spec, settings.loss),
+        Loss(settings.loss, weight, spec),
         settings.rates,
         settings.optimizer.weight_decay,
         variables,
@@ -259,9 +257,8 @@ def build(
             profile=Profile.of(cohort),
         ),
         trees,
-        spec,
         settings.tuning,
     )
-    if spec is None:
+    if spec.outputs is None:
         set_prior(module.head, float((label == 1).sum() / (label >= 0).sum()))
     return module

@@ -1,89 +1,50 @@
 """What a fine-tuned model predicts, by name. Importing this imports no torch.
 
-A task is a module here with the names below. Its head has as many outputs as the task needs; what the task learned of
-the training labels (classes, mean and std) is its Spec, which is kept in the checkpoint. One binary label, the default,
-has calibration, decision thresholds and more of its own (head.py, evaluation/), so its module names only what the
-others have too.
+A task is a module here with the names below; nothing elsewhere asks which task it is. What it learned of the training
+labels (classes, mean and std) is its Spec, which is kept in the checkpoint. `output` [n, O] is what `predicted` made of
+what the head gave; `target` [n, K] is in the unit of each column, NaN where a stay has no label in it.
 
-Legend: n stays, K columns of labels, O outputs of the head, c columns of a table of summaries, R resamples.
+The task itself
+    HELP, Settings (a dataclass of settings of its own), RECIPE (values of other settings, where the user sets none)
+    OFFERS: what only some tasks have: settings of the loss, trees in training, cross-validation, flags of predict
+    LABEL_IN_COHORT: labels are those of the cohort. Else they are cells of a file of labels, text [n, K], and there are
+        fit(names, cells, file) → Spec: what the task is on the labelled training stays
+        parse(spec, cells, file) → target, and encode(spec, target) → [n, K] as the loss reads them
+    These raise InputError naming what the task cannot have.
+
+Training
+    METRICS of a validation beside the losses, and WATCHED, the one that chooses the checkpoint; higher is better
+    loss(spec, output of the head [N, O], targets of the batch, LossSettings, class weights [2]) → mean over its labels
+    weight(targets of the batch, class weights [2]) → what that mean divides by
+    metrics(spec, output, targets as the loss reads them) → METRICS over a split
+    predicted(output of the head) → output in float64, such as the log-odds of two logits
+
+Predictions and their evaluation
+    columns(spec, output, calibration) → {name: [n], or None where it needs a calibration that there is not}
+    labels(spec, target) → {name: [n]} for the K columns; of stays without a label, anything
+    figures(spec, output, target, calibration, only_primary=False) → function of weights [R, n] → {name: [R]}; those of
+        primary(spec), whose difference to a baseline is shown, are enough for `only_primary` if they are cheaper
+    LESS_IS_BETTER: those whose smaller values are better, without the name of a column (may be missing)
+    counts(target) → what evaluation.json says of the labels of some stays besides their number
+    strata(target) → [n] 1 for the stays of which every resample has as many as there are, 0 for the others
+    curves(spec, output, target, calibration) → what a report draws (curves.py)
+    cautions(target, figures) → what a reader must know before believing the figures
+    constant(spec, targets of training or None, target) → {name: output} of the best prediction that looks at no stay
+    baselines(spec) → {name: fit}, where fit(table and targets of training, of validation) → function of a table
+    Calibration: what is fitted on validation outputs (spec.Calibration), or None; fit_calibration(output, target) → its
+        numbers
+
+Legend: N stays of a batch, n stays, K columns of labels, O outputs, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from seqsetvae.errors import InputError
 from seqsetvae.tasks import binary, multiclass, multilabel, regression
-from seqsetvae.tasks.spec import Spec
-
-if TYPE_CHECKING:
-    import torch
-
-Floats = NDArray[np.float64]
-Table = tuple[np.ndarray, Floats]  # summaries [n, c] with NaN for missing, targets [n, K] in their own unit
-Predict = Callable[[np.ndarray], Floats]  # summaries [n, c] → outputs [n, O]
-
-
-class Task(Protocol):
-    """What a task must offer. Targets are NaN where a stay has no label in a column."""
-
-    HELP: str
-    Settings: Any  # dataclass of settings of its own, each a config line and a flag
-    RECIPE: dict[str, Any]  # values of other settings, where the user sets none
-    METRICS: tuple[str, ...]  # of a validation, beside the losses
-    WATCHED: str  # the one that chooses the checkpoint; higher is better
-
-    def fit(self, names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
-        """What the task is on the labelled training stays: cells [n, K] of the file of labels, as text.
-
-        Raises:
-            InputError: labels that the task cannot have, or too few different ones.
-        """
-        ...
-
-    def parse(self, spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
-        """The targets in their own unit: cells [n, K] → [n, K]. Raises InputError naming the first that is none."""
-        ...
-
-    def encode(self, spec: Spec, target: Floats) -> Floats:
-        """The targets as the loss reads them: [n, K] → [n, K]."""
-        ...
-
-    def loss(self, spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sum of the loss over all labels, number of labels) of outputs [n, O] and encoded targets [n, K]."""
-        ...
-
-    def metrics(self, spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """METRICS over a split, from outputs [n, O] and encoded targets [n, K]."""
-        ...
-
-    def columns(self, spec: Spec, output: Floats) -> dict[str, np.ndarray]:
-        """The columns of the table of predictions: outputs [n, O] → [n] each."""
-        ...
-
-    def primary(self, spec: Spec) -> tuple[str, ...]:
-        """The figures whose difference to a baseline is shown."""
-        ...
-
-    def figures(self, spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
-        """What maps weights [R, n] to figures [R] by name, for outputs [n, O] and targets [n, K] in their own unit."""
-        ...
-
-    def curves(self, spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
-        """What a report draws (evaluation/curves.py) of outputs [n, O] and targets [n, K] in their own unit."""
-        ...
-
-    def constant(self, spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
-        """(name, outputs [n, O]) of the best prediction that looks at no stay, from training targets [n, K]."""
-        ...
-
-    def baselines(self, spec: Spec) -> Mapping[str, Callable[[Table, Table], Predict]]:
-        """Other models by name, fitted on tables of the training and validation stays."""
-        ...
-
+from seqsetvae.tasks.spec import Spec, one_label
 
 TASKS: dict[str, Any] = {
     "binary": binary,
@@ -91,3 +52,20 @@ TASKS: dict[str, Any] = {
     "multiclass": multiclass,
     "regression": regression,
 }
+
+
+def read_spec(recorded: Any, label_name: str, path: Path) -> Spec:
+    """The task of a checkpoint; None: one binary label. Raises InputError for a damaged or a newer one."""
+    if recorded is None:
+        return one_label(label_name)
+    name = recorded.get("task") if isinstance(recorded, dict) else recorded
+    if not isinstance(name, str) or name not in TASKS:
+        known = ", ".join(TASKS)
+        raise InputError(f"{path}: has the task {name!r:.60}, which this version does not know; it knows {known}")
+    try:
+        spec = Spec.from_plain(recorded)
+        if not all(isinstance(text, str) for text in (*spec.names, *spec.classes)) or not spec.names:
+            raise TypeError(f"names {spec.names!r:.60}")
+        return spec
+    except TypeError as error:
+        raise InputError(f"{path}: damaged (its task: {error}). Use another copy of the file.") from None

@@ -1,20 +1,279 @@
-"""One binary label, the default: probabilities of class 1, calibrated, with a decision threshold.
+"""One binary label, the default: the head gives two logits, whose difference is the log-odds of class 1.
 
-The parts of this task are everywhere: the loss in head.py, the metrics in evaluation/predictions.py, figures and
-intervals in evaluation/results.py, calibration in evaluation/calibration.py, baselines in baselines.py.
+Labels are those of the cohort. Probabilities are calibrated, and stays are classified at a decision threshold; both are
+fitted on the validation split. Legend: n stays, R resamples.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.tasks.spec import Calibration as Fitted
+from seqsetvae.tasks.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqsetvae.settings.groups import LossSettings
 
 HELP = "one column of 0 and 1 (default)"
 RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")
 WATCHED = "auc"
+LABEL_IN_COHORT = True
+OFFERS = ("loss", "trees", "crossvalidate", "schema", "explain")
+NO_LABEL = -1  # as in seqsetvae.batch, which imports torch
+FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
+SAME = 1e-9  # difference between two computations of one threshold that rounding explains
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Settings:
     """None of its own."""
+
+
+def predicted(output: torch.Tensor) -> torch.Tensor:
+    """The log-odds of class 1 [n, 1] of two logits [n, 2]."""
+    return output.detach().double().diff(dim=1)
+
+
+def loss(
+    spec: Spec, output: torch.Tensor, target: torch.Tensor, settings: LossSettings, class_weight: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy or focal loss of logits [N, 2] and classes [N], a (weighted) mean over the stays with a label.
+
+    Label smoothing spreads a share of each target evenly over both classes (Szegedy et al., 2016).
+    """
+    from torch.nn.functional import cross_entropy
+
+    if settings.loss == "focal":
+        return focal(output, target, settings.focal_gamma, settings.focal_alpha)
+    weight, smoothing = class_weight.to(output), settings.label_smoothing
+    return cross_entropy(output, target, weight=weight, ignore_index=NO_LABEL, label_smoothing=smoothing)
+
+
+def focal(logits: torch.Tensor, target: torch.Tensor, gamma: float, alpha: float | None) -> torch.Tensor:
+    """Focal loss (Lin et al., 2017, equation 5) of logits [N, 2] and classes [N], a mean over the stays with a label.
+
+    `alpha` weighs class 1 and 1 - alpha class 0; None weighs both by 1. It is computed from log-probabilities, so that
+    it is finite for a confident wrong prediction.
+    """
+    import torch
+
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    log_probability = log_probabilities.gather(1, target.clamp_min(0)[:, None]).squeeze(1)  # [N], of the true class
+    # The lower limit keeps the gradient of the power finite for a confident right prediction and gamma below 1.
+    miss = (-torch.expm1(log_probability)).clamp_min(torch.finfo(log_probability.dtype).tiny)  # 1 - probability
+    loss = -(miss**gamma) * log_probability
+    if alpha is not None:
+        loss = loss * torch.where(target == 1, alpha, 1 - alpha)
+    labelled = target != NO_LABEL
+    return (loss * labelled).sum() / labelled.sum()
+
+
+def weight(target: torch.Tensor, class_weight: torch.Tensor) -> torch.Tensor:
+    """The sum of the class weights of the stays with a label."""
+    return (class_weight[target.clamp_min(0)] * (target != NO_LABEL)).sum()
+
+
+def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """AUROC ("auc") and average precision ("auprc"), exact.
+
+    Without validate_args, which would read everything back to the host: labels were checked in compiling the data.
+    """
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    from seqsetvae.tasks.ranking import ranking_score
+
+    known = target[:, 0] >= 0
+    score, label = ranking_score(output[known, 0]), target[known, 0]
+    return {
+        "auc": binary_auroc(score, label, validate_args=False),
+        "auprc": binary_average_precision(score, label, validate_args=False),
+    }
+
+
+def columns(spec: Spec, output: Floats, calibration: Calibration | None) -> dict[str, np.ndarray | None]:
+    """Log-odds and probability of class 1, as the model gives it and calibrated."""
+    from scipy.special import expit
+
+    calibrated = None if calibration is None else calibration.calibrated(output)
+    return {
+        "logit": output[:, 0],
+        "probability": expit(output[:, 0]),
+        "calibrated_probability": None if calibrated is None else expit(calibrated[:, 0]),
+    }
+
+
+def labels(spec: Spec, target: Floats) -> dict[str, np.ndarray]:
+    """The label."""
+    return {"label": np.nan_to_num(target[:, 0]).astype(np.int8)}
+
+
+def counts(target: Floats) -> dict[str, Any]:
+    """What is said of the labels [n, 1] of a group of stays."""
+    positives = int((target[:, 0] == 1).sum())
+    return {"positives": positives, "prevalence": positives / len(target) if len(target) else None}
+
+
+def strata(target: Floats) -> NDArray[np.int64]:
+    """A resample has as many stays of each class as there are."""
+    return target[:, 0].astype(np.int64)
+
+
+def primary(spec: Spec) -> tuple[str, ...]:
+    """The figures whose difference to a baseline is shown."""
+    return ("auroc", "auprc")
+
+
+def figures(
+    spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None, *, only_primary: bool = False
+) -> Callable[[Floats], dict[str, Floats]]:
+    """FIGURES of tasks/scores.py; none is defined where there are not stays of both classes."""
+    from seqsetvae.tasks.scores import FIGURES, Scores
+
+    label, logit = target[:, 0].astype(np.int64), output[:, 0]
+    if not 0 < label.sum() < len(label):
+        return lambda weights: {name: np.full(len(weights), np.nan) for name in FIGURES}
+    if calibration is None:
+        scores = Scores(label, logit)
+    else:
+        scores = Scores(label, logit, calibration.threshold_logit, calibration.calibrated(logit))
+    return scores.ranking if only_primary else scores.figures
+
+
+def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None) -> list[dict[str, Any]]:
+    """Those of the label, also of calibrated probabilities, and the counts at the threshold."""
+    from seqsetvae.tasks.ranking import label_curves
+
+    if calibration is None:
+        return label_curves(spec.names, output, target)
+    return label_curves(spec.names, output, target, calibration.calibrated(output), calibration.threshold_logit)
+
+
+def cautions(target: Floats, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader must know before believing the figures of these stays."""
+    stays, positives = len(target), counts(target)["positives"]
+    fewer, of_class = min((positives, "positive"), (stays - positives, "negative"))
+    low = figures["auroc"]["low"]
+    rules = [
+        (
+            fewer < FEW_POSITIVES,
+            f"Only {fewer:,} of {stays:,} stays are {of_class}: with fewer than {FEW_POSITIVES} stays of a class the "
+            "figures are uncertain and their intervals themselves unreliable. --mode crossvalidate tests every "
+            "stay once.",
+        ),
+        (
+            low is not None and low <= 0.5,
+            f"The 95 % interval of the AUROC includes 0.5: on these {stays:,} stays the model is not clearly better "
+            "than chance.",
+        ),
+    ]
+    return [text for applies, text in rules if applies]
+
+
+def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
+    """The log-odds of the evaluated stays' share of positives: no constant probability has a lower Brier score."""
+    share = target[:, 0].mean()
+    return {"prevalence": np.full((len(target), 1), np.log(share / (1 - share)))}
+
+
+def baselines(spec: Spec) -> Mapping[str, Any]:
+    """Those of several labels."""
+    from seqsetvae.tasks import multilabel
+
+    return multilabel.baselines(spec)
+
+
+# ------------------------------------------------------------------ calibration and threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Fitted):
+    """Platt scaling and a decision threshold for log-odds of class 1."""
+
+    ABOUT: ClassVar[dict[str, str]] = {
+        "method": "Platt scaling: calibrated log-odds = slope * logit + intercept",
+        "threshold_rule": (
+            "highest Youden index (sensitivity + specificity - 1); a stay is positive if its logit is at least this"
+        ),
+    }
+    MISSING: ClassVar[str] = (
+        "There is no calibration and no threshold for this checkpoint: Brier score, ECE, calibration slope and "
+        "intercept are those of the uncalibrated probability."
+    )
+    SAME_STAYS: ClassVar[str] = (
+        "Calibration and threshold were fitted on these stays: calibration slope and intercept, Brier score, ECE "
+        "and the figures at the threshold will be worse on new stays."
+    )
+
+    positives: int
+    slope: float | None  # None: on that split higher logits do not mean more positives, so there is no calibration
+    intercept: float | None
+    threshold_logit: float | None  # None: no threshold separates the classes better than chance
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.slope is not None and self.intercept is not None
+
+    def calibrated(self, output: Floats) -> Floats | None:
+        """Log-odds of the calibrated probabilities, of any shape; None without a calibration."""
+        if self.slope is None or self.intercept is None:
+            return None
+        return self.slope * output + self.intercept
+
+    @property
+    def threshold(self) -> float | None:
+        """The decision threshold as a calibrated probability, or as a probability without a calibration."""
+        from scipy.special import expit
+
+        if self.threshold_logit is None:
+            return None
+        logit = np.array([self.threshold_logit])
+        calibrated = self.calibrated(logit)
+        return float(expit(logit if calibrated is None else calibrated)[0])
+
+    def is_of(self, split: str, target: Floats) -> bool:
+        return super().is_of(split, target) and self.positives == counts(target)["positives"]
+
+    def cautions(self, split: str, target: Floats) -> list[str]:
+        text = "On the validation split higher logits do not mean more positives, so probabilities are not calibrated."
+        return [*super().cautions(split, target), *[text] * (not self.is_fitted)]
+
+    def require_agreement(self, threshold: Any) -> None:
+        """Somebody who changes one of the numbers in a file does not change all."""
+        if self.positives > self.stays or (self.slope is None) != (self.intercept is None):
+            raise ValueError("its counts, or slope and intercept, contradict each other")
+        if self.slope is not None and self.slope <= 0:
+            raise ValueError(f"its slope is {self.slope:g}, and no calibration turns the order of risks around")
+        ours = self.threshold
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and math.isfinite(threshold)
+        if (threshold is not None) if ours is None else not (is_number and abs(threshold - ours) <= SAME):
+            raise ValueError(
+                f"its threshold {threshold!r:.40} contradicts slope, intercept and threshold_logit, which give "
+                f"{ours!r}; what decides is threshold_logit"
+            )
+
+    def __str__(self) -> str:
+        source = f"{self.split} split ({self.stays:,} stays, {self.positives:,} positive)"
+        scaling = f"Platt scaling, slope {self.slope:.3f}, intercept {self.intercept:.3f}" if self.is_fitted else "none"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.3f} (highest Youden index)"
+        return f"Calibration fitted on the {source}: {scaling}; decision threshold {threshold}"
+
+
+def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
+    """Its numbers, from outputs [n, 1] and labels [n, 1] of both classes."""
+    from seqsetvae.tasks.scores import platt_scaling, youden_threshold
+
+    label, logit = target[:, 0].astype(np.int64), output[:, 0]
+    slope, intercept = platt_scaling(label, logit) or (None, None)
+    threshold = youden_threshold(label, logit)
+    return {"positives": int(label.sum()), "slope": slope, "intercept": intercept, "threshold_logit": threshold}

@@ -1,14 +1,24 @@
-"""Cells of a file of labels, as text → numbers. Legend: n stays, K columns."""
+"""Cells of a file of labels, as text → numbers, and what tasks with labels of their own say of them.
+
+Legend: n stays, K columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import is_empty
 from seqsetvae.errors import InputError, shown
+from seqsetvae.tasks.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+FEW_STAYS = 100  # below this the figures are too uncertain for a conclusion
 
 
 def numbers(
@@ -37,3 +47,36 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return np.nan
+
+
+def labels(spec: Spec, target: NDArray[np.float64]) -> dict[str, np.ndarray]:
+    """The columns of targets [n, K] for a table, as the file of labels has them; where there is none, anything."""
+    known = np.nan_to_num(target)
+    columns = np.array(spec.classes)[known.astype(np.int64)] if spec.classes else known
+    return dict(zip(spec.names, columns.T, strict=True))
+
+
+def counts(target: NDArray[np.float64]) -> dict[str, Any]:
+    """What is said of the labels of a group of stays besides their number."""
+    return {}
+
+
+def strata(target: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Every resample draws from all stays alike."""
+    return np.zeros(len(target), dtype=np.int64)
+
+
+def cautions(target: NDArray[np.float64], figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader must know before believing the figures of these stays: targets [n, K]."""
+    text = f"Only {len(target):,} stays have a label: below {FEW_STAYS} the figures are uncertain."
+    return [text] * (len(target) < FEW_STAYS)
+
+
+def predicted(output: torch.Tensor) -> torch.Tensor:
+    """As the head gives them."""
+    return output.detach().double()
+
+
+def weight(target: torch.Tensor, class_weight: Any = None) -> torch.Tensor:
+    """The number of labels in targets [N, K]."""
+    return (~target.isnan()).sum()

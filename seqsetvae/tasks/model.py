@@ -1,55 +1,50 @@
-"""A task in training and prediction: its loss, its metrics over a split, and outputs for all stays.
+"""A task in training: its loss, and its metrics over a split.
 
-Legend: N stays of a batch, n of a split, K columns of labels, O outputs of the head.
+Legend: N stays of a batch, n of a split, K columns of labels, O outputs.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from seqsetvae.batch import Batch
-from seqsetvae.metrics import require_finite
 from seqsetvae.ops.rowwise import at_least_float32
-from seqsetvae.processes import columns_of_all
 from seqsetvae.settings.groups import LossSettings
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.spec import Spec, one_label
 
 
-class TaskLoss(nn.Module):
-    """The loss of a task, a mean over the labels that there are; it has the methods of head.Loss."""
+class Loss(nn.Module):
+    """The loss of fine-tuning, in float32 at least, a mean over the labels that there are."""
 
-    positive_weight = 1.0
+    class_weight: torch.Tensor
 
-    def __init__(self, spec: Spec, settings: LossSettings) -> None:
+    def __init__(self, settings: LossSettings, positive_weight: float = 1.0, spec: Spec = one_label()) -> None:  # noqa: B008  (frozen)
+        """`positive_weight` is the number that `settings.class_weight` stands for, on the data of the run."""
         super().__init__()
-        self.spec, self.settings = spec, settings
+        self.spec, self.settings, self.positive_weight = spec, settings, positive_weight
+        self.register_buffer("class_weight", torch.tensor([1.0, positive_weight]), persistent=False)
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean loss of outputs [N, O] and targets [N, K]; NaN without any label."""
-        total, count = TASKS[self.spec.task].loss(self.spec, at_least_float32(output), target)
-        return total / count
+        """Mean loss of outputs [N, O] and targets as a batch has them; NaN without any label."""
+        output = at_least_float32(output)
+        return TASKS[self.spec.task].loss(self.spec, output, target, self.settings, self.class_weight)
 
-    def weight(self, target: torch.Tensor) -> torch.Tensor:
-        """What the mean divides by: the number of labels."""
-        return (~target.isnan()).sum()
+    def weight(self, target: torch.Tensor) -> torch.Tensor | float:
+        """What the mean over these stays, which all have a label, divides by: the sum of their weights."""
+        one_each = target.ndim == 1 and self.positive_weight == 1
+        return float(len(target)) if one_each else TASKS[self.spec.task].weight(target, self.class_weight)
 
     def with_weight(self, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss and what it divides by; (0, 0) without any label."""
-        weight = self.weight(target)
+        """The mean loss and what it divides by, where stays may lack a label; (0, 0) if all do."""
+        weight = TASKS[self.spec.task].weight(target, self.class_weight)
         return self(output, target).masked_fill(weight == 0, 0.0), weight
 
 
 class GatheredOutputs(Metric):
-    """Gathers the outputs of all batches and processes, on the device."""
+    """Gathers the outputs of all batches, and in `compute` those of all processes, on the device."""
 
     full_state_update = False
     output: list[torch.Tensor]
@@ -61,51 +56,17 @@ class GatheredOutputs(Metric):
         for name in ("output", "target"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, output: torch.Tensor, target: torch.Tensor, stay_id: torch.Tensor) -> None:
-        """Add a batch: outputs [N, O], targets [N, K]."""
-        self.output.append(output.detach().double())
-        self.target.append(target)
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch: outputs of the head, and targets [N, K], or [N] labels that are -1 where there is none."""
+        self.output.append(TASKS[self.spec.task].predicted(output))
+        self.target.append(target.reshape(len(output), -1))
 
     def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(outputs, targets) of all stays."""
+        """(outputs [n, O], targets [n, K]) of all stays."""
         return dim_zero_cat(self.output), dim_zero_cat(self.target)
 
     def metrics(self) -> dict[str, torch.Tensor]:
-        """The metrics of the task over the stays with a label."""
-        output, target = self.compute()
-        known = ~target.isnan().all(dim=1)
-        return TASKS[self.spec.task].metrics(self.spec, output[known], target[known])
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """Outputs of a model for the stays of a split."""
-
-    split: str
-    stay_id: torch.Tensor  # [n] int64
-    output: torch.Tensor  # [n, O] float64
-
-
-@torch.inference_mode()
-def predict_outputs(
-    model: Callable[[Any, torch.Tensor], torch.Tensor],
-    embeddings: torch.Tensor,
-    batches: Iterable[Batch],
-    split: str,
-    precision: AbstractContextManager[Any],
-) -> Outputs:
-    """Outputs of a fine-tuned model for every stay of these batches, ascending by stay.
-
-    Raises:
-        FloatingPointError: an output is not finite.
-    """
-    parts = []
-    for cpu_batch in batches:
-        batch = cpu_batch.to(embeddings.device)
-        with precision:
-            output = model(batch, embeddings)
-        require_finite(output, cpu_batch.stay_id, split)
-        parts.append((cpu_batch.stay_id, output.double().cpu()))
-    stay_id, outputs = columns_of_all(parts)
-    order = stay_id.argsort()
-    return Outputs(split, stay_id[order], outputs[order])
+        """The metrics of the task over the stays with a label, which those that fill up processes have not."""
+        output, target = self.compute()  # one number alone comes as a scalar
+        shape = (-1, self.spec.width), (-1, len(self.spec.names))
+        return TASKS[self.spec.task].metrics(self.spec, output.reshape(shape[0]), target.reshape(shape[1]))

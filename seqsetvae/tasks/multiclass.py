@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+import seqsetvae.tasks.cells as common
 from seqsetvae.errors import InputError
+from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
 
 if TYPE_CHECKING:
@@ -22,7 +24,13 @@ HELP = "one column of classes, as numbers or text"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
 WATCHED = "auc"
+LABEL_IN_COHORT = False
+LESS_IS_BETTER = ("log loss",)
+OFFERS: tuple[str, ...] = ()
+labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+predicted, weight = common.predicted, common.weight
 
+TEMPERATURES = (0.05, 20.0)  # between which one is sought
 MOST_CLASSES = 100  # more are not classes but, for example, numbers to be predicted
 
 Floats = NDArray[np.float64]
@@ -71,13 +79,15 @@ def encode(spec: Spec, target: Floats) -> Floats:
     return target
 
 
-def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy, summed over the stays with a label."""
+def loss(
+    spec: Spec, output: torch.Tensor, target: torch.Tensor, settings: Any = None, class_weight: Any = None
+) -> torch.Tensor:
+    """Cross-entropy, a mean over the stays with a label."""
     from torch.nn.functional import cross_entropy
 
     known = ~target[:, 0].isnan()
     place = target[:, 0].nan_to_num(-1).long()
-    return cross_entropy(output, place, ignore_index=-1, reduction="sum"), known.sum()
+    return cross_entropy(output, place, ignore_index=-1, reduction="sum") / known.sum()
 
 
 def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -86,9 +96,10 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
 
     from seqsetvae.tasks.ranking import mean_ranking
 
-    place = target[:, 0].long()
-    of_class = torch.nn.functional.one_hot(place, spec.outputs).to(output)
-    scores = torch.stack([_against_others(output, c) for c in range(spec.outputs)], dim=1)
+    known = ~target[:, 0].isnan()
+    output, place = output[known], target[known, 0].long()
+    of_class = torch.nn.functional.one_hot(place, spec.width).to(output)
+    scores = torch.stack([_against_others(output, c) for c in range(spec.width)], dim=1)
     right = (output.argmax(dim=1) == place).double().mean()
     return {"auc": mean_ranking(scores, of_class)["auc"], "accuracy": right}
 
@@ -106,13 +117,16 @@ def _log_odds(output: Floats) -> Floats:
     return np.stack([output[:, c] - logsumexp(output[:, rest], axis=1) for c, rest in enumerate(others)], axis=1)
 
 
-def columns(spec: Spec, output: Floats) -> dict[str, np.ndarray]:
-    """The most probable class, and the probability of each."""
+def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np.ndarray | None]:
+    """The most probable class, and the probability of each, as the model gives it and calibrated."""
     from scipy.special import softmax
 
-    probability = softmax(output, axis=1)
-    found: dict[str, np.ndarray] = {"predicted": np.array(spec.classes)[output.argmax(axis=1)]}
-    return found | {f"probability of {name}": probability[:, c] for c, name in enumerate(spec.classes)}
+    calibrated = None if calibration is None else calibration.calibrated(output)
+    found: dict[str, np.ndarray | None] = {"predicted": np.array(spec.classes)[output.argmax(axis=1)]}
+    for kind, logits in (("probability", output), ("calibrated_probability", calibrated)):
+        columns = [None] * spec.width if logits is None else softmax(logits, axis=1).T
+        found |= {f"{kind} of {name}": column for name, column in zip(spec.classes, columns, strict=True)}
+    return found
 
 
 def primary(spec: Spec) -> tuple[str, ...]:
@@ -120,16 +134,22 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return ("mean AUROC", "accuracy")
 
 
-def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
-    """Accuracy, log loss, and for each class against the others AUROC, AUPRC and Brier score, with their means."""
+def figures(
+    spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
+) -> Callable[[Floats], dict[str, Floats]]:
+    """Accuracy, log loss, and for each class against the others AUROC, AUPRC and Brier score, with their means.
+
+    Log loss and Brier score are those of calibrated probabilities, where there are any.
+    """
     from scipy.special import log_softmax
 
     from seqsetvae.tasks.ranking import binary_figures
 
     place = target[:, 0].astype(np.int64)
     right = (output.argmax(axis=1) == place).astype(np.float64)
-    log_loss = -log_softmax(output, axis=1)[np.arange(len(place)), place]
-    of_classes = binary_figures(spec.classes, _log_odds(output), np.eye(spec.outputs)[place])
+    risk = output if calibration is None else calibration.calibrated(output)
+    log_loss = -log_softmax(risk, axis=1)[np.arange(len(place)), place]
+    of_classes = binary_figures(spec.classes, _log_odds(output), np.eye(spec.width)[place], _log_odds(risk))
 
     def of(weights: Floats) -> dict[str, Floats]:
         total = weights.sum(axis=1)
@@ -138,18 +158,22 @@ def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], di
     return of
 
 
-def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """Those of each class against the others."""
     from seqsetvae.tasks.ranking import label_curves
 
-    return label_curves(spec.classes, _log_odds(output), np.eye(spec.outputs)[target[:, 0].astype(np.int64)])
+    calibrated = None if calibration is None else _log_odds(calibration.calibrated(output))
+    of_class = np.eye(spec.width)[target[:, 0].astype(np.int64)]
+    return label_curves(spec.classes, _log_odds(output), of_class, calibrated)
 
 
-def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
-    """The logarithm of each class's share."""
+def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
+    """The logarithm of each class's share among the training stays."""
+    if train is None:
+        return {}
     known = train[~np.isnan(train[:, 0]), 0].astype(np.int64)
-    share = np.bincount(known, minlength=spec.outputs) / len(known)
-    return "shares of the classes", np.tile(np.log(share), (n_stays, 1))
+    share = np.bincount(known, minlength=spec.width) / len(known)
+    return {"shares of the classes": np.tile(np.log(share), (len(target), 1))}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
@@ -157,6 +181,50 @@ def baselines(spec: Spec) -> Mapping[str, Any]:
     from seqsetvae.tasks import fitting
 
     return {
-        "boosted trees": lambda train, valid: fitting.multiclass_trees(train, valid, spec.outputs),
+        "boosted trees": lambda train, valid: fitting.multiclass_trees(train, valid, spec.width),
         "logistic regression": fitting.multinomial_regression,
     }
+
+
+# ------------------------------------------------------------------ calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Fitted):
+    """Temperature scaling (Guo et al., 2017): all logits are divided by one number, so no class is ranked anew."""
+
+    ABOUT: ClassVar[dict[str, str]] = {"method": "temperature scaling: calibrated logits = logits / temperature"}
+    MISSING: ClassVar[str] = (
+        "There is no calibration for this checkpoint: log loss and Brier scores are of uncalibrated probabilities."
+    )
+    SAME_STAYS: ClassVar[str] = (
+        "The calibration was fitted on these stays: log loss and Brier scores will be worse on new stays."
+    )
+
+    temperature: float
+
+    def calibrated(self, output: Floats) -> Floats:
+        """Calibrated logits."""
+        return output / self.temperature
+
+    def require_agreement(self, threshold: Any) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"its temperature is {self.temperature:g}; it must be above 0")
+
+    def __str__(self) -> str:
+        source = f"{self.split} split ({self.stays:,} stays)"
+        return f"Calibration fitted on the {source}: temperature scaling, temperature {self.temperature:.3f}"
+
+
+def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
+    """The temperature of the lowest log loss, from logits [n, C] and the places of the classes [n, 1]."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    rows, place = np.arange(len(output)), target[:, 0].astype(np.int64)
+
+    def log_loss(log_temperature: float) -> float:
+        return -float(log_softmax(output / np.exp(log_temperature), axis=1)[rows, place].mean())
+
+    found = minimize_scalar(log_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
+    return {"temperature": float(np.exp(found.x))}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import seqsetvae.tasks.cells as common
 from seqsetvae.errors import InputError
-from seqsetvae.tasks.cells import numbers
 from seqsetvae.tasks.spec import Spec
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ HELP = "several columns of 0 and 1"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
+LABEL_IN_COHORT = False
+OFFERS: tuple[str, ...] = ()
+labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+predicted, weight = common.predicted, common.weight
+Calibration = None
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +50,7 @@ def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
 
 def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
     """0, 1 or NaN: [n, K]."""
-    return numbers(spec.names, cells, file, lambda value: np.isin(value, (0.0, 1.0)), "0, 1, empty")
+    return common.numbers(spec.names, cells, file, lambda value: np.isin(value, (0.0, 1.0)), "0, 1, empty")
 
 
 def encode(spec: Spec, target: Floats) -> Floats:
@@ -53,13 +58,15 @@ def encode(spec: Spec, target: Floats) -> Floats:
     return target
 
 
-def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of each label, summed over all that there are."""
+def loss(
+    spec: Spec, output: torch.Tensor, target: torch.Tensor, settings: Any = None, class_weight: Any = None
+) -> torch.Tensor:
+    """Cross-entropy of each label, a mean over all that there are."""
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     known = ~target.isnan()
     each = binary_cross_entropy_with_logits(output, target.nan_to_num(), reduction="none")
-    return (each * known).sum(), known.sum()
+    return (each * known).sum() / known.sum()
 
 
 def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -69,7 +76,7 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
     return mean_ranking(output, target)
 
 
-def columns(spec: Spec, output: Floats) -> dict[str, np.ndarray]:
+def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np.ndarray | None]:
     """The probability of each label."""
     from scipy.special import expit
 
@@ -81,24 +88,28 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return ("mean AUROC", "mean AUPRC")
 
 
-def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
+def figures(
+    spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
+) -> Callable[[Floats], dict[str, Floats]]:
     """AUROC, AUPRC and Brier score of each label, and the means of the first two."""
     from seqsetvae.tasks.ranking import binary_figures
 
     return binary_figures(spec.names, output, target)
 
 
-def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """Those of each label."""
     from seqsetvae.tasks.ranking import label_curves
 
     return label_curves(spec.names, output, target)
 
 
-def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
-    """The log-odds of each label's share of positives."""
+def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
+    """The log-odds of each label's share of positives among the training stays."""
+    if train is None:
+        return {}
     share = np.nanmean(train, axis=0)
-    return "prevalence", np.tile(np.log(share / (1 - share)), (n_stays, 1))
+    return {"prevalence": np.tile(np.log(share / (1 - share)), (len(target), 1))}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from seqsetvae.evaluation.curves import outcome_curves
-from seqsetvae.evaluation.predictions import ranking_score
-from seqsetvae.evaluation.statistics import Scores
+from seqsetvae.tasks.curves import outcome_curves
+from seqsetvae.tasks.scores import RANKING, Scores, title_of
+
+OF_EACH = (*RANKING, "brier")  # figures of each label
 
 Floats = NDArray[np.float64]
 
@@ -34,35 +35,51 @@ def mean_ranking(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.
     return {name: torch.stack(found or [undefined[0]]).mean() for name, found in (("auc", auc), ("auprc", auprc))}
 
 
-def binary_figures(names: Sequence[str], logit: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
-    """AUROC, AUPRC and Brier score of each label, and means over the labels: log-odds and 0/1/NaN [n, K]."""
+def ranking_score(logit: torch.Tensor) -> torch.Tensor:
+    """Scores in (0, 1) that rank stays exactly as their log-odds do: [n] → [n], the ranks of their distinct values.
+
+    Not the probability: a sigmoid rounds large log-odds to the same number, and those ties would change the AUROC. Any
+    other function that squeezes all log-odds into (0, 1) does so too, only later.
+    """
+    distinct, rank = logit.unique(return_inverse=True)
+    return (rank.double() + 0.5) / len(distinct)
+
+
+def binary_figures(
+    names: Sequence[str], logit: Floats, target: Floats, calibrated: Floats | None = None
+) -> Callable[[Floats], dict[str, Floats]]:
+    """AUROC, AUPRC and Brier score of each label, and means over the labels: log-odds and 0/1/NaN [n, K].
+
+    The Brier score is that of the calibrated log-odds [n, K], if there are any.
+    """
     known = ~np.isnan(target)
-    scores = [Scores(target[rows, k].astype(np.int64), logit[rows, k]) for k, rows in enumerate(known.T)]
-    errors = [(each.label - expit(each.logit)) ** 2 for each in scores]
+    risk = logit if calibrated is None else calibrated
+    scores = [
+        Scores(target[rows, k].astype(np.int64), logit[rows, k], calibrated_logit=risk[rows, k])
+        for k, rows in enumerate(known.T)
+    ]
 
     def of(weights: Floats) -> dict[str, Floats]:
-        rankings = [each.ranking(weights[:, rows]) for each, rows in zip(scores, known.T, strict=True)]
-        found = {
-            f"mean {title}": np.mean([ranking[key] for ranking in rankings], axis=0)
-            for key, title in (("auroc", "AUROC"), ("auprc", "AUPRC"))
-        }
-        for k, (name, ranking) in enumerate(zip(names, rankings, strict=True)):
-            drawn = weights[:, known[:, k]]
-            found |= {
-                f"AUROC of {name}": ranking["auroc"],
-                f"AUPRC of {name}": ranking["auprc"],
-                f"Brier score of {name}": drawn @ errors[k] / drawn.sum(axis=1),
-            }
-        return found
+        each = [one.figures(weights[:, rows], OF_EACH) for one, rows in zip(scores, known.T, strict=True)]
+        found = {f"mean {title_of(key)}": np.mean([one[key] for one in each], axis=0) for key in RANKING}
+        pairs = ((key, name, one) for name, one in zip(names, each, strict=True) for key in OF_EACH)
+        return found | {f"{title_of(key)} of {name}": one[key] for key, name, one in pairs}
 
     return of
 
 
-def label_curves(names: Sequence[str], logit: Floats, target: Floats) -> list[dict[str, Any]]:
-    """Curves of each label of which both classes occur: log-odds and 0/1/NaN [n, K]."""
+def label_curves(
+    names: Sequence[str],
+    logit: Floats,
+    target: Floats,
+    calibrated: Floats | None = None,
+    threshold: float | None = None,
+) -> list[dict[str, Any]]:
+    """Curves of each label of which both classes occur: log-odds, perhaps calibrated ones, and 0/1/NaN [n, K]."""
     found = []
-    for name, score, truth in zip(names, logit.T, target.T, strict=True):
-        known = ~np.isnan(truth)
-        risks = {"as predicted": expit(score[known])}
-        found += outcome_curves(name, truth[known].astype(np.int64), score[known], risks)
+    for k, name in enumerate(names):
+        known = ~np.isnan(target[:, k])
+        kinds = {"as predicted": logit, "calibrated": calibrated}
+        risks = {kind: expit(each[known, k]) for kind, each in kinds.items() if each is not None}
+        found += outcome_curves(name, target[known, k].astype(np.int64), logit[known, k], risks, threshold)
     return found

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import seqsetvae.tasks.cells as common
 from seqsetvae.errors import InputError
-from seqsetvae.tasks.cells import numbers
 from seqsetvae.tasks.spec import Spec
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ HELP = "one column of numbers or several (predicted in their unit)"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
+LABEL_IN_COHORT = False
+LESS_IS_BETTER = ("RMSE", "MAE")
+OFFERS: tuple[str, ...] = ()
+labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+predicted, weight = common.predicted, common.weight
+Calibration = None
 
 Floats = NDArray[np.float64]
 LARGEST = 1e12  # a label beyond is a fault of the file; the squares of far larger ones are infinite
@@ -48,7 +54,7 @@ def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
 
 def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
     """Numbers or NaN: [n, K]."""
-    return numbers(
+    return common.numbers(
         spec.names, cells, file, lambda value: np.abs(value) <= LARGEST, f"a number up to {LARGEST:g}, empty"
     )
 
@@ -72,10 +78,12 @@ def decode(spec: Spec, output: Floats) -> Floats:
     return output * np.array(spec.std) + np.array(spec.mean)
 
 
-def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared error in standard deviations, summed over all labels that there are."""
+def loss(
+    spec: Spec, output: torch.Tensor, target: torch.Tensor, settings: Any = None, class_weight: Any = None
+) -> torch.Tensor:
+    """Squared error in standard deviations, a mean over all labels that there are."""
     known = ~target.isnan()
-    return ((output - target.nan_to_num()).square() * known).sum(), known.sum()
+    return ((output - target.nan_to_num()).square() * known).sum() / known.sum()
 
 
 def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,7 +98,7 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
     return {"r2": torch.stack(found).mean()}
 
 
-def columns(spec: Spec, output: Floats) -> dict[str, np.ndarray]:
+def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np.ndarray | None]:
     """The predicted number of each column."""
     return {f"predicted {name}": column for name, column in zip(spec.names, decode(spec, output).T, strict=True)}
 
@@ -100,7 +108,9 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return tuple(f"{figure} of {name}" for name in spec.names for figure in ("R²", "MAE"))
 
 
-def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], dict[str, Floats]]:
+def figures(
+    spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
+) -> Callable[[Floats], dict[str, Floats]]:
     """R², RMSE, MAE and mean error (predicted minus true) of each column, in its unit."""
     predicted = decode(spec, output)
 
@@ -125,17 +135,17 @@ def figures(spec: Spec, output: Floats, target: Floats) -> Callable[[Floats], di
     return of
 
 
-def curves(spec: Spec, output: Floats, target: Floats) -> list[dict[str, Any]]:
+def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """What is observed in groups of stays of similar prediction, for each column."""
-    from seqsetvae.evaluation.curves import number_curves
+    from seqsetvae.tasks.curves import number_curves
 
     pairs = zip(spec.names, decode(spec, output).T, target.T, ~np.isnan(target).T, strict=True)
     return [each for name, ours, true, known in pairs for each in number_curves(name, ours[known], true[known])]
 
 
-def constant(spec: Spec, train: Floats, n_stays: int) -> tuple[str, Floats]:
+def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
     """The training mean, for which the output is 0."""
-    return "training mean", np.zeros((n_stays, len(spec.names)))
+    return {} if train is None else {"training mean": np.zeros_like(target)}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

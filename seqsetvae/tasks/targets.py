@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from seqsetvae.cohort import Cohort, Split, is_compiled
 from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
 from seqsetvae.errors import InputError
+from seqsetvae.loading import require_both_classes
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import TaskLabels
-from seqsetvae.tasks.spec import Spec, columns_of
+from seqsetvae.tasks.spec import Spec, columns_of, one_label
 
 TARGETS = "targets"  # in the manifest of a cohort with targets: the file of labels, and the Spec
 
@@ -96,7 +97,10 @@ def with_targets(cohort: Cohort, file: TaskLabels, spec: Spec) -> Cohort:
 
 
 def require_targets(cohort: Cohort, *splits: str) -> None:
-    """Raises InputError unless each of these splits has a stay with a label in every column."""
+    """Raises InputError unless each of these splits has labels that can be ranked, or a label in every column."""
+    if TARGETS not in cohort.manifest:
+        require_both_classes(cohort, *splits)
+        return
     for name in splits:
         split = cohort.split(name)
         assert isinstance(split, TargetSplit)
@@ -108,7 +112,22 @@ def require_targets(cohort: Cohort, *splits: str) -> None:
                 )
 
 
-def spec_of(cohort: Cohort) -> Spec | None:
-    """The task of a cohort with targets; None: it has its one binary label."""
+def spec_of(cohort: Cohort) -> Spec:
+    """The task of a cohort with targets; without, its one binary label."""
     recorded = cohort.manifest.get(TARGETS)
-    return None if recorded is None else Spec.from_plain(recorded["spec"])
+    return one_label(cohort.label_name) if recorded is None else Spec.from_plain(recorded["spec"])
+
+
+def truth(cohort: Cohort, split: str, spec: Spec, stay_id: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """The targets [n, K] of these stays of a split, by default of all, in their own unit; NaN where it has none."""
+    stays = cohort.split(split)
+    if isinstance(stays, TargetSplit):
+        found = stays.truth
+    elif spec == one_label(cohort.label_name):
+        found = np.where(stays.label < 0, np.nan, stays.label)[:, None]
+    else:  # labels of something else, or none
+        found = np.full((stays.n_stays, len(spec.names)), np.nan)
+    if stay_id is None:
+        return found
+    order = np.argsort(stays.stay_id)
+    return found[order[np.searchsorted(stays.stay_id, stay_id, sorter=order)]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqsetvae.checkpoint import read_file
 from seqsetvae.evaluation.calibration import calibrate
-from seqsetvae.evaluation.predictions import predict
+from seqsetvae.evaluation.predictions import predict, predictions_of
 from seqsetvae.training.feature_cache import CachedFeatures
 from seqsetvae.training.precision import Precision
 from seqsetvae.training.run_state import best_row
@@ -27,5 +27,5 @@ def calibrate_best(run: Run, module: Any, compute_features: Callable[[], CachedF
     rows = compute_features().rows["valid"] if is_frozen else None
     loader = run.data.loader("valid", rows=rows)
     context = precision.context()
-    predictions = predict(lambda batch, _: module.predicted(batch), module.embeddings, loader, "valid", context)
-    print(calibrate(run.folder.best, predictions))
+    found = predict(module.spec, lambda batch, _: module.predicted(batch), module.embeddings, loader, "valid", context)
+    print(calibrate(run.folder.best, predictions_of(module.spec, run.data.cohort, "valid", *found)))

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import expit
 
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import (
     CALIBRATION,
-    Calibration,
     calibrate,
     calibration_file,
     fit_calibration,
     read_calibration,
 )
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.statistics import platt_scaling, youden_threshold
 from seqsetvae.files import file_sha256
+from seqsetvae.tasks.binary import Calibration
+from seqsetvae.tasks.scores import platt_scaling, youden_threshold
+from seqsetvae.tasks.spec import one_label
 
 
 def _predictions(reverse: bool = False) -> Predictions:
@@ -30,7 +30,8 @@ def _predictions(reverse: bool = False) -> Predictions:
     rng = np.random.default_rng(0)
     label = np.append((rng.random(100) < 0.3).astype(np.int64), -1)
     logit = 2.0 * (label == 1) - 3 + rng.normal(size=101)
-    return Predictions("valid", torch.arange(101), torch.tensor(label), torch.tensor(-logit if reverse else logit))
+    output, target = (-logit if reverse else logit)[:, None], np.where(label < 0, np.nan, label)[:, None]
+    return Predictions(spec=one_label(), split="valid", stay_id=np.arange(101), output=output, target=target)
 
 
 @pytest.fixture
@@ -57,10 +58,11 @@ def test_what_is_written_is_read_back_for_its_checkpoint(checkpoint: Path) -> No
 def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint: Path) -> None:
     predictions = _predictions()
     calibration = fit_calibration(checkpoint, predictions)
-    label, logit = predictions.label[:100].numpy(), predictions.logit[:100].numpy()
+    label, logit = predictions.target[:100, 0].astype(int), predictions.output[:100, 0]
     assert (calibration.slope, calibration.intercept) == platt_scaling(label, logit)
     assert calibration.threshold_logit == youden_threshold(label, logit)
-    calibrated = calibration.calibrated_logit(logit)
+    assert isinstance(calibration, Calibration)
+    calibrated = calibration.calibrated(logit)
     assert calibrated is not None
     assert np.array_equal(expit(calibrated) >= calibration.threshold, logit >= calibration.threshold_logit)
     assert not calibration_file(checkpoint).exists()
@@ -76,9 +78,10 @@ def test_a_checkpoint_that_changed_has_no_calibration(checkpoint: Path) -> None:
 
 def test_a_model_that_ranks_the_wrong_way_is_not_calibrated(checkpoint: Path) -> None:
     calibration = calibrate(checkpoint, _predictions(reverse=True))
+    assert isinstance(calibration, Calibration)
     assert (calibration.slope, calibration.intercept) == (None, None)
     assert not calibration.is_fitted
-    assert calibration.calibrated_logit(np.zeros(2)) is None
+    assert calibration.calibrated(np.zeros(2)) is None
     assert read_calibration(checkpoint)[0] == calibration
 
 

@@ -1,4 +1,4 @@
-"""The prediction table: its metrics are exact and equal those of torchmetrics' own classes to the last bit."""
+"""The gathered outputs of a validation: their metrics are exact, to the last bit those of torchmetrics' own classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from seqsetvae.evaluation.predictions import GatheredPredictions, ranking_score
+from seqsetvae.tasks.model import GatheredOutputs
+from seqsetvae.tasks.ranking import ranking_score
+from seqsetvae.tasks.spec import one_label
 
 
 def test_ranking_scores_keep_the_order_where_probabilities_tie() -> None:
@@ -32,14 +34,12 @@ def test_the_ranking_score_of_equal_odds_is_one_half() -> None:
     assert ranking_score(torch.zeros(2)).tolist() == [0.5, 0.5]
 
 
-def _gathered(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[GatheredPredictions, list]:
-    """The table of random batches of these sizes, and the batches."""
-    gathered, batches, first = GatheredPredictions("valid"), [], 0
+def _gathered(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[GatheredOutputs, list]:
+    """The outputs of random batches of these sizes, and the batches."""
+    gathered, batches = GatheredOutputs(one_label()), []
     for size in sizes:
-        logits = torch.randn(size, 2).mul(20).to(dtype)
-        batches.append((logits, torch.randint(2, (size,)), first + torch.arange(size)))
+        batches.append((torch.randn(size, 2).mul(20).to(dtype), torch.randint(2, (size,))))
         gathered.update(*batches[-1])
-        first += size
     return gathered, batches
 
 
@@ -48,32 +48,29 @@ def test_metrics_equal_those_of_torchmetrics_updated_batch_by_batch(dtype: torch
     """val_auc was computed in this way before there was a table."""
     gathered, batches = _gathered((64, 7, 33, 1), dtype)
     auroc, auprc = BinaryAUROC(validate_args=False), BinaryAveragePrecision(validate_args=False)
-    for logits, label, _ in batches:
+    for logits, label in batches:
         margin = logits.detach().double().diff(dim=1).squeeze(1)
         for metric in (auroc, auprc):
             metric.update(0.5 + 0.5 * margin / (1 + margin.abs()), label)
-    ranking = gathered.table().ranking()
+    ranking = gathered.metrics()
     assert torch.equal(ranking["auc"], auroc.compute())
     assert torch.equal(ranking["auprc"], auprc.compute())
 
 
-def test_a_row_holds_stay_label_and_log_odds() -> None:
+def test_a_row_holds_log_odds_and_label() -> None:
     gathered, batches = _gathered((3, 2))
-    table = gathered.table()
-    assert table.split == "valid"
-    assert len(table) == 5
-    assert table.stay_id.tolist() == [0, 1, 2, 3, 4]
-    assert table.label.tolist() == torch.cat([label for _, label, _ in batches]).tolist()
+    output, target = gathered.compute()
     assert torch.equal(
-        table.logit, torch.cat([logits.double()[:, 1] - logits.double()[:, 0] for logits, _, _ in batches])
+        output[:, 0], torch.cat([logits.double()[:, 1] - logits.double()[:, 0] for logits, _ in batches])
     )
+    assert torch.equal(target[:, 0], torch.cat([label for _, label in batches]))
     gathered.reset()
     gathered.update(*batches[1])
-    assert gathered.table().stay_id.tolist() == [3, 4]
+    assert torch.equal(gathered.compute()[1][:, 0], batches[1][1])
 
 
-def test_unlabelled_stays_that_fill_up_a_process_are_not_in_the_table() -> None:
-    gathered = GatheredPredictions("valid")
-    gathered.update(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, -1]), torch.tensor([7, 7]))
-    table = gathered.table()
-    assert (table.stay_id.tolist(), table.label.tolist(), table.logit.tolist()) == ([7], [1], [1.0])
+def test_unlabelled_stays_that_fill_up_a_process_are_not_in_the_metrics() -> None:
+    gathered, _ = _gathered((64,))
+    expected = gathered.metrics()
+    gathered.update(torch.tensor([[0.0, 1e6], [1e6, 0.0]]), torch.tensor([-1, -1]))
+    assert gathered.metrics() == expected

@@ -10,9 +10,18 @@ import torch
 
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.load import FinetunedModel
-from seqsetvae.evaluation.prefixes import Prefixes, every_prefix, predict_prefixes, until_hour
+from seqsetvae.evaluation.prefixes import (
+    PREFIX_POOLINGS,
+    Prefixes,
+    every_prefix,
+    is_causal,
+    predict_every_set,
+    predict_prefixes,
+    until_hour,
+)
 from seqsetvae.head import Head
 from seqsetvae.loading import CohortDataModule, collate
+from seqsetvae.ops.pooling import POOLINGS, pool
 from tests import tiny
 from tests.prefixes import cut_after
 
@@ -54,7 +63,7 @@ def test_predictions_are_those_of_the_stays_cut_off_by_hand(
         cut, change = cut_after(split, int(stay), int(n_sets)), compiled.variables.z_scores
         alone = collate(cut, np.array([0]), max_sets, np.float64, change=change)
         with torch.no_grad():
-            assert logit == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
+            assert logit[0] == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 
 
 def test_no_beginning_has_no_prediction(compiled: Cohort) -> None:
@@ -63,3 +72,40 @@ def test_no_beginning_has_no_prediction(compiled: Cohort) -> None:
     nothing = Prefixes(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
     found = predict_prefixes(model, torch.zeros(1), data, "valid", nothing, contextlib.nullcontext())
     assert len(found) == 0
+
+
+def test_one_pass_over_whole_stays_gives_every_beginning_in_the_order_of_the_split(compiled: Cohort) -> None:
+    model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(64, 4, 0.0).double(), "last_mean").eval()
+    table, every = torch.from_numpy(compiled.embeddings.copy()), every_prefix(compiled.split("valid"))
+    data = CohortDataModule(compiled, batch_size=7, max_events=10**6, dtype=np.float64, labelled=False)
+    inputs = model, table, data, "valid"
+    assert is_causal(model)
+    found = predict_every_set(*inputs, contextlib.nullcontext())
+    np.testing.assert_allclose(found, predict_prefixes(*inputs, every, contextlib.nullcontext()), rtol=0, atol=1e-12)
+
+
+def test_every_pooling_has_its_prefix_form() -> None:
+    assert PREFIX_POOLINGS.keys() == POOLINGS.keys()
+
+
+@pytest.mark.parametrize("pooling", list(POOLINGS))
+def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling: str, compiled: Cohort) -> None:
+    split, stays = compiled.split("valid"), np.array([2, 0, 5])
+    backbone, table = tiny.tiny_backbone(dtype=torch.float64), torch.from_numpy(compiled.embeddings.copy())
+    change = compiled.variables.z_scores
+    batch = collate(split, stays, dtype=np.float64, change=change)
+    with torch.no_grad():
+        found = PREFIX_POOLINGS[pooling](backbone.states(batch, table), batch)
+        row = 0
+        for stay in stays:
+            for n_sets in range(1, int(split.stay_offset[stay + 1] - split.stay_offset[stay]) + 1):
+                alone = collate(cut_after(split, int(stay), n_sets), np.array([0]), dtype=np.float64, change=change)
+                expected = pool(backbone.states(alone, table), alone.sets_per_stay, pooling)
+                torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=1e-12)
+                row += 1
+    assert row == len(found)
+
+
+def test_an_architecture_without_states_predicts_each_beginning_by_itself() -> None:
+    assert is_causal(FinetunedModel(tiny.tiny_backbone(), Head(32, 2, 0.0), "mean"))
+    assert not is_causal(FinetunedModel(torch.nn.Identity(), Head(2, 2, 0.0), "mean"))

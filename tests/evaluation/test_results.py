@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae.evaluation.calibration import Calibration
-from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation, table
-from seqsetvae.evaluation.statistics import FIGURES
+from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.evaluation.results import Subgroup, evaluation, table
 from seqsetvae.evaluation.verdict import NOT_COMPARED, NOT_WORSE, TRAINED_ON, worse_than
+from seqsetvae.tasks.binary import Calibration
+from seqsetvae.tasks.scores import FIGURES, Figure
+from seqsetvae.tasks.spec import one_label
 from tests.evaluation.test_statistics import sample
 
 CALIBRATION = Calibration(
@@ -20,25 +23,28 @@ CALIBRATION = Calibration(
 )
 
 
-def _evaluated(n: int = 400, split: str = "test", calibration: Calibration | None = CALIBRATION) -> Evaluated:
-    label, logit = sample(n)
-    return Evaluated(
-        checkpoint="run/best.ckpt", split=split, label_name="death", label=label, logit=logit, calibration=calibration
-    )
+def predictions(label: np.ndarray, logit: np.ndarray, split: str = "test", **options: Any) -> Predictions:
+    columns = {"stay_id": np.arange(len(label)), "output": logit[:, None], "target": label[:, None].astype(float)}
+    return Predictions(spec=one_label("death"), split=split, **columns, **options)
 
 
-def _content(evaluated: Evaluated, **options: Any) -> dict[str, Any]:
-    return evaluation(evaluated, resamples=50, **options)
+def _evaluated(n: int = 400, split: str = "test", calibration: Calibration | None = CALIBRATION) -> Predictions:
+    return predictions(*sample(n), split, calibration=calibration)
+
+
+def _content(evaluated: Predictions, baselines: dict[str, np.ndarray] | None = None, **options: Any) -> dict[str, Any]:
+    others = {name: evaluated.other(logit.reshape(-1, 1)) for name, logit in (baselines or {}).items()}
+    return evaluation(evaluated, "run/best.ckpt", others=others, resamples=50, **options)
 
 
 def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> None:
     evaluated = _evaluated()
-    trees = evaluated.logit + np.random.default_rng(1).normal(size=400)
+    trees = evaluated.output[:, 0] + np.random.default_rng(1).normal(size=400)
     content = _content(evaluated, baselines={"boosted trees": trees})
     found = content["baselines"]["boosted trees"]
     assert found.keys() == {"figures", "difference"}
     assert found["figures"].keys() == FIGURES.keys()
-    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(evaluated.label, trees))
+    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(evaluated.target, trees))
     assert found["figures"]["sensitivity"] == {"value": None, "low": None, "high": None}  # it has no threshold
     difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
     assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
@@ -49,7 +55,7 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> Non
 def test_a_baseline_that_is_better_is_said_first_and_what_to_use() -> None:
     label, logit = sample(2000)
     rng = np.random.default_rng(0)
-    weak = replace(_evaluated(2000), label=label, logit=logit + 3 * rng.normal(size=2000))
+    weak = predictions(label, logit + 3 * rng.normal(size=2000))
     baselines = {"prevalence": np.zeros(2000), "boosted trees": logit + 0.3 * rng.normal(size=2000)}
     content = _content(weak, baselines=baselines | {"logistic regression": logit})
     text, figures = content["verdict"], content["figures"]["auroc"]
@@ -63,7 +69,7 @@ def test_a_baseline_that_is_better_is_said_first_and_what_to_use() -> None:
 
 def test_a_model_that_ranks_worse_than_chance_is_not_to_be_used() -> None:
     evaluated = _evaluated(2000)
-    content = _content(replace(evaluated, logit=-evaluated.logit), baselines={"prevalence": np.zeros(2000)})
+    content = _content(replace(evaluated, output=-evaluated.output), baselines={"prevalence": np.zeros(2000)})
     assert "worse than the prevalence, which looks at no stay (AUROC" in content["verdict"]
     assert content["verdict"].endswith("Use no model rather than this one.")
 
@@ -79,7 +85,17 @@ def test_a_model_that_is_better_in_one_figure_and_worse_in_another_has_both_said
     assert "AUPRC difference +0.100 [+0.050, +0.200], where the model is better" in text
 
 
-@pytest.mark.parametrize(("figure", "sign"), [("R² of days", -1), ("MAE of days", 1), ("mean AUROC", -1)])
+@pytest.mark.parametrize(
+    ("figure", "sign"),
+    [
+        ("R² of days", -1),
+        ("MAE of days", 1),
+        ("mean AUROC", -1),
+        ("brier", 1),
+        ("Brier score of death", 1),
+        ("log loss", 1),
+    ],
+)
 def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
     difference = {"value": sign * 0.2, "low": sign * 0.2 - 0.1, "high": sign * 0.2 + 0.1}
     for turned, is_worse in ((1, True), (-1, False)):
@@ -91,7 +107,7 @@ def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
 
 def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
     evaluated = _evaluated()
-    text = _content(evaluated, baselines={"copy": evaluated.logit})["verdict"]
+    text = _content(evaluated, baselines={"copy": evaluated.output})["verdict"]
     assert text.startswith(NOT_WORSE)
     auroc = f"{_content(evaluated)['figures']['auroc']['value']:.3f}"
     assert text.endswith(
@@ -102,15 +118,15 @@ def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
 
 def test_a_constant_is_no_model_to_compare_with() -> None:
     evaluated = _evaluated()
-    constant = {"prevalence": np.zeros_like(evaluated.logit)}
+    constant = {"prevalence": np.zeros(len(evaluated))}
     assert _content(evaluated, baselines=constant)["verdict"] == NOT_COMPARED
 
 
 def test_what_is_better_on_the_training_stays_is_no_advice() -> None:
     evaluated = replace(_evaluated(2000), split="train")
-    worse = replace(evaluated, logit=-evaluated.logit)
+    worse = replace(evaluated, output=-evaluated.output)
     for each, other in ((evaluated, worse), (worse, evaluated)):
-        text = _content(each, baselines={"boosted trees": other.logit})["verdict"]
+        text = _content(each, baselines={"boosted trees": other.output})["verdict"]
         assert text.endswith(TRAINED_ON)
         assert "Use boosted trees" not in text
 
@@ -118,12 +134,11 @@ def test_what_is_better_on_the_training_stays_is_no_advice() -> None:
 def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:
     """Each patient twice, with the same predictions: the intervals are those of half as many stays."""
     once = _evaluated(200)
-    twice = replace(once, label=np.tile(once.label, 2), logit=np.tile(once.logit, 2), subject=np.tile(range(200), 2))
+    twice = replace(once.rows(np.tile(range(200), 2)), subject=np.tile(range(200), 2))
     women = np.arange(400) % 200 < 100
-    early = Landmark(6.0, twice.label, twice.logit, twice.subject)
-    options: dict[str, Any] = {"subgroups": [Subgroup("sex", "female", women)], "landmarks": [early]}
-    content = _content(twice, baselines={"trees": -twice.logit}, **options)
-    expected = _content(once, baselines={"trees": -once.logit}, subgroups=[Subgroup("sex", "female", women[:200])])
+    options: dict[str, Any] = {"subgroups": [Subgroup("sex", "female", women)], "landmarks": {6.0: twice}}
+    content = _content(twice, baselines={"trees": -twice.output}, **options)
+    expected = _content(once, baselines={"trees": -once.output}, subgroups=[Subgroup("sex", "female", women[:200])])
     assert (content["stays"], content["patients"], content["resampled"]) == (400, 200, "patients")
     assert (expected["stays"], expected["patients"], expected["resampled"]) == (200, 200, "stays")
     assert content["figures"]["auroc"] == pytest.approx(expected["figures"]["auroc"])
@@ -141,14 +156,14 @@ def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:
 def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:
     evaluated = _evaluated()
     women = np.arange(400) % 2 == 0
-    nobody_died = (evaluated.label == 0) & women
+    nobody_died = (evaluated.target[:, 0] == 0) & women
     content = _content(
         evaluated, subgroups=[Subgroup("sex", "female", women), Subgroup("outcome", "alive", nobody_died)]
     )
     first, second = content["subgroups"]
     assert (first["column"], first["group"], first["stays"]) == ("sex", "female", 200)
-    assert first["positives"] == evaluated.label[women].sum()
-    expected = roc_auc_score(evaluated.label[women], evaluated.logit[women])
+    assert first["positives"] == evaluated.target[women].sum()
+    expected = roc_auc_score(evaluated.target[women], evaluated.output[women])
     assert first["figures"]["auroc"]["value"] == pytest.approx(expected)
     assert second["positives"] == 0
     assert {each["value"] for each in second["figures"].values()} == {None}
@@ -157,7 +172,9 @@ def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:
 
 def test_a_landmark_has_its_own_stays() -> None:
     label, logit = sample(100, seed=5)
-    (found,) = _content(_evaluated(), landmarks=[Landmark(6.0, label, logit)])["landmarks"]
+    early = {6.0: predictions(label, logit), 0.5: _evaluated().rows(slice(0))}
+    found, nobody = _content(_evaluated(), landmarks=early)["landmarks"]
+    assert (nobody["stays"], nobody["prevalence"], nobody["figures"]["auroc"]["value"]) == (0, None, None)
     assert (found["hours"], found["stays"], found["positives"]) == (6.0, 100, label.sum())
     assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
 
@@ -172,7 +189,7 @@ def test_a_landmark_has_its_own_stays() -> None:
     ],
     ids=["few positives", "train", "valid", "not calibrated"],
 )
-def test_what_to_distrust_is_said(evaluated: Evaluated, caution: str) -> None:
+def test_what_to_distrust_is_said(evaluated: Predictions, caution: str) -> None:
     assert any(caution in text for text in _content(evaluated)["cautions"])
     assert not any(caution in text for text in _content(_evaluated(2000))["cautions"])
 
@@ -180,9 +197,23 @@ def test_what_to_distrust_is_said(evaluated: Evaluated, caution: str) -> None:
 def test_an_auroc_that_may_be_chance_carries_a_caution() -> None:
     evaluated = _evaluated()
     noise = np.random.default_rng(0).normal(size=400)
-    chance = Evaluated(checkpoint="", split="test", label_name="", label=evaluated.label, logit=noise)
+    chance = replace(evaluated, output=noise[:, None])
     assert any("includes 0.5" in text for text in _content(chance)["cautions"])
     assert not any("includes 0.5" in text for text in _content(evaluated)["cautions"])
+
+
+def test_a_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name, function of weights, direction and perfect value are in one place."""
+    errors = Figure("errors", lambda drawn: drawn.weights @ drawn.scores.bins[1], less_is_better=True, perfect=0.0)
+    monkeypatch.setitem(FIGURES, "errors", errors)
+    evaluated = _evaluated(calibration=None)
+    content = _content(evaluated)
+    probability = expit(evaluated.output)
+    assert content["figures"]["errors"]["value"] == pytest.approx(((probability - evaluated.target) ** 2).sum())
+    (line,) = [line for line in table(content).splitlines() if line.startswith("  errors")]
+    assert line.endswith("(perfect: 0)")
+    more = {"errors": {"value": 0.2, "low": 0.1, "high": 0.3}}
+    assert worse_than("this model", {}, {"trees": {"figures": {}, "difference": more}}) is not None
 
 
 def test_calibration_is_measured_on_calibrated_probabilities() -> None:

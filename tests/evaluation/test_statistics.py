@@ -12,17 +12,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix, roc_auc_score, roc_curve
 
-from seqsetvae.evaluation.statistics import (
-    ECE_BINS,
-    FIGURES,
-    Scores,
-    bootstrap,
-    difference,
-    platt_scaling,
-    prevalence_logit,
-    resamples,
-    youden_threshold,
-)
+from seqsetvae.evaluation.statistics import bootstrap, difference, resamples
+from seqsetvae.tasks.binary import constant
+from seqsetvae.tasks.scores import ECE_BINS, FIGURES, PREVALENCE, Scores, platt_scaling, youden_threshold
+from seqsetvae.tasks.spec import one_label
 
 
 def sample(n: int = 300, seed: int = 0, *, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +172,9 @@ def test_the_difference_of_two_models_is_paired() -> None:
 def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_variance() -> None:
     label, _ = sample(500)
     share = label.mean()
-    found = bootstrap(label, Scores(label, prevalence_logit(label)).figures, number=20)
+    found = bootstrap(
+        label, Scores(label, constant(one_label(), None, label[:, None])[PREVALENCE][:, 0]).figures, number=20
+    )
     assert (found["auroc"].value, found["auprc"].value) == (0.5, pytest.approx(share))
     assert found["brier"].value == pytest.approx(brier_score_loss(label, np.full(500, share)))
     assert found["brier"].value == pytest.approx(share * (1 - share))

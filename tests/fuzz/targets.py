@@ -104,7 +104,7 @@ def calibration(files: Files, rng: random.Random, folder: Path) -> None:
     damage_json(folder / "calibration.json", rng)
     found, said = read_calibration(best)
     if found is not None:
-        found.calibrated_logit(np.array([-1.0, 0.0, 3.0]))
+        found.calibrated(np.array([-1.0, 0.0, 3.0]))
         assert found.threshold is None or 0 <= found.threshold <= 1
     assert said
 

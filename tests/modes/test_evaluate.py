@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.evaluation.statistics import FIGURES, platt_scaling, youden_threshold
 from seqsetvae.loading import collate
+from seqsetvae.tasks.scores import FIGURES, platt_scaling, youden_threshold
 from tests.command import call, command, finetune, rows_of, run_of
 from tests.figures import printed_figure
 from tests.modes.labels import changed_labels
@@ -194,8 +194,9 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     flagged = np.array(logit) >= calibration["threshold_logit"]
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
-        *("checkpoint", "split", "stays", "positives", "label_name", "threshold", "figures", "prevalence"),
-        *("verdict", "cautions", "baselines", "subgroups", "landmarks", "resampled", "patients", "findings", "curves"),
+        *("verdict", "task", "checkpoint", "split", "stays", "labels", "positives", "prevalence", "label_name"),
+        *("threshold", "primary", "figures", "cautions", "baselines", "subgroups", "landmarks"),
+        *("resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
     assert (content["split"], content["label_name"]) == ("test", "in_hospital_mortality")

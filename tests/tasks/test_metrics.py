@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from seqsetvae.errors import InputError
 from seqsetvae.tasks import TASKS, fitting, multiclass, multilabel, regression
-from seqsetvae.tasks.model import TaskLoss
+from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import Spec
 from tests.training.helpers import LOSS
 
@@ -114,18 +114,34 @@ def test_a_weighted_resample_is_the_sample_with_stays_repeated(name: str) -> Non
     assert {key: float(value[0]) for key, value in weighted.items()} == pytest.approx(repeated)
 
 
+def test_the_temperature_is_that_of_the_lowest_log_loss() -> None:
+    """Logits that are twice as large as those that made the classes need the temperature 2."""
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(20_000, 3)) * 2
+    place = np.array([rng.choice(3, p=row) for row in softmax(logits, axis=1)], dtype=float)[:, None]
+    found = multiclass.fit_calibration(2 * logits, place)["temperature"]
+    assert found == pytest.approx(2, abs=0.1)
+    fitted = multiclass.Calibration(checkpoint_sha256="", split="valid", stays=len(place), temperature=found)
+    spec = Spec("multiclass", ("a",), 3, ("x", "y", "z"))
+    figures = [multiclass.figures(spec, 2 * logits, place, each)(ones(len(place))) for each in (None, fitted)]
+    assert figures[1]["log loss"] < figures[0]["log loss"]
+    assert figures[1]["Brier score of x"] < figures[0]["Brier score of x"]
+    assert figures[1]["mean AUROC"] == figures[0]["mean AUROC"]  # no class is ranked anew
+    assert figures[1]["log loss"] == pytest.approx(metrics.log_loss(place[:, 0], softmax(2 * logits / found, axis=1)))
+
+
 def test_losses_are_means_over_the_labels_that_there_are() -> None:
     torch.manual_seed(0)
     output, missing = torch.randn(6, 2), torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1], [0, 0], [0, 0]]).bool()
     target = torch.randint(0, 2, (6, 2)).float().masked_fill(missing, torch.nan)
     known = ~missing
-    loss = TaskLoss(Spec("multilabel", ("a", "b"), 2), LOSS)
+    loss = Loss(LOSS, spec=Spec("multilabel", ("a", "b"), 2))
     entropy = torch.nn.functional.binary_cross_entropy_with_logits
     assert loss(output, target) == pytest.approx(float(entropy(output[known], target[known])))
     assert loss.weight(target) == 8
-    squared = TaskLoss(Spec("regression", ("a", "b"), 2, (), (0.0, 0.0), (1.0, 1.0)), LOSS)
+    squared = Loss(LOSS, spec=Spec("regression", ("a", "b"), 2, (), (0.0, 0.0), (1.0, 1.0)))
     assert squared(output, target) == pytest.approx(float((output[known] - target[known]).square().mean()))
-    classes = TaskLoss(Spec("multiclass", ("a",), 3, ("x", "y", "z")), LOSS)
+    classes = Loss(LOSS, spec=Spec("multiclass", ("a",), 3, ("x", "y", "z")))
     logits, place = torch.randn(4, 3), torch.tensor([[0.0], [2.0], [torch.nan], [1.0]])
     rows = [0, 1, 3]
     expected = torch.nn.functional.cross_entropy(logits[rows], torch.tensor([0, 2, 1]))
@@ -139,14 +155,16 @@ def test_losses_are_means_over_the_labels_that_there_are() -> None:
 def test_the_constant_prediction_is_the_best_without_looking_at_a_stay() -> None:
     rng = np.random.default_rng(4)
     labels = (rng.random((N, 2)) < (0.2, 0.7)).astype(float)
-    name, output = multilabel.constant(Spec("multilabel", ("a", "b"), 2), labels, 3)
+    ((name, output),) = multilabel.constant(Spec("multilabel", ("a", "b"), 2), labels, labels[:3]).items()
     assert (name, output.shape) == ("prevalence", (3, 2))
     assert expit(output[0]) == pytest.approx(labels.mean(axis=0))
     classes = rng.integers(0, 3, (N, 1)).astype(float)
-    _, output = multiclass.constant(Spec("multiclass", ("a",), 3, ("x", "y", "z")), classes, 2)
+    (output,) = multiclass.constant(Spec("multiclass", ("a",), 3, ("x", "y", "z")), classes, classes[:2]).values()
     assert softmax(output[0]) == pytest.approx(np.bincount(classes[:, 0].astype(int)) / N)
     spec = Spec("regression", ("a",), 1, (), (5.0,), (2.0,))
-    assert regression.decode(spec, regression.constant(spec, classes, 1)[1]).tolist() == [[5.0]]
+    (output,) = regression.constant(spec, classes, classes[:1]).values()
+    assert regression.decode(spec, output).tolist() == [[5.0]]
+    assert not regression.constant(spec, None, classes)
 
 
 def test_baselines_learn_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) -> None:

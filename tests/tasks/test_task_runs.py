@@ -84,12 +84,13 @@ def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["watched"] == watched[0]
     assert summary["best"][watched[0]] == max(float(row[watched[0]]) for row in rows)
-    assert f"Predictions of --task {task} are not calibrated; calibration is available for one binary label" in said
+    is_calibrated = task == "multiclass"
+    assert (f"Predictions of --task {task} are not calibrated" in said) is not is_calibrated
+    assert ("Calibration fitted on the valid split (18 stays): temperature scaling" in said) is is_calibrated
     assert "Stays without a label, left out: train 2, valid 2" in said
-    assert not (folder / "calibration.json").exists()
+    assert (folder / "calibration.json").exists() is is_calibrated
     recorded = load_finetuned(folder / "checkpoints" / "best.ckpt")
-    assert recorded.task is not None
-    assert recorded.task["names"] == LABELS[task][0].split(",")
+    assert recorded.task.title == LABELS[task][0]
     assert f"({task})" in (folder / "report.html").read_text(encoding="utf-8").partition("</title>")[0]
 
 
@@ -99,14 +100,13 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
     pd.DataFrame({"stay_id": stays, "odd": stays % 2}).to_csv(groups, index=False)
     with real_reports():
-        status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups)
+        status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups, landmarks=12)
     assert status == 0, errors
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "predictions.csv")
     assert (content["task"], content["stays"], len(table)) == (task, 18, 20)
     assert content["checkpoint"] == f"{folder.name}/checkpoints/best.ckpt"
-    assert "Of 20 stays, 2 have no label or no known variable; they are left out." in said
-    assert f"Calibration, decision thresholds and decision curves are not available for --task {task}." in said
+    assert "Of 20 stays, 2 have no label; they are left out." in said
     values = {name: figure["value"] for name, figure in content["figures"].items()}
     if task == "multilabel":
         known = table.dropna(subset="died")
@@ -115,6 +115,10 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     elif task == "multiclass":
         known = table.dropna(subset="unit")
         assert values["accuracy"] == pytest.approx((known["unit"] == known["predicted"]).mean())
+        calibrated = known[[f"calibrated_probability of {name}" for name in "abc"]]
+        assert values["log loss"] == pytest.approx(metrics.log_loss(known["unit"], calibrated))
+        assert values["log loss"] < metrics.log_loss(known["unit"], known[[f"probability of {name}" for name in "abc"]])
+        assert any("The calibration was fitted on these stays" in caution for caution in content["cautions"])
     else:
         known = table.dropna(subset="score")
         assert len(known) == 16 - 1
@@ -122,6 +126,11 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
         assert values["MAE of score"] == pytest.approx(error)
     assert all(each["low"] <= each["value"] <= each["high"] for each in content["figures"].values() if each["low"])
     assert [row["group"] for row in content["subgroups"]] == ["0", "1"]
+    (early,) = content["landmarks"]
+    assert (early["hours"], early["figures"].keys()) == (12, content["figures"].keys())
+    assert 0 < early["stays"] <= 18
+    assert early["figures"] != content["figures"]
+    assert "  12 h" in said
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert next(iter(content["figures"])) in page
     assert ("Predicted and observed numbers" if task == "regression" else "Calibration and predicted risk") in page
@@ -140,14 +149,25 @@ def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(
     pd.testing.assert_frame_equal(*tables)
     columns = {
         "multilabel": ["probability of died", "probability of long"],
-        "multiclass": ["predicted", "probability of a", "probability of b", "probability of c"],
+        "multiclass": [
+            "predicted",
+            *(f"{kind} of {name}" for kind in ("probability", "calibrated_probability") for name in "abc"),
+        ],
         "regression": ["predicted days", "predicted score"],
     }[task]
-    assert tables[0].columns.tolist() == ["stay_id", "split", *columns, "reason"]
+    assert tables[0].columns.tolist() == ["stay_id", "split", *columns, *LABELS[task][0].split(","), "reason"]
     assert command("evaluate", ckpt=folder, split="valid", output=tmp_path / "evaluated")[0] == 0
     evaluated = pd.read_csv(tmp_path / "evaluated" / "predictions.csv")
     valid = tables[0][tables[0]["split"] == "valid"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(evaluated[valid.columns.tolist()], valid)
+    pd.testing.assert_frame_equal(evaluated[["stay_id", *columns]], valid[["stay_id", *columns]])
+    assert evaluated.columns.tolist() == valid.columns.tolist()
+    assert valid[LABELS[task][0].split(",")].isna().all(axis=None)  # predict reads no labels
+    flags = {"data_dir": compiled.path, "output": tmp_path / "sets.csv", "output_root_dir": tmp_path, "split": "valid"}
+    assert command("predict", ckpt=folder, every_set="true", **flags)[0] == 0
+    sets = pd.read_csv(tmp_path / "sets.csv")
+    assert sets.columns.tolist() == ["stay_id", "set_index", "minute", *columns]
+    last = sets.groupby("stay_id", sort=False).tail(1).reset_index(drop=True)
+    pd.testing.assert_frame_equal(last[["stay_id", *columns]], valid[["stay_id", *columns]], rtol=1e-4)
 
 
 def test_baselines_are_trained_on_the_same_stays(run: tuple[str, Path, str], tmp_path: Path) -> None:
@@ -198,8 +218,6 @@ def test_what_is_not_available_for_a_task_is_one_clear_error(
 ) -> None:
     task, folder, _ = run
     wrong = [
-        ("evaluate", {"split": "valid", "landmarks": "6"}, "--landmarks"),
-        ("predict", {"output": tmp_path / "x.csv", "every_set": "true"}, "--every_set"),
         ("predict", {"output": tmp_path / "x.parquet", "schema": "meds"}, "--schema"),
         ("predict", {"output": tmp_path / "x.csv", "explain": "1"}, "--explain"),
     ]
@@ -219,7 +237,9 @@ def test_an_exported_task_predicts_the_same(
     flags = ["--mode", "export", "--ckpt", str(folder), "--output", str(tmp_path / "model")]
     status, said, errors = call([*flags, "--output_root_dir", str(tmp_path)])
     assert status == 0, errors
-    assert "calibration" not in said.lower()  # a task has none, so none is missing
+    assert ("Calibration fitted on" in said) is (task == "multiclass")
+    assert "No calibration" not in said  # a task that has none misses none
+    assert (tmp_path / "model" / "calibration.json").exists() is (task == "multiclass")
     card = json.loads((tmp_path / "model" / "card.json").read_text(encoding="utf-8"))
     assert card["checkpoint"]["hyper_parameters"]["task"]["task"] == task
     assert card["label"] == LABELS[task][0]
@@ -282,9 +302,9 @@ def test_a_task_is_added_without_a_change_to_the_package(
     def fit(*arguments: Any) -> Spec:
         return replace(regression.fit(*arguments), task="absolute")
 
-    def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(spec: Spec, output: torch.Tensor, target: torch.Tensor, *others: Any) -> torch.Tensor:
         known = ~target.isnan()
-        return ((output - target.nan_to_num()).abs() * known).sum(), known.sum()
+        return ((output - target.nan_to_num()).abs() * known).sum() / known.sum()
 
     monkeypatch.setitem(TASKS, "absolute", SimpleNamespace(**{**vars(regression), "fit": fit, "loss": loss}))
     flags = {"task": "absolute", "label_name": "days", "label_path": labels, "max_epochs": 1}

@@ -12,10 +12,10 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batch import Batch
 from seqsetvae.checkpoint import TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.head import Loss
 from seqsetvae.runs.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings
 from seqsetvae.settings.tuning import TuningSettings
+from seqsetvae.tasks.model import Loss
 from seqsetvae.training.callbacks import MetricsTable
 from seqsetvae.training.feature_cache import CachedFeatures, cached_features
 from seqsetvae.training.precision import Precision

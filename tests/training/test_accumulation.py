@@ -18,9 +18,9 @@ from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.batch import Batch
 from seqsetvae.cohort import Cohort
-from seqsetvae.head import Loss
 from seqsetvae.loading import SplitBatches
 from seqsetvae.objectives import reconstruction
+from seqsetvae.tasks.model import Loss
 from seqsetvae.training.feature_cache import cached_features
 from tests import tiny
 from tests.training.helpers import CPU, LOSS, fine_tuner

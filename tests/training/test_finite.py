@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.head import Loss
+from seqsetvae.tasks.model import Loss
 from seqsetvae.training import feature_pass, finite
 from tests.command import command, finetune, run_of
 

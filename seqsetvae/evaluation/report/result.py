@@ -23,7 +23,7 @@ from seqsetvae.evaluation.report.parts import (
     with_interval,
 )
 from seqsetvae.evaluation.report.run_files import Plain, Run, Runs
-from seqsetvae.evaluation.verdict import LOWER_IS_BETTER, NO_MODELS
+from seqsetvae.evaluation.verdict import NO_MODELS, less_is_better
 
 MOST_MAIN = 6  # metrics that cards and tables of groups show
 FEW = 10  # positives below which a group's marker is hollow
@@ -137,11 +137,7 @@ def _all_metrics(evaluation: Plain, over: str) -> Table:
 
 
 def _best_value(name: str) -> str:
-    if (
-        name.startswith(LOWER_IS_BETTER)
-        or name.startswith(("Brier", "mean error"))
-        or name in ("ece", "calibration_intercept")
-    ):
+    if less_is_better(name) or name.startswith(("Brier", "mean error")) or name in ("ece", "calibration_intercept"):
         return "0"
     return {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}.get(name, "1")
 

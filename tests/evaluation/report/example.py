@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.curves import outcome_curves
+from seqsetvae.tasks.curves import outcome_curves
 
 NASTY = "<script>$a_b$</script>&年"
 

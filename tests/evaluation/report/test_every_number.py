@@ -22,12 +22,15 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from seqsetvae.evaluation.calibration import Calibration
 from seqsetvae.evaluation.report.page import content_of
 from seqsetvae.evaluation.report.parts import Section, Table
 from seqsetvae.evaluation.report.run_files import Run, read_run
-from seqsetvae.evaluation.results import Evaluated, Landmark, Subgroup, evaluation
-from seqsetvae.evaluation.statistics import FIGURES, PREVALENCE, prevalence_logit, resamples
+from seqsetvae.evaluation.results import Subgroup, evaluation
+from seqsetvae.evaluation.statistics import resamples
+from seqsetvae.tasks.binary import Calibration, constant
+from seqsetvae.tasks.scores import FIGURES, PREVALENCE
+from seqsetvae.tasks.spec import one_label
+from tests.evaluation.test_results import predictions
 from tests.evaluation.test_statistics import plain_figures, sample
 
 RESAMPLES, SEED, STAYS = 20, 5, 390
@@ -42,7 +45,7 @@ LABEL, LOGIT = sample(STAYS)
 WOMEN = np.arange(STAYS) % 2 == 0
 EARLY = LOGIT * 0.5 + np.random.default_rng(2).normal(size=STAYS)
 OTHERS = {
-    PREVALENCE: prevalence_logit(LABEL),
+    PREVALENCE: constant(one_label(), None, LABEL[:, None])[PREVALENCE][:, 0],
     "boosted trees": LOGIT + np.random.default_rng(1).normal(size=STAYS),
 }
 GROUPS = {"female": WOMEN, "male": ~WOMEN}
@@ -51,14 +54,13 @@ GROUPS = {"female": WOMEN, "male": ~WOMEN}
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """evaluation.json."""
-    evaluated = Evaluated(
-        checkpoint="best.ckpt", split="test", label_name="death", label=LABEL, logit=LOGIT, calibration=CALIBRATION
-    )
+    evaluated = predictions(LABEL, LOGIT, calibration=CALIBRATION)
     return evaluation(
         evaluated,
-        baselines=OTHERS,
+        "best.ckpt",
+        others={name: evaluated.other(logit[:, None]) for name, logit in OTHERS.items()},
         subgroups=[Subgroup("sex", name, stays) for name, stays in GROUPS.items()],
-        landmarks=[Landmark(6.0, LABEL, EARLY)],
+        landmarks={6.0: predictions(LABEL, EARLY, calibration=CALIBRATION)},
         resamples=RESAMPLES,
         seed=SEED,
     )
@@ -111,25 +113,23 @@ def _difference(other: np.ndarray) -> dict[str, Any]:
     return _with_intervals(LABEL, figures)
 
 
+def _counts(label: np.ndarray) -> dict[str, Any]:
+    return {"stays": len(label), "positives": int(label.sum()), "prevalence": label.mean()}
+
+
 def _expected() -> dict[str, Any]:
     """Every number of evaluation.json."""
-    counts = {"stays": STAYS, "positives": int(LABEL.sum()), "patients": STAYS}
     return {
-        **counts,
+        **_counts(LABEL),
+        **{"labels": {"death": STAYS}, "patients": STAYS},
         "threshold": float(expit(0.8 * -0.3 - 0.1)),
-        "prevalence": LABEL.mean(),
         "figures": _all_figures(LABEL, LOGIT),
         "baselines": {
             name: {"figures": _all_figures(LABEL, logit, calibrated=False), "difference": _difference(logit)}
             for name, logit in OTHERS.items()
         },
-        "subgroups": [
-            {"stays": int(g.sum()), "positives": int(LABEL[g].sum()), "figures": _all_figures(LABEL[g], LOGIT[g])}
-            for g in GROUPS.values()
-        ],
-        "landmarks": [
-            {"hours": 6.0, "stays": STAYS, "positives": int(LABEL.sum()), "figures": _all_figures(LABEL, EARLY)}
-        ],
+        "subgroups": [{**_counts(LABEL[g]), "figures": _all_figures(LABEL[g], LOGIT[g])} for g in GROUPS.values()],
+        "landmarks": [{"hours": 6.0, **_counts(LABEL), "figures": _all_figures(LABEL, EARLY)}],
     }
 
 

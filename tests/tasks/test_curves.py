@@ -12,9 +12,8 @@ from scipy.stats import binomtest, mannwhitneyu
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import auc, confusion_matrix, roc_auc_score, roc_curve
 
-from seqsetvae.evaluation import curves
 from seqsetvae.evaluation.findings import as_text
-from seqsetvae.tasks import TASKS
+from seqsetvae.tasks import TASKS, curves
 from seqsetvae.tasks.spec import Spec
 from tests.evaluation.report.example import scores
 
