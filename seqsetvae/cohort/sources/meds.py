@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from seqsetvae.cohort.exports.meds import ADMISSION, ETL
 from seqsetvae.cohort.imported import NO_LABEL
 from seqsetvae.cohort.sources.assemble import assemble
 from seqsetvae.cohort.sources.meds_codes import END, START, Facts, Marks
-from seqsetvae.cohort.sources.meds_export import is_export, open_export
 from seqsetvae.cohort.sources.meds_files import (
     BIRTH,
     CODE,
@@ -22,12 +24,11 @@ from seqsetvae.cohort.sources.meds_files import (
     TIME,
     data_files,
     described,
+    description,
     own_split,
     refuse_unread_values,
     split_notes,
-    task_name,
     unlisted_codes,
-    unread,
     value_column,
 )
 from seqsetvae.cohort.sources.opened import Opened
@@ -43,14 +44,15 @@ from seqsetvae.cohort.sources.table_flags import (
 )
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.forms import table_files
+from seqsetvae.cohort.tables.forms import table_files, unread_notes
 from seqsetvae.cohort.tables.label_rules import LabelRows, read_label_rows
 from seqsetvae.cohort.tables.source import Found
-from seqsetvae.cohort.tables.stays import make_samples
-from seqsetvae.cohort.tables.times import TimeFlags, is_bad
+from seqsetvae.cohort.tables.stays import make_samples, per_id
+from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.errors import InputError
 
 HELP = "Compile a MEDS 0.4 data set (data/**/*.parquet, metadata/), with --labels in the label schema of MEDS."
+EXPORTED, PATIENT = Columns(SUBJECT, "minute", CODE, "value", None, "set_index"), "patient_id"
 OUTCOME_CODES = ("MEDS_DEATH", "MEDS_DEATH//*", "HOSPITAL_DISCHARGE", "HOSPITAL_DISCHARGE//*")
 
 
@@ -81,14 +83,14 @@ def open_source(arguments: Namespace) -> Opened:
     """The data set that these flags name. Raises InputError."""
     check_shared_flags(arguments)
     rules = _settle_label(arguments)
-    if is_export(arguments.src):
+    is_export = description(arguments.src).get("etl_name") == ETL
+    if is_export:
         given = [*rules, *(flag for flag in (START, END) if getattr(arguments, flag) is not None)]
         if given:
             raise InputError(f"--{given[0]}: {arguments.src} was exported stay by stay, by data.py. Leave it out.")
-        return open_export(arguments)
-    arguments.non_numeric = "level"  # a missing numeric_value is usual in MEDS
+    arguments.non_numeric = "fault" if is_export else "level"  # a missing numeric_value is usual in MEDS
     with database_beside(arguments) as database:
-        return _open(arguments, database)
+        return (_open_export if is_export else _open)(arguments, database)
 
 
 def _open(arguments: Namespace, database: Database) -> Opened:
@@ -115,7 +117,7 @@ def _open(arguments: Namespace, database: Database) -> Opened:
             events=events,
             samples=started,
             every_sample=samples,
-            label_name=task_name(arguments),
+            label_name=_task_name(arguments),
             own_split=own_split(arguments, files, events, started),
             static=marks.age(started),
             static_rows=True,
@@ -128,7 +130,8 @@ def _open(arguments: Namespace, database: Database) -> Opened:
                 *facts.notes(),
                 *split_notes(arguments, files),
                 *unlisted_codes(src, codes.seen),
-                *unread(src, files, arguments.labels),
+                *unread_notes(src / "data", set(files), ".parquet"),
+                *(unread_notes(arguments.labels, set(table_files(arguments.labels))) if arguments.labels else []),
             ],
         ),
     )
@@ -152,3 +155,56 @@ def _label_rows(arguments: Namespace, events: Events, flags: TimeFlags) -> Label
     if rows.time is None:
         raise InputError(f"{arguments.labels}: no row has a {time}. Labels of MEDS need one each.")
     return rows
+
+
+def _task_name(arguments: Namespace) -> str | None:
+    """What the label is called; None without labels, or with prediction times alone."""
+    labels: Path | None = arguments.labels
+    if labels is None or arguments.label_name is None:
+        rule = arguments.label_event or arguments.label_present
+        return (arguments.task or rule) if rule else None
+    return arguments.task or (labels.stem if labels.is_file() else labels.name)
+
+
+def _open_export(arguments: Namespace, database: Database) -> Opened:
+    """What `data.py export` wrote: every stay is a subject on a clock of its own, with columns beyond the standard.
+
+    They hold what its own columns cannot, so that events come back to the last bit.
+    """
+    src, files, codes = arguments.src, data_files(arguments.src), new_codes(arguments)
+    events = read_events(files, EXPORTED, codes, TimeFlags(), database, untimed=True)
+    labels = None
+    if arguments.labels:
+        labels = _label_rows(arguments, events, TimeFlags(origin=int(ADMISSION.astype(np.int64))))
+        last = f"max(time) FILTER ({events.is_timed}) AS last"
+        of_ids = database.ask(f"SELECT {last} FROM events JOIN ids USING (id) GROUP BY place ORDER BY place")["last"]
+        labels = _every_stay(labels, pc.fill_null(of_ids, -np.inf).to_numpy(), len(events.ids))
+    patient = per_id(files, SUBJECT, [PATIENT], events, [PATIENT]).cells[PATIENT]
+    samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)
+    return assemble(
+        arguments,
+        Found(
+            description=described(src),
+            columns=EXPORTED,
+            events=events,
+            samples=samples,
+            every_sample=samples,
+            label_name=_task_name(arguments),
+            own_split=own_split(arguments, files, events, samples),
+            notes=labels.notes if labels else (),
+        ),
+    )
+
+
+def _every_stay(labels: LabelRows, last: NDArray[np.float64], n_ids: int) -> LabelRows:
+    """The labels with a row for stays that have none, and without the prediction times that stand for whole stays."""
+    assert labels.time is not None
+    # The export gives a whole stay the time that is a microsecond after its last event.
+    whole = np.rint(labels.time * MICROSECONDS) == np.rint(last[labels.id] * MICROSECONDS) + 1
+    others = np.setdiff1d(np.arange(n_ids, dtype=np.int32), labels.id)
+    return replace(
+        labels,
+        id=np.append(labels.id, others),
+        time=np.append(np.where(whole, np.nan, labels.time), np.full(len(others), np.nan)),
+        label=np.append(labels.label, np.full(len(others), -1, dtype=np.int8)),
+    )

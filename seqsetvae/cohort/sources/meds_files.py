@@ -16,7 +16,7 @@ from seqsetvae.cohort.names import columns_are, quoted, trimmed
 from seqsetvae.cohort.sources.assemble import SPLIT_NAMES, split_positions
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.events import Events
-from seqsetvae.cohort.tables.forms import refuse_versions, table_files, unread_notes
+from seqsetvae.cohort.tables.forms import refuse_versions, table_files
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.stays import Samples, per_id
 from seqsetvae.cohort.tidy import SPLITS
@@ -109,21 +109,6 @@ def _refuse_older(file: Path, there: Sequence[str]) -> None:
     if "events" in there:
         advice = " It has the events of a patient in one row, as MEDS before 0.3 had: write one row for each event."
     raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)}{advice}")
-
-
-def unread(src: Path, files: Collection[Path], labels: Path | None) -> list[str]:
-    """Files of data/ and of a folder of labels that are not read, in words."""
-    of_labels = unread_notes(labels, set(table_files(labels))) if labels else []
-    return [*unread_notes(src / "data", set(files), ".parquet"), *of_labels]
-
-
-def task_name(arguments: Namespace) -> str | None:
-    """What the label is called; None without labels, or with prediction times alone."""
-    labels: Path | None = arguments.labels
-    if labels is None or arguments.label_name is None:
-        rule = arguments.label_event or arguments.label_present
-        return (arguments.task or rule) if rule else None
-    return arguments.task or (labels.stem if labels.is_file() else labels.name)
 
 
 def description(src: Path) -> dict[str, object]:
