@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.sidefiles import VariableMap
 from seqsetvae.cohort.tables import database
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import open_database
 from seqsetvae.cohort.tables.events import Columns, TimeFlags, read_events
-from seqsetvae.cohort.tables.variable_map import VariableMap
 
 from .conftest import EVENTS, HEADER, Folder, Tables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqsetvae.cohort import open_cohort
-from seqsetvae.cohort.tables.number_forms import written_numbers
+from seqsetvae.cohort.tables.cells import written_numbers
 
 from .conftest import HEADER, Tables
 from .test_compile import sets_of

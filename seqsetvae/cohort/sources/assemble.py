@@ -6,7 +6,6 @@ by then, are left out. Letters: D ids, N samples.
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,29 +18,18 @@ from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tables.codes import KEEP, Decision, EventCodes
-from seqsetvae.cohort.tables.events import Columns, Events
+from seqsetvae.cohort.tables.codes import KEEP, Decision
+from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
 from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
-from seqsetvae.cohort.tidy import SPLITS, Bools, Skip, left_out
+from seqsetvae.cohort.tidy import SPLITS, Bools, left_out
 from seqsetvae.errors import InputError, counted
 
 
-def ended(end: StayEnd, samples: Samples) -> Bools:
-    """[N] Which stays ended before the prediction time of their sample."""
-    return ~is_bad(end.time) & ~is_bad(samples.end) & (end.time < samples.end)
-
-
-def end_skips(end: StayEnd, samples: Samples, gone: Bools) -> list[Skip]:
-    """The stays that ended, to be left out."""
-    reason = f"the stay ended before its prediction time ({end.name})"
-    return [left_out(stay, reason) for stay in samples.stays()[gone]]
-
-
-def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | None, events: Events) -> list[str]:
-    """What the end of stays shows, a line each."""
-    notes = []
+def _end_notes(end: StayEnd, found: Found, gone: Bools) -> list[str]:
+    """What the end of stays shows, a line each; `gone` [N] had ended."""
+    notes, samples, label_name = list[str](), found.samples, found.label_name
     known, labels = ~is_bad(end.time), (samples.label[gone], samples.label[~gone])
     if gone.any():
         rates = [rate(int((label == 1).sum()), int((label >= 0).sum())) for label in labels]
@@ -58,7 +46,7 @@ def end_notes(end: StayEnd, samples: Samples, gone: Bools, label_name: str | Non
         notes.append(f"{end.name}: {counted(int(reverse.sum()), 'stay')} of {len(reverse):,} end before they start")
     whole = known & is_bad(samples.end)
     if whole.any():
-        late = int((whole & (events.last_time[samples.id] > end.time)).sum())
+        late = int((whole & (found.events.last_time[samples.id] > end.time)).sum())
         has = f"{late:,} of {counted(int(whole.sum()), 'stay')}"
         what = "have events after their end, which are used: there are no prediction times"
         notes += [f"{end.name}: {has} {what}"] if late else []
@@ -78,12 +66,12 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         first = f" The first that was left out: {found.skips[0]}" if found.skips else f" {'; '.join(found.rules)}"
         raise InputError(f"{found.description}: no stay is left.{first}")
     decision = codes.decide(arguments.non_numeric)
-    counts = events_by_name(codes, decision)
     split, how = assign_splits(arguments, samples, found.own_split, found.how_split)
     source = EventSource(found, decision, split)
+    n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
     notes = [
         *found.notes,
-        *_without_sample(found),
+        *([f"{counted(n_other, 'id')} without a prediction time: not in the cohort"] if n_other else []),
         *codes.mapping.notes(codes.seen),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
@@ -96,15 +84,17 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
     has_label = samples.label >= 0
-    read = [*found.read, *found_in(found.events, found.columns, samples, decision, counts)]
-    facts = [column.name for column in found.static]
-    decided = decided_for(arguments, found.label_name, found.rules, samples, facts, how) + codes.left_out_notes()
+    read, decided = [*found.read, *_found_in(found, decision)], _decided_for(arguments, found, how)
     return Opened(
         source=source,
         label_name=found.label_name or NO_LABEL,
         labels=LabelTable(samples.stay_id[has_label], samples.label[has_label]),
         imported=Imported(
-            notes, read, decided, record, sample_table(every_sample, samples.stay_id, split, found.events)
+            notes,
+            read,
+            decided + codes.left_out_notes(),
+            record,
+            sample_table(every_sample, samples.stay_id, split, found.events),
         ),
     )
 
@@ -121,23 +111,20 @@ def with_window(samples: Samples, until_hour: float | None) -> Samples:
 
 def _without_ended(found: Found) -> Found:
     """Without the samples whose stay ended before their prediction time, which are listed and counted."""
-    if found.end is None:
+    end, samples = found.end, found.samples
+    if end is None:
         return found
-    gone = ended(found.end, found.samples)
+    gone = ~is_bad(end.time) & ~is_bad(samples.end) & (end.time < samples.end)
+    reason = f"the stay ended before its prediction time ({end.name})"
     static = [replace(column, code=column.code[~gone], value=column.value[~gone]) for column in found.static]
     return replace(
         found,
-        samples=found.samples.take(~gone),
+        samples=samples.take(~gone),
         own_split=None if found.own_split is None else found.own_split[~gone],
         static=static,
-        skips=[*found.skips, *end_skips(found.end, found.samples, gone)],
-        notes=[*found.notes, *end_notes(found.end, found.samples, gone, found.label_name, found.events)],
+        skips=[*found.skips, *(left_out(stay, reason) for stay in samples.stays()[gone])],
+        notes=[*found.notes, *_end_notes(end, found, gone)],
     )
-
-
-def _without_sample(found: Found) -> list[str]:
-    n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
-    return [f"{counted(n_other, 'id')} without a prediction time: not in the cohort"] if n_other else []
 
 
 def assign_splits(
@@ -170,15 +157,6 @@ def split_positions(where: str, names: pa.Array) -> NDArray[np.int8]:
     return positions[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
-def events_by_name(codes: EventCodes, decision: Decision) -> dict[str, int]:
-    """Events of each variable and level that are kept."""
-    counts: dict[str, int] = {}
-    for name, n, action in zip(decision.names, codes.counts.tolist(), decision.action.tolist(), strict=True):
-        if n and action == KEEP:
-            counts[name] = counts.get(name, 0) + n
-    return counts
-
-
 def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[np.int8], events: Events) -> pa.Table:
     """The samples with the ids and times of the source, for `Imported`; `split` is that of the `compiled` ones."""
     position = np.full(len(samples), -1)
@@ -202,78 +180,52 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
     return pa.table(columns)
 
 
-def found_in(
-    events: Events, columns: Columns, samples: Samples, decision: Decision, counts: Mapping[str, int]
-) -> list[str]:
-    """Rows, ids, the span of the times, and the variables by kind. `counts` are the events by variable."""
-    rows = [f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {columns.id}"]
-    start = samples.start[~is_bad(samples.start)]
+def _found_in(found: Found, decision: Decision) -> list[str]:
+    """Rows, ids, the span of the times, and the variables by kind: with numbers, with categories, with neither."""
+    events, of_code = found.events, found.events.codes.counts
+    rows = [f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {found.columns.id}"]
+    start = found.samples.start[~is_bad(found.samples.start)]
     if not events.time.is_timestamp:
         rows.append(f"times: each is {events.time.described} since the start of its stay")
     elif len(start):
         rows.append(f"times: stays begin from {events.time.text(start.min())} to {events.time.text(start.max())}")
-    return rows + _kinds(events.codes.counts, decision, counts)
-
-
-def _kinds(of_code: NDArray[np.int64], decision: Decision, counts: Mapping[str, int]) -> list[str]:
-    """The variables with numbers, those with categories and those without either, a line for each kind.
-
-    `of_code` are the events of each code, `counts` those of each variable and level.
-    """
-    kinds: dict[str, Counter[str]] = {
-        "with numbers": Counter(),
-        "with categories": Counter(),
-        "without a value": Counter(),
-    }
-    numeric = np.isnan(decision.value) & (of_code > 0)
+    kinds = {kind: Counter[str]() for kind in ("with numbers", "with categories", "without a value")}
+    levels, numeric = set[str](), np.isnan(decision.value) & (of_code > 0)
     has_number = {decision.names[code] for code in np.flatnonzero(numeric).tolist()}
-    n_levels = 0
-    for name, n in counts.items():
-        variable, mark, _ = name.partition("=")
+    for code in np.flatnonzero((of_code > 0) & (decision.action == KEEP)).tolist():
+        name, (variable, mark, _) = decision.names[code], decision.names[code].partition("=")
+        is_level = mark and name not in has_number
         kind = "with numbers" if name in has_number else "with categories" if mark else "without a value"
-        kinds[kind][variable if kind == "with categories" else name] += n
-        n_levels += kind == "with categories"
-    return [
-        f"{counted(len(those), 'variable')} {kind}{f' ({n_levels:,} in all)' * (kind == 'with categories')}: "
-        f"{most_events(dict(those))}"
-        for kind, those in kinds.items()
-        if those
-    ]
+        kinds[kind][variable if is_level else name] += int(of_code[code])
+        levels |= {name} if is_level else set()
+    for kind, those in kinds.items():
+        in_all = f" ({len(levels):,} in all)" * (kind == "with categories")
+        rows += [f"{counted(len(those), 'variable')} {kind}{in_all}: {most_events(dict(those))}"] if those else []
+    return rows
 
 
-def decided_for(
-    arguments: Namespace,
-    label_name: str | None,
-    rules: Sequence[str],
-    samples: Samples,
-    facts: Sequence[str],
-    split: str,
-) -> list[str]:
-    """The label, what a sample may see, minute 0, facts and splits. `rules` are the sentences of label rules."""
-    label = samples.label
+def _decided_for(arguments: Namespace, found: Found, split: str) -> list[str]:
+    """The label, what a sample may see, minute 0, facts and splits."""
+    samples, label, name, rules = found.samples, found.samples.label, found.label_name, list(found.rules)
     balance = f"1 in {(label == 1).sum():,}, 0 in {(label == 0).sum():,}, unknown in {(label < 0).sum():,}"
-    if label_name is None:
+    n_timed, n_stays = int((~is_bad(samples.end)).sum()), len(np.unique(samples.id))
+    if name is None:
         lines = [*rules, "there is no label"]
     elif not rules and arguments.labels:
-        lines = [f"the label is {label_name} of {arguments.labels}: {balance}"]
+        lines = [f"the label is {name} of {arguments.labels}: {balance}"]
     else:
-        lines = [*rules, *([] if is_bad(samples.end).all() else [f"{label_name}, of these predictions: {balance}"])]
-    lines.append(_window(arguments, samples))
+        lines = rules + ([f"{name}, of these predictions: {balance}"] if n_timed else [])
+    if arguments.until_hour is not None:
+        lines.append(f"each stay is predicted at hour {arguments.until_hour:g}, from earlier events alone")
+    elif not n_timed:
+        lines.append("there are no prediction times: the events of whole stays are used")
+    else:
+        what = f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}"
+        lines.append(f"{what}, each from events before its time alone; without any it is left out")
     column, code = getattr(arguments, "start_column", None), getattr(arguments, "start_code", None)
     start = f"the time in {column}" if column else f"the last event {code} before the prediction time" if code else ""
     if start or samples.start.dtype == np.int64:
         lines.append(f"minute 0 of a stay is {start or 'its first event'}")
-    if facts:
-        lines.append(f"facts, known from the start of a stay: {', '.join(facts)}")
+    if found.static:
+        lines.append(f"facts, known from the start of a stay: {', '.join(fact.name for fact in found.static)}")
     return [*lines, f"splits: {split}"]
-
-
-def _window(arguments: Namespace, samples: Samples) -> str:
-    """What a sample may see."""
-    n_timed, n_stays = int((~is_bad(samples.end)).sum()), len(np.unique(samples.id))
-    if arguments.until_hour is not None:
-        return f"each stay is predicted at hour {arguments.until_hour:g}, from earlier events alone"
-    if not n_timed:
-        return "there are no prediction times: the events of whole stays are used"
-    what = f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}"
-    return f"{what}, each from events before its time alone; without any it is left out"

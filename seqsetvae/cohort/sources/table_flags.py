@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from seqsetvae.cohort.names import quoted
+from seqsetvae.cohort.sidefiles import read_variable_map
 from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
@@ -17,7 +18,6 @@ from seqsetvae.cohort.tables.label_rules import (
     LABELS_OF,
 )
 from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
-from seqsetvae.cohort.tables.variable_map import read_variable_map
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.errors import InputError
 
@@ -69,10 +69,6 @@ def add_shared_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--leave_out", action="extend", nargs="+", default=[], metavar="NAME", help=out)
     categorical = "variables whose numbers, and texts like numbers, are categories: 3 becomes NAME=3 with the value 1"
     parser.add_argument("--categorical", action="extend", nargs="+", default=[], metavar="NAME", help=categorical)
-    _add_division_flags(parser)
-
-
-def _add_division_flags(parser: ArgumentParser) -> None:
     shares = "share of the patients in each split (default 0.7 0.15 0.15); the share of positives is the same in each"
     names = tuple(split.upper() for split in SPLITS)
     parser.add_argument("--fractions", nargs=3, type=float, metavar=names, help=shares)

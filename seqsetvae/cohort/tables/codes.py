@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import most_events
-from seqsetvae.cohort.tables.cells import as_text, first_fault, positions, split_values
-from seqsetvae.cohort.tables.number_forms import written_numbers
-from seqsetvae.cohort.tables.variable_map import VariableMap
+from seqsetvae.cohort.sidefiles import VariableMap
+from seqsetvae.cohort.tables.cells import as_text, first_fault, positions, split_values, written_numbers
 from seqsetvae.errors import InputError, counted, shown
 
 UNNAMED = -1  # the code of a row without a variable

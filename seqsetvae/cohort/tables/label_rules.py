@@ -58,11 +58,6 @@ def read_label_rows(
     return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
 
 
-def find_time_column(file: Path, named: str | None, usual: str) -> str | None:
-    """The column of prediction times: the one that was named, else the usual one if the table has it."""
-    return named or (usual if usual in column_names(file) else None)
-
-
 EACH_ROW = "each_row"
 LABELS_OF = ("any", "first", "last", EACH_ROW)
 
@@ -244,7 +239,8 @@ def find_labels(
     """
     odd: list[str] = []
     if arguments.labels:
-        time = find_time_column(arguments.labels, arguments.prediction_time_column, PREDICTION_TIME)
+        usual = PREDICTION_TIME if PREDICTION_TIME in column_names(arguments.labels) else None
+        time = arguments.prediction_time_column or usual
         rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
         odd, rows = rows.notes, replace(rows, notes=[])
         if rows.time is None and time is not None:

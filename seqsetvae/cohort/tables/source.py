@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.tables.cells import written_numbers
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
 from seqsetvae.cohort.tables.events import Columns, Events
-from seqsetvae.cohort.tables.number_forms import written_numbers
 from seqsetvae.cohort.tables.stays import Later, Samples, minutes
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
 from seqsetvae.cohort.tidy import (
@@ -122,7 +122,8 @@ class EventSource:
         value = np.append(self.decision.value, np.nan)[code]
         value = np.where(np.isnan(value), records["value"], value)
         is_static = self._is_static(records)
-        set_index = self._set_index(records, is_static)
+        # The source's own numbers of sets; static facts are a set before all others.
+        set_index = None if self.columns.set is None else np.where(is_static, _STATIC_SET, records["set"])
         bad = (code == UNNAMED) | (action == NO_VALUE) | (action == NO_NUMBER)
         bad |= is_bad(records["time"]) & ~is_static
         bad |= (action == KEEP) & (code != UNNAMED) & ~(np.abs(value) <= LARGEST)
@@ -148,12 +149,6 @@ class EventSource:
         if dropped.any():
             rows = rows.take(np.flatnonzero(~dropped))
         return rows.without([stay for stay, _, _ in found])
-
-    def _set_index(self, records: NDArray[Any], is_static: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-        """[E] The source's own numbers of sets; static facts are a set before all others. None: it has none."""
-        if self.columns.set is None:
-            return None
-        return np.where(is_static, _STATIC_SET, records["set"])
 
     def _is_static(self, records: NDArray[Any]) -> NDArray[np.bool_]:
         is_static = records["row"] == _STATIC_ROW

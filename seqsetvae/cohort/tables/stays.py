@@ -232,16 +232,11 @@ def make_samples(
         of_id = np.full(len(numbers), -1, dtype=np.int8)
         if labels is not None:
             of_id[labels.id] = labels.label
-        label, time = of_id[ids], no_time(len(ids), start.dtype)
+        label, time = of_id[ids], np.full(len(ids), BAD_TIME if start.dtype == np.int64 else np.nan, start.dtype)
     subject_of_id = numbers if subject is None else _subjects(subject)
     once = len(np.unique(ids)) == len(ids)
     stay_id = numbers[ids] if once else np.arange(1, len(ids) + 1)
     return Samples(source, events.ids.texts, stay_id, subject_of_id[ids], ids, start[ids], time, label)
-
-
-def no_time(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """[n] Times that are missing."""
-    return np.full(n, BAD_TIME if dtype == np.int64 else np.nan, dtype)
 
 
 def minutes(time: NDArray[Any], start: NDArray[Any]) -> NDArray[np.float64]:
