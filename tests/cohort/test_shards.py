@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.imported import SAID
 from seqsetvae.cohort.sources.synthetic import write_synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -127,35 +135,27 @@ def _tables(root: Path, divided: Callable[[int], int], events: Sequence[tuple[ob
     return [root / f"part {number}" for number in (1, 2, 3)]
 
 
-def _compile(tables: Path, out: Path, *flags: str) -> int:
+def _compile(tables: Path, out: Path, *flags: str, split: Sequence[str] = ("--split_column", "split")) -> int:
     stays = str(tables.parent / "stays.csv")
-    usual = ("--stays", stays, "--split_column", "split", "--labels", stays, "--label_name", "died")
-    return main(["table", str(tables), str(out), *usual, *flags])
+    return main(
+        ["table", str(tables), str(out), "--stays", stays, "--labels", stays, "--label_name", "died", *split, *flags]
+    )
 
 
-def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(tmp_path: Path) -> None:
-    for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
+@pytest.mark.parametrize("divided", [lambda subject: (subject - 1) // 4 + 1, lambda subject: 3 - subject % 3])
+def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(
+    tmp_path: Path, divided: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in _tables(tmp_path, divided):
         assert _compile(part, tmp_path / "cohorts" / part.name) == 0
     assert _compile(tmp_path / "all", tmp_path / "one") == 0
+    monkeypatch.setattr("seqsetvae.cohort.compile.ROWS_PER_CHUNK", 5)
     assert _join(tmp_path / "cohorts", tmp_path / "joined") == 0
     one, joined = open_cohort(tmp_path / "one"), open_cohort(tmp_path / "joined")
     assert joined.content_hash == one.content_hash  # samples.parquet included
     assert joined.manifest["splits"] == one.manifest["splits"]
-    decided = [
-        {name: value for name, value in each.manifest["import"].items() if name not in SAID} for each in (one, joined)
-    ]
-    assert decided[0] == decided[1]
-
-
-@pytest.mark.parametrize("divided", [lambda subject: subject % 3 + 1, lambda subject: 3 - subject % 3])
-def test_joined_cohorts_are_in_the_order_of_their_first_stays(tmp_path: Path, divided: Callable[[int], int]) -> None:
-    for part in _tables(tmp_path, divided):
-        assert _compile(part, tmp_path / "cohorts" / part.name) == 0
-    assert _join(tmp_path / "cohorts", tmp_path / "joined") == 0
-    splits = open_cohort(tmp_path / "joined").splits
-    assert [split.stay_id.tolist() for split in splits.values()] == [[1, 4, 7, 10], [2, 5, 8, 11], [3, 6, 9, 12]]
-    values = {value for split in splits.values() for value in split.value.tolist()}
-    assert values == {10 * subject + hour for subject, hour, *_ in EVENTS}
+    decided = one.manifest["import"].keys() - set(SAID)
+    assert all(joined.manifest["import"][name] == one.manifest["import"][name] for name in decided)
 
 
 def test_a_subject_in_two_cohorts_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -180,3 +180,27 @@ def test_cohorts_with_other_decisions_are_not_mixed(tmp_path: Path, capsys: pyte
     assert _compile(other, tmp_path / "cohorts" / "b", "--until_hour", "3") == 0
     assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
     assert "cohorts of different until_hour: a of 2.0, b of 3.0." in capsys.readouterr().err
+
+
+def test_splits_that_only_all_data_show_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
+        assert _compile(part, tmp_path / "cohorts" / part.name, split=("--split_by", "died")) == 0
+    assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
+    assert "its splits are whole values of died" in capsys.readouterr().err
+
+
+def test_the_example_of_the_page_gives_the_cohort_of_all_tables(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    _tables(tmp_path / "made", lambda subject: 1)
+    for name in ("events/events.csv", "stays.csv"):
+        text = (tmp_path / "made" / name.replace("events/", "all/")).read_bytes()
+        pq.write_table(csv.read_csv(io.BytesIO(text)), tmp_path / name.replace(".csv", ".parquet"))
+    page = (ROOT / "docs" / "shards.md").read_text(encoding="utf-8")
+    divide, one_process = (re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)[0] for kind in ("python", "bash"))
+    data = f"{sys.executable} {ROOT / 'data.py'}"
+    for command in ([sys.executable, "-c", divide], ["bash", "-ec", one_process.replace("python data.py", data)]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    flags = next(line for line in one_process.splitlines() if "data.py table" in line).partition("--")
+    words = [str(tmp_path / word) if word.endswith(".parquet") else word for word in "".join(flags[1:]).split()]
+    assert main(["table", str(tmp_path / "events"), str(tmp_path / "one"), *words]) == 0
+    assert open_cohort(tmp_path / "cohort").content_hash == open_cohort(tmp_path / "one").content_hash

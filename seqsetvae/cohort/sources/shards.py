@@ -2,7 +2,7 @@
 
 Either they are shards, which `data.py compile ... --shard I/N` made of runs of stays of one folder, or cohorts of whole
 subjects each, such as `data.py table` made of one of many files. `data.py join` streams all of them through the
-compiler, so that neither step holds more than some stays in memory, and the cohort of shards is the one that a single
+compiler, so that neither step holds more than some stays in memory, and the result is the cohort that a single
 compilation gives, to the last bit, statistics included.
 """
 
@@ -82,7 +82,7 @@ def open_source(arguments: Namespace) -> Opened:
 
 
 class Joined:
-    """The stays of shards by the numbers of the shards, of cohorts by those of the stays; see the Source protocol."""
+    """The stays of shards in the order of the shards, of cohorts by their numbers; see the Source protocol."""
 
     def __init__(self, folder: Path) -> None:
         """Open the cohorts below `folder`, and check that they are parts of one whole."""
@@ -91,7 +91,8 @@ class Joined:
         if not found:
             raise InputError(f"{folder}: holds no shards, and no other folders of compiled cohorts.")
         _require_one("labels", self.cohorts, [each.label_name for each in self.cohorts])
-        if any(_DESCRIPTION.fullmatch(cohort.manifest["source"]) for cohort in self.cohorts):
+        are_shards = any(_DESCRIPTION.fullmatch(cohort.manifest["source"]) for cohort in self.cohorts)
+        if are_shards:
             parts = list(map(_part_of, self.cohorts))
             _require_one("data", self.cohorts, [text for _, _, text in parts])
             _require_each_once(folder, parts)
@@ -101,8 +102,8 @@ class Joined:
             decisions = list(map(_decisions, self.cohorts))
             for name in dict.fromkeys(chain.from_iterable(decisions)):
                 _require_one(name, self.cohorts, [each.get(name) for each in decisions])
+            _refuse_splits_of_all(self.cohorts[0])
             _require_whole_subjects(self.cohorts)
-            self.cohorts.sort(key=lambda cohort: min(int(split.stay_id.min()) for split in cohort.splits.values()))
             self.description = f"{len(found)} cohorts, the first of {self.cohorts[0].manifest['source']}"
         self.skips: list[Skip] = [skip for cohort in self.cohorts for skip in read_skipped(cohort.path)]
         self.unnamed_rows = UnnamedRows()
@@ -118,22 +119,10 @@ class Joined:
             prediction_minute=np.concatenate([split.prediction_minute for split in splits]),
             n_rows=np.concatenate([np.diff(split.set_offset[split.stay_offset]) for split in splits]),
         )
-        piece = np.repeat(np.arange(len(splits)), np.diff(self._start))
-        own = {name: [at for at, split in enumerate(splits) if split.name == name] for name in SPLITS}
-        self.stays = {name: stays[np.isin(piece, places)] for name, places in own.items() if places}
-
-    def imported(self) -> Imported | None:
-        """What the cohorts keep of their imports; None if they were not imported."""
-        tables = [table for table in map(read_samples, self.cohorts) if table is not None]
-        if len(tables) < len(self.cohorts):
-            return None
-        imports = [cohort.manifest[IMPORT] for cohort in self.cohorts]
-        notes = [
-            f"{cohort.path.name}: {note}"
-            for cohort, each in zip(self.cohorts, imports, strict=True)
-            for note in each["notes"]
-        ]
-        return Imported(notes, record=_decisions(self.cohorts[0]), samples=pa.concat_tables(tables))
+        of_split = np.repeat([split.name for split in splits], np.diff(self._start))
+        self.stays = {name: stays[np.flatnonzero(of_split == name)] for name in SPLITS if name in of_split}
+        if not are_shards:
+            self.stays = {name: some[np.argsort(some.stay_id)] for name, some in self.stays.items()}
 
     def labels(self) -> LabelTable:
         """Those of all stays that have one."""
@@ -142,34 +131,42 @@ class Joined:
         order = np.argsort(stay[label >= 0], kind="stable")
         return LabelTable(stay[label >= 0][order], label[label >= 0][order])
 
+    def imported(self) -> Imported | None:
+        """What the cohorts keep of their imports; None if they were not imported."""
+        tables = [table for table in map(read_samples, self.cohorts) if table is not None]
+        if len(tables) < len(self.cohorts):
+            return None
+        notes = [f"{each.path.name}: {note}" for each in self.cohorts for note in each.manifest[IMPORT]["notes"]]
+        samples = pa.concat_tables(tables).sort_by("stay_id")
+        return Imported(notes, record=_decisions(self.cohorts[0]), samples=samples)
+
     def read(self, stays: Stays) -> Rows:
         """The rows of these stays, each set with a number of its own, so that sets remain as they are."""
-        first, end = int(stays.place[0]), int(stays.place[-1]) + 1
-        assert end - first == len(stays), "the compiler reads runs of stays"
-        pieces = [
-            (cohort, split, slice(max(first - start, 0), min(end, stop) - start))
-            for (cohort, split), start, stop in zip(self._pieces, self._start, self._start[1:], strict=False)
-            if start < end and first < stop
-        ]
-        names = sorted({name for cohort, _, _ in pieces for name in cohort.vocabulary})
-        tables = [_rows(cohort, split, some, names) for cohort, split, some in pieces]
+        piece = np.searchsorted(self._start, stays.place, side="right") - 1
+        own = {at: stays.place[piece == at] - self._start[at] for at in np.unique(piece).tolist()}
+        names = sorted({name for at in own for name in self._pieces[at][0].vocabulary})
+        tables = [_rows(self._pieces[at], some, names) for at, some in own.items()]
         variable, value, minute, set_index, n_rows = (np.concatenate(column) for column in zip(*tables, strict=True))
-        has_index = np.ones(len(stays), dtype=bool)
-        return Rows(stays, n_rows, names, variable, value, minute, set_index, has_index)
+        place = np.argsort(np.argsort(piece, kind="stable"))  # of each stay among those that were read
+        rows = ranges((np.cumsum(n_rows) - n_rows)[place], n_rows[place])
+        columns = (names, variable[rows], value[rows], minute[rows], set_index[rows])
+        return Rows(stays, n_rows[place], *columns, np.ones(len(stays), dtype=bool))
 
 
-def _rows(cohort: Cohort, split: Split, stays: slice, names: Sequence[str]) -> tuple[NDArray, ...]:
-    """(variable, value, minute, set_index) of each event of some stays of a shard, and the events of each stay."""
-    sets = split.stay_offset[stays.start : stays.stop + 1]
-    events = split.set_offset[sets[0] : sets[-1] + 1]
-    n_events, n_sets = np.diff(events), np.diff(sets)
+def _rows(piece: tuple[Cohort, Split], stays: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray, ...]:
+    """(variable, value, minute, set_index) of each event of some stays of a cohort, and the events of each stay."""
+    cohort, split = piece
+    first_set, n_sets = split.stay_offset[stays], split.stay_offset[stays + 1] - split.stay_offset[stays]
+    sets = ranges(first_set, n_sets)
+    n_events = split.set_offset[sets + 1] - split.set_offset[sets]
+    events = ranges(split.set_offset[sets], n_events)
     code = np.searchsorted(np.array(names), np.array(cohort.vocabulary)).astype(np.int32)
     return (
-        code[split.variable[events[0] : events[-1]]],
-        np.array(split.value[events[0] : events[-1]]),
-        np.repeat(split.minute[sets[0] : sets[-1]], n_events),
+        code[split.variable[events]],
+        split.value[events],
+        np.repeat(split.minute[sets], n_events),
         np.repeat(ranges(np.zeros_like(n_sets), n_sets).astype(np.float64), n_events),
-        np.diff(split.set_offset[sets]),
+        split.set_offset[first_set + n_sets] - split.set_offset[first_set],
     )
 
 
@@ -194,6 +191,16 @@ def _require_one(what: str, cohorts: Sequence[Cohort], values: Sequence[Any]) ->
         raise InputError(
             f"{cohorts[0].path.parent}: cohorts of different {what}: {cohorts[0].path.name} of {values[0]}, "
             f"{cohorts[others[0]].path.name} of {values[others[0]]}."
+        )
+
+
+def _refuse_splits_of_all(cohort: Cohort) -> None:
+    """Raises InputError if a cohort was divided in a way that is another one for each part of the data."""
+    how = str(_decisions(cohort).get("splits", ""))
+    if how.startswith(("by time", "whole values")):
+        raise InputError(
+            f"{cohort.path}: its splits are {how}: other parts of the data were divided at other times, or have the "
+            "same values in other splits. Name the split of each stay in a column (--split_column)."
         )
 
 

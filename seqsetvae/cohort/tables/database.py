@@ -5,6 +5,7 @@ Events that occur twice (the same id, time, variable and value) are counted, nev
 Letters: R records of a block, F files.
 """
 
+import mmap
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -118,7 +119,6 @@ class Records:
         size = max(ROWS_PER_BLOCK, int(self._first[-1]) // MOST_BLOCKS)
         starts, self._block = np.unique(self._first[:-1] // size, return_index=True, return_inverse=True)[1:]
         self._starts = np.append(self._first[starts], self._first[-1])  # of the blocks
-        self._records: NDArray[Any] = np.zeros(0, kind)
 
     def write(self, parts: Iterable[NDArray[Any]], n_columns: int) -> None:
         """Keep all records, whose `row` is n_columns * row + column; those of an id are put in that order."""
@@ -141,8 +141,7 @@ class Records:
                 some = some.take(np.argsort(key))
                 some["row"] //= n_columns
                 self._put(stream, some, start)
-            if self._first[-1]:
-                self._records = np.memmap(stream, self._kind, "r").view(np.ndarray)
+            self._stream = stream
         except OSError as error:
             raise cannot_write(self._folder, error) from None
 
@@ -156,12 +155,18 @@ class Records:
         """(the records of these ids, id by id; how many each has)."""
         first = self._first[ids]
         n_rows = self._first[ids + 1] - first
-        return self._records.take(ranges(first, n_rows)), n_rows
+        return self._mapped().take(ranges(first, n_rows)), n_rows
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All records, block by block, those of an id together."""
         for start, end in pairwise(self._starts.tolist()):
-            yield self._records[start:end]
+            yield self._mapped()[start:end]
+
+    def _mapped(self) -> NDArray[Any]:
+        """All records, mapped anew: what was read from an earlier map is no longer counted as memory in use."""
+        if not self._first[-1]:
+            return np.zeros(0, self._kind)
+        return np.frombuffer(mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ), self._kind)
 
 
 TOO_MANY = 0.5  # of the events of a file: so many are in another file only where one is there twice
