@@ -91,9 +91,10 @@ def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> a
     for flag in sorted(known, key=lambda flag: (order.get(flag, -1), known[flag].is_switch)) if name else known:
         item = known[flag]
         own = f"Only with {item.only_with}" if item.only_with else "Command line only"
-        section, comment = comments.get(flag, (own, item.help or ""))
         if name is None:
             section, comment = "most used flags", MOST_USED[flag]
+        else:
+            section, comment = comments.get(flag, (own, item.help_in(name)))
         if section not in sections:
             sections[section] = command.add_argument_group(section)
         value = getattr(config, flag, item.default if item.in_config else MISSING)
@@ -238,7 +239,7 @@ def _instead(name: str, known: Iterable[str], before: str = "") -> tuple[str | N
     if old is not None:
         return old.setting, f"; {old.text} (docs/moving.md)"
     meant = next(iter(difflib.get_close_matches(name, [*known, "help", "version"], n=1)), None)
-    return meant, f"; did you mean {before}{meant}?" if meant else "; --help lists all"
+    return meant, f"; did you mean {before}{meant}?" if meant else "; COMMAND --help lists all"
 
 
 def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> Any:

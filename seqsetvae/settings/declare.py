@@ -33,8 +33,8 @@ def setting(kind: Kind, default: Any = MISSING, help: str | None = None) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help, "in_config": True})
 
 
-def argument(kind: Kind, help: str, default: Any = None) -> Any:
-    """A setting of one call, which the config file does not hold."""
+def argument(kind: Kind, help: str | Mapping[str, str], default: Any = None) -> Any:
+    """A setting of one call, which the config file does not hold; `help` may have a text for each mode, and "" else."""
     return field(default=default, metadata={"kind": kind, "help": help, "in_config": False})
 
 
@@ -58,10 +58,15 @@ class Setting:
     """One declared setting."""
 
     kind: Kind
-    help: str | None
+    help: str | Mapping[str, str] | None
     in_config: bool
     default: Any  # MISSING: none
     only_with: str | None = None  # the flag that selects the module that declares it
+
+    def help_in(self, mode: str) -> str:
+        """Its text in the --help of a mode."""
+        text = self.help or ""
+        return text.removeprefix(f"{mode}: ") if isinstance(text, str) else text.get(mode, text.get("", ""))
 
     @property
     def is_switch(self) -> bool:

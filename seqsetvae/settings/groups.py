@@ -71,8 +71,10 @@ class PretrainedSettings:
 
     pretrained_ckpt: Path | None = argument(
         optional(existing_path()),
-        "finetune, embed: pretrained checkpoint; pretrain: checkpoint to continue from; a .ckpt or .safetensors "
-        "file, or a run folder (its checkpoints/best.ckpt is used)",
+        {
+            "": "pretrained checkpoint: a .ckpt or .safetensors file, or a run folder (checkpoints/best.ckpt is used)",
+            "pretrain": "checkpoint to continue from: a .ckpt or .safetensors file, or a run folder",
+        },
     )
     allow_partial_backbone: bool = argument(
         BOOLEAN,
@@ -88,8 +90,12 @@ class FinetunedSettings:
 
     ckpt: tuple[Path, ...] | None = argument(
         Several(existing_path()),
-        "evaluate, predict: fine-tuned checkpoint; export: any checkpoint; a run folder (its checkpoints/best.ckpt is "
-        "used), a .ckpt file, or what --mode export wrote; evaluate compares the first with the others",
+        {
+            "": "fine-tuned checkpoint: a run folder (its best.ckpt is used), a .ckpt file, or what export wrote",
+            "evaluate": "fine-tuned checkpoints, the first compared with the others: run folders, .ckpt files, or "
+            "what export wrote",
+            "export": "fine-tuned or pretrained checkpoint: a run folder (checkpoints/best.ckpt is used) or a file",
+        },
     )
 
 
@@ -99,7 +105,7 @@ class SplitSettings:
 
     split: str | None = argument(
         optional(choice("train", "valid", "test")),
-        "evaluate, embed, predict: the split of the data to use; predict: all splits if not given",
+        {"": "split of the data to use", "predict": "split of the data to use; all splits if not given"},
     )
 
 
@@ -109,10 +115,13 @@ class OutputSettings:
 
     output: Path | None = argument(
         optional(path()),
-        "embed: the .npz file to write; predict: the .csv or .parquet file to write; neither may exist yet; evaluate: "
-        "folder for evaluation.json and predictions.csv, by default the run folder; export: the folder to write, which "
-        "may not exist yet; crossvalidate: folder of the results, by default a new run folder; finished folds in it "
-        "are not computed again",
+        {
+            "embed": "the .npz file to write, which may not exist yet",
+            "predict": "the .csv or .parquet file to write, which may not exist yet",
+            "evaluate": "folder for evaluation.json and predictions.csv, by default the run folder",
+            "export": "the folder to write, which may not exist yet",
+            "crossvalidate": "folder of the results, by default a new run folder; its finished folds are not repeated",
+        },
     )
 
     def problems(self) -> list[str]:
@@ -242,8 +251,8 @@ class BaselineSettings:
 
     baselines: str = argument(
         choice("all", "none"),
-        "evaluate, crossvalidate: all (default: boosted trees and logistic regression on summaries of each variable, "
-        "trained on the same training stays; evaluate adds the prevalence) or none",
+        "all (default: boosted trees and logistic regression on summaries of each variable, trained on the same "
+        "training stays; evaluate adds the prevalence) or none",
         default="all",
     )
 

@@ -168,7 +168,7 @@ def test_problems_of_settings_together_come_at_once_too(files: dict[str, object]
         (["--unfreeze_afer=3"], "--unfreeze_afer=3: no such flag; did you mean --unfreeze_after?"),
         (["--min_lrr", "-1"], "--min_lrr: no such flag; did you mean --min_lr?"),
         (["--determinstic"], "--determinstic: no such flag; did you mean --deterministic?"),
-        (["--zzz", "8"], "--zzz: no such flag; --help lists all"),
+        (["--zzz", "8"], "--zzz: no such flag; COMMAND --help lists all"),
         (["8"], "'8': a value without a flag; put a flag before it or remove it"),
         (["--seed"], "seed: --seed was given without a value"),
         (["--compile_model", "outputs/x"], "compile_model: received 'outputs/x'; allowed: true or false"),
@@ -356,6 +356,7 @@ def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config
     for flag in flags & comments.keys():
         expected = f"{comments[flag][1]} (default: {getattr(config, flag)})"
         assert "".join(expected.split()) in "".join(shown.split()), flag
+    assert all(item.help_in(name) for flag, item in declared(MODES[name].Settings).items() if flag not in comments)
 
 
 def test_help_is_one_screen_and_that_of_a_command_is_asked_for_in_two_ways() -> None:
