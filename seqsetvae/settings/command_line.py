@@ -136,7 +136,9 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
         InputError: lists every problem with its name, the received value and the allowed ones.
     """
     known, problems = settings_of(modes), Problems()
-    first = argv[0] if argv and argv[0] in modes else None  # the mode, without --mode
+    has_mode = any(word.split("=")[0] in ("--mode", f"--{RESUME}") for word in argv)
+    is_mode = bool(argv) and (argv[0] in modes or not (has_mode or _FLAG.match(argv[0])))  # without --mode
+    first = argv[0] if is_mode else None
     given = _flags(argv if first is None else ["--mode", *argv], known, problems)
     for word in argv:
         if word in ("-h", "--help", "--version"):

@@ -164,6 +164,13 @@ def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
 @pytest.mark.parametrize(
     ("sweep", "problem"),
     [
+        (["--tunings", "probe", "probe"], "tunings: received probe probe; name each way of tuning once"),
+        (["--tunings", "probe", "adapter"], "one of two_stage, probe, full, last_layers, layer_decay, lora"),
+        (
+            ["--tunings", "lora", "--unfreeze_after=2", "--max_epochs=2"],
+            "less than max_epochs (= 2) with --tuning lora",
+        ),
+        (["--folds=0"], "folds: received '0'; allowed: an integer of at least 1"),
         (["lr"], "sweep: received 'lr'; allowed as lr: a number above 0"),
         (["lr=fast"], "sweep: received 'lr=fast'; allowed as lr: a number above 0"),
         (["lr=1e-4,0.0001"], "name each setting and each value once"),
@@ -180,13 +187,13 @@ def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
         (["tuning=probe,full", "unfreeze_after=0,1"], "--tuning probe sets it to None; leave out one of the two"),
     ],
 )
-def test_wrong_sweeps_are_refused(
-    words: Callable[..., list[str]], trained: list[str], sweep: list[str], problem: str
+def test_wrong_sweeps_are_refused_before_any_work(
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path, sweep: list[str], problem: str
 ) -> None:
     status, _, errors = call(words(*(sweep if sweep[0].startswith("--") else ["--sweep", *sweep])))
     assert status == 2
     assert problem in errors
-    assert trained == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_so(

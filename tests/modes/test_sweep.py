@@ -150,22 +150,3 @@ def test_a_killed_sweep_goes_on_with_the_trainings_that_are_missing(
     assert call(words)[0] == 0
     assert call(_words(pretrained, compiled, tmp_path / "whole", "probe", "full", folds=1))[0] == 0
     assert _result(tmp_path / "killed") == _result(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"tunings": "probe probe"}, "tunings: received probe probe; name each way of tuning once"),
-        ({"tunings": "probe adapter"}, "allowed: one of two_stage, probe, full, last_layers, layer_decay, lora"),
-        ({"tunings": "two_stage lora", "unfreeze_after": 2}, "allowed: less than max_epochs (= 2) with --tuning lora"),
-        ({"folds": 0}, "folds: received '0'; allowed: an integer of at least 1"),
-    ],
-)
-def test_wrong_sweeps_are_refused_before_any_work(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, flags: dict[str, Any], message: str
-) -> None:
-    tunings = flags.pop("tunings", "").split()
-    status, _, errors = call(_words(pretrained, compiled, tmp_path, *tunings, **flags))
-    assert status == 2
-    assert message in errors
-    assert not list(tmp_path.iterdir())

@@ -371,6 +371,8 @@ def test_the_first_word_is_the_mode_and_another_mode_is_refused(files: dict[str,
     assert as_plain(resolve(config, ["finetune", *words], MODES).settings) == _settings(**files)
     with pytest.raises(InputError, match="mode: received 'pretrain' and the command 'finetune'; leave out --mode"):
         resolve(config, ["finetune", "--mode", "pretrain", *words], MODES)
+    with pytest.raises(InputError, match="mode: received 'fintune'; allowed: one of finetune, "):
+        resolve(config, ["fintune", *words], MODES)
 
 
 def test_help_and_mistakes_do_not_wait_for_torch() -> None:
