@@ -37,7 +37,7 @@ def test_a_fact_that_is_filled_in_later_is_an_event_of_that_row(
     """It was known at minute 0."""
     monkeypatch.setattr(read, "BYTES_PER_PART", part)
     cohort = tables.compile(tables.csv("e.csv", text), *FACTS)
-    said = "facts that first stand on a later row of a stay, known from its time on: 'age' (1 stay), 'drug' (1 stay)"
+    said = "facts whose first value is on a later row of the stay, known from the time of that row: 'age' (1 stay), 'drug' (1 stay)"
     assert said in tables.said().out
     assert sets_of(cohort, "train", 0) == [
         (0, [("age", 50), ("hr", 80)]),
@@ -87,4 +87,4 @@ def test_a_table_of_stays_has_a_fact_on_every_row_of_an_id(tables: Tables) -> No
 
 def test_check_says_which_facts_are_known_later(tables: Tables) -> None:
     main(["check", str(tables.csv("e.csv", COLUMNS + "".join(ROWS))), *FACTS])
-    assert "facts that first stand on a later row of a stay" in tables.said().out
+    assert "facts whose first value is on a later row of the stay" in tables.said().out

@@ -245,7 +245,7 @@ def test_labels_may_be_several_for_each_stay_with_a_prediction_time_each(tables:
     ]
     assert cohort.manifest["import"]["notes"][:2] == [
         f"{labels}: 1 of 5 rows are of ids without events; they are not used",
-        "1 id without a prediction time: not in the cohort",
+        "1 id without a prediction time, left out",
     ]
     assert tables.compile(src, "--labels", labels, "--label_name", "back").split("train").label.tolist() == [1, -1, 0]
 

@@ -71,7 +71,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
     notes = [
         *found.notes,
-        *([f"{counted(n_other, 'id')} without a prediction time: not in the cohort"] if n_other else []),
+        *([f"{counted(n_other, 'id')} without a prediction time, left out"] if n_other else []),
         *codes.mapping.notes(codes.seen),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
@@ -199,7 +199,7 @@ def _found_in(found: Found, decision: Decision) -> list[str]:
         kinds[kind][variable if is_level else name] += int(of_code[code])
         levels |= {name} if is_level else set()
     for kind, those in kinds.items():
-        in_all = f" ({len(levels):,} in all)" * (kind == "with categories")
+        in_all = f" ({len(levels):,} categories)" * (kind == "with categories")
         rows += [f"{counted(len(those), 'variable')} {kind}{in_all}: {most_events(dict(those))}"] if those else []
     return rows
 
@@ -207,21 +207,21 @@ def _found_in(found: Found, decision: Decision) -> list[str]:
 def _decided_for(arguments: Namespace, found: Found, split: str) -> list[str]:
     """The label, what a sample may see, minute 0, facts and splits."""
     samples, label, name, rules = found.samples, found.samples.label, found.label_name, list(found.rules)
-    balance = f"1 in {(label == 1).sum():,}, 0 in {(label == 0).sum():,}, unknown in {(label < 0).sum():,}"
+    balance = f"1 for {(label == 1).sum():,}, 0 for {(label == 0).sum():,}, unknown for {(label < 0).sum():,}"
     n_timed, n_stays = int((~is_bad(samples.end)).sum()), len(np.unique(samples.id))
     if name is None:
         lines = [*rules, "there is no label"]
     elif not rules and arguments.labels:
-        lines = [f"the label is {name} of {arguments.labels}: {balance}"]
+        lines = [f"the label is {name} in {arguments.labels}: {balance}"]
     else:
-        lines = rules + ([f"{name}, of these predictions: {balance}"] if n_timed else [])
+        lines = rules + ([f"{name} of these predictions: {balance}"] if n_timed else [])
     if arguments.until_hour is not None:
         lines.append(f"each stay is predicted at hour {arguments.until_hour:g}, from earlier events alone")
     elif not n_timed:
         lines.append("there are no prediction times: the events of whole stays are used")
     else:
         what = f"{counted(n_timed, 'prediction')} for {counted(n_stays, 'stay')}"
-        lines.append(f"{what}, each from events before its time alone; without any it is left out")
+        lines.append(f"{what}, each from the events before its time; those without such events are left out")
     column, code = getattr(arguments, "start_column", None), getattr(arguments, "start_code", None)
     start = f"the time in {column}" if column else f"the last event {code} before the prediction time" if code else ""
     if start or samples.start.dtype == np.int64:

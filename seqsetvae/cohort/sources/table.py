@@ -296,7 +296,11 @@ class _Facts:
         """Facts that are filled in later, in words."""
         found = self._of_ids.later.items()
         later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found if len(of.id))
-        return [f"facts that first stand on a later row of a stay, known from its time on: {later}"] if later else []
+        return (
+            [f"facts whose first value is on a later row of the stay, known from the time of that row: {later}"]
+            if later
+            else []
+        )
 
 
 def _without_start(samples: Samples, where: str) -> tuple[Samples, list[Skip]]:
