@@ -37,7 +37,7 @@ def test_a_fact_that_is_filled_in_later_is_an_event_of_that_row(
     """It was known at minute 0."""
     monkeypatch.setattr(read, "BYTES_PER_PART", part)
     cohort = tables.compile(tables.csv("e.csv", text), *FACTS)
-    said = "facts whose first value is on a later row of the stay, known from the time of that row: 'age' (1 stay), 'drug' (1 stay)"
+    said = "first value is on a later row of the stay, known from the time of that row: 'age' (1 stay), 'drug' (1 stay)"
     assert said in tables.said().out
     assert sets_of(cohort, "train", 0) == [
         (0, [("age", 50), ("hr", 80)]),

@@ -320,7 +320,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(tables: Ta
         assert expected in text
     assert text.index("Warnings:") < text.index("known at the end of the stay")
     assert "\n  7 rows with 5 ids in the column id\n" in text
-    assert f"\nDecided:\n  - the label is died in {labels}: 1 for 2, 0 for 2, unknown for 1 of the stays\n" in text
+    assert f"\nDecided:\n  - the label is died in {labels}: 1 for 2, 0 for 2, unknown for 1\n" in text
     assert shlex.split(text.splitlines()[-1])[3:] == ["table", str(src), "OUT", *words[2:]]
     assert sorted(tables.root.rglob("*")) == before
     assert main([*words, "--until_hour", "24"]) == 1

@@ -296,11 +296,8 @@ class _Facts:
         """Facts that are filled in later, in words."""
         found = self._of_ids.later.items()
         later = ", ".join(f"{name!r} ({counted(len(of.id), 'stay')})" for name, of in found if len(of.id))
-        return (
-            [f"facts whose first value is on a later row of the stay, known from the time of that row: {later}"]
-            if later
-            else []
-        )
+        what = "facts whose first value is on a later row of the stay, known from the time of that row"
+        return [f"{what}: {later}"] if later else []
 
 
 def _without_start(samples: Samples, where: str) -> tuple[Samples, list[Skip]]:
