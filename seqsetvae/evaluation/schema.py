@@ -44,11 +44,12 @@ EVALUATION = {
 }
 
 
-def read_checked(file: Path, schema: Any, remedy: str = "") -> dict[str, Any]:
-    """The object in a file, without entries that are null. Raises InputError with the first fault, and a remedy."""
+def read_checked(file: Path, schema: Any) -> dict[str, Any]:
+    """The object in a file, without entries that are null. Raises InputError with the first fault."""
     content = read_json(file)
     fault = _fault(content, schema, "")
     if fault is not None:
+        remedy = " Run --mode evaluate again to write it anew." * (schema is EVALUATION)
         raise InputError(f"{file}: damaged ({fault}).{remedy}")
     return {name: value for name, value in content.items() if value is not None}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -31,52 +31,46 @@ THRESHOLDS_LISTED = (0.05, 0.1, 0.2, 0.3, 0.5)
 RANKING = ("auroc", "auprc")
 
 
-def _by_outcome(runs: Runs) -> dict[str, dict[str, Plain]]:
-    """Curves by outcome and by the name of a line: of the runs that have them for the split that most have.
+def _panels(runs: Runs, *, each_outcome: bool = True) -> Iterator[tuple[str, str, dict[str, Plain]]]:
+    """(end of a picture's name, end of its title, curves by the name of a line) of each outcome.
 
-    The outcomes of one run are the lines of one picture; those of several runs have a picture each.
+    Lines are runs, those that have curves of the split that most have; without `each_outcome` the outcomes of a single
+    run are the lines of one panel.
     """
-    with_curves = {
-        name: run.evaluation for name, run in runs.items() if run.evaluation and run.evaluation.get("curves")
-    }
-    splits = [each["split"] for each in with_curves.values()]
-    panels: dict[str, dict[str, Plain]] = {}
-    for run, evaluation in with_curves.items():
-        drawn = [each for each in evaluation["curves"] if "outcome" in each][:MOST_OUTCOMES]
-        for each in drawn if evaluation["split"] == max(splits, key=splits.count) else ():
-            name = each["outcome"] if len(drawn) > 1 or run else ""
-            panels.setdefault(name if run else "", {})[run or name] = each
-    if len(runs) > 1:
-        panels = {name: lines for name, lines in panels.items() if len(lines) > 1}
-        return {name * (len(panels) > 1): lines for name, lines in panels.items()}
-    return panels
+    evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation and "curves" in run.evaluation}
+    splits = [each["split"] for each in evaluations.values()]
+    by_outcome: dict[str, dict[str, Plain]] = {}
+    for name, evaluation in evaluations.items():
+        if evaluation["split"] == max(splits, key=splits.count):
+            for curve in [each for each in evaluation["curves"] if "outcome" in each][:MOST_OUTCOMES]:
+                by_outcome.setdefault(curve["outcome"], {})[name] = curve
+    panels = {outcome: lines for outcome, lines in by_outcome.items() if len(lines) > 1 or len(runs) == 1}
+    if len(runs) == 1 and len(panels) > 1 and not each_outcome:
+        yield "", "", {outcome: curve for outcome, lines in panels.items() for curve in lines.values()}
+        return
+    for outcome, lines in panels.items():
+        yield (f"_{as_name(outcome)}", f": {outcome}", lines) if len(panels) > 1 else ("", "", lines)
 
 
-def _each_panel(runs: Runs, name: str) -> Iterator[tuple[str, str, dict[str, Plain]]]:
-    """(name of a picture, what follows its title, its lines) of each outcome."""
-    for outcome, lines in _by_outcome(runs).items():
-        yield name + f"_{as_name(outcome)}" * bool(outcome), f": {outcome}" * bool(outcome), lines
-
-
-def _threshold(run: Run) -> float | None:
-    return (run.evaluation or {}).get("threshold")
+def _threshold(runs: Runs) -> float | None:
+    """That of a single run."""
+    (run, *others) = runs.values()
+    return None if others or run.evaluation is None else run.evaluation.get("threshold")
 
 
 def discrimination_section(runs: Runs) -> Section | None:
     """ROC and precision-recall curves."""
-    pictures = []
-    for name, title, curves in _each_panel(runs, "roc"):
-        threshold = _threshold(next(iter(runs.values())))
-        point = f"threshold {number(threshold)}" if threshold is not None and list(curves) == [""] else ""
-        point *= all("at_threshold" in each for each in curves.values())
+    rocs, precisions, threshold = [], [], _threshold(runs)
+    for name, title, curves in _panels(runs, each_outcome=False):
+        first, *others = curves.values()
+        point = "" if others or threshold is None or "at_threshold" not in first else f"threshold {number(threshold)}"
         alt = f"ROC curve with {_areas(curves, 'AUROC')}."
-        pictures.append(Picture(name, f"ROC{title}", "", alt, plots.roc(curves, point)))
-    for name, title, curves in _each_panel(runs, "precision_recall"):
-        first = next(iter(curves.values()))
+        rocs.append(Picture(f"roc{name}", f"ROC{title}", "", alt, plots.roc(curves, point)))
         prevalence = number(first["positives"] / first["stays"])
         alt = f"Precision-recall curve with {_areas(curves, 'AUPRC')}; the prevalence is {prevalence}."
-        pictures.append(Picture(name, f"Precision and recall{title}", "", alt, plots.precision_recall(curves)))
-    return Section("discrimination", "Discrimination", pictures=pictures) if pictures else None
+        drawn = plots.precision_recall(curves)
+        precisions.append(Picture(f"precision_recall{name}", f"Precision and recall{title}", "", alt, drawn))
+    return Section("discrimination", "Discrimination", pictures=rocs + precisions) if rocs else None
 
 
 def _areas(curves: Mapping[str, Plain], area: str) -> str:
@@ -85,55 +79,38 @@ def _areas(curves: Mapping[str, Plain], area: str) -> str:
 
 def calibration_section(runs: Runs) -> Section | None:
     """Reliability of the probabilities, with counts, and their distribution."""
-    pictures, tables, threshold = [], [], _threshold(next(iter(runs.values())))
-    for name, title, curves in _each_panel(runs, "calibration"):
-        first, by_name = next(iter(curves.values())), _calibration_lines(curves)
-        alt = "; ".join(
-            f"{line} " * (len(curves) > 1)
-            + f"predicted {number(each['predicted'])}, observed {number(each['observed'])}"
-            for line, groups in list(by_name.items())[-len(curves) :]
+    pictures, tables, threshold = [], [], _threshold(runs)
+    for name, title, curves in _panels(runs, each_outcome=False):
+        lines = {line: list(each["calibration"].values())[-1] for line, each in curves.items()}  # the risk that is used
+        (line, first), *others = curves.items()
+        told = (
+            f"{line} " * bool(others) + f"predicted {number(each['predicted'])}, observed {number(each['observed'])}"
+            for line, groups in lines.items()
             for each in groups
         )
-        caption = "Groups of about equally many stays; below, how many stays have each risk" + (
-            "." if len(curves) == 1 else f", of {next(iter(curves))}."
+        caption = "Groups of about equally many stays; below, how many stays have each risk" + f", of {line}" * bool(
+            others
         )
         counts = np.add(first["risk"]["of_label_0"], first["risk"]["of_label_1"]).tolist()
-        alt = f"Predicted risk and observed share by group of stays: {alt}."
-        pictures.append(Picture(name, f"Calibration{title}", caption, alt, plots.calibration(by_name, counts)))
-        if len(runs) == 1:
-            pictures += [_risks(outcome, each, threshold) for outcome, each in curves.items()]
-            tables += [_calibration_table(outcome, each) for outcome, each in curves.items()]
+        drawn = plots.calibration(lines if others else first["calibration"], counts)
+        alt = f"Predicted risk and observed share by group of stays: {'; '.join(told)}."
+        pictures.append(Picture(f"calibration{name}", f"Calibration{title}", f"{caption}.", alt, drawn))
+    head = ("mean predicted risk", "observed share", "95 % interval", "positives", "stays")
+    for name, title, curves in _panels(runs) if len(runs) == 1 else ():
+        (curve,) = curves.values()
+        medians = [number(each) for each in curve["risk"]["medians"]]
+        alt = f"Histogram of the predicted risk. Its median is {medians[0]} among stays of label 0 and {medians[1]} "
+        drawn = plots.risk_histogram(curve["risk"], threshold)
+        heading = f"Predicted risk by label{title}"
+        pictures.append(Picture(f"risk_histogram{name}", heading, "", f"{alt}among those of label 1.", drawn))
+        kind, groups = list(curve["calibration"].items())[-1]
+        rows = [[*_means(each), interval(each), f"{each['positives']:,}", f"{each['stays']:,}"] for each in groups]
+        tables.append(Table(f"Calibration by group of stays, {kind}{title}", head, rows))
     return Section("calibration", "Calibration and predicted risk", (), pictures, (), tables) if pictures else None
 
 
-def _calibration_lines(curves: Mapping[str, Plain]) -> dict[str, list[Plain]]:
-    """Of a single line each kind of risk, of several the one that is used."""
-    if len(curves) == 1:
-        return dict(next(iter(curves.values()))["calibration"])
-    return {name: list(each["calibration"].values())[-1] for name, each in curves.items()}
-
-
-def _risks(outcome: str, curve: Plain, threshold: float | None) -> Picture:
-    medians = [number(each) for each in curve["risk"]["medians"]]
-    return Picture(
-        "risk_histogram" + f"_{as_name(outcome)}" * bool(outcome),
-        "Predicted risk by label" + f": {outcome}" * bool(outcome),
-        "",
-        f"Histogram of the predicted risk. Its median is {medians[0]} among stays of label 0 and {medians[1]} among "
-        "those of label 1.",
-        plots.risk_histogram(curve["risk"], threshold),
-    )
-
-
-def _calibration_table(outcome: str, curve: Plain) -> Table:
-    kind, groups = list(curve["calibration"].items())[-1]
-    head = ("mean predicted risk", "observed share", "95 % interval", "positives", "stays")
-    rows = [
-        [number(each["predicted"]), number(each["observed"]), interval(each), f"{each['positives']:,}",
-         f"{each['stays']:,}"]
-        for each in groups
-    ]  # fmt: skip
-    return Table(f"Calibration by group of stays, {f'{outcome}, ' * bool(outcome)}{kind}", head, rows)
+def _means(group: Plain) -> list[str]:
+    return [number(group["predicted"]), number(group["observed"])]
 
 
 def numbers_section(runs: Runs) -> Section | None:
@@ -144,73 +121,54 @@ def numbers_section(runs: Runs) -> Section | None:
         for each in (of.evaluation or {}).get("curves") or ():
             if "column" in each:
                 columns.setdefault(each["column"], {})[run] = each["groups"]
+    caption = "Groups of about equally many stays by what was predicted: the mean, and where 80 % of the stays are."
     head = ("mean predicted", "mean observed", "10 % observed less than", "10 % observed more than", "stays")
     for column, by_run in list(columns.items())[:MOST_OUTCOMES]:
-        caption = "Groups of about equally many stays by what was predicted: the mean, and where 80 % of the stays are."
-        rows = [
-            [*(number(each[key]) for key in ("predicted", "observed", "low", "high")), f"{each['stays']:,}"]
-            for each in next(iter(by_run.values()))
-        ]
+        groups, title = next(iter(by_run.values())), f"{column}: observed by predicted"
+        rows = [[*_means(each), number(each["low"]), number(each["high"]), f"{each['stays']:,}"] for each in groups]
         alt = "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in rows)
-        drawn = plots.number_groups(by_run)
-        pictures.append(Picture(f"numbers_{as_name(column)}", f"{column}: observed by predicted", caption, alt, drawn))
-        tables += [Table(f"{column}: observed by predicted", head, rows)] * (len(runs) == 1)
-    title = "Predicted and observed numbers"
-    return Section("numbers", title, (), pictures, (), tables) if pictures else None
+        pictures.append(Picture(f"numbers_{as_name(column)}", title, caption, alt, plots.number_groups(by_run)))
+        tables += [Table(title, head, rows)] * (len(runs) == 1)
+    return Section("numbers", "Predicted and observed numbers", (), pictures, (), tables) if pictures else None
 
 
 def decision_section(runs: Runs) -> Section | None:
     """Net benefit by threshold, and the confusion matrix at the chosen one."""
-    pictures, listed, tables = [], [], []
-    several = len(runs) > 1
-    for _, _, curves in _each_panel(runs, ""):
-        panels = [curves] if several else [{name: each} for name, each in curves.items()]
-        for lines in panels:
-            (name, first), *_ = lines.items()
-            outcome, benefit = name * (not several), first["net_benefit"]
-            pictures.append(
-                Picture(
-                    "decision_curve" + f"_{as_name(outcome or first['outcome'])}" * (len(panels) > 1 or bool(outcome)),
-                    "Decision curve" + f": {outcome}" * bool(outcome),
-                    "True positives minus false positives, these weighted by the odds of the threshold, for each stay "
-                    "(Vickers and Elkin, 2006). A model is useful where its line is the highest.",
-                    f"The net benefit of {name if several else 'this model'} is above that of acting on every stay and "
-                    f"on none {_useful(benefit)}.",
-                    plots.decision_curve({line * several: each["net_benefit"] for line, each in lines.items()}),
-                )
-            )
-            listed += [] if several else [_net_benefits(outcome, benefit)]
-            if not several and "at_threshold" in first:
-                tables += _confusion_tables(next(iter(runs.values())), first)
+    pictures, listed, tables, is_one = [], [], [], len(runs) == 1
+    caption = (
+        "True positives minus false positives, these weighted by the odds of the threshold, for each stay (Vickers and "
+        "Elkin, 2006). A model is useful where its line is the highest."
+    )
+    for name, title, curves in _panels(runs):
+        (line, first), *_ = curves.items()
+        rows = list(zip(*(first["net_benefit"][key] for key in ("threshold", "model", "every_stay")), strict=True))
+        useful = [threshold for threshold, own, everyone in rows if own > max(everyone, 0)]
+        span = f"between {percent(min(useful))} and {percent(max(useful))}" if useful else "at no threshold"
+        alt = f"The net benefit of {line or 'this model'} is above that of acting on every stay and on none {span}."
+        drawn = plots.decision_curve({line: each["net_benefit"] for line, each in curves.items()})
+        pictures.append(Picture(f"decision_curve{name}", f"Decision curve{title}", caption, alt, drawn))
+        shown = [
+            [percent(t), number(own, 4), number(everyone, 4)] for t, own, everyone in rows if t in THRESHOLDS_LISTED
+        ]
+        listed += [Table(f"Net benefit{title}", ("threshold", "this model", "every stay"), shown)] * is_one
+        tables += _confusion_tables(runs, first) if is_one and "at_threshold" in first else []
     return Section("decisions", "Decisions", (), pictures, tables, listed) if pictures else None
 
 
-def _useful(benefit: Mapping[str, Sequence[float]]) -> str:
-    rows = zip(benefit["threshold"], benefit["model"], benefit["every_stay"], strict=True)
-    useful = [threshold for threshold, own, everyone in rows if own > max(everyone, 0)]
-    return f"between {percent(min(useful))} and {percent(max(useful))}" if useful else "at no threshold"
-
-
-def _net_benefits(outcome: str, benefit: Mapping[str, Sequence[float]]) -> Table:
-    rows = zip(benefit["threshold"], benefit["model"], benefit["every_stay"], strict=True)
-    listed = [[percent(t), number(own, 4), number(all_, 4)] for t, own, all_ in rows if t in THRESHOLDS_LISTED]
-    return Table("Net benefit" + f": {outcome}" * bool(outcome), ("threshold", "this model", "every stay"), listed)
-
-
-def _confusion_tables(run: Run, curve: Plain) -> list[Table]:
+def _confusion_tables(runs: Runs, curve: Plain) -> list[Table]:
     """Counts at the threshold, and the shares that follow from them."""
-    counts, threshold, metrics = curve["at_threshold"], _threshold(run), (run.evaluation or {})["figures"]
+    counts, (run,) = curve["at_threshold"], runs.values()
+    metrics = (run.evaluation or {})["figures"]
     kind = "calibrated probability" if "calibrated" in curve["calibration"] else "probability"
     rows = [
         ["label 1", f"{counts['true_positive']:,}\ntrue positive", f"{counts['false_negative']:,}\nfalse negative"],
         ["label 0", f"{counts['false_positive']:,}\nfalse positive", f"{counts['true_negative']:,}\ntrue negative"],
     ]
-    caption = f"Calls at {kind} {number(threshold)} or more, the threshold chosen on the validation split"
+    caption = f"Calls at {kind} {number(_threshold(runs))} or more, the threshold chosen on the validation split"
     names = [name for name in ("sensitivity", "specificity", "ppv", "npv") if value_of(metrics.get(name)) is not None]
-    shares = Table(
-        "At this threshold", ("share", "with 95 % interval"), [[metric_name(n), stacked(metrics[n])] for n in names]
-    )
-    return [Table(caption, ("", "called positive", "called negative"), rows), *[shares] * bool(names)]
+    shares = [[metric_name(name), stacked(metrics[name])] for name in names]
+    tables = [Table(caption, ("", "called positive", "called negative"), rows)]
+    return [*tables, Table("At this threshold", ("share", "with 95 % interval"), shares)] if shares else tables
 
 
 # ------------------------------------------------------------------ several runs on the same stays
@@ -224,22 +182,18 @@ def differences_section(runs: Runs) -> Section | None:
     if len(scored) < 2:
         return None
     (first, one), *others = scored.items()
-    found, apart = {}, []
-    for name, other in others:
-        pair = paired_difference(one, other, _subjects(runs[first], one))
-        if pair is None:
-            apart.append(name)
-        else:
-            found[name] = pair
-    text = [f"On the {one.split} split, {first} minus each other run; 0 is no difference."] if found else []
-    if apart:
-        text.append(f"Not paired with {first}, because the stays or labels are not the same: {', '.join(apart)}.")
+    subject = _subjects(runs[first], one)
+    pairs = {name: paired_difference(one, other, subject) for name, other in others}
+    found = {name: pair for name, pair in pairs.items() if pair is not None}
+    apart = ", ".join(name for name in pairs if name not in found)
+    text = [f"On the {one.split} split, {first} minus each other run; 0 is no difference."] * bool(found)
+    text += [f"Not paired with {first}, because the stays or labels are not the same: {apart}."] * bool(apart)
     head = (f"{first} minus", "AUROC", "AUPRC", "stays")
     rows = [[name, *(stacked(each[key]) for key in RANKING), f"{len(one.label):,}"] for name, each in found.items()]
-    unit = "stays" if _subjects(runs[first], one) is None else "patients"
-    table = Table(f"Paired differences, with 95 % intervals over {unit}", head, rows)
+    unit = "stays" if subject is None else "patients"
+    tables = [Table(f"Paired differences, with 95 % intervals over {unit}", head, rows)] * bool(found)
     pictures = [_differences(first, found, key) for key in RANKING] if found else []
-    return Section("differences", "Paired differences", text, pictures, [table] if found else [])
+    return Section("differences", "Paired differences", text, pictures, tables)
 
 
 def _subjects(run: Run, stays: ScoredStays) -> np.ndarray | None:
@@ -254,17 +208,16 @@ def _subjects(run: Run, stays: ScoredStays) -> np.ndarray | None:
 def paired_difference(
     one: ScoredStays, other: ScoredStays, subject: np.ndarray | None = None
 ) -> dict[str, Metric] | None:
-    """AUROC and AUPRC of `one` minus those of `other`; None unless both have the same stays of both classes.
+    """AUROC and AUPRC of `one` minus those of `other`; None unless both have the same stays, of both classes.
 
     `subject` [n] is the patient of each stay of `one`, over whom the intervals are; None: over stays.
     """
-    order, theirs = np.argsort(one.stay_id), np.argsort(other.stay_id)
-    label = one.label[order]
-    same = [np.array_equal(getattr(one, key)[order], getattr(other, key)[theirs]) for key in ("stay_id", "label")]
-    if not all(same) or not 0 < label.sum() < len(label):
+    ours, theirs = np.argsort(one.stay_id), np.argsort(other.stay_id)
+    label, by_stay = one.label[ours], None if subject is None else subject[ours]
+    same = np.array_equal(one.stay_id[ours], other.stay_id[theirs]) and np.array_equal(label, other.label[theirs])
+    if not same or not 0 < label.sum() < len(label):
         return None
-    by_stay = None if subject is None else subject[order]
-    found = difference(Scores(label, one.logit[order], subject=by_stay), Scores(label, other.logit[theirs]))
+    found = difference(Scores(label, one.logit[ours], subject=by_stay), Scores(label, other.logit[theirs]))
     return {name: each.as_plain() for name, each in found.items()}
 
 

@@ -23,25 +23,17 @@ from seqsetvae.errors import InputError
 from seqsetvae.evaluation.schema import EVALUATION, read_checked
 
 CONFIG, PREDICTIONS, EVERY_SET, METRICS = "config.json", "predictions", "every_set", "metrics.csv"
-SCHEMAS: dict[
-    str, Any
-] = {  # what a report uses of each .json file (evaluation/schema.py), and what to do about a fault
-    "config": (
-        {"settings?": {}, "cohort?": {"notices?": [str]}, "window?": str, "variables_not_used?": {"*": str}},
-        "",
-    ),
-    "summary": (
-        {
-            **dict.fromkeys(("seconds?", "waiting?", "best_epoch?"), float),
-            **{key: [str] for key in ("head_alone?", "advice?", "against_chance?")},
-            "watched?": str,
-            "stays_per_second?": {"*": float},
-            "trained?": {"*": {"*": float}},
-        },
-        "",
-    ),
-    "run_state": ({"passes?": [{"stays": float, "seconds": float}]}, ""),
-    "evaluation": (EVALUATION, " Run --mode evaluate again to write it anew."),
+SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (evaluation/schema.py)
+    "config": {"settings?": {}, "cohort?": {"notices?": [str]}, "window?": str, "variables_not_used?": {"*": str}},
+    "summary": {
+        **dict.fromkeys(("seconds?", "waiting?", "best_epoch?"), float),
+        **{key: [str] for key in ("head_alone?", "advice?", "against_chance?")},
+        "watched?": str,
+        "stays_per_second?": {"*": float},
+        "trained?": {"*": {"*": float}},
+    },
+    "run_state": {"passes?": [{"stays": float, "seconds": float}]},
+    "evaluation": EVALUATION,
 }
 SUFFIXES = (".csv", ".parquet")
 ROW_NAMES = ("stage", "epoch")  # columns of metrics.csv that say which validation a row is of
@@ -149,8 +141,8 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
     found: dict[str, Any] = {
-        name.removeprefix("run_"): read_checked(file, schema, remedy)
-        for name, (schema, remedy) in SCHEMAS.items()
+        name.removeprefix("run_"): read_checked(file, schema)
+        for name, schema in SCHEMAS.items()
         if (file := folder / f"{name}.json").is_file()
     }
     if (folder / METRICS).is_file():

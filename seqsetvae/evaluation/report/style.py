@@ -35,32 +35,7 @@ _OF_PAGE = {
     VERMILLION: "var(--vermillion)",
 }
 WIDTH, HEIGHT = 4.6, 3.4  # inches; at most the width of a phone, so that text is never made smaller
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.framealpha": 0.8,
-    "legend.facecolor": PAPER,
-    "legend.edgecolor": PAPER,
-    "legend.fancybox": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "svg.fonttype": "none",  # text stays text, for readers and search
-}
+STYLE = Path(__file__).with_name("templates") / "figures.mplstyle"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +45,9 @@ R = TypeVar("R")
 def _style(name: str = "") -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # whatever the user's own matplotlibrc says
-        mpl.rcParams.update({**STYLE, "svg.hashsalt": f"report {name}"})
+        mpl.rcParams.update(
+            {**mpl.rc_params_from_file(STYLE, use_default_template=False), "svg.hashsalt": f"report {name}"}
+        )
         # The page's own font has the characters that matplotlib's lacks.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from .*font")
         yield

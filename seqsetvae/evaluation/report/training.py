@@ -40,17 +40,12 @@ def data_section(run: Run) -> Section:
 
 
 def _split_row(name: str, counts: dict[str, int]) -> list[str]:
-    labelled, stays = counts["labelled"], counts["stays"]
-    return [
-        name,
-        f"{stays:,}",
-        f"{labelled:,}",
-        f"{counts['positives']:,}",
-        percent(counts["positives"] / labelled) if labelled else "–",
-        f"{counts['sets']:,}",
-        f"{counts['events']:,}",
-        f"{counts['events'] / stays:,.0f}" if stays else "–",
-    ]
+    share = percent(counts["positives"] / counts["labelled"]) if counts["labelled"] else "–"
+    per_stay = f"{counts['events'] / counts['stays']:,.0f}" if counts["stays"] else "–"
+    stays, labelled, positives, sets, events = (
+        f"{counts[key]:,}" for key in ("stays", "labelled", "positives", "sets", "events")
+    )
+    return [name, stays, labelled, positives, share, sets, events, per_stay]
 
 
 def _variables(run: Run) -> list[list[str]]:
