@@ -23,6 +23,7 @@ from seqsetvae.evaluation.report.parts import (
     with_interval,
 )
 from seqsetvae.evaluation.report.run_files import Plain, Run, Runs
+from seqsetvae.evaluation.report.style import VERMILLION
 from seqsetvae.evaluation.verdict import NO_MODELS, less_is_better
 
 MOST_MAIN = 6  # metrics that cards and tables of groups show
@@ -112,7 +113,7 @@ def _baseline_pictures(evaluation: Plain) -> Iterator[Picture]:
     for name in main_metrics(evaluation) if rivals else ():
         own = [plots.Row(MODEL, evaluation["figures"][name])]
         others = [(model_name(model), each["figures"].get(name)) for model, each in rivals.items()]
-        rows = own + [plots.Row(m, each, colour=plots.VERMILLION, marker="s") for m, each in others if each is not None]
+        rows = own + [plots.Row(m, each, colour=VERMILLION, marker="s") for m, each in others if each is not None]
         rows = [row for row in rows if value_of(row.metric) is not None]
         if name != "brier" and own[0] in rows:
             chance = _chance(evaluation, name)
