@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TextIO
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from seqsetvae.errors import cut
 
+WARNINGS = "warnings.txt"  # of a run, a line each
 LONGEST_LINE = 4000  # characters of a line: more is a text of the data that no message cut
 SECONDS_BETWEEN_DRAWS = 0.25  # of the bar on a terminal
 SECONDS_BETWEEN_LINES = 60.0  # of progress where there is no terminal
@@ -29,10 +30,11 @@ CONTROL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class OutputLog:
-    """Lines of the output; kept in memory until there is a file to write them to."""
+    """Lines of the output, and its warnings, kept in memory until there are files to write them to."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._warnings: list[str] = []
         self._file: TextIO | None = None
 
     def add(self, line: str) -> None:
@@ -47,14 +49,25 @@ class OutputLog:
             failed, self._file = self._file, None
             print(f"⚠️  {failed.name} is incomplete: {error.strerror}", file=sys.__stderr__)
 
+    def keep(self, warning: str) -> None:
+        """A warning, for the report: as a line of WARNINGS beside the log."""
+        self._warnings.append(" ".join(warning.split()))
+        if self._file is not None:
+            lines, self._warnings = self._warnings, []
+            file = Path(self._file.name).with_name(WARNINGS)
+            with suppress(OSError), file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.writelines(f"{cut(line, LONGEST_LINE)}\n" for line in lines)
+
     def open(self, path: Path, append: bool = False) -> None:
-        """Write the lines so far to a new file, or to the end of an old one, and all that follow."""
+        """Write the lines so far to a new file, or to the end of an old one, and all that follow; the warnings too."""
         lines, self._lines = self._lines, []
         self._file = path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace")
         if append:
             self.add("")  # a killed process may have left half a line
         for line in lines:
             self.add(line)
+        if self._warnings:
+            self.keep(self._warnings.pop())
 
     def close(self) -> None:
         """End the file; later lines are kept for the next one."""
@@ -184,6 +197,13 @@ def start_log(path: Path, append: bool = False) -> None:
     """Write all that this command prints to `path`, from its start or the end of the last log."""
     if _log is not None:
         _log.open(path, append)
+
+
+def warn(text: str) -> None:
+    """Print a warning, and keep it for the report of the run."""
+    print(f"⚠️  {text}", flush=True)
+    if _log is not None:
+        _log.keep(text)
 
 
 def end_log() -> None:

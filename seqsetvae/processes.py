@@ -20,6 +20,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError
 from seqsetvae.interrupt import STOPPING
 
@@ -69,8 +70,8 @@ def read_slurm(devices: int, num_nodes: int) -> None:
         return
     tasks = next((int(slurm[name]) for name in TASKS if slurm.get(name, "").isdecimal()), 1)
     if wanted == 1 and slurm.get(TASKS[0], "1") != "1" and slurm["SLURM_PROCID"] == "0":
-        print(
-            f"⚠️  srun has started {tasks} tasks, and each is a run of its own. For one run of all pass --devices, and "
+        warn(
+            f"srun has started {tasks} tasks, and each is a run of its own. For one run of all pass --devices, and "
             "--num_nodes on several nodes; for one process pass srun --ntasks 1."
         )
     if wanted == 1 or tasks != wanted:

@@ -15,6 +15,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.report import event_counts, most_events
 from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueTransform
 from seqsetvae.cohort.variables import TRAIN_SPLIT, Variables
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError, counted
 from seqsetvae.settings.groups import ValueSettings
 
@@ -55,8 +56,8 @@ def check_variables(cohort: Cohort, input_dim: int, of: Checkpoint | TrainedOn, 
     if new:
         counts = dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True))
         unseen = {name: counts[name] for name in new}
-        print(
-            f"⚠️  {len(new)} variables of {cohort.path} did not occur in the checkpoint's data "
+        warn(
+            f"{len(new)} variables of {cohort.path} did not occur in the checkpoint's data "
             f"({sum(unseen.values()) / sum(counts.values()):.1%} of the events): {most_events(unseen)}"
         )
 
@@ -64,14 +65,14 @@ def check_variables(cohort: Cohort, input_dim: int, of: Checkpoint | TrainedOn, 
 def _say_what_is_not_recorded(cohort: Cohort) -> None:
     """Warnings about a checkpoint that does not say what it read of its variables."""
     if cohort.variables.given is None:
-        print(
-            "⚠️  There is no cached.csv, so the variable embeddings were generated from the variable names, and the "
+        warn(
+            "There is no cached.csv, so the variable embeddings were generated from the variable names, and the "
             "checkpoint does not record its own. If it was trained with other embeddings, its predictions are "
             "meaningless."
         )
     if cohort.variables.statistics == TRAIN_SPLIT:
-        print(
-            "⚠️  There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
+        warn(
+            "There was no stats.csv: mean and std of each variable are those of this cohort's train split, and "
             "the checkpoint does not say which it was trained with. With others its predictions mean nothing: if "
             "you have the stats.csv of its training, pass it (--params_map_path)."
         )

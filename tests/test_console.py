@@ -16,7 +16,7 @@ import pytest
 
 from seqsetvae import console
 from seqsetvae.cohort import Cohort
-from seqsetvae.console import Progress, SteadyStream, end_log, print_line, recorded_output, start_log
+from seqsetvae.console import Progress, SteadyStream, end_log, print_line, recorded_output, start_log, warn
 from seqsetvae.training.callbacks import header_line, row_line
 from seqsetvae.training.run_state import Row
 from tests.training.helpers import fine_tuner, run_stages
@@ -114,6 +114,20 @@ def test_the_log_holds_what_a_terminal_shows_in_the_end(tmp_path: Path, monkeypa
     log = (tmp_path / "train.log").read_text(encoding="utf-8")
     assert log == "before there is a folder\nbold and Überschuss\nerror: on stderr\n"
     assert "\rReading 50%" in err.getvalue()  # the terminal gets everything as it was written
+
+
+def test_warnings_are_also_lines_of_a_file_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("first", "resumed"):
+        with recorded_output():
+            warn(f"before the {part}\n  folder")
+            start_log(tmp_path / "train.log", append=part == "resumed")
+            warn(f"after the {part}")
+            end_log()
+    lines = [line for part in ("first", "resumed") for line in (f"before the {part} folder", f"after the {part}")]
+    assert (tmp_path / "warnings.txt").read_text(encoding="utf-8").splitlines() == lines
+    assert capsys.readouterr().out.count("⚠️  ") == 4
+    warn("nothing is recorded here")
+    assert len((tmp_path / "warnings.txt").read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_the_log_holds_the_traceback_of_a_run_that_fails(tmp_path: Path) -> None:

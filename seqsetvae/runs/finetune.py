@@ -17,6 +17,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.profile import Profile, median_hours
 from seqsetvae.cohort.transform import ValueTransform
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation import report as report_page
 from seqsetvae.head import set_prior, weight_of_positives
@@ -211,8 +212,8 @@ def warn_of_rates(settings: Settings) -> None:
     rates = settings.rates
     trains_at_lr = resolved(settings).schedule.unfreeze_after is not None and settings.tuning.tuning != "lora"
     if trains_at_lr and rates.lr >= rates.cls_head_lr:
-        print(
-            f"⚠️  lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
+        warn(
+            f"lr ({rates.lr:g}, backbone) should be well below cls_head_lr ({rates.cls_head_lr:g}, head): the "
             "head is new, the backbone is pretrained"
         )
 
@@ -225,7 +226,7 @@ def is_pretrainable(settings: Settings) -> bool:
 def untrained(settings: Settings, cohort: Cohort) -> Any:
     """A backbone of the settings' architecture and sizes with random weights; prints a warning where that is a loss."""
     if is_pretrainable(settings):
-        print("⚠️  RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
+        warn("RANDOM BACKBONE: all weights are randomly initialized (--from_random_weights)")
     sizes = settings.architecture.new_sizes(cohort.variables.width, cohort.vocabulary)
     return ARCHITECTURES[settings.architecture.architecture].build(sizes)
 

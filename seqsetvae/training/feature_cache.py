@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 import seqsetvae
 from seqsetvae.batch import PooledBatch
 from seqsetvae.cohort import Split
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
 from seqsetvae.loading import CohortDataModule
@@ -127,7 +128,7 @@ class FeatureFolder:
         try:
             return self.open()
         except DamagedError as error:
-            print(f"⚠️  {error}")
+            warn(f"{error}")
             # Renamed first, so that no other process sees half of it; another process may have removed it already.
             with suppress(OSError, CannotWriteError), scratch_folder(self.root, self.path.name) as aside:
                 self.path.rename(aside / self.path.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError
 from seqsetvae.processes import join
 from seqsetvae.settings.groups import RunSettings
@@ -62,9 +63,7 @@ def say_precision(run: RunSettings, device: torch.device) -> None:
     """A line where the precision is not that of the settings."""
     used = effective_precision(run, device)
     if used != run.precision:
-        print(
-            f"⚠️  precision: {run.precision} needs a GPU; on this CPU it is {used}, so results are not those of a GPU."
-        )
+        warn(f"precision: {run.precision} needs a GPU; on this CPU it is {used}, so results are not those of a GPU.")
 
 
 def weight_type(run: RunSettings) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import Any
 from seqsetvae.architectures import ARCHITECTURES
 from seqsetvae.architectures.settings import ArchitectureSettings
 from seqsetvae.checkpoint import Checkpoint, LoadReport, load_backbone, read_checkpoint
+from seqsetvae.console import warn
 from seqsetvae.settings.groups import DataSettings, PretrainedSettings, ValueSettings
 from seqsetvae.trained_on import check_value_flags, check_width
 from seqsetvae.training.run_folder import find_checkpoint
@@ -51,16 +52,16 @@ def load_pretrained(
     listed = ", ".join(f"{name} {value}" for name, value in plain.items())
     print(f"Backbone sizes, from the checkpoint: {listed}")
     if not report.is_complete:
-        print(
-            f"⚠️  PARTIAL BACKBONE: these weights are randomly initialized (--allow_partial_backbone):\n"
+        warn(
+            f"PARTIAL BACKBONE: these weights are randomly initialized (--allow_partial_backbone):\n"
             f"  {report.problems()}"
         )
     if report.random_in_file:
-        print(f"⚠️  RANDOM WEIGHTS IN THE FILE: {of_file.explain(checkpoint.stored)}")
+        warn(f"RANDOM WEIGHTS IN THE FILE: {of_file.explain(checkpoint.stored)}")
     if checkpoint.not_stated:
         listed = ", ".join(f"{name} = {getattr(sizes, name)}" for name in checkpoint.not_stated)
-        print(
-            f"⚠️  The checkpoint does not state {listed}: these values are from the settings. A wrong number of "
+        warn(
+            f"The checkpoint does not state {listed}: these values are from the settings. A wrong number of "
             "attention heads gives wrong results without an error, so compare them with the checkpoint's training."
         )
     return backbone, checkpoint, report

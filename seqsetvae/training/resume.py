@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from seqsetvae.checkpoint import read_file
+from seqsetvae.console import warn
 from seqsetvae.errors import InputError
 from seqsetvae.files import keep_as
 from seqsetvae.interrupt import StopRequest
@@ -74,11 +75,11 @@ def read_resume_point(folder: RunFolder) -> ResumePoint | None:
         try:
             point = _read(path)
         except InputError as error:
-            print(f"⚠️  {error}", flush=True)
+            warn(f"{error}")
             damaged.append(path.name)
             continue
         if damaged:
-            print(f"⚠️  {path.name} is used instead: {point}", flush=True)
+            warn(f"{path.name} is used instead: {point}")
             folder.last.unlink()  # the next save would put it in the place of the file that is used
         return point
     if damaged:
@@ -140,10 +141,10 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
         )
     if recorded["versions"] != now["versions"]:
         before, after = recorded["versions"], now["versions"]
-        print(f"⚠️  The run began with {before} and goes on with {after}, so the last digits may differ.")
+        warn(f"The run began with {before} and goes on with {after}, so the last digits may differ.")
     if recorded.get("threads", now["threads"]) != now["threads"]:  # not in runs of earlier versions
-        print(
-            f"⚠️  Threads: {recorded['threads']} before, {now['threads']} from now on, so the last digits may differ "
+        warn(
+            f"Threads: {recorded['threads']} before, {now['threads']} from now on, so the last digits may differ "
             "(OMP_NUM_THREADS)."
         )
 

@@ -37,6 +37,7 @@ class RunFolder:
         tensorboard/              the same as curves
         summary.json, summary.txt the results
         train.log                 everything that was printed
+        warnings.txt              the warnings among it, if there are any
         report.html, figures/     of fine-tuning, where the packages for reports are installed
         .running                  until all of this is written
     """

@@ -14,7 +14,7 @@ import torch
 from seqsetvae.checkpoint import LoadReport, record_of
 from seqsetvae.cohort import notices
 from seqsetvae.cohort.profile import Window
-from seqsetvae.console import end_log, start_log
+from seqsetvae.console import end_log, start_log, warn
 from seqsetvae.errors import InputError
 from seqsetvae.files import file_sha256
 from seqsetvae.interrupt import stoppable
@@ -117,8 +117,8 @@ def _say_start(folder: RunFolder, config: dict[str, Any], data: CohortDataModule
     if config[NOT_USED]:
         print(f"Variables that the model does not use, or not wholly: {len(config[NOT_USED]):,}; see {CONFIG}")
     if reads_no_value(data.cohort, data.transform):
-        print(
-            "⚠️  No value is read: every variable has fewer training values than min_count, so the model sees only "
+        warn(
+            "No value is read: every variable has fewer training values than min_count, so the model sees only "
             "which variables occur and when. For a new model pass a smaller --min_count, such as 0."
         )
 
@@ -130,7 +130,7 @@ def _restore(run: Run) -> None:
     print(f"Resumed {run.resumed or 'at the start'}", flush=True)
     now = this_process().world_size
     if run.resumed is not None and run.resumed.world_size != now:
-        print(f"⚠️  Processes: {run.resumed.world_size} before, {now} from now on, so the result is another one.")
+        warn(f"Processes: {run.resumed.world_size} before, {now} from now on, so the result is another one.")
     if run.state.rows:
         print(header_line(run.printed, run.schedule.max_epochs), flush=True)
 

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from seqsetvae.console import warn
 from seqsetvae.settings.declare import as_plain, paths_in
 
 PROJECT = "seqsetvae"
@@ -59,7 +60,7 @@ class Guarded:
         except Exception as error:  # of whatever kind: it is another program's, and the run does not depend on it
             self._tracker = None
             reason = " ".join(str(error).split()) or type(error).__name__
-            print(f"⚠️  {self._name} fails ({reason:.200}); the run goes on without it", flush=True)
+            warn(f"{self._name} fails ({reason:.200}); the run goes on without it")
 
 
 class TensorBoard:

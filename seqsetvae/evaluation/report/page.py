@@ -151,6 +151,8 @@ def missing_parts(run: Run) -> dict[str, str]:
 def findings_of_run(run: Run) -> list[Finding]:
     """What to distrust, the most serious first, each text once."""
     found = [*_of_evaluation(run), *_of_training(run), *_of_data(run)]
+    said = {each.text.lower().partition(":")[0] for each in found}  # advice says again what began as a warning
+    found += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
     unique = {each.text: each for each in found}
     return sorted(unique.values(), key=lambda each: LEVELS.index(each.level))
 
@@ -168,13 +170,8 @@ def _of_training(run: Run) -> Iterator[Finding]:
     if run.summary is not None:  # its advice names a random or partial backbone too
         yield from (Finding(WARNING, line) for line in run.summary.get("advice") or ())
     else:
-        yield Finding(WARNING, "The run has not finished: there is no summary.json.", "Go on with --resume.")
-        if run.settings.get("from_random_weights"):
-            yield Finding(WARNING, "Random backbone: nothing was pretrained (--from_random_weights).")
-        elif run.config.get("partial_backbone"):
-            pretrained = run.config.get("pretrained") or {}
-            n_random = len(pretrained.get("missing") or ()) + len(pretrained.get("shape_mismatch") or ())
-            yield Finding(WARNING, f"Partial backbone: {n_random} weights started random (--allow_partial_backbone).")
+        text = "The run has not finished: there is no summary.json."
+        yield Finding(WARNING, text, "train.log says why; go on with --resume.")
     if run.mode == "finetune" and run.evaluation is None:
         text = "Only the validation split was scored, by the same values that chose the checkpoint, so "
         text += f"{run.watched} is optimistic, and there is no interval and no baseline."

@@ -192,11 +192,15 @@ def subgroup_section(run: Run) -> Section | None:
         f"{first} by subgroup: {alt}.",
         plots.intervals(rows, first, dashed=value_of(evaluation["figures"].get(names[0]))),
     )
-    table = _groups_table(
-        "Subgroups", "subgroup", [f"{each['column']}: {each['group']}" for each in groups], groups, names
-    )
+    labels = [f"{each['column']}: {each['group']}" for each in groups]
+    table = _groups_table("Subgroups", "subgroup", labels, groups, names)
+    every = [
+        [label, *(number(value_of(each["figures"].get(name))) for name in evaluation["figures"])]
+        for label, each in zip(labels, groups, strict=True)
+    ]
+    folded = Table("All metrics by subgroup", ("subgroup", *map(metric_name, evaluation["figures"])), every)
     text = ["Intervals are not adjusted for the number of subgroups: among 20, one is expected to exclude the truth."]
-    return Section("subgroups", "Subgroups", text, [picture] if rows else [], [table])
+    return Section("subgroups", "Subgroups", text, [picture] if rows else [], [table], [folded])
 
 
 def landmark_section(run: Run) -> Section | None:

@@ -19,6 +19,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, open_cohort
+from seqsetvae.console import WARNINGS
 from seqsetvae.errors import InputError
 from seqsetvae.evaluation.schema import EVALUATION, read_checked
 
@@ -76,6 +77,7 @@ class Run:
     stays: ScoredStays | None = None
     every_set: RiskAfterSets | None = None
     cohort: Cohort | None = None  # None: it has been moved or changed since
+    warnings: list[str] = field(default_factory=list)  # that the run printed, each once
 
     @property
     def settings(self) -> Plain:
@@ -153,7 +155,9 @@ def read_run(folder: Path) -> Run:
         split = None if run.evaluation is None else run.evaluation["split"]
         stays = None if predictions is None else read_predictions(predictions, split)
         run = replace(run, stays=stays, every_set=None if every_set is None else read_risk_after_sets(every_set))
-    return replace(run, cohort=_cohort(run))
+    warnings = folder / WARNINGS
+    lines = warnings.read_text(encoding="utf-8", errors="replace").splitlines() if warnings.is_file() else []
+    return replace(run, cohort=_cohort(run), warnings=list(dict.fromkeys(lines)))
 
 
 def _cohort(run: Run) -> Cohort | None:

@@ -63,25 +63,14 @@ def test_what_the_evaluation_found_is_taken_as_it_is_with_what_to_do(example: Pa
     assert "Wide interval" not in _texts(example)  # else it had been found
 
 
-@pytest.mark.parametrize(
-    ("settings", "config", "text"),
-    [
-        ({"from_random_weights": True}, {}, "Random backbone"),
-        (
-            {},
-            {"partial_backbone": True, "pretrained": {"missing": ["a", "b"], "shape_mismatch": ["c"]}},
-            "Partial backbone: 3 weights started random",
-        ),
-    ],
-)
-def test_a_backbone_that_was_not_pretrained_is_a_warning_before_the_summary_says_so(
-    example: Path, settings: dict[str, Any], config: dict[str, Any], text: str
-) -> None:
-    (example / "summary.json").unlink()
-    assert text not in _texts(example)
-    before = json.loads((example / "config.json").read_text())["settings"]
-    _change(example, "config.json", settings=before | settings, **config)
-    assert text in _texts(example)
+def test_what_a_run_warned_of_is_a_warning_unless_its_advice_says_it_again(example: Path) -> None:
+    lines = ["RANDOM BACKBONE: all weights are randomly initialized", "lr should be lower", "lr should be lower"]
+    (example / "warnings.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert _texts(example).count("lr should be lower") == 1
+    assert "RANDOM BACKBONE: all" in _texts(example)
+    _change(example, "summary.json", advice=["Random backbone: nothing was pretrained (--from_random_weights)."])
+    assert "Random backbone: nothing" in _texts(example)
+    assert "RANDOM BACKBONE" not in _texts(example)
 
 
 def test_a_run_that_has_not_finished_is_a_warning(example: Path) -> None:
