@@ -192,6 +192,7 @@ KINDS: dict[str, pa.DataType | str] = {
     "zoned": ZONED,
     "date": pa.date32(),
     "number": pa.int64(),
+    "duration": pa.duration("us"),
     "naive text": "2150-01-01 10:00",
     "zoned text": "2150-01-01 10:00Z",
     "number text": "5",
@@ -224,6 +225,7 @@ def write(path: Path, kind: pa.DataType | str) -> None:
         ("date", "naive text", False),
         ("naive", "number", False),
         ("number", "naive", False),
+        ("naive", "duration", False),
         ("number text", "date", False),
         ("number text", "zoned text", False),
         ("number", "number text", True),
@@ -241,7 +243,9 @@ def test_files_that_write_times_differently_are_not_put_together(
     error = tables.said().err
     if not fits:
         assert f"{src}/b." in error
-        assert re.search("column time: (is a|holds) (timestamp|date|number).*; the times of other files are", error)
+        assert re.search(
+            "column time: (is a|holds) (timestamp|date|number|duration).*; the times of other files are", error
+        )
 
 
 def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: Tables) -> None:

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqsetvae.cohort.command import main
-
 from .conftest import EVENTS, Tables
 from .test_compile import sets_of
 
@@ -92,8 +90,7 @@ def test_a_file_may_lack_variables_that_another_has(tables: Tables) -> None:
 @pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
 def test_a_column_without_a_name_is_refused(tables: Tables, name: str) -> None:
     src = tables.csv("wide.csv", f"{name},stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
-    assert tables.run(src, "--wide", *NAMES) == 2
-    said = tables.said().err
+    said = tables.refused(src, "--wide", *NAMES)
     assert "column 1 has no name" in said
     assert "or name the variables with --value_columns" in said
     assert tables.compile(src, "--wide", *NAMES, "--value_columns", "hr").vocabulary == ("hr",)
@@ -176,8 +173,8 @@ def test_flags_that_would_change_nothing_or_give_the_label_away_are_refused(
 def test_columns_of_parquet_are_not_named_again(tables: Tables) -> None:
     pq.write_table(pa.table({"id": [7], "time": [0], "hr": [80]}), tables.root / "wide.parquet")
     flags = ("--wide", "--columns", "id,time,pulse")
-    assert tables.run(tables.root / "wide.parquet", *flags) == 2
-    assert "a Parquet file has the names of its columns; leave out --columns" in tables.said().err
+    said = "a Parquet file has the names of its columns; leave out --columns"
+    assert said in tables.refused(tables.root / "wide.parquet", *flags)
 
 
 def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:
@@ -224,8 +221,7 @@ def test_what_is_in_quotes_in_the_header_separates_nothing(tables: Tables) -> No
     ],
 )
 def test_names_of_columns_with_spaces_are_quoted(tables: Tables, header: str, said: str) -> None:
-    assert main(["table", str(tables.csv("e.csv", header + "\n")), str(tables.root / "out")]) == 2
-    assert said in tables.said().err
+    assert said in tables.refused(tables.csv("e.csv", header + "\n"))
 
 
 def test_two_possible_separators_are_refused(tables: Tables) -> None:
