@@ -126,13 +126,25 @@ def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:
     assert cohort.split("train").label.tolist() == [1, 0]
 
 
-def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables: Tables) -> None:
-    for name, ids in (("a", pa.array([7])), ("b", pa.array([7.0])), ("c", pa.array(["7"])), ("d", pa.array(["7.0"]))):
-        src = tables.root / "src" / f"{name}.parquet"
-        src.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table({"id": ids, "time": [ord(name)], "variable": ["hr"], "value": [1.0]}), src)
-    cohort = tables.compile(tables.root / "src")
-    assert cohort.split("train").stay_id.tolist() == [7]
+@pytest.mark.parametrize("order", ["abcde", "edcba", "cabde", "ab"])
+def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables: Tables, order: str) -> None:
+    numbers, texts = pa.array([7, None, 10]), pa.array(["7", None, "10"])
+    columns = {"a": numbers, "b": numbers.cast(pa.uint64()), "c": numbers.cast(pa.float64()), "d": texts}
+    columns |= {"e": pa.array(["7.0", None, "10.0"])}
+    (tables.root / "src").mkdir()
+    for at, name in enumerate(order):
+        rows = {"id": columns[name], "time": [at] * 3, "variable": ["hr"] * 3, "value": [1.0] * 3}
+        pq.write_table(pa.table(rows), tables.root / "src" / f"{at}.parquet")
+    stays = tables.csv("stays.csv", "id,sex\n10,f\n7,m\n")
+    cohort = tables.compile(tables.root / "src", "--stays", stays, "--static_columns", "sex", "--skip_bad")
+    splits = {stay: split for split in cohort.splits.values() for stay in split.stay_id.tolist()}
+    assert sorted(splits) == [7, 10]
+    n = len(order) + 1
+    assert [len(split.variable) for split in dict.fromkeys(splits.values())] in ([n, n], [2 * n])
+    again = tables.csv("again.csv", "id,sex\n10,f\n7,m\n7,f\n")
+    assert "column sex: 'f', but another row of the same id" in tables.refused(
+        tables.root / "src", "--stays", again, "--static_columns", "sex"
+    )
 
 
 def test_two_ids_that_are_one_number_are_an_error(tables: Tables) -> None:

@@ -52,6 +52,11 @@ class Database:
         self._run(f"INSERT INTO {table} FROM part" if table in self._tables else f"CREATE TABLE {table} AS FROM part")
         self._tables.add(table)
 
+    def as_texts(self, table: str, column: str) -> None:
+        """Make a column of whole numbers one of texts, if the table is there."""
+        if table in self._tables:
+            self._run(f"ALTER TABLE {table} ALTER {column} TYPE VARCHAR")
+
     def drop(self, table: str) -> None:
         """Free a table."""
         self._run(f"DROP TABLE {table}")

@@ -68,7 +68,8 @@ class Events:
     """All events of a source, and what was learned of them.
 
     The table `events` of the database has the rows with an id (id, code, value, time, row counted over all files,
-    perhaps set), those of left-out variables too; `ids` has each id and its position. `records` are the events alone.
+    perhaps set), those of left-out variables too; `ids` has each id, its text and its position. `records` are the
+    events alone.
     """
 
     database: Database
@@ -84,11 +85,21 @@ class Events:
     n_rows: int = 0  # of all files
     without_id: list[tuple[Path, int, int]] = field(default_factory=list)  # (file, row, how many from there on)
     has_times: bool = False  # a time was read
+    has_texts: bool = False  # the ids of the table `events` are texts; whole numbers take a third of the time
     is_event: str = "true"  # in SQL, whether a row is an event: not of a variable that is left out
 
     def place(self, row: int) -> tuple[str, int]:
         """(file, row in it) of a row that is counted over all files."""
         return place_of(self.files, row)
+
+    def ids_of(self, column: pa.Array) -> pa.Array:
+        """[R] Ids as the table `events` holds them: whole numbers, as long as all columns are of them, else texts."""
+        if not self.has_texts and pa.types.is_integer(column.type) and column.type != pa.uint64():
+            return column.cast(pa.int64())
+        if not self.has_texts:
+            self.database.as_texts("events", "id")
+            self.has_texts = True
+        return as_id_texts(column)
 
     @property
     def is_timed(self) -> str:
@@ -270,7 +281,7 @@ def _add(
 ) -> None:
     """Add a part, whose first row is row `n_rows` over all files. `values` are the columns that are variables."""
     where, cells = str(part.file), part.columns
-    ids = in_column(where, columns.id, lambda: as_id_texts(cells[columns.id]))
+    ids = in_column(where, columns.id, lambda: events.ids_of(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     at: NDArray[np.int32] | None = None
     if values is not None:
@@ -316,17 +327,19 @@ def _sort(events: Events, columns: Columns, no_event: str | None, *, is_wide: bo
     most = found["n"].to_numpy().argmax()
     if (n := found["n"][most].as_py()) > MOST_ROWS:
         raise InputError(
-            f"{events.files[0][1]}: the id {shown(found['id'][most].as_py())} has {n:,} rows, more than {MOST_ROWS:,}. "
+            f"{events.files[0][1]}: the id {shown(str(found['id'][most]))} has {n:,} rows, more than {MOST_ROWS:,}. "
             f"Is {columns.id} the column of the stays (--id_column)?"
         )
-    numbers = id_numbers(found["id"].chunk(0))
+    numbers = id_numbers(found["id"].chunk(0)) if events.has_texts else found["id"].to_numpy()
     if numbers is not None:
         order = np.argsort(numbers)
         found, numbers = found.take(order), numbers[order]
-    events.ids = Ids(found["id"].combine_chunks(), np.arange(1, len(found) + 1) if numbers is None else numbers)
+    texts = found["id"].combine_chunks().cast(pa.string())
+    events.ids = Ids(texts, np.arange(1, len(found) + 1) if numbers is None else numbers)
     bad = BAD_TIME if events.time.is_timestamp else np.nan
     events.first_time, events.last_time = (pc.fill_null(found[name], bad).to_numpy() for name in ("first", "last"))
-    database.name("ids", pa.table({"id": events.ids.texts, "place": np.arange(len(found), dtype=np.int32)}))
+    places = np.arange(len(found), dtype=np.int32)
+    database.name("ids", pa.table({"id": found["id"], "text": texts, "place": places}))
     fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
     fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
     events.records = Records(database.folder.parent, np.dtype(fields), found["n_events"].to_numpy())

@@ -119,7 +119,7 @@ def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> 
     asked += [f"{first} FILTER (c{at} IS NOT NULL) AS first{at}" for at, name in enumerate(columns) if name in dated]
     return events.database.ask(
         f"SELECT grouped.* FROM ids LEFT JOIN (SELECT id, count(*) AS n, {', '.join(asked)} FROM facts GROUP BY id) AS "
-        "grouped USING (id) ORDER BY place"
+        "grouped ON grouped.id = ids.text ORDER BY place"
     ).combine_chunks()
 
 
@@ -136,7 +136,7 @@ def _contradiction(
     """The error, to be raised, for the first cell that differs from an earlier one of its id."""
     first = f"SELECT id, arg_min({column}, row) AS first FROM facts WHERE {column} IS NOT NULL GROUP BY id"
     found = events.database.ask(
-        f"SELECT row, {column} AS cell FROM facts JOIN ({first}) USING (id) JOIN ids USING (id) "
+        f"SELECT row, {column} AS cell FROM facts JOIN ({first}) USING (id) JOIN ids ON facts.id = ids.text "
         f"WHERE {column} <> first ORDER BY row LIMIT 1"
     )
     file, row = place_of(places, found["row"][0].as_py())
