@@ -25,9 +25,15 @@ from seqsetvae.cohort.sidefiles import (
     read_labels,
     unusable_stats,
 )
-from seqsetvae.cohort.sources.layout_files import NOT_NAMED, SideFiles, find_patient_ehr, locate_layout
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE, SeqSetVAELayout
+from seqsetvae.cohort.sources.seqsetvae_layout import (
+    NOT_NAMED,
+    ORIGIN_NOTE,
+    SeqSetVAELayout,
+    SideFiles,
+    find_patient_ehr,
+    locate_layout,
+)
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import NONE
 from seqsetvae.errors import InputError, cut

@@ -19,9 +19,8 @@ from seqsetvae.cohort.exports import add_export
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sidefiles import CACHED, STATS
 from seqsetvae.cohort.sources import SOURCES, Origin, recognise
-from seqsetvae.cohort.sources.layout_files import SideFiles
 from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
-from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, add_label_flags
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, SideFiles, add_label_flags
 from seqsetvae.cohort.variables import DEFAULT_WIDTH
 from seqsetvae.console import steady_output
 from seqsetvae.errors import InputError

@@ -19,8 +19,15 @@ from seqsetvae.cohort.compile import COMPILER_VERSION, compile_cohort, in_order
 from seqsetvae.cohort.format import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.manifest import FORMAT_VERSION
 from seqsetvae.cohort.sidefiles import has_label_column
-from seqsetvae.cohort.sources.layout_files import NOT_NAMED, LayoutFiles, SideFiles, locate_layout, parquet_names
-from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, open_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import (
+    DEFAULT_LABEL,
+    NOT_NAMED,
+    LayoutFiles,
+    SideFiles,
+    locate_layout,
+    open_layout,
+    parquet_names,
+)
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort, Split, is_compiled
-from seqsetvae.cohort.sources.layout_files import SideFiles, locate_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles, locate_layout
 from seqsetvae.errors import InputError
 from seqsetvae.loading import require_both_classes
 from seqsetvae.settings.groups import DataSettings

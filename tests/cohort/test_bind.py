@@ -10,7 +10,7 @@ import pytest
 from seqsetvae.cohort import Cohort, notices, open_or_compile
 from seqsetvae.cohort.bind import SideTables, bind
 from seqsetvae.cohort.sidefiles import Embeddings
-from seqsetvae.cohort.sources.layout_files import SideFiles
+from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.errors import InputError
 

@@ -11,7 +11,7 @@ from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.imported import read_skipped
-from seqsetvae.cohort.sources.layout_files import SideFiles
+from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles
 from seqsetvae.errors import InputError
 from seqsetvae.files import AlreadyThereError
 from tests.tiny import largest_file

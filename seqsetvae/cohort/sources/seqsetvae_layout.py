@@ -2,7 +2,8 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -12,18 +13,115 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from seqsetvae.cohort.format import is_compiled
 from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.sidefiles import CACHED, STATS, read_labels, require_match, stay_number
-from seqsetvae.cohort.sources.layout_files import LayoutFiles, SideFiles, locate_layout, parquet_names
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import as_shard, part
 from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, Stays, UnnamedRows, bad_name, fault
+from seqsetvae.errors import InputError
+from seqsetvae.files import require_no_pipe
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
 DEFAULT_LABEL = "in_hospital_mortality"
 ORIGIN_NOTE = "source.txt"
 _NUMBERS = ("value", "minute", "set_index")
 _COLUMNS = ("variable", *_NUMBERS)
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """The side tables that a user named; None = the one beside or inside patient_ehr, if there is one."""
+
+    stats: Path | None = None
+    labels: Path | None = None
+    embeddings: Path | None = None
+
+    def by_flag(self) -> dict[str, tuple[str, Path | None]]:
+        """By flag: the usual name of the file, and the one that was named."""
+        return {
+            "--params_map_path": ("stats.csv", self.stats),
+            "--label_path": ("oc.csv", self.labels),
+            "--embeddings_path": ("cached.csv", self.embeddings),
+        }
+
+    def require(self) -> None:
+        """Raises InputError if a file that was named does not exist.
+
+        A compiled cohort may be named for statistics and embeddings.
+        """
+        for flag, (name, path) in self.by_flag().items():
+            if path is not None and not path.is_file() and not (name != "oc.csv" and is_compiled(path)):
+                raise InputError(f"{flag} {path}: no such file. It should be a file like {name}.")
+
+    def refuse(self, cohort: Path) -> None:
+        """Raises InputError if labels were named for a compiled cohort, which has its own."""
+        if self.labels is not None:
+            raise InputError(
+                f"{cohort} is a compiled cohort, which holds its labels already. Leave out --label_path {self.labels}, "
+                "or pass the data that it was compiled from."
+            )
+
+
+NOT_NAMED = SideFiles()
+
+
+@dataclass(frozen=True)
+class LayoutFiles:
+    """The files of a SeqSetVAE layout; None = there is none."""
+
+    patient_ehr: Path
+    stats: Path | None
+    labels: Path | None
+    embeddings: Path | None
+
+
+def locate_layout(data_dir: Path, named: SideFiles = NOT_NAMED) -> LayoutFiles:
+    """The files of a SeqSetVAE layout. Raises InputError if there is no patient_ehr, or not a file that was named."""
+    patient_ehr = find_patient_ehr(data_dir)
+    named.require()
+    found = []
+    for name, path in named.by_flag().values():
+        usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
+        found.append(path or next((file for file in usual if file.is_file()), None))
+    return LayoutFiles(patient_ehr, *found)
+
+
+def find_patient_ehr(data_dir: Path) -> Path:
+    """The folder with the split folders: `data_dir` itself or its patient_ehr.
+
+    Raises:
+        InputError: neither has a folder train, valid or test with parquet files; says what was found.
+    """
+    for folder in (data_dir, data_dir / "patient_ehr"):
+        if any(any(_parquet_files(folder / split)) for split in SPLITS):
+            return folder
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir}: no such folder. Pass a patient_ehr folder or a compiled cohort.")
+    found = sorted(path.name + ("/" if path.is_dir() else "") for path in data_dir.iterdir())
+    raise InputError(
+        f"{data_dir}: holds neither a compiled cohort (manifest.json) nor parquet files in train/, valid/ or test/. "
+        f"Found: {', '.join(found[:20]) or 'nothing'}{', ...' if len(found) > 20 else ''}."
+    )
+
+
+def parquet_names(folder: Path) -> NDArray[np.bytes_]:
+    """[files] Names of the parquet files of a folder, sorted; none if there is no such folder."""
+    return np.sort(np.array(list(map(os.fsencode, _parquet_files(folder))), dtype=np.bytes_))
+
+
+def _parquet_files(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        return
+    try:
+        with os.scandir(folder) as entries:  # Path.glob would hold an object of 300 bytes for each file
+            for entry in entries:
+                if entry.name.endswith(".parquet") and not entry.name.startswith((".", "_")):
+                    if not entry.is_file():
+                        require_no_pipe(entry.path)
+                    yield entry.name
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -95,11 +193,12 @@ class SeqSetVAELayout:
         skips: list[Skip] = []
         checked: list[pa.Schema] = []
         for at, stay in enumerate(stays):
-            try:
-                tables.append(_read_parquet(stay.file, checked))
+            found = _read_parquet(stay.file, checked)
+            if isinstance(found, pa.Table):
+                tables.append(found)
                 good.append(at)
-            except _UnreadableError as error:
-                skips.append(fault(stay, error.category, str(error)))
+            else:
+                skips.append(fault(stay, *found))
         return _as_rows(stays[np.array(good, np.int64)], tables, skips)
 
 
@@ -109,16 +208,11 @@ def _origin(patient_ehr: Path) -> str:
     return f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
 
 
-class _UnreadableError(Exception):
-    """A file that is not parquet, or whose columns are not those of the layout."""
+def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table | tuple[str, str]:
+    """Columns variable, value, minute and, where the file has it, set_index; or (kind of fault, what is wrong).
 
-    def __init__(self, category: str, reason: str) -> None:
-        super().__init__(reason)
-        self.category = category
-
-
-def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
-    """Columns variable, value, minute and, where the file has it, set_index. `checked` collects schemas found good."""
+    `checked` collects schemas that were found good: thousands of files share one.
+    """
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - Path is measurably slower, and this runs for every file
             # Reading all bytes first is faster than the seeks of the parquet reader in a small file.
@@ -127,47 +221,40 @@ def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table:
             parquet = pq.ParquetFile(content, read_dictionary=["variable"])
         except KeyError:  # no such column, or a nested one: reported by the check of the columns
             parquet = pq.ParquetFile(content)
-        if parquet.metadata.num_rows > MOST_ROWS:
-            reason = f"{parquet.metadata.num_rows:,} rows; a stay has at most {MOST_ROWS:,}"
-            raise _UnreadableError("too many rows for one stay", reason)
+        if (n_rows := parquet.metadata.num_rows) > MOST_ROWS:
+            return "too many rows for one stay", f"{n_rows:,} rows; a stay has at most {MOST_ROWS:,}"
         schema = parquet.schema_arrow
-        if schema not in checked:  # thousands of files share one schema
-            _check_columns(schema)
+        if schema not in checked:
+            if wrong := _column_fault(schema):
+                return wrong
             checked.append(schema)
-        columns = [column for column in _COLUMNS if column in schema.names]
-        table = parquet.read(columns=columns, use_threads=False)
-        _check_text(table["variable"])
+        table = parquet.read(columns=[column for column in _COLUMNS if column in schema.names], use_threads=False)
+        try:
+            table["variable"].validate(full=True)  # parquet requires UTF-8, but no reader checks it
+        except pa.ArrowInvalid as error:
+            return "a column variable that is not in UTF-8", f"column variable is not text in UTF-8: {error}"
         return table
     except (pa.ArrowException, OSError) as error:
-        raise _UnreadableError("not a readable parquet file", f"not a readable parquet file: {error}") from None
+        return "not a readable parquet file", f"not a readable parquet file: {error}"
 
 
-def _check_columns(schema: pa.Schema) -> None:
-    missing = [column for column in ("variable", "value", "minute") if column not in schema.names]
+def _column_fault(schema: pa.Schema) -> tuple[str, str] | None:
+    """(kind of fault, what is wrong) if the columns are not those of the layout."""
+    names, listed = schema.names, ", ".join(schema.names) or "none"
+    missing = [column for column in ("variable", "value", "minute") if column not in names]
     if missing:
-        there = ", ".join(schema.names) or "none"
-        reason = f"column {', '.join(missing)} is missing; the columns are {there}"
-        raise _UnreadableError("a missing column", reason)
+        return "a missing column", f"column {', '.join(missing)} is missing; the columns are {listed}"
     for column in _COLUMNS:
-        if schema.names.count(column) > 1:
-            reason = f"column {column} occurs twice; the columns are {', '.join(schema.names)}"
-            raise _UnreadableError("a column that occurs twice", reason)
+        if names.count(column) > 1:
+            return "a column that occurs twice", f"column {column} occurs twice; the columns are {listed}"
     for column in _NUMBERS:
-        if column in schema.names and not _is_number(schema.field(column).type):
-            reason = f"column {column} holds {schema.field(column).type}, not numbers"
-            raise _UnreadableError("a column that does not hold numbers", reason)
+        if column in names and not _is_number(kind := schema.field(column).type):
+            return "a column that does not hold numbers", f"column {column} holds {kind}, not numbers"
     kind = schema.field("variable").type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        raise _UnreadableError("a column variable that is not text", f"column variable holds {kind}, not text")
-
-
-def _check_text(column: pa.ChunkedArray) -> None:
-    try:
-        column.validate(full=True)  # parquet requires UTF-8, but no reader checks it
-    except pa.ArrowInvalid as error:
-        reason = f"column variable is not text in UTF-8: {error}"
-        raise _UnreadableError("a column variable that is not in UTF-8", reason) from None
+        return "a column variable that is not text", f"column variable holds {kind}, not text"
+    return None
 
 
 def _is_number(kind: pa.DataType) -> bool:
