@@ -25,12 +25,11 @@ from seqsetvae.cohort.cut import CutRows, cut
 from seqsetvae.cohort.format import SUMS, Cohort, event_blocks, open_cohort
 from seqsetvae.cohort.imported import TIMESTAMPS, FaultyFiles, Imported, write_samples, write_skipped
 from seqsetvae.cohort.manifest import write_manifest
-from seqsetvae.cohort.separate import require_separate_splits
 from seqsetvae.cohort.sidefiles import Labels, LabelTable
 from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
 from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES
-from seqsetvae.cohort.tidy import Skip, Source, Stays, UnnamedRows
+from seqsetvae.cohort.tidy import Skip, Source, Stays, UnnamedRows, require_separate_splits
 from seqsetvae.cohort.writer import SplitWriter
 from seqsetvae.errors import InputError
 from seqsetvae.files import new_folder

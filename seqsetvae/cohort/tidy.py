@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.errors import cut, shown
+from seqsetvae.errors import InputError, cut, shown
 
 SPLITS = ("train", "valid", "test")
 SHOWN_OF_A_CELL = 40  # characters in a count of faults
@@ -106,6 +106,46 @@ class Stays(Sequence[Stay]):
         number, place, subject, minute, group, _ = (getattr(self, name)[at].item() for name in columns)
         own = None if subject == number else subject
         return Stay(number, self.file_of(place), group, own, None if math.isnan(minute) else minute)
+
+
+# ------------------------------------------------------------------ no stay twice, no subject in two splits
+
+
+def require_separate_splits(stays: Mapping[str, Stays]) -> None:
+    """Raises InputError if a stay occurs twice, or stays of one subject are in several splits."""
+    leak = "so that a model could be tested on what it was trained on"
+    numbers = {split: of_split.stay_id for split, of_split in stays.items()}
+    fault = f"stays occur in more than one file or split, {leak}"
+    _refuse(numbers, numbers, stays, lambda stay, _: stay.file, fault, "Keep one file for each stay.")
+    subjects = {split: of_split.subject for split, of_split in stays.items()}
+    once = {split: np.unique(of_split) for split, of_split in subjects.items()}
+    fault = f"subjects have stays in more than one split, {leak}"
+    _refuse(once, subjects, stays, lambda _, split: split, fault, "Put all stays of a subject into one split.")
+
+
+def _refuse(
+    once: Mapping[str, NDArray[np.int64]],
+    numbers: Mapping[str, NDArray[np.int64]],
+    stays: Mapping[str, Stays],
+    where: Callable[[Stay, str], str],
+    fault: str,
+    advice: str,
+) -> None:
+    """Raises InputError listing what is several times in `once`, with where each is; `numbers` [N] are of the stays."""
+    in_order = np.sort(np.concatenate([np.zeros(0, np.int64), *once.values()]))
+    repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    if not len(repeated):
+        return
+    found: dict[int, dict[str, None]] = {number: {} for number in repeated[:10].tolist()}
+    for split, of_split in numbers.items():
+        for at in np.flatnonzero(np.isin(of_split, repeated[:10])).tolist():
+            found[int(of_split[at])][where(stays[split][at], split)] = None
+    shown = "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items())
+    more = f"\n  and {len(repeated) - 10:,} more" if len(repeated) > 10 else ""
+    raise InputError(f"{len(repeated):,} {fault}:{shown}{more}\n{advice}")
+
+
+# ------------------------------------------------------------------ faults, and rows
 
 
 class FaultyCell(NamedTuple):
