@@ -116,12 +116,21 @@ def _unseen(folder: Folder, value: float) -> None:
 LIMITED = "New models limit them (--value_clip, --min_count)"
 # What is changed; level, words and first item of the one finding about it
 CASES: dict[str, tuple[Callable[[Folder], None], str, str, str]] = {
-    "hours": (lambda f: _all_stays(f, 1), WARNING, "half of the stays last less than 0.38 hours from first to", ""),
-    "the unit": (lambda f: _all_stays(f, 1), WARNING, "Is the column minute in minutes? If they are hours", ""),
-    "seconds": (lambda f: _all_stays(f, 3600), WARNING, "stays last more than 58 days from first to last event", ""),
-    "their unit": (lambda f: _all_stays(f, 3600), WARNING, "in hospital: is the column minute in minutes?", ""),
+    "hours": (
+        lambda f: _all_stays(f, 1),
+        WARNING,
+        "half of the stays last less than 0.38 hours from first to last event (the longest 0.38 hours). Is the column "
+        "minute in minutes? If they are hours, stays look too short",
+        "",
+    ),
+    "seconds": (
+        lambda f: _all_stays(f, 3600),
+        WARNING,
+        "more than 58 days from first to last event (the longest 1,380.00 hours). That is right for records of months "
+        "or years. Of stays in hospital: is the column minute in minutes? If they are seconds, stays look too long",
+        "",
+    ),
     "years": (lambda f: _all_stays(f, 30 * 1440), WARNING, "half of the stays last more than 690 days", ""),
-    "or records": (lambda f: _all_stays(f, 30 * 1440), WARNING, "That is right for records of months or years", ""),
     "lost last values": (
         _lose_last_values,
         WARNING,
