@@ -21,32 +21,22 @@ LABEL_NAME = "in_hospital_mortality"
 
 def add_flags(parser: ArgumentParser) -> None:
     """The flags of `data.py physionet2012`."""
-    parser.add_argument("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
+    add = parser.add_argument
+    add("src", type=Path, metavar="SRC", help="folder with the sets (folders or archives) and outcomes")
     for split in SPLITS:
         how: dict[str, Any] = {"action": "extend", "nargs": "+", "choices": "abc", "default": []}
-        parser.add_argument(f"--{split}_sets", **how, help=f"whole sets for the {split} split")
-    parser.add_argument(
-        "--fractions",
-        nargs=3,
-        type=float,
-        metavar=tuple(split.upper() for split in SPLITS),
-        help="how to divide the stays of the sets that are not assigned; a split with whole sets of its own gets none "
-        "of them (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0; with other whole sets the same without their "
-        "splits, scaled to sum to 1)",
+        add(f"--{split}_sets", **how, help=f"whole sets for the {split} split")
+    shares = (
+        "how to divide the stays of the sets that are not assigned; a split with whole sets of its own gets none of "
     )
-    parser.add_argument(
-        "--until_hour",
-        type=float,
-        metavar="H",
-        help="leave out events from hour H on, so that the outcome is predicted at that time (default: keep all 48 h)",
-    )
-    parser.add_argument(
-        "--stay_over_days",
-        type=float,
-        metavar="DAYS",
-        help="label: whether the hospital stay was longer than DAYS (default label: death in hospital)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of that division (default %(default)s)")
+    shares += "them (default 0.7 0.15 0.15; with --test_sets 0.8 0.2 0; with other whole sets the same without "
+    names = tuple(split.upper() for split in SPLITS)
+    add("--fractions", nargs=3, type=float, metavar=names, help=shares + "their splits, scaled to sum to 1)")
+    until = "leave out events from hour H on, so that the outcome is predicted at that time (default: keep all 48 h)"
+    add("--until_hour", type=float, metavar="H", help=until)
+    over = "label: whether the hospital stay was longer than DAYS (default label: death in hospital)"
+    add("--stay_over_days", type=float, metavar="DAYS", help=over)
+    add("--seed", type=int, default=0, help="of that division (default %(default)s)")
 
 
 def open_source(arguments: Namespace) -> Opened:

@@ -238,11 +238,8 @@ def _describe(line: bytes) -> tuple[FaultyCell, str]:
         category, text = "a value that is missing or not a finite number", value
         reason = f"Value {value!r} is not a finite number"
     elif not _is_utf_8(cells[1]):
-        category, text, reason = (
-            "a variable name that is not in UTF-8",
-            "",
-            f"the name {cells[1][:80]!r} is not in UTF-8",
-        )
+        category, text = "a variable name that is not in UTF-8", ""
+        reason = f"the name {cells[1][:80]!r} is not in UTF-8"
     else:
         category, text = "an ICUType other than 1 to 4", value
         reason = f"the value is {_number(cells[2]):g}; an ICUType is 1, 2, 3 or 4, or negative if it is not known"
@@ -304,10 +301,7 @@ def _number(cell: bytes) -> float:
 
 
 def _is_utf_8(cell: bytes) -> bool:
-    try:
-        return cell.decode() is not None
-    except UnicodeDecodeError:
-        return False
+    return cell.decode(errors="replace").encode() == cell
 
 
 def _without_faulty_cells(bodies: dict[Stay, bytes], rows: Rows, is_utf_8: Bools) -> tuple[Rows, list[Skip]]:
