@@ -85,7 +85,7 @@ def result_section(run: Run) -> Section | None:
         return None
     over = evaluation.get("resampled", "stays")  # files from before it was recorded
     text = (
-        f"{model_name(evaluation['checkpoint'])} on the {evaluation['split']} split. Intervals are over {over}: they "
+        f"{evaluation['checkpoint']} on the {evaluation['split']} split. Intervals are over {over}: they "
         "do not contain what another random seed or another split would change."
     )
     every = _all_metrics(evaluation, over)

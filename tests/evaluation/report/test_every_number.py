@@ -12,6 +12,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def _counts(label: np.ndarray) -> dict[str, Any]:
     return {"stays": len(label), "positives": int(label.sum()), "prevalence": label.mean()}
 
 
+@cache
 def _expected() -> dict[str, Any]:
     """Every number of evaluation.json."""
     return {
