@@ -13,6 +13,6 @@ if __name__ == "__main__":  # before the import below, which takes seconds: the 
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
-from seqsetvae.loading import CohortDataModule, require_both_classes
+from seqsetvae.batches.loading import CohortDataModule, require_both_classes
 
 __all__ = ["CohortDataModule", "require_both_classes"]

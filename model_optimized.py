@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from seqsetvae.batch import Batch, PooledBatch
-from seqsetvae.checkpoint import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIABLES, TrainedOn, record_of
+from seqsetvae.batches.batch import Batch, PooledBatch
+from seqsetvae.batches.transform import PLAIN, VALUE_TRANSFORM, ValueTransform
+from seqsetvae.checkpoint.record import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIABLES, TrainedOn, record_of
 from seqsetvae.cohort.profile import PROFILE, Profile
-from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.cohort.variables import Variables
-from seqsetvae.head import build_head, recorded_settings
-from seqsetvae.metrics import FiniteCheck, RunningMean
+from seqsetvae.models.head import build_head, recorded_settings
+from seqsetvae.models.trees import TREES, BoostedTrees, average_with_trees
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
-from seqsetvae.optimizer import LargeBatchGradient, adamw, parameter_groups
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import GatheredOutputs, Loss
-from seqsetvae.trees import TREES, BoostedTrees, average_with_trees
-from seqsetvae.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
+from seqsetvae.training.metrics import FiniteCheck, RunningMean
+from seqsetvae.training.optimizer import LargeBatchGradient, adamw, parameter_groups
+from seqsetvae.training.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
 
 LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added matrices, from which it can go on
 
@@ -49,7 +49,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
 
         Args:
-            backbone: of any architecture (seqsetvae/architectures/__init__.py says what it offers).
+            backbone: of any architecture (seqsetvae/models/__init__.py says what it offers).
             head, loss, rates, weight_decay, trained_on: recorded in every checkpoint, with the task, that of the loss.
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`variables.variable_table`); they belong to the data, not to the weights.

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from seqsetvae.console import recorded_output, steady_output
-from seqsetvae.environment import require_usable
-from seqsetvae.errors import InputError, Terminated
-from seqsetvae.interrupt import StopRequest, handled
-from seqsetvae.memory import keep_freed_memory
 from seqsetvae.modes import MODES
-from seqsetvae.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
 from seqsetvae.settings.command_line import processes_of, resolve
 from seqsetvae.settings.config_file import import_error
+from seqsetvae.system.console import recorded_output, steady_output
+from seqsetvae.system.environment import require_usable
+from seqsetvae.system.errors import InputError, Terminated
+from seqsetvae.system.interrupt import StopRequest, handled
+from seqsetvae.system.memory import keep_freed_memory
+from seqsetvae.system.processes import check_processes, launch, lost_another, other_output, read_slurm, this_process
 
 CONFIG_FILE = Path(__file__).with_name("finetune_config_optimized.py")
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again

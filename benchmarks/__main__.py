@@ -22,9 +22,9 @@ import torch
 
 from benchmarks import data, floor, frozen, gpu, growth, loop, summaries
 from benchmarks.measure import Figure, table
+from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import open_cohort
-from seqsetvae.errors import InputError
-from seqsetvae.loading import require_both_classes
+from seqsetvae.system.errors import InputError
 
 # name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
 SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {

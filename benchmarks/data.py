@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import Figure, isolated, once, seconds, with_note
 from benchmarks.workloads import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.seqsetvae.sizes import PRESETS, Sizes
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort, open_or_compile
 from seqsetvae.cohort.exports import seqsetvae_layout
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.models.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.training.callbacks import Clock
 from seqsetvae.training.stages import quiet_lightning
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from benchmarks.measure import Figure, isolated, seconds_in_turn
 from benchmarks.workloads import PRACTICE, STEPS, Stays, Workload, open_stays
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.models.seqsetvae.sizes import Sizes
 
 WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining step": None}
 BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7

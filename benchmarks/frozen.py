@@ -14,8 +14,8 @@ import torch
 from benchmarks.measure import Figure, isolated, with_note
 from benchmarks.workloads import PRACTICE, fine_tuner, open_stays, random_embeddings
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort
-from seqsetvae.loading import CohortDataModule
 from seqsetvae.runs.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningSchedule
 from seqsetvae.training.callbacks import MetricsTable

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.measure import Figure, once, seconds
 from benchmarks.workloads import EXACT, MAX_EVENTS, PRACTICE, STEPS, Stays, Variant, Workload, open_stays
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Cohort
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.models.seqsetvae.sizes import Sizes
 
 BATCH_SIZES = (32, 256)
 BATCHES = 8  # timed together

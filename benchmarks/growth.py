@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Figure, apart, isolated, table, with_note
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import compile_cohort, content_key, open_cohort
 from seqsetvae.cohort.find import LayoutFiles
 from seqsetvae.cohort.sidefiles import LabelTable, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.memory import status_mib
+from seqsetvae.system.memory import status_mib
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 BATCH_SIZE = 32

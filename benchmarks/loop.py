@@ -19,12 +19,12 @@ from torch import nn
 
 from benchmarks.measure import Figure, apart
 from benchmarks.workloads import PRACTICE, STEPS, Stays, Step, Workload, open_stays, optimizer_step
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
-from seqsetvae.architectures.seqsetvae.history_encoder import position_encoding
-from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainDecoder, PlainSet
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
+from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Split
-from seqsetvae.loading import collate
+from seqsetvae.models.seqsetvae.backbone import Backbone
+from seqsetvae.models.seqsetvae.history_encoder import position_encoding
+from seqsetvae.models.seqsetvae.reference import PlainBackbone, PlainDecoder, PlainSet
+from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.objectives.reconstruction.loss import kl_with_free_bits, set_distance
 
 WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining step": 25.0}  # times the loop

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Figure, table
+from seqsetvae.batches.loading import stay_sizes
+from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.cohort import Split, open_cohort
-from seqsetvae.loading import stay_sizes
-from seqsetvae.sampler import LengthBucketSampler
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_EVENTS = 65536

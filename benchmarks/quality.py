@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import train_optimized
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, Columns, lines, read_columns, results
+from seqsetvae.system.errors import InputError
 
 SUMMARIES = "--architecture variable_summaries"
 ALONE = f"{SUMMARIES} --tree_models 0"  # the network without boosted trees

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from benchmarks.growth import LABEL, own_memory
 from benchmarks.measure import Figure, isolated, table
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import Joined, Part, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.memory import peak_mib
+from seqsetvae.system.memory import peak_mib
 
 N_VARIABLES = 40
 BATCH_SIZE = 256

@@ -24,13 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Figure, isolated, seconds_in_turn
 from benchmarks.workloads import LOSS, PRACTICE, Stays, open_stays, optimizer_step
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures.variable_summaries.backbone import Backbone
-from seqsetvae.architectures.variable_summaries.reference import plain_summaries
-from seqsetvae.architectures.variable_summaries.sizes import RECIPE, Sizes
-from seqsetvae.architectures.variable_summaries.summaries import summarize
-from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import TrainedOn
-from seqsetvae.loading import collate
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import collate
+from seqsetvae.checkpoint.record import TrainedOn
+from seqsetvae.models.variable_summaries.backbone import Backbone
+from seqsetvae.models.variable_summaries.reference import plain_summaries
+from seqsetvae.models.variable_summaries.sizes import RECIPE, Sizes
+from seqsetvae.models.variable_summaries.summaries import summarize
 from seqsetvae.ops import grouped
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.tasks.model import Loss

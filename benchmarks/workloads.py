@@ -19,16 +19,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
-from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import TrainedOn
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import collate, stay_sizes
+from seqsetvae.batches.sampler import LengthBucketSampler
+from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.loading import collate, stay_sizes
+from seqsetvae.models.seqsetvae.backbone import Backbone
+from seqsetvae.models.seqsetvae.decoder import PretrainingModel
+from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.objectives import reconstruction
-from seqsetvae.sampler import LengthBucketSampler
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings, LossSettings
 from seqsetvae.tasks.model import Loss
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqsetvae.environment import usable_matplotlib
+from seqsetvae.system.environment import usable_matplotlib
 
 usable_matplotlib()
 

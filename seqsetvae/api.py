@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqsetvae.errors import InputError
+from seqsetvae.checkpoint.finetuned import Finetuned, load_finetuned
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.modes.predict import rows
 from seqsetvae.modes.scoring import open_scorer
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import find_checkpoint
 
 if TYPE_CHECKING:

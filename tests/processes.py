@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import train_optimized
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.errors import InputError
-from seqsetvae.processes import ENVIRONMENT, this_process
-from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.processes import ENVIRONMENT, this_process
+from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.tasks.model import GatheredOutputs
 from seqsetvae.tasks.spec import one_label
 from seqsetvae.training import feature_cache, stages

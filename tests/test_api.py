@@ -18,7 +18,7 @@ import seqsetvae
 from seqsetvae import compile_cohort, load, predict
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from tests.command import command
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "python.md"

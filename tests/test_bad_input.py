@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.checkpoint import load_backbone, read_checkpoint, read_file, read_variables
+from seqsetvae.batches.sampler import group_by_length
+from seqsetvae.checkpoint.backbone import load_backbone, read_checkpoint
+from seqsetvae.checkpoint.file import read_file
+from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.checkpoint.record import read_variables
 from seqsetvae.cohort import Cohort, open_cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.sampler import group_by_length
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.seqsetvae.sizes import Sizes
+from seqsetvae.system.errors import InputError
 from tests import tiny
 from tests.command import argv, call, change_config, command, finetune, rows_of
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.transform import VALUE_TRANSFORMS, ValueChange
+from seqsetvae.checkpoint.backbone import read_checkpoint
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
-from seqsetvae.cohort.transform import VALUE_TRANSFORMS, ValueChange
+from seqsetvae.models import ARCHITECTURES
 from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
-from seqsetvae.architectures.seqsetvae.reference import PlainBackbone, PlainSet
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
 from seqsetvae.cohort.exports.table import write_csv
 from seqsetvae.cohort.find import compile_layout, locate_layout
 from seqsetvae.cohort.variables import generate_embedding
-from seqsetvae.loading import collate
+from seqsetvae.models.seqsetvae.backbone import Backbone
+from seqsetvae.models.seqsetvae.reference import PlainBackbone, PlainSet
+from seqsetvae.models.seqsetvae.sizes import Sizes
 
 SHARED = Path(os.environ.get("SEQSETVAE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SIZES = Sizes(

@@ -27,7 +27,7 @@ from seqsetvae.cohort.sidefiles import (
     read_stats,
 )
 from seqsetvae.cohort.variables import FILE, NONE, Variables
-from seqsetvae.errors import InputError, counted, named, shown
+from seqsetvae.system.errors import InputError, counted, named, shown
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from seqsetvae.cohort.sources.seqsetvae_layout import (
 )
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import NONE
-from seqsetvae.errors import InputError, cut
-from seqsetvae.files import CannotWriteError, scratch_folder
-from seqsetvae.findings import ERROR, NOTE, WARNING, Finding, totals
+from seqsetvae.system.errors import InputError, cut
+from seqsetvae.system.files import CannotWriteError, scratch_folder
+from seqsetvae.system.findings import ERROR, NOTE, WARNING, Finding, totals
 
 LONGEST_ITEM = 500  # characters of an item, such as a name that is no name
 TITLES = {ERROR: "Errors, to correct before training:", WARNING: "Warnings:", NOTE: "Notes:"}

@@ -22,10 +22,10 @@ from seqsetvae.cohort.sources import SOURCES, Origin, recognise
 from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flags
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, SideFiles, add_label_flags
 from seqsetvae.cohort.variables import DEFAULT_WIDTH
-from seqsetvae.console import steady_output
-from seqsetvae.errors import InputError
-from seqsetvae.files import refuse_existing
-from seqsetvae.memory import keep_freed_memory
+from seqsetvae.system.console import steady_output
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import refuse_existing
+from seqsetvae.system.memory import keep_freed_memory
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells expect after Ctrl-C
 

@@ -31,8 +31,8 @@ from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES
 from seqsetvae.cohort.tidy import Skip, Source, Stays, UnnamedRows, require_separate_splits
 from seqsetvae.cohort.writer import SplitWriter
-from seqsetvae.errors import InputError
-from seqsetvae.files import new_folder
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import new_folder
 
 COMPILER_VERSION = 3  # raise it when the same input compiles to different arrays: old cache entries are then not found
 ROWS_PER_CHUNK = 1 << 16

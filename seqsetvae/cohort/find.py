@@ -30,8 +30,8 @@ from seqsetvae.cohort.sources.seqsetvae_layout import (
 )
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import Variables
-from seqsetvae.errors import InputError
-from seqsetvae.files import AlreadyThereError, file_sha256
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import AlreadyThereError, file_sha256
 
 
 def open_or_compile(

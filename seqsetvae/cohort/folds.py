@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, Split, ranges
 from seqsetvae.cohort.variables import TRAIN_SPLIT
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 OF_STAYS = ("stay_id", "subject_id", "prediction_minute", "label")  # the arrays with an entry for each stay
 POOLED = ("train", "valid")  # the test split is never part of a fold

@@ -20,8 +20,8 @@ from seqsetvae.cohort.manifest import MANIFEST, damaged, read_manifest
 from seqsetvae.cohort.statistics import N_SUMS, Floats, Sums
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT, Variables
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
 
 EMBEDDINGS = "embeddings.npy"  # of format 1
 SUMS = "sums.npy"  # in each split folder: float64 [7, V], the fields of Sums in their order

@@ -14,8 +14,8 @@ from seqsetvae.cohort.format import SAMPLES, Cohort
 from seqsetvae.cohort.manifest import damaged
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Skip
-from seqsetvae.errors import counted, cut, shown
-from seqsetvae.privacy import as_cell, from_cell
+from seqsetvae.system.errors import counted, cut, shown
+from seqsetvae.system.privacy import as_cell, from_cell
 
 IMPORT = "import"  # the key in manifest.json
 TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.cohort.tidy import LARGEST, SPLITS
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
 
 FORMAT = "seqsetvae-cohort"
 FORMAT_VERSION = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # hyphens and joiners without width, marks of direction
 SURROUNDING = (  # all spaces of Unicode, and what cannot be seen

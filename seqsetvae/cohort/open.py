@@ -22,8 +22,8 @@ from seqsetvae.cohort.sidefiles import Labels, read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.cohort.variables import DEFAULT_WIDTH, Variables
-from seqsetvae.errors import InputError
 from seqsetvae.settings.groups import DataSettings
+from seqsetvae.system.errors import InputError
 
 COHORT_CACHE = "cohorts"  # below output_root_dir: compiled copies of data folders
 

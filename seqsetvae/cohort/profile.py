@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
-from seqsetvae.findings import WARNING, Finding
+from seqsetvae.system.findings import WARNING, Finding
 
 PROFILE = "training_data"  # the key in checkpoints that we write
 NEARLY = 0.9  # stays are cut at one time if half of them are this near to the longest of them

@@ -17,8 +17,8 @@ from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.spans import TIMES, span_findings
 from seqsetvae.cohort.statistics import Sums
 from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT
-from seqsetvae.errors import counted, named, shown
-from seqsetvae.findings import ERROR, WARNING, Finding
+from seqsetvae.system.errors import counted, named, shown
+from seqsetvae.system.findings import ERROR, WARNING, Finding
 
 ALIKE = "names that differ in case, spaces or Unicode form alone, and are variables of their own"
 NOT_IN = {

@@ -17,7 +17,7 @@ from seqsetvae.cohort.tables.labels import LabelFile
 from seqsetvae.cohort.tables.read import Part, column_names, read_side_table, read_table
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stays
-from seqsetvae.errors import InputError, counted
-from seqsetvae.findings import ERROR, WARNING, Finding
+from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.findings import ERROR, WARNING, Finding
 
 TIMES = "times"  # in the report of a manifest; cohorts compiled before it existed have no such entry
 DAY = 1440.0

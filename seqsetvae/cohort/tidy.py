@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.errors import InputError, cut, shown
+from seqsetvae.system.errors import InputError, cut, shown
 
 SPLITS = ("train", "valid", "test")
 SHOWN_OF_A_CELL = 40  # characters in a count of faults

@@ -13,8 +13,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256, write_text
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256, write_text
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import BINARY, Calibration
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.imported import IMPORT, has_dates
 from seqsetvae.cohort.profile import FIXED, Profile, VariableSums, Window, hours
-from seqsetvae.errors import counted
+from seqsetvae.system.errors import counted
 
 MOST_UNKNOWN = 0.01  # share of the events that may be of variables that were not in the training data
 LARGEST_SHIFT = 1.25  # training standard deviations by which the mean over the stays may differ from that of training

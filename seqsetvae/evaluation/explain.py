@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import SplitBatches
+from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort.format import ranges
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.load import FinetunedModel
-from seqsetvae.loading import SplitBatches
+from seqsetvae.system.errors import InputError
 
 STEPS = 256  # points on the path; where layer norms make the logit jump along it, few points miss the jumps
 COPIES = 16  # of the stay in a batch: bounds memory

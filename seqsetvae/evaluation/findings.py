@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from seqsetvae.errors import counted
-from seqsetvae.findings import NOTE, WARNING, Finding
+from seqsetvae.system.errors import counted
+from seqsetvae.system.findings import NOTE, WARNING, Finding
 from seqsetvae.tasks.scores import title_of
 
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have

@@ -23,8 +23,8 @@ from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.prefixes import every_prefix
-from seqsetvae.files import AlreadyThereError, new_file
-from seqsetvae.privacy import as_cell
+from seqsetvae.system.files import AlreadyThereError, new_file
+from seqsetvae.system.privacy import as_cell
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.batches.batch import Batch, PooledBatch
 from seqsetvae.cohort import Cohort
-from seqsetvae.metrics import require_finite
-from seqsetvae.processes import columns_of_all
+from seqsetvae.system.processes import columns_of_all
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
 from seqsetvae.tasks.targets import truth
+from seqsetvae.training.metrics import require_finite
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import BatchLoader, CohortDataModule, SplitBatches
+from seqsetvae.batches.sampler import LengthBucketSampler
+from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Split
 from seqsetvae.cohort.format import ranges
-from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.predictions import predict
-from seqsetvae.loading import BatchLoader, CohortDataModule, SplitBatches
-from seqsetvae.metrics import require_finite
-from seqsetvae.processes import columns_of_all, own_share
-from seqsetvae.sampler import LengthBucketSampler
+from seqsetvae.system.processes import columns_of_all, own_share
 from seqsetvae.tasks import TASKS
+from seqsetvae.training.metrics import require_finite
 
 Ints = NDArray[np.int64]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.errors import InputError
-from seqsetvae.files import read_json
-from seqsetvae.findings import LEVELS
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import read_json
+from seqsetvae.system.findings import LEVELS
 
 LARGEST = 1e12  # of a number in a file: NaN and infinite ones are faults
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.architectures.settings import ArchitectureSettings
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.settings import ArchitectureSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.kinds import exists
 

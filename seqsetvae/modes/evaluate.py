@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqsetvae.errors import InputError
-from seqsetvae.privacy import checkpoint_names
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     BaselineSettings,
@@ -20,6 +18,8 @@ from seqsetvae.settings.groups import (
     SplitSettings,
 )
 from seqsetvae.settings.kinds import Several, choice, existing_path, exists, number, optional
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.privacy import checkpoint_names
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import pyarrow as pa
@@ -82,7 +82,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from seqsetvae.evaluation.results import evaluation, table
     from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
     from seqsetvae.modes.scoring import open_scorer
-    from seqsetvae.processes import leave
+    from seqsetvae.system.processes import leave
 
     split, data, loader = settings.split.split, settings.data, settings.loader
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
@@ -125,7 +125,7 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     """Predictions of each baseline for the evaluated stays, and what a reader must know about them."""
     import numpy as np
 
-    from seqsetvae.baselines import baseline_outputs, without_library
+    from seqsetvae.evaluation.baselines import baseline_outputs, without_library
     from seqsetvae.tasks import TASKS
     from seqsetvae.tasks.targets import truth
 
@@ -187,7 +187,7 @@ def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | No
     It is kept in the run folder unless that holds the calibration of another checkpoint.
     """
     from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
-    from seqsetvae.processes import from_first, this_process
+    from seqsetvae.system.processes import from_first, this_process
     from seqsetvae.tasks import TASKS
 
     task = TASKS[scorer.spec.task]
@@ -239,7 +239,7 @@ def _landmarks(scorer: Scorer, evaluated: Predictions, hours: Sequence[float]) -
 
 def require_writable_results(settings: Settings, scorer: Scorer) -> None:
     """Raises InputError if the results are to be in a run folder that this user may not write to."""
-    from seqsetvae.files import not_writable
+    from seqsetvae.system.files import not_writable
 
     if settings.output.output is None and scorer.folder is not None and not_writable(scorer.folder.path):
         raise InputError(f"{scorer.folder.path}: you may not write there. Pass --output FOLDER for the results.")
@@ -250,7 +250,7 @@ def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any]
     from seqsetvae.cohort.imported import read_samples
     from seqsetvae.evaluation.findings import as_text
     from seqsetvae.evaluation.prediction_file import SUFFIXES, set_aside, table_bytes, with_ids, write_result
-    from seqsetvae.files import cannot_write
+    from seqsetvae.system.files import cannot_write
 
     run_folder = None if scorer.folder is None else scorer.folder.path
     folder = settings.output.output or run_folder

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     DataSettings,
@@ -18,6 +17,7 @@ from seqsetvae.settings.groups import (
     SplitSettings,
 )
 from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
+from seqsetvae.system.errors import InputError
 
 if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     import pyarrow as pa
@@ -104,7 +104,7 @@ def run(settings: Settings) -> Prediction:
     from seqsetvae.evaluation.explain import integrated_gradients
     from seqsetvae.evaluation.prediction_file import write_table
     from seqsetvae.modes.scoring import open_scorer
-    from seqsetvae.processes import leave
+    from seqsetvae.system.processes import leave
 
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"

@@ -12,28 +12,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from seqsetvae.batches.loading import CohortDataModule, SplitBatches, data_module
+from seqsetvae.batches.variables import host_work, variable_table
+from seqsetvae.checkpoint.data import check_variables, check_width
+from seqsetvae.checkpoint.finetuned import Finetuned, load_finetuned
 from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.imported import read_samples, read_skipped
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.drift import drift, not_compared
 from seqsetvae.evaluation.explain import StayLogit
-from seqsetvae.evaluation.load import Finetuned, load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
 from seqsetvae.evaluation.prefixes import Prefixes, predict_every_set, predict_prefixes
-from seqsetvae.loading import CohortDataModule, SplitBatches, data_module
-from seqsetvae.processes import first_process_first, own_share
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.processes import first_process_first, own_share
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.spec import Spec
 from seqsetvae.tasks.targets import label_file, require_targets, with_targets, without_label
-from seqsetvae.trained_on import check_variables, check_width
 from seqsetvae.training.precision import Precision, prepare_device, say_precision, weight_type
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
-from seqsetvae.variables import host_work, variable_table
 
 UNKNOWN_VARIABLES = "none of its variables occurred in the checkpoint's training data"
 NO_EMBEDDING = "none of its variables has an embedding, so none occurred in the training data"

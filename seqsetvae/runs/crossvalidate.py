@@ -7,19 +7,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, in_no_fold
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.errors import InputError, Terminated
 from seqsetvae.evaluation.crossvalidation import Columns, lines, results
-from seqsetvae.files import file_sha256, read_json, write_text
-from seqsetvae.loading import require_both_classes
+from seqsetvae.models.trees import lightgbm
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.runs.crossvalidation_files import differing
 from seqsetvae.runs.crossvalidation_jobs import Fold, predictions_of_fold
 from seqsetvae.settings.declare import as_plain
+from seqsetvae.system.errors import InputError, Terminated
+from seqsetvae.system.files import file_sha256, read_json, write_text
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
-from seqsetvae.trees import lightgbm
 
 CONFIG, RESULT = "crossvalidation_settings.json", "crossvalidation.json"
 

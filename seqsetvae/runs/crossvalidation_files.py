@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import Columns, as_csv, read_columns
-from seqsetvae.files import file_sha256, read_json, require_no_pipe, write_text
 from seqsetvae.settings.declare import declared
 from seqsetvae.settings.old_names import current
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256, read_json, require_no_pipe, write_text
 
 RECORD = "predictions"  # its entry in the .json beside the predictions
 

@@ -15,33 +15,33 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from seqsetvae.baselines import baseline_outputs
-from seqsetvae.checkpoint import LoadReport
+from seqsetvae.batches.loading import CohortDataModule, data_module
+from seqsetvae.batches.transform import ValueTransform
+from seqsetvae.batches.variables import host_work, variable_table
+from seqsetvae.checkpoint.backbone import LoadReport
+from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.bind import bind
 from seqsetvae.cohort.folds import gather
-from seqsetvae.cohort.transform import ValueTransform
-from seqsetvae.errors import InputError
+from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
-from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
-from seqsetvae.loading import CohortDataModule, data_module
-from seqsetvae.memory import release
+from seqsetvae.models.trees import trees_alone
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
 from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.runs import finetune, pretrain
 from seqsetvae.runs.crossvalidation_files import Job
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.tuning import resolved
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.memory import release
 from seqsetvae.tasks.targets import spec_of
-from seqsetvae.trained_on import check_variables, new_transform, value_transform
 from seqsetvae.training.precision import Precision, prepare_device, weight_type
 from seqsetvae.training.pretrained import load_pretrained
 from seqsetvae.training.resume import earlier_run
 from seqsetvae.training.run_folder import SUMMARY, RunFolder, find_checkpoint
-from seqsetvae.trees import trees_alone
-from seqsetvae.variables import host_work, variable_table
 
 Done = tuple[Columns, dict[str, Any]]  # the predictions of a job, and what its .json says of it
 

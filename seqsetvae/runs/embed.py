@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import data_module
+from seqsetvae.batches.variables import embedding_table
+from seqsetvae.checkpoint.data import check_variables, value_transform
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation.drift import drift
-from seqsetvae.files import new_file
-from seqsetvae.loading import data_module
-from seqsetvae.metrics import require_finite
+from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.modes.embed import Settings
-from seqsetvae.processes import first_process_first, leave, own_share, this_process, to_first
-from seqsetvae.trained_on import check_variables, value_transform
+from seqsetvae.system.files import new_file
+from seqsetvae.system.processes import first_process_first, leave, own_share, this_process, to_first
+from seqsetvae.training.metrics import require_finite
 from seqsetvae.training.precision import Precision, prepare_device, say_precision
 from seqsetvae.training.pretrained import load_pretrained
-from seqsetvae.variables import embedding_table
 
 
 def run(settings: Settings) -> Path:

@@ -12,32 +12,32 @@ from typing import Any
 import torch
 
 from seqsetvae import __version__
-from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import ARCHITECTURE, VARIABLES, read_file, record_of
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import data_module
+from seqsetvae.batches.transform import VALUE_TRANSFORM
+from seqsetvae.batches.variables import embedding_table
+from seqsetvae.checkpoint.data import check_variables, value_transform
+from seqsetvae.checkpoint.file import read_file, write_safetensors
+from seqsetvae.checkpoint.finetuned import is_finetuned
+from seqsetvae.checkpoint.record import ARCHITECTURE, VARIABLES, record_of
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.cohort.transform import VALUE_TRANSFORM
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
-from seqsetvae.evaluation.load import is_finetuned
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
-from seqsetvae.files import file_sha256, new_folder
-from seqsetvae.loading import data_module
+from seqsetvae.models.trees import TREES
 from seqsetvae.modes.export import FIXED, Settings
 from seqsetvae.modes.scoring import data_dir_of_run, is_data_of_run, open_scorer
-from seqsetvae.safetensors_file import write_safetensors
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import (
     PretrainedSettings,
 )
+from seqsetvae.system.files import file_sha256, new_folder
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Spec
-from seqsetvae.trained_on import check_variables, value_transform
 from seqsetvae.training.pretrained import load_pretrained
 from seqsetvae.training.run_folder import EXPORTED, SUMMARY, RunFolder, find_checkpoint
 from seqsetvae.training.summary import random_in_file_advice
-from seqsetvae.trees import TREES
-from seqsetvae.variables import embedding_table
 
 CARD = "card.json"
 FINETUNED, PRETRAINED = "fine-tuned", "pretrained"

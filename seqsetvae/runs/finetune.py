@@ -11,27 +11,30 @@ import pytorch_lightning as pl
 import torch
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.checkpoint import LoadReport, TrainedOn
+from seqsetvae.batches.loading import CohortDataModule, data_module
+from seqsetvae.batches.transform import ValueTransform
+from seqsetvae.batches.variables import host_work, variable_table
+from seqsetvae.checkpoint.backbone import LoadReport
+from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
+from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.profile import Profile, median_hours
-from seqsetvae.cohort.transform import ValueTransform
-from seqsetvae.console import warn
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation import report as report_page
-from seqsetvae.head import set_prior, weight_of_positives
-from seqsetvae.loading import CohortDataModule, data_module
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.head import set_prior, weight_of_positives
+from seqsetvae.models.trees import BoostedTrees
 from seqsetvae.modes.finetune import Settings
-from seqsetvae.processes import first_process_first, leave
 from seqsetvae.settings.declare import as_plain, changed
 from seqsetvae.settings.tuning import resolved
+from seqsetvae.system.console import warn
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.processes import first_process_first, leave
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
 from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, spec_of, without_label
-from seqsetvae.trained_on import check_variables, new_transform, value_transform
 from seqsetvae.training.calibrate import calibrate_best
 from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
 from seqsetvae.training.finite import stays_in_a_file
@@ -43,9 +46,7 @@ from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
 from seqsetvae.training.table import fit_to_training_stays, grow_trees
-from seqsetvae.trees import BoostedTrees
-from seqsetvae.tuning import check_layers
-from seqsetvae.variables import host_work, variable_table
+from seqsetvae.training.tuning import check_layers
 
 
 def metrics_of(task: str) -> tuple[str, ...]:

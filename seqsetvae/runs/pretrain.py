@@ -9,17 +9,18 @@ import pytorch_lightning as pl
 import torch
 
 from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.checkpoint import LoadReport
+from seqsetvae.batches.loading import CohortDataModule, data_module
+from seqsetvae.batches.transform import ValueTransform
+from seqsetvae.batches.variables import variable_table
+from seqsetvae.checkpoint.backbone import LoadReport
+from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.profile import Profile
-from seqsetvae.cohort.transform import ValueTransform
-from seqsetvae.loading import CohortDataModule, data_module
 from seqsetvae.modes.pretrain import Settings
 from seqsetvae.objectives import OBJECTIVES
-from seqsetvae.processes import first_process_first, leave
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.trained_on import check_variables, new_transform, value_transform
+from seqsetvae.system.processes import first_process_first, leave
 from seqsetvae.training.precision import prepare_device
 from seqsetvae.training.pretrained import load_pretrained
 from seqsetvae.training.resume import is_finished
@@ -28,7 +29,6 @@ from seqsetvae.training.schedule import Watched
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, partial_weights_advice
 from seqsetvae.training.table import fit_to_training_stays
-from seqsetvae.variables import variable_table
 
 
 def run(settings: Settings, resume: Path | None = None) -> Summary | None:

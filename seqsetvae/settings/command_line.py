@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from seqsetvae import __version__
-from seqsetvae.errors import InputError
 from seqsetvae.settings import config_file
 from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
 from seqsetvae.settings.groups import RunSettings
@@ -24,6 +23,7 @@ from seqsetvae.settings.kinds import OneOf, Several
 from seqsetvae.settings.old_names import old_name
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups
 from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
+from seqsetvae.system.errors import InputError
 
 IN_SEVERAL_PROCESSES = *RESUMABLE, "evaluate", "predict", "embed"
 

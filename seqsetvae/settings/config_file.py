@@ -10,8 +10,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from seqsetvae.errors import InputError
 from seqsetvae.settings.kinds import exists
+from seqsetvae.system.errors import InputError
 
 
 def comments(config: ModuleType) -> dict[str, tuple[str, str]]:

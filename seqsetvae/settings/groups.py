@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from seqsetvae.files import not_writable
 from seqsetvae.settings.declare import argument, given, setting
 from seqsetvae.settings.kinds import (
     BOOLEAN,
@@ -25,6 +24,7 @@ from seqsetvae.settings.kinds import (
     path,
     text,
 )
+from seqsetvae.system.files import not_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 
 class Now(NamedTuple):

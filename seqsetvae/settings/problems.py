@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.errors import InputError
 from seqsetvae.settings.declare import Setting, declared, groups_in
 from seqsetvae.settings.kinds import Kind, NotAllowedError
+from seqsetvae.system.errors import InputError
 
 
 @dataclass

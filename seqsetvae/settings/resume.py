@@ -12,12 +12,12 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.errors import InputError
-from seqsetvae.files import read_json
 from seqsetvae.settings.declare import Setting, build, declared
 from seqsetvae.settings.kinds import Several, existing_path, exists, optional, text
 from seqsetvae.settings.old_names import current
 from seqsetvae.settings.problems import Problems, convert, problems_of_groups, shown
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import read_json
 
 CONFIG = "config.json"
 CHECKSUM = "settings_checksum"  # in config.json: of its settings, so that a change by hand is noticed

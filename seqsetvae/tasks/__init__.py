@@ -42,7 +42,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks import binary, multiclass, multilabel, regression
 from seqsetvae.tasks.spec import Spec, one_label
 

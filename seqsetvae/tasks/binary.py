@@ -28,7 +28,7 @@ METRICS = ("auc", "auprc")
 WATCHED = "auc"
 LABEL_IN_COHORT = True
 OFFERS = ("loss", "trees", "crossvalidate", "schema", "explain")
-NO_LABEL = -1  # as in seqsetvae.batch, which imports torch
+NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
 FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 

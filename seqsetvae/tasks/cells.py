@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import is_empty
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 from seqsetvae.tasks.spec import Spec
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqsetvae.trees import lightgbm
+from seqsetvae.models.trees import lightgbm
 
 Floats = NDArray[np.float64]
 Table = tuple[np.ndarray, Floats]  # [n, c] with NaN for missing, targets [n] or [n, K]

@@ -33,7 +33,7 @@ from seqsetvae.cohort.tables.forms import table_files
 from seqsetvae.cohort.tables.labels import LabelFile
 from seqsetvae.cohort.tables.read import Part, column_names, read_table
 from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 STAY_COLUMNS = ("ts_id", "stay_id", "id")
 SUBJECT = "subject_id"  # the id of a MEDS data set

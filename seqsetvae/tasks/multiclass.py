@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import seqsetvae.tasks.cells as common
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import Cohort, Split, is_compiled
 from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles, locate_layout
-from seqsetvae.errors import InputError
-from seqsetvae.loading import require_both_classes
 from seqsetvae.settings.groups import DataSettings
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import TaskLabels
 from seqsetvae.tasks.spec import Spec, columns_of, one_label

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from seqsetvae.checkpoint import read_file
+from seqsetvae.checkpoint.file import read_file
 from seqsetvae.evaluation.calibration import calibrate
 from seqsetvae.evaluation.predictions import predict, predictions_of
 from seqsetvae.training.feature_cache import CachedFeatures

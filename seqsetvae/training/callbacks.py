@@ -13,11 +13,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.batch import Batch
-from seqsetvae.console import Progress, duration
-from seqsetvae.errors import InputError
-from seqsetvae.files import append_text
-from seqsetvae.memory import peak_mib
+from seqsetvae.batches.batch import Batch
+from seqsetvae.system.console import Progress, duration
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import append_text
+from seqsetvae.system.memory import peak_mib
 from seqsetvae.training.run_state import Row, RunState, best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.trackers import Tracker, tensorboard

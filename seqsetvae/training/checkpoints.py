@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from seqsetvae.files import new_file
+from seqsetvae.system.files import new_file
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.schedule import Watched
 

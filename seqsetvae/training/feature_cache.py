@@ -26,13 +26,13 @@ import torch
 from torch.utils.data import Dataset
 
 import seqsetvae
-from seqsetvae.batch import PooledBatch
+from seqsetvae.batches.batch import PooledBatch
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Split
-from seqsetvae.console import warn
-from seqsetvae.errors import InputError
-from seqsetvae.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.processes import any_of, own_share, this_process, to_first
+from seqsetvae.system.console import warn
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
+from seqsetvae.system.processes import any_of, own_share, this_process, to_first
 from seqsetvae.training.feature_pass import FeaturePass, FrozenModel, fill, pooled_batches
 from seqsetvae.training.precision import Precision
 

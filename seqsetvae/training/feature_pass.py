@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from seqsetvae.batch import Batch
-from seqsetvae.console import Progress
-from seqsetvae.metrics import require_finite
-from seqsetvae.processes import this_process
+from seqsetvae.batches.batch import Batch
+from seqsetvae.system.console import Progress
+from seqsetvae.system.processes import this_process
+from seqsetvae.training.metrics import require_finite
 from seqsetvae.training.precision import Precision
 
 

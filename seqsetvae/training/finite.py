@@ -12,10 +12,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.files import write_text
-from seqsetvae.metrics import FiniteCheck, NotFiniteError, NotFiniteOutputError
-from seqsetvae.processes import of_all
+from seqsetvae.system.files import write_text
+from seqsetvae.system.processes import of_all
 from seqsetvae.training.callbacks import DelayedNumber
+from seqsetvae.training.metrics import FiniteCheck, NotFiniteError, NotFiniteOutputError
 from seqsetvae.training.run_folder import RunFolder
 
 BAD_BATCH = "bad_batch.json"

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from seqsetvae.console import warn
-from seqsetvae.errors import InputError
-from seqsetvae.processes import join
 from seqsetvae.settings.groups import RunSettings
+from seqsetvae.system.console import warn
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.processes import join
 
 
 def prepare_device(run: RunSettings) -> torch.device:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.architectures.settings import ArchitectureSettings
-from seqsetvae.checkpoint import Checkpoint, LoadReport, load_backbone, read_checkpoint
-from seqsetvae.console import warn
+from seqsetvae.checkpoint.backbone import Checkpoint, LoadReport, load_backbone, read_checkpoint
+from seqsetvae.checkpoint.data import check_value_flags, check_width
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.settings import ArchitectureSettings
 from seqsetvae.settings.groups import DataSettings, PretrainedSettings, ValueSettings
-from seqsetvae.trained_on import check_value_flags, check_width
+from seqsetvae.system.console import warn
 from seqsetvae.training.run_folder import find_checkpoint
 
 

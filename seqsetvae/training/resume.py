@@ -17,20 +17,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from seqsetvae.checkpoint import read_file
-from seqsetvae.console import warn
-from seqsetvae.errors import InputError
-from seqsetvae.files import keep_as
-from seqsetvae.interrupt import StopRequest
-from seqsetvae.metrics import RunningMean
-from seqsetvae.processes import any_of, of_all, this_process
+from seqsetvae.checkpoint.file import check_finite, check_kinds, check_types, read_file
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.old_names import current
+from seqsetvae.system.console import warn
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import keep_as
+from seqsetvae.system.interrupt import StopRequest
+from seqsetvae.system.processes import any_of, of_all, this_process
+from seqsetvae.training.metrics import RunningMean
 from seqsetvae.training.random_numbers import rng_states, set_rng_states
 from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
 from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.run_state import RunState, whole_number
-from seqsetvae.weights import check_finite, check_kinds, check_types
 
 STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from seqsetvae.errors import InputError
 from seqsetvae.settings.resume import CAN_CHANGE
+from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_state import RunState
 
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from seqsetvae.errors import InputError
-from seqsetvae.files import cannot_write, read_json, remove_leftovers, write_text
-from seqsetvae.processes import this_process
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import cannot_write, read_json, remove_leftovers, write_text
+from seqsetvae.system.processes import this_process
 
 try:
     import fcntl

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from seqsetvae.loading import CohortDataModule, epoch_of
+from seqsetvae.batches.loading import CohortDataModule, epoch_of
 
 
 class StageLoaders(pl.LightningDataModule):

@@ -18,14 +18,14 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 
-from seqsetvae.checkpoint import read_file
-from seqsetvae.console import print_line
-from seqsetvae.errors import InputError
-from seqsetvae.interrupt import StopRequest
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.memory import return_freed_memory
-from seqsetvae.processes import lost_another, this_process
+from seqsetvae.batches.loading import CohortDataModule
+from seqsetvae.checkpoint.file import read_file
 from seqsetvae.settings.groups import FinetuningSchedule, ScheduleSettings
+from seqsetvae.system.console import print_line
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.interrupt import StopRequest
+from seqsetvae.system.memory import return_freed_memory
+from seqsetvae.system.processes import lost_another, this_process
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
 from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
 from seqsetvae.training.feature_cache import CachedFeatures

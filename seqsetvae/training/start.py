@@ -11,18 +11,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seqsetvae.checkpoint import LoadReport, record_of
+from seqsetvae.batches.loading import CohortDataModule
+from seqsetvae.batches.variables import not_used, reads_no_value
+from seqsetvae.checkpoint.backbone import LoadReport
+from seqsetvae.checkpoint.record import record_of
 from seqsetvae.cohort import notices
 from seqsetvae.cohort.profile import Window
-from seqsetvae.console import end_log, start_log, warn
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256
-from seqsetvae.interrupt import stoppable
-from seqsetvae.loading import CohortDataModule
-from seqsetvae.processes import first_process_first, from_first, this_process
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.settings.resume import CHECKSUM, settings_checksum
+from seqsetvae.system.console import end_log, start_log, warn
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
+from seqsetvae.system.interrupt import stoppable
+from seqsetvae.system.processes import first_process_first, from_first, this_process
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
@@ -33,7 +35,6 @@ from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize
 from seqsetvae.training.trackers import trackers
-from seqsetvae.variables import not_used, reads_no_value
 
 
 def start_run(

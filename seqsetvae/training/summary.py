@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seqsetvae.checkpoint import LoadReport
+from seqsetvae.checkpoint.backbone import LoadReport
 from seqsetvae.cohort import Split
 from seqsetvae.training.callbacks import COUNTS
 from seqsetvae.training.feature_pass import FeaturePass

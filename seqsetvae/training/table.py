@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.console import print_line
-from seqsetvae.loading import CohortDataModule, until
+from seqsetvae.batches.loading import CohortDataModule, until
+from seqsetvae.models.trees import MAX_STAYS, BoostedTrees
 from seqsetvae.settings.groups import TreeSettings
-from seqsetvae.trees import MAX_STAYS, BoostedTrees
+from seqsetvae.system.console import print_line
 
 FIT_STAYS = 20_000  # that quantiles are computed from, which bounds memory
 

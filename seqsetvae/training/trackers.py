@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from seqsetvae.console import warn
 from seqsetvae.settings.declare import as_plain, paths_in
+from seqsetvae.system.console import warn
 
 PROJECT = "seqsetvae"
 LONGEST_SECONDS = 30  # of waiting for a server

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import data, growth, measure
 from benchmarks.__main__ import SECTIONS, table
-from seqsetvae import memory
 from seqsetvae.cohort import Cohort
+from seqsetvae.system import memory
 from tests.benchmarks.turns import in_this_process
 
 

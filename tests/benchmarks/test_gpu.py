@@ -10,8 +10,8 @@ import torch
 from benchmarks import gpu
 from benchmarks.__main__ import SECTIONS, table
 from benchmarks.measure import Figure
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.seqsetvae.backbone import Backbone
 from tests.tiny import SIZES
 
 

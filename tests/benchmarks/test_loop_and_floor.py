@@ -18,9 +18,9 @@ from benchmarks import floor, loop
 from benchmarks.__main__ import SECTIONS, keep, main
 from benchmarks.measure import Figure, Timed, apart, isolated
 from benchmarks.workloads import STEPS, Stays, Workload, open_stays
+from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
-from seqsetvae.loading import collate
+from seqsetvae.system.errors import InputError
 from tests.benchmarks.turns import in_this_process
 from tests.tiny import SIZES
 

@@ -10,10 +10,10 @@ import pytest
 
 import train_optimized
 from benchmarks import quality
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve
+from seqsetvae.system.errors import InputError
 
 
 def _finish(folder: Path, fold: int, **models: float) -> None:

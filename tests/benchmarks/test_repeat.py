@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.repeat import HEADER, one_training
 from seqsetvae.cohort import Cohort
-from seqsetvae.memory import STATUS
+from seqsetvae.system.memory import STATUS
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="a process's own memory is read from /proc")

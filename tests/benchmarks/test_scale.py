@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import scale
-from seqsetvae import memory
 from seqsetvae.cohort import open_cohort
+from seqsetvae.system import memory
 
 
 def test_numbered_stays_are_the_same_however_they_are_divided() -> None:

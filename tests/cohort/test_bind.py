@@ -12,7 +12,7 @@ from seqsetvae.cohort.bind import SideTables, bind
 from seqsetvae.cohort.sidefiles import Embeddings
 from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles
 from seqsetvae.cohort.variables import Variables
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import Folder
 from .test_compile import z_scores_of

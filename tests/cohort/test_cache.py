@@ -12,8 +12,8 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles
-from seqsetvae.errors import InputError
-from seqsetvae.files import AlreadyThereError
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import AlreadyThereError
 from tests.tiny import largest_file
 
 from .conftest import Folder

@@ -19,8 +19,8 @@ from seqsetvae.cohort.names import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, read_variable_map
 from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
 from seqsetvae.cohort.tables import events, read
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.subgroups import read_subgroup_table
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.label_file import read_label_file
 
 from .conftest import HEADER, Folder, Tables

@@ -18,7 +18,7 @@ from seqsetvae.cohort.sidefiles import read_embeddings
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tidy import USUAL_ROWS
 from seqsetvae.cohort.variables import generate_embedding
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import Folder
 

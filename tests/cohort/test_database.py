@@ -11,7 +11,7 @@ import pytest
 
 from seqsetvae.cohort.tables import database
 from seqsetvae.cohort.tables.database import Database, open_database
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from tests.tiny import largest_file
 
 N = 400_000

@@ -15,7 +15,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.report import without_statistics
 from seqsetvae.cohort.tidy import Source
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import Folder, Row
 from .test_compile import compiled, sets_of

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
+from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, gather, in_no_fold, random_part
-from seqsetvae.errors import InputError
-from seqsetvae.loading import collate
+from seqsetvae.system.errors import InputError
 
 
 def _pooled(cohort: Cohort) -> set[int]:

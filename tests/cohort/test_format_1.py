@@ -13,8 +13,8 @@ import pytest
 from seqsetvae.cohort import Cohort, notices, open_cohort
 from seqsetvae.cohort.format import SUMS
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
 
 from .conftest import Folder
 from .test_compile import compiled

@@ -14,8 +14,8 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.names import MISSING
 from seqsetvae.cohort.sidefiles import read_labels
 from seqsetvae.cohort.tables.cells import as_ids
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.subgroups import read_subgroup_table
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.cells import numbers
 from seqsetvae.tasks.label_file import read_label_file
 

@@ -10,7 +10,7 @@ import pytest
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum, read_manifest
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import Folder
 from .test_compile import compiled

@@ -16,7 +16,7 @@ from seqsetvae.cohort.sidefiles import read_labels
 from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
 from seqsetvae.cohort.tables import read
 from seqsetvae.cohort.tidy import Stay
-from seqsetvae.files import file_sha256
+from seqsetvae.system.files import file_sha256
 
 from .conftest import Folder
 

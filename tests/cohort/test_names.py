@@ -8,7 +8,7 @@ from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.names import alike, trimmed
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import HEADER, Folder, Tables
 from .test_compile import compiled, sets_of, z_scores_of

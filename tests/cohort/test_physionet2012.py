@@ -15,7 +15,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.sources import physionet_files
 from seqsetvae.cohort.sources.divide import choose_fractions
 from seqsetvae.cohort.sources.physionet2012 import PhysioNet2012
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .test_compile import sets_of
 

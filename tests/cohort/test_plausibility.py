@@ -11,8 +11,8 @@ from seqsetvae.cohort import profile
 from seqsetvae.cohort.checks import Check, check_folder
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.profile import equal_stays, last_seen
-from seqsetvae.errors import InputError
-from seqsetvae.findings import ERROR, NOTE, WARNING, Finding
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.findings import ERROR, NOTE, WARNING, Finding
 
 from .conftest import Folder, Row
 from .test_compile import compiled

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqsetvae.batches.transform import SCALE, Quantiles, read_transform
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.transform import SCALE, Quantiles, read_transform
 from seqsetvae.cohort.variables import Variables
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from tests.command import command, finetune, run_of
 
 

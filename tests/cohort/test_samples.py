@@ -12,7 +12,7 @@ from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.profile import equal_stays
 from seqsetvae.cohort.sources.divide import divide
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import Folder
 from .test_compile import compiled, sets_of

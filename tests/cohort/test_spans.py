@@ -12,7 +12,7 @@ from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.checks import check_folder
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.spans import DAY, YEAR, refuse_other_clocks
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import HEADER, Folder, Tables
 from .test_compile import compiled, sets_of

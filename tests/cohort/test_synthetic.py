@@ -9,7 +9,7 @@ import pytest
 from seqsetvae.cohort import Split, open_or_compile
 from seqsetvae.cohort.sources import synthetic
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 
 def features(split: Split, n_variables: int) -> np.ndarray:

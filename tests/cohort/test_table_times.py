@@ -14,7 +14,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.tables.times import TimeColumn, TimeFlags, find_zone, is_bad
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 from .conftest import HEADER, Tables
 from .test_compile import sets_of

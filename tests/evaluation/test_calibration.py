@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.calibration import (
     CALIBRATION,
     calibrate,
@@ -19,7 +18,8 @@ from seqsetvae.evaluation.calibration import (
     read_calibration,
 )
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.files import file_sha256
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import platt_scaling, youden_threshold
 from seqsetvae.tasks.spec import one_label

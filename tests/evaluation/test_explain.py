@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae.batches.loading import SplitBatches, collate
+from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.explain import Explanation, StayLogit, deletion_test, explain
-from seqsetvae.evaluation.load import FinetunedModel
-from seqsetvae.head import Head
-from seqsetvae.loading import SplitBatches, collate
+from seqsetvae.models.head import Head
+from seqsetvae.system.errors import InputError
 from tests import tiny
 
 

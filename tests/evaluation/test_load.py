@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.checkpoint import ARCHITECTURE
+from seqsetvae.batches.loading import collate
+from seqsetvae.batches.transform import PLAIN, VALUE_TRANSFORM
+from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.checkpoint.record import ARCHITECTURE
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.transform import PLAIN, VALUE_TRANSFORM
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import collate
+from seqsetvae.system.errors import InputError
 from tests.training.helpers import fine_tuner
 
 

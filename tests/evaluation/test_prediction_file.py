@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.evaluation.prediction_file import set_aside, table_bytes, write_result, write_table
-from seqsetvae.files import AlreadyThereError, CannotWriteError
-from seqsetvae.privacy import from_cell
+from seqsetvae.system.files import AlreadyThereError, CannotWriteError
+from seqsetvae.system.privacy import from_cell
 from tests.tiny import largest_file
 
 

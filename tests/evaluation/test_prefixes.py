@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from seqsetvae.batches.loading import CohortDataModule, collate
+from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort, Split
-from seqsetvae.evaluation.load import FinetunedModel
 from seqsetvae.evaluation.prefixes import (
     PREFIX_POOLINGS,
     Prefixes,
@@ -19,8 +20,7 @@ from seqsetvae.evaluation.prefixes import (
     predict_prefixes,
     until_hour,
 )
-from seqsetvae.head import Head
-from seqsetvae.loading import CohortDataModule, collate
+from seqsetvae.models.head import Head
 from seqsetvae.ops.pooling import POOLINGS, pool
 from tests import tiny
 from tests.prefixes import cut_after

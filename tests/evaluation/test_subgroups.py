@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.subgroups import MISSING, read_subgroup_table, subgroups_of
+from seqsetvae.system.errors import InputError
 
 STAYS = np.arange(100, 120)
 

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from seqsetvae import trees
+from seqsetvae.checkpoint.file import write_safetensors
 from seqsetvae.cohort import open_cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.errors import InputError
-from seqsetvae.safetensors_file import write_safetensors
-from seqsetvae.trees import BoostedTrees
+from seqsetvae.models import trees
+from seqsetvae.models.trees import BoostedTrees
+from seqsetvae.system.errors import InputError
 from tests.command import command, finetune, run_of
 from tests.fuzz import mutate
 from tests.tiny import SIZES

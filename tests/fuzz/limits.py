@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 SECONDS = 10  # of the processor, so that a busy machine changes nothing
 MOST_SECONDS = 300  # by the clock: something waits for ever

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from seqsetvae.architectures import ARCHITECTURES
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.checkpoint import load_backbone, read_checkpoint
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.safetensors_file import CONTENT
-from seqsetvae.trees import BoostedTrees
+from seqsetvae.checkpoint.backbone import load_backbone, read_checkpoint
+from seqsetvae.checkpoint.file import CONTENT
+from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.seqsetvae.sizes import Sizes
+from seqsetvae.models.trees import BoostedTrees
 from tests.fuzz import mutate
 from tests.fuzz.given import TREE_COLUMNS, Files
 

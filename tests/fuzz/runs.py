@@ -9,8 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import train_optimized
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation import report as reports
+from seqsetvae.system.errors import InputError
 from tests.fuzz import mutate
 from tests.fuzz.given import Files, damage_checkpoint, damage_json
 

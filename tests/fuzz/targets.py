@@ -18,14 +18,14 @@ import numpy as np
 
 import finetune_config_optimized as config
 import train_optimized
+from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.files import file_sha256
-from seqsetvae.loading import collate
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import resolve, settings_of
+from seqsetvae.system.files import file_sha256
 from tests.fuzz import imports, models, mutate, runs
 from tests.fuzz.given import Files, Target, compile_or_refuse, damage_checkpoint, damage_json, damage_one_file
 from tests.fuzz.models import load_checkpoint

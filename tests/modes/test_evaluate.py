@@ -13,9 +13,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from seqsetvae.batches.loading import collate
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort, Split
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import collate
 from seqsetvae.tasks.scores import FIGURES, platt_scaling, youden_threshold
 from tests.command import call, command, finetune, rows_of, run_of
 from tests.figures import printed_figure

@@ -10,10 +10,10 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import CohortDataModule, collate
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import CohortDataModule, collate
 from tests.command import finetune, rows_of, run_of
 from tests.modes.labels import changed_labels
 from tests.training.helpers import fine_tuner, load, run_stages

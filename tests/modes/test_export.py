@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from seqsetvae import load
-from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.checkpoint.backbone import read_checkpoint
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation import onnx_file
-from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import EXPORTED
 from tests.command import argv, call, command, finetune, rows_of, run_of
 

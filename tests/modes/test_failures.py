@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from seqsetvae.checkpoint import read_checkpoint, read_file
+from seqsetvae.checkpoint.backbone import read_checkpoint
+from seqsetvae.checkpoint.file import read_file
 from seqsetvae.cohort import Cohort
-from seqsetvae.files import cannot_write
 from seqsetvae.modes.scoring import Scorer
+from seqsetvae.system.files import cannot_write
 from seqsetvae.training import callbacks, precision
 from seqsetvae.training.run_state import Row
 from tests import tiny
@@ -31,7 +32,7 @@ def test_nan_scores_end_the_run_without_a_best_checkpoint(
     def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
         return self.net(pooled) * (1.0 if self.training else float("nan"))
 
-    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
+    monkeypatch.setattr("seqsetvae.models.head.Head.forward", broken)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
     assert "val_auc is not finite" in errors
@@ -45,7 +46,7 @@ def test_nan_scores_in_a_later_epoch_keep_the_earlier_best_checkpoint(
         self.validated = getattr(self, "validated", 0) + (not self.training)
         return self.net(pooled) * (1.0 if self.validated <= 5 else float("nan"))  # five batches: the first validation
 
-    monkeypatch.setattr("seqsetvae.head.Head.forward", broken)
+    monkeypatch.setattr("seqsetvae.models.head.Head.forward", broken)
     status, _, errors = finetune(pretrained, compiled.path, tmp_path)
     assert status == 1
     assert "val_auc is not finite" in errors

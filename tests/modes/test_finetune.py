@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae.sizes import PRESETS
-from seqsetvae.checkpoint import read_checkpoint
+from seqsetvae.checkpoint.backbone import read_checkpoint
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.seqsetvae.sizes import PRESETS
 from tests import tiny
 from tests.command import command, finetune, rows_of, run_of
 from tests.figures import printed_figure

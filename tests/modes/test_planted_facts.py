@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from seqsetvae import trees
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.evaluation.crossvalidation import read_columns, results
+from seqsetvae.models import trees
 from tests.command import call, command, run_of
 from tests.planted import FACTS, RARE_LEVEL, write_planted
 

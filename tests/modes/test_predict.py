@@ -17,10 +17,10 @@ import pytest
 import torch
 from scipy.special import expit
 
+from seqsetvae.batches.loading import collate
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import collate
 from tests.command import command, finetune, run_of
 from tests.prefixes import cut_after
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
-from seqsetvae.architectures.seqsetvae.sizes import PRESETS
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
+from seqsetvae.models.seqsetvae.decoder import PretrainingModel
+from seqsetvae.models.seqsetvae.sizes import PRESETS
 from tests.command import command, run_of
 from tests.tiny import SIZES
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from seqsetvae.batches.loading import CohortDataModule
+from seqsetvae.batches.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.cohort.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
-from seqsetvae.errors import InputError
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.system.errors import InputError
 from seqsetvae.training.feature_cache import FeatureFolder
 from tests.command import command, finetune, run_of
 from tests.tiny import compile_with_side_files

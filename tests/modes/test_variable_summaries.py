@@ -12,11 +12,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae import trees
-from seqsetvae.architectures import variable_summaries
+from seqsetvae.batches.loading import collate
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.load import load_finetuned
-from seqsetvae.loading import collate
+from seqsetvae.models import trees, variable_summaries
 from tests.command import command, finetune, rows_of, run_of
 from tests.prefixes import cut_after
 

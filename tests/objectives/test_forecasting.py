@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae import trees
-from seqsetvae.architectures import variable_summaries
-from seqsetvae.architectures.variable_summaries.backbone import Backbone
-from seqsetvae.architectures.variable_summaries.reference import plain_summaries
-from seqsetvae.architectures.variable_summaries.sizes import Sizes
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.models import trees, variable_summaries
+from seqsetvae.models.variable_summaries.backbone import Backbone
+from seqsetvae.models.variable_summaries.reference import plain_summaries
+from seqsetvae.models.variable_summaries.sizes import Sizes
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import Forecasting
 from seqsetvae.objectives.forecasting.targets import Forecast, fixed_hours, random_hours

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.architectures.seqsetvae.backbone import Backbone
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import SETS_PER_STAY, StateForecasting
 from tests import tiny

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from seqsetvae.architectures.seqsetvae import reference as plain
-from seqsetvae.architectures.seqsetvae.decoder import Decoder
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.models.seqsetvae import reference as plain
+from seqsetvae.models.seqsetvae.decoder import Decoder
 from seqsetvae.objectives.reconstruction import loss as losses
 from seqsetvae.ops import reference
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
@@ -93,7 +93,7 @@ def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[i
 def test_the_backbone_in_values_and_gradients(
     sizes: list[int], training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqsetvae.architectures.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
+    monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0).train(training)
     backbone.set_encoder.mu_logvar.eval()
     exact, few = (backbone(batch, tiny.embeddings()) for batch in _batches(sizes))

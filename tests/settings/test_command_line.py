@@ -16,12 +16,12 @@ import pytest
 import finetune_config_optimized as config
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.command import _parser as data_command
-from seqsetvae.errors import InputError
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
 from seqsetvae.settings.command_line import parser, resolve, settings_of
 from seqsetvae.settings.declare import as_plain, declared
 from seqsetvae.settings.resume import FLAGS
+from seqsetvae.system.errors import InputError
 from tests.command import argv, call, command
 
 ROOT = Path(__file__).resolve().parents[2]

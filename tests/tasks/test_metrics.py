@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, softmax
 from sklearn import metrics
 
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 from seqsetvae.tasks import TASKS, fitting, multiclass, multilabel, regression
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import Spec

@@ -16,9 +16,9 @@ import pytest
 import torch
 from sklearn import metrics
 
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
-from seqsetvae.evaluation.load import load_finetuned
 from seqsetvae.evaluation.report import write_comparison
 from seqsetvae.tasks import TASKS, regression
 from seqsetvae.tasks.spec import Spec

@@ -9,8 +9,8 @@ import torch
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.batch import Batch
-from seqsetvae.checkpoint import TrainedOn
+from seqsetvae.batches.batch import Batch
+from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.runs.finetune import METRICS, PRINTED
 from seqsetvae.settings.groups import FinetuningRates, FinetuningSchedule, HeadSettings, LossSettings

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
-from seqsetvae.architectures.seqsetvae.decoder import Decoder, PretrainingModel
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.loading import SplitBatches
 from seqsetvae.cohort import Cohort
-from seqsetvae.loading import SplitBatches
+from seqsetvae.models.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.objectives import reconstruction
 from seqsetvae.tasks.model import Loss
 from seqsetvae.training.feature_cache import cached_features

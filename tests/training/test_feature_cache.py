@@ -17,11 +17,11 @@ import torch
 
 import seqsetvae
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.batch import Batch, PooledBatch
+from seqsetvae.batches.batch import Batch, PooledBatch
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
-from seqsetvae.files import file_sha256
-from seqsetvae.loading import CohortDataModule
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import file_sha256
 from seqsetvae.training import feature_cache
 from seqsetvae.training.feature_cache import MANIFEST, POOLED, CachedFeatures, FeatureFolder, cached_features, code_hash
 from seqsetvae.training.stage_loaders import StageLoaders

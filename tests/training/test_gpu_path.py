@@ -14,11 +14,11 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from data import CohortDataModule
 from model_optimized import SeqSetVAEPretrainer
-from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.seqsetvae.decoder import PretrainingModel
 from seqsetvae.objectives import reconstruction
-from seqsetvae.optimizer import adamw, parameter_groups
+from seqsetvae.training.optimizer import adamw, parameter_groups
 from seqsetvae.training.stage_loaders import StageLoaders
 from tests import tiny
 from tests.training.helpers import features_of, fine_tuner, make_run

@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Cohort
-from seqsetvae.loading import CohortDataModule
 from tests.command import argv, call, command, finetune, rows_of, run_of
 from tests.processes import command as one_of
 from tests.processes import torchrun

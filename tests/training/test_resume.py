@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
-from seqsetvae import trees
 from seqsetvae.cohort import Cohort
+from seqsetvae.models import trees
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqsetvae import files
+from seqsetvae.system import files
 from seqsetvae.training.checkpoints import best_checkpoint
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC

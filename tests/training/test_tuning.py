@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from seqsetvae.architectures import ARCHITECTURES
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.errors import InputError
-from seqsetvae.evaluation.load import load_finetuned
+from seqsetvae.models import ARCHITECTURES
 from seqsetvae.settings.tuning import TuningSettings
+from seqsetvae.system.errors import InputError
 from seqsetvae.training.stages import Run
-from seqsetvae.tuning import check_layers, layers_of
+from seqsetvae.training.tuning import check_layers, layers_of
 from tests import tiny
 from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, scripted_run
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from seqsetvae.cohort.bind import SideTables, stats_of, tables_in, vectors_of, with_tables
 from seqsetvae.cohort.exports import meds, seqsetvae_layout, table
 from seqsetvae.cohort.format import Cohort, open_cohort
-from seqsetvae.files import refuse_existing
+from seqsetvae.system.files import refuse_existing
 
 HELP = "Write a compiled cohort in a format that other programs read."
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from seqsetvae import __version__
 from seqsetvae.cohort.exports.table import blocks, write_source_ids
 from seqsetvae.cohort.format import SAMPLES, Cohort, Split
-from seqsetvae.files import new_folder
+from seqsetvae.system.files import new_folder
 
 HELP = "MEDS 0.4 (data/, metadata/, labels/)"
 SPLIT_NAMES = {"train": "train", "valid": "tuning", "test": "held_out"}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from seqsetvae.cohort.exports.table import blocks, write_csv
 from seqsetvae.cohort.format import Cohort
-from seqsetvae.files import new_folder
+from seqsetvae.system.files import new_folder
 
 HELP = "the SeqSetVAE layout (patient_ehr/<split>/<stay>.parquet, stats.csv, oc.csv, cached.csv)"
 COLUMNS = ("variable", "value", "minute", "set_index")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from seqsetvae.cohort.format import EVENTS_PER_BLOCK, SAMPLES, Cohort, Split
 from seqsetvae.cohort.imported import read_samples
-from seqsetvae.files import new_folder
+from seqsetvae.system.files import new_folder
 
 HELP = "one long table (events/<split>.parquet, labels.csv)"
 SCHEMA = pa.schema(

@@ -24,7 +24,7 @@ from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
 from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
 from seqsetvae.cohort.tidy import SPLITS, Bools, left_out
-from seqsetvae.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted
 
 
 def _end_notes(end: StayEnd, found: Found, gone: Bools) -> list[str]:

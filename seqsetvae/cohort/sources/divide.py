@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import SPLITS, Stay
-from seqsetvae.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted
 
 Ints = NDArray[np.int64]
 

@@ -13,8 +13,8 @@ from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.sources import table
 from seqsetvae.cohort.sources.opened import MadeFiles, add_common
 from seqsetvae.cohort.sources.table_flags import spool_folder
-from seqsetvae.errors import InputError
-from seqsetvae.files import refuse_existing
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import refuse_existing
 
 _TABLES = ("events", "labels", "stays")  # arguments that may be tables in memory
 

@@ -49,7 +49,7 @@ from seqsetvae.cohort.tables.label_rules import LabelRows, read_label_rows
 from seqsetvae.cohort.tables.source import Found
 from seqsetvae.cohort.tables.stays import make_samples, per_id
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 HELP = "Compile a MEDS 0.4 data set (data/**/*.parquet, metadata/), with --labels in the label schema of MEDS."
 EXPORTED, PATIENT = Columns(SUBJECT, "minute", CODE, "value", None, "set_index"), "patient_id"

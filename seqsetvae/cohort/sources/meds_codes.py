@@ -23,7 +23,7 @@ from seqsetvae.cohort.tables.source import StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, is_bad
 from seqsetvae.cohort.tidy import Skip, left_out
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 _WHY = "An event without a time counts as a fact that is known from the start, before every prediction time."
 

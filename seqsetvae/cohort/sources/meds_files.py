@@ -20,8 +20,8 @@ from seqsetvae.cohort.tables.forms import refuse_versions, table_files
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.stays import Samples, per_id
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.errors import InputError, counted
-from seqsetvae.files import read_json
+from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.files import read_json
 
 SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
 SUBJECT_SPLITS = "metadata/subject_splits.parquet"

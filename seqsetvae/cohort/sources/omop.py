@@ -22,7 +22,7 @@ from seqsetvae.cohort.sources.table_flags import add_label_flags, add_label_rule
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, cast_cells, in_column
 from seqsetvae.cohort.tables.forms import SUFFIXES, table_files
 from seqsetvae.cohort.tables.read import column_names, read_parts
-from seqsetvae.errors import InputError, counted, shown
+from seqsetvae.system.errors import InputError, counted, shown
 
 HELP = "Compile the tables of an OMOP common data model (measurement, observation, condition, drug, procedure, visit)."
 VISIT, PERSON, DEATH = "visit_occurrence", "person", "death"

@@ -15,7 +15,7 @@ from typing import Any
 from seqsetvae.cohort.imported import SAID, Imported
 from seqsetvae.cohort.sidefiles import Labels
 from seqsetvae.cohort.tidy import Rows, Skip, Source, Stay, Stays
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

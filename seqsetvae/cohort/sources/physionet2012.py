@@ -13,7 +13,7 @@ from seqsetvae.cohort.sources.divide import choose_fractions, divide
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.physionet_files import ARCHIVES, read_set
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Stay, Stays, UnnamedRows
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 HELP = "Compile the PhysioNet/CinC Challenge 2012 as published (set-a, set-b, set-c, Outcomes-*.txt)."
 LABEL_NAME = "in_hospital_mortality"

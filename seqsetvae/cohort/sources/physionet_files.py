@@ -40,8 +40,8 @@ from seqsetvae.cohort.tidy import (
     first_bad_rows,
     left_out,
 )
-from seqsetvae.errors import InputError, cut, shown
-from seqsetvae.files import require_no_pipe
+from seqsetvae.system.errors import InputError, cut, shown
+from seqsetvae.system.files import require_no_pipe
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MIN_ROWS = 6  # a stay with fewer rows besides RecordID is left out

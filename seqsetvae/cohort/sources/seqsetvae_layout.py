@@ -19,8 +19,8 @@ from seqsetvae.cohort.sidefiles import CACHED, STATS, read_labels, require_match
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import as_shard, part
 from seqsetvae.cohort.tidy import MOST_ROWS, SPLITS, Rows, Skip, Stay, Stays, UnnamedRows, bad_name, fault
-from seqsetvae.errors import InputError
-from seqsetvae.files import require_no_pipe
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import require_no_pipe
 
 HELP = "Compile the SeqSetVAE layout (a patient_ehr folder)."
 DEFAULT_LABEL = "in_hospital_mortality"

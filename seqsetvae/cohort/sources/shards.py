@@ -23,7 +23,7 @@ from seqsetvae.cohort.imported import IMPORT, SAID, Imported, read_samples, read
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, Stays, UnnamedRows
-from seqsetvae.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted
 
 HELP = "Join cohorts that were compiled side by side, or the shards of `compile --shard`, into one."
 _DESCRIPTION = re.compile(r"shard (\d+) of (\d+) of (.*)", re.DOTALL)

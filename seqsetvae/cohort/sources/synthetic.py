@@ -11,7 +11,7 @@ from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
 from seqsetvae.cohort.exports.table import write_csv
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.cohort.variables import generate_embedding
-from seqsetvae.files import cannot_write, refuse_existing
+from seqsetvae.system.files import cannot_write, refuse_existing
 
 FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 HOURS, FIRST_STAY = 48, 900_001

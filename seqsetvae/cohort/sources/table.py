@@ -39,7 +39,7 @@ from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Dated, Samples, make_samples, per_id
 from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
-from seqsetvae.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted
 
 HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column

@@ -19,7 +19,7 @@ from seqsetvae.cohort.tables.label_rules import (
 )
 from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.errors import InputError
+from seqsetvae.system.errors import InputError
 
 
 def add_time_flags(parser: ArgumentParser) -> None:

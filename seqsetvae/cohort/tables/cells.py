@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import LONGEST_CELL, MISSING, SURROUNDING, cell_fault, id_of_float, id_of_text, trimmed
-from seqsetvae.errors import InputError
-from seqsetvae.privacy import from_cell
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.privacy import from_cell
 
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _PLAIN_ID = r"^([0-9]+|[A-Za-z][A-Za-z0-9_-]*[0-9])$"  # what `id_of_text` leaves as it is, and most ids are

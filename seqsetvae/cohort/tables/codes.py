@@ -21,7 +21,7 @@ from seqsetvae.cohort.names import trimmed
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import VariableMap
 from seqsetvae.cohort.tables.cells import as_text, first_fault, positions, split_values, written_numbers
-from seqsetvae.errors import InputError, counted, shown
+from seqsetvae.system.errors import InputError, counted, shown
 
 UNNAMED = -1  # the code of a row without a variable
 MAX_LEVELS = 1000  # of a variable; more are free text, or numbers written in a way that is not read

@@ -20,8 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import ranges
-from seqsetvae.errors import InputError, counted, cut
-from seqsetvae.files import cannot_write, scratch_folder
+from seqsetvae.system.errors import InputError, counted, cut
+from seqsetvae.system.files import cannot_write, scratch_folder
 
 MOST_MEMORY = 1 << 30  # bytes of DuckDB; more makes it no faster
 SHARE = 4  # it takes at most one part in so many of the memory that the machine, or its control group, allows

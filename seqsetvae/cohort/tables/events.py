@@ -22,7 +22,7 @@ from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.read import Part, join, read_parts, value_columns
 from seqsetvae.cohort.tables.times import BAD_TIME, TimeColumn, TimeFlags, comparable, is_bad
 from seqsetvae.cohort.tidy import MOST_ROWS, FaultyCell, Skip
-from seqsetvae.errors import InputError, counted, shown
+from seqsetvae.system.errors import InputError, counted, shown
 
 BAD_CELLS = 1000  # cells that are kept for messages
 ROWS_PER_JOINED = 1 << 15  # of a part that is made of those of small files

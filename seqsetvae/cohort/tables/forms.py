@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqsetvae.cohort.tables.cells import as_facts, as_text
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 TEXTS, PACKED = (".csv", ".tsv", ".psv", ".txt"), ("", ".gz", ".bz2", ".zst")
 PARQUET, EXCEL = (".parquet", ".pq"), ".xlsx"

@@ -21,7 +21,7 @@ from seqsetvae.cohort.tables.forms import Form
 from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
-from seqsetvae.errors import InputError, counted, shown
+from seqsetvae.system.errors import InputError, counted, shown
 
 
 @dataclass(frozen=True)

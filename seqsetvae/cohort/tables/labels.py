@@ -14,7 +14,7 @@ from seqsetvae.cohort.names import MISSING, is_empty
 from seqsetvae.cohort.tables.cells import NUMBER, as_id_texts, as_known_ids, as_text, cast_cells, in_column, positions
 from seqsetvae.cohort.tables.read import Part
 from seqsetvae.cohort.tables.times import DAY, TimeColumn, TimeFlags, comparable, is_bad
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 OTHER = -2  # the code of a cell that is no label
 _WORDS = {"false": 0, "true": 1}

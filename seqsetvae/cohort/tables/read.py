@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.names import columns_are, quoted, refuse_nameless, swallows_rows, trimmed
 from seqsetvae.cohort.tables.cells import first_fault, is_text, positions
 from seqsetvae.cohort.tables.forms import EXCEL, PARQUET, SEPARATORS, USUAL, Derive, Form
-from seqsetvae.errors import InputError, cut
+from seqsetvae.system.errors import InputError, cut
 
 _OF_SUFFIX = {".tsv": "\t", ".psv": "|"}  # between the cells; of the others the header tells
 ROWS_PER_PART = 1 << 18

@@ -20,7 +20,7 @@ from seqsetvae.cohort.tables.label_rules import LabelRows
 from seqsetvae.cohort.tables.read import Part, read_parts
 from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeColumn, TimeFlags, is_bad
 from seqsetvae.cohort.tidy import Stays
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 
 class Later(NamedTuple):

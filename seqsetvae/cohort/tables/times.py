@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import as_text, cast_cells, in_column, is_text, split_values
-from seqsetvae.errors import InputError, shown
+from seqsetvae.system.errors import InputError, shown
 
 DAY = 86_400_000_000  # microseconds
 _EPOCH = datetime(1970, 1, 1)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from seqsetvae.errors import InputError
-from seqsetvae.files import AlreadyThereError, CannotWriteError, append_text, new_folder
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import AlreadyThereError, CannotWriteError, append_text, new_folder
 
 PACKAGES = {"jinja2": "jinja2", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}  # module: package
 

@@ -19,9 +19,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, open_cohort
-from seqsetvae.console import WARNINGS
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.schema import EVALUATION, read_checked
+from seqsetvae.system.console import WARNINGS
+from seqsetvae.system.errors import InputError
 
 CONFIG, PREDICTIONS, EVERY_SET, METRICS = "config.json", "predictions", "every_set", "metrics.csv"
 SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (evaluation/schema.py)

@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seqsetvae.files import new_file
+from seqsetvae.system.files import new_file
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 SERIES = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY]

@@ -39,7 +39,7 @@ class Settings:
 
 def build_model(architecture: str, sizes: Any) -> Any:
     """The backbone alone; the weights of the forecast belong to the loss."""
-    from seqsetvae.architectures import ARCHITECTURES
+    from seqsetvae.models import ARCHITECTURES
 
     return ARCHITECTURES[architecture].build(sizes)
 

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seqsetvae.architectures.variable_summaries.backbone import Backbone
-from seqsetvae.architectures.variable_summaries.encoding import quantile
-from seqsetvae.architectures.variable_summaries.sizes import Sizes
-from seqsetvae.architectures.variable_summaries.summaries import SUMMARIES
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.models.variable_summaries.backbone import Backbone
+from seqsetvae.models.variable_summaries.encoding import quantile
+from seqsetvae.models.variable_summaries.sizes import Sizes
+from seqsetvae.models.variable_summaries.summaries import SUMMARIES
 from seqsetvae.objectives.forecasting.targets import (
     PERIODS,
     Cutter,

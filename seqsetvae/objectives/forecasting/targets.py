@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from seqsetvae.architectures.variable_summaries.prepare import Summaries, Summarizer
-from seqsetvae.architectures.variable_summaries.summaries import event_hours, stay_hours
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.models.variable_summaries.prepare import Summaries, Summarizer
+from seqsetvae.models.variable_summaries.summaries import event_hours, stay_hours
 
 EARLIEST, LATEST = 0.1, 0.9  # share of a stay's length: a stay is cut between them
 PERIODS = 2  # T

@@ -14,8 +14,8 @@ from seqsetvae.settings.declare import setting
 from seqsetvae.settings.kinds import integer, number
 
 if TYPE_CHECKING:
-    from seqsetvae.architectures.seqsetvae import Sizes
-    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+    from seqsetvae.models.seqsetvae import Sizes
+    from seqsetvae.models.seqsetvae.decoder import PretrainingModel
     from seqsetvae.objectives.reconstruction.objective import Reconstruction
 
 TRAINS: frozenset[str] | None = frozenset({"seqsetvae"})  # other architectures have no Gaussian of each set
@@ -55,7 +55,7 @@ class Settings:
 
 def build_model(architecture: str, sizes: Sizes) -> PretrainingModel:
     """A SeqSetVAE backbone and the decoder."""
-    from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
+    from seqsetvae.models.seqsetvae.decoder import PretrainingModel
 
     return PretrainingModel(sizes)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from seqsetvae.architectures.seqsetvae.decoder import PretrainingModel
-from seqsetvae.architectures.seqsetvae.history_encoder import TIME_BUCKETS
-from seqsetvae.architectures.seqsetvae.sizes import Sizes
-from seqsetvae.batch import Batch
+from seqsetvae.batches.batch import Batch
+from seqsetvae.models.seqsetvae.decoder import PretrainingModel
+from seqsetvae.models.seqsetvae.history_encoder import TIME_BUCKETS
+from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.objectives.reconstruction.loss import PosteriorHealth, kl_with_free_bits, reconstruction
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.evaluation.report import write_report
-from seqsetvae.files import read_json
+from seqsetvae.system.files import read_json
 from tests.evaluation.report.example import example_run
 
 

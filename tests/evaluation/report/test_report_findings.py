@@ -10,7 +10,7 @@ import pytest
 
 from seqsetvae.evaluation.report.page import findings_of_run
 from seqsetvae.evaluation.report.run_files import read_run
-from seqsetvae.findings import LEVELS
+from seqsetvae.system.findings import LEVELS
 from tests.evaluation.report.example import NASTY, estimate
 
 

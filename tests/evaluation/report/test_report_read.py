@@ -11,8 +11,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from seqsetvae.errors import InputError
 from seqsetvae.evaluation.report.run_files import read_metrics, read_predictions, read_risk_after_sets, read_run
+from seqsetvae.system.errors import InputError
 from tests.command import rows_of
 
 HEAD = "stay_id,split,logit,probability,calibrated_probability,label,reason\n"

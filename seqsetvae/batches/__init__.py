@@ -1,0 +1,1 @@
+"""From a cohort to batches: the flat batch, the order of batches, the data loader."""

@@ -1,0 +1,63 @@
+"""How a backbone knows the variables of a cohort, and what it computes of a batch in the data loader.
+
+Legend: V variables of the cohort, I embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqsetvae.batches.loading import Prepare, value_type
+from seqsetvae.batches.transform import ValueTransform
+from seqsetvae.cohort import Cohort
+from seqsetvae.settings.groups import RunSettings
+
+
+def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
+    """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
+
+
+def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Tensor:
+    """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I]."""
+    own = getattr(backbone, "variable_table", None)
+    return embedding_table(cohort, run) if own is None else own(cohort)
+
+
+def host_work(backbone: Any, variables: torch.Tensor, again: bool = False) -> Prepare | None:
+    """What the backbone computes of a batch on the host, in the loader; None: nothing.
+
+    With `again` the same stays are read many times, so what was computed of them is kept, if it all fits in memory.
+    """
+    summarizer = getattr(backbone, "kept_summarizer" if again else "summarizer", None)
+    return None if summarizer is None else summarizer(variables)
+
+
+def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:
+    """Variables of a cohort that a model does not use, or not wholly, and why; the backbone is fitted or loaded."""
+    left_out = cohort.manifest["report"].get("unknown_variables", {}).values()
+    found = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
+    rare = "has too few training values (min_count): that it occurred is used, its values are not"
+    found |= {name: rare for name in _numbers(cohort) if not transform.values_read(name)}
+    unused: dict[str, str] = getattr(backbone, "unused_variables", dict)()
+    found |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
+    known = getattr(backbone.sizes, "vocabulary", None)
+    if known is not None:
+        unknown = set(cohort.vocabulary) - set(known)
+        found |= dict.fromkeys(unknown, "is unknown to the pretrained checkpoint")
+    return dict(sorted(found.items()))
+
+
+def reads_no_value(cohort: Cohort, transform: ValueTransform) -> bool:
+    """Whether there are numbers, beside levels of categories, and a model reads none of them."""
+    numbers = _numbers(cohort)
+    return bool(numbers) and not any(map(transform.values_read, numbers))
+
+
+def _numbers(cohort: Cohort) -> list[str]:
+    """The variables but levels of categories, whose value is always 1, so that mean and std are 0 and 1."""
+    statistics = zip(cohort.vocabulary, cohort.mean.tolist(), cohort.std.tolist(), strict=True)
+    return [name for name, mean, std in statistics if (mean, std) != (0, 1)]

@@ -1,0 +1,155 @@
+"""Loads a fine-tuned model for use; its optimizer and loss settings are not needed.
+
+Legend: N stays, V variables, I embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seqsetvae.batches.batch import Batch
+from seqsetvae.batches.transform import VALUE_TRANSFORM, read_transform
+from seqsetvae.checkpoint.backbone import stored_shapes
+from seqsetvae.checkpoint.file import check_kinds, check_types, read_file
+from seqsetvae.checkpoint.record import (
+    FINGERPRINTS,
+    MEDIAN_HOURS,
+    TASK,
+    VARIABLES,
+    TrainedOn,
+    architecture_of,
+    check_fingerprints,
+    read_median_hours,
+    read_profile,
+    read_variables,
+)
+from seqsetvae.cohort.profile import PROFILE
+from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.head import EnsembleHead, Head, build_head, head_settings
+from seqsetvae.models.trees import TREES, BoostedTrees, average_with_trees
+from seqsetvae.settings.groups import DataSettings, HeadSettings
+from seqsetvae.settings.problems import check_recorded
+from seqsetvae.system.errors import InputError
+from seqsetvae.tasks import read_spec
+from seqsetvae.tasks.spec import Spec, one_label
+
+REQUIRED = {"sizes", "head", "label_name", "max_sets"}  # hyper_parameters of a fine-tuned checkpoint
+
+
+class FinetunedModel(nn.Module):
+    """A backbone and a head; the names of its weights are those of a fine-tuned checkpoint."""
+
+    def __init__(
+        self,
+        backbone: Any,
+        head: Head | EnsembleHead,
+        pooling: str,
+        trees: BoostedTrees | None = None,
+        spec: Spec = one_label(),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.pooling, self.trees, self.spec = backbone, head, pooling, trees, spec
+
+    def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """Outputs of each stay, logits [N, 2] for one binary label.
+
+        `embeddings` is `variables.variable_table` of the batch's cohort.
+        """
+        logits = self.head(self.backbone.pooled(batch, embeddings, self.pooling))
+        if self.trees is None:
+            return logits
+        return average_with_trees(logits, self.trees, self.backbone.table(batch, embeddings))
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned model in evaluation mode, and what its checkpoint records."""
+
+    path: Path
+    model: FinetunedModel
+    input_dim: int  # width of the variable embeddings that it was trained with
+    trained_on: TrainedOn
+
+    @property
+    def task(self) -> Spec:
+        """What it predicts."""
+        return self.model.spec
+
+
+def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
+    """The model of a checkpoint of a fine-tuning run, of any version, on the CPU.
+
+    Raises:
+        InputError: unreadable, or a checkpoint of something else.
+    """
+    content = read_file(path)
+    saved = content.get("hyper_parameters")
+    if not isinstance(saved, dict) or not saved.keys() >= REQUIRED or "state_dict" not in content:
+        why = ARCHITECTURES[architecture_of(content, path)].explain(stored_shapes(content))
+        raise InputError(
+            f"{path}: not a checkpoint of a fine-tuning run of this program; --mode evaluate and predict need one "
+            f"(a pretrained checkpoint must first be fine-tuned, with --mode finetune).{why and ' ' + why}"
+        )
+    model = _fitting(content, saved, read_spec(saved.get(TASK), saved["label_name"], path), path).to(dtype)
+    model.load_state_dict(content["state_dict"])
+    check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
+    trained_on = TrainedOn(
+        variables=read_variables(content.get(VARIABLES), path),
+        fingerprints=check_fingerprints(saved.get(FINGERPRINTS), path),
+        label_name=saved["label_name"],
+        max_sets=saved["max_sets"],
+        transform=read_transform(saved.get(VALUE_TRANSFORM), path),
+        median_hours=read_median_hours(saved.get(MEDIAN_HOURS), path),
+        profile=read_profile(saved.get(PROFILE), path),
+    )
+    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
+
+
+def _fitting(content: dict[str, Any], saved: dict[str, Any], spec: Spec, path: Path) -> FinetunedModel:
+    """The model that a checkpoint describes, with random weights, into which its weights fit.
+
+    It is built without memory first, so that sizes which the weights do not have are an error and fill no memory.
+
+    Raises:
+        InputError: sizes or settings of the head that are not allowed, or that the weights do not have.
+    """
+    name, state = architecture_of(content, path), content["state_dict"]
+    check_recorded(ARCHITECTURES[name].Sizes, saved["sizes"], path)
+    current_sizes = getattr(ARCHITECTURES[name], "current_sizes", None)
+    if current_sizes is not None:
+        saved = {**saved, "sizes": current_sizes(saved["sizes"], str(path))}
+    try:
+        check_recorded(HeadSettings, vars(head_settings(saved["head"])), path)
+        if isinstance(state, dict):  # else the next line says so
+            check_kinds({key: value for key, value in state.items() if isinstance(value, torch.Tensor)}, path)
+        without_trees = {key: value for key, value in saved.items() if key != TREES}
+        with torch.device("meta"):
+            model = _build(without_trees, name, spec)
+            check_types(state, model.state_dict(), path)
+            # A plain dict: torch notes `assign` in the metadata of `state`, and would assign in the real load, too.
+            model.load_state_dict(dict(state), assign=True)
+        return _build(saved, name, spec)
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: sizes of the wrong type reach far into torch
+        raise InputError(f"{path}: its weights and its hyper_parameters do not fit together ({error})") from error
+
+
+def is_finetuned(path: Path) -> bool:
+    """Whether a file is the checkpoint of a fine-tuning run. Raises InputError where it cannot be read."""
+    saved = read_file(path).get("hyper_parameters")
+    return isinstance(saved, dict) and saved.keys() >= REQUIRED
+
+
+def _build(saved: dict[str, Any], name: str, spec: Spec) -> FinetunedModel:
+    """The model of these hyper_parameters, with random weights."""
+    architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
+    backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
+    width = backbone.pooled_width(head.head_pooling)
+    trees = BoostedTrees(saved[TREES]) if TREES in saved else None
+    return FinetunedModel(backbone, build_head(width, head, spec.outputs), head.head_pooling, trees, spec)

@@ -1,0 +1,241 @@
+"""Boosted trees on a table of summaries, averaged with the network; their texts are checked before LightGBM reads them.
+
+LightGBM's parser believes every count and index that it reads: a damaged text can end or hang the process. So all that
+a prediction depends on is checked first, and LightGBM gets a text that is written anew from it, without the rest.
+
+Legend: n stays, c columns, L leaves of a tree. Training is deterministic, also over numbers of CPU cores.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqsetvae.system.errors import InputError
+
+TREES = "trees"  # in the hyper_parameters of a checkpoint
+MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
+# Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
+PARAMETERS: dict[str, Any] = {
+    "objective": "binary",
+    "num_leaves": 8,
+    "bagging_fraction": 0.6,
+    "bagging_freq": 1,
+    "lambda_l2": 10.0,
+    "verbose": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
+LEAF, OF_STAYS = 20, 6000  # fewest stays in a leaf of trees of so many stays; fewer in proportion, see `of_size`
+COLUMNS, LEAST_SHARE = 70, 0.05  # columns that a tree chooses from, and their least share
+ROUNDS, RATE = 1600, 0.01
+# Every other model splits at random thresholds (Geurts et al., 2006): it errs elsewhere, so the average gains. Each of
+# its trees fits less, so that it has twice as many.
+KINDS: tuple[tuple[int, dict[str, Any]], ...] = ((1, {}), (2, {"extra_trees": True}))  # times ROUNDS, parameters
+NETWORK_WEIGHT = 0.3  # of the network's log-odds in the average; from 0.3 to 0.5 there is hardly a difference
+_END = "end of trees"
+_HEADER = {  # what its lines may hold: trees of one binary label
+    "version": "v[0-9]",
+    "num_class": "1",
+    "num_tree_per_iteration": "1",
+    "label_index": "0",
+    "max_feature_idx": "[0-9]{1,6}",
+    "objective": "binary sigmoid:1",
+    "feature_names": ".*",
+    "feature_infos": ".*",
+    "tree_sizes": "[0-9 ]+",
+}
+_WHOLE = "split_feature", "decision_type", "left_child", "right_child"  # L - 1 whole numbers each
+_STATISTICS = "split_gain", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"
+_FIXED = {"num_cat": "0", "is_linear": "0"}  # no categories, no linear models in leaves
+_KEYS = {"num_leaves", *_WHOLE, "threshold", "leaf_value", *_STATISTICS, *_FIXED, "shrinkage"}
+_WHOLE_NUMBER = re.compile("-?[0-9]{1,9}")
+_NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?(e[-+]?[0-9]{1,3})?")
+# Decision types of numbers: bit 0 would be a category; bit 1 is the side of missing values, 2 and 3 say which they are.
+_NUMERIC = range(0, 12, 2)
+
+
+class BoostedTrees:
+    """Gradient-boosted trees with several seeds, every other one with random thresholds; their mean log-odds counts."""
+
+    def __init__(self, models: list[str]) -> None:
+        """Models as LightGBM writes them. Raises InputError if one is none."""
+        library, self.models = lightgbm(), models
+        try:
+            if not isinstance(models, list) or not models:
+                raise ValueError("there are none")
+            checked = [checked_text(model) for model in models]
+            self._boosters = [library.Booster(model_str=text) for text, _ in checked]
+        except (ValueError, library.basic.LightGBMError) as error:
+            raise InputError(f"the boosted trees of the checkpoint are damaged ({error}). Use another copy.") from error
+        self._columns = {columns for _, columns in checked}
+
+    @classmethod
+    def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
+        """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
+        kinds = [(seed, *KINDS[seed % len(KINDS)]) for seed in range(models)]
+        boosters = [_train(table, label, seed, times * ROUNDS, kind) for seed, times, kind in kinds]
+        return cls([booster.model_to_string() for booster in boosters])
+
+    def log_odds(self, table: np.ndarray) -> np.ndarray:
+        """[n, c] → [n]. Raises InputError if the trees were grown on a table of another width."""
+        if self._columns != {table.shape[1]}:
+            raise InputError(
+                f"the boosted trees of the checkpoint are damaged (they split {sorted(self._columns)} columns, and its "
+                f"table has {table.shape[1]}). Use another copy."
+            )
+        return np.mean([booster.predict(table, raw_score=True) for booster in self._boosters], axis=0)
+
+    def as_plain(self) -> list[str]:
+        """For a checkpoint."""
+        return self.models
+
+    def __deepcopy__(self, memo: Any) -> BoostedTrees:
+        """They never change, and averaging of weights copies the module that holds them."""
+        return self
+
+
+def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndarray) -> torch.Tensor:
+    """Logits [N, 2] of the weighted mean log-odds of network (`logits` [N, 2]) and trees (their table [N, c])."""
+    of_trees = torch.from_numpy(trees.log_odds(table)).to(logits)
+    mean = NETWORK_WEIGHT * (logits[:, 1] - logits[:, 0]) + (1 - NETWORK_WEIGHT) * of_trees
+    return torch.stack([-mean / 2, mean / 2], dim=1)
+
+
+def trees_alone(average: np.ndarray, network: np.ndarray) -> np.ndarray:
+    """Log-odds of the trees, from those of the average and of the network: [n] each."""
+    return (average - NETWORK_WEIGHT * network) / (1 - NETWORK_WEIGHT)
+
+
+def _train(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, kind: dict[str, Any]) -> Any:
+    parameters = PARAMETERS | {"seed": seed, "learning_rate": RATE, "num_threads": torch.get_num_threads()}
+    parameters |= of_size(*table.shape) | kind
+    return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds)
+
+
+def of_size(n_stays: int, n_columns: int) -> dict[str, Any]:
+    """Parameters that depend on the size of a table: with fixed ones a fact of few stays is never split off."""
+    leaf = max(1, min(LEAF, LEAF * n_stays // OF_STAYS))
+    share = max(LEAST_SHARE, min(1.0, COLUMNS / n_columns))
+    return {"min_data_in_leaf": leaf, "min_data_in_bin": min(3, leaf), "feature_fraction": share}
+
+
+def lightgbm() -> Any:
+    """The library. Raises InputError where it is not installed, or cannot be imported."""
+    try:
+        import lightgbm as library
+    except ImportError as error:
+        raise InputError(
+            "lightgbm is not installed; boosted trees (tree_models, baselines) need it: pip install lightgbm"
+        ) from error
+    except Exception as error:  # of whatever kind: no docstrings, no OpenMP
+        raise InputError(
+            f"lightgbm cannot be imported ({type(error).__name__}: {error}); boosted trees (tree_models, baselines) "
+            "need it. It needs docstrings (no python -OO) and OpenMP (libgomp1, on macOS libomp)."
+        ) from error
+    return library
+
+
+def checked_text(text: str) -> tuple[str, int]:
+    """(a text that LightGBM can read and that predicts the same, the number of columns of its table).
+
+    Raises:
+        ValueError: something in the text cannot be; the message says what.
+    """
+    if not isinstance(text, str) or not text.startswith("tree\n"):
+        raise ValueError("it is no text of LightGBM")
+    body, end, _ = text.partition(f"\n{_END}\n")
+    head, *trees = re.split(r"\nTree=(?=[0-9]+\n)", body)
+    header = _lines(head.removeprefix("tree\n"), set(_HEADER))
+    for name, allowed in _HEADER.items():
+        if not re.fullmatch(allowed, header[name]):
+            raise ValueError(f"{name} is {header[name]!r:.60}")
+    if not end or not trees or len(trees) != len(header["tree_sizes"].split()):
+        raise ValueError("trees are missing")
+    columns = int(header["max_feature_idx"]) + 1
+    blocks = [f"Tree={number}\n{_checked_tree(tree, number, columns)}\n\n\n" for number, tree in enumerate(trees)]
+    return _written(header, blocks, columns), columns
+
+
+def _lines(text: str, names: set[str]) -> dict[str, str]:
+    """The lines NAME=VALUE of a part. Raises ValueError unless each of these names is there once, and no other."""
+    pairs = [line.partition("=")[::2] for line in text.split("\n") if line]
+    found = dict(pairs)
+    if len(found) < len(pairs) or found.keys() != names:
+        odd = sorted(found.keys() ^ names) or ["a line that occurs twice"]
+        raise ValueError(f"missing or unknown: {', '.join(odd)[:60]!r}")
+    return found
+
+
+def _checked_tree(text: str, number: int, columns: int) -> str:
+    """The lines of a tree that a prediction depends on. Raises ValueError."""
+    try:
+        stated, _, rest = text.partition("\n")
+        if stated != str(number):
+            raise ValueError(f"it has the number {stated:.20}")
+        lines = _lines(rest, _KEYS)
+        (leaves,) = _whole(lines, "num_leaves", 1)
+        _check_nodes(lines, leaves, columns)
+    except ValueError as error:
+        raise ValueError(f"tree {number}: {error}") from None
+    splits = (*_WHOLE, "threshold") if leaves > 1 else ()
+    return "\n".join(f"{name}={lines[name]}" for name in ("num_leaves", *_FIXED, *splits, "leaf_value", "shrinkage"))
+
+
+def _check_nodes(lines: dict[str, str], leaves: int, columns: int) -> None:
+    """Raises ValueError unless arrays have their length, columns exist, and every node but the first is a child once.
+
+    A child that is a node has a higher number than its parent, as LightGBM writes them, so there is no circle. One that
+    is leaf k has the number -k - 1.
+    """
+    for name, fixed in _FIXED.items():
+        if lines[name] != fixed:
+            raise ValueError(f"{name} is {lines[name]!r:.20}")
+    nodes = leaves - 1
+    for name, length in (("leaf_value", leaves), ("threshold", nodes), ("shrinkage", 1)):
+        _check_numbers(lines, name, length)
+    feature, kind, left, right = (_whole(lines, name, nodes) for name in _WHOLE)
+    if not all(0 <= column < columns for column in feature):
+        raise ValueError(f"a split_feature is none of the {columns} columns")
+    if not all(each in _NUMERIC for each in kind):
+        raise ValueError("a decision_type is not that of a number")
+    if any(0 <= child <= node for children in (left, right) for node, child in enumerate(children)):
+        raise ValueError("its nodes form a circle")
+    if nodes and sorted([*left, *right]) != [*range(-leaves, 0), *range(1, nodes)]:
+        raise ValueError("its nodes form no tree")
+
+
+def _whole(lines: dict[str, str], name: str, length: int) -> list[int]:
+    """So many whole numbers. Raises ValueError."""
+    parts = lines[name].split(" ") if lines[name] else []
+    if len(parts) != length or not all(map(_WHOLE_NUMBER.fullmatch, parts)):
+        raise ValueError(f"{name} is {lines[name]!r:.60}, allowed: whole numbers, {length:,} of them")
+    return list(map(int, parts))
+
+
+def _check_numbers(lines: dict[str, str], name: str, length: int) -> None:
+    """Raises ValueError unless there are so many numbers; a threshold may be inf, for missing values."""
+    parts = lines[name].split(" ") if lines[name] else []
+    good = [_is_finite(part) or (name == "threshold" and part in ("inf", "-inf")) for part in parts]
+    if len(parts) != length or not all(good):
+        raise ValueError(f"{name} is {lines[name]!r:.60}, allowed: finite numbers, {length:,} of them")
+
+
+def _is_finite(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
+
+
+def _written(header: dict[str, str], blocks: Sequence[str], columns: int) -> str:
+    """As LightGBM writes a model, with columns that are numbered."""
+    lines = header | {
+        "feature_names": " ".join(f"Column_{column}" for column in range(columns)),
+        "feature_infos": " ".join(["none"] * columns),
+        "tree_sizes": " ".join(str(len(block)) for block in blocks),
+    }
+    head = "\n".join(f"{name}={value}" for name, value in lines.items())
+    return f"tree\n{head}\n\n{''.join(blocks)}{_END}\n"

@@ -1,0 +1,1 @@
+"""What every command needs of the machine: files, console, processes, memory, errors. Imports nothing above it."""

@@ -1,0 +1,162 @@
+"""Boosted trees: every other model has random thresholds, and a model read back predicts the same."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.models import trees
+from seqsetvae.models.trees import BoostedTrees, average_with_trees, checked_text, lightgbm, trees_alone
+from seqsetvae.system.errors import InputError
+
+pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+
+
+def _noise(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """A table and labels that have nothing to do with it."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 30)).astype(np.float32), (rng.random(n) < 0.3).astype(int)
+
+
+def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 5)
+    train, asked = trees._train, []
+
+    def trained(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, *rest: Any) -> Any:
+        asked.append((seed, rounds, "extra_trees" in rest[-1]))
+        return train(table, label, seed, rounds, *rest)
+
+    monkeypatch.setattr(trees, "_train", trained)
+    assert len(BoostedTrees.fit(*_noise(), models=3).models) == 3
+    assert asked == [(0, 5, False), (1, 10, True), (2, 5, False)]
+
+
+def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 20)
+    table, label = _noise()
+    table[::3, 5] = np.nan
+    grown = BoostedTrees.fit(table, label, models=2)
+    assert np.array_equal(BoostedTrees(grown.as_plain()).log_odds(table), grown.log_odds(table))
+    one, two = (BoostedTrees([model]).log_odds(table) for model in grown.models)
+    assert not np.array_equal(one, two)  # another seed
+    np.testing.assert_allclose(grown.log_odds(table), (one + two) / 2)
+
+
+def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 20)
+    table, label = _noise()
+    grown = BoostedTrees.fit(table, label, models=1)
+    logits = torch.tensor([[0.5, -0.5]]).repeat(len(table), 1).double()
+    found = average_with_trees(logits, grown, table).diff(dim=1).squeeze(1).numpy()
+    np.testing.assert_allclose(found, 0.3 * -1 + 0.7 * grown.log_odds(table))
+    parts = torch.from_numpy(found), torch.full((len(table),), -1.0, dtype=torch.float64)
+    np.testing.assert_allclose(trees_alone(*parts).numpy(), grown.log_odds(table))
+
+
+def test_a_damaged_model_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
+        BoostedTrees(["no model"])
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """A model of trees with several leaves, on a table of 30 columns."""
+    table, label = _noise()
+    table[::3, 5] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "ROUNDS", 20)
+        return BoostedTrees.fit(table, label, models=1).models[0]
+
+
+def test_what_lightgbm_reads_predicts_the_same(text: str) -> None:
+    import lightgbm
+
+    table, (written, columns) = _noise()[0], checked_text(text)
+    table[::2, 3] = np.nan
+    one, other = (lightgbm.Booster(model_str=model).predict(table, raw_score=True) for model in (text, written))
+    assert np.array_equal(one, other)
+    assert columns == 30
+    assert "parameters:" not in written
+
+
+DAMAGE = {  # where LightGBM itself ends the process, reads other memory, or never ends
+    "more leaves than there are": (r"num_leaves=(\d+)", "num_leaves=900000000", "tree 0: "),
+    "a leaf fewer": (r"leaf_value=\S+ ", "leaf_value=", "leaf_value is '"),
+    "a column that is not there": (r"split_feature=\d+", "split_feature=30", "none of the 30 columns"),
+    "a negative column": (r"split_feature=\d+", "split_feature=-1", "none of the 30 columns"),
+    "a circle": (r"left_child=-?\d+", "left_child=0", "its nodes form a circle"),
+    "a leaf that is not there": (r"left_child=-?\d+", "left_child=-99", "its nodes form no tree"),
+    "a split by category": (r"decision_type=\d+", "decision_type=1", "a decision_type is not that of a number"),
+    "categories": (r"num_cat=0", "num_cat=5", "num_cat is '5'"),
+    "linear models": (r"is_linear=0", "is_linear=1", "is_linear is '1'"),
+    "a leaf that is no number": (r"leaf_value=\S+ ", "leaf_value=nan ", "allowed: finite numbers"),
+    "a line twice": (r"num_cat=0", "num_cat=0\nnum_cat=0", "a line that occurs twice"),
+    "an unknown line": (r"num_cat=0", "num_cat=0\ncat_boundaries=1", "missing or unknown: 'cat_boundaries'"),
+    "a tree fewer": (r"\nTree=19\n", "\n", "trees are missing"),
+    "other numbers of trees": (r"\nTree=3\n", "\nTree=5\n", "tree 3: it has the number 5"),
+    "another objective": (r"objective=binary sigmoid:1", "objective=multiclass num_class:3", "objective is 'multi"),
+    "no end": ("end of trees", "end", "trees are missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_text_does_not_reach_lightgbm(text: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, replacement, said = DAMAGE[damage]
+    damaged = re.sub(pattern, replacement, text, count=1)
+    assert damaged != text
+    monkeypatch.setattr(trees, "lightgbm", lambda: SimpleNamespace(basic=_Basic))
+    with pytest.raises(InputError, match=re.escape(said)):
+        BoostedTrees([damaged])
+
+
+class _Basic:
+    """In the place of LightGBM, which has no Booster here."""
+
+    LightGBMError = ValueError
+
+
+@pytest.mark.parametrize("models", [[], None, "tree", [None]])
+def test_no_list_of_texts_is_one_clear_error(models: object) -> None:
+    with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
+        BoostedTrees(models)  # type: ignore[arg-type]
+
+
+def test_trees_of_another_table_are_one_clear_error(text: str) -> None:
+    with pytest.raises(InputError, match=r"they split \[30\] columns, and its table has 29"):
+        BoostedTrees([text]).log_odds(np.zeros((3, 29)))
+
+
+def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LightGBM reads its docstrings, which `python -OO` takes away, and needs OpenMP."""
+    for cause in ("None.partition", "raise OSError('libgomp.so.1: cannot open shared object file')"):
+        (tmp_path / "lightgbm.py").write_text(cause, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+        with pytest.raises(InputError, match=r"lightgbm cannot be imported .*no python -OO.*libgomp1"):
+            lightgbm()
+
+
+def test_trees_of_few_stays_have_smaller_leaves_and_try_more_of_few_columns() -> None:
+    assert trees.of_size(6392, 1400) == {"min_data_in_leaf": 20, "min_data_in_bin": 3, "feature_fraction": 0.05}
+    assert trees.of_size(420, 210) == {"min_data_in_leaf": 1, "min_data_in_bin": 1, "feature_fraction": 70 / 210}
+    assert trees.of_size(4, 3)["feature_fraction"] == 1
+
+
+def test_trees_find_a_fact_of_seven_stays() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(420, 100)).astype(np.float32)
+    label = np.arange(420) % 60 == 0
+    table[:, 0] = np.where(label, 1, np.nan)
+    fresh = rng.normal(size=(50, 100)).astype(np.float32)
+    fresh[:, 0] = np.where(np.arange(50) % 10 == 0, 1, np.nan)
+    found = BoostedTrees.fit(table, label.astype(float), 2).log_odds(fresh)
+    assert found[::10].min() > np.delete(found, np.s_[::10]).max()
