@@ -1,4 +1,4 @@
-"""Results of cross-validation: predictions by fold, and figures over folds. Importing this imports no torch.
+"""Results of cross-validation: predictions by fold, and metrics over folds. Importing this imports no torch.
 
 Legend: n stays of a fold, R resamples, K seeds of the trainings of a model (1 for a baseline).
 """
@@ -107,7 +107,7 @@ class _Table:
         }
 
     def by_run(self, model: str, weights: Floats) -> Figures:
-        """Figures of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
+        """Metrics of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
         ranking = [
             [each.ranking(weights[:, place]) for each in of_fold]
             for of_fold, place in zip(self._scores[model], self._places, strict=True)
@@ -120,7 +120,7 @@ class _Table:
 
 
 def _plain(interval: Interval, runs: Floats) -> dict[str, Any]:
-    """A figure for JSON, with its values by run [folds, K]; what varies over seeds is the mean over the folds."""
+    """A metric for JSON, with its values by run [folds, K]; what varies over seeds is the mean over the folds."""
     by_fold, by_seed = runs.mean(axis=1), runs.mean(axis=0)
     several = len(by_seed) > 1
     return interval.as_plain() | {
@@ -137,7 +137,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     seeds = max(len(entry["auroc"]["by_seed"] or [0]) for entry in models.values())
     spread = ["over folds"] * (result["folds"] > 1) + [f"over {seeds} seeds"] * (seeds > 1)
     name = max(map(len, models))
-    cell = max(len(_cell(entry[figure])) for entry in models.values() for figure in RANKING)
+    cell = max(len(_cell(entry[metric])) for entry in models.values() for metric in RANKING)
     about = "AUROC and AUPRC"
     found = [
         *said_first(result),
@@ -147,7 +147,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         f"{'':{name}}  {'AUROC':{cell}}  {'AUPRC':{cell}}  difference to {REFERENCE}, {about}",
     ]
     for model, entry in models.items():
-        cells = "  ".join(f"{_cell(entry[figure]):{cell}}" for figure in RANKING)
+        cells = "  ".join(f"{_cell(entry[metric]):{cell}}" for metric in RANKING)
         found.append(f"{model:{name}}  {cells}  {_differences(entry.get('difference', {}))}")
     if first is not None:
         found.append(f"\nDifference to {first}, {about}")

@@ -45,7 +45,7 @@ def evaluation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Plain:
-    """The content of evaluation.json. A figure that is not defined is null; differences are the model minus the other.
+    """The content of evaluation.json. A metric that is not defined is null; differences are the model minus the other.
 
     Args:
         evaluated: predictions of the checkpoint for the labelled stays of a split.
@@ -102,7 +102,7 @@ def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:
 
 
 def _figures(of: Predictions, resamples: int, seed: int) -> Plain:
-    """All figures with their intervals."""
+    """All metrics with their intervals."""
     task = TASKS[of.spec.task]
     figures = task.figures(of.spec, of.output, of.target, of.calibration)
     found = bootstrap(task.strata(of.target), figures, resamples, seed, of.subject)
@@ -110,7 +110,7 @@ def _figures(of: Predictions, resamples: int, seed: int) -> Plain:
 
 
 def _differences(one: Predictions, other: Predictions, resamples: int, seed: int) -> Plain:
-    """`one` minus `other` in the primary figures, with paired intervals."""
+    """`one` minus `other` in the primary metrics, with paired intervals."""
     task = TASKS[one.spec.task]
     ours, theirs = (
         task.figures(each.spec, each.output, one.target, each.calibration, only_primary=True) for each in (one, other)
@@ -128,9 +128,9 @@ def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
     """What a reader must know of the split and the calibration before believing the figures."""
     found = []
     if evaluated.split == "train":
-        found.append("These stays were trained on: on new stays all figures will be worse.")
+        found.append("These stays were trained on: on new stays all metrics will be worse.")
     if evaluated.split == "valid" and is_selected:
-        found.append("The validation split chose the checkpoint: on new stays the figures will be somewhat worse.")
+        found.append("The validation split chose the checkpoint: on new stays the metrics will be somewhat worse.")
     if evaluated.calibration is not None:
         return found + evaluated.calibration.cautions(evaluated.split, evaluated.target)
     kind = TASKS[evaluated.spec.task].Calibration
@@ -153,7 +153,7 @@ def table(content: Plain) -> str:
         f"  task {content['task']}, split {content['split']}: {content['stays']:,} stays{of}{counted}; label "
         f"{content['label_name']}",
         "",
-        f"  {'figure':<{width}}{'value':>8}   95 % interval (over {content['resampled']})",
+        f"  {'metric':<{width}}{'value':>8}   95 % interval (over {content['resampled']})",
         *(_line(name, figure, width) for name, figure in content["figures"].items()),
     ]
     if content["threshold"] is not None:
@@ -187,7 +187,7 @@ def _interval(figure: dict[str, float | None]) -> str:
 
 
 def _groups(title: str, rows: list[tuple[str, Plain]], primary: Sequence[str]) -> list[str]:
-    """A table with one row for each subgroup or landmark, and a column for each primary figure."""
+    """A table with one row for each subgroup or landmark, and a column for each primary metric."""
     if not rows:
         return []
     columns = ["stays", *(["positives"] if "positives" in rows[0][1] else [])]

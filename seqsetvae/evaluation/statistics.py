@@ -1,4 +1,4 @@
-"""Bootstrap intervals of figures, whatever the task.
+"""Bootstrap intervals of metrics, whatever the task.
 
 A resample is a row of weights: how often each stay was drawn. Subjects (patients) are drawn, each with all stays,
 because stays of one subject are alike: intervals that take them as independent are too narrow.
@@ -18,13 +18,13 @@ from seqsetvae.tasks.scores import Figures, Floats, Ints, Scores
 
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
-MOST_UNDEFINED = 0.05  # share of resamples in which a figure may be undefined; above it there is no interval
+MOST_UNDEFINED = 0.05  # share of resamples in which a metric may be undefined; above it there is no interval
 WEIGHTS_PER_BLOCK = 1 << 18  # weights in memory at once: 2 MiB stay in a core's cache
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and the 2.5th and 97.5th percentile of its bootstrap distribution; None where it is not defined."""
+    """A metric, and the 2.5th and 97.5th percentile of its bootstrap distribution; None where it is not defined."""
 
     value: float | None
     low: float | None = None

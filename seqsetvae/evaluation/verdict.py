@@ -43,7 +43,7 @@ def not_worse(others: Iterable[str], split: str | None = None, beside: str = "")
 
 
 def _beside_the_best(figures: Plain, others: Plain) -> str:
-    """The first figure that is compared, beside that of the best of the models."""
+    """The first metric that is compared, beside that of the best of the models."""
     models = {name: other for name, other in others.items() if name not in NO_MODELS and other.get("difference")}
     if not models:
         return ""
@@ -92,7 +92,7 @@ def _sign(name: str, difference: Plain) -> int:
 
 
 def less_is_better(name: str) -> bool:
-    family = name.removeprefix("mean ").split(" of ")[0]  # of the figure of one column
+    family = name.removeprefix("mean ").split(" of ")[0]  # of the metric of one column
     return family in LESS_IS_BETTER or any(
         each.less_is_better for key, each in FIGURES.items() if family in (key, each.title)
     )
@@ -106,7 +106,7 @@ def _rank(other: Plain) -> float:
 
 
 def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
-    """The figures of both and their difference, of those that are not the same; the model's advantages too."""
+    """The metrics of both and their difference, of those that are not the same; the model's advantages too."""
     parts = []
     for name, difference in compared:
         sign = _sign(name, difference)

@@ -1,4 +1,4 @@
-"""Evaluate: figures with intervals of fine-tuned checkpoints on one split."""
+"""Evaluate: metrics with intervals of fine-tuned checkpoints on one split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # they import torch, and --help must not wait for it
     from seqsetvae.modes.scoring import Scorer
     from seqsetvae.tasks.spec import Calibration
 
-HELP = "figures of fine-tuned checkpoints on one split, with 95 % intervals"
+HELP = "metrics of fine-tuned checkpoints on one split, with 95 % intervals"
 NEEDS = ("ckpt", "split")
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions"
 
@@ -154,7 +154,9 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     outputs |= {name: output[rows] for name, output in found.items()}
     notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]
     if evaluated.split == "valid":
-        notes.append("The baselines were stopped or chosen on the validation split: on it their figures are too good.")
+        notes.append(
+            "The baselines were stopped or chosen on the validation split, where their metrics are optimistic."
+        )
     return {name: evaluated.other(output) for name, output in outputs.items()}, notes
 
 

@@ -29,7 +29,7 @@ WATCHED = "auc"
 LABEL_IN_COHORT = True
 OFFERS = ("loss", "trees", "crossvalidate", "schema", "explain")
 NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
-FEW_POSITIVES = 50  # below this the figures are too uncertain for a conclusion, and so are the intervals themselves
+FEW_POSITIVES = 50  # below this the metrics are too uncertain for a conclusion, and so are the intervals themselves
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 
 Floats = NDArray[np.float64]
@@ -130,7 +130,7 @@ def strata(target: Floats) -> NDArray[np.int64]:
 
 
 def primary(spec: Spec) -> tuple[str, ...]:
-    """The figures whose difference to a baseline is shown."""
+    """The metrics whose difference to a baseline is shown."""
     return ("auroc", "auprc")
 
 
@@ -160,7 +160,7 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration 
 
 
 def cautions(target: Floats, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before believing the figures of these stays."""
+    """What a reader must know before believing the metrics of these stays."""
     stays, positives = len(target), counts(target)["positives"]
     fewer, of_class = min((positives, "positive"), (stays - positives, "negative"))
     low = figures["auroc"]["low"]
@@ -168,7 +168,7 @@ def cautions(target: Floats, figures: Mapping[str, Mapping[str, Any]]) -> list[s
         (
             fewer < FEW_POSITIVES,
             f"Only {fewer:,} of {stays:,} stays are {of_class}: with fewer than {FEW_POSITIVES} stays of a class the "
-            "figures are uncertain and their intervals themselves unreliable. --mode crossvalidate tests every "
+            "metrics are uncertain and their intervals themselves unreliable. --mode crossvalidate tests every "
             "stay once.",
         ),
         (
@@ -212,7 +212,7 @@ class Calibration(Fitted):
     )
     SAME_STAYS: ClassVar[str] = (
         "Calibration and threshold were fitted on these stays: calibration slope and intercept, Brier score, ECE "
-        "and the figures at the threshold will be worse on new stays."
+        "and the metrics at the threshold will be worse on new stays."
     )
 
     positives: int

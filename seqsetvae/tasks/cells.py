@@ -18,7 +18,7 @@ from seqsetvae.tasks.spec import Spec
 if TYPE_CHECKING:
     import torch
 
-FEW_STAYS = 100  # below this the figures are too uncertain for a conclusion
+FEW_STAYS = 100  # below this the metrics are too uncertain for a conclusion
 
 
 def numbers(
@@ -67,8 +67,8 @@ def strata(target: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def cautions(target: NDArray[np.float64], figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before believing the figures of these stays: targets [n, K]."""
-    text = f"Only {len(target):,} stays have a label: below {FEW_STAYS} the figures are uncertain."
+    """What a reader must know before believing the metrics of these stays: targets [n, K]."""
+    text = f"Only {len(target):,} stays have a label: below {FEW_STAYS} the metrics are uncertain."
     return [text] * (len(target) < FEW_STAYS)
 
 

@@ -84,7 +84,7 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
 
 
 def primary(spec: Spec) -> tuple[str, ...]:
-    """The figures whose difference to a baseline is shown."""
+    """The metrics whose difference to a baseline is shown."""
     return ("mean AUROC", "mean AUPRC")
 
 

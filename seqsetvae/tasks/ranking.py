@@ -1,4 +1,4 @@
-"""Figures of several binary labels, or of each class against the others.
+"""Metrics of several binary labels, or of each class against the others.
 
 Legend: n stays, K labels, R resamples.
 """
@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from seqsetvae.tasks.curves import outcome_curves
 from seqsetvae.tasks.scores import RANKING, Scores, title_of
 
-OF_EACH = (*RANKING, "brier")  # figures of each label
+OF_EACH = (*RANKING, "brier")  # metrics of each label
 
 Floats = NDArray[np.float64]
 

@@ -104,7 +104,7 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
 
 
 def primary(spec: Spec) -> tuple[str, ...]:
-    """The figures whose difference to a baseline is shown."""
+    """The metrics whose difference to a baseline is shown."""
     return tuple(f"{figure} of {name}" for name in spec.names for figure in ("R²", "MAE"))
 
 

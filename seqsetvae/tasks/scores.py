@@ -1,6 +1,6 @@
-"""Figures of the predictions of one binary label, with numpy, scipy and scikit-learn alone.
+"""Metrics of the predictions of one binary label, with numpy, scipy and scikit-learn alone.
 
-Every figure is a function of weights, how often each stay was drawn, so that its value (each stay once) and its
+Every metric is a function of weights, how often each stay was drawn, so that its value (each stay once) and its
 interval (2,000 rows of weights at a time, evaluation/statistics.py) come from the same code.
 
 Legend: n stays, R resamples.
@@ -19,7 +19,7 @@ from sklearn.metrics import roc_curve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Figures = dict[str, Floats]  # figure -> its value in each resample, [R]; NaN where it is not defined
+Figures = dict[str, Floats]  # metric -> its value in each resample, [R]; NaN where it is not defined
 
 RANKING = ("auroc", "auprc")
 PREVALENCE = "prevalence"  # the baseline that gives every stay the same probability
@@ -84,7 +84,7 @@ class Scores:
 
 
 class Drawn:
-    """Scores in R resamples, weights [R, n]; what several figures have in common is computed once."""
+    """Scores in R resamples, weights [R, n]; what several metrics have in common is computed once."""
 
     def __init__(self, scores: Scores, weights: Floats) -> None:
         self.scores, self.weights, self.total = scores, weights, weights.sum(axis=1)
@@ -116,7 +116,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: all that is known of it."""
+    """One metric: all that is known of it."""
 
     title: str  # in tables
     of: Callable[[Drawn], Floats]  # its value in each resample [R]
@@ -143,7 +143,7 @@ FIGURES = {
 
 
 def title_of(name: str) -> str:
-    """What a figure is called in tables: those of other tasks than one binary label by their names."""
+    """What a metric is called in tables: those of other tasks than one binary label by their names."""
     return FIGURES[name].title if name in FIGURES else name
 
 
