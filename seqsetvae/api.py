@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from seqsetvae.checkpoint.finetuned import Finetuned, load_finetuned
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.modes.predict import rows
-from seqsetvae.modes.scoring import open_scorer
+from seqsetvae.runs.predict import rows
+from seqsetvae.runs.scoring import open_scorer
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import find_checkpoint

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
@@ -17,18 +14,11 @@ from seqsetvae.settings.groups import (
     SplitSettings,
 )
 from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
-from seqsetvae.system.errors import InputError
-
-if TYPE_CHECKING:  # they import torch, and --help must not wait for it
-    import pyarrow as pa
-
-    from seqsetvae.modes.scoring import Scorer
-    from seqsetvae.tasks.spec import Calibration
 
 HELP = "write the probability of every stay to a file; labels are not needed"
 NEEDS = ("ckpt", "output")
+BODY = "seqsetvae.runs.predict"
 SUFFIXES = (".csv", ".parquet")
-DRIFTED = 3  # exit status: the predictions are written, but the data differ from the training data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +50,6 @@ class Settings:
     run: RunSettings
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What was written, and in which ways the data differ from the training data."""
-
-    output: Path
-    rows: int
-    drift: tuple[str, ...]
-
-    @property
-    def exit_status(self) -> int:
-        return DRIFTED if self.drift else 0
-
-
 def problems(settings: Settings) -> list[str]:
     """One checkpoint; the output must be a new file in a folder that exists."""
     output, ckpt = settings.output.output, settings.finetuned.ckpt or ()
@@ -96,137 +73,3 @@ def problems(settings: Settings) -> list[str]:
             (not (exists(output.parent) and output.parent.is_dir()), f"{text}; allowed: a file in an existing folder"),
         ]
     return [problem for wrong, problem in rules if wrong]
-
-
-def run(settings: Settings) -> Prediction:
-    """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
-    from seqsetvae.evaluation.calibration import read_calibration
-    from seqsetvae.evaluation.explain import integrated_gradients
-    from seqsetvae.evaluation.prediction_file import write_table
-    from seqsetvae.modes.scoring import open_scorer
-    from seqsetvae.system.processes import leave
-
-    output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
-    assert ckpt is not None, "settings are checked before a mode runs"
-    assert output is not None, "settings are checked before a mode runs"
-    if settings.explain is not None:
-        integrated_gradients()  # what is missing is said before any work
-    asked = [] if split is None else [split]
-    scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
-    splits = asked or list(scorer.cohort.splits)
-    refuse_for_task(scorer, schema=settings.schema == "meds", explain=settings.explain is not None)
-    calibration, line = read_calibration(scorer.path, scorer.spec.task)
-    print(line)
-    if settings.explain is not None:
-        leave()  # a few stays are no work for several processes
-        table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
-    elif settings.every_set:
-        table = every_set_rows(scorer, splits, calibration)
-    else:
-        table = rows(scorer, splits, calibration, all_splits=split is None)
-        if settings.schema == "meds":
-            table = as_meds(table, scorer, splits, calibration)
-    leave()
-    write_table(output, table)
-    print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
-    for line in scorer.not_compared(splits):
-        print(line)
-    warnings = scorer.drift(splits)
-    for warning in warnings:
-        print(f"⚠️  {warning}")
-    if warnings:
-        print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
-    return Prediction(output, table.num_rows, tuple(warnings))
-
-
-def refuse_for_task(scorer: Scorer, **given: bool) -> None:
-    """Raises InputError for flags that were given and mean nothing for the task of the checkpoint."""
-    from seqsetvae.tasks import TASKS
-
-    task = scorer.spec.task
-    flags = [f"--{name}" for name, is_given in given.items() if is_given and name not in TASKS[task].OFFERS]
-    if flags:
-        there = " and ".join(name for name, each in TASKS.items() if set(given) <= set(each.OFFERS))
-        raise InputError(
-            f"{' and '.join(flags)}: not available for --task {task}, which {scorer.path} was trained for; available "
-            f"for --task {there}. Leave out {' and '.join(flags)}."
-        )
-
-
-def rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None, *, all_splits: bool) -> pa.Table:
-    """One row for every stay of these splits; also for those that the compilation of the data left out."""
-    import pyarrow as pa
-
-    from seqsetvae.cohort.imported import read_samples
-    from seqsetvae.evaluation.prediction_file import prediction_table, with_ids, without_prediction
-
-    tables = []
-    for split in splits:
-        reasons, stays = scorer.without_known_variable(split), scorer.cohort.split(split).stay_id
-        tables.append(prediction_table(replace(scorer.predict(split), calibration=calibration), stays, reasons))
-    left_out = [each for each in scorer.left_out() if each[1] in splits or (all_splits and each[1] is None)]
-    table = pa.concat_tables([*tables, without_prediction(left_out, tables[0].schema)])
-    missing = table["reason"].drop_null()
-    if len(missing):
-        print(f"No prediction for {len(missing):,} of {len(table):,} stays; the column `reason` says why")
-    return with_ids(table, read_samples(scorer.cohort))
-
-
-def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:
-    """One row for every set of every stay of these splits."""
-    import pyarrow as pa
-
-    from seqsetvae.evaluation.prediction_file import every_set_table
-
-    print(
-        "The risk after every set: the head was trained on whole stays only, and is applied here to the beginnings of "
-        "stays, as is the calibration. --mode evaluate --landmarks measures how well it does there"
-    )
-    outputs = {split: scorer.predict_every_set(split) for split in splits}
-    return pa.concat_tables(
-        [every_set_table(scorer.cohort.split(name), each, scorer.spec, calibration) for name, each in outputs.items()]
-    )
-
-
-def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:
-    """One row for every event of these stays; prints how far the contributions can be trusted."""
-    import pyarrow as pa
-
-    from seqsetvae.evaluation.explain import deletion_test, explain
-    from seqsetvae.evaluation.prediction_file import explanation_table
-
-    functions = [scorer.logit_of(stay, splits) for stay in stays]
-    print(
-        "Contributions of the values to the logit, compared with every value at its training mean. They should add up\n"
-        "to the difference of the two logits, and setting the tenth of the events that contribute most to their mean\n"
-        "should change the logit more than a random tenth does:\n"
-        f"  {'stay':>12}{'logit':>10}{'at mean':>10}{'sum':>10}{'largest tenth':>15}{'random tenth':>14}"
-    )
-    tables = []
-    for stay, function in zip(stays, functions, strict=True):
-        found = explain(function, stay)
-        most, at_random = deletion_test(function, found, seed)
-        logits = (found.logit, found.logit_at_mean, float(found.contribution.sum()))
-        cells = "".join(f"{number:>10.3f}" for number in logits)
-        print(f"  {stay:>12}{cells}{most:>15.3f}{at_random:>14.3f}", flush=True)
-        tables.append(explanation_table(found, scorer.cohort))
-    return pa.concat_tables(tables)
-
-
-def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:
-    """The rows with a prediction, in the schema of MEDS; prints how stays and times are expressed in it."""
-    import numpy as np
-
-    from seqsetvae.cohort.imported import read_samples
-    from seqsetvae.evaluation.prediction_file import has_dates, meds_table
-
-    samples = read_samples(scorer.cohort)
-    keys = "the stay; prediction_time is the time of its last event, in minutes since admission counted from 1970-01-01"
-    if has_dates(samples):
-        keys = "that of the imported data, prediction_time too (the last event, where they have none)"
-    is_calibrated = table["calibrated_probability"].null_count < len(table)
-    print(f"MEDS: subject_id is {keys}; the probability is {'calibrated' if is_calibrated else 'not calibrated'}")
-    parts = [scorer.cohort.split(split) for split in splits]
-    minute = np.concatenate([part.minute[part.stay_offset[1:] - 1] for part in parts])
-    minute = np.append(minute, np.full(len(table) - len(minute), np.nan))  # of stays that are not in the cohort
-    return meds_table(table, minute, None if calibration is None else calibration.threshold, samples)

@@ -10,6 +10,7 @@ from seqsetvae.settings.kinds import Several, existing_path, path
 
 HELP = "write report.html for a run, or one page that compares several"
 NEEDS = ("runs",)
+BODY = "seqsetvae.runs.report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +32,3 @@ def problems(settings: Settings) -> list[str]:
     if len({run.resolve() for run in runs}) < len(runs):
         found.append("runs: received a folder twice; allowed: each run once")
     return found
-
-
-def run(settings: Settings) -> Path:
-    """Write the page and print where it is."""
-    from seqsetvae.evaluation.report import write_comparison, write_report
-
-    assert settings.runs, "settings are checked before a mode runs"
-    one = len(settings.runs) == 1
-    page = write_report(settings.runs[0]) if one else write_comparison(settings.runs, settings.output_root_dir)
-    print(f"Wrote {page}")
-    return page

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.modes import evaluate
 from seqsetvae.modes.demo import FINETUNING, OWN_DATA, PRETRAINING, Settings
-from seqsetvae.runs import finetune, pretrain
+from seqsetvae.runs import evaluate, finetune, pretrain
 from seqsetvae.settings.declare import changed
 from seqsetvae.training.run_folder import RunFolder
 

@@ -27,7 +27,7 @@ from seqsetvae.evaluation.calibration import read_calibration, write_calibration
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
 from seqsetvae.models.trees import TREES
 from seqsetvae.modes.export import FIXED, Settings
-from seqsetvae.modes.scoring import data_dir_of_run, is_data_of_run, open_scorer
+from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import (
     PretrainedSettings,

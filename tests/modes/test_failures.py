@@ -16,7 +16,7 @@ import torch
 from seqsetvae.checkpoint.backbone import read_checkpoint
 from seqsetvae.checkpoint.file import read_file
 from seqsetvae.cohort import Cohort
-from seqsetvae.modes.scoring import Scorer
+from seqsetvae.runs.scoring import Scorer
 from seqsetvae.system.files import cannot_write
 from seqsetvae.training import callbacks, precision
 from seqsetvae.training.run_state import Row

@@ -1,0 +1,209 @@
+"""Evaluate: metrics with intervals of fine-tuned checkpoints on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqsetvae.cohort.imported import read_samples
+from seqsetvae.evaluation.baselines import baseline_outputs, without_library
+from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
+from seqsetvae.evaluation.findings import as_text
+from seqsetvae.evaluation.prediction_file import (
+    SUFFIXES,
+    prediction_table,
+    set_aside,
+    table_bytes,
+    with_ids,
+    write_result,
+)
+from seqsetvae.evaluation.predictions import Predictions
+from seqsetvae.evaluation.prefixes import until_hour
+from seqsetvae.evaluation.report import report_finished_run
+from seqsetvae.evaluation.results import evaluation, table
+from seqsetvae.evaluation.schema import EVALUATION
+from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
+from seqsetvae.modes.evaluate import Settings
+from seqsetvae.runs.scoring import Scorer, open_scorer
+from seqsetvae.system.errors import InputError
+from seqsetvae.system.files import cannot_write, not_writable
+from seqsetvae.system.privacy import checkpoint_names
+from seqsetvae.system.processes import from_first, leave, this_process
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.spec import Calibration
+from seqsetvae.tasks.targets import truth
+
+PREDICTIONS = "predictions"
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Evaluate the first --ckpt on --split, on the data of its run unless --data_dir is given, and compare the others.
+
+    Returns:
+        The content of evaluation.json.
+    """
+    split, data, loader = settings.split.split, settings.data, settings.loader
+    assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
+    assert split is not None, "settings are checked before a mode runs"
+    columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
+    scorers = [
+        open_scorer(ckpt, data, loader, settings.run, [split], labelled=True) for ckpt in settings.finetuned.ckpt
+    ]
+    first = scorers[0]
+    require_writable_results(settings, first)
+    every = [scorer.predict(split) for scorer in scorers]
+    evaluated = [_evaluated(*each) for each in zip(scorers, every, strict=True)]
+    _require_same_stays(scorers, evaluated)
+    landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
+    leave()
+    names = checkpoint_names([scorer.path for scorer in scorers])
+    others, about_baselines = _baselines(settings.baselines.baselines, first, evaluated[0])
+    content = evaluation(
+        evaluated[0],
+        names[0],
+        others=others | dict(zip(names[1:], evaluated[1:], strict=True)),
+        subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
+        landmarks=landmarks,
+        cautions=[*_left_out(every[0], evaluated[0]), *_drift(first, split), *about_baselines],
+        is_selected=first.is_selected,
+        seed=settings.run.seed,
+    )
+    print(f"\n{table(content)}")
+    for caution in content["cautions"]:
+        print(f"⚠️  {caution}")
+    whole = replace(every[0], calibration=evaluated[0].calibration)
+    rows = prediction_table(whole, first.cohort.split(split).stay_id, first.without_known_variable(split))
+    write_evaluation(settings, first, content, rows)
+    if first.folder is not None and settings.output.output is None:
+        report_finished_run(first.folder.path)
+    return content
+
+
+def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:
+    """Predictions of each baseline for the evaluated stays, and what a reader must know about them."""
+    spec = evaluated.spec
+    task, cohort = TASKS[spec.task], scorer.cohort
+    if which == "none":
+        return {}, []
+    targets = {name: truth(cohort, name, spec) for name in ("train", "valid") if name in cohort.splits}
+    can_be_trained = {"train", "valid"} <= targets.keys() and all(
+        len(np.unique(column[~np.isnan(column)])) >= (max(len(spec.classes), 2) if name == "train" else 2)
+        for name, target in targets.items()
+        for column in target.T
+    )
+    outputs = task.constant(spec, targets["train"] if can_be_trained else None, evaluated.target)
+    if not can_be_trained:  # the checkpoint may have been trained on other data
+        note = (
+            f"No baselines{' but the ' * bool(outputs)}{', '.join(outputs)}: the data have no train and valid splits "
+            "whose labels are known and differ, to train others on."
+        )
+        return {name: evaluated.other(output) for name, output in outputs.items()}, [note]
+    missing = without_library()
+    trained = [name for name in task.baselines(spec) if name not in missing]
+    print(f"Baselines: {' and '.join(trained)} on summaries of each variable (--baselines none omits them)")
+    ids, found = baseline_outputs(spec, scorer.data, evaluated.split, trained)
+    rows = np.searchsorted(ids, evaluated.stay_id)
+    outputs |= {name: output[rows] for name, output in found.items()}
+    notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]
+    if evaluated.split == "valid":
+        notes.append(
+            "The baselines were stopped or chosen on the validation split, where their metrics are optimistic."
+        )
+    return {name: evaluated.other(output) for name, output in outputs.items()}, notes
+
+
+def _evaluated(scorer: Scorer, predictions: Predictions) -> Predictions:
+    """The rows that are evaluated, by stay: those with a label and at least one known variable; and the calibration."""
+    labelled = predictions.labelled()
+    labelled = labelled.rows(labelled.stay_id.argsort())
+    found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
+    return replace(found, calibration=calibration_of(scorer, found))
+
+
+def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
+    """A caution about stays that are not evaluated."""
+    unlabelled, unknown = len(predictions) - len(predictions.labelled()), len(predictions.labelled()) - len(evaluated)
+    left_out = [f"{unlabelled:,} have no label"] * bool(unlabelled)
+    left_out += [f"{unknown:,} have only variables that the checkpoint's training data did not have"] * bool(unknown)
+    return [f"Of {len(predictions):,} stays, {' and '.join(left_out)}; they are left out."] * bool(left_out)
+
+
+def _drift(scorer: Scorer, split: str) -> list[str]:
+    """Cautions about data from elsewhere that differ from the training data."""
+    return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
+
+
+def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | None:
+    """The calibration of a checkpoint; one of an older run, which has no file, is fitted on its validation split now.
+
+    It is kept in the run folder unless that holds the calibration of another checkpoint.
+    """
+    task = TASKS[scorer.spec.task]
+    calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task))
+    can_be_fitted = task.Calibration is not None and scorer.is_data_of_run and "valid" in scorer.cohort.splits
+    if calibration is None and can_be_fitted:
+        validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
+        if len(set(validation.target[:, 0])) > 1:
+            keep = this_process().is_first and not calibration_file(scorer.path).exists()
+            calibration = (calibrate if keep else fit_calibration)(scorer.path, validation)
+            line = str(calibration)
+    print(line)
+    return calibration
+
+
+def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]) -> None:
+    """Raises InputError unless all checkpoints were evaluated on the same stays with the same labels."""
+    one, first = scorers[0], tables[0]
+    for scorer, other in zip(scorers[1:], tables[1:], strict=True):
+        if any(getattr(scorer.spec, name) != getattr(one.spec, name) for name in ("task", "names", "classes")):
+            raise InputError(
+                f"{scorer.path} predicts {scorer.spec.title} ({scorer.spec.task}) and {one.path} {one.spec.title} "
+                f"({one.spec.task}), so they cannot be compared. Pass checkpoints of one task and the same labels."
+            )
+        same = np.array_equal(other.stay_id, first.stay_id)
+        if not same or not np.array_equal(other.target, first.target, equal_nan=True):
+            raise InputError(
+                f"{scorer.path} and {one.path} are evaluated on different stays or labels ({len(other):,} and "
+                f"{len(first):,} stays), so they cannot be compared. Pass --data_dir to evaluate them on the same."
+            )
+
+
+def _landmarks(scorer: Scorer, evaluated: Predictions, hours: Sequence[float]) -> dict[float, Predictions]:
+    """The predictions from the first hours for the evaluated stays, by hour."""
+    stays = scorer.cohort.split(evaluated.split)
+    is_evaluated, found = np.isin(stays.stay_id, evaluated.stay_id), {}
+    for hour in sorted(set(hours)):
+        early = until_hour(stays, hour)
+        predictions = scorer.predict_prefixes(evaluated.split, early.rows(is_evaluated[early.stay]))
+        found[hour] = replace(predictions, calibration=evaluated.calibration)
+    return found
+
+
+def require_writable_results(settings: Settings, scorer: Scorer) -> None:
+    """Raises InputError if the results are to be in a run folder that this user may not write to."""
+    if settings.output.output is None and scorer.folder is not None and not_writable(scorer.folder.path):
+        raise InputError(f"{scorer.folder.path}: you may not write there. Pass --output FOLDER for the results.")
+
+
+def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table) -> None:
+    """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
+    run_folder = None if scorer.folder is None else scorer.folder.path
+    folder = settings.output.output or run_folder
+    if folder is None:
+        print(f"Nothing was written: {scorer.path} is not in a run folder; --output names a folder for the results")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    text, suffix, rows = as_text(content), f".{settings.format}", with_ids(rows, read_samples(scorer.cohort))
+    for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):
+        older = write_result(folder / name, data)
+        print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))
+    for other in (folder / f"{PREDICTIONS}{each}" for each in SUFFIXES if each != suffix):
+        if older := set_aside(other):  # a report must not find two tables
+            print(f"The older {other.name} is now {older.name}")
