@@ -25,7 +25,6 @@ from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.prefixes import until_hour
 from seqsetvae.evaluation.report import report_finished_run
 from seqsetvae.evaluation.results import evaluation, table
-from seqsetvae.evaluation.schema import EVALUATION
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
 from seqsetvae.modes.evaluate import Settings
 from seqsetvae.runs.scoring import Scorer, open_scorer
@@ -37,7 +36,7 @@ from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration
 from seqsetvae.tasks.targets import truth
 
-PREDICTIONS = "predictions"
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions"
 
 
 def run(settings: Settings) -> dict[str, Any]:
