@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqsetvae.cohort.imported import read_samples
+from seqsetvae.evaluation import report as report_page
 from seqsetvae.evaluation.baselines import baseline_outputs, without_library
 from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
 from seqsetvae.evaluation.findings import as_text
@@ -23,7 +24,6 @@ from seqsetvae.evaluation.prediction_file import (
 )
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.prefixes import until_hour
-from seqsetvae.evaluation.report import report_finished_run
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
 from seqsetvae.modes.evaluate import Settings
@@ -78,7 +78,7 @@ def run(settings: Settings) -> dict[str, Any]:
     rows = prediction_table(whole, first.cohort.split(split).stay_id, first.without_known_variable(split))
     write_evaluation(settings, first, content, rows)
     if first.folder is not None and settings.output.output is None:
-        report_finished_run(first.folder.path)
+        report_page.report_finished_run(first.folder.path)
     return content
 
 
