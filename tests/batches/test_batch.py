@@ -118,7 +118,7 @@ def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
     here = list(_module(compiled).loader("train", shuffle=True, epoch=2))
     loader = _module(compiled).loader("train", shuffle=True, epoch=2)
     spawned: DataLoader[Batch] = DataLoader(
-        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=2, multiprocessing_context="spawn"
+        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=1, multiprocessing_context="spawn"
     )
     theirs = list(spawned)
     assert len(here) == len(theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae.batches.loading import collate
-from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.checkpoint.finetuned import Finetuned, load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import trees, variable_summaries
 from tests.command import command, finetune, rows_of, run_of
@@ -200,9 +201,14 @@ def test_landmarks_use_only_the_events_of_the_first_hours(compiled: Cohort, tmp_
     assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
 
 
+@cache
+def _in_double(path: Path) -> Finetuned:
+    return load_finetuned(path, torch.float64)
+
+
 def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> float:
     """The prediction in double precision for a test stay that has only its first sets."""
-    finetuned = load_finetuned(run / "checkpoints" / "best.ckpt", torch.float64)
+    finetuned = _in_double(run / "checkpoints" / "best.ckpt")
     change = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.known)
     alone = collate(
         cut_after(cohort.split("test"), stay, n_sets), np.array([0]), dtype=np.float64, change=change.change(cohort)

@@ -69,7 +69,17 @@ MOMENTS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+ORDINARY = (  # the others are of the same kinds, and are in the slow tests
+    "in the first epoch",
+    "between best.ckpt and last.ckpt",
+    "in stage 2, saved inside the epoch",
+    "in the calibration",
+)
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=[] if name in ORDINARY else pytest.mark.slow) for name in MOMENTS]
+)
 def test_a_killed_run_ends_like_one_that_was_not(
     whole: Path, pretrained: Path, old_layout: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -84,7 +94,11 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
 @pytest.mark.parametrize(
     ("name", "number", "flags"),
-    [("training_step", 3, {}), ("training_step", STEPS + 5, EVERY_STEP), ("validation_step", 4, EVERY_STEP)],
+    [
+        pytest.param("training_step", 3, {}, marks=pytest.mark.slow),
+        ("training_step", STEPS + 5, EVERY_STEP),
+        pytest.param("validation_step", 4, EVERY_STEP, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_pretraining_ends_like_one_that_was_not(
     whole_pretraining: Path, old_layout: Path, tmp_path: Path, name: str, number: int, flags: dict[str, Any]
@@ -96,7 +110,7 @@ def test_killed_pretraining_ends_like_one_that_was_not(
     assert_same_run(run, whole_pretraining)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_random_numbers_that_the_loader_draws_go_on_too(compiled: Cohort, tmp_path: Path, num_workers: int) -> None:
     words: dict[str, Any] = {"objective": "forecasting", "preset": "small", "batch_size": 8, "max_epochs": 2}
     assert pretrain(compiled.path, tmp_path / "whole", **words)[0] == 0
@@ -127,7 +141,7 @@ def test_worker_processes_give_the_same_batches_after_a_restart(
     assert_same_run(run_of(tmp_path), whole)
 
 
-@pytest.mark.parametrize("number", [STEPS + 5, 2 * STEPS + 1])
+@pytest.mark.parametrize("number", [pytest.param(STEPS + 5, marks=pytest.mark.slow), 2 * STEPS + 1])
 def test_the_rest_of_an_epoch_is_what_the_killed_process_left(
     pretrained: Path, old_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
