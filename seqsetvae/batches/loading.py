@@ -207,12 +207,6 @@ class CohortDataModule(pl.LightningDataModule):
         changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
         return changed
 
-    def with_cohort(self, cohort: Cohort) -> CohortDataModule:
-        """The same loaders over a cohort of the same stays and events, such as one with other labels."""
-        changed = copy.copy(self)
-        changed.cohort = cohort
-        return changed
-
     @property
     def prepares(self) -> bool:
         """Whether the loaders compute a part of the model."""

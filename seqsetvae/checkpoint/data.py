@@ -18,7 +18,7 @@ from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.settings import ArchitectureSettings
 from seqsetvae.settings.groups import ValueSettings
 from seqsetvae.system.console import warn
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted, named
 
 STAYS_A_VALUE = 50  # training stays for each value that a variable must have by default, up to min_count
 
@@ -50,7 +50,7 @@ def check_variables(cohort: Cohort, input_dim: int, of: Checkpoint | TrainedOn, 
     if changed:
         raise InputError(
             f"{path}: was trained with another mean, std or embedding of {counted(len(changed), 'variable')}: "
-            f"{', '.join(changed[:8])}. Use the stats.csv and cached.csv of that training, or its compiled cohort in "
+            f"{named(changed)}. Use the stats.csv and cached.csv of that training, or its compiled cohort in "
             "place of both (--params_map_path, --embeddings_path)."
         )
     new = sorted(set(cohort.vocabulary) - set(of.known))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.system.errors import InputError
+from seqsetvae.system.errors import InputError, named
 from seqsetvae.system.files import require_no_pipe
 
 SUFFIX = ".safetensors"
@@ -240,7 +240,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise InputError(
-            f"{path}: NaN or infinite values in {len(broken)} weights: {', '.join(broken[:8])}. Use a checkpoint from "
+            f"{path}: NaN or infinite values in {len(broken)} weights: {named(broken)}. Use a checkpoint from "
             "before the training diverged."
         )
 
@@ -259,6 +259,6 @@ def check_types(weights: Mapping[str, object], wanted: Mapping[str, torch.Tensor
     ]
     if wrong:
         raise InputError(
-            f"{path}: {len(wrong)} weights have another kind of numbers than the model: {', '.join(wrong[:8])}. What "
+            f"{path}: {len(wrong)} weights have another kind of numbers than the model: {named(wrong)}. What "
             "was rounded is lost: use another copy of the file."
         )

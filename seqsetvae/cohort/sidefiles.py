@@ -17,7 +17,7 @@ from seqsetvae.cohort.tables.labels import LabelFile
 from seqsetvae.cohort.tables.read import Part, column_names, read_side_table, read_table
 from seqsetvae.cohort.tidy import LARGEST
 from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
-from seqsetvae.system.errors import InputError, shown
+from seqsetvae.system.errors import InputError, named, shown
 
 # Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
 # z-score, and sums of squares, still fit into float32.
@@ -249,7 +249,6 @@ def stay_number(text: str) -> int | None:
 
 REQUIRED = ("name", "target")
 OPTIONAL = {"factor": 1.0, "offset": 0.0}  # and their values where a cell is empty or the column is missing
-SHOWN = 8  # names in a note
 
 
 @dataclass(frozen=True)
@@ -270,8 +269,8 @@ class VariableMap:
     def notes(self, seen: Iterable[str]) -> list[str]:
         """Which of its names the data do not have, in words."""
         absent = sorted(self.entries.keys() - set(seen))
-        shown = ", ".join(map(repr, absent[:SHOWN])) + (", ..." if len(absent) > SHOWN else "")
-        return [f"{len(absent)} of {len(self.entries)} names of {self.file} do not occur: {shown}"] if absent else []
+        listing = named([repr(name) for name in absent])
+        return [f"{len(absent)} of {len(self.entries)} names of {self.file} do not occur: {listing}"] if absent else []
 
     def as_plain(self) -> list[dict[str, Any]]:
         """For the manifest."""

@@ -9,7 +9,6 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +28,6 @@ from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
 
 SUFFIXES = (".csv", ".parquet")
-EPOCH = datetime(1970, 1, 1)
 ROWS_PER_BLOCK = 1 << 16  # of a CSV file, as Python objects at once
 
 

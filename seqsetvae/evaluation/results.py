@@ -125,7 +125,7 @@ def _differences(one: Predictions, other: Predictions, resamples: int, seed: int
 
 
 def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
-    """What a reader must know of the split and the calibration before believing the figures."""
+    """What a reader must know of the split and the calibration before believing the metrics."""
     found = []
     if evaluated.split == "train":
         found.append("These stays were trained on: on new stays all metrics will be worse.")

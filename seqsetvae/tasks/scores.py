@@ -22,7 +22,6 @@ Ints = NDArray[np.int64]
 Figures = dict[str, Floats]  # metric -> its value in each resample, [R]; NaN where it is not defined
 
 RANKING = ("auroc", "auprc")
-PREVALENCE = "prevalence"  # the baseline that gives every stay the same probability
 ECE_BINS = 10  # of equal width
 NEWTON_STEPS = 50
 SEPARATED = 1e-8  # mean of p · (1 - p) below which all probabilities go to 0 or 1: the classes are separated

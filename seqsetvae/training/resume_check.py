@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from seqsetvae.settings.resume import CAN_CHANGE
-from seqsetvae.system.errors import InputError
+from seqsetvae.system.errors import InputError, named
 from seqsetvae.training.run_state import RunState
 
 
@@ -35,7 +35,7 @@ def require_same_run(
         differ.append("metrics")
     if differ:
         raise InputError(
-            f"{path}: is a checkpoint of another run: it has another {', '.join(differ[:8])} than {path.parents[1]}. "
+            f"{path}: is a checkpoint of another run: it has another {named(differ)} than {path.parents[1]}. "
             "Put back the file of this run, or start a new run."
         )
 

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, confusion
 
 from seqsetvae.evaluation.statistics import bootstrap, difference, resamples
 from seqsetvae.tasks.binary import constant
-from seqsetvae.tasks.scores import ECE_BINS, FIGURES, PREVALENCE, Scores, platt_scaling, youden_threshold
+from seqsetvae.tasks.scores import ECE_BINS, FIGURES, Scores, platt_scaling, youden_threshold
 from seqsetvae.tasks.spec import one_label
 
 
@@ -173,7 +173,7 @@ def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_varianc
     label, _ = sample(500)
     share = label.mean()
     found = bootstrap(
-        label, Scores(label, constant(one_label(), None, label[:, None])[PREVALENCE][:, 0]).figures, number=20
+        label, Scores(label, constant(one_label(), None, label[:, None])["prevalence"][:, 0]).figures, number=20
     )
     assert (found["auroc"].value, found["auprc"].value) == (0.5, pytest.approx(share))
     assert found["brier"].value == pytest.approx(brier_score_loss(label, np.full(500, share)))

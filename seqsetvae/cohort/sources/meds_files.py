@@ -20,7 +20,7 @@ from seqsetvae.cohort.tables.forms import refuse_versions, table_files
 from seqsetvae.cohort.tables.read import column_names, read_parts, read_table
 from seqsetvae.cohort.tables.stays import Samples, per_id
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import read_json
 
 SUBJECT, TIME, CODE, NUMBER, TEXT = "subject_id", "time", "code", "numeric_value", "text_value"
@@ -177,5 +177,5 @@ def unlisted_codes(src: Path, seen: Collection[str]) -> list[str]:
         return [f"{file}: not found; MEDS asks for it"]
     listed = {trimmed(code or "") for code in read_table(file, [CODE])[CODE].to_pylist()}
     absent = sorted(set(seen) - listed - {AGE})
-    shown = ", ".join(map(repr, absent[:8])) + (", ..." if len(absent) > 8 else "")
-    return [f"{file} does not list {counted(len(absent), 'code')} of the data: {shown}"] if absent else []
+    listing = named([repr(code) for code in absent])
+    return [f"{file} does not list {counted(len(absent), 'code')} of the data: {listing}"] if absent else []

@@ -20,7 +20,7 @@ from seqsetvae.evaluation.report.parts import Picture, Section
 from seqsetvae.evaluation.report.run_files import Run, Runs
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
 from seqsetvae.evaluation.verdict import verdict, worse_of
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
 from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding
 from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
@@ -74,14 +74,14 @@ def _with_fixed_spaces(value: Any) -> Any:
 def content_of(runs: Sequence[Run]) -> dict[str, Any]:
     """What the template shows. Raises InputError if a run is there twice."""
     if len(runs) > 1:
-        named = names_of(runs)
-        counts = {name: len(findings_of_run(run)) for name, run in named.items()}
+        by_name = names_of(runs)
+        counts = {name: len(findings_of_run(run)) for name, run in by_name.items()}
         return {
             "title": f"Comparison of {counted(len(runs), 'run')}",
-            "name": ", ".join(named),
-            "result": Section("metrics", "Metrics", tables=[results.overview(named, counts)]),
-            "findings": findings_of_runs(named),
-            "sections": _sections(named),
+            "name": ", ".join(by_name),
+            "result": Section("metrics", "Metrics", tables=[results.overview(by_name, counts)]),
+            "findings": findings_of_runs(by_name),
+            "sections": _sections(by_name),
         }
     (run,) = runs
     kind = f" ({run.task})" * (run.task != "binary")
@@ -185,9 +185,8 @@ def _of_data(run: Run) -> Iterator[Finding]:
             text = f"Few positives: {counted(positives, 'positive stay')} in the validation split (fewer than "
             yield Finding(WARNING, f"{text}{FEW_POSITIVES}), so its metrics are uncertain.")
     if run.not_used:
-        named = ", ".join(repr(name) for name in list(run.not_used)[:NAMED])
-        more = f" and {len(run.not_used) - NAMED:,} more" if len(run.not_used) > NAMED else ""
-        text = f"The model does not use, or not wholly: {counted(len(run.not_used), 'variable')}, {named}{more}"
+        listing = named([repr(name) for name in run.not_used], NAMED)
+        text = f"The model does not use, or not wholly: {counted(len(run.not_used), 'variable')}, {listing}"
         yield Finding(NOTE, f"{text}. The section Data says why.")
     yield from (Finding(NOTE, f"Data: {line}.") for line in run.recorded.get("notices") or ())
 

@@ -29,7 +29,7 @@ from seqsetvae.evaluation.report.run_files import Run, read_run
 from seqsetvae.evaluation.results import Subgroup, evaluation
 from seqsetvae.evaluation.statistics import resamples
 from seqsetvae.tasks.binary import Calibration, constant
-from seqsetvae.tasks.scores import FIGURES, PREVALENCE
+from seqsetvae.tasks.scores import FIGURES
 from seqsetvae.tasks.spec import one_label
 from tests.evaluation.test_results import predictions
 from tests.evaluation.test_statistics import plain_figures, sample
@@ -46,7 +46,7 @@ LABEL, LOGIT = sample(STAYS)
 WOMEN = np.arange(STAYS) % 2 == 0
 EARLY = LOGIT * 0.5 + np.random.default_rng(2).normal(size=STAYS)
 OTHERS = {
-    PREVALENCE: constant(one_label(), None, LABEL[:, None])[PREVALENCE][:, 0],
+    "prevalence": constant(one_label(), None, LABEL[:, None])["prevalence"][:, 0],
     "boosted trees": LOGIT + np.random.default_rng(1).normal(size=STAYS),
 }
 GROUPS = {"female": WOMEN, "male": ~WOMEN}
