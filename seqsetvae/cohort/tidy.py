@@ -123,6 +123,12 @@ def require_separate_splits(stays: Mapping[str, Stays]) -> None:
     _refuse(once, subjects, stays, lambda _, split: split, fault, "Put all stays of a subject into one split.")
 
 
+def repeated(numbers: NDArray[Any]) -> NDArray[Any]:
+    """The numbers that occur more than once, ascending."""
+    in_order = np.sort(numbers)
+    return np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+
+
 def _refuse(
     once: Mapping[str, NDArray[np.int64]],
     numbers: Mapping[str, NDArray[np.int64]],
@@ -132,17 +138,16 @@ def _refuse(
     advice: str,
 ) -> None:
     """Raises InputError listing what is several times in `once`, with where each is; `numbers` [N] are of the stays."""
-    in_order = np.sort(np.concatenate([np.zeros(0, np.int64), *once.values()]))
-    repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    if not len(repeated):
+    again = repeated(np.concatenate([np.zeros(0, np.int64), *once.values()]))
+    if not len(again):
         return
-    found: dict[int, dict[str, None]] = {number: {} for number in repeated[:10].tolist()}
+    found: dict[int, dict[str, None]] = {number: {} for number in again[:10].tolist()}
     for split, of_split in numbers.items():
-        for at in np.flatnonzero(np.isin(of_split, repeated[:10])).tolist():
+        for at in np.flatnonzero(np.isin(of_split, again[:10])).tolist():
             found[int(of_split[at])][where(stays[split][at], split)] = None
     shown = "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items())
-    more = f"\n  and {len(repeated) - 10:,} more" if len(repeated) > 10 else ""
-    raise InputError(f"{len(repeated):,} {fault}:{shown}{more}\n{advice}")
+    more = f"\n  and {len(again) - 10:,} more" if len(again) > 10 else ""
+    raise InputError(f"{len(again):,} {fault}:{shown}{more}\n{advice}")
 
 
 # ------------------------------------------------------------------ faults, and rows

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from seqsetvae.cohort.tables import database
-from seqsetvae.cohort.tables.database import Database, open_database
+from seqsetvae.cohort.tables.database import Database, Records, open_database
 from seqsetvae.system.errors import InputError
 from tests.tiny import largest_file
 
@@ -54,3 +54,15 @@ def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path: Path) -> Non
                 db.ask(query)
         with pytest.raises(duckdb.Error, match="locked"):
             db._run("SET enable_external_access = true")
+
+
+def test_records_of_an_id_are_in_the_order_of_their_rows_however_many_ids_and_rows_there_are(tmp_path: Path) -> None:
+    """Of these two ids, id times row is within 64 bits for one and beyond them for the other."""
+    kind = np.dtype([("id", np.int32), ("row", np.int64)])
+    n_of_id = np.zeros(2**63 // 10**12 + 2, np.int64)
+    n_of_id[-2:] = 2, 3
+    last = len(n_of_id) - 1
+    rows = [(last, 3), (last - 1, 10**12), (last, 10**12 - 1), (last - 1, 1), (last, 2)]
+    records = Records(tmp_path, kind, n_of_id)
+    records.write(iter([np.array(rows[:3], kind), np.array(rows[3:], kind)]), n_columns=1)
+    assert np.concatenate(list(records.blocks())).tolist() == sorted(rows)

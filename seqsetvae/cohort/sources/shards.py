@@ -22,7 +22,7 @@ from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort, ran
 from seqsetvae.cohort.imported import IMPORT, SAID, Imported, read_samples, read_skipped
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, Stays, UnnamedRows
+from seqsetvae.cohort.tidy import SPLITS, Rows, Skip, Source, Stay, Stays, UnnamedRows, repeated
 from seqsetvae.system.errors import InputError, counted
 
 HELP = "Join cohorts that were compiled side by side, or the shards of `compile --shard`, into one."
@@ -210,8 +210,7 @@ def _require_whole_subjects(cohorts: Sequence[Cohort]) -> None:
         numbers = [
             np.unique(np.concatenate([getattr(split, name) for split in cohort.splits.values()])) for cohort in cohorts
         ]
-        in_order = np.sort(np.concatenate(numbers))
-        twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+        twice = repeated(np.concatenate(numbers))
         if len(twice):
             places = [cohort.path.name for cohort, own in zip(cohorts, numbers, strict=True) if twice[0] in own]
             raise InputError(

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import ranges
+from seqsetvae.cohort.tidy import repeated
 from seqsetvae.system.errors import InputError, counted, cut
 from seqsetvae.system.files import cannot_write, scratch_folder
 
@@ -142,7 +143,10 @@ class Records:
             for start, n_rows in zip(self._starts.tolist(), np.diff(self._starts).tolist(), strict=False):
                 stream.seek(start * self._kind.itemsize)
                 some = np.fromfile(stream, self._kind, n_rows)
-                key = some["id"].astype(np.int64) * (some["row"].max(initial=0) + 1) + some["row"]
+                own = some["id"] - some["id"].min(
+                    initial=np.iinfo(some["id"].dtype).max
+                )  # so the key fits into 64 bits
+                key = own.astype(np.int64) * (some["row"].max(initial=0) + 1) + some["row"]
                 some = some.take(np.argsort(key))
                 some["row"] //= n_columns
                 self._put(stream, some, start)
@@ -222,8 +226,7 @@ def _pairs(records: NDArray[Any], first_row: NDArray[np.int64]) -> Counter[tuple
         key *= _FACTOR  # odd, so that different numbers stay different
         key ^= key >> np.uint64(32)
         key ^= column.view(np.uint64)
-    in_order = np.sort(key)
-    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    twice = repeated(key)
     if not len(twice):
         return Counter()
     at = np.minimum(np.searchsorted(twice, key), len(twice) - 1)

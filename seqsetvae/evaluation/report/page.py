@@ -24,11 +24,11 @@ from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
 from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding
 from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
+from seqsetvae.tasks.binary import FEW_POSITIVES
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = "python train_optimized.py"
 TEMPLATES = Path(__file__).with_name("templates")
-FEW_POSITIVES = 50  # below this an AUROC interval is about 0.15 wide
 NAMED = 8  # variables that one line names
 
 
