@@ -45,9 +45,10 @@ class LabelTable(Labels):
 
     def of(self, stays: NDArray[np.int64]) -> NDArray[np.int8]:
         """[N] The label of each of these stays, -1 where it has none."""
-        at = np.searchsorted(self._stay, stays)
-        known = np.append(self._stay, 0)[at] == stays
-        return np.where(known & (at < len(self)), np.append(self._label, 0)[at], -1).astype(np.int8)
+        if not len(self):
+            return np.full(len(stays), -1, dtype=np.int8)
+        at = np.minimum(np.searchsorted(self._stay, stays), len(self) - 1)
+        return np.where(self._stay[at] == stays, self._label[at], -1).astype(np.int8)
 
     def __getitem__(self, stay: int) -> int:
         at = int(np.searchsorted(self._stay, stay))
