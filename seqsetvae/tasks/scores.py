@@ -121,6 +121,7 @@ class Figure:
     of: Callable[[Drawn], Floats]  # its value in each resample [R]
     less_is_better: bool = False
     perfect: float | None = None
+    in_full: str = ""  # of a title that is an abbreviation few readers know
 
 
 FIGURES = {
@@ -132,12 +133,15 @@ FIGURES = {
     "calibration_slope": Figure("calibration slope", lambda drawn: drawn.calibration[0], perfect=1.0),
     "calibration_intercept": Figure("calibration intercept", lambda drawn: drawn.calibration[1], perfect=0.0),
     "ece": Figure(
-        "ECE", lambda drawn: np.abs(drawn.weights @ drawn.scores.bins[0]).sum(axis=1) / drawn.total, less_is_better=True
+        "ECE",
+        lambda drawn: np.abs(drawn.weights @ drawn.scores.bins[0]).sum(axis=1) / drawn.total,
+        less_is_better=True,
+        in_full="expected calibration error",
     ),
     "sensitivity": Figure("sensitivity", lambda drawn: drawn.at_threshold["sensitivity"]),
     "specificity": Figure("specificity", lambda drawn: drawn.at_threshold["specificity"]),
-    "ppv": Figure("PPV", lambda drawn: drawn.at_threshold["ppv"]),
-    "npv": Figure("NPV", lambda drawn: drawn.at_threshold["npv"]),
+    "ppv": Figure("PPV", lambda drawn: drawn.at_threshold["ppv"], in_full="positive predictive value"),
+    "npv": Figure("NPV", lambda drawn: drawn.at_threshold["npv"], in_full="negative predictive value"),
 }
 
 

@@ -9,19 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from seqsetvae.tasks.scores import FIGURES
+
 Metric = Mapping[str, Any]  # value, low, high, as in evaluation.json; low and high are the ends of its 95 % interval
-METRIC_NAMES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "brier": "Brier score",
-    "calibration_slope": "Calibration slope",
-    "calibration_intercept": "Calibration intercept",
-    "ece": "Expected calibration error",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "Positive predictive value",
-    "npv": "Negative predictive value",
-}
 MODEL = "This model"
 
 
@@ -135,7 +125,10 @@ def metric_name(name: str) -> str:
     >>> metric_name("ppv"), metric_name("MAE of days")
     ('Positive predictive value', 'MAE of days')
     """
-    return METRIC_NAMES.get(name, name)
+    if name not in FIGURES:
+        return name
+    words = FIGURES[name].in_full or FIGURES[name].title
+    return words[:1].upper() + words[1:]
 
 
 def model_name(name: str) -> str:
