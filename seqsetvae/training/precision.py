@@ -12,12 +12,13 @@ import torch
 
 from seqsetvae.settings.groups import RunSettings
 from seqsetvae.system.console import warn
+from seqsetvae.system.cores import allowed_cores, fitting_threads
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.processes import join
 
 
 def prepare_device(run: RunSettings) -> torch.device:
-    """The device of the setting `accelerator`; also sets deterministic kernels.
+    """The device of the setting `accelerator`; also sets deterministic kernels, and threads that fit a CPU limit.
 
     A Trainer would set them only when it starts, which is after the features of a frozen backbone are computed.
 
@@ -33,11 +34,21 @@ def prepare_device(run: RunSettings) -> torch.device:
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.use_deterministic_algorithms(run.deterministic)
+    _fit_threads()
     join(use_gpu)
     device = torch.device("cuda" if use_gpu else "cpu")
     if run.compile_model:
         _require_compiler(device)
     return device
+
+
+def _fit_threads() -> None:
+    """No more threads than cores: torch knows those of the machine, and not the CPU limit of a container."""
+    threads, allowed = torch.get_num_threads(), allowed_cores()
+    fitting = fitting_threads(threads, allowed)
+    if fitting < threads:
+        torch.set_num_threads(fitting)
+        print(f"Threads: {fitting} in place of {threads}, because this container or job may use {allowed:g} cores")
 
 
 @cache

@@ -21,6 +21,7 @@ from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.settings.resume import CHECKSUM, settings_checksum
 from seqsetvae.system.console import end_log, start_log, warn
+from seqsetvae.system.cores import watched_cores
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 from seqsetvae.system.interrupt import stoppable
@@ -210,7 +211,8 @@ def train_and_summarize(
     with stoppable(run.folder.path, run.stop):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            train()
+            with watched_cores(torch.get_num_threads()):
+                train()
         finally:
             run.table.close()
         use = device_use(device, time.process_time() - cpu, time.perf_counter() - wall, run.state.gpu_busy)

@@ -1,0 +1,88 @@
+"""The processor cores that this process may use, and whether its threads had to wait for them. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from seqsetvae.system.console import warn
+
+SECONDS = 30.0  # of work, after which it is known whether other programs use the cores
+BUSY = 0.25  # share of the time in which threads wanted to run, and waited for a core
+MEMBERSHIP, HIERARCHY = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+THREADS = Path("/proc/self/task")
+
+
+def allowed_cores(membership: Path = MEMBERSHIP, hierarchy: Path = HIERARCHY) -> float | None:
+    """The CPU limit of the control group (a container, a batch system) in cores; None: there is none."""
+    limits = []
+    with suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            version_2 = not controllers
+            if version_2 or "cpu" in controllers.split(","):
+                folder = hierarchy if version_2 else hierarchy / "cpu"
+                of_group = folder / group.lstrip("/")
+                limits += [_limit(each) for each in (of_group, *of_group.parents) if each.is_relative_to(folder)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _limit(folder: Path) -> float | None:
+    """The limit of one group: microseconds of CPU time in each period, in cpu.max or, in version 1, in two files."""
+    with suppress(OSError, ValueError):
+        most, period = (folder / "cpu.max").read_text().split()
+        return None if most == "max" else int(most) / int(period)
+    with suppress(OSError, ValueError):
+        quota, of = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return None if quota < 0 else quota / of
+    return None
+
+
+def fitting_threads(threads: int, allowed: float | None) -> int:
+    """So many threads as there are allowed cores, as more only wait for each other; one that was set stays."""
+    if allowed is None or "OMP_NUM_THREADS" in os.environ:
+        return threads
+    return min(threads, max(1, math.floor(allowed)))
+
+
+def running_and_waiting() -> tuple[float, float] | None:
+    """Seconds in which the threads of this process have run, and in which they waited for a core; None: not known."""
+    found = []
+    for thread in THREADS.glob("*"):
+        with suppress(OSError, ValueError):  # it has ended
+            found.append([int(number) / 1e9 for number in (thread / "schedstat").read_text().split()[:2]])
+    return (sum(ran for ran, _ in found), sum(waited for _, waited in found)) if found else None
+
+
+@contextmanager
+def watched_cores(threads: int, seconds: float = SECONDS) -> Iterator[None]:
+    """Warn once, while the work inside goes on, if other programs keep its threads from running."""
+    before = running_and_waiting() if threads > 1 else None
+    if before is None:
+        yield
+        return
+    timer = threading.Timer(seconds, lambda: _warn_if_busy(before, running_and_waiting(), threads))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # what it has begun to print is printed
+
+
+def _warn_if_busy(before: tuple[float, float], now: tuple[float, float] | None, threads: int) -> None:
+    if now is None:
+        return
+    ran, waited = (max(0.0, after - earlier) for after, earlier in zip(now, before, strict=True))
+    share = waited / max(ran + waited, 1e-9)
+    if share > BUSY:
+        warn(
+            f"Other programs use the cores: the {threads} threads waited {share:.0%} of the time for one, and each "
+            "operation waits for the slowest thread. It may be faster to interrupt this run and resume it with "
+            "OMP_NUM_THREADS=1 in the environment."
+        )
