@@ -51,9 +51,10 @@ _HEADER = {  # what its lines may hold: trees of one binary label
     "tree_sizes": "[0-9 ]+",
 }
 _WHOLE = "split_feature", "decision_type", "left_child", "right_child"  # L - 1 whole numbers each
-_STATISTICS = "split_gain", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"
+_COUNTS = "internal_count", "leaf_count"  # training stays at each node, which contributions depend on
+_STATISTICS = "split_gain", "leaf_weight", "internal_value", "internal_weight"
 _FIXED = {"num_cat": "0", "is_linear": "0"}  # no categories, no linear models in leaves
-_KEYS = {"num_leaves", *_WHOLE, "threshold", "leaf_value", *_STATISTICS, *_FIXED, "shrinkage"}
+_KEYS = {"num_leaves", *_WHOLE, "threshold", "leaf_value", *_COUNTS, *_STATISTICS, *_FIXED, "shrinkage"}
 _WHOLE_NUMBER = re.compile("-?[0-9]{1,9}")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,40})?(e[-+]?[0-9]{1,3})?")
 # Decision types of numbers: bit 0 would be a category; bit 1 is the side of missing values, 2 and 3 say which they are.
@@ -84,12 +85,23 @@ class BoostedTrees:
 
     def log_odds(self, table: np.ndarray) -> np.ndarray:
         """[n, c] → [n]. Raises InputError if the trees were grown on a table of another width."""
+        return self._mean(table, raw_score=True)
+
+    def contributions(self, table: np.ndarray) -> tuple[np.ndarray, float]:
+        """(contribution of each column to the log-odds [n, c], their mean over the training stays).
+
+        These add up to `log_odds`: they are Shapley values, exact for trees (TreeSHAP, Lundberg et al., 2020).
+        """
+        found = self._mean(table, pred_contrib=True)
+        return found[:, :-1], float(found[0, -1])
+
+    def _mean(self, table: np.ndarray, **what: bool) -> np.ndarray:
         if self._columns != {table.shape[1]}:
             raise InputError(
                 f"the boosted trees of the checkpoint are damaged (they split {sorted(self._columns)} columns, and its "
                 f"table has {table.shape[1]}). Use another copy."
             )
-        return np.mean([booster.predict(table, raw_score=True) for booster in self._boosters], axis=0)
+        return np.mean([booster.predict(table, **what) for booster in self._boosters], axis=0)
 
     def as_plain(self) -> list[str]:
         """For a checkpoint."""
@@ -173,7 +185,7 @@ def _lines(text: str, names: set[str]) -> dict[str, str]:
 
 
 def _checked_tree(text: str, number: int, columns: int) -> str:
-    """The lines of a tree that a prediction depends on. Raises ValueError."""
+    """The lines of a tree that a prediction and its contributions depend on. Raises ValueError."""
     try:
         stated, _, rest = text.partition("\n")
         if stated != str(number):
@@ -183,7 +195,7 @@ def _checked_tree(text: str, number: int, columns: int) -> str:
         _check_nodes(lines, leaves, columns)
     except ValueError as error:
         raise ValueError(f"tree {number}: {error}") from None
-    splits = (*_WHOLE, "threshold") if leaves > 1 else ()
+    splits = (*_WHOLE, "threshold", *_COUNTS) if leaves > 1 else ()
     return "\n".join(f"{name}={lines[name]}" for name in ("num_leaves", *_FIXED, *splits, "leaf_value", "shrinkage"))
 
 
@@ -208,6 +220,10 @@ def _check_nodes(lines: dict[str, str], leaves: int, columns: int) -> None:
         raise ValueError("its nodes form a circle")
     if nodes and sorted([*left, *right]) != [*range(-leaves, 0), *range(1, nodes)]:
         raise ValueError("its nodes form no tree")
+    if nodes:  # else nothing depends on them
+        counts = [*_whole(lines, "internal_count", nodes), *reversed(_whole(lines, "leaf_count", leaves))]
+        if min(counts) < 1 or any(counts[n] != counts[left[n]] + counts[right[n]] for n in range(nodes)):
+            raise ValueError("its counts of stays do not add up")
 
 
 def _whole(lines: dict[str, str], name: str, length: int) -> list[int]:

@@ -49,6 +49,22 @@ def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(grown.log_odds(table), (one + two) / 2)
 
 
+def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lightgbm_wrote(text: str) -> None:
+    """Shapley values need the counts of the training stays, which the checked text keeps."""
+    import lightgbm
+
+    table = _noise()[0]
+    table[::2, 3] = np.nan
+    grown = BoostedTrees([text])
+    contributions, base = grown.contributions(table)
+    np.testing.assert_allclose(contributions.sum(axis=1) + base, grown.log_odds(table), atol=1e-12)
+    expected = lightgbm.Booster(model_str=text).predict(table, pred_contrib=True)
+    assert np.array_equal(np.column_stack([contributions, np.full(len(table), base)]), expected)
+    assert base != 0
+    used = {int(column) for line in re.findall("split_feature=(.*)", text) for column in line.split()}
+    assert set(np.flatnonzero(np.abs(contributions).max(axis=0))) == used
+
+
 def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "ROUNDS", 20)
     table, label = _noise()
@@ -86,6 +102,14 @@ def test_what_lightgbm_reads_predicts_the_same(text: str) -> None:
     assert "parameters:" not in written
 
 
+def test_trees_of_one_leaf_have_no_contribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 2)
+    table = np.zeros((50, 3), dtype=np.float32)  # nothing to split
+    contributions, base = BoostedTrees.fit(table, np.arange(50) % 2, models=1).contributions(table)
+    assert not contributions.any()
+    assert base == 0
+
+
 DAMAGE = {  # where LightGBM itself ends the process, reads other memory, or never ends
     "more leaves than there are": (r"num_leaves=(\d+)", "num_leaves=900000000", "tree 0: "),
     "a leaf fewer": (r"leaf_value=\S+ ", "leaf_value=", "leaf_value is '"),
@@ -97,6 +121,8 @@ DAMAGE = {  # where LightGBM itself ends the process, reads other memory, or nev
     "categories": (r"num_cat=0", "num_cat=5", "num_cat is '5'"),
     "linear models": (r"is_linear=0", "is_linear=1", "is_linear is '1'"),
     "a leaf that is no number": (r"leaf_value=\S+ ", "leaf_value=nan ", "allowed: finite numbers"),
+    "counts that do not add up": (r"internal_count=\d+", "internal_count=1", "its counts of stays do not add up"),
+    "a leaf without stays": (r"leaf_count=\d+", "leaf_count=0", "its counts of stays do not add up"),
     "a line twice": (r"num_cat=0", "num_cat=0\nnum_cat=0", "a line that occurs twice"),
     "an unknown line": (r"num_cat=0", "num_cat=0\ncat_boundaries=1", "missing or unknown: 'cat_boundaries'"),
     "a tree fewer": (r"\nTree=19\n", "\n", "trees are missing"),
