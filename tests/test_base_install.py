@@ -11,7 +11,6 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -165,23 +164,3 @@ def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohor
     assert "InputError: predict returns a pandas table; install it with: pip install pandas" in said
     content = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text(encoding="utf-8"))
     assert list(content["baselines"]) == ["prevalence", "logistic regression"]
-
-
-def test_requirements_txt_is_the_base_install_with_all_extras() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = dict(project["optional-dependencies"])
-    (named,) = extras.pop("all")
-    assert set(re.findall(r"\w+", named.partition("[")[2])) == set(extras)
-    listed = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    expected = [*project["dependencies"], *(package for extra in extras.values() for package in extra)]
-    assert sorted(line for line in listed if not line.startswith("#")) == sorted(expected)
-
-
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
-def test_every_requirement_is_pinned_and_explained(file: str) -> None:
-    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    names = [match[0] for line in lines if (match := re.match(r"[A-Za-z][\w-]*", line))]
-    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
-    assert [name for name in names if f"\n{name}==" not in pins] == []
-    explained = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    assert [name for name in names if name not in explained] == []
