@@ -28,6 +28,54 @@ def test_the_label_of_a_stay_is_made_of_its_rows(tables: Tables, rule: str, labe
     assert cohort.label_name == "septic"
 
 
+LEVELS = "id,outcome\n1,Expired\n2,Alive\n3,\n4,Expired\n5,Hospice\n"
+CODES = "id,outcome\n1,2\n2,0\n3,\n4,2.0\n5,1\n"
+WITHIN = "id,time,hr,outcome\n1,1,80,Alive\n1,2,81,Expired\n2,1,70,Alive\n3,1,60,\n4,1,60,Expired\n5,1,60,Hospice\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "label"),
+    [
+        (LEVELS, ["Expired"], [1, 0, -1, 1, 0]),
+        (LEVELS, ["Expired", "Hospice"], [1, 0, -1, 1, 1]),
+        (CODES, ["2"], [1, 0, -1, 1, 0]),
+        (CODES, ["2.0", "1"], [1, 0, -1, 1, 1]),
+        (None, ["Expired"], [1, 0, -1, 1, 0]),
+    ],
+)
+def test_other_labels_than_0_and_1_are_said_by_their_values(
+    tables: Tables, labels: str | None, positive: list[str], label: list[int]
+) -> None:
+    flags = ["--wide", "--time_unit", "hours", "--label_positive", *positive, "--value_columns", "hr"]
+    if labels is None:
+        flags += ["--label_column", "outcome"]
+    else:
+        flags += ["--labels", tables.csv("labels.csv", labels), "--label_name", "outcome"]
+    cohort = tables.compile(tables.csv("e.csv", WITHIN), *flags)
+    assert list(labels_of(cohort).values()) == label
+    decided = cohort.manifest["import"]["decided"]
+    assert sum(line.startswith("outcome: label 1 is '") and ", label 0 is '" in line for line in decided) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--label_name", "outcome"],
+            "'Expired' is not a label; allowed: 0, 1, false, true, empty (--label_positive says",
+        ),
+        (
+            ["--label_name", "outcome", "--label_positive", "expired"],
+            "--label_positive 'expired': no cell of outcome has this value, but 'Expired', 'Alive', 'Hospice'.",
+        ),
+        (["--label_positive", "Expired"], "--label_positive is of --label_name or --label_column"),
+    ],
+)
+def test_values_that_do_not_occur_are_refused(tables: Tables, flags: list[str], message: str) -> None:
+    labels = tables.csv("labels.csv", LEVELS)
+    assert message in tables.refused(tables.csv("e.csv", WITHIN), "--wide", "--labels", labels, *flags)
+
+
 def test_each_row_may_be_a_prediction_at_its_time(tables: Tables) -> None:
     cohort = tables.compile(tables.csv("e.csv", ROWS), *HOURLY, "--label_of", "each_row")
     split = cohort.split("train")  # nothing is known before the first hour, so that these samples are left out

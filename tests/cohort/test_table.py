@@ -32,6 +32,9 @@ def test_columns_may_have_other_names_and_the_time_another_unit(tables: Tables) 
     columns = ("--id_column", "stay", "--time_column", "hour", "--variable_column", "item", "--value_column", "result")
     cohort = tables.compile(tables.csv("e.csv", text), *columns, "--time_unit", "hours")
     assert sets_of(cohort, "train", 0) == [(30, [("hr", 80)]), (60, [("hr", 90)])]
+    text = text.replace(",0.5,", ",1800000,").replace(",1,", ",3600000,")
+    cohort = tables.compile(tables.csv("ms.csv", text), *columns, "--time_unit", "milliseconds")
+    assert sets_of(cohort, "train", 0) == [(30, [("hr", 80)]), (60, [("hr", 90)])]
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv.gz", "tsv", "folder"])

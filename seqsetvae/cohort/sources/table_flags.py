@@ -176,6 +176,8 @@ def add_label_rule_flags(parser: ArgumentParser) -> None:
     add("--label_column", metavar="COLUMN", help=column)
     of = "any: 1 if a row has 1; first, last: that of this row; each_row: each row is a prediction at its time"
     add("--label_of", choices=LABELS_OF, default="any", help=f"{of} (default %(default)s)")
+    positive = "values of --label_name or --label_column that mean 1, such as Expired; all others that are not empty "
+    add("--label_positive", nargs="+", default=[], metavar="VALUE", help=positive + "mean 0")
     present = "the label is 1 if this column of --stays (or of SRC) is not empty, such as the time of death"
     add("--label_present", metavar="COLUMN", help=present)
 
@@ -185,7 +187,7 @@ def add_code_rule_flags(parser: ArgumentParser) -> None:
     _add_event_flags(parser, "an event with this code, such as MEDS_DEATH or 'ICU_ADMISSION*',", "CODE")
     present = "the label is 1 if the subject has an event with this code, at any time; it is no input"
     parser.add_argument("--label_present", metavar="CODE", help=present)
-    parser.set_defaults(label_column=None, label_of="any")
+    parser.set_defaults(label_column=None, label_of="any", label_positive=[])
 
 
 def _add_event_flags(parser: ArgumentParser, what: str, metavar: str) -> None:
@@ -223,6 +225,10 @@ def check_label_flags(arguments: Namespace) -> None:
         (
             arguments.label_of != "any" and not arguments.label_column,
             "--label_of is of --label_column, which is not given.",
+        ),
+        (
+            arguments.label_positive and not (arguments.label_name or arguments.label_column),
+            "--label_positive is of --label_name or --label_column, of which none is given.",
         ),
         (
             arguments.labels and clocks[:1] not in ([], ["--until_hour"]),

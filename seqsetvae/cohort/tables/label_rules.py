@@ -4,7 +4,8 @@ Letters: D ids, M samples.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.tables.cells import as_id_texts, as_text, in_column
 from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, match_notes, timed_parts
 from seqsetvae.cohort.tables.forms import Form
-from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label
+from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label, one_for
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
-from seqsetvae.system.errors import InputError, counted, shown
+from seqsetvae.system.errors import InputError, counted, named, shown
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,34 @@ class LabelRows:
     time: NDArray[Any] | None  # [M] prediction time; None: the table has none
     label: NDArray[np.int8]  # [M] 0, 1 or -1
     notes: list[str]
+    meaning: tuple[str, ...] = ()  # what --label_positive makes of the values
+
+
+NOT_BINARY = " (--label_positive says which values mean 1)"
 
 
 def read_label_rows(
-    files: Sequence[Path], id_column: str, time_column: str | None, label: str | None, events: Events, flags: TimeFlags
+    files: Sequence[Path],
+    id_column: str,
+    time_column: str | None,
+    label: str | None,
+    events: Events,
+    flags: TimeFlags,
+    positive: Sequence[str] = (),
 ) -> LabelRows:
     """Labels by (id, prediction time); `label` None: the tables have prediction times alone.
 
     Raises:
-        InputError: as `LabelFile`: a row without id or prediction time, a label other than 0 and 1 or empty, two labels
-            for one sample; or no row of an id with events.
+        InputError: as `LabelFile`: a row without id or prediction time, a label other than 0 and 1 or empty (unless
+            `positive` are the values that mean 1), two labels for one sample; or no row of an id with events, or none
+            with such a value.
     """
     columns = [name for name in (id_column, time_column, label) if name is not None]
     file = LabelFile([Part(path, 0, read_table(path, columns)) for path in files])
     ids = events.ids.find(file.ids(id_column, events.ids.texts))
-    label_of = np.full(len(ids), -1, dtype=np.int8) if label is None else file.labels(label)
+    label_of = np.full(len(ids), -1, dtype=np.int8)
+    if label is not None:
+        label_of = file.labels(label, one_for(positive), NOT_BINARY)
     time, notes = (None, []) if time_column is None else file.times(time_column, events.time, flags)
     known = np.flatnonzero(ids >= 0)
     rows_of_id = np.bincount(ids[known], minlength=len(events.ids))
@@ -55,7 +69,27 @@ def read_label_rows(
         + notes
     )
     file.refuse_contradictions(id_column, [ids] if time is None else [time, ids], [label_of], known)
-    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes)
+    meaning = () if label is None or not positive else (_meaning(label, positive, Counter(file.texts(label).tolist())),)
+    return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes, meaning)
+
+
+def _meaning(column: str, positive: Sequence[str], rows: Mapping[str, int]) -> str:
+    """What --label_positive makes of the values of a column, of which each has so many rows.
+
+    Raises:
+        InputError: one of the values does not occur.
+    """
+    as_label = one_for(positive)
+    levels = {text: int(n) for text, n in rows.items() if text}
+    for value in positive:
+        if not any(one_for([value])(text) == "1" for text in levels):
+            there = named([shown(text) for text in sorted(levels, key=levels.__getitem__, reverse=True)]) or "none"
+            raise InputError(f"--label_positive {shown(value)}: no cell of {column} has this value, but {there}.")
+    of_label = [
+        named([f"{shown(text)} ({counted(n, 'row')})" for text, n in levels.items() if as_label(text) == label])
+        for label in "10"
+    ]
+    return f"{column}: label 1 is {of_label[0]}, label 0 is {of_label[1] or 'none'}"
 
 
 EACH_ROW = "each_row"
@@ -63,15 +97,23 @@ LABELS_OF = ("any", "first", "last", EACH_ROW)
 
 
 def row_labels(
-    files: Sequence[Path], column: str, rule: str, events: Events, form: Form, flags: TimeFlags
+    files: Sequence[Path],
+    column: str,
+    rule: str,
+    events: Events,
+    form: Form,
+    flags: TimeFlags,
+    positive: Sequence[str] = (),
 ) -> LabelRows:
     """One label a stay, or one for each row at its time. Rows with an empty label say nothing.
 
     `any`: 1 if a row has 1, else 0; `first`, `last`: that of the row with the earliest or the latest time.
 
     Raises:
-        InputError: a label other than 0, 1, false, true and empty, or a time that counts has two different labels.
+        InputError: a label other than 0, 1, false, true and empty (unless `positive` are the values that mean 1), or a
+            time that counts has two different labels.
     """
+    levels: Counter[str] = Counter()
 
     def clock_of_part(part: Part) -> TimeColumn:
         return clock_of(part.file, form.time_column, part.columns[form.time_column], events, flags)
@@ -81,8 +123,11 @@ def row_labels(
         ids = events.ids.find(in_column(where, form.id_column, lambda: as_id_texts(cells[form.id_column])))
         read = partial(clock.read, cells[form.time_column], earliest=rule == EACH_ROW)
         time = in_column(where, form.time_column, read)
-        label = label_codes(in_column(where, column, lambda: as_text(cells[column])))
-        part.refuse(column, label == OTHER, no_label)
+        texts = in_column(where, column, lambda: as_text(cells[column]))
+        label = label_codes(texts, one_for(positive))
+        part.refuse(column, label == OTHER, lambda cell: no_label(cell) + NOT_BINARY)
+        if positive:
+            levels.update({pair["values"] or "": pair["counts"] for pair in texts.value_counts().to_pylist()})
         known = (ids >= 0) & (label >= 0) & ~is_bad(time)
         return ids[known], time[known], label[known]
 
@@ -90,12 +135,13 @@ def row_labels(
     timed = timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part)
     parts = [part.use(partial(rows_of, clock=clock)) for part, clock in timed]
     ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
+    meaning = [_meaning(column, positive, levels)] if positive else []
     order = np.lexsort((label, time, ids))
     ids, time, label = ids[order], time[order], label[order]
     if rule != "any":
         _refuse_ties(column, rule, ids, time, label, events)
     if rule == EACH_ROW:
-        return LabelRows(ids, time, label, [f"each row with a {column} is a prediction at its time"])
+        return LabelRows(ids, time, label, [*meaning, f"each row with a {column} is a prediction at its time"])
     if rule == "any":
         found, start = np.unique(ids, return_index=True)
         chosen = np.maximum.reduceat(label, start) if len(found) else label
@@ -105,7 +151,7 @@ def row_labels(
         chosen = (label if rule == "first" else label[::-1])[first]
     what = {"any": "1 if any row of the stay has 1", "first": "that of its first row", "last": "that of its last row"}
     note = f"the label of a stay is {what[rule]} of {column}: {_balance(chosen)}"
-    return LabelRows(found.astype(np.int32), None, chosen, [note])
+    return LabelRows(found.astype(np.int32), None, chosen, [*meaning, note])
 
 
 def _refuse_ties(
@@ -241,8 +287,9 @@ def find_labels(
     if arguments.labels:
         usual = PREDICTION_TIME if PREDICTION_TIME in column_names(arguments.labels) else None
         time = arguments.prediction_time_column or usual
-        rows = read_label_rows([arguments.labels], arguments.id_column, time, arguments.label_name, events, flags)
-        odd, rows = rows.notes, replace(rows, notes=[])
+        of_columns = arguments.id_column, time, arguments.label_name
+        rows = read_label_rows([arguments.labels], *of_columns, events, flags, arguments.label_positive)
+        odd, rows = rows.notes, replace(rows, notes=list(rows.meaning))
         if rows.time is None and time is not None:
             odd.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
     if arguments.label_event:
@@ -251,7 +298,8 @@ def find_labels(
         found = occurrences(arguments.label_event, events)
         rows = event_labels(rows, arguments.label_event, arguments.horizon, found)
     elif arguments.label_column:
-        labels = row_labels(files, arguments.label_column, arguments.label_of, events, form, flags)
+        of_rows = arguments.label_column, arguments.label_of
+        labels = row_labels(files, *of_rows, events, form, flags, arguments.label_positive)
         rows = of_samples(labels, rows, len(events.ids))
     elif arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))

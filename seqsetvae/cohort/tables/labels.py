@@ -1,7 +1,7 @@
 """Files of labels: an id, perhaps a prediction time, and one or more labels a row. Letters: R rows of all files."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,13 @@ class LabelFile:
         self.refuse(name, is_bad(np.concatenate(times)), clocks[0].refused)
         return np.concatenate(times), notes
 
-    def labels(self, name: str, as_label: Callable[[str], str] = str) -> NDArray[np.int8]:
-        """[R] Labels as 0, 1 and -1 for an empty cell. Raises InputError for any other cell.
+    def labels(self, name: str, as_label: Callable[[str], str] = str, advice: str = "") -> NDArray[np.int8]:
+        """[R] Labels as 0, 1 and -1 for an empty cell. Raises InputError, with `advice`, for any other cell.
 
         `as_label` makes the label of a cell that is not empty.
         """
         labels = label_codes(self._read(name, as_text), as_label)
-        self.refuse(name, labels == OTHER, no_label)
+        self.refuse(name, labels == OTHER, lambda cell: no_label(cell) + advice)
         return labels
 
     def texts(self, name: str) -> NDArray[np.str_]:
@@ -145,6 +145,22 @@ def _code(label: str) -> int:
         return -1
     number = float(label) if re.match(NUMBER, label) else _WORDS.get(label.lower())
     return int(number) if number in (0, 1) else OTHER
+
+
+def one_for(values: Collection[str]) -> Callable[[str], str]:
+    """The label of a cell that is not empty: 1 if it is one of the values, else 0; without values the cell itself.
+
+    >>> [one_for(["Expired", "2"])(cell) for cell in ("Expired", "Alive", "2.0", "0")]
+    ['1', '0', '1', '0']
+    """
+    if not values:
+        return str
+    wanted = {_number_or_text(value) for value in values}
+    return lambda cell: str(int(_number_or_text(cell) in wanted))
+
+
+def _number_or_text(text: str) -> float | str:
+    return float(text) if re.match(NUMBER, text) else text
 
 
 def no_label(cell: object) -> str:

@@ -78,7 +78,8 @@ def find_zone(name: str) -> Zone:
 MICROSECONDS = 60_000_000  # in a minute
 BAD_TIME = np.iinfo(np.int64).min  # a timestamp that is missing
 _UNREADABLE = BAD_TIME + 1  # one that is there and cannot be read
-MINUTES = {"seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0, "weeks": 10080.0, "years": 525_960.0}
+MINUTES = {"milliseconds": 1 / 60_000, "seconds": 1 / 60, "minutes": 1.0, "hours": 60.0, "days": 1440.0}
+MINUTES |= {"weeks": 10080.0, "years": 525_960.0}
 DURATION = "duration"  # a unit of times in text, which are written 26:30, 26:30:15 or 1 days 02:30:00
 YEARS = (1600, 2999)  # of timestamps; others are two digits read as a year, another calendar, or stand for "never"
 _BOUNDS = tuple(int(np.datetime64(f"{year}-01-01", "s").astype(np.int64)) for year in (YEARS[0], YEARS[1] + 1))
