@@ -16,7 +16,7 @@ from seqsetvae.checkpoint.record import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIAB
 from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.models.head import build_head, recorded_settings
-from seqsetvae.models.trees import TREES, BoostedTrees, average_with_trees
+from seqsetvae.models.members import Members
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
 from seqsetvae.settings.groups import FinetuningRates, HeadSettings
 from seqsetvae.settings.tuning import TuningSettings
@@ -43,7 +43,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         weight_decay: float,
         embeddings: torch.Tensor,
         trained_on: TrainedOn,
-        trees: BoostedTrees | None = None,
+        members: Members | None = None,
         tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
     ) -> None:
         """A new head on this backbone, which is frozen until `unfreeze_backbone`.
@@ -53,7 +53,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             head, loss, rates, weight_decay, trained_on: recorded in every checkpoint, with the task, that of the loss.
             embeddings: [V, I], the vectors of the cohort's variables, or what else stands for them
                 (`variables.variable_table`); they belong to the data, not to the weights.
-            trees: averaged with the network in predictions; trained already, and recorded too.
+            members: averaged with the network in predictions; trained already, and recorded too.
             tuning: what of the backbone trains once it is unfrozen.
         """
         super().__init__()
@@ -69,7 +69,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
                 TASK: loss.spec.as_plain(),
             }
             | ({} if trained_on.profile is None else {PROFILE: trained_on.profile.as_plain()})
-            | ({} if trees is None else {TREES: trees.as_plain()})
+            | ({} if members is None else members.as_plain())
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.variables = trained_on.variables
@@ -78,7 +78,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         self.spec = loss.spec
         self.head = build_head(backbone.pooled_width(self.pooling), head, self.spec.outputs)
         self.watched = f"val_{TASKS[self.spec.task].WATCHED}"
-        self.loss, self.trees = loss, trees
+        self.loss, self.members = loss, members
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.train_loss, self.val_loss = RunningMean(), RunningMean()
         self.val_predictions = GatheredOutputs(self.spec)
@@ -113,10 +113,10 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
 
     def predicted(self, batch: Batch | PooledBatch) -> torch.Tensor:
-        """Logits [N, 2] as predictions have them: with trees, of the mean log-odds of trees and network."""
-        if self.trees is None or isinstance(batch, PooledBatch):
+        """Logits [N, 2] as predictions have them: of the average of all members."""
+        if self.members is None or isinstance(batch, PooledBatch):
             return self(batch)
-        return average_with_trees(self(batch), self.trees, self.backbone.table(batch, self.embeddings))
+        return self.members.average(self(batch), lambda: self.backbone.table(batch, self.embeddings))
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """Pooled history of each stay: [N, P]; without a gradient while the backbone is frozen."""

@@ -31,7 +31,7 @@ from seqsetvae.checkpoint.record import (
 from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.head import EnsembleHead, Head, build_head, head_settings
-from seqsetvae.models.trees import TREES, BoostedTrees, average_with_trees
+from seqsetvae.models.members import TREES, Members, read_members
 from seqsetvae.settings.groups import DataSettings, HeadSettings
 from seqsetvae.settings.problems import check_recorded
 from seqsetvae.system.errors import InputError
@@ -49,11 +49,11 @@ class FinetunedModel(nn.Module):
         backbone: Any,
         head: Head | EnsembleHead,
         pooling: str,
-        trees: BoostedTrees | None = None,
+        members: Members | None = None,
         spec: Spec = one_label(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.pooling, self.trees, self.spec = backbone, head, pooling, trees, spec
+        self.backbone, self.head, self.pooling, self.members, self.spec = backbone, head, pooling, members, spec
 
     def forward(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Outputs of each stay, logits [N, 2] for one binary label.
@@ -61,9 +61,9 @@ class FinetunedModel(nn.Module):
         `embeddings` is `variables.variable_table` of the batch's cohort.
         """
         logits = self.head(self.backbone.pooled(batch, embeddings, self.pooling))
-        if self.trees is None:
+        if self.members is None:
             return logits
-        return average_with_trees(logits, self.trees, self.backbone.table(batch, embeddings))
+        return self.members.average(logits, lambda: self.backbone.table(batch, embeddings))
 
 
 @dataclass(frozen=True)
@@ -151,5 +151,5 @@ def _build(saved: dict[str, Any], name: str, spec: Spec) -> FinetunedModel:
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
     width = backbone.pooled_width(head.head_pooling)
-    trees = BoostedTrees(saved[TREES]) if TREES in saved else None
-    return FinetunedModel(backbone, build_head(width, head, spec.outputs), head.head_pooling, trees, spec)
+    head_module = build_head(width, head, spec.outputs)
+    return FinetunedModel(backbone, head_module, head.head_pooling, read_members(saved), spec)

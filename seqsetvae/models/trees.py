@@ -1,4 +1,4 @@
-"""Boosted trees on a table of summaries, averaged with the network; their texts are checked before LightGBM reads them.
+"""Boosted trees on a table of summaries; their texts are checked before LightGBM reads them.
 
 LightGBM's parser believes every count and index that it reads: a damaged text can end or hang the process. So all that
 a prediction depends on is checked first, and LightGBM gets a text that is written anew from it, without the rest.
@@ -18,7 +18,6 @@ import torch
 
 from seqsetvae.system.errors import InputError
 
-TREES = "trees"  # in the hyper_parameters of a checkpoint
 MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
 # Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
 PARAMETERS: dict[str, Any] = {
@@ -37,7 +36,6 @@ ROUNDS, RATE = 1600, 0.01
 # Every other model splits at random thresholds (Geurts et al., 2006): it errs elsewhere, so the average gains. Each of
 # its trees fits less, so that it has twice as many.
 KINDS: tuple[tuple[int, dict[str, Any]], ...] = ((1, {}), (2, {"extra_trees": True}))  # times ROUNDS, parameters
-NETWORK_WEIGHT = 0.3  # of the network's log-odds in the average; from 0.3 to 0.5 there is hardly a difference
 _END = "end of trees"
 _HEADER = {  # what its lines may hold: trees of one binary label
     "version": "v[0-9]",
@@ -106,22 +104,6 @@ class BoostedTrees:
     def as_plain(self) -> list[str]:
         """For a checkpoint."""
         return self.models
-
-    def __deepcopy__(self, memo: Any) -> BoostedTrees:
-        """They never change, and averaging of weights copies the module that holds them."""
-        return self
-
-
-def average_with_trees(logits: torch.Tensor, trees: BoostedTrees, table: np.ndarray) -> torch.Tensor:
-    """Logits [N, 2] of the weighted mean log-odds of network (`logits` [N, 2]) and trees (their table [N, c])."""
-    of_trees = torch.from_numpy(trees.log_odds(table)).to(logits)
-    mean = NETWORK_WEIGHT * (logits[:, 1] - logits[:, 0]) + (1 - NETWORK_WEIGHT) * of_trees
-    return torch.stack([-mean / 2, mean / 2], dim=1)
-
-
-def trees_alone(average: np.ndarray, network: np.ndarray) -> np.ndarray:
-    """Log-odds of the trees, from those of the average and of the network: [n] each."""
-    return (average - NETWORK_WEIGHT * network) / (1 - NETWORK_WEIGHT)
 
 
 def _train(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, kind: dict[str, Any]) -> Any:

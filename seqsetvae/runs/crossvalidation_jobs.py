@@ -28,7 +28,6 @@ from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
 from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
-from seqsetvae.models.trees import trees_alone
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
 from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.runs import finetune, pretrain
@@ -157,7 +156,7 @@ def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Fi
 def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, RunFolder]:
     """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
 
-    The models are the fine-tuned one and, where trees were averaged with the network, each of the two alone.
+    The models are the fine-tuned one and, where it is an average, each of its members alone.
     """
     device = prepare_device(settings.run)
     settings = finetune.for_stays(settings, cohort)
@@ -181,10 +180,10 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     found = predictions()
     logit, label = found.output[:, 0], found.target[:, 0].astype(np.int64)
     columns: Columns = {"stay_id": found.stay_id, "label": label, settings.architecture.architecture: logit}
-    if model.trees is not None:
-        model.trees = None
-        network = predictions().output[:, 0]
-        columns |= {"network alone": network, "trees alone": trees_alone(logit, network)}
+    members = model.members
+    for member in () if members is None else members.of:
+        model.members = members.alone(member.name)
+        columns[f"{member.name} alone"] = predictions().output[:, 0]
     return columns, RunFolder(run)
 
 

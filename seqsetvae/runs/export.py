@@ -25,7 +25,7 @@ from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
-from seqsetvae.models.trees import TREES
+from seqsetvae.models.members import TREES
 from seqsetvae.modes.export import FIXED, Settings
 from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer
 from seqsetvae.settings.declare import changed

@@ -23,7 +23,7 @@ from seqsetvae.cohort.profile import Profile, median_hours
 from seqsetvae.evaluation import report as report_page
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.head import set_prior, weight_of_positives
-from seqsetvae.models.trees import BoostedTrees
+from seqsetvae.models.members import Members
 from seqsetvae.modes.finetune import Settings
 from seqsetvae.settings.declare import as_plain, changed
 from seqsetvae.settings.tuning import resolved
@@ -45,7 +45,7 @@ from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
-from seqsetvae.training.table import fit_to_training_stays, grow_trees
+from seqsetvae.training.table import fit_members, fit_to_training_stays
 from seqsetvae.training.tuning import check_layers
 
 
@@ -156,8 +156,8 @@ def module_and_data(
     data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
     if is_new and hasattr(backbone, "start_small"):
         backbone.start_small(n_stays, data.loader("train"), variables)
-    trees = grow_trees(settings.trees, backbone, variables, data)
-    return build(settings, backbone, variables, cohort, transform, trees), data
+    members = fit_members(settings.trees, backbone, variables, data)
+    return build(settings, backbone, variables, cohort, transform, members), data
 
 
 def labelled_stays(cohort: Cohort) -> int:
@@ -238,7 +238,7 @@ def build(
     variables: torch.Tensor,
     cohort: Cohort,
     transform: ValueTransform,
-    trees: BoostedTrees | None,
+    members: Members | None,
 ) -> SeqSetVAEFineTuner:
     """The module of these settings around a loaded backbone; `variables` as from `variables.variable_table`."""
     label, spec = cohort.split("train").label, spec_of(cohort)
@@ -258,7 +258,7 @@ def build(
             median_hours=median_hours(cohort.split("train")),
             profile=Profile.of(cohort),
         ),
-        trees,
+        members,
         settings.tuning,
     )
     if spec.outputs is None:

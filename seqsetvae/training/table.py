@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from seqsetvae.batches.loading import CohortDataModule, until
+from seqsetvae.models.members import Members
 from seqsetvae.models.trees import MAX_STAYS, BoostedTrees
 from seqsetvae.settings.groups import TreeSettings
 from seqsetvae.system.console import print_line
@@ -24,17 +25,18 @@ def fit_to_training_stays(backbone: Any, data: CohortDataModule) -> None:
         backbone.fit(data.cohort, until(data.loader("train", shuffle=True), FIT_STAYS))
 
 
-def grow_trees(
+def fit_members(
     settings: TreeSettings, backbone: Any, variables: torch.Tensor, data: CohortDataModule
-) -> BoostedTrees | None:
-    """The trees to average the network with, if any."""
+) -> Members | None:
+    """The network and the trees to average it with, if any."""
     if not settings.tree_models:
         if hasattr(backbone, "drop_pretrained"):
             backbone.drop_pretrained()
         return None
     stays, table = table_of_split(backbone, variables, data, "train")
     print_line(f"Boosted trees: {len(table):,} training stays, {table.shape[1]:,} columns")
-    return BoostedTrees.fit(table, data.cohort.split("train").label[stays], settings.tree_models)
+    label = data.cohort.split("train").label[stays]
+    return Members.fixed(BoostedTrees.fit(table, label, settings.tree_models))
 
 
 def table_of_split(

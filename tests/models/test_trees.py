@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from seqsetvae.models import trees
-from seqsetvae.models.trees import BoostedTrees, average_with_trees, checked_text, lightgbm, trees_alone
+from seqsetvae.models.trees import BoostedTrees, checked_text, lightgbm
 from seqsetvae.system.errors import InputError
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -63,17 +62,6 @@ def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lig
     assert base != 0
     used = {int(column) for line in re.findall("split_feature=(.*)", text) for column in line.split()}
     assert set(np.flatnonzero(np.abs(contributions).max(axis=0))) == used
-
-
-def test_the_average_is_a_weighted_mean_of_log_odds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "ROUNDS", 20)
-    table, label = _noise()
-    grown = BoostedTrees.fit(table, label, models=1)
-    logits = torch.tensor([[0.5, -0.5]]).repeat(len(table), 1).double()
-    found = average_with_trees(logits, grown, table).diff(dim=1).squeeze(1).numpy()
-    np.testing.assert_allclose(found, 0.3 * -1 + 0.7 * grown.log_odds(table))
-    parts = torch.from_numpy(found), torch.full((len(table),), -1.0, dtype=torch.float64)
-    np.testing.assert_allclose(trees_alone(*parts).numpy(), grown.log_odds(table))
 
 
 def test_a_damaged_model_is_one_clear_error() -> None:

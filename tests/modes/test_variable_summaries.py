@@ -65,7 +65,10 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert status == 0, errors
     assert f"{float(last['val_auc']):.4f}" in said
     assert f"{float(last['val_auprc']):.4f}" in said
-    assert len(load_finetuned(checkpoint).model.trees.models) == variable_summaries.RECIPE["tree_models"]  # type: ignore[union-attr]
+    members = load_finetuned(checkpoint).model.members
+    assert members is not None
+    assert [member.name for member in members.of] == ["network", "trees"]
+    assert len(members.as_plain()["trees"]) == variable_summaries.RECIPE["tree_models"]
 
 
 def test_a_checkpoint_of_another_encoding_is_one_error_for_evaluation_and_training(
@@ -99,7 +102,7 @@ def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> 
 def test_without_trees_the_network_is_trained_alone(compiled: Cohort, tmp_path: Path) -> None:
     run, printed = _train(compiled, tmp_path, tree_models=0)
     assert "Boosted trees" not in printed
-    assert load_finetuned(run / "checkpoints" / "best.ckpt").model.trees is None
+    assert load_finetuned(run / "checkpoints" / "best.ckpt").model.members is None
 
 
 @pytest.mark.parametrize(
