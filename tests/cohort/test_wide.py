@@ -290,3 +290,39 @@ def test_times_may_be_in_weeks_and_years(tables: Tables) -> None:
     for unit, minutes in (("weeks", 10_080), ("years", 525_960)):
         cohort = tables.compile(tables.csv("e.csv", "id,time,variable,value\n7,1,hr,80\n"), "--time_unit", unit)
         assert sets_of(cohort, "train", 0) == [(minutes, [("hr", 80)])]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "UTF-16", "utf-8"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_may_be_in_another_encoding(tables: Tables, encoding: str, packed: bool) -> None:
+    texts = {
+        "e.csv": "id,time,température,rythme\n1,0,37.5,régulier\n2,0,38,irrégulier\n",
+        "stays.csv": "id,unité\n1,réanimation\n2,réanimation\n",
+        "labels.csv": "id,état\n1,décédé\n2,\n",
+    }
+    files = [tables.root / (name + ".gz" * packed) for name in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        file.write_bytes(gzip.compress(text.encode(encoding)) if packed else text.encode(encoding))
+    facts = ("--stays", files[1], "--static_columns", "unité", "--labels", files[2], "--label_name", "état")
+    cohort = tables.compile(files[0], "--wide", *facts, "--label_positive", "décédé", "--encoding", encoding)
+    assert cohort.vocabulary == ("rythme=irrégulier", "rythme=régulier", "température", "unité=réanimation")
+    assert cohort.split("train").label.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "message"),
+    [
+        ("id,time,variable,value\n1,0,fièvre,1\n".encode("latin-1"), None, "name the encoding of the tables: data.py"),
+        ("id,time,variable,valeur médiane\n1,0,f,1\n".encode("latin-1"), None, "--encoding cp1252"),
+        ("id,time,variable,value\n1,0,f,1\n".encode("utf-16"), None, "--encoding cp1252 (latin-1, utf-16, ...)"),
+        (b"id,time,variable,value\n1,0,f,1\n", "utf-16", "e.csv: cannot be read: UTF-16 stream does not start with"),
+        (b"id,time,variable,value\n1,0,f\xe8,1\n", "ascii", "'ascii' codec can't decode byte 0xe8"),
+        (b"id,time,variable,value\n1,0,f,1\n", "klingon", "--encoding klingon: Python knows no such encoding"),
+        (b"id,time,variable,value\n1,0,f,1\n", "base64", "--encoding base64: Python knows no such encoding"),
+    ],
+)
+def test_another_encoding_is_said_and_not_guessed(
+    tables: Tables, text: bytes, encoding: str | None, message: str
+) -> None:
+    (tables.root / "e.csv").write_bytes(text)
+    assert message in tables.refused(tables.root / "e.csv", *(["--encoding", encoding] if encoding else []))

@@ -32,7 +32,7 @@ from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
-from seqsetvae.cohort.tables.forms import COLUMN, USUAL, Form, refuse_shared_ids, table_files, unread_notes
+from seqsetvae.cohort.tables.forms import COLUMN, Form, refuse_shared_ids, table_files, unread_notes
 from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
 from seqsetvae.cohort.tables.read import column_names, refuse_absent
 from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
@@ -162,8 +162,9 @@ def _refuse_other_columns(file: Path, columns: Columns, form: Form) -> None:
     there = column_names(file, form)
     named = columns._asdict() if form.id_place == COLUMN else columns._replace(id=None)._asdict()  # type: ignore[arg-type]
     missing = {flag: name for flag, name in named.items() if name is not None and name not in there}
-    are_joined = len(there) == 1 or any(mark in name for name in there for mark in ";\t|")  # which reading them says
-    if missing and not are_joined:
+    # Reading them says what is wrong with a header of another separator or encoding.
+    is_odd = len(there) == 1 or any(mark in name for name in there for mark in ";\t|\ufffd\0")
+    if missing and not is_odd:
         wide = " For a table with a column a variable: --wide." * ("variable" in missing)
         flags = ", ".join(f"--{flag}_column" for flag in missing)
         raise InputError(
@@ -207,7 +208,7 @@ class _Facts:
             [arguments.subject_column],
             facts=list(dict.fromkeys(arguments.static_columns)),
             dated=None if arguments.stays else Dated(columns, self._flags),
-            form=USUAL if arguments.stays else form,
+            form=Form(encoding=form.encoding) if arguments.stays else form,
         )
         self._columns = self._of_ids.cells
         self._end = None if arguments.end_column is None else self._end_times(arguments.end_column)

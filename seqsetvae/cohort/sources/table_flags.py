@@ -1,5 +1,6 @@
 """The flags that tables of events (`table`, `meds`, `omop`) share, those of how tables are written, and of labels."""
 
+import codecs
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection
@@ -12,7 +13,7 @@ from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, open_database
-from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, Form
+from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, USUAL, Form
 from seqsetvae.cohort.tables.label_rules import (
     EACH_ROW,
     LABELS_OF,
@@ -133,6 +134,8 @@ def add_form_flags(parser: ArgumentParser) -> None:
     add("--columns", metavar="A,B,C", help=names)
     mark = "between the cells of text files (default: tabs in .tsv, pipes in .psv, or else the one in the header)"
     add("--separator", choices=SEPARATORS, help=mark)
+    encoding = "of the text files of SRC, --stays and --labels: cp1252, latin-1, utf-16, ... (default %(default)s)"
+    add("--encoding", default=USUAL.encoding, metavar="NAME", help=encoding)
 
 
 def form_of(arguments: Namespace) -> Form:
@@ -143,6 +146,10 @@ def form_of(arguments: Namespace) -> Form:
         raise InputError("--text_column has no meaning with --wide, whose cells may be numbers or texts.")
     if arguments.wide and (arguments.variable_column, arguments.value_column) != ("variable", "value"):
         raise InputError("--variable_column and --value_column have no meaning with --wide; see --value_columns.")
+    try:
+        "".encode(arguments.encoding)
+    except LookupError:
+        raise InputError(f"--encoding {arguments.encoding}: Python knows no such encoding; cp1252 is one.") from None
     names = tuple(name.strip() for name in arguments.columns.split(",")) if arguments.columns else ()
     if len(set(names)) < len(names) or "" in names:
         raise InputError(f"--columns {arguments.columns}: a name is empty or occurs twice.")
@@ -152,6 +159,7 @@ def form_of(arguments: Namespace) -> Form:
     if twice := [name for name in arguments.value_columns if name in taken]:
         raise InputError(f"--value_columns {quoted(twice)}: another flag gives this column another meaning. Keep one.")
     return Form(
+        encoding=codecs.lookup(arguments.encoding).name,
         separator=SEPARATORS.get(arguments.separator),
         names=names,
         id_column=arguments.id_column,

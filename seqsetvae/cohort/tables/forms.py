@@ -104,6 +104,7 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space":
 class Form:
     """What the flags say of the tables of SRC; the default is a header and one full row an event."""
 
+    encoding: str = "utf-8"  # of text files
     separator: str | None = None  # between the cells of a text file; None: the one of its name or header
     names: tuple[str, ...] = ()  # of the columns, in files without a header
     id_column: str = "id"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.tables.cells import as_id_texts, as_text, in_column
 from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, match_notes, timed_parts
-from seqsetvae.cohort.tables.forms import Form
+from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label, one_for
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
@@ -47,6 +47,7 @@ def read_label_rows(
     events: Events,
     flags: TimeFlags,
     positive: Sequence[str] = (),
+    form: Form = USUAL,
 ) -> LabelRows:
     """Labels by (id, prediction time); `label` None: the tables have prediction times alone.
 
@@ -56,7 +57,7 @@ def read_label_rows(
             with such a value.
     """
     columns = [name for name in (id_column, time_column, label) if name is not None]
-    file = LabelFile([Part(path, 0, read_table(path, columns)) for path in files])
+    file = LabelFile([Part(path, 0, read_table(path, columns, form=form)) for path in files])
     ids = events.ids.find(file.ids(id_column, events.ids.texts))
     label_of = np.full(len(ids), -1, dtype=np.int8)
     if label is not None:
@@ -285,10 +286,11 @@ def find_labels(
     """
     odd: list[str] = []
     if arguments.labels:
-        usual = PREDICTION_TIME if PREDICTION_TIME in column_names(arguments.labels) else None
+        written = Form(encoding=form.encoding)
+        usual = PREDICTION_TIME if PREDICTION_TIME in column_names(arguments.labels, written) else None
         time = arguments.prediction_time_column or usual
         of_columns = arguments.id_column, time, arguments.label_name
-        rows = read_label_rows([arguments.labels], *of_columns, events, flags, arguments.label_positive)
+        rows = read_label_rows([arguments.labels], *of_columns, events, flags, arguments.label_positive, written)
         odd, rows = rows.notes, replace(rows, notes=list(rows.meaning))
         if rows.time is None and time is not None:
             odd.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")

@@ -30,6 +30,9 @@ from seqsetvae.cohort.tables.forms import EXCEL, PARQUET, SEPARATORS, USUAL, Der
 from seqsetvae.system.errors import InputError, cut
 
 _OF_SUFFIX = {".tsv": "\t", ".psv": "|"}  # between the cells; of the others the header tells
+ENCODING = (
+    "Write it in UTF-8, or name the encoding of the tables: data.py table --encoding cp1252 (latin-1, utf-16, ...)."
+)
 ROWS_PER_PART = 1 << 18
 BYTES_PER_PART = 1 << 23  # of a CSV file
 HEADER_CHARACTERS = 1 << 20  # at most
@@ -102,7 +105,7 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
             return list(pq.read_schema(file).names), ""
         if file.name.lower().endswith(EXCEL):
             return list(read_sheet(file, form.names).schema.names), ""
-        with _unpacked(file) as stream:
+        with _unpacked(file, form) as stream:
             text = _text_of(stream)
             lines = list(islice(_first_lines(text, file), 1))
             separator = form.separator or _separator(file, lines[0] if lines else "")
@@ -110,16 +113,17 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
         if form.names and len(first) != len(form.names):
             raise InputError(f"{file}: its first line has {len(first)} cells, --columns names {len(form.names)}.")
         return list(form.names or first), separator
-    except (pa.ArrowException, OSError, csv.Error) as error:
+    except (pa.ArrowException, OSError, csv.Error, UnicodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
 
 
 @contextmanager
-def _unpacked(file: Path) -> Iterator[pa.NativeFile]:
-    """The bytes of a text file. Arrow itself opens no file whose name is no text."""
+def _unpacked(file: Path, form: Form) -> Iterator[pa.NativeFile]:
+    """The bytes of a text file in UTF-8. Arrow itself opens no file whose name is no text."""
     packing = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(file.suffix.lower())
     with file.open("rb") as packed, pa.input_stream(packed, compression=packing) as stream:
-        yield stream
+        is_other = form.encoding != USUAL.encoding
+        yield pa.transcoding_input_stream(stream, form.encoding, USUAL.encoding) if is_other else stream
 
 
 def _text_of(stream: pa.NativeFile) -> io.TextIOWrapper:
@@ -180,8 +184,10 @@ def read_parts(
                 cells = {name: _decoded(part, name) for name in physical}
                 yield Part(file, first_row, derive.columns(cells, wanted, batch.num_rows))
             first_row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         why = cut(str(error).replace("\n", " "), 300)
+        if "invalid UTF8" in why:
+            why += f". {ENCODING}"
         if "straddling object" in why:
             why = f"a row of more than {BYTES_PER_PART:,} bytes. Is a quotation mark not closed?"
         raise InputError(f"{file}: cannot be read (after row {first_row:,}): {why}") from None
@@ -199,10 +205,12 @@ def _decoded(part: Part, name: str) -> pa.Array:
     return cells.dictionary_decode()
 
 
-def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, pa.Array]:
+def read_table(
+    file: Path, columns: Sequence[str], optional: Sequence[str] = (), form: Form = USUAL
+) -> dict[str, pa.Array]:
     """All rows of a small file, by column. Raises InputError as `read_parts`, and above LARGEST_TABLE."""
     parts, n_bytes = list[Part](), 0
-    for part in read_parts(file, columns, optional):
+    for part in read_parts(file, columns, optional, form=form):
         parts.append(part)
         n_bytes += sum(cells.nbytes for cells in part.columns.values())
         if n_bytes > LARGEST_TABLE:
@@ -256,8 +264,10 @@ def _find_columns(file: Path, there: Sequence[str], columns: Sequence[str], opti
 
 def _no_columns(file: Path, missing: Sequence[str], there: Sequence[str], advice: str) -> InputError:
     """The error, to be raised."""
-    if any("\ufffd" in name for name in there):
-        return InputError(f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding.")
+    if any(mark in name for name in there for mark in "\ufffd\0"):
+        return InputError(
+            f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding. {ENCODING}"
+        )
     return InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)} {advice}".strip())
 
 
@@ -267,10 +277,12 @@ def _batches(file: Path, columns: list[str], names: list[str], separator: str, f
         return _parquet(file, columns)
     if file.name.lower().endswith(EXCEL):
         return iter([read_sheet(file, form.names).select(columns)])
-    return _csv(file, columns, names if form.names else None, separator)
+    return _csv(file, columns, names if form.names else None, separator, form)
 
 
-def _csv(file: Path, columns: list[str], names: list[str] | None, separator: str) -> Iterator[pa.RecordBatch]:
+def _csv(
+    file: Path, columns: list[str], names: list[str] | None, separator: str, form: Form
+) -> Iterator[pa.RecordBatch]:
     convert = pacsv.ConvertOptions(
         include_columns=columns,
         column_types=dict.fromkeys(columns, pa.string()),
@@ -281,13 +293,13 @@ def _csv(file: Path, columns: list[str], names: list[str] | None, separator: str
     read = pacsv.ReadOptions(block_size=BYTES_PER_PART, use_threads=False, column_names=names)
     parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     n_rows = 0
-    with _unpacked(file) as stream:
+    with _unpacked(file, form) as stream:
         lines = _Lines(file, stream)
         for batch in pacsv.open_csv(pa.PythonFile(lines, mode="r"), read, parse, convert):
             n_rows += batch.num_rows
             yield batch
     if lines.count > n_rows + (names is None):  # and the header: some cells have several lines
-        _refuse_swallowed_rows(file, names, separator)
+        _refuse_swallowed_rows(file, names, separator, form)
 
 
 class _Lines:
@@ -314,9 +326,9 @@ class _Lines:
         self.closed = True
 
 
-def _refuse_swallowed_rows(file: Path, names: list[str] | None, separator: str) -> None:
+def _refuse_swallowed_rows(file: Path, names: list[str] | None, separator: str, form: Form) -> None:
     """Raises InputError for the first cell whose lines are rows of the table."""
-    with _unpacked(file) as stream:
+    with _unpacked(file, form) as stream:
         reader = csv.reader(_text_of(stream), delimiter=separator)
         try:
             header, row, line = names or next(reader), -1, reader.line_num
