@@ -180,10 +180,10 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     found = predictions()
     logit, label = found.output[:, 0], found.target[:, 0].astype(np.int64)
     columns: Columns = {"stay_id": found.stay_id, "label": label, settings.architecture.architecture: logit}
-    members = model.members
-    for member in () if members is None else members.of:
-        model.members = members.alone(member.name)
-        columns[f"{member.name} alone"] = predictions().output[:, 0]
+    if (members := model.members) is not None:
+        for member in members.of:
+            model.members = members.alone(member.name)
+            columns[f"{member.name} alone"] = predictions().output[:, 0]
     return columns, RunFolder(run)
 
 
