@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqsetvae.checkpoint.finetuned import Finetuned, load_finetuned
+from seqsetvae.checkpoint.backbone import Loaded
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.runs.predict import rows
 from seqsetvae.runs.scoring import open_scorer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load(checkpoint: str | Path) -> Finetuned:
+def load(checkpoint: str | Path) -> Loaded:
     """A fine-tuned model, on the CPU in evaluation mode, and what its checkpoint records.
 
     Args:
@@ -35,7 +36,7 @@ def load(checkpoint: str | Path) -> Finetuned:
 
 
 def predict(
-    model: Finetuned,
+    model: Loaded,
     data_dir: str | Path,
     *,
     split: str | None = None,

@@ -16,15 +16,13 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.settings.groups import RunSettings
 
 
-def embedding_table(cohort: Cohort, run: RunSettings) -> torch.Tensor:
-    """Embeddings of the cohort's variables, in the precision of the run: [V, I]."""
-    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run)))
-
-
 def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Tensor:
-    """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I]."""
+    """How the backbone knows the cohort's variables: its own table, or else their embeddings [V, I].
+
+    They are in the precision of the run.
+    """
     own = getattr(backbone, "variable_table", None)
-    return embedding_table(cohort, run) if own is None else own(cohort)
+    return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run))) if own is None else own(cohort)
 
 
 def host_work(backbone: Any, variables: torch.Tensor, again: bool = False) -> Prepare | None:

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from seqsetvae.batches.transform import PLAIN, VALUE_TRANSFORM, ValueTransform, read_transform
+from seqsetvae.batches.transform import VALUE_TRANSFORM, read_transform
 from seqsetvae.checkpoint.file import check_finite, check_kinds, check_types, read_file
 from seqsetvae.checkpoint.record import (
     FINGERPRINTS,
     FIRST_ARCHITECTURE,
     VARIABLES,
+    TrainedOn,
     architecture_of,
     check_fingerprints,
     read_profile,
     read_variables,
 )
-from seqsetvae.cohort.profile import PROFILE, Profile
-from seqsetvae.cohort.variables import Variables
+from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.settings.problems import check_recorded
 from seqsetvae.system.errors import InputError
@@ -46,17 +46,9 @@ class Checkpoint:
     path: Path
     weights: dict[str, torch.Tensor]
     hyper_parameters: dict[str, Any] = field(default_factory=dict)
-    variables: Variables | None = None  # None: bound to stats.csv and cached.csv, as checkpoints of old scripts are
-    fingerprints: dict[str, str] | None = None  # of an earlier version of ours
-    transform: ValueTransform = PLAIN
+    trained_on: TrainedOn = TrainedOn()
     architecture: str = FIRST_ARCHITECTURE
-    profile: Profile | None = None  # of the training data; None: an older file, or not written here
     stored: dict[str, torch.Size] = field(default_factory=dict)  # shapes by the names in the file, see `stored_shapes`
-
-    @property
-    def known(self) -> tuple[str, ...] | None:
-        """The names of its variables, if it records them."""
-        return self.variables.names if self.variables else None if self.fingerprints is None else (*self.fingerprints,)
 
     @property
     def not_stated(self) -> list[str]:
@@ -87,9 +79,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _weights(content, ARCHITECTURES[architecture].canonical_name, path)
     check_kinds(weights, path)
     check_finite(weights, path)
-    variables = read_variables(content.get(VARIABLES), path)
-    fingerprints = check_fingerprints(content.get(FINGERPRINTS, saved.get(FINGERPRINTS)), path)
-    transform = read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path)
+    trained_on = TrainedOn(
+        variables=read_variables(content.get(VARIABLES), path),
+        fingerprints=check_fingerprints(content.get(FINGERPRINTS, saved.get(FINGERPRINTS)), path),
+        transform=read_transform(content.get(VALUE_TRANSFORM, saved.get(VALUE_TRANSFORM)), path),
+        profile=read_profile(content.get(PROFILE, saved.get(PROFILE)), path),
+    )
     sizes = saved.get("sizes", saved)  # our fine-tuned checkpoints have the sizes in an entry of their own
     if not isinstance(sizes, dict):
         raise InputError(f"{path}: damaged, its hyper_parameters record the sizes {sizes!r:.60}. Use another copy.")
@@ -101,9 +96,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 "it with a plain number."
             )
     check_recorded(ARCHITECTURES[architecture].Sizes, stated, path)
-    profile = read_profile(content.get(PROFILE, saved.get(PROFILE)), path)
-    stored = stored_shapes(content)
-    return Checkpoint(path, weights, stated, variables, fingerprints, transform, architecture, profile, stored)
+    return Checkpoint(path, weights, stated, trained_on, architecture, stored_shapes(content))
 
 
 def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -190,6 +183,17 @@ class LoadReport:
             "shape_mismatch": list(self.mismatched),
             "random_in_file": self.random_in_file,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model with the weights of a checkpoint, on the CPU, and what the checkpoint records."""
+
+    path: Path
+    model: Any
+    input_dim: int  # width of the variable embeddings that it was trained with
+    trained_on: TrainedOn
+    report: LoadReport | None = None  # of a pretrained one; a fine-tuned one is complete
 
 
 def _grouped(names: list[str]) -> str:

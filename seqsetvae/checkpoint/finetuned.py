@@ -5,7 +5,6 @@ Legend: N stays, V variables, I embedding width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.transform import VALUE_TRANSFORM, read_transform
-from seqsetvae.checkpoint.backbone import stored_shapes
+from seqsetvae.checkpoint.backbone import Loaded, stored_shapes
 from seqsetvae.checkpoint.file import check_kinds, check_types, read_file
 from seqsetvae.checkpoint.record import (
     FINGERPRINTS,
@@ -66,23 +65,8 @@ class FinetunedModel(nn.Module):
         return self.members.average(logits, lambda: self.backbone.table(batch, embeddings))
 
 
-@dataclass(frozen=True)
-class Finetuned:
-    """A fine-tuned model in evaluation mode, and what its checkpoint records."""
-
-    path: Path
-    model: FinetunedModel
-    input_dim: int  # width of the variable embeddings that it was trained with
-    trained_on: TrainedOn
-
-    @property
-    def task(self) -> Spec:
-        """What it predicts."""
-        return self.model.spec
-
-
-def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
-    """The model of a checkpoint of a fine-tuning run, of any version, on the CPU.
+def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Loaded:
+    """The model of a checkpoint of a fine-tuning run, of any version, on the CPU in evaluation mode.
 
     Raises:
         InputError: unreadable, or a checkpoint of something else.
@@ -100,14 +84,14 @@ def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Finetuned:
     check_recorded(DataSettings, {name: saved[name] for name in ("label_name", "max_sets")}, path)
     trained_on = TrainedOn(
         variables=read_variables(content.get(VARIABLES), path),
-        fingerprints=check_fingerprints(saved.get(FINGERPRINTS), path),
+        fingerprints=check_fingerprints(saved.get(FINGERPRINTS, {}), path),
         label_name=saved["label_name"],
         max_sets=saved["max_sets"],
         transform=read_transform(saved.get(VALUE_TRANSFORM), path),
         median_hours=read_median_hours(saved.get(MEDIAN_HOURS), path),
         profile=read_profile(saved.get(PROFILE), path),
     )
-    return Finetuned(path, model.eval(), saved["sizes"]["input_dim"], trained_on)
+    return Loaded(path=path, model=model.eval(), input_dim=saved["sizes"]["input_dim"], trained_on=trained_on)
 
 
 def _fitting(content: dict[str, Any], saved: dict[str, Any], spec: Spec, path: Path) -> FinetunedModel:

@@ -31,16 +31,16 @@ class TrainedOn:
 
     variables: Variables | None = None  # what was read of each variable; None: an earlier version
     fingerprints: dict[str, str] | None = None  # of an earlier version: {variable: hash of its mean, std and embedding}
-    label_name: str
-    max_sets: int | None  # stays were shortened to this number of last sets
+    label_name: str | None = None  # None: it was trained without labels
+    max_sets: int | None = None  # stays were shortened to this number of last sets
     transform: ValueTransform = PLAIN  # how values were changed
     median_hours: float | None = None  # from the first to the last set of a stay; None: an older file, or not positive
     profile: Profile | None = None  # how often each variable occurs, and the window; None: an older file
 
     @property
-    def known(self) -> tuple[str, ...]:
-        """The names of its variables."""
-        return self.variables.names if self.variables else tuple(self.fingerprints or ())
+    def known(self) -> tuple[str, ...] | None:
+        """The names of its variables, if it records them."""
+        return self.variables.names if self.variables else None if self.fingerprints is None else (*self.fingerprints,)
 
 
 def read_profile(recorded: Any, path: Path) -> Profile | None:

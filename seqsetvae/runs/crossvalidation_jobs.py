@@ -15,30 +15,25 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from seqsetvae.batches.loading import CohortDataModule, data_module
-from seqsetvae.batches.transform import ValueTransform
-from seqsetvae.batches.variables import host_work, variable_table
-from seqsetvae.checkpoint.backbone import LoadReport
-from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
+from seqsetvae.batches.loading import data_module
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.bind import bind
 from seqsetvae.cohort.folds import gather
 from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns
-from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
 from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.runs import finetune, pretrain
 from seqsetvae.runs.crossvalidation_files import Job
+from seqsetvae.runs.opening import Opened, new_transform, open_on
+from seqsetvae.runs.scoring import Scorer
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.memory import release
 from seqsetvae.tasks.targets import spec_of
-from seqsetvae.training.precision import Precision, prepare_device, weight_type
-from seqsetvae.training.pretrained import load_pretrained
+from seqsetvae.training.precision import prepare_device, weight_type
 from seqsetvae.training.resume import earlier_run
 from seqsetvae.training.run_folder import SUMMARY, RunFolder, find_checkpoint
 
@@ -126,8 +121,9 @@ def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Column
 def _baselines(settings: Settings, fold: Fold) -> Columns:
     """The log-odds of each baseline for the held-out stays."""
     of_run, cohort = settings.finetuning, fold.labelled
-    transform = new_transform(of_run.architecture, of_run.values, cohort)
-    ids, outputs = baseline_outputs(spec_of(cohort), loaders(of_run, cohort, transform), "valid")
+    transform, device = new_transform(of_run.architecture, of_run.values, cohort), prepare_device(of_run.run)
+    loaders = data_module(cohort, transform, of_run.data, of_run.loader, of_run.run, device)
+    ids, outputs = baseline_outputs(spec_of(cohort), loaders, "valid")
     held_out = cohort.split("valid")
     order = held_out.stay_id.argsort()
     assert (held_out.stay_id[order] == ids).all(), "every held-out stay has a label"
@@ -145,10 +141,9 @@ def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Fi
     cohort = replace(whole, splits={"train": train, "valid": tenth})
     of_fold = pretraining(settings, finetuning)
     pl.seed_everything(finetuning.run.seed, verbose=False)
-    transform = new_transform(finetuning.architecture, finetuning.values, cohort)
     run, is_done = earlier_run("pretrain", of_fold, cohort.data_hash)
     if run is None or not is_done:
-        run = Path(pretrain.train(of_fold, cohort, pretrain.new_model(of_fold, cohort), transform, None, run).run)
+        run = Path(pretrain.train(of_fold, _opened(of_fold, cohort, pretrain.source_of(of_fold)), run).run)
         release()
     return changed(finetuning, pretrained_ckpt=run)
 
@@ -158,7 +153,6 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
 
     The models are the fine-tuned one and, where it is an average, each of its members alone.
     """
-    device = prepare_device(settings.run)
     settings = finetune.for_stays(settings, cohort)
     pl.seed_everything(settings.run.seed, verbose=False)
     run, is_done = earlier_run("finetune", resolved(settings), cohort.data_hash)
@@ -166,25 +160,24 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
         print(f"⚠️  {run}: its best.ckpt is not the one that the run ended with. It is not used; training again.")
         run = None
     if run is None or not is_done:
-        run = Path(finetune.train(settings, *bound_and_backbone(settings, cohort), resume=run).run)
-    finetuned = load_finetuned(find_checkpoint(run)[0], weight_type(settings.run))
-    model, cohort = finetuned.model.to(device), bind(cohort, own=finetuned.trained_on.variables)
-    variables = variable_table(model.backbone, cohort, settings.run)
-    data = loaders(settings, cohort, finetuned.trained_on.transform).with_prepare(host_work(model.backbone, variables))
-
-    def predictions() -> Predictions:
-        precision = Precision.of(settings.run, device).context()
-        found = predict(model.spec, model, variables.to(device), data.loader("valid"), "valid", precision)
-        return predictions_of(model.spec, cohort, "valid", *found)
-
-    found = predictions()
+        run = Path(finetune.train(settings, _opened(settings, cohort, finetune.source_of(settings)), resume=run).run)
+    path = find_checkpoint(run)[0]
+    opened = _opened(settings, cohort, {"load": lambda _: load_finetuned(path, weight_type(settings.run))})
+    opened.ready()
+    scorer = Scorer(path=path, folder=RunFolder(run), **vars(opened))
+    found, model = scorer.predict("valid"), scorer.model
     logit, label = found.output[:, 0], found.target[:, 0].astype(np.int64)
     columns: Columns = {"stay_id": found.stay_id, "label": label, settings.architecture.architecture: logit}
     if (members := model.members) is not None:
         for member in members.of:
             model.members = members.alone(member.name)
-            columns[f"{member.name} alone"] = predictions().output[:, 0]
+            columns[f"{member.name} alone"] = scorer.predict("valid").output[:, 0]
     return columns, RunFolder(run)
+
+
+def _opened(settings: Any, cohort: Cohort, source: dict[str, Any]) -> Opened:
+    """A model for an open cohort, with the settings of training."""
+    return open_on(cohort, settings.data, settings.loader, settings.run, **source)
 
 
 def _has_its_checkpoint(run: Path) -> bool:
@@ -194,22 +187,3 @@ def _has_its_checkpoint(run: Path) -> bool:
         return best.is_file() and read_calibration(best)[0] is not None
     except InputError:  # a damaged calibration.json
         return False
-
-
-def loaders(settings: Finetuning, cohort: Cohort, transform: ValueTransform) -> CohortDataModule:
-    """Loaders of an open cohort."""
-    device = prepare_device(settings.run)
-    return data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
-
-
-def bound_and_backbone(settings: Finetuning, cohort: Cohort) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
-    """An open cohort with a new backbone for it, or with that of --pretrained_ckpt, loaded again, as it reads it."""
-    if settings.from_random_weights:
-        transform = new_transform(settings.architecture, settings.values, cohort)
-        return cohort, finetune.untrained(settings, cohort), transform, None
-    backbone, checkpoint, report = load_pretrained(
-        settings.pretrained, settings.architecture, settings.data, cohort.variables.width, settings.values
-    )
-    cohort = bind(cohort, own=checkpoint.variables)
-    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
-    return cohort, backbone, value_transform(checkpoint, cohort), report

@@ -12,18 +12,14 @@ import torch
 from tqdm import tqdm
 
 from seqsetvae.batches.batch import Batch
-from seqsetvae.batches.loading import data_module
-from seqsetvae.batches.variables import embedding_table
-from seqsetvae.checkpoint.data import check_variables, value_transform
-from seqsetvae.cohort.open import check_data, open_data
-from seqsetvae.evaluation.drift import drift
+from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.modes.embed import Settings
+from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.system.files import new_file
-from seqsetvae.system.processes import first_process_first, leave, own_share, this_process, to_first
+from seqsetvae.system.processes import leave, own_share, this_process, to_first
 from seqsetvae.training.metrics import require_finite
 from seqsetvae.training.precision import Precision, prepare_device, say_precision
-from seqsetvae.training.pretrained import load_pretrained
 
 
 def run(settings: Settings) -> Path:
@@ -31,23 +27,16 @@ def run(settings: Settings) -> Path:
     split_name, output = settings.split.split, settings.output.output
     assert split_name is not None, "settings are checked before a mode runs"
     assert output is not None, "settings are checked before a mode runs"
-    device = prepare_device(settings.run)
-    say_precision(settings.run, device)
-    width = check_data(settings.data, split_name, labelled=False)
-    backbone, checkpoint, _ = load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
-    with first_process_first():
-        own, root = checkpoint.variables, settings.run.output_root_dir
-        cohort = open_data(settings.data, root, own=own, leave_out_unknown=own is not None)
-    split = cohort.split(split_name)
-    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
-    table = embedding_table(cohort, settings.run).to(device)
-    backbone = backbone.to(device, table.dtype).eval()
-    if settings.run.compile_model:
-        backbone.compile_dense_parts()
-    transform = value_transform(checkpoint, cohort)
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
-    loader = data.loader(split_name, **own_share())
-    precision = Precision.of(settings.run, device)
+    say_precision(settings.run, prepare_device(settings.run))
+    groups = settings.data, settings.loader, settings.run
+
+    def load(width: int) -> Loaded:
+        return load_pretrained(settings.pretrained, settings.architecture, settings.data, width)
+
+    opened = open_run(*groups, split_name, load=load, leave_out_unknown=True)
+    opened.ready()
+    backbone, table, precision = opened.model, opened.variables, opened.precision
+    split, loader = opened.cohort.split(split_name), opened.loaders.loader(split_name, **own_share())
     parts = to_first((encoded(backbone, batch, table, precision, split_name) for batch in loader), len(loader))
     if this_process().is_first:
         n_sets = _write(output, parts, split.n_stays)  # fewer than the split's where --max_sets cuts stays
@@ -55,8 +44,7 @@ def run(settings: Settings) -> Path:
     else:
         list(parts)  # sends them
     leave()
-    known = np.isin(cohort.vocabulary, checkpoint.known or cohort.vocabulary)
-    for warning in drift(cohort, [split_name], known, getattr(transform, "rare", ()), None, checkpoint.profile):
+    for warning in opened.drift([split_name]):
         print(f"⚠️  {warning}")
     return output
 

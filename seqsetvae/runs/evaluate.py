@@ -104,7 +104,7 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     missing = without_library()
     trained = [name for name in task.baselines(spec) if name not in missing]
     print(f"Baselines: {' and '.join(trained)} on summaries of each variable (--baselines none omits them)")
-    ids, found = baseline_outputs(spec, scorer.data, evaluated.split, trained)
+    ids, found = baseline_outputs(spec, scorer.loaders, evaluated.split, trained)
     rows = np.searchsorted(ids, evaluated.stay_id)
     outputs |= {name: output[rows] for name, output in found.items()}
     notes = [f"No {name} among the baselines: {reason}" for name, reason in missing.items()]

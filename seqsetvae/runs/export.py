@@ -13,31 +13,26 @@ import torch
 
 from seqsetvae import __version__
 from seqsetvae.batches.batch import Batch
-from seqsetvae.batches.loading import data_module
 from seqsetvae.batches.transform import VALUE_TRANSFORM
-from seqsetvae.batches.variables import embedding_table
-from seqsetvae.checkpoint.data import check_variables, value_transform
+from seqsetvae.checkpoint.backbone import Loaded, read_checkpoint
 from seqsetvae.checkpoint.file import read_file, write_safetensors
 from seqsetvae.checkpoint.finetuned import is_finetuned
 from seqsetvae.checkpoint.record import ARCHITECTURE, VARIABLES, record_of
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
 from seqsetvae.models.members import TREES
 from seqsetvae.modes.export import FIXED, Settings
+from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer
 from seqsetvae.settings.declare import changed
-from seqsetvae.settings.groups import (
-    PretrainedSettings,
-)
+from seqsetvae.settings.groups import PretrainedSettings
 from seqsetvae.system.files import file_sha256, new_folder
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Spec
-from seqsetvae.training.pretrained import load_pretrained
 from seqsetvae.training.run_folder import EXPORTED, SUMMARY, RunFolder, find_checkpoint
-from seqsetvae.training.summary import random_in_file_advice
+from seqsetvae.training.summary import partial_weights_advice
 
 CARD = "card.json"
 FINETUNED, PRETRAINED = "fine-tuned", "pretrained"
@@ -92,17 +87,17 @@ def _finetuned(settings: Settings, path: Path, folder: RunFolder | None) -> Expo
     scorer = open_scorer(path, settings.data, settings.loader, settings.run, [], labelled=False)
     recorded = dict(read_file(path)["hyper_parameters"])
     texts = {TREES: recorded.pop(TREES)} if TREES in recorded else {}
-    model, cohort, split = scorer.finetuned.model, scorer.cohort, list(scorer.cohort.splits)[-1]
+    model, cohort, split = scorer.model, scorer.cohort, list(scorer.cohort.splits)[-1]
     return Exported(
         FINETUNED,
         path,
         folder,
         model.state_dict(),
-        {"hyper_parameters": recorded, VARIABLES: record_of(scorer.finetuned.trained_on.variables or cohort.variables)},
+        {"hyper_parameters": recorded, VARIABLES: record_of(scorer.trained_on.variables or cohort.variables)},
         model.backbone,
         cohort,
-        next(iter(scorer.data.loader(split))),
-        scorer.embeddings,
+        next(iter(scorer.loaders.loader(split))),
+        scorer.variables,
         scorer.is_data_of_run,
         model.head,
         scorer.spec,
@@ -112,18 +107,19 @@ def _finetuned(settings: Settings, path: Path, folder: RunFolder | None) -> Expo
 
 def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exported:
     data = replace(settings.data, data_dir=settings.data.data_dir or data_dir_of_run(folder, path))
-    width = check_data(data, labelled=False)
     pretrained = PretrainedSettings(pretrained_ckpt=path, allow_partial_backbone=False)
-    backbone, checkpoint, report = load_pretrained(pretrained, settings.architecture, data, width)
-    cohort = open_data(data, settings.run.output_root_dir, own=checkpoint.variables, needs_labels=False)
-    check_variables(cohort, backbone.sizes.input_dim, checkpoint, path)
-    transform = value_transform(checkpoint, cohort)
-    module = data_module(cohort, transform, data, settings.loader, settings.run, torch.device("cpu"), labelled=False)
+
+    def load(width: int) -> Loaded:
+        return load_pretrained(pretrained, settings.architecture, data, width)
+
+    opened = open_run(data, settings.loader, settings.run, load=load)
+    opened.ready()
+    checkpoint, cohort, backbone, of = read_checkpoint(path), opened.cohort, opened.model, opened.trained_on
     content = {
         ARCHITECTURE: checkpoint.architecture,
         "hyper_parameters": backbone.sizes.as_dict(),
-        VALUE_TRANSFORM: checkpoint.transform.as_plain(),
-        VARIABLES: record_of(checkpoint.variables or cohort.variables),
+        VALUE_TRANSFORM: of.transform.as_plain(),
+        VARIABLES: record_of(of.variables or cohort.variables),
     }
     return Exported(
         PRETRAINED,
@@ -131,12 +127,12 @@ def _pretrained(settings: Settings, path: Path, folder: RunFolder | None) -> Exp
         folder,
         checkpoint.weights,
         content,
-        backbone.eval(),
+        backbone,
         cohort,
-        next(iter(module.loader(list(cohort.splits)[-1]))),
-        embedding_table(cohort, settings.run),
+        next(iter(opened.loaders.loader(list(cohort.splits)[-1]))),
+        opened.variables,
         is_data_of_run(folder, cohort),
-        notes=tuple(random_in_file_advice(report)),
+        notes=tuple(partial_weights_advice(opened.report)),
     )
 
 

@@ -14,32 +14,30 @@ from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.batches.variables import host_work, variable_table
-from seqsetvae.checkpoint.backbone import LoadReport
-from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
+from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.profile import Profile, median_hours
 from seqsetvae.evaluation import report as report_page
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.head import set_prior, weight_of_positives
 from seqsetvae.models.members import Members
 from seqsetvae.modes.finetune import Settings
+from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.settings.declare import as_plain, changed
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.processes import first_process_first, leave
+from seqsetvae.system.processes import leave
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
-from seqsetvae.tasks.targets import fit_targets, label_file, require_targets, spec_of, without_label
+from seqsetvae.tasks.targets import fit_targets, label_file, spec_of, without_label
 from seqsetvae.training.calibrate import calibrate_best
 from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
 from seqsetvae.training.finite import stays_in_a_file
-from seqsetvae.training.precision import Precision, prepare_device
-from seqsetvae.training.pretrained import load_pretrained
+from seqsetvae.training.precision import Precision
 from seqsetvae.training.resume import is_finished
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import finetune_in_stages
@@ -66,42 +64,34 @@ def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     """
     if resume is not None and is_finished(resume, {"mode": "finetune", **as_plain(settings)}):
         return None
-    prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    found = cohort_and_backbone(settings)
+    opened = open_finetuning(settings)
     if resume is None:
-        settings = for_stays(settings, found[0])
+        settings = for_stays(settings, opened.cohort)
     warn_of_rates(settings)
-    return train(settings, *found, resume=resume, finish=report_page.report_finished_run)
+    return train(settings, opened, resume=resume, finish=report_page.report_finished_run)
 
 
 def train(
     settings: Settings,
-    cohort: Cohort,
-    backbone: Any,
-    transform: ValueTransform,
-    report: LoadReport | None,
+    opened: Opened,
     resume: Path | None = None,
     finish: Callable[[Path], None] | None = None,
 ) -> Summary:
-    """Fine-tune a backbone on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one.
-
-    `finish` is called with the run folder when all else is done.
-    """
+    """Fine-tune an open backbone on its cohort; `finish` is called with the run folder when all else is done."""
     settings = resolved(settings)
     for line in settings.architecture.recipe_in_use(as_plain(settings)):
         print(line)
-    device = prepare_device(settings.run)
-    task = settings.task.task
+    device, report, task = opened.device, opened.report, settings.task.task
     watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
-    module, data = module_and_data(settings, cohort, backbone, transform, device, is_new=report is None)
+    module, data = module_and_data(settings, opened)
     run = start_run(
         "finetune",
         settings,
         module,
         data,
         device,
-        backbone.sizes,
+        opened.model.sizes,
         report,
         watched=watched,
         metrics=metrics_of(task),
@@ -131,17 +121,16 @@ def train(
         train_and_calibrate,
         lambda rows: (
             random_weights_advice(report) * is_pretrainable(settings)
-            + (finetuning_advice(rows, watched, cohort.split("valid")) if task == BINARY else [])
+            + (finetuning_advice(rows, watched, opened.cohort.split("valid")) if task == BINARY else [])
         ),
         finish,
     )
 
 
-def module_and_data(
-    settings: Settings, cohort: Cohort, backbone: Any, transform: ValueTransform, device: torch.device, *, is_new: bool
-) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
+def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
     """The module and its loaders; a new backbone is first fitted to the training stays, and trees are grown on them."""
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device)
+    cohort, backbone, transform, is_new = opened.cohort, opened.model, opened.transform, opened.loaded is None
+    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, opened.device)
     n_stays = labelled_stays(cohort)
     if is_new:
         fit_to_training_stays(backbone, data)
@@ -179,33 +168,37 @@ def for_stays(settings: Settings, cohort: Cohort) -> Settings:
     return changed(settings, **values)
 
 
-def cohort_and_backbone(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
-    """The data and the backbone, checked against each other, how values are read, and what was loaded.
-
-    Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
-    """
-    in_cohort, labels = settings.task.label_in_cohort, None
-    data = settings.data if in_cohort else without_label(settings.data)
+def open_finetuning(settings: Settings) -> Opened:
+    """The data, with the labels of the task, and the backbone."""
+    task, in_cohort, data, labels = settings.task.task, settings.task.label_in_cohort, settings.data, None
     if not in_cohort:
-        labels = read_label_file(label_file(settings.data), columns_of(settings.data.label_name))
-    width = check_data(data, "train", "valid", labelled=in_cohort)
-    loaded = None
-    if not settings.from_random_weights:
-        loaded = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
-        check_layers(settings.tuning, loaded[0])
-    with first_process_first():
-        own = None if loaded is None else loaded[1].variables
-        cohort = open_data(data, settings.run.output_root_dir, own=own, needs_labels=in_cohort)
-    if labels is not None:
-        cohort = fit_targets(cohort, labels, settings.task.task)
-        print(f"Task: {settings.task.task} ({TASKS[settings.task.task].HELP}): {cohort.label_name}, from {labels.path}")
-    require_targets(cohort, "train", "valid")
-    if loaded is None:
-        transform = new_transform(settings.architecture, settings.values, cohort)
-        return cohort, untrained(settings, cohort), transform, None
-    backbone, checkpoint, report = loaded
-    check_variables(cohort, backbone.sizes.input_dim, checkpoint, checkpoint.path)
-    return cohort, backbone, value_transform(checkpoint, cohort), report
+        labels = read_label_file(label_file(data), columns_of(data.label_name))
+        data = without_label(data)
+
+    def targets(cohort: Cohort) -> Cohort:
+        assert labels is not None
+        cohort = fit_targets(cohort, labels, task)
+        print(f"Task: {task} ({TASKS[task].HELP}): {cohort.label_name}, from {labels.path}")
+        return cohort
+
+    source, splits = source_of(settings), ("train", "valid")
+    with_targets = None if in_cohort else targets
+    groups = data, settings.loader, settings.run
+    return open_run(*groups, *splits, **source, labelled=in_cohort, with_targets=with_targets)
+
+
+def source_of(settings: Settings) -> dict[str, Any]:
+    """Where the backbone comes from: arguments of `open_run`."""
+
+    def load(width: int) -> Loaded:
+        found = load_pretrained(settings.pretrained, settings.architecture, settings.data, width, settings.values)
+        check_layers(settings.tuning, found.model)
+        return found
+
+    def new(cohort: Cohort) -> tuple[ValueTransform, Any]:
+        return new_transform(settings.architecture, settings.values, cohort), untrained(settings, cohort)
+
+    return {"new": new} if settings.from_random_weights else {"load": load}
 
 
 def warn_of_rates(settings: Settings) -> None:

@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from model_optimized import SeqSetVAEPretrainer
 from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.batches.variables import variable_table
-from seqsetvae.checkpoint.backbone import LoadReport
-from seqsetvae.checkpoint.data import check_variables, new_transform, value_transform
+from seqsetvae.checkpoint.backbone import Loaded, LoadReport
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.profile import Profile
 from seqsetvae.modes.pretrain import Settings
 from seqsetvae.objectives import OBJECTIVES
+from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.system.processes import first_process_first, leave
-from seqsetvae.training.precision import prepare_device
-from seqsetvae.training.pretrained import load_pretrained
+from seqsetvae.system.processes import leave
 from seqsetvae.training.resume import is_finished
 from seqsetvae.training.run_state import Row
 from seqsetvae.training.schedule import Watched
@@ -38,22 +34,16 @@ def run(settings: Settings, resume: Path | None = None) -> Summary | None:
     """
     if resume is not None and is_finished(resume, {"mode": "pretrain", **as_plain(settings)}):
         return None
-    prepare_device(settings.run)
     pl.seed_everything(settings.run.seed, verbose=False)
-    return train(settings, *cohort_and_model(settings), resume=resume)
+    groups = settings.data, settings.loader, settings.run
+    return train(settings, open_run(*groups, "train", "valid", **source_of(settings)), resume=resume)
 
 
-def train(
-    settings: Settings,
-    cohort: Cohort,
-    model: Any,
-    transform: ValueTransform,
-    report: LoadReport | None,
-    resume: Path | None = None,
-) -> Summary:
-    """Pretrain a model on a cohort; `report` is that of the checkpoint it was loaded from, None for a new one."""
-    device, objective = prepare_device(settings.run), OBJECTIVES[settings.objective.objective]
-    module, data = module_and_data(settings, cohort, model, transform, device, is_new=report is None)
+def train(settings: Settings, opened: Opened, resume: Path | None = None) -> Summary:
+    """Pretrain an open model on its cohort."""
+    device, model, report = opened.device, opened.model, opened.report
+    objective = OBJECTIVES[settings.objective.objective]
+    module, data = module_and_data(settings, opened)
     if settings.run.compile_model:
         model.compile_dense_parts()
     run = start_run(
@@ -80,16 +70,16 @@ def train(
         run,
         device,
         pretrain,
-        lambda rows: advice(settings, model.sizes, report, rows[-1], cohort),
+        lambda rows: advice(settings, model.sizes, report, rows[-1], opened.cohort),
     )
 
 
-def module_and_data(
-    settings: Settings, cohort: Cohort, model: Any, transform: ValueTransform, device: torch.device, *, is_new: bool
-) -> tuple[SeqSetVAEPretrainer, CohortDataModule]:
+def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEPretrainer, CohortDataModule]:
     """The module and its loaders; a new model is first fitted to the training stays."""
-    data = data_module(cohort, transform, settings.data, settings.loader, settings.run, device, labelled=False)
-    if is_new:
+    cohort, model = opened.cohort, opened.model
+    groups = settings.data, settings.loader, settings.run, opened.device
+    data = data_module(cohort, opened.transform, *groups, labelled=False)
+    if opened.loaded is None:
         fit_to_training_stays(model, data)
     variables = variable_table(model, cohort, settings.run)
     loss = OBJECTIVES[settings.objective.objective].build_loss(settings.objective.settings(), model.sizes)
@@ -103,38 +93,25 @@ def module_and_data(
         settings.optimizer.weight_decay,
         variables,
         cohort.variables,
-        transform,
+        opened.transform,
         Profile.of(cohort),
     )
     return module, data
 
 
-def cohort_and_model(settings: Settings) -> tuple[Cohort, Any, ValueTransform, LoadReport | None]:
-    """The data and the model with the objective's extra weights, checked against each other, how values are read, and
-    what was loaded.
+def source_of(settings: Settings) -> dict[str, Any]:
+    """Where the model, with the objective's extra weights, comes from: arguments of `open_run`."""
+    chosen, values = settings.architecture, settings.values
+    build = OBJECTIVES[settings.objective.objective].build_model
 
-    Cheap checks of the data come first, then the checkpoint, then the data themselves, which may have to be compiled.
-    """
-    width = check_data(settings.data, "train", "valid", labelled=False)
-    build, chosen = OBJECTIVES[settings.objective.objective].build_model, settings.architecture
-    loaded = None
-    if settings.pretrained.pretrained_ckpt is not None:
-        loaded = load_pretrained(settings.pretrained, chosen, settings.data, width, settings.values, build)
-    with first_process_first():
-        own = None if loaded is None else loaded[1].variables
-        cohort = open_data(settings.data, settings.run.output_root_dir, own=own)
-    cohort.split("train"), cohort.split("valid")
-    if loaded is None:
-        return cohort, new_model(settings, cohort), new_transform(chosen, settings.values, cohort), None
-    model, checkpoint, report = loaded
-    check_variables(cohort, model.sizes.input_dim, checkpoint, checkpoint.path)
-    return cohort, model, value_transform(checkpoint, cohort), report
+    def load(width: int) -> Loaded:
+        return load_pretrained(settings.pretrained, chosen, settings.data, width, values, build)
 
+    def new(cohort: Cohort) -> tuple[ValueTransform, Any]:
+        sizes = chosen.new_sizes(cohort.variables.width, cohort.vocabulary)
+        return new_transform(chosen, values, cohort), build(chosen.architecture, sizes)
 
-def new_model(settings: Settings, cohort: Cohort) -> Any:
-    """A model with random weights for the variables of a cohort, with the objective's extra weights."""
-    sizes = settings.architecture.new_sizes(cohort.variables.width, cohort.vocabulary)
-    return OBJECTIVES[settings.objective.objective].build_model(settings.architecture.architecture, sizes)
+    return {"new": new} if settings.pretrained.pretrained_ckpt is None else {"load": load}
 
 
 def advice(settings: Settings, sizes: Any, report: LoadReport | None, last: Row, cohort: Cohort) -> list[str]:

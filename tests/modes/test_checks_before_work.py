@@ -38,7 +38,7 @@ def _encode(file: Path, encoding: str) -> None:
 @pytest.fixture
 def nothing_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint may be read, and no data may be hashed or compiled."""
-    for name in ("training.pretrained.read_checkpoint", "cohort.open.open_or_compile"):
+    for name in ("runs.opening.read_checkpoint", "cohort.open.open_or_compile"):
         monkeypatch.setattr(f"seqsetvae.{name}", lambda *_, **__: pytest.fail("something slow was begun"))
 
 

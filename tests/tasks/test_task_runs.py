@@ -89,7 +89,7 @@ def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]
     assert "Stays without a label, left out: train 2, valid 2" in said
     assert (folder / "calibration.json").exists() is is_calibrated
     recorded = load_finetuned(folder / "checkpoints" / "best.ckpt")
-    assert recorded.task.title == LABELS[task][0]
+    assert recorded.model.spec.title == LABELS[task][0]
 
 
 def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, Path, str], tmp_path: Path) -> None:
