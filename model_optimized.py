@@ -23,8 +23,16 @@ from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import GatheredOutputs, Loss
 from seqsetvae.training.metrics import FiniteCheck, RunningMean
-from seqsetvae.training.optimizer import LargeBatchGradient, adamw, parameter_groups
-from seqsetvae.training.tuning import backbone_groups, freeze, rates_of_parts, set_training_mode, unfreeze
+from seqsetvae.training.optimizer import (
+    LargeBatchGradient,
+    adamw,
+    backbone_groups,
+    freeze,
+    parameter_groups,
+    rates_of_parts,
+    set_training_mode,
+    unfreeze,
+)
 
 LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added matrices, from which it can go on
 

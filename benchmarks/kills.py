@@ -4,7 +4,7 @@
 
 COHORT is a compiled cohort or a data folder. Each run is killed at a moment drawn evenly from the time that an
 uninterrupted run takes between the creation of its folder and its end; half of the runs are killed again after they
-have gone on. --kills_at_places adds kills of fine-tuning in chosen calls (benchmarks.kill_at): while features are
+have gone on. --kills_at_places adds kills of fine-tuning in chosen calls (PLACES): while features are
 cached, in a validation, in the middle of a checkpoint. --sweep_kills kills a cross-validation of several trainings.
 Nothing but times may differ at the end: weights, optimizer, schedules, random numbers, metrics.csv, predictions.
 """
@@ -13,22 +13,77 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
+import io
 import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.kill_at import CALLS, Call, die_in_call
 from seqsetvae.runs.crossvalidate import RESULT
+
+# place: module, attribute that is called there. The process dies before the call does anything.
+PLACES = {
+    "features": ("seqsetvae.training.feature_cache", "require_finite"),  # once a batch of the frozen pass
+    "features complete": ("numpy", "memmap.flush"),  # all rows are computed, under a temporary name
+    "validation": ("model_optimized", "SeqSetVAEFineTuner.validation_step"),
+    "checkpoint": ("torch", "save"),  # when half of the file is written
+    "rename": ("pathlib", "Path.replace"),  # of any file of the run: written, under a temporary name
+    "job": ("seqsetvae.runs.crossvalidation_jobs", "Job.write"),  # between two trainings of a sweep
+}
+# The highest number of a call that is drawn; a hundred stays have so many.
+CALLS = {"features": 9, "features complete": 2, "validation": 12, "checkpoint": 8, "rename": 40, "job": 4}
+
+
+class Call(NamedTuple):
+    """The call, counted from 1, in which a process kills itself."""
+
+    place: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.place}, call {self.number}"
+
+
+def die_in_call(place: str, number: int) -> None:
+    """Let this process die there, as `kill -9` ends it."""
+    module, path = PLACES[place]
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for each in owners:
+        owner = getattr(owner, each)
+    function, calls = getattr(owner, name), 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            if place == "checkpoint":
+                _write_half(function, *arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+def _write_half(save: Callable[..., None], content: Any, stream: Any) -> None:
+    whole = io.BytesIO()
+    save(content, whole)
+    stream.write(whole.getbuffer()[: whole.tell() // 2])
+    stream.flush()
+
+
+# ------------------------------------------------------------------ runs
 
 # Each run is a process of its own, forked from one that has imported what takes seconds to import.
 FORKS = multiprocessing.get_context("forkserver")

@@ -25,7 +25,7 @@ from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.models.seqsetvae.history_encoder import position_encoding
 from seqsetvae.models.seqsetvae.reference import PlainBackbone, PlainDecoder, PlainSet
 from seqsetvae.models.seqsetvae.sizes import Sizes
-from seqsetvae.objectives.reconstruction.loss import kl_with_free_bits, set_distance
+from seqsetvae.objectives.reconstruction.objective import kl_with_free_bits, set_distance
 
 WANTED = {"frozen forward": 40.0, "unfrozen training step": 27.0, "pretraining step": 25.0}  # times the loop
 BATCH_SIZE, BATCHES = 8, 1

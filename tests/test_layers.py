@@ -15,7 +15,7 @@ ROOMS = [
     ("seqsetvae.training",),  # knows the modules of model_optimized only by what it needs of them
     ("model_optimized",),
     ("seqsetvae.evaluation.baselines",),
-    ("seqsetvae.evaluation", "seqsetvae.training.tuning"),
+    ("seqsetvae.evaluation",),
     ("seqsetvae.checkpoint.finetuned",),
     ("seqsetvae.tasks",),
     ("seqsetvae.training.optimizer", "seqsetvae.training.metrics"),

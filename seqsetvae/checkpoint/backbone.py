@@ -31,7 +31,7 @@ from seqsetvae.checkpoint.record import (
 )
 from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.models import ARCHITECTURES
-from seqsetvae.settings.problems import check_recorded
+from seqsetvae.settings.declare import check_recorded
 from seqsetvae.system.errors import InputError
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere

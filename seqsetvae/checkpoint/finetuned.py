@@ -31,8 +31,8 @@ from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.models.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.models.members import TREES, Members, read_members
+from seqsetvae.settings.declare import check_recorded
 from seqsetvae.settings.groups import DataSettings, HeadSettings
-from seqsetvae.settings.problems import check_recorded
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks import read_spec
 from seqsetvae.tasks.spec import Spec, one_label

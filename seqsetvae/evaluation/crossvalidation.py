@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from seqsetvae.evaluation.findings import IN_WORDS, not_worse, said_first, worse_than
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import Interval, bootstrap
-from seqsetvae.evaluation.verdict import IN_WORDS, not_worse, said_first, worse_than
 from seqsetvae.tasks.scores import RANKING, Figures, Floats, Scores
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to

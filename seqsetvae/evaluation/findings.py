@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from seqsetvae.system.errors import counted
 from seqsetvae.system.findings import NOTE, WARNING, Finding
-from seqsetvae.tasks.scores import title_of
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.scores import FIGURES, title_of
 
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
 LIST_OF_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+?)\n\s*\]")  # as JSON with an indent; no text in it has a new line
@@ -78,3 +79,117 @@ def _of_subgroups(content: Mapping[str, Any], metrics: Mapping[str, Metric]) -> 
 
 def _with_interval(metric: Metric, digits: int = 3) -> str:
     return f"{metric['value']:.{digits}f} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
+
+
+# ------------------------------------------------------------------ what is said first
+
+
+NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
+LESS_IS_BETTER = tuple(name for task in TASKS.values() for name in getattr(task, "LESS_IS_BETTER", ()))
+NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
+NOT_WORSE = "No baseline is better than this model"
+TRAINED_ON = "On these stays the models were trained: which one is better for new stays, another split shows."
+IN_WORDS = "verdict"  # the key in evaluation.json and crossvalidation.json
+
+Plain = Mapping[str, Any]
+
+
+def verdict(content: Plain) -> str:
+    """One paragraph about an evaluation."""
+    others = content.get("baselines") or {}
+    return worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(content["figures"], others))
+
+
+def worse_of(content: Plain) -> str | None:
+    """Which baselines of an evaluation are better than the model; None if none is."""
+    return worse_than("this model", content["figures"], content.get("baselines") or {}, content.get("split"))
+
+
+def not_worse(others: Iterable[str], split: str | None = None, beside: str = "") -> str:
+    """With which models, by name, a model was compared of which none is better; `beside` is said of the best."""
+    names = [name for name in others if name not in NO_MODELS]
+    if not names:
+        return NOT_COMPARED
+    text = f"{NOT_WORSE} by a paired 95 % interval that excludes 0 (compared: {', '.join(names)}).{beside}"
+    return f"{text} {TRAINED_ON}" if split == "train" else text
+
+
+def _beside_the_best(figures: Plain, others: Plain) -> str:
+    """The first metric that is compared, beside that of the best of the models."""
+    models = {name: other for name, other in others.items() if name not in NO_MODELS and other.get("difference")}
+    if not models:
+        return ""
+    best = min(models, key=lambda name: _rank(models[name]))
+    text = _compared(figures, models[best], list(_differences(models[best]))[:1], any_sign=True)
+    return f" The best of them, {best}: {text}." * bool(text)
+
+
+def said_first(content: Plain) -> list[str]:
+    """The verdict as the first lines of what is printed."""
+    text = content[IN_WORDS]
+    return ["⚠️  " * (not text.startswith((NOT_COMPARED, NOT_WORSE))) + text, ""]
+
+
+def worse_than(model: str, figures: Plain, others: Plain, split: str | None = None) -> str | None:
+    """Which of the others are better than the model on the same stays, and what to use; None if none is.
+
+    Args:
+        model: what the model is called.
+        figures: of the model, by name.
+        others: by name: `figures`, and the `difference` of the model minus the other, with paired intervals.
+        split: of the stays; what is better on those that were trained on is no advice.
+    """
+    better = {name: other for name, other in others.items() if any(_sign(*item) < 0 for item in _differences(other))}
+    if not better:
+        return None
+    listed = " and ".join(
+        f"{_called(name)} ({_compared(figures, other, _differences(other))})" for name, other in better.items()
+    )
+    best = min(better, key=lambda name: _rank(better[name]))
+    instead = "no model rather than this one" if best in NO_MODELS else f"{best} instead, until a model is better"
+    advice = TRAINED_ON if split == "train" else f"Use {instead}."
+    return f"{model[:1].upper()}{model[1:]} is worse than {listed} on the same stays. {advice}"
+
+
+def _differences(other: Plain) -> Iterable[tuple[str, Plain]]:
+    return (other.get("difference") or {}).items()
+
+
+def _sign(name: str, difference: Plain) -> int:
+    """1 if the model is better, -1 if it is worse, 0 where the interval includes 0 or is missing."""
+    low, high = difference.get("low"), difference.get("high")
+    if low is None or high is None or low <= 0 <= high:
+        return 0
+    return -1 if (low > 0) == less_is_better(name) else 1
+
+
+def less_is_better(name: str) -> bool:
+    family = name.removeprefix("mean ").split(" of ")[0]  # of the metric of one column
+    return family in LESS_IS_BETTER or any(
+        each.less_is_better for key, each in FIGURES.items() if family in (key, each.title)
+    )
+
+
+def _rank(other: Plain) -> float:
+    """The first difference, in the direction in which less is worse for the model."""
+    name, difference = next(iter(_differences(other)))
+    value = difference.get("value") or 0.0
+    return -value if less_is_better(name) else value
+
+
+def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
+    """The metrics of both and their difference, of those that are not the same; the model's advantages too."""
+    parts = []
+    for name, difference in compared:
+        sign = _sign(name, difference)
+        if sign or (any_sign and None not in (difference.get("low"), difference.get("high"))):
+            ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
+            values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
+            text = f"{title_of(name)}{values} difference {difference['value']:+.3f} "
+            text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+            parts.append(text + ", where the model is better" * (sign > 0 and not any_sign))
+    return "; ".join(parts)
+
+
+def _called(name: str) -> str:
+    return f"the {name}, which looks at no stay" if name in NO_MODELS else name

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.evaluation.explain import Explanation
-from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.prefixes import every_prefix
+from seqsetvae.evaluation.predictions import Predictions, every_prefix
 from seqsetvae.system.files import AlreadyThereError, new_file
 from seqsetvae.system.privacy import as_cell
 from seqsetvae.tasks import TASKS

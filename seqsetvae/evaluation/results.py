@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.evaluation.findings import drawn
+from seqsetvae.evaluation.findings import IN_WORDS, drawn, said_first, verdict
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
-from seqsetvae.evaluation.verdict import IN_WORDS, said_first, verdict
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import FIGURES, title_of
 

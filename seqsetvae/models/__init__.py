@@ -7,9 +7,13 @@ N stays, P pooled width, S sets, D width of a state, V variables, I embedding wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from seqsetvae.models import seqsetvae, variable_summaries
+from seqsetvae.settings.declare import declared, given, selected, setting
+from seqsetvae.settings.kinds import OneOf
+from seqsetvae.system.errors import InputError
 
 
 class Architecture(Protocol):
@@ -73,3 +77,109 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: dict[str, Architecture] = {"seqsetvae": seqsetvae, "variable_summaries": variable_summaries}
+
+
+# ------------------------------------------------------------------ the setting that selects one
+
+
+def _presets() -> list[str]:
+    """Names of presets, each once."""
+    return list(dict.fromkeys(name for architecture in ARCHITECTURES.values() for name in architecture.PRESETS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureSettings:
+    """The backbone of a new model. A checkpoint has its own sizes: these must not contradict them."""
+
+    architecture: str = setting(OneOf(lambda: ARCHITECTURES), default="seqsetvae")
+    preset: str = setting(OneOf(_presets), default="full")
+    values: Mapping[str, Any] = selected(ARCHITECTURES, by="architecture", attribute="Sizes")
+    given: Mapping[str, str] = given()
+
+    @property
+    def preset_sizes(self) -> dict[str, Any]:
+        """The sizes that the preset sets."""
+        return ARCHITECTURES[self.architecture].PRESETS[self.preset]
+
+    def sizes(self) -> dict[str, Any]:
+        """All sizes but those that follow from the data."""
+        return {**self.values, **self.preset_sizes}
+
+    def new_sizes(self, input_dim: int, vocabulary: tuple[str, ...]) -> Any:
+        """The Sizes of a new model for data with these variables, whose embeddings have width `input_dim`."""
+        sizes = ARCHITECTURES[self.architecture].Sizes
+        of_data = {"input_dim": input_dim, "vocabulary": vocabulary}
+        needed = {field.name for field in fields(sizes)}
+        return sizes(**{name: value for name, value in of_data.items() if name in needed}, **self.sizes())
+
+    def problems(self) -> list[str]:
+        presets = ARCHITECTURES[self.architecture].PRESETS
+        if self.preset not in presets:
+            allowed = ", ".join(presets)
+            return [
+                f"preset: received {self.preset!r}; allowed: one of {allowed} with architecture {self.architecture}"
+            ]
+        return [
+            f"{name}: received {self.values[name]!r}; --preset {self.preset} sets it to {size}; leave out --{name} or "
+            f"--preset {self.preset}"
+            for name, size in self.preset_sizes.items()
+            if self.given.get(name) == f"--{name}"
+        ]
+
+    def recipe_in_use(self, settings: Mapping[str, Any]) -> list[str]:
+        """A line about those of all settings that have the values which the architecture recommends; none if none."""
+        recipe = getattr(ARCHITECTURES[self.architecture], "RECIPE", {})
+        used = ", ".join(f"{name} {value}" for name, value in recipe.items() if settings.get(name) == value)
+        return [f"Settings from the recipe of {self.architecture}: {used}"] if used else []
+
+    def require_name(self, actual: str, file: str) -> None:
+        """Raises InputError if the checkpoint has another architecture than the settings."""
+        if actual != self.architecture:
+            raise InputError(
+                f"architecture: received {self.architecture!r}; {file} has the architecture {actual!r}. Pass "
+                f"--architecture {actual}, or another checkpoint."
+            )
+
+    def problems_of_new_model(self, value_transform: str | None) -> list[str]:
+        """What is wrong with these sizes and this way to read values; a checkpoint has its own."""
+        chosen = ARCHITECTURES[self.architecture]
+        found = chosen.problems(self.sizes())
+        if value_transform not in (None, chosen.VALUE_TRANSFORM, *getattr(chosen, "OTHER_VALUE_TRANSFORMS", ())):
+            found.append(
+                f"value_transform: received {value_transform}; allowed: {chosen.VALUE_TRANSFORM} with architecture "
+                f"{self.architecture}, which needs it"
+            )
+        return found
+
+    def require(self, actual: Mapping[str, Any], file: str) -> None:
+        """Sizes that the user chose must be those of the checkpoint, which would silently replace them.
+
+        Raises:
+            InputError: a line for every setting that disagrees, with both values.
+        """
+        shipped = {name: item.default for name, item in declared(type(self)).items()}
+        lines = []
+        for name in sorted(self.given.keys() - self.preset_sizes.keys() - {"architecture"}):
+            sizes = self._sizes_of_preset() if name == "preset" else {name: self.values[name]}
+            wrong = {size: value for size, value in sizes.items() if value != actual[size]}
+            if not wrong:
+                continue
+            where, received = self.given[name], self.preset if name == "preset" else self.values[name]
+            means = f" ({_listed(wrong)})" if name == "preset" else ""
+            by_flag = where == f"--{name}"
+            remedy = f"leave out --{name}" if by_flag else f"restore the line {name} = {shipped[name]!r} in {where}"
+            lines.append(
+                f"\n  {name}: received {received!r}{means} from {where}; the checkpoint has "
+                f"{_listed({size: actual[size] for size in wrong})}; {remedy}"
+            )
+        if lines:
+            raise InputError(f"{file}: the sizes of a checkpoint cannot be changed:{''.join(lines)}")
+
+    def _sizes_of_preset(self) -> dict[str, Any]:
+        """The sizes that the choice of the preset stands for; those chosen one by one are not among them."""
+        others = {name for preset in ARCHITECTURES[self.architecture].PRESETS.values() for name in preset}
+        return self.preset_sizes or {name: self.values[name] for name in self.values if name in others - {*self.given}}
+
+
+def _listed(sizes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sizes.items())

@@ -12,11 +12,10 @@ from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.modes.finetune import problems as problems_of_finetuning
 from seqsetvae.modes.pretrain import Settings as Pretraining
 from seqsetvae.modes.pretrain import problems as problems_of_pretraining
-from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.objectives import ObjectiveSettings
 from seqsetvae.settings import groups
-from seqsetvae.settings.declare import argument, changed, declared
+from seqsetvae.settings.declare import argument, changed, declared, problems_of_groups
 from seqsetvae.settings.kinds import Several, integer, number, optional, text
-from seqsetvae.settings.problems import problems_of_groups
 from seqsetvae.settings.tuning import TUNINGS
 
 HELP = "fine-tune and predict fold by fold, beside boosted trees and logistic regression"

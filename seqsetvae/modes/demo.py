@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ArchitectureSettings
 from seqsetvae.modes.evaluate import DetailSettings
 from seqsetvae.modes.evaluate import Settings as Evaluation
 from seqsetvae.modes.finetune import Settings as Finetuning

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.models import ARCHITECTURES
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ARCHITECTURES, ArchitectureSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.kinds import exists
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ArchitectureSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.declare import part
 from seqsetvae.settings.kinds import exists

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.models import ARCHITECTURES
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ARCHITECTURES, ArchitectureSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import min_lr_problems
 from seqsetvae.settings.kinds import BOOLEAN
 from seqsetvae.settings.tuning import TuningSettings, resolved
-from seqsetvae.tasks.settings import TaskSettings
+from seqsetvae.tasks import TaskSettings
 
 HELP = "train a classifier on a pretrained checkpoint"
 NEEDS = ("data_dir",)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.models.settings import ArchitectureSettings
-from seqsetvae.objectives import OBJECTIVES
-from seqsetvae.objectives.settings import ObjectiveSettings
+from seqsetvae.models import ArchitectureSettings
+from seqsetvae.objectives import OBJECTIVES, ObjectiveSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.groups import min_lr_problems
 

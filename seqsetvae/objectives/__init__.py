@@ -6,9 +6,12 @@ An objective is a file or folder here with the names below; a test registers one
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from seqsetvae.objectives import forecasting, reconstruction
+from seqsetvae.settings.declare import selected, setting
+from seqsetvae.settings.kinds import OneOf
 
 
 class Objective(Protocol):
@@ -52,3 +55,18 @@ class Objective(Protocol):
 
 
 OBJECTIVES: dict[str, Objective] = {"reconstruction": reconstruction, "forecasting": forecasting}
+
+
+# ------------------------------------------------------------------ the setting that selects one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What pretraining minimizes."""
+
+    objective: str = setting(OneOf(lambda: OBJECTIVES), default="reconstruction")
+    values: Mapping[str, Any] = selected(OBJECTIVES, by="objective", attribute="Settings")
+
+    def settings(self) -> Any:
+        """The settings of the selected objective."""
+        return OBJECTIVES[self.objective].Settings(**self.values)

@@ -14,8 +14,7 @@ from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation.crossvalidation import Columns, lines, results
 from seqsetvae.models.trees import lightgbm
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, varied
-from seqsetvae.runs.crossvalidation_files import differing
-from seqsetvae.runs.crossvalidation_jobs import Fold, predictions_of_fold
+from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import file_sha256, read_json, write_text

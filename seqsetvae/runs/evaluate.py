@@ -22,8 +22,7 @@ from seqsetvae.evaluation.prediction_file import (
     with_ids,
     write_result,
 )
-from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.prefixes import until_hour
+from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
 from seqsetvae.modes.evaluate import Settings

@@ -30,13 +30,13 @@ from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.processes import leave
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
-from seqsetvae.tasks.targets import fit_targets, label_file, spec_of, without_label
+from seqsetvae.tasks.targets import fit_targets, label_file, read_label_file, spec_of, without_label
 from seqsetvae.training.calibrate import calibrate_best
 from seqsetvae.training.feature_cache import FEATURE_CACHE, CachedFeatures, cached_features
 from seqsetvae.training.finite import stays_in_a_file
+from seqsetvae.training.optimizer import check_layers
 from seqsetvae.training.precision import Precision
 from seqsetvae.training.resume import is_finished
 from seqsetvae.training.schedule import Watched
@@ -44,7 +44,6 @@ from seqsetvae.training.stages import finetune_in_stages
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, finetuning_advice, random_weights_advice
 from seqsetvae.training.table import fit_members, fit_to_training_stays
-from seqsetvae.training.tuning import check_layers
 
 
 def metrics_of(task: str) -> tuple[str, ...]:

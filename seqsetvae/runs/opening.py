@@ -26,8 +26,7 @@ from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.cohort.report import event_counts, most_events
 from seqsetvae.cohort.variables import TRAIN_SPLIT, Variables
 from seqsetvae.evaluation.drift import drift, not_compared
-from seqsetvae.models import ARCHITECTURES
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ARCHITECTURES, ArchitectureSettings
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, PretrainedSettings, RunSettings, ValueSettings
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError, counted, named

@@ -19,16 +19,21 @@ from seqsetvae.cohort.imported import read_samples, read_skipped
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.evaluation.explain import StayLogit
-from seqsetvae.evaluation.predictions import Predictions, predict, predictions_of
-from seqsetvae.evaluation.prefixes import Prefixes, predict_every_set, predict_prefixes
+from seqsetvae.evaluation.predictions import (
+    Predictions,
+    Prefixes,
+    predict,
+    predict_every_set,
+    predict_prefixes,
+    predictions_of,
+)
 from seqsetvae.runs.opening import Opened, check_width, open_run
 from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.processes import own_share
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.spec import Spec
-from seqsetvae.tasks.targets import label_file, with_targets, without_label
+from seqsetvae.tasks.targets import label_file, read_label_file, with_targets, without_label
 from seqsetvae.training.precision import prepare_device, say_precision, weight_type
 from seqsetvae.training.run_folder import CONFIG, RunFolder, find_checkpoint
 

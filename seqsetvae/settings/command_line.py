@@ -17,11 +17,19 @@ from typing import Any, Protocol
 
 from seqsetvae import __version__
 from seqsetvae.settings import config_file
-from seqsetvae.settings.declare import Setting, build, declared, groups_in, recipe
+from seqsetvae.settings.declare import (
+    Problems,
+    Setting,
+    build,
+    convert,
+    declared,
+    groups_in,
+    problems_of_groups,
+    recipe,
+)
 from seqsetvae.settings.groups import RunSettings
 from seqsetvae.settings.kinds import OneOf, Several
 from seqsetvae.settings.old_names import old_name
-from seqsetvae.settings.problems import Problems, convert, problems_of_groups
 from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
 from seqsetvae.system.errors import InputError
 

@@ -12,10 +12,9 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.settings.declare import Setting, build, declared
+from seqsetvae.settings.declare import Problems, Setting, build, convert, declared, problems_of_groups, shown
 from seqsetvae.settings.kinds import Several, existing_path, exists, optional, text
 from seqsetvae.settings.old_names import current
-from seqsetvae.settings.problems import Problems, convert, problems_of_groups, shown
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import read_json
 

@@ -91,7 +91,7 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
     """
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-    from seqsetvae.tasks.ranking import ranking_score
+    from seqsetvae.tasks.model import ranking_score
 
     known = target[:, 0] >= 0
     score, label = ranking_score(output[known, 0]), target[known, 0]
@@ -152,7 +152,7 @@ def figures(
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None) -> list[dict[str, Any]]:
     """Those of the label, also of calibrated probabilities, and the counts at the threshold."""
-    from seqsetvae.tasks.ranking import label_curves
+    from seqsetvae.tasks.curves import label_curves
 
     if calibration is None:
         return label_curves(spec.names, output, target)
@@ -188,9 +188,9 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
     """Those of several labels."""
-    from seqsetvae.tasks import multilabel
+    from seqsetvae.tasks.multilabel import baselines as of_each_label
 
-    return multilabel.baselines(spec)
+    return of_each_label(spec)
 
 
 # ------------------------------------------------------------------ calibration and threshold

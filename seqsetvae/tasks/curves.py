@@ -6,11 +6,12 @@ Legend: n stays; a `score` ranks stays, a `risk` is a probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 Floats = NDArray[np.float64]
@@ -160,3 +161,20 @@ def confusion(label: Labels, called: NDArray[np.bool_]) -> Plain:
         "true_negative": int((~called & (label == 0)).sum()),
         "false_negative": int((~called & (label == 1)).sum()),
     }
+
+
+def label_curves(
+    names: Sequence[str],
+    logit: Floats,
+    target: Floats,
+    calibrated: Floats | None = None,
+    threshold: float | None = None,
+) -> list[dict[str, Any]]:
+    """Curves of each label of which both classes occur: log-odds, perhaps calibrated ones, and 0/1/NaN [n, K]."""
+    found = []
+    for k, name in enumerate(names):
+        known = ~np.isnan(target[:, k])
+        kinds = {"as predicted": logit, "calibrated": calibrated}
+        risks = {kind: expit(each[known, k]) for kind, each in kinds.items() if each is not None}
+        found += outcome_curves(name, target[known, k].astype(np.int64), logit[known, k], risks, threshold)
+    return found

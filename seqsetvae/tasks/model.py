@@ -5,9 +5,12 @@ Legend: N stays of a batch, n of a split, K columns of labels, O outputs.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
 from seqsetvae.ops.rowwise import at_least_float32
@@ -70,3 +73,29 @@ class GatheredOutputs(Metric):
         output, target = self.compute()  # one number alone comes as a scalar
         shape = (-1, self.spec.width), (-1, len(self.spec.names))
         return TASKS[self.spec.task].metrics(self.spec, output.reshape(shape[0]), target.reshape(shape[1]))
+
+
+Floats = NDArray[np.float64]
+
+
+def mean_ranking(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """AUROC and average precision, means over the labels of which both classes occur: log-odds and 0/1/NaN [n, K]."""
+    auc, auprc = [], []
+    for column, label in zip(output.double().T, target.T, strict=True):
+        known = ~label.isnan()
+        score, truth = ranking_score(column[known]), label[known].long()
+        if 0 < int(truth.sum()) < len(truth):
+            auc.append(binary_auroc(score, truth, validate_args=False))
+            auprc.append(binary_average_precision(score, truth, validate_args=False))
+    undefined = torch.full((1,), torch.nan, device=output.device)
+    return {name: torch.stack(found or [undefined[0]]).mean() for name, found in (("auc", auc), ("auprc", auprc))}
+
+
+def ranking_score(logit: torch.Tensor) -> torch.Tensor:
+    """Scores in (0, 1) that rank stays exactly as their log-odds do: [n] → [n], the ranks of their distinct values.
+
+    Not the probability: a sigmoid rounds large log-odds to the same number, and those ties would change the AUROC. Any
+    other function that squeezes all log-odds into (0, 1) does so too, only later.
+    """
+    distinct, rank = logit.unique(return_inverse=True)
+    return (rank.double() + 0.5) / len(distinct)

@@ -94,7 +94,7 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
     """AUROC of each class against the others, a mean over the classes ("auc"), and the accuracy."""
     import torch
 
-    from seqsetvae.tasks.ranking import mean_ranking
+    from seqsetvae.tasks.model import mean_ranking
 
     known = ~target[:, 0].isnan()
     output, place = output[known], target[known, 0].long()
@@ -143,7 +143,7 @@ def figures(
     """
     from scipy.special import log_softmax
 
-    from seqsetvae.tasks.ranking import binary_figures
+    from seqsetvae.tasks.scores import binary_figures
 
     place = target[:, 0].astype(np.int64)
     right = (output.argmax(axis=1) == place).astype(np.float64)
@@ -160,7 +160,7 @@ def figures(
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """Those of each class against the others."""
-    from seqsetvae.tasks.ranking import label_curves
+    from seqsetvae.tasks.curves import label_curves
 
     calibrated = None if calibration is None else _log_odds(calibration.calibrated(output))
     of_class = np.eye(spec.width)[target[:, 0].astype(np.int64)]
@@ -178,7 +178,7 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
     """Multinomial models."""
-    from seqsetvae.tasks import fitting
+    import seqsetvae.tasks.fitting as fitting
 
     return {
         "boosted trees": lambda train, valid: fitting.multiclass_trees(train, valid, spec.width),

@@ -71,7 +71,7 @@ def loss(
 
 def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
     """Mean over the labels of AUROC ("auc") and average precision ("auprc")."""
-    from seqsetvae.tasks.ranking import mean_ranking
+    from seqsetvae.tasks.model import mean_ranking
 
     return mean_ranking(output, target)
 
@@ -92,14 +92,14 @@ def figures(
     spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
     """AUROC, AUPRC and Brier score of each label, and the means of the first two."""
-    from seqsetvae.tasks.ranking import binary_figures
+    from seqsetvae.tasks.scores import binary_figures
 
     return binary_figures(spec.names, output, target)
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """Those of each label."""
-    from seqsetvae.tasks.ranking import label_curves
+    from seqsetvae.tasks.curves import label_curves
 
     return label_curves(spec.names, output, target)
 
@@ -114,7 +114,7 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
     """A model for each label."""
-    from seqsetvae.tasks import fitting
+    import seqsetvae.tasks.fitting as fitting
 
     return {
         "boosted trees": lambda train, valid: fitting.each_column(fitting.boosted_trees, train, valid),

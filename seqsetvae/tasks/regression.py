@@ -150,7 +150,7 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
     """A model for each column, fitted to the encoded targets."""
-    from seqsetvae.tasks import fitting
+    import seqsetvae.tasks.fitting as fitting
 
     def encoded(fit_one: Any) -> Any:
         def fitted(train: tuple[np.ndarray, Floats], valid: tuple[np.ndarray, Floats]) -> Any:

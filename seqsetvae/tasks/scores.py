@@ -8,7 +8,7 @@ Legend: n stays, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -229,3 +229,29 @@ def youden_threshold(label: Ints, logit: Floats) -> float | None:
     false_positive_rate, true_positive_rate, thresholds = roc_curve(label, logit)
     best = int(np.argmax(true_positive_rate - false_positive_rate))
     return float(thresholds[best]) if true_positive_rate[best] > false_positive_rate[best] else None
+
+
+OF_EACH = (*RANKING, "brier")  # metrics of each label
+
+
+def binary_figures(
+    names: Sequence[str], logit: Floats, target: Floats, calibrated: Floats | None = None
+) -> Callable[[Floats], dict[str, Floats]]:
+    """AUROC, AUPRC and Brier score of each label, and means over the labels: log-odds and 0/1/NaN [n, K].
+
+    The Brier score is that of the calibrated log-odds [n, K], if there are any.
+    """
+    known = ~np.isnan(target)
+    risk = logit if calibrated is None else calibrated
+    scores = [
+        Scores(target[rows, k].astype(np.int64), logit[rows, k], calibrated_logit=risk[rows, k])
+        for k, rows in enumerate(known.T)
+    ]
+
+    def of(weights: Floats) -> dict[str, Floats]:
+        each = [one.figures(weights[:, rows], OF_EACH) for one, rows in zip(scores, known.T, strict=True)]
+        found = {f"mean {title_of(key)}": np.mean([one[key] for one in each], axis=0) for key in RANKING}
+        pairs = ((key, name, one) for name, one in zip(names, each, strict=True) for key in OF_EACH)
+        return found | {f"{title_of(key)} of {name}": one[key] for key, name, one in pairs}
+
+    return of

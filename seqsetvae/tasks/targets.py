@@ -6,20 +6,36 @@ Legend: n stays of a split, K columns of labels.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import Cohort, Split, is_compiled
+from seqsetvae.cohort.imported import (
+    ID_COLUMN,
+    IMPORT,
+    PREDICTION_TIME,
+    SAMPLE_TIMES,
+    TIME_COLUMN,
+    TIMESTAMPS,
+    read_samples,
+)
+from seqsetvae.cohort.names import columns_are
 from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles, locate_layout
+from seqsetvae.cohort.tables.forms import table_files
+from seqsetvae.cohort.tables.labels import LabelFile
+from seqsetvae.cohort.tables.read import Part, column_names, read_table
+from seqsetvae.cohort.tables.times import MINUTES, TimeColumn, TimeFlags
 from seqsetvae.settings.groups import DataSettings
-from seqsetvae.system.errors import InputError
+from seqsetvae.system.errors import InputError, shown
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.label_file import TaskLabels
 from seqsetvae.tasks.spec import Spec, columns_of, one_label
 
 TARGETS = "targets"  # in the manifest of a cohort with targets: the file of labels, and the Spec
@@ -131,3 +147,147 @@ def truth(cohort: Cohort, split: str, spec: Spec, stay_id: NDArray[np.int64] | N
         return found
     order = np.argsort(stays.stay_id)
     return found[order[np.searchsorted(stays.stay_id, stay_id, sorter=order)]]
+
+
+# ------------------------------------------------------------------ a file of labels
+
+
+STAY_COLUMNS = ("ts_id", "stay_id", "id")
+SUBJECT = "subject_id"  # the id of a MEDS data set
+
+
+@dataclass(frozen=True, eq=False)
+class TaskLabels:
+    """The labels of a file, or of a folder of them."""
+
+    file: LabelFile
+    names: tuple[str, ...]  # of the labels
+    cells: NDArray[np.str_]  # [R, K] labels as text, empty where there is none
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder."""
+        return self.file.path
+
+    def of(self, cohort: Cohort) -> dict[str, NDArray[np.str_]]:
+        """By split [n, K]: the cells of its stays, empty for those that are not in the file.
+
+        Raises:
+            InputError: no column of ids, an id that is missing or no number where it must be one, two rows for one
+                stay, a row that is that of several samples, or no row of any stay.
+        """
+        row_of = self._rows(cohort)
+        stays = np.concatenate([split.stay_id for split in cohort.splits.values()])
+        if row_of.keys().isdisjoint(stays.tolist()):
+            first_id = self.file.first_cell(self._id_column(cohort))
+            raise InputError(
+                f"{self.path}: no row is of a stay of {cohort.path}. Its first id is {shown(first_id)}, "
+                f"that of the data is {shown(_source_id(cohort, int(stays[0])))}. Write ids (and prediction times) in "
+                "the same way in both."
+            )
+        found = {}
+        for name, split in cohort.splits.items():
+            rows = np.array([row_of.get(stay, -1) for stay in split.stay_id.tolist()], dtype=np.int64)
+            found[name] = np.where(rows[:, None] >= 0, self.cells[rows], "")
+        return found
+
+    def _rows(self, cohort: Cohort) -> dict[int, int]:
+        """stay_id → row of the file."""
+        id_column, samples = self._id_column(cohort), read_samples(cohort)
+        if samples is None:
+            numbers = self.file.numbers(id_column)
+            self._refuse_contradictions(id_column, numbers)
+            return dict(zip(numbers.tolist(), range(len(numbers)), strict=True))
+        ids = self.file.ids(id_column, samples["id"].combine_chunks())
+        codes = ids.dictionary_encode().indices.to_numpy()
+        of_import = cohort.manifest.get(IMPORT, {})
+        stays, of_samples = samples["stay_id"].to_pylist(), samples["id"].to_pylist()
+        time_column = of_import.get(TIME_COLUMN) or PREDICTION_TIME
+        if not self.file.is_filled(time_column):
+            self._refuse_contradictions(id_column, codes)
+            row_of = dict(zip(ids.to_pylist(), range(len(ids)), strict=True))
+            several = [text for text, n in Counter(of_samples).items() if n > 1 and text in row_of]
+            if several:
+                raise InputError(
+                    f"{self.file.place(row_of[several[0]])}: the id {several[0]!r} has several samples in the "
+                    f"cohort, at different prediction times. Add {PREDICTION_TIME}, the time of each label."
+                )
+            return {stay: row_of[text] for stay, text in zip(stays, of_samples, strict=True) if text in row_of}
+        if samples[PREDICTION_TIME].null_count == len(samples):
+            raise InputError(
+                f"{self.path}: has prediction times in {time_column}, but the stays of {cohort.path} have none, so the "
+                "model would see what came after them. Import the data again with --labels and these times."
+            )
+        times = self._times(time_column, samples, of_import)
+        self._refuse_contradictions(id_column, times, codes)
+        of_key = dict(zip(zip(ids.to_pylist(), times.tolist(), strict=True), range(len(ids)), strict=True))
+        keys = zip(of_samples, _plain_times(samples[PREDICTION_TIME], of_import), strict=True)
+        return {stay: of_key[key] for stay, key in zip(stays, keys, strict=True) if key in of_key}
+
+    def _refuse_contradictions(self, id_column: str, *keys: NDArray[Any]) -> None:
+        self.file.refuse_contradictions(
+            id_column,
+            keys,
+            [np.unique(column, return_inverse=True)[1] for column in self.cells.T],
+            np.arange(len(self.file)),
+        )
+
+    def _id_column(self, cohort: Cohort) -> str:
+        """The first of the names that the column of ids may have."""
+        usual, recorded = STAY_COLUMNS, cohort.manifest.get(IMPORT)
+        if recorded is not None:
+            is_meds = cohort.manifest["source"].startswith("MEDS")
+            usual = (recorded.get(ID_COLUMN, "id"), "id", "ts_id", "stay_id", *([SUBJECT] * is_meds))
+        name = next((name for name in usual if name in self.file.columns), None)
+        if name is None:
+            named = " or ".join(dict.fromkeys(usual))
+            raise InputError(f"{self.path}: has no column of ids: {named}. {columns_are(self.file.columns)}")
+        return name
+
+    def _times(self, name: str, samples: pa.Table, of_import: Mapping[str, Any]) -> NDArray[Any]:
+        """[R] Prediction times on the clock of the samples."""
+        unit = of_import.get("times", "minutes")
+        unit = "minutes" if unit == TIMESTAMPS else unit
+        form, zone, decimal = (of_import.get(name) for name in ("time_format", "time_zone", "decimal"))
+        of_samples = TimeColumn(samples[PREDICTION_TIME].combine_chunks(), TimeFlags(unit))
+        times, _ = self.file.times(name, of_samples, TimeFlags(unit, form, zone, decimal=decimal or "."))
+        assert times is not None, "the column is filled"
+        return times
+
+
+def _source_id(cohort: Cohort, stay: int) -> object:
+    """What the source calls a stay."""
+    samples = read_samples(cohort)
+    if samples is None:
+        return stay
+    return dict(zip(samples["stay_id"].to_pylist(), samples["id"].to_pylist(), strict=True)).get(stay, stay)
+
+
+def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[Any]:
+    """Microseconds, or minutes; None = none."""
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.int64()).to_pylist()
+    factor = MINUTES[of_import.get(SAMPLE_TIMES, "minutes")]
+    return [None if number is None else number * factor for number in column.to_pylist()]
+
+
+def read_label_file(path: Path, names: tuple[str, ...]) -> TaskLabels:
+    """Read a file of labels, or all files of a folder.
+
+    Raises:
+        InputError: it cannot be read, has no rows, or lacks one of the columns `names`.
+    """
+    parts: list[Part] = []
+    for file in [path] if path.is_file() else table_files(path):
+        there = column_names(file)
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise InputError(
+                f"{file}: has no column {missing[0]!r}. {columns_are(there)} --label_name lists the "
+                "columns to predict, separated by commas."
+            )
+        parts.append(Part(file, 0, read_table(file, there)))
+    labels = LabelFile(parts, path)
+    if not len(labels):
+        raise InputError(f"{path}: has no rows")
+    return TaskLabels(labels, names, np.stack([labels.texts(name) for name in names], axis=1))

@@ -7,31 +7,23 @@ and gives the same bits, because order of batches, random numbers and sums are t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
 
-from seqsetvae.checkpoint.file import check_finite, check_kinds, check_types, read_file
+from seqsetvae.checkpoint.file import check_finite, check_kinds, read_file
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.old_names import current
+from seqsetvae.settings.resume import CAN_CHANGE
 from seqsetvae.system.console import warn
-from seqsetvae.system.errors import InputError
-from seqsetvae.system.files import keep_as
-from seqsetvae.system.interrupt import StopRequest
-from seqsetvae.system.processes import any_of, of_all, this_process
-from seqsetvae.training.metrics import RunningMean
-from seqsetvae.training.random_numbers import rng_states, set_rng_states
-from seqsetvae.training.resume_check import check_form, check_optimizer, check_position
+from seqsetvae.system.errors import InputError, named
+from seqsetvae.system.processes import this_process
 from seqsetvae.training.run_folder import CONFIG, RunFolder
 from seqsetvae.training.run_state import RunState, whole_number
-
-STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -113,12 +105,6 @@ def _read(path: Path) -> ResumePoint:
     return point
 
 
-def _random_numbers(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of this process, among what a checkpoint holds of each; a process that is new has those of its own seed."""
-    rank = this_process().rank
-    return ranks[rank]["random_numbers"] if rank < len(ranks) else None
-
-
 def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Compare the config.json of a run with what it would be now; says where only the last bits may differ.
 
@@ -171,149 +157,110 @@ def earlier_run(mode: str, settings: Any, data_hash: str) -> tuple[Path | None, 
     return None, False
 
 
-class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt: when a stage begins, at the end of an epoch, every `minutes` inside one, and after SIGTERM.
+# ------------------------------------------------------------------ whether a checkpoint can be used
 
-    It stands last of all callbacks, so that the states of the others are those after the epoch. Inside an epoch it
-    writes only between optimizer steps, and not after the last batch, whose validation belongs to the same epoch.
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays the same while a run goes on, from its config.json: settings that cannot change, and its inputs."""
+    settings = {name: value for name, value in config["settings"].items() if name not in CAN_CHANGE}
+    inputs = {"data": config["cohort"]["content"], "pretrained checkpoint": config["pretrained_checksum"]}
+    return json.loads(json.dumps(settings | {"sizes": config["sizes"]} | inputs))
+
+
+def require_same_run(
+    recorded: Any, now: Mapping[str, Any], state: RunState, metrics: Collection[str], path: Path
+) -> None:
+    """Compare a checkpoint with the run: its identity, where names that only one has are those of another version.
+
+    Raises:
+        InputError: the checkpoint is of another run.
     """
-
-    monitor = None
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        run: Callable[[], RunState],
-        minutes: float,
-        stop: StopRequest,
-        identity: Mapping[str, Any],
-    ) -> None:
-        """`run` returns the state of the run as it is now; `identity` is that of `resume_check`."""
-        self.folder, self.run, self.seconds, self.stop = folder, run, 60 * minutes, stop
-        self.identity, self.has_begun = identity, False  # has_begun: all that a checkpoint holds has been restored
-        self._state: dict[str, Any] = {}
-        self._restored: dict[str, Any] | None = None
-
-    @property
-    def state_key(self) -> str:
-        return STATE
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty in best.ckpt, which nothing goes on from."""
-        return self._state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict or None
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Called before Lightning restores its loops and the states of the callbacks."""
-        check_types(checkpoint["state_dict"], module.state_dict(), Path(trainer.ckpt_path or self.folder.last))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if callback is not self and (fresh := callback.state_dict()):
-                check_form(checkpoint["callbacks"].get(callback.state_key), fresh, type(callback).__name__)
-        state = checkpoint["callbacks"][STATE]
-        if state["batches"] == 0:
-            _begin_next_epoch(checkpoint["loops"]["fit_loop"])
-        elif len(state["ranks"]) != trainer.world_size:
-            done = state["batches"] * len(state["ranks"]) // trainer.world_size
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-            progress.update(dict.fromkeys(progress, done), completed=done - 1)
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:  # in each step it would wait for the device (its issue 21487); `any_of` does not
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        self.stop.install()  # Lightning has put its own handler in place, which ends in the middle of gradient groups
-        self._saved_at, self.stop.in_steps = time.monotonic(), True
-        if self._restored is None:
-            self._save(trainer, batches=0)  # a stage begins from best.ckpt, which its first validation may replace
-            return
-        for name, metric in _running_means(module).items():
-            sums = [rank["sums"][name] for rank in self._restored["ranks"]]
-            if len(sums) != trainer.world_size:  # the first process has the sums of all
-                sums = [(sum(each[0] for each in sums), sum(each[1] for each in sums))]
-                sums += [(0.0, 0.0)] * trainer.world_size
-            metric.restore(sums[trainer.global_rank], module.device)
-        wanted: Any = module.configure_optimizers()
-        check_optimizer(trainer.optimizers[0], wanted)
-        use_changed_settings(trainer.optimizers[0].param_groups, wanted.param_groups)
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        if self._restored is not None:  # here and not before: nothing draws in between
-            set_rng_states(_random_numbers(self._restored["ranks"]))
-            self._restored = None
-        self.has_begun = True
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
-        if (batch_index + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
-            return
-        is_due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self.seconds
-        self.stop.received, save = any_of(self.stop.received, self.stop.received or is_due)  # all do the same
-        if save:
-            self._save(trainer, batches=batch_index + 1)
-            self._end_if_asked()
-
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.stop.in_steps = False
-        self._end_if_asked()
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.stop.in_steps = True
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer, batches=0)
-        self._end_if_asked()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.stop.in_steps = False
-
-    def on_exception(self, *_: Any) -> None:
-        self.stop.in_steps = False
-
-    def _end_if_asked(self) -> None:
-        if self.stop.received:
-            self.stop.end()
-
-    def _save(self, trainer: pl.Trainer, batches: int) -> None:
-        sums = {name: metric.partial() for name, metric in _running_means(trainer.lightning_module).items()}
-        self._state = {
-            "run": self.run().as_plain(),
-            "stopped": trainer.should_stop,
-            "batches": batches,
-            "identity": dict(self.identity),
-            "ranks": of_all({"random_numbers": rng_states(), "sums": sums}),
-        }
-        if self.folder.writes and self.folder.last.exists():
-            keep_as(self.folder.last, self.folder.previous)
-        trainer.save_checkpoint(self.folder.last)
-        self._state, self._saved_at = {}, time.monotonic()
+    theirs = recorded if isinstance(recorded, Mapping) else {}
+    differ = [name for name, value in now.items() if name in theirs and theirs[name] != value]
+    if any(not row.metrics.keys() >= set(metrics) for row in state.rows):
+        differ.append("metrics")
+    if differ:
+        raise InputError(
+            f"{path}: is a checkpoint of another run: it has another {named(differ)} than {path.parents[1]}. "
+            "Put back the file of this run, or start a new run."
+        )
 
 
-def _running_means(module: pl.LightningModule) -> dict[str, RunningMean]:
-    return {name: metric for name, metric in module.named_modules() if isinstance(metric, RunningMean)}
+def check_position(content: Mapping[str, Any], run: RunState, batches: int) -> None:
+    """Compare Lightning's counts in a checkpoint with the state of the run: from others, training might never end.
 
-
-def _begin_next_epoch(loop: dict[str, Any]) -> None:
-    """Lightning's progress at the end of an epoch, as it is before the first batch of the next one.
-
-    It has no such state of its own: from a file that is written at the end of an epoch it would repeat that end.
+    Raises:
+        ValueError: they do not agree, or one is no count.
     """
+    loop, stage_before = content["loops"]["fit_loop"], run.before(run.stage)
+    _require_counts(loop)
+    epochs, steps = run.epochs - stage_before.epochs, run.steps - stage_before.steps
     for count in ("total", "current"):
-        loop["epoch_progress"][count]["completed"] = loop["epoch_progress"][count]["processed"]
-    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
-    _reset(loop["epoch_loop.batch_progress"]["current"])
-    for count in ("total", "current"):
-        _reset(loop["epoch_loop.val_loop.batch_progress"][count])
+        progress = loop["epoch_progress"][count]
+        if progress["processed"] != epochs or not epochs <= progress["ready"] <= epochs + 1:
+            raise ValueError(
+                f"it counts {progress['processed']} epochs of stage {run.stage} and has {epochs} rows of it"
+            )
+    done = loop["epoch_loop.batch_progress"]["current"]["ready"]
+    if batches not in (0, done):
+        raise ValueError(f"it counts {done} batches of the epoch, and {batches} in another place")
+    optimizer = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    if optimizer != content["global_step"] or optimizer < steps:
+        raise ValueError(f"it counts {optimizer} optimizer steps, and {content['global_step']} in another place")
 
 
-def _reset(progress: dict[str, int]) -> None:
-    progress.update(dict.fromkeys(progress, 0))
+def check_form(restored: Any, fresh: Any, where: str) -> None:
+    """Compare a part of a checkpoint with what it is in a new run: the same names and kinds of values.
+
+    Raises:
+        ValueError: a value is of another kind, or missing.
+    """
+    if isinstance(fresh, Mapping):
+        if not isinstance(restored, Mapping) or not restored.keys() >= fresh.keys():
+            raise ValueError(f"{where} is {restored!r:.60}")
+        for name, value in fresh.items():
+            check_form(restored[name], value, f"{where}, {name}")
+    elif isinstance(fresh, list | tuple):
+        if not isinstance(restored, list | tuple) or (fresh and len(restored) != len(fresh)):
+            raise ValueError(f"{where} is {restored!r:.60}")
+        for one, other in zip(restored, fresh, strict=False):
+            check_form(one, other, where)
+    elif _kind(fresh) != _kind(restored) and restored is not None and fresh is not None:
+        raise ValueError(f"{where} is {restored!r:.60}")
 
 
-def use_changed_settings(restored: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
-    """Give restored parameter groups the rates and the weight decay of the settings, where these were changed since."""
-    for group, fresh in zip(restored, wanted, strict=True):
-        if group["initial_lr"] != fresh["initial_lr"]:
-            group["lr"] = group["initial_lr"] = fresh["initial_lr"]
-        group["weight_decay"] = fresh["weight_decay"]
+def _kind(value: Any) -> str:
+    """A number may be a tensor of one."""
+    if isinstance(value, torch.Tensor):
+        return "number" if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
+    return "number" if isinstance(value, bool | int | float) else type(value).__name__
+
+
+def check_optimizer(restored: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless groups and moments of a restored optimizer have the form of those of a new one."""
+    for group, new in zip(restored.param_groups, fresh.param_groups, strict=True):
+        own, other = ({name: each[name] for name in each if name != "params"} for each in (group, new))
+        check_form(own, other, "the optimizer")
+        for parameter in group["params"]:
+            for name, moment in restored.state.get(parameter, {}).items():
+                shape = moment.shape if isinstance(moment, torch.Tensor) else None
+                if name != "step" and shape != parameter.shape:
+                    raise ValueError(f"{name} of the optimizer is {moment!r:.60}")
+
+
+def _require_counts(counts: Any) -> None:
+    """Raises ValueError unless these are counts, or dictionaries of them."""
+    if isinstance(counts, Mapping):
+        for each in counts.values():
+            _require_counts(each)
+    elif not isinstance(counts, int) or counts < 0:  # a bool is a count, too
+        raise ValueError(f"a count is {counts!r:.40}")
+
+
+STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
+
+
+def _random_numbers(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of this process, among what a checkpoint holds of each; a process that is new has those of its own seed."""
+    rank = this_process().rank
+    return ranks[rank]["random_numbers"] if rank < len(ranks) else None

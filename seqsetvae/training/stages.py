@@ -27,12 +27,11 @@ from seqsetvae.system.interrupt import StopRequest
 from seqsetvae.system.memory import return_freed_memory
 from seqsetvae.system.processes import lost_another, this_process
 from seqsetvae.training.callbacks import Clock, GpuWatch, MetricsTable, Reporter, RunProgress, header_line, row_line
-from seqsetvae.training.checkpoints import SafeCheckpointIO, best_checkpoint
+from seqsetvae.training.checkpoints import LastCheckpoint, SafeCheckpointIO, best_checkpoint, set_rng_states
 from seqsetvae.training.feature_cache import CachedFeatures
 from seqsetvae.training.feature_pass import FrozenModel
 from seqsetvae.training.finite import FiniteWatch
-from seqsetvae.training.random_numbers import set_rng_states
-from seqsetvae.training.resume import LastCheckpoint, ResumePoint
+from seqsetvae.training.resume import ResumePoint
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import (

@@ -28,8 +28,7 @@ from seqsetvae.system.interrupt import stoppable
 from seqsetvae.system.processes import first_process_first, from_first, this_process
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
-from seqsetvae.training.resume import ResumePoint, check_same_inputs, read_resume_point
-from seqsetvae.training.resume_check import identity, require_same_run
+from seqsetvae.training.resume import ResumePoint, check_same_inputs, identity, read_resume_point, require_same_run
 from seqsetvae.training.run_folder import CONFIG, NOT_USED, SUMMARY, WINDOW, RunFolder, find_checkpoint
 from seqsetvae.training.run_state import RUN_STATE, Row, RunState
 from seqsetvae.training.schedule import Watched

@@ -21,7 +21,7 @@ from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
 from seqsetvae.cohort.tables import events, read
 from seqsetvae.evaluation.subgroups import read_subgroup_table
 from seqsetvae.system.errors import InputError
-from seqsetvae.tasks.label_file import read_label_file
+from seqsetvae.tasks.targets import read_label_file
 
 from .conftest import HEADER, Folder, Tables
 

@@ -7,8 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
-from seqsetvae.tasks.model import GatheredOutputs
-from seqsetvae.tasks.ranking import ranking_score
+from seqsetvae.tasks.model import GatheredOutputs, ranking_score
 from seqsetvae.tasks.spec import one_label
 
 

@@ -11,7 +11,7 @@ import torch
 from seqsetvae.batches.loading import CohortDataModule, collate
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort, Split
-from seqsetvae.evaluation.prefixes import (
+from seqsetvae.evaluation.predictions import (
     PREFIX_POOLINGS,
     Prefixes,
     every_prefix,

@@ -10,9 +10,9 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
+from seqsetvae.evaluation.findings import NOT_COMPARED, NOT_WORSE, TRAINED_ON, worse_than
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.results import Subgroup, evaluation, table
-from seqsetvae.evaluation.verdict import NOT_COMPARED, NOT_WORSE, TRAINED_ON, worse_than
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import FIGURES, Figure
 from seqsetvae.tasks.spec import one_label

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.label_file import read_label_file
 from seqsetvae.tasks.spec import columns_of
-from seqsetvae.tasks.targets import fit_targets, require_targets
+from seqsetvae.tasks.targets import fit_targets, read_label_file, require_targets
 from tests.fuzz.given import Files, compile_or_refuse, damage_one_file
 
 TYPES = (

@@ -12,8 +12,8 @@ from torch.distributions import Normal, kl_divergence
 from seqsetvae.checkpoint.backbone import compare, read_checkpoint
 from seqsetvae.models.seqsetvae.decoder import Decoder, PretrainingModel
 from seqsetvae.models.seqsetvae.reference import PlainDecoder, plain_set_distance
-from seqsetvae.objectives.reconstruction import loss as losses
-from seqsetvae.objectives.reconstruction.loss import PosteriorHealth
+from seqsetvae.objectives.reconstruction import objective as losses
+from seqsetvae.objectives.reconstruction.objective import PosteriorHealth
 from seqsetvae.ops.ragged import ExactSizes
 from tests.tiny import SIZES
 

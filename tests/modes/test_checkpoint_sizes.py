@@ -9,8 +9,8 @@ import pytest
 
 import finetune_config_optimized as config
 from seqsetvae.cohort import Cohort
+from seqsetvae.models import ArchitectureSettings
 from seqsetvae.models.seqsetvae.sizes import PRESETS
-from seqsetvae.models.settings import ArchitectureSettings
 from seqsetvae.settings.declare import declared
 from tests import tiny
 from tests.command import change_config, command, finetune

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import train_optimized
-from benchmarks.kill_at import Call
-from benchmarks.kills import differences, killed_run
+from benchmarks.kills import Call, differences, killed_run
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import report

@@ -21,8 +21,7 @@ from seqsetvae.models.variable_summaries.backbone import Backbone
 from seqsetvae.models.variable_summaries.reference import plain_summaries
 from seqsetvae.models.variable_summaries.sizes import Sizes
 from seqsetvae.objectives.forecasting import Settings, build_loss
-from seqsetvae.objectives.forecasting.objective import Forecasting
-from seqsetvae.objectives.forecasting.targets import Forecast, fixed_hours, random_hours
+from seqsetvae.objectives.forecasting.objective import Forecast, Forecasting, fixed_hours, random_hours
 from tests import tiny
 from tests.command import command, finetune, run_of
 

@@ -11,7 +11,7 @@ import torch
 from seqsetvae.batches.batch import Batch
 from seqsetvae.models.seqsetvae import reference as plain
 from seqsetvae.models.seqsetvae.decoder import Decoder
-from seqsetvae.objectives.reconstruction import loss as losses
+from seqsetvae.objectives.reconstruction import objective as losses
 from seqsetvae.ops import reference
 from seqsetvae.ops.ragged import ExactSizes, PaddedSizes
 from tests import tiny

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 import finetune_config_optimized as config
-from seqsetvae.models.settings import ArchitectureSettings
+from seqsetvae.models import ArchitectureSettings
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
 from seqsetvae.settings.command_line import settings_of

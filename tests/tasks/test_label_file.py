@@ -12,7 +12,7 @@ import pytest
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
 from seqsetvae.system.errors import InputError
-from seqsetvae.tasks.label_file import read_label_file
+from seqsetvae.tasks.targets import read_label_file
 from tests.cohort.conftest import HEADER, Tables
 from tests.command import command, run_of
 

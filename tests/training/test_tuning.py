@@ -13,8 +13,8 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.models import ARCHITECTURES
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
+from seqsetvae.training.optimizer import check_layers, layers_of
 from seqsetvae.training.stages import Run
-from seqsetvae.training.tuning import check_layers, layers_of
 from tests import tiny
 from tests.training.helpers import BACKBONE_LR, HEAD_LR, Scripted, fine_tuner, load, make_run, scripted_run
 

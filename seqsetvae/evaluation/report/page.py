@@ -15,11 +15,10 @@ import seqsetvae.evaluation.report.predictions as drawn
 import seqsetvae.evaluation.report.result as results
 import seqsetvae.evaluation.report.training as training
 from seqsetvae import __version__
-from seqsetvae.evaluation.findings import findings_of
+from seqsetvae.evaluation.findings import findings_of, verdict, worse_of
 from seqsetvae.evaluation.report.parts import Picture, Section
 from seqsetvae.evaluation.report.run_files import Run, Runs
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
-from seqsetvae.evaluation.verdict import verdict, worse_of
 from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
 from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding

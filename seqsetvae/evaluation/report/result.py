@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from seqsetvae.evaluation.findings import NO_MODELS, less_is_better
 from seqsetvae.evaluation.report import plots
 from seqsetvae.evaluation.report.parts import (
     MODEL,
@@ -24,7 +25,6 @@ from seqsetvae.evaluation.report.parts import (
 )
 from seqsetvae.evaluation.report.run_files import Plain, Run, Runs
 from seqsetvae.evaluation.report.style import VERMILLION
-from seqsetvae.evaluation.verdict import NO_MODELS, less_is_better
 
 MOST_MAIN = 6  # metrics that cards and tables of groups show
 FEW = 10  # positives below which a group's marker is hollow

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from seqsetvae.models.seqsetvae.sizes import Sizes
-from seqsetvae.settings.problems import check_recorded
+from seqsetvae.settings.declare import check_recorded
 from seqsetvae.system.errors import InputError
 
 OLD_FINE_TUNED = "setvae.setvae."  # the set encoder in files of the old fine-tuning code
