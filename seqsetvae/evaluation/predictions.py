@@ -1,6 +1,12 @@
-"""Predictions for the stays of a split as one table: calibration, evaluation and files all read this.
+"""Predictions for the stays of a split, or for beginnings of them, as one table: calibration, evaluation and files read it.
 
-Legend: N stays of a batch, n stays of the table, O outputs, K columns of labels.
+A beginning is a stay cut off after some of its sets, which is exact for every architecture. The risk after every set of
+a stay is one for each set. With causal states one pass over the whole stay gives it: the state of a set depends on no
+later set, so the states up to a set are those of the stay cut off after it. Any other model predicts each beginning by
+itself. The head, however, was trained on whole stays only.
+
+Legend: N stays of a batch, n of the table, O outputs, K columns of labels, R beginnings, S sets (stay by stay, in time
+order), D width of a state, P pooled width.
 """
 
 from __future__ import annotations

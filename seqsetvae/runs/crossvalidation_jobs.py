@@ -1,7 +1,9 @@
 """The jobs of cross-validation in one fold: pretraining, trainings, baselines, and their predictions as one table.
 
-A job's predictions are one file, written when it is done, so that after a kill the same call runs only the jobs that
-lack theirs (crossvalidation_files). An unfinished training resumes from its last checkpoint.
+A job's predictions are one file, written when it is done, and beside it a record of what it is. After a kill the same
+call runs only the jobs that lack theirs; an unfinished training resumes from its last checkpoint. A file of an earlier
+call is used only if its record says that it is what was written there, for the same job: editors, copies between folders
+and interrupted downloads change such files without a trace.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@
     part(except_for=...)                    a group; the mode sets those of its settings itself
 
 A group may have a method `problems()`: what is wrong with its settings together, a line each.
+
+What is wrong with settings becomes a line for each mistake (`Problems`), also of those that a file records: they are
+held to the ranges of the settings themselves, because files may be damaged or made up.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Metrics of the predictions of one binary label, with numpy, scipy and scikit-learn alone.
+"""Metrics of the predictions of binary labels, with numpy, scipy and scikit-learn alone.
 
 Every metric is a function of weights, how often each stay was drawn, so that its value (each stay once) and its
 interval (2,000 rows of weights at a time, evaluation/statistics.py) come from the same code.
 
-Legend: n stays, R resamples.
+Legend: n stays, K labels, R resamples.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""The labels of a task other than one binary label, as targets of a cohort.
+"""The labels of a task other than one binary label: their file, and which row of it is that of which stay of a cohort.
 
-Legend: n stays of a split, K columns of labels.
+A cohort of one file a stay has the numbers of stays. An imported one has numbers of its own (`stay_id`) and keeps the
+ids and prediction times of its source in samples.parquet: labels are joined to those.
+
+Legend: n stays of a split, N of all, K columns of labels, R rows of the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""How a run writes its checkpoints: atomically, and without absolute paths."""
+"""How a run writes its checkpoints: atomically, without absolute paths, and last.ckpt with all that a resume needs.
+
+last.ckpt holds the states of all random number generators, the sums of the epoch so far and the state of the run beside
+weights and optimizer (exact resume: see resume.py).
+"""
 
 from __future__ import annotations
 
@@ -99,7 +103,7 @@ def _as_tensor(score: float) -> torch.Tensor:
     return single if float(single) == score else torch.tensor(score, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------ what last.ckpt holds besides
+# ------------------------------------------------------------------ last.ckpt
 
 
 def rng_states() -> dict[str, Any]:
@@ -143,7 +147,7 @@ class LastCheckpoint(Checkpoint):
         stop: StopRequest,
         identity: Mapping[str, Any],
     ) -> None:
-        """`run` returns the state of the run as it is now; `identity` is that of `resume_check`."""
+        """`run` returns the state of the run as it is now; `identity` is `resume.identity`."""
         self.folder, self.run, self.seconds, self.stop = folder, run, 60 * minutes, stop
         self.identity, self.has_begun = identity, False  # has_begun: all that a checkpoint holds has been restored
         self._state: dict[str, Any] = {}

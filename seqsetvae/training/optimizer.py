@@ -1,4 +1,8 @@
-"""The optimizer: AdamW, its parameter groups by part of the model, and the gradient of an optimizer step."""
+"""What trains of a model and how: AdamW by part of the model, the ways of tuning a backbone, and the gradient of a step.
+
+`settings.tuning.TuningSettings` names the ways of tuning. A backbone that OFFERS layers has `layers()`: its modules by
+layer, in the order from input to output.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact resume: what last.ckpt holds besides weights and optimizer, when it is written, and where a run goes on.
+"""Exact resume: where a run goes on, and whether it can: the checkpoint is of this run, and agrees with itself.
 
 A run goes on from one file. Everything else in its folder (metrics.csv, curves, run_state.json) is written anew from
 what that file holds, so a process may be killed at any moment: what it did after the file was written is done again,
@@ -36,7 +36,7 @@ class ResumePoint:
     batches: int  # of the epoch that are done; 0: the epoch is complete
     random_numbers: dict[str, Any] | None  # states of this process; None: the run had fewer processes
     world_size: int  # processes that the run had
-    identity: Any = None  # of the run, as `resume_check.identity` has it; None in files of earlier versions
+    identity: Any = None  # of the run, as `identity` has it; None in files of earlier versions
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
         """Whether this stage, or a later one, is done."""

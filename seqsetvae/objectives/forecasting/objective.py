@@ -1,6 +1,9 @@
 """The loss of forecasting: is each variable measured in a period after the cut, and what is the mean of its values.
 
-Legend: N stays, H width of the pooled summaries, V variables, T = 2 periods.
+What is to be forecast of a batch is computed in the data loader: stays are cut at an hour.
+
+Legend: E events, N stays, H width of the pooled summaries, V variables of the model, T = 2 periods after the hour: the
+next hours, and all that follow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Reconstruction of every set plus beta times the KL divergence of its Gaussian.
+"""Reconstruction of every set plus beta times the KL divergence of its Gaussian, in float32 at least.
 
-Legend: S sets, E events, D latent width, V variables, I embedding width.
+Legend: S sets, E events (sets in ascending order of size), n events of a set, R width of an event, D latent width, V
+variables, I embedding width.
 """
 
 from __future__ import annotations
