@@ -1,7 +1,7 @@
 """What a reader must know before believing an evaluation, what to do about it, and what is said first.
 
-Said first is whether a baseline, or another checkpoint, is better than the model. Everything is read from the content of
-evaluation.json (or crossvalidation.json), so that a report of an older evaluation says it too.
+Said first is whether a baseline, or another checkpoint, is better than the model. Everything is read from
+the content of evaluation.json (or crossvalidation.json), so that a report of an older evaluation says it too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predictions for the stays of a split, or for beginnings of them, as one table: calibration, evaluation and files read it.
+"""Predictions for the stays of a split, or for beginnings of them, as one table that everything else reads.
 
 A beginning is a stay cut off after some of its sets, which is exact for every architecture. The risk after every set of
 a stay is one for each set. With causal states one pass over the whole stay gives it: the state of a set depends on no

@@ -2,8 +2,8 @@
 
 A job's predictions are one file, written when it is done, and beside it a record of what it is. After a kill the same
 call runs only the jobs that lack theirs; an unfinished training resumes from its last checkpoint. A file of an earlier
-call is used only if its record says that it is what was written there, for the same job: editors, copies between folders
-and interrupted downloads change such files without a trace.
+call is used only if its record says that it is what was written there, for the same job: editors, copies between
+folders and interrupted downloads change such files without a trace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What trains of a model and how: AdamW by part of the model, the ways of tuning a backbone, and the gradient of a step.
+"""What trains of a model and how: AdamW by part of the model, the ways of tuning a backbone, the gradient of a step.
 
 `settings.tuning.TuningSettings` names the ways of tuning. A backbone that OFFERS layers has `layers()`: its modules by
 layer, in the order from input to output.
