@@ -15,26 +15,34 @@ import pytest
 import finetune_config_optimized as config
 import train_optimized
 from seqsetvae.evaluation import report
+from seqsetvae.evaluation.report import page
 
 TIMES = {"stays_per_second", "waiting", "seconds"}
-_report_finished_run = report.report_finished_run
+_report_finished_run, _write_files = report.report_finished_run, page.write_files
 
 
 @contextlib.contextmanager
 def placeholder_reports() -> Iterator[None]:
-    """Commands end with a placeholder, since drawing a report takes as long as a small training."""
+    """Commands end with a placeholder, since drawing a report takes as long as a small training.
+
+    A report that is asked for has no PNG files, which are half of the work.
+    """
 
     def write(run_folder: Path) -> None:
         (run_folder / "report.html").write_text("A placeholder for the report.", encoding="utf-8")
 
-    with patch.object(report, "report_finished_run", write):
+    def svg_alone(_: object, svg: str, folder: Path, name: str) -> None:
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+    with patch.object(report, "report_finished_run", write), patch.object(page, "write_files", svg_alone):
         yield
 
 
 @contextlib.contextmanager
 def real_reports() -> Iterator[None]:
     """Commands end with their report, as for users."""
-    with patch.object(report, "report_finished_run", _report_finished_run):
+    finished = patch.object(report, "report_finished_run", _report_finished_run)
+    with finished, patch.object(page, "write_files", _write_files):
         yield
 
 
@@ -67,7 +75,7 @@ def finetune(pretrained: Path, data_dir: Path, root: Path, **flags: object) -> t
         "pretrained_ckpt": pretrained,
         "data_dir": data_dir,
         "output_root_dir": root,
-        "batch_size": 4,
+        "batch_size": 6,
         "max_epochs": 3,
         "unfreeze_after": 2,
         "cls_head_lr": 3e-3,

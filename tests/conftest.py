@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tests run side by side, and more threads than cores crawl
 
@@ -15,6 +18,28 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from tests.command import finetune, placeholder_reports, real_reports, run_of
 from tests.tiny import SHARED, SIZES, compile_with_side_files, tiny_backbone, write_checkpoint
+
+
+def pytest_configure() -> None:
+    """Temporary files are in memory where there is enough of it."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+
+@cache
+def _has_module_fixtures(file: str) -> bool:
+    return 'scope="module"' in Path(file).read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file with fixtures of its own run in one process, one after the other: each is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: file if _has_module_fixtures(file := nodeid.split("::")[0]) else nodeid
+    return scheduler
 
 
 @pytest.fixture(scope="session", autouse=True)

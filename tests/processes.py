@@ -27,10 +27,10 @@ from seqsetvae.tasks.model import GatheredOutputs
 from seqsetvae.tasks.spec import one_label
 from seqsetvae.training import feature_cache, stages
 
-OUT, FAIL_AT, RANK = Path(os.environ["OUT"]), int(os.environ.get("FAIL_AT", 0)), this_process().rank
+OUT, RANK = Path(os.environ["OUT"]), this_process().rank
 STARTED = {name: os.environ[name] for name in ENVIRONMENT}
 fit, step, batches_of = stages.Run.fit, SeqSetVAEFineTuner.training_step, feature_cache.pooled_batches
-steps, nan_at, computed, stays = 0, 0, [], []
+steps, command, computed, stays = 0, {}, [], []
 meet = torch.distributed.rendezvous
 
 def meet_again(*arguments, **options):  # each command has its own keys, so that it finds no addresses of the last one
@@ -68,18 +68,18 @@ def step_or_fail(self, batch, *arguments):
     global steps
     steps += 1
     stays.append(batch.stay_id.tolist())
-    if steps == FAIL_AT and RANK == 1:
+    if steps == command["fail_at"] and RANK == 1:
         (OUT / "failed_at").write_text(str(time.time()))
         raise InputError("the second process has failed")
     loss = step(self, batch, *arguments)
-    return loss * float("nan") if steps == nan_at and RANK == 1 else loss
+    return loss * float("nan") if steps == command["nan_at"] and RANK == 1 else loss
 
 stages.Run.fit, SeqSetVAEFineTuner.training_step = fit_and_save, step_or_fail
 feature_cache.pooled_batches, torch.distributed.rendezvous = count, meet_again
 for number, command in enumerate(json.loads(os.environ["COMMANDS"])):
     os.environ.update(STARTED)
     words = [str(next(OUT.glob("runs/finetune-*"))) if word == "{run}" else word for word in command["words"]]
-    steps, nan_at = 0, command["nan_at"]
+    steps = 0
     del computed[:], stays[:]
     try:
         status = train_optimized.main(words)
@@ -91,21 +91,23 @@ for number, command in enumerate(json.loads(os.environ["COMMANDS"])):
 """
 
 
-def command(words: Sequence[str], status: int = 0, nan_at: int = 0) -> dict[str, Any]:
-    """A command that ends with this status; the loss of the second process is NaN in the step `nan_at` (from 1).
+def command(words: Sequence[str], status: int = 0, nan_at: int = 0, fail_at: int = 0) -> dict[str, Any]:
+    """A command that ends with this status.
+
+    In the second process the loss is NaN in the step `nan_at` (from 1), and the step `fail_at` raises an error.
 
     The word {run} becomes the folder of the run in `runs`.
     """
-    return {"words": list(words), "status": status, "nan_at": nan_at}
+    return {"words": list(words), "status": status, "nan_at": nan_at, "fail_at": fail_at}
 
 
-def torchrun(out: Path, *commands: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
+def torchrun(out: Path, *commands: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """The commands, one after the other, in two processes that torchrun starts; they write to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "driver.py").write_text(DRIVER, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     root = str(Path(train_optimized.__file__).parent)
-    added = {"OUT": str(out), "PYTHONPATH": root, "COMMANDS": json.dumps(commands), **environment}
+    added = {"OUT": str(out), "PYTHONPATH": root, "COMMANDS": json.dumps(commands)}
     return subprocess.run(
         [*launcher, str(out / "driver.py")],
         env=dict(os.environ) | added,

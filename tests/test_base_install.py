@@ -68,99 +68,64 @@ sys.meta_path = [OnlyTheBaseInstall if finder is PathFinder else finder for find
 """
 RUN = """
 import json, sys
+from pathlib import Path
 import train_optimized
 from seqsetvae.cohort import command
 for words in json.loads(sys.argv[1]):
     print("##", *words[:2], flush=True)
+    words = [str(next(Path("runs").glob("finetune-*"))) if word == "{run}" else word for word in words]
     main = train_optimized.main if words[0] == "--mode" else command.main
     print("status", main(words), flush=True)
+print("## load, predict", flush=True)
+from seqsetvae import load, predict
+predict(load(next(Path("runs").glob("finetune-*"))), sys.argv[2])
 """
 
 
-def _run(folder: Path, *commands: dict[str, object] | list[str]) -> list[tuple[int, str]]:
-    """(exit status, everything printed) of commands of both programs in a process that has the base install alone."""
+def _python(folder: Path, *words: str) -> str:
+    """What Python prints in a folder that hides what the base install lacks."""
     (folder / "sitecustomize.py").write_text(HIDE)
-    words = [each if isinstance(each, list) else argv(**each) for each in commands]
-    done = _python(folder, "-c", RUN, json.dumps(words))
-    assert done.returncode == 0, done.stdout
-    parts = re.split(r"^## .*\n", done.stdout, flags=re.MULTILINE)[1:]
-    return [(int(re.findall(r"^status (\d+)$", part, re.MULTILINE)[-1]), part) for part in parts]
-
-
-def _python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python in a folder that hides what the base install lacks; all that it prints is in stdout."""
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-    return subprocess.run(
-        [sys.executable, *words],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-    )  # fmt: skip
+    command = [sys.executable, *words]
+    done = subprocess.run(command, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT, cwd=folder)
+    return done.stdout
 
 
 def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
-    """Or the tests below would show nothing."""
-    (tmp_path / "sitecustomize.py").write_text(HIDE)
-    tried = "import importlib.util as u; print([name for name in {!r} if u.find_spec(name)])"
+    """Or the test below would show nothing."""
     base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "duckdb", "scipy", "sklearn", "tqdm"]
     others = ["lightgbm", "jinja2", "matplotlib", "captum", "safetensors", "onnx", "pandas", "hypothesis"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", tried.format([*base, *others])]
-    said = subprocess.run(command, env=environment, text=True, capture_output=True)
-    assert (said.stdout, said.stderr) == (f"{base}\n", "")
+    tried = f"import importlib.util as u; print([name for name in {[*base, *others]!r} if u.find_spec(name)])"
+    assert _python(tmp_path, "-c", tried) == f"{base}\n"
 
 
-def test_data_commands_and_pretraining_need_no_extra(old_layout: Path, tmp_path: Path) -> None:
-    cohort, runs = tmp_path / "cohort", tmp_path / "runs"
-    usual = {"data_dir": cohort, "accelerator": "cpu", "output_root_dir": runs}
-    sizes = {"preset": "small", "max_epochs": 1, "batch_size": 16}
-    done = _run(
-        tmp_path,
-        ["compile", str(old_layout), str(cohort)],
-        ["check", str(cohort)],
-        ["export", str(cohort), str(tmp_path / "meds"), "--to", "meds"],
-        {"mode": "pretrain", **usual, **sizes},
-        {"mode": "finetune", "from_random_weights": True, "unfreeze_after": 0, **usual, **sizes},
-    )
-    assert [status for status, _ in done] == [0] * 5, done
-
-
-def test_training_and_prediction_need_no_extra(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_commands_need_no_extra_or_say_which(
+    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
+) -> None:
     usual = {"accelerator": "cpu", "data_dir": compiled.path, "output_root_dir": tmp_path / "runs"}
-    train = {"mode": "finetune", "pretrained_ckpt": pretrained, "max_epochs": 1, "batch_size": 16, **usual}
-    ((status, said),) = _run(tmp_path, train)
-    assert status == 0, said
-    assert "No TensorBoard curves, only metrics.csv: tensorboard is not installed (pip install tensorboard)" in said
-    assert "No report was written: a report needs jinja2, matplotlib" in said
-    assert "pip install jinja2 matplotlib" in said
-    (run,) = (tmp_path / "runs").glob("finetune-*")
-    assert (run / "metrics.csv").is_file()
-    predict = {"mode": "predict", "ckpt": run, "split": "test"}
-    from_random = {"mode": "finetune", "from_random_weights": True, **usual}
-    summaries = {**from_random, "architecture": "variable_summaries", "max_epochs": 1}
-    done = _run(
-        tmp_path,
-        {"mode": "evaluate", "ckpt": run, "split": "test", "accelerator": "cpu", "output": tmp_path / "evaluated"},
-        {**predict, "output": tmp_path / "risks.csv", "accelerator": "cpu"},
-        {**predict, "output": tmp_path / "why.csv", "accelerator": "cpu", "explain": 1},
-        {"mode": "report", "runs": run},
-        summaries,
-        {**summaries, "mode": "crossvalidate"},
-        {**summaries, "tree_models": 0},
-        {"mode": "export", "ckpt": run, "output": tmp_path / "exported"},
-    )
-    expected = [
-        (0, "No boosted trees among the baselines: lightgbm is not installed (pip install lightgbm)."),
-        (0, "Wrote"),
-        (2, "error: explain: needs the package captum; install it with: pip install captum"),
-        (2, "error: a report needs jinja2, matplotlib, which are not installed. Install with: pip install jinja2"),
-        (2, "pip install lightgbm"),
-        (2, "pip install lightgbm"),
-        (0, "val_auc"),
-        (2, "pip install safetensors"),
+    short = {"max_epochs": 1, "batch_size": 16, **usual}
+    applied = {"ckpt": "{run}", "split": "test", "accelerator": "cpu"}
+    summaries = {"from_random_weights": True, "architecture": "variable_summaries", **usual, "max_epochs": 1}
+    commands: list[tuple[list[str], int, str]] = [
+        (["compile", str(old_layout), "cohort"], 0, "12 variables"),
+        (["check", "cohort"], 0, ""),
+        (["export", "cohort", "meds", "--to", "meds"], 0, ""),
+        (argv(mode="pretrain", preset="small", **short), 0, ""),
+        (argv(mode="finetune", pretrained_ckpt=pretrained, **short), 0, "No TensorBoard curves, only metrics.csv: "),
+        (argv(mode="evaluate", output="evaluated", **applied), 0, "No boosted trees among the baselines: lightgbm is"),
+        (argv(mode="predict", output="risks.csv", **applied), 0, "Wrote"),
+        (argv(mode="predict", output="why.csv", explain=1, **applied), 2, "error: explain: needs the package captum; "),
+        (argv(mode="report", runs="{run}"), 2, "error: a report needs jinja2, matplotlib, which are not installed. "),
+        (argv(mode="finetune", **summaries), 2, "pip install lightgbm"),
+        (argv(mode="crossvalidate", **summaries), 2, "pip install lightgbm"),
+        (argv(mode="finetune", tree_models=0, **summaries), 0, "val_auc"),
+        (argv(mode="export", ckpt="{run}", output="exported"), 2, "pip install safetensors"),
     ]
-    for (status, said), (expected_status, text) in zip(done, expected, strict=True):
-        assert (status, text in said) == (expected_status, True), said
-    tried = f"from seqsetvae import load, predict; predict(load({str(run)!r}), {str(compiled.path)!r})"
-    said = _python(tmp_path, "-c", tried).stdout
-    assert "InputError: predict returns a pandas table; install it with: pip install pandas" in said
+    said = _python(tmp_path, "-c", RUN, json.dumps([words for words, *_ in commands]), str(compiled.path))
+    *parts, of_predict = re.split(r"^## .*\n", said, flags=re.MULTILINE)[1:]
+    for part, (_, status, text) in zip(parts, commands, strict=True):
+        assert (re.findall(r"^status (\d+)$", part, re.MULTILINE)[-1:], text in part) == ([str(status)], True), part
+    assert "No report was written: a report needs jinja2, matplotlib" in parts[4]
+    assert "InputError: predict returns a pandas table; install it with: pip install pandas" in of_predict
     content = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text(encoding="utf-8"))
     assert list(content["baselines"]) == ["prevalence", "logistic regression"]

@@ -113,6 +113,7 @@ def _module(cohort: Cohort, **options: Any) -> CohortDataModule:
     return CohortDataModule(cohort, **{"batch_size": 8, "max_events": 4000, "seed": 7} | options)
 
 
+@pytest.mark.slow  # its processes import torch; test_a_dataset_pickles_without_its_data is the part that is ours
 def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
     """Also where they are spawned, as on macOS and Windows: the dataset is pickled and the maps are opened again."""
     here = list(_module(compiled).loader("train", shuffle=True, epoch=2))

@@ -48,8 +48,8 @@ def compiled(src: Path, **options: object) -> Cohort:
     ("name", "counts"),
     [
         ("a", (3_997, 1_751_724, 299_259, 554)),
-        ("b", (3_993, 1_756_213, 299_058, 568)),
-        ("c", (3_998, 1_756_417, 300_015, 585)),
+        pytest.param("b", (3_993, 1_756_213, 299_058, 568), marks=pytest.mark.slow),
+        pytest.param("c", (3_998, 1_756_417, 300_015, 585), marks=pytest.mark.slow),
     ],
 )
 def test_the_counts_of_the_literature(

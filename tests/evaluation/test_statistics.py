@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -249,10 +247,3 @@ def test_there_is_no_threshold_if_none_is_better_than_chance() -> None:
     label = np.array([0, 0, 1, 1])
     assert youden_threshold(label, np.zeros(4)) is None
     assert youden_threshold(label, np.array([2.0, 1.0, -1.0, -2.0])) is None
-
-
-def test_two_thousand_resamples_of_four_thousand_stays_take_seconds() -> None:
-    label, logit = sample(4000)
-    start = time.perf_counter()
-    bootstrap(label, Scores(label, logit, threshold=-0.3).figures)
-    assert time.perf_counter() - start < 20  # 1.3 s alone on one core

@@ -122,7 +122,7 @@ def test_finished_folds_are_not_computed_again(
 ) -> None:
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
     flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
-    flags |= {"output": tmp_path / "cv", "max_epochs": 2, "batch_size": 8}
+    flags |= {"output": tmp_path / "cv", "max_epochs": 2, "batch_size": 20}
     status, printed, errors = command("crossvalidate", **flags)
     assert status == 0, errors
     assert all(name in printed for name in ("seqsetvae", "boosted trees", "logistic regression"))
@@ -150,7 +150,7 @@ def test_a_run_whose_checkpoint_was_replaced_is_trained_again(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
     flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
-    flags |= {"max_epochs": 1, "batch_size": 8, "baselines": "none", "output": tmp_path / "cv"}
+    flags |= {"max_epochs": 1, "batch_size": 20, "baselines": "none", "output": tmp_path / "cv"}
     assert command("crossvalidate", **flags)[0] == 0
     (tmp_path / "cv" / "partition0-fold0.csv").unlink()
     first, second = sorted((tmp_path / "cv" / "runs").glob("finetune-*"))
@@ -164,7 +164,7 @@ def test_a_run_whose_checkpoint_was_replaced_is_trained_again(
 
 def test_a_fold_in_double_precision_is_predicted_in_it(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
     flags = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path, "folds": 2}
-    flags |= {"max_epochs": 1, "batch_size": 8, "baselines": "none", "precision": "64-true", "output": tmp_path / "cv"}
+    flags |= {"max_epochs": 1, "batch_size": 20, "baselines": "none", "precision": "64-true", "output": tmp_path / "cv"}
     status, _, errors = command("crossvalidate", **flags)
     assert status == 0, errors
     logit = read_columns(tmp_path / "cv" / "partition0-fold0.csv")["seqsetvae"]
@@ -186,7 +186,7 @@ def test_no_model_of_a_fold_lives_on_in_the_next(
     gc.collect()
     gc.disable()  # it must not depend on when Python looks for objects that only refer to each other
     try:
-        status, _, errors = command("crossvalidate", **flags, max_epochs=1, batch_size=8, baselines="none")
+        status, _, errors = command("crossvalidate", **flags, max_epochs=1, batch_size=20, baselines="none")
     finally:
         gc.enable()
     assert status == 0, errors

@@ -101,25 +101,26 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda name: name.replace(" ", "-"))
 def test_a_fold_whose_file_is_not_as_it_was_written_is_computed_again(
-    change: str, words: Callable[..., list[str]], trained: list[str], tmp_path: Path
+    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "cv" / f"{FIRST}.csv"
     assert call(words())[0] == 0
     result, content = _result(tmp_path / "cv"), file.read_bytes()
-    trained.clear()
-    CHANGES[change](file)
-    damaged = file.read_bytes()
-    status, said, errors = call(words())
-    assert status == 0, errors
-    assert trained == ["two_stage-seed42", "baselines"]
-    assert f"⚠️  {file}: " in said
-    assert f"Found {file.with_name(SECOND)}.csv" in said
-    assert file.read_bytes() == content
-    assert _result(tmp_path / "cv") == result
-    kept = [each.read_bytes() for each in file.parent.glob(f"{FIRST}-*.csv")]
-    assert kept == [damaged] * (damaged != content)  # nothing is lost
+    for name, change in CHANGES.items():
+        trained.clear()
+        change(file)
+        damaged = file.read_bytes()
+        status, said, errors = call(words())
+        assert (status, trained) == (0, ["two_stage-seed42", "baselines"]), name + errors
+        assert f"⚠️  {file}: " in said, name
+        assert f"Found {file.with_name(SECOND)}.csv" in said, name
+        assert file.read_bytes() == content, name
+        assert _result(tmp_path / "cv") == result, name
+        kept = list(file.parent.glob(f"{FIRST}-*.csv"))
+        assert [each.read_bytes() for each in kept] == [damaged] * (damaged != content), name  # nothing is lost
+        for each in kept:
+            each.unlink()
     trained.clear()
     assert call(words())[0] == 0
     assert trained == []
@@ -159,6 +160,24 @@ def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
     trained.clear()
     assert call(words("--sweep", "tuning=probe,full", baselines="none"))[0] == 0
     assert trained == []
+
+
+def test_a_later_call_adds_seeds_and_ways_and_refuses_other_settings(
+    words: Callable[..., list[str]], trained: list[str], pretrained: Path, tmp_path: Path
+) -> None:
+    assert call(words("--tunings", "probe", baselines="none"))[0] == 0
+    status, said, errors = call(words("--tunings", "full", "probe", seeds=2, baselines="none"))
+    assert status == 0, errors
+    assert trained == ["probe-seed42"] * 2 + ["full-seed42", "full-seed43", "probe-seed43"] * 2
+    assert said.count("Found ") == 2
+    assert [name for name in _result(tmp_path / "cv")["models"] if "trees" not in name] == ["full", "probe"]
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(pretrained.read_bytes() + b"0")
+    for flags in ({"lr": 1e-4, "train_fraction": 0.5}, {"pretrained_ckpt": other}):
+        status, _, errors = call(words("--tunings", "full", **flags, baselines="none"))
+        assert status == 2
+        differ = {line.split(":")[0].strip().removeprefix("content of ") for line in errors.splitlines()[1:]}
+        assert differ == flags.keys()
 
 
 @pytest.mark.parametrize(

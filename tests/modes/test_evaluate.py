@@ -44,15 +44,6 @@ def test_evaluate_gives_the_best_val_auc_for_any_batch_size(
     assert float(best["val_auc"]) == pytest.approx(roc_auc_score(label, logit), abs=1e-6)
 
 
-def test_evaluate_reads_a_checkpoint_and_other_data_too(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
-    last = finished[0] / "checkpoints" / "last.ckpt"
-    _, said, _ = command("evaluate", ckpt=last, split="test", data_dir=compiled.path, output=tmp_path)
-    label = compiled.split("test").label
-    assert f"split test: {len(label)} stays, {int((label == 1).sum())} positive" in said
-
-
 def test_evaluate_shortens_stays_as_the_run_did(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
     assert finetune(pretrained, compiled.path, tmp_path, max_sets=3, max_epochs=1)[0] == 0
     run = run_of(tmp_path)
@@ -292,13 +283,6 @@ def test_a_checkpoint_alone_is_evaluated_without_writing(
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
     shutil.copy(finished[0] / "calibration.json", tmp_path)  # beside it, it is found
     assert "Calibration fitted on the valid split (20 stays" in command("evaluate", **flags)[1]
-
-
-def test_output_must_not_be_a_file(finished: tuple[Path, str], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    status, _, errors = command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "file")
-    assert status == 2
-    assert "which is a file; allowed: an existing or new folder" in errors
 
 
 def test_stays_without_a_label_are_left_out_and_counted(

@@ -44,7 +44,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
 
 def test_the_config_of_a_run_is_complete(finished: tuple[Path, str], compiled: Cohort) -> None:
     config = json.loads((finished[0] / "config.json").read_text(encoding="utf-8"))
-    assert config["settings"]["batch_size"] == 4
+    assert config["settings"]["batch_size"] == 6
     assert config["settings"]["head_dropout"] == 0.1
     assert config["sizes"]["latent_dim"] == 32
     assert config["partial_backbone"] is False
@@ -109,13 +109,6 @@ def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Pat
     assert "heart rate" in checkpoint.variables.names
 
 
-def test_the_same_seed_gives_the_same_run(
-    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
-) -> None:
-    assert finetune(pretrained, old_layout, tmp_path)[0] == 0
-    assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
-
-
 def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
     finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
@@ -123,69 +116,27 @@ def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
 
 
-def test_a_second_run_uses_the_cached_features_of_the_frozen_backbone(
+def test_16_mixed_is_bf16_mixed_on_a_cpu_which_is_said_and_recorded(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    frozen = {"max_epochs": 2, "unfreeze_after": 2}
-    _, first, _ = finetune(pretrained, compiled.path, tmp_path, **frozen)
-    (run,) = tmp_path.glob("finetune-*")
-    status, second, errors = finetune(pretrained, compiled.path, tmp_path, **frozen)
-    assert status == 0, errors
-    (again,) = set(tmp_path.glob("finetune-*")) - {run}
-    assert rows_of(again) == rows_of(run)
-    assert "Computed the features of the frozen backbone: 60 train stays" in first
-    assert "Cached features of the frozen backbone: 60 train stays, from" in second
-    assert "Computed the features" not in second
-    assert "waiting for data        no data were read" in second
-    assert json.loads((again / "summary.json").read_text())["waiting"] is None
-
-
-def test_another_seed_gives_another_run(
-    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
-    assert finetune(pretrained, compiled.path, tmp_path, seed=4, max_epochs=1)[0] == 0
-    assert rows_of(run_of(tmp_path))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
-
-
-@pytest.mark.parametrize(("precision", "used"), [("16-mixed", "bf16-mixed"), ("64-true", "64-true")])
-def test_other_precisions_train_and_evaluate_to_the_same_figure(
-    precision: str, used: str, pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
-    """On a CPU 16-mixed is bf16-mixed, which is said and recorded."""
-    status, printed, errors = finetune(
-        pretrained, compiled.path, tmp_path, precision=precision, max_epochs=2, unfreeze_after=1
-    )
+    flags = {"precision": "16-mixed", "max_epochs": 2, "unfreeze_after": 1}
+    status, printed, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
     assert status == 0, errors
     run = run_of(tmp_path)
-    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["precision"] == used
-    _, said, _ = command("evaluate", ckpt=run, split="valid", precision=precision)
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["precision"] == "bf16-mixed"
+    _, said, _ = command("evaluate", ckpt=run, split="valid", precision="16-mixed")
     for each in (printed, said):
-        assert ("precision: 16-mixed needs a GPU; on this CPU it is bf16-mixed" in each) == (used != precision)
+        assert "precision: 16-mixed needs a GPU; on this CPU it is bf16-mixed" in each
     assert printed_figure(said, "AUROC") == f"{max(float(row['val_auc']) for row in rows_of(run)):.4f}"
     state = load(run / "checkpoints" / "best.ckpt")["state_dict"]
-    assert {value.dtype for value in state.values()} == {torch.float64 if precision == "64-true" else torch.float32}
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        {"loss": "focal", "focal_alpha": 0.25},
-        {"class_weight": "balanced"},
-        {"head_pooling": "mean", "gradient_accumulation_steps": 3},
-    ],
-    ids=str,
-)
-def test_other_losses_and_heads_run(
-    flags: tuple[object, ...], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags, max_epochs=1, unfreeze_after=0)
-    assert status == 0, errors
+    assert {value.dtype for value in state.values()} == {torch.float32}
 
 
 def test_balanced_weighs_a_positive_by_negatives_over_positives(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    assert finetune(pretrained, compiled.path, tmp_path, class_weight="balanced", max_epochs=1)[0] == 0
+    flags = {"class_weight": "balanced", "head_pooling": "mean", "gradient_accumulation_steps": 3}
+    assert finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after=0, **flags)[0] == 0
     label = compiled.split("train").label
     saved = load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["loss"]
     assert saved["positive_weight"] == float((label == 0).sum() / (label == 1).sum()) > 1
@@ -195,9 +146,12 @@ def test_a_checkpoint_with_numpy_numbers_fine_tunes_to_plain_files(compiled: Coh
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"] |= {"heads": np.int64(2), "transformer_dropout": np.float64(0.1)}
     torch.save(content, tmp_path / "old.ckpt")
-    status, _, errors = finetune(tmp_path / "old.ckpt", compiled.path, tmp_path, max_epochs=1)
+    flags = {"max_epochs": 1, "loss": "focal", "focal_alpha": 0.25}
+    status, _, errors = finetune(tmp_path / "old.ckpt", compiled.path, tmp_path, **flags)
     assert status == 0, errors
     assert load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["sizes"]["heads"] == 2
+    settings = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["loss"], settings["focal_alpha"]) == ("focal", 0.25)
 
 
 def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> None:
@@ -215,18 +169,12 @@ def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> Non
 
 
 def test_random_weights_are_recorded(compiled: Cohort, tmp_path: Path) -> None:
-    status, out, errors = command(
-        "finetune",
-        from_random_weights=True,
-        data_dir=compiled.path,
-        output_root_dir=tmp_path,
-        preset="small",
-        unfreeze_after=0,
-        max_epochs=1,
-        batch_size=8,
-    )
+    flags = {"from_random_weights": True, "preset": "small", "unfreeze_after": 0, "max_epochs": 1, "batch_size": 8}
+    flags |= {"value_clip": 3, "min_count": 0}
+    status, out, errors = command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, **flags)
     assert status == 0, errors
     assert "RANDOM BACKBONE" in out
+    assert "Values: z-scores clipped at ±3" in out
     assert "Random backbone: nothing was pretrained" in (run_of(tmp_path) / "summary.txt").read_text(encoding="utf-8")
     config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
     assert config["pretrained"] is None
@@ -246,10 +194,11 @@ def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(
     assert frozen[0] == pytest.approx(frozen[1], abs=1e-3)
 
 
-def test_a_head_learning_rate_not_above_the_backbones_is_a_warning(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
+def test_a_head_learning_rate_not_above_the_backbones_is_a_warning_and_another_seed_is_another_run(
+    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:
-    _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", max_epochs=1)
+    _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", max_epochs=1, seed=4)
+    assert rows_of(run_of(tmp_path / "a"))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
     _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", max_epochs=1, lr=3e-3)
     assert "lr (0.003, backbone) should be well below cls_head_lr (0.003, head)" in said
     assert "should be well below" not in usual

@@ -39,10 +39,10 @@ def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
     return json.loads((output / "crossvalidation.json").read_text(encoding="utf-8"))["models"]
 
 
-@pytest.mark.parametrize("kind", ["category", RARE_LEVEL])
-def test_a_planted_fact_is_found(tmp_path: Path, kind: str) -> None:
-    cohort, _ = _import(tmp_path, kind, "--fractions", "0.7", "0.3", "0")
-    found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=2)
+def test_a_planted_fact_is_found(tmp_path: Path) -> None:
+    """A level that 10 stays have; the slow test below has all kinds."""
+    cohort, _ = _import(tmp_path, RARE_LEVEL, "--fractions", "0.7", "0.3", "0")
+    found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=1)
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
 
 

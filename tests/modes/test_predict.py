@@ -91,16 +91,6 @@ def test_predictions_equal_those_of_evaluate_bit_for_bit(finished: tuple[Path, s
     assert (tmp_path / "test.csv").read_bytes() == (tmp_path / "evaluated" / "predictions.csv").read_bytes()
 
 
-def test_parquet_holds_the_same_as_csv(finished: tuple[Path, str], tmp_path: Path) -> None:
-    _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test")
-    _predict(finished[0], tmp_path / "test.parquet", split="test")
-    table = pq.read_table(tmp_path / "test.parquet")
-    assert table.column_names == COLUMNS
-    for name in ("logit", "probability", "calibrated_probability"):
-        assert table[name].to_pylist() == [float(row[name]) for row in rows]
-    assert table["reason"].null_count == len(rows)
-
-
 def test_calibrated_probabilities_follow_calibration_json(finished: tuple[Path, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
@@ -270,14 +260,6 @@ def test_a_variable_in_another_unit_is_named(finished: tuple[Path, str], unlabel
     status, _, said, _ = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 3
     assert "The mean of 1 variable is far from that of training; another unit? 'temperature': mean" in said
-
-
-def test_minutes_that_are_hours_are_noticed(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
-    _change(unlabelled, lambda rows, _: rows.assign(minute=rows["minute"] / 60))
-    status, rows, said, _ = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
-    assert status == 3
-    assert "is `minute` in hours?" in said
-    assert len(rows) == 20
 
 
 def test_training_variables_that_are_missing_are_named(

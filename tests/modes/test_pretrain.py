@@ -74,20 +74,3 @@ def test_the_golden_checkpoint_keeps_its_layout_when_it_is_continued(golden: Pat
     assert set(before["hyper_parameters"]) == set(after["hyper_parameters"])
     trained = "transformer.layers.0.linear1.weight"
     assert not torch.equal(before["state_dict"][trained], after["state_dict"][trained])
-
-
-def test_labels_are_not_needed(old_layout: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "processed"
-    folder.mkdir()
-    for name in ("patient_ehr", "stats.csv", "cached.csv"):
-        (folder / name).symlink_to(old_layout.parent / name)
-    flags = {"preset": "small", "max_epochs": 1, "output_root_dir": tmp_path}
-    assert command("pretrain", data_dir=folder, **flags)[0] == 0
-
-
-def test_a_nan_loss_ends_the_run_without_a_best_checkpoint(compiled: Cohort, tmp_path: Path) -> None:
-    flags = {"preset": "small", "max_epochs": 1, "pretrain_lr": 1e30, "output_root_dir": tmp_path}
-    status, _, errors = command("pretrain", data_dir=compiled.path, **flags)
-    assert status == 1
-    assert "train_loss is not finite" in errors
-    assert not list(tmp_path.rglob("best.ckpt"))

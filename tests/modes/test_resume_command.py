@@ -252,6 +252,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path, capsys: pytest.Captur
     assert "Threads: 4 before, 1 from now on, so the last digits may differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # it starts three processes; tests/training/test_resume.py kills runs in this one
 def test_a_process_that_is_killed_ends_like_one_that_was_not(
     pretrained: Path, compiled: Cohort, tmp_path: Path
 ) -> None:

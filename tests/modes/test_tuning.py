@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from seqsetvae.cohort import Cohort
 from tests.command import command, finetune, rows_of, run_of
-from tests.training.helpers import load
 
 FLAGS = {
     "probe": {},
@@ -34,7 +32,11 @@ def _finetune(pretrained: Path, compiled: Cohort, root: Path, **flags: object) -
     return finetune(pretrained, compiled.path, root, **words)
 
 
-@pytest.mark.parametrize("tuning", FLAGS)
+# The tunings themselves are tested in tests/training/test_tuning.py.
+@pytest.mark.parametrize(
+    "tuning",
+    ["probe", "lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "last_layers", "layer_decay"))],
+)
 def test_evaluate_and_predict_take_the_checkpoint_of_every_tuning(
     pretrained: Path, compiled: Cohort, tmp_path: Path, tuning: str
 ) -> None:
@@ -56,15 +58,6 @@ def test_evaluate_and_predict_take_the_checkpoint_of_every_tuning(
     assert status == 0, errors
     with output.open(encoding="utf-8") as file, (run / "predictions.csv").open(encoding="utf-8") as other:
         assert [row["logit"] for row in csv.DictReader(file)] == [row["logit"] for row in csv.DictReader(other)]
-
-
-def test_two_stages_are_the_default(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    weights = []
-    for name, flags in (("given", {"tuning": "two_stage"}), ("default", {})):
-        status, _, errors = _finetune(pretrained, compiled, tmp_path / name, **flags)
-        assert status == 0, errors
-        weights.append(load(run_of(tmp_path / name) / "checkpoints" / "last.ckpt")["state_dict"])
-    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
 @pytest.mark.parametrize(

@@ -169,22 +169,6 @@ def test_a_checkpoint_without_it_means_plain_z_scores(pretrained: Path, compiled
     assert values == {"name": "z_score", "clip": None, "min_count": 0, "rare": []}
 
 
-def test_random_weights_use_the_settings(compiled: Cohort, tmp_path: Path) -> None:
-    status, said, errors = command(
-        "finetune",
-        from_random_weights=True,
-        unfreeze_after=0,
-        data_dir=compiled.path,
-        preset="small",
-        max_epochs=1,
-        value_clip=3,
-        min_count=0,
-        output_root_dir=tmp_path,
-    )
-    assert status == 0, errors
-    assert "Values: z-scores clipped at ±3" in said
-
-
 @pytest.mark.parametrize("mode", ["finetune", "pretrain"])
 def test_a_flag_that_contradicts_the_checkpoint_is_an_error(
     mode: str, pretrained: Path, compiled: Cohort, tmp_path: Path

@@ -96,28 +96,13 @@ def test_every_flag_of_the_old_command_lines_works(files: dict[str, object], tmp
     assert found["deterministic"] is found["compile_model"] is True
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("32", "32-true"),
-        ("16", "16-mixed"),
-        ("bf16", "bf16-mixed"),
-        ("64", "64-true"),
-        ("32-true", "32-true"),
-        ("bf16-mixed", "bf16-mixed"),
-    ],
-)
-def test_old_spellings_of_precision(files: dict[str, object], old: str, new: str) -> None:
-    assert _settings(**files, precision=old)["precision"] == new
-
-
-def test_an_old_strategy_still_means_ddp(files: dict[str, object]) -> None:
+def test_old_spellings_and_values_of_switches(files: dict[str, object]) -> None:
+    precisions = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true", "32-true": "32-true"}
+    for old, new in precisions.items():
+        assert _settings(**files, precision=old)["precision"] == new
     assert _settings(**files, strategy="ddp_find_unused_parameters_true")["strategy"] == "ddp"
-
-
-@pytest.mark.parametrize(("flag", "expected"), [("true", True), ("False", False), ("FALSE", False)])
-def test_switches_take_a_value_too(files: dict[str, object], flag: str, expected: bool) -> None:
-    assert _settings(**files, deterministic=flag)["deterministic"] is expected
+    for flag, expected in (("true", True), ("False", False), ("FALSE", False)):
+        assert _settings(**files, deterministic=flag)["deterministic"] is expected
 
 
 # ------------------------------------------------------------------------------------------------ all problems at once
@@ -241,29 +226,19 @@ def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) ->
         assert "one problem" in message
 
 
-@pytest.mark.parametrize(
-    ("mode", "flag", "value"),
-    [
-        ("pretrain", "lr", "1e-4"),
-        ("pretrain", "unfreeze_after", "2"),
-        ("pretrain", "head_pooling", "last"),
-        ("finetune", "pretrain_lr", "1e-3"),
-        ("finetune", "max_beta", "0.1"),
-        ("finetune", "split", "test"),
-        ("evaluate", "lr", "1e-4"),
-        ("finetune", "output", "x.npz"),
-        ("evaluate", "schema", "meds"),
-        ("predict", "landmarks", "6"),
-        ("embed", "max_epochs", "3"),
-        ("embed", "value_clip", "3"),
-        ("demo", "data_dir", "."),
-        ("demo", "max_epochs", "3"),
-        ("demo", "preset", "full"),
-    ],
-)
-def test_a_flag_that_the_mode_does_not_use_is_an_error(mode: str, flag: str, value: str) -> None:
-    expected = f"{flag}: received '{value}'; --mode {mode} does not use it"
-    assert expected in _problems(mode=mode, **{flag: value})
+def test_a_flag_that_the_mode_does_not_use_is_an_error() -> None:
+    unused: dict[str, dict[str, str]] = {
+        "pretrain": {"lr": "1e-4", "unfreeze_after": "2", "head_pooling": "last"},
+        "finetune": {"pretrain_lr": "1e-3", "max_beta": "0.1", "split": "test", "output": "x.npz"},
+        "evaluate": {"lr": "1e-4", "schema": "meds"},
+        "predict": {"landmarks": "6"},
+        "embed": {"max_epochs": "3", "value_clip": "3"},
+        "demo": {"data_dir": ".", "max_epochs": "3", "preset": "full"},
+    }
+    for mode, flags in unused.items():
+        message = _problems(mode=mode, **flags)
+        for flag, value in flags.items():
+            assert f"{flag}: received '{value}'; --mode {mode} does not use it" in message
 
 
 def test_the_modes_that_use_a_flag_are_named(tmp_path: Path) -> None:
@@ -271,27 +246,15 @@ def test_the_modes_that_use_a_flag_are_named(tmp_path: Path) -> None:
     assert "--mode pretrain does not use it (used by finetune, crossvalidate, demo); leave out --lr_patience" in message
 
 
-def test_a_learning_rate_that_the_mode_does_not_read_limits_nothing(tmp_path: Path) -> None:
+def test_pretraining_has_a_learning_rate_of_its_own_and_may_stop_before_a_plateau(tmp_path: Path) -> None:
     given = {"mode": "pretrain", "data_dir": tmp_path}
-    assert _settings(**given, min_lr=1e-4)["min_lr"] == 1e-4  # above the fine-tuning's lr
+    assert _settings(**given, min_lr=1e-4, es_patience=2)["min_lr"] == 1e-4  # above the fine-tuning's lr
     assert "min_lr: received 0.5; allowed: at most pretrain_lr (0.001)" in _problems(**given, min_lr=0.5)
 
 
-def test_pretraining_may_stop_before_a_plateau(tmp_path: Path) -> None:
-    assert _settings(mode="pretrain", data_dir=tmp_path, es_patience=2)["es_patience"] == 2
-
-
-@pytest.mark.parametrize(
-    ("lr_patience", "es_patience", "fine"), [(4, 8, True), (4, 6, True), (4, 5, False), (4, 4, False)]
-)
-def test_stopping_waits_until_a_lower_rate_was_tried(
-    files: dict[str, object], lr_patience: int, es_patience: int, fine: bool
-) -> None:
-    given = {**files, "lr_patience": lr_patience, "es_patience": es_patience}
-    if fine:
-        assert _settings(**given)["es_patience"] == es_patience
-    else:
-        assert "es_patience: received" in _problems(**given)
+def test_stopping_waits_until_a_lower_rate_was_tried(files: dict[str, object]) -> None:
+    assert _settings(**files, lr_patience=4, es_patience=6)["es_patience"] == 6
+    assert "es_patience: received 5" in _problems(**files, lr_patience=4, es_patience=5)
 
 
 def test_a_mode_is_needed_and_named() -> None:
@@ -315,27 +278,17 @@ def test_a_flag_without_effect_is_a_problem(words: str, problem: str) -> None:
     assert problem in _problems(*words.split())
 
 
-@pytest.mark.parametrize(
-    ("mode", "needed"),
-    [
-        ("evaluate", ["ckpt", "split"]),
-        ("predict", ["ckpt", "output"]),
-        ("embed", ["pretrained_ckpt", "data_dir", "split", "output"]),
-    ],
-)
-def test_every_mode_names_all_that_it_needs(mode: str, needed: list[str]) -> None:
-    message = _problems(mode=mode)
-    assert [line for line in needed if f"{line}: not given; --mode {mode} needs --{line}" in message] == needed
-    assert ("--data_dir (or data_dir in the config file)" in message) == ("data_dir" in needed)
+def test_every_mode_names_all_that_it_needs() -> None:
+    for mode, needs in {"evaluate": "ckpt split", "predict": "ckpt output", "embed": "data_dir split output"}.items():
+        message = _problems(mode=mode)
+        assert all(f"{name}: not given; --mode {mode} needs --{name}" in message for name in needs.split())
+        assert ("--data_dir (or data_dir in the config file)" in message) == ("data_dir" in needs)
 
 
 def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path: Path) -> None:
     (tmp_path / "there.npz").touch()
-    for name, complaint in (
-        ("there.npz", "which already exists"),
-        ("file.txt", "ends in .npz"),
-        ("no/file.npz", "a file in an existing folder"),
-    ):
+    wrong = {"there.npz": "already exists", "file.txt": "ends in .npz", "no/file.npz": "a file in an existing folder"}
+    for name, complaint in wrong.items():
         assert complaint in _problems(mode="embed", output=tmp_path / name)
 
 

@@ -29,9 +29,9 @@ def test_a_backend_or_a_file_of_settings_never_keeps_matplotlib_from_being_impor
     for name in (".config", "."):
         (tmp_path / name / "matplotlib").mkdir(parents=True)
         shutil.copy(tmp_path / "matplotlibrc", tmp_path / name / "matplotlib")
-    homes = [{name: str(tmp_path)} for name in ("HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")]
+    home = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"), str(tmp_path))
     code = "import seqsetvae, matplotlib.pyplot; print(matplotlib.rcParams['font.family'])"
-    for added, folder in ((environment, ROOT), ({}, tmp_path), *((home, ROOT) for home in homes)):
+    for added, folder in ((environment, ROOT), ({}, tmp_path), (home, ROOT)):
         other = ("MPL", "MATPLOTLIB", "XDG_CONFIG_HOME")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(other)}
         done = subprocess.run(

@@ -22,7 +22,10 @@ FINETUNING = {
     "ema_decay": 0.9,
     "gradient_accumulation_steps": 3,
 }
-PRETRAINING = {"max_epochs": 2, "preset": "small", "batch_size": BATCH_SIZE}
+PRETRAINING = {  # the sizes of tests.tiny
+    "max_epochs": 2, "batch_size": BATCH_SIZE, "reduced_dim": 8, "latent_dim": 32, "levels": 2, "heads": 2, "m": 4,
+    "ff_dim": 48, "transformer_heads": 4, "transformer_layers": 2,
+}  # fmt: skip
 
 
 class Killed(BaseException):

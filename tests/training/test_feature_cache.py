@@ -72,15 +72,16 @@ def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled: Co
 
 
 def test_every_batch_holds_the_pooled_states_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
-    module = fine_tuner(compiled)
+    """In validation the batches are those in which they were computed, and equal to the last bit."""
+    module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
-    features = features_of(module, run)
-    module.eval()
-    pairs = zip(StageLoaders(run.data, 1, features.rows).train_dataloader(), run.data.train_dataloader(), strict=True)
-    for pooled, batch in pairs:
+    cached = StageLoaders(run.data, 1, features_of(module, run).rows)
+    for pooled, batch in zip(cached.train_dataloader(), run.data.train_dataloader(), strict=True):
         assert torch.equal(pooled.stay_id, batch.stay_id)
         assert torch.equal(pooled.label, batch.label)
         assert torch.allclose(pooled.pooled, module.pooled(batch), atol=1e-5)
+    for pooled, batch in zip(cached.val_dataloader(), run.data.val_dataloader(), strict=True):
+        assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
 def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, tmp_path: Path) -> None:
@@ -89,16 +90,6 @@ def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, 
     assert padding.label.tolist() == [-1]
     assert torch.equal(padding.pooled, whole.pooled)
     assert torch.equal(padding.stay_id, whole.stay_id)
-
-
-def test_batches_of_the_same_stays_are_equal_to_the_last_bit(compiled: Cohort, tmp_path: Path) -> None:
-    module = fine_tuner(compiled).eval()
-    run = make_run(module, compiled, tmp_path)
-    features = features_of(module, run)
-    for pooled, batch in zip(
-        StageLoaders(run.data, 1, features.rows).val_dataloader(), run.data.val_dataloader(), strict=True
-    ):
-        assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
 def test_features_in_16_bits_reach_the_head_unchanged(compiled: Cohort, tmp_path: Path) -> None:

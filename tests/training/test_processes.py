@@ -34,7 +34,6 @@ BROKEN, WHOLE, PRETRAINING, RESUMED = 0, 1, 2, 3
 STEPS = 5  # of each of the two epochs, which are a stage each
 SCORING: dict[str, dict[str, Any]] = {  # 20 stays in 3 batches, so that one process has one more
     "test.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "batch_size": 8},
-    "all.parquet": {"mode": "predict", "ckpt": "{run}", "batch_size": 8},
     "every.csv": {"mode": "predict", "ckpt": "{run}", "split": "test", "every_set": "true", "batch_size": 8},
     "evaluation": {"mode": "evaluate", "ckpt": "{run}", "split": "test", "landmarks": 12, "batch_size": 64},
     "states.npz": {"mode": "embed", "split": "test", "batch_size": 8},
@@ -79,7 +78,10 @@ def single(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(
     pretrained: Path, compiled: Cohort, single: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str, str]:
-    """(folder, what was printed, errors) of two processes: three runs, and what is computed with one of them."""
+    """(folder, what was printed, errors) of two processes: runs, what is computed with one of them, and a last run.
+
+    In the last one the second process fails in stage 2, after three steps.
+    """
     out = tmp_path_factory.mktemp("two processes")
     broken, whole = (_words(pretrained, compiled.path, out / name) for name in ("broken", "runs"))
     scoring = [_scoring(name, out, pretrained, compiled, single) for name in (*SCORING, "single.csv")]
@@ -88,8 +90,11 @@ def both(
     small = {"mode": "pretrain", "data_dir": compiled.path, "preset": "small", "batch_size": 6, "max_epochs": 1}
     pretraining = argv(**small, accelerator="cpu", output_root_dir=out / "backbone", devices=2)
     runs = one_of(broken, status=1, nan_at=3), one_of(whole), one_of(pretraining), one_of(resumed)
-    done = torchrun(out, *runs, *scored)
-    assert done.returncode == 0, done.stderr
+    failing = one_of(_words(pretrained, compiled.path, out / "failing"), fail_at=STEPS + 4)
+    done = torchrun(out, *runs, *scored, failing)
+    assert done.returncode != 0
+    assert (out / "failed_at").exists(), done.stderr
+    assert time.time() - float((out / "failed_at").read_text(encoding="utf-8")) < 60
     return out, done.stdout, done.stderr
 
 
@@ -141,11 +146,11 @@ def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(bo
 
 def test_output_and_files_are_those_of_one_process(both: tuple[Path, str, str]) -> None:
     out, printed, _ = both
-    assert printed.count("Run folder: ") == 4  # one of each run
-    assert printed.count("Calibration fitted on") == 2 + 5  # by two runs, and by each command that applies it
+    assert printed.count("Run folder: ") == 5  # one of each run
+    assert printed.count("Calibration fitted on") == 2 + 4  # by two runs, and by each command that applies it
     run = run_of(out / "runs")
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
-    assert printed.count("Computed the features of the frozen backbone") == 4  # train and valid, once in each run
+    assert printed.count("Computed the features of the frozen backbone") == 6  # train and valid, once in each run
     status, said, errors = command("evaluate", ckpt=run, split="valid", output=out / "valid")
     assert status == 0, errors
     best = max(float(row["val_auc"]) for row in rows_of(run))
@@ -180,21 +185,12 @@ def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both: tu
 
 
 def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_another_number_of_processes(
-    both: tuple[Path, str, str],
-    pretrained: Path,
-    compiled: Cohort,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    both: tuple[Path, str, str], compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = _words(pretrained, compiled.path, tmp_path / "runs")
-    failed = torchrun(tmp_path, one_of(words), FAIL_AT=str(STEPS + 4))  # in stage 2, after three steps
-    took = time.time() - float((tmp_path / "failed_at").read_text(encoding="utf-8"))
-    assert failed.returncode != 0
-    assert took < 60
-    before, found, _ = failed.stderr.partition("error: the second process has failed")
+    before, found, _ = both[2].partition("error: the second process has failed")
     assert found
     assert "Traceback" not in before
-    run = run_of(tmp_path / "runs")
+    run = run_of(both[0] / "failing")
     _goes_on_in_one_process(shutil.copytree(run, tmp_path / "copy"), both[0], compiled, monkeypatch)
     status, _, errors = call(["--resume", str(run)])  # starts both processes by itself
     assert status == 0, errors

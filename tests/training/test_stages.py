@@ -109,20 +109,9 @@ def test_the_table_counts_over_both_stages(compiled: Cohort, tmp_path: Path) -> 
     ]
     assert [float(row["val_auc"]) for row in rows] == pytest.approx([0.6, 0.9, 0.7, 0.8])
     assert [float(row["lr_backbone"]) for row in rows] == [0, 0, BACKBONE_LR, BACKBONE_LR]
-    assert list(rows[0]) == [
-        "stage",
-        "epoch",
-        "step",
-        "train_loss",
-        "val_loss",
-        "val_auc",
-        "val_auprc",
-        "lr_head",
-        "lr_backbone",
-        "stays_per_second",
-        "waiting",
-        "seconds",
-    ]
+    metrics = ["train_loss", "val_loss", "val_auc", "val_auprc"]
+    others = ["lr_head", "lr_backbone", "stays_per_second", "waiting", "seconds"]
+    assert list(rows[0]) == ["stage", "epoch", "step", *metrics, *others]
 
 
 def test_every_epoch_of_every_stage_has_its_own_batches(compiled: Cohort, tmp_path: Path) -> None:
@@ -174,17 +163,8 @@ def test_patience_counts_anew_in_stage_2(compiled: Cohort, tmp_path: Path) -> No
 
 
 def test_rates_do_not_fall_below_min_lr(compiled: Cohort, tmp_path: Path) -> None:
-    module, _ = scripted_run(
-        compiled,
-        tmp_path,
-        [0.7] * 9,
-        max_epochs=6,
-        unfreeze_after=0,
-        lr_patience=0,
-        es_patience=8,
-        lr_factor=0.1,
-        min_lr=2e-5,
-    )
+    options = {"max_epochs": 6, "unfreeze_after": 0, "lr_patience": 0, "es_patience": 8}
+    module, _ = scripted_run(compiled, tmp_path, [0.7] * 9, **options, lr_factor=0.1, min_lr=2e-5)
     assert module.rates[-1][1] == {"head": 2e-5, "backbone": 2e-5}
 
 

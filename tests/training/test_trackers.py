@@ -34,7 +34,7 @@ def test_mlflow_gets_settings_and_the_metrics_of_each_validation(
     assert (run.info.run_name, run.info.status) == (folder.name, "FINISHED")
     (row,) = rows_of(folder)
     assert run.data.metrics["val_auc"] == float(row["val_auc"])
-    assert (run.data.params["batch_size"], run.data.params["tuning"]) == ("4", "two_stage")
+    assert (run.data.params["batch_size"], run.data.params["tuning"]) == ("6", "two_stage")
     sent = [*run.data.params.values(), *run.data.tags.values()]
     assert not [text for text in sent if str(tmp_path) in text or str(pretrained) in text]
     assert run.data.tags.keys() == {"mlflow.runName"}  # no user, no script
@@ -121,7 +121,10 @@ def test_wandb_without_a_key_is_one_warning(
     assert said.count("⚠️  wandb fails (") == 1
 
 
-def test_the_trackers_of_a_run_may_change(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_the_trackers_of_a_run_may_change(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     with killed_at(SeqSetVAEFineTuner, "training_step", 3):
         finetune(pretrained, compiled.path, tmp_path, loggers="wandb", **SHORT)
     resume(run_of(tmp_path), "--loggers", "none", "--override", "loggers")

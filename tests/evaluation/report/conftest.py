@@ -9,6 +9,7 @@ import pytest
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.evaluation.report import write_report
 from seqsetvae.system.files import read_json
+from tests.command import real_reports
 from tests.evaluation.report.example import example_run
 
 
@@ -22,7 +23,8 @@ def data_of_run(finished: tuple[Path, str]) -> Cohort:
 def reported(finished: tuple[Path, str], data_of_run: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with all files and its report; tests only read it."""
     folder = example_run(finished[0], data_of_run, tmp_path_factory.mktemp("reported") / "finetune-all files")
-    write_report(folder)
+    with real_reports():
+        write_report(folder)
     return folder
 
 
