@@ -15,6 +15,7 @@ from seqsetvae.batches.transform import PLAIN, VALUE_TRANSFORM, ValueTransform
 from seqsetvae.checkpoint.record import ARCHITECTURE, MEDIAN_HOURS, TASK, VARIABLES, TrainedOn, record_of
 from seqsetvae.cohort.profile import PROFILE, Profile
 from seqsetvae.cohort.variables import Variables
+from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
 from seqsetvae.models.head import build_head, recorded_settings
 from seqsetvae.models.members import Members
 from seqsetvae.ops.lora import adapters, merged_state, with_adapters
@@ -78,6 +79,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             }
             | ({} if trained_on.profile is None else {PROFILE: trained_on.profile.as_plain()})
             | ({} if members is None else members.as_plain())
+            | ({SUMMARIES: backbone.summaries.sizes.as_dict()} if isinstance(backbone, BesideSummaries) else {})
         )
         self.learning_rates, self.weight_decay, self.pooling = rates, weight_decay, head.head_pooling
         self.variables = trained_on.variables
@@ -118,18 +120,20 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
 
     def forward(self, batch: Batch | PooledBatch) -> torch.Tensor:
         """Logits of each stay [N, 2], and in training of each member of an ensemble head [N, K, 2]."""
+        if isinstance(self.backbone, BesideSummaries):
+            return self.head(self.backbone.pooled(batch, self.embeddings, self.pooling))
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
 
     def predicted(self, batch: Batch | PooledBatch) -> torch.Tensor:
         """Logits [N, 2] as predictions have them: of the average of all members."""
-        if self.members is None or isinstance(batch, PooledBatch):
+        if self.members is None or (isinstance(batch, PooledBatch) and batch.prepared is None):
             return self(batch)
         return self.members.average(self(batch), lambda: self.backbone.table(batch, self.embeddings))
 
     def pooled(self, batch: Batch) -> torch.Tensor:
-        """Pooled history of each stay: [N, P]; without a gradient while the backbone is frozen."""
+        """What can be frozen and cached, the pooled history of each stay: [N, P]; no gradient while it is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.backbone.pooled(batch, self.embeddings, self.pooling)
+            return main_part(self.backbone).pooled(batch, self.embeddings, self.pooling)
 
     def training_step(self, batch: Batch | PooledBatch, batch_index: int) -> torch.Tensor:
         """Mean loss of the batch, over all members of an ensemble head."""
@@ -146,9 +150,10 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
     def optimizer_step(self, *args: Any, **named: Any) -> None:
         """The step of the optimizer, and what the backbone does with its weights after one."""
         super().optimizer_step(*args, **named)
-        if not self.frozen and hasattr(self.backbone, "after_step"):
-            rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups if group["part"] != "head"]
-            self.backbone.after_step(max(rates))
+        rates = {group["part"]: group["lr"] for group in self.trainer.optimizers[0].param_groups}
+        lr = rates.get(SUMMARIES, rates.get("backbone"))
+        if lr is not None and hasattr(self.backbone, "after_step"):
+            self.backbone.after_step(lr)
 
     def validation_step(self, batch: Batch | PooledBatch, batch_index: int) -> None:
         """Adds to the metrics; only trees wait for the host. Stays without a label fill up the batches of processes."""

@@ -256,7 +256,7 @@ def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compil
     assert "this is advice of the objective" in " ".join(printed.split())
     pretrained = run_of(tmp_path, "pretrain") / "checkpoints" / "best.ckpt"
     assert read_checkpoint(pretrained).architecture == "bag"
-    assert read_checkpoint(pretrained).transform == Signs()
+    assert read_checkpoint(pretrained).trained_on.transform == Signs()
     assert rows_of(run_of(tmp_path, "pretrain"))[-1]["val_step"] == "16.0"
 
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, architecture="bag")  # cached features included
@@ -267,6 +267,10 @@ def test_an_architecture_and_an_objective_pretrain_fine_tune_and_evaluate(compil
     assert status == 0, errors
     best = max(float(row["val_auc"]) for row in rows_of(run))
     assert printed_figure(printed, "AUROC") == f"{best:.4f}"
+    flags = {"architecture": "bag", "summaries": True, "tree_models": 0, "batch_size": 16, "max_epochs": 2}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "beside", **flags)  # it still reads signs alone
+    assert status == 0, errors
+    assert command("evaluate", ckpt=run_of(tmp_path / "beside"), split="valid", output=tmp_path / "out")[0] == 0
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:

@@ -120,3 +120,4 @@ class PooledBatch(_OfStays):
     label: torch.Tensor  # [N] int64, 0 or 1
     stay_id: torch.Tensor  # [N] int64
     target: torch.Tensor | None = None  # as in Batch
+    prepared: Any = None  # as in Batch, where not all of the model is frozen

@@ -114,11 +114,15 @@ class SplitBatches(Dataset[Batch]):
         change: ValueChange | None = None,
         prepare: Prepare | None = None,
         random_key: tuple[int, ...] = (),
+        prepared_change: ValueChange | None = None,
     ) -> None:
-        """`prepare` draws random numbers that depend on `random_key` and the batch alone, in whatever process."""
+        """`prepare` draws random numbers that depend on `random_key` and the batch alone, in whatever process.
+
+        It gets the batch, or with `prepared_change` one whose values were changed by that.
+        """
         self.split, self.max_sets, self.dtype, self.padded_classes = split, max_sets, dtype, padded_classes
         self.change, self.prepare = change, prepare
-        self.random_key = random_key
+        self.random_key, self.prepared_change = random_key, prepared_change
 
     def __getitem__(self, stays: np.ndarray) -> Batch:
         if stays[0] < 0:
@@ -127,13 +131,25 @@ class SplitBatches(Dataset[Batch]):
 
     def batch(self, stays: np.ndarray, first_sets: np.ndarray | None = None) -> Batch:
         """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
-        batch = collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, self.change, first_sets)
+        batch = self._collate(stays, self.change, first_sets)
         if self.prepare is not None:
-            with torch.random.fork_rng(devices=[]):
-                seed = np.random.SeedSequence([*self.random_key, int(stays[0])]).generate_state(1)
-                torch.manual_seed(int(seed[0]))
-                batch.prepared = self.prepare(batch)
+            own = self.prepared_change
+            batch.prepared = self._prepared(stays, batch if own is None else self._collate(stays, own, first_sets))
         return batch
+
+    def prepared(self, stays: np.ndarray) -> Any:
+        """What `prepare` makes of these stays, without the rest of their batch."""
+        return self._prepared(stays, self._collate(stays, self.prepared_change or self.change, None))
+
+    def _collate(self, stays: np.ndarray, change: ValueChange | None, first_sets: np.ndarray | None) -> Batch:
+        return collate(self.split, stays, self.max_sets, self.dtype, self.padded_classes, change, first_sets)
+
+    def _prepared(self, stays: np.ndarray, batch: Batch) -> Any:
+        assert self.prepare is not None
+        with torch.random.fork_rng(devices=[]):
+            seed = np.random.SeedSequence([*self.random_key, int(stays[0])]).generate_state(1)
+            torch.manual_seed(int(seed[0]))
+            return self.prepare(batch)
 
     def __len__(self) -> int:
         return self.split.n_stays
@@ -200,11 +216,25 @@ class CohortDataModule(pl.LightningDataModule):
         self.pin_memory, self.padded_classes = pin_memory, padded_classes
         self.transform, self._change = transform, transform.change(cohort)
         self._prepare: dict[str, Prepare | None] = {}
+        self._prepared_change: ValueChange | None = None
 
-    def with_prepare(self, prepare: Prepare | None, *splits: str) -> CohortDataModule:
-        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them."""
+    def with_prepare(
+        self, prepare: Prepare | None, *splits: str, transform: ValueTransform | None = None
+    ) -> CohortDataModule:
+        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them.
+
+        With a `transform` it gets them with the values of that one.
+        """
         changed = copy.copy(self)
         changed._prepare = {**self._prepare, **dict.fromkeys(splits or self.cohort.splits, prepare)}
+        if transform not in (None, self.transform):
+            changed._prepared_change = transform.change(self.cohort)
+        return changed
+
+    def with_transform(self, transform: ValueTransform) -> CohortDataModule:
+        """The same loaders, whose values are those of another transform."""
+        changed = copy.copy(self)
+        changed.transform, changed._change = transform, transform.change(self.cohort)
         return changed
 
     @property
@@ -242,7 +272,7 @@ class CohortDataModule(pl.LightningDataModule):
         )
         if rows is None:
             key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
-            own = self._change, self._prepare.get(split), key
+            own = self._change, self._prepare.get(split), key, self._prepared_change
             batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, *own)
         return BatchLoader(
             batches if rows is None else rows,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.batches.loading import Prepare, value_type
+from seqsetvae.batches.loading import CohortDataModule, value_type
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.cohort import Cohort
+from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.settings.groups import RunSettings
 
 
@@ -25,13 +26,19 @@ def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Ten
     return torch.from_numpy(np.array(cohort.embeddings, dtype=value_type(run))) if own is None else own(cohort)
 
 
-def host_work(backbone: Any, variables: torch.Tensor, again: bool = False) -> Prepare | None:
-    """What the backbone computes of a batch on the host, in the loader; None: nothing.
+def with_host_work(
+    data: CohortDataModule, backbone: Any, variables: torch.Tensor, again: bool = False
+) -> CohortDataModule:
+    """The same loaders, whose batches hold what the backbone computes of them on the host, if anything.
 
     With `again` the same stays are read many times, so what was computed of them is kept, if it all fits in memory.
     """
+    transform = None
+    if isinstance(backbone, BesideSummaries):
+        backbone, transform = backbone.summaries, VALUES
+        variables = backbone.variable_table(data.cohort)
     summarizer = getattr(backbone, "kept_summarizer" if again else "summarizer", None)
-    return None if summarizer is None else summarizer(variables)
+    return data.with_prepare(None if summarizer is None else summarizer(variables), transform=transform)
 
 
 def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:

@@ -35,8 +35,10 @@ from seqsetvae.settings.declare import check_recorded
 from seqsetvae.system.errors import InputError
 
 WRAPPERS = {"module", "_orig_mod"}  # parts that DataParallel and torch.compile insert into names, anywhere
-HOLDERS = ("backbone.", "model.")  # a backbone inside another module, as in our own fine-tuned checkpoints
-FINETUNED_HEAD = r"head\.net\.\d+\.(weight|bias)"  # the head of our own fine-tuned checkpoints
+HOLDERS = ("backbone.", "model.", "main.")  # a backbone inside another module, as in our own fine-tuned checkpoints
+FINETUNED = (
+    r"(head|summaries)\..+"  # of our own fine-tuned checkpoints: what is no part of the backbone (models/beside.py)
+)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def compare(module: nn.Module, checkpoint: Checkpoint) -> LoadReport:
     wanted = {name: value.shape for name, value in module.state_dict().items()}
     have = checkpoint.shapes
     architecture = ARCHITECTURES[checkpoint.architecture]
-    on_purpose = re.compile("|".join((*architecture.SKIPPED, FINETUNED_HEAD)))
+    on_purpose = re.compile("|".join((*architecture.SKIPPED, FINETUNED)))
     others = [name for name in have if name not in wanted]
     loaded = {name: shape for name, shape in wanted.items() if have.get(name) == shape}
     differ = {name: (have[name], shape) for name, shape in wanted.items() if name in have and have[name] != shape}

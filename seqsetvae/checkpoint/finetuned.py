@@ -28,7 +28,8 @@ from seqsetvae.checkpoint.record import (
     read_variables,
 )
 from seqsetvae.cohort.profile import PROFILE
-from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models import ARCHITECTURES, variable_summaries
+from seqsetvae.models.beside import SUMMARIES, BesideSummaries
 from seqsetvae.models.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.models.members import TREES, Members, read_members
 from seqsetvae.settings.declare import check_recorded
@@ -103,10 +104,11 @@ def _fitting(content: dict[str, Any], saved: dict[str, Any], spec: Spec, path: P
         InputError: sizes or settings of the head that are not allowed, or that the weights do not have.
     """
     name, state = architecture_of(content, path), content["state_dict"]
-    check_recorded(ARCHITECTURES[name].Sizes, saved["sizes"], path)
-    current_sizes = getattr(ARCHITECTURES[name], "current_sizes", None)
-    if current_sizes is not None:
-        saved = {**saved, "sizes": current_sizes(saved["sizes"], str(path))}
+    for key, of_part in (("sizes", ARCHITECTURES[name]), (SUMMARIES, variable_summaries)):
+        if key in saved:
+            check_recorded(of_part.Sizes, saved[key], path)
+            current_sizes = getattr(of_part, "current_sizes", lambda sizes, _: sizes)
+            saved = {**saved, key: current_sizes(saved[key], str(path))}
     try:
         check_recorded(HeadSettings, vars(head_settings(saved["head"])), path)
         if isinstance(state, dict):  # else the next line says so
@@ -134,6 +136,8 @@ def _build(saved: dict[str, Any], name: str, spec: Spec) -> FinetunedModel:
     """The model of these hyper_parameters, with random weights."""
     architecture, head = ARCHITECTURES[name], head_settings(saved["head"])
     backbone = architecture.build(architecture.Sizes(**saved["sizes"]))
+    if SUMMARIES in saved:
+        backbone = BesideSummaries(backbone, variable_summaries.Sizes(**saved[SUMMARIES]))
     width = backbone.pooled_width(head.head_pooling)
     head_module = build_head(width, head, spec.outputs)
     return FinetunedModel(backbone, head_module, head.head_pooling, read_members(saved), spec)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from seqsetvae.models import seqsetvae, variable_summaries
 from seqsetvae.settings.declare import declared, given, selected, setting
-from seqsetvae.settings.kinds import OneOf
+from seqsetvae.settings.kinds import BOOLEAN, OneOf
 from seqsetvae.system.errors import InputError
 
 
@@ -126,12 +127,6 @@ class ArchitectureSettings:
             if self.given.get(name) == f"--{name}"
         ]
 
-    def recipe_in_use(self, settings: Mapping[str, Any]) -> list[str]:
-        """A line about those of all settings that have the values which the architecture recommends; none if none."""
-        recipe = getattr(ARCHITECTURES[self.architecture], "RECIPE", {})
-        used = ", ".join(f"{name} {value}" for name, value in recipe.items() if settings.get(name) == value)
-        return [f"Settings from the recipe of {self.architecture}: {used}"] if used else []
-
     def require_name(self, actual: str, file: str) -> None:
         """Raises InputError if the checkpoint has another architecture than the settings."""
         if actual != self.architecture:
@@ -179,6 +174,46 @@ class ArchitectureSettings:
         """The sizes that the choice of the preset stands for; those chosen one by one are not among them."""
         others = {name for preset in ARCHITECTURES[self.architecture].PRESETS.values() for name in preset}
         return self.preset_sizes or {name: self.values[name] for name in self.values if name in others - {*self.given}}
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """A network beside a backbone has the sizes that are its defaults."""
+
+
+BESIDE = {
+    False: SimpleNamespace(Sizes=_NoSettings),
+    True: SimpleNamespace(
+        Sizes=_NoSettings,
+        # The other backbone stays frozen: what it pools is computed once, so an epoch takes seconds. `lr` is its own.
+        RECIPE={name: value for name, value in variable_summaries.RECIPE.items() if name not in ("lr", "min_count")}
+        | {"unfreeze_after": None},
+        recipe_for=variable_summaries.recipe_for,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummariesSettings:
+    """Whether the head of another architecture also reads the network of `variable_summaries`."""
+
+    summaries: bool = setting(
+        BOOLEAN,
+        default=False,
+        help="true: the head reads summaries of each variable beside the backbone, and boosted trees on them are "
+        "averaged with it, as variable_summaries does, which predicts far better than seqsetvae alone; false: the "
+        "backbone alone, with the numbers of earlier versions (docs/variable-summaries.md)",
+    )
+    values: Mapping[str, Any] = selected(BESIDE, by="summaries", attribute="Sizes")  # for its RECIPE
+
+    def problems_with(self, architecture: str) -> list[str]:
+        if self.summaries and architecture == "variable_summaries":
+            return ["summaries: received True; allowed: false with --architecture variable_summaries, which is that"]
+        return []
+
+    def recipe(self, architecture: str) -> Any:
+        """What has the RECIPE, and perhaps a `recipe_for` a number of stays."""
+        return BESIDE[True] if self.summaries else ARCHITECTURES[architecture]
 
 
 def _listed(sizes: Mapping[str, Any]) -> str:

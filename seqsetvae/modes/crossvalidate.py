@@ -29,7 +29,7 @@ NOT_IN_SWEEPS = {
     *declared(groups.PretrainedSettings),
     *declared(groups.RunSettings),
     *declared(groups.LoggerSettings),
-    *("from_random_weights", "architecture", "preset", "task"),
+    *("from_random_weights", "architecture", "preset", "summaries", "task"),
 }
 
 

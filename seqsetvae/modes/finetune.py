@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqsetvae.models import ARCHITECTURES, ArchitectureSettings
+from seqsetvae.models import ARCHITECTURES, ArchitectureSettings, SummariesSettings
 from seqsetvae.settings import groups
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import min_lr_problems
@@ -31,6 +31,7 @@ class Settings:
     values: groups.ValueSettings
     loader: groups.LoaderSettings
     architecture: ArchitectureSettings
+    beside: SummariesSettings
     task: TaskSettings
     head: groups.HeadSettings
     loss: groups.LossSettings
@@ -47,7 +48,8 @@ def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
     pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
-    uses_trees = settings.trees.tree_models > 0
+    uses_trees, name = settings.trees.tree_models > 0, settings.architecture.architecture
+    has_table = settings.beside.summaries or "table" in ARCHITECTURES[name].OFFERS
     rules = [
         (
             not random and pretrained.pretrained_ckpt is None,
@@ -65,9 +67,9 @@ def problems(settings: Settings) -> list[str]:
             "backbone must be trained from the start",
         ),
         (
-            uses_trees and "table" not in ARCHITECTURES[settings.architecture.architecture].OFFERS,
+            uses_trees and not has_table,
             "tree_models: allowed: 0 with this architecture, which computes no table of summaries; try "
-            "--architecture variable_summaries",
+            "--architecture variable_summaries, or --summaries beside this one",
         ),
         (
             uses_trees and not settings.task.offers("trees"),
@@ -75,7 +77,7 @@ def problems(settings: Settings) -> list[str]:
             "one binary label only (--mode evaluate has them as a baseline)",
         ),
         (
-            uses_trees and after != 0,
+            uses_trees and after != 0 and not settings.beside.summaries,
             f"unfreeze_after: received {after}; allowed: 0 with --tree_models",
         ),
         (
@@ -85,7 +87,7 @@ def problems(settings: Settings) -> list[str]:
         ),
     ]
     found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
-    name = settings.architecture.architecture
+    found += settings.beside.problems_with(name)
     has_layers = "layers" in ARCHITECTURES[name].OFFERS
     found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
     found += settings.task.problems_with(settings.data, settings.loss)

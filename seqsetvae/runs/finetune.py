@@ -13,13 +13,14 @@ import torch
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
-from seqsetvae.batches.variables import host_work, variable_table
+from seqsetvae.batches.variables import variable_table, with_host_work
 from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile, median_hours
 from seqsetvae.evaluation import report as report_page
-from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models import ARCHITECTURES, variable_summaries
+from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.models.head import set_prior, weight_of_positives
 from seqsetvae.models.members import Members
 from seqsetvae.modes.finetune import Settings
@@ -79,8 +80,7 @@ def train(
 ) -> Summary:
     """Fine-tune an open backbone on its cohort; `finish` is called with the run folder when all else is done."""
     settings = resolved(settings)
-    for line in settings.architecture.recipe_in_use(as_plain(settings)):
-        print(line)
+    say_recipe(settings)
     device, report, task = opened.device, opened.report, settings.task.task
     watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
     module, data = module_and_data(settings, opened)
@@ -126,13 +126,31 @@ def train(
     )
 
 
+def say_recipe(settings: Settings) -> None:
+    """Print which settings have the values that the architecture recommends, and what else it could be."""
+    name, used = settings.architecture.architecture, as_plain(settings)
+    recipe = getattr(settings.beside.recipe(name), "RECIPE", {})
+    listed = ", ".join(f"{each} {value}" for each, value in recipe.items() if used.get(each) == value)
+    if listed:
+        print(f"Settings from the recipe of {'--summaries' if settings.beside.summaries else name}: {listed}")
+    elif "table" not in ARCHITECTURES[name].OFFERS and not settings.beside.summaries:
+        print(
+            "Summaries beside the backbone: none (--summaries false), so the numbers are those of earlier versions; "
+            "--summaries predicts far better (docs/variable-summaries.md)"
+        )
+
+
 def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
     """The module and its loaders; a new backbone is first fitted to the training stays, and trees are grown on them."""
     cohort, backbone, transform, is_new = opened.cohort, opened.model, opened.transform, opened.loaded is None
+    has_summaries = settings.beside.summaries
+    if has_summaries:
+        sizes = variable_summaries.Sizes(input_dim=cohort.variables.width, vocabulary=cohort.vocabulary)
+        backbone, is_new = BesideSummaries(backbone, sizes), True
     data = data_module(cohort, transform, settings.data, settings.loader, settings.run, opened.device)
     n_stays = labelled_stays(cohort)
     if is_new:
-        fit_to_training_stays(backbone, data)
+        fit_to_training_stays(backbone, data.with_transform(VALUES) if has_summaries else data)
     if getattr(backbone, "n_inputs", 1) == 0:
         raise InputError(
             f"{cohort.path}: the model has no input: in "
@@ -141,7 +159,7 @@ def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEFineTu
         )
     variables = variable_table(backbone, cohort, settings.run)
     in_this_process = settings.loader.num_workers == 0  # a worker lives for one epoch and sees each stay once
-    data = data.with_prepare(host_work(backbone, variables, again=in_this_process))
+    data = with_host_work(data, backbone, variables, again=in_this_process)
     if is_new and hasattr(backbone, "start_small"):
         backbone.start_small(n_stays, data.loader("train"), variables)
     members = fit_members(settings.trees, backbone, variables, data)
@@ -155,7 +173,7 @@ def labelled_stays(cohort: Cohort) -> int:
 
 def for_stays(settings: Settings, cohort: Cohort) -> Settings:
     """The settings with what the architecture's recipe makes of the number of training stays, which is said."""
-    chosen, n_stays = ARCHITECTURES[settings.architecture.architecture], labelled_stays(cohort)
+    chosen, n_stays = settings.beside.recipe(settings.architecture.architecture), labelled_stays(cohort)
     recipe_for = getattr(chosen, "recipe_for", None)
     advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)
     recipe, now = getattr(chosen, "RECIPE", {}), as_plain(settings)

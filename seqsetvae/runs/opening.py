@@ -17,7 +17,7 @@ import torch
 
 from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import VALUE_TRANSFORMS, ValueTransform
-from seqsetvae.batches.variables import host_work, variable_table
+from seqsetvae.batches.variables import variable_table, with_host_work
 from seqsetvae.checkpoint.backbone import Loaded, LoadReport, load_backbone, read_checkpoint
 from seqsetvae.checkpoint.record import TrainedOn
 from seqsetvae.cohort import Cohort
@@ -64,7 +64,7 @@ class Opened:
         """Loaders through all stays, labelled or not."""
         groups = self.data, self.loader, self.run, self.device
         loaders = data_module(self.cohort, self.transform, *groups, labelled=False)
-        return loaders.with_prepare(host_work(self._backbone, self.variables.cpu()))
+        return with_host_work(loaders, self._backbone, self.variables.cpu())
 
     @cached_property
     def precision(self) -> Precision:

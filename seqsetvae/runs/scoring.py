@@ -100,11 +100,10 @@ class Scorer(Opened):
         Raises:
             InputError: there is no such stay, or the model has no gradient for the values of events.
         """
-        backbone = self.model.backbone
-        if not hasattr(backbone, "states"):
+        if not hasattr(self.model.backbone, "states"):
             raise InputError(
-                f"explain: {self.path} has the architecture {backbone.architecture!r}, which predicts from summaries "
-                "and trees; contributions are computed for seqsetvae only"
+                f"explain: {self.path} predicts from summaries (--architecture variable_summaries, or --summaries) and "
+                "trees; contributions are computed for seqsetvae alone"
             )
         for name in splits:
             (found,) = np.nonzero(self.cohort.split(name).stay_id == stay_id)

@@ -42,7 +42,7 @@ def argument(kind: Kind, help: str | Mapping[str, str], default: Any = None) -> 
     return field(default=default, metadata={"kind": kind, "help": help, "in_config": False})
 
 
-def selected(registry: Mapping[str, Any], by: str, attribute: str) -> Any:
+def selected(registry: Mapping[Any, Any], by: str, attribute: str) -> Any:
     """Values of the settings that `registry[name].attribute` declares, where the setting `by` gives the name."""
     return field(metadata={"registry": registry, "by": by, "attribute": attribute})
 

@@ -27,8 +27,9 @@ from torch.utils.data import Dataset
 
 import seqsetvae
 from seqsetvae.batches.batch import PooledBatch
-from seqsetvae.batches.loading import CohortDataModule
+from seqsetvae.batches.loading import CohortDataModule, SplitBatches
 from seqsetvae.cohort import Split
+from seqsetvae.models.beside import main_part
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
@@ -47,11 +48,12 @@ ABOUT = (
 
 def dependencies(module: FrozenModel, data: CohortDataModule, split: str, precision: Precision) -> dict[str, Any]:
     """Everything that the features of a split depend on; where all of it is equal, so are they, to the last bit."""
+    backbone = main_part(module.backbone)
     return {
         "backbone": {
-            "weights": tensors_hash(module.backbone.state_dict()),
-            "architecture": module.backbone.architecture,
-            "sizes": module.backbone.sizes.as_dict(),  # no weight shows how many heads there are
+            "weights": tensors_hash(backbone.state_dict()),
+            "architecture": backbone.architecture,
+            "sizes": backbone.sizes.as_dict(),  # no weight shows how many heads there are
         },
         "data": {
             "cohort": data.cohort.content_hash,
@@ -112,7 +114,7 @@ class FeatureFolder:
             root,
             dependencies(module, data, split, precision),
             data.cohort.split(split).n_stays,
-            module.backbone.pooled_width(module.pooling),
+            main_part(module.backbone).pooled_width(module.pooling),
             np.dtype(data.dtype),  # those that a GPU computes in 16 bits are stored in 32, as the head reads them
         )
 
@@ -185,7 +187,9 @@ class FeatureFolder:
 class PooledRows(Dataset[PooledBatch]):
     """Cached features of a split; `rows[stays]` is the batch of the stays at these positions, as in SplitBatches."""
 
-    def __init__(self, pooled: np.ndarray, split: Split) -> None:
+    def __init__(self, pooled: np.ndarray, split: Split, events: SplitBatches | None = None) -> None:
+        """`events` make what is prepared of a batch, where a part of the model that is not frozen reads it."""
+        self.events = events
         self.pooled = pooled  # [n, P], in memory or memory-mapped; zeros for stays that no loader reads
         self.label = split.label.astype(np.int64)
         self.stay_id = np.array(split.stay_id)
@@ -197,6 +201,8 @@ class PooledRows(Dataset[PooledBatch]):
         batch = PooledBatch(*(torch.from_numpy(column[stays]) for column in (self.pooled, self.label, self.stay_id)))
         if self.target is not None:
             batch.target = torch.from_numpy(self.target[stays])
+        if self.events is not None:
+            batch.prepared = self.events.prepared(stays)
         return batch
 
     def __len__(self) -> int:
@@ -220,7 +226,8 @@ def cached_features(module: FrozenModel, data: CohortDataModule, precision: Prec
     rows, passes = {}, []
     for split in ("train", "valid"):
         pooled, computed = _find_or_compute(module, data, split, precision, root)
-        rows[split] = PooledRows(pooled, data.cohort.split(split))
+        events = None if main_part(module.backbone) is module.backbone else data.loader(split).dataset
+        rows[split] = PooledRows(pooled, data.cohort.split(split), events)  # type: ignore[arg-type]
         passes += [] if computed is None else [computed]
     return CachedFeatures(rows, tuple(passes))
 

@@ -14,6 +14,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
+from seqsetvae.models.variable_summaries import RECIPE
 from seqsetvae.ops.lora import add_lora, merge_lora
 from seqsetvae.settings.groups import FinetuningRates
 from seqsetvae.settings.tuning import TuningSettings
@@ -79,11 +81,12 @@ class LargeBatchGradient(pl.LightningModule):
 
 
 # ------------------------------------------------------------------ what is fine-tuned of a backbone
+# Summaries beside a backbone always train, at the rate of their own recipe.
 
 
 def layers_of(backbone: Any) -> dict[str, nn.ModuleList]:
     """The layers of a backbone from input to output; every parameter is in one of them."""
-    return {name: nn.ModuleList(modules) for name, modules in backbone.layers().items()}
+    return {name: nn.ModuleList(modules) for name, modules in main_part(backbone).layers().items()}
 
 
 def check_layers(tuning: TuningSettings, backbone: Any) -> None:
@@ -98,40 +101,45 @@ def check_layers(tuning: TuningSettings, backbone: Any) -> None:
 
 def unfreeze(backbone: Any, tuning: TuningSettings) -> None:
     """Let the parameters that this tuning trains have a gradient, and no others."""
+    main = main_part(backbone)
     if tuning.tuning == "lora":
-        add_lora(backbone, tuning.lora_rank, tuning.lora_alpha)
+        add_lora(main, tuning.lora_rank, tuning.lora_alpha)
         return
-    backbone.requires_grad_(tuning.tuning != "last_layers")
+    main.requires_grad_(tuning.tuning != "last_layers")
     if tuning.tuning == "last_layers":
         nn.ModuleList(list(layers_of(backbone).values())[-tuning.tuned_layers :]).requires_grad_(True)
 
 
 def freeze(backbone: Any) -> None:
     """No parameter has a gradient; what LoRA has added becomes part of the weights."""
-    merge_lora(backbone)
-    backbone.requires_grad_(False)
+    main = main_part(backbone)
+    merge_lora(main)
+    main.requires_grad_(False)
 
 
 def set_training_mode(backbone: Any, mode: bool, tuning: TuningSettings) -> None:
     """Training mode, with dropout, in layers that train; the others stay in evaluation mode."""
-    backbone.train(mode)
+    main_part(backbone).train(mode)
     if mode and tuning.tuning == "last_layers":
         nn.ModuleList(list(layers_of(backbone).values())[: -tuning.tuned_layers]).eval()
 
 
 def rates_of_parts(backbone: Any, tuning: TuningSettings, rates: FinetuningRates) -> dict[str, float]:
     """The learning rate of each part of a backbone that has one of its own, by name."""
+    beside = {SUMMARIES: RECIPE["lr"]} if isinstance(backbone, BesideSummaries) else {}
     if tuning.tuning == "layer_decay":
         names = reversed(list(layers_of(backbone)))
         falling = accumulate(repeat(tuning.layer_lr_factor), mul, initial=rates.lr)
-        return dict(zip(names, falling, strict=False))
-    return {"backbone": tuning.lora_lr if tuning.tuning == "lora" else rates.lr}
+        return beside | dict(zip(names, falling, strict=False))
+    return beside | {"backbone": tuning.lora_lr if tuning.tuning == "lora" else rates.lr}
 
 
 def backbone_groups(
     backbone: Any, tuning: TuningSettings, rates: FinetuningRates, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Parameter groups of what trains in a backbone."""
-    parts = layers_of(backbone) if tuning.tuning == "layer_decay" else {"backbone": backbone}
+    parts = layers_of(backbone) if tuning.tuning == "layer_decay" else {"backbone": main_part(backbone)}
+    if isinstance(backbone, BesideSummaries):
+        parts = {SUMMARIES: backbone.summaries, **parts}
     of_parts = rates_of_parts(backbone, tuning, rates)
     return [group for name in parts for group in parameter_groups(name, parts[name], of_parts[name], weight_decay)]

@@ -105,8 +105,8 @@ def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Pat
     for name in tiny.tiny_backbone().state_dict():
         assert torch.equal(checkpoint.weights[name], state[f"backbone.{name}"])
     assert checkpoint.hyper_parameters["heads"] == 2
-    assert checkpoint.variables is not None
-    assert "heart rate" in checkpoint.variables.names
+    assert checkpoint.trained_on.variables is not None
+    assert "heart rate" in checkpoint.trained_on.variables.names
 
 
 def test_a_compiled_cohort_and_worker_processes_give_the_same_run(

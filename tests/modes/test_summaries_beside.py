@@ -1,0 +1,180 @@
+"""--summaries beside a checkpoint of SeqSetVAE: training, both stages, the checkpoint, and every mode that reads it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqsetvae.batches.loading import collate
+from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.cohort import Cohort
+from seqsetvae.models import trees
+from seqsetvae.models.beside import VALUES, BesideSummaries
+from seqsetvae.training.checkpoints import LastCheckpoint
+from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.prefixes import cut_after
+from tests.training.helpers import load
+from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, assert_same_run, killed_at, resume
+
+pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+
+
+@pytest.fixture(autouse=True)
+def small_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "ROUNDS", 15)
+
+
+@pytest.fixture(scope="module")
+def trained(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(run folder, what was printed) of a run with the recipe, but for its length."""
+    root = tmp_path_factory.mktemp("summaries")
+    words: dict[str, Any] = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": root}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "ROUNDS", 15)
+        status, printed, errors = command("finetune", **words, summaries=True, max_epochs=3)
+    assert status == 0, errors
+    return run_of(root), printed
+
+
+def test_the_frozen_backbone_stays_that_of_the_checkpoint_and_its_features_are_cached(
+    trained: tuple[Path, str], pretrained: Path
+) -> None:
+    run, printed = trained
+    assert "Settings from the recipe of --summaries: cls_head_lr 0.002" in printed
+    assert "Computed the features of the frozen backbone" in printed
+    assert [row["stage"] for row in rows_of(run)] == ["1", "1", "1"]
+    assert {name for name in rows_of(run)[0] if name.startswith("lr_")} == {"lr_head", "lr_summaries", "lr_backbone"}
+    state, before = load(run / "checkpoints" / "best.ckpt")["state_dict"], load(pretrained)["state_dict"]
+    frozen = {name.removeprefix("backbone.main."): name for name in state if name.startswith("backbone.main.")}
+    assert set(frozen) <= set(before)
+    assert all(torch.equal(state[name], before[short]) for short, name in frozen.items())
+    assert state["backbone.summaries.weight"].abs().max() > 0
+
+
+def test_every_mode_gives_what_training_validated(trained: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    run, _ = trained
+    last = rows_of(run)[-1]
+    status, said, errors = command("evaluate", ckpt=run, split="valid", output=tmp_path / "one")
+    assert status == 0, errors
+    assert f"{float(last['val_auc']):.4f}" in said
+    exported = tmp_path / "exported"
+    status, _, errors = call(argv(mode="export", ckpt=run, output=exported, data_dir=compiled.path))
+    assert status == 0, errors
+    assert (
+        "summaries"
+        in json.loads((exported / "card.json").read_text(encoding="utf-8"))["checkpoint"]["hyper_parameters"]
+    )
+    files = []
+    for name, ckpt in (("run", run), ("exported", exported)):
+        files.append(tmp_path / f"{name}.csv")
+        status, _, errors = command("predict", ckpt=ckpt, split="valid", data_dir=compiled.path, output=files[-1])
+        assert status == 0, errors
+    logits = [[row["logit"] for row in csv.DictReader(file.open(encoding="utf-8"))] for file in files]
+    assert logits[0] == logits[1]
+    assert load_finetuned(run / "checkpoints" / "best.ckpt").model.members is not None
+
+
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
+    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    output, split = tmp_path / "sets.csv", compiled.split("test")
+    flags = {"split": "test", "precision": "64-true", "batch_size": 50}
+    status, _, errors = command("predict", ckpt=trained[0], output=output, every_set=True, **flags)
+    assert status == 0, errors
+    rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
+    of_stay = rows[split.stay_offset[7] : split.stay_offset[8]]
+    expected = [_logit_of_cut_stay(trained[0], compiled, 7, n_sets) for n_sets in range(1, len(of_stay) + 1)]
+    assert [float(row["logit"]) for row in of_stay] == pytest.approx(expected, abs=1e-9)
+
+
+def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> float:
+    """The prediction in double precision for a test stay that has only its first sets."""
+    finetuned = load_finetuned(run / "checkpoints" / "best.ckpt", torch.float64)
+    summaries, cut = finetuned.model.backbone.summaries, cut_after(cohort.split("test"), stay, n_sets)
+    of_backbone = finetuned.trained_on.transform.with_unknown(cohort.vocabulary, finetuned.trained_on.known)
+    alone, summarized = (
+        collate(cut, np.array([0]), dtype=np.float64, change=transform.change(cohort))
+        for transform in (of_backbone, VALUES)
+    )
+    alone.prepared = summaries.summarizer(summaries.variable_table(cohort))(summarized)
+    with torch.no_grad():
+        return finetuned.model(alone, torch.from_numpy(cohort.embeddings.copy()).double()).diff(dim=1).item()
+
+
+def test_explanations_are_refused_with_the_reason(trained: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    stay, flags = compiled.split("valid").stay_id[0], {"output": tmp_path / "out.csv", "split": "valid"}
+    status, _, errors = command("predict", ckpt=trained[0], explain=stay, **flags)
+    assert status == 2
+    assert "predicts from summaries" in errors
+
+
+def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(
+    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    status, printed, errors = finetune(trained[0], compiled.path, tmp_path, max_epochs=1, unfreeze_after=1)
+    assert status == 0, errors
+    assert "missing                  0" in printed
+    assert "not recognised           0" in printed
+
+
+@pytest.mark.parametrize("tuning", ["two_stage", "last_layers", "layer_decay", "lora"])
+def test_the_backbone_can_be_unfrozen_in_every_way(
+    pretrained: Path, compiled: Cohort, tmp_path: Path, tuning: str
+) -> None:
+    flags = {"summaries": True, "tree_models": 0, "tuning": tuning, "max_epochs": 2, "unfreeze_after": 1}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
+    assert status == 0, errors
+    run = run_of(tmp_path)
+    assert [row["stage"] for row in rows_of(run)] == ["1", "2"]
+    status, said, _ = command("evaluate", ckpt=run, split="valid", output=tmp_path)
+    assert status == 0
+    assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said
+    assert isinstance(load_finetuned(run / "checkpoints" / "best.ckpt").model.backbone, BesideSummaries)
+
+
+def test_a_killed_run_is_resumed_to_the_same_result(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+    flags = {"summaries": True, "tree_models": 1, **FINETUNING, **EVERY_STEP}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "whole", **flags)
+    assert status == 0, errors
+    with killed_at(LastCheckpoint, "on_train_batch_end", STEPS + 5):  # in the second frozen epoch
+        finetune(pretrained, compiled.path, tmp_path / "killed", **flags)
+    resume(run_of(tmp_path / "killed"))
+    assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
+
+
+def test_without_the_flag_everything_is_as_before_and_says_so(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    assert "Summaries beside the backbone: none (--summaries false), so the numbers are those of earlier" in printed
+    content = load(run / "checkpoints" / "best.ckpt")
+    assert "summaries" not in content["hyper_parameters"]
+    assert not [name for name in content["state_dict"] if "summaries" in name]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"architecture": "variable_summaries"}, "summaries: received True; allowed: false with --architecture"),
+        ({"from_random_weights": True}, "unfreeze_after: received None; allowed: 0 with --from_random_weights"),
+        ({"unfreeze_after": 0, "task": "multilabel", "tree_models": 2}, "tree_models: allowed: 0 with --task"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    compiled: Cohort, tmp_path: Path, flags: dict[str, Any], problem: str
+) -> None:
+    words = {"summaries": True, "data_dir": compiled.path, "output_root_dir": tmp_path, **flags}
+    status, _, errors = command("finetune", **words)
+    assert status == 2
+    assert problem in errors
+
+
+def test_random_weights_train_with_summaries_from_the_start(compiled: Cohort, tmp_path: Path) -> None:
+    words = {"from_random_weights": True, "unfreeze_after": 0, "preset": "small", "summaries": True, "max_epochs": 1}
+    status, _, errors = command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, tree_models=0, **words)
+    assert status == 0, errors
+    assert np.isfinite(float(rows_of(run_of(tmp_path))[0]["val_loss"]))
