@@ -7,14 +7,13 @@ the outputs of another one.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256, write_text
+from seqsetvae.system.schema import fault_of
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import BINARY, Calibration
 
@@ -77,30 +76,12 @@ def read_calibration(checkpoint: Path, task: str = BINARY) -> tuple[Calibration 
 def _read(file: Path, kind: type[Calibration]) -> Calibration:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        found = kind(**{each.name: _checked(content[each.name], str(each.type)) for each in fields(kind)})
+        if fault := fault_of(content, kind):
+            raise ValueError(fault)
+        found = kind(**{each.name: content[each.name] for each in fields(kind)})
         found.require_agreement(content.get("threshold", found.threshold))
         return found
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again."
         ) from None
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) < 1e30
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str),
-    "int": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-    "float": _is_number,
-    "float | None": lambda value: value is None or _is_number(value),
-}
-
-
-def _checked(value: Any, kind: str) -> Any:
-    """The value of a field of this type. Raises ValueError for another."""
-    if not _KINDS[kind](value):
-        raise ValueError("a value of the wrong type")
-    return float(value) if "float" in kind and value is not None else value

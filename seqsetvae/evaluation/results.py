@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.evaluation.findings import IN_WORDS, drawn, said_first, verdict
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
+from seqsetvae.system.findings import LEVELS
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import FIGURES, title_of
 
@@ -21,6 +22,35 @@ if TYPE_CHECKING:  # it imports torch, and results of cross-validation are read 
     from seqsetvae.evaluation.predictions import Predictions
 
 Plain = dict[str, Any]
+
+
+# What evaluation.json holds (system/schema.py).
+_METRICS = {"*": {"value?": float, "low?": float, "high?": float}}
+_GROUP = {"stays": float, "positives?": float, "figures": _METRICS}
+_LINE = {"x": [float], "y": [float]}
+_MEANS = dict.fromkeys(("stays", "predicted", "observed", "low", "high"), float)
+_OUTCOME = {  # of a label that is 0 or 1
+    "outcome": str,
+    **dict.fromkeys(("stays", "positives", "auroc", "auprc"), float),
+    **dict.fromkeys(("roc", "precision_recall"), _LINE),
+    "calibration": {"*": [{**_MEANS, "positives": float}]},
+    "risk": {"of_label_0": [float], "of_label_1": [float], "medians": [float]},
+    "net_benefit": {"threshold": [float], "model": [float], "every_stay": [float]},
+    "at_threshold?": dict.fromkeys(("true_positive", "false_positive", "true_negative", "false_negative"), float),
+}
+_NUMBER = {"column": str, "stays": float, "groups": [_MEANS]}  # of a column of numbers
+EVALUATION = {
+    **dict.fromkeys(("checkpoint", "split", "label_name", "resampled?", "verdict?"), str),
+    **dict.fromkeys(("stays", "positives?", "prevalence?", "threshold?"), float),
+    "cautions?": [str],
+    "primary?": [str],
+    "figures": _METRICS,
+    "findings?": [{"level": LEVELS, "text": str, "action?": str}],
+    "baselines?": {"*": {"figures": _METRICS, "difference?": _METRICS}},
+    "subgroups?": [{"column": str, "group": object, **_GROUP}],
+    "landmarks?": [{"hours": float, **_GROUP}],
+    "curves?": [lambda curve: _OUTCOME if "outcome" in curve else _NUMBER],
+}
 
 
 @dataclass(frozen=True, eq=False)

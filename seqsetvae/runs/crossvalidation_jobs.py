@@ -35,8 +35,9 @@ from seqsetvae.settings.declare import changed, declared
 from seqsetvae.settings.old_names import current
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.files import file_sha256, read_json, require_no_pipe, write_text
+from seqsetvae.system.files import file_sha256, require_no_pipe, write_text
 from seqsetvae.system.memory import release
+from seqsetvae.system.schema import read_checked
 from seqsetvae.tasks.targets import spec_of
 from seqsetvae.training.precision import prepare_device, weight_type
 from seqsetvae.training.resume import earlier_run
@@ -198,6 +199,7 @@ def _has_its_checkpoint(run: Path) -> bool:
 
 
 RECORD = "predictions"  # its entry in the .json beside the predictions
+SCHEMA = {RECORD: {**dict.fromkeys(("file", "sha256", "fold"), str), "settings": {}}}
 
 
 def differing(recorded: Mapping[str, Any], now: Mapping[str, Any], group: type, file: Path) -> dict[str, Any]:
@@ -233,14 +235,12 @@ class Job:
     def _wrong(self) -> str | None:
         """Why the file cannot be used."""
         try:
-            record, checksum = read_json(self.file.with_suffix(".json")).get(RECORD), file_sha256(self.file)
+            record, checksum = read_checked(self.file.with_suffix(".json"), SCHEMA)[RECORD], file_sha256(self.file)
         except (InputError, OSError):
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
             return "no record says what it holds, as for files of earlier versions and copies"
-        if record.get("sha256") != checksum:
+        if record["sha256"] != checksum:
             return "its content is not what was written there (checksum)"
-        if record.get("file") != self.file.name or record.get("fold") != self.fold:
+        if record["file"] != self.file.name or record["fold"] != self.fold:
             return "it is of another fold, training or data"
         differ = differing(record["settings"], self.settings, self.group, self.file)
         return f"it is of other settings ({', '.join(differ)})" if differ else None

@@ -22,8 +22,9 @@ from seqsetvae.settings.resume import CAN_CHANGE
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError, named
 from seqsetvae.system.processes import this_process
+from seqsetvae.system.schema import fault_of
 from seqsetvae.training.run_folder import CONFIG, RunFolder
-from seqsetvae.training.run_state import RunState, whole_number
+from seqsetvae.training.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,13 @@ def _read(path: Path) -> ResumePoint:
     content = read_file(path)
     try:
         state = content["callbacks"][STATE]
+        if fault := fault_of(state, {"stopped": bool, "batches": int}):
+            raise ValueError(fault)
         point = ResumePoint(
             path=path,
             run=RunState.from_plain(state["run"]),
-            stopped=bool(state["stopped"]),
-            batches=whole_number(state["batches"]),
+            stopped=state["stopped"],
+            batches=state["batches"],
             random_numbers=_random_numbers(state["ranks"]),
             world_size=len(state["ranks"]),
             identity=state.get("identity"),

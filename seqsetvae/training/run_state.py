@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from seqsetvae.system.schema import fault_of
 from seqsetvae.training.feature_pass import FeaturePass
 from seqsetvae.training.schedule import Watched
 
@@ -82,6 +83,8 @@ class RunState:
         Raises:
             TypeError, KeyError, ValueError: it was something else.
         """
+        if fault := fault_of(plain, cls):
+            raise ValueError(fault)
         values = {name: value for name, value in plain.items() if name not in ("epochs", "steps")}
         state = cls(
             **values
@@ -92,33 +95,8 @@ class RunState:
                 "gpu_busy": tuple(values["gpu_busy"]),
             }
         )
-        _check(state)
+        if [row.epoch for row in state.rows] != list(range(1, len(state.rows) + 1)) or state.stage not in (0, 1, 2):
+            raise ValueError("its rows are not those of all epochs")
+        if any(row.stage not in (1, 2) or row.stage > state.stage for row in state.rows):
+            raise ValueError("its rows are of stages that have not begun")
         return state
-
-
-def whole_number(value: Any) -> int:
-    """The value. Raises ValueError unless it is a count."""
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{value!r:.40} is no count")
-    return value
-
-
-def _check(state: RunState) -> None:
-    """Raises ValueError if a value has another type, or epochs are missing."""
-    rows = state.rows
-    for row in rows:
-        whole_number(row.step)
-    if [row.epoch for row in rows] != list(range(1, len(rows) + 1)) or state.stage not in (0, 1, 2):
-        raise ValueError("its rows are not those of all epochs")
-    if any(row.stage not in (1, 2) or row.stage > state.stage for row in rows):
-        raise ValueError("its rows are of stages that have not begun")
-    numbers = [each for row in rows for each in (*row.metrics.values(), *row.rates.values(), row.seconds)]
-    numbers += [each for row in rows for each in (row.stays_per_second, row.waiting or 0.0)]
-    numbers += [each for one in state.passes for each in (one.stays, one.waiting, one.seconds)]
-    numbers += [*state.gpu_busy, state.best_score or 0.0, state.seconds]
-    wrong = [each for each in numbers if isinstance(each, bool) or not isinstance(each, int | float)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r:.40} is no number")
-    for parts in state.trained.values():
-        for count in parts.values():
-            whole_number(count)

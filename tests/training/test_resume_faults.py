@@ -96,11 +96,11 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "a metric that is no number": (
         lambda content: _rows(content)["rows"][0]["metrics"].update(val_auc="high"),
-        "damaged, 'high' is no number",
+        "damaged, rows[0]/metrics/val_auc is 'high', which has the wrong type",
     ),
     "a batch that is no number": (
         lambda content: _callback(content, "LastCheckpoint").update(batches=None),
-        "damaged, None is no count",
+        "damaged, 'batches' is missing",
     ),
     "patience that is no number": (
         lambda content: _callback(content, "Stopping").update(wait_count="x"),

@@ -19,12 +19,13 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort, open_cohort
-from seqsetvae.evaluation.schema import EVALUATION, read_checked
+from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.system.console import WARNINGS
 from seqsetvae.system.errors import InputError
+from seqsetvae.system.schema import read_checked
 
 CONFIG, PREDICTIONS, EVERY_SET, METRICS = "config.json", "predictions", "every_set", "metrics.csv"
-SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (evaluation/schema.py)
+SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (system/schema.py)
     "config": {"settings?": {}, "cohort?": {"notices?": [str]}, "window?": str, "variables_not_used?": {"*": str}},
     "summary": {
         **dict.fromkeys(("seconds?", "waiting?", "best_epoch?"), float),
@@ -36,6 +37,7 @@ SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (evaluation
     "run_state": {"passes?": [{"stays": float, "seconds": float}]},
     "evaluation": EVALUATION,
 }
+AGAIN = "Run --mode evaluate again to write it anew."
 SUFFIXES = (".csv", ".parquet")
 ROW_NAMES = ("stage", "epoch")  # columns of metrics.csv that say which validation a row is of
 NOT_METRICS = {"stage", "epoch", "step", "stays_per_second", "waiting", "seconds"}
@@ -143,7 +145,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
     found: dict[str, Any] = {
-        name.removeprefix("run_"): read_checked(file, schema)
+        name.removeprefix("run_"): read_checked(file, schema, AGAIN * (name == "evaluation"))
         for name, schema in SCHEMAS.items()
         if (file := folder / f"{name}.json").is_file()
     }
