@@ -153,7 +153,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         found.append(f"\nDifference to {first}, {about}")
         compared = {model: entry.get("difference_to_first", {}) for model, entry in models.items() if model != first}
         found += [f"{model:{name}}  {_differences(difference)}" for model, difference in compared.items()]
-    return found + [f"⚠️  {caution}" for caution in result.get("cautions", ())]
+    return found + [f"⚠️  {each['text']}" for each in result.get("findings", ())]
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

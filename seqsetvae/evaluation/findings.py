@@ -22,12 +22,6 @@ LIST_OF_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+?)\n\s*\]")  # as JSON with an 
 Metric = Mapping[str, Any]  # value, low, high
 
 
-def drawn(content: Mapping[str, Any], curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a report adds to its tables, as entries of evaluation.json."""
-    findings = [{"level": each.level, "text": each.text, "action": each.action} for each in findings_of(content)]
-    return {"findings": findings, "curves": curves}
-
-
 def as_text(content: Mapping[str, Any]) -> str:
     """The text of evaluation.json, a list of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -35,7 +29,7 @@ def as_text(content: Mapping[str, Any]) -> str:
 
 
 def findings_of(content: Mapping[str, Any]) -> list[Finding]:
-    """Those of the content of evaluation.json, whatever the task: its cautions, and what follows from its metrics."""
+    """What follows from the metrics of evaluation.json, whatever the task; and the cautions that older ones have."""
     metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
     found = [Finding(WARNING, text) for text in content.get("cautions") or ()]
     return [*found, *_of_intervals(metrics), *_of_subgroups(content, metrics)]

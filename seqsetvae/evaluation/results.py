@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.evaluation.findings import IN_WORDS, drawn, said_first, verdict
+from seqsetvae.evaluation.findings import IN_WORDS, findings_of, said_first, verdict
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
-from seqsetvae.system.findings import LEVELS
+from seqsetvae.system.findings import LEVELS, WARNING, Finding
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import FIGURES, title_of
 
@@ -42,7 +42,7 @@ _NUMBER = {"column": str, "stays": float, "groups": [_MEANS]}  # of a column of 
 EVALUATION = {
     **dict.fromkeys(("checkpoint", "split", "label_name", "resampled?", "verdict?"), str),
     **dict.fromkeys(("stays", "positives?", "prevalence?", "threshold?"), float),
-    "cautions?": [str],
+    "cautions?": [str],  # of earlier versions
     "primary?": [str],
     "figures": _METRICS,
     "findings?": [{"level": LEVELS, "text": str, "action?": str}],
@@ -112,15 +112,16 @@ def evaluation(
         "threshold": None if evaluated.calibration is None else evaluated.calibration.threshold,
         "primary": list(task.primary(spec)),
         "figures": found,
-        "cautions": [*cautions, *task.cautions(evaluated.target, found), *_cautions(evaluated, is_selected)],
         "baselines": baselines,
         "subgroups": [
             {"column": each.column, "group": each.group, **group(evaluated.rows(each.stays))} for each in subgroups
         ],
         "landmarks": [{"hours": hours, **group(early)} for hours, early in (landmarks or {}).items()],
     }
+    texts = [*cautions, *task.cautions(evaluated.target, found), *_cautions(evaluated, is_selected)]
+    findings = [*(Finding(WARNING, text) for text in texts), *findings_of(content)]
     curves = task.curves(spec, evaluated.output, evaluated.target, evaluated.calibration)
-    return content | drawn(content, curves)
+    return content | {"findings": [each.as_plain() for each in findings], "curves": curves}
 
 
 def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:

@@ -18,6 +18,7 @@ from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import file_sha256, read_json, write_text
+from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 
 CONFIG, RESULT = "crossvalidation_settings.json", "crossvalidation.json"
@@ -60,7 +61,7 @@ def _results(settings: Settings, folder: Path, columns: list[Columns], not_used:
     """Compute, write and print the table of results."""
     compared = list(combinations(settings))
     result = results(columns, compared[0] if len(compared) > 1 else None) | {
-        "cautions": [*cautions(settings), *not_used]
+        "findings": [Finding(WARNING, text).as_plain() for text in (*cautions(settings), *not_used)]
     }
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
     print("\n" + "\n".join(lines(result)) + f"\n{folder / RESULT}")

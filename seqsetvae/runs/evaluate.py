@@ -29,6 +29,7 @@ from seqsetvae.modes.evaluate import Settings
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import cannot_write, not_writable
+from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.system.privacy import checkpoint_names
 from seqsetvae.system.processes import from_first, leave, this_process
 from seqsetvae.tasks import TASKS
@@ -71,8 +72,9 @@ def run(settings: Settings) -> dict[str, Any]:
         seed=settings.run.seed,
     )
     print(f"\n{table(content)}")
-    for caution in content["cautions"]:
-        print(f"⚠️  {caution}")
+    for each in (Finding(**each) for each in content["findings"]):
+        if each.level == WARNING:
+            print(f"⚠️  {each.line()}")
     whole = replace(every[0], calibration=evaluated[0].calibration)
     rows = prediction_table(whole, first.cohort.split(split).stay_id, first.without_known_variable(split))
     write_evaluation(settings, first, content, rows)

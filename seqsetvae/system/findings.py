@@ -19,6 +19,10 @@ class Finding:
     action: str = ""  # what to do, a sentence
     items: tuple[str, ...] = ()  # the stays, variables or files that it is about, those that are shown
 
+    def as_plain(self) -> dict[str, str]:
+        """For the JSON of results, without the items."""
+        return {"level": self.level, "text": self.text, "action": self.action}
+
     def line(self) -> str:
         """What was found and what to do, without the items."""
         stop = "" if self.text.endswith((".", "?", "!")) else "."

@@ -1,4 +1,4 @@
-"""The content of evaluation.json: its schema, baselines, subgroups, landmarks and cautions."""
+"""The content of evaluation.json: its schema, baselines, subgroups, landmarks and findings."""
 
 from __future__ import annotations
 
@@ -190,16 +190,16 @@ def test_a_landmark_has_its_own_stays() -> None:
     ids=["few positives", "train", "valid", "not calibrated"],
 )
 def test_what_to_distrust_is_said(evaluated: Predictions, caution: str) -> None:
-    assert any(caution in text for text in _content(evaluated)["cautions"])
-    assert not any(caution in text for text in _content(_evaluated(2000))["cautions"])
+    assert any(caution in text for text in [each["text"] for each in _content(evaluated)["findings"]])
+    assert not any(caution in text for text in [each["text"] for each in _content(_evaluated(2000))["findings"]])
 
 
 def test_an_auroc_that_may_be_chance_carries_a_caution() -> None:
     evaluated = _evaluated()
     noise = np.random.default_rng(0).normal(size=400)
     chance = replace(evaluated, output=noise[:, None])
-    assert any("includes 0.5" in text for text in _content(chance)["cautions"])
-    assert not any("includes 0.5" in text for text in _content(evaluated)["cautions"])
+    assert any("includes 0.5" in text for text in [each["text"] for each in _content(chance)["findings"]])
+    assert not any("includes 0.5" in text for text in [each["text"] for each in _content(evaluated)["findings"]])
 
 
 def test_a_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("verdict", "task", "checkpoint", "split", "stays", "labels", "positives", "prevalence", "label_name"),
-        *("threshold", "primary", "figures", "cautions", "baselines", "subgroups", "landmarks"),
+        *("threshold", "primary", "figures", "baselines", "subgroups", "landmarks"),
         *("resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
@@ -203,8 +203,10 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(
     assert figures["specificity"]["value"] == pytest.approx((~flagged)[label == 0].mean())
     assert all(each["low"] <= each["value"] <= each["high"] for each in figures.values())
     assert (content["baselines"], content["subgroups"], content["landmarks"]) == ({}, [], [])
-    assert f"Only {label.sum()} of {len(label)} stays are positive: with fewer than 50" in " ".join(content["cautions"])
-    assert all(caution in said for caution in content["cautions"])
+    assert f"Only {label.sum()} of {len(label)} stays are positive: with fewer than 50" in " ".join(
+        each["text"] for each in content["findings"]
+    )
+    assert all(each["text"] in said for each in content["findings"] if each["level"] == "warning")
 
 
 def test_intervals_are_over_the_patients_of_the_cohort(
@@ -293,7 +295,7 @@ def test_stays_without_a_label_are_left_out_and_counted(
     everything, all_rows, _ = _evaluate(finished[0], tmp_path / "all")
     content, rows, _ = _evaluate(finished[0], tmp_path / "some", data_dir=old_layout, label_path=labels)
     assert content["stays"] == everything["stays"] - 3
-    assert "Of 20 stays, 3 have no label; they are left out." in content["cautions"]
+    assert "Of 20 stays, 3 have no label; they are left out." in [each["text"] for each in content["findings"]]
     assert [row["logit"] for row in rows] == [row["logit"] for row in all_rows]  # to the last bit
     assert [row["label"] for row in rows[:4]] == ["", "", "", all_rows[3]["label"]]
 
@@ -344,8 +346,14 @@ def test_figures_on_the_stays_that_fitted_the_calibration_carry_a_caution(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     content, _, _ = _evaluate(finished[0], tmp_path, split="valid")
-    assert any("Calibration and threshold were fitted on these stays" in caution for caution in content["cautions"])
-    assert any("The validation split chose the checkpoint" in caution for caution in content["cautions"])
+    assert any(
+        "Calibration and threshold were fitted on these stays" in caution
+        for caution in [each["text"] for each in content["findings"]]
+    )
+    assert any(
+        "The validation split chose the checkpoint" in caution
+        for caution in [each["text"] for each in content["findings"]]
+    )
 
 
 # ------------------------------------------------------------------ comparisons, subgroups, landmarks

@@ -116,7 +116,10 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
         calibrated = known[[f"calibrated_probability of {name}" for name in "abc"]]
         assert values["log loss"] == pytest.approx(metrics.log_loss(known["unit"], calibrated))
         assert values["log loss"] < metrics.log_loss(known["unit"], known[[f"probability of {name}" for name in "abc"]])
-        assert any("The calibration was fitted on these stays" in caution for caution in content["cautions"])
+        assert any(
+            "The calibration was fitted on these stays" in caution
+            for caution in [each["text"] for each in content["findings"]]
+        )
     else:
         known = table.dropna(subset="score")
         assert len(known) == 16 - 1
