@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import seqsetvae.tasks.cells as common
 from seqsetvae.system.errors import InputError
+from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ LABEL_IN_COHORT = False
 OFFERS: tuple[str, ...] = ()
 labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
 predicted, weight = common.predicted, common.weight
-Calibration = None
 
 Floats = NDArray[np.float64]
 
@@ -77,10 +77,14 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
 
 
 def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np.ndarray | None]:
-    """The probability of each label."""
+    """The probability of each label, as the model gives it and calibrated."""
     from scipy.special import expit
 
-    return {f"probability of {name}": expit(output[:, k]) for k, name in enumerate(spec.names)}
+    calibrated, found = None if calibration is None else calibration.calibrated(output), {}
+    for kind, logits in (("probability", output), ("calibrated_probability", calibrated)):
+        columns = [None] * spec.width if logits is None else expit(logits).T
+        found |= {f"{kind} of {name}": column for name, column in zip(spec.names, columns, strict=True)}
+    return found
 
 
 def primary(spec: Spec) -> tuple[str, ...]:
@@ -91,17 +95,20 @@ def primary(spec: Spec) -> tuple[str, ...]:
 def figures(
     spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
-    """AUROC, AUPRC and Brier score of each label, and the means of the first two."""
+    """AUROC, AUPRC and Brier score of each label, and the means of the first two.
+
+    The Brier score is that of calibrated probabilities, where there are any.
+    """
     from seqsetvae.tasks.scores import binary_figures
 
-    return binary_figures(spec.names, output, target)
+    return binary_figures(spec.names, output, target, None if calibration is None else calibration.calibrated(output))
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
     """Those of each label."""
     from seqsetvae.tasks.curves import label_curves
 
-    return label_curves(spec.names, output, target)
+    return label_curves(spec.names, output, target, None if calibration is None else calibration.calibrated(output))
 
 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
@@ -120,3 +127,48 @@ def baselines(spec: Spec) -> Mapping[str, Any]:
         "boosted trees": lambda train, valid: fitting.each_column(fitting.boosted_trees, train, valid),
         "logistic regression": lambda train, valid: fitting.each_column(fitting.logistic_regression, train, valid),
     }
+
+
+# ------------------------------------------------------------------ calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Fitted):
+    """Platt scaling of each label. One whose higher logits do not mean more positives keeps slope 1 and intercept 0."""
+
+    ABOUT: ClassVar[dict[str, str]] = {
+        "method": "Platt scaling of each label: calibrated log-odds = slope * logit + intercept"
+    }
+    MISSING: ClassVar[str] = (
+        "There is no calibration for this checkpoint: Brier scores are of uncalibrated probabilities."
+    )
+    SAME_STAYS: ClassVar[str] = "The calibration was fitted on these stays: Brier scores will be worse on new stays."
+
+    slope: tuple[float, ...]  # of each label
+    intercept: tuple[float, ...]
+
+    def calibrated(self, output: Floats) -> Floats:
+        """Log-odds of the calibrated probabilities."""
+        return output * np.array(self.slope) + np.array(self.intercept)
+
+    def require_agreement(self, threshold: Any) -> None:
+        if len(self.slope) != len(self.intercept) or min(self.slope, default=0.0) <= 0:
+            raise ValueError("its slopes and intercepts are not those of the labels; a slope is above 0")
+
+    def __str__(self) -> str:
+        slopes = ", ".join(f"{slope:.3f}" for slope in self.slope)
+        source = f"{self.split} split ({self.stays:,} stays)"
+        return f"Calibration fitted on the {source}: Platt scaling of each label, slopes {slopes}"
+
+
+def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
+    """Slopes and intercepts, from log-odds and labels 0/1/NaN [n, K]."""
+    from seqsetvae.tasks.scores import platt_scaling
+
+    pairs = []
+    for logit, label in zip(output.T, target.T, strict=True):
+        known = ~np.isnan(label)
+        has_both = len(np.unique(label[known])) == 2
+        pairs.append((has_both and platt_scaling(label[known].astype(np.int64), logit[known])) or (1.0, 0.0))
+    slope, intercept = zip(*pairs, strict=True)
+    return {"slope": slope, "intercept": intercept}

@@ -83,9 +83,10 @@ def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["watched"] == watched[0]
     assert summary["best"][watched[0]] == max(float(row[watched[0]]) for row in rows)
-    is_calibrated = task == "multiclass"
+    calibrated = {"multiclass": "temperature scaling", "multilabel": "Platt scaling of each label, slopes"}
+    is_calibrated = task in calibrated
     assert (f"Predictions of --task {task} are not calibrated" in said) is not is_calibrated
-    assert ("Calibration fitted on the valid split (18 stays): temperature scaling" in said) is is_calibrated
+    assert (f"Calibration fitted on the valid split (18 stays): {calibrated.get(task)}" in said) is is_calibrated
     assert "Stays without a label, left out: train 2, valid 2" in said
     assert (folder / "calibration.json").exists() is is_calibrated
     recorded = load_finetuned(folder / "checkpoints" / "best.ckpt")
@@ -110,6 +111,8 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
         known = table.dropna(subset="died")
         auroc = metrics.roc_auc_score(known["died"], known["probability of died"])
         assert values["AUROC of died"] == pytest.approx(auroc)
+        brier = metrics.brier_score_loss(known["died"], known["calibrated_probability of died"])
+        assert values["Brier score of died"] == pytest.approx(brier)
     elif task == "multiclass":
         known = table.dropna(subset="unit")
         assert values["accuracy"] == pytest.approx((known["unit"] == known["predicted"]).mean())
@@ -150,7 +153,9 @@ def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(
         tables.append(pd.read_csv(tmp_path / f"{name}.csv"))
     pd.testing.assert_frame_equal(*tables)
     columns = {
-        "multilabel": ["probability of died", "probability of long"],
+        "multilabel": [
+            f"{kind} of {name}" for kind in ("probability", "calibrated_probability") for name in ("died", "long")
+        ],
         "multiclass": [
             "predicted",
             *(f"{kind} of {name}" for kind in ("probability", "calibrated_probability") for name in "abc"),
