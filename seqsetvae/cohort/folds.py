@@ -67,13 +67,16 @@ def in_no_fold(cohort: Cohort) -> list[str]:
     return lines
 
 
-def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) -> Iterator[Cohort]:
+def folds(
+    cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0, *, has_classes: bool = True
+) -> Iterator[Cohort]:
     """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
 
     With one fold, these are the labelled stays of the cohort's own valid and train splits.
 
-    Stratified by label, and all stays of a subject are in one fold. Stays are taken in the order of their ids as text,
-    so that the partition depends on nothing but the stays and the seed. With a `train_fraction` below 1, a random part
+    Stratified by label if it `has_classes` (else 0 only says that there is a label), and all stays of a subject are in
+    one fold. Stays are taken in the order of their ids as text, so that the partition depends on nothing but the stays
+    and the seed. With a `train_fraction` below 1, a random part
     of the training patients is kept with their stays, of each class alike. Mean and std of the variables are those of
     the fold's training stays, unless they are given (a stats.csv, a checkpoint).
 
@@ -91,11 +94,13 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
     order = order[label[order] >= 0]
     subject = np.concatenate([split.subject_id for split in splits])[order]
     several = len(np.unique(subject)) < len(subject)
-    least = min(len(np.unique(subject[label[order] == value])) for value in (0, 1))
+    classes = (0, 1) if has_classes else (0,)
+    least = min(len(np.unique(subject[label[order] == value])) for value in classes)
     if least < n_folds:
         raise InputError(
             f"folds: received {n_folds}; {cohort.path} has only {least} labelled training and validation "
-            f"{'patients' if several else 'stays'} of one class of {cohort.label_name}, and each fold needs one"
+            f"{'patients' if several else 'stays'}{' of one class' * has_classes} of {cohort.label_name}, and each "
+            "fold needs one"
         )
 
     def of(name: str, chosen: NDArray[np.int64]) -> GatheredSplit:
@@ -107,7 +112,9 @@ def folds(cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0) 
     else:
         partition = (StratifiedGroupKFold if several else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
         parts = list(partition.split(order, label[order], subject if several else None))
-        if any(len(np.unique(label[order[part]])) < 2 for both in parts for part in both):  # patients differ in stays
+        if any(
+            len(np.unique(label[order[part]])) < len(classes) for both in parts for part in both
+        ):  # patients differ in stays
             raise InputError(
                 f"folds: received {n_folds}; in this partition of the patients of {cohort.path} a fold has stays of "
                 f"one class of {cohort.label_name} alone. Pass fewer folds, or another partition_seed."
@@ -136,7 +143,7 @@ def random_part(
     order = np.argsort(first)  # patients in the order of their first stays, so that single stays keep their order
     has_positive = np.zeros(len(first), dtype=label.dtype)
     np.maximum.at(has_positive, patient, label)
-    least = int(np.bincount(has_positive, minlength=2).min())
+    least = int(np.unique(has_positive, return_counts=True)[1].min())
     if least * fraction < 1:
         of = "patients" if len(first) < len(stays) else "stays"
         raise InputError(

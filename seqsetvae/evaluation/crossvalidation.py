@@ -1,6 +1,6 @@
 """Results of cross-validation: predictions by fold, and metrics over folds. Importing this imports no torch.
 
-Legend: n stays of a fold, R resamples, K seeds of the trainings of a model (1 for a baseline).
+Legend: n stays of a fold, R resamples, K seeds of the trainings of a model (1 for a baseline), O outputs of a model.
 """
 
 from __future__ import annotations
@@ -15,16 +15,45 @@ import numpy as np
 from seqsetvae.evaluation.findings import IN_WORDS, not_worse, said_first, worse_than
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import Interval, bootstrap
-from seqsetvae.tasks.scores import RANKING, Figures, Floats, Scores
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.scores import Figures, Floats, Ints, title_of
+from seqsetvae.tasks.spec import Spec, one_label
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
-OTHER_BASELINE = "logistic regression"
-TO_OTHER = "difference_to_logistic_regression"
 PARTS = ("network alone", "trees alone")  # of a model that averages both
 NOT_MODELS = ("stay_id", "label")
 SUBJECT = "subject_id"
 
-Columns = dict[str, np.ndarray]  # of one fold: stay_id [n], label [n], and the log-odds [n] of each model by its name
+Columns = dict[str, np.ndarray]  # of one fold, see `as_columns`; the outputs of several trainings are [K, n]
+
+
+def as_columns(spec: Spec, stay_id: Ints, target: Floats, outputs: Mapping[str, Floats]) -> Columns:
+    """Stays [n], labels [n, 1 or more] and outputs [n, O] of each model as columns.
+
+    They are stay_id, label (or `label NAME` of each), and MODEL, the log-odds (or MODEL[0], MODEL[1], ...).
+    """
+    labels = [each.astype(np.int64) if spec.outputs is None else each for each in target.T]
+    columns = dict(zip(_labels(spec), labels, strict=True))
+    columns |= {name: each for model in outputs for name, each in zip(_of(model, spec), outputs[model].T, strict=True)}
+    return {"stay_id": stay_id, **columns}
+
+
+def _labels(spec: Spec) -> list[str]:
+    return ["label"] if spec.outputs is None else [f"label {name}" for name in spec.names]
+
+
+def _of(model: str, spec: Spec) -> list[str]:
+    return [model] if spec.width == 1 else [f"{model}[{k}]" for k in range(spec.width)]
+
+
+def is_output(column: str) -> bool:
+    """Whether a column is one of a model."""
+    return column not in (*NOT_MODELS, SUBJECT) and not column.startswith("label ")
+
+
+def model_of(column: str) -> str:
+    """The model that a column is of."""
+    return column.partition("[")[0]
 
 
 def as_csv(columns: Columns) -> bytes:
@@ -41,19 +70,19 @@ def read_columns(file: Path) -> Columns:
     return {name: np.array([(int if name in NOT_MODELS else float)(value) for value in of]) for name, of in columns}
 
 
-def results(folds: Sequence[Columns], first: str | None = None) -> dict[str, Any]:
-    """AUROC and AUPRC of each model: mean, SDs, bootstrap intervals, and paired differences.
+def results(folds: Sequence[Columns], first: str | None = None, specs: Sequence[Spec] | None = None) -> dict[str, Any]:
+    """The primary metrics of each model, such as AUROC and AUPRC: mean, SDs, bootstrap intervals, paired differences.
 
     A resample draws subjects with replacement, and each fold is scored on its own stays among them. A subject is drawn
     with all of its stays, and a stay with its predictions in all partitions and by all seeds.
 
     Args:
-        folds: of each, stay_id [n], label [n], perhaps subject_id [n] (else each stay is of another subject), and the
-            log-odds of each model: [n], or [K, n] of several trainings.
-        first: a model that the others are compared with, besides the REFERENCE.
+        folds: the columns of each, perhaps with subject_id [n] (else each stay is of another subject).
+        first: a model that the others are compared with, besides the baselines.
+        specs: the task, as each fold has it; by default one binary label.
     """
-    table = _Table(folds)
-    others = {"difference": REFERENCE, TO_OTHER: OTHER_BASELINE, "difference_to_first": first}
+    table = _Table(folds, specs or [one_label()] * len(folds))
+    others = {**_baselines(table), "difference_to_first": first}
     pairs = {
         kind: [model for model in table.models if other in table.models and model != other]
         for kind, other in others.items()
@@ -61,28 +90,35 @@ def results(folds: Sequence[Columns], first: str | None = None) -> dict[str, Any
 
     def figures(weights: Floats) -> Figures:
         own = {model: table.means(model, weights) for model in table.models}
-        found = {f"{name} of {model}": own[model][name] for model in own for name in RANKING}
+        found = {f"{name} of {model}": own[model][name] for model in own for name in table.metrics}
         for kind, models in pairs.items():
             other = own.get(others[kind] or "", {})
             for model in models:
-                found |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in RANKING}
+                found |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in table.metrics}
         return found
 
-    intervals = bootstrap(table.label, figures, subject=table.subject)
+    intervals = bootstrap(table.strata, figures, subject=table.subject)
     entries: dict[str, Any] = {}
     for model in table.models:
-        runs = table.by_run(model, np.ones((1, len(table.label))))
-        entries[model] = {name: _plain(intervals[f"{name} of {model}"], runs[name][..., 0]) for name in RANKING}
+        runs = table.by_run(model, np.ones((1, len(table.strata))))
+        entries[model] = {name: _plain(intervals[f"{name} of {model}"], runs[name][..., 0]) for name in table.metrics}
         for kind in (kind for kind in pairs if model in pairs[kind]):
-            entries[model][kind] = {name: intervals[f"{kind}: {name} of {model}"].as_plain() for name in RANKING}
-    counts = {"folds": len(folds), "predictions": len(table.label), "positives": int(table.label.sum())}
-    about = counts | resampled_unit(table.subject, len(table.label)) | {"first": first, "models": entries}
-    return {IN_WORDS: _verdict(entries)} | about
+            entries[model][kind] = {name: intervals[f"{kind}: {name} of {model}"].as_plain() for name in table.metrics}
+    counts = {"folds": len(folds), "predictions": len(table.strata)}
+    if table.is_binary:
+        counts["positives"] = int(table.strata.sum())
+    about = counts | resampled_unit(table.subject, len(table.strata)) | {"first": first, "primary": table.metrics}
+    return {IN_WORDS: _verdict(entries, _baselines(table)), **about, "models": entries}
 
 
-def _verdict(entries: Mapping[str, Any]) -> str:
+def _baselines(table: _Table) -> dict[str, str]:
+    """The baselines of the task, by the name of the differences to them."""
+    names = [REFERENCE, *(name for name in table.task.baselines(table.specs[0]) if name != REFERENCE)]
+    return {"difference" + (f"_to_{name.replace(' ', '_')}" * (name != REFERENCE)): name for name in names}
+
+
+def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
     """A sentence for each model that a baseline is better than."""
-    baselines = {"difference": REFERENCE, TO_OTHER: OTHER_BASELINE}
     there = {kind: name for kind, name in baselines.items() if name in entries}
     found = []
     for model, entry in entries.items():
@@ -95,24 +131,34 @@ def _verdict(entries: Mapping[str, Any]) -> str:
 class _Table:
     """The predictions of all folds, one after the other."""
 
-    def __init__(self, folds: Sequence[Columns]) -> None:
-        self.label = np.concatenate([fold["label"] for fold in folds])
+    def __init__(self, folds: Sequence[Columns], specs: Sequence[Spec]) -> None:
+        self.specs, self.task = specs, TASKS[specs[0].task]
+        self.is_binary, self.metrics = specs[0].outputs is None, list(self.task.primary(specs[0]))
+        pairs = list(zip(folds, specs, strict=True))
+        targets = [np.stack([fold[name] for name in _labels(spec)], axis=1).astype(np.float64) for fold, spec in pairs]
+        self.strata = np.concatenate([self.task.strata(target) for target in targets])
         self.subject = np.concatenate([fold.get(SUBJECT, fold["stay_id"]) for fold in folds])
-        self.models = [name for name in folds[0] if name not in (*NOT_MODELS, SUBJECT)]
-        ends = np.cumsum([len(fold["label"]) for fold in folds]).tolist()
-        self._places = [slice(end - len(fold["label"]), end) for end, fold in zip(ends, folds, strict=True)]
-        self._scores = {
-            model: [[Scores(fold["label"], logit) for logit in np.atleast_2d(fold[model])] for fold in folds]
+        self.models = list(dict.fromkeys(model_of(name) for name in folds[0] if is_output(name)))
+        ends = np.cumsum([len(target) for target in targets]).tolist()
+        self._places = [slice(end - len(target), end) for end, target in zip(ends, targets, strict=True)]
+        self._figures = {
+            model: [
+                [
+                    self.task.figures(spec, output, target, None, only_primary=True)
+                    for output in np.stack([np.atleast_2d(fold[name]) for name in _of(model, spec)], axis=-1)
+                ]
+                for (fold, spec), target in zip(pairs, targets, strict=True)
+            ]
             for model in self.models
         }
 
     def by_run(self, model: str, weights: Floats) -> Figures:
         """Metrics of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
-        ranking = [
-            [each.ranking(weights[:, place]) for each in of_fold]
-            for of_fold, place in zip(self._scores[model], self._places, strict=True)
+        found = [
+            [each(weights[:, place]) for each in of_fold]
+            for of_fold, place in zip(self._figures[model], self._places, strict=True)
         ]
-        return {name: np.array([[run[name] for run in of_fold] for of_fold in ranking]) for name in RANKING}
+        return {name: np.array([[run[name] for run in of_fold] for of_fold in found]) for name in self.metrics}
 
     def means(self, model: str, weights: Floats) -> Figures:
         """Their means over folds and seeds: [R]."""
@@ -133,21 +179,23 @@ def _plain(interval: Interval, runs: Floats) -> dict[str, Any]:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The table for the terminal."""
-    models, first = result["models"], result["first"]
-    seeds = max(len(entry["auroc"]["by_seed"] or [0]) for entry in models.values())
+    models, first, metrics = result["models"], result["first"], result["primary"]
+    seeds = max(len(entry[metrics[0]]["by_seed"] or [0]) for entry in models.values())
     spread = ["over folds"] * (result["folds"] > 1) + [f"over {seeds} seeds"] * (seeds > 1)
     name = max(map(len, models))
-    cell = max(len(_cell(entry[metric])) for entry in models.values() for metric in RANKING)
-    about = "AUROC and AUPRC"
+    titles = [title_of(metric) for metric in metrics]
+    cell = max(len(text) for entry in models.values() for text in (*titles, *(_cell(entry[each]) for each in metrics)))
+    about = " and ".join(titles)
+    positives = f", {result['positives']:,} positive" if "positives" in result else ""
     found = [
         *said_first(result),
-        f"{result['folds']} folds, {result['predictions']:,} predictions, {result['positives']:,} positive; "
+        f"{result['folds']} folds, {result['predictions']:,} predictions{positives}; "
         f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}; "
         f"[95 % intervals] over {result['resampled']}",
-        f"{'':{name}}  {'AUROC':{cell}}  {'AUPRC':{cell}}  difference to {REFERENCE}, {about}",
+        f"{'':{name}}  {'  '.join(f'{title:{cell}}' for title in titles)}  difference to {REFERENCE}, {about}",
     ]
     for model, entry in models.items():
-        cells = "  ".join(f"{_cell(entry[metric]):{cell}}" for metric in RANKING)
+        cells = "  ".join(f"{_cell(entry[metric]):{cell}}" for metric in metrics)
         found.append(f"{model:{name}}  {cells}  {_differences(entry.get('difference', {}))}")
     if first is not None:
         found.append(f"\nDifference to {first}, {about}")
@@ -165,7 +213,7 @@ def _cell(entry: Mapping[str, Any]) -> str:
 
 
 def _differences(difference: Mapping[str, Any]) -> str:
-    """Of AUROC and AUPRC; without an interval where there is none."""
+    """Of the metrics; without an interval where there is none."""
     cells = [
         f"{each['value']:+.4f}" + ("" if each["low"] is None else f" [{each['low']:+.4f}, {each['high']:+.4f}]")
         for each in difference.values()

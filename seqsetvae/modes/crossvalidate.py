@@ -39,7 +39,7 @@ class Settings:
 
     folds: int = argument(
         integer(1),
-        "number of folds, stratified by label, the stays of a patient in one fold (default: 5); 1: the "
+        "number of folds, stratified by a label of 0 and 1, the stays of a patient in one fold (default: 5); 1: the "
         "train and valid splits of the data",
         default=5,
     )
@@ -82,11 +82,8 @@ class Settings:
 
 
 def problems(settings: Settings) -> list[str]:
-    """The rules of fine-tuning one binary label in each combination, and of pretraining where there is any."""
+    """The rules of fine-tuning in each combination, and of pretraining where there is any."""
     finetuning = settings.finetuning
-    task = finetuning.task.task
-    if not finetuning.task.offers("crossvalidate"):
-        return [f"task: received {task!r}; allowed: binary with --mode crossvalidate, whose folds go by one label"]
     if len(set(settings.tunings or ())) < len(settings.tunings or ()):
         return [f"tunings: received {' '.join(settings.tunings or ())}; name each way of tuning once"]
     found = list(_problems_of_sweep(settings))

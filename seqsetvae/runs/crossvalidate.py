@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, in_no_fold
 from seqsetvae.cohort.open import check_data, open_data
@@ -15,10 +15,13 @@ from seqsetvae.evaluation.crossvalidation import Columns, lines, results
 from seqsetvae.models.trees import lightgbm
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
+from seqsetvae.runs.finetune import labels_of
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import file_sha256, read_json, write_text
 from seqsetvae.system.findings import WARNING, Finding
+from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.targets import require_targets, spec_of
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 
 CONFIG, RESULT = "crossvalidation_settings.json", "crossvalidation.json"
@@ -28,39 +31,57 @@ def run(settings: Settings) -> dict[str, Any]:
     """Fine-tune and predict every fold; returns the table of results, which is also printed and written."""
     if settings.baselines.baselines == "all":
         lightgbm()
-    check_data(settings.finetuning.data, "train")
-    cohort = open_data(settings.finetuning.data, settings.finetuning.run.output_root_dir)
-    require_both_classes(cohort, "train")
-    if settings.folds == 1:
-        require_both_classes(cohort, "valid")
+    data, add_labels = labels_of(settings.finetuning)
+    in_cohort = add_labels is None
+    check_data(data, "train", labelled=in_cohort)
+    cohort = open_data(data, settings.finetuning.run.output_root_dir, needs_labels=in_cohort)
+    if add_labels is not None:
+        cohort = add_labels(cohort)
+    require_targets(cohort, "train", *["valid"] * (settings.folds == 1))
     folder, plain = _folder(settings, cohort)
     not_used = in_no_fold(cohort)
     for line in not_used:
         print(line)
     try:
-        return _results(settings, folder, _all_folds(settings, cohort, folder, plain), not_used)
+        return _results(settings, folder, _all_folds(settings, cohort, add_labels, folder, plain), not_used)
     except (KeyboardInterrupt, Terminated) as stop:
         again = f"the same command with --output {shlex.quote(str(folder))}"
         raise type(stop)(f"stopped; to go on: {again}") from None
 
 
-def _all_folds(settings: Settings, cohort: Cohort, folder: Path, plain: dict[str, Any]) -> list[Columns]:
-    """The predictions of each fold of each partition; those that have a file are read. `plain` is from `_folder`."""
-    columns: list[Columns] = []
+def _all_folds(
+    settings: Settings,
+    cohort: Cohort,
+    add_labels: Callable[[Cohort], Cohort] | None,
+    folder: Path,
+    plain: dict[str, Any],
+) -> list[tuple[Spec, Columns]]:
+    """The task and the predictions of each fold of each partition; those that have a file are read.
+
+    What a task learns of its labels, such as classes or a mean, it learns of a fold's training stays. `plain` is from
+    `_folder`.
+    """
+    found: list[tuple[Spec, Columns]] = []
     for repeat in range(settings.repeats):
         seed = settings.partition_seed + repeat
-        labelled = folds(cohort, settings.folds, seed, settings.train_fraction)
-        for number_of_fold, (fold, whole) in enumerate(zip(labelled, folds(cohort, settings.folds, seed), strict=True)):
+        parts, has_classes = (cohort, settings.folds, seed), add_labels is None
+        labelled = folds(*parts, settings.train_fraction, has_classes=has_classes)
+        both = zip(labelled, folds(*parts, has_classes=has_classes), strict=True)
+        for number_of_fold, (fold, whole) in enumerate(both):
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}", flush=True)
-            place = f"partition{seed}-fold{number_of_fold}"
-            columns.append(predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat, plain)))
-    return columns
+            place, fold = f"partition{seed}-fold{number_of_fold}", fold if add_labels is None else add_labels(fold)
+            columns = predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat, plain))
+            found.append((spec_of(fold), columns))
+    return found
 
 
-def _results(settings: Settings, folder: Path, columns: list[Columns], not_used: list[str]) -> dict[str, Any]:
+def _results(
+    settings: Settings, folder: Path, of_folds: list[tuple[Spec, Columns]], not_used: list[str]
+) -> dict[str, Any]:
     """Compute, write and print the table of results."""
-    compared = list(combinations(settings))
-    result = results(columns, compared[0] if len(compared) > 1 else None) | {
+    compared, specs = list(combinations(settings)), [spec for spec, _ in of_folds]
+    columns = [each for _, each in of_folds]
+    result = results(columns, compared[0] if len(compared) > 1 else None, specs) | {
         "findings": [Finding(WARNING, text).as_plain() for text in (*cautions(settings), *not_used)]
     }
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")

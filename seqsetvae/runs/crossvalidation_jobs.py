@@ -25,7 +25,15 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import gather
 from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.evaluation.crossvalidation import NOT_MODELS, SUBJECT, Columns, as_csv, read_columns
+from seqsetvae.evaluation.crossvalidation import (
+    SUBJECT,
+    Columns,
+    as_columns,
+    as_csv,
+    is_output,
+    model_of,
+    read_columns,
+)
 from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
 from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.runs import finetune, pretrain
@@ -38,7 +46,7 @@ from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256, require_no_pipe, write_text
 from seqsetvae.system.memory import release
 from seqsetvae.system.schema import read_checked
-from seqsetvae.tasks.targets import spec_of
+from seqsetvae.tasks.targets import spec_of, truth
 from seqsetvae.training.precision import prepare_device, weight_type
 from seqsetvae.training.resume import earlier_run
 from seqsetvae.training.run_folder import SUMMARY, RunFolder, find_checkpoint
@@ -118,24 +126,22 @@ def _by_stay(columns: Columns) -> Columns:
 def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Columns:
     """The trainings of one combination of settings as one table, whose models are named by it: [seeds, n] each."""
     runs = [_by_stay(run) for run in runs]
-    models = [name for name in runs[0] if name not in NOT_MODELS]
-    names = {name: combination if name == architecture else f"{combination}, {name}" for name in models}
-    found = {other: np.stack([run[name] for run in runs]) for name, other in names.items()}
-    return {name: runs[0][name] for name in NOT_MODELS} | found
+    found: Columns = {name: values for name, values in runs[0].items() if not is_output(name)}
+    for name in (name for name in runs[0] if is_output(name)):
+        other = combination + ("" if model_of(name) == architecture else f", {model_of(name)}")
+        found[other + name.removeprefix(model_of(name))] = np.stack([run[name] for run in runs])
+    return found
 
 
 def _baselines(settings: Settings, fold: Fold) -> Columns:
-    """The log-odds of each baseline for the held-out stays."""
+    """The outputs of each baseline for the held-out stays."""
     of_run, cohort = settings.finetuning, fold.labelled
     transform, device = new_transform(of_run.architecture, of_run.values, cohort), prepare_device(of_run.run)
     loaders = data_module(cohort, transform, of_run.data, of_run.loader, of_run.run, device)
     ids, outputs = baseline_outputs(spec_of(cohort), loaders, "valid")
-    held_out = cohort.split("valid")
-    order = held_out.stay_id.argsort()
-    assert (held_out.stay_id[order] == ids).all(), "every held-out stay has a label"
-    return {"stay_id": ids, "label": held_out.label[order].astype(np.int64)} | {
-        name: output[:, 0] for name, output in outputs.items()
-    }
+    assert np.array_equal(np.sort(cohort.split("valid").stay_id), ids), "every held-out stay has a label"
+    spec = spec_of(cohort)
+    return as_columns(spec, ids, truth(cohort, "valid", spec, ids), outputs)
 
 
 def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:
@@ -155,7 +161,7 @@ def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Fi
 
 
 def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, RunFolder]:
-    """Fine-tune on an open cohort, and predict its labelled validation stays: stay_id, label, and log-odds by model.
+    """Fine-tune on an open cohort, and predict its labelled validation stays: see `as_columns`.
 
     The models are the fine-tuned one and, where it is an average, each of its members alone.
     """
@@ -172,13 +178,12 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     opened.ready()
     scorer = Scorer(path=path, folder=RunFolder(run), **vars(opened))
     found, model = scorer.predict("valid"), scorer.model
-    logit, label = found.output[:, 0], found.target[:, 0].astype(np.int64)
-    columns: Columns = {"stay_id": found.stay_id, "label": label, settings.architecture.architecture: logit}
+    outputs = {settings.architecture.architecture: found.output}
     if (members := model.members) is not None:
         for member in members.of:
             model.members = members.alone(member.name)
-            columns[f"{member.name} alone"] = scorer.predict("valid").output[:, 0]
-    return columns, RunFolder(run)
+            outputs[f"{member.name} alone"] = scorer.predict("valid").output
+    return as_columns(scorer.spec, found.stay_id, found.target, outputs), RunFolder(run)
 
 
 def _opened(settings: Any, cohort: Cohort, source: dict[str, Any]) -> Opened:

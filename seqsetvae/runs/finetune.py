@@ -26,6 +26,7 @@ from seqsetvae.models.members import Members
 from seqsetvae.modes.finetune import Settings
 from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.settings.declare import as_plain, changed
+from seqsetvae.settings.groups import DataSettings
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
@@ -187,21 +188,19 @@ def for_stays(settings: Settings, cohort: Cohort) -> Settings:
 
 def open_finetuning(settings: Settings) -> Opened:
     """The data, with the labels of the task, and the backbone."""
-    task, in_cohort, data, labels = settings.task.task, settings.task.label_in_cohort, settings.data, None
-    if not in_cohort:
-        labels = read_label_file(label_file(data), columns_of(data.label_name))
-        data = without_label(data)
+    data, add_labels = labels_of(settings)
+    source, groups = source_of(settings), (data, settings.loader, settings.run)
+    return open_run(*groups, "train", "valid", **source, labelled=add_labels is None, with_targets=add_labels)
 
-    def targets(cohort: Cohort) -> Cohort:
-        assert labels is not None
-        cohort = fit_targets(cohort, labels, task)
-        print(f"Task: {task} ({TASKS[task].HELP}): {cohort.label_name}, from {labels.path}")
-        return cohort
 
-    source, splits = source_of(settings), ("train", "valid")
-    with_targets = None if in_cohort else targets
-    groups = data, settings.loader, settings.run
-    return open_run(*groups, *splits, **source, labelled=in_cohort, with_targets=with_targets)
+def labels_of(settings: Settings) -> tuple[DataSettings, Callable[[Cohort], Cohort] | None]:
+    """The settings of the data, and what gives a cohort the labels of the task; None: it has them already."""
+    task, data = settings.task.task, settings.data
+    if settings.task.label_in_cohort:
+        return data, None
+    labels = read_label_file(label_file(data), columns_of(data.label_name))
+    print(f"Task: {task} ({TASKS[task].HELP}): {','.join(labels.names)}, from {labels.path}")
+    return without_label(data), lambda cohort: fit_targets(cohort, labels, task)
 
 
 def source_of(settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ what the head gave; `target` [n, K] is in the unit of each column, NaN where a s
 
 The task itself
     HELP, Settings (a dataclass of settings of its own), RECIPE (values of other settings, where the user sets none)
-    OFFERS: what only some tasks have: settings of the loss, trees in training, cross-validation, flags of predict
+    OFFERS: what only some tasks have: settings of the loss, trees in training, flags of predict
     LABEL_IN_COHORT: labels are those of the cohort. Else they are cells of a file of labels, text [n, K], and there are
         fit(names, cells, file) → Spec: what the task is on the labelled training stays
         parse(spec, cells, file) → target, and encode(spec, target) → [n, K] as the loss reads them

@@ -325,11 +325,40 @@ def test_a_task_is_added_without_a_change_to_the_package(
     assert "task absolute, split valid: 18 stays; label days" in said
 
 
-def test_cross_validation_says_that_it_needs_one_binary_label(compiled: Cohort, tmp_path: Path) -> None:
-    flags = {"task": "regression", "label_name": "days", "from_random_weights": "true", "data_dir": compiled.path}
-    status, _, errors = command("crossvalidate", architecture="variable_summaries", output_root_dir=tmp_path, **flags)
-    assert status == 2
-    assert "task: received 'regression'; allowed: binary with --mode crossvalidate" in errors
+@pytest.mark.parametrize("task", LABELS)
+def test_cross_validation_has_the_metrics_of_the_held_out_predictions(
+    task: str, pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path
+) -> None:
+    has_baselines = task == "regression"  # they take seconds
+    flags = {"task": task, "label_name": LABELS[task][0], "label_path": labels, "data_dir": compiled.path}
+    flags |= {"pretrained_ckpt": pretrained, "folds": 2, "max_epochs": 1, "batch_size": 8, "output": tmp_path / "cv"}
+    baselines = "all" if has_baselines else "none"
+    status, said, errors = command("crossvalidate", **flags, baselines=baselines, output_root_dir=tmp_path)
+    assert status == 0, errors
+    result = json.loads((tmp_path / "cv" / "crossvalidation.json").read_text(encoding="utf-8"))
+    tables = [pd.read_csv(file) for file in sorted((tmp_path / "cv").glob("partition0-fold*.csv"))]
+    assert sum(map(len, tables)) == result["predictions"] == 58 + 18  # all but the 2 + 2 without any label
+    expected = []
+    for table, others in zip(tables, tables[::-1], strict=True):  # a fold is trained on the stays of the other
+        if task == "multilabel":
+            known = [table.dropna(subset=f"label {name}") for name in ("died", "long")]
+            pairs = [
+                (each[f"label {name}"], each[f"seqsetvae[{k}]"])
+                for k, (name, each) in enumerate(zip(("died", "long"), known, strict=True))
+            ]
+            expected.append(np.mean([metrics.roc_auc_score(*pair) for pair in pairs]))
+        elif task == "multiclass":
+            outputs = table[[f"seqsetvae[{k}]" for k in range(3)]].to_numpy()
+            expected.append((outputs.argmax(axis=1) == table["label unit"]).mean())
+        else:
+            mean, std = others["label days"].mean(), others["label days"].std(ddof=0)
+            expected.append((table["seqsetvae[0]"] * std + mean - table["label days"]).abs().mean())
+    metric = {"multilabel": "mean AUROC", "multiclass": "accuracy", "regression": "MAE of days"}[task]
+    assert result["models"]["seqsetvae"][metric]["by_fold"] == pytest.approx(expected)
+    assert metric in said
+    if has_baselines:
+        assert list(result["models"]) == ["seqsetvae", "boosted trees", "ridge regression"]
+        assert "difference_to_ridge_regression" in result["models"]["seqsetvae"]
 
 
 def test_labels_beside_an_old_layout_are_found(
