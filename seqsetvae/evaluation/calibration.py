@@ -78,8 +78,9 @@ def _read(file: Path, kind: type[Calibration]) -> Calibration:
         content = json.loads(file.read_text(encoding="utf-8"))
         if fault := fault_of(content, kind):
             raise ValueError(fault)
-        plain = {each.name: content[each.name] for each in fields(kind)}
-        found = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        plain: dict[str, Any] = {each.name: content[each.name] for each in fields(kind)}
+        plain |= {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
+        found = kind(**plain)
         found.require_agreement(content.get("threshold", found.threshold))
         return found
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -80,7 +80,8 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
     """The probability of each label, as the model gives it and calibrated."""
     from scipy.special import expit
 
-    calibrated, found = None if calibration is None else calibration.calibrated(output), {}
+    calibrated = None if calibration is None else calibration.calibrated(output)
+    found: dict[str, np.ndarray | None] = {}
     for kind, logits in (("probability", output), ("calibrated_probability", calibrated)):
         columns = [None] * spec.width if logits is None else expit(logits).T
         found |= {f"{kind} of {name}": column for name, column in zip(spec.names, columns, strict=True)}
