@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import data, floor, frozen, gpu, growth, loop, summaries
+from benchmarks import data, floor, frozen, gpu, loop, summaries
 from benchmarks.measure import Figure, table
 from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import open_cohort
@@ -33,7 +33,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
     "frozen": ("Frozen backbone: cached features, or the backbone in every step", frozen.section),
     "summaries": ("variable_summaries: speed and size of the vocabulary", summaries.section),
     "data": ("From the old layout to batches", data.section),
-    "growth": ("From a thousand to a million synthetic stays", growth.section),
     "gpu": ("Speed on a CUDA GPU", gpu.section),
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.growth import LABEL, own_memory
 from benchmarks.measure import Figure, isolated, table
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort
@@ -28,8 +28,9 @@ from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.sources.shards import Joined, Part, as_shard
 from seqsetvae.cohort.tidy import Rows, Skip, Stays, UnnamedRows
-from seqsetvae.system.memory import peak_mib
+from seqsetvae.system.memory import peak_mib, status_mib
 
+LABEL = "in_hospital_mortality"
 N_VARIABLES = 40
 BATCH_SIZE = 256
 FEW = 2_000  # stays that the model is trained on
@@ -138,6 +139,26 @@ def _command(*words: object) -> None:
     status = train_optimized.main([str(word) for word in words])
     if status not in (0, 3):  # 3: predicted, and the stays are not like those of training
         raise AssertionError(f"exit status {status}")
+
+
+def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Figure]:
+    """Most memory of its own (RssAnon) that this process has during the work, read every 5 ms."""
+    done = threading.Event()
+    readings = [status_mib("RssAnon")]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            readings.append(status_mib("RssAnon"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {readings[0]:,.0f} MiB before"
+    return [Figure(what, max(readings) - readings[0], "MiB", note=note)]
 
 
 def measured(what: str, n_stays: int, work: Callable[..., object], *arguments: object) -> list[Figure]:

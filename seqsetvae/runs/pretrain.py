@@ -20,7 +20,7 @@ from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.processes import leave
 from seqsetvae.training.resume import is_finished
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.run_folder import Row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.start import start_run, train_and_summarize
 from seqsetvae.training.summary import Summary, partial_weights_advice

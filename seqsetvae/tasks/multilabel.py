@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-import seqsetvae.tasks.cells as common
+import seqsetvae.tasks.spec as common
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec

@@ -10,7 +10,7 @@ from seqsetvae.evaluation.calibration import calibrate
 from seqsetvae.evaluation.predictions import predict, predictions_of
 from seqsetvae.training.feature_cache import CachedFeatures
 from seqsetvae.training.precision import Precision
-from seqsetvae.training.run_state import best_row
+from seqsetvae.training.run_folder import best_row
 from seqsetvae.training.stages import Run
 
 

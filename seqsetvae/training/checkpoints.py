@@ -24,8 +24,7 @@ from seqsetvae.system.interrupt import StopRequest
 from seqsetvae.system.processes import any_of, of_all
 from seqsetvae.training.metrics import RunningMean
 from seqsetvae.training.resume import STATE, _random_numbers, check_form, check_optimizer
-from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.run_state import RunState
+from seqsetvae.training.run_folder import RunFolder, RunState
 from seqsetvae.training.schedule import Watched
 
 

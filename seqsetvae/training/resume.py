@@ -23,8 +23,7 @@ from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError, named
 from seqsetvae.system.processes import this_process
 from seqsetvae.system.schema import fault_of
-from seqsetvae.training.run_folder import CONFIG, RunFolder
-from seqsetvae.training.run_state import RunState
+from seqsetvae.training.run_folder import CONFIG, RunFolder, RunState
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ from seqsetvae.training.feature_cache import CachedFeatures
 from seqsetvae.training.feature_pass import FrozenModel
 from seqsetvae.training.finite import FiniteWatch
 from seqsetvae.training.resume import ResumePoint
-from seqsetvae.training.run_folder import RunFolder
-from seqsetvae.training.run_state import RUN_STATE, Row, RunState
+from seqsetvae.training.run_folder import RUN_STATE, Row, RunFolder, RunState
 from seqsetvae.training.schedule import (
     AveragedWeights,
     Decay,

@@ -29,8 +29,17 @@ from seqsetvae.system.processes import first_process_first, from_first, this_pro
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, identity, read_resume_point, require_same_run
-from seqsetvae.training.run_folder import CONFIG, NOT_USED, SUMMARY, WINDOW, RunFolder, find_checkpoint
-from seqsetvae.training.run_state import RUN_STATE, Row, RunState
+from seqsetvae.training.run_folder import (
+    CONFIG,
+    NOT_USED,
+    RUN_STATE,
+    SUMMARY,
+    WINDOW,
+    Row,
+    RunFolder,
+    RunState,
+    find_checkpoint,
+)
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 from seqsetvae.training.summary import Summary, summarize

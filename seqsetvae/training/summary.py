@@ -12,7 +12,7 @@ from seqsetvae.checkpoint.backbone import LoadReport
 from seqsetvae.cohort import Split
 from seqsetvae.training.callbacks import COUNTS
 from seqsetvae.training.feature_pass import FeaturePass
-from seqsetvae.training.run_state import Row, best_row
+from seqsetvae.training.run_folder import Row, best_row
 from seqsetvae.training.schedule import Watched
 from seqsetvae.training.stages import Run
 

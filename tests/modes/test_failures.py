@@ -19,7 +19,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.runs.scoring import Scorer
 from seqsetvae.system.files import cannot_write
 from seqsetvae.training import callbacks, precision
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.run_folder import Row
 from tests import tiny
 from tests.command import argv, call, finetune, rows_of, run_of
 from tests.modes.labels import changed_labels

@@ -18,7 +18,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.system import console
 from seqsetvae.system.console import Progress, SteadyStream, end_log, print_line, recorded_output, start_log, warn
 from seqsetvae.training.callbacks import header_line, row_line
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.run_folder import Row
 from tests.training.helpers import fine_tuner, run_stages
 
 END = "<end of output>"

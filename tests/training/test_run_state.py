@@ -11,7 +11,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.training import stages
 from seqsetvae.training.callbacks import GpuWatch
 from seqsetvae.training.feature_pass import FeaturePass
-from seqsetvae.training.run_state import RUN_STATE, Row, RunState
+from seqsetvae.training.run_folder import RUN_STATE, Row, RunState
 from tests.training.helpers import scripted_run
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.training.run_state import Row
+from seqsetvae.training.run_folder import Row
 from seqsetvae.training.schedule import VAL_AUC, Watched
 from seqsetvae.training.summary import (
     against_chance,
