@@ -69,6 +69,20 @@ def command(mode: str, **flags: object) -> tuple[int, str, str]:
     return call(argv(mode=mode, **{**usual, **flags}))
 
 
+def succeeded(called: tuple[int, str, str]) -> str:
+    """What was printed by a command that must end with status 0."""
+    status, said, errors = called
+    assert status == 0, errors
+    return said
+
+
+def refused(called: tuple[int, str, str]) -> str:
+    """The error of a command that must end with status 2."""
+    status, _, errors = called
+    assert status == 2, errors
+    return errors
+
+
 def finetune(pretrained: Path, data_dir: Path, root: Path, **flags: object) -> tuple[int, str, str]:
     """A small fine-tuning run; `flags` replace those written here."""
     usual = {

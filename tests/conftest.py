@@ -1,7 +1,5 @@
 """Fixtures for all rooms. Expensive ones live for the whole session; nothing in here needs ../shared."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Reads the table that --mode evaluate prints."""
 
-from __future__ import annotations
-
 import re
 
 

@@ -3,8 +3,6 @@
 All else of a stay is noise: three vital signs, two laboratory values, and the patient's sex.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

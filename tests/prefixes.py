@@ -1,7 +1,5 @@
 """Stays that are cut off after some of their sets."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Commands in two processes of one run on this CPU (gloo), which record what they do."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,11 +1,8 @@
 """The package from Python: the example of docs/python.md runs, and its numbers are those of --mode predict."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ import pytest
 
 import seqsetvae
 from seqsetvae import compile_cohort, load, predict
-from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.system.errors import InputError
 from tests.command import command
@@ -51,9 +48,7 @@ class AsPolars:
 
 
 @pytest.mark.parametrize("frame", [as_pandas, as_arrow, AsPolars])
-def test_the_first_example_goes_from_data_frames_to_risks(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path, frame: Callable[[dict[str, list[object]]], object]
-) -> None:
+def test_the_first_example_goes_from_data_frames_to_risks(finished, compiled, tmp_path, frame):
     code = EXAMPLES[0].replace("outputs/finetune-20261124-120000", str(finished[0]))
     code = code.replace("p12", str(compiled.path)).replace("new_stays", str(tmp_path / "new_stays"))
     for name, ours in zip(("HR", "Lactate", "Age"), compiled.vocabulary, strict=False):
@@ -67,12 +62,12 @@ def test_the_first_example_goes_from_data_frames_to_risks(
     assert risks["probability"].between(0, 1).all()
 
 
-def test_the_example_has_ten_lines_at_most() -> None:
+def test_the_example_has_ten_lines_at_most():
     """Statements; their line breaks are those of the formatter."""
     assert len(ast.parse(EXAMPLES[0]).body) <= 10
 
 
-def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path, capsys):
     text = "stay,minute,item,result\n" + "".join(
         f"{stay},{10 * k},hr,{70 + k}\n" for stay in range(9) for k in range(3)
     )
@@ -93,7 +88,7 @@ def test_a_table_in_memory_gives_the_cohort_of_its_file(tmp_path: Path, capsys: 
     assert not (tmp_path / "other").exists()
 
 
-def test_a_fault_in_a_table_in_memory_names_the_table_and_its_row(tmp_path: Path) -> None:
+def test_a_fault_in_a_table_in_memory_names_the_table_and_its_row(tmp_path):
     """Not the files that it was written to, neither in the error nor in the files of the cohort."""
     events = {"id": [1, 2, 3], "time": ["0", "soon", "2"], "variable": ["hr"] * 3, "value": [80, 90, 70]}
     tables = {"events": pa.table(events), "stays": pa.table({"id": [1, 2, 3], "start": ["0", "0", "late"]})}
@@ -108,14 +103,14 @@ def test_a_fault_in_a_table_in_memory_names_the_table_and_its_row(tmp_path: Path
     assert not any(".parquet" in text.replace("samples.parquet", "") for text in (str(error.value), *written))
 
 
-def test_the_second_example_runs() -> None:
+def test_the_second_example_runs():
     rng = np.random.default_rng(0)
     label = (rng.random(300) < 0.3).astype(int)
     names = {"label": label, "logit": rng.normal(size=300) + label, "other": rng.normal(size=300)}
     exec(compile(EXAMPLES[1], str(DOC), "exec"), names)
 
 
-def test_the_numbers_are_those_of_the_command(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_the_command(finished, compiled, tmp_path):
     file = tmp_path / "risks.csv"
     flags = {"ckpt": finished[0], "data_dir": compiled.path, "split": "test", "output": file, "batch_size": 8}
     assert command("predict", **flags)[0] in (0, 3)
@@ -125,9 +120,7 @@ def test_the_numbers_are_those_of_the_command(finished: tuple[Path, str], compil
     assert table["logit"].tolist() == written["logit"].to_pylist()
 
 
-def test_data_that_differ_from_the_training_data_are_a_warning(
-    finished: tuple[Path, str], old_layout: Path, tmp_path: Path
-) -> None:
+def test_data_that_differ_from_the_training_data_are_a_warning(finished, old_layout, tmp_path):
     stays = tmp_path / "new" / "patient_ehr" / "test"
     shutil.copytree(old_layout / "test", stays)
     for file in stays.iterdir():
@@ -137,7 +130,7 @@ def test_data_that_differ_from_the_training_data_are_a_warning(
     assert table["logit"].notna().all()
 
 
-def test_bad_input_is_one_clear_error(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_error(finished, tmp_path):
     with pytest.raises(InputError, match=r"checkpoint: received '.*missing', which does not exist"):
         load(tmp_path / "missing")
     with pytest.raises(InputError, match="no such folder"):

@@ -1,7 +1,5 @@
 """Properties of random cohorts: what is compiled reads back, and the company of a stay does not change its score."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 
@@ -39,7 +37,7 @@ def _write(folder: Path, stays: list[list[tuple[str, float, float]]]) -> Path:
 
 @OFTEN
 @given(STAYS)
-def test_what_is_compiled_reads_back(stays: list[list[tuple[str, float, float]]]) -> None:
+def test_what_is_compiled_reads_back(stays):
     """The events of each stay, ordered by minute and otherwise as in the file, and one set for each minute.
 
     Names are read without the spaces around them.
@@ -70,7 +68,7 @@ SETS = st.lists(st.lists(EVENT, min_size=1, max_size=20), min_size=1, max_size=6
 
 @OFTEN
 @given(st.lists(SETS, min_size=2, max_size=6), st.randoms(use_true_random=False))
-def test_the_company_of_a_stay_does_not_change_its_state(stays: list, shuffled: object) -> None:
+def test_the_company_of_a_stay_does_not_change_its_state(stays, shuffled):
     """Alone, or in any batch in any order: the pooled state is the same but for rounding, in float64."""
     timed = [[(30.0 * (at + 1), events) for at, events in enumerate(sets)] for sets in stays]
     backbone, vectors = tiny_backbone(dtype=torch.float64), embeddings()

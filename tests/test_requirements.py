@@ -1,7 +1,5 @@
 """What has to be installed is listed in several files for several programs; they all say the same."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path
@@ -39,7 +37,7 @@ def _locked(rows: list[dict[str, str]]) -> set[tuple[str, SpecifierSet]]:
 EVERYTHING = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 
 
-def test_requirements_of_pip_are_those_of_the_project() -> None:
+def test_requirements_of_pip_are_those_of_the_project():
     (named,) = PROJECT["optional-dependencies"]["all"]
     assert set(re.findall(r"\w+", named.partition("[")[2])) == set(EXTRAS)
     assert sorted(_lines("requirements.txt")) == sorted(EVERYTHING)
@@ -47,7 +45,7 @@ def test_requirements_of_pip_are_those_of_the_project() -> None:
     assert "\n-r requirements.txt\n" in (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
 
 
-def test_the_lock_file_is_of_these_requirements_and_has_the_pinned_versions() -> None:
+def test_the_lock_file_is_of_these_requirements_and_has_the_pinned_versions():
     """`uv lock` writes it; constraints.txt has the versions that the tests ran with."""
     assert _locked(OWN["metadata"]["requires-dist"]) == _parsed(EVERYTHING)
     assert _locked(OWN["metadata"]["requires-dev"]["dev"]) == _parsed(GROUPS["dev"])
@@ -55,7 +53,7 @@ def test_the_lock_file_is_of_these_requirements_and_has_the_pinned_versions() ->
     assert {name: version for name, version in pins if LOCK[canonicalize_name(name)]["version"] != version} == {}
 
 
-def test_no_requirement_names_lightning() -> None:
+def test_no_requirement_names_lightning():
     """Its versions 2.6.2 and 2.6.3 were malicious (docs/dependencies.md); pytorch-lightning is another package."""
     files = ("requirements.txt", "requirements-dev.txt", "constraints.txt")
     lines = [*EVERYTHING, *GROUPS["dev"], *(line for file in files for line in _lines(file))]
@@ -65,7 +63,7 @@ def test_no_requirement_names_lightning() -> None:
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
-def test_every_requirement_is_pinned_and_explained(file: str) -> None:
+def test_every_requirement_is_pinned_and_explained(file):
     names = [Requirement(line).name for line in _lines(file)]
     pins = {canonicalize_name(line.split("==")[0]) for line in _lines("constraints.txt")}
     assert [name for name in names if canonicalize_name(name) not in pins] == []
@@ -73,7 +71,7 @@ def test_every_requirement_is_pinned_and_explained(file: str) -> None:
     assert [name for name in names if name not in explained] == []
 
 
-def test_files_of_the_release_say_the_same() -> None:
+def test_files_of_the_release_say_the_same():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {seqsetvae.__version__}\n" in citation
     assert f"\nlicense: {PROJECT['license']}\n" in citation
@@ -83,7 +81,7 @@ def test_files_of_the_release_say_the_same() -> None:
     assert f"(c) 2026 {author['name']}\n" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
-def test_commits_and_the_forge_run_what_ci_runs() -> None:
+def test_commits_and_the_forge_run_what_ci_runs():
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     hooks = re.findall(r"entry: ([^,]+),", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert hooks == re.findall(r"^\.venv/bin/((?:ruff|mypy).*)$", run, re.MULTILINE)

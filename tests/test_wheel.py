@@ -1,7 +1,5 @@
 """The wheel: its two commands work where only the wheel and its dependencies are, and it claims no common name."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -14,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_a_wheel_runs_the_demo(tmp_path: Path) -> None:
+def test_a_wheel_runs_the_demo(tmp_path):
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored)
@@ -31,10 +29,7 @@ def test_a_wheel_runs_the_demo(tmp_path: Path) -> None:
     # Its own dependencies and no others; the versions that the other tests run with.
     install = [bin_ / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
     subprocess.run(install, check=True)
-    commands = [
-        [bin_ / "seqsetvae", "--mode", "demo", "--accelerator", "cpu"],
-        [bin_ / "seqsetvae-data", "--help"],
-    ]
+    commands = [[bin_ / "seqsetvae", "--mode", "demo", "--accelerator", "cpu"], [bin_ / "seqsetvae-data", "--help"]]
     for command in commands:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

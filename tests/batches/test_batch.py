@@ -1,7 +1,5 @@
 """Batches: what collate makes of a split, and which stays come together when."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +38,7 @@ def _sets_of(batch: Batch) -> list[plain.PlainSet]:
 
 @pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 4], [3, 1], [2], [4, 4, 0]])
 @pytest.mark.parametrize("max_sets", [None, 1, 3, 100])
-def test_collate_holds_exactly_the_chosen_stays(chosen: list[int], max_sets: int | None) -> None:
+def test_collate_holds_exactly_the_chosen_stays(chosen, max_sets):
     stays = tiny.ragged_stays()
     batch = collate(tiny.split_of(stays), np.array(chosen), max_sets, np.float64)
     kept = [stays[i][-max_sets:] if max_sets else stays[i] for i in chosen]  # the LAST sets
@@ -54,7 +52,7 @@ def test_collate_holds_exactly_the_chosen_stays(chosen: list[int], max_sets: int
 
 
 @pytest.mark.parametrize("lengths", [[7, 7, 7], [5, 6, 7], [1, 3, 3000], [3000, 1, 2, 1, 2900, 40, 41], [1]])
-def test_each_stay_has_a_row_of_a_grid_and_padding_is_bounded(lengths: list[int]) -> None:
+def test_each_stay_has_a_row_of_a_grid_and_padding_is_bounded(lengths):
     batch = tiny.batch_of([[(float(minute), [(0, 1.0)]) for minute in range(length)] for length in lengths])
     shapes = batch.grids.shapes
     row_of_slot = [(width, grid, row) for grid, (n, width) in enumerate(shapes) for row in range(n)]
@@ -68,12 +66,12 @@ def test_each_stay_has_a_row_of_a_grid_and_padding_is_bounded(lengths: list[int]
     assert len(slots) <= 1.5 * sum(lengths)
 
 
-def test_the_batches_of_an_epoch_are_one_grid_each_or_little_more(compiled: Cohort) -> None:
+def test_the_batches_of_an_epoch_are_one_grid_each_or_little_more(compiled):
     batches = list(_module(compiled).loader("train", shuffle=True))
     assert sum(len(batch.grids.shapes) for batch in batches) <= 1.1 * len(batches)
 
 
-def test_no_event_is_padded_and_no_embedding_is_copied() -> None:
+def test_no_event_is_padded_and_no_embedding_is_copied():
     stays = tiny.ragged_stays()
     batch = tiny.batch_of(stays)
     n_events = sum(len(events) for stay in stays for _, events in stay)
@@ -82,7 +80,7 @@ def test_no_event_is_padded_and_no_embedding_is_copied() -> None:
     assert list(batch.sizes.runs) == sorted(batch.sizes.runs)
 
 
-def test_dtypes_are_those_of_the_legend() -> None:
+def test_dtypes_are_those_of_the_legend():
     for dtype, torch_dtype in ((np.float32, torch.float32), (np.float64, torch.float64)):
         batch = tiny.batch_of(tiny.ragged_stays(), dtype)
         assert batch.value.dtype == torch_dtype
@@ -92,14 +90,14 @@ def test_dtypes_are_those_of_the_legend() -> None:
 
 
 @pytest.mark.parametrize("padded_classes", [False, True])
-def test_a_batch_survives_pickling_and_moving(padded_classes: bool) -> None:
+def test_a_batch_survives_pickling_and_moving(padded_classes):
     batch = tiny.batch_of(tiny.ragged_stays(), padded_classes=padded_classes)
     for other in (pickle.loads(pickle.dumps(batch)), batch.to("cpu")):
         assert tiny.same(batch, other)
     assert {value.device.type for value in tiny.tensors_of(batch.to("meta"))} == {"meta"}
 
 
-def test_stay_sizes_are_those_after_max_sets() -> None:
+def test_stay_sizes_are_those_after_max_sets():
     stays = tiny.ragged_stays()
     n_sets, n_events = stay_sizes(tiny.split_of(stays), 2)
     assert n_sets.tolist() == [min(len(stay), 2) for stay in stays]
@@ -114,7 +112,7 @@ def _module(cohort: Cohort, **options: Any) -> CohortDataModule:
 
 
 @pytest.mark.slow  # its processes import torch; test_a_dataset_pickles_without_its_data is the part that is ours
-def test_worker_processes_make_the_same_batches(compiled: Cohort) -> None:
+def test_worker_processes_make_the_same_batches(compiled):
     """Also where they are spawned, as on macOS and Windows: the dataset is pickled and the maps are opened again."""
     here = list(_module(compiled).loader("train", shuffle=True, epoch=2))
     loader = _module(compiled).loader("train", shuffle=True, epoch=2)
@@ -131,7 +129,7 @@ OPEN_FILES = Path("/proc/self/fd")
 
 @pytest.mark.skipif(not OPEN_FILES.exists(), reason="open files are counted in /proc")
 @pytest.mark.parametrize("prepare", [None, lambda batch: batch.grids, lambda batch: batch.minute.numpy()])
-def test_batches_of_worker_processes_hold_no_open_files(compiled: Cohort, prepare: Any) -> None:
+def test_batches_of_worker_processes_hold_no_open_files(compiled, prepare):
     """Ids and labels of a whole epoch are kept, and the limit of open files is often 1,024."""
     data = _module(compiled, num_workers=1, batch_size=1).with_prepare(prepare)
     batches = iter(data.loader("train"))
@@ -143,13 +141,13 @@ def test_batches_of_worker_processes_hold_no_open_files(compiled: Cohort, prepar
     assert type(kept[0].prepared) is type(data.with_prepare(prepare).loader("train").dataset[np.array([0])].prepared)
 
 
-def test_a_dataset_pickles_without_its_data(compiled: Cohort) -> None:
+def test_a_dataset_pickles_without_its_data(compiled):
     dataset = SplitBatches(compiled.split("train"), None, np.float32)
     assert len(pickle.dumps(dataset)) < 1000
     assert tiny.same(pickle.loads(pickle.dumps(dataset))[np.array([0, 3])], dataset[np.array([0, 3])])
 
 
-def test_loaders_do_not_draw_from_the_global_random_numbers(compiled: Cohort) -> None:
+def test_loaders_do_not_draw_from_the_global_random_numbers(compiled):
     """Dropout must not depend on how many loaders there are."""
     before = torch.get_rng_state()
     list(_module(compiled).loader("train", shuffle=True))
@@ -170,7 +168,7 @@ def _unlabelled(cohort: Cohort, stays: list[int]) -> Cohort:
     return Cohort(**{item.name: getattr(cohort, item.name) for item in fields(Cohort)} | {"splits": changed})
 
 
-def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_no_zeros(compiled: Cohort) -> None:
+def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_no_zeros(compiled):
     data = _module(_unlabelled(compiled, [0, 5]))
     for loader, split in ((data.train_dataloader(), "train"), (data.val_dataloader(), "valid")):
         batches = list(loader)
@@ -182,7 +180,7 @@ def test_stays_without_a_label_are_left_out_of_training_and_validation_and_are_n
     assert sorted(everything) == sorted(compiled.split("train").stay_id.tolist())
 
 
-def test_a_split_of_one_class_is_an_error_with_its_counts(compiled: Cohort) -> None:
+def test_a_split_of_one_class_is_an_error_with_its_counts(compiled):
     label = compiled.split("valid").label
     dead = np.flatnonzero(label == 1).tolist()
     with pytest.raises(
@@ -194,13 +192,13 @@ def test_a_split_of_one_class_is_an_error_with_its_counts(compiled: Cohort) -> N
     require_both_classes(compiled, "train", "valid", "test")
 
 
-def test_the_number_of_stays_that_max_sets_shortens(compiled: Cohort) -> None:
+def test_the_number_of_stays_that_max_sets_shortens(compiled):
     lengths = np.diff(compiled.split("train").stay_offset)
     assert _module(compiled, max_sets=20).n_cut("train") == int((lengths > 20).sum()) > 0
     assert _module(compiled).n_cut("train") == 0
 
 
-def test_a_stay_that_only_fills_up_a_process_has_no_label(compiled: Cohort) -> None:
+def test_a_stay_that_only_fills_up_a_process_has_no_label(compiled):
     dataset = SplitBatches(compiled.split("train"), None, np.float32)
     padding, whole = dataset[np.array([~7])], dataset[np.array([7])]
     assert padding.label.tolist() == [-1]

@@ -1,8 +1,6 @@
 """Every section runs, on a few synthetic stays and in this process, so that it cannot rot; machines differ, so that no
 figure is compared with a limit."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,6 @@ from benchmarks.measure import Build, Figure, Timed, seconds_in_turn
 from benchmarks.repeat import HEADER, one_training
 from benchmarks.workloads import STEPS, Stays, Workload, open_stays
 from seqsetvae.batches.loading import collate
-from seqsetvae.cohort import Cohort
 from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.system import memory
 from seqsetvae.system.errors import InputError
@@ -41,7 +38,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(section, "apart", _apart)
 
 
-def test_data_runs_on_a_compiled_cohort(compiled: Cohort, tmp_path: Path) -> None:
+def test_data_runs_on_a_compiled_cohort(compiled, tmp_path):
     figures = data.section(compiled.path, tmp_path, n_stays=12, n_read=8)
     assert len(figures) == 9
     assert all(figure.value >= 0 for figure in figures)
@@ -50,7 +47,7 @@ def test_data_runs_on_a_compiled_cohort(compiled: Cohort, tmp_path: Path) -> Non
 
 
 @needs_proc
-def test_growth_compares_sizes_and_leaves_no_cohort(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_growth_compares_sizes_and_leaves_no_cohort(monkeypatch, tmp_path):
     monkeypatch.setattr(growth, "ENOUGH", 500)
     figures = {figure.what: figure for figure in growth.section(None, tmp_path, sizes=(600, 300))}
     compared = figures["load an epoch of 600 stays"]
@@ -61,7 +58,7 @@ def test_growth_compares_sizes_and_leaves_no_cohort(monkeypatch: pytest.MonkeyPa
     assert "own memory to compile each further stay" in table("growth", list(figures.values()))
 
 
-def test_the_frozen_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_frozen_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "PRACTICE", tiny.SIZES)
     monkeypatch.setattr(frozen, "SYNTHETIC_STAYS", 50)
     monkeypatch.setattr(frozen, "EPOCHS", 2)
@@ -73,9 +70,7 @@ def test_the_frozen_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "≥ 15" in table(SECTIONS["frozen"][0], figures)
 
 
-def test_gpu_measures_every_variant_and_one_that_fails_hides_no_other(
-    compiled: Cohort, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gpu_measures_every_variant_and_one_that_fails_hides_no_other(compiled, monkeypatch, capsys):
     def broken(backbone: Backbone) -> None:
         raise RuntimeError("no compiler")
 
@@ -93,24 +88,20 @@ def test_gpu_measures_every_variant_and_one_that_fails_hides_no_other(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would measure it")
-def test_without_a_gpu_it_says_that_it_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_that_it_is_skipped(tmp_path, capsys):
     assert SECTIONS["gpu"][1](tmp_path, tmp_path) == []
     assert capsys.readouterr().out == "GPU: skipped, torch sees none\n"
 
 
 @pytest.mark.parametrize("what", STEPS)
-def test_every_step_is_compared_with_plain_products(
-    compiled: Cohort, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_step_is_compared_with_plain_products(compiled, what, monkeypatch):
     monkeypatch.setattr(floor, "REPEATS", 1)
     (figure,) = floor.share_of_rate(what, compiled.path, tiny.SIZES, 1)
     assert (figure.what, figure.wanted) == (what, floor.WANTED[what])
     assert figure.ratio == pytest.approx(figure.value / figure.baseline)
 
 
-def test_a_step_is_compared_with_the_loop_which_must_compute_the_same(
-    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_is_compared_with_the_loop_which_must_compute_the_same(compiled, monkeypatch):
     for name, value in (("BATCH_SIZE", 2), ("OURS_IN_A_TURN", 1), ("TURNS", 1)):
         monkeypatch.setattr(loop, name, value)
     figure = loop.against_loop("frozen forward", compiled.path, tiny.SIZES, 1)
@@ -125,7 +116,7 @@ def test_a_step_is_compared_with_the_loop_which_must_compute_the_same(
         loop.against_loop("frozen forward", compiled.path, tiny.SIZES, 1)
 
 
-def test_the_loop_reads_the_stays_of_the_batch(compiled: Cohort) -> None:
+def test_the_loop_reads_the_stays_of_the_batch(compiled):
     split = compiled.split("train")
     for stay in range(5):
         plain, batch = loop.plain_stay(split, stay), collate(split, np.array([stay]), dtype=np.float64)
@@ -134,7 +125,7 @@ def test_the_loop_reads_the_stays_of_the_batch(compiled: Cohort) -> None:
         assert sorted(event for _, events in plain for event in events) == sorted(ours)
 
 
-def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> None:
+def test_all_products_count_also_those_that_write_in_place(compiled):
     workload = Workload("frozen forward", Stays(compiled.path, tiny.SIZES, batch_size=4, n_batches=2))
 
     def step(_: object) -> None:
@@ -145,9 +136,7 @@ def test_all_products_count_also_those_that_write_in_place(compiled: Cohort) -> 
     assert workload.needed_flop() == 2 * (2 * 3 * 4 * 5 + 2 * 2 * 3 * 4 * 5)
 
 
-def test_processes_count_the_cpu_time_of_further_epochs_and_how_even_the_work_is(
-    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_count_the_cpu_time_of_further_epochs_and_how_even_the_work_is(compiled, monkeypatch):
     """60 stays; starting takes 7 s, an epoch 2 s for one process and 3 s for two."""
 
     def train(cohort: Path, devices: int, epochs: int, batch_size: int) -> processes.Trained:
@@ -164,7 +153,7 @@ def test_processes_count_the_cpu_time_of_further_epochs_and_how_even_the_work_is
 
 
 @needs_proc
-def test_repeat_gives_a_row_of_the_table_for_a_training(compiled: Cohort) -> None:
+def test_repeat_gives_a_row_of_the_table_for_a_training(compiled):
     row = one_training(7, compiled.path, ["--preset", "small", "--batch_size", "8", "--num_workers", "0"])
     assert row.count("|") == HEADER.count("|")
     number, *figures = (float(cell.replace(",", "")) for cell in row.strip("|").split("|"))
@@ -173,9 +162,7 @@ def test_repeat_gives_a_row_of_the_table_for_a_training(compiled: Cohort) -> Non
 
 
 @needs_proc
-def test_scale_gives_figures_of_all_steps_and_the_shards_join_to_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scale_gives_figures_of_all_steps_and_the_shards_join_to_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "FEW", 250)
     figures = {figure.what: figure for figure in scale.section(600, 3, 150, tmp_path)}
     steps = ("compile 600", "shard 1/3 of 600", "join 600", "load an epoch of 600", "predict 150")
@@ -184,9 +171,7 @@ def test_scale_gives_figures_of_all_steps_and_the_shards_join_to_the_whole(
     assert pq.read_metadata(tmp_path / "predicted.parquet").num_rows == 150
 
 
-def test_summaries_are_compared_with_the_plain_reference_and_every_vocabulary_is_trained(
-    compiled: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_summaries_are_compared_with_the_plain_reference_and_every_vocabulary_is_trained(compiled, monkeypatch):
     monkeypatch.setattr(summaries, "REPEATS", 1)
     for n_variables in (44, 200):
         figures = [*summaries.training_step(n_variables, 8), *summaries.against_reference(compiled.path, 8)]
@@ -194,7 +179,7 @@ def test_summaries_are_compared_with_the_plain_reference_and_every_vocabulary_is
         assert all(figure.ratio == pytest.approx(figure.value / figure.baseline) for figure in figures[1:])
 
 
-def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path) -> None:
+def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path):
     for section, value in (("loop", 1.0), ("floor", 2.0), ("loop", 3.0)):
         keep(section, [Figure(what="a step", value=value, unit="s")], "synthetic", tmp_path)
     kept = json.loads((tmp_path / "figures.json").read_text())["sections"]
@@ -204,7 +189,7 @@ def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path: Path)
         keep("loop", [], "a compiled cohort", tmp_path)
 
 
-def test_each_section_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_section_has_a_folder_of_its_own(tmp_path, monkeypatch):
     def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
         cohort = open_stays(data_dir, scratch, n_synthetic=60)
         return [Figure(what="stays", value=cohort.split("train").n_stays, unit="stays")]
@@ -216,9 +201,7 @@ def test_each_section_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("wrong", ["no such cohort", "figures of other data"])
-def test_what_does_not_fit_is_said_before_anything_is_measured(
-    wrong: str, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_fit_is_said_before_anything_is_measured(wrong, compiled, tmp_path, monkeypatch, capsys):
     keep("loop", [Figure(what="a step", value=1.0, unit="s")], "synthetic", tmp_path)
     data_dir = tmp_path / "nothing" if wrong == "no such cohort" else compiled.path
     arguments = ["--data_dir", str(data_dir), "--output", str(tmp_path), "--only", "loop"]

@@ -1,7 +1,5 @@
 """Checkpoints: every layout loads in full, nothing loads by half without a word, nothing in a file is executed."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import random
@@ -53,7 +51,7 @@ def _load(path: Path, **options: Any) -> tuple[Backbone, Any]:
 
 @pytest.mark.parametrize("layout", WHOLE)
 @pytest.mark.parametrize("sizes", [{}, {"reduced_dim": None, "levels": 1, "transformer_layers": 3, "m": 7}], ids=str)
-def test_every_layout_gives_the_same_backbone(tmp_path: Path, layout: str, sizes: dict[str, Any]) -> None:
+def test_every_layout_gives_the_same_backbone(tmp_path, layout, sizes):
     original = tiny.tiny_backbone(**sizes)
     backbone, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", original, layout))
     assert backbone.sizes == original.sizes
@@ -64,7 +62,7 @@ def test_every_layout_gives_the_same_backbone(tmp_path: Path, layout: str, sizes
     assert str(report).startswith(f"✅ Loaded {len(original.state_dict())} parameters successfully\n")
 
 
-def test_what_fine_tuning_does_not_build_is_skipped_and_said(tmp_path: Path) -> None:
+def test_what_fine_tuning_does_not_build_is_skipped_and_said(tmp_path):
     _, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(), "fine-tuned legacy"))
     assert sorted(report.skipped) == [
         "cls_head.0.weight",
@@ -87,7 +85,7 @@ PREFIXES = ["", "module.", "_orig_mod.", "model.", "module.model._orig_mod.", "m
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_what_the_old_fine_tuning_left_random_is_named_in_every_layout(tmp_path: Path, prefix: str) -> None:
+def test_what_the_old_fine_tuning_left_random_is_named_in_every_layout(tmp_path, prefix):
     old = tiny.checkpoint_content(tiny.tiny_backbone(), "fine-tuned legacy, bare")
     for content in ({prefix + key: value for key, value in old.items()}, {"state_dict": old, "epoch": 3}):
         path = _write(tmp_path / "file.ckpt", content)
@@ -104,7 +102,7 @@ def test_what_the_old_fine_tuning_left_random_is_named_in_every_layout(tmp_path:
             load_finetuned(path)
 
 
-def test_a_file_of_the_old_fine_tuning_is_recognised_without_its_head_too(tmp_path: Path) -> None:
+def test_a_file_of_the_old_fine_tuning_is_recognised_without_its_head_too(tmp_path):
     old = tiny.checkpoint_content(tiny.tiny_backbone(), "fine-tuned legacy, bare")
     heads = ("cls_head.", "feature_", "vae_feature_")
     _, report = _load(_write(tmp_path / "file.pt", {key: old[key] for key in old if not key.startswith(heads)}))
@@ -113,7 +111,7 @@ def test_a_file_of_the_old_fine_tuning_is_recognised_without_its_head_too(tmp_pa
 
 
 @pytest.mark.parametrize("layout", PRETRAINED)
-def test_nothing_is_said_to_be_random_in_a_pretrained_file(tmp_path: Path, layout: str) -> None:
+def test_nothing_is_said_to_be_random_in_a_pretrained_file(tmp_path, layout):
     _, report = _load(tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(), layout))
     assert report.random_in_file == partial_weights_advice(report) == []
     assert "random" not in str(report)
@@ -121,9 +119,7 @@ def test_nothing_is_said_to_be_random_in_a_pretrained_file(tmp_path: Path, layou
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("layout", ["bare", "fine-tuned legacy, bare"])
-def test_the_old_optimized_model_is_named_and_its_history_encoder_is_random(
-    tmp_path: Path, prefix: str, layout: str
-) -> None:
+def test_the_old_optimized_model_is_named_and_its_history_encoder_is_random(tmp_path, prefix, layout):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), layout)
     content["rel_time_bucket_embed.weight"] = torch.ones(32, 32)
     path = _write(tmp_path / "file.ckpt", {prefix + key: value for key, value in content.items()})
@@ -138,7 +134,7 @@ def test_the_old_optimized_model_is_named_and_its_history_encoder_is_random(
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, "setvae.", "setvae.setvae."])
 @pytest.mark.parametrize("part", ["gru_cell.weight_ih", "prior_head.0.bias"])
-def test_a_checkpoint_of_seqsetvae_poe_is_named(tmp_path: Path, prefix: str, part: str) -> None:
+def test_a_checkpoint_of_seqsetvae_poe_is_named(tmp_path, prefix, part):
     whole = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
     for content in ({prefix + part: torch.ones(3)}, whole | {prefix + part: torch.ones(3)}):
         path = _write(tmp_path / "file.ckpt", {"state_dict": content})
@@ -147,13 +143,13 @@ def test_a_checkpoint_of_seqsetvae_poe_is_named(tmp_path: Path, prefix: str, par
                 read(path)
 
 
-def test_a_weight_that_nobody_knows_is_said(tmp_path: Path) -> None:
+def test_a_weight_that_nobody_knows_is_said(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "bare") | {"surprise.weight": torch.ones(1)}
     assert _load(_write(tmp_path / "file.pt", content))[1].unknown == ["surprise.weight"]
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "backbone.", "model."])
-def test_names_are_brought_to_those_of_a_pretrained_checkpoint(prefix: str) -> None:
+def test_names_are_brought_to_those_of_a_pretrained_checkpoint(prefix):
     assert (
         canonical_name(without_wrappers(f"{prefix}transformer.layers.0.linear1.weight"))
         == "transformer.layers.0.linear1.weight"
@@ -162,7 +158,7 @@ def test_names_are_brought_to_those_of_a_pretrained_checkpoint(prefix: str) -> N
         assert canonical_name(without_wrappers(f"{prefix}{holder}embed.0.bias")) == "set_encoder.embed.0.bias"
 
 
-def test_a_set_vae_alone_says_what_to_do(tmp_path: Path) -> None:
+def test_a_set_vae_alone_says_what_to_do(tmp_path):
     path = tiny.write_checkpoint(tmp_path / "setvae.ckpt", tiny.tiny_backbone(), "setvae alone")
     with pytest.raises(InputError, match="SetVAE alone: it has a set encoder and no history encoder") as raised:
         _load(path)
@@ -171,7 +167,7 @@ def test_a_set_vae_alone_says_what_to_do(tmp_path: Path) -> None:
     assert "Pass a checkpoint of the whole SeqSetVAE" in str(raised.value)
 
 
-def test_missing_and_misshapen_weights_are_all_listed_with_both_shapes(tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_all_listed_with_both_shapes(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
     del content["set_encoder.embed.1.bias"], content["rel_time_bucket_embed.weight"]
     content["transformer.layers.1.linear2.bias"] = torch.ones(7)
@@ -187,7 +183,7 @@ def test_missing_and_misshapen_weights_are_all_listed_with_both_shapes(tmp_path:
         assert line in message
 
 
-def test_a_part_that_is_wholly_missing_is_noticed(tmp_path: Path) -> None:
+def test_a_part_that_is_wholly_missing_is_noticed(tmp_path):
     """The hyper-parameters say that it should be there, so it is not taken for a smaller model."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     encoder = [f"set_encoder.{part}" for part in ("encoder_layers.1", "dim_reducer", "mu_logvar")]
@@ -197,7 +193,7 @@ def test_a_part_that_is_wholly_missing_is_noticed(tmp_path: Path) -> None:
             _load(_write(tmp_path / "file.ckpt", content | {"state_dict": state}))
 
 
-def test_every_single_weight_is_needed(tmp_path: Path) -> None:
+def test_every_single_weight_is_needed(tmp_path):
     """Whichever one is renamed, the error names it."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     names = list(tiny.tiny_backbone().state_dict())
@@ -208,14 +204,14 @@ def test_every_single_weight_is_needed(tmp_path: Path) -> None:
             _load(_write(tmp_path / "file.ckpt", content | {"state_dict": state}))
 
 
-def test_the_inert_scalars_are_not_missed(tmp_path: Path) -> None:
+def test_the_inert_scalars_are_not_missed(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     state = {key: value for key, value in content["state_dict"].items() if key not in INERT}
     assert len(state) == len(content["state_dict"]) - 2
     _load(_write(tmp_path / "file.ckpt", content | {"state_dict": state}))
 
 
-def test_allow_partial_keeps_what_there_is_and_reports_the_rest(tmp_path: Path) -> None:
+def test_allow_partial_keeps_what_there_is_and_reports_the_rest(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
     del content["post_transformer_norm.weight"]
     content["transformer.layers.1.linear2.bias"] = torch.ones(7)
@@ -228,21 +224,21 @@ def test_allow_partial_keeps_what_there_is_and_reports_the_rest(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
     content["transformer.layers.0.norm1.weight"][3] = value
     with pytest.raises(InputError, match=r"NaN or infinite values in 1 weights: transformer\.layers\.0\.norm1\.weight"):
         read_checkpoint(_write(tmp_path / "file.pt", content))
 
 
-def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
+def test_two_models_in_one_file_are_refused(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "bare")
     content["module.time_tau"] = torch.tensor(1.0)
     with pytest.raises(InputError, match="second weight for time_tau"):
         read_checkpoint(_write(tmp_path / "file.pt", content))
 
 
-def test_hyper_parameters_that_contradict_the_shapes_are_refused(tmp_path: Path) -> None:
+def test_hyper_parameters_that_contradict_the_shapes_are_refused(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"]["latent_dim"] = 64
     with pytest.raises(InputError, match="latent_dim = 64, but its weights have 32"):
@@ -252,14 +248,14 @@ def test_hyper_parameters_that_contradict_the_shapes_are_refused(tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------- sizes
 
 
-def test_sizes_come_from_shapes_and_heads_from_the_settings(tmp_path: Path) -> None:
+def test_sizes_come_from_shapes_and_heads_from_the_settings(tmp_path):
     path = tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(heads=1), "bare")
     checkpoint = read_checkpoint(path)
     assert checkpoint.infer_sizes(SETTINGS | {"heads": 4}) == replace(tiny.SIZES, heads=4)
     assert checkpoint.not_stated == ["heads", "transformer_heads", "transformer_dropout"]
 
 
-def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path: Path) -> None:
+def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path):
     checkpoint = read_checkpoint(
         tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone(heads=4), "pretrained")
     )
@@ -267,13 +263,13 @@ def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path: Path) 
     assert checkpoint.not_stated == []
 
 
-def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path: Path) -> None:
+def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path):
     checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(), "bare"))
     with pytest.raises(InputError, match=r"heads = 3 is not a divisor of .* 32; pass --heads"):
         checkpoint.infer_sizes(SETTINGS | {"heads": 3})
 
 
-def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path: Path) -> None:
+def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path):
     """So that what we write in turn (JSON and checkpoints) is plain too."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"] |= {"heads": np.int64(2), "levels": np.int64(2), "lr": np.float32(1e-4)}
@@ -309,7 +305,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("part", ["anywhere", "directory", "headers", "pickle"])
-def test_flipped_bits_are_noticed(tmp_path: Path, part: str) -> None:
+def test_flipped_bits_are_noticed(tmp_path, part):
     """At 120 random places, flip 1 or 20 bits: the file is refused with one clear error, or nothing in it changed."""
     path, damaged = tiny.write_checkpoint(tmp_path / "whole.ckpt", tiny.tiny_backbone()), tmp_path / "damaged.ckpt"
     content, whole, places = path.read_bytes(), read_file(path), _places(path, part)
@@ -326,7 +322,7 @@ def test_flipped_bits_are_noticed(tmp_path: Path, part: str) -> None:
     assert refused >= 60  # every one with 20 bits, and more
 
 
-def test_a_flipped_bit_in_a_weight_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_weight_is_said_with_what_to_do(tmp_path):
     path = tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone())
     with zipfile.ZipFile(path) as archive:
         record = archive.getinfo("file/data/0")
@@ -339,14 +335,14 @@ def test_a_flipped_bit_in_a_weight_is_said_with_what_to_do(tmp_path: Path) -> No
         read_checkpoint(path)
 
 
-def test_a_container_whose_first_byte_is_damaged_is_not_called_unsafe(tmp_path: Path) -> None:
+def test_a_container_whose_first_byte_is_damaged_is_not_called_unsafe(tmp_path):
     path = tiny.write_checkpoint(tmp_path / "file.ckpt", tiny.tiny_backbone())
     path.write_bytes(b"Q" + path.read_bytes()[1:])
     with pytest.raises(InputError, match=r"record file/data\.pkl does not match.*The file is damaged"):
         read_file(path)
 
 
-def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_read(tmp_path):
     """Bare pickles from before torch 1.6, and containers that torch was told to save without."""
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
@@ -360,9 +356,7 @@ def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError, IndexError, AttributeError, MemoryError, RecursionError])
-def test_whatever_torch_raises_for_a_file_is_one_error(
-    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_torch_raises_for_a_file_is_one_error(tmp_path, error, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise error("something inside torch")
 
@@ -387,9 +381,7 @@ class _Trap:
 
 @pytest.mark.parametrize("place", ["weights", "hyper_parameters", "plain pickle"])
 @pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-def test_a_malicious_file_is_refused_and_does_not_run(
-    tmp_path: Path, place: str, variable: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_malicious_file_is_refused_and_does_not_run(tmp_path, place, variable, monkeypatch):
     if variable:
         monkeypatch.setenv(variable, "1")
     trap, path = _Trap(tmp_path / "sprung"), tmp_path / "file.ckpt"
@@ -406,7 +398,7 @@ def test_a_malicious_file_is_refused_and_does_not_run(
     assert place == "plain pickle" or "mkdir" in str(raised.value)  # what it wanted to call
 
 
-def test_a_class_named_in_hyper_parameters_is_not_imported(tmp_path: Path) -> None:
+def test_a_class_named_in_hyper_parameters_is_not_imported(tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"] |= {"_instantiator": "os.mkdir", "_class_path": str(tmp_path / "sprung")}
     assert _load(_write(tmp_path / "file.ckpt", content))[1].is_complete
@@ -414,14 +406,14 @@ def test_a_class_named_in_hyper_parameters_is_not_imported(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", b"PK\x03\x04 half a zip"])
-def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_checkpoint_is_said(tmp_path, content):
     path = tmp_path / "file.ckpt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"file\.ckpt: not a checkpoint that torch can read"):
         read_file(path)
 
 
-def test_a_file_of_something_else_is_said(tmp_path: Path) -> None:
+def test_a_file_of_something_else_is_said(tmp_path):
     states = ({}, {"epoch": 3}, {"state_dict": {}}, {"state_dict": torch.ones(2)}, {"encoder.weight": torch.ones(2)})
     for content in (torch.ones(3), [1, 2], *states):
         with pytest.raises(InputError, match=r"file\.pt"):

@@ -1,11 +1,6 @@
 """The baselines: the summaries are those of their definition, and evaluation shows the models beside the checkpoint."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +12,7 @@ from seqsetvae.evaluation.baselines import OF_EACH_VARIABLE, baseline_outputs, s
 from seqsetvae.tasks import fitting
 from seqsetvae.tasks.fitting import boosted_trees, logistic_regression
 from seqsetvae.tasks.spec import one_label
-from tests.command import command
+from tests.command import command, succeeded
 
 BASELINES = ("boosted trees", "logistic regression")
 pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
@@ -28,7 +23,7 @@ def data(compiled: Cohort) -> CohortDataModule:
     return CohortDataModule(compiled, batch_size=16, max_events=10**6, labelled=False)
 
 
-def test_the_table_holds_twelve_summaries_of_each_variable(compiled: Cohort, data: CohortDataModule) -> None:
+def test_the_table_holds_twelve_summaries_of_each_variable(compiled, data):
     ids, table = summary_table(data, "valid")
     split = compiled.split("valid")
     assert ids.tolist() == sorted(split.stay_id[split.label >= 0].tolist())
@@ -51,7 +46,7 @@ def test_the_table_holds_twelve_summaries_of_each_variable(compiled: Cohort, dat
 
 
 @pytest.mark.parametrize("fit", [boosted_trees, logistic_regression])
-def test_the_models_find_a_planted_signal_and_cope_with_missing_values(fit: Callable[..., Any]) -> None:
+def test_the_models_find_a_planted_signal_and_cope_with_missing_values(fit):
     rng = np.random.default_rng(0)
     table = rng.normal(size=(600, 10)).astype(np.float32)
     label = (table[:, 3] + 0.5 * rng.normal(size=600) > 0.8).astype(int)
@@ -61,20 +56,17 @@ def test_the_models_find_a_planted_signal_and_cope_with_missing_values(fit: Call
     assert roc_auc_score(parts[2][1], fit(*parts[:2])(parts[2][0])) > 0.75
 
 
-def test_log_odds_come_by_ascending_stay_id(data: CohortDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_odds_come_by_ascending_stay_id(data, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     ids, found = baseline_outputs(one_label(data.cohort.label_name), data, "test")
     assert ids.tolist() == sorted(ids.tolist())
     assert {name: values.shape for name, values in found.items()} == dict.fromkeys(BASELINES, (len(ids), 1))
 
 
-def test_evaluation_shows_the_baselines_with_paired_differences(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_shows_the_baselines_with_paired_differences(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     run, _ = finished
-    status, printed, errors = command("evaluate", ckpt=run, split="test", output=tmp_path, baselines="all")
-    assert status == 0, errors
+    printed = succeeded(command("evaluate", ckpt=run, split="test", output=tmp_path, baselines="all"))
     found = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert set(found["baselines"]) == {"prevalence", *BASELINES}
     for name, entry in found["baselines"].items():
@@ -83,9 +75,7 @@ def test_evaluation_shows_the_baselines_with_paired_differences(
         assert name in printed
 
 
-def test_baselines_on_the_split_that_chose_them_are_marked(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_baselines_on_the_split_that_chose_them_are_marked(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 5)
     _, printed, _ = command("evaluate", ckpt=finished[0], split="valid", output=tmp_path, baselines="all")
     assert "The baselines were stopped or chosen on the validation split" in " ".join(printed.split())

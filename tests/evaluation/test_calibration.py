@@ -1,22 +1,13 @@
 """Calibration and threshold of a checkpoint: fitted, kept with its checksum, and applied only to it."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from seqsetvae.evaluation.calibration import (
-    CALIBRATION,
-    calibrate,
-    calibration_file,
-    fit_calibration,
-    read_calibration,
-)
+from seqsetvae.evaluation.calibration import CALIBRATION, calibrate, calibration_file, fit_calibration, read_calibration
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
@@ -42,7 +33,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_written_is_read_back_for_its_checkpoint(checkpoint: Path) -> None:
+def test_what_is_written_is_read_back_for_its_checkpoint(checkpoint):
     calibration = calibrate(checkpoint, _predictions())
     assert calibration_file(checkpoint) == checkpoint.parents[1] / CALIBRATION
     found, line = read_calibration(checkpoint)
@@ -55,7 +46,7 @@ def test_what_is_written_is_read_back_for_its_checkpoint(checkpoint: Path) -> No
     assert content["threshold_rule"].startswith("highest Youden index")
 
 
-def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint: Path) -> None:
+def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint):
     predictions = _predictions()
     calibration = fit_calibration(checkpoint, predictions)
     label, logit = predictions.target[:100, 0].astype(int), predictions.output[:100, 0]
@@ -68,7 +59,7 @@ def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint: Path
     assert not calibration_file(checkpoint).exists()
 
 
-def test_a_checkpoint_that_changed_has_no_calibration(checkpoint: Path) -> None:
+def test_a_checkpoint_that_changed_has_no_calibration(checkpoint):
     calibrate(checkpoint, _predictions())
     checkpoint.write_bytes(b"other weights")
     found, line = read_calibration(checkpoint)
@@ -76,7 +67,7 @@ def test_a_checkpoint_that_changed_has_no_calibration(checkpoint: Path) -> None:
     assert "belongs to another checkpoint than best.ckpt" in line
 
 
-def test_a_model_that_ranks_the_wrong_way_is_not_calibrated(checkpoint: Path) -> None:
+def test_a_model_that_ranks_the_wrong_way_is_not_calibrated(checkpoint):
     calibration = calibrate(checkpoint, _predictions(reverse=True))
     assert isinstance(calibration, Calibration)
     assert (calibration.slope, calibration.intercept) == (None, None)
@@ -85,14 +76,14 @@ def test_a_model_that_ranks_the_wrong_way_is_not_calibrated(checkpoint: Path) ->
     assert read_calibration(checkpoint)[0] == calibration
 
 
-def test_without_a_calibration_the_threshold_is_a_plain_probability() -> None:
+def test_without_a_calibration_the_threshold_is_a_plain_probability():
     values = {"checkpoint_sha256": "", "split": "valid", "stays": 2, "positives": 1, "slope": None, "intercept": None}
     assert Calibration(**values, threshold_logit=0.0).threshold == 0.5  # type: ignore[arg-type]
     assert Calibration(**values, threshold_logit=None).threshold is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"slope": "1"}', '{"slope": NaN}'])
-def test_a_damaged_file_is_one_error(checkpoint: Path, text: str) -> None:
+def test_a_damaged_file_is_one_error(checkpoint, text):
     calibrate(checkpoint, _predictions())
     file = calibration_file(checkpoint)
     content = json.loads(file.read_text())
@@ -116,9 +107,7 @@ def test_a_damaged_file_is_one_error(checkpoint: Path, text: str) -> None:
         ("positives", lambda value: value + 1000),
     ],
 )
-def test_numbers_that_contradict_each_other_are_one_error(
-    checkpoint: Path, name: str, change: Callable[[float], object]
-) -> None:
+def test_numbers_that_contradict_each_other_are_one_error(checkpoint, name, change):
     calibrate(checkpoint, _predictions())
     file = calibration_file(checkpoint)
     content = json.loads(file.read_text())
@@ -127,7 +116,7 @@ def test_numbers_that_contradict_each_other_are_one_error(
         read_calibration(checkpoint)
 
 
-def test_a_calibration_without_the_threshold_of_the_reader_is_read(checkpoint: Path) -> None:
+def test_a_calibration_without_the_threshold_of_the_reader_is_read(checkpoint):
     """It is computed from the others; files of earlier versions may lack it."""
     calibration = calibrate(checkpoint, _predictions())
     file = calibration_file(checkpoint)

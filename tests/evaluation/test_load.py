@@ -1,7 +1,5 @@
 """A fine-tuned checkpoint is loaded without its loss and optimizer settings, whenever it was written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from seqsetvae.batches.loading import collate
 from seqsetvae.batches.transform import PLAIN, VALUE_TRANSFORM
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.checkpoint.record import ARCHITECTURE
-from seqsetvae.cohort import Cohort
 from seqsetvae.system.errors import InputError
 from tests.training.helpers import fine_tuner
 
@@ -31,9 +28,7 @@ def _write(path: Path, module: Any, without: tuple[str, ...] = ()) -> Path:
     [(), ("loss", "optimizer"), (ARCHITECTURE, VALUE_TRANSFORM)],
     ids=["new", "no loss and optimizer", "written before architectures and value transforms"],
 )
-def test_the_loaded_model_gives_the_logits_of_the_fine_tuner(
-    without: tuple[str, ...], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_loaded_model_gives_the_logits_of_the_fine_tuner(without, compiled, tmp_path):
     module = fine_tuner(compiled).eval()
     loaded = load_finetuned(_write(tmp_path / "best.ckpt", module, without))
     batch = collate(compiled.split("valid"), np.arange(5))
@@ -47,7 +42,7 @@ def test_the_loaded_model_gives_the_logits_of_the_fine_tuner(
     assert loaded.input_dim == compiled.embeddings.shape[1]
 
 
-def test_weights_in_double_precision_are_not_rounded(compiled: Cohort, tmp_path: Path) -> None:
+def test_weights_in_double_precision_are_not_rounded(compiled, tmp_path):
     module = fine_tuner(compiled).double()
     with torch.no_grad():
         module.head.net[0].weight[0, 0] = 1 / 3
@@ -55,7 +50,7 @@ def test_weights_in_double_precision_are_not_rounded(compiled: Cohort, tmp_path:
     assert load_finetuned(path, torch.float64).model.head.net[0].weight[0, 0] == 1 / 3
 
 
-def test_weights_that_contradict_the_recorded_sizes_are_an_error(compiled: Cohort, tmp_path: Path) -> None:
+def test_weights_that_contradict_the_recorded_sizes_are_an_error(compiled, tmp_path):
     module = fine_tuner(compiled)
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     content["hyper_parameters"]["sizes"] = module.hparams["sizes"] | {"ff_dim": 24}

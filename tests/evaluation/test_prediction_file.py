@@ -1,9 +1,6 @@
 """Prediction files: numbers read back to the same bits, and nothing that was there is lost."""
 
-from __future__ import annotations
-
 import csv
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +13,7 @@ from seqsetvae.system.privacy import from_cell
 from tests.tiny import largest_file
 
 
-def test_csv_reads_back_to_the_same_bits(tmp_path: Path) -> None:
+def test_csv_reads_back_to_the_same_bits(tmp_path):
     numbers = np.concatenate([np.random.default_rng(0).normal(size=1000) * 10.0 ** np.arange(1000) ** 0.5, [5e-324]])
     table = pa.table({"logit": numbers, "reason": [None, 'a "quoted", text'] + [None] * 999})
     write_table(tmp_path / "new.csv", table)
@@ -31,7 +28,7 @@ FORMULAS = ["=cmd|'/c calc'!A1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\n=1", "＝
 PLAIN = ["P-1", "-5", "+5.5", "-1e-3", "1-1", "'quoted'", "", "a=b"]
 
 
-def test_no_text_of_the_data_runs_in_a_spreadsheet(tmp_path: Path) -> None:
+def test_no_text_of_the_data_runs_in_a_spreadsheet(tmp_path):
     """Columns named by the data, ids and variables; negative numbers, and texts that are numbers, stay."""
     texts = FORMULAS + PLAIN
     table = pa.table({"id": texts, "logit": [-1.5] * len(texts), "=label": texts})
@@ -49,14 +46,14 @@ def test_no_text_of_the_data_runs_in_a_spreadsheet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["there.csv", "there.parquet"])
-def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_there_is_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(AlreadyThereError):
         write_table(tmp_path / name, pa.table({"stay_id": [1]}))
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_older_results_are_kept_under_other_names(tmp_path: Path) -> None:
+def test_older_results_are_kept_under_other_names(tmp_path):
     target = tmp_path / "evaluation.json"
     assert write_result(target, b"first") is None
     assert write_result(target, b"first") is None  # the same again
@@ -67,7 +64,7 @@ def test_older_results_are_kept_under_other_names(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_result_that_is_set_aside_keeps_its_content_under_another_name(tmp_path: Path) -> None:
+def test_a_result_that_is_set_aside_keeps_its_content_under_another_name(tmp_path):
     target = tmp_path / "predictions.csv"
     assert set_aside(target) is None
     target.write_bytes(b"older")
@@ -77,7 +74,7 @@ def test_a_result_that_is_set_aside_keeps_its_content_under_another_name(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
-def test_a_full_disk_leaves_the_older_result(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_older_result(tmp_path):
     target = tmp_path / "evaluation.json"
     write_result(target, b"first")
     with largest_file(1000), pytest.raises(CannotWriteError):

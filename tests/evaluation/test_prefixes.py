@@ -1,7 +1,5 @@
 """Beginnings of stays: which sets they keep, and that predicting them is predicting the stays cut off by hand."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 
 from seqsetvae.batches.loading import CohortDataModule, collate
 from seqsetvae.checkpoint.finetuned import FinetunedModel
-from seqsetvae.cohort import Cohort, Split
+from seqsetvae.cohort import Split
 from seqsetvae.evaluation.predictions import (
     PREFIX_POOLINGS,
     Prefixes,
@@ -32,26 +30,23 @@ def _split() -> Split:
     return tiny.split_of([[(60.0, event), (300.0, event)], [(120.0, event), (360.0, event), (540.0, event)]])
 
 
-def test_every_set_ends_one_beginning() -> None:
+def test_every_set_ends_one_beginning():
     found = every_prefix(_split())
     assert (found.stay.tolist(), found.n_sets.tolist()) == ([0, 0, 1, 1, 1], [1, 2, 1, 2, 3])
     assert found.last_set(_split()).tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
-    ("hours", "stays", "n_sets"),
-    [(0.5, [], []), (1, [0], [1]), (6, [0, 1], [2, 2]), (100, [0, 1], [2, 3])],
+    ("hours", "stays", "n_sets"), [(0.5, [], []), (1, [0], [1]), (6, [0, 1], [2, 2]), (100, [0, 1], [2, 3])]
 )
-def test_a_landmark_keeps_the_sets_of_the_first_hours(hours: float, stays: list[int], n_sets: list[int]) -> None:
+def test_a_landmark_keeps_the_sets_of_the_first_hours(hours, stays, n_sets):
     found = until_hour(_split(), hours)
     assert (found.stay.tolist(), found.n_sets.tolist()) == (stays, n_sets)
 
 
 @pytest.mark.parametrize("max_sets", [None, 2])
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_predictions_are_those_of_the_stays_cut_off_by_hand(
-    compiled: Cohort, batch_size: int, max_sets: int | None
-) -> None:
+def test_predictions_are_those_of_the_stays_cut_off_by_hand(compiled, batch_size, max_sets):
     model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(64, 4, 0.0).double(), "last_mean").eval()
     table, split = torch.from_numpy(compiled.embeddings.copy()), compiled.split("valid")
     data = CohortDataModule(
@@ -66,7 +61,7 @@ def test_predictions_are_those_of_the_stays_cut_off_by_hand(
             assert logit[0] == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 
 
-def test_no_beginning_has_no_prediction(compiled: Cohort) -> None:
+def test_no_beginning_has_no_prediction(compiled):
     model = FinetunedModel(tiny.tiny_backbone(), Head(64, 4, 0.0), "last_mean").eval()
     data = CohortDataModule(compiled, batch_size=8, max_events=500)
     nothing = Prefixes(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
@@ -74,7 +69,7 @@ def test_no_beginning_has_no_prediction(compiled: Cohort) -> None:
     assert len(found) == 0
 
 
-def test_one_pass_over_whole_stays_gives_every_beginning_in_the_order_of_the_split(compiled: Cohort) -> None:
+def test_one_pass_over_whole_stays_gives_every_beginning_in_the_order_of_the_split(compiled):
     model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(64, 4, 0.0).double(), "last_mean").eval()
     table, every = torch.from_numpy(compiled.embeddings.copy()), every_prefix(compiled.split("valid"))
     data = CohortDataModule(compiled, batch_size=7, max_events=10**6, dtype=np.float64, labelled=False)
@@ -84,12 +79,12 @@ def test_one_pass_over_whole_stays_gives_every_beginning_in_the_order_of_the_spl
     np.testing.assert_allclose(found, predict_prefixes(*inputs, every, contextlib.nullcontext()), rtol=0, atol=1e-12)
 
 
-def test_every_pooling_has_its_prefix_form() -> None:
+def test_every_pooling_has_its_prefix_form():
     assert PREFIX_POOLINGS.keys() == POOLINGS.keys()
 
 
 @pytest.mark.parametrize("pooling", list(POOLINGS))
-def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling: str, compiled: Cohort) -> None:
+def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling, compiled):
     split, stays = compiled.split("valid"), np.array([2, 0, 5])
     backbone, table = tiny.tiny_backbone(dtype=torch.float64), torch.from_numpy(compiled.embeddings.copy())
     change = compiled.variables.z_scores
@@ -106,6 +101,6 @@ def test_prefix_pooling_equals_pooling_of_the_cut_stay(pooling: str, compiled: C
     assert row == len(found)
 
 
-def test_an_architecture_without_states_predicts_each_beginning_by_itself() -> None:
+def test_an_architecture_without_states_predicts_each_beginning_by_itself():
     assert is_causal(FinetunedModel(tiny.tiny_backbone(), Head(32, 2, 0.0), "mean"))
     assert not is_causal(FinetunedModel(torch.nn.Identity(), Head(2, 2, 0.0), "mean"))

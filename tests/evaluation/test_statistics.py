@@ -1,7 +1,5 @@
 """Every figure equals that of scikit-learn or its definition, and the bootstrap equals a plain loop."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -51,7 +49,7 @@ def plain_figures(label: np.ndarray, logit: np.ndarray, threshold: float) -> dic
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_equal_those_of_sklearn_and_their_definitions(seed: int, ties: bool) -> None:
+def test_figures_equal_those_of_sklearn_and_their_definitions(seed, ties):
     label, logit = sample(seed=seed, ties=ties)
     found = bootstrap(label, Scores(label, logit, threshold=-0.3).figures, number=0)
     expected = plain_figures(label, logit, -0.3)
@@ -61,7 +59,7 @@ def test_figures_equal_those_of_sklearn_and_their_definitions(seed: int, ties: b
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_bootstrap_equals_a_plain_loop_over_resampled_stays(ties: bool) -> None:
+def test_the_bootstrap_equals_a_plain_loop_over_resampled_stays(ties):
     label, logit = sample(120, ties=ties)
     found = bootstrap(label, Scores(label, logit, threshold=-0.3).figures, number=60, seed=7)
     drawn = [
@@ -75,7 +73,7 @@ def test_the_bootstrap_equals_a_plain_loop_over_resampled_stays(ties: bool) -> N
         assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=1e-5), name
 
 
-def test_resamples_are_stratified_seeded_and_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resamples_are_stratified_seeded_and_do_not_depend_on_their_blocks(monkeypatch):
     label, _ = sample(50)
     weights = np.concatenate(list(resamples(label, 30, 1)))
     assert weights.shape == (30, 50)
@@ -92,7 +90,7 @@ def patients(n: int = 60, seed: int = 0) -> np.ndarray:
     return rng.permutation(np.repeat(rng.permutation(n) * 7 + 3, rng.integers(1, 4, n)))
 
 
-def test_a_resample_has_all_stays_of_each_patient_that_is_drawn() -> None:
+def test_a_resample_has_all_stays_of_each_patient_that_is_drawn():
     subject = patients()
     label = (np.random.default_rng(1).random(len(subject)) < 0.3).astype(np.int64)
     weights = np.concatenate(list(resamples(label, 40, 1, subject)))
@@ -107,7 +105,7 @@ def test_a_resample_has_all_stays_of_each_patient_that_is_drawn() -> None:
     assert abs(weights[:, label == 1].sum(axis=1).mean() / label.sum() - 1) < 0.1
 
 
-def test_where_each_stay_is_its_own_patient_stays_are_resampled() -> None:
+def test_where_each_stay_is_its_own_patient_stays_are_resampled():
     """Whatever the numbers of the patients are, and their order."""
     label, logit = sample(100)
     subject = np.random.default_rng(0).permutation(100) * 3
@@ -117,7 +115,7 @@ def test_where_each_stay_is_its_own_patient_stays_are_resampled() -> None:
     assert difference(one, other, 30) == difference(Scores(label, logit), Scores(label, -logit), 30)
 
 
-def test_stays_that_occur_twice_do_not_narrow_an_interval_over_patients() -> None:
+def test_stays_that_occur_twice_do_not_narrow_an_interval_over_patients():
     label, logit = sample(200)
     twice, subject = np.tile(label, 2), np.tile(np.arange(200), 2)
     scores = Scores(twice, np.tile(logit, 2))
@@ -130,7 +128,7 @@ def test_stays_that_occur_twice_do_not_narrow_an_interval_over_patients() -> Non
     assert over_stays.low > once.low + 0.005
 
 
-def test_a_resample_with_one_class_alone_has_no_ranking() -> None:
+def test_a_resample_with_one_class_alone_has_no_ranking():
     """Both patients have a positive stay, and one of them no negative, so a quarter of the resamples has none."""
     label, subject = np.array([1, 0, 0, 1, 1]), np.array([1, 1, 1, 2, 2])
     scores = Scores(label, np.array([0.5, 1.0, -1.0, 2.0, 0.0]), subject=subject)
@@ -141,7 +139,7 @@ def test_a_resample_with_one_class_alone_has_no_ranking() -> None:
     assert bootstrap(label, scores.ranking, 400, subject=subject)["auroc"].low is None  # too many are not defined
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     """The AUROC of two normal distributions one standard deviation apart is Phi(1 / sqrt 2) = 0.7602."""
     held = 0
     for seed in range(200):
@@ -155,7 +153,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.90 <= held / 200 <= 0.98
 
 
-def test_the_difference_of_two_models_is_paired() -> None:
+def test_the_difference_of_two_models_is_paired():
     """Two models that make nearly the same errors differ much less than their intervals suggest."""
     label, logit = sample(400)
     one, other = Scores(label, logit), Scores(label, logit + np.random.default_rng(1).normal(size=400) * 0.05)
@@ -167,7 +165,7 @@ def test_the_difference_of_two_models_is_paired() -> None:
     assert difference(one, one, 50)["auroc"].as_plain() == {"value": 0, "low": 0, "high": 0}
 
 
-def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_variance() -> None:
+def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_variance():
     label, _ = sample(500)
     share = label.mean()
     found = bootstrap(
@@ -180,7 +178,7 @@ def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_varianc
     assert found["calibration_slope"].value is None  # every logit is the same
 
 
-def test_figures_that_are_not_defined_have_no_value() -> None:
+def test_figures_that_are_not_defined_have_no_value():
     label = np.array([0, 0, 1, 1])
     separated = np.array([-2.0, -1.0, 1.0, 2.0])
     found = bootstrap(label, Scores(label, separated, threshold=9.0).figures, number=20)
@@ -191,7 +189,7 @@ def test_figures_that_are_not_defined_have_no_value() -> None:
     assert found["auroc"].as_plain() == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
-def test_a_figure_that_many_resamples_do_not_define_has_no_interval() -> None:
+def test_a_figure_that_many_resamples_do_not_define_has_no_interval():
     label = np.array([0] * 30 + [1] * 3)
     logit = np.concatenate([np.linspace(-2, 1, 30), [1.5, 0.5, -1.0]])
     ppv = bootstrap(label, Scores(label, logit, threshold=1.2).figures, number=200)["ppv"]
@@ -199,7 +197,7 @@ def test_a_figure_that_many_resamples_do_not_define_has_no_interval() -> None:
     assert (ppv.low, ppv.high) == (None, None)
 
 
-def test_calibration_is_that_of_the_calibrated_probabilities() -> None:
+def test_calibration_is_that_of_the_calibrated_probabilities():
     label, logit = sample(500)
     slope, intercept = platt_scaling(label, logit) or (0, 0)
     found = bootstrap(label, Scores(label, logit, -0.3, slope * logit + intercept).figures, number=0)
@@ -210,7 +208,7 @@ def test_calibration_is_that_of_the_calibrated_probabilities() -> None:
         assert found[name] == plain[name]
 
 
-def test_platt_scaling_equals_a_logistic_regression_on_platts_targets() -> None:
+def test_platt_scaling_equals_a_logistic_regression_on_platts_targets():
     label, logit = sample(400)
     n_positive, n_negative = label.sum(), (1 - label).sum()
     target = np.where(label == 1, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
@@ -220,7 +218,7 @@ def test_platt_scaling_equals_a_logistic_regression_on_platts_targets() -> None:
     assert platt_scaling(label, logit) == pytest.approx((twice.coef_[0, 0], twice.intercept_[0]), abs=1e-4)
 
 
-def test_platt_scaling_is_finite_for_separated_classes_and_none_for_reversed_ones() -> None:
+def test_platt_scaling_is_finite_for_separated_classes_and_none_for_reversed_ones():
     label, logit = np.array([0, 0, 0, 1, 1]), np.array([-3.0, -2.0, -1.0, 1.0, 2.0])
     slope, intercept = platt_scaling(label, logit) or (np.nan, np.nan)
     assert 0 < slope < 100
@@ -229,7 +227,7 @@ def test_platt_scaling_is_finite_for_separated_classes_and_none_for_reversed_one
     assert platt_scaling(label, np.zeros(5)) is None
 
 
-def test_the_threshold_has_the_highest_youden_index() -> None:
+def test_the_threshold_has_the_highest_youden_index():
     label, logit = sample(200, ties=True)
     threshold = youden_threshold(label, logit)
 
@@ -243,7 +241,7 @@ def test_the_threshold_has_the_highest_youden_index() -> None:
     assert youden(threshold) == pytest.approx(max(map(youden, logit)))
 
 
-def test_there_is_no_threshold_if_none_is_better_than_chance() -> None:
+def test_there_is_no_threshold_if_none_is_better_than_chance():
     label = np.array([0, 0, 1, 1])
     assert youden_threshold(label, np.zeros(4)) is None
     assert youden_threshold(label, np.array([2.0, 1.0, -1.0, -2.0])) is None

@@ -1,7 +1,5 @@
 """The real files that fuzzing damages copies of, and what all targets share."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

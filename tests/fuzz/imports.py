@@ -1,7 +1,5 @@
 """Targets: what `data.py table` and `data.py meds` import, and files of labels of other tasks."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from pathlib import Path
@@ -68,12 +66,7 @@ def meds(files: Files, rng: random.Random, folder: Path) -> None:
     src = folder / "src"
     shutil.copytree(files.meds, src)
     _damage_tables(src, rng)
-    flags = {
-        "--labels": [str(src / "labels.parquet")],
-        "--start_code": ["HR"],
-        "--text_values": [],
-        "--skip_bad": [],
-    }
+    flags = {"--labels": [str(src / "labels.parquet")], "--start_code": ["HR"], "--text_values": [], "--skip_bad": []}
     chosen = [word for name in rng.sample(sorted(flags), rng.choice((0, 1, 1, 2))) for word in (name, *flags[name])]
     words = ["meds", str(src / "set"), str(folder / "out"), "--jobs", "1", *chosen]
     compile_or_refuse(words, folder / "out")

@@ -1,7 +1,5 @@
 """Cases run in processes of their own, where a hang, a crash or too much memory is a result and not the end."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import resource

@@ -1,7 +1,5 @@
 """Targets: checkpoints as .safetensors files, boosted trees in a checkpoint."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random damage to files and to what is in them, from a seeded generator."""
 
-from __future__ import annotations
-
 import copy
 import io
 import random

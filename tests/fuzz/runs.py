@@ -1,7 +1,5 @@
 """Targets: the folder of a run that is evaluated, resumed, or shown in a report."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from pathlib import Path

@@ -3,8 +3,6 @@
 `pytest -m slow tests/fuzz` runs 10,000 cases, the ordinary tests 300. Each case has a seed of its own, which names it.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import tempfile
@@ -55,11 +53,11 @@ def _require_no_failures(name: str, first: int, count: int, files: Files) -> Non
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_three_hundred_mutated_files_end_well(name: str, files: Files) -> None:
+def test_three_hundred_mutated_files_end_well(name, files):
     _require_no_failures(name, 0, 3 * TARGETS[name][1], files)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_ten_thousand_mutated_files_end_well(name: str, files: Files) -> None:
+def test_ten_thousand_mutated_files_end_well(name, files):
     _require_no_failures(name, 1000, 100 * TARGETS[name][1], files)

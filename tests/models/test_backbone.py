@@ -1,7 +1,5 @@
 """The batched backbone is the function of spec/model.md, in values and gradients, whatever else is in the batch."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -67,7 +65,7 @@ def _gradients(model: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("sizes", SHAPES, ids=_name)
-def test_values_and_gradients_equal_the_plain_model_in_double_precision(sizes: dict[str, Any]) -> None:
+def test_values_and_gradients_equal_the_plain_model_in_double_precision(sizes):
     backbone = tiny.tiny_backbone(dtype=torch.float64, **sizes)
     plain_model, stays = tiny.plain_model(backbone), tiny.ragged_stays()
     fast, slow = _fast(backbone, stays), _slow(plain_model, stays)
@@ -79,7 +77,7 @@ def test_values_and_gradients_equal_the_plain_model_in_double_precision(sizes: d
         torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-10, atol=1e-10, msg=f"gradient of {name}")
 
 
-def test_a_stay_of_more_than_a_thousand_sets_beside_short_ones_equals_the_plain_model() -> None:
+def test_a_stay_of_more_than_a_thousand_sets_beside_short_ones_equals_the_plain_model():
     """Values and gradients, over several grids."""
     rng = np.random.default_rng(4)
     stays = [tiny.random_stay(rng, rng.integers(1, 3, length).tolist()) for length in (3, 1200, 1)]
@@ -91,7 +89,7 @@ def test_a_stay_of_more_than_a_thousand_sets_beside_short_ones_equals_the_plain_
     torch.testing.assert_close(_gradients(backbone, fast), _gradients(plain_model, slow), rtol=1e-9, atol=1e-9)
 
 
-def test_every_weight_of_the_backbone_takes_part() -> None:
+def test_every_weight_of_the_backbone_takes_part():
     """No parameter is without a gradient; inside the last map, the half that gives logvar is."""
     backbone = tiny.tiny_backbone(dtype=torch.float64)
     gradients = _gradients(backbone, _fast(backbone, tiny.ragged_stays()))
@@ -101,14 +99,14 @@ def test_every_weight_of_the_backbone_takes_part() -> None:
     assert not gradients["set_encoder.mu_logvar.4.weight"][dim:].any()
 
 
-def test_single_precision_equals_the_plain_model_in_double_precision() -> None:
+def test_single_precision_equals_the_plain_model_in_double_precision():
     backbone, stays = tiny.tiny_backbone(), tiny.ragged_stays()
     plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
     for fast, slow in zip(_fast(backbone, stays, torch.float32), _slow(plain_model, stays), strict=True):
         torch.testing.assert_close(fast.double(), slow, rtol=0, atol=1e-4)
 
 
-def test_logvar_equals_the_plain_model_and_is_clamped() -> None:
+def test_logvar_equals_the_plain_model_and_is_clamped():
     backbone = tiny.tiny_backbone(dtype=torch.float64)
     with torch.no_grad():
         backbone.get_parameter("set_encoder.mu_logvar.4.weight")[-4:] *= 60  # some beyond the limits
@@ -124,7 +122,7 @@ def test_logvar_equals_the_plain_model_and_is_clamped() -> None:
 
 
 @pytest.mark.parametrize("order", [(0,), (2,), (4, 1), (3, 2, 1, 0), (1, 1, 4, 2, 0, 3)])
-def test_a_stay_does_not_see_its_neighbours(order: tuple[int, ...]) -> None:
+def test_a_stay_does_not_see_its_neighbours(order):
     """Alone, with others, in any order, twice: the same states."""
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
     alone = [_fast(backbone, [stay])[1] for stay in stays]
@@ -132,13 +130,13 @@ def test_a_stay_does_not_see_its_neighbours(order: tuple[int, ...]) -> None:
     torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), rtol=0, atol=1e-12)
 
 
-def test_the_order_of_events_in_a_set_does_not_matter() -> None:
+def test_the_order_of_events_in_a_set_does_not_matter():
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
     reversed_events = [[(minute, events[::-1]) for minute, events in stay] for stay in stays]
     torch.testing.assert_close(_fast(backbone, stays), _fast(backbone, reversed_events), rtol=0, atol=1e-12)
 
 
-def test_the_past_does_not_see_the_future() -> None:
+def test_the_past_does_not_see_the_future():
     backbone, stay = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()[2]
     minute, events = stay[4]
     changed = [*stay[:4], (minute + 500, [(variable, value + 3) for variable, value in events]), *stay[5:]]
@@ -148,7 +146,7 @@ def test_the_past_does_not_see_the_future() -> None:
 
 
 @pytest.mark.parametrize("sizes", SHAPES[:2] + SHAPES[5:6], ids=_name)
-def test_training_mode_is_evaluation_mode_with_dropout(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_mode_is_evaluation_mode_with_dropout(sizes, monkeypatch):
     """With every dropout probability at 0, the training path gives the same values and gradients."""
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0, **sizes), tiny.ragged_stays()
@@ -162,7 +160,7 @@ def test_training_mode_is_evaluation_mode_with_dropout(sizes: dict[str, Any], mo
 
 
 @pytest.mark.parametrize("place", ["events", "gaussian", "transformer"])
-def test_each_dropout_acts_in_training(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_dropout_acts_in_training(place, monkeypatch):
     """Each of the three places by itself changes the history in training mode, and none does in evaluation mode."""
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.1 if place == "events" else 0.0)
     dropout = 0.1 if place == "transformer" else 0.0
@@ -174,7 +172,7 @@ def test_each_dropout_acts_in_training(place: str, monkeypatch: pytest.MonkeyPat
     assert (trained - evaluated).abs().max() > 1e-3
 
 
-def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_to_the_history_drops_in_training_too(monkeypatch):
     """As torch's layer: besides the three Dropout modules of each layer, the attention weights themselves drop."""
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
@@ -187,20 +185,20 @@ def test_attention_to_the_history_drops_in_training_too(monkeypatch: pytest.Monk
     assert (trained - evaluated).abs().max() > 1e-3
 
 
-def test_time_bucket_edges_are_the_float32_numbers_of_the_specification() -> None:
+def test_time_bucket_edges_are_the_float32_numbers_of_the_specification():
     edges = time_bucket_edges()
     assert edges.dtype == torch.float64
     assert edges[-1] == 1439.9996337890625  # not 1440
     assert torch.equal(edges, torch.logspace(math.log10(0.5), math.log10(1440), 63, dtype=torch.float32).double())
 
 
-def test_time_buckets_follow_the_specification() -> None:
+def test_time_buckets_follow_the_specification():
     gaps = [0.0, 0.4, 0.5, 0.51, 1.0, 30.0, 60.0, 1439.0, 1440.0, 1440.5, 1e6]
     expected = [0, 0, 1, 1, *(plain.bucket(gap) for gap in gaps[4:7]), 62, 63, 63, 63]
     assert _buckets(gaps) == expected == [plain.bucket(gap) for gap in gaps]
 
 
-def test_a_gap_of_an_edge_is_below_it_and_the_next_larger_number_above() -> None:
+def test_a_gap_of_an_edge_is_below_it_and_the_next_larger_number_above():
     edges = time_bucket_edges().tolist()
     above = [math.nextafter(edge, math.inf) for edge in edges]
     assert _buckets(edges) == list(range(63))
@@ -208,13 +206,13 @@ def test_a_gap_of_an_edge_is_below_it_and_the_next_larger_number_above() -> None
     assert [plain.bucket(edge) for edge in edges] == list(range(63))
 
 
-def test_every_gap_of_whole_minutes_and_seconds_has_the_bucket_of_the_plain_model() -> None:
+def test_every_gap_of_whole_minutes_and_seconds_has_the_bucket_of_the_plain_model():
     gaps = [*range(0, 3000, 7), *(second / 60 for second in range(0, 300, 7)), 720, 1439, 1440, 1441, 2880]
     assert _buckets(gaps) == [plain.bucket(gap) for gap in gaps]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_daily_sets_equal_the_plain_model_in_double_precision(dtype: torch.dtype) -> None:
+def test_daily_sets_equal_the_plain_model_in_double_precision(dtype):
     """A gap of exactly 24 h is in the last bucket, in every precision of the model."""
     stays: list[list[plain.PlainSet]] = [[(1440.0 * day, [(day, 1.0)]) for day in range(5)]]
     backbone = tiny.tiny_backbone(dtype=dtype)
@@ -232,13 +230,13 @@ def _buckets(gaps: Sequence[float]) -> list[int]:
     return time_buckets(*_two_sets(gaps), time_bucket_edges())[1::2].tolist()
 
 
-def test_the_first_set_of_a_stay_and_a_step_back_count_as_no_time() -> None:
+def test_the_first_set_of_a_stay_and_a_step_back_count_as_no_time():
     minute = torch.tensor([5.0, 65.0, 3000.0, 2000.0], dtype=torch.float64)
     index = torch.tensor([0, 1, 0, 1])
     assert time_buckets(minute, index, time_bucket_edges()).tolist() == [0, plain.bucket(60.0), 0, 0]
 
 
-def test_positions_are_exact_far_into_a_stay() -> None:
+def test_positions_are_exact_far_into_a_stay():
     """Thousands of sets: the sine of a float32 angle would be off in the fourth digit."""
     index = torch.tensor([0, 1, 9999])
     plain_model = tiny.plain_model(tiny.tiny_backbone(dtype=torch.float64))
@@ -247,7 +245,7 @@ def test_positions_are_exact_far_into_a_stay() -> None:
     torch.testing.assert_close(position_encoding(index, 32, torch.float32).double(), expected, rtol=0, atol=1e-7)
 
 
-def test_minutes_since_an_epoch_keep_their_gaps() -> None:
+def test_minutes_since_an_epoch_keep_their_gaps():
     """A late origin of time (minutes since 1970) changes nothing, also in single precision."""
     backbone, stays = tiny.tiny_backbone(), tiny.ragged_stays()
     late = [[(minute + 28_000_000, events) for minute, events in stay] for stay in stays]
@@ -257,7 +255,7 @@ def test_minutes_since_an_epoch_keep_their_gaps() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_backbone_may_be_cast_and_still_knows_its_time_buckets(dtype: torch.dtype) -> None:
+def test_a_backbone_may_be_cast_and_still_knows_its_time_buckets(dtype):
     backbone = tiny.tiny_backbone()
     stays: list[list[plain.PlainSet]] = [
         [(minute, [(0, 1.0)]) for minute in (0.0, 0.5, 1440.5, 1441.0)]
@@ -268,7 +266,7 @@ def test_a_backbone_may_be_cast_and_still_knows_its_time_buckets(dtype: torch.dt
     )
 
 
-def test_the_state_dict_has_the_names_of_a_pretrained_checkpoint() -> None:
+def test_the_state_dict_has_the_names_of_a_pretrained_checkpoint():
     backbone = tiny.tiny_backbone()
     plain_model = plain.PlainBackbone(backbone.sizes)
     ours = {name: value.shape for name, value in backbone.state_dict().items()}
@@ -276,7 +274,7 @@ def test_the_state_dict_has_the_names_of_a_pretrained_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.15), (torch.float16, 0.02)])
-def test_mixed_precision_stays_close(dtype: torch.dtype, tolerance: float) -> None:
+def test_mixed_precision_stays_close(dtype, tolerance):
     backbone, stays = tiny.tiny_backbone(), tiny.ragged_stays()
     with torch.autocast("cpu", dtype=dtype):
         _, mixed = _fast(backbone, stays, torch.float32)
@@ -285,7 +283,7 @@ def test_mixed_precision_stays_close(dtype: torch.dtype, tolerance: float) -> No
     assert mixed.isfinite().all()
 
 
-def test_an_abnormal_value_beyond_all_measure_stays_finite() -> None:
+def test_an_abnormal_value_beyond_all_measure_stays_finite():
     backbone = tiny.tiny_backbone()
     stay: list[plain.PlainSet] = [(0.0, [(1, 1e6), (2, -1e6)]), (1.0, [(1, 0.0)])]
     for output in itertools.chain(_fast(backbone, [stay], torch.float32)):

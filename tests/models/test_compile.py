@@ -1,7 +1,5 @@
 """--compile_model: the same function, the same checkpoint keys, few recompilations."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,7 @@ def _breaks_at_the_grids_only() -> None:
     assert all("causal_attention" in reason for reason in counters["graph_break"])
 
 
-def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:
+def test_compiling_changes_no_checkpoint_key_and_no_value():
     """The parts with fixed widths are compiled in place; `eager` runs dynamo's graphs without a C++ compiler."""
     backbone, eager = tiny.tiny_backbone(), tiny.tiny_backbone()
     torch._dynamo.reset()
@@ -49,7 +47,7 @@ def test_compiling_changes_no_checkpoint_key_and_no_value() -> None:
     assert sum(counters["recompiles"].values()) <= 4
 
 
-def test_what_pretraining_compiles_is_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pretraining_compiles_is_what_it_runs(monkeypatch):
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(MAB, "compile", lambda block, **_: compiled.append(block))
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
@@ -60,7 +58,7 @@ def test_what_pretraining_compiles_is_what_it_runs(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_compiled_training_and_evaluation_equal_eager_with_few_recompilations() -> None:
+def test_compiled_training_and_evaluation_equal_eager_with_few_recompilations():
     """The real compiler over batches of many shapes, values and gradients, frozen and not."""
     torch._dynamo.reset()
     counters.clear()

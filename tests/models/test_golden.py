@@ -1,7 +1,5 @@
 """../shared/golden: an independent implementation's numbers on real patients."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +37,7 @@ def _expected(golden: Path, batch: Batch, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("file", ["pretrain.ckpt", "pretrain_weights_only.pt", "finetuned_legacy.ckpt"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])
-def test_backbone_reproduces_the_golden_numbers(
-    golden: Path, cohort: Cohort, file: str, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_backbone_reproduces_the_golden_numbers(golden, cohort, file, dtype, tolerance):
     backbone, split = _load(golden / "tiny" / file, dtype), cohort.split("train")
     table = torch.from_numpy(np.array(cohort.embeddings)).to(dtype)
     for stays in ([0, 1, 2, 3, 4, 5], [5, 2], [3]):  # whatever else is in the batch
@@ -56,7 +52,7 @@ def test_backbone_reproduces_the_golden_numbers(
             torch.testing.assert_close(result, _expected(golden, batch, name), rtol=0, atol=tolerance)
 
 
-def test_focal_loss_reproduces_the_golden_numbers(golden: Path) -> None:
+def test_focal_loss_reproduces_the_golden_numbers(golden):
     with np.load(golden / "losses.npz") as arrays:
         cases = sorted({key.split("/")[0] for key in arrays if key.startswith("focal")})
         assert cases

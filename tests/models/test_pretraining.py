@@ -1,9 +1,5 @@
 """Pretraining: decoder and loss against the plain model, checkpoint layout in both directions."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -42,7 +38,7 @@ def _plain_sets(plain_model: PlainDecoder, states: torch.Tensor, seeds: list[tor
     return [plain_model(state, list(of_set)) for state, of_set in zip(states, of_sets, strict=True)]
 
 
-def test_the_decoder_equals_its_plain_form_in_values_and_gradients(decoder) -> None:
+def test_the_decoder_equals_its_plain_form_in_values_and_gradients(decoder):
     fast, plain_model, seeds = decoder
     states = torch.randn(N_SETS, SIZES.latent_dim, dtype=torch.float64, requires_grad=True)
     plain_states = states.detach().clone().requires_grad_()
@@ -59,13 +55,13 @@ def test_the_decoder_equals_its_plain_form_in_values_and_gradients(decoder) -> N
         assert torch.allclose(ours, plain.grad, atol=1e-9, rtol=1e-9), name
 
 
-def test_every_parameter_that_trains_gets_a_gradient() -> None:
+def test_every_parameter_that_trains_gets_a_gradient():
     decoder = Decoder(SIZES)
     decoder(torch.randn(N_SETS, SIZES.latent_dim), SET_SIZES).square().sum().backward()
     assert all((value.grad is not None) == value.requires_grad for value in decoder.parameters())
 
 
-def test_the_reconstruction_loss_is_the_mean_distance_of_the_sets() -> None:
+def test_the_reconstruction_loss_is_the_mean_distance_of_the_sets():
     recon = torch.randn(N_EVENTS, SIZES.event_dim, dtype=torch.float64, requires_grad=True)
     target = torch.randn(N_EVENTS, SIZES.event_dim, dtype=torch.float64)
     sizes = [size for size, count in RUNS for _ in range(count)]
@@ -78,14 +74,14 @@ def test_the_reconstruction_loss_is_the_mean_distance_of_the_sets() -> None:
     assert torch.allclose(ours, theirs, atol=1e-10)
 
 
-def test_the_distance_is_not_rounded_under_autocast() -> None:
+def test_the_distance_is_not_rounded_under_autocast():
     recon, target = torch.randn(2, 3, 7, SIZES.event_dim)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = losses.set_distance(recon, target)
     assert torch.equal(mixed, losses.set_distance(recon, target))
 
 
-def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch):
     recon, target = torch.randn(2, N_EVENTS, SIZES.event_dim, dtype=torch.float64)
     whole = losses.reconstruction(recon, target, SET_SIZES)
     compared: list[int] = []
@@ -102,14 +98,14 @@ def test_many_and_large_sets_are_compared_in_bounded_pieces(monkeypatch: pytest.
     assert len(compared) > len(RUNS)
 
 
-def test_the_golden_reconstruction_losses(golden: Path) -> None:
+def test_the_golden_reconstruction_losses(golden):
     numbers = np.load(golden / "losses.npz")
     for i in range(4):
         recon, target = (torch.from_numpy(numbers[f"recon{i}/{name}"]) for name in ("recon", "target"))
         assert abs(float(losses.set_distance(recon, target).mean()) - float(numbers[f"recon{i}/loss"])) < 1e-9
 
 
-def test_the_kl_term_is_floored_by_free_bits_and_pulls_on_logvar() -> None:
+def test_the_kl_term_is_floored_by_free_bits_and_pulls_on_logvar():
     mu, logvar = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
     mu[0], logvar[0] = 0, 0  # KL 0: the floor holds
     kl = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(dim=1)
@@ -118,13 +114,13 @@ def test_the_kl_term_is_floored_by_free_bits_and_pulls_on_logvar() -> None:
     assert torch.allclose(losses.kl_with_free_bits(mu, logvar, free_bits=0.3), expected.mean())
 
 
-def test_seeds_have_more_noise_in_training() -> None:
+def test_seeds_have_more_noise_in_training():
     decoder, like = Decoder(SIZES), torch.empty(400_000)
     assert float(decoder.train()._seeds(like).var()) == pytest.approx(1 + 0.3**2, rel=0.02)
     assert float(decoder.eval()._seeds(like).var()) == pytest.approx(1, rel=0.02)
 
 
-def test_the_golden_checkpoint_fits_the_pretraining_model_exactly(golden: Path) -> None:
+def test_the_golden_checkpoint_fits_the_pretraining_model_exactly(golden):
     checkpoint = read_checkpoint(golden / "tiny" / "pretrain.ckpt")
     sizes = {name: checkpoint.hyper_parameters[name] for name in SIZES.as_dict()}
     report = compare(PretrainingModel(type(SIZES)(**sizes)), checkpoint)
@@ -133,7 +129,7 @@ def test_the_golden_checkpoint_fits_the_pretraining_model_exactly(golden: Path) 
     assert not report.unknown
 
 
-def test_collapsed_dimensions_are_counted() -> None:
+def test_collapsed_dimensions_are_counted():
     health = PosteriorHealth(latent_dim=3)
     mu = torch.randn(500, 3) * torch.tensor([1.0, 0.0, 0.5])
     logvar = torch.zeros(500, 3)

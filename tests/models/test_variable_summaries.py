@@ -1,7 +1,5 @@
 """The network on variable summaries: every number equals that of the plain reference, values and gradients."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +59,7 @@ def _hourly_stay(rng: np.random.Generator, hours: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("length", [0.0, 48.0])
-def test_summaries_equal_those_of_the_plain_reference(length: float) -> None:
+def test_summaries_equal_those_of_the_plain_reference(length):
     rng = np.random.default_rng(0)
     stays = [*tiny.ragged_stays(), *(_hourly_stay(rng, hours) for hours in (3, 20, 50, 60))]
     batch = tiny.batch_of(stays)
@@ -77,7 +75,7 @@ def test_summaries_equal_those_of_the_plain_reference(length: float) -> None:
         assert len(values[values.isfinite()].unique()) > 1, name
 
 
-def test_an_event_of_an_unknown_variable_is_left_out() -> None:
+def test_an_event_of_an_unknown_variable_is_left_out():
     batch = tiny.batch_of(tiny.ragged_stays())
     unknown = torch.where(batch.variable == 3, -1, batch.variable)
     known = summarize(batch, batch.variable, batch.value)
@@ -95,7 +93,7 @@ def _encoded(values: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) ->
 
 
 @pytest.mark.parametrize("n_edges", [1, 2, 5, 31, 32, 33])
-def test_the_binary_search_counts_as_torch_does_in_a_copy_of_the_edges(n_edges: int) -> None:
+def test_the_binary_search_counts_as_torch_does_in_a_copy_of_the_edges(n_edges):
     drawn = torch.Generator().manual_seed(n_edges)
     edges = torch.randint(0, 9, (7, n_edges), generator=drawn).double().sort().values  # many are equal
     row = torch.randint(0, 7, (500,), generator=drawn)
@@ -105,7 +103,7 @@ def test_the_binary_search_counts_as_torch_does_in_a_copy_of_the_edges(n_edges: 
     assert set(expected.tolist()) >= {0, n_edges}
 
 
-def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
+def test_normal_scores_are_those_of_the_position_among_the_quantiles():
     drawn = torch.Generator().manual_seed(0)
     values = torch.randn(500, 2, dtype=torch.float64, generator=drawn)
     values[:200, 1] = 0  # 40 % are equal
@@ -125,14 +123,14 @@ def test_normal_scores_are_those_of_the_position_among_the_quantiles() -> None:
     assert found[-1, 0, 0] - found[-2, 0, 0] == pytest.approx(2 * 2.1539, abs=1e-3)  # normal quantile of 63/64
 
 
-def test_quantiles_are_linear_between_the_edges() -> None:
+def test_quantiles_are_linear_between_the_edges():
     values = torch.arange(101.0)[:, None]
     edges = encoding.fit(values)[0]
     found = [encoding.quantile(edges, share).item() for share in (0.1, 0.5, 0.9, 1.0)]
     assert found == pytest.approx([10, 50, 90, 100])
 
 
-def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch):
     network, stays, batch = _network(monkeypatch)
     summaries = network.summaries(batch, VARIABLES)
     length = float(network.length)
@@ -185,14 +183,14 @@ def _clip(network: Backbone, variable: int, value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64).clamp(low, high)
 
 
-def test_a_stay_has_the_same_result_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stay_has_the_same_result_in_any_batch(monkeypatch):
     network, stays, batch = _network(monkeypatch)
     together = network.pooled(batch, VARIABLES, "mean")
     alone = torch.cat([network.pooled(tiny.batch_of([stay]), VARIABLES, "mean") for stay in stays])
     torch.testing.assert_close(together, alone)
 
 
-def test_variables_are_known_by_name_and_not_by_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_known_by_name_and_not_by_their_place(monkeypatch):
     network, _, batch = _network(monkeypatch)
     expected = network.pooled(batch, VARIABLES, "mean")
     order = torch.randperm(tiny.VARIABLES, generator=torch.Generator().manual_seed(1))
@@ -204,7 +202,7 @@ def test_variables_are_known_by_name_and_not_by_their_place(monkeypatch: pytest.
     assert table.tolist() == [-1, 1]
 
 
-def test_what_the_loader_prepares_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_loader_prepares_gives_the_same_result(monkeypatch):
     network, _, batch = _network(monkeypatch)
     expected = network.pooled(batch, VARIABLES, "mean")
     prepared = replace(batch, prepared=network.summarizer(VARIABLES)(batch))
@@ -212,7 +210,7 @@ def test_what_the_loader_prepares_gives_the_same_result(monkeypatch: pytest.Monk
     assert torch.equal(network.pooled(prepared, VARIABLES, "mean"), expected)
 
 
-def test_kept_summaries_are_those_of_any_batch_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_summaries_are_those_of_any_batch_to_the_last_bit(monkeypatch):
     """A run that is resumed computes them in other batches, and must go on to the same bits."""
     network, stays, batch = _network(monkeypatch)
     kept, fresh = network.kept_summarizer(VARIABLES), network.summarizer(VARIABLES)
@@ -233,7 +231,7 @@ def _assert_equal_bits(found: Summaries, expected: Summaries) -> None:
             assert other == value, name
 
 
-def test_a_stay_that_is_cut_off_is_not_taken_for_the_whole_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stay_that_is_cut_off_is_not_taken_for_the_whole_stay(monkeypatch):
     network, stays, batch = _network(monkeypatch)
     kept = network.kept_summarizer(VARIABLES)
     kept(batch)
@@ -242,7 +240,7 @@ def test_a_stay_that_is_cut_off_is_not_taken_for_the_whole_stay(monkeypatch: pyt
     _assert_equal_bits(kept(cut), network.summarizer(VARIABLES)(cut))
 
 
-def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch):
     network, stays, _ = _network(monkeypatch)
     kept = network.kept_summarizer(VARIABLES)
     batches = [replace(tiny.batch_of([stay]), stay_id=torch.tensor([n])) for n, stay in enumerate(stays[:4])]
@@ -255,7 +253,7 @@ def test_no_summaries_are_kept_where_they_do_not_all_fit(monkeypatch: pytest.Mon
     assert sizes == [1, 0, 0, 0]
 
 
-def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used() -> None:
+def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used():
     nan = torch.nan
     columns = {
         "constant": ([1, 1, 1, 1, 1], [True, False]),  # of 5 stays, and of 9, where 4 lack the variable
@@ -274,7 +272,7 @@ def test_numbers_that_differ_between_stays_by_size_or_by_being_there_are_used() 
     assert encoding.fit(values[:, :2], 9)[2].tolist() == [False, True]  # the second is there in the same stays
 
 
-def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there() -> None:
+def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there():
     values = torch.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]])  # a count, and a value
     assert [encoding.differing(values, torch.ones(2).bool(), n).tolist() for n in (4, 100, 6000)] == [
         [True, True],
@@ -284,14 +282,14 @@ def test_the_size_of_a_number_is_learned_from_more_stays_than_that_it_is_there()
     assert encoding.least_stays(6000) == 10
 
 
-def test_of_a_constant_number_the_network_reads_that_it_is_there_whatever_its_value() -> None:
+def test_of_a_constant_number_the_network_reads_that_it_is_there_whatever_its_value():
     edges, center, used = encoding.fit(torch.tensor([[4.0], [4.0], [torch.nan]]), 4)
     assert used.tolist() == [True]
     found = _encoded(torch.tensor([[4.0], [5.0], [-3.0], [torch.nan]]), edges, center)[:, 0]
     assert found.tolist() == [[0, 1]] * 3 + [[0, 0]]
 
 
-def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table() -> None:
+def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table():
     stays = [[(0.0, [(0, float(n)), *([(1, 1.0)] if n % 2 else [])])] for n in range(8)]
     batch = tiny.batch_of(stays)
     network = variable_summaries.build(Sizes(input_dim=12, vocabulary=("age", "sex=Male"), summary_width=6))
@@ -306,7 +304,7 @@ def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table() ->
     assert (found - without).abs().sum(1).gt(0).tolist() == [False, True] * 4
 
 
-def test_variables_that_are_not_used_or_not_wholly_are_named_with_the_reason() -> None:
+def test_variables_that_are_not_used_or_not_wholly_are_named_with_the_reason():
     names = ("age", "always", "in one", "in few", "level of few")
     stays = [
         [
@@ -330,7 +328,7 @@ def test_variables_that_are_not_used_or_not_wholly_are_named_with_the_reason() -
     assert found["always"] == found["in one"] == "no summary of it differs between enough training stays"
 
 
-def test_a_fact_of_few_training_stays_is_not_cut_off_as_a_typing_error() -> None:
+def test_a_fact_of_few_training_stays_is_not_cut_off_as_a_typing_error():
     values = np.array([0.0] * 29_990 + [1.0] * 10)
     assert backbone.bounds_of(values) == (0.0, 1.0)
     assert backbone.bounds_of(-values) == (-1.0, 0.0)
@@ -339,7 +337,7 @@ def test_a_fact_of_few_training_stays_is_not_cut_off_as_a_typing_error() -> None
     assert 7.98 < high < 8
 
 
-def test_a_checkpoint_keeps_the_inputs_that_it_was_fitted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_keeps_the_inputs_that_it_was_fitted_with(monkeypatch):
     """One from before facts were inputs has none of them, and its trees read a table without them."""
     network, _, batch = _network(monkeypatch)
     network.used &= network.edges[..., 0] < network.edges[..., -1]
@@ -361,7 +359,7 @@ def _labelled(decided: bool, n_stays: int = 200) -> list[Batch]:
     return [replace(tiny.batch_of(stays[half]), label=torch.from_numpy(label[half]).long()) for half in halves]
 
 
-def test_relevance_is_that_of_the_plain_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relevance_is_that_of_the_plain_reference(monkeypatch):
     network, stays, batch = _network(monkeypatch)
     label = torch.from_numpy(np.random.default_rng(0).integers(0, 2, len(stays)))
     summaries = network.summaries(batch, VARIABLES)
@@ -374,7 +372,7 @@ def test_relevance_is_that_of_the_plain_reference(monkeypatch: pytest.MonkeyPatc
     assert 0 < np.count_nonzero(plain) < len(plain)
 
 
-def test_a_summary_that_alone_decides_begins_large_and_is_never_dropped() -> None:
+def test_a_summary_that_alone_decides_begins_large_and_is_never_dropped():
     torch.manual_seed(0)
     network = variable_summaries.build(Sizes(input_dim=12, vocabulary=NAMES, summary_width=64, summary_dropout=0.5))
     batches, last, mean = _labelled(decided=True), SUMMARIES.index("last"), SUMMARIES.index("mean")
@@ -392,7 +390,7 @@ def test_a_summary_that_alone_decides_begins_large_and_is_never_dropped() -> Non
     torch.testing.assert_close(dropped.mean((0, 2)), torch.ones(len(SUMMARIES)), rtol=0, atol=0.1)
 
 
-def test_many_stays_begin_as_usual_and_no_label_is_read() -> None:
+def test_many_stays_begin_as_usual_and_no_label_is_read():
     torch.manual_seed(0)
     network = variable_summaries.build(Sizes(input_dim=12, vocabulary=NAMES, summary_width=6))
     network.fit(_cohort(), _labelled(decided=True))
@@ -402,7 +400,7 @@ def test_many_stays_begin_as_usual_and_no_label_is_read() -> None:
     assert network.kept is None
 
 
-def test_labels_of_another_task_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_another_task_decide_nothing(monkeypatch):
     network, *_ = _network(monkeypatch)
     batches = [replace(batch, target=torch.zeros(len(batch.label), 2)) for batch in _labelled(decided=True)]
     network.start_small(200, batches, VARIABLES)
@@ -410,7 +408,7 @@ def test_labels_of_another_task_decide_nothing(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(network.kept.float(), torch.full_like(network.kept, 0.6).float())
 
 
-def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch):
     network, *_ = _network(monkeypatch)
     network.after_step(lr=1e-2)
     assert network.shrinkage == 0  # until `start_small`, and with many stays after it too
@@ -427,7 +425,7 @@ def test_weights_that_no_label_speaks_for_shrink_to_nothing(monkeypatch: pytest.
     assert not network.combination_weight.any()
 
 
-def test_summaries_that_are_not_used_are_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summaries_that_are_not_used_are_no_columns(monkeypatch):
     network, _, batch = _network(monkeypatch)
     table = network.table(batch, VARIABLES)
     assert table.shape == (batch.n_stays, int(network.in_table.sum() + network.combination_used.sum()))
@@ -445,7 +443,7 @@ def tiny_stays() -> list[Any]:
     return tiny.ragged_stays() + tiny.ragged_stays(seed=1)
 
 
-def test_variables_of_which_nothing_is_used_are_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_which_nothing_is_used_are_named_with_the_reason(monkeypatch):
     network, _, _ = _network(monkeypatch)
     network.used[:] = True
     network.used[3] = False
@@ -463,14 +461,14 @@ def test_variables_of_which_nothing_is_used_are_named_with_the_reason(monkeypatc
     }
 
 
-def test_dropout_acts_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_acts_in_training_only(monkeypatch):
     network, _, batch = _network(monkeypatch, summary_dropout=0.5, variable_dropout=0.2, hidden_dropout=0.0)
     assert torch.equal(network.pooled(batch, VARIABLES, "mean"), network.pooled(batch, VARIABLES, "mean"))
     network.train()
     assert not torch.equal(network.pooled(batch, VARIABLES, "mean"), network.pooled(batch, VARIABLES, "mean"))
 
 
-def test_combinations_are_those_of_their_formulas() -> None:
+def test_combinations_are_those_of_their_formulas():
     summaries = torch.full((2, len(derived.NAMES), len(SUMMARIES)), torch.nan, dtype=torch.float64)
 
     def set_to(variable: str, **values: float) -> None:
@@ -509,7 +507,7 @@ def test_combinations_are_those_of_their_formulas() -> None:
     assert found["bmi"].isnan().tolist() == [False, True]
 
 
-def test_combinations_are_in_the_units_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_combinations_are_in_the_units_of_the_variables(monkeypatch):
     """The cohort holds z-scores; a body-mass index of z-scores would mean nothing."""
     names = ("Height", "Weight")
     network = variable_summaries.build(Sizes(input_dim=12, vocabulary=names, summary_width=6))
@@ -522,7 +520,7 @@ def test_combinations_are_in_the_units_of_the_variables(monkeypatch: pytest.Monk
     assert named_rows(names)[derived.NAMES.index("Weight")] == 1
 
 
-def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch):
     n_present = torch.tensor([[3, 0, 9], [9, 5, 1]])
     assert most_present(n_present, 3).tolist() == [[True, False, True], [True, False, False]]  # counts come first
     assert most_present(n_present, 100).tolist() == [[True, False, True], [True, True, True]]
@@ -531,7 +529,7 @@ def test_the_table_holds_the_summaries_that_most_stays_have(monkeypatch: pytest.
     assert network.table(batch, VARIABLES).shape[1] == 7 + int(network.combination_used.sum())
 
 
-def test_a_checkpoint_of_another_encoding_names_the_last_version_that_reads_it() -> None:
+def test_a_checkpoint_of_another_encoding_names_the_last_version_that_reads_it():
     stated = Sizes(input_dim=12, vocabulary=NAMES).as_dict()
     assert variable_summaries.infer_sizes({}, stated, {}, "new.ckpt").vocabulary == NAMES
     earlier = stated | {"summary_encoding": "piecewise_linear"}
@@ -541,7 +539,7 @@ def test_a_checkpoint_of_another_encoding_names_the_last_version_that_reads_it()
             variable_summaries.infer_sizes({}, each, {}, "old.ckpt")
 
 
-def test_the_number_of_forecasts_is_that_of_the_weights_whatever_a_damaged_file_states() -> None:
+def test_the_number_of_forecasts_is_that_of_the_weights_whatever_a_damaged_file_states():
     stated = Sizes(input_dim=12, vocabulary=NAMES).as_dict() | {"forecasts": 10**12}
     assert variable_summaries.infer_sizes({}, stated, {}, "a.ckpt").forecasts == 0
     shapes = {"forecast_bias": (4 * len(NAMES),)}

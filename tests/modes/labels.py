@@ -1,7 +1,5 @@
 """Labels that differ from those of the synthetic stays."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from pathlib import Path

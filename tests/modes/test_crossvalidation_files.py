@@ -1,7 +1,5 @@
 """Files of finished folds: what is not as it was written there, for the same job, is computed again, never averaged."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import crossvalidation
 from seqsetvae.runs import crossvalidation_jobs
 from seqsetvae.training.run_folder import RunFolder
-from tests.command import argv, call
+from tests.command import argv, call, refused, succeeded
 
 FIRST, SECOND = "partition0-fold0", "partition0-fold1"
 
@@ -101,9 +99,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def test_a_fold_whose_file_is_not_as_it_was_written_is_computed_again(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_a_fold_whose_file_is_not_as_it_was_written_is_computed_again(words, trained, tmp_path):
     file = tmp_path / "cv" / f"{FIRST}.csv"
     assert call(words())[0] == 0
     result, content = _result(tmp_path / "cv"), file.read_bytes()
@@ -126,7 +122,7 @@ def test_a_fold_whose_file_is_not_as_it_was_written_is_computed_again(
     assert trained == []
 
 
-def test_every_file_of_a_sweep_is_checked(words: Callable[..., list[str]], trained: list[str], tmp_path: Path) -> None:
+def test_every_file_of_a_sweep_is_checked(words, trained, tmp_path):
     sweep = words("--tunings", "probe", "full", "--seeds", "2")
     assert call(sweep)[0] == 0
     result, folder = _result(tmp_path / "cv"), tmp_path / "cv"
@@ -138,15 +134,12 @@ def test_every_file_of_a_sweep_is_checked(words: Callable[..., list[str]], train
     baselines.write_bytes(
         baselines.read_bytes().replace(b"boosted trees,logistic regression", b"logistic regression,boosted trees")
     )
-    status, _, errors = call(sweep)
-    assert status == 0, errors
+    succeeded(call(sweep))
     assert trained == ["probe-seed42", "full-seed43", "baselines"]
     assert _result(folder) == result
 
 
-def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(words, trained, tmp_path):
     assert call(words("--sweep", "batch_size=4,16", "tuning=probe,full", baselines="none"))[0] == 0
     names = [f"batch_size={size}, {tuning}" for size in (4, 16) for tuning in ("probe", "full")]
     models = _result(tmp_path / "cv")["models"]
@@ -162,9 +155,7 @@ def test_a_sweep_trains_every_combination_and_tunings_are_a_case_of_it(
     assert trained == []
 
 
-def test_a_later_call_adds_seeds_and_ways_and_refuses_other_settings(
-    words: Callable[..., list[str]], trained: list[str], pretrained: Path, tmp_path: Path
-) -> None:
+def test_a_later_call_adds_seeds_and_ways_and_refuses_other_settings(words, trained, pretrained, tmp_path):
     assert call(words("--tunings", "probe", baselines="none"))[0] == 0
     status, said, errors = call(words("--tunings", "full", "probe", seeds=2, baselines="none"))
     assert status == 0, errors
@@ -174,8 +165,7 @@ def test_a_later_call_adds_seeds_and_ways_and_refuses_other_settings(
     other = tmp_path / "other.ckpt"
     other.write_bytes(pretrained.read_bytes() + b"0")
     for flags in ({"lr": 1e-4, "train_fraction": 0.5}, {"pretrained_ckpt": other}):
-        status, _, errors = call(words("--tunings", "full", **flags, baselines="none"))
-        assert status == 2
+        errors = refused(call(words("--tunings", "full", **flags, baselines="none")))
         differ = {line.split(":")[0].strip().removeprefix("content of ") for line in errors.splitlines()[1:]}
         assert differ == flags.keys()
 
@@ -206,23 +196,16 @@ def test_a_later_call_adds_seeds_and_ways_and_refuses_other_settings(
         (["tuning=probe,full", "unfreeze_after=0,1"], "--tuning probe sets it to None; leave out one of the two"),
     ],
 )
-def test_wrong_sweeps_are_refused_before_any_work(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path, sweep: list[str], problem: str
-) -> None:
-    status, _, errors = call(words(*(sweep if sweep[0].startswith("--") else ["--sweep", *sweep])))
-    assert status == 2
-    assert problem in errors
+def test_wrong_sweeps_are_refused_before_any_work(words, trained, tmp_path, sweep, problem):
+    assert problem in refused(call(words(*(sweep if sweep[0].startswith("--") else ["--sweep", *sweep]))))
     assert not list(tmp_path.iterdir())
 
 
-def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_so(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_so(words, trained, tmp_path):
     assert call(words())[0] == 0
     trained.clear()
     (tmp_path / "cv" / "crossvalidation_settings.json").unlink()
-    status, said, errors = call(words(lr="1e-4"))
-    assert status == 0, errors
+    said = succeeded(call(words(lr="1e-4")))
     assert said.count("it is of other settings (lr)") == 2
     assert trained == ["two_stage-seed42", "baselines"] * 2
     (tmp_path / "cv" / "crossvalidation_settings.json").unlink()
@@ -230,24 +213,18 @@ def test_folds_of_other_settings_or_data_are_not_used_even_if_nothing_else_says_
     assert "Found" not in said
 
 
-def test_damaged_settings_are_an_error_and_can_be_deleted(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_damaged_settings_are_an_error_and_can_be_deleted(words, trained, tmp_path):
     assert call(words())[0] == 0
     settings = tmp_path / "cv" / "crossvalidation_settings.json"
     settings.write_text(settings.read_text(encoding="utf-8")[:50], encoding="utf-8")
     trained.clear()
-    status, _, errors = call(words())
-    assert status == 2
-    assert "Delete it: each fold has a record of its own settings." in errors
+    assert "Delete it: each fold has a record of its own settings." in refused(call(words()))
     settings.unlink()
     assert call(words())[0] == 0
     assert trained == []
 
 
-def test_folds_of_a_setting_that_is_gone_are_one_error_unless_it_had_no_effect(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_folds_of_a_setting_that_is_gone_are_one_error_unless_it_had_no_effect(words, trained, tmp_path):
     settings = tmp_path / "cv" / "crossvalidation_settings.json"
     assert call(words())[0] == 0
     trained.clear()
@@ -260,11 +237,7 @@ def test_folds_of_a_setting_that_is_gone_are_one_error_unless_it_had_no_effect(
     assert trained == []
 
 
-def test_a_folder_in_the_place_of_a_file_is_one_error(
-    words: Callable[..., list[str]], trained: list[str], tmp_path: Path
-) -> None:
+def test_a_folder_in_the_place_of_a_file_is_one_error(words, trained, tmp_path):
     (tmp_path / "cv" / f"{FIRST}.csv").mkdir(parents=True)
-    status, _, errors = call(words())
-    assert status == 2
-    assert "a folder in the place of the predictions of a fold. Remove it." in errors
+    assert "a folder in the place of the predictions of a fold. Remove it." in refused(call(words()))
     assert trained == []

@@ -1,7 +1,5 @@
 """Metrics of a run are exact over the whole split, whatever the batches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.loading import CohortDataModule, collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from tests.command import finetune, rows_of, run_of
+from tests.command import finetune, rows_of, run_of, succeeded
 from tests.modes.labels import changed_labels
 from tests.training.helpers import fine_tuner, load, run_stages
 
@@ -30,21 +28,18 @@ def _score_one_by_one(run: Path, cohort: Cohort, split: str) -> tuple[np.ndarray
     return np.array(stays.label), (logits[:, 1] - logits[:, 0]).numpy()
 
 
-def test_val_auc_and_val_auprc_equal_those_of_sklearn(finished: tuple[Path, str], compiled: Cohort) -> None:
+def test_val_auc_and_val_auprc_equal_those_of_sklearn(finished, compiled):
     label, margin = _score_one_by_one(finished[0], compiled, "valid")
     best = max(rows_of(finished[0]), key=lambda row: float(row["val_auc"]))
     assert float(best["val_auc"]) == pytest.approx(roc_auc_score(label, margin), abs=1e-6)
     assert float(best["val_auprc"]) == pytest.approx(average_precision_score(label, margin), abs=1e-6)
 
 
-def test_stays_without_a_label_are_left_out_and_counted(
-    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_stays_without_a_label_are_left_out_and_counted(pretrained, old_layout, compiled, tmp_path):
     split = compiled.split("valid")
     gone = set(split.stay_id[:4].tolist()) | set(compiled.split("train").stay_id[:2].tolist())
     labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: None if stay in gone else label)
-    status, said, errors = finetune(pretrained, old_layout, tmp_path, label_path=labels, max_epochs=1)
-    assert status == 0, errors
+    said = succeeded(finetune(pretrained, old_layout, tmp_path, label_path=labels, max_epochs=1))
     assert "Stays without a label, left out: train 2, valid 4, test 0" in said
     label, margin = _score_one_by_one(run_of(tmp_path), compiled, "valid")
     assert float(rows_of(run_of(tmp_path))[0]["val_auc"]) == pytest.approx(
@@ -68,7 +63,7 @@ class Recording(SeqSetVAEFineTuner):
         self.names = set(self.trainer.callback_metrics)
 
 
-def test_every_validation_is_exact_and_does_not_count_earlier_ones(compiled: Cohort, tmp_path: Path) -> None:
+def test_every_validation_is_exact_and_does_not_count_earlier_ones(compiled, tmp_path):
     module = fine_tuner(compiled, Recording)
     run = run_stages(module, compiled, tmp_path, max_epochs=4)
     assert [row.metrics["val_auc"] for row in run.state.rows] == pytest.approx(module.truth, abs=1e-6)
@@ -76,7 +71,7 @@ def test_every_validation_is_exact_and_does_not_count_earlier_ones(compiled: Coh
     assert module.names == {"train_loss", "val_loss", "val_auc", "val_auprc"}
 
 
-def test_val_loss_of_several_processes_counts_every_stay_once(compiled: Cohort) -> None:
+def test_val_loss_of_several_processes_counts_every_stay_once(compiled):
     """Stays without a label, which give every process the same number of batches, do not count."""
     module, data = fine_tuner(compiled).eval(), CohortDataModule(compiled, batch_size=16, max_events=10**6)
     losses = []
@@ -99,7 +94,7 @@ class RecordingLosses(SeqSetVAEFineTuner):
         return loss
 
 
-def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tmp_path: Path) -> None:
+def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled, tmp_path):
     module = fine_tuner(compiled, RecordingLosses)
     run = run_stages(module, compiled, tmp_path, max_epochs=3)
     losses, stays = (np.array(column).reshape(3, -1) for column in zip(*module.said, strict=True))
@@ -108,11 +103,10 @@ def test_train_loss_is_the_mean_over_the_stays_of_its_epoch(compiled: Cohort, tm
     assert [row.metrics["train_loss"] for row in run.state.rows] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_deterministic_runs_are_equal_to_the_last_bit(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_deterministic_runs_are_equal_to_the_last_bit(pretrained, compiled, tmp_path):
     states = []
     for name in ("one", "other"):
         flags = {"max_epochs": 2, "unfreeze_after": 1, "deterministic": "true"}
-        status, _, errors = finetune(pretrained, compiled.path, tmp_path / name, **flags)
-        assert status == 0, errors
+        succeeded(finetune(pretrained, compiled.path, tmp_path / name, **flags))
         states.append(load(run_of(tmp_path / name) / "checkpoints" / "last.ckpt")["state_dict"])
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

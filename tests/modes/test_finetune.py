@@ -1,7 +1,5 @@
 """--mode finetune: what a run writes and prints, repeatability, and the ways to run it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,16 @@ import pytest
 import torch
 
 from seqsetvae.checkpoint.backbone import read_checkpoint
-from seqsetvae.cohort import Cohort
 from seqsetvae.models.seqsetvae.sizes import PRESETS
 from tests import tiny
-from tests.command import command, finetune, rows_of, run_of
+from tests.command import command, finetune, refused, rows_of, run_of, succeeded
 from tests.figures import printed_figure
 from tests.training.helpers import load
 
 FIGURES = ("loss", "val_auc", "val_auprc", "learning_rates")  # of the report
 
 
-def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
+def test_a_run_folder_holds_exactly_this(finished):
     run, _ = finished
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     (events,) = (name for name in files if name.startswith("tensorboard/events.out.tfevents."))
@@ -42,7 +39,7 @@ def test_a_run_folder_holds_exactly_this(finished: tuple[Path, str]) -> None:
     assert {path.name for path in run.parent.iterdir()} == {run.name, "cohorts", "features"}
 
 
-def test_the_config_of_a_run_is_complete(finished: tuple[Path, str], compiled: Cohort) -> None:
+def test_the_config_of_a_run_is_complete(finished, compiled):
     config = json.loads((finished[0] / "config.json").read_text(encoding="utf-8"))
     assert config["settings"]["batch_size"] == 6
     assert config["settings"]["head_dropout"] == 0.1
@@ -53,7 +50,7 @@ def test_the_config_of_a_run_is_complete(finished: tuple[Path, str], compiled: C
     assert Path(config["cohort"]["path"]).is_absolute()
 
 
-def test_a_run_prints_what_was_loaded_and_its_progress(finished: tuple[Path, str]) -> None:
+def test_a_run_prints_what_was_loaded_and_its_progress(finished):
     _, said = finished
     n_weights = len(tiny.tiny_backbone().state_dict())
     assert f"✅ Loaded {n_weights} parameters successfully" in said
@@ -72,12 +69,12 @@ def test_a_run_prints_what_was_loaded_and_its_progress(finished: tuple[Path, str
     assert "\x1b" not in said  # no control codes where nobody looks at a terminal
 
 
-def test_train_log_holds_all_that_was_printed(finished: tuple[Path, str]) -> None:
+def test_train_log_holds_all_that_was_printed(finished):
     run, printed = finished
     assert (run / "train.log").read_text(encoding="utf-8") == printed
 
 
-def test_the_summary_agrees_with_metrics_csv(finished: tuple[Path, str]) -> None:
+def test_the_summary_agrees_with_metrics_csv(finished):
     run, _ = finished
     rows, summary = rows_of(run), json.loads((run / "summary.json").read_text(encoding="utf-8"))
     best = max(rows, key=lambda row: float(row["val_auc"]))
@@ -93,13 +90,13 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
 
 
-def test_checkpoints_load_without_any_allow_list(finished: tuple[Path, str]) -> None:
+def test_checkpoints_load_without_any_allow_list(finished):
     for name in ("best.ckpt", "last.ckpt"):
         content = load(finished[0] / "checkpoints" / name)
         assert {"state_dict", "hyper_parameters", "optimizer_states", "callbacks"} <= content.keys()
 
 
-def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Path, str]) -> None:
+def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished):
     best = finished[0] / "checkpoints" / "best.ckpt"
     checkpoint, state = read_checkpoint(best), load(best)["state_dict"]
     for name in tiny.tiny_backbone().state_dict():
@@ -109,19 +106,14 @@ def test_the_backbone_of_a_fine_tuned_checkpoint_can_be_read(finished: tuple[Pat
     assert "heart rate" in checkpoint.trained_on.variables.names
 
 
-def test_a_compiled_cohort_and_worker_processes_give_the_same_run(
-    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_compiled_cohort_and_worker_processes_give_the_same_run(finished, pretrained, compiled, tmp_path):
     assert finetune(pretrained, compiled.path, tmp_path, num_workers=2)[0] == 0
     assert rows_of(run_of(tmp_path)) == rows_of(finished[0])
 
 
-def test_16_mixed_is_bf16_mixed_on_a_cpu_which_is_said_and_recorded(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_16_mixed_is_bf16_mixed_on_a_cpu_which_is_said_and_recorded(pretrained, compiled, tmp_path):
     flags = {"precision": "16-mixed", "max_epochs": 2, "unfreeze_after": 1}
-    status, printed, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
-    assert status == 0, errors
+    printed = succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
     run = run_of(tmp_path)
     assert json.loads((run / "config.json").read_text(encoding="utf-8"))["precision"] == "bf16-mixed"
     _, said, _ = command("evaluate", ckpt=run, split="valid", precision="16-mixed")
@@ -132,9 +124,7 @@ def test_16_mixed_is_bf16_mixed_on_a_cpu_which_is_said_and_recorded(
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
-def test_balanced_weighs_a_positive_by_negatives_over_positives(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_balanced_weighs_a_positive_by_negatives_over_positives(pretrained, compiled, tmp_path):
     flags = {"class_weight": "balanced", "head_pooling": "mean", "gradient_accumulation_steps": 3}
     assert finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after=0, **flags)[0] == 0
     label = compiled.split("train").label
@@ -142,37 +132,32 @@ def test_balanced_weighs_a_positive_by_negatives_over_positives(
     assert saved["positive_weight"] == float((label == 0).sum() / (label == 1).sum()) > 1
 
 
-def test_a_checkpoint_with_numpy_numbers_fine_tunes_to_plain_files(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_checkpoint_with_numpy_numbers_fine_tunes_to_plain_files(compiled, tmp_path):
     content = tiny.checkpoint_content(tiny.tiny_backbone(), "pretrained")
     content["hyper_parameters"] |= {"heads": np.int64(2), "transformer_dropout": np.float64(0.1)}
     torch.save(content, tmp_path / "old.ckpt")
     flags = {"max_epochs": 1, "loss": "focal", "focal_alpha": 0.25}
-    status, _, errors = finetune(tmp_path / "old.ckpt", compiled.path, tmp_path, **flags)
-    assert status == 0, errors
+    succeeded(finetune(tmp_path / "old.ckpt", compiled.path, tmp_path, **flags))
     assert load(run_of(tmp_path) / "checkpoints" / "best.ckpt")["hyper_parameters"]["sizes"]["heads"] == 2
     settings = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["settings"]
     assert (settings["loss"], settings["focal_alpha"]) == ("focal", 0.25)
 
 
-def test_a_partial_backbone_is_recorded(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_partial_backbone_is_recorded(compiled, tmp_path):
     path = tiny.write_checkpoint(tmp_path / "setvae.ckpt", tiny.tiny_backbone(), "setvae alone")
     small = {"ff_dim": 48, "transformer_heads": 4, "transformer_layers": 2}
-    status, _, errors = finetune(path, compiled.path, tmp_path / "refused", **small)
-    assert status == 2
-    assert "SetVAE alone" in errors
+    assert "SetVAE alone" in refused(finetune(path, compiled.path, tmp_path / "refused", **small))
     assert not (tmp_path / "refused").exists() or not list((tmp_path / "refused").glob("finetune-*"))
-    status, _, errors = finetune(path, compiled.path, tmp_path, **small, max_epochs=1, allow_partial_backbone=True)
-    assert status == 0, errors
+    succeeded(finetune(path, compiled.path, tmp_path, **small, max_epochs=1, allow_partial_backbone=True))
     config = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))
     assert config["partial_backbone"] is True
     assert "post_transformer_norm.weight" in config["pretrained"]["missing"]
 
 
-def test_random_weights_are_recorded(compiled: Cohort, tmp_path: Path) -> None:
+def test_random_weights_are_recorded(compiled, tmp_path):
     flags = {"from_random_weights": True, "preset": "small", "unfreeze_after": 0, "max_epochs": 1, "batch_size": 8}
     flags |= {"value_clip": 3, "min_count": 0}
-    status, out, errors = command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, **flags)
-    assert status == 0, errors
+    out = succeeded(command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, **flags))
     assert "RANDOM BACKBONE" in out
     assert "Values: z-scores clipped at ±3" in out
     assert "Random backbone: nothing was pretrained" in (run_of(tmp_path) / "summary.txt").read_text(encoding="utf-8")
@@ -182,11 +167,8 @@ def test_random_weights_are_recorded(compiled: Cohort, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(
-    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, compile_model=True)
-    assert status == 0, errors
+def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(finished, pretrained, compiled, tmp_path):
+    succeeded(finetune(pretrained, compiled.path, tmp_path, compile_model=True))
     run = run_of(tmp_path)
     keys = [load(folder / "checkpoints" / "best.ckpt")["state_dict"].keys() for folder in (run, finished[0])]
     assert keys[0] == keys[1]
@@ -195,8 +177,8 @@ def test_a_compiled_model_gives_the_same_figures_and_checkpoint_keys(
 
 
 def test_a_head_learning_rate_not_above_the_backbones_is_a_warning_and_another_seed_is_another_run(
-    finished: tuple[Path, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+    finished, pretrained, compiled, tmp_path
+):
     _, usual, _ = finetune(pretrained, compiled.path, tmp_path / "a", max_epochs=1, seed=4)
     assert rows_of(run_of(tmp_path / "a"))[0]["train_loss"] != rows_of(finished[0])[0]["train_loss"]
     _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", max_epochs=1, lr=3e-3)

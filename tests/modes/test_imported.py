@@ -1,7 +1,5 @@
 """Imported tables go through fine-tuning, report and predictions, and predictions name what the source named."""
 
-from __future__ import annotations
-
 import csv
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
-from tests.command import argv, call, command, finetune, run_of
+from tests.command import argv, call, command, finetune, run_of, succeeded
 from tests.tiny import give_vectors
 
 START = datetime(2021, 3, 28, tzinfo=UTC)
@@ -73,9 +71,7 @@ def as_table(raw: Path, root: Path) -> tuple[Path, Path]:
     )
 
 
-def test_physionet_as_a_table_gives_the_events_and_predictions_of_its_importer(
-    pretrained: Path, tmp_path: Path
-) -> None:
+def test_physionet_as_a_table_gives_the_events_and_predictions_of_its_importer(pretrained, tmp_path):
     raw = physionet(tmp_path / "raw")
     events, labels = as_table(raw, tmp_path)
     published = imported(tmp_path / "published", "physionet2012", raw)
@@ -88,8 +84,7 @@ def test_physionet_as_a_table_gives_the_events_and_predictions_of_its_importer(
 
     runs = []
     for name, cohort in (("published", published), ("table", table)):
-        status, _, errors = finetune(pretrained, cohort.path, tmp_path / name / "runs", max_epochs=1, unfreeze_after=0)
-        assert status == 0, errors
+        succeeded(finetune(pretrained, cohort.path, tmp_path / name / "runs", max_epochs=1, unfreeze_after=0))
         runs.append(run_of(tmp_path / name / "runs"))
     rows = [
         predictions(run, tmp_path, f"{at}.csv", data_dir=cohort.path)
@@ -128,16 +123,13 @@ def zoned(tmp_path: Path) -> list[object]:
     ]
 
 
-def test_a_long_table_goes_through_fine_tuning_report_and_predictions(
-    pretrained: Path, tmp_path: Path, zoned: list[object]
-) -> None:
+def test_a_long_table_goes_through_fine_tuning_report_and_predictions(pretrained, tmp_path, zoned):
     for label, window in (("died", ("--until_hour", 6)), ("icu_return", ())):
         root = tmp_path / label
         words = (*zoned, "--label_name", label, "--static_columns", "sex", *window)
         cohort = imported(tmp_path / f"{label} cohort", *words)
         assert {"sex=f", "rhythm=sinus", "heart rate"} <= set(cohort.vocabulary)
-        status, _, errors = finetune(pretrained, cohort.path, root, max_epochs=1, unfreeze_after=0)
-        assert status == 0, errors
+        succeeded(finetune(pretrained, cohort.path, root, max_epochs=1, unfreeze_after=0))
         rows = {row["id"]: row for row in predictions(run_of(root), root, "p.csv")}
         assert len(rows) == 61
         assert 0 < float(rows["P00/0"]["probability"]) < 1
@@ -148,12 +140,9 @@ def test_a_long_table_goes_through_fine_tuning_report_and_predictions(
     assert hidden["logit"] == ""
 
 
-def test_predictions_in_the_schema_of_meds_name_the_subjects_and_times_of_the_source(
-    pretrained: Path, tmp_path: Path, zoned: list[object]
-) -> None:
+def test_predictions_in_the_schema_of_meds_name_the_subjects_and_times_of_the_source(pretrained, tmp_path, zoned):
     cohort = imported(tmp_path / "cohort", *zoned, "--label_name", "died", "--until_hour", 6)
-    status, _, errors = finetune(pretrained, cohort.path, tmp_path, max_epochs=1, unfreeze_after=0)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, cohort.path, tmp_path, max_epochs=1, unfreeze_after=0))
     output = tmp_path / "p.parquet"
     flags = {"ckpt": run_of(tmp_path), "output": output, "output_root_dir": tmp_path, "split": "test"}
     assert command("predict", **flags, schema="meds")[0] in (0, 3)
@@ -165,9 +154,7 @@ def test_predictions_in_the_schema_of_meds_name_the_subjects_and_times_of_the_so
     assert rows["prediction_time"].to_pylist() == expected
 
 
-def test_another_window_than_that_of_the_training_is_said_by_predict_and_evaluate(
-    pretrained: Path, tmp_path: Path, zoned: list[object]
-) -> None:
+def test_another_window_than_that_of_the_training_is_said_by_predict_and_evaluate(pretrained, tmp_path, zoned):
     words = (*zoned, "--label_name", "died")
     early = imported(tmp_path / "early", *words, "--until_hour", 3)
     status, _, errors = finetune(pretrained, early.path, tmp_path, max_epochs=1, unfreeze_after=0)
@@ -178,8 +165,6 @@ def test_another_window_than_that_of_the_training_is_said_by_predict_and_evaluat
         status, said, _ = command("predict", **flags, data_dir=other, output=tmp_path / f"{name}.csv")
         assert status == 3
         assert f"Trained on the first 3 h of each stay; these stays: {here}" in said
-        status, said, errors = command("evaluate", **flags, data_dir=other, output=tmp_path / f"{name} evaluated")
-        assert status == 0, errors
+        said = succeeded(command("evaluate", **flags, data_dir=other, output=tmp_path / f"{name} evaluated"))
         assert "Another window than in training. Trained on the first 3 h of each stay" in said
-    status, said, errors = command("predict", **flags, output=tmp_path / "same.csv")
-    assert status == 0, said
+    succeeded(command("predict", **flags, output=tmp_path / "same.csv"))

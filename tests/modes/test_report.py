@@ -1,7 +1,5 @@
 """--mode report, and the report that fine-tuning writes at its end."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.evaluation import report
-from tests.command import argv, call, finetune, real_reports, run_of
+from tests.command import argv, call, finetune, real_reports, refused, run_of, succeeded
 
 
-def test_fine_tuning_ends_with_a_report(finished: tuple[Path, str]) -> None:
+def test_fine_tuning_ends_with_a_report(finished):
     run, printed = finished
     assert printed.rstrip().endswith(f"Report: {run / 'report.html'}")
     best = json.loads((run / "summary.json").read_text())["best"]["val_auc"]
@@ -25,9 +23,7 @@ def _without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "find_spec", lambda name: None if name == "jinja2" else find(name))
 
 
-def test_without_the_packages_fine_tuning_says_so_in_one_line(
-    pretrained: Path, old_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_packages_fine_tuning_says_so_in_one_line(pretrained, old_layout, tmp_path, monkeypatch):
     _without_jinja2(monkeypatch)
     with real_reports():
         status, printed, errors = finetune(pretrained, old_layout, tmp_path, max_epochs=1, unfreeze_after=1)
@@ -38,18 +34,13 @@ def test_without_the_packages_fine_tuning_says_so_in_one_line(
     assert not (run_of(tmp_path) / "report.html").exists()
 
 
-def test_without_the_packages_the_mode_is_one_error(
-    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_packages_the_mode_is_one_error(finished, monkeypatch):
     _without_jinja2(monkeypatch)
-    status, _, errors = call(argv(mode="report", runs=finished[0]))
-    assert status == 2
+    errors = refused(call(argv(mode="report", runs=finished[0])))
     assert errors == "error: a report needs jinja2, which is not installed. Install with: pip install jinja2\n"
 
 
-def test_a_report_that_fails_does_not_fail_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, capsys):
     def fail(_: Path) -> Path:
         raise RuntimeError("no font")
 
@@ -61,23 +52,21 @@ def test_a_report_that_fails_does_not_fail_the_run(
     assert (tmp_path / "train.log").read_text() == "Epoch 1\nNo report was written: RuntimeError: no font\n"
 
 
-def test_one_run_gets_report_html(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_one_run_gets_report_html(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     (run / "report.html").write_text("old")
-    status, printed, _ = call(argv(mode="report", runs=run))
-    assert status == 0
+    printed = succeeded(call(argv(mode="report", runs=run)))
     assert printed == f"Wrote {run / 'report.html'}\n"
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_several_runs_are_compared_in_a_new_folder_each_time(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_several_runs_are_compared_in_a_new_folder_each_time(finished, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(finished[0], other)
     words = ["--mode", "report", "--runs", str(finished[0]), str(other), "--output_root_dir", str(tmp_path / "out")]
     for count in (1, 2):
-        status, printed, _ = call(words)
-        assert status == 0
+        printed = succeeded(call(words))
         assert Path(printed.split(" ", 1)[1].strip()).is_file()
         assert len(list((tmp_path / "out").glob("comparison-*/report.html"))) == count
 
@@ -93,30 +82,23 @@ def test_several_runs_are_compared_in_a_new_folder_each_time(finished: tuple[Pat
         (["file", "gone"], "runs: received 'file gone', which does not exist"),
     ],
 )
-def test_what_is_no_run_folder_is_one_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[str], message: str
-) -> None:
+def test_what_is_no_run_folder_is_one_error(tmp_path, monkeypatch, runs, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    status, _, errors = call(["--mode", "report", *(["--runs", *runs] if runs else [])])
-    assert status == 2
-    assert message in errors
+    assert message in refused(call(["--mode", "report", *(["--runs", *runs] if runs else [])]))
 
 
-def test_runs_may_be_given_one_flag_at_a_time(tmp_path: Path) -> None:
-    status, _, errors = call(["--mode", "report", "--runs", str(tmp_path), "--runs", str(tmp_path)])
-    assert status == 2
+def test_runs_may_be_given_one_flag_at_a_time(tmp_path):
+    errors = refused(call(["--mode", "report", "--runs", str(tmp_path), "--runs", str(tmp_path)]))
     assert "received a folder twice" in errors
 
 
-def test_a_figures_folder_that_cannot_be_made_is_one_error(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_figures_folder_that_cannot_be_made_is_one_error(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     shutil.rmtree(run / "figures")
     (run / "figures").touch()
     (run / "report.html").write_text("older")
-    status, _, errors = call(argv(mode="report", runs=run))
-    assert status == 2
-    assert "figures: cannot be written" in errors
+    assert "figures: cannot be written" in refused(call(argv(mode="report", runs=run)))
     assert (run / "report.html").read_text() == "older"

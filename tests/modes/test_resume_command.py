@@ -1,7 +1,5 @@
 """`--resume RUN` as users meet it: signals, what may change, what is refused, and real processes that are killed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
@@ -20,7 +18,7 @@ from seqsetvae.evaluation.report import page
 from seqsetvae.settings.old_names import WITHOUT_EFFECT
 from seqsetvae.training import calibrate, start
 from seqsetvae.training.resume import check_same_inputs
-from tests.command import argv, call, finetune, real_reports, rows_of, run_of
+from tests.command import argv, call, finetune, real_reports, refused, rows_of, run_of
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, killed_at, refusal, resume
 
@@ -41,7 +39,7 @@ def killed(killed_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
 
 
-def test_another_value_is_refused_and_says_how_to_change_it(killed: Path) -> None:
+def test_another_value_is_refused_and_says_how_to_change_it(killed):
     errors = refusal(killed, "--lr", "1e-5", "--seed", "4", "--max_epochs", "3")
     assert "2 problems" in errors
     assert f"lr: received 1e-05; the run in {killed} has 0.001; leave out --lr, or change it on purpose with " in errors
@@ -50,7 +48,7 @@ def test_another_value_is_refused_and_says_how_to_change_it(killed: Path) -> Non
     assert "cannot change within a run" in errors
 
 
-def test_a_setting_that_is_overridden_has_its_new_value_from_there_on(killed: Path) -> None:
+def test_a_setting_that_is_overridden_has_its_new_value_from_there_on(killed):
     before = rows_of(killed)
     resume(killed, "--lr", "5e-4", "--max_epochs", "4", "--override", "lr", "max_epochs")
     rows = rows_of(killed)
@@ -61,7 +59,7 @@ def test_a_setting_that_is_overridden_has_its_new_value_from_there_on(killed: Pa
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_epochs", 4), ("lr", 0.5), ("seed", 9)])
-def test_a_setting_that_was_changed_by_hand_is_refused(killed: Path, name: str, value: float) -> None:
+def test_a_setting_that_was_changed_by_hand_is_refused(killed, name, value):
     config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
     config["settings"][name] = value
     (killed / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -70,7 +68,7 @@ def test_a_setting_that_was_changed_by_hand_is_refused(killed: Path, name: str, 
     assert "--override" in errors
 
 
-def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed: Path) -> None:
+def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed):
     resume(killed)
     written = {file: file.stat().st_mtime_ns for file in killed.rglob("*")}
     said = resume(killed)
@@ -81,9 +79,7 @@ def test_a_finished_run_has_nothing_to_do_unless_it_is_made_longer(killed: Path)
 
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
-def test_a_run_of_an_earlier_version_goes_on_unless_a_setting_that_is_gone_had_an_effect(
-    killed: Path, name: str
-) -> None:
+def test_a_run_of_an_earlier_version_goes_on_unless_a_setting_that_is_gone_had_an_effect(killed, name):
     config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
     del config["settings_checksum"]
     for value in ("another", WITHOUT_EFFECT[name]):
@@ -109,20 +105,18 @@ def test_a_run_of_an_earlier_version_goes_on_unless_a_setting_that_is_gone_had_a
         (["--lr", "fast"], "lr: received 'fast'; allowed: a number above 0"),
     ],
 )
-def test_a_wrong_flag_is_refused(killed: Path, words: list[str], expected: str) -> None:
+def test_a_wrong_flag_is_refused(killed, words, expected):
     assert expected in refusal(killed, *words)
 
 
-def test_what_is_no_run_is_refused(killed: Path, tmp_path: Path, finished: tuple[Path, str]) -> None:
+def test_what_is_no_run_is_refused(killed, tmp_path, finished):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "nothing", tmp_path / "empty", killed / "config.json"):
         assert "allowed: an existing run folder" in refusal(path)
-    status, _, errors = call(["--mode", "finetune", "--override", "lr"])
-    assert status == 2
-    assert "it needs --resume RUN" in errors
+    assert "it needs --resume RUN" in refused(call(["--mode", "finetune", "--override", "lr"]))
 
 
-def test_data_or_a_checkpoint_that_changed_are_refused(killed: Path) -> None:
+def test_data_or_a_checkpoint_that_changed_are_refused(killed):
     config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
     for change, expected in (
         ({"cohort": {"content": "other"}}, "the data in"),
@@ -132,7 +126,7 @@ def test_data_or_a_checkpoint_that_changed_are_refused(killed: Path) -> None:
         assert expected in refusal(killed)
 
 
-def test_a_run_that_another_process_writes_is_refused(killed: Path) -> None:
+def test_a_run_that_another_process_writes_is_refused(killed):
     code = f"import fcntl, time; file = open({str(killed / '.running')!r}, 'ab'); fcntl.lockf(file, fcntl.LOCK_EX)"
     code += "; print('locked', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -158,9 +152,7 @@ def _signal_at(monkeypatch: pytest.MonkeyPatch, name: str, number: int, which: s
     return calls
 
 
-def test_ctrl_c_names_the_command_that_goes_on(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_names_the_command_that_goes_on(pretrained, compiled, tmp_path, monkeypatch):
     _signal_at(monkeypatch, "training_step", 12, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     try:
@@ -173,9 +165,7 @@ def test_ctrl_c_names_the_command_that_goes_on(
     resume(run)
 
 
-def test_sigterm_saves_the_step_and_exits_with_its_own_status(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_saves_the_step_and_exits_with_its_own_status(pretrained, compiled, tmp_path, monkeypatch):
     """The gradient group is finished first; nothing is lost."""
     before = signal.getsignal(signal.SIGTERM)
     # In the fourth batch of the second epoch, the first of its group.
@@ -190,9 +180,7 @@ def test_sigterm_saves_the_step_and_exits_with_its_own_status(
     assert "Resumed in epoch 2, after 6 batches" in resume(run)
 
 
-def test_sigterm_in_a_validation_ends_at_once(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_in_a_validation_ends_at_once(pretrained, compiled, tmp_path, monkeypatch):
     """A validation of hours has no step that could be saved; the state before it is."""
     calls = _signal_at(monkeypatch, "validation_step", 5, signal.SIGTERM)  # of 3 in each epoch
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
@@ -203,9 +191,7 @@ def test_sigterm_in_a_validation_ends_at_once(
     assert [row["epoch"] for row in rows_of(run_of(tmp_path))] == ["1", "2", "3"]
 
 
-def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(
-    killed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(killed, monkeypatch, tmp_path):
     """It is killed in its calibration, its summary and its report, and it gets SIGTERM in both of these."""
     words = ["--resume", str(killed)]
     for owner, name in ((calibrate, "calibrate"), (start, "summarize"), (report, "write_report"), (page, "write_text")):
@@ -225,7 +211,7 @@ def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(
     assert resume(killed).startswith("Nothing to do")
 
 
-def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(killed: Path) -> None:
+def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(killed):
     resume(killed)
     with killed_at(SeqSetVAEFineTuner, "training_step", 3):
         call(["--resume", str(killed), "--max_epochs", "4", "--override", "max_epochs"])
@@ -233,7 +219,7 @@ def test_a_finished_run_that_is_made_longer_is_not_finished_until_it_is(killed: 
     assert [row["epoch"] for row in rows_of(killed)] == ["1", "2", "3", "4"]
 
 
-def test_a_finished_run_whose_data_changed_is_still_finished(killed: Path) -> None:
+def test_a_finished_run_whose_data_changed_is_still_finished(killed):
     resume(killed)
     config = json.loads((killed / "config.json").read_text(encoding="utf-8"))
     changed = config | {"cohort": config["cohort"] | {"content": "other"}}
@@ -242,7 +228,7 @@ def test_a_finished_run_whose_data_changed_is_still_finished(killed: Path) -> No
     assert resume(killed).startswith("Nothing to do")
 
 
-def test_another_number_of_threads_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_threads_is_said(tmp_path, capsys):
     """Sums are then added in another order."""
     run = {"cohort": {"content": "c"}, "pretrained_checksum": None, "versions": {}, "threads": 4}
     check_same_inputs(run, run, tmp_path)
@@ -253,9 +239,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow  # it starts three processes; tests/training/test_resume.py kills runs in this one
-def test_a_process_that_is_killed_ends_like_one_that_was_not(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_process_that_is_killed_ends_like_one_that_was_not(pretrained, compiled, tmp_path):
     """Once from outside, and once more when half of a checkpoint is written."""
     flags = {"mode": "finetune", "pretrained_ckpt": pretrained, "data_dir": compiled.path, "accelerator": "cpu"}
     words = argv(**{**flags, **FINETUNING, **EVERY_STEP})

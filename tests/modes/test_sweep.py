@@ -1,7 +1,5 @@
 """--mode crossvalidate with several ways of tuning and seeds: a file a training, one table, going on after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -20,7 +18,7 @@ from seqsetvae.cohort.folds import folds
 from seqsetvae.evaluation.crossvalidation import read_columns
 from seqsetvae.runs import finetune
 from seqsetvae.tasks import fitting
-from tests.command import argv, call
+from tests.command import argv, call, succeeded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,15 +38,12 @@ def _files(root: Path) -> set[str]:
     return {file.name for file in (root / "cv").glob("*.csv")}
 
 
-def test_each_training_has_a_file_and_the_table_compares_the_ways(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_training_has_a_file_and_the_table_compares_the_ways(pretrained, compiled, tmp_path, monkeypatch):
     pytest.importorskip("lightgbm", reason="the baselines need lightgbm")
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
-    status, said, errors = call(
-        _words(pretrained, compiled, tmp_path, "probe", "lora", folds=1, seeds=2, baselines="all", seed=5)
+    said = succeeded(
+        call(_words(pretrained, compiled, tmp_path, "probe", "lora", folds=1, seeds=2, baselines="all", seed=5))
     )
-    assert status == 0, errors
     places = ("partition0-fold0",)
     trainings = {f"{place}-{way}-seed{seed}" for place in places for way in ("probe", "lora") for seed in (5, 6)}
     assert _files(tmp_path) == {f"{name}.csv" for name in trainings} | {f"{place}-baselines.csv" for place in places}
@@ -75,9 +70,8 @@ def _auroc(root: Path, name: str, model: str) -> float:
     return float(roc_auc_score(columns["label"], columns[model]))
 
 
-def test_one_fold_is_the_split_of_the_data(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    status, said, errors = call(_words(pretrained, compiled, tmp_path, folds=1, seeds=2))
-    assert status == 0, errors
+def test_one_fold_is_the_split_of_the_data(pretrained, compiled, tmp_path):
+    said = succeeded(call(_words(pretrained, compiled, tmp_path, folds=1, seeds=2)))
     columns = read_columns(tmp_path / "cv" / "partition0-fold0-two_stage-seed42.csv")
     assert set(columns["stay_id"].tolist()) == set(compiled.split("valid").stay_id.tolist())
     entry = _result(tmp_path)["models"]["two_stage"]["auroc"]
@@ -88,9 +82,7 @@ def test_one_fold_is_the_split_of_the_data(pretrained: Path, compiled: Cohort, t
     assert fold.split("train").n_stays == compiled.split("train").n_stays // 2
 
 
-def test_an_interrupted_sweep_goes_on_with_the_trainings_that_are_missing(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_sweep_goes_on_with_the_trainings_that_are_missing(pretrained, compiled, tmp_path, monkeypatch):
     """The run folder of the interrupted training is not taken for a finished one."""
     words = _words(pretrained, compiled, tmp_path / "interrupted", "probe", "full", folds=1, max_epochs=1)
     train, trained = finetune.train, []
@@ -112,9 +104,7 @@ def test_an_interrupted_sweep_goes_on_with_the_trainings_that_are_missing(
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_with_the_trainings_that_are_missing(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_killed_sweep_goes_on_with_the_trainings_that_are_missing(pretrained, compiled, tmp_path):
     words = _words(pretrained, compiled, tmp_path / "killed", "probe", "full", folds=1)
     process = subprocess.Popen(
         [sys.executable, "train_optimized.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,7 +1,5 @@
 """--tuning on the command line: what a run records, that its checkpoint is an ordinary one, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cohort import Cohort
-from tests.command import command, finetune, rows_of, run_of
+from tests.command import command, finetune, refused, rows_of, run_of, succeeded
 
 FLAGS = {
     "probe": {},
@@ -37,25 +35,20 @@ def _finetune(pretrained: Path, compiled: Cohort, root: Path, **flags: object) -
     "tuning",
     ["probe", "lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "last_layers", "layer_decay"))],
 )
-def test_evaluate_and_predict_take_the_checkpoint_of_every_tuning(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, tuning: str
-) -> None:
-    status, _, errors = _finetune(pretrained, compiled, tmp_path, tuning=tuning, **FLAGS[tuning])
-    assert status == 0, errors
+def test_evaluate_and_predict_take_the_checkpoint_of_every_tuning(pretrained, compiled, tmp_path, tuning):
+    succeeded(_finetune(pretrained, compiled, tmp_path, tuning=tuning, **FLAGS[tuning]))
     run = run_of(tmp_path)
     stages = {"probe": ["1", "1"], "full": ["2", "2"]}.get(tuning, ["1", "2"])
     assert [row["stage"] for row in rows_of(run)] == stages
     recorded = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
     assert recorded["tuning"] == tuning
     assert recorded["unfreeze_after"] == {"probe": None, "full": 0}.get(tuning, 1)
-    status, _, errors = command("evaluate", ckpt=run, split="valid", output_root_dir=tmp_path)
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run, split="valid", output_root_dir=tmp_path))
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     best = max(float(row["val_auc"]) for row in rows_of(run))
     assert evaluation["figures"]["auroc"]["value"] == pytest.approx(best, abs=1e-6)  # what was validated is what loads
     output = tmp_path / "risks.csv"
-    status, _, errors = command("predict", ckpt=run, split="valid", output=output, output_root_dir=tmp_path)
-    assert status == 0, errors
+    succeeded(command("predict", ckpt=run, split="valid", output=output, output_root_dir=tmp_path))
     with output.open(encoding="utf-8") as file, (run / "predictions.csv").open(encoding="utf-8") as other:
         assert [row["logit"] for row in csv.DictReader(file)] == [row["logit"] for row in csv.DictReader(other)]
 
@@ -75,20 +68,14 @@ def test_evaluate_and_predict_take_the_checkpoint_of_every_tuning(
         ({"tuning": "last_layers", "tuned_layers": 9}, "tuned_layers: received 9; allowed: at most 4"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_a_run_begins(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, flags: dict[str, object], message: str
-) -> None:
+def test_what_does_not_go_together_is_refused_before_a_run_begins(pretrained, compiled, tmp_path, flags, message):
     files = {"pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path}
-    status, _, errors = command("finetune", **{**files, "max_epochs": 2, **flags})
-    assert status == 2
-    assert message in errors
+    assert message in refused(command("finetune", **{**files, "max_epochs": 2, **flags}))
     assert not list(tmp_path.glob("finetune-*"))
 
 
-def test_only_a_tuning_that_trains_everything_suits_a_random_backbone(compiled: Cohort, tmp_path: Path) -> None:
+def test_only_a_tuning_that_trains_everything_suits_a_random_backbone(compiled, tmp_path):
     flags = {"data_dir": compiled.path, "output_root_dir": tmp_path, "from_random_weights": "true"}
-    status, _, errors = command("finetune", **{**flags, "tuning": "lora", "unfreeze_after": 0})
-    assert status == 2
+    errors = refused(command("finetune", **{**flags, "tuning": "lora", "unfreeze_after": 0}))
     assert "tuning: received 'lora'; allowed: two_stage, full or layer_decay with --from_random_weights" in errors
-    status, _, errors = command("finetune", **{**flags, "tuning": "full", "preset": "small", "max_epochs": 1})
-    assert status == 0, errors
+    succeeded(command("finetune", **{**flags, "tuning": "full", "preset": "small", "max_epochs": 1}))

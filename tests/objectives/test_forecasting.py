@@ -1,7 +1,5 @@
 """Forecasting: targets and loss equal those of a plain loop over stays, values and gradients; nothing later is read."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from dataclasses import replace
@@ -23,7 +21,7 @@ from seqsetvae.models.variable_summaries.sizes import Sizes
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import Forecast, Forecasting, fixed_hours, random_hours
 from tests import tiny
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, refused, run_of, succeeded
 
 NAMES = tuple(f"v{row}" for row in range(tiny.VARIABLES))
 VARIABLES = torch.arange(tiny.VARIABLES)
@@ -84,7 +82,7 @@ def _forecast(network: Backbone, objective: Forecasting, batch: Batch) -> tuple[
     return fixed(batch), fixed_hours(batch, float(network.length)).tolist()
 
 
-def test_summaries_end_at_the_hour_and_targets_begin_there(fitted: tuple[Any, ...]) -> None:
+def test_summaries_end_at_the_hour_and_targets_begin_there(fitted):
     network, objective, stays, batch = fitted
     forecast, until = _forecast(network, objective, batch)
     pairs = dict(
@@ -108,7 +106,7 @@ def test_summaries_end_at_the_hour_and_targets_begin_there(fitted: tuple[Any, ..
     assert forecast.measured[..., 0].sum() < forecast.measured[..., 1].sum()
 
 
-def test_the_loss_equals_a_loop_over_variables_with_gradients(fitted: tuple[Any, ...]) -> None:
+def test_the_loss_equals_a_loop_over_variables_with_gradients(fitted):
     network, objective, stays, batch = fitted
     forecast, until = _forecast(network, objective, batch)
     found = objective.training_terms(network, replace(batch, prepared=forecast), VARIABLES, 0)
@@ -137,7 +135,7 @@ def test_the_loss_equals_a_loop_over_variables_with_gradients(fitted: tuple[Any,
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_later_values_change_targets_but_not_what_the_forecast_is_made_from(fitted: tuple[Any, ...]) -> None:
+def test_later_values_change_targets_but_not_what_the_forecast_is_made_from(fitted):
     network, objective, _, batch = fitted
     forecast, until = _forecast(network, objective, batch)
     cutter, _ = objective.host_work(network, VARIABLES)
@@ -162,7 +160,7 @@ def _set_of_event(batch: Batch) -> torch.Tensor:
     return by_size.repeat_interleave(sizes)
 
 
-def test_validation_cuts_a_stay_always_at_the_same_hour_and_training_does_not(fitted: tuple[Any, ...]) -> None:
+def test_validation_cuts_a_stay_always_at_the_same_hour_and_training_does_not(fitted):
     network, objective, stays, batch = fitted
     assert torch.equal(fixed_hours(batch, 48.0), fixed_hours(batch, 48.0))
     alone = tiny.batch_of(stays[3:4])
@@ -182,32 +180,26 @@ def _flags(compiled: Cohort, root: Path, **flags: Any) -> dict[str, Any]:
     return {**usual, "summary_width": 16, "batch_size": 16, **flags}
 
 
-def test_a_pretrained_network_is_probed_and_fine_tuned(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pretrained_network_is_probed_and_fine_tuned(compiled, tmp_path, monkeypatch):
     status, printed, errors = command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=3)
     assert status == 0, errors
     checkpoint = run_of(tmp_path, "pretrain")
     network_alone = {"tree_models": 0, "head_members": 2, "max_epochs": 2}
     flags = {"architecture": "variable_summaries", "batch_size": 16, "summary_width": 16, **network_alone}
     for after in ("none", 0, 1):
-        status, printed, errors = finetune(checkpoint, compiled.path, tmp_path, unfreeze_after=after, **flags)
-        assert status == 0, errors
+        printed = succeeded(finetune(checkpoint, compiled.path, tmp_path, unfreeze_after=after, **flags))
         assert "skipped on purpose       2   objective (2)" in printed
         assert "not recognised           0" in printed
 
 
-def test_trees_learn_from_what_was_learned_in_pretraining(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trees_learn_from_what_was_learned_in_pretraining(compiled, tmp_path, monkeypatch):
     """And the checkpoint holds all of it: evaluate and predict need no other file."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 15)
     assert command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=2)[0] == 0
     pretrained = run_of(tmp_path, "pretrain")
     flags = {"architecture": "variable_summaries", "batch_size": 16, "head_members": 2, "max_epochs": 2}
-    status, printed, errors = finetune(pretrained, compiled.path, tmp_path, tree_models=1, unfreeze_after=0, **flags)
-    assert status == 0, errors
+    printed = succeeded(finetune(pretrained, compiled.path, tmp_path, tree_models=1, unfreeze_after=0, **flags))
     shutil.rmtree(pretrained)
     run = run_of(tmp_path)
     backbone = load_finetuned(run / "checkpoints" / "best.ckpt").model.backbone
@@ -221,17 +213,14 @@ def test_trees_learn_from_what_was_learned_in_pretraining(
     assert said.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
-def test_other_objectives_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    status, _, errors = command(
-        "pretrain", architecture="variable_summaries", data_dir=tmp_path, output_root_dir=tmp_path
+def test_other_objectives_are_refused_before_anything_is_read(tmp_path):
+    errors = refused(
+        command("pretrain", architecture="variable_summaries", data_dir=tmp_path, output_root_dir=tmp_path)
     )
-    assert status == 2
     assert "it trains only seqsetvae, not variable_summaries; pass --objective forecasting" in errors
 
 
-def test_the_table_has_the_units_and_forecasts_of_the_pretrained_network_whatever_is_trained_later(
-    fitted: tuple[Any, ...],
-) -> None:
+def test_the_table_has_the_units_and_forecasts_of_the_pretrained_network_whatever_is_trained_later(fitted):
     network, objective, _, batch = fitted
     network.eval()
     network.in_table[2, 1] = False  # as if the mean of a variable were rare
@@ -256,7 +245,7 @@ def test_the_table_has_the_units_and_forecasts_of_the_pretrained_network_whateve
     assert copy.state_dict().keys() == variable_summaries.build(copy.sizes).state_dict().keys()
 
 
-def test_a_checkpoint_without_a_forecast_adds_no_columns(fitted: tuple[Any, ...]) -> None:
+def test_a_checkpoint_without_a_forecast_adds_no_columns(fitted):
     network, _, _, batch = fitted
     before = network.table(batch, VARIABLES).shape
     network.keep_pretrained(network.state_dict())

@@ -1,21 +1,17 @@
 """Forecasting from history states: targets and loss equal those of a plain loop over sets, values and gradients."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import SETS_PER_STAY, StateForecasting
 from tests import tiny
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, run_of, succeeded
 
 NEXT = 6.0
 
@@ -47,7 +43,7 @@ def _plain_targets(stay: list[Any], at: int) -> tuple[torch.Tensor, torch.Tensor
     return measured, value
 
 
-def test_targets_and_loss_equal_a_loop_over_sets_with_gradients() -> None:
+def test_targets_and_loss_equal_a_loop_over_sets_with_gradients():
     model, loss, embeddings = _model()
     stays = tiny.ragged_stays()
     batch = tiny.batch_of(stays)
@@ -85,7 +81,7 @@ def test_targets_and_loss_equal_a_loop_over_sets_with_gradients() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_training_draws_other_sets_each_time() -> None:
+def test_training_draws_other_sets_each_time():
     model, loss, embeddings = _model()
     batch = tiny.batch_of(tiny.ragged_stays())
     at_random, evenly = loss.host_work(model, embeddings)
@@ -93,12 +89,10 @@ def test_training_draws_other_sets_each_time() -> None:
     assert not all(torch.equal(at_random(batch).row, evenly(batch).row) for _ in range(5))
 
 
-def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled: Cohort, tmp_path: Path) -> None:
+def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_path):
     flags = {"preset": "small", "objective": "forecasting", "max_epochs": 1, "batch_size": 16}
-    status, printed, errors = command("pretrain", **flags, data_dir=compiled.path, output_root_dir=tmp_path)
-    assert status == 0, errors
+    printed = succeeded(command("pretrain", **flags, data_dir=compiled.path, output_root_dir=tmp_path))
     assert "val_value_of_zero" in printed
-    status, printed, errors = finetune(run_of(tmp_path, "pretrain"), compiled.path, tmp_path, max_epochs=1)
-    assert status == 0, errors
+    printed = succeeded(finetune(run_of(tmp_path, "pretrain"), compiled.path, tmp_path, max_epochs=1))
     assert "skipped on purpose       2   objective (2)" in printed
     assert "missing                  0" in printed

@@ -1,7 +1,5 @@
 """Causal attention over the sets of each stay equals its plain form, whatever grids the stays are in."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ HEADS, WIDTH = 2, 6
 
 
 @pytest.mark.parametrize("lengths", [[1], [4, 4], [3, 5, 4], [2, 60, 1, 3]])
-def test_values_and_gradients_equal_the_plain_form(lengths: list[int]) -> None:
+def test_values_and_gradients_equal_the_plain_form(lengths):
     projected = torch.randn(sum(lengths), 3 * WIDTH, dtype=torch.float64, requires_grad=True)
     ours = causal_attention(projected, Grids.of(np.array(lengths)), HEADS)
     stays = [stay.chunk(3, dim=1) for stay in projected.split(lengths)]
@@ -24,7 +22,7 @@ def test_values_and_gradients_equal_the_plain_form(lengths: list[int]) -> None:
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
-def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_to_long_histories_goes_block_by_block_on_a_cpu(monkeypatch):
     """Where dropout forbids the fused kernel: the same values and gradients, and no more than a block of weights."""
     monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
     query, key, value = torch.randn(3, 2, 4, 37, 8, dtype=torch.float64).requires_grad_().unbind()

@@ -11,7 +11,7 @@ GROUPS = ((1, 3), (2, 7), (4, 1))  # matrices 0 and 3 have no rows
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("of_rows", [True, False])
-def test_grouped_products_equal_those_of_autograd(dtype: torch.dtype, of_rows: bool) -> None:
+def test_grouped_products_equal_those_of_autograd(dtype, of_rows):
     drawn = torch.Generator().manual_seed(0)
     rows = torch.randn(11, 5, dtype=dtype, generator=drawn, requires_grad=of_rows)
     matrices = torch.randn(5, 5, 4, dtype=dtype, generator=drawn, requires_grad=True)
@@ -25,7 +25,7 @@ def test_grouped_products_equal_those_of_autograd(dtype: torch.dtype, of_rows: b
     assert (expected[-1].abs().sum((1, 2)) > 0).tolist() == [False, True, True, False, True]
 
 
-def test_autocast_reaches_the_products() -> None:
+def test_autocast_reaches_the_products():
     rows, matrices = torch.randn(11, 5), torch.randn(5, 5, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert grouped_products(rows, matrices, GROUPS).dtype == torch.bfloat16
@@ -33,9 +33,7 @@ def test_autocast_reaches_the_products() -> None:
 
 @pytest.mark.parametrize("of_rows", [True, False])
 @pytest.mark.parametrize("block", [1, 2, 3, 64])
-def test_products_of_many_groups_equal_those_of_autograd(
-    monkeypatch: pytest.MonkeyPatch, of_rows: bool, block: int
-) -> None:
+def test_products_of_many_groups_equal_those_of_autograd(monkeypatch, of_rows, block):
     """They are added in another order, so that last bits differ."""
     monkeypatch.setattr(grouped, "MANY", 1)
     monkeypatch.setattr(grouped, "BLOCK", block)

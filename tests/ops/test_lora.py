@@ -1,7 +1,5 @@
 """LoRA: the function at the start, what trains, the merged weight, and the two state dicts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -30,12 +28,12 @@ def _with_lora(rank: int = 3, *, trained: bool = True) -> nn.Module:
     return backbone
 
 
-def test_it_starts_at_the_same_function_to_the_last_bit() -> None:
+def test_it_starts_at_the_same_function_to_the_last_bit():
     assert torch.equal(_states(_with_lora(trained=False)), _states(tiny.tiny_backbone()))
     assert not torch.allclose(_states(_with_lora()), _states(tiny.tiny_backbone()))
 
 
-def test_a_weight_is_the_frozen_one_plus_the_scaled_product() -> None:
+def test_a_weight_is_the_frozen_one_plus_the_scaled_product():
     linear = nn.Linear(5, 4)
     frozen = linear.weight.detach().clone()
     add_lora(linear, 2, ALPHA)
@@ -48,7 +46,7 @@ def test_a_weight_is_the_frozen_one_plus_the_scaled_product() -> None:
     assert torch.allclose(linear(x), as_in_the_paper, atol=1e-6)
 
 
-def test_exactly_the_added_matrices_train_one_pair_for_each_matrix() -> None:
+def test_exactly_the_added_matrices_train_one_pair_for_each_matrix():
     backbone = _with_lora()
     trained = {name for name, value in backbone.named_parameters() if value.requires_grad}
     plain = tiny.tiny_backbone()
@@ -63,7 +61,7 @@ def test_exactly_the_added_matrices_train_one_pair_for_each_matrix() -> None:
     assert trained == {f"{part}.parametrizations.{name}.0.{one}" for part, name in expected for one in "AB"}
 
 
-def test_every_added_matrix_gets_a_gradient() -> None:
+def test_every_added_matrix_gets_a_gradient():
     backbone = _with_lora()
     batch = tiny.batch_of(tiny.ragged_stays(), dtype=np.float32)
     backbone.train()(batch, tiny.embeddings(torch.float32)).square().sum().backward()
@@ -71,7 +69,7 @@ def test_every_added_matrix_gets_a_gradient() -> None:
         assert (value.grad is not None and bool(value.grad.any())) == value.requires_grad, name
 
 
-def test_merged_weights_compute_the_same_to_the_last_bit_under_the_ordinary_names() -> None:
+def test_merged_weights_compute_the_same_to_the_last_bit_under_the_ordinary_names():
     backbone = _with_lora()
     before, state = _states(backbone), backbone.state_dict()
     merge_lora(backbone)
@@ -85,14 +83,14 @@ def test_merged_weights_compute_the_same_to_the_last_bit_under_the_ordinary_name
     assert all(torch.equal(from_state[name], value) for name, value in plain.state_dict().items())
 
 
-def test_the_adapters_bring_back_the_state_before_merging() -> None:
+def test_the_adapters_bring_back_the_state_before_merging():
     state = _with_lora().state_dict()
     again = with_adapters(merged_state(state, ALPHA), adapters(state))
     assert again.keys() == state.keys()
     assert all(again[name] is state[name] for name in state)
 
 
-def test_the_rank_is_at_most_that_of_the_matrix() -> None:
+def test_the_rank_is_at_most_that_of_the_matrix():
     linear = nn.Linear(5, 2)
     module = nn.Sequential(linear)
     add_lora(module, 64, ALPHA)
@@ -104,7 +102,7 @@ def test_the_rank_is_at_most_that_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_does_not_round_the_sum(dtype: torch.dtype) -> None:
+def test_autocast_does_not_round_the_sum(dtype):
     linear = nn.Linear(5, 4)
     add_lora(linear, 2, ALPHA)
     nn.init.normal_(linear.parametrizations["weight"][0].B)

@@ -1,7 +1,5 @@
 """Operations within sets equal their plain forms, in both layouts; a model gives the same in both layouts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -75,7 +73,7 @@ def _n_rows(n_events: int) -> int:
 @pytest.mark.parametrize("layout", [ExactSizes, PaddedSizes])
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[int], layout: Any) -> None:
+def test_values_and_gradients_equal_the_plain_form(operation, sizes, layout):
     plain, arguments, shapes = OPERATIONS[operation]
     sizes = sorted(sizes)
     of_sets = [[torch.randn(rows(n), columns, dtype=torch.float64) for rows, columns in shapes] for n in sizes]
@@ -90,9 +88,7 @@ def test_values_and_gradients_equal_the_plain_form(operation: str, sizes: list[i
 
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("training", [False, True])
-def test_the_backbone_in_values_and_gradients(
-    sizes: list[int], training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_backbone_in_values_and_gradients(sizes, training, monkeypatch):
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
     backbone = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0).train(training)
     backbone.set_encoder.mu_logvar.eval()
@@ -103,7 +99,7 @@ def test_the_backbone_in_values_and_gradients(
 
 
 @pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
-def test_the_decoder_and_its_loss_in_values_and_gradients(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_and_its_loss_in_values_and_gradients(sizes, monkeypatch):
     decoder = Decoder(SIZES).double().eval()
     exact, few = _batches(sizes)
     seeds = torch.randn(len(exact.variable), SIZES.latent_dim, dtype=torch.float64)
@@ -117,7 +113,7 @@ def test_the_decoder_and_its_loss_in_values_and_gradients(sizes: list[int], monk
     _equal(_gradients(decoder, loss[1]), _gradients(decoder, loss[0]))
 
 
-def test_single_precision() -> None:
+def test_single_precision():
     backbone = tiny.tiny_backbone()
     exact, few = (backbone(b, tiny.embeddings(torch.float32)) for b in _batches(SETS["of all sizes"], np.float32))
     _equal(few, exact, 1e-4)
@@ -126,7 +122,7 @@ def test_single_precision() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision(dtype: torch.dtype) -> None:
+def test_mixed_precision(dtype):
     backbone = tiny.tiny_backbone()
     with torch.autocast("cpu", dtype=dtype):
         exact, few = (backbone(b, tiny.embeddings(torch.float32)) for b in _batches(SETS["of all sizes"], np.float32))
@@ -134,7 +130,7 @@ def test_mixed_precision(dtype: torch.dtype) -> None:
     _equal(few, exact, 1e-2)
 
 
-def test_values_in_the_padding_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_in_the_padding_have_no_effect(monkeypatch):
     """On means and minima too, not only on attention: any finite number may be there."""
     batch = _batches([2, 5, 9])[1]
     recon, target = torch.randn(2, len(batch.variable), SIZES.event_dim, dtype=torch.float64)
@@ -144,7 +140,7 @@ def test_values_in_the_padding_have_no_effect(monkeypatch: pytest.MonkeyPatch) -
     _equal(losses.reconstruction(recon, target, batch.sizes), loss)
 
 
-def test_sets_are_padded_to_few_sizes_whatever_their_number() -> None:
+def test_sets_are_padded_to_few_sizes_whatever_their_number():
     few = _batches(SETS["of all sizes"])[1].sizes
     assert isinstance(few, PaddedSizes)
     assert few.runs == ((1, 4), (8, 10), (16, 4), (48, 8), (96, 2), (384, 2))

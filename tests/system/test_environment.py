@@ -1,7 +1,5 @@
 """What other programs leave in the environment, and the signals by which they end a process."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -12,7 +10,6 @@ from pathlib import Path
 import pytest
 from pytorch_lightning import Trainer
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.system.environment import require_usable
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.interrupt import STOPPING, StopRequest, handled
@@ -22,7 +19,7 @@ from tests.training.helpers import fine_tuner, run_stages
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_backend_or_a_file_of_settings_never_keeps_matplotlib_from_being_imported(tmp_path: Path) -> None:
+def test_a_backend_or_a_file_of_settings_never_keeps_matplotlib_from_being_imported(tmp_path):
     """As a notebook starts a command: its backend is named, and not installed here. torchmetrics imports matplotlib."""
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\n")
     environment = {"MPLBACKEND": "module://not_installed.backend_inline", "MATPLOTLIBRC": str(tmp_path)}
@@ -46,14 +43,14 @@ def test_a_backend_or_a_file_of_settings_never_keeps_matplotlib_from_being_impor
         assert done.stdout == "['sans-serif']\n"
 
 
-def test_a_backend_that_is_installed_is_kept() -> None:
+def test_a_backend_that_is_installed_is_kept():
     code = "import seqsetvae, os; print(os.environ['MPLBACKEND'])"
     environment = {**os.environ, "MPLBACKEND": "svg"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, check=True)
     assert done.stdout == b"svg\n"
 
 
-def test_arguments_of_lightning_in_the_environment_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_of_lightning_in_the_environment_have_no_effect(monkeypatch):
     monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "1")
     monkeypatch.setenv("SLURM_PROCID", "")  # Lightning makes a number of it when it is imported
     require_usable()
@@ -62,7 +59,7 @@ def test_arguments_of_lightning_in_the_environment_have_no_effect(monkeypatch: p
     assert trainer.max_epochs is None or trainer.max_epochs > 1
 
 
-def test_without_a_folder_for_temporary_files_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_for_temporary_files_there_is_one_error(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nothing/here"])
     with pytest.raises(InputError, match=r"No usable temporary directory found in .*Set TMPDIR to a folder"):
@@ -78,8 +75,8 @@ def test_without_a_folder_for_temporary_files_there_is_one_error(monkeypatch: py
     ],
 )
 def test_a_cluster_around_one_process_changes_nothing_and_no_file_of_it_is_loaded(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: dict[str, str]
-) -> None:
+    compiled, tmp_path, monkeypatch, others
+):
     """Lightning would ask for 4 devices, requeue the job at SIGUSR1, and load a hpc_ckpt file before stage 2."""
     for name, value in others.items():
         monkeypatch.setenv(name, value)
@@ -99,16 +96,14 @@ def _step_of_srun(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
-def test_a_shell_in_an_allocation_is_one_process_whatever_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_in_an_allocation_is_one_process_whatever_it_has_room_for(monkeypatch):
     """srun --pty bash in an allocation of two tasks: --devices 2 starts both processes here."""
     _step_of_srun(monkeypatch, NTASKS="2", PROCID="0", LOCALID="0", STEP_ID="4294967290", STEP_NUM_TASKS="1")
     read_slurm(2, 1)
     assert this_process() == Process()
 
 
-def test_several_tasks_of_a_command_for_one_process_are_said_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_tasks_of_a_command_for_one_process_are_said_once(monkeypatch, capsys):
     for rank in ("0", "1"):
         _step_of_srun(monkeypatch, NTASKS="4", PROCID=rank, LOCALID=rank, STEP_ID="0", STEP_NUM_TASKS="4")
         read_slurm(1, 1)
@@ -116,7 +111,7 @@ def test_several_tasks_of_a_command_for_one_process_are_said_once(
     assert capsys.readouterr().out.count("srun has started 4 tasks, and each is a run of its own") == 1
 
 
-def test_words_in_the_place_of_numbers_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_in_the_place_of_numbers_start_no_processes(monkeypatch):
     _step_of_srun(monkeypatch, NTASKS="", PROCID="x", STEP_ID="0")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "two")
@@ -125,7 +120,7 @@ def test_words_in_the_place_of_numbers_start_no_processes(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number: signal.Signals) -> None:
+def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number):
     before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
     try:
         with handled(StopRequest()):
@@ -142,7 +137,7 @@ def test_a_signal_that_asks_to_end_is_raised_once_and_waits_for_a_step(number: s
         signal.signal(number, before)
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_what_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with handled(StopRequest()):

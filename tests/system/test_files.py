@@ -1,7 +1,5 @@
 """Writing: a failure leaves what was there, a killed process leaves nothing for long, two processes do not collide."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -35,7 +33,7 @@ def _names(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def test_a_file_appears_complete_and_replaces_the_older_one(tmp_path: Path) -> None:
+def test_a_file_appears_complete_and_replaces_the_older_one(tmp_path):
     target = tmp_path / "best.ckpt"
     target.write_text("old")
     with new_file(target) as stream:
@@ -45,7 +43,7 @@ def test_a_file_appears_complete_and_replaces_the_older_one(tmp_path: Path) -> N
     assert _names(tmp_path) == ["best.ckpt"]
 
 
-def test_a_full_disk_leaves_the_older_file_and_no_temporary_one(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_older_file_and_no_temporary_one(tmp_path):
     target = tmp_path / "best.ckpt"
     target.write_text("old")
     with (
@@ -58,9 +56,7 @@ def test_a_full_disk_leaves_the_older_file_and_no_temporary_one(tmp_path: Path) 
     assert _names(tmp_path) == ["best.ckpt"]
 
 
-def test_a_disk_that_is_full_only_when_the_file_is_synced_leaves_the_older_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_only_when_the_file_is_synced_leaves_the_older_file(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -73,7 +69,7 @@ def test_a_disk_that_is_full_only_when_the_file_is_synced_leaves_the_older_file(
     assert _names(tmp_path) == ["summary.json"]
 
 
-def test_a_folder_that_may_not_be_written_to_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_written_to_is_one_error(tmp_path, monkeypatch):
     def refused(self: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
@@ -88,13 +84,13 @@ def test_a_folder_that_may_not_be_written_to_is_one_error(tmp_path: Path, monkey
         pass
 
 
-def test_an_error_about_another_file_keeps_its_type(tmp_path: Path) -> None:
+def test_an_error_about_another_file_keeps_its_type(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"), new_file(tmp_path / "out"):
         (tmp_path / "absent").read_text()
     assert _names(tmp_path) == []
 
 
-def test_a_new_file_never_overwrites_one_that_another_process_finished_meanwhile(tmp_path: Path) -> None:
+def test_a_new_file_never_overwrites_one_that_another_process_finished_meanwhile(tmp_path):
     target = tmp_path / "states.npz"
 
     def write(text: str, meanwhile: Callable[[], None]) -> None:
@@ -110,9 +106,7 @@ def test_a_new_file_never_overwrites_one_that_another_process_finished_meanwhile
     assert _names(tmp_path) == ["states.npz"]
 
 
-def test_without_hard_links_a_new_file_is_still_refused_if_it_exists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_hard_links_a_new_file_is_still_refused_if_it_exists(tmp_path, monkeypatch):
     def unsupported(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -125,7 +119,7 @@ def test_without_hard_links_a_new_file_is_still_refused_if_it_exists(
     assert (tmp_path / "b.npz").read_text() == "other"
 
 
-def test_appending_is_all_or_nothing(tmp_path: Path) -> None:
+def test_appending_is_all_or_nothing(tmp_path):
     table = tmp_path / "metrics.csv"
     append_text(table, "epoch,loss\r\n")
     with pytest.raises(CannotWriteError, match=r"metrics\.csv: cannot be written"), largest_file(20):
@@ -133,7 +127,7 @@ def test_appending_is_all_or_nothing(tmp_path: Path) -> None:
     assert table.read_bytes() == b"epoch,loss\r\n"
 
 
-def test_files_and_folders_have_the_usual_permissions(tmp_path: Path) -> None:
+def test_files_and_folders_have_the_usual_permissions(tmp_path):
     (tmp_path / "usual").mkdir()
     write_text(tmp_path / "file", "text")
     with new_folder(tmp_path / "folder"):
@@ -143,7 +137,7 @@ def test_files_and_folders_have_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual file").stat().st_mode
 
 
-def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+def test_a_long_name_can_be_written(tmp_path):
     write_text(tmp_path / ("ä" * 127), "text")
     assert _names(tmp_path) == ["ä" * 127]
 
@@ -151,7 +145,7 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ folders
 
 
-def test_a_folder_appears_complete(tmp_path: Path) -> None:
+def test_a_folder_appears_complete(tmp_path):
     out = tmp_path / "deep" / "out"
     with new_folder(out) as partial:
         (partial / "file").write_text("text")
@@ -161,7 +155,7 @@ def test_a_folder_appears_complete(tmp_path: Path) -> None:
         pytest.fail("the block must not start")
 
 
-def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_folder(tmp_path):
     with (
         pytest.raises(CannotWriteError, match=r"out: cannot be written \(File too large\)"),
         largest_file(1000),
@@ -184,7 +178,7 @@ with new_folder(Path(sys.argv[1]) / "cohort") as partial, new_file(Path(sys.argv
 """
 
 
-def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_stay(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", UNDER_WAY, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -199,7 +193,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_living_one_sta
     assert _names(tmp_path) == ["other"]
 
 
-def test_what_another_computer_or_the_user_made_is_not_a_leftover(tmp_path: Path) -> None:
+def test_what_another_computer_or_the_user_made_is_not_a_leftover(tmp_path):
     for name in ("cohort.partial-0123abcd-01234567", ".cohort.partial-x7x7x7x7", ".cohort.partial-00000000-01234567"):
         (tmp_path / name).mkdir()
     before = _names(tmp_path)
@@ -207,7 +201,7 @@ def test_what_another_computer_or_the_user_made_is_not_a_leftover(tmp_path: Path
     assert _names(tmp_path) == before
 
 
-def test_leftovers_stay_where_the_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_stay_where_the_file_system_knows_no_locks(tmp_path, monkeypatch):
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -221,5 +215,5 @@ def test_leftovers_stay_where_the_file_system_knows_no_locks(tmp_path: Path, mon
     assert _names(tmp_path) == ["other"]
 
 
-def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
     remove_leftovers(tmp_path / "absent")

@@ -1,7 +1,5 @@
 """Starting the processes of a run, and how they end: with the first failure, soon, and with its status."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -31,20 +29,20 @@ def _launch(tmp_path: Path, second: str) -> tuple[int, float]:
     return launch([str(script)], 2), time.monotonic() - start
 
 
-def test_a_process_that_is_killed_ends_all_within_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_is_killed_ends_all_within_seconds(tmp_path, capsys):
     status, seconds = _launch(tmp_path, "os.kill(os.getpid(), 9)")
     assert status == 137
     assert seconds < 60
     assert "error: process 1 of this run was killed by SIGKILL, and the others were ended" in capsys.readouterr().err
 
 
-def test_the_status_is_that_of_the_process_that_failed_first(tmp_path: Path) -> None:
+def test_the_status_is_that_of_the_process_that_failed_first(tmp_path):
     status, seconds = _launch(tmp_path, "sys.exit(2)")
     assert status == 2
     assert seconds < 60
 
 
-def test_no_process_asks_for_the_name_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_asks_for_the_name_of_this_computer(tmp_path, monkeypatch):
     """In many containers it does not resolve, and each question takes seconds."""
 
     def asked(_: str = "") -> str:
@@ -66,9 +64,7 @@ def test_no_process_asks_for_the_name_of_this_computer(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_to_the_launcher_reaches_the_processes_and_asks_to_try_again(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_to_the_launcher_reaches_the_processes_and_asks_to_try_again(tmp_path, number):
     before = signal.getsignal(number)
     first = f"os.kill(os.getppid(), {int(number)})"
     try:
@@ -85,7 +81,7 @@ def _second_of_two(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
 
 
-def test_a_port_in_use_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_one_error(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         _second_of_two(monkeypatch, port)
@@ -93,7 +89,7 @@ def test_a_port_in_use_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
             join(use_gpu=False)
 
 
-def test_a_process_that_never_comes_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_never_comes_is_one_error(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     _second_of_two(monkeypatch, port)
@@ -103,21 +99,19 @@ def test_a_process_that_never_comes_is_one_error(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (3, 1), (2, 2)])
-def test_other_numbers_than_those_that_were_started_are_an_error(
-    monkeypatch: pytest.MonkeyPatch, devices: int, num_nodes: int
-) -> None:
+def test_other_numbers_than_those_that_were_started_are_an_error(monkeypatch, devices, num_nodes):
     _second_of_two(monkeypatch, 0)
     check_processes(2, 1)
     with pytest.raises(InputError, match=r"2 processes were started, 2 on this node: pass --devices 2 --num_nodes 1"):
         check_processes(devices, num_nodes)
 
 
-def test_several_nodes_need_torchrun_or_srun() -> None:
+def test_several_nodes_need_torchrun_or_srun():
     with pytest.raises(InputError, match=r"num_nodes: received 2; the same command must be started on each node"):
         check_processes(1, 2)
 
 
-def test_a_task_of_srun_is_one_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_srun_is_one_of_the_processes(monkeypatch):
     values = {"PROCID": 5, "LOCALID": 1, "NTASKS": 8, "STEP_ID": 0, "STEP_NODELIST": "n[07-08]", "JOB_ID": 123456}
     for name, value in values.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))

@@ -1,7 +1,5 @@
 """Freed memory is kept for the next step, and the command asks for that."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import train_optimized
-from seqsetvae.cohort import Cohort
 from seqsetvae.system.memory import STATUS, keep_freed_memory, peak_mib, return_freed_memory
 from tests.training.helpers import scripted_run
 
@@ -36,7 +33,7 @@ def faults(how: str) -> tuple[bool, int]:
     return kept == "True", int(count)
 
 
-def test_a_step_finds_the_memory_of_the_one_before_it() -> None:
+def test_a_step_finds_the_memory_of_the_one_before_it():
     kept, count = faults("keep")
     if not kept:
         pytest.skip("the C library here is not glibc")
@@ -57,7 +54,7 @@ print(kept, before - status_mib("RssAnon"))
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="a process's own memory is read from /proc")
-def test_what_was_kept_is_returned_also_from_between_arrays_that_live() -> None:
+def test_what_was_kept_is_returned_also_from_between_arrays_that_live():
     root = Path(train_optimized.__file__).parent
     said = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True, cwd=root).stdout
     kept, returned = said.split()
@@ -66,16 +63,14 @@ def test_what_was_kept_is_returned_also_from_between_arrays_that_live() -> None:
     assert 190 < float(returned) < 210
 
 
-def test_freed_memory_is_returned_after_each_epoch(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_freed_memory_is_returned_after_each_epoch(compiled, tmp_path, monkeypatch):
     called: list[str] = []
     monkeypatch.setattr("seqsetvae.training.stages.return_freed_memory", lambda: called.append("return"))
     scripted_run(compiled, tmp_path, [0.6, 0.7, 0.8], max_epochs=3, unfreeze_after=1)
     assert len(called) == 3
 
 
-def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch):
     called: list[str] = []
 
     monkeypatch.setattr(train_optimized, "keep_freed_memory", lambda: called.append("keep"))
@@ -84,12 +79,12 @@ def test_the_command_keeps_freed_memory_before_any_mode_runs(monkeypatch: pytest
     assert called == ["keep", "run"]
 
 
-def test_elsewhere_it_says_that_nothing_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_it_says_that_nothing_was_done(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert (keep_freed_memory(), return_freed_memory()) == (False, False)
 
 
-def test_the_peak_of_the_process_grows_with_what_it_holds() -> None:
+def test_the_peak_of_the_process_grows_with_what_it_holds():
     """Of a fresh process, because this one may have had more before."""
     code = "from seqsetvae.system.memory import peak_mib\n"
     code += "before = peak_mib(); x = bytes(200 * 2**20); x = bytearray(x); "
@@ -100,5 +95,5 @@ def test_the_peak_of_the_process_grows_with_what_it_holds() -> None:
     assert 200 <= after - before < 500
 
 
-def test_this_process_has_a_peak() -> None:
+def test_this_process_has_a_peak():
     assert peak_mib() > 1

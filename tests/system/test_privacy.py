@@ -1,7 +1,5 @@
 """A run folder is searched for stay ids, paths and users, by the table in docs/privacy.md."""
 
-from __future__ import annotations
-
 import random
 import re
 import shutil
@@ -85,7 +83,7 @@ def _holds(content: bytes) -> bool:
     return text or b"QXZ-" in content or any(struct.pack("<q", number) in content for number in NUMBERS)
 
 
-def test_files_hold_stay_ids_and_paths_only_where_the_table_says_so(released: Path) -> None:
+def test_files_hold_stay_ids_and_paths_only_where_the_table_says_so(released):
     run = run_of(released / "runs")
     found: dict[str, tuple[bool, bool]] = {}
     for file in (path for path in run.rglob("*") if path.is_file() and path.name != "every_set.csv"):  # as one likes
@@ -101,7 +99,7 @@ def test_files_hold_stay_ids_and_paths_only_where_the_table_says_so(released: Pa
     assert {"predictions.csv", "report.html", "evaluation.json", "config.json"} <= found.keys() & listed
 
 
-def test_what_is_given_to_others_names_no_patient_no_folder_and_no_person(released: Path) -> None:
+def test_what_is_given_to_others_names_no_patient_no_folder_and_no_person(released):
     """Evaluated with subgroups, landmarks and baselines, with the risk over time in the report, and exported."""
     run = run_of(released / "runs")
     for_others = [run / "report.html", run / "evaluation.json", run / "calibration.json", run / "metrics.csv"]
@@ -115,12 +113,12 @@ def test_what_is_given_to_others_names_no_patient_no_folder_and_no_person(releas
     assert "The positive stay of median final risk" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_output_and_logs_count_stays_and_name_none(released: Path) -> None:
+def test_output_and_logs_count_stays_and_name_none(released):
     for file in ("train.log", "summary.txt", "summary.json"):
         assert not _holds((run_of(released / "runs") / file).read_bytes()), file
 
 
-def test_a_report_shows_names_without_their_folders(released: Path) -> None:
+def test_a_report_shows_names_without_their_folders(released):
     run = run_of(released / "runs")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "<!doctype html>" in page.lower()
@@ -142,7 +140,7 @@ def test_a_report_shows_names_without_their_folders(released: Path) -> None:
         ("about ~3/4 of them, and/or ../", "about ~3/4 of them, and/or ../"),
     ],
 )
-def test_absolute_paths_are_cut_to_their_last_part(text: str, expected: str) -> None:
+def test_absolute_paths_are_cut_to_their_last_part(text, expected):
     assert without_folders(text) == expected
 
 
@@ -156,12 +154,12 @@ def test_absolute_paths_are_cut_to_their_last_part(text: str, expected: str) -> 
         ("&#39;/mnt/O&#39;&#34;&#39;&#34;&#39;Brien &amp; Co/run&#39;", "&#39;run&#39;"),
     ],
 )
-def test_where_a_path_with_a_space_ends_is_known_of_the_paths_of_a_run(text: str, expected: str) -> None:
+def test_where_a_path_with_a_space_ends_is_known_of_the_paths_of_a_run(text, expected):
     config = {"settings": {"data_dir": "/home/Ada L/my run", "lr": 1, "more": ["/mnt/O'Brien & Co/run"]}}
     assert without_folders(text, absolute_paths(config)) == expected
 
 
-def test_checkpoints_of_one_name_are_told_apart_without_the_folders_that_they_share() -> None:
+def test_checkpoints_of_one_name_are_told_apart_without_the_folders_that_they_share():
     one, other = (Path(f"/home/ada/{name}/run/checkpoints/best.ckpt") for name in "ab")
     assert checkpoint_names([one]) == ["run/checkpoints/best.ckpt"]
     assert checkpoint_names([one, other]) == ["a/run/checkpoints/best.ckpt", "b/run/checkpoints/best.ckpt"]
@@ -170,7 +168,7 @@ def test_checkpoints_of_one_name_are_told_apart_without_the_folders_that_they_sh
     assert len(set(checkpoint_names([one, one]))) == 1
 
 
-def test_runs_count_faulty_files_and_name_none(old_layout: Path, tmp_path: Path) -> None:
+def test_runs_count_faulty_files_and_name_none(old_layout, tmp_path):
     ehr = tmp_path / "patient_ehr"
     shutil.copytree(old_layout if old_layout.name == "patient_ehr" else old_layout / "patient_ehr", ehr)
     bad = sorted((ehr / "train").iterdir())[0]

@@ -1,7 +1,5 @@
 """Curves, groups and counts for evaluation.json, against scikit-learn, scipy or a formula of their own."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -23,7 +21,7 @@ def _curves(label: np.ndarray, score: np.ndarray, threshold: float | None = None
     return found
 
 
-def test_the_roc_curve_has_the_auroc_of_the_rank_statistic() -> None:
+def test_the_roc_curve_has_the_auroc_of_the_rank_statistic():
     label, score, _ = scores(400)
     found = _curves(label, score)
     statistic = mannwhitneyu(score[label == 1], score[label == 0]).statistic
@@ -32,13 +30,13 @@ def test_the_roc_curve_has_the_auroc_of_the_rank_statistic() -> None:
     assert found["roc"]["x"] == pytest.approx(roc_curve(label, score)[0].tolist(), abs=1e-6)
 
 
-def test_stays_are_ranked_by_logits_because_probabilities_round() -> None:
+def test_stays_are_ranked_by_logits_because_probabilities_round():
     label, score = np.array([0, 0, 1, 1]), np.array([40.0, 41.0, 42.0, 43.0])
     assert _curves(label, score)["auroc"] == 1
     assert roc_auc_score(label, expit(score)) == 0.5
 
 
-def test_the_average_precision_is_the_area_of_the_steps_that_are_drawn() -> None:
+def test_the_average_precision_is_the_area_of_the_steps_that_are_drawn():
     label, score, _ = scores(400)
     found = _curves(label, score)
     recall, precision = (np.array(found["precision_recall"][axis]) for axis in "xy")
@@ -48,7 +46,7 @@ def test_the_average_precision_is_the_area_of_the_steps_that_are_drawn() -> None
     assert precision == pytest.approx([label[each].mean() for each in called], abs=1e-6)
 
 
-def test_curves_of_many_stays_have_few_points_and_the_exact_area() -> None:
+def test_curves_of_many_stays_have_few_points_and_the_exact_area():
     label, score, _ = scores(40_000)
     score = score + np.random.default_rng(1).normal(0, 1e-3, len(score))  # no ties, so that the full curve is long
     found = _curves(label, score)
@@ -59,7 +57,7 @@ def test_curves_of_many_stays_have_few_points_and_the_exact_area() -> None:
     assert auc(x, y) == pytest.approx(found["auroc"], abs=1e-3)
 
 
-def test_calibration_groups_are_those_of_scikit_learn_and_count_every_stay() -> None:
+def test_calibration_groups_are_those_of_scikit_learn_and_count_every_stay():
     label, _, risk = scores(403)
     groups = curves.calibration_groups(label, risk)
     observed, predicted = calibration_curve(label, risk, n_bins=10, strategy="quantile")
@@ -69,18 +67,18 @@ def test_calibration_groups_are_those_of_scikit_learn_and_count_every_stay() -> 
     assert sum(each["positives"] for each in groups) == label.sum()
 
 
-def test_stays_of_equal_risk_are_in_one_group() -> None:
+def test_stays_of_equal_risk_are_in_one_group():
     groups = curves.calibration_groups(np.array([0, 1] * 20), np.full(40, 0.3))
     assert [(each["stays"], each["positives"]) for each in groups] == [(40, 20)]
 
 
 @pytest.mark.parametrize(("positives", "stays"), [(0, 12), (3, 12), (12, 12), (1, 1), (224, 1598)])
-def test_intervals_of_shares_are_those_of_scipy(positives: int, stays: int) -> None:
+def test_intervals_of_shares_are_those_of_scipy(positives, stays):
     expected = binomtest(positives, stays).proportion_ci(0.95, method="wilson")
     assert curves.wilson(positives, stays) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-def test_the_net_benefit_of_the_model_follows_from_its_confusion_matrix() -> None:
+def test_the_net_benefit_of_the_model_follows_from_its_confusion_matrix():
     label, _, risk = scores(400)
     thresholds = curves.decision_thresholds(0.2)
     for threshold, benefit in zip(thresholds, curves.net_benefit(label, risk, thresholds), strict=True):
@@ -89,21 +87,21 @@ def test_the_net_benefit_of_the_model_follows_from_its_confusion_matrix() -> Non
         assert benefit == pytest.approx((true_positive - false_positive * odds) / 400, abs=1e-12)
 
 
-def test_acting_on_every_stay_has_no_benefit_at_the_prevalence() -> None:
+def test_acting_on_every_stay_has_no_benefit_at_the_prevalence():
     label, _, risk = scores(400)
     (benefit,) = curves.net_benefit(label, np.ones_like(risk), np.array([0.2]))
     assert benefit == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("prevalence", "highest"), [(0.01, 0.5), (0.4, 0.8), (0.9, 0.95)])
-def test_thresholds_go_from_one_percent_to_twice_the_prevalence(prevalence: float, highest: float) -> None:
+def test_thresholds_go_from_one_percent_to_twice_the_prevalence(prevalence, highest):
     thresholds = curves.decision_thresholds(prevalence)
     assert thresholds[0] == 0.01
     assert thresholds[-1] == pytest.approx(highest)
 
 
 @pytest.mark.parametrize("place", [0, 5, 200, 399])
-def test_counts_at_the_threshold_are_those_of_scikit_learn(place: int) -> None:
+def test_counts_at_the_threshold_are_those_of_scikit_learn(place):
     label, score, _ = scores(400)
     threshold = float(np.sort(score)[place])  # that of a stay: it is called too
     found = _curves(label, score, threshold)["at_threshold"]
@@ -112,7 +110,7 @@ def test_counts_at_the_threshold_are_those_of_scikit_learn(place: int) -> None:
     assert [found[name] for name in ("true_negative", "false_positive", "false_negative", "true_positive")] == expected
 
 
-def test_risks_are_counted_by_label_and_their_medians_are_exact() -> None:
+def test_risks_are_counted_by_label_and_their_medians_are_exact():
     label, score, risk = scores(400)
     found = _curves(label, score)["risk"]
     edges = np.linspace(0, 1, curves.RISK_BINS + 1)
@@ -121,14 +119,14 @@ def test_risks_are_counted_by_label_and_their_medians_are_exact() -> None:
         assert found["medians"][value] == pytest.approx(np.median(risk[label == value]))
 
 
-def test_stays_of_one_class_have_no_curves() -> None:
+def test_stays_of_one_class_have_no_curves():
     assert curves.outcome_curves("death", np.zeros(5, dtype=np.int64), np.arange(5.0), {"x": np.full(5, 0.1)}) == []
 
 
 # ------------------------------------------------------------------ of every task
 
 
-def test_every_task_has_curves_of_each_of_its_labels() -> None:
+def test_every_task_has_curves_of_each_of_its_labels():
     rng = np.random.default_rng(0)
     target = (rng.random((60, 2)) < 0.4).astype(float)
     target[:7, 1] = np.nan
@@ -148,7 +146,7 @@ def test_every_task_has_curves_of_each_of_its_labels() -> None:
         assert mean == pytest.approx(probability[:, at].mean())
 
 
-def test_numbers_are_grouped_by_what_is_predicted() -> None:
+def test_numbers_are_grouped_by_what_is_predicted():
     spec = Spec("regression", ("days",), 1, (), (5.0,), (2.0,))
     output, target = np.arange(101.0)[:, None] / 100, np.arange(101.0)[:, None] ** 2
     target[3] = np.nan
@@ -163,7 +161,7 @@ def test_numbers_are_grouped_by_what_is_predicted() -> None:
     assert TASKS["regression"].curves(spec, output[:0], target[:0]) == []
 
 
-def test_lists_of_numbers_are_one_line_of_the_file_and_texts_are_left_as_they_are() -> None:
+def test_lists_of_numbers_are_one_line_of_the_file_and_texts_are_left_as_they_are():
     content = {"x": [0.5, -1e-7, 3], "text": "[\n1,\n 2]", "nested": [{"y": [1]}, []], "none": [None, 1]}
     text = as_text(content)
     assert json.loads(text) == content

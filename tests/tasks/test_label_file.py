@@ -1,7 +1,5 @@
 """Labels of tasks are joined to an imported cohort by the ids and prediction times of its source."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.targets import read_label_file
 from tests.cohort.conftest import HEADER, Tables
-from tests.command import command, run_of
+from tests.command import command, run_of, succeeded
 
 
 @pytest.fixture
@@ -39,17 +37,17 @@ def cells(tables: Tables, cohort_flags: tuple[object, ...], text: str, events: s
 
 
 @pytest.mark.parametrize("column", ["id", "stay_id", "ts_id"])
-def test_text_ids_find_the_stay_that_has_the_id_in_the_source(tables: Tables, column: str) -> None:
+def test_text_ids_find_the_stay_that_has_the_id_in_the_source(tables, column):
     assert cells(tables, (), f"{column},los\np2,5\np10,7\nother,9\n") == ["7", "5"]
 
 
-def test_the_id_column_of_the_import_is_that_of_the_labels(tables: Tables) -> None:
+def test_the_id_column_of_the_import_is_that_of_the_labels(tables):
     flags = ("--id_column", "admission")
     text = "admission,id,los\np2,x,5\np10,y,7\n"
     assert cells(tables, flags, text, TEXT_IDS.replace("id,", "admission,", 1)) == ["7", "5"]
 
 
-def test_a_stay_id_is_that_of_the_source_where_the_import_numbered_the_samples(tables: Tables) -> None:
+def test_a_stay_id_is_that_of_the_source_where_the_import_numbered_the_samples(tables):
     labels = tables.csv("labels.csv", TIMED)
     flags = ("--labels", labels, "--label_name", "died")
     cohort = tables.compile(tables.csv("events.csv", STAMPS), *flags)
@@ -62,13 +60,13 @@ def test_a_stay_id_is_that_of_the_source_where_the_import_numbered_the_samples(t
         cells(tables, flags, "stay_id,los\n2,8\n", STAMPS)
 
 
-def test_prediction_times_in_hours_are_those_of_the_import(tables: Tables) -> None:
+def test_prediction_times_in_hours_are_those_of_the_import(tables):
     labels = tables.csv("labels.csv", "id,prediction_time\np10,1\np2,1\np2,2\n")
     flags = ("--labels", labels, "--time_unit", "hours")
     assert cells(tables, flags, "id,prediction_time,los\np2,2,5\np2,1,6\np10,1,7\n") == ["7", "6", "5"]
 
 
-def test_an_id_that_a_spreadsheet_would_run_is_found_as_predictions_write_it(tables: Tables) -> None:
+def test_an_id_that_a_spreadsheet_would_run_is_found_as_predictions_write_it(tables):
     events = TEXT_IDS.replace("p2,", "=2+1,")
     assert cells(tables, (), "id,los\n'=2+1,5\np10,7\n", events) == ["5", "7"]
     assert cells(tables, (), "id,los\n=2+1,5\np10,7\n", events) == ["5", "7"]
@@ -78,7 +76,7 @@ def test_an_id_that_a_spreadsheet_would_run_is_found_as_predictions_write_it(tab
 
 
 @pytest.mark.parametrize("unit", ["seconds", "minutes", "hours", "days"])
-def test_times_of_samples_are_the_numbers_of_the_source(tables: Tables, unit: str) -> None:
+def test_times_of_samples_are_the_numbers_of_the_source(tables, unit):
     text = "id,prediction_time,los\np2,0.1,6\np2,7.3,5\np10,1.7,7\n"
     flags = ("--labels", tables.csv("labels.csv", text), "--time_unit", unit)
     cohort = tables.compile(tables.csv("events.csv", TEXT_IDS), *flags)
@@ -98,18 +96,18 @@ def test_times_of_samples_are_the_numbers_of_the_source(tables: Tables, unit: st
         ("id,los\n", "has no rows"),
     ],
 )
-def test_labels_that_cannot_be_joined_are_one_clear_error(tables: Tables, text: str, message: str) -> None:
+def test_labels_that_cannot_be_joined_are_one_clear_error(tables, text, message):
     with pytest.raises(InputError, match=re.escape(message)):
         cells(tables, (), text)
 
 
-def test_a_stay_of_the_old_layout_is_a_number(compiled: object, tmp_path: Path) -> None:
+def test_a_stay_of_the_old_layout_is_a_number(compiled, tmp_path):
     (tmp_path / "oc.csv").write_text("ts_id,los\nx7,5\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"row 0 \(counted from 0\), column ts_id: 'x7' is not a whole number"):
         read_label_file(tmp_path / "oc.csv", ("los",)).of(compiled)  # type: ignore[arg-type]
 
 
-def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path: Path) -> None:
+def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path):
     days = pd.to_datetime("2020-01-01") + pd.to_timedelta(range(3), unit="D")
     times_of_day = [day + pd.Timedelta(minutes=at) for day in days for at in (0, 9)]
     rows = [(stay, at, 60.0 + stay) for stay in range(1, 13) for at in times_of_day]
@@ -130,20 +128,20 @@ def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path: Path) ->
     for name, split in cohort.splits.items():
         assert [float(cell) // 1 for cell in found[name][:, 0]] == split.subject_id.tolist()
         assert [float(cell) * 10 % 10 for cell in found[name][:, 0]] == pytest.approx([1, 2, 3] * (split.n_stays // 3))
-    status, said, errors = command(
-        "finetune",
-        architecture="variable_summaries",
-        from_random_weights="true",
-        data_dir=out,
-        output_root_dir=tmp_path / "runs",
-        task="regression",
-        label_name="float_value",
-        label_path=tmp_path / "los.parquet",
-        max_epochs=1,
+    said = succeeded(
+        command(
+            "finetune",
+            architecture="variable_summaries",
+            from_random_weights="true",
+            data_dir=out,
+            output_root_dir=tmp_path / "runs",
+            task="regression",
+            label_name="float_value",
+            label_path=tmp_path / "los.parquet",
+            max_epochs=1,
+        )
     )
-    assert status == 0, errors
     assert "Task: regression" in said
-    status, _, errors = command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid")
-    assert status == 0, errors
+    succeeded(command("evaluate", ckpt=run_of(tmp_path / "runs"), split="valid"))
     columns = pd.read_csv(run_of(tmp_path / "runs") / "predictions.csv").columns
     assert {"id", "prediction_time"} <= set(columns)

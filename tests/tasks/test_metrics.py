@@ -1,7 +1,5 @@
 """Figures of the tasks compared with scikit-learn, and losses with torch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -33,7 +31,7 @@ def holes(target: np.ndarray, seed: int = 9) -> np.ndarray:
     return np.where(np.random.default_rng(seed).random(target.shape) < 0.2, np.nan, target)
 
 
-def test_figures_of_several_labels_are_those_of_scikit_learn() -> None:
+def test_figures_of_several_labels_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     spec = Spec("multilabel", ("died", "long stay"), 2)
     target = holes((rng.random((N, 2)) < (0.3, 0.6)).astype(float))
@@ -55,7 +53,7 @@ def test_figures_of_several_labels_are_those_of_scikit_learn() -> None:
     assert float(of_validation["auprc"]) == pytest.approx(np.mean(auprcs))
 
 
-def test_figures_of_classes_are_those_of_scikit_learn() -> None:
+def test_figures_of_classes_are_those_of_scikit_learn():
     rng = np.random.default_rng(1)
     spec = Spec("multiclass", ("unit",), 3, ("a", "b", "c"))
     target = rng.integers(0, 3, (N, 1)).astype(float)
@@ -75,7 +73,7 @@ def test_figures_of_classes_are_those_of_scikit_learn() -> None:
     assert float(of_validation["accuracy"]) == pytest.approx(found["accuracy"])
 
 
-def test_figures_of_numbers_are_those_of_scikit_learn_in_the_unit_of_the_column() -> None:
+def test_figures_of_numbers_are_those_of_scikit_learn_in_the_unit_of_the_column():
     rng = np.random.default_rng(2)
     truth = holes(rng.lognormal(2, 1, (N, 2)) * (1, 100))
     spec = regression.fit(("days", "cost"), np.where(np.isnan(truth), "", truth.astype(str)), "file")
@@ -98,7 +96,7 @@ def test_figures_of_numbers_are_those_of_scikit_learn_in_the_unit_of_the_column(
 
 
 @pytest.mark.parametrize("name", ["multilabel", "multiclass", "regression"])
-def test_a_weighted_resample_is_the_sample_with_stays_repeated(name: str) -> None:
+def test_a_weighted_resample_is_the_sample_with_stays_repeated(name):
     rng = np.random.default_rng(3)
     spec = {
         "multilabel": Spec("multilabel", ("a", "b"), 2),
@@ -114,7 +112,7 @@ def test_a_weighted_resample_is_the_sample_with_stays_repeated(name: str) -> Non
     assert {key: float(value[0]) for key, value in weighted.items()} == pytest.approx(repeated)
 
 
-def test_the_temperature_is_that_of_the_lowest_log_loss() -> None:
+def test_the_temperature_is_that_of_the_lowest_log_loss():
     """Logits that are twice as large as those that made the classes need the temperature 2."""
     rng = np.random.default_rng(6)
     logits = rng.normal(size=(20_000, 3)) * 2
@@ -130,7 +128,7 @@ def test_the_temperature_is_that_of_the_lowest_log_loss() -> None:
     assert figures[1]["log loss"] == pytest.approx(metrics.log_loss(place[:, 0], softmax(2 * logits / found, axis=1)))
 
 
-def test_losses_are_means_over_the_labels_that_there_are() -> None:
+def test_losses_are_means_over_the_labels_that_there_are():
     torch.manual_seed(0)
     output, missing = torch.randn(6, 2), torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1], [0, 0], [0, 0]]).bool()
     target = torch.randint(0, 2, (6, 2)).float().masked_fill(missing, torch.nan)
@@ -152,7 +150,7 @@ def test_losses_are_means_over_the_labels_that_there_are() -> None:
         assert (float(value), float(weight)) == (0.0, 0.0)
 
 
-def test_the_constant_prediction_is_the_best_without_looking_at_a_stay() -> None:
+def test_the_constant_prediction_is_the_best_without_looking_at_a_stay():
     rng = np.random.default_rng(4)
     labels = (rng.random((N, 2)) < (0.2, 0.7)).astype(float)
     ((name, output),) = multilabel.constant(Spec("multilabel", ("a", "b"), 2), labels, labels[:3]).items()
@@ -167,7 +165,7 @@ def test_the_constant_prediction_is_the_best_without_looking_at_a_stay() -> None
     assert not regression.constant(spec, None, classes)
 
 
-def test_baselines_learn_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_learn_what_the_table_shows(monkeypatch):
     pytest.importorskip("lightgbm")
     rng = np.random.default_rng(5)
     table = rng.normal(size=(600, 3)).astype(np.float32)
@@ -217,14 +215,12 @@ def test_baselines_learn_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) -
         ("regression", ("a",), [[""], [""]], "the column 'a' has not two different values"),
     ],
 )
-def test_labels_that_a_task_cannot_have_are_one_clear_error(
-    task: str, names: tuple[str, ...], cells: list[list[str]], message: str
-) -> None:
+def test_labels_that_a_task_cannot_have_are_one_clear_error(task, names, cells, message):
     with pytest.raises(InputError, match=message):
         TASKS[task].fit(names, np.array(cells), "oc.csv")
 
 
-def test_a_label_far_from_those_of_training_is_an_error() -> None:
+def test_a_label_far_from_those_of_training_is_an_error():
     """Its square would be an infinite loss, which looks like a matter of learning rates."""
     spec = regression.fit(("days",), np.array([["1"], ["2"], ["3"]]), "oc.csv")
     target = regression.parse(spec, np.array([["2"], [""], ["3e9"]]), "oc.csv")
@@ -232,7 +228,7 @@ def test_a_label_far_from_those_of_training_is_an_error() -> None:
         regression.encode(spec, target)
 
 
-def test_classes_are_in_the_order_of_their_numbers_and_an_unknown_one_is_an_error() -> None:
+def test_classes_are_in_the_order_of_their_numbers_and_an_unknown_one_is_an_error():
     spec = multiclass.fit(("a",), np.array([["10"], ["9"], ["x"], [""], ["9"]]), "oc.csv")
     assert spec.classes == ("9", "10", "x")
     assert Spec.from_plain(spec.as_plain()) == spec

@@ -1,7 +1,5 @@
 """A fine-tuner whose val_auc follows a script and that records its run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

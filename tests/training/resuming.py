@@ -1,7 +1,5 @@
 """Kill a run inside this process at a chosen call of a function, and go on with it by the command."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.kills import differences
-from tests.command import argv, call
+from tests.command import argv, call, refused, succeeded
 
 BATCH_SIZE = 8
 STEPS = 8  # batches of an epoch: 60 stays, 8 at a time
@@ -57,16 +55,12 @@ def pretrain(data_dir: Path, root: Path, **flags: object) -> tuple[int, str, str
 
 def resume(run: Path, *words: str) -> str:
     """Go on with a run to its end; what was printed."""
-    status, said, errors = call(["--resume", str(run), *words])
-    assert status == 0, errors
-    return said
+    return succeeded(call(["--resume", str(run), *words]))
 
 
 def refusal(run: Path, *words: str) -> str:
     """The error of a resume that is refused."""
-    status, _, errors = call(["--resume", str(run), *words])
-    assert status == 2, errors
-    return errors
+    return refused(call(["--resume", str(run), *words]))
 
 
 def assert_same_run(run: Path, whole: Path) -> None:

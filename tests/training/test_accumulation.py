@@ -1,7 +1,5 @@
 """Gradient accumulation: an optimizer step gets the gradient of one large batch of the same stays."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +113,7 @@ def _check_fine_tuning(module: Any, rows: Dataset[Any], accumulate: int, folder:
 
 @pytest.mark.parametrize("accumulate", ACCUMULATE)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_head_on_cached_features(loss: str, accumulate: int, compiled: Cohort, tmp_path: Path) -> None:
+def test_the_head_on_cached_features(loss, accumulate, compiled, tmp_path):
     module = _fine_tuner(compiled, loss)
     data = CohortDataModule(compiled, batch_size=16, max_events=10**6, dtype=np.float64)
     rows = cached_features(module, data, CPU, tmp_path / "features").rows["train"]
@@ -124,7 +122,7 @@ def test_the_head_on_cached_features(loss: str, accumulate: int, compiled: Cohor
 
 
 @pytest.mark.parametrize(("loss", "accumulate"), [("mean over stays", 2), ("class weights", 4), ("focal", 8)])
-def test_the_unfrozen_backbone(loss: str, accumulate: int, compiled: Cohort, tmp_path: Path) -> None:
+def test_the_unfrozen_backbone(loss, accumulate, compiled, tmp_path):
     module = _fine_tuner(compiled, loss)
     module.unfreeze_backbone()
     rows = SplitBatches(compiled.split("train"), None, np.float64, change=compiled.variables.z_scores)
@@ -132,9 +130,7 @@ def test_the_unfrozen_backbone(loss: str, accumulate: int, compiled: Cohort, tmp
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_pretraining_is_a_mean_over_sets(
-    accumulate: int, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretraining_is_a_mean_over_sets(accumulate, compiled, tmp_path, monkeypatch):
     _same_seeds_for_every_set(monkeypatch)
     table = torch.from_numpy(compiled.embeddings.copy()).double()
     settings = reconstruction.Settings(max_beta=0.1, beta_warmup_steps=4, free_bits=0.1)

@@ -1,7 +1,5 @@
 """Stage 1 computes the features of the frozen backbone once, for this run and later ones, with the same results."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -57,7 +55,7 @@ def _train_folder(cohort: Cohort, folder: Path) -> Path:
 # ------------------------------------------------------------------------------------------------ the same metrics
 
 
-def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled: Cohort, tmp_path: Path) -> None:
+def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled, tmp_path):
     fresh, found = (_stage_1(compiled, tmp_path, cached=True) for _ in range(2))
     plain = _stage_1(compiled, tmp_path, cached=False)
     assert [len(run.state.passes) for run in (fresh, found, plain)] == [2, 0, 0]
@@ -71,7 +69,7 @@ def test_metrics_equal_those_of_a_backbone_that_runs_in_every_epoch(compiled: Co
     assert plain.state.rows[0].waiting is not None
 
 
-def test_every_batch_holds_the_pooled_states_of_its_stays(compiled: Cohort, tmp_path: Path) -> None:
+def test_every_batch_holds_the_pooled_states_of_its_stays(compiled, tmp_path):
     """In validation the batches are those in which they were computed, and equal to the last bit."""
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
@@ -84,7 +82,7 @@ def test_every_batch_holds_the_pooled_states_of_its_stays(compiled: Cohort, tmp_
         assert torch.equal(pooled.pooled, module.pooled(batch))
 
 
-def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, tmp_path: Path) -> None:
+def test_padding_of_another_process_has_features_and_no_label(compiled, tmp_path):
     rows = _features(compiled, tmp_path).rows["valid"]
     padding, whole = rows[np.array([~4])], rows[np.array([4])]
     assert padding.label.tolist() == [-1]
@@ -92,7 +90,7 @@ def test_padding_of_another_process_has_features_and_no_label(compiled: Cohort, 
     assert torch.equal(padding.stay_id, whole.stay_id)
 
 
-def test_features_in_16_bits_reach_the_head_unchanged(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_in_16_bits_reach_the_head_unchanged(compiled, tmp_path):
     module = fine_tuner(compiled).eval()
     run = make_run(module, compiled, tmp_path)
     features = cached_features(module, run.data, replace(CPU, autocast=torch.bfloat16), tmp_path / "features")
@@ -103,7 +101,7 @@ def test_features_in_16_bits_reach_the_head_unchanged(compiled: Cohort, tmp_path
             assert torch.equal(module(pooled), module(batch))
 
 
-def test_features_of_a_backbone_that_trains_are_refused(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_of_a_backbone_that_trains_are_refused(compiled, tmp_path):
     module: SeqSetVAEFineTuner = fine_tuner(compiled)
     module.unfreeze_backbone()
     with pytest.raises(AssertionError, match="stale"):
@@ -113,9 +111,7 @@ def test_features_of_a_backbone_that_trains_are_refused(compiled: Cohort, tmp_pa
 # ------------------------------------------------------------------------------------------------ the cache
 
 
-def test_the_next_run_uses_the_cache_without_a_forward_pass(
-    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_next_run_uses_the_cache_without_a_forward_pass(compiled, tmp_path, capsys):
     first = _features(compiled, tmp_path)
     module = fine_tuner(compiled, dropout=0.5)  # another head on the same backbone
     module.pooled = lambda batch: pytest.fail("there was another forward pass")
@@ -132,7 +128,7 @@ def test_the_next_run_uses_the_cache_without_a_forward_pass(
         assert text in printed
 
 
-def test_the_manifest_records_all_dependencies_and_no_labels(compiled: Cohort, tmp_path: Path) -> None:
+def test_the_manifest_records_all_dependencies_and_no_labels(compiled, tmp_path):
     _features(compiled, tmp_path)
     assert len(_cached_folders(tmp_path)) == 2  # one a split
     for folder in _cached_folders(tmp_path):
@@ -187,12 +183,12 @@ def _nothing(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None: ...
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_of_what_the_features_depend_on_is_another_key(change: str, compiled: Cohort) -> None:
+def test_any_change_of_what_the_features_depend_on_is_another_key(change, compiled):
     assert _path(compiled, _nothing) == _path(compiled, _nothing)
     assert _path(compiled, CHANGES[change]) != _path(compiled, _nothing)
 
 
-def test_another_split_or_precision_is_another_key(compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_split_or_precision_is_another_key(compiled, monkeypatch):
     paths = [
         _path(compiled, _nothing),
         _path(compiled, _nothing, split="valid"),
@@ -213,16 +209,14 @@ def test_another_split_or_precision_is_another_key(compiled: Cohort, monkeypatch
     "file",
     ["ragged.py", "set_encoder.py", "head.py", "batch.py", "loading.py", "model_optimized.py", "feature_cache.py"],
 )
-def test_an_edited_source_file_is_another_key(file: str, compiled: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_source_file_is_another_key(file, compiled, monkeypatch):
     before, path = code_hash(), _path(compiled, _nothing)
     monkeypatch.setattr(feature_cache, "file_sha256", lambda path: "edited" if path.name == file else file_sha256(path))
     assert code_hash() != before
     assert _path(compiled, _nothing) != path
 
 
-def test_a_new_or_edited_file_in_any_folder_of_the_package_changes_the_code_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_or_edited_file_in_any_folder_of_the_package_changes_the_code_hash(tmp_path, monkeypatch):
     """Else code in a new folder would leave stale features valid."""
     package = tmp_path / "seqsetvae"
     shutil.copytree(Path(seqsetvae.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -239,13 +233,11 @@ def test_a_new_or_edited_file_in_any_folder_of_the_package_changes_the_code_hash
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 5), ("num_workers", 2), ("pin_memory", True)])
-def test_settings_that_change_no_feature_keep_the_key(name: str, value: int, compiled: Cohort) -> None:
+def test_settings_that_change_no_feature_keep_the_key(name, value, compiled):
     assert _path(compiled, _set("data", name, value)) == _path(compiled, _nothing)
 
 
-def test_large_features_are_memory_mapped_and_give_the_same_batches(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_features_are_memory_mapped_and_give_the_same_batches(compiled, tmp_path, monkeypatch):
     small = _features(compiled, tmp_path)
     monkeypatch.setattr(feature_cache, "IN_MEMORY", 0)
     large = _features(compiled, tmp_path)
@@ -283,7 +275,7 @@ def _disturbed_features(cohort: Cohort, folder: Path, then: Callable[[torch.Tens
     return features_of(module, make_run(module, cohort, folder))
 
 
-def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) -> None:
+def test_an_interrupted_pass_leaves_nothing(compiled, tmp_path):
     def interrupt(pooled: torch.Tensor) -> None:
         (partial,) = _cached_folders(tmp_path)
         assert partial.name.startswith(".")
@@ -295,7 +287,7 @@ def test_an_interrupted_pass_leaves_nothing(compiled: Cohort, tmp_path: Path) ->
     assert len(_features(compiled, tmp_path).passes) == 2
 
 
-def test_features_that_are_not_finite_end_the_run_and_are_not_cached(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_that_are_not_finite_end_the_run_and_are_not_cached(compiled, tmp_path):
     def spoil(pooled: torch.Tensor) -> None:
         pooled[1, 5] = float("inf")
 
@@ -304,9 +296,7 @@ def test_features_that_are_not_finite_end_the_run_and_are_not_cached(compiled: C
     assert _cached_folders(tmp_path) == set()
 
 
-def test_of_two_runs_that_compute_the_same_features_both_use_the_first(
-    compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_two_runs_that_compute_the_same_features_both_use_the_first(compiled, tmp_path, capsys):
     slower = _disturbed_features(compiled, tmp_path, lambda pooled: _features(compiled, tmp_path))
     assert (
         f"Another run has computed the same features: {_train_folder(compiled, tmp_path)} is used"
@@ -343,9 +333,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_features_are_detected_and_computed_again(
-    damage: str, compiled: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_features_are_detected_and_computed_again(damage, compiled, tmp_path, capsys):
     before = _features(compiled, tmp_path)
     folder = _train_folder(compiled, tmp_path)
     DAMAGE[damage](folder)
@@ -357,9 +345,7 @@ def test_damaged_features_are_detected_and_computed_again(
     assert _features(compiled, tmp_path).passes == ()
 
 
-def test_a_full_disk_is_an_error_before_the_first_row(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_before_the_first_row(compiled, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

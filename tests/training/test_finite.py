@@ -1,15 +1,11 @@
 """A loss or metric that is not finite stops the run at the first such batch, whose stays are saved."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.tasks.model import Loss
 from seqsetvae.training import feature_pass, finite
 from tests.command import command, finetune, run_of
@@ -33,8 +29,8 @@ def _break_batch(monkeypatch: pytest.MonkeyPatch, owner: type, step: str, which:
 
 @pytest.mark.parametrize("every", [2, 50])
 def test_a_training_loss_that_is_nan_stops_the_run_and_names_its_stays(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
-) -> None:
+    pretrained, compiled, tmp_path, monkeypatch, every
+):
     """With checks every 2 batches soon after it, with checks every 50 before the validation."""
     from model_optimized import SeqSetVAEFineTuner
 
@@ -53,9 +49,7 @@ def test_a_training_loss_that_is_nan_stops_the_run_and_names_its_stays(
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]  # from the start of the stage
 
 
-def test_a_validation_batch_that_is_nan_names_its_stays(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_validation_batch_that_is_nan_names_its_stays(pretrained, compiled, tmp_path, monkeypatch):
     from model_optimized import SeqSetVAEFineTuner
 
     original, seen = SeqSetVAEFineTuner.predicted, list[list[int]]()
@@ -72,9 +66,7 @@ def test_a_validation_batch_that_is_nan_names_its_stays(
     assert (content["split"], content["batch"], content["stays"]) == ("valid", 2, seen[2])
 
 
-def test_a_validation_loss_that_is_infinite_is_never_the_best(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_validation_loss_that_is_infinite_is_never_the_best(pretrained, compiled, tmp_path, monkeypatch):
     """The logits are finite, so that there is an AUROC."""
     original = Loss.with_weight
 
@@ -89,9 +81,7 @@ def test_a_validation_loss_that_is_infinite_is_never_the_best(
     assert [file.name for file in (run_of(tmp_path) / "checkpoints").iterdir()] == ["last.ckpt"]  # from the start
 
 
-def test_a_feature_that_is_nan_names_its_stay_in_a_file_only(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_feature_that_is_nan_names_its_stay_in_a_file_only(pretrained, compiled, tmp_path, monkeypatch):
     """What a frozen backbone makes of a stay is checked before it is cached."""
     original, bad = feature_pass.require_finite, list[int]()
 
@@ -108,7 +98,7 @@ def test_a_feature_that_is_nan_names_its_stay_in_a_file_only(
     assert str(bad[0]) not in errors + (run / "train.log").read_text(encoding="utf-8")
 
 
-def test_pretraining_is_watched_too(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_is_watched_too(compiled, tmp_path, monkeypatch):
     from model_optimized import SeqSetVAEPretrainer
 
     seen = _break_batch(monkeypatch, SeqSetVAEPretrainer, "training_step", 1)

@@ -1,7 +1,5 @@
 """What a GPU needs of a training step, as far as it can be seen without one: nothing waits, little is rounded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +85,7 @@ def _fit(module: pl.LightningModule, data: pl.LightningDataModule, folder: Path,
 @pytest.mark.parametrize("padded_classes", [False, True])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("what", ["pretraining", "everything"])
-def test_no_training_step_waits_for_the_device(
-    what: str, precision: str, padded_classes: bool, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_no_training_step_waits_for_the_device(what, precision, padded_classes, compiled, tmp_path):
     """With clipping, which Lightning would refuse a fused optimizer that unscales by itself."""
     data = CohortDataModule(compiled, batch_size=8, max_events=10**6, padded_classes=padded_classes)
     module = _pretrainer(compiled) if what == "pretraining" else fine_tuner(compiled)
@@ -98,13 +94,13 @@ def test_no_training_step_waits_for_the_device(
     assert _fit(module, data, tmp_path, precision) == 3
 
 
-def test_no_step_of_the_head_alone_waits_for_the_device(compiled: Cohort, tmp_path: Path) -> None:
+def test_no_step_of_the_head_alone_waits_for_the_device(compiled, tmp_path):
     module = fine_tuner(compiled)
     run = make_run(module, compiled, tmp_path)
     assert _fit(module, StageLoaders(run.data, 1, features_of(module, run).rows), tmp_path) == 3
 
 
-def test_the_watch_sees_what_waits() -> None:
+def test_the_watch_sees_what_waits():
     x = torch.arange(3.0)
     for wait in (x.sum().item, x.nonzero, x.unique, lambda: x[x > 1], lambda: float(x[0]), lambda: bool(x[0] > 0)):
         with pytest.raises(AssertionError, match="wait"), _NothingWaits():
@@ -113,7 +109,7 @@ def test_the_watch_sees_what_waits() -> None:
         torch.repeat_interleave(torch.tensor([2, 1]))
 
 
-def test_lightning_copies_batches_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_copies_batches_without_waiting(monkeypatch):
     """It hands the batch to our `to`, whose copies are asynchronous where the memory is pinned."""
     copies: list[bool] = []
     to = torch.Tensor.to
@@ -130,7 +126,7 @@ def test_lightning_copies_batches_without_waiting(monkeypatch: pytest.MonkeyPatc
     assert copies == [True] * len(tiny.tensors_of(batch))
 
 
-def test_loaders_pin_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaders_pin_every_tensor_of_a_batch(monkeypatch):
     """A DataLoader hands an object that it does not know to the object's own `pin_memory`."""
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
@@ -153,7 +149,7 @@ class _Precisions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("padded_classes", [False, True])
-def test_bfloat16_reaches_large_products_only(padded_classes: bool, compiled: Cohort) -> None:
+def test_bfloat16_reaches_large_products_only(padded_classes, compiled):
     """Softmax over events, losses and the head stay in float32, and the result within 1e-2 of float32."""
     data = CohortDataModule(compiled, batch_size=20, max_events=10**6, padded_classes=padded_classes)
     module = fine_tuner(compiled, dropout=0.0).eval()
@@ -192,7 +188,7 @@ def _trained(optimizer_of: Any, scaler: torch.amp.GradScaler | None = None) -> l
     return [value.detach() for value in model.parameters()]
 
 
-def test_fused_steps_are_those_of_plain_adamw_with_clipping_and_with_scaled_gradients() -> None:
+def test_fused_steps_are_those_of_plain_adamw_with_clipping_and_with_scaled_gradients():
     plain = _trained(lambda groups: torch.optim.AdamW(groups, foreach=False))
     torch.testing.assert_close(_trained(adamw), plain, rtol=0, atol=1e-12)
     scaled = _trained(adamw, torch.amp.GradScaler("cpu", init_scale=2.0**10))

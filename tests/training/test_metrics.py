@@ -1,7 +1,5 @@
 """Sums over a split: exact, started again by a reset, and the same from one process as from several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from seqsetvae.training.metrics import FiniteCheck, RunningMean
 PROCESSES = 2
 
 
-def test_a_running_mean_counts_every_stay_once_and_is_reset() -> None:
+def test_a_running_mean_counts_every_stay_once_and_is_reset():
     mean = RunningMean()
     for value, n_stays in ((1.0, 8), (4.0, 2)):
         mean.add(torch.tensor(value, requires_grad=True), n_stays)
@@ -28,7 +26,7 @@ def test_a_running_mean_counts_every_stay_once_and_is_reset() -> None:
     assert float(mean.compute_and_reset()) == 3.0
 
 
-def test_a_running_mean_weighs_by_tensors_too() -> None:
+def test_a_running_mean_weighs_by_tensors_too():
     mean = RunningMean()
     mean.add(torch.tensor(1.0), torch.tensor(3.0))
     mean.add(torch.tensor(5.0), torch.tensor(1.0))
@@ -40,7 +38,7 @@ def test_a_running_mean_weighs_by_tensors_too() -> None:
     assert mean.compute_and_reset().isnan()
 
 
-def test_counts_beyond_single_precision_stay_exact() -> None:
+def test_counts_beyond_single_precision_stay_exact():
     mean = RunningMean()
     for _ in range(3):
         mean.add(torch.tensor(0.0), 2**24)
@@ -49,7 +47,7 @@ def test_counts_beyond_single_precision_stay_exact() -> None:
     assert mean.weight == 3 * (2**24 + 1)
 
 
-def test_a_batch_that_is_not_finite_is_an_error_that_counts_and_names_batches() -> None:
+def test_a_batch_that_is_not_finite_is_an_error_that_counts_and_names_batches():
     check = FiniteCheck()
     for index, value in enumerate((0.0, float("nan"), 1.0, float("inf"))):
         check.update(torch.tensor([value, 1.0]), index)
@@ -94,7 +92,7 @@ def _process(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_measure_what_one_does(tmp_path):
     torch.multiprocessing.start_processes(_process, (tmp_path,), nprocs=PROCESSES, start_method="fork")
     one = _measure(list(enumerate(_batches())))
     assert one["finite"] == [1, 2]

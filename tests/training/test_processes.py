@@ -1,7 +1,5 @@
 """Two processes of one run on this CPU (gloo): the same weights, the metrics and steps of one process, one failure."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
@@ -16,7 +14,7 @@ from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Cohort
-from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.processes import command as one_of
 from tests.processes import torchrun
 from tests.training.helpers import load
@@ -102,16 +100,14 @@ def _saved(out: Path, stage: int, rank: int, run: int = WHOLE) -> dict[str, Any]
     return torch.load(out / f"command{run}-stage{stage}-rank{rank}.pt", weights_only=True)
 
 
-def test_weights_are_the_same_in_all_processes_after_each_stage(both: tuple[Path, str, str]) -> None:
+def test_weights_are_the_same_in_all_processes_after_each_stage(both):
     for run, stage in ((WHOLE, 1), (WHOLE, 2), (PRETRAINING, 1), (RESUMED, 2)):
         one, two = (_saved(both[0], stage, rank, run) for rank in (0, 1))
         assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
         assert one["rows"] == two["rows"]
 
 
-def test_a_step_is_that_of_one_process_with_the_batches_of_both(
-    both: tuple[Path, str, str], pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_step_is_that_of_one_process_with_the_batches_of_both(both, pretrained, compiled, tmp_path):
     """Of one process that adds up two batches: the same stays, so the same gradient, however they are dealt out."""
     alone = {**FLAGS, "gradient_accumulation_steps": 2, "max_epochs": 1, "unfreeze_after": None}
     assert finetune(pretrained, compiled.path, tmp_path, **alone)[0] == 0
@@ -138,35 +134,33 @@ def _same_features(two: Path, one: Path, cohort: Cohort) -> None:
     assert abs(len(computed[0]) - len(computed[1])) <= 2  # at most one batch of each split
 
 
-def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(both: tuple[Path, str, str]) -> None:
+def test_the_auroc_of_two_processes_is_that_of_scikit_learn_for_awkward_sizes(both):
     for rank in (0, 1):
         for n, (auroc, label, logit) in _saved(both[0], 2, rank)["auroc"].items():
             assert auroc == pytest.approx(roc_auc_score(label, logit), abs=1e-6), n
 
 
-def test_output_and_files_are_those_of_one_process(both: tuple[Path, str, str]) -> None:
+def test_output_and_files_are_those_of_one_process(both):
     out, printed, _ = both
     assert printed.count("Run folder: ") == 5  # one of each run
     assert printed.count("Calibration fitted on") == 2 + 4  # by two runs, and by each command that applies it
     run = run_of(out / "runs")
     assert [row["epoch"] for row in rows_of(run)] == ["1", "2"]
     assert printed.count("Computed the features of the frozen backbone") == 6  # train and valid, once in each run
-    status, said, errors = command("evaluate", ckpt=run, split="valid", output=out / "valid")
-    assert status == 0, errors
+    said = succeeded(command("evaluate", ckpt=run, split="valid", output=out / "valid"))
     best = max(float(row["val_auc"]) for row in rows_of(run))
     assert f"{best:.4f}" in said
 
 
 @pytest.mark.parametrize("name", [*SCORING, "single.csv"])
 def test_predictions_evaluations_and_states_are_those_of_one_process(
-    both: tuple[Path, str, str], name: str, pretrained: Path, compiled: Cohort, single: Path, tmp_path: Path
-) -> None:
+    both, name, pretrained, compiled, single, tmp_path
+):
     out, printed, _ = both
     flags = _scoring(name, tmp_path, pretrained, compiled, single)
     if "ckpt" in flags:
         flags["ckpt"] = run_of(out / "runs")
-    status, _, errors = call(argv(**flags))
-    assert status == 0, errors
+    succeeded(call(argv(**flags)))
     files = [path for path in (tmp_path / name, *(tmp_path / name).glob("*")) if path.is_file()]
     assert len(files) == (2 if name == "evaluation" else 1)
     for file in files:
@@ -175,7 +169,7 @@ def test_predictions_evaluations_and_states_are_those_of_one_process(
         assert printed.count(f"Wrote {theirs}") == 1
 
 
-def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both: tuple[Path, str, str]) -> None:
+def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both):
     out, _, errors = both
     content = json.loads((run_of(out / "broken") / "bad_batch.json").read_text(encoding="utf-8"))
     files = [out / f"command{BROKEN}-stays-rank{rank}.json" for rank in (0, 1)]
@@ -185,20 +179,19 @@ def test_a_loss_that_is_nan_in_one_process_ends_all_and_names_its_stays(both: tu
 
 
 def test_one_failure_ends_all_and_the_run_goes_on_to_the_same_bits_or_with_another_number_of_processes(
-    both: tuple[Path, str, str], compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    both, compiled, tmp_path, monkeypatch
+):
     before, found, _ = both[2].partition("error: the second process has failed")
     assert found
     assert "Traceback" not in before
     run = run_of(both[0] / "failing")
     _goes_on_in_one_process(shutil.copytree(run, tmp_path / "copy"), both[0], compiled, monkeypatch)
-    status, _, errors = call(["--resume", str(run)])  # starts both processes by itself
-    assert status == 0, errors
+    succeeded(call(["--resume", str(run)]))  # starts both processes by itself
     assert "Resumed in epoch 2, after 3 batches" in (run / "train.log").read_text(encoding="utf-8")
     assert not differences(run, run_of(both[0] / "runs"))
 
 
-def test_two_processes_go_on_with_a_run_of_one(both: tuple[Path, str, str], compiled: Cohort) -> None:
+def test_two_processes_go_on_with_a_run_of_one(both, compiled):
     """With two batches a step, after four batches: one of the five that were finished is trained on again."""
     assert "Processes: 1 before, 2 from now on, so the result is another one" in both[1]
     data = CohortDataModule(compiled, batch_size=FLAGS["batch_size"], max_events=10**6, seed=3)
@@ -227,7 +220,6 @@ def _goes_on_in_one_process(run: Path, two: Path, cohort: Cohort, monkeypatch: p
     assert sorted(seen) == sorted(set(train.stay_id[train.label >= 0].tolist()) - done)
 
 
-def test_a_mode_for_one_process_says_so(compiled: Cohort) -> None:
-    status, _, errors = command("crossvalidate", data_dir=compiled.path, from_random_weights="true", devices=2)
-    assert status == 2
+def test_a_mode_for_one_process_says_so(compiled):
+    errors = refused(command("crossvalidate", data_dir=compiled.path, from_random_weights="true", devices=2))
     assert "devices: received 2; allowed: 1 with --mode crossvalidate, which runs in one process; pass" in errors

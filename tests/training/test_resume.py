@@ -1,7 +1,5 @@
 """A run that was killed and resumed ends like one that was not: weights, optimizer, rates, rows, to the last bit."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -19,34 +17,23 @@ from seqsetvae.models import trees
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, run_of, succeeded
 from tests.training.helpers import load
-from tests.training.resuming import (
-    EVERY_STEP,
-    FINETUNING,
-    STEPS,
-    assert_same_run,
-    killed_at,
-    pretrain,
-    refusal,
-    resume,
-)
+from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, assert_same_run, killed_at, pretrain, refusal, resume
 
 
 @pytest.fixture(scope="module")
 def whole(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuning run that was not killed."""
     root = tmp_path_factory.mktemp("whole")
-    status, _, errors = finetune(pretrained, compiled.path, root, **FINETUNING)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, root, **FINETUNING))
     return run_of(root)
 
 
 @pytest.fixture(scope="module")
 def whole_pretraining(compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
-    status, _, errors = pretrain(compiled.path, root)
-    assert status == 0, errors
+    succeeded(pretrain(compiled.path, root))
     return run_of(root, "pretrain")
 
 
@@ -80,9 +67,7 @@ ORDINARY = (  # the others are of the same kinds, and are in the slow tests
 @pytest.mark.parametrize(
     "moment", [pytest.param(name, marks=[] if name in ORDINARY else pytest.mark.slow) for name in MOMENTS]
 )
-def test_a_killed_run_ends_like_one_that_was_not(
-    whole: Path, pretrained: Path, compiled: Cohort, tmp_path: Path, moment: str
-) -> None:
+def test_a_killed_run_ends_like_one_that_was_not(whole, pretrained, compiled, tmp_path, moment):
     owner, name, number, flags = MOMENTS[moment]
     with killed_at(owner, name, number):
         finetune(pretrained, compiled.path, tmp_path, **{**FINETUNING, **flags})
@@ -100,9 +85,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
         pytest.param("validation_step", 4, EVERY_STEP, marks=pytest.mark.slow),
     ],
 )
-def test_killed_pretraining_ends_like_one_that_was_not(
-    whole_pretraining: Path, compiled: Cohort, tmp_path: Path, name: str, number: int, flags: dict[str, Any]
-) -> None:
+def test_killed_pretraining_ends_like_one_that_was_not(whole_pretraining, compiled, tmp_path, name, number, flags):
     with killed_at(SeqSetVAEPretrainer, name, number):
         pretrain(compiled.path, tmp_path, **flags)
     run = run_of(tmp_path, "pretrain")
@@ -111,7 +94,7 @@ def test_killed_pretraining_ends_like_one_that_was_not(
 
 
 @pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_random_numbers_that_the_loader_draws_go_on_too(compiled: Cohort, tmp_path: Path, num_workers: int) -> None:
+def test_random_numbers_that_the_loader_draws_go_on_too(compiled, tmp_path, num_workers):
     words: dict[str, Any] = {"objective": "forecasting"}
     assert pretrain(compiled.path, tmp_path / "whole", **words)[0] == 0
     with killed_at(SeqSetVAEPretrainer, "training_step", STEPS + 5):
@@ -120,9 +103,7 @@ def test_random_numbers_that_the_loader_draws_go_on_too(compiled: Cohort, tmp_pa
     assert_same_run(run_of(tmp_path / "killed", "pretrain"), run_of(tmp_path / "whole", "pretrain"))
 
 
-def test_a_run_that_is_killed_again_and_again_ends_too(
-    whole: Path, pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_too(whole, pretrained, compiled, tmp_path):
     with killed_at(SeqSetVAEFineTuner, "training_step", STEPS + 4):
         finetune(pretrained, compiled.path, tmp_path, **{**FINETUNING, **EVERY_STEP})
     for _ in range(2):
@@ -132,16 +113,14 @@ def test_a_run_that_is_killed_again_and_again_ends_too(
     assert_same_run(run_of(tmp_path), whole)
 
 
-def test_worker_processes_give_the_same_batches_after_a_restart(
-    whole: Path, pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_worker_processes_give_the_same_batches_after_a_restart(whole, pretrained, compiled, tmp_path):
     with killed_at(*MIDDLE_OF_STAGE_2):
         finetune(pretrained, compiled.path, tmp_path, **{**FINETUNING, **EVERY_STEP}, num_workers=2)
     resume(run_of(tmp_path))
     assert_same_run(run_of(tmp_path), whole)
 
 
-def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cosine_and_trees_go_on_too(compiled, tmp_path, monkeypatch):
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 15)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
@@ -154,8 +133,8 @@ def test_a_cosine_and_trees_go_on_too(compiled: Cohort, tmp_path: Path, monkeypa
 
 
 def test_added_matrices_of_lora_go_on_too_and_double_precision_is_not_rounded_on_the_way(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+    pretrained, compiled, tmp_path
+):
     flags: dict[str, Any] = {**FINETUNING, "tuning": "lora", "lora_rank": 2, "precision": "64-true", **EVERY_STEP}
     flags |= {"max_epochs": 2, "unfreeze_after": 1}
     assert finetune(pretrained, compiled.path, tmp_path / "whole", **flags)[0] == 0
@@ -165,9 +144,7 @@ def test_added_matrices_of_lora_go_on_too_and_double_precision_is_not_rounded_on
     assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
 
 
-def test_patience_and_reduced_rates_go_on_and_a_stopped_stage_stays_stopped(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_patience_and_reduced_rates_go_on_and_a_stopped_stage_stays_stopped(pretrained, compiled, tmp_path):
     flags: dict[str, Any] = {"batch_size": 8, "max_epochs": 9, "unfreeze_after": None, "cls_head_lr": 1e-5}
     flags |= {"es_patience": 3, "lr_patience": 0, "min_lr": 0, "lr_factor": 1e-6}  # after one cut nothing improves
     assert finetune(pretrained, compiled.path, tmp_path / "whole", **flags)[0] == 0
@@ -203,7 +180,7 @@ def killed(killed_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
 
 
-def test_a_moved_run_goes_on_where_it_is(whole: Path, killed: Path, tmp_path: Path) -> None:
+def test_a_moved_run_goes_on_where_it_is(whole, killed, tmp_path):
     moved = tmp_path / "moved to a place with spaces" / "Läufe"
     moved.parent.mkdir()
     shutil.move(killed, moved)
@@ -213,7 +190,7 @@ def test_a_moved_run_goes_on_where_it_is(whole: Path, killed: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a flipped bit"])
-def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole: Path, killed: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole, killed, damage):
     last = killed / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     if damage == "truncated":
@@ -227,7 +204,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(whole: Path, k
     assert_same_run(killed, whole)
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(killed: Path) -> None:
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(killed):
     """If the resumed process is killed before its first save, the next one can go on, too."""
     (killed / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 torn")
     point = read_resume_point(RunFolder(killed))
@@ -238,7 +215,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(killed: Pa
     assert read_resume_point(RunFolder(killed)) is not None
 
 
-def test_two_damaged_checkpoints_are_one_clear_error(killed: Path) -> None:
+def test_two_damaged_checkpoints_are_one_clear_error(killed):
     for name in ("last", "previous"):
         (killed / "checkpoints" / f"{name}.ckpt").write_bytes(b"PK\x03\x04 torn")
     errors = refusal(killed)
@@ -246,7 +223,7 @@ def test_two_damaged_checkpoints_are_one_clear_error(killed: Path) -> None:
     assert "last.ckpt and previous.ckpt cannot be read, so the run cannot go on" in errors
 
 
-def test_rows_are_neither_lost_nor_doubled_in_any_table(whole: Path, killed: Path) -> None:
+def test_rows_are_neither_lost_nor_doubled_in_any_table(whole, killed):
     with (killed / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write("2,3,17,0.5")  # torn, and of an epoch that no checkpoint knows
     resume(killed)
@@ -259,7 +236,7 @@ def test_rows_are_neither_lost_nor_doubled_in_any_table(whole: Path, killed: Pat
     assert [row["step"] for row in state["rows"]] == [int(row["step"]) for row in table]
 
 
-def test_a_checkpoint_is_never_half_written(whole: Path, killed: Path) -> None:
+def test_a_checkpoint_is_never_half_written(whole, killed):
     """Killed inside the write of a checkpoint, the one before is whole."""
     with killed_at(torch, "save", 2):
         resume(killed)

@@ -1,7 +1,5 @@
 """Run folders: new for each run, written atomically, found from a checkpoint."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path
@@ -15,20 +13,20 @@ from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 from seqsetvae.training.schedule import VAL_AUC
 
 
-def test_run_folders_never_collide(tmp_path: Path) -> None:
+def test_run_folders_never_collide(tmp_path):
     folders = {RunFolder.create(tmp_path, "finetune").path for _ in range(3)}
     assert len(folders) == 3
     assert all((path / "checkpoints").is_dir() for path in folders)
 
 
-def test_files_of_a_run_appear_whole(tmp_path: Path) -> None:
+def test_files_of_a_run_appear_whole(tmp_path):
     run = RunFolder.create(tmp_path, "finetune")
     run.write_json("config.json", {"name": "Müller"})
     assert run.read_json("config.json") == {"name": "Müller"}
     assert {path.name for path in run.path.iterdir()} == {"config.json", "checkpoints"}
 
 
-def test_a_new_run_removes_temporary_files_of_killed_runs(tmp_path: Path) -> None:
+def test_a_new_run_removes_temporary_files_of_killed_runs(tmp_path):
     old = RunFolder.create(tmp_path, "finetune")
     leftovers = [
         old.checkpoints / f".best.ckpt.partial-{files._HOST}-01234567",
@@ -42,7 +40,7 @@ def test_a_new_run_removes_temporary_files_of_killed_runs(tmp_path: Path) -> Non
     assert old.best.exists()
 
 
-def test_a_checkpoint_is_found_from_a_run_folder_and_back(finished: tuple[Path, str], pretrained: Path) -> None:
+def test_a_checkpoint_is_found_from_a_run_folder_and_back(finished, pretrained):
     run, _ = finished
     best = run / "checkpoints" / "best.ckpt"
     for given in (run, best):
@@ -53,9 +51,7 @@ def test_a_checkpoint_is_found_from_a_run_folder_and_back(finished: tuple[Path, 
     assert find_checkpoint(pretrained) == (pretrained, None)
 
 
-def test_checkpoints_hold_no_paths_and_keep_their_best_score_in_a_moved_folder(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_checkpoints_hold_no_paths_and_keep_their_best_score_in_a_moved_folder(finished, tmp_path):
     run, _ = finished
     for name in ("best", "last"):
         assert str(run.parent) not in repr(

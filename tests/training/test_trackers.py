@@ -1,7 +1,5 @@
 """--loggers: Weights & Biases and MLflow get settings and metrics, no paths and no stays; a missing one is named."""
 
-from __future__ import annotations
-
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,23 +8,19 @@ from threading import Thread
 import pytest
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.cohort import Cohort
 from seqsetvae.settings import groups
 from seqsetvae.training.trackers import Guarded, Wandb
-from tests.command import finetune, rows_of, run_of
+from tests.command import finetune, refused, rows_of, run_of, succeeded
 from tests.training.resuming import killed_at, resume
 
 SHORT = {"max_epochs": 1, "unfreeze_after": "none"}
 
 
-def test_mlflow_gets_settings_and_the_metrics_of_each_validation(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_gets_settings_and_the_metrics_of_each_validation(pretrained, compiled, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "runs", loggers="mlflow", **SHORT)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path / "runs", loggers="mlflow", **SHORT))
     client = mlflow.MlflowClient()
     (experiment,) = (each for each in client.search_experiments() if each.name == "seqsetvae")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -40,13 +34,10 @@ def test_mlflow_gets_settings_and_the_metrics_of_each_validation(
     assert run.data.tags.keys() == {"mlflow.runName"}  # no user, no script
 
 
-def test_wandb_stays_offline_and_its_file_names_no_path_of_the_machine(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_stays_offline_and_its_file_names_no_path_of_the_machine(pretrained, compiled, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "runs", loggers="wandb", **SHORT)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path / "runs", loggers="wandb", **SHORT))
     folder = run_of(tmp_path / "runs")
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content = file.read_bytes()
@@ -69,9 +60,7 @@ class _Unavailable(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_server_that_is_down_costs_one_warning(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_down_costs_one_warning(pretrained, compiled, tmp_path, monkeypatch):
     """Also of a run that goes on."""
     pytest.importorskip("mlflow", reason="needs mlflow-skinny")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -87,7 +76,7 @@ def test_a_server_that_is_down_costs_one_warning(
     assert len(rows_of(run_of(tmp_path))) == 1
 
 
-def test_a_tracker_gets_nothing_more_after_its_first_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tracker_gets_nothing_more_after_its_first_failure(capsys):
     class Failing:
         calls = 0
 
@@ -107,9 +96,7 @@ def test_a_tracker_gets_nothing_more_after_its_first_failure(capsys: pytest.Capt
     assert capsys.readouterr().out == "⚠️  wandb fails (no route); the run goes on without it\n"
 
 
-def test_wandb_without_a_key_is_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wandb_without_a_key_is_one_warning(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb", reason="needs wandb")
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))  # where a key may be
@@ -121,26 +108,20 @@ def test_wandb_without_a_key_is_one_warning(
     assert said.count("⚠️  wandb fails (") == 1
 
 
-def test_the_trackers_of_a_run_may_change(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_trackers_of_a_run_may_change(pretrained, compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with killed_at(SeqSetVAEFineTuner, "training_step", 3):
         finetune(pretrained, compiled.path, tmp_path, loggers="wandb", **SHORT)
     resume(run_of(tmp_path), "--loggers", "none", "--override", "loggers")
 
 
-def test_a_missing_package_is_one_error_before_anything_is_written(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_one_error_before_anything_is_written(pretrained, compiled, tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, loggers="wandb")
-    assert status == 2
+    errors = refused(finetune(pretrained, compiled.path, tmp_path, loggers="wandb"))
     assert "loggers: wandb is not installed: pip install wandb" in errors
     assert not list(tmp_path.iterdir())
 
 
-def test_another_tracker_is_refused(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, loggers="neptune")
-    assert status == 2
+def test_another_tracker_is_refused(pretrained, compiled, tmp_path):
+    errors = refused(finetune(pretrained, compiled.path, tmp_path, loggers="neptune"))
     assert "loggers: received 'neptune'; allowed: one of wandb, mlflow or several, or None" in errors

@@ -1,7 +1,5 @@
 """Ways of fine-tuning: which parameters train, at which learning rates, and what the checkpoints hold."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ def _changed(module: Scripted) -> set[str]:
     return {name for name in end if not torch.equal(end[name], start[name])}
 
 
-def test_every_parameter_is_in_exactly_one_layer() -> None:
+def test_every_parameter_is_in_exactly_one_layer():
     for sizes in ({}, {"reduced_dim": None}, {"transformer_layers": 1, "levels": 1}):
         backbone = tiny.tiny_backbone(**sizes)
         parameters = [id(value) for layer in layers_of(backbone).values() for value in layer.parameters()]
@@ -44,7 +42,7 @@ def test_every_parameter_is_in_exactly_one_layer() -> None:
 
 
 @pytest.mark.parametrize("last", [1, 3])
-def test_the_last_layers_train_and_the_others_stay_as_they_are(compiled: Cohort, tmp_path: Path, last: int) -> None:
+def test_the_last_layers_train_and_the_others_stay_as_they_are(compiled, tmp_path, last):
     module, run = _tuned(compiled, tmp_path, TuningSettings(tuning="last_layers", tuned_layers=last))
     layers = layers_of(module.backbone)
     own = {id(value) for name in LAYERS[-last:] for value in layers[name].parameters()}
@@ -55,7 +53,7 @@ def test_the_last_layers_train_and_the_others_stay_as_they_are(compiled: Cohort,
     assert [row.rates["lr_backbone"] for row in run.state.rows] == [0, BACKBONE_LR, BACKBONE_LR]
 
 
-def test_layers_that_do_not_train_have_no_dropout(compiled: Cohort) -> None:
+def test_layers_that_do_not_train_have_no_dropout(compiled):
     module = fine_tuner(compiled, tuning=TuningSettings(tuning="last_layers", tuned_layers=2))
     module.unfreeze_backbone()
     in_training = {
@@ -67,13 +65,13 @@ def test_layers_that_do_not_train_have_no_dropout(compiled: Cohort) -> None:
     assert not any(part.training for part in module.modules())
 
 
-def test_more_layers_than_there_are_is_an_error_that_names_them() -> None:
+def test_more_layers_than_there_are_is_an_error_that_names_them():
     check_layers(TuningSettings(tuning="last_layers", tuned_layers=4), tiny.tiny_backbone())
     with pytest.raises(InputError, match=r"tuned_layers: received 5; allowed: at most 4.*projection, set_enc"):
         check_layers(TuningSettings(tuning="last_layers", tuned_layers=5), tiny.tiny_backbone())
 
 
-def test_each_layer_has_its_own_learning_rate(compiled: Cohort, tmp_path: Path) -> None:
+def test_each_layer_has_its_own_learning_rate(compiled, tmp_path):
     module, run = _tuned(compiled, tmp_path, TuningSettings(tuning="layer_decay", layer_lr_factor=0.5))
     rates = {f"lr_{name}": BACKBONE_LR * 0.5**below for below, name in enumerate(reversed(LAYERS))}
     assert run.state.rows[0].rates == {"lr_head": HEAD_LR} | dict.fromkeys(rates, 0.0)
@@ -87,7 +85,7 @@ def test_each_layer_has_its_own_learning_rate(compiled: Cohort, tmp_path: Path) 
         assert rate == pytest.approx(rates[f"lr_{name}"])
 
 
-def test_without_decay_all_layers_train_as_in_two_stages(compiled: Cohort, tmp_path: Path) -> None:
+def test_without_decay_all_layers_train_as_in_two_stages(compiled, tmp_path):
     weights = []
     for tuning in (TuningSettings(), TuningSettings(tuning="layer_decay", layer_lr_factor=1.0)):
         torch.manual_seed(0)
@@ -101,7 +99,7 @@ def test_without_decay_all_layers_train_as_in_two_stages(compiled: Cohort, tmp_p
 # ------------------------------------------------------------------ LoRA
 
 
-def test_lora_trains_the_added_matrices_and_the_head_alone(compiled: Cohort, tmp_path: Path) -> None:
+def test_lora_trains_the_added_matrices_and_the_head_alone(compiled, tmp_path):
     module, run = _tuned(compiled, tmp_path, LORA)
     added = {name for name, value in module.named_parameters() if value.requires_grad and name.startswith("backbone.")}
     assert {name.rsplit(".", 1)[1] for name in added} == {"A", "B"}
@@ -112,9 +110,7 @@ def test_lora_trains_the_added_matrices_and_the_head_alone(compiled: Cohort, tmp
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_the_checkpoint_of_a_run_with_lora_is_an_ordinary_one(
-    compiled: Cohort, tmp_path: Path, ema_decay: float | None
-) -> None:
+def test_the_checkpoint_of_a_run_with_lora_is_an_ordinary_one(compiled, tmp_path, ema_decay):
     """It loads without knowing of LoRA, and computes what was validated, to the last bit."""
     module, run = _tuned(compiled, tmp_path, LORA, ema_decay=ema_decay)
     state = load(run.folder.best)["state_dict"]
@@ -131,7 +127,7 @@ def test_the_checkpoint_of_a_run_with_lora_is_an_ordinary_one(
     module.load_state_dict(state)
 
 
-def test_a_run_with_lora_goes_on_from_its_checkpoint(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_run_with_lora_goes_on_from_its_checkpoint(compiled, tmp_path):
     """The file also has what the merged weights do not show: the frozen weights and the added matrices."""
     module, run = _tuned(compiled, tmp_path, LORA)
     checkpoint = load(run.folder.last)
@@ -142,12 +138,12 @@ def test_a_run_with_lora_goes_on_from_its_checkpoint(compiled: Cohort, tmp_path:
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in other.state_dict().items())
 
 
-def test_a_run_without_lora_writes_no_adapters(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_run_without_lora_writes_no_adapters(compiled, tmp_path):
     _, run = _tuned(compiled, tmp_path, TuningSettings())
     assert "lora" not in load(run.folder.last)
 
 
-def test_stage_2_of_lora_begins_at_the_function_of_stage_1(compiled: Cohort, tmp_path: Path) -> None:
+def test_stage_2_of_lora_begins_at_the_function_of_stage_1(compiled, tmp_path):
     module = fine_tuner(compiled, tuning=LORA).eval()
     batch = next(iter(make_run(module, compiled, tmp_path).data.loader("valid")))
     with torch.no_grad():

@@ -1,7 +1,5 @@
 """A run folder with every file that a report reads; names in it hold what HTML and matplotlib could misread."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

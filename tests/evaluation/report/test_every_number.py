@@ -5,8 +5,6 @@ readers who cannot see it. The numbers of evaluation.json itself are compared wi
 tests/evaluation/test_statistics.py and test_results.py, what the figures draw in tests/tasks/test_curves.py.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -183,7 +181,7 @@ def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[s
 COPIED = ("This run", "Settings", "Sizes of the model", "Weights of the checkpoint", "How values are read", "Versions")
 
 
-def test_every_cell_of_every_table_in_a_report_is_computed_again(run: Run, content: dict[str, Any]) -> None:
+def test_every_cell_of_every_table_in_a_report_is_computed_again(run, content):
     tables = [table for section in _sections(run) for table in (*section.tables, *section.folded)]
     expected, seen = _expected_tables(run, content), set()
     for table in tables:
@@ -201,7 +199,7 @@ def _assert_same_cells(table: Table, row: list[str], cells: list[str]) -> None:
     assert row[len(row) - len(cells) :] == cells, table.caption
 
 
-def test_copied_tables_hold_what_the_files_hold(run: Run) -> None:
+def test_copied_tables_hold_what_the_files_hold(run):
     tables = {table.caption: table for section in _sections(run) for table in (*section.tables, *section.folded)}
     config, summary = (json.loads((run.folder / name).read_text()) for name in ("config.json", "summary.json"))
     loaded = {name: len(each) if isinstance(each, list) else each for name, each in config["pretrained"].items()}
@@ -218,7 +216,7 @@ def test_copied_tables_hold_what_the_files_hold(run: Run) -> None:
         assert speed[f"Trainable parameters, stage {stage}"] == counts
 
 
-def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run: Run, content: dict[str, Any]) -> None:
+def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run, content):
     figures, trees = content["figures"], content["baselines"]["boosted trees"]
     shown = content_of([run])
     cards = {card.name: (card.value, card.detail) for card in shown["cards"]}
@@ -237,7 +235,7 @@ def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run: Run, 
     assert f"{text}[{paired['low']:+.3f}, {paired['high']:+.3f}]" in shown["verdict"]
 
 
-def test_the_numbers_that_describe_figures_are_computed_again(run: Run, content: dict[str, Any]) -> None:
+def test_the_numbers_that_describe_figures_are_computed_again(run, content):
     alt = {picture.name: picture.alt for section in _sections(run) for picture in section.pictures}
     auroc, auprc = roc_auc_score(LABEL, LOGIT), average_precision_score(LABEL, LOGIT)
     risk = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)

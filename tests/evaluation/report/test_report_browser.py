@@ -1,7 +1,5 @@
 """report.html in a real browser: it renders, nothing is wider than the window, and the console stays empty."""
 
-from __future__ import annotations
-
 import html
 import json
 import re
@@ -61,7 +59,7 @@ def _measured(page: Path, width: int, folder: Path, *flags: str) -> dict[str, ob
     return json.loads(html.unescape(found[1]))
 
 
-def test_the_page_renders_without_an_error_in_the_console(reported: Path, tmp_path: Path) -> None:
+def test_the_page_renders_without_an_error_in_the_console(reported, tmp_path):
     page = tmp_path / "report.html"
     shutil.copy(reported / "report.html", page)
     dom, log = _browse(page)
@@ -71,7 +69,7 @@ def test_the_page_renders_without_an_error_in_the_console(reported: Path, tmp_pa
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_wider_than_the_window(reported: Path, tmp_path: Path, width: int) -> None:
+def test_nothing_is_wider_than_the_window(reported, tmp_path, width):
     measured = _measured(reported / "report.html", width, tmp_path)
     assert measured["width"] in range(width - 20, width + 1)  # a scroll bar may take some
     assert measured["scrolled"] == measured["width"]
@@ -80,7 +78,7 @@ def test_nothing_is_wider_than_the_window(reported: Path, tmp_path: Path, width:
     assert measured["figures"] == 14
 
 
-def test_text_in_figures_is_light_in_dark_mode(reported: Path, tmp_path: Path) -> None:
+def test_text_in_figures_is_light_in_dark_mode(reported, tmp_path):
     def brightness(*flags: str) -> int:
         ink = str(_measured(reported / "report.html", 800, tmp_path, *flags)["ink"])
         return sum(map(int, re.findall(r"\d+", ink)[:3]))
@@ -90,7 +88,7 @@ def test_text_in_figures_is_light_in_dark_mode(reported: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_comparison_fits_on_a_phone_and_a_desk(reported: Path, example: Path, tmp_path: Path, width: int) -> None:
+def test_a_comparison_fits_on_a_phone_and_a_desk(reported, example, tmp_path, width):
     page = write_comparison([reported, example], tmp_path / "out")
     assert "CONSOLE" not in _browse(page)[1]
     measured = _measured(page, width, tmp_path)
@@ -99,7 +97,7 @@ def test_a_comparison_fits_on_a_phone_and_a_desk(reported: Path, example: Path, 
     assert measured["cut"] == []
 
 
-def test_on_paper_nothing_is_cut_off_and_everything_is_open(reported: Path, tmp_path: Path) -> None:
+def test_on_paper_nothing_is_cut_off_and_everything_is_open(reported, tmp_path):
     """The rules for print at the width of an A4 page inside its margins, where tables cannot scroll."""
     page = tmp_path / "print.html"
     html = (reported / "report.html").read_text(encoding="utf-8").replace("@media print", "@media all")
@@ -110,7 +108,7 @@ def test_on_paper_nothing_is_cut_off_and_everything_is_open(reported: Path, tmp_
     assert measured["cut"] == []
 
 
-def test_the_page_prints_to_pdf(reported: Path, tmp_path: Path) -> None:
+def test_the_page_prints_to_pdf(reported, tmp_path):
     page, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
     shutil.copy(reported / "report.html", page)
     flags = [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={pdf}", page.as_uri()]

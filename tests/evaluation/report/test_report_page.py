@@ -1,7 +1,5 @@
 """report.html as text: what is in it, that it is one file, that names are escaped, that it can be read aloud."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -28,7 +26,7 @@ from tests.evaluation.report.example import NASTY
 EMPTY = {"meta", "link", "br", "img", "input", "hr"}
 
 
-def test_figures_do_not_depend_on_the_users_own_settings() -> None:
+def test_figures_do_not_depend_on_the_users_own_settings():
     """Of a matplotlibrc: LaTeX, which may not be installed, fonts, sizes."""
 
     @styled
@@ -85,7 +83,7 @@ class Page(HTMLParser):
         return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
 
 
-def test_all_parts_are_there_in_the_order_of_their_importance(reported: Path) -> None:
+def test_all_parts_are_there_in_the_order_of_their_importance(reported):
     page = Page(reported / "report.html")
     keys = [attributes["id"] for attributes in page.all("section")]
     assert keys == [
@@ -96,7 +94,7 @@ def test_all_parts_are_there_in_the_order_of_their_importance(reported: Path) ->
     assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 1 + 1 + 1
 
 
-def test_the_page_is_one_file_that_loads_nothing_and_runs_nothing(reported: Path) -> None:
+def test_the_page_is_one_file_that_loads_nothing_and_runs_nothing(reported):
     page = Page(reported / "report.html")
     assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in page.elements)
     for tag, attributes in page.elements:
@@ -111,7 +109,7 @@ def test_the_page_is_one_file_that_loads_nothing_and_runs_nothing(reported: Path
     assert str(policy).startswith("default-src 'none'")
 
 
-def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> None:
+def test_names_from_files_are_text_in_tables_and_in_figures(reported):
     html = (reported / "report.html").read_text(encoding="utf-8")
     assert "<script" not in html
     assert html.count("&lt;script&gt;") > 4
@@ -120,7 +118,7 @@ def test_names_from_files_are_text_in_tables_and_in_figures(reported: Path) -> N
     assert any(NASTY in (element.text or "") for element in forest.iter())
 
 
-def test_the_window_and_the_variables_that_are_not_used_are_named(example: Path) -> None:
+def test_the_window_and_the_variables_that_are_not_used_are_named(example):
     run = read_run(example)
     window = "whole stays (no prediction times)"
     assert run.config["window"] == window
@@ -133,7 +131,7 @@ def test_the_window_and_the_variables_that_are_not_used_are_named(example: Path)
     assert "not recorded (a run of an earlier version)" in Page(_write(replace(run, config=older))).text
 
 
-def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example: Path) -> None:
+def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example):
     run = read_run(example)
     assert run.cohort is not None
     names = ("=1+1", "+cmd|x", "-1+1", "@SUM(1)")
@@ -144,7 +142,7 @@ def test_no_cell_of_a_table_runs_when_it_is_pasted_into_a_spreadsheet(example: P
     assert re.search(r"<t[hd][^>]*>[=@+]", page) is None
 
 
-def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(example: Path, tmp_path: Path) -> None:
+def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(example, tmp_path):
     run = read_run(example)
     assert run.cohort is not None
     cohort = replace(run.cohort, vocabulary=tuple(f"{name} {NASTY}" for name in run.cohort.vocabulary))
@@ -169,7 +167,7 @@ def test_names_of_variables_labels_settings_and_files_are_escaped_everywhere(exa
     assert "script" not in {tag for tag, _ in Page(comparison).elements}
 
 
-def test_the_page_can_be_read_aloud(reported: Path) -> None:
+def test_the_page_can_be_read_aloud(reported):
     page = Page(reported / "report.html")
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("title")) == len(page.all("h1")) == len(page.all("main")) == 1
@@ -183,14 +181,14 @@ def test_the_page_can_be_read_aloud(reported: Path) -> None:
     assert all(each.get("scope") in ("col", "row") for each in page.all("th"))
 
 
-def test_no_id_is_used_twice_and_every_link_has_a_target(reported: Path) -> None:
+def test_no_id_is_used_twice_and_every_link_has_a_target(reported):
     page = Page(reported / "report.html")
     assert len(set(page.ids)) == len(page.ids)
     targets = [attributes.get("href") or attributes.get("xlink:href") for _, attributes in page.elements]
     assert {target.removeprefix("#") for target in targets if target and target.startswith("#")} <= set(page.ids)
 
 
-def test_figures_take_the_colours_of_the_page_and_files_have_their_own(reported: Path) -> None:
+def test_figures_take_the_colours_of_the_page_and_files_have_their_own(reported):
     html, file = (reported / "report.html").read_text(encoding="utf-8"), (reported / "figures" / "roc.svg").read_text()
     body = html.partition("</style>")[2]
     assert "currentColor" in body
@@ -200,7 +198,7 @@ def test_figures_take_the_colours_of_the_page_and_files_have_their_own(reported:
     assert "var(--" not in file
 
 
-def test_every_figure_is_also_a_file(reported: Path) -> None:
+def test_every_figure_is_also_a_file(reported):
     names = {file.name for file in (reported / "figures").iterdir()}
     stems = {file.partition(".")[0] for file in names}
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
@@ -210,16 +208,14 @@ def test_every_figure_is_also_a_file(reported: Path) -> None:
         assert ElementTree.parse(reported / "figures" / f"{stem}.svg").getroot().tag.endswith("svg")
 
 
-def test_the_same_run_gives_the_same_page(example: Path) -> None:
+def test_the_same_run_gives_the_same_page(example):
     page = write_report(example)
     first = page.read_bytes(), (example / "figures" / "roc.svg").read_bytes()
     write_report(example)
     assert (page.read_bytes(), (example / "figures" / "roc.svg").read_bytes()) == first
 
 
-def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(finished, tmp_path):
     run = tmp_path / "run with space"
     shutil.copytree(finished[0], run)
     page = Page(write_report(run))
@@ -230,23 +226,23 @@ def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(
     assert json.loads((run / "summary.json").read_text())["against_chance"][0].split("(")[1][:-1] in page.text
 
 
-def test_no_line_ends_between_a_number_and_its_percent_sign(reported: Path) -> None:
+def test_no_line_ends_between_a_number_and_its_percent_sign(reported):
     html = (reported / "report.html").read_text(encoding="utf-8")
     assert "20.0\N{NO-BREAK SPACE}%" in html
     assert "95\N{NO-BREAK SPACE}% interval" in html
 
 
-def test_a_complete_report_lacks_nothing(reported: Path) -> None:
+def test_a_complete_report_lacks_nothing(reported):
     assert "missing" not in Page(reported / "report.html").ids
 
 
-def test_the_stage_boundary_and_the_best_epoch_are_drawn(reported: Path) -> None:
+def test_the_stage_boundary_and_the_best_epoch_are_drawn(reported):
     text = (reported / "figures" / "val_auc.svg").read_text()
     assert "backbone unfrozen" in text
     assert "best epoch" in text
 
 
-def test_a_run_that_was_stopped_early_has_a_report(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_early_has_a_report(finished, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(finished[0] / "config.json", run)
@@ -258,7 +254,7 @@ def test_a_run_that_was_stopped_early_has_a_report(finished: tuple[Path, str], t
     assert "training" in page.ids
 
 
-def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(example: Path, tmp_path: Path) -> None:
+def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(example, tmp_path):
     file = example / "evaluation.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(content | {"curves": []}), encoding="utf-8")  # all stays are of one class
@@ -277,7 +273,7 @@ def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(
     assert {"discrimination", "calibration"}.isdisjoint(page.ids)
 
 
-def test_the_stay_over_time_shows_its_own_events(reported: Path) -> None:
+def test_the_stay_over_time_shows_its_own_events(reported):
     run = read_run(reported)
     assert run.cohort is not None
     text = Page(reported / "report.html").text
@@ -295,14 +291,14 @@ def test_the_stay_over_time_shows_its_own_events(reported: Path) -> None:
     assert "Predicted risk of one stay: 0.119 after the first set" in text
 
 
-def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported: Path, example: Path, tmp_path: Path) -> None:
+def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported, example, tmp_path):
     config = json.loads((example / "config.json").read_text())
     config["settings"] |= {"lr": 0.125, "seed": 99}
     (example / "config.json").write_text(json.dumps(config))
     page = Page(write_comparison([reported, example], tmp_path))
     keys = [each["id"] for each in page.all("section")]
     assert keys == [
-        *("result", "distrust", "differences", "settings", "training", "discrimination", "calibration", "decisions"),
+        *("result", "distrust", "differences", "settings", "training", "discrimination", "calibration", "decisions")
     ]
     assert "0.125" in page.text
     assert "on the same stays the paired difference counts" in page.text
@@ -311,9 +307,7 @@ def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported: Path, e
     assert all(f"{run.name}: AUROC" in roc for run in (reported, example))
 
 
-def test_runs_on_the_same_stays_are_compared_by_paired_differences(
-    reported: Path, example: Path, tmp_path: Path
-) -> None:
+def test_runs_on_the_same_stays_are_compared_by_paired_differences(reported, example, tmp_path):
     file = example / "predictions.csv"
     head, *rows = list(csv.reader(file.read_text().splitlines()))
     at = head.index("logit")
@@ -335,9 +329,7 @@ def test_runs_on_the_same_stays_are_compared_by_paired_differences(
     assert "because the stays or labels are not the same: finetune-example." in text
 
 
-def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(
-    reported: Path, finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(reported, finished, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(finished[0], other)
     config = json.loads((other / "config.json").read_text())
@@ -350,9 +342,7 @@ def test_runs_on_other_data_or_without_evaluation_are_not_silently_compared(
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(
-    finished: tuple[Path, str], tmp_path: Path, unfinished: bool
-) -> None:
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(finished, tmp_path, unfinished):
     runs = [tmp_path / name / "run" for name in ("a", "b")]
     for run in runs:
         shutil.copytree(finished[0], run)
@@ -363,12 +353,12 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(
     assert ("Not finished: b/run." in text) == unfinished
 
 
-def test_the_lines_of_many_runs_differ() -> None:
+def test_the_lines_of_many_runs_differ():
     styles = {(each["color"], each["linestyle"]) for each in map(line_style, range(36))}
     assert len(styles) == 36
 
 
-def test_the_stay_that_is_shown_is_the_positive_one_of_median_risk(reported: Path) -> None:
+def test_the_stay_that_is_shown_is_the_positive_one_of_median_risk(reported):
     run = read_run(reported)
     assert run.stays is not None
     label, risk = np.array([1, 0, 1, 1, 1]), np.array([0.9, 0.99, 0.2, 0.4, 0.3])

@@ -1,7 +1,5 @@
 """What a report reads from a run folder: missing files are left out, damaged ones are one clear error."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +16,7 @@ from tests.command import rows_of
 HEAD = "stay_id,split,logit,probability,calibrated_probability,label,reason\n"
 
 
-def test_a_finished_run_is_read_whole(finished: tuple[Path, str]) -> None:
+def test_a_finished_run_is_read_whole(finished):
     run = read_run(finished[0])
     summary = json.loads((finished[0] / "summary.json").read_text())
     assert run.mode == "finetune"
@@ -31,9 +29,7 @@ def test_a_finished_run_is_read_whole(finished: tuple[Path, str]) -> None:
     assert (run.evaluation, run.stays, run.every_set) == (None, None, None)
 
 
-def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     (run / "metrics.csv").write_text("stage,epoch,val_auc\n1,1,0.6\n1,2,0.8\n2,3,0.8\n")
@@ -43,7 +39,7 @@ def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_t
     assert read_run(run).best == {"stage": 1, "epoch": 2, "val_auc": 0.8}
 
 
-def test_data_that_have_moved_or_changed_are_not_described(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_data_that_have_moved_or_changed_are_not_described(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     for change in ({"path": str(tmp_path / "gone")}, {"data": "0" * 64}):
@@ -52,12 +48,12 @@ def test_data_that_have_moved_or_changed_are_not_described(finished: tuple[Path,
         assert read_run(tmp_path / "run").cohort is None
 
 
-def test_a_folder_without_config_is_not_a_run_folder(tmp_path: Path) -> None:
+def test_a_folder_without_config_is_not_a_run_folder(tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         read_run(tmp_path)
 
 
-def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_path: Path) -> None:
+def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_path):
     file = tmp_path / "predictions.csv"
     file.write_text(
         HEAD + "5,valid,0.5,0.6,0.7,1,\n6,valid,-1,0.25,0.2,0,\n7,valid,1,0.7,0.8,,\n8,valid,,,,1,no events\n"
@@ -70,7 +66,7 @@ def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_p
     assert read_predictions(file, None).split == "test"
 
 
-def test_predictions_as_parquet_are_read_like_those_as_csv(example: Path) -> None:
+def test_predictions_as_parquet_are_read_like_those_as_csv(example):
     for name in ("predictions", "every_set"):
         file = example / f"{name}.csv"
         pyarrow.parquet.write_table(pyarrow.csv.read_csv(file), file.with_suffix(".parquet"))
@@ -86,7 +82,7 @@ def test_predictions_as_parquet_are_read_like_those_as_csv(example: Path) -> Non
     assert np.array_equal(run.stays.risk, before.risk)
 
 
-def test_without_a_calibrator_the_risk_is_the_probability(tmp_path: Path) -> None:
+def test_without_a_calibrator_the_risk_is_the_probability(tmp_path):
     file = tmp_path / "predictions.csv"
     file.write_text(HEAD + "5,valid,0.5,0.6,,1,\n6,valid,-1,0.25,,0,\n")
     assert read_predictions(file, "valid").risk.tolist() == [0.6, 0.25]
@@ -110,7 +106,7 @@ def test_without_a_calibrator_the_risk_is_the_probability(tmp_path: Path) -> Non
         ("", "cannot be read as a table"),
     ],
 )
-def test_predictions_that_cannot_be_used_are_one_error(tmp_path: Path, text: str, message: str) -> None:
+def test_predictions_that_cannot_be_used_are_one_error(tmp_path, text, message):
     file = tmp_path / "predictions.csv"
     file.write_text(text)
     with pytest.raises(InputError, match=r"predictions\.csv") as error:
@@ -118,7 +114,7 @@ def test_predictions_that_cannot_be_used_are_one_error(tmp_path: Path, text: str
     assert message in str(error.value)
 
 
-def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path: Path) -> None:
+def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path):
     file = tmp_path / "every_set.csv"
     file.write_text("stay_id,set_index,minute,logit,probability\n1,0,5,0.1,0.5\n1,1,9,0.1,-0.5\n")
     with pytest.raises(InputError, match=r"column probability: 1 values are not between 0 and 1, for example -0\.5"):
@@ -137,14 +133,14 @@ def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path: Path) -> Non
         ("", "has no column stage, epoch"),
     ],
 )
-def test_metrics_that_are_no_table_of_numbers_are_an_error(tmp_path: Path, text: str, message: str) -> None:
+def test_metrics_that_are_no_table_of_numbers_are_an_error(tmp_path, text, message):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(InputError, match=r"metrics\.csv") as error:
         read_metrics(tmp_path / "metrics.csv")
     assert message in str(error.value)
 
 
-def test_metrics_may_have_the_byte_order_mark_of_excel(tmp_path: Path) -> None:
+def test_metrics_may_have_the_byte_order_mark_of_excel(tmp_path):
     (tmp_path / "metrics.csv").write_text("stage,epoch,step\n1,1,5\n", encoding="utf-8-sig")
     assert read_metrics(tmp_path / "metrics.csv") == [{"stage": 1, "epoch": 1, "step": 5}]
 
@@ -164,7 +160,7 @@ def test_metrics_may_have_the_byte_order_mark_of_excel(tmp_path: Path) -> None:
         ({"findings": [{"level": "loud", "text": ""}]}, "findings[0]/level is 'loud', which has the wrong type"),
     ],
 )
-def test_a_damaged_evaluation_is_one_error(example: Path, change: dict[str, object], message: str) -> None:
+def test_a_damaged_evaluation_is_one_error(example, change, message):
     file = example / "evaluation.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=r"evaluation\.json: damaged") as error:
@@ -188,9 +184,7 @@ def test_a_damaged_evaluation_is_one_error(example: Path, change: dict[str, obje
     ],
     ids=str,
 )
-def test_a_value_of_another_type_in_a_summary_is_one_error(
-    finished: tuple[Path, str], tmp_path: Path, name: str, change: dict[str, object]
-) -> None:
+def test_a_value_of_another_type_in_a_summary_is_one_error(finished, tmp_path, name, change):
     run = Path(shutil.copytree(finished[0], tmp_path / "run"))
     (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | change))
     with pytest.raises(InputError, match=rf"{name}: damaged \({next(iter(change))}.* is "):
