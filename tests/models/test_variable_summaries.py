@@ -130,39 +130,24 @@ def test_quantiles_are_linear_between_the_edges():
     assert found == pytest.approx([10, 50, 90, 100])
 
 
+def _scores(numbers: list[float], used: torch.Tensor, edges: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """Normal scores of numbers, of which those in use count, by the plain reference."""
+    columns = zip(numbers, used.tolist(), edges.tolist(), center.tolist(), strict=True)
+    scores = [plain_normal_score(number if use else np.nan, *fitted) for number, use, *fitted in columns]
+    return torch.tensor(scores).double().flatten()
+
+
 def test_the_network_equals_the_plain_sum_over_variables_with_gradients(monkeypatch):
     network, stays, batch = _network(monkeypatch)
-    summaries = network.summaries(batch, VARIABLES)
-    length = float(network.length)
-    totals = []
+    summaries, totals = network.summaries(batch, VARIABLES), []
+    combination = network.combination_used, network.combination_edges, network.combination_center
     for row, stay in enumerate(stays):
-        total = network.bias
-        for variable, of in _plain(
-            [(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay], length
-        ).items():
-            encoded = [
-                plain_normal_score(number if used else np.nan, edges, center)
-                for number, used, edges, center in zip(
-                    of,
-                    network.used[variable].tolist(),
-                    network.edges[variable].tolist(),
-                    network.center[variable].tolist(),
-                    strict=True,
-                )
-            ]
-            total = total + torch.tensor(encoded).double().flatten() @ network.weight[variable]
-        combined = [
-            plain_normal_score(number if used else np.nan, edges, center)
-            for number, used, edges, center in zip(
-                summaries.combinations[row].tolist(),
-                network.combination_used.tolist(),
-                network.combination_edges.tolist(),
-                network.combination_center.tolist(),
-                strict=True,
-            )
-        ]
-        of_combinations = torch.tensor(combined).double().flatten() @ network.combination_weight
-        totals.append(torch.relu(total + of_combinations))
+        total = network.bias + _scores(summaries.combinations[row].tolist(), *combination) @ network.combination_weight
+        clipped = [(m, [(v, float(_clip(network, v, x))) for v, x in s]) for m, s in stay]
+        for variable, of in _plain(clipped, float(network.length)).items():
+            fitted = network.used[variable], network.edges[variable], network.center[variable]
+            total = total + _scores(of, *fitted) @ network.weight[variable]
+        totals.append(torch.relu(total))
     expected = torch.stack(totals)
     found = network.pooled(batch, VARIABLES, "mean")
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # bounds and edges are float32
@@ -307,17 +292,7 @@ def test_a_fact_is_an_input_as_often_as_a_value_and_one_column_of_the_table():
 def test_variables_that_are_not_used_or_not_wholly_are_named_with_the_reason():
     names = ("age", "always", "in one", "in few", "level of few")
     stays = [
-        [
-            (
-                0.0,
-                [
-                    (0, float(n)),
-                    (1, 1.0),
-                    *([(2, 1.0)] if n == 0 else []),
-                    *([(3, float(n)), (4, 1.0)] if n < 5 else []),
-                ],
-            )
-        ]
+        [(0.0, [(0, float(n)), (1, 1.0), *[(2, 1.0)] * (n == 0), *[(3, float(n)), (4, 1.0)] * (n < 5)])]
         for n in range(600)
     ]
     network = variable_summaries.build(Sizes(input_dim=12, vocabulary=names, summary_width=6))
