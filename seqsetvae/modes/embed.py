@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from seqsetvae.models import ARCHITECTURES, ArchitectureSettings
 from seqsetvae.settings import groups
-from seqsetvae.settings.kinds import exists
 
 HELP = "write latent means and history states to a file"
 NEEDS = ("pretrained_ckpt", "data_dir", "split", "output")
@@ -28,14 +27,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """The output must be a new .npz file in a folder that exists, and the architecture must have a state per set."""
-    output, architecture = settings.output.output, settings.architecture.architecture
+    architecture = settings.architecture.architecture
     if "states" not in ARCHITECTURES[architecture].OFFERS:
         return [f"architecture: received {architecture!r}, which has no state of each set; allowed: seqsetvae"]
-    if output is None:
-        return []
-    rules = [
-        (output.suffix != ".npz", "; allowed: a file name that ends in .npz"),
-        (exists(output), ", which already exists; allowed: a new file"),
-        (not (exists(output.parent) and output.parent.is_dir()), "; allowed: a file in an existing folder"),
-    ]
-    return [f"output: received {str(output)!r}{text}" for wrong, text in rules if wrong]
+    return settings.output.problems_of_new_file(".npz")

@@ -29,12 +29,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """One checkpoint, and a new folder."""
-    output, ckpt = settings.output.output, settings.finetuned.ckpt or ()
-    rules = [
-        (len(ckpt) > 1, f"ckpt: received {len(ckpt)} checkpoints; allowed: one with --mode export"),
-        (
-            output is not None and exists(output),
-            f"output: received {str(output)!r}, which already exists; allowed: a new folder",
-        ),
-    ]
-    return [problem for wrong, problem in rules if wrong]
+    output, found = settings.output.output, settings.finetuned.problems_of_one("export")
+    if output is not None and exists(output):
+        found.append(f"output: received {str(output)!r}, which already exists; allowed: a new folder")
+    return found

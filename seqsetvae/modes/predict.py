@@ -13,7 +13,7 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import BOOLEAN, Several, choice, exists, integer
+from seqsetvae.settings.kinds import BOOLEAN, Several, choice, integer
 
 HELP = "write the probability of every stay to a file; labels are not needed"
 NEEDS = ("ckpt", "output")
@@ -52,24 +52,16 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """One checkpoint; the output must be a new file in a folder that exists."""
-    output, ckpt = settings.output.output, settings.finetuned.ckpt or ()
+    is_meds = settings.schema == "meds"
     rules = [
-        (len(ckpt) > 1, f"ckpt: received {len(ckpt)} checkpoints; allowed: one with --mode predict"),
         (
-            settings.schema == "meds" and settings.every_set,
+            is_meds and settings.every_set,
             "every_set: received together with --schema meds; allowed: one of them",
         ),
         (
-            settings.explain is not None and (settings.every_set or settings.schema == "meds"),
+            settings.explain is not None and (settings.every_set or is_meds),
             "explain: received together with --every_set or --schema meds; allowed: one of them",
         ),
     ]
-    if output is not None:
-        text = f"output: received {str(output)!r}"
-        allowed = (".parquet",) if settings.schema == "meds" else SUFFIXES
-        rules += [
-            (output.suffix not in allowed, f"{text}; allowed: a file name that ends in {' or '.join(allowed)}"),
-            (exists(output), f"{text}, which already exists; allowed: a new file"),
-            (not (exists(output.parent) and output.parent.is_dir()), f"{text}; allowed: a file in an existing folder"),
-        ]
-    return [problem for wrong, problem in rules if wrong]
+    found = settings.finetuned.problems_of_one("predict") + [problem for wrong, problem in rules if wrong]
+    return found + settings.output.problems_of_new_file(*((".parquet",) if is_meds else SUFFIXES))

@@ -98,6 +98,11 @@ class FinetunedSettings:
         },
     )
 
+    def problems_of_one(self, mode: str) -> list[str]:
+        """Of a mode that reads one checkpoint."""
+        count = len(self.ckpt or ())
+        return [f"ckpt: received {count} checkpoints; allowed: one with --mode {mode}"] if count > 1 else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
@@ -129,6 +134,18 @@ class OutputSettings:
         if self.output is None or (place := not_writable(self.output)) is None:
             return []
         return [f"output: received {str(self.output)!r}; allowed: a place that you may write to, which {place} is not"]
+
+    def problems_of_new_file(self, *suffixes: str) -> list[str]:
+        """What is wrong with it as the name of a new file with one of these suffixes."""
+        if self.output is None:
+            return []
+        text, parent = f"output: received {str(self.output)!r}", self.output.parent
+        rules = [
+            (self.output.suffix not in suffixes, f"; allowed: a file name that ends in {' or '.join(suffixes)}"),
+            (exists(self.output), ", which already exists; allowed: a new file"),
+            (not (exists(parent) and parent.is_dir()), "; allowed: a file in an existing folder"),
+        ]
+        return [text + problem for wrong, problem in rules if wrong]
 
 
 @dataclass(frozen=True, kw_only=True)
