@@ -22,8 +22,7 @@ from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 from seqsetvae.training import feature_cache
 from seqsetvae.training.feature_cache import MANIFEST, POOLED, CachedFeatures, FeatureFolder, cached_features, code_hash
-from seqsetvae.training.stage_loaders import StageLoaders
-from seqsetvae.training.stages import Run
+from seqsetvae.training.stages import Run, StageLoaders
 from tests.training.helpers import CPU, features_of, fine_tuner, make_run
 
 

@@ -17,7 +17,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.models.seqsetvae.decoder import PretrainingModel
 from seqsetvae.objectives import reconstruction
 from seqsetvae.training.optimizer import adamw, parameter_groups
-from seqsetvae.training.stage_loaders import StageLoaders
+from seqsetvae.training.stages import StageLoaders
 from tests import tiny
 from tests.training.helpers import features_of, fine_tuner, make_run
 

@@ -15,11 +15,11 @@ from seqsetvae.batches.batch import Batch
 from seqsetvae.models.seqsetvae.history_encoder import (
     TIME_BUCKETS,
     CausalTransformer,
+    PaddedHistory,
     position_encoding,
     time_bucket_edges,
     time_buckets,
 )
-from seqsetvae.models.seqsetvae.padded_history import PaddedHistory
 from seqsetvae.models.seqsetvae.set_encoder import MAB, SetEncoder
 from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.ops.pooling import POOLINGS, pool
