@@ -34,7 +34,7 @@ from seqsetvae.runs.crossvalidate import RESULT
 
 # place: module, attribute that is called there. The process dies before the call does anything.
 PLACES = {
-    "features": ("seqsetvae.training.feature_cache", "require_finite"),  # once a batch of the frozen pass
+    "features": ("seqsetvae.training.feature_pass", "require_finite"),  # once a batch of the frozen pass
     "features complete": ("numpy", "memmap.flush"),  # all rows are computed, under a temporary name
     "validation": ("model_optimized", "SeqSetVAEFineTuner.validation_step"),
     "checkpoint": ("torch", "save"),  # when half of the file is written
