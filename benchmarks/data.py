@@ -20,8 +20,9 @@ from benchmarks.workloads import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort, open_or_compile
-from seqsetvae.cohort.exports import seqsetvae_layout
-from seqsetvae.cohort.find import compile_layout, locate_layout
+from seqsetvae.cohort.export import write_layout
+from seqsetvae.cohort.open import compile_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.models.seqsetvae.sizes import PRESETS, Sizes
 from seqsetvae.training.callbacks import Clock
@@ -54,7 +55,7 @@ def _old_layout(data_dir: Path | None, out: Path, n_stays: int) -> Path:
     if data_dir is None:
         return write_synthetic(out, n_stays=n_stays)
     cohort = open_cohort(data_dir)
-    seqsetvae_layout.write(replace(cohort, splits={"train": first(cohort.split("train"), n_stays)}), out)
+    write_layout(replace(cohort, splits={"train": first(cohort.split("train"), n_stays)}), out)
     return out / "patient_ehr"
 
 

@@ -18,7 +18,7 @@ __all__ = ["compile_cohort", "load", "predict"]
 def __getattr__(name: str) -> Any:
     """`load` and `predict` import torch, which takes seconds, so they are imported when they are used."""
     if name == "compile_cohort":
-        from seqsetvae.cohort.sources.frames import compile_cohort
+        from seqsetvae.cohort.sources import compile_cohort
 
         return compile_cohort
     if name in __all__:

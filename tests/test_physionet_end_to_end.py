@@ -11,7 +11,7 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_or_compile
 from seqsetvae.cohort.command import main as data_command
-from seqsetvae.cohort.exports import seqsetvae_layout
+from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.format import ARRAYS
 from tests.tiny import SHARED
 from train_optimized import main
@@ -35,7 +35,7 @@ def cohort(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def old_layout(cohort: Cohort) -> Path:
     """The same stays as 7,990 parquet files."""
     out = cohort.path.parent / "processed"
-    seqsetvae_layout.write(cohort, out)
+    write_layout(cohort, out)
     return out / "patient_ehr"
 
 

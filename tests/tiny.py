@@ -17,8 +17,9 @@ import torch
 from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Cohort, Split, open_cohort, open_or_compile
-from seqsetvae.cohort.exports.table import write_csv
-from seqsetvae.cohort.find import compile_layout, locate_layout
+from seqsetvae.cohort.export import write_csv
+from seqsetvae.cohort.open import compile_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import locate_layout
 from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.models.seqsetvae.reference import PlainBackbone, PlainSet

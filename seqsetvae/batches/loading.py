@@ -348,6 +348,4 @@ def require_both_classes(cohort: Cohort, *splits: str) -> None:
         InputError: naming the split and the numbers of its stays by class.
     """
     for name in splits:
-        label = cohort.split(name).label
-        counts = {value: int((label == value).sum()) for value in (0, 1, -1)}
-        require_classes(f"{cohort.path}", name, cohort.label_name, counts)
+        require_classes(f"{cohort.path}", name, cohort.label_name, cohort.split(name).label)

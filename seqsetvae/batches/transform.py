@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
-from seqsetvae.cohort.statistics import Floats
-from seqsetvae.cohort.variables import z_scores
+from seqsetvae.cohort.variables import Floats, z_scores
 from seqsetvae.system.errors import InputError, named
 
 Z_SCORE = "z_score"

@@ -12,21 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort import sidefiles
 from seqsetvae.cohort.folds import OF_STAYS, GatheredSplit
 from seqsetvae.cohort.format import Cohort, Split, is_compiled, open_cohort
 from seqsetvae.cohort.report import event_counts
-from seqsetvae.cohort.sidefiles import (
-    CACHED,
-    STATS,
-    Embeddings,
-    Stats,
-    check_furthest,
-    check_stats,
-    embedding_faults,
-    read_embeddings,
-    read_stats,
-)
-from seqsetvae.cohort.variables import FILE, NONE, Variables
+from seqsetvae.cohort.tidy import LARGEST
+from seqsetvae.cohort.variables import CHECKPOINT, FILE, NONE, TRAIN_SPLIT, Variables
 from seqsetvae.system.errors import InputError, counted, named, shown
 
 
@@ -34,41 +25,64 @@ from seqsetvae.system.errors import InputError, counted, named, shown
 class SideTables:
     """What stats.csv and cached.csv say; None: there is no such file."""
 
-    stats: Stats | None = None
-    embeddings: Embeddings | None = None
+    stats: sidefiles.Stats | None = None
+    embeddings: sidefiles.Embeddings | None = None
     by_flag: bool = False  # they were named; others lie beside the data
 
 
 NO_TABLES = SideTables()
+# Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
+# z-score, and sums of squares, still fit into float32.
+LARGEST_Z = 1e9
+_SOURCES = {  # where mean and std are from: what it is called, and what to do
+    TRAIN_SPLIT: ("The training split", "Pass a stats.csv with a usable mean and std, or correct the values."),
+    FILE: ("stats.csv", "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."),
+    CHECKPOINT: ("The checkpoint", "Correct the values: are they in another unit?"),
+}
+
+
+class UnusableStatsError(InputError):
+    """Statistics that cannot normalise some variables. `lines`: variable -> what is wrong with its statistics."""
+
+    def __init__(self, source: str, lines: dict[str, str], advice: str) -> None:
+        listed = "".join(f"\n  {shown(name)}: {line}" for name, line in lines.items())
+        super().__init__(f"{source} cannot normalise {len(lines)} variables of the data:{listed}\n{advice}")
+        self.lines = lines
 
 
 def tables_in(cohort: Path) -> tuple[Path | None, Path | None]:
     """stats.csv and cached.csv in the folder of a compiled cohort; None: there is no such file."""
-    stats, embeddings = (path if path.is_file() else None for path in (cohort / STATS, cohort / CACHED))
+    stats, embeddings = (
+        path if path.is_file() else None for path in (cohort / sidefiles.STATS, cohort / sidefiles.CACHED)
+    )
     return stats, embeddings
 
 
-def stats_of(path: Path | None) -> Stats | None:
+def stats_of(path: Path | None) -> sidefiles.Stats | None:
     """Mean and std by variable, of a stats.csv or of a compiled cohort: those of its stats.csv, or of its values."""
     if path is None:
         return None
     file = tables_in(path)[0] if is_compiled(path) else path
     if file is not None:
-        return read_stats(file)
+        return sidefiles.read_stats(file)
     found = open_cohort(path).variables
     triples = zip(found.names, found.mean.tolist(), found.std.tolist(), strict=True)
     return {name: (mean, std) for name, mean, std in triples if mean == mean}
 
 
-def vectors_of(path: Path | None) -> Embeddings | None:
+def vectors_of(path: Path | None) -> sidefiles.Embeddings | None:
     """Vectors of a cached.csv or of a compiled cohort; None: they are generated from the names."""
     if path is None:
         return None
     file = tables_in(path)[1] if is_compiled(path) else path
     if file is not None:
-        return read_embeddings(file)
+        return sidefiles.read_embeddings(file)
     found = open_cohort(path).variables
-    return None if found.given is None else Embeddings({n: row for row, n in enumerate(found.names)}, found.given)
+    return (
+        None
+        if found.given is None
+        else sidefiles.Embeddings({n: row for row, n in enumerate(found.names)}, found.given)
+    )
 
 
 def bind(
@@ -98,10 +112,7 @@ def bind(
     if missing.any() and not leave_out_unknown:
         _refuse(cohort, missing, "cached.csv" if own is None else "The checkpoint")
     cohort = _without_variables(cohort, missing) if missing.any() else cohort
-    sums = [cohort.sums(name) for name in cohort.splits]
-    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
-    furthest = np.where(cohort.mean - low > high - cohort.mean, low, high)
-    check_furthest(cohort.vocabulary, cohort.mean, cohort.std, furthest, cohort.variables.statistics)
+    _check_furthest(cohort)
     return cohort
 
 
@@ -110,11 +121,16 @@ def with_tables(cohort: Cohort, tables: SideTables, known: tuple[str, ...] = ())
     variables, names = cohort.variables, cohort.vocabulary
     needed = sorted(set(names) - set(known))
     if tables.stats is not None:
-        check_stats(tables.stats, needed)
+        if bad := sidefiles.unusable_stats(tables.stats, needed):
+            raise InputError(
+                f"stats.csv cannot normalise these variables of the data ({sidefiles.USABLE_STATS}):"
+                + "".join(f"\n  {shown(name)}: {line}" for name, line in bad.items())
+                + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
+            )
         pairs = np.array([tables.stats.get(name, (np.nan, np.nan)) for name in names], dtype=np.float64)
         variables = replace(variables, mean=pairs[:, 0], std=pairs[:, 1], statistics=FILE)
     if tables.embeddings is not None:
-        _, broken = embedding_faults(tables.embeddings, needed)
+        _, broken = sidefiles.embedding_faults(tables.embeddings, needed)
         if broken:
             raise InputError(
                 f"cached.csv: the embedding of {', '.join(map(repr, broken))} contains numbers that are not finite, or "
@@ -124,6 +140,27 @@ def with_tables(cohort: Cohort, tables: SideTables, known: tuple[str, ...] = ())
         given = np.where(np.array(rows)[:, None] < 0, np.nan, tables.embeddings.vectors[rows])
         variables = replace(variables, given=given, width=given.shape[1])
     return replace(cohort, variables=variables)
+
+
+def _check_furthest(cohort: Cohort) -> None:
+    """Check the z-score of the value that is furthest from the mean, for each variable that has statistics.
+
+    Raises:
+        UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite; a mean or std beyond float32.
+    """
+    sums, mean, std = [cohort.sums(name) for name in cohort.splits], cohort.mean, cohort.std
+    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
+    furthest = np.where(mean - low > high - mean, low, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = (furthest - mean) / std
+        usable = (np.abs(z) <= LARGEST_Z) & (np.abs(mean) <= LARGEST) & (std <= LARGEST)
+    lines = {
+        cohort.vocabulary[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
+        for v in np.flatnonzero(~np.isnan(mean) & ~usable).tolist()
+    }
+    if lines:
+        name, advice = _SOURCES[cohort.variables.statistics]
+        raise UnusableStatsError(name, lines, f"{advice} A z-score may be at most {LARGEST_Z:g}.")
 
 
 def _compare(own: Variables, variables: Variables, by_flag: bool) -> None:

@@ -9,31 +9,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from seqsetvae.cohort.bind import SideTables, bind, stats_of, tables_in, vectors_of
+from seqsetvae.cohort import sidefiles
+from seqsetvae.cohort.bind import SideTables, UnusableStatsError, bind, stats_of, tables_in, vectors_of
 from seqsetvae.cohort.compile import compile_cohort
 from seqsetvae.cohort.describe import SHOWN, about, describe, labels, table
-from seqsetvae.cohort.find import DEFAULT_LABEL, open_labelled
 from seqsetvae.cohort.format import Cohort, is_compiled
 from seqsetvae.cohort.imported import IMPORT, SKIPPED, FaultyFiles, read_skipped
 from seqsetvae.cohort.manifest import damaged
+from seqsetvae.cohort.open import open_labelled
 from seqsetvae.cohort.report import why_left_out
-from seqsetvae.cohort.sidefiles import (
-    USABLE_STATS,
-    Stats,
-    UnusableStatsError,
-    embedding_faults,
-    read_labels,
-    unusable_stats,
-)
+from seqsetvae.cohort.sources import seqsetvae_layout as layout
 from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.seqsetvae_layout import (
-    NOT_NAMED,
-    ORIGIN_NOTE,
-    SeqSetVAELayout,
-    SideFiles,
-    find_patient_ehr,
-    locate_layout,
-)
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.cohort.variables import NONE
 from seqsetvae.system.errors import InputError, cut
@@ -95,7 +82,10 @@ def _entry(finding: Finding) -> str:
 
 
 def check_folder(
-    path: str | Path, label_name: str | None = None, named: SideFiles = NOT_NAMED, work_dir: Path | None = None
+    path: str | Path,
+    label_name: str | None = None,
+    named: layout.SideFiles = layout.NOT_NAMED,
+    work_dir: Path | None = None,
 ) -> Check:
     """Check a compiled cohort or an old layout; whatever is wrong with it is in the findings.
 
@@ -157,13 +147,13 @@ def _scratch(check: Check, work_dir: Path | None) -> Iterator[Path]:
         check.findings.append(Finding(ERROR, str(error)))
 
 
-def _check_layout(check: Check, path: Path, label_name: str, named: SideFiles, folder: Path) -> None:
+def _check_layout(check: Check, path: Path, label_name: str, named: layout.SideFiles, folder: Path) -> None:
     """Compile what can be compiled into a temporary folder, leaving every fault out and noting it."""
-    source = SeqSetVAELayout(find_patient_ehr(path))
+    source = layout.SeqSetVAELayout(layout.find_patient_ehr(path))
     check.facts.append(f"{source.patient_ehr} (SeqSetVAE layout)")
     check.findings += [*_unread_files(source.patient_ehr), *_repeated_stays(source)]
-    files = check.attempt(lambda: locate_layout(path, named))
-    given = check.attempt(lambda: read_labels(files.labels, label_name) if files and files.labels else {})
+    files = check.attempt(lambda: layout.locate_layout(path, named))
+    given = check.attempt(lambda: sidefiles.read_labels(files.labels, label_name) if files and files.labels else {})
     sides = (None, None) if files is None else (files.stats, files.embeddings)
     tables = _read_tables(check, *sides)
     cohort = compile_cohort(source, folder / "cohort", label_name=label_name, labels=given, skip_bad=True)
@@ -200,10 +190,14 @@ def _read_tables(check: Check, stats: Path | None, embeddings: Path | None) -> S
 def _describe(check: Check, cohort: Cohort, tables: SideTables) -> None:
     """Add what the cohort shows, by the mean and std of these tables."""
     bound, unusable = _bound(check, cohort, tables.stats)
-    bad = [f"{name!r}: {line}" for name, line in unusable_stats(tables.stats or {}, cohort.vocabulary).items()]
-    check.findings += about(ERROR, bad, "variable", f"with statistics that cannot be used ({USABLE_STATS})")
+    bad = [
+        f"{name!r}: {line}" for name, line in sidefiles.unusable_stats(tables.stats or {}, cohort.vocabulary).items()
+    ]
+    check.findings += about(ERROR, bad, "variable", f"with statistics that cannot be used ({sidefiles.USABLE_STATS})")
     if tables.embeddings is not None:
-        missing, broken = (map(repr, names) for names in embedding_faults(tables.embeddings, cohort.vocabulary))
+        missing, broken = (
+            map(repr, names) for names in sidefiles.embedding_faults(tables.embeddings, cohort.vocabulary)
+        )
         check.findings += about(ERROR, missing, "variable", "without an embedding in cached.csv")
         what = "with numbers in the embedding that float32 cannot hold"
         check.findings += about(ERROR, broken, "variable", what)
@@ -213,11 +207,11 @@ def _describe(check: Check, cohort: Cohort, tables: SideTables) -> None:
     check.findings += describe(bound, reported=unusable)
 
 
-def _bound(check: Check, cohort: Cohort, stats: Stats | None) -> tuple[Cohort, list[str]]:
+def _bound(check: Check, cohort: Cohort, stats: sidefiles.Stats | None) -> tuple[Cohort, list[str]]:
     """The cohort with these statistics, and the variables whose statistics cannot be used, which have none."""
     if stats is None and cohort.variables.statistics == NONE:
         return cohort, []
-    unusable = list(unusable_stats(stats or {}, stats or {}))
+    unusable = list(sidefiles.unusable_stats(stats or {}, stats or {}))
     while True:
         if stats is not None:
             stats = {name: pair for name, pair in stats.items() if name not in unusable}
@@ -235,7 +229,7 @@ def _bound(check: Check, cohort: Cohort, stats: Stats | None) -> tuple[Cohort, l
 
 def _unread_files(patient_ehr: Path) -> list[Finding]:
     """Files and folders that no part of the program reads. Hidden ones, such as .DS_Store, do not count."""
-    known = {*SPLITS, "stats.csv", "oc.csv", "cached.csv", ORIGIN_NOTE}
+    known = {*SPLITS, "stats.csv", "oc.csv", "cached.csv", layout.ORIGIN_NOTE}
     unread = [name for name in _visible(patient_ehr) if name not in known]
     for split in SPLITS:
         unread += [f"{split}/{name}" for name in _visible(patient_ehr / split) if not name.endswith(".parquet")]
@@ -248,7 +242,7 @@ def _visible(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def _repeated_stays(source: SeqSetVAELayout) -> list[Finding]:
+def _repeated_stays(source: layout.SeqSetVAELayout) -> list[Finding]:
     """Keep the first file of every stay, and name the others."""
     first: dict[int, str] = {}
     repeated = []

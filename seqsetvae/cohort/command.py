@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from seqsetvae import __version__
 from seqsetvae.cohort.checks import Check, check_folder, check_source
 from seqsetvae.cohort.compile import compile_cohort
-from seqsetvae.cohort.exports import add_export
+from seqsetvae.cohort.export import add_export
 from seqsetvae.cohort.report import summary
 from seqsetvae.cohort.sidefiles import CACHED, STATS
 from seqsetvae.cohort.sources import SOURCES, Origin, recognise

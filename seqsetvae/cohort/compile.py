@@ -21,16 +21,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seqsetvae.cohort.cut import CutRows, cut
+from seqsetvae.cohort.cut import CutRows, SplitWriter, cut
 from seqsetvae.cohort.format import SUMS, Cohort, event_blocks, open_cohort
 from seqsetvae.cohort.imported import TIMESTAMPS, FaultyFiles, Imported, write_samples, write_skipped
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.sidefiles import Labels, LabelTable
 from seqsetvae.cohort.spans import TIMES, Spans, refuse_other_clocks
-from seqsetvae.cohort.statistics import Block, Sums
 from seqsetvae.cohort.tables.times import MINUTES
 from seqsetvae.cohort.tidy import Skip, Source, Stays, UnnamedRows, require_separate_splits
-from seqsetvae.cohort.writer import SplitWriter
+from seqsetvae.cohort.variables import Block, Sums
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import new_folder
 
@@ -74,14 +73,16 @@ def compile_cohort(
         raise InputError(f"The name of the label is {label_name!r}: it must not be blank (--label_name).")
     stays = {split: Stays.of(some) for split, some in source.stays.items()}
     require_separate_splits(stays)
-    table = LabelTable.made_of(labels or {})
     with new_folder(out) as partial:
         unit = "file" if imported is None else "stay"
-        tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit))
-        _write_stays(tally, source, stays, partial, table, jobs or os.cpu_count() or 1, progress)
+        tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit), LabelTable.made_of(labels or {}))
+        tally.write_stays(source, stays, partial, jobs or os.cpu_count() or 1, progress)
         if not skip_bad:
             _refuse_faults(tally, label_name)
-        _refuse_other_clocks(tally, imported)
+        times = "minutes" if imported is None else imported.record.get("times", "minutes")
+        first = np.concatenate([np.zeros(0), *tally.spans.first])
+        if times != TIMESTAMPS and len(first):
+            refuse_other_clocks(first, MINUTES[times], times)
         _require_stays(tally)
         vocabulary = _number_variables(tally, partial, progress)
         for name, file in beside.items():
@@ -89,7 +90,9 @@ def compile_cohort(
         write_skipped(partial, tally.skips)
         if imported is not None and imported.samples is not None:
             write_samples(partial, imported.samples, tally.skips)
-        head = {"created": _created(), "source": source.description, "label_name": label_name, "vocabulary": vocabulary}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        created = {"at": at, "compiler": COMPILER_VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
+        head = {"created": created, "source": source.description, "label_name": label_name, "vocabulary": vocabulary}
         more = {} if imported is None else imported.as_plain()
         write_manifest(partial, head | more | _manifest(tally, skip_bad))
         open_cohort(partial, verify=False)  # what could not be read again must not take the name OUT
@@ -102,6 +105,7 @@ class _Tally:
 
     unnamed_rows: UnnamedRows
     faulty: FaultyFiles
+    labels: LabelTable
     code_of: dict[str, int] = field(default_factory=dict)  # name -> provisional code, in order of first appearance
     splits: dict[str, dict[str, int]] = field(default_factory=dict)  # counts by split
     groups: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # by split: (group, stays in a row)
@@ -109,12 +113,12 @@ class _Tally:
     n_reordered: int = 0
     spans: Spans = field(default_factory=Spans)
 
-    def skip(self, skips: Sequence[Skip], labels: Labels) -> None:
+    def skip(self, skips: Sequence[Skip]) -> None:
         """Note what is left out."""
         self.skips.extend(skips)
         for skip in skips:
             if skip.is_fault:
-                self.faulty.add(skip, labels)
+                self.faulty.add(skip, self.labels)
 
     def codes(self, part: CutRows) -> NDArray[np.int32]:
         """[E] The provisional code of each event; new names get one."""
@@ -124,40 +128,27 @@ class _Tally:
             code[local] = self.code_of.setdefault(part.names[local], len(self.code_of))
         return code[part.variable]
 
+    def write_stays(self, source: Source, stays: Mapping[str, Stays], folder: Path, jobs: int, progress: bool) -> None:
+        """The first pass: write values in order and provisional codes, and note what was learned."""
 
-# ------------------------------------------------------------------ first pass: values in order, provisional codes
+        def read(some: Stays) -> tuple[CutRows, int]:
+            return cut(source.read(some)), len(some)
 
-
-def _write_stays(
-    tally: _Tally,
-    source: Source,
-    stays: Mapping[str, Stays],
-    folder: Path,
-    labels: LabelTable,
-    jobs: int,
-    progress: bool,
-) -> None:
-    """Write values and provisional codes, and note in `tally` what was learned."""
-
-    def read(some: Stays) -> tuple[CutRows, int]:
-        return cut(source.read(some)), len(some)
-
-    tally.skip(source.skips, labels)
-    n_stays = sum(map(len, stays.values()))
-    with (
-        tqdm(total=n_stays, desc="Compiling stays", unit="stay", disable=None if progress else True) as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
-        for split, of_split in stays.items():
-            with SplitWriter(folder / split) as writer:
-                for part, n_read in in_order(pool, read, _chunks(of_split), 2 * jobs):
-                    tally.skip(part.skips, labels)
-                    writer.append(part, tally.codes(part), labels)
-                    tally.n_reordered += part.n_reordered
-                    tally.spans.add(part.spans, labels)
-                    bar.update(n_read)
-            tally.splits[split] = writer.counts
-            tally.groups[split] = writer.groups
+        self.skip(source.skips)
+        n_stays = sum(map(len, stays.values()))
+        with (
+            tqdm(total=n_stays, desc="Compiling stays", unit="stay", disable=None if progress else True) as bar,
+            ThreadPoolExecutor(jobs) as pool,
+        ):
+            for split, of_split in stays.items():
+                with SplitWriter(folder / split) as writer:
+                    for part, n_read in in_order(pool, read, _chunks(of_split), 2 * jobs):
+                        self.skip(part.skips)
+                        writer.append(part, self.codes(part), self.labels)
+                        self.n_reordered += part.n_reordered
+                        self.spans.add(part.spans, self.labels)
+                        bar.update(n_read)
+                self.splits[split], self.groups[split] = writer.counts, writer.groups
 
 
 def _chunks(stays: Stays) -> Iterator[Stays]:
@@ -204,14 +195,6 @@ def _require_stays(tally: _Tally) -> None:
         raise InputError(f"{f'The split {empty[0]}' if empty else 'The data'} has no usable stay.{first}")
 
 
-def _refuse_other_clocks(tally: _Tally, imported: Imported | None) -> None:
-    """Raises InputError if times that are numbers do not count from the start of the stays."""
-    unit = "minutes" if imported is None else imported.record.get("times", "minutes")
-    first = np.concatenate([np.zeros(0), *tally.spans.first])
-    if unit != TIMESTAMPS and len(first):
-        refuse_other_clocks(first, MINUTES[unit], unit)
-
-
 # ------------------------------------------------------------------ second pass: codes of the vocabulary, sums
 
 
@@ -255,13 +238,4 @@ def _manifest(tally: _Tally, skip_bad: bool) -> dict[str, Any]:
             TIMES: tally.spans.as_plain(),
             "stays_without_label": sum(n["stays"] - n["labelled"] for n in tally.splits.values()),
         },
-    }
-
-
-def _created() -> dict[str, str | int]:
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "compiler": COMPILER_VERSION,
-        "numpy": np.__version__,
-        "pyarrow": pa.__version__,
     }

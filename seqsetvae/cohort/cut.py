@@ -1,60 +1,55 @@
-"""Tidy rows -> sets: checked, without what lies after the prediction time, in time order, and cut into sets.
+"""Tidy rows -> sets: checked, without what lies after the prediction time, in time order, cut into sets, and written.
 
+The arrays of a split are written piece by piece, in bounded memory.
 Letters: N stays in a chunk, E events (rows) in a chunk, S sets in a chunk.
 """
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort import tidy
+from seqsetvae.cohort.format import ARRAYS, OPTIONAL_ARRAYS
 from seqsetvae.cohort.names import cell_fault
+from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.spans import StaySpans, spans_of
-from seqsetvae.cohort.tidy import (
-    LARGEST,
-    Bools,
-    FaultyCell,
-    Floats,
-    Ints,
-    Rows,
-    Skip,
-    Stays,
-    count_cells,
-    fault,
-    faulty_cell,
-    first_bad_rows,
-    left_out,
-)
 
 
 @dataclass(frozen=True)
 class CutRows:
     """The good stays of a chunk, in time order and cut into sets, values still in their own units."""
 
-    stays: Stays  # N
+    stays: tidy.Stays  # N
     n_sets: NDArray[np.int64]  # [N]
     n_events: NDArray[np.int64]  # [S] events of each set
-    minute: Floats  # [S]
+    minute: tidy.Floats  # [S]
     names: Sequence[str]
     variable: NDArray[np.int32]  # [E] index into names
-    value: Floats  # [E]
+    value: tidy.Floats  # [E]
     n_reordered: int  # stays whose rows were not in time order
-    skips: Sequence[Skip]  # faults and empty stays, in the order of the stays
+    skips: Sequence[tidy.Skip]  # faults and empty stays, in the order of the stays
     spans: StaySpans  # before anything was cut off
 
 
-def cut(rows: Rows) -> CutRows:
+def cut(rows: tidy.Rows) -> CutRows:
     """Check rows, remove those from the prediction time on, put each stay in time order and cut it into sets.
 
     With a set_index one set per value of it, in the order of (minute, set_index); without it one set per distinct
     minute. Rows of a set keep the order of the file. Stays with a fault, and stays without rows, go to `skips`.
     """
     stays = rows.stays
-    skips: list[Skip] = []
+    skips: list[tidy.Skip] = []
     rows = _leave_out(rows, _bad_rows(rows), skips)
-    rows = _leave_out(rows, _two_minute_sets(rows), skips)
-    whole, rows = rows, _before_prediction(rows)  # after the checks: a fault anywhere in a file is reported
+    whole = rows = _leave_out(rows, _two_minute_sets(rows), skips)
+    end = rows.stays.prediction_minute
+    if not np.isnan(end).all():  # after the checks: a fault anywhere in a file is reported
+        rows = rows.take(np.flatnonzero(~(rows.minute >= np.repeat(end, rows.n_rows))))
     rows = _leave_out(rows, _empty_stays(rows), skips)
     spans = spans_of(whole, rows)
     if skips:
@@ -68,31 +63,26 @@ def cut(rows: Rows) -> CutRows:
     return CutRows(rows.stays, n_sets, n_events, *columns, n_reordered, [*rows.skips, *skips], spans)
 
 
-def _leave_out(rows: Rows, found: dict[int, Skip], skips: list[Skip]) -> Rows:
+def _leave_out(rows: tidy.Rows, found: dict[int, tidy.Skip], skips: list[tidy.Skip]) -> tidy.Rows:
     """The rows without the stays at the positions that were found; why is added to `skips`."""
     skips += found.values()
     return rows.without(list(found))
 
 
-def _bad_rows(rows: Rows) -> dict[int, Skip]:
+def _bad_rows(rows: tidy.Rows) -> dict[int, tidy.Skip]:
     """The first faulty row of each stay that has one, by the position of the stay, with the count of all."""
     # The last is for index -1.
     unusable = np.array([not name.strip() or cell_fault(name.strip()) is not None for name in rows.names] + [True])
-    bad = unusable[rows.variable] | ~(np.abs(rows.value) <= LARGEST) | ~(np.abs(rows.minute) <= LARGEST)
+    bad = unusable[rows.variable] | ~(np.abs(rows.value) <= tidy.LARGEST) | ~(np.abs(rows.minute) <= tidy.LARGEST)
     if rows.set_index is not None:
         bad |= np.repeat(rows.has_set_index, rows.n_rows) & ~np.isfinite(rows.set_index)
     if not bad.any():
         return {}
-    keys: list[Ints] = [rows.variable, rows.value.view(np.int64), rows.minute.view(np.int64)]
-    cells = count_cells(bad, rows.n_rows, keys, lambda row: _describe(rows, row)[0])
-    found = {}
-    for at, row, in_stay in first_bad_rows(bad, rows.n_rows):
-        cell, reason = _describe(rows, row)
-        found[at] = replace(fault(rows.stays[at], cell.category, reason, in_stay, cell.variable), cells=cells[at])
-    return found
+    keys: list[tidy.Ints] = [rows.variable, rows.value.view(np.int64), rows.minute.view(np.int64)]
+    return tidy.faults(rows.stays, bad, rows.n_rows, keys, lambda row: _describe(rows, row))
 
 
-def _describe(rows: Rows, row: int) -> tuple[FaultyCell, str]:
+def _describe(rows: tidy.Rows, row: int) -> tuple[tidy.FaultyCell, str]:
     """What is wrong with a row."""
     code = int(rows.variable[row])
     name = rows.names[code] if code >= 0 else None
@@ -101,20 +91,15 @@ def _describe(rows: Rows, row: int) -> tuple[FaultyCell, str]:
     elif why := cell_fault(name.strip()):
         category, text = "a variable name with a line break, a NUL character or of great length", ""
         reason = f"the name {why}"
-    elif not abs(rows.value[row]) <= LARGEST:
-        category, text = "a value that is missing or not a finite number", rows.value[row]
-        reason = f"value is {text}, not a finite number that float32 can hold"
-    elif not abs(rows.minute[row]) <= LARGEST:
-        category, text = "a minute that is missing or not a finite number", rows.minute[row]
-        reason = f"minute is {text}, not a finite number that float32 can hold"
     else:
-        assert rows.set_index is not None
-        category, text = "a set_index that is missing or not a finite number", rows.set_index[row]
-        reason = f"set_index is {text}, not a finite number"
-    return faulty_cell(category, name, text), reason
+        good = {"value": abs(rows.value[row]) <= tidy.LARGEST, "minute": abs(rows.minute[row]) <= tidy.LARGEST}
+        column = next((column for column, is_good in good.items() if not is_good), "set_index")
+        category, text = f"a {column} that is missing or not a finite number", getattr(rows, column)[row]
+        reason = f"{column} is {text}, not a finite number" + " that float32 can hold" * (column in good)
+    return tidy.faulty_cell(category, name, text), reason
 
 
-def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
+def _two_minute_sets(rows: tidy.Rows) -> dict[int, tidy.Skip]:
     """Stays in which rows of one set_index have different minutes, by position."""
     if rows.set_index is None:
         return {}
@@ -124,24 +109,16 @@ def _two_minute_sets(rows: Rows) -> dict[int, Skip]:
         order = np.lexsort((rows.set_index, stay_of))
     stay, index, minute = stay_of[order], rows.set_index[order], rows.minute[order]
     same_set = (stay[1:] == stay[:-1]) & (index[1:] == index[:-1]) & rows.has_set_index[stay[1:]]
-    found: dict[int, Skip] = {}
+    found: dict[int, tidy.Skip] = {}
     for i in np.flatnonzero(same_set & (minute[1:] != minute[:-1])):
         at, row = int(stay[i + 1]), int(order[i + 1])
         reason = f"set_index {index[i]:g} has two minutes, {minute[i]:g} and {minute[i + 1]:g}"
         row_in_stay, name = int(row - rows.n_rows[:at].sum()), rows.names[int(rows.variable[row])]
-        found.setdefault(at, fault(rows.stays[at], "a set_index with two minutes", reason, row_in_stay, name))
+        found.setdefault(at, tidy.fault(rows.stays[at], "a set_index with two minutes", reason, row_in_stay, name))
     return found
 
 
-def _before_prediction(rows: Rows) -> Rows:
-    """The rows before the prediction time of their stay."""
-    end = rows.stays.prediction_minute
-    if np.isnan(end).all():
-        return rows
-    return rows.take(np.flatnonzero(~(rows.minute >= np.repeat(end, rows.n_rows))))
-
-
-def _empty_stays(rows: Rows) -> dict[int, Skip]:
+def _empty_stays(rows: tidy.Rows) -> dict[int, tidy.Skip]:
     """Stays without an event; facts alone are none, so that the same stays are used with facts and without."""
     found = {}
     n_timed = rows.n_rows if rows.is_fact is None else rows.take(np.flatnonzero(~rows.is_fact)).n_rows
@@ -150,16 +127,16 @@ def _empty_stays(rows: Rows) -> dict[int, Skip]:
         end = stay.prediction_minute
         before = "" if end is None else f" before its prediction time, minute {end:g}"
         besides = " but facts" if rows.n_rows[position] else ""
-        found[position] = left_out(stay, f"the stay has no rows{besides}{before}")
+        found[position] = tidy.left_out(stay, f"the stay has no rows{besides}{before}")
     return found
 
 
-def _descents(stay: Ints, key: Floats) -> Bools:
+def _descents(stay: tidy.Ints, key: tidy.Floats) -> tidy.Bools:
     """[E-1] Where a key falls from one row to the next of the same stay."""
     return (key[1:] < key[:-1]) & (stay[1:] == stay[:-1])
 
 
-def _in_time_order(rows: Rows) -> tuple[Rows, int]:
+def _in_time_order(rows: tidy.Rows) -> tuple[tidy.Rows, int]:
     """The rows by (minute, set_index), stable, and how many stays that changed."""
     stay = rows.stay_of_row
     late = _descents(stay, rows.minute)
@@ -172,7 +149,7 @@ def _in_time_order(rows: Rows) -> tuple[Rows, int]:
     return rows.take(order), len(np.unique(stay[1:][late]))
 
 
-def _set_starts(rows: Rows) -> Ints:
+def _set_starts(rows: tidy.Rows) -> tidy.Ints:
     """[S] The first row of each set, for rows in time order."""
     stay = rows.stay_of_row
     new = np.ones(len(stay), dtype=bool)
@@ -180,3 +157,92 @@ def _set_starts(rows: Rows) -> Ints:
     if rows.set_index is not None:
         new[1:] |= (rows.set_index[1:] != rows.set_index[:-1]) & rows.has_set_index[stay[1:]]
     return np.flatnonzero(new)
+
+
+# ------------------------------------------------------------------ the arrays of a split
+
+
+_HEADER_BYTES = 128  # of the .npy of any one-dimensional array
+
+
+class _ArrayWriter:
+    """Writes a one-dimensional .npy of unknown length."""
+
+    def __init__(self, file: Path, dtype: np.dtype[Any]) -> None:
+        self.dtype, self.length = dtype, 0
+        self._stream = file.open("wb")
+        self._stream.write(bytes(_HEADER_BYTES))  # until the length is known
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Add a one-dimensional piece at the end."""
+        self._stream.write(np.ascontiguousarray(piece, dtype=self.dtype).data)
+        self.length += len(piece)
+
+    def __enter__(self) -> "_ArrayWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        header = io.BytesIO()
+        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(header, described)
+        assert len(header.getvalue()) == _HEADER_BYTES  # numpy pads it so that a shape can grow in place
+        self._stream.seek(0)
+        self._stream.write(header.getvalue())
+        self._stream.close()
+
+
+class SplitWriter:
+    """Appends chunks to the arrays of one split folder; variables have provisional codes.
+
+    Attributes:
+        counts: of stays, sets, events, labelled stays and positives so far.
+        groups: (group of the source, stays in a row).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder."""
+        folder.mkdir()
+        self._folder, self._stack = folder, ExitStack()
+        self._arrays = {
+            name: self._stack.enter_context(_ArrayWriter(folder / f"{name}.npy", dtype))
+            for name, dtype in {**ARRAYS, **OPTIONAL_ARRAYS}.items()
+        }
+        self._arrays["set_offset"].append(np.zeros(1))
+        self._arrays["stay_offset"].append(np.zeros(1))
+        self._needed: set[str] = set()  # optional arrays that say more than the default
+        self.counts = dict.fromkeys(("stays", "sets", "events", "labelled", "positives"), 0)
+        self.groups: list[tuple[str, int]] = []
+
+    def append(self, part: CutRows, codes: NDArray[np.int32], labels: LabelTable) -> None:
+        """Add the stays of a chunk: codes [E] of its events, labels by stay number."""
+        stays, label = part.stays, labels.of(part.stays.stay_id)
+        pieces: dict[str, NDArray[Any]] = {
+            "variable": codes,
+            "value": part.value,
+            "set_offset": self.counts["events"] + np.cumsum(part.n_events),
+            "minute": part.minute,
+            "stay_offset": self.counts["sets"] + np.cumsum(part.n_sets),
+            "stay_id": stays.stay_id,
+            "label": label,
+            "subject_id": stays.subject,
+            "prediction_minute": stays.prediction_minute,
+        }
+        for name, piece in pieces.items():
+            self._arrays[name].append(piece)
+        has_time = ~np.isnan(stays.prediction_minute)
+        needed = {"subject_id": (stays.subject != stays.stay_id).any(), "prediction_minute": has_time.any()}
+        self._needed |= {name for name, is_needed in needed.items() if is_needed}
+        starts = np.flatnonzero(np.append(True, stays.group[1:] != stays.group[:-1])[: len(stays)])
+        for group, n in zip(stays.group[starts].tolist(), np.diff([*starts, len(stays)]).tolist(), strict=True):
+            before = self.groups.pop()[1] if self.groups and self.groups[-1][0] == group else 0
+            self.groups.append((group, before + n))
+        added = (len(label), len(part.minute), len(codes), int((label >= 0).sum()), int((label == 1).sum()))
+        self.counts = {name: n + more for (name, n), more in zip(self.counts.items(), added, strict=True)}
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        for name in OPTIONAL_ARRAYS.keys() - self._needed:
+            (self._folder / f"{name}.npy").unlink()

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.manifest import MANIFEST, damaged, read_manifest
-from seqsetvae.cohort.statistics import N_SUMS, Floats, Sums
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.cohort.variables import NONE, TRAIN_SPLIT, Variables
+from seqsetvae.cohort.variables import N_SUMS, NONE, TRAIN_SPLIT, Floats, Sums, Variables
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 
@@ -109,6 +108,32 @@ def event_blocks(
         yield variable[start : start + EVENTS_PER_BLOCK], value[start : start + EVENTS_PER_BLOCK]
 
 
+class StayEvents(NamedTuple):
+    """The events of some stays of a split, in time order within each stay."""
+
+    stay: NDArray[np.int64]  # [E] position in the block
+    set: NDArray[np.int64]  # [E] position in the split
+    minute: Floats  # [E]
+    variable: NDArray[np.int32]  # [E]
+    value: Floats  # [E]
+
+
+def stay_blocks(split: Split, most_stays: int | None = None) -> Iterator[tuple[slice, StayEvents]]:
+    """The stays of a split in blocks of at most `most_stays` stays and EVENTS_PER_BLOCK events, at least one stay."""
+    event_start = split.set_offset[split.stay_offset]  # [N + 1]
+    start, most_stays = 0, most_stays or split.n_stays
+    while start < split.n_stays:
+        by_events = int(np.searchsorted(event_start, event_start[start] + EVENTS_PER_BLOCK, side="right")) - 1
+        end = min(max(by_events, start + 1), start + most_stays, split.n_stays)
+        first, last = split.stay_offset[start], split.stay_offset[end]
+        events = slice(event_start[start], event_start[end])
+        stay = np.repeat(np.arange(end - start), np.diff(event_start[start : end + 1]))
+        of_set = np.repeat(np.arange(first, last), np.diff(split.set_offset[first : last + 1]))
+        columns = split.minute[of_set], split.variable[events], split.value[events]
+        yield slice(start, end), StayEvents(stay, of_set, *columns)
+        start = end
+
+
 @dataclass(frozen=True)
 class Cohort:
     """A compiled cohort, open for reading, and what a model reads of its variables."""
@@ -195,7 +220,11 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
             raise damaged(path / name, "the file is missing")
     splits = {name: Split(path / name) for name in SPLITS if name in manifest["splits"]}
     if verify:
-        _check_bytes(path, manifest)
+        files = (*(f"{array}.npy" for array in (*ARRAYS, *OPTIONAL_ARRAYS)), SUMS)
+        there = [f"{split}/{file}" for split in splits for file in files if (path / split / file).is_file()]
+        for name in [*there, *(name for name in (SAMPLES, EMBEDDINGS) if name in manifest["checksums"])]:
+            if file_sha256(path / name) != manifest["checksums"].get(name):
+                raise damaged(path / name, "its bytes are not those that were written")
     for name, split in splits.items():
         _check_split(split, manifest["splits"][name], len(manifest["vocabulary"]))
     vocabulary = tuple(manifest["vocabulary"])
@@ -249,14 +278,6 @@ def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:
     return array.view(np.ndarray)  # the subclass memmap makes every slice slower
 
 
-def _check_bytes(path: Path, manifest: dict[str, Any]) -> None:
-    files = (*(f"{array}.npy" for array in (*ARRAYS, *OPTIONAL_ARRAYS)), SUMS)
-    there = [f"{split}/{file}" for split in manifest["splits"] for file in files if (path / split / file).is_file()]
-    for name in [*there, *(name for name in (SAMPLES, EMBEDDINGS) if name in manifest["checksums"])]:
-        if file_sha256(path / name) != manifest["checksums"].get(name):
-            raise damaged(path / name, "its bytes are not those that were written")
-
-
 def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None:
     n_stays, n_sets, n_events = counts["stays"], counts["sets"], counts["events"]
     sizes = {"variable": n_events, "value": n_events, "set_offset": n_sets + 1, "minute": n_sets}
@@ -269,13 +290,9 @@ def _check_split(split: Split, counts: dict[str, int], n_variables: int) -> None
             raise damaged(split.folder / f"{array}.npy", f"{len(getattr(split, array))} entries, not {size}")
     for array, end in (("set_offset", n_events), ("stay_offset", n_sets)):
         offset = getattr(split, array)
-        if offset[0] != 0 or offset[-1] != end or not _rises(offset):
+        starts = range(0, len(offset) - 1, _ENTRIES_PER_BLOCK)  # the array may be larger than memory
+        rises = all((np.diff(offset[start : start + _ENTRIES_PER_BLOCK + 1]) > 0).all() for start in starts)
+        if offset[0] != 0 or offset[-1] != end or not rises:
             raise damaged(split.folder / f"{array}.npy", f"offsets do not rise from 0 to {end}")
     if n_events and not 0 <= split.variable.min() <= split.variable.max() < n_variables:
         raise damaged(split.folder / "variable.npy", f"an index outside 0 to {n_variables - 1}")
-
-
-def _rises(offset: NDArray[np.int64]) -> bool:
-    """Is every entry above the one before it? Looked at in blocks: the array may be larger than memory."""
-    starts = range(0, len(offset) - 1, _ENTRIES_PER_BLOCK)
-    return all((np.diff(offset[start : start + _ENTRIES_PER_BLOCK + 1]) > 0).all() for start in starts)

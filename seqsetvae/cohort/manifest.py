@@ -109,10 +109,6 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
 def _is_list(value: object, is_item: _Check) -> bool:
     return isinstance(value, list) and all(map(is_item, value))
 
@@ -147,16 +143,12 @@ def _are_faults(faults: Any) -> bool:
 
 def _are_groups(groups: Any) -> bool:
     return _is_dict(
-        groups, lambda runs: _is_list(runs, lambda run: _is_pair(run, lambda group: isinstance(group, str), _is_count))
+        groups, lambda runs: _is_list(runs, lambda run: _is_pair(run, lambda v: isinstance(v, str), _is_count))
     )
 
 
 def _are_counts(value: object) -> bool:
     return _is_dict(value, _is_count)
-
-
-def _is_optional_text(value: object) -> bool:
-    return value is None or isinstance(value, str)
 
 
 _OF_FAULTS: dict[str, _Check] = {  # the fields of skipped.FaultyFiles
@@ -176,7 +168,9 @@ _OF_IMPORT: dict[str, _Check] = {
     "notes": lambda v: _is_list(v, _is_text),
     "id_column": lambda v: isinstance(v, str),  # that of an index of pandas is empty
     **dict.fromkeys(("times", "sample_times"), _is_text),
-    **dict.fromkeys(("prediction_time_column", "time_format", "time_zone", "decimal"), _is_optional_text),
+    **dict.fromkeys(
+        ("prediction_time_column", "time_format", "time_zone", "decimal"), lambda v: isinstance(v, str | None)
+    ),
 }
 _OPTIONAL: dict[str, tuple[_Check, str]] = {  # what cohorts of some versions and sources alone have
     "import": (lambda v: _has(v, _OF_IMPORT), "what an import records"),
@@ -192,7 +186,10 @@ _CHECKS: dict[str, tuple[_Check, str]] = {
         lambda v: _is_dict(v, _is_split) and len(v) > 0 and v.keys() <= set(SPLITS),
         f"counts of {', '.join(reversed(_COUNTS))} for some of {', '.join(SPLITS)}",
     ),
-    "checksums": (lambda v: _is_dict(v, _is_sha256), "a SHA-256 for each array"),
+    "checksums": (
+        lambda v: _is_dict(v, lambda s: bool(re.fullmatch("[0-9a-f]{64}", str(s)))),
+        "a SHA-256 for each array",
+    ),
     "report": (_is_report, "counts of what was left out"),
 }
 _OF_EARLIER: dict[str, tuple[_Check, str]] = {

@@ -27,13 +27,10 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of different names that are equal without case, Unicode form, spaces around and invisible characters."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_folded(name), []).append(name)
+        visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, _INVISIBLE)))
+        folded = unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
+        groups.setdefault(folded, []).append(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
-
-
-def _folded(name: str) -> str:
-    visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, _INVISIBLE)))
-    return unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
 
 
 def quoted(names: Iterable[str]) -> str:

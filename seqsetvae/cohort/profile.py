@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.format import EVENTS_PER_BLOCK, Cohort, Split
+from seqsetvae.cohort.format import Cohort, Split, StayEvents, stay_blocks
 from seqsetvae.system.findings import WARNING, Finding
 
 PROFILE = "training_data"  # the key in checkpoints that we write
@@ -42,30 +42,6 @@ def median_hours(split: Split) -> float | None:
     return (float(np.median(hours(split))) or None) if split.n_stays else None
 
 
-class _Events(NamedTuple):
-    """The events of some stays of a split, in time order within each stay."""
-
-    stay: NDArray[np.int64]  # [E] position in the block
-    minute: Floats  # [E]
-    variable: NDArray[np.int32]  # [E]
-    value: Floats  # [E]
-
-
-def _blocks(split: Split, most_stays: int) -> Iterator[tuple[slice, _Events]]:
-    """The stays of a split in blocks of at most `most_stays` stays and EVENTS_PER_BLOCK events, at least one stay."""
-    event_start = split.set_offset[split.stay_offset]  # [N + 1]
-    start = 0
-    while start < split.n_stays:
-        by_events = int(np.searchsorted(event_start, event_start[start] + EVENTS_PER_BLOCK, side="right")) - 1
-        end = min(max(by_events, start + 1), start + most_stays, split.n_stays)
-        sets = slice(split.stay_offset[start], split.stay_offset[end])
-        events = slice(event_start[start], event_start[end])
-        stay = np.repeat(np.arange(end - start), np.diff(event_start[start : end + 1]))
-        minute = np.repeat(split.minute[sets], np.diff(split.set_offset[sets.start : sets.stop + 1]))
-        yield slice(start, end), _Events(stay, minute, split.variable[events], split.value[events])
-        start = end
-
-
 # ------------------------------------------------------------------ the profile that a checkpoint keeps
 
 
@@ -78,7 +54,7 @@ class VariableSums:
 
     def add(self, split: Split) -> None:
         n_variables = len(self.events)
-        for _, events in _blocks(split, split.n_stays):
+        for _, events in stay_blocks(split):
             pairs, pair = np.unique(events.stay * n_variables + events.variable, return_inverse=True)
             count = np.bincount(pair)
             mean = np.bincount(pair, weights=events.value) / count
@@ -187,7 +163,7 @@ def last_seen(cohort: Cohort) -> list[dict[str, Floats]]:
     for name, split in cohort.splits.items():
         runs = cohort.manifest.get("groups", {}).get(name, ())
         group_of = np.array([group for group, n_stays in runs for _ in range(n_stays)], dtype=np.str_)
-        for stays, events in _blocks(split, max(1, CELLS_PER_BLOCK // n_variables)):
+        for stays, events in stay_blocks(split, max(1, CELLS_PER_BLOCK // n_variables)):
             time = _last_times(split, stays, events, n_variables)
             chosen = [(by_split, name, time)]
             chosen += [
@@ -199,7 +175,7 @@ def last_seen(cohort: Cohort) -> list[dict[str, Floats]]:
     return [by_split, dict(sorted(by_group.items()))]
 
 
-def _last_times(split: Split, stays: slice, events: _Events, n_variables: int) -> Floats:
+def _last_times(split: Split, stays: slice, events: StayEvents, n_variables: int) -> Floats:
     """[N, V] The last minute of each variable, as a share of its stay; NaN where it does not occur.
 
     A stay whose events are all at one time has no length, and NaN throughout.
@@ -266,7 +242,7 @@ def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
 def _row_hashes(split: Split) -> NDArray[np.uint64]:
     """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
     result = np.zeros(split.n_stays, dtype=np.uint64)
-    for stays, events in _blocks(split, split.n_stays):
+    for stays, events in stay_blocks(split):
         row = _scrambled(events.variable.astype(np.uint64))
         for column in (events.minute, events.value):
             row = _scrambled(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero

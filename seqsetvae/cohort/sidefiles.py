@@ -16,12 +16,8 @@ from seqsetvae.cohort.tables.cells import as_text, split_values
 from seqsetvae.cohort.tables.labels import LabelFile
 from seqsetvae.cohort.tables.read import Part, column_names, read_side_table, read_table
 from seqsetvae.cohort.tidy import LARGEST
-from seqsetvae.cohort.variables import CHECKPOINT, FILE, TRAIN_SPLIT
 from seqsetvae.system.errors import InputError, named, shown
 
-# Beyond this the statistics or the value must be wrong: mistyped values are a few powers of ten away. The square of a
-# z-score, and sums of squares, still fit into float32.
-LARGEST_Z = 1e9
 USABLE_STATS = "mean and std must be finite numbers that float32 can hold, the std above 0"
 STATS, CACHED = "stats.csv", "cached.csv"  # their usual names, beside the data or in a compiled cohort
 Stats = dict[str, tuple[float, float]]  # variable -> (mean, std), in the variable's own unit
@@ -74,7 +70,7 @@ class Embeddings:
 def read_stats(path: Path) -> Stats:
     """Mean and std of each variable in a stats.csv (columns variable, mean, std; an empty cell is NaN).
 
-    Whether a std can be used is checked later, for the variables that occur (`check_stats`).
+    Whether a std can be used is checked later, for the variables that occur (`bind.with_tables`).
 
     Raises:
         InputError: not readable, a column is missing, a cell is not a number, or a variable has two meanings.
@@ -108,60 +104,6 @@ def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
         if not (abs(mean) <= LARGEST and 0 < std <= LARGEST):
             bad[name] = f"mean {mean}, std {std}"
     return bad
-
-
-_SOURCES = {  # where mean and std are from: what it is called, and what to do
-    TRAIN_SPLIT: ("The training split", "Pass a stats.csv with a usable mean and std, or correct the values."),
-    FILE: ("stats.csv", "Correct mean and std in stats.csv, or the values, or remove the line to keep the raw values."),
-    CHECKPOINT: ("The checkpoint", "Correct the values: are they in another unit?"),
-}
-
-
-class UnusableStatsError(InputError):
-    """Statistics that cannot normalise some variables. `lines`: variable -> what is wrong with its statistics."""
-
-    def __init__(self, source: str, lines: dict[str, str], advice: str) -> None:
-        listed = "".join(f"\n  {shown(name)}: {line}" for name, line in lines.items())
-        super().__init__(f"{source} cannot normalise {len(lines)} variables of the data:{listed}\n{advice}")
-        self.lines = lines
-
-
-def check_furthest(
-    variables: Sequence[str],
-    mean: NDArray[np.float64],
-    std: NDArray[np.float64],
-    furthest: NDArray[np.float64],
-    source: str,
-) -> None:
-    """Check the z-score of the value that is furthest from the mean, for each variable (all arrays [V]).
-
-    A variable whose mean is NaN has no statistics and is not checked.
-
-    Raises:
-        UnusableStatsError: a z-score above LARGEST_Z, or one that is not finite; a mean or std beyond float32.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        z = (furthest - mean) / std
-        usable = (np.abs(z) <= LARGEST_Z) & (np.abs(mean) <= LARGEST) & (std <= LARGEST)
-    bad = np.flatnonzero(~np.isnan(mean) & ~usable)
-    if len(bad):
-        lines = {
-            variables[v]: f"mean {mean[v]:g}, std {std[v]:g}; its furthest value {furthest[v]:g} has z = {z[v]:g}"
-            for v in bad.tolist()
-        }
-        name, advice = _SOURCES[source]
-        raise UnusableStatsError(name, lines, f"{advice} A z-score may be at most {LARGEST_Z:g}.")
-
-
-def check_stats(stats: Stats, variables: Iterable[str]) -> None:
-    """Raises InputError, listing them, if statistics of variables that occur cannot be used (USABLE_STATS)."""
-    bad = unusable_stats(stats, variables)
-    if bad:
-        raise InputError(
-            f"stats.csv cannot normalise these variables of the data ({USABLE_STATS}):"
-            + "".join(f"\n  {shown(name)}: {line}" for name, line in bad.items())
-            + "\nGive each a usable std (1 keeps its unit), or remove its line to keep the raw value."
-        )
 
 
 def read_labels(

@@ -114,13 +114,18 @@ class Stays(Sequence[Stay]):
 def require_separate_splits(stays: Mapping[str, Stays]) -> None:
     """Raises InputError if a stay occurs twice, or stays of one subject are in several splits."""
     leak = "so that a model could be tested on what it was trained on"
-    numbers = {split: of_split.stay_id for split, of_split in stays.items()}
-    fault = f"stays occur in more than one file or split, {leak}"
-    _refuse(numbers, numbers, stays, lambda stay, _: stay.file, fault, "Keep one file for each stay.")
+    stay_ids = {split: of_split.stay_id for split, of_split in stays.items()}
+    again = repeated(np.concatenate([np.zeros(0, np.int64), *stay_ids.values()]))
+    if len(again):
+        places = _places(again, stay_ids, lambda split, at: stays[split][at].file)
+        what = f"{len(again):,} stays occur in more than one file or split, {leak}"
+        raise InputError(f"{what}:{places}\nKeep one file for each stay.")
     subjects = {split: of_split.subject for split, of_split in stays.items()}
-    once = {split: np.unique(of_split) for split, of_split in subjects.items()}
-    fault = f"subjects have stays in more than one split, {leak}"
-    _refuse(once, subjects, stays, lambda _, split: split, fault, "Put all stays of a subject into one split.")
+    again = repeated(np.concatenate([np.zeros(0, np.int64), *map(np.unique, subjects.values())]))
+    if len(again):
+        what = f"{len(again):,} subjects have stays in more than one split, {leak}"
+        places = _places(again, subjects, lambda split, _: split)
+        raise InputError(f"{what}:{places}\nPut all stays of a subject into one split.")
 
 
 def repeated(numbers: NDArray[Any]) -> NDArray[Any]:
@@ -129,25 +134,14 @@ def repeated(numbers: NDArray[Any]) -> NDArray[Any]:
     return np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
 
 
-def _refuse(
-    once: Mapping[str, NDArray[np.int64]],
-    numbers: Mapping[str, NDArray[np.int64]],
-    stays: Mapping[str, Stays],
-    where: Callable[[Stay, str], str],
-    fault: str,
-    advice: str,
-) -> None:
-    """Raises InputError listing what is several times in `once`, with where each is; `numbers` [N] are of the stays."""
-    again = repeated(np.concatenate([np.zeros(0, np.int64), *once.values()]))
-    if not len(again):
-        return
+def _places(again: Ints, numbers: Mapping[str, Ints], where: Callable[[str, int], str]) -> str:
+    """Where the first of some numbers are among those of the stays of each split [N], a line for each."""
     found: dict[int, dict[str, None]] = {number: {} for number in again[:10].tolist()}
     for split, of_split in numbers.items():
         for at in np.flatnonzero(np.isin(of_split, again[:10])).tolist():
-            found[int(of_split[at])][where(stays[split][at], split)] = None
-    shown = "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items())
+            found[int(of_split[at])][where(split, at)] = None
     more = f"\n  and {len(again) - 10:,} more" if len(again) > 10 else ""
-    raise InputError(f"{len(again):,} {fault}:{shown}{more}\n{advice}")
+    return "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items()) + more
 
 
 # ------------------------------------------------------------------ faults, and rows
@@ -274,27 +268,30 @@ class Source(Protocol):
         ...
 
 
-def first_bad_rows(bad: Bools, n_rows: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(stay, row, row within the stay) of the first bad row of each stay that has one: bad [E], n_rows [N]."""
-    rows = np.flatnonzero(bad)
-    stays, first = np.unique(np.repeat(np.arange(len(n_rows)), n_rows)[rows], return_index=True)
-    start = np.cumsum(n_rows) - n_rows
-    return [(int(stay), int(row), int(row - start[stay])) for stay, row in zip(stays, rows[first], strict=True)]
+def faults(
+    stays: Stays,
+    bad: Bools,
+    n_rows: NDArray[np.int64],
+    keys: Sequence[NDArray[np.integer]],
+    describe: Callable[[int], tuple[FaultyCell, str]],
+) -> dict[int, Skip]:
+    """The first faulty row of each stay that has bad rows [E], by the position of the stay, with the count of all.
 
-
-def count_cells(
-    bad: Bools, n_rows: NDArray[np.int64], keys: Sequence[NDArray[np.integer]], describe: Callable[[int], FaultyCell]
-) -> dict[int, dict[FaultyCell, int]]:
-    """For each stay that has bad rows [E], by position: its faults, and how many rows have them.
-
-    Rows of a stay with equal `keys` (each [E]) have the same fault, which `describe` names for one of them.
+    Rows of a stay with equal `keys` (each [E]) have the same fault. `describe` says what is wrong with a row.
     """
     rows = np.flatnonzero(bad)
     stay = np.repeat(np.arange(len(n_rows)), n_rows)[rows]
+    start = np.cumsum(n_rows) - n_rows
     each = np.column_stack([stay, *(key[rows] for key in keys)])
-    _, first, counts = np.unique(each, axis=0, return_index=True, return_counts=True)
-    found: dict[int, dict[FaultyCell, int]] = {}
-    for at, n in zip(first.tolist(), counts.tolist(), strict=True):
-        cells, cell = found.setdefault(int(stay[at]), {}), describe(int(rows[at]))
-        cells[cell] = cells.get(cell, 0) + n
+    _, chosen, counts = np.unique(each, axis=0, return_index=True, return_counts=True)
+    cells: dict[int, dict[FaultyCell, int]] = {}
+    for at, n in zip(chosen.tolist(), counts.tolist(), strict=True):
+        of_stay, cell = cells.setdefault(int(stay[at]), {}), describe(int(rows[at]))[0]
+        of_stay[cell] = of_stay.get(cell, 0) + n
+    found = {}
+    for at, first in zip(*np.unique(stay, return_index=True), strict=True):
+        row = int(rows[first])
+        cell, reason = describe(row)
+        skip = fault(stays[int(at)], cell.category, reason, row - int(start[at]), cell.variable)
+        found[int(at)] = replace(skip, cells=cells[int(at)])
     return found

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort, find, is_compiled, notices, open_cohort, open_or_compile
+from seqsetvae.cohort import Cohort, is_compiled, notices, open_cohort, open_or_compile
 from seqsetvae.cohort import compile as compiling
+from seqsetvae.cohort import open as cohort_open
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.format import ARRAYS
 from seqsetvae.cohort.imported import read_skipped
@@ -27,7 +28,7 @@ def found(folder: Folder, **options: object) -> Cohort:
 
 def test_an_old_layout_is_compiled_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = found(folder)
-    monkeypatch.setattr("seqsetvae.cohort.find.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
+    monkeypatch.setattr("seqsetvae.cohort.open.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
     assert found(folder).path == first.path
     assert (
         open_or_compile(folder.root, cache_root=first.path.parent).path == first.path
@@ -145,13 +146,13 @@ def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder
 
 def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[tuple[object, object]] = []
-    real = find.tqdm
+    real = cohort_open.tqdm
 
     def recorded(**options: object) -> object:
         bars.append((options["total"], options["disable"]))
         return real(**options)
 
-    monkeypatch.setattr(find, "tqdm", recorded)
+    monkeypatch.setattr(cohort_open, "tqdm", recorded)
     open_or_compile(folder.ehr, cache_root=folder.root.parent / "cache")
     assert bars == [(4, None)] * 2  # disable None = shown on a terminal only
     found(folder)

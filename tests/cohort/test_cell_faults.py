@@ -17,7 +17,7 @@ import pytest
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.names import LONGEST_CELL, swallows_rows
 from seqsetvae.cohort.sidefiles import read_embeddings, read_labels, read_stats, read_variable_map
-from seqsetvae.cohort.sources import physionet_files, seqsetvae_layout
+from seqsetvae.cohort.sources import physionet2012, seqsetvae_layout
 from seqsetvae.cohort.tables import events, read
 from seqsetvae.evaluation.subgroups import read_subgroup_table
 from seqsetvae.system.errors import InputError
@@ -256,7 +256,7 @@ def test_an_archive_of_great_size_is_an_error_before_it_is_unpacked(
             "holds more than 20,000 bytes, unpacked. A set of the challenge has 28 million." in capsys.readouterr().err
         )
 
-    monkeypatch.setattr(physionet_files, "LARGEST_SET", 20_000)
+    monkeypatch.setattr(physionet2012, "LARGEST_SET", 20_000)
     links = [linked(tarfile.LNKTYPE, "set-a/1.txt", f"set-a/{number}.txt") for number in range(2, 20)]
     archive(tmp_path, lambda tar: [tar.addfile(each) for each in links * 20])
     fails()

@@ -15,9 +15,9 @@ import seqsetvae
 from seqsetvae.cohort import compile as compiling
 from seqsetvae.cohort import notices, open_cohort
 from seqsetvae.cohort.command import _parse, main
-from seqsetvae.cohort.find import DEFAULT_LABEL
 from seqsetvae.cohort.report import no_statistics
 from seqsetvae.cohort.sidefiles import stay_number
+from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 
 from .conftest import Folder
 from .test_compile import compiled

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, open_or_compile
-from seqsetvae.cohort.exports import seqsetvae_layout
-from seqsetvae.cohort.find import compile_layout, locate_layout
+from seqsetvae.cohort.export import write_layout
 from seqsetvae.cohort.format import ARRAYS
+from seqsetvae.cohort.open import compile_layout
 from seqsetvae.cohort.report import without_statistics
 from seqsetvae.cohort.sidefiles import read_embeddings
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, locate_layout
 from seqsetvae.cohort.tidy import USUAL_ROWS
 from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.system.errors import InputError
@@ -116,7 +116,7 @@ def test_threads_and_chunks_do_not_change_the_result(folder: Folder, monkeypatch
 def test_round_trip_through_the_old_layout(folder: Folder) -> None:
     random_layout(folder, 20)
     first = compiled(folder, "first")
-    assert seqsetvae_layout.write(first, folder.root.parent / "again") == []
+    assert write_layout(first, folder.root.parent / "again") == []
     second = compiled(Folder(folder.root.parent / "again"), "second")
     assert second.variables.content_hash == first.variables.content_hash
     for name, split in first.splits.items():

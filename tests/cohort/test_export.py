@@ -14,7 +14,6 @@ import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main
-from seqsetvae.cohort.exports import table as rows
 
 from .conftest import Folder
 from .test_compile import compiled, random_layout
@@ -60,7 +59,7 @@ def exported(table: pa.Table, stay: str, variable: str) -> list[Event]:
 def test_a_table_holds_every_event_set_minute_and_label(
     cohort: Cohort, tmp_path: Path, events_per_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "EVENTS_PER_BLOCK", events_per_block)
+    monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", events_per_block)
     out = export(cohort, tmp_path / "table", "table")
     for name in cohort.splits:
         table = pq.read_table(out / "events" / f"{name}.parquet")

@@ -16,7 +16,7 @@ from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import write_manifest
 from seqsetvae.cohort.report import splits_of_statistics
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.cohort.statistics import Sums
+from seqsetvae.cohort.variables import Sums
 from seqsetvae.system.findings import ERROR
 from tests.command import finetune
 

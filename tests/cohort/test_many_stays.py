@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cohort.compile import COMPILER_VERSION
-from seqsetvae.cohort.find import content_key, locate_layout
 from seqsetvae.cohort.manifest import FORMAT_VERSION
+from seqsetvae.cohort.open import content_key
 from seqsetvae.cohort.sidefiles import read_labels
-from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout
+from seqsetvae.cohort.sources.seqsetvae_layout import SeqSetVAELayout, locate_layout
 from seqsetvae.cohort.tables import read
 from seqsetvae.cohort.tidy import Stay
 from seqsetvae.system.files import file_sha256

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import profile
 from seqsetvae.cohort.checks import Check, check_folder
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.profile import equal_stays, last_seen
@@ -233,7 +232,7 @@ def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
 def test_last_times_do_not_depend_on_the_blocks(hospital: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = compiled(hospital)
     (whole, _), equal = last_seen(cohort), equal_stays(cohort)
-    monkeypatch.setattr(profile, "EVENTS_PER_BLOCK", 100)
+    monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 100)
     (parts, _) = last_seen(cohort)
     for name, sums in whole.items():
         np.testing.assert_allclose(parts[name], sums, rtol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from seqsetvae.cohort import Cohort, compile_cohort, open_cohort, summary
 from seqsetvae.cohort.imported import read_skipped
 from seqsetvae.cohort.profile import equal_stays
-from seqsetvae.cohort.sources.divide import divide
+from seqsetvae.cohort.sources.opened import assign_by_fractions
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.system.errors import InputError
 
@@ -124,14 +124,15 @@ def test_a_damaged_or_missing_key_is_noticed(tmp_path: Path, name: str) -> None:
 def test_a_random_division_keeps_the_stays_of_a_subject_together() -> None:
     stays = [sample(10 * subject + at, subject, HOUR * at) for subject in range(40) for at in (1, 2, 3)]
     labels = {stay.stay_id: int(stay.subject < 10 and stay.stay_id % 10 == 2) for stay in stays if stay.subject < 30}
-    splits = divide(stays, labels, (0.6, 0.2, 0.2), seed=0)
-    subjects = {split: {stay.subject for stay in found} for split, found in splits.items()}
-    assert [len(found) for found in subjects.values()] == [24, 8, 8]
-    assert [sum(subject < 10 for subject in found) for found in subjects.values()] == [6, 2, 2]  # positive
-    assert [sum(subject >= 30 for subject in found) for found in subjects.values()] == [6, 2, 2]  # unlabelled
-    assert sum(map(len, splits.values())) == 120
-    assert not subjects["train"] & subjects["valid"]
-    assert divide(stays[::-1], labels, (0.6, 0.2, 0.2), seed=0) == splits
+    subject = np.array([stay.subject for stay in stays])
+    label = np.array([labels.get(stay.stay_id, -1) for stay in stays], dtype=np.int8)
+    split = assign_by_fractions(subject, label, (0.6, 0.2, 0.2), seed=0)
+    subjects = [set(subject[split == at].tolist()) for at in range(3)]
+    assert [len(found) for found in subjects] == [24, 8, 8]
+    assert [sum(subject < 10 for subject in found) for found in subjects] == [6, 2, 2]  # positive
+    assert [sum(subject >= 30 for subject in found) for found in subjects] == [6, 2, 2]  # unlabelled
+    assert len(split) == 120
+    assert not subjects[0] & subjects[1]
 
 
 def test_samples_of_one_subject_may_have_the_same_rows(tmp_path: Path) -> None:

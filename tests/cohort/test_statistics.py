@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from seqsetvae.cohort.statistics import Block, Sums
+from seqsetvae.cohort.variables import Block, Sums
 
 
 def blocks(n_blocks: int = 9, size: int = 500) -> list[Block]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort import profile as module
 from seqsetvae.cohort.profile import Profile, Window
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.evaluation.drift import FEWEST_STAYS, drift, not_compared
@@ -216,5 +215,5 @@ def test_a_profile_reads_back_and_a_damaged_one_is_refused() -> None:
 
 def test_blocks_do_not_change_the_findings(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = drift(_cohort(shift=3), ["test"], KNOWN, ())
-    monkeypatch.setattr(module, "EVENTS_PER_BLOCK", 20)
+    monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 20)
     assert drift(_cohort(shift=3), ["test"], KNOWN, ()) == whole

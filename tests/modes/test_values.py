@@ -14,7 +14,7 @@ import torch
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.batches.transform import VALUE_TRANSFORM, ValueTransform, ZScore, read_transform
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
+from seqsetvae.cohort.export import write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.feature_cache import FeatureFolder

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqsetvae.cohort.statistics import Sums
-from seqsetvae.cohort.variables import Variables
+from seqsetvae.cohort.variables import Sums, Variables
 from seqsetvae.objectives import reconstruction
 from seqsetvae.objectives.reconstruction import huge_values
 

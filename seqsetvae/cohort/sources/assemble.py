@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported, rate
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import LabelTable
-from seqsetvae.cohort.sources.divide import assign_by_fractions, assign_fold, choose_fractions, read_fold
-from seqsetvae.cohort.sources.opened import Opened
+from seqsetvae.cohort.sources.opened import Opened, assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.tables.codes import KEEP, Decision
 from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
@@ -81,7 +80,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
     record = {"times": times, SAMPLE_TIMES: times, "splits": how, "until_hour": arguments.until_hour}
     record |= {"leave_out": list(codes.patterns), END: None if found.end is None else found.end.name}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
-    record |= {ID_COLUMN: found.columns.id, TIME_COLUMN: arguments.prediction_time_column}
+    record |= {ID_COLUMN: found.events.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
     has_label = samples.label >= 0
     read, decided = [*found.read, *_found_in(found, decision)], _decided_for(arguments, found, how)
@@ -183,7 +182,9 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
 def _found_in(found: Found, decision: Decision) -> list[str]:
     """Rows, ids, the span of the times, and the variables by kind: with numbers, with categories, with neither."""
     events, of_code = found.events, found.events.codes.counts
-    rows = [f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {found.columns.id}"]
+    rows = [
+        f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {found.events.columns.id}"
+    ]
     start = found.samples.start[~is_bad(found.samples.start)]
     if not events.time.is_timestamp:
         rows.append(f"times: each is {events.time.described} since the start of its stay")

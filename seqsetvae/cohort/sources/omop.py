@@ -90,7 +90,9 @@ def open_source(arguments: Namespace) -> Opened:
             raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(lost)}.")
         if n_silent := visits.num_rows - len(seen):
             lost.append(f"{_shown(found[VISIT])}: {counted(n_silent, 'visit')} without an event, not in the cohort")
-        of_table = vars(_table_defaults()) | vars(arguments)
+        parser = ArgumentParser(add_help=False)
+        table.add_flags(parser)
+        of_table = vars(parser.parse_args(["SRC"])) | vars(arguments)  # flags that are not given have their defaults
         of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
@@ -105,13 +107,6 @@ def open_source(arguments: Namespace) -> Opened:
 def is_omop(path: Path) -> bool:
     """Whether a folder has the tables of visits and persons."""
     return bool(_files(path, VISIT) and _files(path, PERSON))
-
-
-def _table_defaults() -> Namespace:
-    """The flags of `data.py table` where none is given."""
-    parser = ArgumentParser(add_help=False)
-    table.add_flags(parser)
-    return parser.parse_args(["SRC"])
 
 
 def _files(folder: Path, name: str) -> list[Path]:

@@ -166,7 +166,9 @@ class SeqSetVAELayout:
 
     def __init__(self, patient_ehr: Path) -> None:
         """List the files. A name that is not a stay number is a fault, reported by `skips`."""
-        self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{_origin(patient_ehr)}"
+        note = patient_ehr.resolve().parent / ORIGIN_NOTE  # where the data come from, for the manifest
+        origin = f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
+        self.description = f"SeqSetVAE layout {patient_ehr.resolve()}{origin}"
         self.patient_ehr = patient_ehr
         self.stays: dict[str, Sequence[Stay]] = {}
         self.skips: list[Skip] = []
@@ -200,12 +202,6 @@ class SeqSetVAELayout:
             else:
                 skips.append(fault(stay, *found))
         return _as_rows(stays[np.array(good, np.int64)], tables, skips)
-
-
-def _origin(patient_ehr: Path) -> str:
-    """The content of a source.txt beside patient_ehr, where the data come from, for the manifest."""
-    note = patient_ehr.resolve().parent / ORIGIN_NOTE
-    return f": {note.read_text(encoding='utf-8', errors='replace').strip()}" if note.is_file() else ""
 
 
 def _read_parquet(file: str, checked: list[pa.Schema]) -> pa.Table | tuple[str, str]:

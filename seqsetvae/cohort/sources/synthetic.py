@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.exports.seqsetvae_layout import write_stay
-from seqsetvae.cohort.exports.table import write_csv
+from seqsetvae.cohort.export import write_csv, write_stay
 from seqsetvae.cohort.sources.seqsetvae_layout import ORIGIN_NOTE
 from seqsetvae.cohort.variables import generate_embedding
 from seqsetvae.system.files import cannot_write, refuse_existing

@@ -11,23 +11,8 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.names import columns_are, quoted
+from seqsetvae.cohort.sources import opened, table_flags
 from seqsetvae.cohort.sources.assemble import assemble, split_positions
-from seqsetvae.cohort.sources.divide import assign_by_time, assign_groups, choose_fractions, refuse_shared_subjects
-from seqsetvae.cohort.sources.opened import Opened
-from seqsetvae.cohort.sources.table_flags import (
-    add_form_flags,
-    add_label_flags,
-    add_label_rule_flags,
-    add_shared_flags,
-    add_time_flags,
-    check_label_flags,
-    check_shared_flags,
-    database_beside,
-    form_of,
-    label_name,
-    new_codes,
-    time_flags,
-)
 from seqsetvae.cohort.tables.cells import in_column
 from seqsetvae.cohort.tables.codes import NON_NUMERIC, UNNAMED, EventCodes
 from seqsetvae.cohort.tables.database import Database
@@ -36,7 +21,7 @@ from seqsetvae.cohort.tables.forms import COLUMN, Form, refuse_shared_ids, table
 from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
 from seqsetvae.cohort.tables.read import column_names, refuse_absent
 from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
-from seqsetvae.cohort.tables.stays import Dated, Samples, make_samples, per_id
+from seqsetvae.cohort.tables.stays import Samples, make_samples, per_id
 from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
 from seqsetvae.system.errors import InputError, counted
@@ -59,12 +44,12 @@ def add_flags(parser: ArgumentParser) -> None:
     non_numeric = "rows without a number, of a variable that has numbers elsewhere: fault (default), leave_out, or "
     non_numeric += "level: a text becomes NAME=text with the value 1, and an empty value NAME=none"
     parser.add_argument("--non_numeric", choices=NON_NUMERIC, default="fault", help=non_numeric)
-    add_form_flags(parser)
-    add_time_flags(parser)
+    table_flags.add_form_flags(parser)
+    table_flags.add_time_flags(parser)
     _add_stay_flags(parser)
-    add_label_flags(parser, "--id_column", None, PREDICTION_TIME)
-    add_label_rule_flags(parser)
-    add_shared_flags(parser)
+    table_flags.add_label_flags(parser, "--id_column", None, PREDICTION_TIME)
+    table_flags.add_label_rule_flags(parser)
+    table_flags.add_shared_flags(parser)
 
 
 def _add_stay_flags(parser: ArgumentParser) -> None:
@@ -78,16 +63,14 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
     add("--subject_column", metavar="COLUMN", help="column with the patient (default: every id is a patient)")
     split = "column with the split: train, valid or test (default: patients are divided at random)"
     add("--split_column", metavar="COLUMN", help=split)
-    by = (
-        "`start`: the patients with the latest starts are the test split, those before them the validation split; or a "
-    )
-    by += "column such as the hospital, each of whose values is in one split"
+    by = "`start`: the patients with the latest starts are the test split, those before them the validation split; or "
+    by += "a column such as the hospital, each of whose values is in one split"
     add("--split_by", metavar="start|COLUMN", help=by)
     static = "columns with facts such as age or sex, which become events in the first set; an empty cell is unknown"
     add("--static_columns", action="extend", nargs="+", default=[], metavar="COLUMN", help=static)
 
 
-def open_source(arguments: Namespace) -> Opened:
+def open_source(arguments: Namespace) -> opened.Opened:
     """The tables that these flags name. Raises InputError."""
     files = table_files(arguments.src)
     refuse_shared_ids(arguments.src, files, arguments.id_from)
@@ -96,22 +79,22 @@ def open_source(arguments: Namespace) -> Opened:
 
 def open_tables(
     arguments: Namespace, files: Sequence[Path], *, read: Sequence[str] = (), notes: Sequence[str] = ()
-) -> Opened:
+) -> opened.Opened:
     """These files, which are those of arguments.src, or made of them. Raises InputError.
 
     `read` and `notes` are sentences on what they hold, and on what is odd about them.
     """
-    check_shared_flags(arguments)
+    table_flags.check_shared_flags(arguments)
     _check_flags(arguments)
-    with database_beside(arguments) as database:
+    with table_flags.database_beside(arguments) as database:
         return _open(arguments, files, read, notes, database)
 
 
 def _open(
     arguments: Namespace, files: Sequence[Path], read: Sequence[str], notes: Sequence[str], database: Database
-) -> Opened:
-    flags, codes = time_flags(arguments), new_codes(arguments)
-    form = form_of(arguments)
+) -> opened.Opened:
+    flags, codes = table_flags.time_flags(arguments), table_flags.new_codes(arguments)
+    form = table_flags.form_of(arguments)
     columns = Columns(
         arguments.id_column,
         arguments.time_column,
@@ -126,13 +109,13 @@ def _open(
     events = read_events(files, columns, codes, flags, database, form=form)
     if form.id_place != COLUMN and (n_empty := len(files) - events.n_files):
         notes = [*notes, f"{arguments.src}: {counted(n_empty, 'file')} without a row, so without a stay in the cohort"]
-    facts = _Facts(arguments, files, events, columns, form)
+    facts = _Facts(arguments, files, events)
     start = facts.start()
     rows = None
     if arguments.predict_at or arguments.predict_every:
         hours = sorted(set(arguments.predict_at))
         rows = prediction_grid(start, facts.last(), hours, arguments.predict_every)
-    labels, odd = find_labels(arguments, files, events, form, flags, rows, facts.column)
+    labels, odd = find_labels(arguments, files, events, rows, facts.column)
     samples = make_samples(str(arguments.src), events, start, facts.subject(), labels)
     started, skips = _without_start(samples, f"{facts.where}, column {arguments.start_column}")
     split, how_split = facts.split(started)
@@ -140,11 +123,10 @@ def _open(
         arguments,
         Found(
             description=f"table {arguments.src.resolve()}",
-            columns=columns,
             events=events,
             samples=started,
             every_sample=samples,
-            label_name=label_name(arguments),
+            label_name=table_flags.label_name(arguments),
             own_split=split,
             how_split=how_split,
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
@@ -178,7 +160,7 @@ def _check_flags(arguments: Namespace) -> None:
         raise InputError(f"--stays {stays}: no such file.")
     if arguments.label_name and not arguments.labels:
         raise InputError(f"--label_name {arguments.label_name} names a column of --labels, which is not given.")
-    check_label_flags(arguments)
+    table_flags.check_label_flags(arguments)
     of_label = {arguments.label_column, arguments.label_present} & {*arguments.static_columns}
     if of_label:
         raise InputError(f"--static_columns {quoted(of_label)}: the label would be known from the start; leave it out.")
@@ -191,11 +173,9 @@ def _check_flags(arguments: Namespace) -> None:
 class _Facts:
     """The columns that have one value for each id, in --stays or repeated in the events. Letters: D ids, N samples."""
 
-    def __init__(
-        self, arguments: Namespace, files: Sequence[Path], events: Events, columns: Columns, form: Form
-    ) -> None:
+    def __init__(self, arguments: Namespace, files: Sequence[Path], events: Events) -> None:
         self._arguments, self._events = arguments, events
-        self._flags, tables = time_flags(arguments), [arguments.stays] if arguments.stays else list(files)
+        tables = [arguments.stays] if arguments.stays else list(files)
         self.where = str(tables[0] if len(tables) == 1 else arguments.src)
         named = [arguments.start_column, arguments.end_column, arguments.subject_column, arguments.split_column]
         named += [*arguments.static_columns, None if arguments.split_by == START else arguments.split_by]
@@ -207,15 +187,15 @@ class _Facts:
             events,
             [arguments.subject_column],
             facts=list(dict.fromkeys(arguments.static_columns)),
-            dated=None if arguments.stays else Dated(columns, self._flags),
-            form=Form(encoding=form.encoding) if arguments.stays else form,
+            dated=not arguments.stays,
+            form=Form(encoding=events.form.encoding) if arguments.stays else events.form,
         )
         self._columns = self._of_ids.cells
         self._end = None if arguments.end_column is None else self._end_times(arguments.end_column)
 
     def _times(self, name: str) -> tuple[NDArray[Any], TimeColumn]:
         """(the times in a column [D], how they are written)."""
-        clock = comparable(self.where, name, self._columns[name], self._events.time, self._flags)
+        clock = comparable(self.where, name, self._columns[name], self._events.time, self._events.flags)
         return in_column(self.where, name, lambda: clock.read(self._columns[name])), clock
 
     def start(self) -> NDArray[Any]:
@@ -265,14 +245,16 @@ class _Facts:
     def split(self, samples: Samples) -> tuple[NDArray[np.int8] | None, str]:
         """(the split of each sample [N], how it was chosen); None: they are divided at random."""
         name, by = self._arguments.split_column, self._arguments.split_by
-        fractions, where = choose_fractions(self._arguments.fractions, ()), f"{self.where}, column {name or by}"
+        fractions, where = opened.choose_fractions(self._arguments.fractions, ()), f"{self.where}, column {name or by}"
         shown = " ".join(f"{share:g}" for share in fractions)
         if name is not None:
             return split_positions(where, self._columns[name])[samples.id], "the data's own"
         if by == START:
             if samples.start.dtype != np.int64:
                 raise InputError(f"--split_by {START} needs timestamps; these times are {self._events.time.described}.")
-            return assign_by_time(samples.subject, samples.start, fractions), f"by time, the latest last, {shown}"
+            return opened.assign_by_time(
+                samples.subject, samples.start, fractions
+            ), f"by time, the latest last, {shown}"
         if by is None:
             return None, ""
         column = self._columns[by]
@@ -280,9 +262,11 @@ class _Facts:
             raise InputError(f"{where}: {column.null_count:,} ids have none. --split_by needs one for each.")
         group = column.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)[samples.id]
         if (patients := self.subject()) is not None:
-            refuse_shared_subjects(where, samples.subject, group, patients.take(samples.id), column.take(samples.id))
+            opened.refuse_shared_subjects(
+                where, samples.subject, group, patients.take(samples.id), column.take(samples.id)
+            )
         how = f"whole values of {by}, {shown}, seed {self._arguments.seed}"
-        return assign_groups(group, fractions, self._arguments.seed), how
+        return opened.assign_groups(group, fractions, self._arguments.seed), how
 
     def static(self, name: str, codes: EventCodes, samples: Samples) -> StaticColumn:
         """A column as facts of the samples."""

@@ -9,15 +9,12 @@ from pathlib import Path
 
 from seqsetvae.cohort.names import quoted
 from seqsetvae.cohort.sidefiles import read_variable_map
-from seqsetvae.cohort.sources.divide import choose_fractions, read_fold
+from seqsetvae.cohort.sources.opened import choose_fractions, read_fold
 from seqsetvae.cohort.tables.cells import DECIMALS
 from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import Database, open_database
 from seqsetvae.cohort.tables.forms import COLUMN, ID_PLACES, SEPARATORS, USUAL, Form
-from seqsetvae.cohort.tables.label_rules import (
-    EACH_ROW,
-    LABELS_OF,
-)
+from seqsetvae.cohort.tables.label_rules import EACH_ROW, LABELS_OF
 from seqsetvae.cohort.tables.times import DURATION, MINUTES, TimeFlags
 from seqsetvae.cohort.tidy import SPLITS
 from seqsetvae.system.errors import InputError
@@ -25,17 +22,13 @@ from seqsetvae.system.errors import InputError
 
 def add_time_flags(parser: ArgumentParser) -> None:
     """How times are written."""
-    unit = (
-        "of times that are numbers since the start of the stay (default %(default)s); duration: times such as 26:30, "
-    )
-    unit += "26:30:15 or 1 days 02:30:00"
+    unit = "of times that are numbers since the start of the stay (default %(default)s); duration: times such as "
+    unit += "26:30, 26:30:15 or 1 days 02:30:00"
     parser.add_argument("--time_unit", choices=(*MINUTES, DURATION), default="minutes", help=unit)
     form = "of timestamps, such as '%%d/%%m/%%Y %%H:%%M' (default: ISO 8601, as 2020-01-31 12:30+01:00)"
     parser.add_argument("--time_format", metavar="FORMAT", help=form)
-    zone = (
-        "where timestamps without a zone were recorded, such as Europe/Berlin (default: one clock that never changes "
-        "between summer and winter)"
-    )
+    zone = "where timestamps without a zone were recorded, such as Europe/Berlin (default: one clock that never "
+    zone += "changes between summer and winter)"
     parser.add_argument("--time_zone", metavar="ZONE", help=zone)
 
 
@@ -83,16 +76,10 @@ def check_shared_flags(arguments: Namespace) -> None:
     until = arguments.until_hour
     if until is not None and not 0 < until < math.inf:
         raise InputError(f"--until_hour {until:g}: allowed: a number above 0")
-    rules = [
-        (arguments.fold and arguments.fractions, "--fold and --fractions: give one of them."),
-        (
-            arguments.prediction_time_column and not arguments.labels,
-            "--prediction_time_column names a column of --labels, which is not given.",
-        ),
-    ]
-    for wrong, problem in rules:
-        if wrong:
-            raise InputError(problem)
+    if arguments.fold and arguments.fractions:
+        raise InputError("--fold and --fractions: give one of them.")
+    if arguments.prediction_time_column and not arguments.labels:
+        raise InputError("--prediction_time_column names a column of --labels, which is not given.")
     read_fold(arguments.fold)
     choose_fractions(arguments.fractions, ())
     for flag, usable in {"labels": Path.exists, "variable_map": Path.is_file}.items():
@@ -218,35 +205,25 @@ def check_label_flags(arguments: Namespace) -> None:
     times = "--prediction_time_column" if arguments.prediction_time_column else "times in --labels"
     each_row = arguments.label_column and arguments.label_of == EACH_ROW
     hours = [*arguments.predict_at, *(h for h in (arguments.predict_every, arguments.horizon) if h is not None)]
-    rules = [
-        (len(given) > 1, f"{' and '.join(given)}: each gives the label; keep one of them."),
-        (len(clocks) > 1, f"{' and '.join(clocks)}: give one of them."),
-        (each_row and clocks, f"--label_of {EACH_ROW}: each row is a prediction time already; leave out {clocks[:1]}."),
-        (
-            arguments.label_event and not arguments.labels and clocks in ([], ["--until_hour"]),
-            f"--label_event needs prediction times: --predict_at, --predict_every, or {times}.",
-        ),
-        (
-            arguments.horizon is not None and not arguments.label_event,
-            "--horizon is of --label_event, which is not given.",
-        ),
-        (
-            arguments.label_of != "any" and not arguments.label_column,
-            "--label_of is of --label_column, which is not given.",
-        ),
-        (
-            arguments.label_positive and not (arguments.label_name or arguments.label_column),
-            "--label_positive is of --label_name or --label_column, of which none is given.",
-        ),
-        (
-            arguments.labels and clocks[:1] not in ([], ["--until_hour"]),
-            f"{clocks[:1]} and --labels: give one of them.",
-        ),
-        (not all(0 < hour < math.inf for hour in hours), f"hours must be numbers above 0; received {hours}."),
-    ]
-    for wrong, problem in rules:
-        if wrong:
-            raise InputError(problem.replace("['", "").replace("']", ""))
+    is_grid = clocks not in ([], ["--until_hour"])
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: each gives the label; keep one of them.")
+    if len(clocks) > 1:
+        raise InputError(f"{' and '.join(clocks)}: give one of them.")
+    if each_row and clocks:
+        raise InputError(f"--label_of {EACH_ROW}: each row is a prediction time already; leave out {clocks[0]}.")
+    if arguments.label_event and not arguments.labels and not is_grid:
+        raise InputError(f"--label_event needs prediction times: --predict_at, --predict_every, or {times}.")
+    if arguments.horizon is not None and not arguments.label_event:
+        raise InputError("--horizon is of --label_event, which is not given.")
+    if arguments.label_of != "any" and not arguments.label_column:
+        raise InputError("--label_of is of --label_column, which is not given.")
+    if arguments.label_positive and not (arguments.label_name or arguments.label_column):
+        raise InputError("--label_positive is of --label_name or --label_column, of which none is given.")
+    if arguments.labels and is_grid:
+        raise InputError(f"{clocks[0]} and --labels: give one of them.")
+    if not all(0 < hour < math.inf for hour in hours):
+        raise InputError(f"hours must be numbers above 0; received {hours}.")
 
 
 def label_name(arguments: Namespace) -> str | None:

@@ -257,7 +257,10 @@ class EventCodes:
         if value is not None:
             number, level = split_values(value, self.decimal)
             if self.decimal == ",":
-                self._count_commas(names, local, value)
+                texts = value.cast(pa.string())
+                for counts, form in ((self._commas, _WITH_COMMA), (self._before_three, _LIKE_THOUSANDS)):
+                    is_so = np.asarray(pc.match_substring_regex(texts, form).fill_null(False))
+                    counts.update(_counts(names, local[is_so]))
         if text is not None:
             level = pc.coalesce(level, as_text(text))
         is_level = np.array([self._is_categorical(name) for name in names] + [False])[local]
@@ -268,12 +271,6 @@ class EventCodes:
             level = pc.if_else(pa.array(is_number), None, level)
             number = np.where(is_number, number, np.nan)
         return number, level
-
-    def _count_commas(self, names: list[str], local: NDArray[np.int32], value: pa.Array) -> None:
-        """Count the numbers with a decimal comma, and those that could be thousands."""
-        text = value.cast(pa.string())
-        for counts, form in ((self._commas, _WITH_COMMA), (self._before_three, _LIKE_THOUSANDS)):
-            counts.update(_counts(names, local[np.asarray(pc.match_substring_regex(text, form).fill_null(False))]))
 
     def _is_categorical(self, name: str) -> bool:
         return name in self.categorical or self.mapping.target(name) in self.categorical

@@ -194,7 +194,10 @@ def repeats(events: Records, files: Sequence[tuple[int, Path]]) -> list[str]:
     size = np.zeros(len(files), dtype=np.int64)
     for records in events.blocks():
         pairs.update(_pairs(records, first_row))
-        size += _by_file(records, first_row)
+        if len(files) == 1:
+            size += len(records)
+        else:
+            size += np.bincount(np.searchsorted(first_row, records["row"], side="right") - 1, minlength=len(files))
     for (one, other), n in pairs.items():
         if one != other and n >= max(FEWEST, TOO_MANY * min(size[one], size[other])):
             at = one if size[one] < size[other] else other
@@ -209,13 +212,6 @@ def repeats(events: Records, files: Sequence[tuple[int, Path]]) -> list[str]:
     ]
     of_all = f"{pairs.total() / max(size.sum(), 1):.1%} of all"
     return [f"the same id, time, variable and value: {' and '.join(parts)}, {of_all}; all are kept"] if parts else []
-
-
-def _by_file(records: NDArray[Any], first_row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[F] The number of records of each file."""
-    if len(first_row) == 1:
-        return np.array([len(records)])
-    return np.bincount(np.searchsorted(first_row, records["row"], side="right") - 1, minlength=len(first_row))
 
 
 def _pairs(records: NDArray[Any], first_row: NDArray[np.int64]) -> Counter[tuple[int, int]]:

@@ -75,6 +75,10 @@ class Events:
     database: Database
     codes: EventCodes
     time: TimeColumn
+    columns: Columns
+    flags: TimeFlags
+    form: Form
+    untimed: bool  # rows without a time are for the source to judge
     ids: Ids = field(init=False)
     records: Records = field(init=False)
     first_time: NDArray[Any] = field(init=False)  # [D] of each id's events that have a time; bad without one
@@ -180,8 +184,8 @@ def read_events(
 ) -> Events:
     """Read the events of all files into a database.
 
-    Columns that are `optional` may be missing in a file. With `untimed`, rows without a time are for the source to
-    judge. Variables of the pattern `no_event` are no events.
+    Columns that are `optional` may be missing in a file; `untimed` is as in `Events`. Variables of the pattern
+    `no_event` are no events.
 
     Raises:
         InputError: a file cannot be read, a column is missing or of another type, nothing is a time, or a file is there
@@ -201,8 +205,8 @@ def read_events(
         if events is None:
             some = cells if untimed or cells.null_count < len(cells) else _first_times(files, columns.time, form)
             time = in_column(str(part.file), columns.time, lambda: TimeColumn(some, flags))
-            events = Events(database, codes, time)
-        return clock_of(part.file, columns.time, cells, events, flags)
+            events = Events(database, codes, time, columns, flags, form, untimed)
+        return clock_of(part, events)
 
     with tqdm(desc="Reading events", unit="row", unit_scale=True, disable=None) as bar:
         for part, clock in timed_parts(files, parts_of, clock_of_part):
@@ -214,11 +218,11 @@ def read_events(
                     events.files.append((events.n_rows, one.file))
                 events.n_rows += len(one)
             values = [name for name in part.columns if name not in needed] if form.is_wide else None
-            part.use(lambda some: _add(events, some, n_before, columns, clock, untimed, values))  # noqa: B023
+            part.use(lambda some: _add(events, some, n_before, clock, values))  # noqa: B023
             bar.update(len(part))
     if events is None:
         raise InputError(f"{', '.join(map(str, files[:3]))}: there are no rows.")
-    _sort(events, columns, no_event, is_wide=form.is_wide)
+    _sort(events, no_event)
     events.notes += repeats(events.records, events.files)
     if n_dates := sum(clock.n_dates for clock in clocks):
         said = "without a time of day, among others that have one: midnight, before all else of that day"
@@ -258,9 +262,10 @@ def _first_times(files: Sequence[Path], name: str, form: Form) -> pa.Array:
     raise InputError(f"{files[0]}, column {name}: no row of {counted(len(files), 'file')} has a time.")
 
 
-def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: TimeFlags) -> TimeColumn:
-    """How the times of one of the files are written. Raises InputError if they differ in kind from the files before."""
-    clock = comparable(str(file), name, cells, events.time, flags, "the times of other files")
+def clock_of(part: Part, events: Events) -> TimeColumn:
+    """How the times of a file are written. Raises InputError if they differ in kind from those of the events."""
+    file, name = part.file, events.columns.time
+    clock = comparable(str(file), name, part.columns[name], events.time, events.flags, "the times of other files")
     if clock.is_date != events.time.is_date:
         what = ("dates", "timestamps") if clock.is_date else ("timestamps", "dates")
         raise InputError(
@@ -270,17 +275,9 @@ def clock_of(file: Path, name: str, cells: pa.Array, events: Events, flags: Time
     return clock
 
 
-def _add(
-    events: Events,
-    part: Part,
-    n_rows: int,
-    columns: Columns,
-    clock: TimeColumn,
-    untimed: bool,
-    values: Sequence[str] | None,
-) -> None:
+def _add(events: Events, part: Part, n_rows: int, clock: TimeColumn, values: Sequence[str] | None) -> None:
     """Add a part, whose first row is row `n_rows` over all files. `values` are the columns that are variables."""
-    where, cells = str(part.file), part.columns
+    where, cells, columns = str(part.file), part.columns, events.columns
     ids = in_column(where, columns.id, lambda: events.ids_of(cells[columns.id]))
     time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
     at: NDArray[np.int32] | None = None
@@ -296,7 +293,7 @@ def _add(
         )
     _note_rows_without_id(events, part, ids)
     bad = is_bad(time)
-    if untimed:
+    if events.untimed:
         bad &= np.asarray(cells[columns.time].is_valid())
     _note_bad_times(events, n_rows, cells[columns.time], bad)
     events.has_times |= not bad.all()
@@ -310,9 +307,9 @@ def _add(
     events.database.append("events", table.filter(table["id"].is_valid()) if ids.null_count else table)
 
 
-def _sort(events: Events, columns: Columns, no_event: str | None, *, is_wide: bool) -> None:
+def _sort(events: Events, no_event: str | None) -> None:
     """Number the ids, and keep the events of each together, in the order of their rows and columns."""
-    database, codes = events.database, events.codes
+    database, codes, columns, is_wide = events.database, events.codes, events.columns, events.form.is_wide
     left_out = [*codes.left_out_codes(), *([] if no_event is None else codes.matching(no_event))]
     if left_out:
         events.is_event = f"code NOT IN ({_listed(left_out)})"

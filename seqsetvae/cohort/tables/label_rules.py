@@ -98,13 +98,7 @@ LABELS_OF = ("any", "first", "last", EACH_ROW)
 
 
 def row_labels(
-    files: Sequence[Path],
-    column: str,
-    rule: str,
-    events: Events,
-    form: Form,
-    flags: TimeFlags,
-    positive: Sequence[str] = (),
+    files: Sequence[Path], column: str, rule: str, events: Events, positive: Sequence[str] = ()
 ) -> LabelRows:
     """One label a stay, or one for each row at its time. Rows with an empty label say nothing.
 
@@ -116,8 +110,7 @@ def row_labels(
     """
     levels: Counter[str] = Counter()
 
-    def clock_of_part(part: Part) -> TimeColumn:
-        return clock_of(part.file, form.time_column, part.columns[form.time_column], events, flags)
+    form = events.form
 
     def rows_of(part: Part, clock: TimeColumn) -> tuple[NDArray[Any], ...]:
         where, cells = str(part.file), part.columns
@@ -133,7 +126,7 @@ def row_labels(
         return ids[known], time[known], label[known]
 
     needed = [form.id_column, form.time_column, column]
-    timed = timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part)
+    timed = timed_parts(files, lambda file: read_parts(file, needed, form=form), lambda part: clock_of(part, events))
     parts = [part.use(partial(rows_of, clock=clock)) for part, clock in timed]
     ids, time, label = (np.concatenate(column) for column in zip(*parts, strict=True))
     meaning = [_meaning(column, positive, levels)] if positive else []
@@ -264,14 +257,11 @@ def occurrences(name: str, events: Events) -> Occurrences:
     return events.occurrences(np.flatnonzero(wanted).tolist())
 
 
+CellsOfIds = Callable[[str], tuple[pa.Array, NDArray[np.bool_]]]
+
+
 def find_labels(
-    arguments: Namespace,
-    files: Sequence[Path],
-    events: Events,
-    form: Form,
-    flags: TimeFlags,
-    rows: LabelRows | None,
-    of_ids: Callable[[str], tuple[pa.Array, np.ndarray]],
+    arguments: Namespace, files: Sequence[Path], events: Events, rows: LabelRows | None, of_ids: CellsOfIds
 ) -> tuple[LabelRows | None, list[str]]:
     """(labels and prediction times by the flags, with the sentences of their rules, what is odd about --labels).
 
@@ -279,18 +269,16 @@ def find_labels(
         arguments: the flags.
         files: the tables of SRC.
         events: of the source.
-        form: how the tables are written.
-        flags: how times are written.
         rows: prediction times by the clock of a stay, without labels; None: there are none.
         of_ids: a column -> its cell for each id [D], and which ids have a row [D].
     """
     odd: list[str] = []
     if arguments.labels:
-        written = Form(encoding=form.encoding)
+        written = Form(encoding=events.form.encoding)
         usual = PREDICTION_TIME if PREDICTION_TIME in column_names(arguments.labels, written) else None
         time = arguments.prediction_time_column or usual
         of_columns = arguments.id_column, time, arguments.label_name
-        rows = read_label_rows([arguments.labels], *of_columns, events, flags, arguments.label_positive, written)
+        rows = read_label_rows([arguments.labels], *of_columns, events, events.flags, arguments.label_positive, written)
         odd, rows = rows.notes, replace(rows, notes=list(rows.meaning))
         if rows.time is None and time is not None:
             odd.append(f"{arguments.labels}: no row has a time in {time}, so whole stays are used")
@@ -301,7 +289,7 @@ def find_labels(
         rows = event_labels(rows, arguments.label_event, arguments.horizon, found)
     elif arguments.label_column:
         of_rows = arguments.label_column, arguments.label_of
-        labels = row_labels(files, *of_rows, events, form, flags, arguments.label_positive)
+        labels = row_labels(files, *of_rows, events, arguments.label_positive)
         rows = of_samples(labels, rows, len(events.ids))
     elif arguments.label_present:
         labels = present_labels(arguments.label_present, *of_ids(arguments.label_present))

@@ -385,7 +385,11 @@ def read_sheet(file: Path, names: Sequence[str] = ()) -> pa.RecordBatch:
     from openpyxl import load_workbook
 
     try:
-        _refuse_packed(file)
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > LARGEST_BOOK:
+            what = f"{size:,} bytes, unpacked; allowed: {LARGEST_BOOK:,}"
+            raise InputError(f"{file}: holds {what}. Write it as a CSV file.")
         rows = _filled_rows(file, load_workbook(file, read_only=True).worksheets[0].values, len(names))
     except InputError:
         raise
@@ -397,14 +401,6 @@ def read_sheet(file: Path, names: Sequence[str] = ()) -> pa.RecordBatch:
         raise InputError(f"{file}: a row has {len(wrong)} cells, {len(header)} columns are named.")
     columns = [pa.array(column, pa.string()) for column in (zip(*rows, strict=True) if rows else [[]] * len(header))]
     return pa.RecordBatch.from_arrays(columns, names=header)
-
-
-def _refuse_packed(file: Path) -> None:
-    """Raises InputError if the file, a zip container, holds far more than it seems to."""
-    with zipfile.ZipFile(file) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > LARGEST_BOOK:
-        raise InputError(f"{file}: holds {size:,} bytes, unpacked; allowed: {LARGEST_BOOK:,}. Write it as a CSV file.")
 
 
 def _filled_rows(file: Path, rows: Iterable[Sequence[Any]], least: int) -> list[list[str | None]]:

@@ -10,25 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.cohort import tidy
 from seqsetvae.cohort.tables.cells import written_numbers
 from seqsetvae.cohort.tables.codes import DROP, KEEP, NO_NUMBER, NO_VALUE, UNNAMED, Decision
-from seqsetvae.cohort.tables.events import Columns, Events
+from seqsetvae.cohort.tables.events import Events
 from seqsetvae.cohort.tables.stays import Later, Samples, minutes
 from seqsetvae.cohort.tables.times import BAD_TIME, is_bad
-from seqsetvae.cohort.tidy import (
-    LARGEST,
-    SPLITS,
-    FaultyCell,
-    Rows,
-    Skip,
-    Stay,
-    Stays,
-    UnnamedRows,
-    count_cells,
-    fault,
-    faulty_cell,
-    first_bad_rows,
-)
 
 _STATIC_ROW = -1  # the row of an event that is no row of an event table
 _STATIC_SET = float(-(2**53))  # its number of a set, where the source has such numbers
@@ -80,7 +67,6 @@ class Found:
     """What a source found in its tables."""
 
     description: str
-    columns: Columns
     events: Events
     samples: Samples  # those that are compiled, [N]
     every_sample: Samples  # those that are left out before included
@@ -90,7 +76,7 @@ class Found:
     static: Sequence[StaticColumn] = ()
     static_rows: bool = False  # events without a time are facts of the stay
     from_start: bool = False  # events before the start of a sample are left out
-    skips: Sequence[Skip] = ()  # stays that are not among the samples
+    skips: Sequence[tidy.Skip] = ()  # stays that are not among the samples
     read: Sequence[str] = ()  # what the tables hold, in words
     rules: Sequence[str] = ()  # how labels and prediction times were made of the data, in words
     notes: Sequence[str] = ()
@@ -102,15 +88,20 @@ class EventSource:
 
     def __init__(self, found: Found, decision: Decision, split: NDArray[np.int8]) -> None:
         """`decision` is what becomes of each code, and `split` [samples] the position of each sample's in SPLITS."""
-        self.description, self.unnamed_rows = found.description, UnnamedRows()
+        self.description, self.unnamed_rows = found.description, tidy.UnnamedRows()
         self.skips = [*found.events.skips(), *found.skips]
-        self.decision, self.events, self.columns, self.samples = decision, found.events, found.columns, found.samples
+        self.decision, self.events, self.columns, self.samples = (
+            decision,
+            found.events,
+            found.events.columns,
+            found.samples,
+        )
         self.static, self.static_rows, self.from_start = found.static, found.static_rows, found.from_start
         stays = found.samples.stays(found.events.records.n_of_id)
-        of_split = {name: stays[split == at] for at, name in enumerate(SPLITS)}
-        self.stays: Mapping[str, Sequence[Stay]] = {name: some for name, some in of_split.items() if len(some)}
+        of_split = {name: stays[split == at] for at, name in enumerate(tidy.SPLITS)}
+        self.stays: Mapping[str, Sequence[tidy.Stay]] = {name: some for name, some in of_split.items() if len(some)}
 
-    def read(self, stays: Stays) -> Rows:
+    def read(self, stays: tidy.Stays) -> tidy.Rows:
         """The rows of these stays; rows of a faulty stay are left out, and the fault is in `skips`."""
         at = stays.place
         records, n_rows = self.events.records.read(self.samples.id[at].astype(np.int64))
@@ -126,12 +117,10 @@ class EventSource:
         set_index = None if self.columns.set is None else np.where(is_static, _STATIC_SET, records["set"])
         bad = (code == UNNAMED) | (action == NO_VALUE) | (action == NO_NUMBER)
         bad |= is_bad(records["time"]) & ~is_static
-        bad |= (action == KEEP) & (code != UNNAMED) & ~(np.abs(value) <= LARGEST)
+        bad |= (action == KEEP) & (code != UNNAMED) & ~(np.abs(value) <= tidy.LARGEST)
         if set_index is not None:
             bad |= ~np.isfinite(set_index)
-        found = first_bad_rows(bad, n_rows)
-        skips = self._faults(stays, at, n_rows, records, value, action, bad, found) if found else []
-        rows = Rows(
+        rows = tidy.Rows(
             stays=stays,
             n_rows=n_rows,
             names=self.decision.names,
@@ -140,15 +129,15 @@ class EventSource:
             minute=self._minutes(records, is_static, at, stay_of),
             set_index=set_index,
             has_set_index=np.full(len(stays), set_index is not None),
-            skips=skips,
             is_fact=is_static,
         )
+        skips = self._faults(rows, records, action, bad) if bad.any() else {}
         dropped = action == DROP
         if self.from_start:
             dropped |= rows.minute < 0
         if dropped.any():
             rows = rows.take(np.flatnonzero(~dropped))
-        return rows.without([stay for stay, _, _ in found])
+        return replace(rows.without(list(skips)), skips=list(skips.values()))
 
     def _is_static(self, records: NDArray[Any]) -> NDArray[np.bool_]:
         is_static = records["row"] == _STATIC_ROW
@@ -181,59 +170,53 @@ class EventSource:
         return minute
 
     def _faults(
-        self,
-        stays: Stays,
-        sample: NDArray[np.int64],
-        n_rows: NDArray[np.int64],
-        records: NDArray[Any],
-        value: NDArray[np.float64],
-        action: NDArray[np.int8],
-        bad: NDArray[np.bool_],
-        found: Sequence[tuple[int, int, int]],
-    ) -> list[Skip]:
-        """The first fault of each stay that has one (`found`), with the count of all its faulty rows."""
+        self, rows: tidy.Rows, records: NDArray[Any], action: NDArray[np.int8], bad: tidy.Bools
+    ) -> dict[int, tidy.Skip]:
+        """The first fault of each stay that has one, by position, with the count of all its faulty rows."""
         known = np.isin(records["row"], list(self.events.bad_times))  # of the others the cell was not kept
-        keys = [records["code"], value.view(np.int64), np.where(known, records["row"], -1 - is_bad(records["time"]))]
+        place = np.where(known, records["row"], -1 - is_bad(records["time"]))
+        keys = [records["code"], rows.value.view(np.int64), place]
+        start = np.cumsum(rows.n_rows) - rows.n_rows
 
-        def described(row: int) -> tuple[FaultyCell, str, str | None]:
-            return self._describe(records[row], value[row], int(action[row]))
+        def describe(row: int) -> tuple[tidy.FaultyCell, str]:
+            cell, reason, column = self._describe(records[row], rows.value[row], int(action[row]))
+            file = rows.stays[int(rows.stay_of_row[row])].file
+            return cell, f"id {file.rpartition(', id ')[2]}, column {column}: {reason}"
 
-        cells = count_cells(bad, n_rows, keys, lambda row: described(row)[0])
-        skips = []
-        for at, row, _ in found:
-            cell, reason, column = described(row)
-            number, stay = int(records["row"][row]), stays[at]
-            file, in_file = self.events.place(number) if number != _STATIC_ROW else (stay.file, None)
-            reason = f"id {stay.file.rpartition(', id ')[2]}, column {column}: {reason}"
-            skip = fault(stay, cell.category, reason, in_file, cell.variable)
-            again = sample[at] > 0 and self.samples.id[sample[at]] == self.samples.id[sample[at] - 1]
+        found = tidy.faults(rows.stays, bad, rows.n_rows, keys, describe)
+        for at, skip in found.items():
+            assert skip.row is not None
+            number, sample = int(records["row"][start[at] + skip.row]), rows.stays.place[at]
+            file, in_file = self.events.place(number) if number != _STATIC_ROW else (skip.file, None)
+            again = sample > 0 and self.samples.id[sample] == self.samples.id[sample - 1]
             # The rows of an id that has several samples are counted once.
-            skips.append(replace(skip, file=file, cells=dict.fromkeys(cells[at], 0) if again else cells[at]))
-        return skips
+            cells = dict.fromkeys(skip.cells, 0) if again else skip.cells
+            found[at] = replace(skip, file=file, row=in_file, cells=cells)
+        return found
 
-    def _describe(self, record: NDArray[Any], value: float, action: int) -> tuple[FaultyCell, str, str | None]:
+    def _describe(self, record: NDArray[Any], value: float, action: int) -> tuple[tidy.FaultyCell, str, str | None]:
         """(what is wrong with a row, the same in words, the name of the column)."""
         code, columns = int(record["code"]), self.columns
         name = None if code == UNNAMED else self.decision.names[code]
         category, text = _CATEGORIES.get(UNNAMED if code == UNNAMED else action, ""), ""
         if code == UNNAMED:
-            return faulty_cell(category, None, ""), "the variable has no name", columns.variable
+            return tidy.faulty_cell(category, None, ""), "the variable has no name", columns.variable
         if action in (NO_VALUE, NO_NUMBER):
             name, _, text = str(name).partition("=") if action == NO_NUMBER else (name, "", "")
             said = f"{text!r} is not a number" if text else "empty"
             form = written_numbers([text], self.events.codes.decimal).advice if text else ""
             reason = f"{said}, and other rows of this variable have numbers. {f'It is {form}. ' * bool(form)}{_ADVICE}"
-            return faulty_cell(category, name, text), reason, columns.value or name
+            return tidy.faulty_cell(category, name, text), reason, columns.value or name
         if is_bad(record["time"]):
             category, cell = "a time that is missing or cannot be read", self.events.bad_times.get(int(record["row"]))
             time = self.events.time
             reason = f"the cell is not {time.allowed}" if cell is None else time.refused(cell)
-            return faulty_cell(category, name, cell or ""), reason, columns.time
-        if not abs(value) <= LARGEST:
+            return tidy.faulty_cell(category, name, cell or ""), reason, columns.time
+        if not abs(value) <= tidy.LARGEST:
             reason = f"{value} is not a finite number that float32 can hold"
-            return faulty_cell("a value that is not a finite number", name, value), reason, columns.value or name
+            return tidy.faulty_cell("a value that is not a finite number", name, value), reason, columns.value or name
         category = "a number of a set that is missing or not a finite number"
-        return faulty_cell(category, name, record["set"]), f"{record['set']} is not a finite number", columns.set
+        return tidy.faulty_cell(category, name, record["set"]), f"{record['set']} is not a finite number", columns.set
 
 
 _ADVICE = (

@@ -3,7 +3,7 @@
 A sample says who, from when, until when, with which label, in which split. Letters: D ids, N samples.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.tables.cells import as_facts, as_id_texts, as_known_ids, id_numbers, in_column, split_values
-from seqsetvae.cohort.tables.events import Columns, Events, clock_of, match_notes, place_of, timed_parts
+from seqsetvae.cohort.tables.events import Events, clock_of, match_notes, place_of, timed_parts
 from seqsetvae.cohort.tables.forms import USUAL, Form
 from seqsetvae.cohort.tables.label_rules import LabelRows
 from seqsetvae.cohort.tables.read import Part, read_parts
-from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeColumn, TimeFlags, is_bad
+from seqsetvae.cohort.tables.times import BAD_TIME, MICROSECONDS, TimeColumn, is_bad
 from seqsetvae.cohort.tidy import Stays
 from seqsetvae.system.errors import InputError, shown
 
@@ -40,13 +40,6 @@ class OfIds(NamedTuple):
     later: dict[str, Later]  # by column of facts, where the table has times
 
 
-class Dated(NamedTuple):
-    """How the rows of a table have times, so that facts are known from their row on."""
-
-    columns: Columns
-    flags: TimeFlags
-
-
 def per_id(
     files: Sequence[Path],
     id_column: str,
@@ -55,28 +48,23 @@ def per_id(
     patients: Collection[str | None] = (),
     *,
     facts: Sequence[str] = (),
-    dated: Dated | None = None,
+    dated: bool = False,
     form: Form = USUAL,
 ) -> OfIds:
     """The columns of a table that has one row an id, or repeats their values on several rows of it.
 
     Rows of other ids do not count, nor do empty cells. `patients` are columns of ids. One of `facts` that is filled in
-    later must not be known before: with `dated` it is known from the time of its first row on, and without, an id must
-    have it on each of its rows.
+    later must not be known before: with `dated`, in tables of events, it is known from the time of its first row on,
+    and without, an id must have it on each of its rows.
 
     Raises:
         InputError: not readable, a column is missing, an id has two values or lacks a fact on some of its rows, or no
             id of the events is in the table.
     """
     database, where = events.database, files[0] if len(files) == 1 else files[0].parent
-    dated = dated if facts else None
-    others = [] if dated is None else [name for name in (dated.columns.time, dated.columns.set) if name is not None]
+    dated, at_time, at_set = dated and bool(facts), events.columns.time, events.columns.set
+    others = [name for name in (at_time, at_set) if name is not None] if dated else []
     places, n_rows, example = list[tuple[int, Path]](), 0, None
-
-    def clock_of_part(part: Part) -> TimeColumn | None:
-        if dated is None:
-            return None
-        return clock_of(part.file, dated.columns.time, part.columns[dated.columns.time], events, dated.flags)
 
     def rows_of(part: Part, clock: TimeColumn | None) -> dict[str, Any]:
         cells, name = part.columns, str(part.file)
@@ -85,9 +73,16 @@ def per_id(
         for at, column in enumerate(columns):
             read = as_id_texts if column in patients else as_facts
             rows[f"c{at}"] = in_column(name, column, lambda: read(cells[column]))  # noqa: B023
-        return rows | (_dates(name, cells, dated.columns, clock) if dated is not None and clock is not None else {})
+        if clock is not None:
+            time = in_column(name, at_time, lambda: clock.read(cells[at_time]))
+            rows["time"] = pa.array(time, mask=is_bad(time))
+            rows["set"] = np.zeros(len(time)) if at_set is None else split_values(cells[at_set])[0]
+        return rows
 
     needed, files = [id_column, *columns, *others], files if columns else ()
+    clock_of_part: Callable[[Part], TimeColumn | None] = (
+        (lambda part: clock_of(part, events)) if dated else (lambda _: None)
+    )
     for part, clock in timed_parts(files, lambda file: read_parts(file, needed, form=form), clock_of_part):
         example = example if n_rows else part.columns[id_column][0].as_py()
         rows = part.use(lambda some: rows_of(some, clock))  # noqa: B023
@@ -98,15 +93,15 @@ def per_id(
     if not n_rows:
         n_ids = len(events.ids)
         return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
-    found = _grouped(events, columns, facts if dated is not None else ())
+    found = _grouped(events, columns, facts if dated else ())
     n_of_id = pc.fill_null(found["n"], 0).to_numpy()
     events.notes += match_notes(f"{where}, column {id_column}", events, n_rows, n_of_id, example, most=True)
     for at, name in enumerate(columns):
         if pc.any(pc.not_equal(found[f"low{at}"], found[f"high{at}"])).as_py():
             raise _contradiction(places, id_column, name, f"c{at}", events)
-        if name in facts and dated is None:
+        if name in facts and not dated:
             _refuse_partial(where, name, events, found["n"], found[f"n{at}"])
-    later = {} if dated is None else {name: _later(events, found[f"first{columns.index(name)}"]) for name in facts}
+    later = {name: _later(events, found[f"first{columns.index(name)}"]) for name in facts} if dated else {}
     database.drop("facts")
     return OfIds({name: found[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
 
@@ -121,13 +116,6 @@ def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> 
         f"SELECT grouped.* FROM ids LEFT JOIN (SELECT id, count(*) AS n, {', '.join(asked)} FROM facts GROUP BY id) AS "
         "grouped ON grouped.id = ids.text ORDER BY place"
     ).combine_chunks()
-
-
-def _dates(where: str, cells: dict[str, pa.Array], columns: Columns, clock: TimeColumn) -> dict[str, Any]:
-    """The time of each row, and its number of a set."""
-    time = in_column(where, columns.time, lambda: clock.read(cells[columns.time]))
-    sets = np.zeros(len(time)) if columns.set is None else split_values(cells[columns.set])[0]
-    return {"time": pa.array(time, mask=is_bad(time)), "set": sets}
 
 
 def _contradiction(

@@ -218,7 +218,11 @@ class TimeColumn:
                 self.n_dates += pc.sum(pc.equal(pc.binary_length(column), _DATE_LENGTH)).as_py() or 0
             if self.has_zone:
                 column = pc.replace_substring_regex(pc.replace_substring_regex(column, " UTC$", "Z"), _SPACED, r"\1")
-            column = _iso(column, pa.timestamp("us", "UTC" if self.has_zone else None))
+            kind = pa.timestamp("us", "UTC" if self.has_zone else None)
+            try:
+                column = column.cast(kind)
+            except pa.ArrowInvalid:  # or digits beyond the microsecond, which are cut off
+                column = cast_cells(pc.replace_substring_regex(column, r"(:[0-9]{2}\.[0-9]{6})[0-9]+", r"\1"), kind)
         elif not pa.types.is_temporal(column.type):
             return bad
         if pa.types.is_date(column.type):
@@ -296,14 +300,6 @@ def _durations(column: pa.Array) -> NDArray[np.float64]:
     length = days.to_numpy() * 1440 + hours.to_numpy() * 60 + minutes.to_numpy() + seconds.to_numpy() / 60
     sign = np.where(pc.equal(parts.field(0), "-").fill_null(False).to_numpy(zero_copy_only=False), -1, 1)
     return np.where(np.asarray(parts.is_valid()), sign * length, np.nan)
-
-
-def _iso(text: pa.Array, kind: pa.DataType) -> pa.Array:
-    """[R] Texts as timestamps; digits beyond the microsecond are cut off."""
-    try:
-        return text.cast(kind)
-    except pa.ArrowInvalid:
-        return cast_cells(pc.replace_substring_regex(text, r"(:[0-9]{2}\.[0-9]{6})[0-9]+", r"\1"), kind)
 
 
 # ------------------------------------------------------------------------------------------------ times by a format
