@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import data, floor, frozen, gpu, growth, loop, processes, scale, summaries
+from benchmarks import data, floor, frozen, gpu, loop, processes, scale, summaries
 from benchmarks.__main__ import SECTIONS, keep, main, table
 from benchmarks.measure import Build, Figure, Timed, seconds_in_turn
 from benchmarks.repeat import HEADER, one_training
@@ -32,10 +32,9 @@ def _apart(builds: Sequence[Build], repeats: int) -> list[Timed]:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for section in (data, frozen, growth, scale):
+    for section in (data, frozen, scale):
         monkeypatch.setattr(section, "isolated", lambda benchmark, *arguments: benchmark(*arguments))
-    for section in (growth, loop):
-        monkeypatch.setattr(section, "apart", _apart)
+    monkeypatch.setattr(loop, "apart", _apart)
 
 
 def test_data_runs_on_a_compiled_cohort(compiled, tmp_path):
@@ -44,18 +43,6 @@ def test_data_runs_on_a_compiled_cohort(compiled, tmp_path):
     assert all(figure.value >= 0 for figure in figures)
     assert all(figure.note.startswith("synthetic stays") for figure in figures)  # as the manifest says, not the flag
     assert (tmp_path / "compiled" / "manifest.json").is_file()
-
-
-@needs_proc
-def test_growth_compares_sizes_and_leaves_no_cohort(monkeypatch, tmp_path):
-    monkeypatch.setattr(growth, "ENOUGH", 500)
-    figures = {figure.what: figure for figure in growth.section(None, tmp_path, sizes=(600, 300))}
-    compared = figures["load an epoch of 600 stays"]
-    assert compared.baseline == figures["load an epoch of 300 stays"].value
-    assert compared.ratio == pytest.approx(compared.value / compared.baseline)
-    assert all(figure.note.startswith("synthetic") for figure in figures.values())
-    assert list(tmp_path.iterdir()) == []
-    assert "own memory to compile each further stay" in table("growth", list(figures.values()))
 
 
 def test_the_frozen_stage(tmp_path, monkeypatch):
