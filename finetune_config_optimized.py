@@ -49,6 +49,7 @@ focal_alpha = None  # focal: weight alpha of the positive class, 1 - alpha of th
 
 # --- Boosted trees beside the network (fine-tuning; needs lightgbm and architecture = "variable_summaries") -----------
 tree_models = 0  # number of boosted tree models (seeds) whose mean log-odds is averaged with that of the network
+average = "fixed"  # fixed (weights 0.3, 0.7), folds (weights chosen out of fold; a linear model too), network or trees
 
 # --- Optimization (AdamW) ---------------------------------------------------------------------------------------------
 cls_head_lr = 3e-4  # fine-tuning: learning rate of the head, higher than the backbone's because the head is new

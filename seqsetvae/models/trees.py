@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,30 @@ import torch
 from seqsetvae.system.errors import InputError
 
 MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
-# Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
-PARAMETERS: dict[str, Any] = {
-    "objective": "binary",
-    "num_leaves": 8,
-    "bagging_fraction": 0.6,
-    "bagging_freq": 1,
-    "lambda_l2": 10.0,
-    "verbose": -1,
-    "deterministic": True,
-    "force_row_wise": True,
-}
+PARAMETERS: dict[str, Any] = {"objective": "binary", "verbose": -1, "deterministic": True, "force_row_wise": True}
 LEAF, OF_STAYS = 20, 6000  # fewest stays in a leaf of trees of so many stays; fewer in proportion, see `of_size`
-COLUMNS, LEAST_SHARE = 70, 0.05  # columns that a tree chooses from, and their least share
-ROUNDS, RATE = 1600, 0.01
-# Every other model splits at random thresholds (Geurts et al., 2006): it errs elsewhere, so the average gains. Each of
-# its trees fits less, so that it has twice as many.
-KINDS: tuple[tuple[int, dict[str, Any]], ...] = ((1, {}), (2, {"extra_trees": True}))  # times ROUNDS, parameters
+LEAST_SHARE = 0.05  # of the columns, that a tree chooses from
+ROUNDS = 1600
+PATIENCE = 200  # rounds without a lower log loss after which `_best_length` looks no further
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How trees are grown."""
+
+    rounds: float  # times ROUNDS, at most
+    columns: int  # that a tree chooses from
+    parameters: Mapping[str, Any]
+
+
+# Few leaves, few columns and few stays for each tree, because the summaries are many and alike (docs/quality.md).
+_SMALL = {"learning_rate": 0.01, "num_leaves": 8, "bagging_fraction": 0.6, "bagging_freq": 1, "lambda_l2": 10.0}
+SMALL = Kind(1, 70, _SMALL)
+# Random thresholds (Geurts et al., 2006) err elsewhere, so the average gains. Each of their trees fits less.
+RANDOM = Kind(2, 70, _SMALL | {"extra_trees": True})
+LARGE = Kind(0.6, 200, {"learning_rate": 0.02, "num_leaves": 15, "lambda_l2": 5.0})  # much as the printed baseline
+FIXED = SMALL, RANDOM  # in turn, the models of the average with fixed weights
+Parts = Sequence[tuple[np.ndarray, np.ndarray]]  # rows of a table
 _END = "end of trees"
 _HEADER = {  # what its lines may hold: trees of one binary label
     "version": "v[0-9]",
@@ -77,9 +85,20 @@ class BoostedTrees:
     @classmethod
     def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
         """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
-        kinds = [(seed, *KINDS[seed % len(KINDS)]) for seed in range(models)]
-        boosters = [_train(table, label, seed, times * ROUNDS, kind) for seed, times, kind in kinds]
-        return cls([booster.model_to_string() for booster in boosters])
+        kinds = [(seed, FIXED[seed % len(FIXED)]) for seed in range(models)]
+        return cls([_train(table, label, seed, kind).model_to_string() for seed, kind in kinds])
+
+    @classmethod
+    def of_best_length(
+        cls, table: np.ndarray, label: np.ndarray, kind: Kind, models: int, parts: Parts
+    ) -> tuple[BoostedTrees, np.ndarray]:
+        """Trees with the number of rounds that has the lowest log loss on held-out stays, and log-odds for these [n].
+
+        Each of `parts` holds the rows of the table that trees are grown on, and those that they predict.
+        """
+        rounds, log_odds = _best_length(table, label, kind, parts)
+        texts = [_train(table, label, seed, kind, rounds).model_to_string() for seed in range(models)]
+        return cls(texts), log_odds
 
     def log_odds(self, table: np.ndarray) -> np.ndarray:
         """[n, c] → [n]. Raises InputError if the trees were grown on a table of another width."""
@@ -106,16 +125,39 @@ class BoostedTrees:
         return self.models
 
 
-def _train(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, kind: dict[str, Any]) -> Any:
-    parameters = PARAMETERS | {"seed": seed, "learning_rate": RATE, "num_threads": torch.get_num_threads()}
-    parameters |= of_size(*table.shape) | kind
-    return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds)
+def _train(
+    table: np.ndarray, label: np.ndarray, seed: int, kind: Kind, rounds: int | None = None, **options: Any
+) -> Any:
+    parameters = {**PARAMETERS, **kind.parameters, "seed": seed, "num_threads": torch.get_num_threads()}
+    parameters |= of_size(*table.shape, kind.columns)
+    most = round(kind.rounds * ROUNDS)
+    return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds or most, **options)
 
 
-def of_size(n_stays: int, n_columns: int) -> dict[str, Any]:
+def _best_length(table: np.ndarray, label: np.ndarray, kind: Kind, parts: Parts) -> tuple[int, np.ndarray]:
+    """Number of rounds, and log-odds [n], as `of_best_length` has them."""
+    library, boosters, losses = lightgbm(), [], []
+    for grown_on, held_out in parts:
+        of_round: dict[str, Any] = {}
+        options = {
+            "valid_sets": [library.Dataset(table[held_out], label[held_out])],
+            "callbacks": [library.early_stopping(PATIENCE, verbose=False), library.record_evaluation(of_round)],
+        }
+        boosters.append(_train(table[grown_on], label[grown_on], 0, kind, **options))
+        losses.append(len(held_out) * np.array(of_round["valid_0"]["binary_logloss"]))
+    longest = max(map(len, losses))
+    rounds = 1 + int(sum(np.pad(each, (0, longest - len(each)), "edge") for each in losses).argmin())
+    found = np.zeros(len(label))
+    for booster, (_, held_out) in zip(boosters, parts, strict=True):
+        length = min(rounds, booster.current_iteration())
+        found[held_out] = booster.predict(table[held_out], raw_score=True, num_iteration=length)
+    return rounds, found
+
+
+def of_size(n_stays: int, n_columns: int, of_tree: int) -> dict[str, Any]:
     """Parameters that depend on the size of a table: with fixed ones a fact of few stays is never split off."""
     leaf = max(1, min(LEAF, LEAF * n_stays // OF_STAYS))
-    share = max(LEAST_SHARE, min(1.0, COLUMNS / n_columns))
+    share = max(LEAST_SHARE, min(1.0, of_tree / n_columns))
     return {"min_data_in_leaf": leaf, "min_data_in_bin": min(3, leaf), "feature_fraction": share}
 
 

@@ -48,8 +48,9 @@ def problems(settings: Settings) -> list[str]:
     """Rules of fine-tuning."""
     pretrained, after = settings.pretrained, resolved(settings).schedule.unfreeze_after
     random, size = settings.from_random_weights, settings.loader.batch_size
-    uses_trees, name = settings.trees.tree_models > 0, settings.architecture.architecture
+    uses_trees, name = settings.trees.beside_network, settings.architecture.architecture
     has_table = settings.beside.summaries or "table" in ARCHITECTURES[name].OFFERS
+    several = settings.run.devices * settings.run.num_nodes > 1
     rules = [
         (
             not random and pretrained.pretrained_ckpt is None,
@@ -79,6 +80,11 @@ def problems(settings: Settings) -> list[str]:
         (
             uses_trees and after != 0 and not settings.beside.summaries,
             f"unfreeze_after: received {after}; allowed: 0 with --tree_models",
+        ),
+        (
+            uses_trees and several and settings.trees.average == "folds",
+            "average: received folds; allowed with one process, which trains the networks that the weights are chosen "
+            "by. Pass --average fixed or trees with several.",
         ),
         (
             size < 4,

@@ -25,6 +25,7 @@ from seqsetvae.models.head import set_prior, weight_of_positives
 from seqsetvae.models.members import Members
 from seqsetvae.modes.finetune import Settings
 from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
+from seqsetvae.runs.out_of_fold import members_of_run, out_of_fold
 from seqsetvae.settings.declare import as_plain, changed
 from seqsetvae.settings.groups import DataSettings
 from seqsetvae.settings.tuning import resolved
@@ -84,7 +85,7 @@ def train(
     say_recipe(settings)
     device, report, task = opened.device, opened.report, settings.task.task
     watched = Watched(f"val_{TASKS[task].WATCHED}", "max", keep_last=settings.schedule.keep == "last")
-    module, data = module_and_data(settings, opened)
+    module, data = module_and_data(settings, opened, members_of_run(resume))
     run = start_run(
         "finetune",
         settings,
@@ -141,8 +142,10 @@ def say_recipe(settings: Settings) -> None:
         )
 
 
-def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
-    """The module and its loaders; a new backbone is first fitted to the training stays, and trees are grown on them."""
+def module_and_data(
+    settings: Settings, opened: Opened, members: Members | None = None
+) -> tuple[SeqSetVAEFineTuner, CohortDataModule]:
+    """The module and its loaders; a new backbone is fitted to the training stays before, and `members` unless given."""
     cohort, backbone, transform, is_new = opened.cohort, opened.model, opened.transform, opened.loaded is None
     has_summaries = settings.beside.summaries
     if has_summaries:
@@ -163,7 +166,8 @@ def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEFineTu
     data = with_host_work(data, backbone, variables, again=in_this_process)
     if is_new and hasattr(backbone, "start_small"):
         backbone.start_small(n_stays, data.loader("train"), variables)
-    members = fit_members(settings.trees, backbone, variables, data)
+    if members is None:
+        members = fit_members(settings.trees, backbone, variables, data, lambda: out_of_fold(settings, cohort))
     return build(settings, backbone, variables, cohort, transform, members), data
 
 
@@ -177,6 +181,8 @@ def for_stays(settings: Settings, cohort: Cohort) -> Settings:
     chosen, n_stays = settings.beside.recipe(settings.architecture.architecture), labelled_stays(cohort)
     recipe_for = getattr(chosen, "recipe_for", None)
     advised: dict[str, Any] = {} if recipe_for is None else recipe_for(n_stays)
+    if settings.trees.average == "trees":
+        advised["max_epochs"] = 1  # of a network that has no weight
     recipe, now = getattr(chosen, "RECIPE", {}), as_plain(settings)
     free = {name for name in advised if name not in settings.loader.given and now[name] == recipe[name]}
     values = {name: advised[name] for name in free if advised[name] != now[name]}

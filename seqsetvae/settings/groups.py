@@ -242,9 +242,15 @@ class FinetuningSchedule(ScheduleSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSettings:
-    """Boosted trees beside the network: their log-odds are averaged."""
+    """Boosted trees and a linear model beside the network: their log-odds are averaged."""
 
     tree_models: int = setting(integer(0, 1000), default=0)
+    average: str = setting(choice("folds", "fixed", "network", "trees"), default="fixed")
+
+    @property
+    def beside_network(self) -> bool:
+        """Whether the network has other models beside it."""
+        return self.tree_models > 0 and self.average != "network"
 
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}  # what to install for each

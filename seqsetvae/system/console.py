@@ -7,12 +7,13 @@ torch, so that the command line can start without it.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TextIO
@@ -204,6 +205,18 @@ def warn(text: str) -> None:
     print(f"⚠️  {text}", flush=True)
     if _log is not None:
         _log.keep(text)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """What is printed inside is neither shown nor in train.log: of a training that is a step of another."""
+    global _log
+    log, _log = _log, None
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        _log = log
 
 
 def end_log() -> None:

@@ -17,6 +17,7 @@ from seqsetvae.checkpoint.backbone import LoadReport
 from seqsetvae.checkpoint.record import record_of
 from seqsetvae.cohort import notices
 from seqsetvae.cohort.profile import Window
+from seqsetvae.models.members import MEMBERS
 from seqsetvae.settings.declare import as_plain
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
 from seqsetvae.settings.resume import CHECKSUM, settings_checksum
@@ -182,7 +183,9 @@ def _of_model(module: pl.LightningModule, data: CohortDataModule) -> dict[str, A
     found: Any = module
     backbone = getattr(found, "backbone", None)
     unused = {} if backbone is None else not_used(backbone, data.cohort, data.transform)
-    return {WINDOW: str(Window.of([data.cohort.split("train")])), NOT_USED: unused}
+    members = getattr(found, "members", None)
+    averaged = {} if members is None else {MEMBERS: members.said()}
+    return {WINDOW: str(Window.of([data.cohort.split("train")])), NOT_USED: unused, **averaged}
 
 
 def _pretrained_checksum(pretrained: PretrainedSettings) -> str | None:

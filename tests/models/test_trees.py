@@ -28,9 +28,9 @@ def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeyp
     monkeypatch.setattr(trees, "ROUNDS", 5)
     train, asked = trees._train, []
 
-    def trained(table: np.ndarray, label: np.ndarray, seed: int, rounds: int, *rest: Any) -> Any:
-        asked.append((seed, rounds, "extra_trees" in rest[-1]))
-        return train(table, label, seed, rounds, *rest)
+    def trained(table: np.ndarray, label: np.ndarray, seed: int, kind: trees.Kind, *rest: Any) -> Any:
+        asked.append((seed, round(kind.rounds * trees.ROUNDS), "extra_trees" in kind.parameters))
+        return train(table, label, seed, kind, *rest)
 
     monkeypatch.setattr(trees, "_train", trained)
     assert len(BoostedTrees.fit(*_noise(), models=3).models) == 3
@@ -160,9 +160,9 @@ def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
 
 
 def test_trees_of_few_stays_have_smaller_leaves_and_try_more_of_few_columns() -> None:
-    assert trees.of_size(6392, 1400) == {"min_data_in_leaf": 20, "min_data_in_bin": 3, "feature_fraction": 0.05}
-    assert trees.of_size(420, 210) == {"min_data_in_leaf": 1, "min_data_in_bin": 1, "feature_fraction": 70 / 210}
-    assert trees.of_size(4, 3)["feature_fraction"] == 1
+    assert trees.of_size(6392, 1400, 70) == {"min_data_in_leaf": 20, "min_data_in_bin": 3, "feature_fraction": 0.05}
+    assert trees.of_size(420, 210, 70) == {"min_data_in_leaf": 1, "min_data_in_bin": 1, "feature_fraction": 70 / 210}
+    assert trees.of_size(4, 3, 70)["feature_fraction"] == 1
 
 
 def test_trees_find_a_fact_of_seven_stays() -> None:

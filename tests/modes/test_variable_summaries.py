@@ -34,13 +34,15 @@ def trained(compiled: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """(run folder, what was printed) of a run that tests only read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trees, "ROUNDS", 15)
-        return _train(compiled, tmp_path_factory.mktemp("summaries"))
+        return _train(compiled, tmp_path_factory.mktemp("summaries"), average=None)
 
 
 def _train(compiled: Cohort, root: Path, **flags: Any) -> tuple[Path, str]:
+    """A run and what it printed; a flag None stands for the recipe's value in place of the usual one of these tests."""
     usual: dict[str, Any] = {"architecture": "variable_summaries", "max_epochs": 3, "data_dir": compiled.path}
+    usual |= {"output_root_dir": root, "from_random_weights": True, "batch_size": 16, "average": "fixed"}
     usual |= {"tree_models": 2, "head_members": 4}
-    words = {**usual, "output_root_dir": root, "from_random_weights": True, "batch_size": 16, **flags}
+    words = {name: value for name, value in (usual | flags).items() if value is not None}
     status, printed, errors = command("finetune", **words)
     assert status == 0, errors
     return run_of(root), printed
@@ -77,7 +79,10 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert f"{float(last['val_auprc']):.4f}" in said
     members = load_finetuned(checkpoint).model.members
     assert members is not None
-    assert [member.name for member in members.of] == ["network", "trees"]
+    assert [member.name for member in members.of] == ["network", "trees", "random trees", "linear model"]
+    recorded = json.loads((run / "config.json").read_text(encoding="utf-8"))["members"]
+    assert recorded == members.said()
+    assert sum(each["weight"] for each in recorded.values()) == pytest.approx(1)
     assert len(members.as_plain()["trees"]) == 2
 
 
@@ -104,6 +109,40 @@ def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> 
     averaged, current = content["state_dict"], content["current_model_state"]
     assert not torch.equal(averaged["backbone.weight"], current["backbone.weight"])
     assert torch.equal(averaged["backbone.edges"], current["backbone.edges"])  # what was fitted is no average
+
+
+@pytest.mark.parametrize(
+    ("average", "weights"),
+    [("fixed", {"network": 0.3, "trees": 0.7}), ("network", None), ("trees", {"network": 0.0})],
+)
+def test_the_average_may_be_fixed_or_of_one_kind(
+    compiled: Cohort, tmp_path: Path, average: str, weights: dict[str, float] | None
+) -> None:
+    flags = {"max_epochs": None} if average == "trees" else {}
+    run, _ = _train(compiled, tmp_path, tree_models=2, average=average, **flags)
+    members = load_finetuned(run / "checkpoints" / "best.ckpt").model.members
+    found = None if members is None else {member.name: member.weight for member in members.of}
+    if weights is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert {name: found[name] for name in weights} == weights
+    assert len(rows_of(run)) == (1 if average == "trees" else 3)
+    assert [path.name for path in tmp_path.iterdir()] == [run.name]  # nothing is left of what weights are chosen by
+
+
+def test_the_network_does_not_depend_on_how_weights_are_chosen(compiled: Cohort, tmp_path: Path) -> None:
+    """The network is the same to the last bit whether others were trained out of fold before it."""
+    runs = {each: _train(compiled, tmp_path / each, tree_models=1, average=each)[0] for each in ("fixed", "folds")}
+    states = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)["state_dict"] for run in runs.values()]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_weights_chosen_out_of_fold_need_one_process(compiled: Cohort, tmp_path: Path) -> None:
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, "devices": 2}
+    status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
+    assert status == 2
+    assert "average: received folds; allowed with one process" in errors
 
 
 @pytest.mark.parametrize(

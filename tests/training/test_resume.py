@@ -14,6 +14,7 @@ from benchmarks.kills import differences
 from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import trees
+from seqsetvae.runs import out_of_fold
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder
@@ -120,14 +121,26 @@ def test_worker_processes_give_the_same_batches_after_a_restart(whole, pretraine
     assert_same_run(run_of(tmp_path), whole)
 
 
-def test_a_cosine_and_trees_go_on_too(compiled, tmp_path, monkeypatch):
+@pytest.mark.parametrize("average", ["fixed", "folds"])
+def test_a_cosine_and_an_average_go_on_too(compiled, tmp_path, monkeypatch, average):
+    """Weights are those of the checkpoint: nothing is trained out of fold again."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 15)
+    monkeypatch.setattr(out_of_fold, "FOLDS", 2)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
-    words |= {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 3, **EVERY_STEP}
-    assert command("finetune", **words, output_root_dir=tmp_path / "whole")[0] == 0
-    with killed_at(SeqSetVAEFineTuner, "training_step", 7):
+    words |= {"max_epochs": 3, "batch_size": 16, "tree_models": 1, "head_members": 3, "average": average, **EVERY_STEP}
+    step, steps = SeqSetVAEFineTuner.training_step, []
+
+    def counted(*arguments):
+        steps.append(1)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeqSetVAEFineTuner, "training_step", counted)
+        assert command("finetune", **words, output_root_dir=tmp_path / "whole")[0] == 0
+    with killed_at(SeqSetVAEFineTuner, "training_step", len(steps) - 4):
         command("finetune", **words, output_root_dir=tmp_path / "killed")
+    monkeypatch.setattr(out_of_fold, "folds", None)
     resume(run_of(tmp_path / "killed"))
     assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
 

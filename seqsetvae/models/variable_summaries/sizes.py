@@ -87,5 +87,6 @@ RECIPE: dict[str, Any] = {
     "head_dropout": 0.3,
     "head_members": 16,
     "tree_models": 4,
+    "average": "folds",
     "min_count": 0,  # values are read by their place among those of the training stays, however few
 }
