@@ -20,7 +20,7 @@ from seqsetvae.settings.declare import as_plain
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import file_sha256, read_json, write_text
 from seqsetvae.system.findings import WARNING, Finding
-from seqsetvae.tasks.spec import Spec
+from seqsetvae.tasks.spec import BINARY, Spec
 from seqsetvae.tasks.targets import require_targets, spec_of
 from seqsetvae.training.run_folder import RunFolder, find_checkpoint
 
@@ -108,7 +108,7 @@ def cautions(settings: Settings) -> list[str]:
             "If the checkpoint was trained on stays of a held-out fold, above all with their labels, the metrics are "
             "optimistic."
         )
-    if settings.baselines.baselines == "all":
+    if settings.baselines.baselines == "all" and settings.finetuning.task.task != BINARY:
         found.append("The baselines were stopped or chosen on the held-out fold, so their metrics are optimistic.")
     return found
 

@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 from seqsetvae.batches.loading import data_module
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.cohort.folds import gather
+from seqsetvae.cohort.folds import folds, gather
 from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import (
@@ -51,6 +51,7 @@ from seqsetvae.training.precision import prepare_device, weight_type
 from seqsetvae.training.resume import earlier_run
 from seqsetvae.training.run_folder import SUMMARY, RunFolder, find_checkpoint
 
+INNER_FOLDS = 3  # of the training stays, on which baselines are stopped or chosen
 Done = tuple[Columns, dict[str, Any]]  # the predictions of a job, and what its .json says of it
 
 
@@ -134,14 +135,26 @@ def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Column
 
 
 def _baselines(settings: Settings, fold: Fold) -> Columns:
-    """The outputs of each baseline for the held-out stays."""
+    """The outputs of each baseline for the held-out stays.
+
+    With one binary label the mean of several, each trained without an inner fold of the training stays, on which it is
+    stopped or chosen. For other tasks, whose inner folds may lack a class, the held-out stays stop and choose them.
+    """
     of_run, cohort = settings.finetuning, fold.labelled
     transform, device = new_transform(of_run.architecture, of_run.values, cohort), prepare_device(of_run.run)
-    loaders = data_module(cohort, transform, of_run.data, of_run.loader, of_run.run, device)
-    ids, outputs = baseline_outputs(spec_of(cohort), loaders, "valid")
-    assert np.array_equal(np.sort(cohort.split("valid").stay_id), ids), "every held-out stay has a label"
-    spec = spec_of(cohort)
-    return as_columns(spec, ids, truth(cohort, "valid", spec, ids), outputs)
+    spec, held_out = spec_of(cohort), cohort.split("valid")
+    parts = [cohort]
+    if spec.outputs is None:
+        parts = list(folds(replace(cohort, splits={"train": cohort.split("train")}), INNER_FOLDS, of_run.run.seed))
+    found = []
+    for part in parts:
+        part = replace(part, splits={**part.splits, "test": held_out})
+        loaders = data_module(part, transform, of_run.data, of_run.loader, of_run.run, device)
+        ids, outputs = baseline_outputs(spec, loaders, "test")
+        assert np.array_equal(np.sort(held_out.stay_id), ids), "every held-out stay has a label"
+        found.append(outputs)
+    mean = {name: np.mean([outputs[name] for outputs in found], axis=0) for name in found[0]}
+    return as_columns(spec, ids, truth(cohort, "valid", spec, ids), mean)
 
 
 def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:

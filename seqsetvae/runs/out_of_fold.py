@@ -20,7 +20,7 @@ from seqsetvae.settings.declare import changed
 from seqsetvae.system.console import print_line, silent
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.memory import release
-from seqsetvae.training.random_numbers import rng_states, set_rng_states
+from seqsetvae.training.checkpoints import rng_states, set_rng_states
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.table import OutOfFold
 

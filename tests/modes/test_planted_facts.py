@@ -98,7 +98,6 @@ def test_the_recipe_makes_batches_for_the_number_of_stays_unless_the_user_says(c
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FACTS, RARE_LEVEL])
 def test_no_baseline_is_better_at_any_planted_fact(tmp_path, kind):
-    """Although the held-out fold, by which models are compared, stopped and chose the baselines."""
     cohort, _ = _import(tmp_path, kind, "--fractions", "0.8", "0.2", "0")
     found = _results(cohort, tmp_path / "cv", folds=3)
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
