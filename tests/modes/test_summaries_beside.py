@@ -139,7 +139,7 @@ def test_the_backbone_can_be_unfrozen_in_every_way(
 
 
 def test_a_killed_run_is_resumed_to_the_same_result(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    flags = {"summaries": True, "tree_models": 1, **FINETUNING, **EVERY_STEP}
+    flags = {"summaries": True, "tree_models": 1, "average": "fixed", **FINETUNING, **EVERY_STEP}
     status, _, errors = finetune(pretrained, compiled.path, tmp_path / "whole", **flags)
     assert status == 0, errors
     with killed_at(LastCheckpoint, "on_train_batch_end", STEPS + 5):  # in the second frozen epoch
