@@ -11,7 +11,6 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
-from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
 from seqsetvae.runs import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.runs.crossvalidation_jobs import train_and_predict
@@ -195,10 +194,10 @@ def test_a_fold_that_was_killed_goes_on(pretrained, compiled, tmp_path, monkeypa
 def test_pretraining_within_a_fold_never_sees_its_held_out_stays(compiled, tmp_path, monkeypatch):
     seen, train = [], pretrain.train
 
-    def watched(settings: Any, cohort: Cohort, *rest: Any) -> Any:
-        seen.append({stay for split in cohort.splits.values() for stay in split.stay_id.tolist()})
+    def watched(settings: Any, opened: Any, *rest: Any) -> Any:
+        seen.append({stay for split in opened.cohort.splits.values() for stay in split.stay_id.tolist()})
         assert settings.loader.batch_size == 32
-        return train(settings, cohort, *rest)
+        return train(settings, opened, *rest)
 
     monkeypatch.setattr(pretrain, "train", watched)
     flags = {"architecture": "variable_summaries", "objective": "forecasting", "pretrain_epochs": 1, "folds": 2}
