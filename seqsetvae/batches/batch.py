@@ -87,6 +87,13 @@ class Batch(_OfStays):
         """[S] int64, position in the batch of each set's stay."""
         return torch.repeat_interleave(self.sets_per_stay, output_size=self.n_sets)
 
+    @property
+    def set_of_event(self) -> torch.Tensor:
+        """[E] int64, the set of each event, stay by stay and in time order."""
+        device, set_of_row = self.set_row.device, torch.empty_like(self.set_row)
+        set_of_row[self.set_row] = torch.arange(self.n_sets, device=device)
+        return set_of_row.repeat_interleave(self.sizes.events_per_set(device), output_size=len(self.variable))
+
 
 @dataclass(frozen=True, eq=False)
 class _Sent:

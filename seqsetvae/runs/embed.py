@@ -88,7 +88,7 @@ def encode(backbone: Backbone, batch: Batch, embeddings: torch.Tensor) -> tuple[
     """(mu, history) of every set of a batch: [S, D] float32 each."""
     with torch.inference_mode():
         mu = backbone.set_means(batch, embeddings)
-        history = backbone.history(mu, batch)
+        history = backbone.history(mu, batch, embeddings)
     return mu.float().cpu().numpy(), history.float().cpu().numpy()
 
 

@@ -167,7 +167,9 @@ def _parts(model: Exported) -> dict[str, Part]:
     with torch.no_grad():
         if hasattr(backbone, "padded_history"):
             mu = backbone.set_means(batch, model.embeddings)
-            mask, padded = _padded(batch, mu=mu, minute=batch.minute, history=backbone.history(mu, batch))
+            history = backbone.history(mu, batch, model.embeddings)
+            read = backbone.history_input(mu, batch, model.embeddings)
+            mask, padded = _padded(batch, mu=read, minute=batch.minute, history=history)
             inputs, axes = {name: padded[name] for name in ("mu", "minute")}, ("stays", "sets")
             found["history_encoder.onnx"] = Part(
                 backbone.padded_history(), inputs, dict.fromkeys(inputs, axes), "history", padded["history"], mask
@@ -197,6 +199,8 @@ def _not_in_onnx(model: Exported) -> list[str]:
         if has_history
         else f"Not in ONNX: the backbone of {model.backbone.architecture}, which computes its summaries in numpy."
     ]
+    if has_history and model.backbone.running is not None:
+        said.append("Not in ONNX: running statistics; mu of history_encoder.onnx is each set's mean plus their part.")
     if model.texts:
         said.append("Not in ONNX: the boosted trees, which belong to LightGBM; model.safetensors has them.")
     return said

@@ -17,7 +17,7 @@ from seqsetvae.checkpoint.backbone import load_backbone, read_checkpoint, withou
 from seqsetvae.checkpoint.file import read_file
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.models.seqsetvae.backbone import Backbone
-from seqsetvae.models.seqsetvae.layout import INERT, canonical_name
+from seqsetvae.models.seqsetvae.layout import INERT, RUNNING, canonical_name
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.summary import partial_weights_advice
 from tests import tiny
@@ -263,6 +263,21 @@ def test_what_the_file_says_of_its_heads_wins_over_the_settings(tmp_path):
     assert checkpoint.not_stated == []
 
 
+def test_running_statistics_are_those_of_the_file_or_begin_at_zero(tmp_path):
+    """An old file may get them, and one that has them is read with them."""
+    asked = {**tiny.SIZES.as_dict(), "running_statistics": True}
+    old = read_checkpoint(tiny.write_checkpoint(tmp_path / "old.ckpt", tiny.tiny_backbone()))
+    backbone = Backbone(old.infer_sizes(asked))
+    assert load_backbone(backbone, old).is_complete
+    assert not backbone.get_parameter(RUNNING).any()
+    assert not old.infer_sizes(tiny.SIZES.as_dict()).running_statistics
+    trained = tiny.tiny_backbone(running_statistics=True)
+    new = read_checkpoint(tiny.write_checkpoint(tmp_path / "new.ckpt", trained))
+    again = Backbone(new.infer_sizes(tiny.SIZES.as_dict()))
+    assert load_backbone(again, new).is_complete
+    assert torch.equal(again.get_parameter(RUNNING), trained.get_parameter(RUNNING))
+
+
 def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path):
     checkpoint = read_checkpoint(tiny.write_checkpoint(tmp_path / "file.pt", tiny.tiny_backbone(), "bare"))
     with pytest.raises(InputError, match=r"heads = 3 is not a divisor of .* 32; pass --heads"):
@@ -277,7 +292,7 @@ def test_numpy_scalars_in_old_hyper_parameters_become_plain_numbers(tmp_path):
     backbone, report = _load(_write(tmp_path / "file.ckpt", content))
     assert report.is_complete
     kinds = {name: type(value) for name, value in backbone.sizes.as_dict().items()}
-    assert set(kinds.values()) == {int, float}
+    assert set(kinds.values()) == {int, float, bool}
     assert kinds["transformer_dropout"] is float
 
 

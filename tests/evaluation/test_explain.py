@@ -18,11 +18,12 @@ from seqsetvae.system.errors import InputError
 from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def function(compiled: Cohort) -> StayLogit:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "running statistics"])
+def function(compiled: Cohort, request: pytest.FixtureRequest) -> StayLogit:
     """The logit of a validation stay under a tiny random model in double precision."""
     torch.manual_seed(1)
-    model = FinetunedModel(tiny.tiny_backbone(dtype=torch.float64), Head(32, 8, 0.0).double(), "mean").eval()
+    backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=request.param)
+    model = FinetunedModel(backbone, Head(32, 8, 0.0).double(), "mean").eval()
     batches = SplitBatches(compiled.split("valid"), None, np.float64, change=compiled.variables.z_scores)
     return StayLogit(model, torch.from_numpy(compiled.embeddings.copy()), batches, stay=4)
 

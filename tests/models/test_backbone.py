@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ SHAPES: list[dict[str, Any]] = [
     {"heads": 1, "m": 1, "levels": 1},
     {"transformer_heads": 1, "transformer_layers": 1},
     {"transformer_layers": 3},
+    {"running_statistics": True},
 ]
 
 
@@ -122,22 +124,28 @@ def test_logvar_equals_the_plain_model_and_is_clamped():
 
 
 @pytest.mark.parametrize("order", [(0,), (2,), (4, 1), (3, 2, 1, 0), (1, 1, 4, 2, 0, 3)])
-def test_a_stay_does_not_see_its_neighbours(order):
+@pytest.mark.parametrize("running", [False, True])
+def test_a_stay_does_not_see_its_neighbours(order, running):
     """Alone, with others, in any order, twice: the same states."""
-    backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
+    backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=running)
+    stays = tiny.ragged_stays()
     alone = [_fast(backbone, [stay])[1] for stay in stays]
     _, together = _fast(backbone, [stays[i] for i in order])
     torch.testing.assert_close(together, torch.cat([alone[i] for i in order]), rtol=0, atol=1e-12)
 
 
-def test_the_order_of_events_in_a_set_does_not_matter():
-    backbone, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
+@pytest.mark.parametrize("running", [False, True])
+def test_the_order_of_events_in_a_set_does_not_matter(running):
+    backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=running)
+    stays = tiny.ragged_stays()
     reversed_events = [[(minute, events[::-1]) for minute, events in stay] for stay in stays]
     torch.testing.assert_close(_fast(backbone, stays), _fast(backbone, reversed_events), rtol=0, atol=1e-12)
 
 
-def test_the_past_does_not_see_the_future():
-    backbone, stay = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()[2]
+@pytest.mark.parametrize("running", [False, True])
+def test_the_past_does_not_see_the_future(running):
+    backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=running)
+    stay = tiny.ragged_stays()[2]
     minute, events = stay[4]
     changed = [*stay[:4], (minute + 500, [(variable, value + 3) for variable, value in events]), *stay[5:]]
     (_, before), (_, after) = _fast(backbone, [stay]), _fast(backbone, [changed])
@@ -145,10 +153,23 @@ def test_the_past_does_not_see_the_future():
     assert ((before[4:] - after[4:]).abs().amax(dim=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("sizes", SHAPES[:2] + SHAPES[5:6], ids=_name)
+def test_a_model_without_running_statistics_is_the_same_with_them_until_they_are_trained():
+    """They are the same where a stay is cut off, too."""
+    old, stays = tiny.tiny_backbone(dtype=torch.float64), tiny.ragged_stays()
+    new = Backbone(replace(old.sizes, running_statistics=True)).double().eval()
+    assert new.load_state_dict(old.state_dict(), strict=False).missing_keys == ["running.of_variable.weight"]
+    assert torch.equal(_fast(new, stays)[1], _fast(old, stays)[1])
+    trained = tiny.tiny_backbone(dtype=torch.float64, running_statistics=True)
+    whole = _fast(trained, [stays[2]])[1]
+    for n_sets in range(1, len(stays[2]) + 1):
+        torch.testing.assert_close(_fast(trained, [stays[2][:n_sets]])[1], whole[:n_sets], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SHAPES[:2] + SHAPES[5:6] + SHAPES[-1:], ids=_name)
 def test_training_mode_is_evaluation_mode_with_dropout(sizes, monkeypatch):
     """With every dropout probability at 0, the training path gives the same values and gradients."""
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.0)
+    monkeypatch.setattr("seqsetvae.models.seqsetvae.running_statistics.DROPOUT", 0.0)
     backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=0.0, **sizes), tiny.ragged_stays()
     evaluated = _fast(backbone, stays)
     gradients = _gradients(backbone, evaluated)
@@ -159,12 +180,13 @@ def test_training_mode_is_evaluation_mode_with_dropout(sizes, monkeypatch):
     torch.testing.assert_close(_gradients(backbone, trained), gradients, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("place", ["events", "gaussian", "transformer"])
+@pytest.mark.parametrize("place", ["events", "gaussian", "transformer", "statistics"])
 def test_each_dropout_acts_in_training(place, monkeypatch):
-    """Each of the three places by itself changes the history in training mode, and none does in evaluation mode."""
+    """Each of the places by itself changes the history in training mode, and none does in evaluation mode."""
     monkeypatch.setattr("seqsetvae.models.seqsetvae.set_encoder.EVENT_DROPOUT", 0.1 if place == "events" else 0.0)
-    dropout = 0.1 if place == "transformer" else 0.0
-    backbone, stays = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=dropout), tiny.ragged_stays()
+    dropout, stays = 0.1 if place == "transformer" else 0.0, tiny.ragged_stays()
+    has_statistics = place == "statistics"
+    backbone = tiny.tiny_backbone(dtype=torch.float64, transformer_dropout=dropout, running_statistics=has_statistics)
     _dropout(backbone, "set_encoder.mu_logvar.3").p = 0.1 if place == "gaussian" else 0.0
     evaluated = _fast(backbone, stays)[1]
     assert torch.equal(evaluated, _fast(backbone, stays)[1])

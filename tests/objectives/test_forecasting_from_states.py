@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.models.seqsetvae.backbone import Backbone
+from seqsetvae.models.seqsetvae.layout import RUNNING
 from seqsetvae.objectives.forecasting import Settings, build_loss
 from seqsetvae.objectives.forecasting.objective import SETS_PER_STAY, StateForecasting
 from tests import tiny
@@ -89,10 +92,15 @@ def test_training_draws_other_sets_each_time():
     assert not all(torch.equal(at_random(batch).row, evenly(batch).row) for _ in range(5))
 
 
-def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_path):
+@pytest.mark.parametrize("running", [False, True])
+def test_seqsetvae_is_pretrained_by_forecasting_and_fine_tuned(compiled, tmp_path, running):
     flags = {"preset": "small", "objective": "forecasting", "max_epochs": 1, "batch_size": 16}
+    flags |= {"running_statistics": running}
     printed = succeeded(command("pretrain", **flags, data_dir=compiled.path, output_root_dir=tmp_path))
     assert "val_value_of_zero" in printed
     printed = succeeded(finetune(run_of(tmp_path, "pretrain"), compiled.path, tmp_path, max_epochs=1))
     assert "skipped on purpose       2   objective (2)" in printed
     assert "missing                  0" in printed
+    weights = load_finetuned(run_of(tmp_path) / "checkpoints" / "best.ckpt").model.state_dict()
+    learned = [value for name, value in weights.items() if name.endswith(RUNNING)]
+    assert [bool(value.any()) for value in learned] == [True] * running  # it has been trained, and was loaded

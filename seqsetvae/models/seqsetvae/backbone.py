@@ -20,6 +20,7 @@ from seqsetvae.models.seqsetvae.history_encoder import (
     time_bucket_edges,
     time_buckets,
 )
+from seqsetvae.models.seqsetvae.running_statistics import RunningStatistics
 from seqsetvae.models.seqsetvae.set_encoder import MAB, SetEncoder
 from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.ops.pooling import POOLINGS, pool
@@ -38,6 +39,7 @@ class Backbone(nn.Module):
         self.transformer = CausalTransformer(sizes)
         self.post_transformer_norm = nn.LayerNorm(sizes.latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(TIME_BUCKETS, sizes.latent_dim)
+        self.running = RunningStatistics(sizes.input_dim, sizes.latent_dim) if sizes.running_statistics else None
         # The time bias has no effect; kept so that checkpoints round-trip, as buffers so that it is not trained.
         self.register_buffer("alibi_slope", torch.tensor(1.0))
         self.register_buffer("time_tau", torch.tensor(60.0))
@@ -51,7 +53,7 @@ class Backbone(nn.Module):
 
     def states(self, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """History state of every set: [S, D]. `embeddings` [V, I] are the vectors of the cohort's variables."""
-        return self.history(self.set_means(batch, embeddings), batch)
+        return self.history(self.set_means(batch, embeddings), batch, embeddings)
 
     forward = states
 
@@ -72,8 +74,13 @@ class Backbone(nn.Module):
         """mu of every set: [S, D]."""
         return self.set_encoder.mean(self.set_features(batch, embeddings))
 
-    def history(self, mu: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def history_input(self, mu: torch.Tensor, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
+        """Set means [S, D], and what the variables of each stay have been until each set: [S, D]."""
+        return mu if self.running is None else mu + self.running(batch, embeddings)
+
+    def history(self, mu: torch.Tensor, batch: Batch, embeddings: torch.Tensor) -> torch.Tensor:
         """Set means [S, D] → history states [S, D]; a state sees its own set and those before it."""
+        mu = self.history_input(mu, batch, embeddings)
         buckets = time_buckets(batch.minute, batch.set_index, self.time_edges)
         time = self.rel_time_bucket_embed(buckets)
         position = position_encoding(batch.set_index, mu.shape[1], time.dtype)  # not mu's type: it may be bf16
@@ -86,13 +93,13 @@ class Backbone(nn.Module):
         return PaddedHistory(self.transformer, self.post_transformer_norm, self.rel_time_bucket_embed, self.time_edges)
 
     def layers(self) -> Mapping[str, Sequence[nn.Module]]:
-        """Its modules by layer, from input to output; the time embedding belongs to the first history layer."""
+        """Its modules by layer, from input to output; what is added to a history's input belongs to its first layer."""
         encoder, last = self.set_encoder, len(self.transformer.layers)
         projection = [part for part in (encoder.dim_reducer, encoder.embed) if part is not None]
         history: dict[str, list[nn.Module]] = {
             f"history_{number}": [layer] for number, layer in enumerate(self.transformer.layers, start=1)
         }
-        history["history_1"].append(self.rel_time_bucket_embed)
+        history["history_1"] += [part for part in (self.rel_time_bucket_embed, self.running) if part is not None]
         history[f"history_{last}"].append(self.post_transformer_norm)
         return {"projection": projection, "set_encoder": [encoder.encoder_layers, encoder.mu_logvar], **history}
 

@@ -24,7 +24,8 @@ SKIPPED: tuple[str, ...] = (
     r"objective\..+",  # weights of a pretraining objective
     OLD_HEAD,
 )
-INERT = frozenset({"alibi_slope", "time_tau"})  # without effect on the output, so a file may lack them
+RUNNING = "running.of_variable.weight"  # zero in a new model, as if it were not there
+INERT = frozenset({"alibi_slope", "time_tau", RUNNING})  # without effect on the output, so a file may lack them
 HISTORY_PARTS = ("transformer.", "post_transformer_norm.", "rel_time_bucket_embed.")
 NOT_IN_SHAPES: tuple[str, ...] = ("heads", "transformer_heads", "transformer_dropout")  # sizes that no weight shows
 MOST_MISSING = 8  # layers stated for each layer that a file has weights of
@@ -117,6 +118,7 @@ def infer_sizes(
             f"or setvae.*). Its weights are {', '.join(list(shapes)[:4])}, ..."
         )
     names = [item.name for item in fields(Sizes)]
+    stated = {**stated, "running_statistics": RUNNING in shapes or fallback.get("running_statistics", False)}
     stated = {name: stated[name] for name in names if name in stated}
     shown = _shown(shapes, reduces=bool(stated.get("reduced_dim")))
     for name in ("levels", "transformer_layers"):  # a layer without any weight must be reported as missing

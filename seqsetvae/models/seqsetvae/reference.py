@@ -77,6 +77,39 @@ class PlainSetEncoder(nn.Module):
         return gaussians
 
 
+class PlainRunning(nn.Module):
+    """The beginning of a stay → what its last set gets from the statistics of each variable until then."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.of_variable = nn.Linear(sizes.input_dim, 8 * sizes.latent_dim, bias=False)
+
+    def forward(self, sets: Sequence[PlainSet], embeddings: torch.Tensor) -> torch.Tensor:
+        measured: dict[int, list[tuple[float, torch.Tensor]]] = {}
+        for minute, events in sets:
+            for variable in {variable for variable, _ in events}:
+                values = torch.tensor([value for each, value in events if each == variable], dtype=torch.float64)
+                measured.setdefault(variable, []).append((minute / 60, values.clamp(-10, 10).mean()))
+        now = sets[-1][0] / 60
+        total = self.of_variable.weight.new_zeros(self.of_variable.out_features // 8)
+        for variable, pairs in measured.items():
+            values = torch.stack([value for _, value in pairs])
+            fade = torch.tensor([0.5 ** ((now - hour) / 6) for hour, _ in pairs], dtype=values.dtype)
+            statistics = [
+                torch.tensor(math.log1p(len(pairs)), dtype=torch.float64),
+                values[-1],
+                values.mean(),
+                values.min(),
+                values.max(),
+                (values * fade).sum() / fade.sum(),
+                values[-1] - values[0],
+                torch.tensor(math.log1p(now - pairs[-1][0]), dtype=torch.float64),
+            ]
+            matrix = self.of_variable(embeddings[variable]).view(8, -1)
+            total = total + torch.stack([each.to(matrix) for each in statistics]) @ matrix
+        return total
+
+
 class PlainBackbone(nn.Module):
     """A stay's sets → mu, logvar and history of each."""
 
@@ -90,6 +123,7 @@ class PlainBackbone(nn.Module):
         self.transformer = nn.TransformerEncoder(layer, sizes.transformer_layers, enable_nested_tensor=False)
         self.post_transformer_norm = nn.LayerNorm(latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(64, latent_dim)
+        self.running = PlainRunning(sizes) if sizes.running_statistics else None
         self.register_buffer("alibi_slope", torch.tensor(1.0))
         self.register_buffer("time_tau", torch.tensor(60.0))
 
@@ -113,6 +147,8 @@ class PlainBackbone(nn.Module):
             since = 0.0 if before is None else max(minute - before, 0.0)
             before = minute
             row = mu[index] + self.position(index).to(mu) + self.rel_time_bucket_embed.weight[bucket(since)]
+            if self.running is not None:
+                row = row + self.running(stay[: index + 1], embeddings)
             rows.append(nn.functional.layer_norm(row, (self.dim,)))
         future = torch.triu(torch.ones(len(stay), len(stay), dtype=torch.bool), diagonal=1)
         x = torch.stack(rows)[None]

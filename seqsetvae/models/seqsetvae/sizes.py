@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqsetvae.settings.declare import setting
-from seqsetvae.settings.kinds import integer, number, optional
+from seqsetvae.settings.kinds import BOOLEAN, integer, number, optional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,19 @@ class Sizes:
     transformer_heads: int = setting(integer(1, 65536), default=8)
     transformer_layers: int = setting(integer(1, 256), default=4)
     transformer_dropout: float = setting(number(0, 0.9), default=0.1)
+    running_statistics: bool = setting(
+        BOOLEAN,
+        default=False,
+        help="true: the history encoder also reads, at each set, last value, mean, extremes and more of each variable "
+        "of the stay so far; a checkpoint without them gives the same numbers until they are trained",
+    )
 
     @property
     def event_dim(self) -> int:
         """Width of an event vector: R, or I without a dim_reducer."""
         return self.input_dim if self.reduced_dim is None else self.reduced_dim
 
-    def as_dict(self) -> dict[str, int | float | None]:
+    def as_dict(self) -> dict[str, int | float | bool | None]:
         """All sizes by name."""
         return asdict(self)
 

@@ -79,17 +79,9 @@ def stay_hours(batch: Batch) -> torch.Tensor:
     return (batch.minute[end - 1] - batch.minute[end - batch.sets_per_stay]) / 60
 
 
-def set_of_event(batch: Batch) -> torch.Tensor:
-    """The set of each event, stay by stay and in time order: [E]."""
-    device = batch.set_row.device
-    set_of_row = torch.empty_like(batch.set_row)
-    set_of_row[batch.set_row] = torch.arange(batch.n_sets, device=device)
-    return set_of_row.repeat_interleave(batch.sizes.events_per_set(device), output_size=len(batch.variable))
-
-
 def event_hours(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The set of each event, its stay, and hours since the stay's first set: [E] each."""
-    of_set = set_of_event(batch)
+    of_set = batch.set_of_event
     stay = batch.stay_of_set[of_set]
     first = batch.minute[batch.sets_per_stay.cumsum(0) - batch.sets_per_stay]  # [N]
     return of_set, stay, (batch.minute[of_set] - first[stay]) / 60

@@ -43,7 +43,7 @@ class Reconstruction(nn.Module):
         """(reconstruction, KL) of a batch, scalars, and the Gaussians (mu, logvar) behind them, [S, D] each."""
         encoder = model.set_encoder
         mu, logvar = encoder.gaussian(model.set_features(batch, embeddings))
-        history = model.history(mu, batch)  # stay by stay
+        history = model.history(mu, batch, embeddings)  # stay by stay
         states = torch.empty_like(history).index_copy(0, batch.set_row, history)  # in order of size
         target = encoder.event_vectors(batch.variable, batch.value, embeddings)
         recon = reconstruction(model.decoder(states, batch.sizes), target, batch.sizes)
