@@ -129,7 +129,7 @@ def _train(
     table: np.ndarray, label: np.ndarray, seed: int, kind: Kind, rounds: int | None = None, **options: Any
 ) -> Any:
     parameters = {**PARAMETERS, **kind.parameters, "seed": seed, "num_threads": torch.get_num_threads()}
-    parameters |= of_size(*table.shape, kind.columns)
+    parameters |= of_size(len(table), table.shape[1], kind.columns)
     most = round(kind.rounds * ROUNDS)
     return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds or most, **options)
 
@@ -139,14 +139,15 @@ def _best_length(table: np.ndarray, label: np.ndarray, kind: Kind, parts: Parts)
     library, boosters, losses = lightgbm(), [], []
     for grown_on, held_out in parts:
         of_round: dict[str, Any] = {}
-        options = {
+        options: dict[str, Any] = {
             "valid_sets": [library.Dataset(table[held_out], label[held_out])],
             "callbacks": [library.early_stopping(PATIENCE, verbose=False), library.record_evaluation(of_round)],
         }
         boosters.append(_train(table[grown_on], label[grown_on], 0, kind, **options))
         losses.append(len(held_out) * np.array(of_round["valid_0"]["binary_logloss"]))
     longest = max(map(len, losses))
-    rounds = 1 + int(sum(np.pad(each, (0, longest - len(each)), "edge") for each in losses).argmin())
+    total = np.sum([np.pad(each, (0, longest - len(each)), "edge") for each in losses], axis=0)
+    rounds = 1 + int(total.argmin())
     found = np.zeros(len(label))
     for booster, (_, held_out) in zip(boosters, parts, strict=True):
         length = min(rounds, booster.current_iteration())
