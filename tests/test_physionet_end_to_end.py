@@ -1,7 +1,5 @@
 """8,000 real stays, from the published files to a fine-tuned model: by a compiled cohort and by the old layout."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path
@@ -39,7 +37,7 @@ def old_layout(cohort: Cohort) -> Path:
     return out / "patient_ehr"
 
 
-def test_the_old_layout_compiles_to_the_same_cohort(cohort: Cohort, old_layout: Path, tmp_path: Path) -> None:
+def test_the_old_layout_compiles_to_the_same_cohort(cohort, old_layout, tmp_path):
     again = open_or_compile(old_layout, cache_root=tmp_path)
     assert again.vocabulary == cohort.vocabulary
     for name, split in cohort.splits.items():
@@ -57,9 +55,7 @@ def _val_auc(data_dir: Path, golden: Path, root: Path) -> list[float]:
         return [float(row["val_auc"]) for row in csv.DictReader(file)]
 
 
-def test_both_fine_tune_to_the_same_val_auc_above_chance(
-    cohort: Cohort, old_layout: Path, golden: Path, tmp_path: Path
-) -> None:
+def test_both_fine_tune_to_the_same_val_auc_above_chance(cohort, old_layout, golden, tmp_path):
     compiled = _val_auc(cohort.path, golden, tmp_path / "compiled")
     assert _val_auc(old_layout, golden, tmp_path / "old") == pytest.approx(compiled, abs=1e-6)
     assert max(compiled) > 0.65

@@ -1,7 +1,5 @@
 """Small things to test with: ragged stays in memory, backbones with no special parameter, checkpoint files."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

@@ -1,7 +1,5 @@
 """The calls in which benchmarks.kills lets a process die are there."""
 
-from __future__ import annotations
-
 import importlib
 from functools import reduce
 
@@ -11,7 +9,7 @@ from benchmarks.kills import CALLS, PLACES
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_place_is_a_function_of_its_module(place: str) -> None:
+def test_a_place_is_a_function_of_its_module(place):
     module, path = PLACES[place]
     assert callable(reduce(getattr, path.split("."), importlib.import_module(module)))
     assert CALLS[place] > 0

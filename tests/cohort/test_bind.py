@@ -1,7 +1,5 @@
 """What reads the variables of a cohort: the table of a checkpoint, side files, and events that have no embedding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,7 @@ def _new_stays(folder: Folder, *names: str) -> Folder:
     return new
 
 
-def test_statistics_and_embeddings_may_be_those_of_a_compiled_cohort(folder: Folder) -> None:
+def test_statistics_and_embeddings_may_be_those_of_a_compiled_cohort(folder):
     (folder.root / "stats.csv").unlink()
     trained_on = found(folder)
     (trained_on.path / "cached.csv").write_bytes((folder.root / "cached.csv").read_bytes())
@@ -41,7 +39,7 @@ def test_statistics_and_embeddings_may_be_those_of_a_compiled_cohort(folder: Fol
     assert new.embeddings.tolist() == [[0.5, -1.5]]
 
 
-def test_a_compiled_cohort_is_no_file_of_labels(folder: Folder) -> None:
+def test_a_compiled_cohort_is_no_file_of_labels(folder):
     with pytest.raises(InputError, match=r"--label_path .* no such file"):
         SideFiles(labels=found(folder).path).require()
 
@@ -49,15 +47,13 @@ def test_a_compiled_cohort_is_no_file_of_labels(folder: Folder) -> None:
 OWN = Variables(("heart rate", "gone"), np.array([100.0, 5]), np.array([20.0, 1]), np.array([[1.0, 2], [3, 4]]), 2)
 
 
-def test_a_checkpoint_reads_events_alone(folder: Folder) -> None:
+def test_a_checkpoint_reads_events_alone(folder):
     cohort = found(_new_stays(folder, "heart rate"), own=OWN)
     assert z_scores_of(cohort, "test") == [-0.5]
     assert cohort.embeddings.tolist() == [[1, 2]]
 
 
-def test_side_files_tell_of_variables_that_a_checkpoint_lacks(
-    folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_side_files_tell_of_variables_that_a_checkpoint_lacks(folder, capsys):
     cohort = found(folder, own=OWN)
     assert "beside the data differ from those of the checkpoint, which are used, in 1 variable: heart rate" in (
         capsys.readouterr().out
@@ -70,7 +66,7 @@ def test_side_files_tell_of_variables_that_a_checkpoint_lacks(
 
 
 @pytest.mark.parametrize("what", ["mean", "std", "vectors", "width"])
-def test_contradictions_are_found_by_value_however_small(folder: Folder, what: str) -> None:
+def test_contradictions_are_found_by_value_however_small(folder, what):
     cohort = found(folder)
     mean, std, vectors = cohort.mean.copy(), cohort.std.copy(), cohort.embeddings.copy()
     if what != "width":
@@ -82,7 +78,7 @@ def test_contradictions_are_found_by_value_however_small(folder: Folder, what: s
     assert same.contradicted_by(cohort.variables) == []
 
 
-def test_events_without_an_embedding_are_an_error_unless_they_are_to_be_left_out(folder: Folder) -> None:
+def test_events_without_an_embedding_are_an_error_unless_they_are_to_be_left_out(folder):
     folder.stay("train", "2.0", [("lactate", 1, 5), ("HR", 99, 6), ("HR", 98, 7)])
     with pytest.raises(InputError, match=r"cached.csv has no embedding for 1 of 3 variables:\n  'HR': 2 events"):
         found(folder)
@@ -99,7 +95,7 @@ def _raw(folder: Folder) -> Cohort:
     return found(folder)
 
 
-def test_the_other_events_are_as_if_those_had_not_been_there(folder: Folder) -> None:
+def test_the_other_events_are_as_if_those_had_not_been_there(folder):
     clean = found(folder)
     folder.stay("train", "1.0", [("HR", 1, 0), ("heart rate", 90, 0), ("lactate", 3, 0), ("heart rate", 70, 30)])
     folder.stay("train", "2.0", [("HR", 9, 1), ("lactate", 1, 5), ("HR", 99, 6)])
@@ -114,13 +110,13 @@ def test_the_other_events_are_as_if_those_had_not_been_there(folder: Folder) -> 
     assert "train: 1 stay without any other event, left out" in notices(cohort)
 
 
-def test_a_split_of_such_events_alone_is_an_error(folder: Folder) -> None:
+def test_a_split_of_such_events_alone_is_an_error(folder):
     folder.stay("test", "5.0", [("HR", 99, 6)])
     with pytest.raises(InputError, match="the split test has no stay with a variable that has an embedding"):
         found(folder, leave_out_unknown=True)
 
 
-def test_a_vector_that_is_not_finite_is_an_error_where_it_is_needed(folder: Folder) -> None:
+def test_a_vector_that_is_not_finite_is_an_error_where_it_is_needed(folder):
     cohort = _raw(folder)
     broken = SideTables(embeddings=Embeddings({"heart rate": 0, "lactate": 1}, np.array([[np.inf, 0], [1, 2]])))
     with pytest.raises(InputError, match="the embedding of 'heart rate' contains numbers that are not finite"):

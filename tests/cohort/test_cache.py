@@ -26,7 +26,7 @@ def found(folder: Folder, **options: object) -> Cohort:
     return open_or_compile(folder.ehr, cache_root=cache, progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_an_old_layout_is_compiled_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_layout_is_compiled_once(folder, monkeypatch):
     first = found(folder)
     monkeypatch.setattr("seqsetvae.cohort.open.compile_layout", lambda *_, **__: pytest.fail("compiled again"))
     assert found(folder).path == first.path
@@ -68,7 +68,7 @@ UNUSABLE: dict[str, tuple[Callable[[Folder], object], str]] = {
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_a_number_that_float32_cannot_hold_is_an_error_when_a_model_reads_the_cohort(folder: Folder, what: str) -> None:
+def test_a_number_that_float32_cannot_hold_is_an_error_when_a_model_reads_the_cohort(folder, what):
     make, message = UNUSABLE[what]
     make(folder)
     with pytest.raises(InputError, match=f"(?s){message}"):
@@ -82,9 +82,7 @@ def test_a_number_that_float32_cannot_hold_is_an_error_when_a_model_reads_the_co
         ([("lactate", 1.0, 1.0)], " ", "name of the label is ' ': it must not be blank"),
     ],
 )
-def test_what_cannot_be_compiled_leaves_nothing_at_out_or_in_the_cache(
-    folder: Folder, rows: list[tuple[str, float, float]], label_name: str, message: str
-) -> None:
+def test_what_cannot_be_compiled_leaves_nothing_at_out_or_in_the_cache(folder, rows, label_name, message):
     folder.stay("train", "9", rows)
     (folder.root / "oc.csv").unlink()
     with pytest.raises(InputError, match=f"(?s){message}"):
@@ -95,7 +93,7 @@ def test_what_cannot_be_compiled_leaves_nothing_at_out_or_in_the_cache(
     assert not list(folder.root.parent.glob("cache/*"))
 
 
-def test_what_cannot_be_read_again_never_becomes_the_cohort(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_again_never_becomes_the_cohort(folder, monkeypatch):
     """Whatever else the reader of a manifest refuses: it is asked before the folder gets its name."""
     written = compiling.write_manifest
     monkeypatch.setattr(compiling, "write_manifest", lambda path, head: written(path, head | {"source": 5}))
@@ -105,7 +103,7 @@ def test_what_cannot_be_read_again_never_becomes_the_cohort(folder: Folder, monk
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_compiles_again(folder: Folder, change: str) -> None:
+def test_any_change_compiles_again(folder, change):
     before = found(folder)
     CHANGES[change](folder)
     after = found(folder)
@@ -113,7 +111,7 @@ def test_any_change_compiles_again(folder: Folder, change: str) -> None:
     assert after.content_hash != before.content_hash
 
 
-def test_another_label_is_another_cohort_and_other_statistics_are_not(folder: Folder) -> None:
+def test_another_label_is_another_cohort_and_other_statistics_are_not(folder):
     folder.csv("oc.csv", "ts_id,in_hospital_mortality,sepsis\n1,0,1\n")
     other = folder.csv("other.csv", "variable,mean,std\nheart rate,0,1\nlactate,0,1\n")
     plain, with_other = found(folder), found(folder, named=SideFiles(stats=other))
@@ -123,14 +121,14 @@ def test_another_label_is_another_cohort_and_other_statistics_are_not(folder: Fo
     assert found(folder, label_name="sepsis").split("train").label.tolist() == [1, -1]
 
 
-def test_a_compiled_cohort_takes_no_labels(folder: Folder) -> None:
+def test_a_compiled_cohort_takes_no_labels(folder):
     cohort = compiled(folder)
     assert open_or_compile(cohort.path, cache_root=folder.root).content_hash == cohort.content_hash
     with pytest.raises(InputError, match=r"which holds its labels already\. Leave out --label_path oc"):
         open_or_compile(cohort.path, named=SideFiles(labels=Path("oc.csv")), cache_root=folder.root)
 
 
-def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
+def test_the_label_of_a_compiled_cohort_is_its_own(folder):
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n")
     path = compiled(folder, label_name="died").path
     for label_name in (None, "died"):
@@ -139,12 +137,12 @@ def test_the_label_of_a_compiled_cohort_is_its_own(folder: Folder) -> None:
         open_or_compile(path, label_name="sepsis", cache_root=folder.root)
 
 
-def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder: Folder) -> None:
+def test_the_label_of_an_old_layout_is_in_hospital_mortality_unless_named(folder):
     assert found(folder).path == found(folder, label_name="in_hospital_mortality").path
     assert found(folder).label_name == "in_hospital_mortality"
 
 
-def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashing_shows_its_progress_before_and_after_compiling(folder, monkeypatch):
     bars: list[tuple[object, object]] = []
     real = cohort_open.tqdm
 
@@ -159,7 +157,7 @@ def test_hashing_shows_its_progress_before_and_after_compiling(folder: Folder, m
     assert bars[2:] == [(4, True)]
 
 
-def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder: Folder) -> None:
+def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder):
     moved = (folder.root / "stats.csv").rename(folder.ehr / "stats.csv")
     assert found(folder).mean.tolist() == [80, 2]  # inside patient_ehr will do
     elsewhere = moved.rename(folder.root.parent / "elsewhere.csv")
@@ -168,7 +166,7 @@ def test_stats_csv_may_be_beside_or_in_the_folder_or_be_named(folder: Folder) ->
         found(folder, named=SideFiles(stats=Path("nowhere.csv")))
 
 
-def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_says_so(folder: Folder) -> None:
+def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_says_so(folder):
     with_file = found(folder)
     assert not any("train split" in line for line in notices(with_file))
     (folder.root / "stats.csv").unlink()
@@ -180,7 +178,7 @@ def test_without_stats_csv_statistics_come_from_the_train_split_and_a_notice_say
     assert "mean and std of each variable are those of the train split" in notices(cohort)
 
 
-def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(folder: Folder) -> None:
+def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(folder):
     (folder.root / "stats.csv").unlink()
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
@@ -188,19 +186,19 @@ def test_without_stats_csv_and_without_a_train_split_there_are_no_statistics(fol
         found(folder)
 
 
-def test_a_folder_without_data_says_what_it_holds(folder: Folder) -> None:
+def test_a_folder_without_data_says_what_it_holds(folder):
     (folder.root / "patient_ehr").rename(folder.root / "ehr")
     with pytest.raises(InputError, match=r"neither a compiled cohort.*Found: cached.csv, ehr/, oc.csv, stats.csv"):
         open_or_compile(folder.root, cache_root=folder.root)
 
 
-def test_one_split_is_enough(folder: Folder) -> None:
+def test_one_split_is_enough(folder):
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
     assert list(found(folder).splits) == ["valid"]
 
 
-def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_leaves_nothing_behind(folder, monkeypatch):
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -211,9 +209,7 @@ def test_a_crash_leaves_nothing_behind(folder: Folder, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("size", [100, 200, 700], ids=["arrays", "sums", "manifest"])
-def test_a_full_disk_is_one_error_and_leaves_nothing_behind(
-    folder: Folder, size: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_one_error_and_leaves_nothing_behind(folder, size, capsys):
     out, work = folder.root.parent / "out", folder.root.parent / "work"
     work.mkdir()
     with largest_file(size):
@@ -229,13 +225,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_behind(
     assert not list(work.iterdir())
 
 
-def test_an_existing_folder_is_never_overwritten(folder: Folder) -> None:
+def test_an_existing_folder_is_never_overwritten(folder):
     (folder.root.parent / "out").mkdir()
     with pytest.raises(AlreadyThereError, match="exists already and is not overwritten"):
         compiled(folder)
 
 
-def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_entry_of_a_faster_process_is_used(folder, monkeypatch):
     real = compiling.write_skipped
 
     def overtaken(partial: Path, skips: list[object]) -> None:
@@ -248,9 +244,7 @@ def test_the_entry_of_a_faster_process_is_used(folder: Folder, monkeypatch: pyte
     assert [path.name for path in cohort.path.parent.iterdir()] == [cohort.path.name]
 
 
-def test_files_that_change_while_they_are_compiled_leave_no_entry(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_change_while_they_are_compiled_leave_no_entry(folder, monkeypatch):
     real = compiling.write_skipped
 
     def disturbed(partial: Path, skips: list[object]) -> None:
@@ -267,7 +261,7 @@ FILES = [f"train/{array}.npy" for array in ARRAYS] + ["train/sums.npy"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_changed_byte_is_noticed(folder: Folder, name: str) -> None:
+def test_one_changed_byte_is_noticed(folder, name):
     path = compiled(folder).path
     file = path / name
     content = bytearray(file.read_bytes())
@@ -278,7 +272,7 @@ def test_one_changed_byte_is_noticed(folder: Folder, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_truncated_or_missing_file_is_noticed_without_checksums(folder: Folder, name: str) -> None:
+def test_a_truncated_or_missing_file_is_noticed_without_checksums(folder, name):
     path = compiled(folder).path
     file = path / name
     file.write_bytes(file.read_bytes()[:-1])
@@ -289,7 +283,7 @@ def test_a_truncated_or_missing_file_is_noticed_without_checksums(folder: Folder
         open_cohort(path, verify=False)
 
 
-def test_an_array_of_another_shape_is_noticed_without_checksums(folder: Folder) -> None:
+def test_an_array_of_another_shape_is_noticed_without_checksums(folder):
     path = compiled(folder).path
     np.save(path / "train" / "label.npy", np.zeros(3, dtype=np.int8))
     with pytest.raises(InputError, match=r"label.npy: damaged \(3 entries, not 2\)"):
@@ -306,9 +300,7 @@ def test_an_array_of_another_shape_is_noticed_without_checksums(folder: Folder) 
         ("", "not enough values"),
     ],
 )
-def test_a_damaged_skipped_csv_is_an_error(
-    folder: Folder, text: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_skipped_csv_is_an_error(folder, text, message, capsys):
     path = compiled(folder).path
     (path / "skipped.csv").write_text(text)
     with pytest.raises(InputError, match=f"skipped.csv: damaged .*{message}.*compile the data again"):
@@ -326,14 +318,14 @@ def test_a_damaged_skipped_csv_is_an_error(
         ('{"format": "seqsetvae-cohort", "version": 2}', "damaged .manifest_checksum is missing"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_an_error_with_a_reason(tmp_path: Path, content: str, message: str) -> None:
+def test_a_manifest_that_cannot_be_used_is_an_error_with_a_reason(tmp_path, content, message):
     (tmp_path / "manifest.json").write_text(content)
     assert is_compiled(tmp_path)
     with pytest.raises(InputError, match=message):
         open_cohort(tmp_path)
 
 
-def test_a_folder_that_is_not_a_cohort(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_cohort(tmp_path):
     assert not is_compiled(tmp_path)
     with pytest.raises(InputError, match="is not a compiled cohort"):
         open_cohort(tmp_path)

@@ -1,7 +1,5 @@
 """Cells that hold other rows, line breaks or far too much, and small files that hold far more than they seem to."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import tarfile
@@ -23,7 +21,7 @@ from seqsetvae.evaluation.subgroups import read_subgroup_table
 from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.targets import read_label_file
 
-from .conftest import HEADER, Folder, Tables
+from .conftest import HEADER
 
 ROWS = [f"{stay},{minute},hr,{80 + stay}" for stay in range(1, 9) for minute in (0, 10)]
 
@@ -43,7 +41,7 @@ def with_quotes(column: int, rows: list[str] = ROWS) -> list[str]:
 
 @pytest.mark.parametrize("column", ["id", "time", "variable", "value"])
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_rows_that_two_open_quotes_swallow_are_an_error(tables: Tables, column: str, form: str) -> None:
+def test_rows_that_two_open_quotes_swallow_are_an_error(tables, column, form):
     text = HEADER + "\n".join(with_quotes(HEADER.strip().split(",").index(column))) + "\n"
     src = tables.csv(f"e.{form}", text if form == "csv" else text.replace(",", "\t"))
     for flags in ([], ["--skip_bad"]):
@@ -54,7 +52,7 @@ def test_rows_that_two_open_quotes_swallow_are_an_error(tables: Tables, column: 
         assert "82" not in error.replace(str(src), "")
 
 
-def test_rows_that_a_cell_of_another_column_swallows_are_an_error(tables: Tables) -> None:
+def test_rows_that_a_cell_of_another_column_swallows_are_an_error(tables):
     header, rows = HEADER.strip() + ",note\n", [f"{row},fine" for row in ROWS]
     src = tables.csv("e.csv", header + "\n".join(with_quotes(4, rows)) + "\n")
     said = "row 2 (counted from 0), column note: the cell has lines that are rows of the table. Is a quotation mark"
@@ -63,9 +61,7 @@ def test_rows_that_a_cell_of_another_column_swallows_are_an_error(tables: Tables
     assert "row 15 (counted from 0), column note: the cell has lines" in tables.refused(src)
 
 
-def test_notes_of_several_lines_in_other_columns_and_in_variables_that_are_left_out_are_no_fault(
-    tables: Tables,
-) -> None:
+def test_notes_of_several_lines_in_other_columns_and_in_variables_that_are_left_out_are_no_fault(tables):
     note = '"first, second\n\nthird"'
     rows = [*(f"{row},{note}" for row in ROWS), f"1,5,text,{note},", "2,5,hr,1,"]
     src = tables.csv("e.csv", HEADER.strip() + ',"my\nnote"\n\n' + "\r\n".join(rows))
@@ -74,14 +70,14 @@ def test_notes_of_several_lines_in_other_columns_and_in_variables_that_are_left_
 
 
 @pytest.mark.parametrize("mark", ["\n", "\r", "\0"])
-def test_a_mark_that_no_name_has_is_an_error_in_parquet_too(tables: Tables, mark: str) -> None:
+def test_a_mark_that_no_name_has_is_an_error_in_parquet_too(tables, mark):
     src = tables.root / "e.parquet"
     names = ["hr", "hr", f"h{mark}r"]
     pq.write_table(pa.table({"id": [1, 2, 3], "time": [0, 0, 0], "variable": names, "value": [1, 2, 3]}), src)
     assert "e.parquet, row 2 (counted from 0), column variable: the cell holds a " in tables.refused(src)
 
 
-def test_what_swallows_rows() -> None:
+def test_what_swallows_rows():
     assert swallows_rows("a\n1,b", ",", 2)
     assert swallows_rows("a,x\n1,b,x\n\n2,c", ",", 3)
     assert not swallows_rows("a, b and\nc", ",", 3)
@@ -103,9 +99,7 @@ def test_what_swallows_rows() -> None:
         ("several.csv", 'id,a,b\n1,0,1\n2,0,"1\n3,0,1"\n', lambda file: read_label_file(file, ("a", "b"))),
     ],
 )
-def test_side_files_have_no_cells_of_several_rows(
-    tmp_path: Path, name: str, text: str, read_file: Callable[[Path], object]
-) -> None:
+def test_side_files_have_no_cells_of_several_rows(tmp_path, name, text, read_file):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=rf"{name}.*(Is a quotation mark not closed|cannot be read as a CSV)"):
         read_file(tmp_path / name)
@@ -115,15 +109,13 @@ def test_side_files_have_no_cells_of_several_rows(
 
 
 @pytest.mark.parametrize("row", ["3,0,{},1", "{},0,hr,1", "3,0,rhythm,{}", "3,{},hr,1"])
-def test_a_cell_of_great_length_is_an_error_that_does_not_show_it(tables: Tables, row: str) -> None:
+def test_a_cell_of_great_length_is_an_error_that_does_not_show_it(tables, row):
     src = tables.csv("e.csv", HEADER + "1,0,hr,1\n" + row.format("x" * (LONGEST_CELL + 1)) + "\n")
     assert "row 1 (counted from 0)" in (error := tables.refused(src))
     assert "the cell has 10,001 characters; allowed: 10,000." in error
 
 
-def test_a_variable_name_of_great_length_in_a_layout_is_a_fault(
-    folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_variable_name_of_great_length_in_a_layout_is_a_fault(folder, capsys):
     folder.stay("train", "4", [("x" * (LONGEST_CELL + 1), 1, 0)])
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 2
     error = capsys.readouterr().err
@@ -137,7 +129,7 @@ def test_a_variable_name_of_great_length_in_a_layout_is_a_fault(
     assert len(report) < 5000
 
 
-def test_labels_take_memory_for_their_own_length_alone(tmp_path: Path) -> None:
+def test_labels_take_memory_for_their_own_length_alone(tmp_path):
     file = tmp_path / "labels.csv"
     file.write_text("id,a,b\n" + "".join(f"{row},0,1\n" for row in range(1000)) + f"x,{'1' * 9000},1\n")
     cells = read_label_file(file, ("a", "b")).cells
@@ -147,7 +139,7 @@ def test_labels_take_memory_for_their_own_length_alone(tmp_path: Path) -> None:
         read_label_file(file, ("a", "b"))
 
 
-def test_a_text_that_parquet_keeps_once_does_not_fill_the_memory(tables: Tables) -> None:
+def test_a_text_that_parquet_keeps_once_does_not_fill_the_memory(tables):
     n, src = 100_000, tables.root / "e.parquet"
     long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array(["x" * 1_000_000]))
     columns = {"id": np.arange(n) // 100, "time": np.arange(n) % 100, "variable": long, "value": np.arange(n)}
@@ -158,16 +150,14 @@ def test_a_text_that_parquet_keeps_once_does_not_fill_the_memory(tables: Tables)
     assert "have texts of more than 1,073,741,824 bytes" in tables.refused(src)
 
 
-def test_a_small_parquet_file_of_very_many_rows_is_an_error(tables: Tables) -> None:
+def test_a_small_parquet_file_of_very_many_rows_is_an_error(tables):
     n, src = 1_000_000, tables.root / "e.parquet"
     columns = {"id": np.ones(n, np.int64), "time": np.zeros(n), "variable": pa.array(["hr"] * n), "value": np.ones(n)}
     pq.write_table(pa.table(columns), src, compression="zstd", data_page_size=1 << 26)
     assert "1,000,000 rows in" in tables.refused(src)
 
 
-def test_more_rows_than_a_stay_has_are_an_error(
-    tables: Tables, folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_rows_than_a_stay_has_are_an_error(tables, folder, monkeypatch):
     monkeypatch.setattr(events, "MOST_ROWS", 2)
     src = tables.csv("e.csv", HEADER + "1,0,hr,1\n2,0,hr,1\n1,1,hr,1\n1,2,hr,1\n")
     assert "the id '1' has 3 rows, more than 2. Is id the column of the stays" in tables.refused(src)
@@ -176,25 +166,21 @@ def test_more_rows_than_a_stay_has_are_an_error(
     assert "1.0.parquet: 3 rows; a stay has at most 2" in tables.said().err
 
 
-def test_a_table_that_is_read_as_a_whole_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_read_as_a_whole_has_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "LARGEST_TABLE", 100)
     (tmp_path / "labels.csv.gz").write_bytes(gzip.compress(b"id\n" + b"1\n" * 1000))
     with pytest.raises(InputError, match="has more than 1,000 rows and 100 bytes, too many for a table"):
         read.read_table(tmp_path / "labels.csv.gz", ["id"])
 
 
-def test_a_packed_table_that_is_far_larger_than_it_seems_is_an_error(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packed_table_that_is_far_larger_than_it_seems_is_an_error(tables, monkeypatch):
     monkeypatch.setattr(read, "TIMES_LARGER", (100, 1 << 20))
     src = tables.root / "e.csv.gz"
     src.write_bytes(gzip.compress(HEADER.encode() + b"1,0,hr,1\n" + b"\n" * (2 << 20)))
     assert "e.csv.gz: unpacked it is more than 100 times as large. Is it a table?" in tables.refused(src)
 
 
-def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(tables, monkeypatch):
     openpyxl = pytest.importorskip("openpyxl", reason="Excel files need it")
     book, src = openpyxl.Workbook(), tables.root / "e.xlsx"
     for row in (["id", "time", "variable", "value"], [7, 0, "hr", 80]):
@@ -209,7 +195,7 @@ def test_a_workbook_of_great_size_is_an_error_and_a_cell_far_away_is_none(
     assert "unpacked; allowed: 1,000. Write it as a CSV file." in tables.refused(src)
 
 
-def test_a_row_longer_than_a_part_is_an_error(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_longer_than_a_part_is_an_error(tables, monkeypatch):
     monkeypatch.setattr(read, "BYTES_PER_PART", 1000)
     src = tables.root / "e.csv.gz"
     src.write_bytes(gzip.compress(HEADER.encode() + b"1,0,hr,1\n" + b"0" * (3 * read.BYTES_PER_PART)))
@@ -241,15 +227,13 @@ def linked(kind: bytes, target: str, name: str = "set-a/2.txt") -> tarfile.TarIn
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_a_link_without_a_target_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: bytes) -> None:
+def test_a_link_without_a_target_is_an_error(tmp_path, capsys, kind):
     archive(tmp_path, lambda tar: tar.addfile(linked(kind, "set-a/none.txt")))
     assert main(["physionet2012", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "'set-a/2.txt' is a link to 'set-a/none.txt', which it lacks" in capsys.readouterr().err
 
 
-def test_an_archive_of_great_size_is_an_error_before_it_is_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_archive_of_great_size_is_an_error_before_it_is_unpacked(tmp_path, monkeypatch, capsys):
     def fails() -> None:
         assert main(["physionet2012", str(tmp_path), str(tmp_path / "out")]) == 2
         assert (

@@ -1,7 +1,6 @@
 """What a compiled cohort contains: arrays (compared with naive pandas code), order, sets, statistics, embeddings."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def z_scores_of(cohort: Cohort, split: str) -> list[float]:
     return cohort.variables.z_scores(of.variable, of.value).tolist()
 
 
-def test_a_cohort_holds_sets_of_values_in_their_units_and_labels(folder: Folder) -> None:
+def test_a_cohort_holds_sets_of_values_in_their_units_and_labels(folder):
     cohort = compiled(folder)
     assert cohort.vocabulary == ("heart rate", "lactate")
     assert sets_of(cohort, "train", 0) == [(0, [("heart rate", 90), ("lactate", 3)]), (30, [("heart rate", 70)])]
@@ -76,7 +75,7 @@ def random_layout(folder: Folder, n_stays: int, seed: int = 0) -> None:
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nGröße é,3\n")
 
 
-def test_what_lies_beside_the_data_goes_with_the_cohort_and_is_bound_when_it_is_opened(folder: Folder) -> None:
+def test_what_lies_beside_the_data_goes_with_the_cohort_and_is_bound_when_it_is_opened(folder):
     cohort = compiled(folder)
     assert z_scores_of(cohort, "train") == [1, 1, -1, -1]
     assert cohort.embeddings.tolist() == [[0.5, -1.5], [2, 3]]
@@ -97,14 +96,14 @@ def with_pandas(file: Path) -> list[tuple[float, list[tuple[str, float]]]]:
     return sets
 
 
-def test_arrays_equal_a_naive_pandas_implementation(folder: Folder) -> None:
+def test_arrays_equal_a_naive_pandas_implementation(folder):
     random_layout(folder, 40)
     cohort = compiled(folder)
     for at, stay in enumerate(cohort.split("test").stay_id):
         assert sets_of(cohort, "test", at) == with_pandas(folder.ehr / "test" / f"{stay}.0.parquet")
 
 
-def test_threads_and_chunks_do_not_change_the_result(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_chunks_do_not_change_the_result(folder, monkeypatch):
     random_layout(folder, 60)
     one = compiled(folder, "one", jobs=1)
     monkeypatch.setattr("seqsetvae.cohort.compile.ROWS_PER_CHUNK", 7 * USUAL_ROWS)
@@ -113,7 +112,7 @@ def test_threads_and_chunks_do_not_change_the_result(folder: Folder, monkeypatch
     assert one.content_hash == seven.content_hash
 
 
-def test_round_trip_through_the_old_layout(folder: Folder) -> None:
+def test_round_trip_through_the_old_layout(folder):
     random_layout(folder, 20)
     first = compiled(folder, "first")
     assert write_layout(first, folder.root.parent / "again") == []
@@ -124,7 +123,7 @@ def test_round_trip_through_the_old_layout(folder: Folder) -> None:
             np.testing.assert_array_equal(getattr(second.split(name), array), getattr(split, array))
 
 
-def test_rows_out_of_time_order_are_sorted_and_counted(folder: Folder) -> None:
+def test_rows_out_of_time_order_are_sorted_and_counted(folder):
     folder.stay("train", "2.0", [("lactate", 4, 9), ("lactate", 1, 5), ("lactate", 2, 9), ("lactate", 3, 5)])
     cohort = compiled(folder)
     assert sets_of(cohort, "train", 1) == [
@@ -134,15 +133,12 @@ def test_rows_out_of_time_order_are_sorted_and_counted(folder: Folder) -> None:
     assert cohort.manifest["report"]["stays_out_of_order"] == 1
 
 
-def test_two_set_indices_of_one_minute_stay_two_sets(folder: Folder) -> None:
+def test_two_set_indices_of_one_minute_stay_two_sets(folder):
     folder.stay("train", "2.0", [("lactate", 1, 5), ("lactate", 2, 5), ("lactate", 3, 5)], set_index=[4, 7, 4])
-    assert sets_of(compiled(folder), "train", 1) == [
-        (5, [("lactate", 1), ("lactate", 3)]),
-        (5, [("lactate", 2)]),
-    ]
+    assert sets_of(compiled(folder), "train", 1) == [(5, [("lactate", 1), ("lactate", 3)]), (5, [("lactate", 2)])]
 
 
-def test_unusual_but_valid_data_compile(folder: Folder) -> None:
+def test_unusual_but_valid_data_compile(folder):
     folder.stay("test", "10", [("lactate", i, 0) for i in range(300)])  # a set of 300 events, all one variable
     folder.stay("test", "11", [("heart rate", 80, i) for i in range(3000)])  # thousands of sets
     folder.stay("test", "12", [("Taux de créatinine (µmol/L), à jeun", 1.5, 7)])  # one event
@@ -154,13 +150,13 @@ def test_unusual_but_valid_data_compile(folder: Folder) -> None:
     assert sets_of(cohort, "test", 2) == [(7, [("Taux de créatinine (µmol/L), à jeun", 1.5)])]
 
 
-def test_numbers_of_any_type_and_other_columns_are_read(folder: Folder) -> None:
+def test_numbers_of_any_type_and_other_columns_are_read(folder):
     columns = {"note": ["x"], "minute": pa.array([5], pa.int16()), "value": pa.array([3], pa.float32())}
     folder.table("train", "2.0", {**columns, "variable": pa.array(["lactate"]).dictionary_encode()})
     assert sets_of(compiled(folder), "train", 1) == [(5, [("lactate", 3)])]
 
 
-def test_statistics_come_from_the_train_split_alone(folder: Folder) -> None:
+def test_statistics_come_from_the_train_split_alone(folder):
     folder.stay("valid", "4", [("heart rate", 1e9, 0)])
     cohort = train_only(folder)
     assert cohort.mean.tolist() == [80.0, 2.0]
@@ -168,19 +164,19 @@ def test_statistics_come_from_the_train_split_alone(folder: Folder) -> None:
     assert cohort.variables.statistics == "train split"
 
 
-def test_statistics_survive_a_mean_far_above_the_std(folder: Folder) -> None:
+def test_statistics_survive_a_mean_far_above_the_std(folder):
     folder.stay("train", "5", [("sodium", 1e9 + i, i) for i in range(3)])
     cohort = train_only(folder)
     assert cohort.std[cohort.vocabulary.index("sodium")] == 1.0
 
 
-def test_a_constant_of_training_keeps_a_value_of_one(folder: Folder) -> None:
+def test_a_constant_of_training_keeps_a_value_of_one(folder):
     folder.stay("train", "5", [("ICU type", 1, 0), ("shift", -4, 0), ("flag", 0, 0), ("ICU type", 1, 3)])
     cohort = train_only(folder)
     assert z_scores_of(cohort, "train")[-4:] == [1, -1, 0, 1]
 
 
-def test_a_variable_that_does_not_occur_in_training_has_no_statistics(folder: Folder) -> None:
+def test_a_variable_that_does_not_occur_in_training_has_no_statistics(folder):
     folder.stay("valid", "4", [("ferritin", 300, 0)])
     cohort = train_only(folder)
     assert np.isnan(cohort.mean[0])
@@ -188,7 +184,7 @@ def test_a_variable_that_does_not_occur_in_training_has_no_statistics(folder: Fo
     assert without_statistics(cohort) == {"ferritin": 1}
 
 
-def test_statistics_need_a_train_split_only_where_a_model_reads_the_cohort(folder: Folder) -> None:
+def test_statistics_need_a_train_split_only_where_a_model_reads_the_cohort(folder):
     for file in (folder.ehr / "train").iterdir():
         file.unlink()
     cohort = train_only(folder)
@@ -197,7 +193,7 @@ def test_statistics_need_a_train_split_only_where_a_model_reads_the_cohort(folde
         open_or_compile(cohort.path, cache_root=cohort.path)
 
 
-def test_generated_embeddings_depend_on_the_name_alone(folder: Folder) -> None:
+def test_generated_embeddings_depend_on_the_name_alone(folder):
     # These numbers are for ever: cohorts and checkpoints elsewhere hold them.
     expected = [-1.1018071823588573, -1.186975318556293, 1.6036185292140486]
     np.testing.assert_allclose(generate_embedding("lactate", 3), expected, rtol=1e-12)
@@ -209,7 +205,7 @@ def test_generated_embeddings_depend_on_the_name_alone(folder: Folder) -> None:
     assert abs(wide.std() - 1) < 0.02
 
 
-def test_a_cohort_pickles_by_its_path(folder: Folder) -> None:
+def test_a_cohort_pickles_by_its_path(folder):
     random_layout(folder, 100)
     split = compiled(folder).split("test")
     copy = pickle.loads(pickle.dumps(split))
@@ -219,7 +215,7 @@ def test_a_cohort_pickles_by_its_path(folder: Folder) -> None:
         copy.value[0] = 0
 
 
-def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_golden_stays_compile(shared, tmp_path):
     tiny = shared("golden/tiny")
     compile_layout(locate_layout(tiny / "patient_ehr"), tmp_path / "out")
     cohort = open_or_compile(tmp_path / "out", cache_root=tmp_path)
@@ -233,6 +229,6 @@ def test_the_golden_stays_compile(shared: Callable[[str], Path], tmp_path: Path)
     assert (cohort.split("train").label == -1).all()
 
 
-def test_open_cohort_gives_what_was_compiled(folder: Folder) -> None:
+def test_open_cohort_gives_what_was_compiled(folder):
     cohort = compiled(folder)
     assert open_cohort(cohort.path).data_hash == cohort.data_hash

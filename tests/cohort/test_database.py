@@ -1,9 +1,5 @@
 """DuckDB behind tables: it stays within its memory and its folder, and says when there is no room."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -24,7 +20,7 @@ def fill(db: Database, parts: int) -> None:
         db.append("t", pa.table({"key": rng.permutation(N), "value": rng.random(N), "row": row}))
 
 
-def test_what_does_not_fit_is_in_a_folder_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_in_a_folder_that_goes_away(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "MOST_MEMORY", 40 << 20)
     with open_database(tmp_path, 1) as db:
         fill(db, 8)
@@ -35,7 +31,7 @@ def test_what_does_not_fit_is_in_a_folder_that_goes_away(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "MOST_MEMORY", 40 << 20)
     with (
         largest_file(1 << 20),
@@ -46,7 +42,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(tmp_path.iterdir())
 
 
-def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path: Path) -> None:
+def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
     with open_database(tmp_path, 1) as db:
         for query in (f"FROM read_csv('{tmp_path}/a.csv')", "FROM read_csv('https://example.org/a.csv')"):
@@ -56,7 +52,7 @@ def test_no_file_and_no_setting_can_be_reached_by_a_query(tmp_path: Path) -> Non
             db._run("SET enable_external_access = true")
 
 
-def test_records_of_an_id_are_in_the_order_of_their_rows_however_many_ids_and_rows_there_are(tmp_path: Path) -> None:
+def test_records_of_an_id_are_in_the_order_of_their_rows_however_many_ids_and_rows_there_are(tmp_path):
     """Of these two ids, id times row is within 64 bits for one and beyond them for the other."""
     kind = np.dtype([("id", np.int32), ("row", np.int64)])
     n_of_id = np.zeros(2**63 // 10**12 + 2, np.int64)

@@ -1,7 +1,5 @@
 """`python data.py export`: what a cohort holds comes back from every format, and from its import, to the last bit."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -56,9 +54,7 @@ def exported(table: pa.Table, stay: str, variable: str) -> list[Event]:
 
 
 @pytest.mark.parametrize("events_per_block", [1, 7, 10**6])
-def test_a_table_holds_every_event_set_minute_and_label(
-    cohort: Cohort, tmp_path: Path, events_per_block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_holds_every_event_set_minute_and_label(cohort, tmp_path, events_per_block, monkeypatch):
     monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", events_per_block)
     out = export(cohort, tmp_path / "table", "table")
     for name in cohort.splits:
@@ -71,7 +67,7 @@ def test_a_table_holds_every_event_set_minute_and_label(
     assert labels[4:] == [f"{stay},," for stay in cohort.split("test").stay_id]
 
 
-def test_a_table_keeps_patients_and_prediction_times(tmp_path: Path) -> None:
+def test_a_table_keeps_patients_and_prediction_times(tmp_path):
     cohort = compile_samples(tmp_path, train=[sample(1, 7, 2 * HOUR), sample(2, 7, 121.5), sample(3, 8)])
     out = export(cohort, tmp_path / "table", "table")
     table = pq.read_table(out / "events" / "train.parquet")
@@ -81,7 +77,7 @@ def test_a_table_keeps_patients_and_prediction_times(tmp_path: Path) -> None:
     assert text.split() == ["stay_id,prediction_minute,odd", "1,120.0,1", "2,121.5,0", "3,,1"]
 
 
-def test_meds_is_what_the_meds_package_expects(cohort: Cohort, tmp_path: Path) -> None:
+def test_meds_is_what_the_meds_package_expects(cohort, tmp_path):
     meds = pytest.importorskip("meds", reason="the meds package is not installed")
     out = export(cohort, tmp_path / "meds", "meds")
     for file in (out / "data").rglob("*.parquet"):
@@ -98,7 +94,7 @@ def test_meds_is_what_the_meds_package_expects(cohort: Cohort, tmp_path: Path) -
     meds.DatasetMetadataSchema.validate(json.loads((out / meds.dataset_metadata_filepath).read_text(encoding="utf-8")))
 
 
-def test_meds_loses_nothing(cohort: Cohort, tmp_path: Path) -> None:
+def test_meds_loses_nothing(cohort, tmp_path):
     out = export(cohort, tmp_path / "meds", "meds")
     splits = pq.read_table(out / "metadata" / "subject_splits.parquet").to_pylist()
     for ours, theirs in (("train", "train"), ("valid", "tuning"), ("test", "held_out")):
@@ -112,7 +108,7 @@ def test_meds_loses_nothing(cohort: Cohort, tmp_path: Path) -> None:
     assert [(row["subject_id"], row["boolean_value"]) for row in labels] == [(1, False), (2, True)]
 
 
-def test_meds_prediction_times_let_every_event_of_the_cohort_be_used(tmp_path: Path) -> None:
+def test_meds_prediction_times_let_every_event_of_the_cohort_be_used(tmp_path):
     cohort = compile_samples(tmp_path, train=[sample(1, 7, 2 * HOUR), sample(2, 7, 121.5), sample(3, 8)])
     out = export(cohort, tmp_path / "meds", "meds")
     labels = pq.read_table(out / "labels" / "odd" / "train.parquet")["prediction_time"].to_pylist()
@@ -127,9 +123,7 @@ def test_meds_prediction_times_let_every_event_of_the_cohort_be_used(tmp_path: P
     ]
 
 
-def test_the_old_layout_says_what_it_has_no_place_for(
-    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_old_layout_says_what_it_has_no_place_for(cohort, tmp_path, capsys):
     export(cohort, tmp_path / "plain", "layout")
     assert "no place" not in capsys.readouterr().out
     samples = compile_samples(tmp_path / "samples", train=[sample(1, 7, 120.0), sample(2, 7)])
@@ -139,9 +133,7 @@ def test_the_old_layout_says_what_it_has_no_place_for(
     assert "no place for the prediction time of each stay" in text
 
 
-def test_export_overwrites_nothing_and_reads_only_compiled_cohorts(
-    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_overwrites_nothing_and_reads_only_compiled_cohorts(cohort, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     assert main(["export", str(cohort.path), str(tmp_path / "there"), "--to", "table"]) == 2
     assert "there exists already and is not overwritten" in capsys.readouterr().err
@@ -151,7 +143,7 @@ def test_export_overwrites_nothing_and_reads_only_compiled_cohorts(
 
 
 @pytest.mark.parametrize(("form", "file"), [("table", "samples.parquet"), ("meds", "metadata/samples.parquet")])
-def test_the_ids_and_dates_of_an_imported_source_are_exported(tmp_path: Path, form: str, file: str) -> None:
+def test_the_ids_and_dates_of_an_imported_source_are_exported(tmp_path, form, file):
     rows = [f"P{n},2024-01-0{n} {hour:02}:00,HR,{70 + n + hour}" for n in range(1, 7) for hour in range(8)]
     (tmp_path / "events.csv").write_text("id,time,variable,value\n" + "\n".join(rows) + "\n", encoding="utf-8")
     source, out = tmp_path / "cohort", tmp_path / "exported"
@@ -191,7 +183,7 @@ def require_same(one: Cohort, other: Cohort) -> None:
 
 
 @pytest.mark.parametrize("form", ["table", "meds"])
-def test_a_round_trip_changes_no_bit(form: str, folder: Folder, tmp_path: Path) -> None:
+def test_a_round_trip_changes_no_bit(form, folder, tmp_path):
     random_layout(folder, 20)
     folder.stay("train", "2.0", [("lactate", 1.3, 5), ("lactate", 2.7, 5), ("lactate", 7.3, 5)], set_index=[4, 7, 4])
     rows = [f"{stay},{stay % 2}" for stay in (1, 2, 3, *range(100, 120))]
@@ -202,7 +194,7 @@ def test_a_round_trip_changes_no_bit(form: str, folder: Folder, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", ["table", "meds"])
-def test_patients_and_prediction_times_come_back(form: str, tmp_path: Path) -> None:
+def test_patients_and_prediction_times_come_back(form, tmp_path):
     train = [sample(1, 7, 2 * HOUR), sample(2, 7, 121.5), sample(3, 8, 200.0)]
     cohort = compile_samples(tmp_path, train=train, valid=[sample(4, 9, 30.0)])
     assert main(["export", str(cohort.path), str(tmp_path / form), "--to", form]) == 0
@@ -212,7 +204,7 @@ def test_patients_and_prediction_times_come_back(form: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(again.split(name).prediction_minute, split.prediction_minute)
 
 
-def test_a_table_keeps_stays_without_a_label(folder: Folder, tmp_path: Path) -> None:
+def test_a_table_keeps_stays_without_a_label(folder, tmp_path):
     folder.csv("oc.csv", "ts_id,died\n1,1\n")
     cohort = compiled(folder, label_name="died")
     assert main(["export", str(cohort.path), str(tmp_path / "table"), "--to", "table"]) == 0

@@ -1,13 +1,10 @@
 """Facts in columns of the events: known from the row on in which they first stand."""
 
-from __future__ import annotations
-
 import pytest
 
 from seqsetvae.cohort.command import main
 from seqsetvae.cohort.tables import read
 
-from .conftest import Tables
 from .test_compile import sets_of
 
 COLUMNS = "id,time,variable,value,age,drug\n"
@@ -31,9 +28,7 @@ def shuffled() -> str:
 
 @pytest.mark.parametrize("text", [COLUMNS + "".join(ROWS), shuffled()])
 @pytest.mark.parametrize("part", [64, 1 << 23])
-def test_a_fact_that_is_filled_in_later_is_an_event_of_that_row(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch, text: str, part: int
-) -> None:
+def test_a_fact_that_is_filled_in_later_is_an_event_of_that_row(tables, monkeypatch, text, part):
     """It was known at minute 0."""
     monkeypatch.setattr(read, "BYTES_PER_PART", part)
     cohort = tables.compile(tables.csv("e.csv", text), *FACTS)
@@ -49,7 +44,7 @@ def test_a_fact_that_is_filled_in_later_is_an_event_of_that_row(
     assert sets_of(cohort, "train", 2) == [(0, [("hr", 60)]), (60, [("hr", 61), ("age", 70)])]
 
 
-def test_a_sample_has_the_facts_of_the_rows_before_its_prediction_time(tables: Tables) -> None:
+def test_a_sample_has_the_facts_of_the_rows_before_its_prediction_time(tables):
     src = tables.csv("e.csv", COLUMNS + "".join(ROWS))
     labels = tables.csv("l.csv", "id,prediction_time\n1,1440\n1,3000\n1,3001\n3,60\n")
     cohort = tables.compile(src, *FACTS, "--labels", labels)
@@ -59,14 +54,14 @@ def test_a_sample_has_the_facts_of_the_rows_before_its_prediction_time(tables: T
     assert [[name for name, _ in sets_of(cohort, "train", at)[0][1]] for at in (0, 2)] == [["age", "hr"], ["hr"]]
 
 
-def test_a_fact_follows_dates_and_the_numbers_of_sets(tables: Tables) -> None:
+def test_a_fact_follows_dates_and_the_numbers_of_sets(tables):
     text = "id,time,variable,value,set,drug\n1,2150-01-01 10:00,hr,1,5,\n1,2150-01-01 11:00,hr,2,6,\n"
     src = tables.csv("e.csv", text + "1,2150-01-01 11:00,rr,3,7,iv\n")
     cohort = tables.compile(src, "--static_columns", "drug", "--set_column", "set", "--time_zone", "Europe/Berlin")
     assert sets_of(cohort, "train", 0)[1:] == [(60, [("hr", 2)]), (60, [("rr", 3), ("drug=iv", 1)])]
 
 
-def test_a_fact_on_a_row_that_is_left_out_is_known_from_that_row_on(tables: Tables) -> None:
+def test_a_fact_on_a_row_that_is_left_out_is_known_from_that_row_on(tables):
     src = tables.csv(
         "e.csv", "id,time,variable,value,sex\n1,0,note,,f\n1,5,hr,1,\n2,0,hr,1,\n2,9,note,,f\n2,10,hr,1,\n"
     )
@@ -75,7 +70,7 @@ def test_a_fact_on_a_row_that_is_left_out_is_known_from_that_row_on(tables: Tabl
     assert sets_of(cohort, "train", 1) == [(0, [("hr", 1)]), (9, [("sex=f", 1)]), (10, [("hr", 1)])]
 
 
-def test_a_table_of_stays_has_a_fact_on_every_row_of_an_id(tables: Tables) -> None:
+def test_a_table_of_stays_has_a_fact_on_every_row_of_an_id(tables):
     """It has no times: events given as --stays must not hide when a fact was filled in."""
     src = tables.csv("e.csv", COLUMNS + "".join(ROWS))
     assert tables.run(src, "--stays", src, "--static_columns", "drug", "--skip_bad") == 2
@@ -85,6 +80,6 @@ def test_a_table_of_stays_has_a_fact_on_every_row_of_an_id(tables: Tables) -> No
     assert sets_of(cohort, "train", 1)[0] == (0, [("age", 60), ("sex=m", 1)])
 
 
-def test_check_says_which_facts_are_known_later(tables: Tables) -> None:
+def test_check_says_which_facts_are_known_later(tables):
     main(["check", str(tables.csv("e.csv", COLUMNS + "".join(ROWS))), *FACTS])
     assert "facts whose first value is on a later row of the stay" in tables.said().out

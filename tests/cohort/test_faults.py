@@ -84,7 +84,7 @@ BAD_FILES: dict[str, tuple[Callable[[Folder], Path], str]] = {
 
 
 @pytest.mark.parametrize("fault", BAD_FILES)
-def test_a_bad_file_stops_compilation_or_is_skipped(folder: Folder, fault: str) -> None:
+def test_a_bad_file_stops_compilation_or_is_skipped(folder, fault):
     make, message = BAD_FILES[fault]
     make(folder)
     with pytest.raises(InputError, match=f"(?s){message}.*--skip_bad"):
@@ -97,7 +97,7 @@ def test_a_bad_file_stops_compilation_or_is_skipped(folder: Folder, fault: str) 
     assert [skip.is_fault for skip in read_skipped(cohort.path)] == [True]
 
 
-def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder: Folder) -> None:
+def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder):
     folder.stay("train", "0", [("lactate", float("nan"), 0)])
     folder.stay("train", "1.5e0", [("lactate", 7, 0)])
     folder.stay("train", "8", [("a", 1, 5), ("b", 1, 6)], set_index=[1, 1])
@@ -110,7 +110,7 @@ def test_good_stays_of_a_chunk_with_faults_keep_their_rows(folder: Folder) -> No
     assert names == ["1.5e0.parquet", "0.parquet", "8.parquet", "9.parquet"]
 
 
-def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: Folder) -> None:
+def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder):
     """Not the first file alone: whoever corrects it should not meet the next kind an hour later."""
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,0\n3,1\n7,1\n8,1\n")
     folder.stay("train", "7", [("lactate", None, 0)])
@@ -137,7 +137,7 @@ def test_one_error_names_all_kinds_of_faults_with_counts_and_an_example(folder: 
     assert not (folder.root.parent / "out").exists()
 
 
-def test_faulty_rows_are_counted_by_kind_variable_and_text(folder: Folder) -> None:
+def test_faulty_rows_are_counted_by_kind_variable_and_text(folder):
     folder.stay("train", "7", [("lactate", None, 0), ("lactate", None, 1), ("heart rate", float("inf"), 1)])
     folder.stay("train", "8", [("lactate", None, 0), (None, 1, 0), ("lactate", 1, None)])
     with pytest.raises(InputError) as error:
@@ -152,7 +152,7 @@ def test_faulty_rows_are_counted_by_kind_variable_and_text(folder: Folder) -> No
     ]
 
 
-def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
+def test_an_empty_stay_is_left_out_and_listed(folder):
     folder.stay("train", "9", [])
     cohort = compiled(folder)
     assert cohort.split("train").n_stays == 2
@@ -161,13 +161,13 @@ def test_an_empty_stay_is_left_out_and_listed(folder: Folder) -> None:
     assert (Path(skip.file).name, skip.reason, skip.is_fault) == ("9.parquet", "the stay has no rows", False)
 
 
-def test_a_split_with_only_empty_stays_is_an_error(folder: Folder) -> None:
+def test_a_split_with_only_empty_stays_is_an_error(folder):
     folder.stay("test", "9", [])
     with pytest.raises(InputError, match="split test has no usable stay"):
         compiled(folder)
 
 
-def test_a_stay_in_two_splits_is_an_error(folder: Folder) -> None:
+def test_a_stay_in_two_splits_is_an_error(folder):
     folder.stay("test", "1", [("lactate", 1, 0)])
     with pytest.raises(InputError, match=r"(?s)1 stays occur in more.*1: .*train/1.0.parquet, .*test/1.parquet"):
         compiled(folder)
@@ -200,11 +200,7 @@ SIDE_FILES: dict[str, tuple[str, str, str]] = {  # file, content, error
         "embedding of 'lactate' contains numbers that are not finite",
     ),
     "two vectors": ("cached.csv", "Key,0\nheart rate,1\nlactate,2\nlactate,3\n", "'lactate' has two different vectors"),
-    "no such label": (
-        "oc.csv",
-        "ts_id,died\n1,0\n",
-        "no column in_hospital_mortality. Its columns are: ts_id, died",
-    ),
+    "no such label": ("oc.csv", "ts_id,died\n1,0\n", "no column in_hospital_mortality. Its columns are: ts_id, died"),
     "label 2": ("oc.csv", LABELS + "1,0\n2,2\n", "row 1 .*in_hospital_mortality: '2' is not a label; allowed: 0, 1"),
     "label yes": ("oc.csv", LABELS + "1,yes\n", "row 0 .*in_hospital_mortality: 'yes' is not a label"),
     "stay one": ("oc.csv", LABELS + "one,1\n", "row 0 .*column ts_id: 'one' is not a whole number"),
@@ -218,21 +214,21 @@ SIDE_FILES: dict[str, tuple[str, str, str]] = {  # file, content, error
 
 
 @pytest.mark.parametrize("fault", SIDE_FILES)
-def test_a_faulty_side_file_is_an_error(folder: Folder, fault: str) -> None:
+def test_a_faulty_side_file_is_an_error(folder, fault):
     name, text, message = SIDE_FILES[fault]
     folder.csv(name, text)
     with pytest.raises(InputError, match=message):
         compiled(folder)
 
 
-def test_a_variable_without_statistics_keeps_its_raw_value(folder: Folder) -> None:
+def test_a_variable_without_statistics_keeps_its_raw_value(folder):
     folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")
     cohort = compiled(folder)
     assert np.isnan(cohort.mean).tolist() == [False, True]
     assert without_statistics(cohort) == {"lactate": 3}
 
 
-def test_side_files_may_have_the_byte_order_mark_of_excel(folder: Folder) -> None:
+def test_side_files_may_have_the_byte_order_mark_of_excel(folder):
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n")
     folder.csv("cached.csv", "Key,0,1\nheart rate,1,2\nlactate,3,4\n")
     plain = compiled(folder).content_hash
@@ -243,14 +239,14 @@ def test_side_files_may_have_the_byte_order_mark_of_excel(folder: Folder) -> Non
     assert compiled(folder).content_hash == plain
 
 
-def test_without_cached_csv_embeddings_are_generated(folder: Folder) -> None:
+def test_without_cached_csv_embeddings_are_generated(folder):
     (folder.root / "cached.csv").unlink()
     cohort = compiled(folder)
     assert cohort.variables.given is None
     assert cohort.embeddings.shape == (2, 768)
 
 
-def test_a_stay_without_a_label_is_never_a_zero(folder: Folder) -> None:
+def test_a_stay_without_a_label_is_never_a_zero(folder):
     folder.csv("oc.csv", "other,ts_id,in_hospital_mortality\nx,1.0,\nx,3,1.0\n")
     cohort = compiled(folder)
     assert cohort.split("train").label.tolist() == [-1, -1]  # an empty label, no row at all
@@ -258,12 +254,12 @@ def test_a_stay_without_a_label_is_never_a_zero(folder: Folder) -> None:
     assert cohort.manifest["report"]["stays_without_label"] == 2
 
 
-def test_without_oc_csv_no_stay_has_a_label(folder: Folder) -> None:
+def test_without_oc_csv_no_stay_has_a_label(folder):
     (folder.root / "oc.csv").unlink()
     assert (compiled(folder).split("train").label == -1).all()
 
 
-def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_all_faults_at_once(folder, capsys):
     folder.stay("test", "1", [("lactate", 1, 0)])
     folder.stay("test", "8", [("lactate", 999, 0), ("ferritin", 3, 1)])
     folder.stay("test", "9", [])
@@ -287,7 +283,7 @@ def test_check_reports_all_faults_at_once(folder: Folder, capsys: pytest.Capture
         assert expected in text
 
 
-def test_check_reports_good_data_as_ready_in_either_form(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_good_data_as_ready_in_either_form(folder, capsys):
     folder.stay("valid", "4", [("lactate", 1, 0)])
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2,1\n3,1\n4,0\n")
     cohort = compiled(folder)
@@ -296,7 +292,7 @@ def test_check_reports_good_data_as_ready_in_either_form(folder: Folder, capsys:
         assert capsys.readouterr().out.endswith("0 errors, 0 warnings: ready for training.\n")
 
 
-def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_side_files_or_takes_named_ones(folder, capsys):
     folder.csv("oc.csv", "ts_id,died\n1,0\n2,1\n3,1\n4,0\n")
     folder.stay("valid", "4", [("lactate", 1, 0)])
     elsewhere = folder.root.parent / "elsewhere"
@@ -318,7 +314,7 @@ def test_check_finds_side_files_or_takes_named_ones(folder: Folder, capsys: pyte
         assert text.endswith("0 errors, 0 warnings: ready for training.\n")
 
 
-def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_with_invalid_flags_is_an_error(folder, capsys):
     cohort, stats = str(compiled(folder).path), str(folder.root / "stats.csv")
     for arguments, message in (
         ([cohort, "--labels", stats], f"Leave out --label_path {stats}"),
@@ -331,9 +327,7 @@ def test_check_with_invalid_flags_is_an_error(folder: Folder, capsys: pytest.Cap
     assert "was compiled with the label in_hospital_mortality" in capsys.readouterr().out
 
 
-def test_check_compiles_in_the_folder_named_and_leaves_nothing_there(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_compiles_in_the_folder_named_and_leaves_nothing_there(folder, monkeypatch):
     work = folder.root.parent / "work"
     work.mkdir()
     places = []
@@ -348,7 +342,7 @@ def test_check_compiles_in_the_folder_named_and_leaves_nothing_there(
     assert not list(work.iterdir())
 
 
-def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_counts_extreme_values_over_all_blocks(folder, monkeypatch):
     values = [200.0, -500, 80, 700, -541, 60]  # mean 80, std 10: beyond 10 standard deviations but for 80 and 60
     folder.stay("train", "9", [("heart rate", value, minute) for minute, value in enumerate(values)])
     for n_events in (1 << 20, 2):
@@ -357,13 +351,13 @@ def test_check_counts_extreme_values_over_all_blocks(folder: Folder, monkeypatch
         assert finding.items == ("'heart rate': 4 events, the furthest -541 (z = -62.1)",)
 
 
-def test_check_reports_a_damaged_cohort(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_a_damaged_cohort(folder, capsys):
     cohort = compiled(folder)
     (cohort.path / "train" / "value.npy").unlink()
     assert main(["check", str(cohort.path)]) == 1
     assert "value.npy: damaged (the file is missing)" in capsys.readouterr().out
 
 
-def test_check_of_a_folder_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_folder_without_data(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nothing")]) == 1
     assert "no such folder" in capsys.readouterr().out

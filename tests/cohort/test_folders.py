@@ -1,9 +1,6 @@
 """What a folder of tables holds: files that are no data, that are not read, or whose rows are there twice."""
 
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +14,11 @@ from seqsetvae.cohort.tables.codes import EventCodes
 from seqsetvae.cohort.tables.database import open_database
 from seqsetvae.cohort.tables.events import Columns, TimeFlags, read_events
 
-from .conftest import EVENTS, HEADER, Folder, Tables
+from .conftest import EVENTS, HEADER
 
 
 @pytest.mark.parametrize("name", ["_temporary/0/part-1.csv", "_SUCCESS", "_copy.csv", ".part-0.csv.crc", ".b.csv"])
-def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name: str) -> None:
+def test_files_that_a_program_keeps_for_itself_are_no_data(tables, name):
     tables.csv("src/a.csv", EVENTS)
     expected = tables.compile(tables.root / "src")
     tables.csv(f"src/{name}", EVENTS)
@@ -40,7 +37,7 @@ def test_files_that_a_program_keeps_for_itself_are_no_data(tables: Tables, name:
         ("metadata/v1.metadata.json", "Iceberg"),
     ],
 )
-def test_a_table_that_also_holds_earlier_versions_is_an_error(tables: Tables, name: str, what: str) -> None:
+def test_a_table_that_also_holds_earlier_versions_is_an_error(tables, name, what):
     tables.csv("src/a.csv", EVENTS)
     tables.csv(f"src/{name}", "{}")
     assert f"is a table of {what}, whose folder also holds files of earlier versions" in tables.refused(
@@ -48,7 +45,7 @@ def test_a_table_that_also_holds_earlier_versions_is_an_error(tables: Tables, na
     )
 
 
-def test_files_that_are_not_read_are_said(tables: Tables) -> None:
+def test_files_that_are_not_read_are_said(tables):
     tables.csv("src/a.csv", EVENTS)
     for name in ("b.csv.xz", "sub/b.orc"):
         tables.csv(f"src/{name}", "x")
@@ -65,7 +62,7 @@ def test_files_that_are_not_read_are_said(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("name", ["events (1).csv", "events.parquet"])
-def test_a_file_that_is_there_twice_is_an_error(tables: Tables, name: str) -> None:
+def test_a_file_that_is_there_twice_is_an_error(tables, name):
     file = tables.csv("src/events.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(12)))
     if name.endswith(".csv"):
         shutil.copy(file, file.with_name(name))
@@ -79,7 +76,7 @@ def test_a_file_that_is_there_twice_is_an_error(tables: Tables, name: str) -> No
     assert str(file.with_name(name)) in error
 
 
-def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:
+def test_rows_that_occur_twice_are_counted_and_kept(tables):
     tables.csv("src/a.csv", EVENTS + "7,0,hr,80\n7,0,hr,81\n7,0,rhythm,sinus\n7,0,rhythm,sinus\n")
     tables.csv("src/b.csv", HEADER + "9,0,hr,70\n9,1,hr,70\n9,0,lactate,70\n")
     cohort = tables.compile(tables.root / "src")
@@ -90,9 +87,7 @@ def test_rows_that_occur_twice_are_counted_and_kept(tables: Tables) -> None:
     assert cohort.manifest["splits"]["train"]["events"] == 12
 
 
-def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = rng.integers(0, [5, 4, 3, 3], (400, 4))
     files = [tmp_path / f"{at}.csv" for at in range(4)]
@@ -113,7 +108,7 @@ def test_repeated_rows_are_counted_exactly_in_blocks_of_any_size(
         assert f"{across:,} events in two files and {within:,} events twice in a file" in note
 
 
-def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:
+def test_hidden_files_of_a_layout_are_no_stays(folder):
     for name in ("._1", "_copy"):
         (folder.ehr / "train" / f"{name}.parquet").write_bytes(b"x")
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 0
@@ -135,9 +130,7 @@ def test_hidden_files_of_a_layout_are_no_stays(folder: Folder) -> None:
         ("1.5e17,1,hr,80,0", [], "c.csv, column id: '1.5e17' is in scientific notation"),
     ],
 )
-def test_faults_in_small_files_that_are_read_together_name_the_file(
-    tables: Tables, row: str, flags: list[str], message: str
-) -> None:
+def test_faults_in_small_files_that_are_read_together_name_the_file(tables, row, flags, message):
     for at, name in enumerate("abcd", start=1):
         bad = f"{row}\n" if name == "c" else ""
         tables.csv(f"src/{name}.csv", f"{HEADER.strip()},died\n{at},0,hr,80,0\n{bad}{at},2,hr,81,0\n")

@@ -1,7 +1,5 @@
 """Cohorts of the version before, which held z-scores: they are turned back into values, and nothing writes them."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path
@@ -16,7 +14,6 @@ from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 
-from .conftest import Folder
 from .test_compile import compiled
 
 
@@ -44,7 +41,7 @@ def _change(path: Path, **changes: Any) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest | {CHECKSUM: manifest_checksum(manifest)}))
 
 
-def test_its_values_are_turned_back_with_the_statistics_that_it_holds(folder: Folder) -> None:
+def test_its_values_are_turned_back_with_the_statistics_that_it_holds(folder):
     folder.csv("stats.csv", "variable,mean,std\nheart rate,80,10\n")  # lactate has none
     cohort = compiled(folder)
     again = open_cohort(as_format_1(cohort))
@@ -78,7 +75,7 @@ def test_its_values_are_turned_back_with_the_statistics_that_it_holds(folder: Fo
     ],
     ids=str,
 )
-def test_a_value_of_the_wrong_type_or_range_is_one_error(folder: Folder, change: dict[str, Any], message: str) -> None:
+def test_a_value_of_the_wrong_type_or_range_is_one_error(folder, change, message):
     path = as_format_1(compiled(folder))
     _change(path, **change)
     with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):

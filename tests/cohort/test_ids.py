@@ -1,9 +1,6 @@
 """Which stay a row is of: ids that are empty, that were rounded, or that are written in two ways."""
 
-from __future__ import annotations
-
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +16,7 @@ from seqsetvae.system.errors import InputError
 from seqsetvae.tasks.spec import numbers
 from seqsetvae.tasks.targets import read_label_file
 
-from .conftest import HEADER, Folder, Tables
+from .conftest import HEADER
 
 GOOD = HEADER + "1,0,hr,80\n2,0,hr,70\n"
 
@@ -28,26 +25,26 @@ GOOD = HEADER + "1,0,hr,80\n2,0,hr,70\n"
 
 
 @pytest.mark.parametrize("word", [*MISSING, "na", "NONE", " nan ", "-", "", "?", "(null)"])
-def test_a_word_for_an_empty_cell_is_no_id(word: str) -> None:
+def test_a_word_for_an_empty_cell_is_no_id(word):
     local, texts = as_ids(pa.array([word, "7", word]))
     assert local.tolist() == [-1, 0, -1]
     assert texts == ["7"]
 
 
-def test_rows_with_such_a_word_for_an_id_are_no_stay(tables: Tables) -> None:
+def test_rows_with_such_a_word_for_an_id_are_no_stay(tables):
     src = tables.csv("e.csv", GOOD + "NA,0,hr,1\n<NA>,1,hr,2\n")
     assert "row 2 (counted from 0): the row has no id, so it is of no stay; 2 rows" in tables.refused(src)
     cohort = tables.compile(src, "--skip_bad")
     assert cohort.split("train").stay_id.tolist() == [1, 2]
 
 
-def test_such_a_word_is_no_patient(tables: Tables) -> None:
+def test_such_a_word_is_no_patient(tables):
     src, stays = tables.csv("e.csv", GOOD), tables.csv("s.csv", "id,who\n1,NULL\n2,NULL\n")
     error = tables.refused(src, "--stays", stays, "--subject_column", "who")
     assert "column who: 2 ids have no patient, such as 1." in error
 
 
-def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, tmp_path: Path) -> None:
+def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables, tmp_path):
     src = tables.csv("e.csv", GOOD + "3,0,hr,1\n")
     labels = tables.csv("labels.csv", "id,died\n1,1\n2,None\n3,\\N\n")
     cohort = tables.compile(src, "--labels", labels, "--label_name", "died")
@@ -60,7 +57,7 @@ def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables: Tables, t
     np.testing.assert_array_equal(found, [[1, 0.5], [np.nan, np.nan], [np.nan, np.nan]])
 
 
-def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables: Tables, tmp_path: Path) -> None:
+def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables, tmp_path):
     src = tables.csv("e.csv", GOOD + "3,0,hr,1\n")
     stays = tables.csv("s.csv", "id,sex,diet\n1,#N/A,none\n3,m,none\n2,NaT,\n")
     cohort = tables.compile(src, "--stays", stays, "--static_columns", "sex", "diet")
@@ -91,7 +88,7 @@ def test_such_a_word_is_an_unknown_fact_and_an_unknown_group(tables: Tables, tmp
         (pa.nulls(2), []),
     ],
 )
-def test_an_id_is_the_same_text_in_every_type_of_column(column: pa.Array, texts: list[str]) -> None:
+def test_an_id_is_the_same_text_in_every_type_of_column(column, texts):
     assert as_ids(column)[1] == texts
 
 
@@ -111,12 +108,12 @@ def test_an_id_is_the_same_text_in_every_type_of_column(column: pa.Array, texts:
         (pa.array([[1]]), "holds list<"),
     ],
 )
-def test_an_id_that_may_have_been_rounded_is_an_error(column: pa.Array, message: str) -> None:
+def test_an_id_that_may_have_been_rounded_is_an_error(column, message):
     with pytest.raises(InputError, match=message):
         as_ids(column)
 
 
-def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:
+def test_labels_join_ids_that_are_large_floats(tables):
     src = tables.root / "e.parquet"
     ids = [123456789012.0, 123456789013.0]
     pq.write_table(pa.table({"id": ids, "time": [0, 0], "variable": ["hr"] * 2, "value": [1, 2]}), src)
@@ -127,7 +124,7 @@ def test_labels_join_ids_that_are_large_floats(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("order", ["abcde", "edcba", "cabde", "ab"])
-def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables: Tables, order: str) -> None:
+def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tables, order):
     numbers, texts = pa.array([7, None, 10]), pa.array(["7", None, "10"])
     columns = {"a": numbers, "b": numbers.cast(pa.uint64()), "c": numbers.cast(pa.float64()), "d": texts}
     columns |= {"e": pa.array(["7.0", None, "10.0"])}
@@ -147,7 +144,7 @@ def test_an_id_has_one_form_in_all_files_whatever_the_types_of_their_columns(tab
     )
 
 
-def test_two_ids_that_are_one_number_are_an_error(tables: Tables) -> None:
+def test_two_ids_that_are_one_number_are_an_error(tables):
     src = tables.csv("e.csv", HEADER + "7,0,hr,1\n007,1,hr,2\nx,0,hr,3\n")
     assert "the ids '007' and '7' are one number" in tables.refused(src)
 
@@ -155,7 +152,7 @@ def test_two_ids_that_are_one_number_are_an_error(tables: Tables) -> None:
 # ------------------------------------------------------------------------------------------------ labels of others
 
 
-def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(tables: Tables) -> None:
+def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(tables):
     src, labels = tables.csv("e.csv", GOOD), tables.csv("labels.csv", "id,died\n0001,1\n0002,0\n")
     error = tables.refused(src, "--labels", labels, "--label_name", "died")
     assert f"{labels}, column id: none of its 2 rows is of an id of the events." in error
@@ -167,7 +164,7 @@ def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(tables: Ta
         read_label_file(labels, ("died",)).of(cohort)
 
 
-def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables: Tables) -> None:
+def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables):
     src = tables.csv("e.csv", HEADER + "".join(f"{stay},0,hr,{stay}\n" for stay in range(1, 5)))
     labels = tables.csv("labels.csv", "id,died\n1,1\n0002,0\n0003,0\n")
     notes = tables.compile(src, "--labels", labels, "--label_name", "died").manifest["import"]["notes"]
@@ -177,7 +174,7 @@ def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables: Ta
     )
 
 
-def test_labels_of_no_stay_of_a_layout_are_an_error(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_of_no_stay_of_a_layout_are_an_error(folder, capsys):
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n11,0\n12,1\n")
     assert main(["compile", str(folder.ehr), str(folder.root / "out")]) == 2
     assert "oc.csv: none of its 2 labels is of a stay of the data. Its first stay is 11, that of the data is 1." in (

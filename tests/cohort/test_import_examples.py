@@ -1,7 +1,5 @@
 """The examples of docs/import.md run as they stand there, and give what it says."""
 
-from __future__ import annotations
-
 import bz2
 import io
 import itertools
@@ -104,14 +102,7 @@ def samples(cohort: Cohort) -> dict[tuple[int, float | None], int]:
     ("heading", "files", "lines", "prose"),
     [pytest.param(*each, id=each[0]) for each in sections() if GIVES.search(each[3])],
 )
-def test_an_example_gives_what_is_written_below_it(
-    heading: str,
-    files: dict[str, str],
-    lines: list[list[str]],
-    prose: str,
-    tmp_path: Path,
-    run: Callable[..., Cohort],
-) -> None:
+def test_an_example_gives_what_is_written_below_it(heading, files, lines, prose, tmp_path, run):
     for name, text in files.items():
         write(tmp_path, name, text)
     for words in lines if heading == OTHER_FILES else ():
@@ -130,7 +121,7 @@ def test_an_example_gives_what_is_written_below_it(
             assert [label for _, label in sorted(samples(cohort).items())] == [int(text) for text in labels.split(", ")]
 
 
-def test_the_rules_of_labels_give_the_samples_of_the_table(tmp_path: Path, run: Callable[..., Cohort]) -> None:
+def test_the_rules_of_labels_give_the_samples_of_the_table(tmp_path, run):
     ((_, files, lines, prose),) = (each for each in sections() if "--label_of" in str(each[2]))
     for name, text in files.items():
         write(tmp_path, name, text)
@@ -143,7 +134,7 @@ def test_the_rules_of_labels_give_the_samples_of_the_table(tmp_path: Path, run: 
         assert samples(run(words)) == expected
 
 
-def test_the_splits_are_those_that_are_described(tmp_path: Path, run: Callable[..., Cohort]) -> None:
+def test_the_splits_are_those_that_are_described(tmp_path, run):
     ((_, files, lines, _),) = (each for each in sections() if "--split_by" in str(each[2]))
     write(tmp_path, "events.csv", files["events.csv"])
     by_date, by_site, given, fold = (
@@ -178,9 +169,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", PUBLIC)
-def test_public_sets_are_imported_as_they_are_published(
-    source: str, shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_public_sets_are_imported_as_they_are_published(source, shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file in shared(f"foreign/{PUBLIC[source]}").iterdir():
         unpack(file, tmp_path / source)

@@ -1,7 +1,5 @@
 """Whether training can see what it is tested on is found and said, by `data.py check` and when a run starts."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -18,7 +16,7 @@ from seqsetvae.cohort.report import splits_of_statistics
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.cohort.variables import Sums
 from seqsetvae.system.findings import ERROR
-from tests.command import finetune
+from tests.command import finetune, succeeded
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def _statistics_of(layout: Path, splits: tuple[str, ...], digits: int = 17) -> N
         (("test",), 17, "those of test data too"),
     ],
 )
-def test_statistics_of_other_splits_are_found(layout: Path, splits: tuple[str, ...], digits: int, said: str) -> None:
+def test_statistics_of_other_splits_are_found(layout, splits, digits, said):
     _statistics_of(layout, splits, digits)
     found = _leaks(layout)
     assert [said in line for line in found] == ([True] if said else [])
@@ -64,20 +62,19 @@ def _leaks(path: Path) -> list[str]:
     return [finding.line() for finding in findings]
 
 
-def test_statistics_from_elsewhere_are_no_leak(layout: Path) -> None:
+def test_statistics_from_elsewhere_are_no_leak(layout):
     """Those that the synthetic data were drawn with are of no split."""
     assert _leaks(layout) == []
 
 
-def test_two_variables_do_not_tell_whose_statistics_they_are() -> None:
+def test_two_variables_do_not_tell_whose_statistics_they_are():
     sums = {"train": Sums.of([(np.arange(2), np.zeros(2))], 2), "valid": Sums.of([(np.arange(2), np.ones(2))], 2)}
     assert splits_of_statistics(np.full(2, 0.5), sums) == []
 
 
-def test_a_run_says_it_at_its_start(layout: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_a_run_says_it_at_its_start(layout, pretrained, tmp_path):
     _statistics_of(layout, ("train", "valid", "test"))
-    status, said, errors = finetune(pretrained, layout, tmp_path / "runs", max_epochs=1, unfreeze_after=1)
-    assert status == 0, errors
+    said = succeeded(finetune(pretrained, layout, tmp_path / "runs", max_epochs=1, unfreeze_after=1))
     assert "  leak: the means in stats.csv are those of valid and test data too" in said
     (config,) = (tmp_path / "runs").glob("*/config.json")
     assert "leak" in json.loads(config.read_text(encoding="utf-8"))["cohort"]["notices"][0]
@@ -97,7 +94,7 @@ def _with_keys(compiled: Cohort, folder: Path, split: str, **arrays: np.ndarray)
     return folder
 
 
-def test_a_patient_in_two_splits_of_a_compiled_cohort_is_found(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_patient_in_two_splits_of_a_compiled_cohort_is_found(compiled, tmp_path):
     valid, train = compiled.split("valid"), compiled.split("train")
     subject = valid.stay_id.copy()
     subject[:2] = train.stay_id[:2]
@@ -108,7 +105,7 @@ def test_a_patient_in_two_splits_of_a_compiled_cohort_is_found(compiled: Cohort,
     assert data_command(["check", str(path)]) == 1
 
 
-def test_events_after_the_time_of_the_label_are_found(compiled: Cohort, tmp_path: Path) -> None:
+def test_events_after_the_time_of_the_label_are_found(compiled, tmp_path):
     test = compiled.split("test")
     end = test.minute[test.stay_offset[1:] - 1] + 1
     end[:3] -= 1  # at the prediction time itself is too late

@@ -12,7 +12,6 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum, read_manifest
 from seqsetvae.system.errors import InputError
 
-from .conftest import Folder
 from .test_compile import compiled
 
 
@@ -24,7 +23,7 @@ def _change(path: Path, keep_checksum: bool = False, **changes: Any) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def test_a_manifest_has_the_checksum_of_its_content_in_any_layout(folder: Folder) -> None:
+def test_a_manifest_has_the_checksum_of_its_content_in_any_layout(folder):
     path = compiled(folder).path
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest[CHECKSUM] == manifest_checksum(manifest)
@@ -33,14 +32,8 @@ def test_a_manifest_has_the_checksum_of_its_content_in_any_layout(folder: Folder
     assert open_cohort(path).vocabulary == ("heart rate", "lactate")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"vocabulary": ["Heart rate", "lactate"]}, {"label_name": "sepsis"}],
-    ids=str,
-)
-def test_a_plausible_change_is_noticed(
-    folder: Folder, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("change", [{"vocabulary": ["Heart rate", "lactate"]}, {"label_name": "sepsis"}], ids=str)
+def test_a_plausible_change_is_noticed(folder, change, capsys):
     path = compiled(folder).path
     _change(path, keep_checksum=True, **change)
     message = r"manifest\.json: damaged \(its content does not match its checksum\)\. Delete the folder .* compile"
@@ -50,7 +43,7 @@ def test_a_plausible_change_is_noticed(
     assert "does not match its checksum" in capsys.readouterr().out
 
 
-def test_flipped_bits_are_noticed(folder: Folder) -> None:
+def test_flipped_bits_are_noticed(folder):
     path = compiled(folder).path
     content, manifest = (path / "manifest.json").read_bytes(), read_manifest(path)
     rng, refused = random.Random(0), 0
@@ -89,7 +82,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS, ids=str)
-def test_a_value_of_the_wrong_type_or_range_is_one_error(folder: Folder, change: dict[str, Any], message: str) -> None:
+def test_a_value_of_the_wrong_type_or_range_is_one_error(folder, change, message):
     path = compiled(folder).path
     _change(path, **change)
     with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):
@@ -117,7 +110,7 @@ OPTIONAL: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), OPTIONAL, ids=str)
-def test_what_only_some_cohorts_record_is_checked_too(folder: Folder, change: dict[str, Any], message: str) -> None:
+def test_what_only_some_cohorts_record_is_checked_too(folder, change, message):
     path = compiled(folder).path
     _change(path, **change)
     with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):

@@ -44,7 +44,7 @@ def _bytes_a_stay(work: Callable[[], object]) -> tuple[float, float]:
     return kept / N_FILES, peak / N_FILES
 
 
-def test_stays_and_labels_take_a_few_bytes_each(many: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stays_and_labels_take_a_few_bytes_each(many, monkeypatch):
     monkeypatch.setattr(read, "BYTES_PER_PART", 1 << 14)  # it would be most of the memory for so few stays
     files = locate_layout(many.root)
     assert files.labels is not None
@@ -61,7 +61,7 @@ def test_stays_and_labels_take_a_few_bytes_each(many: Folder, monkeypatch: pytes
         assert peak < 250, what  # much of it is fixed: 64 files are hashed ahead
 
 
-def test_stays_are_listed_by_number_then_name(folder: Folder) -> None:
+def test_stays_are_listed_by_number_then_name(folder):
     for name in ("10.0", "9", "9.0", "-3", "0009", "2é"):
         (folder.ehr / "test").mkdir(exist_ok=True)
         (folder.ehr / "test" / f"{name}.parquet").touch()
@@ -77,7 +77,7 @@ def test_stays_are_listed_by_number_then_name(folder: Folder) -> None:
     assert list(source.stays) == ["train", "valid", "test"]
 
 
-def test_the_key_is_the_hash_of_one_json_list(folder: Folder) -> None:
+def test_the_key_is_the_hash_of_one_json_list(folder):
     files = sorted(folder.ehr.glob("*/*.parquet"))
     named = {file.relative_to(folder.ehr).as_posix(): file for file in files}
     named["side:oc.csv"] = folder.root / "oc.csv"
@@ -87,7 +87,7 @@ def test_the_key_is_the_hash_of_one_json_list(folder: Folder) -> None:
     assert content_key(locate_layout(folder.root), "died", True) == expected
 
 
-def test_labels_are_a_mapping(folder: Folder) -> None:
+def test_labels_are_a_mapping(folder):
     file = folder.csv("oc.csv", "ts_id,died\n7,1\n-2.0,0\n5,\n7.0,1\n9223372036854775807,0\n")
     labels = read_labels(file, "died")
     assert dict(labels) == {-2: 0, 7: 1, 2**63 - 1: 0}

@@ -1,7 +1,5 @@
 """`data.py meds`: a MEDS data set and its labels become a cohort, without what states the outcome."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -98,7 +96,7 @@ def data(tmp_path: Path) -> MEDS:
     return data
 
 
-def test_each_label_is_a_sample_with_the_events_before_its_prediction_time(data: MEDS) -> None:
+def test_each_label_is_a_sample_with_the_events_before_its_prediction_time(data):
     labels = data.labels((1, "2020-01-01 02:00", False), (1, "2020-01-01 01:00", True), (5, "2021-06-01 10:10", False))
     cohort = data.compile("--labels", labels)
     split = cohort.split("train")
@@ -114,7 +112,7 @@ def test_each_label_is_a_sample_with_the_events_before_its_prediction_time(data:
     assert cohort.manifest["source"].startswith("MEDS 0.4.1 ")
 
 
-def test_codes_that_state_the_outcome_never_reach_the_cohort(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_codes_that_state_the_outcome_never_reach_the_cohort(data, capsys):
     cohort = data.compile()  # whole records
     assert set(cohort.vocabulary) == {"SEX//F", "age", "ADMISSION//EW", "HR", "HR=none", "LACTATE"}
     said = "2 variables left out by name: 'HOSPITAL_DISCHARGE//DIED' (1 event), 'MEDS_DEATH' (1 event)"
@@ -124,7 +122,7 @@ def test_codes_that_state_the_outcome_never_reach_the_cohort(data: MEDS, capsys:
     assert set(cohort.vocabulary) == {"SEX//F", "age", "HR", "HR=none"}
 
 
-def test_the_splits_are_those_of_the_data_unless_a_flag_divides_them(data: MEDS) -> None:
+def test_the_splits_are_those_of_the_data_unless_a_flag_divides_them(data):
     data.splits(train=[5], held_out=[1])
     cohort = data.compile()
     assert {name: split.stay_id.tolist() for name, split in cohort.splits.items()} == {"train": [5], "test": [1]}
@@ -134,7 +132,7 @@ def test_the_splits_are_those_of_the_data_unless_a_flag_divides_them(data: MEDS)
     assert cohort.manifest["import"]["splits"] == "by patient at random, 0.5 0.5 0, seed 0"
 
 
-def test_a_sample_may_start_at_the_last_event_of_a_code(data: MEDS) -> None:
+def test_a_sample_may_start_at_the_last_event_of_a_code(data):
     data.events(
         [
             (1, "2020-01-01 00:00", "ADMISSION//A", None),
@@ -204,9 +202,7 @@ def samples_of(cohort: Cohort) -> list[tuple[int, float, int]]:
         (("--predict_at", 20, *STAYS, "--end_code", "MEDS_DEATH"), [(1, 20, -1)]),
     ],
 )
-def test_labels_and_prediction_times_follow_from_codes(
-    data: MEDS, flags: Sequence[object], expected: list[tuple[int, float, int]]
-) -> None:
+def test_labels_and_prediction_times_follow_from_codes(data, flags, expected):
     two_admissions(data)
     cohort = data.compile(*flags)
     assert samples_of(cohort) == expected
@@ -214,7 +210,7 @@ def test_labels_and_prediction_times_follow_from_codes(
     assert cohort.label_name == (flags[1] if str(flags[0]).startswith("--label") else "none")
 
 
-def test_the_times_of_labels_may_be_those_of_a_rule(data: MEDS) -> None:
+def test_the_times_of_labels_may_be_those_of_a_rule(data):
     two_admissions(data)
     times = data.labels((1, "2020-01-01 04:00", False), (1, "2020-02-01 09:00", False), (5, "2021-06-01 03:00", True))
     cohort = data.compile("--labels", times, "--label_event", "ICU_ADMISSION*", "--horizon", 3, *STAYS)
@@ -231,15 +227,13 @@ def test_the_times_of_labels_may_be_those_of_a_rule(data: MEDS) -> None:
         (("--labels", "LABELS", "--label_name", "boolean_value", "--label_present", "HR"), "each gives the label"),
     ],
 )
-def test_rules_of_labels_that_do_not_fit_are_refused(
-    data: MEDS, flags: Sequence[object], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rules_of_labels_that_do_not_fit_are_refused(data, flags, said, capsys):
     labels = data.labels((1, "2020-01-01 02:00", False))
     assert data.run(*(labels if flag == "LABELS" else flag for flag in flags)) == 2
     assert said in capsys.readouterr().err
 
 
-def test_texts_become_levels_if_they_are_asked_for(data: MEDS) -> None:
+def test_texts_become_levels_if_they_are_asked_for(data):
     rows = [(1, time("2020-01-01"), "RHYTHM", None, "sinus"), (1, time("2020-01-02"), "HR", 80.0, "high")]
     columns = ("subject_id", "time", "code", "numeric_value", "text_value")
     data.write("data/0.parquet", as_table(meds.DataSchema, columns, rows))
@@ -248,9 +242,7 @@ def test_texts_become_levels_if_they_are_asked_for(data: MEDS) -> None:
 
 
 @pytest.mark.parametrize(("text", "advice"), [("8,5", "a decimal comma"), ("8", "a number in the column of texts")])
-def test_numbers_in_the_texts_are_no_categories(
-    data: MEDS, capsys: pytest.CaptureFixture[str], text: str, advice: str
-) -> None:
+def test_numbers_in_the_texts_are_no_categories(data, capsys, text, advice):
     rows = [(1, time("2020-01-01"), "GLU", None, text), (1, time("2020-01-02"), "RHYTHM", None, "sinus")]
     columns = ("subject_id", "time", "code", "numeric_value", "text_value")
     data.write("data/0.parquet", as_table(meds.DataSchema, columns, rows))
@@ -259,7 +251,7 @@ def test_numbers_in_the_texts_are_no_categories(
     assert f"GLU={text}" in data.compile("--text_values", "--categorical", "GLU").vocabulary
 
 
-def test_a_data_set_without_numbers_is_read(data: MEDS) -> None:
+def test_a_data_set_without_numbers_is_read(data):
     for number in (0, 1):
         table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet").drop_columns(["numeric_value"])
         data.write(f"data/{number}.parquet", table)
@@ -267,9 +259,7 @@ def test_a_data_set_without_numbers_is_read(data: MEDS) -> None:
 
 
 @pytest.mark.parametrize("with_empty_numbers", [False, True])
-def test_numbers_in_another_column_are_an_error_until_it_is_named(
-    data: MEDS, capsys: pytest.CaptureFixture[str], with_empty_numbers: bool
-) -> None:
+def test_numbers_in_another_column_are_an_error_until_it_is_named(data, capsys, with_empty_numbers):
     for number in (0, 1):
         table = pq.read_table(data.root / "set" / "data" / f"{number}.parquet")
         table = table.rename_columns({"numeric_value": "value"}).append_column("stay", pa.array([7] * len(table)))
@@ -286,7 +276,7 @@ def test_numbers_in_another_column_are_an_error_until_it_is_named(
     assert sets_of(data.compile("--value_column", "none"), "train", 1) == [(0, [("HR", 1)]), (30, [("LACTATE", 1)])]
 
 
-def test_texts_without_a_column_of_numbers_are_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_without_a_column_of_numbers_are_an_error(data, capsys):
     rows = [(1, time("2020-01-01"), "RHYTHM", "sinus"), (1, time("2020-01-02"), "RHYTHM", "afib")]
     table = as_table(meds.DataSchema, ("subject_id", "time", "code", "text_value"), rows)
     for number in (0, 1):
@@ -297,9 +287,7 @@ def test_texts_without_a_column_of_numbers_are_an_error(data: MEDS, capsys: pyte
 
 
 @pytest.mark.parametrize("form", ["{split}/0.parquet", "{split}.parquet", "{split}/shards/1.parquet"])
-def test_folders_are_the_splits_where_metadata_does_not_say_them(
-    data: MEDS, capsys: pytest.CaptureFixture[str], form: str
-) -> None:
+def test_folders_are_the_splits_where_metadata_does_not_say_them(data, capsys, form):
     first, second = (data.root / "set" / "data" / f"{number}.parquet" for number in (0, 1))
     tables = {"train": pq.read_table(first), "held_out": pq.read_table(second)}
     for file in (first, second):
@@ -329,7 +317,7 @@ def test_folders_are_the_splits_where_metadata_does_not_say_them(
     assert "more/0.parquet: is in no folder of a split, and other files are" in capsys.readouterr().err
 
 
-def test_older_versions_are_recognised(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_older_versions_are_recognised(data, capsys):
     table = pq.read_table(data.root / "set" / "data" / "0.parquet")
     data.write("data/0.parquet", table.rename_columns({"subject_id": "patient_id", "time": "timestamp"}))
     assert recognise(data.root / "set") == "meds"
@@ -343,7 +331,7 @@ def test_older_versions_are_recognised(data: MEDS, capsys: pytest.CaptureFixture
     assert "It has the events of a patient in one row, as MEDS before 0.3 had" in capsys.readouterr().err
 
 
-def test_a_fault_in_the_data_set_is_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_in_the_data_set_is_an_error(data, capsys):
     table = pq.read_table(data.root / "set" / "data" / "1.parquet")
     data.write("data/1.parquet", table.rename_columns({"subject_id": "patient_id"}))
     assert data.run() == 2
@@ -380,9 +368,7 @@ GLU = [(subject, f"2020-01-01 0{hour}:30", "GLU", 7.0) for subject in (1, 2) for
         ([*GLU, (2, None, "MEDS_BIRTH", None)], "code 'MEDS_BIRTH': some rows of this code have a time"),
     ],
 )
-def test_events_that_lost_their_times_are_no_facts(
-    data: MEDS, capsys: pytest.CaptureFixture[str], rows: list[Event], said: str
-) -> None:
+def test_events_that_lost_their_times_are_no_facts(data, capsys, rows, said):
     """A measurement of 3.5 h was known to a prediction at 2 h."""
     data.events(rows)
     (data.root / "set" / "data" / "1.parquet").unlink()
@@ -394,18 +380,14 @@ def test_events_that_lost_their_times_are_no_facts(
         assert code not in data.compile("--leave_out", code).vocabulary
 
 
-def test_a_code_that_lost_its_times_in_another_shard_is_an_error(
-    data: MEDS, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_code_that_lost_its_times_in_another_shard_is_an_error(data, capsys):
     """Each shard alone looks as it should."""
     data.events(GLU[:3], [(5, None, "GLU", 7.0), (5, "2020-01-01 01:00", "HR", 80)])
     assert data.run("--fractions", 1, 0, 0) == 2
     assert "1.parquet, row 0 (counted from 0), code 'GLU': some rows" in capsys.readouterr().err
 
 
-def test_a_fact_may_be_of_many_subjects_and_several_facts_may_have_one_target(
-    data: MEDS, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fact_may_be_of_many_subjects_and_several_facts_may_have_one_target(data, capsys):
     facts = [(subject, None, code, None) for subject in (1, 2) for code in ("GENDER//M", "ALLERGY//A", "ALLERGY//B")]
     data.events([*facts, (1, None, "HEIGHT", 180.0)], GLU[:3])
     mapping = data.root / "map.csv"
@@ -417,9 +399,7 @@ def test_a_fact_may_be_of_many_subjects_and_several_facts_may_have_one_target(
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.timestamp("us")])
-def test_a_time_that_cannot_be_read_is_a_fault_and_no_fact(
-    data: MEDS, capsys: pytest.CaptureFixture[str], kind: pa.DataType
-) -> None:
+def test_a_time_that_cannot_be_read_is_a_fault_and_no_fact(data, capsys, kind):
     times = ["2020-01-01 00:00:00", "9999-12-31 00:00:00"]
     cells = pa.array(times if kind == pa.string() else [time(text) for text in times], kind)
     columns = {"subject_id": [1, 1], "time": cells, "code": ["HR", "DX"], "numeric_value": pa.array([1.0, None])}
@@ -429,7 +409,7 @@ def test_a_time_that_cannot_be_read_is_a_fault_and_no_fact(
     assert said in capsys.readouterr().err
 
 
-def test_a_column_of_times_without_any_type_is_an_error(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_column_of_times_without_any_type_is_an_error(data, capsys):
     for name in ("0", "1"):
         table = pq.read_table(data.root / "set" / "data" / f"{name}.parquet")
         data.write(f"data/{name}.parquet", table.set_column(1, "time", pa.nulls(len(table))))
@@ -437,7 +417,7 @@ def test_a_column_of_times_without_any_type_is_an_error(data: MEDS, capsys: pyte
     assert "/data: no event has a time." in capsys.readouterr().err
 
 
-def test_times_of_meds_are_timestamps(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_of_meds_are_timestamps(data, capsys):
     table = pq.read_table(data.root / "set" / "data" / "1.parquet")
     zoned = table.set_column(1, "time", table["time"].cast(pa.timestamp("us", "UTC")))
     data.write("data/1.parquet", zoned)
@@ -449,7 +429,7 @@ def test_times_of_meds_are_timestamps(data: MEDS, capsys: pytest.CaptureFixture[
     assert "the column time holds a number of minutes, not timestamps" in capsys.readouterr().err
 
 
-def test_check_looks_at_the_data_set_before_it_is_compiled(data: MEDS, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_looks_at_the_data_set_before_it_is_compiled(data, capsys):
     labels = data.labels((1, "2020-01-01 02:00", True), (5, "2021-06-01 10:10", False), (9, "2020-01-01", False))
     table = pq.read_table(data.root / "set" / "metadata" / "codes.parquet")
     data.write("metadata/codes.parquet", table.slice(1))

@@ -1,13 +1,11 @@
 """Numbers in a form that is not read never become a category each; categories that hold digits stay categories."""
 
-from __future__ import annotations
-
 import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.tables.cells import written_numbers
 
-from .conftest import HEADER, Tables
+from .conftest import HEADER
 from .test_compile import sets_of
 from .test_table_faults import GOOD
 
@@ -30,7 +28,7 @@ from .test_table_faults import GOOD
         (["１２", "٨٥", "−5", "'85", '="85"', "85*"], "unusual digits, signs or marks"),
     ],
 )
-def test_numbers_in_another_form_are_recognised(levels: list[str], advice: str) -> None:
+def test_numbers_in_another_form_are_recognised(levels, advice):
     written = written_numbers(levels)
     assert sorted(written.levels) == sorted(levels)
     assert written.advice.startswith(advice)
@@ -51,14 +49,12 @@ def test_numbers_in_another_form_are_recognised(levels: list[str], advice: str) 
         ["4 West", "7 West", "5 East"],
     ],
 )
-def test_categories_with_digits_are_categories(levels: list[str]) -> None:
+def test_categories_with_digits_are_categories(levels):
     assert not written_numbers(levels).levels
 
 
 @pytest.mark.parametrize("flags", [[], ["--skip_bad"], ["--non_numeric", "level"]])
-def test_a_variable_of_numbers_in_another_form_is_an_error_unless_they_are_said_to_be_categories(
-    tables: Tables, flags: list[str]
-) -> None:
+def test_a_variable_of_numbers_in_another_form_is_an_error_unless_they_are_said_to_be_categories(tables, flags):
     rows = '1,0,temp,"36,6"\n1,1,temp,"37,1"\n2,0,temp,38\n2,0,rhythm,sinus\n1,0,egfr,>90\n2,0,egfr,>60\n'
     src = tables.csv("e.csv", HEADER + GOOD + rows)
     error = tables.refused(src, *flags)
@@ -70,19 +66,19 @@ def test_a_variable_of_numbers_in_another_form_is_an_error_unless_they_are_said_
     assert {"temp=36,6", "temp=38", "egfr=>90"} <= set(open_cohort(tables.root / "out").vocabulary)
 
 
-def test_a_level_that_is_renamed_or_left_out_by_name_is_no_number(tables: Tables) -> None:
+def test_a_level_that_is_renamed_or_left_out_by_name_is_no_number(tables):
     src = tables.csv("e.csv", HEADER + GOOD + "1,0,egfr,>90\n2,0,egfr,>60\n")
     mapping = tables.csv("map.csv", "name,target\negfr=>90,kidneys are well\n")
     assert tables.run(src, "--variable_map", mapping, "--leave_out", "egfr=>60") == 0
     assert open_cohort(tables.root / "out").vocabulary == ("hr", "kidneys are well", "lactate")
 
 
-def test_more_numbers_in_another_form_than_there_may_be_levels_are_no_free_text(tables: Tables) -> None:
+def test_more_numbers_in_another_form_than_there_may_be_levels_are_no_free_text(tables):
     src = tables.csv("e.csv", HEADER + "".join(f'1,0,x,"{at},5"\n' for at in range(1001)))
     assert "a decimal comma; pass --decimal ," in tables.refused(src)
 
 
-def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables) -> None:
+def test_decimal_reads_commas_in_values_facts_and_times(tables):
     src = tables.csv("e.tsv", HEADER.replace(",", "\t") + "1\t0\ttemp\t36,5\n1\t0,5\ttemp\t37\n1\t0,5\tplt\t150,000\n")
     stays = tables.csv("stays.csv", 'id,age\n1,"63,5"\n')
     facts = ["--stays", stays, "--static_columns", "age"]
@@ -99,7 +95,7 @@ def test_decimal_reads_commas_in_values_facts_and_times(tables: Tables) -> None:
         ("36.6", "a decimal point, where --decimal asks for a comma"),
     ],
 )
-def test_decimal_refuses_a_point(tables: Tables, cell: str, advice: str) -> None:
+def test_decimal_refuses_a_point(tables, cell, advice):
     assert advice in tables.refused(tables.csv("e.csv", f'{HEADER}1,0,x,"{cell}"\n'), "--decimal", ",")
     assert tables.run(tables.csv("e.csv", f'{HEADER}1,0,x,3\n1,1,x,4\n1,1,x,"{cell}"\n'), "--decimal", ",") == 2
     assert f"'{cell}' is not a number, and other rows of this variable have numbers. It is {advice}" in (

@@ -1,7 +1,5 @@
 """`data.py omop`: the tables of an OMOP common data model become a cohort of visits. All data here are SYNTHETIC."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -55,7 +53,7 @@ def compiled(folder: Path, *flags: str) -> list[str]:
     return ["omop", str(folder), str(folder.parent / "out"), "--fractions", "1", "0", "0", *flags]
 
 
-def test_visits_are_stays_and_records_are_events_with_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_visits_are_stays_and_records_are_events_with_units(folder, capsys):
     assert main(compiled(folder, "--label_present", "death")) == 0
     split = open_cohort(folder.parent / "out").split("train")
     assert split.stay_id.tolist() == [11, 12, 13]
@@ -75,14 +73,14 @@ def test_visits_are_stays_and_records_are_events_with_units(folder: Path, capsys
     assert cohort.manifest["source"] == f"OMOP {folder}"
 
 
-def test_some_kinds_of_visits_alone_and_a_window(folder: Path) -> None:
+def test_some_kinds_of_visits_alone_and_a_window(folder):
     assert main(compiled(folder, "--visit_concepts", "9201", "--until_hour", "2")) == 0
     cohort = open_cohort(folder.parent / "out")
     assert cohort.split("train").stay_id.tolist() == [11]  # what visit 12 has is of an unknown hour of its first day
     assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 60]
 
 
-def test_check_recognises_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_recognises_the_folder(folder, capsys):
     main(["check", str(folder), "--label_present", "death"])
     assert capsys.readouterr().out.startswith(f"OMOP {folder}")
 
@@ -94,9 +92,7 @@ def test_check_recognises_the_folder(folder: Path, capsys: pytest.CaptureFixture
         ("", ("--visit_concepts", "1"), "--visit_concepts 1: no visit is of these concepts"),
     ],
 )
-def test_what_is_missing_is_one_error(
-    folder: Path, gone: str, flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_one_error(folder, gone, flags, said, capsys):
     if gone:
         (folder / f"{gone}.csv").unlink()
     assert main(compiled(folder, *flags)) == 2
@@ -104,7 +100,7 @@ def test_what_is_missing_is_one_error(
     assert not (folder.parent / "out").exists()
 
 
-def test_numbers_of_visits_may_be_written_as_decimals(folder: Path) -> None:
+def test_numbers_of_visits_may_be_written_as_decimals(folder):
     """As pandas writes a column with empty cells."""
     file = folder / "CONDITION_OCCURRENCE.csv"
     file.write_text(file.read_text().replace("1,1,11,40", "1,1,11.0,40"))
@@ -120,21 +116,19 @@ def test_numbers_of_visits_may_be_written_as_decimals(folder: Path) -> None:
         ("PERSON", "1950-01-01", "1950", "the birth '1950' is no date"),
     ],
 )
-def test_what_is_no_visit_or_no_date_is_one_error(
-    folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_visit_or_no_date_is_one_error(folder, name, old, new, said, capsys):
     replace_in(folder / f"{name}.csv", old, new)
     assert main(compiled(folder)) == 2
     assert said in capsys.readouterr().err
 
 
-def test_a_table_that_is_there_twice_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_that_is_there_twice_is_refused(folder, capsys):
     (folder / "measurement.csv.gz").touch()
     assert main(compiled(folder)) == 2
     assert "has the table measurement more than once: MEASUREMENT.csv, measurement.csv.gz" in capsys.readouterr().err
 
 
-def test_a_faulty_cell_names_the_table_and_the_visit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_faulty_cell_names_the_table_and_the_visit(folder, capsys):
     """Not the file, deleted by now, in which its events were rewritten."""
     file = folder / "CONDITION_OCCURRENCE.csv"
     replace_in(file, "40,2020-01-02", "40,soon")
@@ -171,9 +165,7 @@ def test_a_faulty_cell_names_the_table_and_the_visit(folder: Path, capsys: pytes
         ("MEASUREMENT", "2.5,0", "1e39,0", "1e+39 is not a finite number"),
     ],
 )
-def test_a_fault_names_the_table_that_it_is_in(
-    folder: Path, name: str, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_names_the_table_that_it_is_in(folder, name, old, new, said, capsys):
     file = folder / f"{name}.csv"
     replace_in(file, old, new)
     assert main(compiled(folder)) == 2
@@ -183,7 +175,7 @@ def test_a_fault_names_the_table_that_it_is_in(
     assert ".parquet" not in error
 
 
-def test_rows_that_are_there_twice_change_nothing(folder: Path) -> None:
+def test_rows_that_are_there_twice_change_nothing(folder):
     assert main(compiled(folder)) == 0
     expected = open_cohort(folder.parent / "out").content_hash
     (folder.parent / "out").rename(folder.parent / "first")
@@ -194,9 +186,7 @@ def test_rows_that_are_there_twice_change_nothing(folder: Path) -> None:
     assert open_cohort(folder.parent / "out").content_hash == expected
 
 
-def test_unknown_persons_and_visits_without_events_are_counted(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_persons_and_visits_without_events_are_counted(folder, capsys):
     person, visit = folder / "PERSON.csv", folder / "VISIT_OCCURRENCE.csv"
     replace_in(person, "\n2,", "\n3,")
     visit.write_text(visit.read_text() + "14,1,9201,2022-01-01,2022-01-01 10:00:00,2022-01-01\n")

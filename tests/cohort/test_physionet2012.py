@@ -52,9 +52,7 @@ def compiled(src: Path, **options: object) -> Cohort:
         pytest.param("c", (3_998, 1_756_417, 300_015, 585), marks=pytest.mark.slow),
     ],
 )
-def test_the_counts_of_the_literature(
-    shared: Callable[[str], Path], tmp_path: Path, name: str, counts: tuple[int, int, int, int]
-) -> None:
+def test_the_counts_of_the_literature(shared, tmp_path, name, counts):
     for file in (f"set-{name}.tar.gz", f"Outcomes-{name}.txt"):
         (tmp_path / file).symlink_to(shared(f"physionet2012/{file}"))
     arguments = ["physionet2012", str(tmp_path), str(tmp_path / "out"), "--train_sets", name]
@@ -64,7 +62,7 @@ def test_the_counts_of_the_literature(
     assert n["labelled"] == n["stays"]
 
 
-def test_the_convention(src: Path) -> None:
+def test_the_convention(src):
     cohort = compiled(src, assigned={"train": ["a", "b"]})
     assert cohort.vocabulary == ("Age", "Gender", "HR", "ICUType_3")  # no RecordID; negative values are gone
     sets = sets_of(cohort, "train", 0)
@@ -76,7 +74,7 @@ def test_the_convention(src: Path) -> None:
     assert sets[0][1][2] == ("ICUType_3", 1.0)
 
 
-def test_short_stays_are_counted_before_negatives_go_and_left_out(src: Path) -> None:
+def test_short_stays_are_counted_before_negatives_go_and_left_out(src):
     five, six = HEAD + "00:00,Weight,80\n", HEAD + "00:00,Weight,-1\n00:10,HR,-1\n"
     write_set(src, "c", {300: five, 301: six, 302: "Time,Parameter,Value\n"})
     cohort = compiled(src)
@@ -85,7 +83,7 @@ def test_short_stays_are_counted_before_negatives_go_and_left_out(src: Path) -> 
     assert cohort.manifest["report"]["left_out"] == 2
 
 
-def test_archives_hold_the_same_stays_as_folders(src: Path) -> None:
+def test_archives_hold_the_same_stays_as_folders(src):
     from_folders = PhysioNet2012(src)
     with tarfile.open(src / "set-a.tar.gz", "w:gz") as tar:
         tar.add(src / "set-a", arcname="set-a")
@@ -136,7 +134,7 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_archive_is_an_error_that_names_it(src: Path, damage: str) -> None:
+def test_a_damaged_archive_is_an_error_that_names_it(src, damage):
     suffix, change = DAMAGE[damage]
     archive = in_archive(src, suffix)
     assert len(PhysioNet2012(src, {"train": ["a"]}).stays["train"]) == 40
@@ -146,7 +144,7 @@ def test_a_damaged_archive_is_an_error_that_names_it(src: Path, damage: str) -> 
 
 
 @pytest.mark.parametrize("suffix", ["", ".tar.gz", ".zip"])
-def test_hidden_files_of_macos_are_ignored(src: Path, suffix: str) -> None:
+def test_hidden_files_of_macos_are_ignored(src, suffix):
     (src / "set-a" / "._132.txt").write_bytes(b"\0\5\26\7")
     if suffix:
         in_archive(src, suffix)
@@ -154,7 +152,7 @@ def test_hidden_files_of_macos_are_ignored(src: Path, suffix: str) -> None:
     assert (len(source.stays["train"]), source.skips) == (40, [])
 
 
-def test_late_times_keep_events_apart(src: Path) -> None:
+def test_late_times_keep_events_apart(src):
     late = HEAD + "0:07,HR,80\n1666:47,HR,80\n10000:59,HR,80\n"  # 1666:47 is 100,000 minutes after 0:07
     (src / "set-a" / "100.txt").write_text(late.format(id=100))
     cohort = compiled(src, assigned={"train": ["a", "b"]})
@@ -162,13 +160,13 @@ def test_late_times_keep_events_apart(src: Path) -> None:
     assert len(sets_of(cohort, "train", 1)[1][1]) == 2  # and no row is assigned to the next stay
 
 
-def test_an_unknown_icu_type_is_missing(src: Path) -> None:
+def test_an_unknown_icu_type_is_missing(src):
     (src / "set-a" / "100.txt").write_text(GOOD.format(id=100).replace("ICUType,3", "ICUType,-1"))
     cohort = compiled(src, assigned={"train": ["a", "b"]})
     assert [name for name, _ in sets_of(cohort, "train", 0)[0][1]] == ["Age", "Gender"]
 
 
-def test_stays_are_divided_by_fraction_and_seed_with_equal_death_rates(src: Path) -> None:
+def test_stays_are_divided_by_fraction_and_seed_with_equal_death_rates(src):
     cohort = compiled(src, fractions=(0.6, 0.2, 0.2))
     counts = {name: (n["stays"], n["positives"]) for name, n in cohort.manifest["splits"].items()}
     assert counts == {"train": (36, 9), "valid": (12, 3), "test": (12, 3)}
@@ -176,7 +174,7 @@ def test_stays_are_divided_by_fraction_and_seed_with_equal_death_rates(src: Path
     assert list(one) == list(again) != list(other)
 
 
-def test_whole_sets_can_be_a_split(src: Path) -> None:
+def test_whole_sets_can_be_a_split(src):
     source = PhysioNet2012(src, {"test": ["b"]})
     assert {split: len(stays) for split, stays in source.stays.items()} == {"train": 32, "valid": 8, "test": 20}
     source = PhysioNet2012(src, {"train": ["a"], "valid": ["b"]})
@@ -196,11 +194,11 @@ def test_whole_sets_can_be_a_split(src: Path) -> None:
         (("train", "test"), (0, 1, 0)),
     ],
 )
-def test_a_split_of_whole_sets_gets_no_share_of_the_others(given: tuple[str, ...], fractions: tuple[float]) -> None:
+def test_a_split_of_whole_sets_gets_no_share_of_the_others(given, fractions):
     assert choose_fractions(None, given) == pytest.approx(fractions)
 
 
-def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path) -> None:
+def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src):
     source = PhysioNet2012(src, {"valid": ["b"]})
     assert {split: len(stays) for split, stays in source.stays.items()} == {"train": 33, "valid": 20, "test": 7}
     assert {stay.stay_id for stay in source.stays["valid"]} == set(range(200, 220))
@@ -216,16 +214,14 @@ def test_whole_sets_for_validation_leave_the_others_to_train_and_test(src: Path)
         (["--fractions", "0.8", "0.1", "0.1", "--valid_sets", "b"], "0.8 0.1 0.1: 0.1 is for valid, .*--valid_sets"),
     ],
 )
-def test_invalid_flags_are_errors_with_a_reason(
-    src: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_flags_are_errors_with_a_reason(src, options, message, capsys):
     assert main(["physionet2012", str(src), str(src / "out"), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert re.search(message, error)
 
 
-def test_absent_outcomes_or_sets_are_errors(src: Path) -> None:
+def test_absent_outcomes_or_sets_are_errors(src):
     (src / "Outcomes-b.txt").unlink()
     with pytest.raises(InputError, match=r"Outcomes-b.txt: not found"):
         PhysioNet2012(src)
@@ -251,7 +247,7 @@ def test_absent_outcomes_or_sets_are_errors(src: Path) -> None:
         ("", "row 10 "),
     ],
 )
-def test_a_bad_row_stops_or_is_skipped(src: Path, row: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_row_stops_or_is_skipped(src, row, message, capsys):
     (src / "set-a" / "116.txt").write_text(f"{GOOD.format(id=116)}{row}\n01:00,HR,70\n")
     with pytest.raises(InputError, match=message):
         compiled(src)
@@ -269,9 +265,7 @@ def add_rows(src: Path, name: str, stays: Iterable[int], *rows: str) -> None:
             text.writelines(f"{row}\n" for row in rows)
 
 
-def test_rows_without_a_name_are_left_out_and_counted_and_the_stays_are_kept(
-    src: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_without_a_name_are_left_out_and_counted_and_the_stays_are_kept(src, capsys):
     """As in set c, where 1,594 of 4,000 files hold 2,403 rows like `10:45,,1.9`."""
     before = compiled(src).content_hash
     shutil.rmtree(src.parent / "out")
@@ -287,7 +281,7 @@ def test_rows_without_a_name_are_left_out_and_counted_and_the_stays_are_kept(
     assert compiled(src).content_hash == before
 
 
-def test_rows_without_a_name_do_not_count_towards_the_least_number_of_rows(src: Path) -> None:
+def test_rows_without_a_name_do_not_count_towards_the_least_number_of_rows(src):
     five = HEAD + "00:00,Weight,80\n00:10,,80\n"
     write_set(src, "c", {300: five, 301: five + "00:20,HR,70\n"})
     source = PhysioNet2012(src, {"test": ["c"]})
@@ -295,9 +289,7 @@ def test_rows_without_a_name_do_not_count_towards_the_least_number_of_rows(src: 
     assert source.unnamed_rows == (2, 2)
 
 
-def test_the_readmes_command_reads_a_set_c_that_has_rows_without_a_name(
-    src: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_readmes_command_reads_a_set_c_that_has_rows_without_a_name(src, capsys):
     write_set(src, "c", dict.fromkeys(range(300, 310), GOOD), deaths={301})
     add_rows(src, "c", range(300, 304), "10:45,,1.9")
     in_archive(src, ".tar.gz", "c")
@@ -307,7 +299,7 @@ def test_the_readmes_command_reads_a_set_c_that_has_rows_without_a_name(
     assert counts == {"train": (48, 12), "valid": (12, 3), "test": (10, 1)}
 
 
-def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src, monkeypatch):
     """It took 58 s for a set of 4,000 stays, where all texts at once take 2 s."""
     calls = []
     real = physionet2012.pacsv.read_csv
@@ -318,7 +310,7 @@ def test_faulty_rows_do_not_lead_to_parsing_file_by_file(src: Path, monkeypatch:
     assert len(calls) == 2  # one for each set
 
 
-def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_and_compiling_show_progress_bars(src, monkeypatch):
     bars: list[tuple[object, object]] = []
     for module in (physionet2012, compiling):
         real = module.tqdm
@@ -335,7 +327,7 @@ def test_reading_and_compiling_show_progress_bars(src: Path, monkeypatch: pytest
     assert bars[4:] == [("Reading set a", True), ("Reading set b", True)]
 
 
-def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_kinds_of_faults_are_named_with_their_outcomes(src, capsys):
     add_rows(src, "a", range(100, 104), "00:40,HR,fast", "00:40,HR")  # the second row has the fault seen first
     add_rows(src, "a", range(104, 107), "00:40,HR,fast")
     add_rows(src, "b", range(219, 220), "late,HR,80")
@@ -358,7 +350,7 @@ def test_all_kinds_of_faults_are_named_with_their_outcomes(src: Path, capsys: py
 
 
 @pytest.mark.parametrize("row", ["00:40,HR\r,80", "00:40,H\rR,80", "00:40,HR,80\r00:50,HR,81", "\r\r"])
-def test_a_carriage_return_inside_a_text_is_one_fault_of_that_file(src: Path, row: str) -> None:
+def test_a_carriage_return_inside_a_text_is_one_fault_of_that_file(src, row):
     (src / "set-a" / "116.txt").write_bytes(f"{GOOD.format(id=116)}{row}\n01:00,HR,70\n".encode())
     with pytest.raises(InputError, match=r"116.txt: line 12 has a carriage return without a line feed"):
         compiled(src)
@@ -370,7 +362,7 @@ def test_a_carriage_return_inside_a_text_is_one_fault_of_that_file(src: Path, ro
     assert sum(split.n_stays for split in cohort.splits.values()) == 59
 
 
-def test_lines_may_end_as_on_windows(src: Path) -> None:
+def test_lines_may_end_as_on_windows(src):
     before = compiled(src).content_hash
     shutil.rmtree(src.parent / "out")
     for file in (src / "set-a").iterdir():
@@ -378,7 +370,7 @@ def test_lines_may_end_as_on_windows(src: Path) -> None:
     assert compiled(src).content_hash == before
 
 
-def test_a_name_that_is_not_utf_8_is_a_fault_of_that_file_alone(src: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_a_fault_of_that_file_alone(src):
     with (src / "set-a" / "116.txt").open("ab") as text:
         text.write(b"00:40,fi\xe8vre,39\n")
     with pytest.raises(InputError, match=r"116.txt, row 10 .*the name b'fi\\xe8vre' is not in UTF-8"):
@@ -386,7 +378,7 @@ def test_a_name_that_is_not_utf_8_is_a_fault_of_that_file_alone(src: Path) -> No
     assert len(PhysioNet2012(src).skips) == 1
 
 
-def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -> None:
+def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src):
     add_rows(src, "a", range(100, 140), "00:40,HR")
     add_rows(src, "b", range(200, 220), "00:40,HR")
     with pytest.raises(InputError, match=r"60 faulty files:\n  60 files, 60 rows: a row that is not HH:MM"):
@@ -398,9 +390,7 @@ def test_a_set_of_faulty_files_alone_is_an_error_about_their_faults(src: Path) -
         compile_cohort(source, src.parent / "out", label_name="death", skip_bad=True)
 
 
-def test_check_reads_the_raw_sets_and_compiles_nothing_beside_them(
-    src: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reads_the_raw_sets_and_compiles_nothing_beside_them(src, capsys):
     before = sorted(src.rglob("*"))
     main(["check", str(src)])
     said = capsys.readouterr().out

@@ -1,7 +1,5 @@
 """Other tasks on the challenge's data: an earlier prediction time, and the length of the hospital stay as the label."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,7 @@ def src(tmp_path: Path) -> Path:
     return folder
 
 
-def test_no_event_from_the_prediction_time_on_reaches_the_cohort(src: Path, tmp_path: Path) -> None:
+def test_no_event_from_the_prediction_time_on_reaches_the_cohort(src, tmp_path):
     assert main(["physionet2012", str(src), str(tmp_path / "out"), *FLAGS, "--until_hour", "1.5"]) == 0
     cohort = open_cohort(tmp_path / "out")
     for split in cohort.splits.values():
@@ -32,7 +30,7 @@ def test_no_event_from_the_prediction_time_on_reaches_the_cohort(src: Path, tmp_
         assert set(split.prediction_minute.tolist()) == {90.0}
 
 
-def test_the_length_of_the_stay_can_be_the_label(src: Path, tmp_path: Path) -> None:
+def test_the_length_of_the_stay_can_be_the_label(src, tmp_path):
     assert main(["physionet2012", str(src), str(tmp_path / "out"), *FLAGS, "--stay_over_days", "7"]) == 0
     cohort = open_cohort(tmp_path / "out")
     assert cohort.label_name == "hospital_stay_over_7_days"
@@ -46,9 +44,7 @@ def test_the_length_of_the_stay_can_be_the_label(src: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("flag", ["--until_hour", "--stay_over_days"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
-def test_numbers_that_mean_nothing_are_refused(
-    src: Path, tmp_path: Path, flag: str, value: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbers_that_mean_nothing_are_refused(src, tmp_path, flag, value, capsys):
     assert main(["physionet2012", str(src), str(tmp_path / "out"), flag, value]) == 2
     assert f"{flag} {value}: allowed: a number above 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

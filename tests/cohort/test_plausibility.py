@@ -46,7 +46,7 @@ def found(check: Check, words: str = "") -> list[Finding]:
     return [finding for finding in check.findings if finding.level != NOTE and words in finding.line()]
 
 
-def test_good_data_have_no_finding(hospital: Folder) -> None:
+def test_good_data_have_no_finding(hospital):
     check = check_folder(hospital.root)
     assert found(check) == []
     text = check.text()
@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Callable[[Folder], None], str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_odd_is_found(hospital: Folder, case: str) -> None:
+def test_what_is_odd_is_found(hospital, case):
     change, level, words, item = CASES[case]
     change(hospital)
     check = check_folder(hospital.root)
@@ -207,13 +207,13 @@ def test_what_is_odd_is_found(hospital: Folder, case: str) -> None:
     assert check.is_ready == (level != ERROR)
 
 
-def test_unread_files_are_all_named_but_hidden_ones(hospital: Folder) -> None:
+def test_unread_files_are_all_named_but_hidden_ones(hospital):
     _files(hospital)
     (finding,) = found(check_folder(hospital.root))
     assert finding.items == ("val", "validation.txt", "train/1.csv", "valid/2.parquet.gz")
 
 
-def test_stays_of_which_one_value_differs_are_not_equal(hospital: Folder) -> None:
+def test_stays_of_which_one_value_differs_are_not_equal(hospital):
     _same_rows(hospital, other=True)
     rows = hourly(105)[::-1]
     hospital.stay("valid", "50", [*rows[:-1], ("lactate", 3.25, rows[-1][2])])
@@ -221,7 +221,7 @@ def test_stays_of_which_one_value_differs_are_not_equal(hospital: Folder) -> Non
     assert finding.level == WARNING  # the two training stays
 
 
-def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
+def test_values_that_differ_by_rounding_are_one_value(hospital):
     _own_stats(hospital)
     for number in (0, 1, 2):
         _add(hospital, range(number, number + 1), ("dose", (0.1 + 0.2, 0.3)[number % 2], 1400.0))
@@ -229,7 +229,7 @@ def test_values_that_differ_by_rounding_are_one_value(hospital: Folder) -> None:
     assert check_folder(hospital.root).is_ready
 
 
-def test_last_times_do_not_depend_on_the_blocks(hospital: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_times_do_not_depend_on_the_blocks(hospital, monkeypatch):
     cohort = compiled(hospital)
     (whole, _), equal = last_seen(cohort), equal_stays(cohort)
     monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 100)
@@ -239,7 +239,7 @@ def test_last_times_do_not_depend_on_the_blocks(hospital: Folder, monkeypatch: p
     assert equal_stays(cohort) == equal == []
 
 
-def test_last_times_are_shares_of_the_stay(folder: Folder) -> None:
+def test_last_times_are_shares_of_the_stay(folder):
     folder.stay("valid", "3.0", [("heart rate", 100, 0), ("lactate", 2, 10), ("lactate", 2, 30), ("heart rate", 9, 40)])
     (by_split, by_group) = last_seen(compiled(folder))
     assert by_split["valid"].tolist() == [[1, 1], [1, 0.75], [1, 0.75**2]]
@@ -248,9 +248,7 @@ def test_last_times_are_shares_of_the_stay(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(("mean", "std"), [("80", "1e-45"), ("80", "5e-324"), ("1e30", "10"), ("80", "1e-20")])
-def test_statistics_that_make_absurd_z_scores_stop_the_compilation(
-    hospital: Folder, mean: str, std: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_statistics_that_make_absurd_z_scores_stop_the_compilation(hospital, mean, std, capsys):
     _stats(hospital, f"heart rate,{mean},{std}", "lactate,2,1")
     with pytest.raises(InputError, match=r"stats\.csv cannot normalise 1 variables") as error:
         compiled(hospital)
@@ -261,7 +259,7 @@ def test_statistics_that_make_absurd_z_scores_stop_the_compilation(
     assert "1 error, 0 warnings: NOT ready for training." in text
 
 
-def test_check_says_nothing_about_labels_that_it_could_not_read(hospital: Folder) -> None:
+def test_check_says_nothing_about_labels_that_it_could_not_read(hospital):
     text = (hospital.root / "oc.csv").read_text()
     hospital.csv("oc.csv", text.replace("in_hospital_mortality", "died"))
     (finding,) = found(check_folder(hospital.root))
@@ -271,14 +269,14 @@ def test_check_says_nothing_about_labels_that_it_could_not_read(hospital: Folder
     )
 
 
-def test_check_without_statistics_says_so_and_nothing_about_labels(hospital: Folder) -> None:
+def test_check_without_statistics_says_so_and_nothing_about_labels(hospital):
     (hospital.root / "stats.csv").unlink()
     check = check_folder(hospital.root)
     assert any("no stats.csv" in finding.text for finding in check.findings)
     assert found(check) == []
 
 
-def test_sets_of_physionet_are_compared(shared: Callable[[str], Path], tmp_path: Path) -> None:
+def test_sets_of_physionet_are_compared(shared, tmp_path):
     """Set a without the last two values of most variables of each stay, beside set b as it is."""
     for name in ("a", "b"):
         (tmp_path / f"Outcomes-{name}.txt").symlink_to(shared(f"physionet2012/Outcomes-{name}.txt"))

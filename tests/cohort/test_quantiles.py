@@ -1,8 +1,5 @@
 """The value transform "quantiles": positions among training values, which typing errors do not move."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +7,9 @@ import numpy as np
 import pytest
 
 from seqsetvae.batches.transform import SCALE, Quantiles, read_transform
-from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.system.errors import InputError
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, refused, run_of, succeeded
 
 
 def _plain(n_variables: int) -> Variables:
@@ -33,7 +29,7 @@ def _changed(transform: Quantiles, cohort: Any, name: str, values: list[float]) 
     return transform.change(cohort)(variable, np.array(values))
 
 
-def test_values_become_uniform_whatever_their_distribution() -> None:
+def test_values_become_uniform_whatever_their_distribution():
     rng = np.random.default_rng(0)
     cohort = _cohort(normal=rng.normal(size=5000), tailed=np.exp(2 * rng.normal(size=5000)))
     transform = Quantiles.fit(cohort, value_clip=None, min_count=20)
@@ -46,7 +42,7 @@ def test_values_become_uniform_whatever_their_distribution() -> None:
         assert middle == pytest.approx(SCALE * np.array([-0.5, 0, 0.5]), abs=0.02)
 
 
-def test_typing_errors_do_not_move_the_other_values() -> None:
+def test_typing_errors_do_not_move_the_other_values():
     ph = np.random.default_rng(0).normal(7.4, 0.05, 2000)
     mistyped = np.append(ph, [735.0, 0.0])
     for values in (ph, mistyped):
@@ -55,7 +51,7 @@ def test_typing_errors_do_not_move_the_other_values() -> None:
         assert found == pytest.approx(SCALE * np.array([-0.68, 0, 0.68]), abs=0.06)
 
 
-def test_equal_values_have_the_position_in_their_middle() -> None:
+def test_equal_values_have_the_position_in_their_middle():
     cohort = _cohort(score=np.array([3.0] * 100 + [15.0] * 300))
     transform = Quantiles.fit(cohort, value_clip=None, min_count=20)
     assert _changed(transform, cohort, "score", [3, 15]) == pytest.approx(
@@ -63,7 +59,7 @@ def test_equal_values_have_the_position_in_their_middle() -> None:
     )
 
 
-def test_rare_constant_and_new_variables_have_the_value_1() -> None:
+def test_rare_constant_and_new_variables_have_the_value_1():
     cohort = _cohort(rare=np.arange(5.0), constant=np.full(50, 7.0), common=np.arange(50.0))
     transform = Quantiles.fit(cohort, value_clip=None, min_count=20).with_unknown(["new"], ["common"])
     later = SimpleNamespace(vocabulary=("new", "rare", "constant", "common"), variables=_plain(4))
@@ -71,7 +67,7 @@ def test_rare_constant_and_new_variables_have_the_value_1() -> None:
     assert _changed(transform, later, "common", [-9, 99]) == pytest.approx([-SCALE, SCALE])
 
 
-def test_a_checkpoint_gives_back_the_same_transform(tmp_path: Path) -> None:
+def test_a_checkpoint_gives_back_the_same_transform(tmp_path):
     cohort = _cohort(a=np.random.default_rng(0).normal(size=100))
     transform = Quantiles.fit(cohort, value_clip=None, min_count=20)
     assert read_transform(transform.as_plain(), tmp_path) == transform
@@ -80,18 +76,14 @@ def test_a_checkpoint_gives_back_the_same_transform(tmp_path: Path) -> None:
         read_transform(damaged, tmp_path)
 
 
-def test_a_new_model_is_trained_on_quantiles_and_keeps_them(compiled: Cohort, tmp_path: Path) -> None:
+def test_a_new_model_is_trained_on_quantiles_and_keeps_them(compiled, tmp_path):
     flags = {"preset": "small", "max_epochs": 1, "data_dir": compiled.path, "output_root_dir": tmp_path}
-    status, said, errors = command("pretrain", value_transform="quantiles", **flags)
-    assert status == 0, errors
+    said = succeeded(command("pretrain", value_transform="quantiles", **flags))
     assert "Values: quantiles of the training values (value_transform)" in said
     checkpoint = run_of(tmp_path, "pretrain")
-    status, said, errors = finetune(checkpoint, compiled.path, tmp_path, max_epochs=1)
-    assert status == 0, errors
+    said = succeeded(finetune(checkpoint, compiled.path, tmp_path, max_epochs=1))
     assert "Values: quantiles of the training values (value_transform)" in said
-    status, _, errors = finetune(checkpoint, compiled.path, tmp_path, value_transform="z_score")
-    assert status == 2
+    errors = refused(finetune(checkpoint, compiled.path, tmp_path, value_transform="z_score"))
     assert "value_transform: received z_score; trained with quantiles" in errors
-    status, _, errors = command("pretrain", value_transform="quantiles", value_clip=5, **flags)
-    assert status == 2
+    errors = refused(command("pretrain", value_transform="quantiles", value_clip=5, **flags))
     assert "value_clip: received 5.0; leave it out with value_transform quantiles" in errors

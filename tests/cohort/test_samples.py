@@ -14,7 +14,6 @@ from seqsetvae.cohort.sources.opened import assign_by_fractions
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.system.errors import InputError
 
-from .conftest import Folder
 from .test_compile import compiled, sets_of
 
 HOUR = 60.0
@@ -53,7 +52,7 @@ def compile_samples(folder: Path, **stays: Sequence[Stay]) -> Cohort:
     return compile_cohort(HourlyStays(**stays), folder / "out", label_name="odd", labels=labels)
 
 
-def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path: Path) -> None:
+def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path):
     stays = [sample(1, 7, 2 * HOUR), sample(2, 7, 2 * HOUR + 1), sample(3, 7), sample(4, 8, 1000 * HOUR)]
     cohort = compile_samples(tmp_path, train=stays)
     split = cohort.split("train")
@@ -68,25 +67,25 @@ def test_only_events_before_the_prediction_time_are_in_the_cohort(tmp_path: Path
     assert "4 stays of 2 subjects, 3 with a prediction time" in summary(cohort)
 
 
-def test_statistics_do_not_see_what_comes_after_the_prediction_time(tmp_path: Path) -> None:
+def test_statistics_do_not_see_what_comes_after_the_prediction_time(tmp_path):
     source = HourlyStays(train=[sample(1, end=2 * HOUR)])
     cohort = compile_cohort(source, tmp_path / "out", label_name="odd")
     assert cohort.mean.tolist() == [0.5]
 
 
-def test_a_stay_without_events_before_its_prediction_time_is_left_out_and_listed(tmp_path: Path) -> None:
+def test_a_stay_without_events_before_its_prediction_time_is_left_out_and_listed(tmp_path):
     cohort = compile_samples(tmp_path, train=[sample(1, end=0.0), sample(2, end=1.0), sample(3, end=-1.5)])
     assert cohort.split("train").stay_id.tolist() == [2]
     reasons = [skip.reason for skip in read_skipped(cohort.path)]
     assert reasons == [f"the stay has no rows before its prediction time, minute {end}" for end in ("0", "-1.5")]
 
 
-def test_a_prediction_time_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+def test_a_prediction_time_that_is_no_number_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"stay_id=3.*a prediction_minute of nan; allowed: a number, or None"):
         compile_samples(tmp_path, train=[sample(2), sample(3, end=float("nan"))])
 
 
-def test_a_subject_in_two_splits_is_an_error(tmp_path: Path) -> None:
+def test_a_subject_in_two_splits_is_an_error(tmp_path):
     with pytest.raises(
         InputError, match=r"1 subjects have stays in more than one split(.|\n)*7: train, valid\nPut all"
     ):
@@ -96,7 +95,7 @@ def test_a_subject_in_two_splits_is_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_without_subjects_and_prediction_times_every_stay_is_whole_and_its_own_subject(folder: Folder) -> None:
+def test_without_subjects_and_prediction_times_every_stay_is_whole_and_its_own_subject(folder):
     cohort = compiled(folder)
     split = cohort.split("train")
     assert split.subject_id.tolist() == split.stay_id.tolist() == [1, 2]
@@ -106,7 +105,7 @@ def test_without_subjects_and_prediction_times_every_stay_is_whole_and_its_own_s
 
 
 @pytest.mark.parametrize("name", ["subject_id", "prediction_minute"])
-def test_a_damaged_or_missing_key_is_noticed(tmp_path: Path, name: str) -> None:
+def test_a_damaged_or_missing_key_is_noticed(tmp_path, name):
     path = compile_samples(tmp_path, train=[sample(1, 7, HOUR), sample(2, 7)]).path
     file = path / "train" / f"{name}.npy"
     content = file.read_bytes()
@@ -121,7 +120,7 @@ def test_a_damaged_or_missing_key_is_noticed(tmp_path: Path, name: str) -> None:
         open_cohort(path, verify=False)
 
 
-def test_a_random_division_keeps_the_stays_of_a_subject_together() -> None:
+def test_a_random_division_keeps_the_stays_of_a_subject_together():
     stays = [sample(10 * subject + at, subject, HOUR * at) for subject in range(40) for at in (1, 2, 3)]
     labels = {stay.stay_id: int(stay.subject < 10 and stay.stay_id % 10 == 2) for stay in stays if stay.subject < 30}
     subject = np.array([stay.subject for stay in stays])
@@ -135,7 +134,7 @@ def test_a_random_division_keeps_the_stays_of_a_subject_together() -> None:
     assert not subjects[0] & subjects[1]
 
 
-def test_samples_of_one_subject_may_have_the_same_rows(tmp_path: Path) -> None:
+def test_samples_of_one_subject_may_have_the_same_rows(tmp_path):
     of_one = compile_samples(tmp_path / "one", train=[sample(1, 7), sample(2, 7, 1000 * HOUR)])
     assert equal_stays(of_one) == []
     of_two = compile_samples(tmp_path / "two", train=[sample(1, 7), sample(2, 7)], valid=[sample(3, 8)])

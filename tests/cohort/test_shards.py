@@ -1,7 +1,5 @@
 """Shards that are compiled side by side and joined give the cohort of a single compilation, to the last bit."""
 
-from __future__ import annotations
-
 import io
 import re
 import shutil
@@ -42,7 +40,7 @@ def _join(shards: Path, out: Path, *flags: str) -> int:
     return main(["join", str(shards), str(out), *flags])
 
 
-def test_joined_shards_are_the_cohort_of_one_compilation(layout: Path, shards: Path, tmp_path: Path) -> None:
+def test_joined_shards_are_the_cohort_of_one_compilation(layout, shards, tmp_path):
     assert main(["compile", str(layout), str(tmp_path / "one")]) == 0
     assert _join(shards, tmp_path / "joined") == 0
     one, joined = open_cohort(tmp_path / "one"), open_cohort(tmp_path / "joined")
@@ -50,7 +48,7 @@ def test_joined_shards_are_the_cohort_of_one_compilation(layout: Path, shards: P
     assert joined.manifest["splits"] == one.manifest["splits"]
 
 
-def test_a_shard_has_a_part_of_each_split(shards: Path, layout: Path) -> None:
+def test_a_shard_has_a_part_of_each_split(shards, layout):
     parts = [open_cohort(shards / f"job {number}") for number in (1, 2, 3)]
     for split in ("train", "valid", "test"):
         numbers = np.concatenate([part.split(split).stay_id for part in parts])
@@ -58,7 +56,7 @@ def test_a_shard_has_a_part_of_each_split(shards: Path, layout: Path) -> None:
         assert {part.split(split).n_stays for part in parts} <= {len(numbers) // 3, len(numbers) // 3 + 1}
 
 
-def test_a_shard_that_is_missing_or_twice_is_named(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_shard_that_is_missing_or_twice_is_named(shards, tmp_path, capsys):
     shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
     shutil.copytree(shards / "job 3", tmp_path / "some" / "b")
     assert _join(tmp_path / "some", tmp_path / "out") == 2
@@ -70,7 +68,7 @@ def test_a_shard_that_is_missing_or_twice_is_named(shards: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_shard_is_named(layout: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_no_shard_is_named(layout, shards, tmp_path, capsys):
     assert _join(tmp_path, tmp_path / "out") == 2
     assert "holds no shards" in capsys.readouterr().err
     shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
@@ -79,7 +77,7 @@ def test_what_is_no_shard_is_named(layout: Path, shards: Path, tmp_path: Path, c
     assert "b: a cohort that is no shard" in capsys.readouterr().err
 
 
-def test_shards_of_other_data_are_not_mixed(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_shards_of_other_data_are_not_mixed(shards, tmp_path, capsys):
     other = write_synthetic(tmp_path / "other", n_stays=40, seed=5)
     shutil.copytree(shards / "job 1", tmp_path / "some" / "a")
     assert main(["compile", str(other), str(tmp_path / "some" / "b"), "--shard", "2/3"]) == 0
@@ -88,15 +86,13 @@ def test_shards_of_other_data_are_not_mixed(shards: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "1/3/4", "-1/3"])
-def test_a_part_that_is_none_is_an_error(layout: Path, tmp_path: Path, text: str) -> None:
+def test_a_part_that_is_none_is_an_error(layout, tmp_path, text):
     with pytest.raises(SystemExit) as ended:
         main(["compile", str(layout), str(tmp_path / "out"), f"--shard={text}"])
     assert ended.value.code == 2
 
 
-def test_faulty_files_of_shards_need_skip_bad_in_both_steps(
-    layout: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_faulty_files_of_shards_need_skip_bad_in_both_steps(layout, tmp_path, capsys):
     shutil.copytree(layout, tmp_path / "patient_ehr")
     bad = sorted((tmp_path / "patient_ehr" / "train").iterdir())[0]
     bad.write_bytes(b"no parquet")
@@ -109,7 +105,7 @@ def test_faulty_files_of_shards_need_skip_bad_in_both_steps(
     assert open_cohort(tmp_path / "out").manifest["report"]["faulty_files"] == 1
 
 
-def test_chunks_of_stays_may_end_within_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_stays_may_end_within_shards(shards, tmp_path, monkeypatch):
     assert _join(shards, tmp_path / "whole") == 0
     monkeypatch.setattr("seqsetvae.cohort.compile.ROWS_PER_CHUNK", 700)
     assert _join(shards, tmp_path / "chunks") == 0
@@ -143,9 +139,7 @@ def _compile(tables: Path, out: Path, *flags: str, split: Sequence[str] = ("--sp
 
 
 @pytest.mark.parametrize("divided", [lambda subject: (subject - 1) // 4 + 1, lambda subject: 3 - subject % 3])
-def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(
-    tmp_path: Path, divided: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(tmp_path, divided, monkeypatch):
     for part in _tables(tmp_path, divided):
         assert _compile(part, tmp_path / "cohorts" / part.name) == 0
     assert _compile(tmp_path / "all", tmp_path / "one") == 0
@@ -158,7 +152,7 @@ def test_cohorts_of_whole_subjects_are_joined_into_that_of_all_tables(
     assert all(joined.manifest["import"][name] == one.manifest["import"][name] for name in decided)
 
 
-def test_a_subject_in_two_cohorts_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_subject_in_two_cohorts_is_an_error(tmp_path, capsys):
     for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
         assert _compile(part, tmp_path / "cohorts" / part.name) == 0
     shutil.copytree(tmp_path / "cohorts" / "part 2", tmp_path / "cohorts" / "part 4")
@@ -166,7 +160,7 @@ def test_a_subject_in_two_cohorts_is_an_error(tmp_path: Path, capsys: pytest.Cap
     assert "4 stays in more than one cohort, such as 5 in part 2 and part 4." in capsys.readouterr().err
 
 
-def test_ids_that_are_texts_are_not_mixed_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_ids_that_are_texts_are_not_mixed_up(tmp_path, capsys):
     events = [(f"x{subject}", *rest) for subject, *rest in EVENTS]
     for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1, events):
         assert _compile(part, tmp_path / "cohorts" / part.name) == 0
@@ -174,7 +168,7 @@ def test_ids_that_are_texts_are_not_mixed_up(tmp_path: Path, capsys: pytest.Capt
     assert "Ids that are texts, and several predictions of an id, are numbered anew in each" in capsys.readouterr().err
 
 
-def test_cohorts_with_other_decisions_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_cohorts_with_other_decisions_are_not_mixed(tmp_path, capsys):
     one, other, _ = _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1)
     assert _compile(one, tmp_path / "cohorts" / "a", "--until_hour", "2") == 0
     assert _compile(other, tmp_path / "cohorts" / "b", "--until_hour", "3") == 0
@@ -182,14 +176,14 @@ def test_cohorts_with_other_decisions_are_not_mixed(tmp_path: Path, capsys: pyte
     assert "cohorts of different until_hour: a of 2.0, b of 3.0." in capsys.readouterr().err
 
 
-def test_splits_that_only_all_data_show_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_splits_that_only_all_data_show_are_refused(tmp_path, capsys):
     for part in _tables(tmp_path, lambda subject: (subject - 1) // 4 + 1):
         assert _compile(part, tmp_path / "cohorts" / part.name, split=("--split_by", "died")) == 0
     assert _join(tmp_path / "cohorts", tmp_path / "out") == 2
     assert "its splits are whole values of died" in capsys.readouterr().err
 
 
-def test_the_example_of_the_page_gives_the_cohort_of_all_tables(tmp_path: Path) -> None:
+def test_the_example_of_the_page_gives_the_cohort_of_all_tables(tmp_path):
     (tmp_path / "events").mkdir()
     _tables(tmp_path / "made", lambda subject: 1)
     for name in ("events/events.csv", "stays.csv"):

@@ -1,9 +1,6 @@
 """When stays begin and end: one absurd time, numbers of another clock, events before minute 0, facts alone, the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from seqsetvae.cohort.command import main
 from seqsetvae.cohort.spans import DAY, YEAR, refuse_other_clocks
 from seqsetvae.system.errors import InputError
 
-from .conftest import HEADER, Folder, Tables
+from .conftest import HEADER
 from .test_compile import compiled, sets_of
 from .test_meds import MEDS
 
@@ -33,7 +30,7 @@ LABELS = "id,died\n" + "".join(f"{stay},{stay % 2}\n" for stay in range(1, 9))
         ("3,2300-01-01 00:00,hr,80\n", "2,454,384", True),
     ],
 )
-def test_a_stay_of_years_among_stays_of_hours_is_named(tables: Tables, row: str, hours: str, is_absurd: bool) -> None:
+def test_a_stay_of_years_among_stays_of_hours_is_named(tables, row, hours, is_absurd):
     """Before the cut: after it, the stay is one event, or as short as any other."""
     src, labels = tables.csv("e.csv", HEADER + STAMPED + row), tables.csv("l.csv", LABELS)
     flags = ("--labels", labels, "--label_name", "died", "--until_hour", 24)
@@ -52,7 +49,7 @@ def test_a_stay_of_years_among_stays_of_hours_is_named(tables: Tables, row: str,
     assert "id 3" not in lines
 
 
-def test_records_of_years_are_not_all_named(tables: Tables) -> None:
+def test_records_of_years_are_not_all_named(tables):
     rows = "".join(f"{stay},20{year}-01-01,hr,{year}\n" for stay in range(1, 9) for year in range(10, 12 + stay))
     main(["check", str(tables.csv("e.csv", HEADER + rows))])
     assert "before anything is cut off" not in tables.said().out
@@ -60,7 +57,7 @@ def test_records_of_years_are_not_all_named(tables: Tables) -> None:
     assert "1 stay of more than 1" in tables.said().out
 
 
-def test_a_stay_far_from_its_start_is_named(tables: Tables) -> None:
+def test_a_stay_far_from_its_start_is_named(tables):
     src = tables.csv("e.csv", HEADER + NUMBERS + "9,95000000,hr,80\n")
     said = "1 of 9 stays have their first event more than 30 days from minute 0 (the furthest 1,583,333 hours)"
     main(["check", str(src), "--until_hour", "24"])
@@ -71,7 +68,7 @@ def test_a_stay_far_from_its_start_is_named(tables: Tables) -> None:
     assert said in tables.said().out
 
 
-def test_stays_of_the_old_layout_are_looked_at_too(folder: Folder) -> None:
+def test_stays_of_the_old_layout_are_looked_at_too(folder):
     folder.stay("train", "4", [("lactate", 1, 0), ("lactate", 1, 17e6 * 60)])
     folder.stay("train", "5", [("lactate", 1, -5), ("lactate", 1, 0), ("lactate", 1, 95e6)])
     cohort = compiled(folder)
@@ -99,7 +96,7 @@ CLOCKS: dict[str, tuple[Callable[[float], float], str]] = {
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_numbers_of_another_clock_are_refused(clock: str) -> None:
+def test_numbers_of_another_clock_are_refused(clock):
     number, message = CLOCKS[clock]
     first = np.array([number(day) for day in range(20)])
     with pytest.raises(InputError) as error:
@@ -108,14 +105,14 @@ def test_numbers_of_another_clock_are_refused(clock: str) -> None:
     assert f"such as {first[0]:.12g}, " in str(error.value)
 
 
-def test_numbers_from_the_start_of_stays_are_not_refused() -> None:
+def test_numbers_from_the_start_of_stays_are_not_refused():
     for first in (np.zeros(9), np.full(9, 18 * DAY), np.append(np.zeros(9), 1577836800.0), np.full(9, -20 * YEAR)):
         refuse_other_clocks(first, 1.0, "minutes")
     refuse_other_clocks(np.full(4, 43831.0), 1.0, "minutes")  # a month after the start, by chance
     refuse_other_clocks(np.full(9, 43831.0) / 60, 1 / 60, "seconds")  # half a day
 
 
-def test_another_clock_is_an_error_of_every_source_with_numbers(tables: Tables, folder: Folder) -> None:
+def test_another_clock_is_an_error_of_every_source_with_numbers(tables, folder):
     rows = "".join(f"{stay},{1577836800 + 3600 * hour},hr,80\n" for stay in range(1, 9) for hour in range(6))
     src = tables.csv("e.csv", HEADER + rows)
     for flags in ([], ["--time_unit", "seconds"], ["--until_hour", "24"], ["--skip_bad"]):
@@ -134,7 +131,7 @@ def test_another_clock_is_an_error_of_every_source_with_numbers(tables: Tables, 
 
 
 @pytest.mark.parametrize("until", [None, 1])
-def test_a_stay_of_facts_alone_is_left_out_and_listed(tables: Tables, until: int | None) -> None:
+def test_a_stay_of_facts_alone_is_left_out_and_listed(tables, until):
     """The same stays are used with facts and without, so that both can be compared."""
     src = tables.csv("e.csv", HEADER + "1,0,hr,80\n2,90,hr,70\n3,5,hr,60\n4,5,note,x\n")
     stays = tables.csv("stays.csv", "id,age\n1,60\n2,70\n3,80\n4,90\n")
@@ -147,7 +144,7 @@ def test_a_stay_of_facts_alone_is_left_out_and_listed(tables: Tables, until: int
     assert f"the stay has no rows but facts{before}" in (cohort.path / "skipped.csv").read_text()
 
 
-def test_a_subject_of_meds_without_an_event_with_a_time_is_left_out(tmp_path: Path) -> None:
+def test_a_subject_of_meds_without_an_event_with_a_time_is_left_out(tmp_path):
     data = MEDS(tmp_path)
     data.events([(1, None, "SEX//F", None), (1, "2020-01-01", "HR", 80), (2, None, "SEX//M", None)])
     cohort = data.compile()
@@ -163,7 +160,7 @@ ENDS = "id,out\n1,2020-01-01 13:00\n2,2020-01-01 20:00\n3,2020-01-02 00:00\n4,20
 ENDS += "".join(f"{stay},2020-01-03 00:00\n" for stay in range(6, 9))
 
 
-def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(tables: Tables) -> None:
+def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(tables):
     src, labels, stays = (
         tables.csv(name, text) for name, text in (("e.csv", HEADER + DAYS), ("l.csv", LABELS), ("s.csv", ENDS))
     )
@@ -184,7 +181,7 @@ def test_stays_that_ended_before_their_prediction_time_are_left_out_and_counted(
     assert "it is not known which stays had ended" not in tables.said().out
 
 
-def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:
+def test_prediction_times_after_the_end_are_the_same(tables):
     rows = "".join(f"{stay},{hour},hr,80,{10 * stay}\n" for stay in range(1, 5) for hour in range(5))
     src = tables.csv("e.csv", "id,time,variable,value,out\n" + rows)  # repeated on each row
     labels = tables.csv("l.csv", "id,prediction_time,died\n1,5,1\n1,20,1\n2,20,0\n3,40,1\n4,9,0\n")
@@ -194,14 +191,14 @@ def test_prediction_times_after_the_end_are_the_same(tables: Tables) -> None:
     assert cohort.split("train").prediction_minute.tolist() == [300, 1200, 540]
 
 
-def test_events_after_the_end_are_said_where_whole_stays_are_used(tables: Tables) -> None:
+def test_events_after_the_end_are_said_where_whole_stays_are_used(tables):
     src, stays = tables.csv("e.csv", HEADER + DAYS), tables.csv("s.csv", ENDS + "7,2020-01-03 00:00\n")
     assert tables.compile(src, "--stays", stays, "--end_column", "out").split("train").n_stays == 8
     said = "column out: 1 of 7 stays have events after their end, which are used: there are no prediction times"
     assert said in tables.said().out
 
 
-def test_an_end_that_is_no_time_or_before_all_is_said(tables: Tables) -> None:
+def test_an_end_that_is_no_time_or_before_all_is_said(tables):
     src = tables.csv("e.csv", HEADER + DAYS)
     words = ["table", str(src), str(tables.root / "out"), "--until_hour", "24", "--end_column", "out", "--stays"]
     assert main([*words, str(tables.csv("s.csv", "id,out\n1,home\n2,\n"))]) == 2
@@ -215,7 +212,7 @@ def test_an_end_that_is_no_time_or_before_all_is_said(tables: Tables) -> None:
     assert "column out: 8 stays of 8 end before they start" in tables.said().out
 
 
-def test_check_says_that_it_cannot_know_which_stays_had_ended(tables: Tables) -> None:
+def test_check_says_that_it_cannot_know_which_stays_had_ended(tables):
     src, labels = tables.csv("e.csv", HEADER + DAYS), tables.csv("l.csv", LABELS)
     words = ["check", str(src), "--labels", str(labels), "--label_name", "died", "--fractions", "0.5", "0.5", "0"]
     main([*words, "--until_hour", "24"])
@@ -229,7 +226,7 @@ def test_check_says_that_it_cannot_know_which_stays_had_ended(tables: Tables) ->
     assert "it is not known which stays had ended" not in tables.said().out
 
 
-def test_a_code_of_meds_may_be_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_code_of_meds_may_be_the_end(tmp_path, capsys):
     """Also a code that states the outcome, whose events are left out themselves."""
     data = MEDS(tmp_path)
     data.events(

@@ -18,7 +18,7 @@ def blocks(n_blocks: int = 9, size: int = 500) -> list[Block]:
     return made
 
 
-def test_one_read_by_blocks_gives_the_mean_and_std_of_all_values_together() -> None:
+def test_one_read_by_blocks_gives_the_mean_and_std_of_all_values_together():
     parts = blocks()
     variable, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     mean, std = Sums.of(iter(parts), 5).mean_and_std()

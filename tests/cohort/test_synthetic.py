@@ -30,7 +30,7 @@ def auroc(score: np.ndarray, label: np.ndarray) -> float:
     return float((positive[:, None] > negative).mean())
 
 
-def test_a_linear_model_learns_it_but_not_perfectly(tmp_path: Path) -> None:
+def test_a_linear_model_learns_it_but_not_perfectly(tmp_path):
     cohort = open_or_compile(write_synthetic(tmp_path / "data"), cache_root=tmp_path / "cache")
     assert cohort.manifest["source"].endswith(": synthetic, no real patients (600 stays, seed 0)")
     train = cohort.split("train")
@@ -42,7 +42,7 @@ def test_a_linear_model_learns_it_but_not_perfectly(tmp_path: Path) -> None:
     assert cohort.variables.given is None
 
 
-def test_equal_seeds_write_equal_data(tmp_path: Path) -> None:
+def test_equal_seeds_write_equal_data(tmp_path):
     hashes = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         data = write_synthetic(tmp_path / name, n_stays=20, seed=seed, embedding_width=3)
@@ -52,7 +52,7 @@ def test_equal_seeds_write_equal_data(tmp_path: Path) -> None:
         write_synthetic(tmp_path / "a")
 
 
-def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
     def full(folder: Path, stay_id: int, events: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,12 +1,9 @@
 """Faults in long tables: one clear error names file, row and column, and --skip_bad leaves the stay out."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import re
 import shlex
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +16,7 @@ from seqsetvae.cohort.tables import read
 from seqsetvae.cohort.tidy import Skip
 from tests.tiny import largest_file
 
-from .conftest import HEADER, Tables
+from .conftest import HEADER
 
 GOOD = "1,0,hr,80\n1,30,hr,90\n2,0,hr,70\n2,10,lactate,2\n"
 STAMPED = "1,2020-01-01 10:00,hr,80\n2,2020-01-01 10:00,hr,70\n"
@@ -42,9 +39,7 @@ STAMPED = "1,2020-01-01 10:00,hr,80\n2,2020-01-01 10:00,hr,70\n"
         (STAMPED + "3,2020-01-01 00:00Z,hr,5\n", 2, "hr", "is not a timestamp without a time zone"),
     ],
 )
-def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(
-    tables: Tables, rows: str, row: int, variable: str | None, reason: str
-) -> None:
+def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(tables, rows, row, variable, reason):
     src = tables.csv("e.csv", HEADER + rows)
     error = tables.refused(src)
     assert error.startswith("error: 1 faulty stay:\n  1 stay, 1 row: ")
@@ -62,9 +57,7 @@ def test_a_faulty_row_is_an_error_and_its_stay_may_be_left_out(
     assert (skip.file, skip.row, skip.variable, skip.is_fault) == (str(src), row, variable, True)
 
 
-def test_rows_without_an_id_are_counted_as_rows_and_are_no_stay(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_without_an_id_are_counted_as_rows_and_are_no_stay(tables, monkeypatch):
     monkeypatch.setattr(read, "BYTES_PER_PART", 64)  # many parts, and still one line
     src = tables.csv("e.csv", HEADER + GOOD + "".join(f",{minute},hr,1\n" for minute in range(16)))
     said = "the row has no id, so it is of no stay; 16 rows of 20 (80.0%) without one"
@@ -85,7 +78,7 @@ def test_rows_without_an_id_are_counted_as_rows_and_are_no_stay(
     assert "16 rows of no stay, left out when it was compiled:" in tables.said().out
 
 
-def test_faults_are_counted_in_rows_and_stays_by_kind_variable_and_text(tables: Tables) -> None:
+def test_faults_are_counted_in_rows_and_stays_by_kind_variable_and_text(tables):
     rows = "".join(f"{stay},{at},hr,>90\n" for stay in range(10, 22) for at in range(3)) + "10,9,hr,error\n"
     src = tables.csv("e.csv", HEADER + GOOD + rows + "10,10,lactate,\n30,soon,hr,5\n30,late,hr,5\n")
     assert tables.run(src) == 2
@@ -106,14 +99,14 @@ def test_faults_are_counted_in_rows_and_stays_by_kind_variable_and_text(tables: 
     assert text.count("is not a number, and other rows") == 1  # one example, not a line for each stay
 
 
-def test_a_faulty_row_of_an_id_with_several_samples_is_counted_once(tables: Tables) -> None:
+def test_a_faulty_row_of_an_id_with_several_samples_is_counted_once(tables):
     src = tables.csv("e.csv", HEADER + GOOD + "1,40,hr,>90\n")
     labels = tables.csv("labels.csv", "id,prediction_time\n1,50\n1,60\n1,70\n2,50\n")
     assert tables.run(src, "--labels", labels) == 2
     assert "error: 3 faulty stays:\n  3 stays, 1 row: a value that is not a number" in tables.said().err
 
 
-def test_a_row_is_counted_in_its_own_file(tables: Tables) -> None:
+def test_a_row_is_counted_in_its_own_file(tables):
     for name, rows in (("a.csv", GOOD), ("b.csv", GOOD + "3,0,hr,inf\n"), ("c.csv", "4,x,hr,1\n4,1,hr,1\n")):
         tables.csv(f"src/{name}", HEADER + rows)
     error = tables.refused(tables.root / "src")
@@ -123,7 +116,7 @@ def test_a_row_is_counted_in_its_own_file(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize(("place", "cell"), [(0, ""), (1, ""), (1, "soon"), (2, "soon")])
-def test_a_file_without_times_is_a_faulty_stay_of_its_folder(tables: Tables, place: int, cell: str) -> None:
+def test_a_file_without_times_is_a_faulty_stay_of_its_folder(tables, place, cell):
     for at in range(3):
         time = cell if at == place else f"2020-01-01 1{at}:00"
         tables.csv(f"src/p{at}.csv", f"time,hr\n{time},{at}\n")
@@ -162,11 +155,7 @@ def test_a_file_without_times_is_a_faulty_stay_of_its_folder(tables: Tables, pla
         (HEADER + '1,"3,5",hr,1\n', [], "'3,5' is not a number of minutes (pass --decimal , if it is a number)"),
         (HEADER + "1,3.5,hr,1\n", ["--decimal", ","], "'3.5' is not a number of minutes (pass --decimal . if it is a"),
         (HEADER + "1,0,hr,1\n", ["--time_format", "%d.%m.%Y"], "'0' is not a timestamp like %d.%m.%Y"),
-        (
-            HEADER + "1,2020-01-01,hr,1\n",
-            ["--time_zone", "Mars"],
-            "--time_zone Mars: this computer knows no such zone",
-        ),
+        (HEADER + "1,2020-01-01,hr,1\n", ["--time_zone", "Mars"], "--time_zone Mars: this computer knows no such zone"),
         (HEADER + "".join(f"1,0,note,text{at}\n" for at in range(1001)), [], "'note' has more than 1,000 different"),
         (HEADER + GOOD, ["--until_hour", "-1"], "--until_hour -1: allowed: a number above 0"),
         (HEADER + GOOD, ["--fold", "1/5", "--fractions", "1", "0", "0"], "--fold and --fractions: give one of them."),
@@ -177,9 +166,7 @@ def test_a_file_without_times_is_a_faulty_stay_of_its_folder(tables: Tables, pla
         (HEADER + GOOD, ["--static_columns", "age"], "e.csv: has no column age"),
     ],
 )
-def test_what_concerns_the_whole_table_is_an_error_with_or_without_skip_bad(
-    tables: Tables, text: str, flags: list[str], message: str
-) -> None:
+def test_what_concerns_the_whole_table_is_an_error_with_or_without_skip_bad(tables, text, flags, message):
     src = tables.csv("e.csv", text)
     for more in ([], ["--skip_bad"]):
         assert message in tables.refused(src, *flags, *more)
@@ -188,12 +175,9 @@ def test_what_concerns_the_whole_table_is_an_error_with_or_without_skip_bad(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"not parquet at all", "e.parquet: cannot be read: "),
-        (None, "e.parquet, column time: holds list<"),
-    ],
+    [(b"not parquet at all", "e.parquet: cannot be read: "), (None, "e.parquet, column time: holds list<")],
 )
-def test_a_parquet_file_that_cannot_be_used_is_an_error(tables: Tables, content: bytes | None, message: str) -> None:
+def test_a_parquet_file_that_cannot_be_used_is_an_error(tables, content, message):
     src = tables.root / "e.parquet"
     if content is None:
         pq.write_table(pa.table({"id": [1], "time": [[1.0]], "variable": ["hr"], "value": [1.0]}), src)
@@ -202,7 +186,7 @@ def test_a_parquet_file_that_cannot_be_used_is_an_error(tables: Tables, content:
     assert message in tables.refused(src)
 
 
-def test_a_csv_file_that_is_not_in_utf8_is_an_error(tables: Tables) -> None:
+def test_a_csv_file_that_is_not_in_utf8_is_an_error(tables):
     (tables.root / "e.csv").write_bytes(HEADER.encode() + "1,0,Größe,1\n".encode("latin-1"))
     assert "e.csv: cannot be read (after row 0): " in tables.refused(tables.root / "e.csv")
 
@@ -224,12 +208,12 @@ def test_a_csv_file_that_is_not_in_utf8_is_an_error(tables: Tables) -> None:
         ),
     ],
 )
-def test_a_fault_in_the_labels_is_an_error(tables: Tables, text: str, message: str) -> None:
+def test_a_fault_in_the_labels_is_an_error(tables, text, message):
     src, labels = tables.csv("e.csv", HEADER + GOOD), tables.csv("labels.csv", text)
     assert message in tables.refused(src, "--labels", labels, "--label_name", "died", "--skip_bad")
 
 
-def test_times_with_and_without_zones_are_not_compared(tables: Tables) -> None:
+def test_times_with_and_without_zones_are_not_compared(tables):
     src = tables.csv("e.csv", HEADER + "1,2020-01-01T10:00Z,hr,80\n")
     labels = tables.csv("labels.csv", "id,prediction_time\n1,2020-01-01 12:00\n")
     assert tables.run(src, "--labels", labels) == 2
@@ -238,7 +222,7 @@ def test_times_with_and_without_zones_are_not_compared(tables: Tables) -> None:
     assert open_cohort(tables.root / "out").split("train").prediction_minute.tolist() == [60]
 
 
-def test_a_start_that_is_missing_is_a_fault_of_the_stay(tables: Tables) -> None:
+def test_a_start_that_is_missing_is_a_fault_of_the_stay(tables):
     src, stays = tables.csv("e.csv", HEADER + STAMPED), tables.csv("s.csv", "id,start\n1,2020-01-01\n")
     flags = ("--stays", stays, "--start_column", "start")
     assert f"e.csv, id 2: {stays}, column start: the start is missing or not a time" in tables.refused(src, *flags)
@@ -259,7 +243,7 @@ def test_a_start_that_is_missing_is_a_fault_of_the_stay(tables: Tables) -> None:
         ("id,p\n1,train\n", ["--split_column", "p"], "column p: 1 stay without a split"),
     ],
 )
-def test_a_fault_in_the_table_of_stays_is_an_error(tables: Tables, stays: str, flags: list[str], message: str) -> None:
+def test_a_fault_in_the_table_of_stays_is_an_error(tables, stays, flags, message):
     src, file = tables.csv("e.csv", HEADER + GOOD), tables.csv("stays.csv", stays)
     error = tables.refused(src, "--stays", file, *flags, "--skip_bad")
     assert str(file) in error
@@ -286,7 +270,7 @@ def test_a_fault_in_the_table_of_stays_is_an_error(tables: Tables, stays: str, f
         ("name,target\nhr\n", "map.csv: cannot be read (after row 0): CSV parse error: Row #2: Expected 2 columns"),
     ],
 )
-def test_a_fault_in_the_variable_map_is_an_error(tables: Tables, text: str, message: str) -> None:
+def test_a_fault_in_the_variable_map_is_an_error(tables, text, message):
     src, mapping = tables.csv("e.csv", HEADER + GOOD), tables.csv("map.csv", text)
     assert message in tables.refused(src, "--variable_map", mapping)
 
@@ -294,7 +278,7 @@ def test_a_fault_in_the_variable_map_is_an_error(tables: Tables, text: str, mess
 # ------------------------------------------------------------------------------------------------ check
 
 
-def test_check_reports_everything_about_a_table_before_it_is_compiled(tables: Tables) -> None:
+def test_check_reports_everything_about_a_table_before_it_is_compiled(tables):
     src = tables.csv("e.csv", HEADER + GOOD + "3,0,hr,\n4,0,hr,1\n5,5,hr,7\n")
     labels = tables.csv("labels.csv", "id,died\n1,0\n2,1\n3,1\n4,0\n9,0\n")
     before = sorted(tables.root.rglob("*"))
@@ -319,7 +303,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(tables: Ta
     assert "known at the end of the stay" not in tables.said().out
 
 
-def test_check_asks_for_a_window_only_where_the_label_is_an_end_of_stay_event(tables: Tables) -> None:
+def test_check_asks_for_a_window_only_where_the_label_is_an_end_of_stay_event(tables):
     src = tables.csv("e.csv", HEADER + GOOD)
     for name, is_end in (("hospital_death", True), ("los_over_7_days", True), ("lossy", False), ("sepsis", False)):
         labels = tables.csv("labels.csv", f"id,{name}\n1,0\n2,1\n")
@@ -329,21 +313,21 @@ def test_check_asks_for_a_window_only_where_the_label_is_an_end_of_stay_event(ta
         assert ("--until_hour" in text) is is_end
 
 
-def test_check_says_what_is_wrong_with_a_table_that_cannot_be_read(tables: Tables) -> None:
+def test_check_says_what_is_wrong_with_a_table_that_cannot_be_read(tables):
     assert main(["check", str(tables.csv("e.csv", "id,time\n1,0\n"))]) == 1
     text = tables.said().out
     assert "e.csv: has no column variable, value. Its columns are: id, time." in text
     assert text.endswith("1 error, 0 warnings: NOT ready for training.\n")
 
 
-def test_a_full_disk_is_one_error_however_few_events_there_are(tables: Tables) -> None:
+def test_a_full_disk_is_one_error_however_few_events_there_are(tables):
     src = tables.csv("e.csv", HEADER + GOOD)
     with largest_file(20):
         assert f"{tables.root}: cannot be written (File too large). Free disk space" in tables.refused(src)
     assert not list(tables.root.glob(".*"))
 
 
-def test_a_failure_leaves_nothing_behind(tables: Tables) -> None:
+def test_a_failure_leaves_nothing_behind(tables):
     src = tables.csv("e.csv", HEADER + GOOD + "3,0,hr,\n")
     before = sorted(tables.root.rglob("*"))
     assert tables.run(src) == 2
@@ -352,7 +336,7 @@ def test_a_failure_leaves_nothing_behind(tables: Tables) -> None:
         assert len(list(csv.reader(file))) == 6
 
 
-def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(tables: Tables) -> None:
+def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(tables):
     rows = "".join(f"{stay},2020-01-01 10:0{minute},hr,1\n" for stay in range(6) for minute in range(3))
     numbers = "".join(f"{stay},{minute},hr,1\n" for stay in range(6) for minute in range(3))
     for text, is_doubted in ((rows, False), (numbers, True)):
@@ -360,7 +344,7 @@ def test_the_unit_of_minutes_is_doubted_only_where_times_are_numbers(tables: Tab
         assert ("Are the times in minutes (--time_unit)?" in tables.said().out) is is_doubted
 
 
-def test_a_packed_file_whose_header_never_ends_is_refused(tables: Tables) -> None:
+def test_a_packed_file_whose_header_never_ends_is_refused(tables):
     """A few kilobytes may unpack to more than the memory holds."""
     src = tables.root / "events.csv.gz"
     with gzip.open(src, "wb") as packed:
@@ -369,7 +353,7 @@ def test_a_packed_file_whose_header_never_ends_is_refused(tables: Tables) -> Non
 
 
 @pytest.mark.parametrize("kind", [pa.time64("us"), pa.time32("ms")])
-def test_times_of_a_day_are_no_points_of_time(tables: Tables, kind: pa.DataType) -> None:
+def test_times_of_a_day_are_no_points_of_time(tables, kind):
     cells = {"id": ["1", "2"], "variable": ["hr", "hr"], "value": [80.0, 70.0]}
     good = pa.array([0, 60_000_000], pa.timestamp("us"))
     other = pa.array([0, 60], pa.int32() if kind == pa.time32("ms") else pa.int64()).cast(kind)
@@ -382,7 +366,7 @@ def test_times_of_a_day_are_no_points_of_time(tables: Tables, kind: pa.DataType)
     assert f"2.parquet, column time: holds {kind}; allowed" in tables.refused(tables.root / "parts")
 
 
-def test_no_text_of_the_data_runs_in_a_spreadsheet_that_opens_skipped_csv(tmp_path: Path) -> None:
+def test_no_text_of_the_data_runs_in_a_spreadsheet_that_opens_skipped_csv(tmp_path):
     skips = [Skip(f"{text}.csv", text, 1, text, is_fault=True) for text in ("=1+1", "@SUM(1)", "-1+1", "plain")]
     write_skipped(tmp_path, skips)
     lines = (tmp_path / "skipped.csv").read_text(encoding="utf-8").splitlines()

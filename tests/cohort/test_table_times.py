@@ -1,7 +1,5 @@
 """Times of tables: zones in any year, dates that do not exist, files that write them differently."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +14,7 @@ from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.tables.times import TimeColumn, TimeFlags, find_zone, is_bad
 from seqsetvae.system.errors import InputError
 
-from .conftest import HEADER, Tables
+from .conftest import HEADER
 from .test_compile import sets_of
 
 MINUTE = 60_000_000  # microseconds
@@ -33,7 +31,7 @@ def micros(text: str) -> int:
     "name",
     ["Europe/Berlin", "America/New_York", "Australia/Sydney", "America/St_Johns", "Asia/Kolkata", "Africa/Casablanca"],
 )
-def test_local_times_follow_the_rules_of_their_zone_in_any_year(name: str) -> None:
+def test_local_times_follow_the_rules_of_their_zone_in_any_year(name):
     rng = np.random.default_rng(0)
     local = rng.integers(micros("1900-01-01") // MINUTE, micros("2300-01-01") // MINUTE, 2000) * MINUTE
     year = [np.arange(micros(f"{at}-01-01"), micros(f"{at + 1}-01-01"), 90 * MINUTE) for at in (2019, 2038, 2150)]
@@ -46,14 +44,14 @@ def test_local_times_follow_the_rules_of_their_zone_in_any_year(name: str) -> No
     assert find_zone(name).utc(local, earliest=True).tolist() == (local - offset.max(axis=0)).tolist()
 
 
-def test_a_zone_may_be_an_offset_and_an_unknown_one_is_an_error() -> None:
+def test_a_zone_may_be_an_offset_and_an_unknown_one_is_an_error():
     assert (-find_zone("-05:30").utc(np.array([0]))).tolist() == [-330 * MINUTE]
     for name in ("Europe/Bonn", "../etc", "Europe", ""):
         with pytest.raises(InputError, match=f"--time_zone {name}: this computer knows no such zone"):
             find_zone(name)
 
 
-def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(tables: Tables) -> None:
+def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(tables):
     """In Sydney it was summer for ever: in July an event was read as one of an hour before."""
     src = tables.csv("e.csv", HEADER + "1,2150-07-10 08:00,hr,1\n1,2150-07-10 10:30,hr,2\n2,2150-01-10 10:30,hr,3\n")
     labels = tables.csv("l.csv", "id,prediction_time\n1,2150-07-10T10:00+10:00\n2,2150-01-10T11:00+11:00\n")
@@ -64,7 +62,7 @@ def test_after_2037_an_event_after_the_prediction_time_stays_out_of_the_sample(t
     assert samples["start"].to_pylist()[0] == datetime(2150, 7, 9, 22, 0, tzinfo=UTC)
 
 
-def test_readings_in_the_skipped_hour_keep_their_distances(tables: Tables) -> None:
+def test_readings_in_the_skipped_hour_keep_their_distances(tables):
     """Their clock was not set forward. A prediction time there is the earlier of its two readings."""
     times = ("01:45", "02:00", "02:15", "02:45")
     for day in ("2021-03-28", "2150-03-29"):
@@ -104,13 +102,13 @@ def read(texts: list[str], form: str | None = None) -> list[str | None]:
         (None, ["2150-02-28T10:00:00.123456789", "2150-02-28"], ["2150-02-30", "0020-12-12", "9999-12-31", "2150-2-3"]),
     ],
 )
-def test_a_date_that_does_not_exist_is_not_read_as_another(form: str | None, good: list[str], bad: list[str]) -> None:
+def test_a_date_that_does_not_exist_is_not_read_as_another(form, good, bad):
     stamps = read([*good, *bad], form)
     assert stamps[len(good) :] == [None] * len(bad)
     assert None not in stamps[: len(good)]
 
 
-def test_formats_read_what_they_say() -> None:
+def test_formats_read_what_they_say():
     assert read(["1 FEBRUARY 2150 1:02:03"], "%d %b %Y %H:%M:%S") == ["2150-02-01T01:02:03"]
     assert read(["02/03/50 1:05 pm"], "%m/%d/%y %I:%M %p") == ["2050-02-03T13:05:00"]
     assert read(["01/02/2150 10:00 +0130", "01/02/2150 10:00 -05:00"], "%d/%m/%Y %H:%M %z") == [
@@ -124,13 +122,13 @@ def test_formats_read_what_they_say() -> None:
     ]
 
 
-def test_a_zone_may_stand_after_a_space() -> None:
+def test_a_zone_may_stand_after_a_space():
     """As BigQuery and R write it."""
     texts = ["2150-01-31 10:00 UTC", "2150-01-31 11:00:00.5 +01:00", "2150-01-31 08:00 -0200", " 2150-01-31T10:00Z "]
     assert read([*texts, "2150-01-31 10:00 CET", "2150-01-31 10:00 UTC+1"]) == ["2150-01-31T10:00:00"] * 4 + [None] * 2
 
 
-def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) -> None:
+def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables):
     text = "id,date,clock,variable,value\n1,2150-01-01,8:30,hr,1\n1,2150-01-01,12:30,hr,2\n1,2150-01-02,0:30:30,hr,3\n"
     cohort = tables.compile(tables.csv("e.csv", text), "--time_column", "date", "--clock_column", "clock")
     assert [minute for minute, _ in sets_of(cohort, "train", 0)] == [0, 240, 960.5]
@@ -149,12 +147,12 @@ def test_a_clock_without_a_leading_zero_is_joined_to_its_date(tables: Tables) ->
         ("%d/%m/%Y %", "% cannot be read"),
     ],
 )
-def test_a_format_that_may_misread_times_is_an_error(form: str, why: str) -> None:
+def test_a_format_that_may_misread_times_is_an_error(form, why):
     with pytest.raises(InputError, match=why):
         TimeColumn(pa.array(["01/02/2150"]), TimeFlags(form=form))
 
 
-def test_years_are_bounded_in_every_type(tables: Tables) -> None:
+def test_years_are_bounded_in_every_type(tables):
     for unit in ("s", "ms", "us", "ns"):
         stamps = pa.array([0, 2**62, -(2**62), None], pa.timestamp(unit))
         inside = unit == "ns"  # 2116 and 1823
@@ -163,7 +161,7 @@ def test_years_are_bounded_in_every_type(tables: Tables) -> None:
     assert is_bad(TimeColumn(days).read(days)).tolist() == [False, True, True]
 
 
-def test_int96_times_are_read_in_microseconds(tables: Tables) -> None:
+def test_int96_times_are_read_in_microseconds(tables):
     src = tables.root / "e.parquet"
     for year, status in ((9999, 2), (2500, 0)):
         times = pa.array([datetime(2500, 1, 1), datetime(year, 1, 1, 0, 7)], pa.timestamp("us"))
@@ -175,7 +173,7 @@ def test_int96_times_are_read_in_microseconds(tables: Tables) -> None:
     assert said in tables.said().err
 
 
-def test_a_start_column_in_nanoseconds_is_read(tables: Tables) -> None:
+def test_a_start_column_in_nanoseconds_is_read(tables):
     """pandas writes them: every stay was without a start."""
     src = tables.csv("e.csv", HEADER + "1,2150-01-01 10:00,hr,1\n")
     stays = tables.root / "stays.parquet"
@@ -233,9 +231,7 @@ def write(path: Path, kind: pa.DataType | str) -> None:
         ("zoned", "zoned text", True),
     ],
 )
-def test_files_that_write_times_differently_are_not_put_together(
-    tables: Tables, first: str, second: str, fits: bool
-) -> None:
+def test_files_that_write_times_differently_are_not_put_together(tables, first, second, fits):
     src = tables.root / "src"
     write(src / "a.parquet", KINDS[first])
     write(src / "b.parquet", KINDS[second])
@@ -248,7 +244,7 @@ def test_files_that_write_times_differently_are_not_put_together(
         )
 
 
-def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: Tables) -> None:
+def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables):
     src = tables.root / "src"
     write(src / "a.parquet", KINDS["zoned"])
     write(src / "b.csv", "2150-01-01 11:30")
@@ -259,7 +255,7 @@ def test_a_zone_of_the_user_puts_files_with_and_without_zones_together(tables: T
 # ------------------------------------------------------------------------------------------------ dates alone
 
 
-def test_dates_among_times_are_counted_and_files_of_dates_are_refused(tables: Tables) -> None:
+def test_dates_among_times_are_counted_and_files_of_dates_are_refused(tables):
     """A date is midnight, so what happened at noon would be known at 10:00."""
     stamped = tables.csv("src/a.csv", HEADER + "1,2150-01-01 10:00,hr,1\n1,2150-01-02,hr,2\n")
     tables.compile(stamped)
@@ -270,7 +266,7 @@ def test_dates_among_times_are_counted_and_files_of_dates_are_refused(tables: Ta
     assert TimeColumn(pa.array(["20500102"]), TimeFlags(form="%Y%m%d")).is_date
 
 
-def test_dates_of_events_are_said_where_prediction_times_have_an_hour(tables: Tables) -> None:
+def test_dates_of_events_are_said_where_prediction_times_have_an_hour(tables):
     src = tables.csv("e.csv", HEADER + "1,2150-01-01,dx,\n1,2150-01-02,dx,\n2,2150-01-03,dx,\n")
     said = "times of events are dates, so events of the day of a prediction time count as before it"
     for time, is_said in ((" 10:00", True), (" 00:00", False), ("", False)):
@@ -278,7 +274,7 @@ def test_dates_of_events_are_said_where_prediction_times_have_an_hour(tables: Ta
         assert (said in tables.said().out) is is_said
 
 
-def test_a_column_of_prediction_times_without_any_is_said(tables: Tables) -> None:
+def test_a_column_of_prediction_times_without_any_is_said(tables):
     """Whole stays are used then: so our own exports write them."""
     src, labels = tables.csv("e.csv", HEADER + "1,0,hr,1\n"), tables.csv("l.csv", "id,at\n1,\n")
     assert tables.run(src, "--labels", labels, "--prediction_time_column", "at") == 0
@@ -286,7 +282,7 @@ def test_a_column_of_prediction_times_without_any_is_said(tables: Tables) -> Non
 
 
 @pytest.mark.parametrize("kind", ["string_view", "large_string", "dictionary"])
-def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> None:
+def test_texts_of_parquet_are_read_in_every_type(tables, kind):
     columns = {"id": ["a", "a"], "time": ["2150-01-01 10:00", "2150-01-01 10:07"], "variable": ["hr", "rr"]}
     cells = {name: pa.array(texts) for name, texts in columns.items()}
     cast = {name: each.dictionary_encode() if kind == "dictionary" else each.cast(kind) for name, each in cells.items()}
@@ -295,7 +291,7 @@ def test_texts_of_parquet_are_read_in_every_type(tables: Tables, kind: str) -> N
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 1)]), (7, [("rr", 2)])]
 
 
-def test_labels_on_rows_are_at_the_times_of_their_own_files(tables: Tables) -> None:
+def test_labels_on_rows_are_at_the_times_of_their_own_files(tables):
     """They were read as those of the first file are."""
     header = "id,time,variable,value,sepsis\n"
     tables.csv("src/a.csv", header + "1,2150-01-01 10:00+01:00,hr,1,\n1,2150-01-01 12:00+01:00,hr,1,0\n")

@@ -1,7 +1,5 @@
 """`data.py table`: a column a variable, ids in names of files, and other forms in which tables are published."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 
@@ -10,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .conftest import EVENTS, Tables
+from .conftest import EVENTS
 from .test_compile import sets_of
 
 WIDE = "stay,hour,hr,lactate,rhythm,sex\n7,0,80,,sinus,f\n7,0.5,90,2,NA,f\n8,1,60,nan,afib,m\n"
 NAMES = ("--id_column", "stay", "--time_column", "hour", "--time_unit", "hours")
 
 
-def test_each_cell_that_is_not_empty_is_an_event_of_its_column(tables: Tables) -> None:
+def test_each_cell_that_is_not_empty_is_an_event_of_its_column(tables):
     cohort = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES, "--static_columns", "sex")
     assert sets_of(cohort, "train", 0) == [
         (0, [("sex=f", 1), ("hr", 80), ("rhythm=sinus", 1)]),
@@ -26,7 +24,7 @@ def test_each_cell_that_is_not_empty_is_an_event_of_its_column(tables: Tables) -
     assert sets_of(cohort, "train", 1) == [(0, [("sex=m", 1)]), (60, [("hr", 60), ("rhythm=afib", 1)])]
 
 
-def test_parquet_gives_the_events_of_the_same_csv(tables: Tables) -> None:
+def test_parquet_gives_the_events_of_the_same_csv(tables):
     wide = {"stay": [7, 7, 8], "hour": [0, 0.5, 1], "hr": [80, 90, 60], "lactate": [None, 2.0, float("nan")]}
     wide |= {"rhythm": ["sinus", None, "afib"], "sex": ["f", "f", "m"]}
     pq.write_table(pa.table(wide), tables.root / "wide.parquet")
@@ -35,7 +33,7 @@ def test_parquet_gives_the_events_of_the_same_csv(tables: Tables) -> None:
     assert ours.content_hash == theirs.content_hash
 
 
-def test_events_of_a_row_are_in_the_order_of_its_columns_however_many_threads_sort_them(tables: Tables) -> None:
+def test_events_of_a_row_are_in_the_order_of_its_columns_however_many_threads_sort_them(tables):
     names, n = [f"v{at}" for at in range(40)], 20_000
     wide = {"stay": np.arange(n) % 50, "hour": np.arange(n) // 50} | {name: np.arange(n) for name in names}
     pq.write_table(pa.table(wide), tables.root / "wide.parquet")
@@ -45,7 +43,7 @@ def test_events_of_a_row_are_in_the_order_of_its_columns_however_many_threads_so
         assert (order == np.arange(len(names))).all()
 
 
-def test_named_columns_alone_are_variables(tables: Tables) -> None:
+def test_named_columns_alone_are_variables(tables):
     cohort = tables.compile(tables.csv("wide.csv", WIDE), "--wide", *NAMES, "--value_columns", "lactate", "rhythm")
     assert cohort.vocabulary == ("lactate", "rhythm=afib", "rhythm=sinus")
 
@@ -57,13 +55,13 @@ def test_named_columns_alone_are_variables(tables: Tables) -> None:
         ("1e39", "id 8, column hr: 1e+39 is not a finite number that float32 can hold"),
     ],
 )
-def test_a_cell_that_is_no_number_names_its_column_and_row(tables: Tables, cell: str, said: str) -> None:
+def test_a_cell_that_is_no_number_names_its_column_and_row(tables, cell, said):
     src = tables.csv("wide.csv", WIDE.replace("60,nan", f"{cell},nan"))
     assert f"wide.csv, row 2 (counted from 0), variable 'hr': {said}" in tables.refused(src, "--wide", *NAMES)
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.duration("s"), pa.time32("ms")])
-def test_times_are_no_values(tables: Tables, kind: pa.DataType) -> None:
+def test_times_are_no_values(tables, kind):
     number = pa.array([1, None], pa.int32() if kind.bit_width == 32 else pa.int64())
     columns = {"id": [7, 8], "time": [0, 1], "hr": [80, 90], "other": number.cast(kind)}
     pq.write_table(pa.table(columns), tables.root / "wide.parquet")
@@ -73,7 +71,7 @@ def test_times_are_no_values(tables: Tables, kind: pa.DataType) -> None:
     assert cohort.vocabulary == ("hr",)
 
 
-def test_a_file_may_lack_variables_that_another_has(tables: Tables) -> None:
+def test_a_file_may_lack_variables_that_another_has(tables):
     tables.csv("src/a.csv", "id,time,hr,note\n7,0,80,x\n")
     tables.csv("src/b.csv", "id,time,lactate,rr\n8,0,2,20\n")
     flags = ("--wide", "--value_columns", "hr", "lactate")
@@ -88,7 +86,7 @@ def test_a_file_may_lack_variables_that_another_has(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
-def test_a_column_without_a_name_is_refused(tables: Tables, name: str) -> None:
+def test_a_column_without_a_name_is_refused(tables, name):
     src = tables.csv("wide.csv", f"{name},stay,hour,hr\n0,7,0,80\n1,8,1,90\n")
     said = tables.refused(src, "--wide", *NAMES)
     assert "column 1 has no name" in said
@@ -98,7 +96,7 @@ def test_a_column_without_a_name_is_refused(tables: Tables, name: str) -> None:
     assert tables.compile(src, "--wide", *of_id).vocabulary == ("hr", "stay")
 
 
-def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
+def test_ids_may_be_the_names_of_files_or_folders(tables):
     for stay, value in ((7, 80), (8, 60)):
         tables.csv(f"files/p{stay:03}.psv", f"hour|hr\n0|{value}\n")
         tables.csv(f"folders/id={stay}/part-0.csv", f"hour,hr\n0,{value}\n")
@@ -120,9 +118,7 @@ def test_ids_may_be_the_names_of_files_or_folders(tables: Tables) -> None:
         ("folder", ["1/x.csv", "2/x.csv", "y.csv"], "{src}/y.csv: is in {src} itself; --id_from folder needs"),
     ],
 )
-def test_ids_that_two_files_or_folders_share_are_refused(
-    tables: Tables, place: str, files: list[str], said: str
-) -> None:
+def test_ids_that_two_files_or_folders_share_are_refused(tables, place, files, said):
     for at, name in enumerate(files):
         file = tables.csv(f"src/{name}", f"hour,hr\n0,{at}\n")
         if name.endswith(".gz"):
@@ -132,7 +128,7 @@ def test_ids_that_two_files_or_folders_share_are_refused(
     assert said.format(src=src) in tables.refused(src, *flags)
 
 
-def test_files_of_one_folder_are_one_id_and_a_file_may_be_named_itself(tables: Tables) -> None:
+def test_files_of_one_folder_are_one_id_and_a_file_may_be_named_itself(tables):
     for at, name in enumerate(["id=1/a.csv", "id=1/b.csv", "id=2/a.csv"]):
         file = tables.csv(f"src/{name}", f"hour,hr\n{at},{at}\n")
     flags = ("--wide", "--time_column", "hour", "--id_from", "folder")
@@ -140,7 +136,7 @@ def test_files_of_one_folder_are_one_id_and_a_file_may_be_named_itself(tables: T
     assert tables.compile(file, *flags).split("train").stay_id.tolist() == [2]
 
 
-def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_cells_may_mean_the_cell_above(tables, monkeypatch):
     monkeypatch.setattr("seqsetvae.cohort.tables.read.BYTES_PER_PART", 40)
     rows = ["id,time,variable,value"]
     for stay in range(1, 30):
@@ -163,21 +159,19 @@ def test_empty_cells_may_mean_the_cell_above(tables: Tables, monkeypatch: pytest
         (("--label_present", "sex", "--static_columns", "sex"), "--static_columns sex: the label would be known from"),
     ],
 )
-def test_flags_that_would_change_nothing_or_give_the_label_away_are_refused(
-    tables: Tables, flags: tuple[str, ...], said: str
-) -> None:
+def test_flags_that_would_change_nothing_or_give_the_label_away_are_refused(tables, flags, said):
     src = tables.csv("wide.csv", WIDE)
     assert said in tables.refused(src, "--wide", *NAMES, *flags)
 
 
-def test_columns_of_parquet_are_not_named_again(tables: Tables) -> None:
+def test_columns_of_parquet_are_not_named_again(tables):
     pq.write_table(pa.table({"id": [7], "time": [0], "hr": [80]}), tables.root / "wide.parquet")
     flags = ("--wide", "--columns", "id,time,pulse")
     said = "a Parquet file has the names of its columns; leave out --columns"
     assert said in tables.refused(tables.root / "wide.parquet", *flags)
 
 
-def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:
+def test_a_cell_is_never_filled_with_that_of_another_id(tables):
     rows = "7,0,80,f\n7,1,81,\n8,0,70,\n8,1,71,m\n9,0,60,\n"
     src = tables.csv("wide.csv", f"id,time,hr,sex\n{rows}")
     cohort = tables.compile(src, "--wide", "--static_columns", "sex", "--fill_down", "sex")
@@ -195,15 +189,13 @@ def test_a_cell_is_never_filled_with_that_of_another_id(tables: Tables) -> None:
         ("e.csv", " ", ("--separator", "space")),
     ],
 )
-def test_the_separator_is_that_of_the_header_or_of_the_flag(
-    tables: Tables, name: str, separator: str, flags: tuple[str, ...]
-) -> None:
+def test_the_separator_is_that_of_the_header_or_of_the_flag(tables, name, separator, flags):
     expected = tables.compile(tables.csv("events.csv", EVENTS))
     other = tables.compile(tables.csv(f"other/{name}", EVENTS.replace(",", separator)), *flags)
     assert other.content_hash == expected.content_hash
 
 
-def test_what_is_in_quotes_in_the_header_separates_nothing(tables: Tables) -> None:
+def test_what_is_in_quotes_in_the_header_separates_nothing(tables):
     src = tables.csv("e.csv", 'stay;hour;"Temp; skin, left"\n7;0;36,5\n')
     cohort = tables.compile(src, "--wide", *NAMES, "--decimal", ",")
     assert sets_of(cohort, "train", 0) == [(0, [("Temp; skin, left", 36.5)])]
@@ -214,22 +206,19 @@ def test_what_is_in_quotes_in_the_header_separates_nothing(tables: Tables) -> No
     [
         ("id, time,variable,value", "has no column time. Its columns are: id, ' time', variable, value."),
         ("Case ID,time,variable,value", "has no column id. Its columns are: 'Case ID', time, variable, value."),
-        (
-            "id;time;value (mg,l)",
-            "Its columns are: 'id;time;value (mg', l). Say with --separator what separates them.",
-        ),
+        ("id;time;value (mg,l)", "Its columns are: 'id;time;value (mg', l). Say with --separator what separates them."),
     ],
 )
-def test_names_of_columns_with_spaces_are_quoted(tables: Tables, header: str, said: str) -> None:
+def test_names_of_columns_with_spaces_are_quoted(tables, header, said):
     assert said in tables.refused(tables.csv("e.csv", header + "\n"))
 
 
-def test_two_possible_separators_are_refused(tables: Tables) -> None:
+def test_two_possible_separators_are_refused(tables):
     src = tables.csv("e.csv", "id;time|variable;value\n")
     assert "Say which with --separator" in tables.refused(src)
 
 
-def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables: Tables) -> None:
+def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables):
     expected = tables.compile(tables.csv("e.csv", "id,time,variable,value\n7,2020-01-31 12:30,hr,80\n"))
     src = tables.root / "packed" / "e.csv.bz2"
     src.parent.mkdir()
@@ -238,7 +227,7 @@ def test_packed_tables_without_a_header_and_with_two_columns_of_time(tables: Tab
     assert tables.compile(src, *flags).content_hash == expected.content_hash
 
 
-def test_a_sheet_of_excel_is_read_as_texts(tables: Tables) -> None:
+def test_a_sheet_of_excel_is_read_as_texts(tables):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     rows = (["id", "time", "variable", "value"], [7, 0, "hr", 80.5], [8, 5, "hr", 60], [None, None, None, None, ""])
@@ -250,7 +239,7 @@ def test_a_sheet_of_excel_is_read_as_texts(tables: Tables) -> None:
     assert [sets_of(cohort, "train", at) for at in (0, 1)] == [[(0, [("hr", 80.5)])], [(5, [("hr", 60)])]]
 
 
-def test_empty_columns_at_the_end_of_a_sheet_are_none(tables: Tables) -> None:
+def test_empty_columns_at_the_end_of_a_sheet_are_none(tables):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["id", "time", "hr", None], [7, 0, 80, None], [8, 5, None, ""]):
@@ -264,7 +253,7 @@ def test_empty_columns_at_the_end_of_a_sheet_are_none(tables: Tables) -> None:
     assert sets_of(cohort, "train", 0) == [(0, [("hr", 80)])]
 
 
-def test_files_without_rows_are_counted_where_a_file_is_a_stay(tables: Tables) -> None:
+def test_files_without_rows_are_counted_where_a_file_is_a_stay(tables):
     for at, rows in enumerate(("", "0,80\n", "", "0,90\n", "")):
         tables.csv(f"src/{at}.csv", f"time,hr\n{rows}")
     flags = ("--wide", "--id_from", "filename")
@@ -272,7 +261,7 @@ def test_files_without_rows_are_counted_where_a_file_is_a_stay(tables: Tables) -
     assert "3 files without a row, so without a stay in the cohort" in tables.said().out
 
 
-def test_durations_are_times_since_the_start(tables: Tables) -> None:
+def test_durations_are_times_since_the_start(tables):
     text = "id,time,variable,value\n7,26:30,hr,80\n7,1 days 02:45:00,hr,90\n"
     cohort = tables.compile(tables.csv("e.csv", text), "--time_unit", "duration")
     assert sets_of(cohort, "train", 0) == [(1590, [("hr", 80)]), (1605, [("hr", 90)])]
@@ -286,7 +275,7 @@ def test_durations_are_times_since_the_start(tables: Tables) -> None:
     assert tables.compile(tables.root / "e.parquet").content_hash == cohort.content_hash
 
 
-def test_times_may_be_in_weeks_and_years(tables: Tables) -> None:
+def test_times_may_be_in_weeks_and_years(tables):
     for unit, minutes in (("weeks", 10_080), ("years", 525_960)):
         cohort = tables.compile(tables.csv("e.csv", "id,time,variable,value\n7,1,hr,80\n"), "--time_unit", unit)
         assert sets_of(cohort, "train", 0) == [(minutes, [("hr", 80)])]
@@ -294,7 +283,7 @@ def test_times_may_be_in_weeks_and_years(tables: Tables) -> None:
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "UTF-16", "utf-8"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_tables_may_be_in_another_encoding(tables: Tables, encoding: str, packed: bool) -> None:
+def test_tables_may_be_in_another_encoding(tables, encoding, packed):
     texts = {
         "e.csv": "id,time,température,rythme\n1,0,37.5,régulier\n2,0,38,irrégulier\n",
         "stays.csv": "id,unité\n1,réanimation\n2,réanimation\n",
@@ -321,8 +310,6 @@ def test_tables_may_be_in_another_encoding(tables: Tables, encoding: str, packed
         (b"id,time,variable,value\n1,0,f,1\n", "base64", "--encoding base64: Python knows no such encoding"),
     ],
 )
-def test_another_encoding_is_said_and_not_guessed(
-    tables: Tables, text: bytes, encoding: str | None, message: str
-) -> None:
+def test_another_encoding_is_said_and_not_guessed(tables, text, encoding, message):
     (tables.root / "e.csv").write_bytes(text)
     assert message in tables.refused(tables.root / "e.csv", *(["--encoding", encoding] if encoding else []))

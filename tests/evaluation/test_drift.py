@@ -1,14 +1,11 @@
 """Data that differ from the training data are noticed, and those that do not are not."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile, Window
 from seqsetvae.cohort.variables import Variables
 from seqsetvae.evaluation.drift import FEWEST_STAYS, drift, not_compared
@@ -44,32 +41,32 @@ def _cohort(stays: int = 30, shift: float = 0.0, span: float = 48 * 60, unknown:
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_the_training_data_do_not_differ_from_themselves(compiled: Cohort, split: str) -> None:
+def test_the_training_data_do_not_differ_from_themselves(compiled, split):
     assert drift(compiled, [split], np.ones(len(compiled.vocabulary), dtype=bool), ()) == []
 
 
-def test_a_variable_far_from_its_training_mean_is_named_with_both_means() -> None:
+def test_a_variable_far_from_its_training_mean_is_named_with_both_means():
     (found,) = drift(_cohort(shift=-4), ["test"], KNOWN, ())
     assert "The mean of 1 variable is far from that of training; another unit? 'b': mean 11.872 instead of 20" in found
     assert drift(_cohort(shift=0.5), ["test"], KNOWN, ()) == []
 
 
-def test_values_that_the_model_does_not_read_may_be_anything() -> None:
+def test_values_that_the_model_does_not_read_may_be_anything():
     assert drift(_cohort(shift=9), ["test"], KNOWN, ("b",)) == []
 
 
-def test_few_stays_are_not_judged() -> None:
+def test_few_stays_are_not_judged():
     assert drift(_cohort(stays=FEWEST_STAYS - 1, shift=9, span=48), ["test"], KNOWN, ()) == []
     assert len(drift(_cohort(stays=FEWEST_STAYS, shift=9, span=48), ["test"], KNOWN, ())) == 2
 
 
 @pytest.mark.parametrize(("span", "unit"), [(48, "hours"), (48 * 3600, "seconds")])
-def test_minutes_in_another_unit_are_noticed(span: float, unit: str) -> None:
+def test_minutes_in_another_unit_are_noticed(span, unit):
     (found,) = drift(_cohort(span=span), ["test"], KNOWN, ())
     assert f"is `minute` in {unit}?" in found
 
 
-def test_the_length_is_compared_with_that_of_the_training_stays() -> None:
+def test_the_length_is_compared_with_that_of_the_training_stays():
     """Stays of 2 hours are no fault where all of them are so short, nor are stays of 2 months."""
     short, long = _cohort(span=120), _cohort(span=60 * 24 * 60)
     assert "is `minute` in hours?" in drift(short, ["test"], KNOWN, ())[0]
@@ -81,7 +78,7 @@ def test_the_length_is_compared_with_that_of_the_training_stays() -> None:
     assert "instead of 0.8 as in training: is `minute` in seconds?" in found
 
 
-def test_unknown_variables_are_counted_whether_they_are_in_the_cohort_or_left_out() -> None:
+def test_unknown_variables_are_counted_whether_they_are_in_the_cohort_or_left_out():
     (in_cohort,) = drift(_cohort(), ["test"], np.array([True, True, False]), ())
     assert in_cohort.startswith("33.3% of the events are of 1 variable that the training data did not have: 'c'")
     (left_out,) = drift(_cohort(unknown={"x": 70, "y": 10}), ["test"], KNOWN, ())
@@ -106,7 +103,7 @@ def _missing(variables: dict[str, tuple[int, int]], stays: int = 30) -> list[str
     return drift(_cohort(stays), ["test"], KNOWN, (), profile=_training(variables))
 
 
-def test_variables_of_the_training_that_are_missing_are_named_by_their_share_of_the_events() -> None:
+def test_variables_of_the_training_that_are_missing_are_named_by_their_share_of_the_events():
     many = USUAL_THREE | {f"v{n}": (19200, 580) for n in range(73)}
     (found,) = _missing(many)
     assert found.startswith("73 variables of 76 of the training data, with 98.0% of the training events, are missing")
@@ -115,21 +112,21 @@ def test_variables_of_the_training_that_are_missing_are_named_by_their_share_of_
     assert _missing(USUAL_THREE) == []
 
 
-def test_one_frequent_vital_sign_is_enough() -> None:
+def test_one_frequent_vital_sign_is_enough():
     (found,) = _missing(USUAL_THREE | {"heart rate": (9000, 599)})
     assert found.startswith("1 variable of 4 of the training data, with 23.8% of the training events, are missing")
     (found,) = _missing(USUAL_THREE | {"age": (600, 600), **{f"v{n}": (96_000, 3) for n in range(3)}})
     assert "'age' (in 100% of the training stays, 0.2% of the events; here in 0 of 30 stays)" in found
 
 
-def test_an_absence_that_chance_explains_is_none() -> None:
+def test_an_absence_that_chance_explains_is_none():
     """Rare variables, however many their events, and levels of which another occurs."""
     assert _missing(USUAL_THREE | {"ECMO flow": (50_000, 6)}) == []
     levels = {"a": (9600, 600), "b": (9600, 600), "c=x": (300, 300), "c": (300, 300)}
     assert _missing(levels) == []
 
 
-def test_a_variable_that_hardly_any_stay_has_counts_as_missing() -> None:
+def test_a_variable_that_hardly_any_stay_has_counts_as_missing():
     cohort = _cohort(stays=200)
     split = cohort.split("test")
     lost = (split.variable == 2) & (np.arange(len(split.variable)) >= 40)
@@ -139,7 +136,7 @@ def test_a_variable_that_hardly_any_stay_has_counts_as_missing() -> None:
 
 
 @pytest.mark.parametrize("stays", [1, 3, 9])
-def test_a_few_stays_lack_much_or_nothing(stays: int) -> None:
+def test_a_few_stays_lack_much_or_nothing(stays):
     assert _missing(USUAL_THREE | {f"v{n}": (3000, 300) for n in range(5)}, stays) == []
     (found,) = _missing(USUAL_THREE | {f"v{n}": (19200, 500) for n in range(73)}, stays)
     assert found.startswith("73 variables of 76")
@@ -172,7 +169,7 @@ WHOLE = float("nan")
         (500, [5, 10, 20], "Trained on events before prediction times, at hour 10 (90 % between 5 and 20)"),
     ],
 )
-def test_another_window_is_said(stays: int, here: Any, training: Any, said: str) -> None:
+def test_another_window_is_said(stays, here, training, said):
     (found,) = _window(here, training, stays)
     assert found.startswith("Another window than in training.")
     assert said in found
@@ -181,11 +178,11 @@ def test_another_window_is_said(stays: int, here: Any, training: Any, said: str)
 @pytest.mark.parametrize(
     ("here", "training"), [(24, 24), (WHOLE, WHOLE), ([6, 9, 22], [5, 10, 20]), (12, [5, 10, 20]), ([23, 24, 25], 24)]
 )
-def test_the_same_window_is_not(here: Any, training: Any) -> None:
+def test_the_same_window_is_not(here, training):
     assert _window(here, training) == []
 
 
-def test_stays_that_were_cut_by_hand_are_another_window_than_whole_ones() -> None:
+def test_stays_that_were_cut_by_hand_are_another_window_than_whole_ones():
     """Without prediction times the window shows in the lengths of the stays."""
     (found,) = _window(WHOLE, WHOLE, span=60 * 60)
     assert "Trained on whole stays, which seem to be cut after 48 h" in found
@@ -195,7 +192,7 @@ def test_stays_that_were_cut_by_hand_are_another_window_than_whole_ones() -> Non
     assert drift(_cohort(), ["test"], KNOWN, (), 40.0, uncut) == []
 
 
-def test_what_an_older_checkpoint_does_not_record_is_said_and_no_alarm() -> None:
+def test_what_an_older_checkpoint_does_not_record_is_said_and_no_alarm():
     cohort = _cohort()
     assert drift(cohort, ["test"], KNOWN, ()) == []
     (line,) = not_compared(cohort, ["test"], ["a", "b", "x"], None)
@@ -204,7 +201,7 @@ def test_what_an_older_checkpoint_does_not_record_is_said_and_no_alarm() -> None
     assert not_compared(cohort, ["test"], ["a", "b", "x"], _training(USUAL_THREE)) == []
 
 
-def test_a_profile_reads_back_and_a_damaged_one_is_refused() -> None:
+def test_a_profile_reads_back_and_a_damaged_one_is_refused():
     profile = _training(USUAL_THREE, Window(600, 0.5, (1.0, 2.0, 3.0), None))
     plain = profile.as_plain()
     assert Profile.from_plain(plain) == profile
@@ -213,7 +210,7 @@ def test_a_profile_reads_back_and_a_damaged_one_is_refused() -> None:
             Profile.from_plain(plain | {name: value})
 
 
-def test_blocks_do_not_change_the_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_change_the_findings(monkeypatch):
     whole = drift(_cohort(shift=3), ["test"], KNOWN, ())
     monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 20)
     assert drift(_cohort(shift=3), ["test"], KNOWN, ()) == whole

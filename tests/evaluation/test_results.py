@@ -1,7 +1,5 @@
 """The content of evaluation.json: its schema, baselines, subgroups, landmarks and findings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +35,7 @@ def _content(evaluated: Predictions, baselines: dict[str, np.ndarray] | None = N
     return evaluation(evaluated, "run/best.ckpt", others=others, resamples=50, **options)
 
 
-def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> None:
+def test_baselines_are_compared_on_the_same_stays_with_paired_intervals():
     evaluated = _evaluated()
     trees = evaluated.output[:, 0] + np.random.default_rng(1).normal(size=400)
     content = _content(evaluated, baselines={"boosted trees": trees})
@@ -52,7 +50,7 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals() -> Non
     assert "compared with boosted trees" in table(content)
 
 
-def test_a_baseline_that_is_better_is_said_first_and_what_to_use() -> None:
+def test_a_baseline_that_is_better_is_said_first_and_what_to_use():
     label, logit = sample(2000)
     rng = np.random.default_rng(0)
     weak = predictions(label, logit + 3 * rng.normal(size=2000))
@@ -67,14 +65,14 @@ def test_a_baseline_that_is_better_is_said_first_and_what_to_use() -> None:
     assert table(content).startswith(f"⚠️  {text}\n")
 
 
-def test_a_model_that_ranks_worse_than_chance_is_not_to_be_used() -> None:
+def test_a_model_that_ranks_worse_than_chance_is_not_to_be_used():
     evaluated = _evaluated(2000)
     content = _content(replace(evaluated, output=-evaluated.output), baselines={"prevalence": np.zeros(2000)})
     assert "worse than the prevalence, which looks at no stay (AUROC" in content["verdict"]
     assert content["verdict"].endswith("Use no model rather than this one.")
 
 
-def test_a_model_that_is_better_in_one_figure_and_worse_in_another_has_both_said() -> None:
+def test_a_model_that_is_better_in_one_figure_and_worse_in_another_has_both_said():
     differences = {
         "auroc": {"value": -0.1, "low": -0.2, "high": -0.05},
         "auprc": {"value": 0.1, "low": 0.05, "high": 0.2},
@@ -96,7 +94,7 @@ def test_a_model_that_is_better_in_one_figure_and_worse_in_another_has_both_said
         ("log loss", 1),
     ],
 )
-def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
+def test_less_is_better_for_errors_alone(figure, sign):
     difference = {"value": sign * 0.2, "low": sign * 0.2 - 0.1, "high": sign * 0.2 + 0.1}
     for turned, is_worse in ((1, True), (-1, False)):
         ends = sorted(turned * value for value in (difference["low"], difference["high"]))
@@ -105,7 +103,7 @@ def test_less_is_better_for_errors_alone(figure: str, sign: int) -> None:
         assert (found is not None) is is_worse
 
 
-def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
+def test_a_model_that_no_baseline_is_better_than_is_said_too():
     evaluated = _evaluated()
     text = _content(evaluated, baselines={"copy": evaluated.output})["verdict"]
     assert text.startswith(NOT_WORSE)
@@ -116,13 +114,13 @@ def test_a_model_that_no_baseline_is_better_than_is_said_too() -> None:
     assert _content(evaluated)["verdict"] == NOT_COMPARED
 
 
-def test_a_constant_is_no_model_to_compare_with() -> None:
+def test_a_constant_is_no_model_to_compare_with():
     evaluated = _evaluated()
     constant = {"prevalence": np.zeros(len(evaluated))}
     assert _content(evaluated, baselines=constant)["verdict"] == NOT_COMPARED
 
 
-def test_what_is_better_on_the_training_stays_is_no_advice() -> None:
+def test_what_is_better_on_the_training_stays_is_no_advice():
     evaluated = replace(_evaluated(2000), split="train")
     worse = replace(evaluated, output=-evaluated.output)
     for each, other in ((evaluated, worse), (worse, evaluated)):
@@ -131,7 +129,7 @@ def test_what_is_better_on_the_training_stays_is_no_advice() -> None:
         assert "Use boosted trees" not in text
 
 
-def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:
+def test_intervals_are_over_patients_where_several_stays_are_of_one():
     """Each patient twice, with the same predictions: the intervals are those of half as many stays."""
     once = _evaluated(200)
     twice = replace(once.rows(np.tile(range(200), 2)), subject=np.tile(range(200), 2))
@@ -153,7 +151,7 @@ def test_intervals_are_over_patients_where_several_stays_are_of_one() -> None:
     assert "95 % interval (over stays)" in table(expected)
 
 
-def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:
+def test_a_subgroup_has_the_figures_of_its_stays_alone():
     evaluated = _evaluated()
     women = np.arange(400) % 2 == 0
     nobody_died = (evaluated.target[:, 0] == 0) & women
@@ -170,7 +168,7 @@ def test_a_subgroup_has_the_figures_of_its_stays_alone() -> None:
     assert "outcome alive" in table(content)
 
 
-def test_a_landmark_has_its_own_stays() -> None:
+def test_a_landmark_has_its_own_stays():
     label, logit = sample(100, seed=5)
     early = {6.0: predictions(label, logit), 0.5: _evaluated().rows(slice(0))}
     found, nobody = _content(_evaluated(), landmarks=early)["landmarks"]
@@ -189,12 +187,12 @@ def test_a_landmark_has_its_own_stays() -> None:
     ],
     ids=["few positives", "train", "valid", "not calibrated"],
 )
-def test_what_to_distrust_is_said(evaluated: Predictions, caution: str) -> None:
+def test_what_to_distrust_is_said(evaluated, caution):
     assert any(caution in text for text in [each["text"] for each in _content(evaluated)["findings"]])
     assert not any(caution in text for text in [each["text"] for each in _content(_evaluated(2000))["findings"]])
 
 
-def test_an_auroc_that_may_be_chance_carries_a_caution() -> None:
+def test_an_auroc_that_may_be_chance_carries_a_caution():
     evaluated = _evaluated()
     noise = np.random.default_rng(0).normal(size=400)
     chance = replace(evaluated, output=noise[:, None])
@@ -202,7 +200,7 @@ def test_an_auroc_that_may_be_chance_carries_a_caution() -> None:
     assert not any("includes 0.5" in text for text in [each["text"] for each in _content(evaluated)["findings"]])
 
 
-def test_a_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_is_one_entry(monkeypatch):
     """Its name, function of weights, direction and perfect value are in one place."""
     errors = Figure("errors", lambda drawn: drawn.weights @ drawn.scores.bins[1], less_is_better=True, perfect=0.0)
     monkeypatch.setitem(FIGURES, "errors", errors)
@@ -216,7 +214,7 @@ def test_a_figure_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worse_than("this model", {}, {"trees": {"figures": {}, "difference": more}}) is not None
 
 
-def test_calibration_is_measured_on_calibrated_probabilities() -> None:
+def test_calibration_is_measured_on_calibrated_probabilities():
     calibrated, plain = _content(_evaluated()), _content(_evaluated(calibration=None))
     slope = plain["figures"]["calibration_slope"]["value"]
     assert calibrated["figures"]["calibration_slope"]["value"] == pytest.approx(slope / 0.8)

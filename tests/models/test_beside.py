@@ -1,7 +1,5 @@
 """Summaries beside a backbone: what the head reads, plainly computed, and whose values the summaries are of."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +11,6 @@ from seqsetvae.batches.batch import PooledBatch
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.batches.transform import VALUE_TRANSFORMS
 from seqsetvae.batches.variables import with_host_work
-from seqsetvae.cohort import Cohort
 from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.models.variable_summaries.sizes import Sizes
 from tests import tiny
@@ -30,7 +27,7 @@ def _model(batch: Any) -> BesideSummaries:
     return model.eval()
 
 
-def test_the_head_reads_the_pooled_history_and_the_summary_units_side_by_side() -> None:
+def test_the_head_reads_the_pooled_history_and_the_summary_units_side_by_side():
     stays = tiny.ragged_stays() + tiny.ragged_stays(seed=1)
     batch = tiny.batch_of(stays)
     model = _model(batch)
@@ -45,14 +42,14 @@ def test_the_head_reads_the_pooled_history_and_the_summary_units_side_by_side() 
     torch.testing.assert_close(model.pooled(known, tiny.embeddings(), "mean"), found)
 
 
-def test_without_the_summaries_of_a_loader_there_is_no_prediction_from_other_values() -> None:
+def test_without_the_summaries_of_a_loader_there_is_no_prediction_from_other_values():
     batch = tiny.batch_of(tiny.ragged_stays())
     with pytest.raises(AssertionError, match="loaders of a model with summaries"):
         _model(batch).pooled(batch, tiny.embeddings(), "mean")
 
 
 @pytest.mark.parametrize("name", ["quantiles", "z_score"])
-def test_summaries_are_of_z_scores_however_the_backbone_reads_values(compiled: Cohort, name: str) -> None:
+def test_summaries_are_of_z_scores_however_the_backbone_reads_values(compiled, name):
     of_backbone = VALUE_TRANSFORMS[name].fit(compiled, value_clip=0.5, min_count=0)
     data = CohortDataModule(compiled, batch_size=7, max_events=10_000, transform=of_backbone)
     model = BesideSummaries(tiny.tiny_backbone(), Sizes(input_dim=12, vocabulary=compiled.vocabulary))

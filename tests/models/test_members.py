@@ -1,9 +1,6 @@
 """The average of the members of a prediction: network, trees, and what else reads the table."""
 
-from __future__ import annotations
-
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +31,7 @@ def _three(*weights: float) -> Members:
     return Members(tuple(Member(*each) for each in zip(names, weights, models, strict=True)))
 
 
-def test_the_average_is_a_weighted_mean_of_log_odds() -> None:
+def test_the_average_is_a_weighted_mean_of_log_odds():
     rng = np.random.default_rng(0)
     table, logits = rng.normal(size=(9, 2)), torch.from_numpy(rng.normal(size=(9, 2)))
     found = _three(0.5, 0.2, 0.3).average(logits, lambda: table).diff(dim=1)[:, 0]
@@ -42,7 +39,7 @@ def test_the_average_is_a_weighted_mean_of_log_odds() -> None:
     np.testing.assert_allclose(found, 0.5 * network + 0.2 * table[:, 0] + 0.3 * table[:, 1])
 
 
-def test_a_member_alone_predicts_its_own_log_odds_and_the_network_needs_no_table() -> None:
+def test_a_member_alone_predicts_its_own_log_odds_and_the_network_needs_no_table():
     table, logits = np.array([[1.0, 2.0]]), torch.tensor([[-3.0, 4.0]]).double()
     of_each = {
         name: _three(0.5, 0.2, 0.3).alone(name).average(logits, lambda: table).diff(dim=1).item()
@@ -64,7 +61,7 @@ def _labels_and_log_odds(n: int = 3000) -> tuple[np.ndarray, np.ndarray]:
     return label, np.stack([2 * halves[0] - 1, 2 * halves[1] - 1, rng.normal(size=n)])
 
 
-def test_weights_are_those_of_the_lowest_log_loss_and_a_useless_member_has_hardly_any() -> None:
+def test_weights_are_those_of_the_lowest_log_loss_and_a_useless_member_has_hardly_any():
     label, log_odds = _labels_and_log_odds()
     weights = chosen_weights(log_odds, label)
     assert weights.sum() == pytest.approx(1)
@@ -76,7 +73,7 @@ def test_weights_are_those_of_the_lowest_log_loss_and_a_useless_member_has_hardl
     assert log_loss(label, expit(weights @ log_odds)) < best + 1e-3
 
 
-def test_the_fewer_stays_of_a_class_the_nearer_are_weights_to_equal_ones() -> None:
+def test_the_fewer_stays_of_a_class_the_nearer_are_weights_to_equal_ones():
     label, log_odds = _labels_and_log_odds()
     distances = []
     for positives in (4, 40, 400):
@@ -96,7 +93,7 @@ def _table(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
     return table, (np.nan_to_num(table[:, 2]) + rng.normal(size=n) / 3 > 0.2).astype(int)
 
 
-def test_a_linear_model_is_logistic_regression_on_clipped_numbers_and_flags() -> None:
+def test_a_linear_model_is_logistic_regression_on_clipped_numbers_and_flags():
     from sklearn.linear_model import LogisticRegression
 
     table, label = _table()
@@ -113,7 +110,7 @@ def test_a_linear_model_is_logistic_regression_on_clipped_numbers_and_flags() ->
     np.testing.assert_allclose(contributions.mean(axis=0), 0, atol=1e-6)
 
 
-def test_what_is_chosen_out_of_fold_never_sees_the_stays_that_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_chosen_out_of_fold_never_sees_the_stays_that_it_predicts(monkeypatch):
     """Where the label of a stay is nowhere but in a column of its own, out of fold nothing can be known of it."""
     monkeypatch.setattr(trees, "ROUNDS", 100)
     rng = np.random.default_rng(0)
@@ -142,7 +139,7 @@ def _all_kinds(monkeypatch: pytest.MonkeyPatch) -> tuple[Members, np.ndarray]:
     return Members(of), table
 
 
-def test_members_read_from_a_checkpoint_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_read_from_a_checkpoint_predict_the_same(monkeypatch):
     members, table = _all_kinds(monkeypatch)
     logits = torch.randn(len(table), 2)
     found = read_members(json.loads(json.dumps(members.as_plain())))
@@ -151,7 +148,7 @@ def test_members_read_from_a_checkpoint_predict_the_same(monkeypatch: pytest.Mon
     assert torch.equal(found.average(logits, lambda: table), members.average(logits, lambda: table))
 
 
-def test_a_checkpoint_with_trees_and_no_weights_predicts_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_with_trees_and_no_weights_predicts_as_before(monkeypatch):
     monkeypatch.setattr(trees, "ROUNDS", 20)
     table, label = _table()
     grown = BoostedTrees.fit(table, label, 3)
@@ -177,9 +174,7 @@ def test_a_checkpoint_with_trees_and_no_weights_predicts_as_before(monkeypatch: 
         ({3: {"linear": {}}}, "the linear model is incomplete"),
     ],
 )
-def test_damaged_members_are_one_clear_error(
-    change: dict[int, dict[str, Any]], problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_members_are_one_clear_error(change, problem, monkeypatch):
     plain = _all_kinds(monkeypatch)[0].as_plain()
     for place, values in change.items():
         plain["members"][place] |= values
@@ -189,7 +184,7 @@ def test_damaged_members_are_one_clear_error(
 
 @pytest.mark.parametrize("name", ["intercept", "slope", "missing", "low", "high", "mean"])
 @pytest.mark.parametrize("values", [[], [1.0], [float("inf")] * 6, ["a"] * 6, None])
-def test_a_damaged_linear_model_is_one_clear_error(name: str, values: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_linear_model_is_one_clear_error(name, values, monkeypatch):
     if name == "intercept" and values == [1.0]:
         return
     plain = _all_kinds(monkeypatch)[0].as_plain()

@@ -1,10 +1,7 @@
 """Boosted trees: every other model has random thresholds, and a model read back predicts the same."""
 
-from __future__ import annotations
-
 import re
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +21,7 @@ def _noise(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(n, 30)).astype(np.float32), (rng.random(n) < 0.3).astype(int)
 
 
-def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeypatch):
     monkeypatch.setattr(trees, "ROUNDS", 5)
     train, asked = trees._train, []
 
@@ -37,7 +34,7 @@ def test_every_other_model_has_random_thresholds_and_twice_as_many_trees(monkeyp
     assert asked == [(0, 5, False), (1, 10, True), (2, 5, False)]
 
 
-def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_read_back_predict_the_same(monkeypatch):
     monkeypatch.setattr(trees, "ROUNDS", 20)
     table, label = _noise()
     table[::3, 5] = np.nan
@@ -48,7 +45,7 @@ def test_models_read_back_predict_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(grown.log_odds(table), (one + two) / 2)
 
 
-def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lightgbm_wrote(text: str) -> None:
+def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lightgbm_wrote(text):
     """Shapley values need the counts of the training stays, which the checked text keeps."""
     import lightgbm
 
@@ -64,7 +61,7 @@ def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lig
     assert set(np.flatnonzero(np.abs(contributions).max(axis=0))) == used
 
 
-def test_a_damaged_model_is_one_clear_error() -> None:
+def test_a_damaged_model_is_one_clear_error():
     with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
         BoostedTrees(["no model"])
 
@@ -79,7 +76,7 @@ def text() -> str:
         return BoostedTrees.fit(table, label, models=1).models[0]
 
 
-def test_what_lightgbm_reads_predicts_the_same(text: str) -> None:
+def test_what_lightgbm_reads_predicts_the_same(text):
     import lightgbm
 
     table, (written, columns) = _noise()[0], checked_text(text)
@@ -90,7 +87,7 @@ def test_what_lightgbm_reads_predicts_the_same(text: str) -> None:
     assert "parameters:" not in written
 
 
-def test_trees_of_one_leaf_have_no_contribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_of_one_leaf_have_no_contribution(monkeypatch):
     monkeypatch.setattr(trees, "ROUNDS", 2)
     table = np.zeros((50, 3), dtype=np.float32)  # nothing to split
     contributions, base = BoostedTrees.fit(table, np.arange(50) % 2, models=1).contributions(table)
@@ -121,7 +118,7 @@ DAMAGE = {  # where LightGBM itself ends the process, reads other memory, or nev
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_text_does_not_reach_lightgbm(text: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_text_does_not_reach_lightgbm(text, damage, monkeypatch):
     pattern, replacement, said = DAMAGE[damage]
     damaged = re.sub(pattern, replacement, text, count=1)
     assert damaged != text
@@ -137,19 +134,17 @@ class _Basic:
 
 
 @pytest.mark.parametrize("models", [[], None, "tree", [None]])
-def test_no_list_of_texts_is_one_clear_error(models: object) -> None:
+def test_no_list_of_texts_is_one_clear_error(models):
     with pytest.raises(InputError, match="the boosted trees of the checkpoint are damaged"):
         BoostedTrees(models)  # type: ignore[arg-type]
 
 
-def test_trees_of_another_table_are_one_clear_error(text: str) -> None:
+def test_trees_of_another_table_are_one_clear_error(text):
     with pytest.raises(InputError, match=r"they split \[30\] columns, and its table has 29"):
         BoostedTrees([text]).log_odds(np.zeros((3, 29)))
 
 
-def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(tmp_path, monkeypatch):
     """LightGBM reads its docstrings, which `python -OO` takes away, and needs OpenMP."""
     for cause in ("None.partition", "raise OSError('libgomp.so.1: cannot open shared object file')"):
         (tmp_path / "lightgbm.py").write_text(cause, encoding="utf-8")
@@ -159,13 +154,13 @@ def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(
             lightgbm()
 
 
-def test_trees_of_few_stays_have_smaller_leaves_and_try_more_of_few_columns() -> None:
+def test_trees_of_few_stays_have_smaller_leaves_and_try_more_of_few_columns():
     assert trees.of_size(6392, 1400, 70) == {"min_data_in_leaf": 20, "min_data_in_bin": 3, "feature_fraction": 0.05}
     assert trees.of_size(420, 210, 70) == {"min_data_in_leaf": 1, "min_data_in_bin": 1, "feature_fraction": 70 / 210}
     assert trees.of_size(4, 3, 70)["feature_fraction"] == 1
 
 
-def test_trees_find_a_fact_of_seven_stays() -> None:
+def test_trees_find_a_fact_of_seven_stays():
     rng = np.random.default_rng(0)
     table = rng.normal(size=(420, 100)).astype(np.float32)
     label = np.arange(420) % 60 == 0

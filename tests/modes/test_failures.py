@@ -1,7 +1,5 @@
 """What stops a fine-tuning run: NaN, data and labels that cannot be used, a full disk."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os
@@ -21,14 +19,12 @@ from seqsetvae.system.files import cannot_write
 from seqsetvae.training import callbacks, precision
 from seqsetvae.training.run_folder import Row
 from tests import tiny
-from tests.command import argv, call, finetune, rows_of, run_of
+from tests.command import argv, call, finetune, refused, rows_of, run_of, succeeded
 from tests.modes.labels import changed_labels
 from tests.training.helpers import load
 
 
-def test_nan_scores_end_the_run_without_a_best_checkpoint(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_scores_end_the_run_without_a_best_checkpoint(pretrained, compiled, tmp_path, monkeypatch):
     def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
         return self.net(pooled) * (1.0 if self.training else float("nan"))
 
@@ -39,9 +35,7 @@ def test_nan_scores_end_the_run_without_a_best_checkpoint(
     assert [file.name for file in (run_of(tmp_path) / "checkpoints").iterdir()] == ["last.ckpt"]  # from the start
 
 
-def test_nan_scores_in_a_later_epoch_keep_the_earlier_best_checkpoint(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_scores_in_a_later_epoch_keep_the_earlier_best_checkpoint(pretrained, compiled, tmp_path, monkeypatch):
     def broken(self: Any, pooled: torch.Tensor) -> torch.Tensor:
         self.validated = getattr(self, "validated", 0) + (not self.training)
         return self.net(pooled) * (1.0 if self.validated <= 4 else float("nan"))  # four batches: the first validation
@@ -55,52 +49,40 @@ def test_nan_scores_in_a_later_epoch_keep_the_earlier_best_checkpoint(
     assert len(rows_of(run_of(tmp_path))) == 1
 
 
-def test_a_validation_split_of_one_class_stops_before_training(
-    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_validation_split_of_one_class_stops_before_training(pretrained, old_layout, compiled, tmp_path):
     valid = set(compiled.split("valid").stay_id.tolist())
     labels = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: "0" if stay in valid else label)
-    status, _, errors = finetune(pretrained, old_layout, tmp_path, label_path=labels)
-    assert status == 2
+    errors = refused(finetune(pretrained, old_layout, tmp_path, label_path=labels))
     assert "split 'valid' has 20 stays of class 0, 0 of class 1" in errors
     assert not list(tmp_path.glob("finetune-*"))
 
 
 def test_statistics_of_the_train_split_are_a_warning_if_the_checkpoint_does_not_record_its_own(
-    finished: tuple[Path, str], pretrained: Path, old_layout: Path, tmp_path: Path
-) -> None:
+    finished, pretrained, old_layout, tmp_path
+):
     warning = "There was no stats.csv: mean and std of each variable are those of this cohort's train split"
     assert read_checkpoint(pretrained).known is None
     assert warning not in finished[1]
     shutil.copytree(old_layout.parent, tmp_path / "data")
     (tmp_path / "data" / "stats.csv").unlink()
-    status, said, errors = finetune(pretrained, tmp_path / "data", tmp_path, max_epochs=1)
-    assert status == 0, errors
-    assert warning in said
+    assert warning in succeeded(finetune(pretrained, tmp_path / "data", tmp_path, max_epochs=1))
 
 
-def test_embeddings_of_another_width_are_refused(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+def test_embeddings_of_another_width_are_refused(pretrained, old_layout, tmp_path):
     shutil.copytree(old_layout.parent, tmp_path / "data")
     (tmp_path / "data" / "cached.csv").unlink()
-    status, _, errors = finetune(pretrained, tmp_path / "data", tmp_path)
-    assert status == 2
+    errors = refused(finetune(pretrained, tmp_path / "data", tmp_path))
     assert "width 12" in errors
     assert "width 768" in errors
     assert "--embeddings_path" in errors
 
 
-def test_an_output_folder_that_cannot_be_created_is_an_error(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_an_output_folder_that_cannot_be_created_is_an_error(pretrained, compiled, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "file" / "below")
-    assert status == 2
-    assert "--output_root_dir" in errors
+    assert "--output_root_dir" in refused(finetune(pretrained, compiled.path, tmp_path / "file" / "below"))
 
 
-def test_a_place_that_may_not_be_written_to_is_found_before_the_work(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_may_not_be_written_to_is_found_before_the_work(finished, tmp_path, monkeypatch):
     """Root may write anywhere, so the answer of the system is replaced."""
     may, closed = os.access, (tmp_path, finished[0])
     monkeypatch.setattr(os, "access", lambda place, mode, **more: place not in closed and may(place, mode, **more))
@@ -113,19 +95,16 @@ def test_a_place_that_may_not_be_written_to_is_found_before_the_work(
         ({"mode": "evaluate", "split": "valid"}, "you may not write there. Pass --output FOLDER"),
     )
     for flags, expected in calls:
-        status, _, errors = call(argv(ckpt=finished[0], **flags))
-        assert status == 2
-        assert expected in errors
+        assert expected in refused(call(argv(ckpt=finished[0], **flags)))
     assert list(tmp_path.iterdir()) == []
 
 
 def _stage_1(pretrained: Path, cohort: Cohort, root: Path) -> Path:
-    status, _, errors = finetune(pretrained, cohort.path, root, max_epochs=2, unfreeze_after=2)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, cohort.path, root, max_epochs=2, unfreeze_after=2))
     return run_of(root)
 
 
-def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained, compiled, tmp_path):
     """Checkpoints of stage 2 are larger, since they hold the optimizer's state of the backbone too."""
     alone = _stage_1(pretrained, compiled, tmp_path / "stage 1 alone")
     size = (alone / "checkpoints" / "best.ckpt").stat().st_size
@@ -143,20 +122,17 @@ def test_a_full_disk_in_stage_2_leaves_the_best_of_stage_1(pretrained: Path, com
         assert all(torch.equal(kept[key], whole[key]) for key in whole)
 
 
-def test_a_table_that_cannot_be_appended_to_is_one_error(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_that_cannot_be_appended_to_is_one_error(pretrained, compiled, tmp_path, monkeypatch):
     def full(path: Path, text: str) -> None:
         raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
 
     monkeypatch.setattr(callbacks, "append_text", full)
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path)
-    assert status == 2
+    errors = refused(finetune(pretrained, compiled.path, tmp_path))
     assert errors.count("\n") == 1
     assert "metrics.csv: cannot be written (No space left on device)" in errors
 
 
-def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_that_cannot_be_written_are_one_warning(tmp_path, capsys):
     """The table beside them is what the run goes on from. (capfd would write to a file, which has the limit too.)"""
     (tmp_path / "file").touch()
     callbacks.MetricsTable(tmp_path / "metrics.csv", tmp_path / "file" / "tensorboard").close()
@@ -173,8 +149,8 @@ def test_curves_that_cannot_be_written_are_one_warning(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("unfreeze_after", [0, 2])
 def test_loader_processes_that_cannot_be_started_are_one_error(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unfreeze_after: int
-) -> None:
+    pretrained, compiled, tmp_path, monkeypatch, unfreeze_after
+):
     """Semaphores are files in /dev/shm, which in a container holds 64 MB and is no disk.
 
     They fail inside of a training, whose clean-up by Lightning then fails too.
@@ -184,15 +160,12 @@ def test_loader_processes_that_cannot_be_started_are_one_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(multiprocessing, "Lock", full)
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, num_workers=2, unfreeze_after=unfreeze_after)
-    assert status == 2
+    errors = refused(finetune(pretrained, compiled.path, tmp_path, num_workers=2, unfreeze_after=unfreeze_after))
     said = r"error: num_workers: received 2, .*No space left on device in /dev/shm.* Pass --num_workers 0\.\n"
     assert re.fullmatch(said, errors)
 
 
-def test_a_loader_process_that_was_ended_is_one_error(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loader_process_that_was_ended_is_one_error(pretrained, compiled, tmp_path, monkeypatch):
     def ended(*_: object, **__: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.\nMore.")
 
@@ -203,15 +176,12 @@ def test_a_loader_process_that_was_ended_is_one_error(
     assert errors.count("\n") == 1
 
 
-def test_compile_model_without_a_compiler_is_one_error_before_training(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compile_model_without_a_compiler_is_one_error_before_training(pretrained, compiled, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", refuse)
     precision._require_compiler.cache_clear()
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, compile_model=True)
-    assert status == 2
+    errors = refused(finetune(pretrained, compiled.path, tmp_path, compile_model=True))
     assert "compile_model: torch.compile fails here (RuntimeError: No working C++ compiler found)" in errors
     assert not list(tmp_path.iterdir())

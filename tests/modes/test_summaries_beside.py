@@ -1,7 +1,5 @@
 """--summaries beside a checkpoint of SeqSetVAE: training, both stages, the checkpoint, and every mode that reads it."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -17,7 +15,7 @@ from seqsetvae.cohort import Cohort
 from seqsetvae.models import trees
 from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.training.checkpoints import LastCheckpoint
-from tests.command import argv, call, command, finetune, rows_of, run_of
+from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.prefixes import cut_after
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, assert_same_run, killed_at, resume
@@ -42,9 +40,7 @@ def trained(pretrained: Path, compiled: Cohort, tmp_path_factory: pytest.TempPat
     return run_of(root), printed
 
 
-def test_the_frozen_backbone_stays_that_of_the_checkpoint_and_its_features_are_cached(
-    trained: tuple[Path, str], pretrained: Path
-) -> None:
+def test_the_frozen_backbone_stays_that_of_the_checkpoint_and_its_features_are_cached(trained, pretrained):
     run, printed = trained
     assert "Settings from the recipe of --summaries: cls_head_lr 0.002" in printed
     assert "Computed the features of the frozen backbone" in printed
@@ -57,11 +53,10 @@ def test_the_frozen_backbone_stays_that_of_the_checkpoint_and_its_features_are_c
     assert state["backbone.summaries.weight"].abs().max() > 0
 
 
-def test_every_mode_gives_what_training_validated(trained: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_every_mode_gives_what_training_validated(trained, compiled, tmp_path):
     run, _ = trained
     last = rows_of(run)[-1]
-    status, said, errors = command("evaluate", ckpt=run, split="valid", output=tmp_path / "one")
-    assert status == 0, errors
+    said = succeeded(command("evaluate", ckpt=run, split="valid", output=tmp_path / "one"))
     assert f"{float(last['val_auc']):.4f}" in said
     exported = tmp_path / "exported"
     status, _, errors = call(argv(mode="export", ckpt=run, output=exported, data_dir=compiled.path))
@@ -73,20 +68,16 @@ def test_every_mode_gives_what_training_validated(trained: tuple[Path, str], com
     files = []
     for name, ckpt in (("run", run), ("exported", exported)):
         files.append(tmp_path / f"{name}.csv")
-        status, _, errors = command("predict", ckpt=ckpt, split="valid", data_dir=compiled.path, output=files[-1])
-        assert status == 0, errors
+        succeeded(command("predict", ckpt=ckpt, split="valid", data_dir=compiled.path, output=files[-1]))
     logits = [[row["logit"] for row in csv.DictReader(file.open(encoding="utf-8"))] for file in files]
     assert logits[0] == logits[1]
     assert load_finetuned(run / "checkpoints" / "best.ckpt").model.members is not None
 
 
-def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, compiled, tmp_path):
     output, split = tmp_path / "sets.csv", compiled.split("test")
     flags = {"split": "test", "precision": "64-true", "batch_size": 50}
-    status, _, errors = command("predict", ckpt=trained[0], output=output, every_set=True, **flags)
-    assert status == 0, errors
+    succeeded(command("predict", ckpt=trained[0], output=output, every_set=True, **flags))
     rows = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
     of_stay = rows[split.stay_offset[7] : split.stay_offset[8]]
     expected = [_logit_of_cut_stay(trained[0], compiled, 7, n_sets) for n_sets in range(1, len(of_stay) + 1)]
@@ -107,48 +98,38 @@ def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> flo
         return finetuned.model(alone, torch.from_numpy(cohort.embeddings.copy()).double()).diff(dim=1).item()
 
 
-def test_explanations_are_refused_with_the_reason(trained: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_explanations_are_refused_with_the_reason(trained, compiled, tmp_path):
     stay, flags = compiled.split("valid").stay_id[0], {"output": tmp_path / "out.csv", "split": "valid"}
-    status, _, errors = command("predict", ckpt=trained[0], explain=stay, **flags)
-    assert status == 2
-    assert "predicts from summaries" in errors
+    assert "predicts from summaries" in refused(command("predict", ckpt=trained[0], explain=stay, **flags))
 
 
-def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
-    status, printed, errors = finetune(trained[0], compiled.path, tmp_path, max_epochs=1, unfreeze_after=1)
-    assert status == 0, errors
+def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(trained, compiled, tmp_path):
+    printed = succeeded(finetune(trained[0], compiled.path, tmp_path, max_epochs=1, unfreeze_after=1))
     assert "missing                  0" in printed
     assert "not recognised           0" in printed
 
 
 @pytest.mark.parametrize("tuning", ["two_stage", "last_layers", "layer_decay", "lora"])
-def test_the_backbone_can_be_unfrozen_in_every_way(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, tuning: str
-) -> None:
+def test_the_backbone_can_be_unfrozen_in_every_way(pretrained, compiled, tmp_path, tuning):
     flags = {"summaries": True, "tree_models": 0, "tuning": tuning, "max_epochs": 2, "unfreeze_after": 1}
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path, **flags))
     run = run_of(tmp_path)
     assert [row["stage"] for row in rows_of(run)] == ["1", "2"]
-    status, said, _ = command("evaluate", ckpt=run, split="valid", output=tmp_path)
-    assert status == 0
+    said = succeeded(command("evaluate", ckpt=run, split="valid", output=tmp_path))
     assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said
     assert isinstance(load_finetuned(run / "checkpoints" / "best.ckpt").model.backbone, BesideSummaries)
 
 
-def test_a_killed_run_is_resumed_to_the_same_result(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_result(pretrained, compiled, tmp_path):
     flags = {"summaries": True, "tree_models": 1, "average": "fixed", **FINETUNING, **EVERY_STEP}
-    status, _, errors = finetune(pretrained, compiled.path, tmp_path / "whole", **flags)
-    assert status == 0, errors
+    succeeded(finetune(pretrained, compiled.path, tmp_path / "whole", **flags))
     with killed_at(LastCheckpoint, "on_train_batch_end", STEPS + 5):  # in the second frozen epoch
         finetune(pretrained, compiled.path, tmp_path / "killed", **flags)
     resume(run_of(tmp_path / "killed"))
     assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
 
 
-def test_without_the_flag_everything_is_as_before_and_says_so(finished: tuple[Path, str]) -> None:
+def test_without_the_flag_everything_is_as_before_and_says_so(finished):
     run, printed = finished
     assert "Summaries beside the backbone: none (--summaries false), so the numbers are those of earlier" in printed
     content = load(run / "checkpoints" / "best.ckpt")
@@ -164,17 +145,12 @@ def test_without_the_flag_everything_is_as_before_and_says_so(finished: tuple[Pa
         ({"unfreeze_after": 0, "task": "multilabel", "tree_models": 2}, "tree_models: allowed: 0 with --task"),
     ],
 )
-def test_settings_that_do_not_go_together(
-    compiled: Cohort, tmp_path: Path, flags: dict[str, Any], problem: str
-) -> None:
+def test_settings_that_do_not_go_together(compiled, tmp_path, flags, problem):
     words = {"summaries": True, "data_dir": compiled.path, "output_root_dir": tmp_path, **flags}
-    status, _, errors = command("finetune", **words)
-    assert status == 2
-    assert problem in errors
+    assert problem in refused(command("finetune", **words))
 
 
-def test_random_weights_train_with_summaries_from_the_start(compiled: Cohort, tmp_path: Path) -> None:
+def test_random_weights_train_with_summaries_from_the_start(compiled, tmp_path):
     words = {"from_random_weights": True, "unfreeze_after": 0, "preset": "small", "summaries": True, "max_epochs": 1}
-    status, _, errors = command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, tree_models=0, **words)
-    assert status == 0, errors
+    succeeded(command("finetune", data_dir=compiled.path, output_root_dir=tmp_path, tree_models=0, **words))
     assert np.isfinite(float(rows_of(run_of(tmp_path))[0]["val_loss"]))

@@ -1,7 +1,5 @@
 """value_clip and min_count: new models get them, a checkpoint records them, and all modes repeat them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from seqsetvae.cohort.export import write_stay
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.feature_cache import FeatureFolder
-from tests.command import command, finetune, run_of
+from tests.command import command, finetune, refused, run_of, succeeded
 from tests.tiny import compile_with_side_files
 from tests.training.helpers import CPU, fine_tuner
 
@@ -61,8 +59,7 @@ def new_checkpoint(wild: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A checkpoint that was pretrained on the wild cohort with the settings of the config file."""
     root = tmp_path_factory.mktemp("pretrained")
     flags = {"preset": "small", "max_epochs": 1, "min_count": MIN_COUNT}
-    status, said, errors = command("pretrain", data_dir=wild.path, output_root_dir=root, **flags)
-    assert status == 0, errors
+    said = succeeded(command("pretrain", data_dir=wild.path, output_root_dir=root, **flags))
     assert "Values: z-scores clipped at ±10 (value_clip); " in said
     assert "variables with fewer than 20 training values get the value 1: 'ferritin' (min_count)" in said
     return next(root.glob("pretrain-*")) / "checkpoints" / "best.ckpt"
@@ -82,7 +79,7 @@ def values_of(cohort: Cohort, change: ValueTransform, split: str) -> dict[tuple[
 # ------------------------------------------------------------------------------------------------ what it does
 
 
-def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None:
+def test_values_are_clipped_and_rare_variables_are_present(wild):
     plain = values_of(wild, ZScore(), "train")
     changed = values_of(wild, ZScore.fit(wild, value_clip=CLIP, min_count=MIN_COUNT), "train")
     assert plain[900_001, "heart rate"][-1] == 25_000
@@ -95,7 +92,7 @@ def test_values_are_clipped_and_rare_variables_are_present(wild: Cohort) -> None
     assert different == {(900_001, "heart rate"), (900_001, "ferritin")}
 
 
-def test_without_settings_values_are_plain_z_scores(wild: Cohort) -> None:
+def test_without_settings_values_are_plain_z_scores(wild):
     assert ZScore.fit(wild, value_clip=None, min_count=0) == ZScore()
     variable, value = wild.split("train").variable, wild.split("train").value
     mean, std = wild.mean[variable], wild.std[variable]
@@ -106,14 +103,14 @@ def test_without_settings_values_are_plain_z_scores(wild: Cohort) -> None:
     assert 0 < known.sum() < len(known)
 
 
-def test_variables_are_counted_in_the_training_split_alone(wild: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_counted_in_the_training_split_alone(wild, monkeypatch):
     monkeypatch.setattr("seqsetvae.cohort.format.EVENTS_PER_BLOCK", 1000)
     assert ZScore.fit(wild, value_clip=None, min_count=1).rare == ()
     assert ZScore.fit(wild, value_clip=None, min_count=2).rare == ("ferritin",)  # the other one is a validation stay's
     assert ZScore.fit(wild, value_clip=None, min_count=41).rare == ("ferritin", "x9")
 
 
-def test_variables_that_training_did_not_have_are_rare() -> None:
+def test_variables_that_training_did_not_have_are_rare():
     change = ZScore(10.0, 5, ("b",))
     assert change.with_unknown(["a", "b", "new"], known=["a", "b"]).rare == ("b", "new")
     assert ZScore(10.0).with_unknown(["new"], known=[]).rare == ()  # min_count is off
@@ -122,16 +119,13 @@ def test_variables_that_training_did_not_have_are_rare() -> None:
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def test_a_new_pretrained_checkpoint_records_it(new_checkpoint: Path) -> None:
+def test_a_new_pretrained_checkpoint_records_it(new_checkpoint):
     content = torch.load(new_checkpoint, weights_only=True)
     assert content[VALUE_TRANSFORM] == {"name": "z_score", "clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
 
 
-def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
-    new_checkpoint: Path, wild: Cohort, tmp_path: Path
-) -> None:
-    status, said, errors = finetune(new_checkpoint, wild.path, tmp_path, max_epochs=1, unfreeze_after="none")
-    assert status == 0, errors
+def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(new_checkpoint, wild, tmp_path):
+    said = succeeded(finetune(new_checkpoint, wild.path, tmp_path, max_epochs=1, unfreeze_after="none"))
     run = run_of(tmp_path)
     expected = {"name": "z_score", "clip": CLIP, "min_count": MIN_COUNT, "rare": ["ferritin"]}
     assert json.loads((run / "config.json").read_text(encoding="utf-8"))["values"] == expected
@@ -142,46 +136,43 @@ def test_fine_tuning_evaluating_and_embedding_use_that_of_the_checkpoint(
     assert line in command("evaluate", ckpt=run, split="valid")[1]
 
 
-def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint: Path, wild: Cohort, tmp_path: Path) -> None:
+def test_states_do_not_depend_on_how_wild_a_value_is(new_checkpoint, wild, tmp_path):
     tame = wild_layout(tmp_path / "tame", heart_rate=180.0, ferritin=400.0)  # both are z-scores of at most 10
     found = []
     for name, data in (("wild", wild.path), ("tame", tame)):
         output = tmp_path / f"{name}.npz"
-        status, _, errors = command(
-            "embed",
-            pretrained_ckpt=new_checkpoint,
-            data_dir=data,
-            split="train",
-            output=output,
-            output_root_dir=tmp_path,
+        succeeded(
+            command(
+                "embed",
+                pretrained_ckpt=new_checkpoint,
+                data_dir=data,
+                split="train",
+                output=output,
+                output_root_dir=tmp_path,
+            )
         )
-        assert status == 0, errors
         found.append(dict(np.load(output)))
     for name, states in found[0].items():
         np.testing.assert_array_equal(states, found[1][name])
 
 
-def test_a_checkpoint_without_it_means_plain_z_scores(pretrained: Path, compiled: Cohort, tmp_path: Path) -> None:
-    status, said, errors = finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after="none")
-    assert status == 0, errors
+def test_a_checkpoint_without_it_means_plain_z_scores(pretrained, compiled, tmp_path):
+    said = succeeded(finetune(pretrained, compiled.path, tmp_path, max_epochs=1, unfreeze_after="none"))
     assert "Values: plain z-scores" in said
     values = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["values"]
     assert values == {"name": "z_score", "clip": None, "min_count": 0, "rare": []}
 
 
 @pytest.mark.parametrize("mode", ["finetune", "pretrain"])
-def test_a_flag_that_contradicts_the_checkpoint_is_an_error(
-    mode: str, pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_flag_that_contradicts_the_checkpoint_is_an_error(mode, pretrained, compiled, tmp_path):
     flags = {"mode": mode, "pretrained_ckpt": pretrained, "data_dir": compiled.path, "output_root_dir": tmp_path}
-    status, _, errors = command(**flags, value_clip=5, min_count=0)
-    assert status == 2
+    errors = refused(command(**flags, value_clip=5, min_count=0))
     assert "value_clip: received 5.0; trained with None. Leave out --value_clip." in errors
     assert "min_count" not in errors  # 0 is the checkpoint's
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error(tmp_path):
     good = {"clip": 10.0, "min_count": 20, "rare": ["a"]}
     assert read_transform(good, tmp_path) == ZScore(10.0, 20, ("a",))
     assert read_transform(ZScore(10.0, 20, ("a",)).as_plain(), tmp_path).rare == ("a",)
@@ -191,7 +182,7 @@ def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
             read_transform(bad, tmp_path)
 
 
-def test_a_record_without_a_name_is_the_z_score_and_another_name_is_an_error(tmp_path: Path) -> None:
+def test_a_record_without_a_name_is_the_z_score_and_another_name_is_an_error(tmp_path):
     assert read_transform(None, tmp_path) == ZScore()  # checkpoints from before there were transforms
     record = ZScore(10.0, 20, ("a",)).as_plain()
     assert record.pop("name") == "z_score"
@@ -202,7 +193,7 @@ def test_a_record_without_a_name_is_the_z_score_and_another_name_is_an_error(tmp
         read_transform({**record, "name": ["z_score"]}, tmp_path)
 
 
-def test_features_of_other_values_are_other_features(compiled: Cohort, tmp_path: Path) -> None:
+def test_features_of_other_values_are_other_features(compiled, tmp_path):
     paths = set()
     for change in (ZScore(), ZScore(10.0), ZScore(5.0), ZScore(5.0, 20, ("age",))):
         data = CohortDataModule(compiled, batch_size=16, max_events=10**6, transform=change)

@@ -181,8 +181,7 @@ def _flags(compiled: Cohort, root: Path, **flags: Any) -> dict[str, Any]:
 
 
 def test_a_pretrained_network_is_probed_and_fine_tuned(compiled, tmp_path, monkeypatch):
-    status, printed, errors = command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=3)
-    assert status == 0, errors
+    printed = succeeded(command("pretrain", **_flags(compiled, tmp_path), objective="forecasting", max_epochs=3))
     checkpoint = run_of(tmp_path, "pretrain")
     network_alone = {"tree_models": 0, "head_members": 2, "max_epochs": 2}
     flags = {"architecture": "variable_summaries", "batch_size": 16, "summary_width": 16, **network_alone}

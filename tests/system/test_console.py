@@ -1,7 +1,5 @@
 """The terminal: one progress display, lines of their own, and train.log."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.system import console
 from seqsetvae.system.console import Progress, SteadyStream, end_log, print_line, recorded_output, start_log, warn
 from seqsetvae.training.callbacks import header_line, row_line
@@ -46,7 +43,7 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     return written
 
 
-def test_a_bar_on_a_terminal_is_removed_before_a_line_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_on_a_terminal_is_removed_before_a_line_is_printed(monkeypatch):
     terminal = _terminal(monkeypatch)
     with Progress("Epoch 1/4") as progress:
         progress.show(0.25, "loss 0.5000", "Epoch 2/4")
@@ -57,9 +54,7 @@ def test_a_bar_on_a_terminal_is_removed_before_a_line_is_printed(monkeypatch: py
     assert all(len(part) <= 80 for part in re.split(r"[\r\n]", re.sub("\x1b\\[[^A-Z]*[A-Z]", "", text)))
 
 
-def test_elsewhere_progress_is_a_line_a_minute_without_control_codes(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_elsewhere_progress_is_a_line_a_minute_without_control_codes(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(console, "monotonic", lambda: now)
     with Progress("Epoch 1/4") as progress:
@@ -71,7 +66,7 @@ def test_elsewhere_progress_is_a_line_a_minute_without_control_codes(
     assert printed.err == ""
 
 
-def test_lines_of_validations_fit_in_80_columns_and_show_integers_as_integers() -> None:
+def test_lines_of_validations_fit_in_80_columns_and_show_integers_as_integers():
     metrics = {"train_loss": 12345.678, "val_loss": 0.5, "val_recon": 1.0, "val_kl": 2.0, "val_active_units": 63.0}
     row = Row(1, 7, 700, metrics, {}, 1234.5, None, 1.0)
     header, line = header_line(list(metrics), 100), row_line(row, list(metrics), 100)
@@ -80,7 +75,7 @@ def test_lines_of_validations_fit_in_80_columns_and_show_integers_as_integers() 
     assert len(header) == len(line) <= 80
 
 
-def test_the_display_counts_over_both_stages(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_display_counts_over_both_stages(compiled, tmp_path, monkeypatch):
     shown: list[tuple[float, str, str | None]] = []
     monkeypatch.setattr(Progress, "is_due", lambda self: True)
     monkeypatch.setattr(Progress, "show", lambda self, share, detail, label=None: shown.append((share, detail, label)))
@@ -96,7 +91,7 @@ def test_the_display_counts_over_both_stages(compiled: Cohort, tmp_path: Path, m
     assert re.fullmatch(r"(loss \d\.\d{4}, )?best val_auc \d\.\d{4}, ETA 0:00", last)
 
 
-def test_the_log_holds_what_a_terminal_shows_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_holds_what_a_terminal_shows_in_the_end(tmp_path, monkeypatch):
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -116,7 +111,7 @@ def test_the_log_holds_what_a_terminal_shows_in_the_end(tmp_path: Path, monkeypa
     assert "\rReading 50%" in err.getvalue()  # the terminal gets everything as it was written
 
 
-def test_warnings_are_also_lines_of_a_file_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_also_lines_of_a_file_beside_the_log(tmp_path, capsys):
     for part in ("first", "resumed"):
         with recorded_output():
             warn(f"before the {part}\n  folder")
@@ -130,7 +125,7 @@ def test_warnings_are_also_lines_of_a_file_beside_the_log(tmp_path: Path, capsys
     assert len((tmp_path / "warnings.txt").read_text(encoding="utf-8").splitlines()) == 4
 
 
-def test_the_log_holds_the_traceback_of_a_run_that_fails(tmp_path: Path) -> None:
+def test_the_log_holds_the_traceback_of_a_run_that_fails(tmp_path):
     def fail() -> None:
         with recorded_output():
             start_log(tmp_path / "train.log")
@@ -141,7 +136,7 @@ def test_the_log_holds_the_traceback_of_a_run_that_fails(tmp_path: Path) -> None
     assert "ZeroDivisionError: division by zero" in (tmp_path / "train.log").read_text(encoding="utf-8")
 
 
-def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, capfd):
     log = console.OutputLog()
     log.open(Path("/dev/full"))
     log.add("a line")
@@ -165,7 +160,7 @@ assert os.path.getsize("file.txt") == 0
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_do_not_matter_and_no_file_takes_their_place(tmp_path: Path, closed: str) -> None:
+def test_closed_streams_do_not_matter_and_no_file_takes_their_place(tmp_path, closed):
     root = str(Path(__file__).parents[2])
     shell = f'exec "{sys.executable}" -c "$CODE" {closed}'
     environment = {**os.environ, "CODE": CLOSED, "PYTHONPATH": root}
@@ -176,7 +171,7 @@ def test_closed_streams_do_not_matter_and_no_file_takes_their_place(tmp_path: Pa
     assert done.stdout == (b"" if ">&-" in closed.split() else b"out\nof a library")
 
 
-def test_a_terminal_that_is_gone_and_a_full_disk_do_not_end_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_that_is_gone_and_a_full_disk_do_not_end_the_run(capfd):
     with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
         stream = SteadyStream(full)
         stream.write("a line\n")
@@ -191,7 +186,7 @@ def test_a_terminal_that_is_gone_and_a_full_disk_do_not_end_the_run(capfd: pytes
         stream.flush()
 
 
-def test_half_a_character_from_a_damaged_file_is_escaped(tmp_path: Path) -> None:
+def test_half_a_character_from_a_damaged_file_is_escaped(tmp_path):
     with (tmp_path / "out.txt").open("w", encoding="utf-8") as file:
         SteadyStream(file).write("label \ud800 of a manifest\n")
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "label \\ud800 of a manifest\n"

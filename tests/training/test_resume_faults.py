@@ -1,7 +1,5 @@
 """A run goes on only from a checkpoint of its own that agrees with itself; each other one is one clear error."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -38,9 +36,7 @@ def killed(killed_once: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_a_checkpoint_of_another_run_is_refused(
-    killed: Path, pretrained: Path, old_layout: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_run_is_refused(killed, pretrained, old_layout, tmp_path):
     other = _killed(pretrained, old_layout, tmp_path / "other", seed=4, head_hidden=16)
     shutil.copyfile(other / "checkpoints" / "last.ckpt", killed / "checkpoints" / "last.ckpt")
     errors = refusal(killed)
@@ -123,7 +119,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_checkpoint_that_does_not_agree_with_itself_is_one_error(killed: Path, fault: str) -> None:
+def test_a_checkpoint_that_does_not_agree_with_itself_is_one_error(killed, fault):
     damage, said = FAULTS[fault]
     last = killed / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
@@ -136,7 +132,7 @@ def test_a_checkpoint_that_does_not_agree_with_itself_is_one_error(killed: Path,
     assert "Traceback" not in printed + errors
 
 
-def test_a_config_that_does_not_say_which_data_the_run_is_of_is_one_error(killed: Path) -> None:
+def test_a_config_that_does_not_say_which_data_the_run_is_of_is_one_error(killed):
     config = killed / "config.json"
     content = json.loads(config.read_text(encoding="utf-8"))
     for damaged in ({}, {"cohort": ["content"]}, {"cohort": {}}):
@@ -147,7 +143,7 @@ def test_a_config_that_does_not_say_which_data_the_run_is_of_is_one_error(killed
         assert "config.json" in errors
 
 
-def test_a_best_checkpoint_with_other_weights_is_one_error(pretrained: Path, old_layout: Path, tmp_path: Path) -> None:
+def test_a_best_checkpoint_with_other_weights_is_one_error(pretrained, old_layout, tmp_path):
     """Killed at the beginning of stage 2, which begins with the weights of best.ckpt."""
     with killed_at(callbacks.MetricsTable, "add", 2):
         finetune(pretrained, old_layout, tmp_path, **FLAGS)

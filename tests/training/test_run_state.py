@@ -1,13 +1,9 @@
 """The state of a run survives JSON, and run_state.json is the state after the newest validation."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.training import stages
 from seqsetvae.training.callbacks import GpuWatch
 from seqsetvae.training.feature_pass import FeaturePass
@@ -19,7 +15,7 @@ def _row(stage: int, epoch: int, waiting: float | None) -> Row:
     return Row(stage, epoch, 4 * epoch, {"val_auc": 0.1 + 0.2 * epoch}, {"lr_head": 1e-3}, 10.5, waiting, 1 / 3)
 
 
-def test_what_is_written_as_json_reads_back_equal() -> None:
+def test_what_is_written_as_json_reads_back_equal():
     state = RunState(
         stage=2,
         rows=(_row(1, 1, None), _row(2, 2, 0.25)),
@@ -35,7 +31,7 @@ def test_what_is_written_as_json_reads_back_equal() -> None:
     assert (RunState().epochs, RunState().steps) == (0, 0)
 
 
-def test_the_file_of_a_run_is_its_state_over_both_stages(compiled: Cohort, tmp_path: Path) -> None:
+def test_the_file_of_a_run_is_its_state_over_both_stages(compiled, tmp_path):
     _, run = scripted_run(compiled, tmp_path, [0.6, 0.9, 0.7, 0.8], max_epochs=4)
     state = RunState.from_plain(run.folder.read_json(RUN_STATE))
     assert state == run.state
@@ -45,9 +41,7 @@ def test_the_file_of_a_run_is_its_state_over_both_stages(compiled: Cohort, tmp_p
     assert set(state.trained) == {1, 2}
 
 
-def test_the_file_is_written_after_every_validation(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_written_after_every_validation(compiled, tmp_path, monkeypatch):
     written: list[int] = []
 
     def read_then_print(line: str) -> None:
@@ -59,7 +53,7 @@ def test_the_file_is_written_after_every_validation(
     assert written == [1, 2, 3]
 
 
-def test_gpu_samples_of_all_stages_are_kept(compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_samples_of_all_stages_are_kept(compiled, tmp_path, monkeypatch):
     monkeypatch.setattr(GpuWatch, "on_train_epoch_start", lambda self, *_: self.samples.append(50), raising=False)
     _, run = scripted_run(compiled, tmp_path, [0.6, 0.9, 0.7], max_epochs=3)
     assert run.state.gpu_busy == (50, 50, 50)

@@ -1,15 +1,11 @@
 """Advice that follows from the figures of the run itself, for any label."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.training.run_folder import Row
 from seqsetvae.training.schedule import VAL_AUC, Watched
 from seqsetvae.training.summary import (
@@ -41,35 +37,35 @@ def _labels(positives: int, negatives: int, unlabelled: int = 0) -> Any:
 # ------------------------------------------------------------------------------------------------ fine-tuning
 
 
-def test_the_standard_error_of_an_auroc() -> None:
+def test_the_standard_error_of_an_auroc():
     """At 0.5 that of the Wilcoxon statistic, sqrt((n + m + 1) / (12 n m)); of one pair that of a coin."""
     assert auroc_standard_error(0.8, 1, 1) == pytest.approx((0.8 * 0.2) ** 0.5, rel=1e-9)
     assert auroc_standard_error(0.5, 30, 170) == pytest.approx((201 / (12 * 30 * 170)) ** 0.5, rel=1e-9)
 
 
-def test_auprc_above_the_prevalence_is_no_reason_for_a_warning() -> None:
+def test_auprc_above_the_prevalence_is_no_reason_for_a_warning():
     """0.275 is three times a prevalence of 8.8 %."""
     assert finetuning_advice(_auc_rows(0.78, auprc=0.275), VAL_AUC, _labels(88, 912)) == []
 
 
-def test_an_auc_within_two_standard_errors_of_chance_is_a_warning_with_the_numbers() -> None:
+def test_an_auc_within_two_standard_errors_of_chance_is_a_warning_with_the_numbers():
     (line,) = finetuning_advice(_auc_rows(0.55, 0.58), VAL_AUC, _labels(20, 180, unlabelled=50))
     assert "0.580 is not clearly above chance: 20 of 200 validation stays are positive" in line
     assert "standard error is 0.068" in line
     assert finetuning_advice(_auc_rows(0.55, 0.58), VAL_AUC, _labels(2000, 18000)) == []  # the same, on more stays
 
 
-def test_an_auprc_at_the_prevalence_is_a_warning() -> None:
+def test_an_auprc_at_the_prevalence_is_a_warning():
     (line,) = finetuning_advice(_auc_rows(0.6, auprc=0.5), VAL_AUC, _labels(500, 500))
     assert "val_auprc 0.500 at the best epoch is not above the prevalence 0.500" in line
 
 
-def test_a_best_first_epoch_is_reported() -> None:
+def test_a_best_first_epoch_is_reported():
     (line,) = finetuning_advice(_auc_rows(0.8, 0.79, 0.78), VAL_AUC, _labels(100, 900))
     assert line.startswith("val_auc was best after the first of 3 epochs")
 
 
-def test_the_summary_compares_with_chance() -> None:
+def test_the_summary_compares_with_chance():
     assert against_chance(_auc_rows(0.866, auprc=0.632)[0], _labels(38, 142)) == [
         "val_auc 0.866 (standard error 0.039; chance 0.5)",
         "val_auprc 0.632 (chance 0.211, the prevalence)",
@@ -79,7 +75,7 @@ def test_the_summary_compares_with_chance() -> None:
 # ------------------------------------------------------------------------------------------------ length of the run
 
 
-def test_a_best_last_epoch_means_train_longer() -> None:
+def test_a_best_last_epoch_means_train_longer():
     (line,) = length_advice(_auc_rows(0.6, 0.7, 0.8), VAL_AUC, max_epochs=3)
     assert "The best epoch is the last one (3 of 3)" in line
     assert "--max_epochs" in line
@@ -91,7 +87,7 @@ def test_a_best_last_epoch_means_train_longer() -> None:
 # ------------------------------------------------------------------------------------------------ what is printed
 
 
-def test_the_printed_summary_fits_in_80_columns(compiled: Cohort, tmp_path: Path) -> None:
+def test_the_printed_summary_fits_in_80_columns(compiled, tmp_path):
     _, run = scripted_run(compiled, tmp_path, [0.6, 0.7, 0.8], max_epochs=3, unfreeze_after=1)
     summary = summarize(run, "CPU, 1.0 of 1 threads busy on average", 12.3, ["word " * 40])
     lines = str(summary).splitlines()
@@ -102,7 +98,7 @@ def test_the_printed_summary_fits_in_80_columns(compiled: Cohort, tmp_path: Path
 
 
 @pytest.mark.parametrize(("workers", "advice"), [(0, "local disk"), (2, "pass --num_workers 0")])
-def test_advice_on_waiting_for_data_names_the_cause(workers: int, advice: str) -> None:
+def test_advice_on_waiting_for_data_names_the_cause(workers, advice):
     (line,) = loading_advice(0.5, workers)
     assert "50% of the time" in line
     assert advice in line
