@@ -20,7 +20,7 @@ from seqsetvae.tasks.scores import Figures, Floats, Ints, title_of
 from seqsetvae.tasks.spec import Spec, one_label
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
-PARTS = ("network alone", "trees alone")  # of a model that averages both
+PART = " alone"  # ends the name of a member of a model that is an average
 NOT_MODELS = ("stay_id", "label")
 SUBJECT = "subject_id"
 
@@ -122,7 +122,7 @@ def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
     there = {kind: name for kind, name in baselines.items() if name in entries}
     found = []
     for model, entry in entries.items():
-        if model not in baselines.values() and not model.endswith(PARTS):
+        if model not in baselines.values() and not model.endswith(PART):
             others = {name: {"figures": entries[name], "difference": entry[kind]} for kind, name in there.items()}
             found.append(worse_than(model, entry, others))
     return " ".join(filter(None, found)) or not_worse(there.values())

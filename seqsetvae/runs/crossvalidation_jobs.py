@@ -26,6 +26,7 @@ from seqsetvae.cohort.folds import folds, gather
 from seqsetvae.evaluation.baselines import baseline_outputs
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.crossvalidation import (
+    PART,
     SUBJECT,
     Columns,
     as_columns,
@@ -195,7 +196,7 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     if (members := model.members) is not None:
         for member in members.of:
             model.members = members.alone(member.name)
-            outputs[f"{member.name} alone"] = scorer.predict("valid").output
+            outputs[f"{member.name}{PART}"] = scorer.predict("valid").output
     return as_columns(scorer.spec, found.stay_id, found.target, outputs), RunFolder(run)
 
 
