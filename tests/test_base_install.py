@@ -94,7 +94,7 @@ def _python(folder: Path, *words: str) -> str:
 def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
     """Or the test below would show nothing."""
     base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "duckdb", "scipy", "sklearn", "tqdm"]
-    others = ["lightgbm", "jinja2", "matplotlib", "captum", "safetensors", "onnx", "pandas", "hypothesis"]
+    others = ["lightgbm", "jinja2", "matplotlib", "safetensors", "onnx", "pandas", "hypothesis"]
     tried = f"import importlib.util as u; print([name for name in {[*base, *others]!r} if u.find_spec(name)])"
     assert _python(tmp_path, "-c", tried) == f"{base}\n"
 
@@ -114,7 +114,6 @@ def test_commands_need_no_extra_or_say_which(
         (argv(mode="finetune", pretrained_ckpt=pretrained, **short), 0, "No TensorBoard curves, only metrics.csv: "),
         (argv(mode="evaluate", output="evaluated", **applied), 0, "No boosted trees among the baselines: lightgbm is"),
         (argv(mode="predict", output="risks.csv", **applied), 0, "Wrote"),
-        (argv(mode="predict", output="why.csv", explain=1, **applied), 2, "error: explain: needs the package captum; "),
         (argv(mode="report", runs="{run}"), 2, "error: a report needs jinja2, matplotlib, which are not installed. "),
         (argv(mode="finetune", **summaries), 2, "pip install lightgbm"),
         (argv(mode="crossvalidate", **summaries), 2, "pip install lightgbm"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -64,6 +65,23 @@ class FinetunedModel(nn.Module):
         if self.members is None:
             return logits
         return self.members.average(logits, lambda: self.backbone.table(batch, embeddings))
+
+    def score(self, output: torch.Tensor) -> torch.Tensor:
+        """The one number of a task that has one, log-odds or in the unit of the label: [N, O] → [N], with gradients."""
+        number = (output.diff(dim=1) if self.spec.outputs is None else output)[:, 0].double()
+        return number * self.spec.std[0] + self.spec.mean[0] if self.spec.std else number
+
+    def contributions(self, batch: Batch, variables: torch.Tensor) -> tuple[np.ndarray, float]:
+        """(contribution of each of the backbone's `inputs` to the score [N, I], the score of a mean training stay).
+
+        They add up to the score. Raises InputError for a backbone that an earlier version fitted.
+        """
+        inputs, summaries = self.backbone.inputs, self.backbone.summaries(batch, variables)
+        found, base = inputs.of_network(summaries, batch.n_stays, lambda units: self.score(self.head(units)))
+        if self.members is not None:
+            table = self.backbone.table(batch, variables)
+            found, base = self.members.contributions((found, base), table, inputs.of_table)
+        return found, base
 
 
 def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Loaded:

@@ -1,14 +1,19 @@
-"""How much each event of a stay contributes to its logit: integrated gradients over the values, by captum.
+"""Why a score: what each variable of a stay contributes to the one number that a task predicts, such as log-odds.
 
-The path leads from the stay with every value at its training mean (a z-score of 0) to the stay as it is, so the
-contributions add up to the difference of the two logits. That something was measured, and when, is on both ends.
+The contributions and a base add up to the score. They say what the model made of a stay, and nothing about causes.
+A model of summaries has a contribution for each summary of each variable: Shapley values of trees, integrated gradients
+of the network, both compared with the training stays. SeqSetVAE has one for each event: integrated gradients from the
+training mean of its value to the value; that something was measured, and when, belongs to the base.
 
-Legend: E events of a stay in time order, B copies of the stay with different values, K sets of the stay.
+Legend: R rows of an explanation, K names of variables, J summaries, B copies of a stay, E events of a stay.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,60 +23,222 @@ from numpy.typing import NDArray
 from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.loading import SplitBatches
 from seqsetvae.checkpoint.finetuned import FinetunedModel
+from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.format import ranges
-from seqsetvae.system.errors import InputError
+from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
+from seqsetvae.ops.gradients import mean_gradient
 
-STEPS = 256  # points on the path; where layer norms make the logit jump along it, few points miss the jumps
-COPIES = 16  # of the stay in a batch: bounds memory
-DELETED = 0.1  # share of the events that the deletion test sets to their training mean
-RANDOM_DRAWS = 10  # of as many events, to compare with
+LEVELS = {MISSING: "missing", IS_LOW: "low", USUAL: "usual", IS_HIGH: "high", PRESENT: "present", ABSENT: "absent"}
+STEPS = 256  # points on the path of events; where layer norms make the score jump along it, few points miss the jumps
+COPIES = 16  # of a stay in a batch: bounds memory
+STAYS = 128  # in a batch of summaries
+QUARTILE = 0.6745  # of a normal distribution: z-scores beyond it are low or high
+SUMMARY_WORDS = {
+    **{"count": "number of values", "std": "spread", "min": "lowest", "max": "highest", "decayed": "recent mean"},
+    **{"slope": "slope per hour", "variation": "mean step", "hour_first": "hour of the first value"},
+    **{"hour_last": "hour of the last value", "hour_min": "hour of the lowest", "hour_max": "hour of the highest"},
+}
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a variable contributes, with all that is known of it, and which of its summaries or events says most."""
+
+    variable: str
+    contribution: float
+    summary: str
+    value: float
+    level: int
+    is_known: bool = True  # anything of the variable is
+
+    @property
+    def words(self) -> str:
+        """Such as `Lactate last 4.1 (high)`."""
+        what, when = in_words(self.summary)
+        if self.level in (PRESENT, ABSENT):
+            return f"{self.variable} {LEVELS[self.level]}"
+        if np.isnan(self.value):
+            if self.level != MISSING:  # no value describes it
+                return self.variable
+            if self.is_known and not when:
+                return f"{self.variable} {what} missing"
+            return " ".join(filter(None, (self.variable, "not measured", when if self.is_known else "")))
+        level = f"({LEVELS[self.level]})" * (self.level != USUAL)
+        return " ".join(filter(None, (self.variable, what, when, f"{self.value:.4g}", level)))
+
+    def __str__(self) -> str:
+        return f"{self.words}: {self.contribution:+.2g}"
+
+
+def in_words(summary: str) -> tuple[str, str]:
+    """(what, when) of a summary as a reader says it.
+
+    >>> in_words("last"), in_words("last_12_24h_min"), in_words("first_6h_mean")
+    (('last', ''), ('lowest', '12 to 24 h before the end'), ('mean', 'in the first 6 h'))
+    """
+    found = re.fullmatch(r"(?:last_(\d+)_(\d+)h|first_(\d+)h)_(.*)", summary)
+    when = ""
+    if found:
+        start, end, first, summary = found.groups()
+        last = f"in the last {end} h" if start == "0" else f"{start} to {end} h before the end"
+        when = f"in the first {first} h" if first else last
+    return SUMMARY_WORDS.get(summary, summary.replace("_", " ")), when
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The contributions of the events of one stay."""
+    """The contributions to the score of one stay, or of its beginning."""
 
     stay_id: int
-    set_index: NDArray[np.int64]  # [E] from 0 in the stay
-    minute: Floats  # [E]
-    variable: NDArray[np.int64]  # [E] index into the vocabulary
-    value: Floats  # [E] in the variable's own unit
-    contribution: Floats  # [E] to the logit
-    logit: float
-    logit_at_mean: float  # with every value at its training mean
+    minute: float  # of the last set that is known
+    score: float
+    base: float
+    names: Sequence[str]  # [K] variables, and combinations of them
+    summaries: Sequence[str]  # [J]
+    variable: Ints  # [R] index into names
+    summary: Ints  # [R] index into summaries
+    at: Floats  # [R] minute of an event, of a summary that of the last set
+    value: Floats  # [R] in the variable's own unit
+    level: Ints  # [R] a key of LEVELS
+    contribution: Floats  # [R]
 
     @property
     def gap(self) -> float:
-        """By how much the contributions miss the difference of the two logits, because the path has few points."""
-        return abs(self.logit - self.logit_at_mean - float(self.contribution.sum()))
+        """By how much base and contributions miss the score, because the path has few points."""
+        return abs(self.score - self.base - float(self.contribution.sum()))
+
+    @cached_property
+    def totals(self) -> Floats:
+        """[K] contribution of each variable."""
+        return np.bincount(self.variable, self.contribution, len(self.names)).astype(np.float64)
+
+    def reason(self, variable: int, summary: int | None = None) -> Reason:
+        """What a variable contributes, with its strongest row of the same sign, or its strongest of a summary."""
+        total, rows = float(self.totals[variable]), np.flatnonzero(self.variable == variable)
+        if not len(rows):
+            return Reason(self.names[variable], 0.0, "", np.nan, MISSING, is_known=False)
+        strength = self.contribution[rows] * np.sign(total)
+        if summary is not None:
+            strength = np.where(self.summary[rows] == summary, np.abs(self.contribution[rows]), -np.inf)
+        row = rows[np.argmax(strength)]
+        is_known = bool((self.level[rows] != MISSING).any())
+        own = self.summaries[self.summary[row]], float(self.value[row]), int(self.level[row])
+        return Reason(self.names[variable], total, *own, is_known=is_known)
+
+    def strongest(self, number: int) -> list[Reason]:
+        """Of so many variables."""
+        return [self.reason(int(each)) for each in np.argsort(-np.abs(self.totals), kind="stable")[:number]]
 
 
-class StayLogit:
-    """The logit of one stay as a differentiable function of the values of its events: [B, E] → [B]."""
+class OfSummaries:
+    """Explains a model of variable summaries."""
 
-    def __init__(self, model: FinetunedModel, embeddings: torch.Tensor, batches: SplitBatches, stay: int) -> None:
-        """`stay` is the position of the stay in the split."""
-        self.model, self.embeddings, self._batches, self._stay = model, embeddings, batches, stay
+    most_stays = 500  # of a split
+
+    def __init__(self, model: FinetunedModel, variables: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> None:
+        """`variables` as from the backbone's variable_table. Raises InputError where an earlier version fitted it."""
+        self.model, self.variables, self.batches, self.cohort = model, variables, batches, cohort
+        self.inputs = model.backbone.inputs
+        self.used = np.flatnonzero(self.inputs.used)
+        pairs = [self.inputs.names[each] for each in self.used]
+        self.names, self.summaries = (list(dict.fromkeys(each)) for each in zip(*pairs, strict=True))
+        self.variable, self.summary = (
+            np.array([known.index(each) for each in column])
+            for known, column in zip((self.names, self.summaries), zip(*pairs, strict=True), strict=True)
+        )
+
+    def explain(self, stay: Ints, n_sets: Ints) -> Iterator[Explanation]:
+        """Of these stays of the split, by position, each cut off after so many sets."""
+        for start in range(0, len(stay), STAYS):
+            chosen = slice(start, start + STAYS)
+            batch = self.batches.batch(stay[chosen], n_sets[chosen]).to(self.variables.device)
+            value, level = self.inputs.described(self.model.backbone.summaries(batch, self.variables), batch.n_stays)
+            contribution, base = self.model.contributions(batch, self.variables)
+            scores = self._scores(batch, self.variables)
+            last = batch.minute[batch.sets_per_stay.cumsum(0) - 1].tolist()
+            for row, stay_id in enumerate(batch.stay_id.tolist()):
+                yield Explanation(
+                    stay_id, last[row], scores[row], base, self.names, self.summaries, self.variable, self.summary,
+                    np.full(len(self.used), last[row]), value[row, self.used], level[row, self.used],
+                    contribution[row, self.used],
+                )  # fmt: skip
+
+    @torch.no_grad()
+    def _scores(self, batch: Batch, variables: torch.Tensor) -> list[float]:
+        return self.model.score(self.model(batch, variables)).tolist()
+
+    def score_without(self, stay: int, names: Sequence[str]) -> float:
+        """The score of a stay if these variables had not been measured."""
+        batch = replace(self.batches[np.array([stay])], prepared=None).to(self.variables.device)
+        left_out = torch.from_numpy(np.isin(self.cohort.vocabulary, names)).to(self.variables.device)
+        return self._scores(batch, torch.where(left_out, -1, self.variables))[0]
+
+
+class OfEvents:
+    """Explains SeqSetVAE, by the values of events."""
+
+    most_stays = 50  # of a split: hundreds of passes for each
+
+    def __init__(self, model: FinetunedModel, embeddings: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> None:
+        self.model, self.embeddings, self.batches, self.cohort = model, embeddings, batches, cohort
+        facts = (cohort.mean == 0) & (cohort.std == 1)  # levels of categories, whose value is always 1
+        self._is_fact = np.asarray(facts)
+
+    def explain(self, stay: Ints, n_sets: Ints) -> Iterator[Explanation]:
+        """Of these stays of the split, by position, each cut off after so many sets."""
+        for each, sets in zip(stay.tolist(), n_sets.tolist(), strict=True):
+            function = StayScore(self.model, self.embeddings, self.batches, each, sets)
+            values = function.values[None]
+            start = torch.zeros_like(values[0])
+            gradient = mean_gradient(function, start, values, steps=STEPS, at_once=COPIES)
+            with torch.no_grad():
+                base, score = function(torch.stack([start, values[0]])).tolist()
+            z, variable, n_rows = function.values.double().numpy(), function.variable.numpy(), values.shape[1]
+            level = np.select([self._is_fact[variable], z < -QUARTILE, z > QUARTILE], [PRESENT, IS_LOW, IS_HIGH], USUAL)
+            yield Explanation(
+                int(self.batches.split.stay_id[each]), float(function.minute[-1]), score, base, self.cohort.vocabulary,
+                ("",), variable, np.zeros(n_rows, dtype=np.int64), function.minute[function.set_of_event],
+                function.measured, level, (values * gradient)[0].double().numpy(),
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def score_without(self, stay: int, names: Sequence[str]) -> float:
+        """The score of a stay if the values of these variables were at their training mean."""
+        n_sets = int(np.diff(self.batches.split.stay_offset)[stay])
+        function = StayScore(self.model, self.embeddings, self.batches, stay, n_sets)
+        left_out = torch.from_numpy(np.isin(self.cohort.vocabulary, names))[function.variable]
+        return function(function.values.masked_fill(left_out, 0)[None]).item()
+
+
+class StayScore:
+    """The score of one stay as a differentiable function of the values of its events: [B, E] → [B]."""
+
+    def __init__(
+        self, model: FinetunedModel, embeddings: torch.Tensor, batches: SplitBatches, stay: int, n_sets: int
+    ) -> None:
+        """`stay` is the position of the stay in the split; it ends after `n_sets` sets."""
+        self.model, self.embeddings, self._batches, self._stay, self._n_sets = model, embeddings, batches, stay, n_sets
         self._copies: dict[int, tuple[Batch, torch.Tensor]] = {}
         one, order = self._copies_of(1)
-        self.set_index, self.minute = one.set_index.numpy(), one.minute.numpy()
+        self.minute = one.minute.numpy()
         self.values, self.variable = (torch.empty_like(column) for column in (one.value, one.variable))
         self.values[order], self.variable[order] = one.value, one.variable
         split = batches.split
-        last = split.set_offset[split.stay_offset[stay + 1]]
+        last = split.set_offset[split.stay_offset[stay] + n_sets]
         self.measured = np.asarray(split.value[last - len(order) : last])  # of a stay that max_sets cuts, the last
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         batch, order = self._copies_of(len(values))
         batch = replace(batch, value=values.flatten()[order]).to(self.embeddings.device)
-        return self.model(batch, self.embeddings).double().diff(dim=1).squeeze(1)
+        return self.model.score(self.model(batch, self.embeddings)).to(values.device)
 
     def _copies_of(self, copies: int) -> tuple[Batch, torch.Tensor]:
         """(a batch of copies of the stay; for each of its events the index among the copies' events in time order)."""
         if copies not in self._copies:
-            batch = self._batches[np.full(copies, self._stay)]
+            batch = self._batches.batch(np.full(copies, self._stay), np.full(copies, self._n_sets))
             sizes = batch.sizes.events_per_set(batch.value.device).numpy()
             row = batch.set_row.numpy()  # of each set, copy by copy in time order, its row in the order by size
             size = sizes[row]
@@ -81,62 +248,17 @@ class StayLogit:
         return self._copies[copies]
 
     @property
-    def set_of_event(self) -> NDArray[np.int64]:
+    def set_of_event(self) -> Ints:
         """[E] index of each event's set in the stay."""
         batch, _ = self._copies_of(1)
         sizes = batch.sizes.events_per_set(batch.value.device).numpy()
         return np.repeat(np.arange(len(self.minute)), sizes[batch.set_row.numpy()])
 
 
-def integrated_gradients() -> Any:
-    """The class of captum. Raises InputError where captum is not installed."""
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError:
-        raise InputError("explain: needs the package captum; install it with: pip install captum") from None
-    return IntegratedGradients
+Explainer = OfSummaries | OfEvents
 
 
-def explain(function: StayLogit, stay_id: int) -> Explanation:
-    """Integrated gradients of the logit of a stay over the values of its events.
-
-    Raises:
-        InputError: captum is not installed.
-    """
-    values = function.values[None]
-    contribution = integrated_gradients()(function).attribute(
-        values, torch.zeros_like(values), n_steps=STEPS, internal_batch_size=COPIES, method="riemann_middle"
-    )
-    with torch.no_grad():
-        at_mean, as_it_is = function(torch.cat([torch.zeros_like(values), values])).tolist()
-    of_event = function.set_of_event
-    return Explanation(
-        stay_id=stay_id,
-        set_index=function.set_index[of_event],
-        minute=function.minute[of_event],
-        variable=function.variable.numpy(),
-        value=function.measured,
-        contribution=contribution[0].detach().double().numpy(),
-        logit=as_it_is,
-        logit_at_mean=at_mean,
-    )
-
-
-@torch.no_grad()
-def deletion_test(function: StayLogit, explanation: Explanation, seed: int) -> tuple[float, float]:
-    """Change of the logit when a tenth of the events are set to their training mean.
-
-    Returns:
-        (that of the events that contribute most, the mean over RANDOM_DRAWS draws of as many random events); the
-        contributions are faithful if the first is clearly larger.
-    """
-    n_events = len(explanation.contribution)
-    number = max(1, round(DELETED * n_events))
-    rng = np.random.default_rng(seed)
-    chosen = [np.argsort(-np.abs(explanation.contribution), kind="stable")[:number]]
-    chosen += [rng.choice(n_events, number, replace=False) for _ in range(RANDOM_DRAWS)]
-    values = function.values.repeat(len(chosen), 1)
-    for row, events in enumerate(chosen):
-        values[row, events] = 0
-    most, *at_random = (function(values) - explanation.logit).abs().tolist()
-    return most, float(np.mean(at_random))
+def explainer(model: FinetunedModel, known: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> Explainer:
+    """That of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
+    kind: Any = OfSummaries if hasattr(model.backbone, "inputs") else OfEvents
+    return kind(model, known, batches, cohort)

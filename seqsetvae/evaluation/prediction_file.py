@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seqsetvae.cohort import Cohort, Split
-from seqsetvae.evaluation.explain import Explanation
+from seqsetvae.cohort import Split
+from seqsetvae.evaluation.explain import LEVELS, Explanation
 from seqsetvae.evaluation.predictions import Predictions, every_prefix
 from seqsetvae.system.files import AlreadyThereError, new_file
 from seqsetvae.system.privacy import as_cell
@@ -27,6 +27,7 @@ from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
 
 SUFFIXES = (".csv", ".parquet")
+BASE = "(base)"  # in the place of a variable
 ROWS_PER_BLOCK = 1 << 16  # of a CSV file, as Python objects at once
 
 
@@ -73,18 +74,32 @@ def every_set_table(split: Split, output: NDArray[np.float64], spec: Spec, calib
     return pa.table({name: np.array(values) for name, values in of_set.items()} | columns)
 
 
-def explanation_table(explanation: Explanation, cohort: Cohort) -> pa.Table:
-    """One row for each event: stay_id, set_index (from 0), minute, variable, value in its own unit, contribution."""
-    return pa.table(
-        {
-            "stay_id": np.full(len(explanation.value), explanation.stay_id),
-            "set_index": explanation.set_index,
-            "minute": explanation.minute,
-            "variable": [cohort.vocabulary[variable] for variable in explanation.variable],
-            "value": explanation.value,
-            "contribution": explanation.contribution,
-        }
-    )
+def explanation_table(explanation: Explanation) -> pa.Table:
+    """The base, then a row for each summary or event; contributions add up to the score.
+
+    Columns: stay_id, minute, variable, summary, value in the variable's own unit, level (a text of LEVELS),
+    contribution.
+    """
+    names, summaries = np.array(explanation.names), np.array(explanation.summaries)
+    rows: dict[str, tuple[Any, Sequence[Any]]] = {
+        "stay_id": (explanation.stay_id, [explanation.stay_id] * len(explanation.at)),
+        "minute": (explanation.minute, explanation.at.tolist()),
+        "variable": (BASE, names[explanation.variable].tolist()),
+        "summary": ("", summaries[explanation.summary].tolist()),
+        "value": (np.nan, explanation.value.tolist()),
+        "level": ("", [LEVELS[each] for each in explanation.level.tolist()]),
+        "contribution": (explanation.base, explanation.contribution.tolist()),
+    }
+    return pa.table({name: pa.array([base, *rest], from_pandas=True) for name, (base, rest) in rows.items()})
+
+
+def with_reasons(rows: pa.Table, reasons: Mapping[int, Sequence[str]], number: int) -> pa.Table:
+    """The rows with columns contribution_1 to contribution_NUMBER, texts by stay; empty for stays without any."""
+    of_rows = [reasons.get(stay, ()) for stay in rows["stay_id"].to_pylist()]
+    for place in range(number):
+        texts = [each[place] if place < len(each) else None for each in of_rows]
+        rows = rows.append_column(f"contribution_{place + 1}", pa.array(texts, pa.string()))
+    return rows
 
 
 def with_ids(rows: pa.Table, samples: pa.Table | None) -> pa.Table:

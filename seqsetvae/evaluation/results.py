@@ -39,6 +39,21 @@ _OUTCOME = {  # of a label that is 0 or 1
     "at_threshold?": dict.fromkeys(("true_positive", "false_positive", "true_negative", "false_negative"), float),
 }
 _NUMBER = {"column": str, "stays": float, "groups": [_MEANS]}  # of a column of numbers
+_REASON = {"variable": str, "words": str, "contribution": float}
+_EXPLANATION = {
+    "of": str,
+    **dict.fromkeys(("stays", "base", "gap"), float),
+    "variables": [
+        {"variable": str, "summary": str, "mean_absolute": float, "levels": {"*": {"stays": float, "mean": float}}}
+    ],
+    "deletion?": dict.fromkeys(("stays", "variables", "largest", "random", "share"), float),
+    "courses": [
+        {
+            **{"name": str, "label?": float, "hours": [float], "score": [float], "risk": [float], "base": [float]},
+            **{"variables": {"*": [float]}, "moved": [[_REASON]], "reasons": [_REASON]},
+        }
+    ],
+}
 EVALUATION = {
     **dict.fromkeys(("checkpoint", "split", "label_name", "resampled?", "verdict?"), str),
     **dict.fromkeys(("stays", "positives?", "prevalence?", "threshold?"), float),
@@ -49,6 +64,7 @@ EVALUATION = {
     "baselines?": {"*": {"figures": _METRICS, "difference?": _METRICS}},
     "subgroups?": [{"column": str, "group": object, **_GROUP}],
     "landmarks?": [{"hours": float, **_GROUP}],
+    "explanation?": _EXPLANATION,
     "curves?": [lambda curve: _OUTCOME if "outcome" in curve else _NUMBER],
 }
 

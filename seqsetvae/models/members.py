@@ -29,6 +29,9 @@ STEPS = 100  # of the selection; a weight is a multiple of 1 / STEPS before it i
 FEW = 25  # stays of the rarer class with which weights are half what was selected and half equal
 
 
+Contributions = tuple[np.ndarray, float]  # of each input, and a base
+
+
 class Fitted(Protocol):
     """A member beside the network."""
 
@@ -36,8 +39,8 @@ class Fitted(Protocol):
         """[n, c] → [n]."""
         ...
 
-    def contributions(self, table: np.ndarray) -> tuple[np.ndarray, float]:
-        """(contribution of each column [n, c], base): they add up to the log-odds."""
+    def contributions(self, table: np.ndarray) -> Contributions:
+        """Of the columns, [n, c]; with the base they add up to the log-odds."""
         ...
 
 
@@ -77,6 +80,19 @@ class Members:
                 assert member.model is not None, "only the network, which is the first, reads no table"
                 mean = mean + member.weight * torch.from_numpy(member.model.log_odds(rows)).to(logits)
         return torch.stack([-mean / 2, mean / 2], dim=1)
+
+    def contributions(
+        self, of_network: Contributions, table: np.ndarray, of_table: Callable[[np.ndarray], np.ndarray]
+    ) -> Contributions:
+        """Those to the weighted mean, of all inputs: `of_table` makes them of those of the columns of the table."""
+        found, base = np.zeros_like(of_network[0]), 0.0
+        for member in self.of:
+            own, own_base = of_network
+            if member.model is not None:
+                of_columns, own_base = member.model.contributions(table)
+                own = of_table(of_columns)
+            found, base = found + member.weight * own, base + member.weight * own_base
+        return found, base
 
     def as_plain(self) -> dict[str, Any]:
         """For the hyper_parameters of a checkpoint: texts apart, which are long."""

@@ -9,6 +9,7 @@ from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     BaselineSettings,
     DataSettings,
+    ExplainSettings,
     FinetunedSettings,
     LoaderSettings,
     OutputSettings,
@@ -45,6 +46,7 @@ class Settings:
     split: SplitSettings
     output: OutputSettings
     details: DetailSettings
+    explained: ExplainSettings
     format: str = argument(choice("csv", "parquet"), "evaluate: file type of the predictions", default="csv")
     baselines: BaselineSettings
     data: DataSettings

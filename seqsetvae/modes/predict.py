@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     DataSettings,
+    ExplainSettings,
     FinetunedSettings,
     LoaderSettings,
     OutputSettings,
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import BOOLEAN, Several, choice, integer
+from seqsetvae.settings.kinds import BOOLEAN, choice, integer
 
 HELP = "write the probability of every stay to a file; labels are not needed"
 NEEDS = ("ckpt", "output")
@@ -40,10 +41,12 @@ class Settings:
         "the events up to this set; the head was trained on whole stays only",
         default=False,
     )
-    explain: tuple[int, ...] | None = argument(
-        Several(integer(-(2**63), 2**63 - 1)),
-        "predict: ids of stays; one row for each of their events with its contribution to the logit (integrated "
-        "gradients over the values, from the training means; needs captum; slow: hundreds of passes for a stay)",
+    explained: ExplainSettings
+    reasons: int = argument(
+        integer(0, 20),
+        "predict: so many columns more, with the variables that contribute most to the score of each stay, in words "
+        "(SeqSetVAE: slow, hundreds of passes for a stay)",
+        default=0,
     )
     data: DataSettings
     loader: LoaderSettings
@@ -52,16 +55,22 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """One checkpoint; the output must be a new file in a folder that exists."""
-    is_meds = settings.schema == "meds"
+    is_meds, explain = settings.schema == "meds", settings.explained.explain
+    other = settings.every_set or is_meds
     rules = [
         (
             is_meds and settings.every_set,
             "every_set: received together with --schema meds; allowed: one of them",
         ),
         (
-            settings.explain is not None and (settings.every_set or is_meds),
+            explain is not None and other,
             "explain: received together with --every_set or --schema meds; allowed: one of them",
         ),
+        (
+            settings.reasons > 0 and (other or explain is not None),
+            "reasons: received together with --every_set, --schema meds or --explain; allowed: one of them",
+        ),
+        (explain == (), "explain: received no stay; allowed: ids of stays"),
     ]
     found = settings.finetuned.problems_of_one("predict") + [problem for wrong, problem in rules if wrong]
     return found + settings.output.problems_of_new_file(*((".parquet",) if is_meds else SUFFIXES))

@@ -13,6 +13,7 @@ from seqsetvae.cohort.imported import read_samples
 from seqsetvae.evaluation import report as report_page
 from seqsetvae.evaluation.baselines import baseline_outputs, without_library
 from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
+from seqsetvae.evaluation.contributions import contributions, highest
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.prediction_file import (
     SUFFIXES,
@@ -54,6 +55,9 @@ def run(settings: Settings) -> dict[str, Any]:
     ]
     first = scorers[0]
     require_writable_results(settings, first)
+    if settings.explained.explain is not None:  # what cannot be explained is said before any work
+        first.explainer(split)
+        first.positions(settings.explained.explain, [split])
     every = [scorer.predict(split) for scorer in scorers]
     evaluated = [_evaluated(*each) for each in zip(scorers, every, strict=True)]
     _require_same_stays(scorers, evaluated)
@@ -71,6 +75,8 @@ def run(settings: Settings) -> dict[str, Any]:
         is_selected=first.is_selected,
         seed=settings.run.seed,
     )
+    if settings.explained.explain is not None:
+        content["explanation"] = _explanation(settings, first, evaluated[0])
     print(f"\n{table(content)}")
     for each in (Finding(**each) for each in content["findings"]):
         if each.level == WARNING:
@@ -81,6 +87,15 @@ def run(settings: Settings) -> dict[str, Any]:
     if first.folder is not None and settings.output.output is None:
         report_page.report_finished_run(first.folder.path)
     return content
+
+
+def _explanation(settings: Settings, scorer: Scorer, evaluated: Predictions) -> dict[str, Any]:
+    """Contributions to the scores of the evaluated stays, and of the chosen ones over their course."""
+    split, ids = scorer.cohort.split(evaluated.split), settings.explained.explain or ()
+    chosen = {f"Stay {place + 1}": at for place, (_, at) in enumerate(scorer.positions(ids, [evaluated.split]))}
+    print("Contributions of variables (--explain): they say what the model made of the values, nothing about causes")
+    explainer = scorer.explainer(evaluated.split)
+    return contributions(explainer, split, evaluated, chosen or highest(split, evaluated), settings.run.seed)
 
 
 def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:

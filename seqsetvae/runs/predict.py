@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqsetvae.cohort.imported import read_samples
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.evaluation.explain import deletion_test, explain, integrated_gradients
+from seqsetvae.evaluation.explain import Explanation
 from seqsetvae.evaluation.prediction_file import (
     every_set_table,
     explanation_table,
@@ -19,6 +19,7 @@ from seqsetvae.evaluation.prediction_file import (
     meds_table,
     prediction_table,
     with_ids,
+    with_reasons,
     without_prediction,
     write_table,
 )
@@ -50,17 +51,17 @@ def run(settings: Settings) -> Prediction:
     output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
     assert ckpt is not None, "settings are checked before a mode runs"
     assert output is not None, "settings are checked before a mode runs"
-    if settings.explain is not None:
-        integrated_gradients()  # what is missing is said before any work
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)
-    refuse_for_task(scorer, schema=settings.schema == "meds", explain=settings.explain is not None)
+    refuse_for_task(scorer, schema=settings.schema == "meds")
+    if settings.explained.explain is not None or settings.reasons:
+        scorer.explainer(splits[0])  # what cannot be explained is said before any work
     calibration, line = read_calibration(scorer.path, scorer.spec.task)
     print(line)
-    if settings.explain is not None:
+    if settings.explained.explain is not None:
         leave()  # a few stays are no work for several processes
-        table = explained_rows(scorer, splits, settings.explain, settings.run.seed)
+        table = explained_rows(scorer, splits, settings.explained.explain)
     elif settings.every_set:
         table = every_set_rows(scorer, splits, calibration)
     else:
@@ -68,6 +69,8 @@ def run(settings: Settings) -> Prediction:
         if settings.schema == "meds":
             table = as_meds(table, scorer, splits, calibration)
     leave()
+    if settings.reasons:
+        table = with_reasons(table, reasons_of(scorer, splits, settings.reasons), settings.reasons)
     write_table(output, table)
     print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
     for line in scorer.not_compared(splits):
@@ -118,24 +121,31 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibrati
     )
 
 
-def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int], seed: int) -> pa.Table:
-    """One row for every event of these stays; prints how far the contributions can be trusted."""
-    functions = [scorer.logit_of(stay, splits) for stay in stays]
-    print(
-        "Contributions of the values to the logit, compared with every value at its training mean. They should add up\n"
-        "to the difference of the two logits, and setting the tenth of the events that contribute most to their mean\n"
-        "should change the logit more than a random tenth does:\n"
-        f"  {'stay':>12}{'logit':>10}{'at mean':>10}{'sum':>10}{'largest tenth':>15}{'random tenth':>14}"
-    )
-    tables = []
-    for stay, function in zip(stays, functions, strict=True):
-        found = explain(function, stay)
-        most, at_random = deletion_test(function, found, seed)
-        logits = (found.logit, found.logit_at_mean, float(found.contribution.sum()))
-        cells = "".join(f"{number:>10.3f}" for number in logits)
-        print(f"  {stay:>12}{cells}{most:>15.3f}{at_random:>14.3f}", flush=True)
-        tables.append(explanation_table(found, scorer.cohort))
-    return pa.concat_tables(tables)
+def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int]) -> pa.Table:
+    """The rows of these stays; prints how well the contributions add up."""
+    found = [next(explained(scorer, split, np.array([at]))) for split, at in scorer.positions(stays, splits)]
+    print("Contributions to the score of each stay, and a base; they add up to the score but for the gap:")
+    print(f"  {'stay':>12}{'score':>10}{'base':>10}{'gap':>10}   strongest")
+    for each in found:
+        strongest = "; ".join(map(str, each.strongest(3)))
+        print(f"  {each.stay_id:>12}{each.score:>10.3f}{each.base:>10.3f}{each.gap:>10.4f}   {strongest}")
+    return pa.concat_tables([explanation_table(each) for each in found])
+
+
+def reasons_of(scorer: Scorer, splits: Sequence[str], number: int) -> dict[int, list[str]]:
+    """The variables that contribute most to the score of each stay that has one, in words."""
+    print("Contributions say what the model made of the values of a stay, and nothing about causes")
+    return {
+        each.stay_id: [str(reason) for reason in each.strongest(number)]
+        for split in splits
+        for each in explained(scorer, split, np.arange(scorer.cohort.split(split).n_stays))
+        if each.stay_id not in scorer.without_known_variable(split)
+    }
+
+
+def explained(scorer: Scorer, split: str, stays: np.ndarray) -> Iterator[Explanation]:
+    """The explanations of whole stays of a split, by position."""
+    return scorer.explainer(split).explain(stays, np.diff(scorer.cohort.split(split).stay_offset)[stays])
 
 
 def as_meds(table: pa.Table, scorer: Scorer, splits: Sequence[str], calibration: Calibration | None) -> pa.Table:

@@ -18,7 +18,7 @@ from seqsetvae.cohort import Cohort, is_compiled, open_cohort
 from seqsetvae.cohort.imported import read_samples, read_skipped
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tidy import SPLITS
-from seqsetvae.evaluation.explain import StayLogit
+from seqsetvae.evaluation.explain import Explainer, explainer
 from seqsetvae.evaluation.predictions import (
     Predictions,
     Prefixes,
@@ -94,24 +94,37 @@ class Scorer(Opened):
             first = np.maximum(first, end - self.loaders.max_sets)
         return dict.fromkeys(stays.stay_id[counted[first] == counted[end]].tolist(), UNKNOWN_VARIABLES)
 
-    def logit_of(self, stay_id: int, splits: Sequence[str]) -> StayLogit:
-        """The logit of a stay of these splits as a function of its values.
+    def explainer(self, split: str) -> Explainer:
+        """What explains the scores of stays of a split.
 
         Raises:
-            InputError: there is no such stay, or the model has no gradient for the values of events.
+            InputError: the task has more than one score, or an earlier version fitted the model.
         """
-        if not hasattr(self.model.backbone, "states"):
+        backbone = self.model.backbone
+        if not (hasattr(backbone, "states") or hasattr(backbone, "inputs")):
             raise InputError(
-                f"explain: {self.path} predicts from summaries (--architecture variable_summaries, or --summaries) and "
-                "trees; contributions are computed for seqsetvae alone"
+                f"--explain, --reasons: {self.path} has summaries beside its backbone (--summaries); contributions are "
+                "computed for a backbone alone. Leave them out."
             )
-        for name in splits:
-            (found,) = np.nonzero(self.cohort.split(name).stay_id == stay_id)
-            if len(found):
-                batches = self.loaders.loader(name).dataset
-                assert isinstance(batches, SplitBatches)
-                return StayLogit(self.model, self.variables, batches, int(found[0]))
-        raise InputError(f"explain: received {stay_id}; {self.cohort.path} has no such stay in {', '.join(splits)}")
+        if self.spec.width > 1:
+            raise InputError(
+                f"--explain, --reasons: contributions are to one score, and {self.path} (--task {self.spec.task}) "
+                f"predicts {self.spec.width} for each stay. Leave them out."
+            )
+        batches = self.loaders.loader(split).dataset
+        assert isinstance(batches, SplitBatches)
+        return explainer(self.model, self.variables, batches, self.cohort)
+
+    def positions(self, stays: Sequence[int], splits: Sequence[str]) -> list[tuple[str, int]]:
+        """(split, position in it) of each of these stays. Raises InputError if one is in none of these splits."""
+        found = {
+            stay: (name, at) for name in splits for at, stay in enumerate(self.cohort.split(name).stay_id.tolist())
+        }
+        unknown = [stay for stay in stays if stay not in found]
+        if unknown:
+            where = ", ".join(splits)
+            raise InputError(f"explain: received {unknown[0]}; {self.cohort.path} has no such stay in {where}")
+        return [found[stay] for stay in stays]
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""

@@ -109,7 +109,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> a
         default = "" if value is MISSING or (name is None and value is None) else f" (default: {value})"
         how: dict[str, Any] = {"nargs": "?", "const": "true"} if item.is_switch else {}
         if isinstance(item.kind, Several):
-            how = {"nargs": "+"}
+            how = {"nargs": "*" if item.kind.may_be_empty else "+"}
         text = (comment + default).replace("%", "%%")
         sections[section].add_argument(f"--{flag}", help=text, metavar=item.kind.metavar, **how)
     return command
@@ -209,7 +209,7 @@ def _flags(argv: Sequence[str], known: Mapping[str, Setting], problems: Problems
         if name not in known:
             meant, text = _instead(_FLAG.sub("", flag, count=1).replace("-", "_"), known, "--")
             problems.add(f"{word}: no such flag{text}", meant)
-        elif takes_several and values:
+        elif takes_several and (values or getattr(known[name].kind, "may_be_empty", False)):
             given[name] = [*given.get(name, []), *values]  # the flag may also be repeated
         elif values:
             given[name] = values[0]

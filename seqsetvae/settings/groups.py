@@ -281,6 +281,21 @@ class BaselineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """Which stays are explained."""
+
+    explain: tuple[int, ...] | None = argument(
+        Several(integer(-(2**63), 2**63 - 1), may_be_empty=True),
+        {
+            "predict": "ids of stays; a row for each of their summaries (SeqSetVAE: events) with its contribution to "
+            "the score, such as log-odds",
+            "": "contributions of the variables to the scores of the split, and over the course of these "
+            "stays, or without ids of the three highest scores with and without the label",
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Output, random seed, device and precision."""
 

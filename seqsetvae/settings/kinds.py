@@ -52,6 +52,7 @@ class Several:
     """None (on the command line: none), or one or more values of a kind; on the command line side by side."""
 
     kind: Kind
+    may_be_empty: bool = False  # the flag may stand without a value
 
     @property
     def allowed(self) -> str:

@@ -1,8 +1,8 @@
-"""Contributions of the events of a stay to its logit."""
+"""Contributions of what a stay has to its score, and their words."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,31 +12,47 @@ import torch
 from seqsetvae.batches.loading import SplitBatches, collate
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation.explain import Explanation, StayLogit, deletion_test, explain
+from seqsetvae.evaluation import explain
+from seqsetvae.evaluation.contributions import deletion_test
+from seqsetvae.evaluation.explain import Explanation, OfEvents, Reason, StayScore
 from seqsetvae.models.head import Head
-from seqsetvae.system.errors import InputError
+from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
 from tests import tiny
+
+STAY, SETS = 4, 3
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["", "running statistics"])
-def function(compiled: Cohort, request: pytest.FixtureRequest) -> StayLogit:
-    """The logit of a validation stay under a tiny random model in double precision."""
+def events(compiled: Cohort, request: pytest.FixtureRequest) -> OfEvents:
+    """Validation stays under a tiny random model in double precision."""
     torch.manual_seed(1)
     backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=request.param)
     model = FinetunedModel(backbone, Head(32, 8, 0.0).double(), "mean").eval()
     batches = SplitBatches(compiled.split("valid"), None, np.float64, change=compiled.variables.z_scores)
-    return StayLogit(model, torch.from_numpy(compiled.embeddings.copy()), batches, stay=4)
+    return OfEvents(model, torch.from_numpy(compiled.embeddings.copy()), batches, compiled)
 
 
 @pytest.fixture(scope="module")
-def found(function: StayLogit) -> Explanation:
-    return explain(function, 900_065)
+def whole(compiled: Cohort) -> int:
+    """Sets of the stay."""
+    return int(np.diff(compiled.split("valid").stay_offset)[STAY])
 
 
-def test_values_are_those_of_the_stay_in_time_order(function: StayLogit, compiled: Cohort) -> None:
+@pytest.fixture(scope="module")
+def function(events: OfEvents, whole: int) -> StayScore:
+    return StayScore(events.model, events.embeddings, events.batches, STAY, whole)
+
+
+@pytest.fixture(scope="module")
+def found(events: OfEvents, whole: int) -> list[Explanation]:
+    """Of the whole stay, and of its beginning."""
+    return list(events.explain(np.array([STAY, STAY]), np.array([whole, SETS])))
+
+
+def test_values_are_those_of_the_stay_in_time_order(function: StayScore, compiled: Cohort) -> None:
     split = compiled.split("valid")
-    sets = slice(*split.stay_offset[4:6])
-    events = slice(*split.set_offset[split.stay_offset[4:6]])
+    sets = slice(*split.stay_offset[STAY : STAY + 2])
+    events = slice(*split.set_offset[split.stay_offset[STAY : STAY + 2]])
     assert function.measured.tolist() == split.value[events].tolist()
     z_scores = compiled.variables.z_scores(split.variable[events], split.value[events])
     assert function.values.tolist() == z_scores.tolist()
@@ -45,9 +61,9 @@ def test_values_are_those_of_the_stay_in_time_order(function: StayLogit, compile
     assert function.set_of_event.tolist() == np.repeat(np.arange(len(n_events)), n_events).tolist()
 
 
-def test_each_copy_has_its_own_values(function: StayLogit, compiled: Cohort) -> None:
+def test_each_copy_has_its_own_values(function: StayScore, compiled: Cohort) -> None:
     values = function.values * torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
-    batch = collate(compiled.split("valid"), np.array([4]), dtype=np.float64, change=compiled.variables.z_scores)
+    batch = collate(compiled.split("valid"), np.array([STAY]), dtype=np.float64, change=compiled.variables.z_scores)
     with torch.no_grad():
         together = function(values)
         alone = torch.cat([function(one[None]) for one in values])
@@ -56,35 +72,79 @@ def test_each_copy_has_its_own_values(function: StayLogit, compiled: Cohort) -> 
     torch.testing.assert_close(together[:1], logits.diff(dim=1).squeeze(1), rtol=0, atol=1e-12)
 
 
-def test_contributions_add_up_to_the_difference_of_the_logits(function: StayLogit, found: Explanation) -> None:
-    assert len(found.contribution) == len(found.set_index) == len(found.variable) == len(function.values)
-    assert abs(found.logit - found.logit_at_mean) > 10 * found.gap
-    assert found.gap < 1e-3
+def test_contributions_and_the_base_add_up_to_the_score(found: list[Explanation], compiled: Cohort) -> None:
+    split, whole = compiled.split("valid"), found[0]
+    assert whole.stay_id == split.stay_id[STAY]
+    for each, end in zip(found, (split.stay_offset[STAY + 1], split.stay_offset[STAY] + SETS), strict=True):
+        events = slice(split.set_offset[split.stay_offset[STAY]], split.set_offset[end])
+        assert each.value.tolist() == split.value[events].tolist()
+        assert each.variable.tolist() == split.variable[events].tolist()
+        assert each.minute == split.minute[end - 1] == each.at[-1]
+        assert abs(each.score - each.base) > 10 * each.gap
+        assert each.gap < 1e-3
+        assert each.totals.sum() == pytest.approx(each.contribution.sum())
 
 
 def test_contributions_of_a_linear_model_are_weight_times_value(
-    function: StayLogit, compiled: Cohort, monkeypatch: pytest.MonkeyPatch
+    events: OfEvents, function: StayScore, whole: int, compiled: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = torch.linspace(-1, 1, len(compiled.vocabulary), dtype=torch.float64)
 
-    class Linear(torch.nn.Module):
-        def forward(self, batch: Any, embeddings: torch.Tensor) -> torch.Tensor:
-            mean = (batch.value * weights[batch.variable]).sum() / batch.n_stays  # over the copies of the stay
-            return torch.stack([mean * 0, mean]).expand(batch.n_stays, 2)
+    def linear(batch: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        mean = (batch.value * weights[batch.variable]).sum() / batch.n_stays  # over the copies of the stay
+        return torch.stack([mean * 0, mean]).expand(batch.n_stays, 2)
 
-    monkeypatch.setattr(function, "model", Linear())
-    found = explain(function, 900_065)
+    monkeypatch.setattr(events.model, "forward", linear)
+    (found,) = events.explain(np.array([STAY]), np.array([whole]))
     np.testing.assert_allclose(found.contribution, function.values * weights[found.variable], atol=1e-12)
+    z_scores = function.values.numpy()
+    assert (
+        found.level.tolist() == np.where(z_scores < -0.6745, IS_LOW, np.where(z_scores > 0.6745, IS_HIGH, 2)).tolist()
+    )
 
 
-def test_the_events_that_contribute_most_change_the_logit_more_than_random_ones(
-    function: StayLogit, found: Explanation
+def test_scores_fall_more_without_the_variables_that_raise_them_than_without_random_ones(
+    events: OfEvents, compiled: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    most, at_random = deletion_test(function, found, seed=0)
-    assert most > 2 * at_random
+    monkeypatch.setattr(explain, "STEPS", 32)
+    stays = np.arange(6)
+    found = list(events.explain(stays, np.diff(compiled.split("valid").stay_offset)[stays]))
+    result = deletion_test(events, found, stays, np.random.default_rng(0))
+    assert result is not None
+    assert result["largest"] > 2 * max(0, result["random"])
+    none = [replace(each, contribution=-np.abs(each.contribution)) for each in found]
+    assert deletion_test(events, none, stays, np.random.default_rng(0)) is None
 
 
-def test_without_captum_one_line_says_what_to_install(function: StayLogit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(InputError, match="pip install captum"):
-        explain(function, 900_065)
+@pytest.mark.parametrize(
+    ("summary", "value", "level", "expected"),
+    [
+        ("last", 4.1, IS_HIGH, "Lactate last 4.1 (high)"),
+        ("last_0_12h_min", 1234.56, IS_LOW, "Lactate lowest in the last 12 h 1235 (low)"),
+        ("last_12_24h_mean", 0.5, USUAL, "Lactate mean 12 to 24 h before the end 0.5"),
+        ("first_6h_first", np.nan, MISSING, "Lactate not measured in the first 6 h"),
+        ("", 4.1, USUAL, "Lactate 4.1"),
+        ("last", 1, PRESENT, "Lactate present"),
+        ("count", np.nan, ABSENT, "Lactate absent"),
+        ("", np.nan, USUAL, "Lactate"),
+    ],
+)
+def test_a_reason_is_said_in_words(summary: str, value: float, level: int, expected: str) -> None:
+    assert str(Reason("Lactate", 0.81, summary, value, level)) == f"{expected}: +0.81"
+    if level == MISSING:
+        assert Reason("Lactate", -0.2, summary, value, level, is_known=False).words == "Lactate not measured"
+
+
+def test_reasons_are_variables_with_their_strongest_summary_of_the_same_sign() -> None:
+    rows = {"variable": [0, 0, 1, 1, 1], "summary": [0, 1, 0, 1, 2], "contribution": [0.5, -0.4, 0.9, -0.8, -0.6]}
+    columns = {name: np.array(values) for name, values in rows.items()}
+    others = {
+        "at": np.zeros(5),
+        "value": np.array([np.nan, 1, 2, 3, 4]),
+        "level": np.array([MISSING, USUAL, USUAL, IS_LOW, USUAL]),
+    }
+    each = Explanation(7, 60.0, 1.0, 1.4, ("A", "B", "C"), ("last", "min", "max"), **columns, **others)
+    assert [str(reason) for reason in each.strongest(2)] == ["B lowest 3 (low): -0.5", "A last missing: +0.1"]
+    assert each.reason(1, 0).level == USUAL
+    assert each.reason(2).words == "C not measured"
+    assert each.gap == pytest.approx(0)

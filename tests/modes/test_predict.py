@@ -21,7 +21,8 @@ from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
-from tests.command import command, finetune, run_of
+from seqsetvae.evaluation import explain
+from tests.command import argv, call, command, finetune, run_of
 from tests.prefixes import cut_after
 
 COLUMNS = ["stay_id", "split", "logit", "probability", "calibrated_probability", "label", "reason"]
@@ -442,21 +443,39 @@ def test_explained_stays_have_a_row_for_every_event_with_its_own_value(
     stay = int(compiled.split("test").stay_id[2])
     status, rows, said, errors = _predict(finished[0], tmp_path / "why.csv", explain=stay)
     assert status == 0, errors
-    assert list(rows[0]) == ["stay_id", "set_index", "minute", "variable", "value", "contribution"]
+    assert list(rows[0]) == ["stay_id", "minute", "variable", "summary", "value", "level", "contribution"]
+    assert (rows[0]["variable"], {row["stay_id"] for row in rows}) == ("(base)", {str(stay)})
     (file,) = (old_layout / "test").glob(f"{stay}.*")
     original = pd.read_parquet(file)
-    found = sorted((row["variable"], float(row["value"])) for row in rows)
+    found = sorted((row["variable"], float(row["value"])) for row in rows[1:])
     expected = sorted(zip(original["variable"], original["value"], strict=True))
     assert [name for name, _ in found] == [name for name, _ in expected]
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-4)
-    assert {row["stay_id"] for row in rows} == {str(stay)}
     (line,) = [line.split() for line in said.splitlines() if line.split()[:1] == [str(stay)]]
-    logit, at_mean, total = map(float, line[1:4])
-    assert total == pytest.approx(sum(float(row["contribution"]) for row in rows), abs=1e-3)
-    assert total == pytest.approx(logit - at_mean, abs=0.02)
+    score, base, gap = map(float, line[1:4])
+    assert base == pytest.approx(float(rows[0]["contribution"]), abs=1e-3)
+    assert sum(float(row["contribution"]) for row in rows) == pytest.approx(score, abs=gap + 1e-3)
+    assert gap < 0.02
+
+
+def test_reasons_are_columns_in_words_beside_the_same_predictions(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "STEPS", 16)
+    _, without, _, _ = _predict(finished[0], tmp_path / "without.csv", split="test")
+    status, rows, said, errors = _predict(finished[0], tmp_path / "with.csv", split="test", reasons=2)
+    assert status == 0, errors
+    assert "nothing about causes" in said
+    assert list(rows[0]) == [*COLUMNS, "contribution_1", "contribution_2"]
+    assert [{name: row[name] for name in COLUMNS} for row in rows] == without
+    for row in rows:
+        first, second = (float(row[f"contribution_{place}"].rpartition(": ")[2]) for place in (1, 2))
+        assert abs(first) >= abs(second) > 0
 
 
 def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str], tmp_path: Path) -> None:
+    status, _, errors = call([*argv(mode="predict", ckpt=finished[0], output=tmp_path / "why.csv"), "--explain"])
+    assert (status, "explain: received no stay; allowed: ids of stays" in errors) == (2, True)
     status, _, _, errors = _predict(finished[0], tmp_path / "why.csv", explain=5)
     assert status == 2
     assert "explain: received 5" in errors
@@ -474,6 +493,8 @@ def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str]
         ("new.csv", {"schema": "meds"}, "allowed: a file name that ends in .parquet"),
         ("new.parquet", {"schema": "meds", "every_set": "true"}, "every_set: received together with --schema meds"),
         ("new.csv", {"explain": "1", "every_set": "true"}, "explain: received together with --every_set"),
+        ("new.csv", {"reasons": "3", "every_set": "true"}, "reasons: received together with --every_set"),
+        ("new.csv", {"reasons": "-1"}, "reasons: received '-1'; allowed: an integer of at least 0 and at most 20"),
         ("new.csv", {"split": "all"}, "split: received 'all'; allowed: one of train, valid, test"),
     ],
 )

@@ -17,8 +17,10 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import Loaded, load_finetuned
 from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models import trees, variable_summaries
-from tests.command import command, finetune, rows_of, run_of
+from seqsetvae.system.schema import read_checked
+from tests.command import argv, call, command, finetune, rows_of, run_of
 from tests.prefixes import cut_after
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
@@ -208,6 +210,50 @@ def test_predict_gives_the_numbers_of_evaluate(trained: tuple[Path, str], compil
     file = tmp_path / "risks.csv"
     assert command("predict", ckpt=run, data_dir=compiled.path, split="test", output=file)[0] in (0, 3)
     assert file.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
+
+
+def test_contributions_add_up_to_the_logit_and_the_report_has_them(
+    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
+) -> None:
+    run, _ = trained
+    flags: dict[str, Any] = {"ckpt": run, "split": "test"}
+    stay = int(compiled.split("test").stay_id[3])
+    status, _, errors = command("predict", output=tmp_path / "why.csv", explain=stay, **flags)
+    assert status in (0, 3), errors
+    status, _, errors = command("predict", output=tmp_path / "risks.csv", reasons=3, **flags)
+    assert status in (0, 3), errors
+    why, risks = (
+        list(csv.DictReader((tmp_path / name).read_text(encoding="utf-8").splitlines()))
+        for name in ("why.csv", "risks.csv")
+    )
+    (risk,) = (row for row in risks if row["stay_id"] == str(stay))
+    assert sum(float(row["contribution"]) for row in why) == pytest.approx(float(risk["logit"]), abs=0.01)
+    by_variable: dict[str, float] = {}
+    for row in why[1:]:
+        by_variable[row["variable"]] = by_variable.get(row["variable"], 0) + float(row["contribution"])
+    (first, *_) = sorted(by_variable, key=lambda name: -abs(by_variable[name]))
+    assert risk["contribution_1"].startswith(first)
+    assert float(risk["contribution_1"].rpartition(": ")[2]) == pytest.approx(by_variable[first], rel=0.06)
+
+    status, _, errors = command("evaluate", explain="true", **flags)
+    assert (status, "explain: received 'true'" in errors) == (2, True)
+    words = argv(mode="evaluate", accelerator="cpu", baselines="none", output=tmp_path / "two", **flags)
+    status, _, errors = call([*words, "--explain"])
+    assert status == 0, errors
+    found = read_checked(tmp_path / "two" / "evaluation.json", EVALUATION)["explanation"]
+    assert found["gap"] < 0.01
+    assert found["of"] == "log-odds of in_hospital_mortality"
+    names = [each["name"] for each in found["courses"]]
+    assert names == [f"{kind} alarm {place}" for kind in ("True", "False") for place in (1, 2, 3)]
+    logits = {kind: [float(row["logit"]) for row in risks if row["label"] == kind] for kind in "10"}
+    highest = [*sorted(logits["1"])[:-4:-1], *sorted(logits["0"])[:-4:-1]]
+    assert [each["score"][-1] for each in found["courses"]] == pytest.approx(highest, abs=1e-4)
+    assert [each["label"] for each in found["courses"]] == [1, 1, 1, 0, 0, 0]
+    status, _, errors = command("evaluate", explain=stay, output=tmp_path / "one", **flags)
+    (course,) = read_checked(tmp_path / "one" / "evaluation.json", EVALUATION)["explanation"]["courses"]
+    assert course["score"][-1] == pytest.approx(float(risk["logit"]), abs=1e-4)
+    assert course["reasons"][0]["contribution"] == pytest.approx(by_variable[first], abs=1e-4)
+    assert str(stay) not in (tmp_path / "one" / "evaluation.json").read_text(encoding="utf-8")
 
 
 def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(

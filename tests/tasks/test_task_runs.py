@@ -223,18 +223,23 @@ def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_
         assert "evaluation.json: damaged (" in errors
 
 
+SEVERAL = "contributions are to one score"
+
+
 def test_what_is_not_available_for_a_task_is_one_clear_error(
     run: tuple[str, Path, str], compiled: Cohort, tmp_path: Path
 ) -> None:
     task, folder, _ = run
     wrong = [
-        ("predict", {"output": tmp_path / "x.parquet", "schema": "meds"}, "--schema"),
-        ("predict", {"output": tmp_path / "x.csv", "explain": "1"}, "--explain"),
+        ("predict", {"output": tmp_path / "x.parquet", "schema": "meds"}, "--schema: not available for --task {task}"),
+        ("predict", {"output": tmp_path / "x.csv", "explain": "1"}, SEVERAL),
+        ("predict", {"output": tmp_path / "x.csv", "reasons": "1"}, SEVERAL),
+        ("evaluate", {"output": tmp_path / "x", "split": "test", "explain": "1"}, SEVERAL),
     ]
-    for mode, flags, flag in wrong:
+    for mode, flags, said in wrong:
         status, _, errors = command(mode, ckpt=folder, **flags)
         assert status == 2
-        assert f"{flag}: not available for --task {task}" in errors
+        assert said.format(task=task) in errors
     assert not list(tmp_path.iterdir())
 
 

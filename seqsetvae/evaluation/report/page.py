@@ -16,6 +16,7 @@ import seqsetvae.evaluation.report.result as results
 import seqsetvae.evaluation.report.training as training
 from seqsetvae import __version__
 from seqsetvae.evaluation.findings import findings_of, verdict, worse_of
+from seqsetvae.evaluation.report.explanation import explanation_section
 from seqsetvae.evaluation.report.parts import Picture, Section
 from seqsetvae.evaluation.report.run_files import Run, Runs
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
@@ -102,7 +103,7 @@ def _sections(runs: Runs) -> list[Section]:
     first, is_one = next(iter(runs.values())), len(runs) == 1
     before = [training.data_section] if is_one else []
     groups = [results.subgroup_section, results.landmark_section, drawn.one_stay_section]
-    after = [*groups, training.speed_section, training.configuration_section] if is_one else []
+    after = [explanation_section, *groups, training.speed_section, training.configuration_section] if is_one else []
     several = [] if is_one else [drawn.differences_section, training.settings_section]
     curves = [drawn.discrimination_section, drawn.calibration_section, drawn.numbers_section, drawn.decision_section]
     made: list[Section | None] = [make(first) for make in before]

@@ -311,3 +311,56 @@ def _event_raster(
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", aspect=40, shrink=0.8)
     bar.set_label("value: standard deviations from the mean", fontsize=9)
     bar.set_ticks([-3, 0, 3], labels=["−3 or less", "0", "3 or more"])
+
+
+LEVEL_LOOK: dict[str, dict[str, Any]] = {
+    "low": {"marker": "v", "color": style.BLUE},
+    "usual": {"marker": "o", "color": style.INK},
+    "high": {"marker": "^", "color": style.VERMILLION},
+    "missing": {"marker": "x", "color": style.MUTED},
+    "present": {"marker": "P", "color": style.GREEN},
+    "absent": {"marker": "_", "color": style.GREEN},
+}
+
+
+@style.styled
+def contributions(rows: Mapping[str, Mapping[str, Any]], of: str) -> Figure:
+    """The mean absolute contribution of each variable, and the mean by the level of its value."""
+    figure, axes = style.empty(1.3 + 0.27 * len(rows), long_labels=True)
+    axes.barh(range(len(rows)), [each["mean_absolute"] for each in rows.values()], color=style.GRID, height=0.7)
+    for name, look in LEVEL_LOOK.items():
+        found = [(each["levels"][name]["mean"], at) for at, each in enumerate(rows.values()) if name in each["levels"]]
+        if found:
+            axes.plot(*zip(*found, strict=True), linestyle="", label=name, markersize=6, **look)
+    axes.axvline(0, color=style.MUTED, linewidth=1)
+    axes.set_yticks(range(len(rows)), [_wrapped(name) for name in rows], fontsize=8.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"contribution to the {of}", fontsize=9)
+    axes.legend(loc="lower right", fontsize=8.5)
+    return figure
+
+
+@style.styled
+def course(hours: Sequence[float], risk: Sequence[float], variables: Mapping[str, Sequence[float]], of: str) -> Figure:
+    """The risk of a stay over time, over what each variable contributes to it at each time."""
+    figure = Figure(figsize=(style.WIDTH, 2.6 + 0.24 * len(variables)), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 0.5 + 0.24 * len(variables)])
+    axes.plot(hours, risk, color=style.BLUE, marker="o", markersize=4)
+    if min(risk) >= 0 and max(risk) <= 1:
+        axes.set_ylim(0, 1)
+    axes.set_ylabel("predicted")
+    at = np.array(hours)
+    middle = (at[1:] + at[:-1]) / 2  # the times that a column of contributions stands for begin and end there
+    half = (middle[0] - at[0], at[-1] - middle[-1]) if len(middle) else (1.0, 1.0)
+    edges = [at[0] - half[0], *middle, at[-1] + half[1]]
+    values = np.array(list(variables.values()))
+    limit = float(np.abs(values).max()) or 1.0
+    look: dict[str, Any] = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+    shown = below.pcolormesh(edges, np.arange(len(values) + 1) - 0.5, values, **look)
+    below.set_yticks(range(len(values)), [_wrapped(name) for name in variables], fontsize=8.5)
+    below.set_ylim(len(values) - 0.5, -0.5)
+    below.set_xlabel("hours since admission")
+    below.grid(visible=False)
+    bar = figure.colorbar(shown, ax=below, orientation="horizontal", aspect=40, shrink=0.8)
+    bar.set_label(f"contribution to the {of}", fontsize=9)
+    return figure

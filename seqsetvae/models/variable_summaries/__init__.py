@@ -35,7 +35,7 @@ __all__ = [
 OFFERS = frozenset({"table"})
 VALUE_TRANSFORM = "z_score"
 SKIPPED: tuple[str, ...] = (r"objective\..*",)  # of pretraining
-INERT: frozenset[str] = frozenset()
+INERT = frozenset({"presence", "combination_presence"})  # without effect on predictions; earlier versions had none
 NOT_IN_SHAPES: tuple[str, ...] = ()
 
 

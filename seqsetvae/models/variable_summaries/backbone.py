@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import seqsetvae.models.variable_summaries.encoding as encoding  # not from: it 
 from seqsetvae.batches.batch import Batch, map_tensors
 from seqsetvae.cohort import Cohort
 from seqsetvae.models.variable_summaries.derived import COMBINATIONS
+from seqsetvae.models.variable_summaries.inputs import Inputs
 from seqsetvae.models.variable_summaries.prepare import (
     KeptSummaries,
     Placer,
@@ -38,6 +40,7 @@ LARGE = 20.0  # times the square of its relevance, which those of a summary have
 DECIDES = 0.5  # relevance from which a summary is never dropped
 COUNT = SUMMARIES.index("count")
 FITTED = ("edges", "center", "used")
+NOT_KNOWN = -1.0  # the share of training stays that have a summary, in checkpoints of earlier versions
 LEARNED = ("learned_weight", "learned_combination_weight", "learned_bias", "forecast_weight", "forecast_bias")
 
 
@@ -56,6 +59,8 @@ class Backbone(nn.Module):
     combination_edges: torch.Tensor
     combination_center: torch.Tensor
     combination_used: torch.Tensor
+    presence: torch.Tensor
+    combination_presence: torch.Tensor
     learned_weight: torch.Tensor
     learned_combination_weight: torch.Tensor
     learned_bias: torch.Tensor
@@ -81,6 +86,7 @@ class Backbone(nn.Module):
             self.register_buffer(f"{prefix}edges", torch.zeros(*shape, quantiles))
             self.register_buffer(f"{prefix}center", torch.zeros(*shape, encoding.PLACES))
             self.register_buffer(f"{prefix}used", torch.zeros(*shape, dtype=torch.bool))
+            self.register_buffer(f"{prefix}presence", torch.full(shape, NOT_KNOWN))
         self.register_buffer("in_table", torch.zeros(n_variables, n_summaries, dtype=torch.bool))
         for name in (
             "kept",
@@ -160,9 +166,11 @@ class Backbone(nn.Module):
         for row, of_variable in enumerate(values[order].split(counts)):
             self.edges[row], self.center[row], self.used[row] = encoding.fit(of_variable, n_stays)
             n_present[row] = torch.isfinite(of_variable).sum(0) * ~encoding.repeated(of_variable, self.edges[row])
+            self.presence[row] = (torch.isfinite(of_variable) & self.used[row]).sum(0) / n_stays
         self.in_table = most_present(n_present * self.used, MAX_COLUMNS)
-        fitted = encoding.fit(torch.cat([each.combinations for each in summaries]))
-        self.combination_edges, self.combination_center, self.combination_used = fitted
+        combined = torch.cat([each.combinations for each in summaries])
+        self.combination_edges, self.combination_center, self.combination_used = encoding.fit(combined)
+        self.combination_presence = (torch.isfinite(combined) & self.combination_used).sum(0).to(combined) / n_stays
         self._initialize(max(1, self.n_inputs))
 
     def _fit_bounds(self, variable: torch.Tensor, value: torch.Tensor) -> None:
@@ -171,6 +179,12 @@ class Backbone(nn.Module):
         for row, values in enumerate(value[order].split(counts)):
             if len(values):
                 self.bounds[:, row] = torch.tensor(bounds_of(values.double().numpy()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Checkpoints of earlier versions lack what only contributions need."""
+        for name in ("presence", "combination_presence"):
+            state_dict.setdefault(prefix + name, torch.full_like(getattr(self, name), NOT_KNOWN))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def variable_table(self, cohort: Cohort) -> torch.Tensor:
         """Row in the model of each variable of a cohort, -1 where the model does not know it: [V of the cohort]."""
@@ -285,6 +299,11 @@ class Backbone(nn.Module):
         for name, of_name in zip(LEARNED, values, strict=True):
             self.register_buffer(name, of_name.detach().clone())
 
+    @property
+    def inputs(self) -> Inputs:
+        """What of a stay its prediction is made from; raises InputError where `fit` was that of an earlier version."""
+        return Inputs(self)
+
     def table(self, batch: Batch, variables: torch.Tensor) -> np.ndarray:
         """What other models can learn from, NaN where there is none: float32 [N, columns].
 
@@ -313,7 +332,7 @@ class Backbone(nn.Module):
             combination_weight, bias = self.learned_combination_weight.double(), self.learned_bias.double()
             hidden = self._hidden(summaries, self.learned_weight, combination_weight, bias, drops=False)
             forecasts = F.linear(hidden, self.forecast_weight.double(), self.forecast_bias.double())
-        return [torch.hstack([hidden, forecasts[:, self._forecasts_in_table()]]).cpu().numpy()]
+        return [torch.hstack([hidden, forecasts[:, self.forecasts_in_table()]]).cpu().numpy()]
 
     def _in_double_precision(self, summaries: Summaries) -> Summaries:
         """With places that are computed in float64 from the same values."""
@@ -325,7 +344,7 @@ class Backbone(nn.Module):
             combination_places=placer.of_combinations(combinations).to(device),
         )
 
-    def _forecasts_in_table(self) -> torch.Tensor:
+    def forecasts_in_table(self) -> torch.Tensor:
         """Which forecasts are columns, a bounded number: those of the variables whose mean is a column, [A]."""
         of_each = self.sizes.forecasts // len(self.sizes.vocabulary)
         return self.in_table[:, SUMMARIES.index("mean")].repeat_interleave(of_each)

@@ -101,7 +101,7 @@ class Summarizer:
         for place, row in enumerate(self.named):
             if row >= 0:
                 found = pairs.variable == row
-                dense[pairs.stay[found], place] = _in_units(pairs.values[found], self.mean[row], self.std[row])
+                dense[pairs.stay[found], place] = in_units(pairs.values[found], self.mean[row], self.std[row])
         return dense
 
     def _counts(self, pairs: Pairs, n_stays: int) -> torch.Tensor:
@@ -171,15 +171,16 @@ def _runs(variable: torch.Tensor) -> tuple[tuple[int, int], ...]:
     return tuple(zip(variables.tolist(), counts.tolist(), strict=True))
 
 
-# Summaries that are values of the variable; the others are counts, times, spreads and slopes.
-_VALUES = tuple(name.endswith(("mean", "min", "max", "first", "last", "decayed")) for name in SUMMARIES)
-_TIMES = tuple("hour_" in name for name in SUMMARIES)
+# Summaries that are values of the variable, and those that are differences of its values; others are counts and times.
+_ENDS = ("mean", "min", "max", "first", "last", "decayed")
+_VALUES = tuple(name.endswith(_ENDS) and "hour_" not in name for name in SUMMARIES)
+_DIFFERENCES = tuple(name.endswith(("std", "slope", "variation")) for name in SUMMARIES)
 
 
-def _in_units(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Z-scores → units of the variable, for those summaries that are its values; the others are unchanged: [P, F]."""
-    is_value = torch.tensor(_VALUES) & ~torch.tensor(_TIMES)
-    return torch.where(is_value, values * std + mean, values)
+def in_units(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Z-scores → units of the variable, where they are its values or differences of them: [..., F]."""
+    is_value, is_difference = torch.tensor(_VALUES), torch.tensor(_DIFFERENCES)
+    return torch.where(is_value, values * std + mean, torch.where(is_difference, values * std, values))
 
 
 def named_rows(variables: tuple[str, ...]) -> tuple[int, ...]:

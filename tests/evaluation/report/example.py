@@ -86,4 +86,23 @@ def evaluation_content(label: np.ndarray, logit: np.ndarray, risk: np.ndarray) -
             {"column": NASTY, "group": 1, "stays": 4, "positives": 0, "figures": {"auroc": {"value": None}}},
         ],
         "landmarks": [{"hours": hours, **group} for hours in (6, 12.5, 24)],
+        "explanation": explanation(),
+    }
+
+
+def explanation() -> dict[str, Any]:
+    """What evaluate --explain writes, with made-up numbers."""
+    reason = {"variable": "Lactate", "words": f"Lactate last 4.1 (high) {NASTY}", "contribution": 0.84}
+    levels = {"low": {"stays": 20, "mean": -0.31}, "high": {"stays": 25, "mean": 0.62}}
+    course = {"hours": [1.0, 6.5, 20.25], "score": [-2.0, -1.0, 0.5], "risk": [0.12, 0.27, 0.62], "base": [-1.9] * 3}
+    course |= {"variables": {"Lactate": [0.1, 0.5, 0.84], NASTY: [0.0, -0.2, 0.3]}, "reasons": [reason]}
+    variables = [
+        {"variable": "Lactate", "summary": "last", "mean_absolute": 0.456, "levels": levels},
+        {"variable": NASTY, "summary": "", "mean_absolute": 0.1, "levels": {"present": {"stays": 12, "mean": 0.2}}},
+    ]
+    return {
+        "of": "log-odds of in_hospital_mortality",
+        **{"stays": 60, "base": -1.91, "gap": 0.0031, "variables": variables},
+        "deletion": {"stays": 40, "variables": 3, "largest": 0.65, "random": -0.01, "share": 0.975},
+        "courses": [{"name": "True alarm 1", "label": 1.0, **course, "moved": [[], [reason], [reason, reason]]}],
     }

@@ -87,11 +87,11 @@ def test_all_parts_are_there_in_the_order_of_their_importance(reported):
     page = Page(reported / "report.html")
     keys = [attributes["id"] for attributes in page.all("section")]
     assert keys == [
-        *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "subgroups"),
-        *("landmarks", "one-stay", "speed", "configuration"),
+        *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "explanation"),
+        *("subgroups", "landmarks", "one-stay", "speed", "configuration"),
     ]
     assert "This model is worse than boosted_trees" in page.text.partition("What to distrust")[0]
-    assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 1 + 1 + 1
+    assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 2 + 1 + 1 + 1
 
 
 def test_the_page_is_one_file_that_loads_nothing_and_runs_nothing(reported):
@@ -271,6 +271,19 @@ def test_an_evaluation_without_curves_says_so_where_it_is_of_an_earlier_version(
     page = Page(write_comparison([example, other], tmp_path))
     assert "without curves: finetune-example, other. Run --mode evaluate again." in page.text
     assert {"discrimination", "calibration"}.isdisjoint(page.ids)
+
+
+def test_the_explanation_is_that_of_the_evaluation(reported):
+    text = Page(reported / "report.html").text
+    assert "Those of a stay and a base of −1.91 add up to its score (largest gap 0.003)" in text
+    assert "nothing about causes" in text
+    assert "the score falls by 0.65; without as many random ones, by −0.01 (means of 40 stays; more in 97.5" in text
+    assert "Mean absolute contributions: Lactate 0.46;" in text
+    assert "Risk from 0.120 to 0.620 at hour 20.2." in text
+    for cell in ("Lactate (last)", "0.456", "0.62 25 stays", "20.2"):
+        assert cell in text, cell
+    drawn = {element.text for element in ElementTree.parse(reported / "figures" / "course_True_alarm_1.svg").iter()}
+    assert "Lactate" in drawn
 
 
 def test_the_stay_over_time_shows_its_own_events(reported):
