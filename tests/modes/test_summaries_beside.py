@@ -100,7 +100,7 @@ def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> flo
 
 def test_explanations_are_refused_with_the_reason(trained, compiled, tmp_path):
     stay, flags = compiled.split("valid").stay_id[0], {"output": tmp_path / "out.csv", "split": "valid"}
-    assert "predicts from summaries" in refused(command("predict", ckpt=trained[0], explain=stay, **flags))
+    assert "has summaries beside its backbone" in refused(command("predict", ckpt=trained[0], explain=stay, **flags))
 
 
 def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(trained, compiled, tmp_path):
