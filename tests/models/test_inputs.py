@@ -14,6 +14,7 @@ from seqsetvae.models.head import EnsembleHead, Head
 from seqsetvae.models.members import Members
 from seqsetvae.models.trees import BoostedTrees
 from seqsetvae.models.variable_summaries import inputs
+from seqsetvae.models.variable_summaries.backbone import LEARNED
 from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
 from seqsetvae.models.variable_summaries.sizes import Sizes
 from seqsetvae.models.variable_summaries.summaries import SUMMARIES
@@ -82,7 +83,7 @@ def test_contributions_to_the_average_are_those_of_its_members_with_their_weight
     monkeypatch.setattr(trees, "ROUNDS", 10)
     model, batch = _model(Head(6, 5, 0.1), forecasts=forecasts)
     backbone = model.backbone
-    for name in ("learned_weight", "forecast_weight") * bool(forecasts):
+    for name in LEARNED * bool(forecasts):  # which are not initialized: a checkpoint has them
         torch.nn.init.normal_(getattr(backbone, name))
     alone, base = model.contributions(batch, VARIABLES)
     table = backbone.table(batch, VARIABLES)
