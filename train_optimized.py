@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-import tokenize
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from seqsetvae.modes import MODES
 from seqsetvae.settings.command_line import processes_of, resolve
-from seqsetvae.settings.config_file import import_error
+from seqsetvae.settings.config_file import chosen, load
 from seqsetvae.system.console import recorded_output, steady_output
-from seqsetvae.system.environment import require_usable
+from seqsetvae.system.environment import program, require_usable
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.interrupt import StopRequest, handled
 from seqsetvae.system.memory import keep_freed_memory
@@ -35,14 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
     try:
         require_usable()
-        call = resolve(load_config(), sys.argv[1:] if argv is None else argv, MODES)
+        file, others = chosen(words, CONFIG_FILE)
+        call = resolve(load(file), others, MODES)
+        if argv is None and (file != CONFIG_FILE or program("train_optimized.py") == "seqsetvae"):
+            print(f"Settings: {file}", file=sys.stderr)
         devices, num_nodes = processes_of(call.settings)
         read_slurm(devices, num_nodes)
         check_processes(devices, num_nodes)
         if devices > 1 and this_process().world_size == 1:
-            return launch([__file__, *(sys.argv[1:] if argv is None else argv)], devices)
+            return launch([__file__, *words], devices)
         keep_freed_memory()
         with handled(StopRequest()):  # runs have one of their own, which saves
             result = call.run()  # imports torch only now, so that --help and a mistyped flag do not wait seconds for it
@@ -70,23 +72,6 @@ def _run(argv: Sequence[str] | None) -> int:
         print(stopped, file=sys.stderr)
         return STOPPED
     return getattr(result, "exit_status", 0)  # a mode may have one of its own
-
-
-def load_config() -> ModuleType:
-    """The config module. It is imported here, so that a fault in the user's file becomes one clear error.
-
-    Raises:
-        InputError: the file is missing or cannot be imported, or running it ends in any exception.
-    """
-    try:
-        with tokenize.open(CONFIG_FILE) as file:
-            file.read()  # Python accepts a comment in another encoding, but --help could not show it
-        import finetune_config_optimized
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also SystemExit, which would end the command with status 0 and nothing done
-        raise import_error(CONFIG_FILE, error) from error
-    return finetune_config_optimized
 
 
 def _replace_unprintable_characters() -> None:

@@ -23,6 +23,7 @@ from seqsetvae.cohort.sources.opened import Opened, add_common, add_compile_flag
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL, SideFiles, add_label_flags
 from seqsetvae.cohort.variables import DEFAULT_WIDTH
 from seqsetvae.system.console import steady_output
+from seqsetvae.system.environment import program
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import refuse_existing
 from seqsetvae.system.memory import keep_freed_memory
@@ -135,25 +136,24 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         return _parser().parse_args(argv)
     origin = SOURCES[name]
     text = f"Report problems of data before `data.py {name}` compiles them. Exit status 1 = not ready for training."
-    parser = _Parser(prog="data.py check", description=text, allow_abbrev=False)
+    parser = _Parser(prog=f"{program('data.py')} check", description=text, allow_abbrev=False)
     origin.add_flags(parser)
     add_compile_flags(parser)
     _add_work_dir(parser)
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_work_dir(own)
     words = [argv[1], "OUT", *own.parse_known_args(argv[2:])[1]]
-    program = "python data.py" if Path(sys.argv[0]).name == "data.py" else "seqsetvae-data"
     parser.set_defaults(
         run=partial(_run_check_of_source, origin),
-        command=f"{program} {name} {shlex.join(words)}",
+        command=f"{program('data.py')} {name} {shlex.join(words)}",
     )
     return parser.parse_args(argv[1:])
 
 
 def _parser() -> argparse.ArgumentParser:
     text = "Compile patient data for training, or check them."
-    parser = _Parser(prog="data.py", description=text, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser = _Parser(prog=program("data.py"), description=text, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, origin in SOURCES.items():
         command = commands.add_parser(name, help=origin.HELP, description=origin.HELP, allow_abbrev=False)

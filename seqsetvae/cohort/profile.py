@@ -52,12 +52,14 @@ class VariableSums:
         """No stay yet. [V]: events; stays in which it occurs; sum over these stays of the mean value in the stay."""
         self.events, self.stays, self.total = np.zeros((3, n_variables))
 
-    def add(self, split: Split) -> None:
+    def add(self, split: Split, chosen: NDArray[np.bool_] | None = None) -> None:
+        """All stays of a split, or the `chosen` ones [N]."""
         n_variables = len(self.events)
-        for _, events in stay_blocks(split):
-            pairs, pair = np.unique(events.stay * n_variables + events.variable, return_inverse=True)
+        for block, events in stay_blocks(split):
+            here = slice(None) if chosen is None else chosen[block][events.stay]
+            pairs, pair = np.unique(events.stay[here] * n_variables + events.variable[here], return_inverse=True)
             count = np.bincount(pair)
-            mean = np.bincount(pair, weights=events.value) / count
+            mean = np.bincount(pair, weights=events.value[here]) / count
             self.events += np.bincount(pairs % n_variables, weights=count, minlength=n_variables)
             self.stays += np.bincount(pairs % n_variables, minlength=n_variables)
             self.total += np.bincount(pairs % n_variables, weights=mean, minlength=n_variables)

@@ -3,7 +3,19 @@
 A mode is a module with HELP, NEEDS, BODY, Settings and problems(settings): see settings/command_line.Mode.
 """
 
-from seqsetvae.modes import crossvalidate, demo, embed, evaluate, export, finetune, predict, pretrain, report
+from seqsetvae.modes import (
+    config,
+    crossvalidate,
+    demo,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    predict,
+    pretrain,
+    report,
+    reproduce,
+)
 from seqsetvae.settings.command_line import Mode
 
 MODES: dict[str, Mode] = {
@@ -13,7 +25,9 @@ MODES: dict[str, Mode] = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "reproduce": reproduce,
     "embed": embed,
     "export": export,
     "demo": demo,
+    "config": config,
 }

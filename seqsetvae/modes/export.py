@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from seqsetvae.models import ArchitectureSettings
 from seqsetvae.settings import groups
-from seqsetvae.settings.declare import part
-from seqsetvae.settings.kinds import exists
+from seqsetvae.settings.declare import argument, part
+from seqsetvae.settings.kinds import choice, exists
 
 HELP = "write a checkpoint as safetensors with a JSON card, and as ONNX where that is exact"
 NEEDS = ("ckpt", "output")
@@ -24,6 +24,12 @@ class Settings:
     data: groups.DataSettings
     loader: groups.LoaderSettings
     architecture: ArchitectureSettings
+    to: str = argument(
+        choice("folder", "hub_folder"),
+        "export: folder (card.json, model_card.md), or hub_folder: the names that model hubs expect (config.json, "
+        "README.md with metadata); nothing is uploaded",
+        default="folder",
+    )
     run: groups.RunSettings = part(except_for=(*FIXED, "devices", "strategy", "deterministic"))
 
 

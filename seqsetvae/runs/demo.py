@@ -10,6 +10,7 @@ from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.modes.demo import FINETUNING, OWN_DATA, PRETRAINING, Settings
 from seqsetvae.runs import evaluate, finetune, pretrain
 from seqsetvae.settings.declare import changed
+from seqsetvae.system.environment import program
 from seqsetvae.training.run_folder import RunFolder
 
 STAYS = 900
@@ -26,7 +27,7 @@ def run(settings: Settings) -> dict[str, Any]:
         """Print the command of one mode and run it, with the other settings that were given to the demo."""
         flags = {**changes, "output_root_dir": folder}
         shown = {name: value[0] if isinstance(value, tuple) else value for name, value in flags.items()}
-        print("\n$ " + shlex.join(["python", "train_optimized.py", *(f"--{name}={shown[name]}" for name in shown)]))
+        print("\n$ " + f"{program('train_optimized.py')} " + shlex.join(f"--{name}={shown[name]}" for name in shown))
         return module.run(changed(of_mode, **{**OWN_DATA, **flags}))
 
     pretrained = step(pretrain, settings.pretraining, mode="pretrain", data_dir=data_dir, **PRETRAINING)

@@ -21,20 +21,25 @@ from seqsetvae.checkpoint.record import ARCHITECTURE, VARIABLES, record_of
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
+from seqsetvae.evaluation.model_card import hub_metadata, model_card
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
+from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models.members import TREES
 from seqsetvae.modes.export import FIXED, Settings
+from seqsetvae.runs.evaluate import EVALUATION as EVALUATION_FILE
 from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer
 from seqsetvae.settings.declare import changed
 from seqsetvae.settings.groups import PretrainedSettings
 from seqsetvae.system.files import file_sha256, new_folder
+from seqsetvae.system.schema import read_checked
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Spec
 from seqsetvae.training.run_folder import EXPORTED, SUMMARY, RunFolder, find_checkpoint
 from seqsetvae.training.summary import partial_weights_advice
 
-CARD = "card.json"
+CARDS = "card.json", "model_card.md"
+HUB_CARDS = "config.json", "README.md"  # the same as model hubs call them
 FINETUNED, PRETRAINED = "fine-tuned", "pretrained"
 
 
@@ -76,7 +81,12 @@ def run(settings: Settings) -> Path:
         calibration = _copy_calibration(model, partial / EXPORTED) if model.is_calibrated else None
         onnx, said = _write_onnx(model, partial)
         card = _card(model, calibration, onnx, said)
-        (partial / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        evaluation = _evaluation(model)
+        is_hub = settings.to == "hub_folder"
+        card_file, text_file = HUB_CARDS if is_hub else CARDS
+        text = hub_metadata(card, evaluation) * is_hub + model_card(card, evaluation)
+        (partial / card_file).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / text_file).write_text(text, encoding="utf-8")
         files = sorted(file.name for file in partial.iterdir())
     print("\n".join(said))
     print(f"Wrote {output}: {', '.join(files)}")
@@ -215,6 +225,8 @@ def _card(
     return {
         "kind": model.kind,
         "architecture": model.backbone.architecture,
+        "model_type": model.backbone.architecture,  # as model hubs call it
+        "task": None if model.spec is None else model.spec.task,
         "sizes": model.backbone.sizes.as_dict(),
         "parameters": sum(value.numel() for value in model.weights.values()),
         "label": recorded.get("label_name"),
@@ -231,6 +243,13 @@ def _card(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"seqsetvae": __version__, "torch": torch.__version__},
     }
+
+
+def _evaluation(model: Exported) -> dict[str, Any] | None:
+    """The evaluation of this checkpoint in the folder of its run, if there is one."""
+    file = None if model.folder is None else model.folder.path / EVALUATION_FILE
+    content = None if file is None or not file.is_file() else read_checked(file, EVALUATION)
+    return content if content is not None and Path(content["checkpoint"]).name == model.path.name else None
 
 
 def _counts(model: Exported, split: str) -> dict[str, int]:

@@ -14,4 +14,9 @@ def run(settings: Settings) -> Path:
     one = len(settings.runs) == 1
     page = write_report(settings.runs[0]) if one else write_comparison(settings.runs, settings.output_root_dir)
     print(f"Wrote {page}")
+    if settings.tripod:
+        from seqsetvae.evaluation.report.run_files import read_run
+        from seqsetvae.evaluation.report.tripod import write_tripod
+
+        print(f"Wrote {write_tripod(read_run(settings.runs[0]))}")
     return page

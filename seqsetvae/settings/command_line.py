@@ -28,9 +28,10 @@ from seqsetvae.settings.declare import (
     recipe,
 )
 from seqsetvae.settings.groups import RunSettings
-from seqsetvae.settings.kinds import OneOf, Several
+from seqsetvae.settings.kinds import OneOf, Several, existing_path
 from seqsetvae.settings.old_names import old_name
 from seqsetvae.settings.resume import FLAGS, OVERRIDE, RESUMABLE, RESUME, resumed, unused
+from seqsetvae.system.environment import program
 from seqsetvae.system.errors import InputError
 
 IN_SEVERAL_PROCESSES = *RESUMABLE, "evaluate", "predict", "embed"
@@ -52,15 +53,15 @@ class Mode(Protocol):
 
 
 EPILOG = """examples:
-  train_optimized.py finetune --pretrained_ckpt CKPT --data_dir DIR
-  train_optimized.py finetune --architecture variable_summaries --from_random_weights --data_dir DIR
-  train_optimized.py evaluate --ckpt RUN_FOLDER --split test
-  train_optimized.py predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv
-  train_optimized.py --resume RUN_FOLDER
+  {program} finetune --pretrained_ckpt CKPT --data_dir DIR
+  {program} finetune --architecture variable_summaries --from_random_weights --data_dir DIR
+  {program} evaluate --ckpt RUN_FOLDER --split test
+  {program} predict --ckpt RUN_FOLDER --data_dir DIR --output FILE.csv
+  {program} --resume RUN_FOLDER
 
 COMMAND --help lists all flags of a command; --mode COMMAND is the same as COMMAND.
-exit status: 0 done; 1 the run failed; 2 bad input; 3 predict: the predictions are written, but the data differ from
-the training data (see the warnings); 75 stopped by SIGTERM, the run is saved; 130 interrupted (see --resume)"""
+exit status: 0 done; 1 the run failed; 2 bad input; 3 done, but the data (predict) or the metrics (reproduce) differ;
+75 stopped by SIGTERM, the run is saved; 130 interrupted (see --resume)"""
 MOST_USED = {
     "data_dir": "data folder",
     "pretrained_ckpt": "checkpoint to train from",
@@ -75,19 +76,20 @@ MOST_USED = {
 
 def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> argparse.ArgumentParser:
     """The command line as --help shows it: all flags of one mode by section, or the modes and the most used flags."""
-    known, comments = settings_of(modes), config_file.comments(config)
+    known, comments, typed = settings_of(modes), config_file.comments(config), program("train_optimized.py")
     if name is None:
-        about = f"Default values are read from {config.__name__}.py; a flag overrides the value for one run."
+        file = getattr(config, "__file__", f"{config.__name__}.py")
+        about = f"Default values are read from {file} (or --config FILE); a flag overrides the value for one run."
         known, comments = {flag: known[flag] for flag in MOST_USED}, {}
     else:
         about = f"{modes[name].HELP}\n\nOn the command line, write none for None."
         known = declared(modes[name].Settings) | (FLAGS if name in RESUMABLE else {})
     command = argparse.ArgumentParser(
-        prog="train_optimized.py",
-        usage=f"train_optimized.py {name or 'COMMAND'} [--flag VALUE ...]",
+        prog=typed,
+        usage=f"{typed} {name or 'COMMAND'} [--flag VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=about,
-        epilog=EPILOG if name is None else None,
+        epilog=EPILOG.format(program=typed) if name is None else None,
     )
     if name is None:
         command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
@@ -118,6 +120,7 @@ def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> a
 def settings_of(modes: Mapping[str, Mode]) -> dict[str, Setting]:
     """Every setting of every mode, by name."""
     found = {"mode": Setting(OneOf(lambda: modes), None, in_config=False, default=MISSING)}
+    found[config_file.FLAG] = Setting(existing_path(), None, in_config=False, default=MISSING)  # read before all others
     found |= FLAGS
     for mode in modes.values():
         found |= {name: item for name, item in declared(mode.Settings).items() if name not in found}
@@ -227,7 +230,7 @@ def _config_values(
     values = {name: getattr(config, name) for name, item in known.items() if item.in_config and hasattr(config, name)}
     file = f"{config.__name__}.py"
     if not values:
-        raise InputError(f"{file}: contains no settings. Restore the config file that came with train_optimized.py.")
+        raise InputError(f"{file}: contains no settings. {config_file.RESTORE}")
     for name in vars(config):
         if not name.startswith("_") and name in known.keys() - values.keys():
             problems.add(f"{name}: is a flag and no line of {file}; remove the line and pass --{name}", name)

@@ -1,4 +1,4 @@
-"""The config file: its values, its comments, which are the help texts, and the error if it cannot be imported."""
+"""The config file: which one is read, its values, its comments, which are the help texts, and the error for a fault."""
 
 from __future__ import annotations
 
@@ -7,11 +7,61 @@ import inspect
 import io
 import tokenize
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from seqsetvae.settings.kinds import exists
 from seqsetvae.system.errors import InputError
+
+FLAG = "config"
+RESTORE = "The command config prints the file as it came with the program."
+
+
+def chosen(words: Sequence[str], shipped: Path) -> tuple[Path, list[str]]:
+    """(the config file of a call, its words without --config).
+
+    It is --config FILE, else the file of this name in the working directory, else the one that came with the program,
+    which the command `config` prints.
+
+    Raises:
+        InputError: --config is there more than once, or without a .py file.
+    """
+    files: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left:
+        flag, equals, value = (word := left.pop(0)).partition("=")
+        if flag != f"--{FLAG}":
+            others.append(word)
+        else:
+            files.append(value if equals or not left else left.pop(0))
+    if len(files) > 1 or not all(file.endswith(".py") for file in files):
+        raise InputError(f"{FLAG}: received {' '.join(files)!r}; allowed: one .py file")
+    if files:
+        return Path(files[0]).expanduser(), others
+    here = Path(shipped.name)
+    is_another = exists(here) and not (shipped.exists() and here.samefile(shipped))
+    return (here if is_another and list(words[:1]) != [FLAG] else shipped), others
+
+
+def load(file: Path) -> ModuleType:
+    """The config file as a module, whose name is that of the file.
+
+    Raises:
+        InputError: the file is missing or cannot be read, or running it ends in any exception.
+    """
+    module = ModuleType(file.stem)
+    module.__file__ = str(file)
+    try:
+        with tokenize.open(file) as stream:  # a comment in another encoding could not be shown by --help
+            text = stream.read()
+        exec(compile(text, file, "exec"), vars(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit, which would end the command with status 0 and nothing done
+        raise import_error(file, error) from error
+    return module
 
 
 def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
@@ -47,9 +97,9 @@ def repeated(config: ModuleType) -> dict[str, list[int]]:
 
 
 def import_error(file: Path, error: BaseException) -> InputError:
-    """The error for a config file that cannot be imported: the line, the reason, and what such a file may hold."""
+    """The error for a config file that cannot be read: the line, the reason, and what such a file may hold."""
     if isinstance(error, FileNotFoundError) and not exists(file):
-        return InputError(f"{file}: no such file. Restore the config file that came with train_optimized.py.")
+        return InputError(f"{file}: no such file. {RESTORE}")
     line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
     place = f"{file}, line {line}" if line else f"{file}"
     reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())

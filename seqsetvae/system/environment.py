@@ -13,7 +13,14 @@ from pathlib import Path
 
 from seqsetvae.system.errors import InputError
 
+PROGRAMS = {"train_optimized.py": "seqsetvae", "data.py": "seqsetvae-data"}  # a script, and its installed command
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # Lightning reads the first when it is imported
+
+
+def program(script: str) -> str:
+    """How a script of this project was started, for help and for commands that a user can copy."""
+    installed = PROGRAMS[script]
+    return installed if Path(sys.argv[0]).stem == installed else f"python {script}"
 
 
 def usable_matplotlib() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seqsetvae.system.environment import program
 from seqsetvae.system.errors import Terminated
 
 # SLURM sends SIGTERM, or the one that `--signal` names; a terminal that is closed sends SIGHUP.
@@ -61,7 +62,7 @@ def handled(stop: StopRequest) -> Iterator[None]:
 @contextmanager
 def stoppable(run_folder: Path, stop: StopRequest) -> Iterator[None]:
     """These signals and Ctrl-C inside end in an exception whose text is the command that goes on with the run."""
-    command = f"python train_optimized.py --resume {shlex.quote(str(run_folder))}"
+    command = f"{program('train_optimized.py')} --resume {shlex.quote(str(run_folder))}"
     with handled(stop):
         try:
             yield

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import finetune_config_optimized as config
 import train_optimized
 from benchmarks import quality
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
@@ -72,4 +73,4 @@ def test_chosen_rows_are_run_and_all_finished_ones_are_shown(
 def test_every_row_is_a_call_without_mistakes(row: str, tmp_path: Path) -> None:
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     words = ["--mode", "crossvalidate", *quality.ROWS[row].split(), "--data_dir", str(tmp_path)]
-    assert resolve(train_optimized.load_config(), words, MODES).mode is MODES["crossvalidate"]
+    assert resolve(config, words, MODES).mode is MODES["crossvalidate"]

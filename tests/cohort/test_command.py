@@ -144,7 +144,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out == f"data.py {seqsetvae.__version__}\n"
+    assert capsys.readouterr().out == f"SeqSetVAE fine-tuning {seqsetvae.__version__}\n"
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "seqsetvae.__version__"}
@@ -191,7 +191,7 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
-    assert "usage: data.py" in capsys.readouterr().out
+    assert "usage: python data.py" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,22 @@ where they were refused, and anything else is a fault.
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 import finetune_config_optimized as config
-import train_optimized
 from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.modes import MODES
+from seqsetvae.settings import config_file
 from seqsetvae.settings.command_line import resolve, settings_of
 from seqsetvae.system.files import file_sha256
 from tests.fuzz import imports, models, mutate, runs
@@ -134,16 +132,8 @@ def settings(files: Files, rng: random.Random, folder: Path) -> None:
 def _config_file(rng: random.Random, folder: Path) -> None:
     text = Path(config.__file__).read_bytes()
     (folder / "finetune_config_optimized.py").write_bytes(mutate.bytes_of(text, rng))
-    before = train_optimized.CONFIG_FILE, sys.modules.pop("finetune_config_optimized")
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    train_optimized.CONFIG_FILE = folder / "finetune_config_optimized.py"
-    try:
-        resolve(train_optimized.load_config(), ["--mode", "pretrain", "--data_dir", str(folder)], MODES)
-    finally:
-        sys.path.remove(str(folder))
-        train_optimized.CONFIG_FILE, sys.modules["finetune_config_optimized"] = before
+    file = folder / "finetune_config_optimized.py"
+    resolve(config_file.load(file), ["--mode", "pretrain", "--data_dir", str(folder)], MODES)
 
 
 TARGETS: dict[str, tuple[Target, int]] = {  # with the share of the cases, of 100

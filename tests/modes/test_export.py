@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import getpass
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from seqsetvae import load
 from seqsetvae.checkpoint.backbone import read_checkpoint
@@ -94,6 +96,39 @@ def test_the_card_says_what_the_model_is(
     assert card["trained_on"]["best"] == summary["best"]
 
 
+def test_the_model_card_says_what_the_run_knows_and_asks_the_rest(exported: tuple[Path, str], compiled: Cohort) -> None:
+    text = (exported[0] / "model_card.md").read_text(encoding="utf-8")
+    assert text.startswith("# seqsetvae: in_hospital_mortality\n\n## Model\n")
+    counts = compiled.manifest["splits"]["train"]
+    assert f"train: {counts['stays']} stays" in text
+    assert f"{counts['positives']} positives" in text
+    assert "Not evaluated on stays that took no part in training" in text
+    assert text.count("To be answered by the authors: ") == 2
+
+
+def test_a_hub_folder_has_its_names_the_metrics_and_the_same_predictions(
+    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path, no_onnx: None
+) -> None:
+    run, hub = tmp_path / "run", tmp_path / "hub"
+    shutil.copytree(finished[0], run)
+    status, _, errors = command("evaluate", ckpt=run, split="test", data_dir=compiled.path)
+    assert status == 0, errors
+    export(run, hub, to="hub_folder", data_dir=compiled.path)
+    names = {"model.safetensors", "config.json", "README.md", "calibration.json"}
+    assert {file.name for file in hub.iterdir()} == names
+    assert json.loads((hub / "config.json").read_text(encoding="utf-8"))["model_type"] == "seqsetvae"
+    _, metadata, text = (hub / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    result = yaml.safe_load(metadata)["model-index"][0]["results"][0]
+    figures = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    assert (result["task"], result["dataset"]["split"]) == ({"type": "tabular-classification"}, "test")
+    values = {each["name"]: each["value"] for each in result["metrics"]}
+    assert values["AUROC"] == figures["auroc"]["value"]
+    auroc = figures["auroc"]
+    assert f"| AUROC | {auroc['value']:.4f} ({auroc['low']:.4f} to {auroc['high']:.4f}) |" in text
+    ours = predicted(run, compiled.path, tmp_path / "run.csv")
+    assert predicted(hub, compiled.path, tmp_path / "hub.csv") == ours
+
+
 def test_nothing_in_the_folder_names_a_path_a_user_or_a_stay(
     exported: tuple[Path, str], finished: tuple[Path, str], compiled: Cohort
 ) -> None:
@@ -146,7 +181,7 @@ def test_without_the_onnx_packages_the_rest_is_written_and_one_line_says_so(
     said = export(finished[0], tmp_path / "model")
     assert "No ONNX files: onnxscript not installed (pip install onnx onnxscript onnxruntime)\n" in said
     assert {file.name for file in (tmp_path / "model").iterdir()} == {
-        *("model.safetensors", "card.json", "calibration.json"),
+        *("model.safetensors", "card.json", "model_card.md", "calibration.json"),
     }
 
 

@@ -14,10 +14,11 @@ from types import ModuleType
 import pytest
 
 import finetune_config_optimized as config
+import train_optimized
 from seqsetvae.models import ArchitectureSettings
 from seqsetvae.modes import MODES
 from seqsetvae.settings import config_file
-from seqsetvae.settings.command_line import settings_of
+from seqsetvae.settings.command_line import parser, settings_of
 from seqsetvae.settings.old_names import OLD_NAMES, old_name
 from tests.command import argv, call, change_config, command
 
@@ -71,16 +72,6 @@ def test_every_setting_is_read() -> None:
     assert settings_of(MODES).keys() <= read | {"mode", "override"}  # these two are read by name
 
 
-def test_only_the_command_imports_the_config() -> None:
-    importers = {
-        file.name
-        for file in [*ROOT.glob("*.py"), *(ROOT / "seqsetvae").rglob("*.py")]
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import | ast.ImportFrom) and "finetune_config_optimized" in ast.unparse(node)
-    }
-    assert importers == {"train_optimized.py"}
-
-
 def test_defaults_are_those_that_the_diagnosis_asks_for() -> None:
     assert config.cls_head_lr == 3e-4 > config.lr
     assert (config.lr_factor, config.lr_patience, config.min_lr, config.es_patience) == (0.8, 4, 1e-6, 8)
@@ -132,6 +123,76 @@ def test_a_fault_in_the_config_file_is_one_error(tmp_path: Path, content: bytes 
     assert line.startswith("error: ")
     assert "finetune_config_optimized.py" in line
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "words", "said", "seed"),
+    [
+        ("seqsetvae", [], "Settings: {shipped}", 42),
+        ("seqsetvae", ["--config", "own/my_config.py"], "Settings: own/my_config.py", 7),
+        ("seqsetvae", ["--config=own/my_config.py", "--seed", "9"], "Settings: own/my_config.py", 9),
+        ("seqsetvae", ["HERE"], "Settings: finetune_config_optimized.py", 8),
+        ("train_optimized.py", [], "", 42),
+        ("train_optimized.py", ["HERE"], "Settings: finetune_config_optimized.py", 8),
+        ("train_optimized.py", ["HERE", "--config", "own/my_config.py"], "Settings: own/my_config.py", 7),
+    ],
+)
+def test_which_config_file_is_read_and_that_it_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    words: list[str],
+    said: str,
+    seed: int,
+) -> None:
+    """HERE: the working directory has one. Nothing is said of the one beside the script that was typed."""
+    (tmp_path / "own").mkdir()
+    files = {"own/my_config.py": 7} | ({"finetune_config_optimized.py": 8} if "HERE" in words else {})
+    for name, value in files.items():
+        (tmp_path / name).write_text(SOURCE.replace("\nseed = 42 ", f"\nseed = {value} "), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    seen: list[int] = []
+    monkeypatch.setattr("seqsetvae.runs.pretrain.run", lambda settings: seen.append(settings.run.seed))
+    rest = [word for word in words if word != "HERE"]
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{typed}", "pretrain", "--data_dir", str(tmp_path), *rest])
+    assert train_optimized.main() == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ([said.format(shipped=config.__file__)] if said else [])
+    assert seen == [seed]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config"], "config: received ''; allowed: one .py file"),
+        (["--config", "a.txt"], "config: received 'a.txt'; allowed: one .py file"),
+        (["--config", "a.py", "--config=b.py"], "config: received 'a.py b.py'; allowed: one .py file"),
+        (["--config", "gone.py"], "gone.py: no such file. The command config prints the file as it came with"),
+    ],
+)
+def test_a_config_file_that_cannot_be_meant_is_one_error(words: list[str], expected: str) -> None:
+    status, said, errors = call(["pretrain", *words])
+    assert (status, said) == (2, "")
+    assert errors.startswith(f"error: {expected}")
+
+
+def test_the_command_config_prints_the_file_also_into_the_place_that_is_read(tmp_path: Path) -> None:
+    """A shell makes the file, empty, before the command runs."""
+    script, out = ROOT / "train_optimized.py", tmp_path / "finetune_config_optimized.py"
+    with out.open("wb") as file:
+        subprocess.run([sys.executable, script, "config"], cwd=tmp_path, stdout=file, check=True)
+    assert out.read_text(encoding="utf-8") == SOURCE
+    done = subprocess.run([sys.executable, script, "pretrain"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "data_dir: not given" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("typed", "shown"), [("seqsetvae", "seqsetvae"), ("x.py", "python train_optimized.py")])
+def test_help_has_the_name_that_was_typed(monkeypatch: pytest.MonkeyPatch, typed: str, shown: str) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{typed}"])
+    text = parser(config, MODES, None).format_help()
+    assert text.startswith(f"usage: {shown} COMMAND")
+    assert f"\n  {shown} --resume RUN_FOLDER\n" in text
 
 
 def test_help_and_version_end_with_status_0(tmp_path: Path) -> None:
@@ -248,7 +309,7 @@ def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch: pytest.Monkey
 
 
 def test_an_empty_config_module_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train_optimized.load_config", lambda: ModuleType("finetune_config_optimized"))
+    monkeypatch.setattr("train_optimized.load", lambda _: ModuleType("finetune_config_optimized"))
     assert command("finetune")[2].startswith("error: finetune_config_optimized.py: contains no settings")
 
 

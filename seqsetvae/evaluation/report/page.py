@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from seqsetvae.evaluation.report.explanation import explanation_section
 from seqsetvae.evaluation.report.parts import Picture, Section
 from seqsetvae.evaluation.report.run_files import Run, Runs
 from seqsetvae.evaluation.report.style import as_svg, for_page, write_files
+from seqsetvae.system.environment import program
 from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
 from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding
@@ -27,7 +28,7 @@ from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
 from seqsetvae.tasks.binary import FEW_POSITIVES
 
 REPORT, FIGURES = "report.html", "figures"
-COMMAND = "python train_optimized.py"
+COMMAND = program("train_optimized.py")
 TEMPLATES = Path(__file__).with_name("templates")
 NAMED = 8  # variables that one line names
 
@@ -50,6 +51,13 @@ def write_page(runs: Sequence[Run], folder: Path) -> Path:
         write_files(picture.figure, svg, figures, picture.name)
         return Markup(for_page(svg, picture.name))  # made by matplotlib, which escapes all text
 
+    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    write_html(folder / REPORT, "page.html", runs, content, style=style, drawing=drawing)
+    return folder / REPORT
+
+
+def write_html(file: Path, template: str, runs: Sequence[Run], content: Mapping[str, Any], **more: Any) -> None:
+    """A template of templates/ with this content about some runs, without their folders. Raises CannotWriteError."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -59,11 +67,9 @@ def write_page(runs: Sequence[Run], folder: Path) -> Path:
         finalize=_with_fixed_spaces,
     )
     environment.filters["as_cell"] = as_cell
-    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    html = environment.get_template("page.html").render(content, style=style, drawing=drawing, version=__version__)
+    html = environment.get_template(template).render(content, version=__version__, **more)
     paths = [str(path) for run in runs for path in (run.folder.absolute(), *absolute_paths(run.config))]
-    write_text(folder / REPORT, without_folders(html, [*paths, str(Path.cwd())]))
-    return folder / REPORT
+    write_text(file, without_folders(html, [*paths, str(Path.cwd())]))
 
 
 def _with_fixed_spaces(value: Any) -> Any:
