@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqsetvae.modes import report
+from seqsetvae.modes.report import not_folders
 from seqsetvae.settings.declare import argument, setting
 from seqsetvae.settings.kinds import Several, existing_path, path
 
@@ -26,4 +26,4 @@ def problems(settings: Settings) -> list[str]:
     """One run folder."""
     runs = settings.runs or ()
     several = [f"runs: received {len(runs)} runs; allowed: one with --mode reproduce"] * (len(runs) > 1)
-    return several + report.not_folders(runs)
+    return several + not_folders(runs)
