@@ -36,8 +36,8 @@ class Sizes:
         return self.input_dim if self.reduced_dim is None else self.reduced_dim
 
     def as_dict(self) -> dict[str, int | float | bool | None]:
-        """All sizes by name."""
-        return asdict(self)
+        """All sizes by name; running_statistics only where there are any, so that other files are as ever."""
+        return {name: value for name, value in asdict(self).items() if name != "running_statistics" or value}
 
 
 # small is for CPUs.
