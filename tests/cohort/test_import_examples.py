@@ -77,8 +77,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         cohort = open_cohort(out)
         main(["check", words[1], *words[3:]])
         printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
-        assert printed[:3] == ["To", "import:", "seqsetvae-data"]
-        assert main([f"{out} again" if word == "OUT" else word for word in printed[3:]]) == 0
+        assert printed[:4] == ["To", "import:", "python", "data.py"]
+        assert main([f"{out} again" if word == "OUT" else word for word in printed[4:]]) == 0
         assert open_cohort(f"{out} again").content_hash == cohort.content_hash
         return cohort
 

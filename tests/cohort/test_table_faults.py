@@ -297,7 +297,7 @@ def test_check_reports_everything_about_a_table_before_it_is_compiled(tables):
     assert text.index("Warnings:") < text.index("known at the end of the stay")
     assert "\n  7 rows with 5 ids in the column id\n" in text
     assert f"\nDecided:\n  - the label is died in {labels}: 1 for 2, 0 for 2, unknown for 1\n" in text
-    assert shlex.split(text.splitlines()[-1])[3:] == ["table", str(src), "OUT", *words[2:]]
+    assert shlex.split(text.splitlines()[-1])[4:] == ["table", str(src), "OUT", *words[2:]]
     assert sorted(tables.root.rglob("*")) == before
     assert main([*words, "--until_hour", "24"]) == 1
     assert "known at the end of the stay" not in tables.said().out
