@@ -6,7 +6,7 @@ Cheap checks of the data come first, then the checkpoint, then the data themselv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -205,7 +205,7 @@ def load_pretrained(
         check_value_flags(values, checkpoint.trained_on.transform, path)
     architecture.require_name(checkpoint.architecture, str(path))
     sizes = checkpoint.infer_sizes(architecture.sizes())
-    architecture.require(sizes.as_dict(), str(path))
+    architecture.require(asdict(sizes), str(path))
     if checkpoint.trained_on.variables is None:
         check_width(width, sizes.input_dim, path, data.data_dir)
     of_file = ARCHITECTURES[checkpoint.architecture]

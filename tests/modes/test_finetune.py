@@ -184,3 +184,9 @@ def test_a_head_learning_rate_not_above_the_backbones_is_a_warning_and_another_s
     _, said, _ = finetune(pretrained, compiled.path, tmp_path / "b", max_epochs=1, lr=3e-3)
     assert "lr (0.003, backbone) should be well below cls_head_lr (0.003, head)" in said
     assert "should be well below" not in usual
+
+
+@pytest.mark.parametrize("value", ["false", "true"])
+def test_running_statistics_may_be_named_for_a_checkpoint_that_has_none(pretrained, compiled, tmp_path, value):
+    said = succeeded(finetune(pretrained, compiled.path, tmp_path, max_epochs=1, running_statistics=value))
+    assert ("running_statistics True" in said) is (value == "true")
