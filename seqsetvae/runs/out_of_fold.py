@@ -19,6 +19,7 @@ from seqsetvae.modes.finetune import Settings
 from seqsetvae.settings.declare import changed
 from seqsetvae.system.console import print_line, silent
 from seqsetvae.system.errors import InputError, Terminated
+from seqsetvae.system.files import CannotWriteError
 from seqsetvae.system.memory import release
 from seqsetvae.training.checkpoints import rng_states, set_rng_states
 from seqsetvae.training.run_folder import RunFolder
@@ -37,6 +38,8 @@ def out_of_fold(settings: Settings, cohort: Cohort) -> list[OutOfFold]:
         for fold in folds(replace(cohort, splits={"train": train}), FOLDS, settings.run.seed, share):
             with _as_if_nothing_had_happened():
                 found.append(_part(settings, fold))
+    except CannotWriteError:  # a full disk must not decide how a model is averaged
+        raise
     except InputError as error:
         print_line(f"The weights of the average are fixed, since no models can be compared out of fold: {error}")
         return []

@@ -15,10 +15,11 @@ from model_optimized import SeqSetVAEFineTuner, SeqSetVAEPretrainer
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import trees
 from seqsetvae.runs import out_of_fold
+from seqsetvae.system.files import CannotWriteError
 from seqsetvae.training import calibrate, callbacks, checkpoints, feature_pass, start
 from seqsetvae.training.resume import read_resume_point
 from seqsetvae.training.run_folder import RunFolder
-from tests.command import command, finetune, run_of, succeeded
+from tests.command import command, finetune, refused, run_of, succeeded
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, assert_same_run, killed_at, pretrain, refusal, resume
 
@@ -143,6 +144,15 @@ def test_a_cosine_and_an_average_go_on_too(compiled, tmp_path, monkeypatch, aver
     monkeypatch.setattr(out_of_fold, "folds", None)
     resume(run_of(tmp_path / "killed"))
     assert_same_run(run_of(tmp_path / "killed"), run_of(tmp_path / "whole"))
+
+
+def test_a_full_disk_out_of_fold_is_an_error_and_does_not_fix_the_weights(compiled, tmp_path, monkeypatch):
+    def full(*_):
+        raise CannotWriteError("no space left")
+
+    monkeypatch.setattr(out_of_fold, "_part", full)
+    words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
+    assert "no space left" in refused(command("finetune", **words, average="folds", output_root_dir=tmp_path))
 
 
 def test_added_matrices_of_lora_go_on_too_and_double_precision_is_not_rounded_on_the_way(
