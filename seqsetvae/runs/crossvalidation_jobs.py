@@ -43,6 +43,7 @@ from seqsetvae.runs.scoring import Scorer
 from seqsetvae.settings.declare import changed, declared
 from seqsetvae.settings.old_names import current
 from seqsetvae.settings.tuning import resolved
+from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256, require_no_pipe, write_text
 from seqsetvae.system.memory import release
@@ -139,14 +140,13 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
     """The outputs of each baseline for the held-out stays.
 
     With one binary label the mean of several, each trained without an inner fold of the training stays, on which it is
-    stopped or chosen. For other tasks, whose inner folds may lack a class, the held-out stays stop and choose them.
+    stopped or chosen. Where inner folds may lack a class, which is so for other tasks, the held-out stays stop and
+    choose them.
     """
     of_run, cohort = settings.finetuning, fold.labelled
     transform, device = new_transform(of_run.architecture, of_run.values, cohort), prepare_device(of_run.run)
     spec, held_out = spec_of(cohort), cohort.split("valid")
-    parts = [cohort]
-    if spec.outputs is None:
-        parts = list(folds(replace(cohort, splits={"train": cohort.split("train")}), INNER_FOLDS, of_run.run.seed))
+    parts = _inner_folds(cohort, of_run.run.seed) if spec.outputs is None else [cohort]
     found = []
     for part in parts:
         part = replace(part, splits={**part.splits, "test": held_out})
@@ -156,6 +156,18 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
         found.append(outputs)
     mean = {name: np.mean([outputs[name] for outputs in found], axis=0) for name in found[0]}
     return as_columns(spec, ids, truth(cohort, "valid", spec, ids), mean)
+
+
+def _inner_folds(cohort: Cohort, seed: int) -> list[Cohort]:
+    """Inner folds of a fold's training stays; the fold itself, which is said, if these are too few."""
+    try:
+        return list(folds(replace(cohort, splits={"train": cohort.split("train")}), INNER_FOLDS, seed))
+    except InputError:
+        warn(
+            f"The training stays of this fold are too few for {INNER_FOLDS} inner folds, so its baselines are stopped "
+            "or chosen on the held-out stays, and their metrics are optimistic."
+        )
+        return [cohort]
 
 
 def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:

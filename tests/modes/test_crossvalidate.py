@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import signal
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae.cohort.folds import gather
 from seqsetvae.evaluation.crossvalidation import as_csv, lines, read_columns, results
 from seqsetvae.runs import crossvalidate, crossvalidation_jobs, pretrain
 from seqsetvae.runs.crossvalidation_jobs import train_and_predict
@@ -212,6 +214,23 @@ def test_pretraining_within_a_fold_never_sees_its_held_out_stays(compiled, tmp_p
         others = set(read_columns(tmp_path / "cv" / f"partition0-fold{1 - fold}.csv")["stay_id"].tolist())
         assert not seen[fold] & held_out
         assert seen[fold] == others  # all of them, although the network is fine-tuned on half
+
+
+@pytest.mark.parametrize(("positives", "parts", "warns"), [(3, 3, False), (2, 1, True)])
+def test_baselines_are_chosen_on_inner_folds_of_the_training_stays_if_there_can_be_any(
+    compiled, capsys, positives, parts, warns
+):
+    train = compiled.split("train")
+    rows = np.concatenate([np.flatnonzero(train.label == 1)[:positives], np.flatnonzero(train.label == 0)])
+    cohort = replace(compiled, splits={**compiled.splits, "train": gather("train", [(train, rows)])})
+    found = crossvalidation_jobs._inner_folds(cohort, seed=0)
+    held_out = set(compiled.split("valid").stay_id.tolist())
+    inside = [set(part.split("train").stay_id.tolist()) for part in found]
+    chosen_on = [set(part.split("valid").stay_id.tolist()) for part in found]
+    assert len(found) == parts
+    assert all(not stays & held_out for stays in inside)
+    assert all((each == held_out) is warns for each in chosen_on)
+    assert ("metrics are optimistic" in capsys.readouterr().out) is warns
 
 
 def test_pretraining_within_folds_needs_no_checkpoint(compiled, tmp_path):
