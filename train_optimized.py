@@ -37,9 +37,9 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         require_usable()
         file, others = chosen(words, CONFIG_FILE)
-        call = resolve(load(file), others, MODES)
         if argv is None and (file != CONFIG_FILE or program("train_optimized.py") == "seqsetvae"):
-            print(f"Settings: {file}", file=sys.stderr)
+            print(f"Settings: {file}", file=sys.stderr)  # before they are read, since they may be wrong
+        call = resolve(load(file), others, MODES)
         devices, num_nodes = processes_of(call.settings)
         read_slurm(devices, num_nodes)
         check_processes(devices, num_nodes)

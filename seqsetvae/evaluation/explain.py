@@ -33,6 +33,7 @@ STEPS = 256  # points on the path of events; where layer norms make the score ju
 COPIES = 16  # of a stay in a batch: bounds memory
 STAYS = 128  # in a batch of summaries
 QUARTILE = 0.6745  # of a normal distribution: z-scores beyond it are low or high
+OF_VALUES = "mean", "min", "max", "first", "last", "decayed"  # all the same where a variable has one value
 SUMMARY_WORDS = {
     **{"count": "number of values", "std": "spread", "min": "lowest", "max": "highest", "decayed": "recent mean"},
     **{"slope": "slope per hour", "variation": "mean step", "hour_first": "hour of the first value"},
@@ -125,8 +126,15 @@ class Explanation:
             strength = np.where(self.summary[rows] == summary, np.abs(self.contribution[rows]), -np.inf)
         row = rows[np.argmax(strength)]
         is_known = bool((self.level[rows] != MISSING).any())
-        own = self.summaries[self.summary[row]], float(self.value[row]), int(self.level[row])
+        name = "" if row in self._of_one_value(rows) else self.summaries[self.summary[row]]
+        own = name, float(self.value[row]), int(self.level[row])
         return Reason(self.names[variable], total, *own, is_known=is_known)
+
+    def _of_one_value(self, rows: Ints) -> Ints:
+        """The rows of summaries that are values, if all of them are the same one: it needs no name of a summary."""
+        of_values = rows[[self.summaries[each] in OF_VALUES for each in self.summary[rows]]]
+        values = self.value[of_values]
+        return of_values if len(values) > 1 and np.allclose(values, values[0], rtol=1e-5) else of_values[:0]
 
     def strongest(self, number: int) -> list[Reason]:
         """Of so many variables."""

@@ -148,3 +148,14 @@ def test_reasons_are_variables_with_their_strongest_summary_of_the_same_sign() -
     assert each.reason(1, 0).level == USUAL
     assert each.reason(2).words == "C not measured"
     assert each.gap == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([83, 83, 83], "Age 83: +1"), ([83, 83, 84], "Age highest 84: +1"), ([83, np.nan, 83], "Age highest 83: +1")],
+)
+def test_a_variable_with_one_value_needs_no_name_of_a_summary(values: list[float], expected: str) -> None:
+    rows = {"variable": np.zeros(4, int), "summary": np.arange(4), "contribution": np.array([0.2, 0.1, 0.6, 0.1])}
+    others = {"at": np.zeros(4), "value": np.array([*values, 5]), "level": np.full(4, USUAL)}
+    each = Explanation(7, 60.0, 1.0, 0.0, ("Age",), ("last", "min", "max", "count"), **rows, **others)
+    assert [str(reason) for reason in each.strongest(1)] == [expected]

@@ -160,6 +160,9 @@ def test_which_config_file_is_read_and_that_it_is_said(
     lines = capsys.readouterr().err.splitlines()
     assert lines == ([said.format(shipped=config.__file__)] if said else [])
     assert seen == [seed]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--lr", "fast"])
+    assert train_optimized.main() == 2  # then too, and first
+    assert capsys.readouterr().err.splitlines()[: len(lines)] == lines
 
 
 @pytest.mark.parametrize(

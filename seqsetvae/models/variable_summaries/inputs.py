@@ -8,7 +8,7 @@ columns that pretraining has learned, which belong to no single variable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from seqsetvae.models.variable_summaries.prepare import Summaries, in_units
 from seqsetvae.models.variable_summaries.summaries import SUMMARIES
 from seqsetvae.ops.gradients import mean_gradient
 from seqsetvae.system.errors import InputError
-
-if TYPE_CHECKING:
-    from seqsetvae.models.variable_summaries.backbone import Backbone
 
 STEPS = 32  # on the path; along it the units change linearly, so few are needed
 AT_ONCE = 1024  # points
@@ -34,8 +31,8 @@ MISSING, IS_LOW, USUAL, IS_HIGH, PRESENT, ABSENT = range(6)  # the last two of a
 class Inputs:
     """The inputs of a fitted backbone."""
 
-    def __init__(self, backbone: Backbone) -> None:
-        """Raises InputError for one that an earlier version fitted."""
+    def __init__(self, backbone: Any) -> None:
+        """`backbone` is that of `variable_summaries`. Raises InputError for one that an earlier version fitted."""
         self.backbone = backbone
         self.presence = torch.cat([backbone.presence.flatten(), backbone.combination_presence])
         if (self.presence < 0).any():
