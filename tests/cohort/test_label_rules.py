@@ -38,6 +38,7 @@ WITHIN = "id,time,hr,outcome\n1,1,80,Alive\n1,2,81,Expired\n2,1,70,Alive\n3,1,60
         (CODES, ["2"], [1, 0, -1, 1, 0]),
         (CODES, ["2.0", "1"], [1, 0, -1, 1, 1]),
         (None, ["Expired"], [1, 0, -1, 1, 0]),
+        (LEVELS.replace("3,", "3,na").replace("2,Alive", "2,-"), ["Expired"], [1, -1, -1, 1, 0]),
     ],
 )
 def test_other_labels_than_0_and_1_are_said_by_their_values(tables, labels, positive, label):
@@ -49,7 +50,10 @@ def test_other_labels_than_0_and_1_are_said_by_their_values(tables, labels, posi
     cohort = tables.compile(tables.csv("e.csv", WITHIN), *flags)
     assert list(labels_of(cohort).values()) == label
     decided = cohort.manifest["import"]["decided"]
-    assert sum(line.startswith("outcome: label 1 is '") and ", label 0 is '" in line for line in decided) == 1
+    (said,) = [line for line in decided if line.startswith("outcome: label 1 is '")]
+    assert ", label 0 is '" in said
+    assert "'na'" not in said
+    assert "'-'" not in said
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from seqsetvae.cohort.imported import PREDICTION_TIME
 from seqsetvae.cohort.tables.cells import as_id_texts, as_text, in_column
 from seqsetvae.cohort.tables.events import Events, Occurrences, clock_of, match_notes, timed_parts
 from seqsetvae.cohort.tables.forms import USUAL, Form
-from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, no_label, one_for
+from seqsetvae.cohort.tables.labels import OTHER, LabelFile, label_codes, levels_of, no_label, one_for
 from seqsetvae.cohort.tables.read import Part, column_names, read_parts, read_table
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeColumn, TimeFlags, is_bad
 from seqsetvae.system.errors import InputError, counted, named, shown
@@ -70,18 +70,17 @@ def read_label_rows(
         + notes
     )
     file.refuse_contradictions(id_column, [ids] if time is None else [time, ids], [label_of], known)
-    meaning = () if label is None or not positive else (_meaning(label, positive, Counter(file.texts(label).tolist())),)
+    meaning = () if label is None or not positive else (_meaning(label, positive, file.levels(label)),)
     return LabelRows(ids[known], None if time is None else time[known], label_of[known], notes, meaning)
 
 
-def _meaning(column: str, positive: Sequence[str], rows: Mapping[str, int]) -> str:
-    """What --label_positive makes of the values of a column, of which each has so many rows.
+def _meaning(column: str, positive: Sequence[str], levels: Mapping[str, int]) -> str:
+    """What --label_positive makes of the values of a column, `levels`, of which each has so many rows.
 
     Raises:
         InputError: one of the values does not occur.
     """
     as_label = one_for(positive)
-    levels = {text: int(n) for text, n in rows.items() if text}
     for value in positive:
         if not any(one_for([value])(text) == "1" for text in levels):
             there = named([shown(text) for text in sorted(levels, key=levels.__getitem__, reverse=True)]) or "none"
@@ -121,7 +120,7 @@ def row_labels(
         label = label_codes(texts, one_for(positive))
         part.refuse(column, label == OTHER, lambda cell: no_label(cell) + NOT_BINARY)
         if positive:
-            levels.update({pair["values"] or "": pair["counts"] for pair in texts.value_counts().to_pylist()})
+            levels.update(levels_of(texts))
         known = (ids >= 0) & (label >= 0) & ~is_bad(time)
         return ids[known], time[known], label[known]
 

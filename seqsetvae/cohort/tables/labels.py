@@ -1,6 +1,7 @@
 """Files of labels: an id, perhaps a prediction time, and one or more labels a row. Letters: R rows of all files."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,10 @@ class LabelFile:
         self.refuse(name, labels == OTHER, lambda cell: no_label(cell) + advice)
         return labels
 
+    def levels(self, name: str) -> Counter[str]:
+        """How often each cell that is not empty occurs in a column, as `labels` reads them."""
+        return levels_of(self._read(name, as_text))
+
     def texts(self, name: str) -> NDArray[np.str_]:
         """[R] The labels of any task as texts, empty where there is none."""
         encoded = self._read(name, _plain_texts).dictionary_encode()
@@ -145,6 +150,12 @@ def _code(label: str) -> int:
         return -1
     number = float(label) if re.match(NUMBER, label) else _WORDS.get(label.lower())
     return int(number) if number in (0, 1) else OTHER
+
+
+def levels_of(texts: pa.Array) -> Counter[str]:
+    """How often each text that is not empty occurs."""
+    pairs = texts.drop_null().value_counts().to_pylist()
+    return Counter({pair["values"]: pair["counts"] for pair in pairs if not is_empty(pair["values"])})
 
 
 def one_for(values: Collection[str]) -> Callable[[str], str]:
