@@ -20,6 +20,7 @@ from seqsetvae.evaluation.statistics import RESAMPLES
 
 TRIPOD = "tripod.html"
 NOT_RECORDED = "The run does not know: it was not evaluated, or its data are no longer there."
+RUN = "Run --mode"  # the beginning of what to do where a run does not know yet
 SHRINKAGE, ERROR, SHARE_OF_R2 = 0.9, 0.05, 0.15  # what Riley et al. advise where nothing better is known
 Answer = Callable[[Run], str]
 
@@ -83,18 +84,20 @@ def _partition(run: Run) -> str:
 
 def _handled(run: Run) -> str:
     values = run.config.get("values") or {}
-    return f"Transform {values.get('name', 'not recorded')}; no variable is left out by hand (9b)."
+    return f"Transform {values.get('name', 'not recorded')}; what of each variable is not used: 9b."
 
 
 def _model(run: Run) -> str:
     chosen = ("architecture", "tuning", "loss", "lr", "cls_head_lr", "batch_size", "max_epochs", "seed", "tree_models")
     said = ", ".join(f"{name} {run.settings[name]}" for name in chosen if run.settings.get(name) is not None)
-    best = (
-        ""
-        if run.best is None
-        else f" The checkpoint is that of epoch {run.best['epoch']:.0f}, chosen by {run.watched}."
-    )
-    return f"{said}.{best} All settings: config.json."
+    best = ""
+    if run.best is not None:
+        how = "the last" if run.settings.get("keep") == "last" else f"chosen by {run.watched}"
+        best = f" The checkpoint is that of epoch {run.best['epoch']:.0f}, {how}."
+    weights = {name: member["weight"] for name, member in (run.config.get("members") or {}).items()}
+    listed = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    average = f" Predictions are a weighted mean of log-odds: {listed}." if listed else ""
+    return f"{said}.{average}{best} All settings: config.json."
 
 
 def _measures(run: Run) -> str:
@@ -252,7 +255,10 @@ ITEMS: list[tuple[str, str, Answer | None, str]] = [  # number, title, what a ru
 def checklist(run: Run) -> list[tuple[str, str, str, str]]:
     """(number, title, what the run knows, the question for the authors) of each item."""
     rows = [(at, title, " ".join(knows(run).split()) if knows else "", asks) for at, title, knows, asks in ITEMS]
-    return [(at, title, known, asks or NOT_RECORDED * (not known)) for at, title, known, asks in rows]
+    return [
+        (at, title, known, asks * (not known or not asks.startswith(RUN)) or NOT_RECORDED * (not known))
+        for at, title, known, asks in rows
+    ]
 
 
 def write_tripod(run: Run) -> Path:

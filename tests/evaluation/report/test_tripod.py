@@ -49,6 +49,9 @@ def test_the_page_has_every_item_with_the_numbers_of_the_run(page: str, run: Pat
     figures = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["figures"]
     assert f"AUROC {figures['auroc']['value']:.3f} (" in known["23a"]
     assert "in_hospital_mortality (binary)" in known["8a"]
+    assert "chosen by val_auc" in known["12c"]
+    assert "Predictions are a weighted mean" not in known["12c"]
+    assert not [number for number, _, text, asks in cells if text and "Run --mode" in asks]
     asked = {number: asks for number, _, text, asks in cells if not text}
     assert {"1", "5b", "17", "18a", "25"} <= asked.keys()
     assert all(asked.values())
@@ -90,6 +93,20 @@ def test_without_evaluation_and_data_the_items_are_questions(run: Path, tmp_path
         assert (rows[number][0], rows[number][1] != "") == ("", True), number
     status, _, errors = call(["report", "--runs", str(tmp_path / "run"), "--tripod"])
     assert (status, errors) == (0, "")
+
+
+def test_the_model_is_described_as_it_was_made(run: Path, tmp_path: Path) -> None:
+    """The last epoch was not chosen, and an average has its members."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    config["settings"]["keep"] = "last"
+    config["members"] = {"network": {"weight": 0.25, "log_loss": 0.5}, "trees": {"weight": 0.75, "log_loss": 0.4}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    known = {number: text for number, _, text, _ in checklist(read_run(tmp_path / "run"))}
+    assert "a weighted mean of log-odds: network 0.25, trees 0.75." in known["12c"]
+    assert ", the last." in known["12c"]
+    assert "chosen" not in known["12c"]
+    assert "watched the training" in known["12a"]
 
 
 def test_several_runs_have_no_checklist(run: Path, tmp_path: Path) -> None:
