@@ -64,9 +64,8 @@ class Reason:
         if np.isnan(self.value):
             if self.level != MISSING:  # no value describes it
                 return self.variable
-            if self.is_known and not when:
-                return f"{self.variable} {what} missing"
-            return " ".join(filter(None, (self.variable, "not measured", when if self.is_known else "")))
+            absent = (what, "missing") if self.is_known and not when else ("not measured", when * self.is_known)
+            return " ".join(filter(None, (self.variable, *absent)))
         level = f"({LEVELS[self.level]})" * (self.level != USUAL)
         return " ".join(filter(None, (self.variable, what, when, f"{self.value:.4g}", level)))
 

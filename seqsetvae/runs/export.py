@@ -212,7 +212,10 @@ def _not_in_onnx(model: Exported) -> list[str]:
     if has_history and model.backbone.running is not None:
         said.append("Not in ONNX: running statistics; mu of history_encoder.onnx is each set's mean plus their part.")
     if model.texts:
-        said.append("Not in ONNX: the boosted trees, which belong to LightGBM; model.safetensors has them.")
+        said.append(
+            "Not in ONNX: the other members of the average (trees, a linear model), so head.onnx alone is not what the "
+            "model predicts; model.safetensors has them."
+        )
     return said
 
 

@@ -124,6 +124,8 @@ def test_scores_fall_more_without_the_variables_that_raise_them_than_without_ran
         ("last_12_24h_mean", 0.5, USUAL, "Lactate mean 12 to 24 h before the end 0.5"),
         ("first_6h_first", np.nan, MISSING, "Lactate not measured in the first 6 h"),
         ("", 4.1, USUAL, "Lactate 4.1"),
+        ("last", np.nan, MISSING, "Lactate last missing"),
+        ("", np.nan, MISSING, "Lactate missing"),
         ("last", 1, PRESENT, "Lactate present"),
         ("count", np.nan, ABSENT, "Lactate absent"),
         ("", np.nan, USUAL, "Lactate"),
