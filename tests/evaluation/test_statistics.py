@@ -158,6 +158,10 @@ def test_the_difference_of_two_models_is_paired():
     label, logit = sample(400)
     one, other = Scores(label, logit), Scores(label, logit + np.random.default_rng(1).normal(size=400) * 0.05)
     found = difference(one, other, 200)
+    for name, score in (("auroc", roc_auc_score), ("auprc", average_precision_score)):  # by a plain loop
+        drawn = [np.repeat(np.arange(400), row.astype(int)) for block in resamples(label, 200, 0) for row in block]
+        plain = [score(label[rows], one.logit[rows]) - score(label[rows], other.logit[rows]) for rows in drawn]
+        assert (found[name].low, found[name].high) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=1e-9)
     alone = bootstrap(label, one.ranking, 200)
     value = roc_auc_score(label, one.logit) - roc_auc_score(label, other.logit)
     assert found["auroc"].value == pytest.approx(value, abs=1e-12)
