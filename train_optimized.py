@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqsetvae.modes import MODES
-from seqsetvae.settings.command_line import processes_of, resolve
-from seqsetvae.settings.config_file import chosen, load
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import processes_of, resolve
+from seqsetvae.cli.config_file import chosen, load
 from seqsetvae.system.console import recorded_output, steady_output
 from seqsetvae.system.environment import program, require_usable
 from seqsetvae.system.errors import InputError, Terminated

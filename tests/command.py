@@ -14,8 +14,8 @@ import pytest
 
 import finetune_config_optimized as config
 import train_optimized
-from seqsetvae.evaluation import report
-from seqsetvae.evaluation.report import page
+from seqsetvae import report
+from seqsetvae.report import page
 
 TIMES = {"stays_per_second", "waiting", "seconds"}
 _report_finished_run, _write_files = report.report_finished_run, page.write_files

@@ -11,10 +11,11 @@ ROOMS = [
     ("train_optimized", "seqsetvae.api"),
     ("data",),
     ("seqsetvae.runs",),
-    ("seqsetvae.modes",),
+    ("seqsetvae.cli",),
     ("seqsetvae.training",),  # knows the modules of model_optimized only by what it needs of them
     ("model_optimized",),
     ("seqsetvae.evaluation.baselines",),
+    ("seqsetvae.report",),
     ("seqsetvae.evaluation",),
     ("seqsetvae.checkpoint.finetuned",),
     ("seqsetvae.tasks",),

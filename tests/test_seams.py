@@ -16,13 +16,13 @@ from torch import nn
 from seqsetvae.batches.batch import Batch
 from seqsetvae.batches.transform import VALUE_TRANSFORMS, ValueChange
 from seqsetvae.checkpoint.backbone import read_checkpoint
+from seqsetvae.cli import MODES
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.sources import SOURCES
 from seqsetvae.cohort.sources.opened import Opened
 from seqsetvae.cohort.tidy import Rows, Skip, Stay, Stays, UnnamedRows
 from seqsetvae.models import ARCHITECTURES
-from seqsetvae.modes import MODES
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.settings.declare import argument, setting
 from seqsetvae.settings.groups import DataSettings

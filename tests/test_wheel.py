@@ -21,7 +21,7 @@ def test_a_wheel_runs_the_demo(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "data.py" not in names
-    assert {"seqsetvae/evaluation/report/templates/page.html", "seqsetvae/py.typed"} <= set(names)
+    assert {"seqsetvae/report/templates/page.html", "seqsetvae/py.typed"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     shutil.rmtree(source)
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "empty")], check=True)

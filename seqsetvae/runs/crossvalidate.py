@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.cli.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, in_no_fold
 from seqsetvae.cohort.open import check_data, open_data
 from seqsetvae.evaluation.crossvalidation import Columns, lines, results
 from seqsetvae.models.trees import lightgbm
-from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, varied
 from seqsetvae.runs.crossvalidation_jobs import Fold, differing, predictions_of_fold
 from seqsetvae.runs.finetune import labels_of
 from seqsetvae.settings.declare import as_plain

@@ -21,6 +21,8 @@ import pytorch_lightning as pl
 
 from seqsetvae.batches.loading import data_module
 from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.cli.crossvalidate import Settings, combinations, is_sweep, pretraining
+from seqsetvae.cli.finetune import Settings as Finetuning
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds, gather
 from seqsetvae.evaluation.baselines import baseline_outputs
@@ -35,8 +37,6 @@ from seqsetvae.evaluation.crossvalidation import (
     model_of,
     read_columns,
 )
-from seqsetvae.modes.crossvalidate import Settings, combinations, is_sweep, pretraining
-from seqsetvae.modes.finetune import Settings as Finetuning
 from seqsetvae.runs import finetune, pretrain
 from seqsetvae.runs.opening import Opened, new_transform, open_on
 from seqsetvae.runs.scoring import Scorer

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.cli.demo import FINETUNING, OWN_DATA, PRETRAINING, Settings
 from seqsetvae.cohort.sources.synthetic import write_synthetic
-from seqsetvae.modes.demo import FINETUNING, OWN_DATA, PRETRAINING, Settings
 from seqsetvae.runs import evaluate, finetune, pretrain
 from seqsetvae.settings.declare import changed
 from seqsetvae.system.environment import program

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from seqsetvae.batches.batch import Batch
 from seqsetvae.checkpoint.backbone import Loaded
+from seqsetvae.cli.embed import Settings
 from seqsetvae.models.seqsetvae.backbone import Backbone
-from seqsetvae.modes.embed import Settings
 from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.system.files import new_file
 from seqsetvae.system.processes import leave, own_share, this_process, to_first

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqsetvae import report as report_page
+from seqsetvae.cli.evaluate import Settings
 from seqsetvae.cohort.imported import read_samples
-from seqsetvae.evaluation import report as report_page
 from seqsetvae.evaluation.baselines import baseline_outputs, without_library
 from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
 from seqsetvae.evaluation.contributions import contributions, highest
@@ -26,7 +27,6 @@ from seqsetvae.evaluation.prediction_file import (
 from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
-from seqsetvae.modes.evaluate import Settings
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import cannot_write, not_writable

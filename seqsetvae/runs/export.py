@@ -18,6 +18,7 @@ from seqsetvae.checkpoint.backbone import Loaded, read_checkpoint
 from seqsetvae.checkpoint.file import read_file, write_safetensors
 from seqsetvae.checkpoint.finetuned import is_finetuned
 from seqsetvae.checkpoint.record import ARCHITECTURE, VARIABLES, record_of
+from seqsetvae.cli.export import FIXED, Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
@@ -25,7 +26,6 @@ from seqsetvae.evaluation.model_card import hub_metadata, model_card
 from seqsetvae.evaluation.onnx_file import PACKAGES, Part, as_card, write_onnx
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.models.members import TREES
-from seqsetvae.modes.export import FIXED, Settings
 from seqsetvae.runs.evaluate import EVALUATION as EVALUATION_FILE
 from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.runs.scoring import data_dir_of_run, is_data_of_run, open_scorer

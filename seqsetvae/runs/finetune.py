@@ -11,19 +11,19 @@ import pytorch_lightning as pl
 import torch
 
 from model_optimized import SeqSetVAEFineTuner
+from seqsetvae import report as report_page
 from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.batches.variables import variable_table, with_host_work
 from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.record import TrainedOn
+from seqsetvae.cli.finetune import Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile, median_hours
-from seqsetvae.evaluation import report as report_page
 from seqsetvae.models import ARCHITECTURES, variable_summaries
 from seqsetvae.models.beside import VALUES, BesideSummaries
 from seqsetvae.models.head import set_prior, weight_of_positives
 from seqsetvae.models.members import Members
-from seqsetvae.modes.finetune import Settings
 from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.runs.out_of_fold import members_of_run, out_of_fold
 from seqsetvae.settings.declare import as_plain, changed

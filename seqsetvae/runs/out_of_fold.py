@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqsetvae.checkpoint.file import read_file
+from seqsetvae.cli.finetune import Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds
 from seqsetvae.models.members import Members, read_members
-from seqsetvae.modes.finetune import Settings
 from seqsetvae.settings.declare import changed
 from seqsetvae.system.console import print_line, silent
 from seqsetvae.system.errors import InputError, Terminated

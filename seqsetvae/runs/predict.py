@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from seqsetvae.cli.predict import Settings
 from seqsetvae.cohort.imported import read_samples
 from seqsetvae.evaluation.calibration import read_calibration
 from seqsetvae.evaluation.explain import Explanation
@@ -23,7 +24,6 @@ from seqsetvae.evaluation.prediction_file import (
     without_prediction,
     write_table,
 )
-from seqsetvae.modes.predict import Settings
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.processes import leave

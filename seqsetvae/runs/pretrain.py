@@ -12,9 +12,9 @@ from seqsetvae.batches.loading import CohortDataModule, data_module
 from seqsetvae.batches.transform import ValueTransform
 from seqsetvae.batches.variables import variable_table
 from seqsetvae.checkpoint.backbone import Loaded, LoadReport
+from seqsetvae.cli.pretrain import Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.profile import Profile
-from seqsetvae.modes.pretrain import Settings
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.settings.declare import as_plain

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqsetvae.evaluation.report import write_comparison, write_report
-from seqsetvae.modes.report import Settings
+from seqsetvae.cli.report import Settings
+from seqsetvae.report import write_comparison, write_report
 
 
 def run(settings: Settings) -> Path:
@@ -15,8 +15,8 @@ def run(settings: Settings) -> Path:
     page = write_report(settings.runs[0]) if one else write_comparison(settings.runs, settings.output_root_dir)
     print(f"Wrote {page}")
     if settings.tripod:
-        from seqsetvae.evaluation.report.run_files import read_run
-        from seqsetvae.evaluation.report.tripod import write_tripod
+        from seqsetvae.report.run_files import read_run
+        from seqsetvae.report.tripod import write_tripod
 
         print(f"Wrote {write_tripod(read_run(settings.runs[0]))}")
     return page

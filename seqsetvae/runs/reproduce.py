@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import Call
+from seqsetvae.cli.reproduce import Settings
 from seqsetvae.cohort.open import open_data
-from seqsetvae.evaluation.report.run_files import METRICS, NOT_METRICS
-from seqsetvae.modes import MODES
-from seqsetvae.modes.reproduce import Settings
-from seqsetvae.settings.command_line import Call
+from seqsetvae.report.run_files import METRICS, NOT_METRICS
 from seqsetvae.settings.declare import Problems, changed, declared
 from seqsetvae.settings.resume import RESUME, resumed
 from seqsetvae.system.errors import InputError

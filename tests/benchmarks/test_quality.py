@@ -11,9 +11,9 @@ import pytest
 import finetune_config_optimized as config
 import train_optimized
 from benchmarks import quality
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import resolve
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
-from seqsetvae.modes import MODES
-from seqsetvae.settings.command_line import resolve
 from seqsetvae.system.errors import InputError
 
 

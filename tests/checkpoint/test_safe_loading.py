@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from seqsetvae.cli import MODES
 from seqsetvae.cohort.command import main as data_command
-from seqsetvae.modes import MODES
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {"eval", "exec", "compile_command", "extractall", "extract", "load_from_checkpoint", "Unpickler", "loads"}

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import train_optimized
-from seqsetvae.evaluation import report as reports
+from seqsetvae import report as reports
 from seqsetvae.system.errors import InputError
 from tests.fuzz import mutate
 from tests.fuzz.given import Files, damage_checkpoint, damage_json

@@ -16,13 +16,12 @@ import numpy as np
 
 import finetune_config_optimized as config
 from seqsetvae.batches.loading import collate
+from seqsetvae.cli import MODES, config_file
+from seqsetvae.cli.command_line import resolve, settings_of
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.cohort.manifest import CHECKSUM, MANIFEST, manifest_checksum
 from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.modes import MODES
-from seqsetvae.settings import config_file
-from seqsetvae.settings.command_line import resolve, settings_of
 from seqsetvae.system.files import file_sha256
 from tests.fuzz import imports, models, mutate, runs
 from tests.fuzz.given import Files, Target, compile_or_refuse, damage_checkpoint, damage_json, damage_one_file

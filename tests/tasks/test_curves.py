@@ -13,7 +13,7 @@ from sklearn.metrics import auc, confusion_matrix, roc_auc_score, roc_curve
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.tasks import TASKS, curves
 from seqsetvae.tasks.spec import Spec
-from tests.evaluation.report.example import scores
+from tests.report.example import scores
 
 
 def _curves(label: np.ndarray, score: np.ndarray, threshold: float | None = None) -> dict[str, Any]:

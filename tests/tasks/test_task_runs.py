@@ -19,7 +19,7 @@ from sklearn import metrics
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
-from seqsetvae.evaluation.report import write_comparison
+from seqsetvae.report import write_comparison
 from seqsetvae.tasks import TASKS, fitting, regression
 from seqsetvae.tasks.spec import Spec
 from tests.command import call, command, finetune, rows_of, run_of

@@ -1,0 +1,93 @@
+"""The section about why: the variables that matter over a split, and the course of the risk of some stays."""
+
+from __future__ import annotations
+
+from seqsetvae.report import plots
+from seqsetvae.report.parts import Picture, Section, Table, as_name, number, percent
+from seqsetvae.report.run_files import Plain, Run
+
+LEVELS = ("low", "usual", "high", "missing", "present", "absent")
+
+
+def explanation_section(run: Run) -> Section | None:
+    """What `evaluate --explain` wrote into evaluation.json; nothing is computed here."""
+    found: Plain | None = (run.evaluation or {}).get("explanation")
+    if found is None:
+        return None
+    pictures = [_variables(found), *(_course(each, found["of"]) for each in found["courses"])]
+    tables = [_moved(each) for each in found["courses"]]
+    return Section(
+        "explanation", "Why: contributions to the risk", _text(found), pictures, [], [_levels(found), *tables]
+    )
+
+
+def _text(found: Plain) -> list[str]:
+    text = (
+        f"Contributions to the {found['of']} of {found['stays']:,.0f} stays. Those of a stay and a base of "
+        f"{number(found['base'], 2)} add up to its score (largest gap {number(found['gap'])}). They say what the model "
+        "made of the values, and nothing about causes: treating a value need not change the outcome. Variables that "
+        "measure the same share their contribution. Low and high are the lowest and highest quarter of the training "
+        "stays."
+    )
+    test = found.get("deletion")
+    if test is None:
+        return [text]
+    return [
+        text,
+        f"Deletion test: without the {test['variables']:.0f} variables that raise it most, the score falls by "
+        f"{number(test['largest'], 2)}; without as many random ones, by {number(test['random'], 2)} (means of "
+        f"{test['stays']:,.0f} stays; more in {percent(test['share'])} of them). The larger the "
+        "difference, the more the contributions can be trusted.",
+    ]
+
+
+def _shown(each: Plain) -> str:
+    """A variable, and which of its summaries the levels are of."""
+    return f"{each['variable']} ({each['summary'].strip()})" if each["summary"].strip() else each["variable"]
+
+
+def _variables(found: Plain) -> Picture:
+    rows = {each["variable"]: each for each in found["variables"]}
+    told = "; ".join(f"{name} {number(each['mean_absolute'], 2)}" for name, each in rows.items())
+    caption = (
+        "Bars: mean absolute contribution. Marks: mean contribution of the stays whose value is low, usual, high, ..."
+    )
+    drawn = plots.contributions(rows, found["of"])
+    return Picture("contributions", "Variables that matter", caption, f"Mean absolute contributions: {told}.", drawn)
+
+
+def _levels(found: Plain) -> Table:
+    def cell(level: Plain | None) -> str:
+        return "–" if level is None else f"{number(level['mean'], 2)}\n{level['stays']:,.0f} stays"
+
+    rows = [
+        [_shown(each), number(each["mean_absolute"]), *(cell(each["levels"].get(name)) for name in LEVELS)]
+        for each in found["variables"]
+    ]
+    return Table("Mean contribution by value", ("variable", "mean absolute", *LEVELS), rows)
+
+
+def _course(each: Plain, of: str) -> Picture:
+    reasons = "; ".join(f"{row['words']} {number(row['contribution'], 2)}" for row in each["reasons"][:3])
+    label = "" if each.get("label") is None else f", label {each['label']:g}"
+    caption = f"The risk from all events so far, and what each variable contributes. At the end: {reasons}."
+    drawn = plots.course(each["hours"], each["risk"], each["variables"], of)
+    ends = f"from {number(each['risk'][0])} to {number(each['risk'][-1])} at hour {each['hours'][-1]:.1f}"
+    return Picture(
+        f"course_{as_name(each['name'])}", f"{each['name']}{label}", caption, f"Risk {ends}.", drawn, wide=True
+    )
+
+
+def _moved(each: Plain) -> Table:
+    """What changed the score since the row above."""
+    rows = [
+        [
+            f"{hour:.1f}",
+            number(risk),
+            "; ".join(f"{one['words']} {number(one['contribution'], 2)}" for one in moved) or "–",
+        ]
+        for hour, risk, moved in zip(each["hours"], each["risk"], each["moved"], strict=True)
+    ]
+    return Table(
+        f"{each['name']}: what moved the risk", ("hour", "risk", "change of contributions"), rows, numeric=False
+    )

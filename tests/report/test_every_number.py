@@ -1,0 +1,266 @@
+"""Every number of report.html is that of evaluation.json or follows from the predictions.
+
+Every cell of every table, the cards, the sentence about the result, and the numbers that describe each figure to
+readers who cannot see it. The numbers of evaluation.json itself are compared with scikit-learn in
+tests/evaluation/test_statistics.py and test_results.py, what the figures draw in tests/tasks/test_curves.py.
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+from seqsetvae.evaluation.results import Subgroup, evaluation
+from seqsetvae.report.page import content_of
+from seqsetvae.report.parts import Section, Table
+from seqsetvae.report.run_files import Run, read_run
+from seqsetvae.tasks.binary import Calibration, constant
+from seqsetvae.tasks.scores import FIGURES
+from seqsetvae.tasks.spec import one_label
+from tests.evaluation.test_results import predictions
+from tests.evaluation.test_statistics import sample
+
+RESAMPLES, SEED, STAYS = 20, 5, 390
+CALIBRATION = Calibration(
+    checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
+)
+BEST = dict.fromkeys(("brier", "calibration_intercept", "ece"), "0")
+BEST |= {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
+LABEL, LOGIT = sample(STAYS)
+WOMEN = np.arange(STAYS) % 2 == 0
+EARLY = LOGIT * 0.5 + np.random.default_rng(2).normal(size=STAYS)
+OTHERS = {
+    "prevalence": constant(one_label(), None, LABEL[:, None])["prevalence"][:, 0],
+    "boosted trees": LOGIT + np.random.default_rng(1).normal(size=STAYS),
+}
+GROUPS = {"female": WOMEN, "male": ~WOMEN}
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """evaluation.json."""
+    evaluated = predictions(LABEL, LOGIT, calibration=CALIBRATION)
+    return evaluation(
+        evaluated,
+        "best.ckpt",
+        others={name: evaluated.other(logit[:, None]) for name, logit in OTHERS.items()},
+        subgroups=[Subgroup("sex", name, stays) for name, stays in GROUPS.items()],
+        landmarks={6.0: predictions(LABEL, EARLY, calibration=CALIBRATION)},
+        resamples=RESAMPLES,
+        seed=SEED,
+    )
+
+
+# ------------------------------------------------------------------ report.html
+
+
+@pytest.fixture(scope="module")
+def run(content: dict[str, Any], finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with this evaluation, its predictions, and the risk after every set of one stay."""
+    folder = tmp_path_factory.mktemp("numbers") / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    calibrated = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+    columns = zip(range(STAYS), LOGIT, expit(LOGIT), calibrated, LABEL, strict=True)
+    lines = [f"{stay},test,{logit},{risk},{own},{label}," for stay, logit, risk, own, label in columns]
+    head = "stay_id,split,logit,probability,calibrated_probability,label,reason"
+    (folder / "predictions.csv").write_text("\n".join([head, *lines]) + "\n")
+    positive = int(np.flatnonzero(LABEL)[0])
+    (folder / "every_set.csv").write_text(
+        f"stay_id,set_index,minute,logit,probability\n{positive},0,30,0,0.25\n{positive},1,90,0,0.75\n"
+    )
+    return read_run(folder)
+
+
+def _sections(run: Run) -> list[Section]:
+    content = content_of([run])
+    return [content["result"], *content["sections"]]
+
+
+def _text(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return "–" if figure["low"] is None else f"{_text(figure['low'])} to {_text(figure['high'])}"
+
+
+def _stacked(figure: dict[str, Any]) -> str:
+    return _text(figure["value"]) if figure["low"] is None else f"{_text(figure['value'])}\n{_interval(figure)}"
+
+
+def _bins() -> list[list[str]]:
+    """Ten groups of equally many stays by calibrated risk, as scikit-learn makes them."""
+    risk = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+    observed, predicted = calibration_curve(LABEL, risk, n_bins=10, strategy="quantile")
+    group = np.searchsorted(np.quantile(risk, np.linspace(0, 1, 11)[1:-1]), risk)
+    rows = []
+    for n, (share, mean) in enumerate(zip(observed, predicted, strict=True)):
+        stays, positives = int((group == n).sum()), int(LABEL[group == n].sum())
+        ends = binomtest(positives, stays).proportion_ci(0.95, method="wilson")
+        bounds = f"{_text(ends.low)} to {_text(ends.high)}"
+        rows.append([_text(mean), _text(share), bounds, str(positives), str(stays)])
+    return rows
+
+
+def _net_benefits() -> list[list[str]]:
+    risk, rows = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept), []
+    for threshold in (0.05, 0.1, 0.2, 0.3, 0.5):
+        odds = threshold / (1 - threshold)
+        (_, false_positive), (_, true_positive) = confusion_matrix(LABEL, risk >= threshold)
+        own, everyone = true_positive - odds * false_positive, LABEL.sum() - odds * (1 - LABEL).sum()
+        rows.append([f"{threshold:.1%}".replace("%", " %"), _text(own / STAYS, 4), _text(everyone / STAYS, 4)])
+    return rows
+
+
+def _group_rows(names: list[str], groups: list[dict[str, Any]]) -> list[list[str]]:
+    shown = [[_stacked(each["figures"][name]) for name in ("auroc", "auprc", "brier")] for each in groups]
+    counts = [f"{each['positives']} of {each['stays']}" for each in groups]
+    return [[name, three[0], count, *three[1:]] for name, three, count in zip(names, shown, counts, strict=True)]
+
+
+def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """The rows of every table with numbers that are computed, by the beginning of its caption."""
+    figures, others = content["figures"], content["baselines"]
+    tn, fp, fn, tp = confusion_matrix(LABEL, CALIBRATION.threshold_logit <= LOGIT).ravel().tolist()
+    models = [["This model", *(_stacked(figures[name]) for name in ("auroc", "auprc", "brier")), "–", "–"]]
+    for name, each in others.items():
+        own = [_stacked(each["figures"][key]) for key in ("auroc", "auprc", "brier")]
+        models.append([name.capitalize(), *own, *(_stacked(each["difference"][key]) for key in ("auroc", "auprc"))])
+    assert run.cohort is not None
+    splits = []
+    for name, split in run.cohort.splits.items():
+        positives, stays = int((split.label == 1).sum()), len(split.stay_id)
+        events, labelled = len(split.value), int((split.label >= 0).sum())
+        counts = [f"{n:,}" for n in (stays, labelled, positives)]
+        share = f"{positives / labelled:.1%}".replace("%", " %")
+        splits.append([name, *counts, share, f"{len(split.minute):,}", f"{events:,}", f"{events / stays:,.0f}"])
+    variables = [
+        [name, *(f"{value:.4g}".replace("-", "−") for value in pair)]
+        for name, *pair in zip(run.cohort.vocabulary, run.cohort.mean, run.cohort.std, strict=True)
+    ]
+    metrics = list(csv.DictReader((run.folder / "metrics.csv").open()))
+    shown = ("train_loss", "val_loss", "val_auc", "val_auprc")
+    validations = [[row["epoch"], row["stage"], *(f"{float(row[name]):.4f}" for name in shown)] for row in metrics]
+    return {
+        "This model and the baselines": models,
+        "All metrics": [
+            [_text(figures[name]["value"]), _interval(figures[name]), BEST.get(name, "1")]
+            + [_text(each["figures"][name]["value"]) for each in others.values()]
+            for name in FIGURES
+        ],
+        "Stays by split": splits,
+        "Variables": variables,
+        "All validations": validations,
+        "Calibration by group of stays, calibrated": _bins(),
+        "Calls at calibrated probability": [
+            ["label 1", f"{tp}\ntrue positive", f"{fn}\nfalse negative"],
+            ["label 0", f"{fp}\nfalse positive", f"{tn}\ntrue negative"],
+        ],
+        "At this threshold": [[_stacked(figures[name])] for name in AT_THRESHOLD],
+        "Net benefit": _net_benefits(),
+        "Subgroups": _group_rows(["sex: female", "sex: male"], content["subgroups"]),
+        "All metrics by subgroup": [
+            [f"sex: {name}", *(_text(each["figures"][key]["value"]) for key in FIGURES)]
+            for name, each in zip(GROUPS, content["subgroups"], strict=True)
+        ],
+        "Landmarks": _group_rows(["6"], content["landmarks"]),
+    }
+
+
+# Copied from config.json and summary.json; the first column names the entry.
+COPIED = ("This run", "Settings", "Sizes of the model", "Weights of the checkpoint", "How values are read", "Versions")
+
+
+def test_every_cell_of_every_table_in_a_report_is_computed_again(run, content):
+    tables = [table for section in _sections(run) for table in (*section.tables, *section.folded)]
+    expected, seen = _expected_tables(run, content), set()
+    for table in tables:
+        if table.caption in COPIED:
+            continue
+        key = max((each for each in expected if table.caption.startswith(each)), key=len)
+        seen.add(key)
+        for row, cells in zip(table.rows, expected[key], strict=True):
+            _assert_same_cells(table, list(row), cells)
+    assert seen == set(expected)
+
+
+def _assert_same_cells(table: Table, row: list[str], cells: list[str]) -> None:
+    """The cells of a row; the tables of metrics have the name before them."""
+    assert row[len(row) - len(cells) :] == cells, table.caption
+
+
+def test_copied_tables_hold_what_the_files_hold(run):
+    tables = {table.caption: table for section in _sections(run) for table in (*section.tables, *section.folded)}
+    config, summary = (json.loads((run.folder / name).read_text()) for name in ("config.json", "summary.json"))
+    loaded = {name: len(each) if isinstance(each, list) else each for name, each in config["pretrained"].items()}
+    copied = (config["settings"], config["sizes"], loaded, config["values"], config["versions"])
+    for caption, content in zip(COPIED[1:], copied, strict=True):
+        rows = [[name, str(value)] for name, value in content.items()]
+        for (name, shown), (expected, whole) in zip(tables[caption].rows, rows, strict=True):
+            assert name == expected
+            assert shown == whole or (shown.endswith(" …") and whole.startswith(shown[:-2]))
+    speed = dict(tables["This run"].rows)
+    assert speed["Device and memory"] == summary["device_use"]
+    for stage, parts in summary["trained"].items():
+        counts = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        assert speed[f"Trainable parameters, stage {stage}"] == counts
+
+
+def test_the_cards_and_the_sentence_about_the_result_hold_the_figures(run, content):
+    figures, trees = content["figures"], content["baselines"]["boosted trees"]
+    shown = content_of([run])
+    cards = {card.name: (card.value, card.detail) for card in shown["cards"]}
+    share = f"{LABEL.mean():.1%}".replace("%", " %")
+    assert cards == {
+        "AUROC": (_text(figures["auroc"]["value"]), f"95 % interval {_interval(figures['auroc'])}; chance 0.5"),
+        "AUPRC": (
+            _text(figures["auprc"]["value"]),
+            f"95 % interval {_interval(figures['auprc'])}; chance {_text(LABEL.mean())}",
+        ),
+        "Brier score": (_text(figures["brier"]["value"]), f"95 % interval {_interval(figures['brier'])}"),
+        "Stays, test split": (str(STAYS), f"{LABEL.sum()} positive ({share})"),
+    }
+    own, other, paired = figures["auroc"], trees["figures"]["auroc"], trees["difference"]["auroc"]
+    text = f"AUROC {own['value']:.3f} against {other['value']:.3f}, difference {paired['value']:+.3f} "
+    assert f"{text}[{paired['low']:+.3f}, {paired['high']:+.3f}]" in shown["verdict"]
+
+
+def test_the_numbers_that_describe_figures_are_computed_again(run, content):
+    alt = {picture.name: picture.alt for section in _sections(run) for picture in section.pictures}
+    auroc, auprc = roc_auc_score(LABEL, LOGIT), average_precision_score(LABEL, LOGIT)
+    risk = expit(CALIBRATION.slope * LOGIT + CALIBRATION.intercept)
+
+    def told(figure: dict[str, Any]) -> str:
+        return f"{_text(figure['value'])} ({_interval(figure)})"
+
+    expected = {
+        "roc": f"AUROC {_text(auroc)}.",
+        "precision_recall": f"AUPRC {_text(auprc)}; the prevalence is {_text(LABEL.mean())}.",
+        "baselines_auroc": f"Boosted trees {told(content['baselines']['boosted trees']['figures']['auroc'])}",
+        "baselines_auprc": f"This model {told(content['figures']['auprc'])}",
+        "calibration": "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in _bins()),
+        "risk_histogram": f"median is {_text(float(np.median(risk[LABEL == 0])))} among stays of label 0 and "
+        f"{_text(float(np.median(risk[LABEL == 1])))} among",
+        "decision_curve": "above that of acting on every stay and on none between",
+        "subgroups": f"sex female {told(content['subgroups'][0]['figures']['auroc'])}",
+        "landmarks": f"6 h: AUROC {told(content['landmarks'][0]['figures']['auroc'])}.",
+        "one_stay": "0.250 after the first set, 0.750 after the last one at hour 1.5, between 0.250 and 0.750.",
+    }
+    training = {"loss", "val_auc", "val_auprc", "learning_rates"}
+    assert alt.keys() == expected.keys() | training
+    for name, text in expected.items():
+        assert text in alt[name], name
+    metrics = list(csv.DictReader((run.folder / "metrics.csv").open()))
+    for name in ("val_auc", "val_auprc"):
+        first, last = (float(row[name]) for row in (metrics[0], metrics[-1]))
+        assert f"{name} from {first:.4g} to {last:.4g}" in alt[name]

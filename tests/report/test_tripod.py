@@ -1,0 +1,116 @@
+"""tripod.html: all items of TRIPOD+AI once, what the run knows beside what only its authors know, and its tables."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.report.run_files import read_run
+from seqsetvae.report.tripod import ITEMS, checklist, flow_table, riley
+from tests.command import call, command
+
+
+@pytest.fixture(scope="module")
+def run(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was evaluated on its test split."""
+    folder = tmp_path_factory.mktemp("tripod") / "run"
+    shutil.copytree(finished[0], folder)
+    status, _, errors = command("evaluate", ckpt=folder, split="test")
+    assert status == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    status, said, errors = call(["report", "--runs", str(run), "--tripod"])
+    assert (status, errors) == (0, "")
+    assert said == f"Wrote {run / 'report.html'}\nWrote {run / 'tripod.html'}\n"
+    return html.unescape((run / "tripod.html").read_text(encoding="utf-8"))
+
+
+def test_there_are_27_items_in_52_parts_and_each_is_known_or_asked() -> None:
+    numbers = [number for number, *_ in ITEMS]
+    assert len(set(numbers)) == len(numbers) == 52
+    assert list(dict.fromkeys(int(re.match(r"\d+", number)[0]) for number in numbers)) == list(range(1, 28))
+    assert all(knows is not None or asks for _, _, knows, asks in ITEMS)
+
+
+def test_the_page_has_every_item_with_the_numbers_of_the_run(page: str, run: Path) -> None:
+    cells = re.findall(r"<tr><td>(\d+[a-g]?)</td><td>(.*?)</td><td>(.*?)</td><td.*?>(.*?)</td></tr>", page)
+    known = {number: text for number, _, text, _ in cells}
+    assert [number for number, *_ in cells] == [number for number, *_ in ITEMS]
+    figures = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    assert f"AUROC {figures['auroc']['value']:.3f} (" in known["23a"]
+    assert "in_hospital_mortality (binary)" in known["8a"]
+    assert "chosen by val_auc" in known["12c"]
+    assert "Predictions are a weighted mean" not in known["12c"]
+    assert not [number for number, _, text, asks in cells if text and "Run --mode" in asks]
+    asked = {number: asks for number, _, text, asks in cells if not text}
+    assert {"1", "5b", "17", "18a", "25"} <= asked.keys()
+    assert all(asked.values())
+    assert "/tmp" not in page
+
+
+def test_the_tables_count_the_stays(page: str, run: Path, compiled: Cohort) -> None:
+    read = read_run(run)
+    rows = {row[0]: row[1:3] for row in flow_table(read).rows}
+    for name, counts in compiled.manifest["splits"].items():
+        assert rows[f"split {name}"] == [f"{counts['stays']:,}", f"{counts['positives']:,}"]
+    split = compiled.split("test")
+    events = np.repeat(split.label, np.diff(split.set_offset[split.stay_offset]))
+    stays = np.repeat(np.arange(split.n_stays), np.diff(split.set_offset[split.stay_offset]))
+    here = (split.variable == 0) & (events == 1)
+    share = len(np.unique(stays[here])) / (split.label == 1).sum()
+    row = next(line for line in page.split("<tr>") if line.startswith(f"<td>{compiled.vocabulary[0]}</td>"))
+    last = row.split("</td>")[-2].replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{share:.1%}".replace("%", " %") in last
+
+
+def test_sample_sizes_are_those_of_pmsampsize() -> None:
+    """Its example for a binary outcome, 24 parameters, R² 0.288, prevalence 0.174; it has no mean error."""
+    rate, mean_error, shrinkage, optimism = riley(0.174, 24, 0.288).values()
+    assert (rate, shrinkage, optimism) == (221, 623, 662)
+    assert mean_error == 801  # exp((-0.508 + 0.259 ln 0.174 + 0.504 ln 24 - ln 0.05) / 0.544) is 800.3
+
+
+def test_without_evaluation_and_data_the_items_are_questions(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for file in (tmp_path / "run").glob("*.json"):
+        if file.name not in ("config.json", "summary.json"):
+            file.unlink()
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    config["cohort"]["path"] = str(tmp_path / "gone")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rows = {number: (known, asks) for number, _, known, asks in checklist(read_run(tmp_path / "run"))}
+    for number in ("5a", "9b", "12a", "12e", "20a", "21", "23a", "23b", "26"):
+        assert (rows[number][0], rows[number][1] != "") == ("", True), number
+    status, _, errors = call(["report", "--runs", str(tmp_path / "run"), "--tripod"])
+    assert (status, errors) == (0, "")
+
+
+def test_the_model_is_described_as_it_was_made(run: Path, tmp_path: Path) -> None:
+    """The last epoch was not chosen, and an average has its members."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    config["settings"]["keep"] = "last"
+    config["members"] = {"network": {"weight": 0.25, "log_loss": 0.5}, "trees": {"weight": 0.75, "log_loss": 0.4}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    known = {number: text for number, _, text, _ in checklist(read_run(tmp_path / "run"))}
+    assert "a weighted mean of log-odds: network 0.25, trees 0.75." in known["12c"]
+    assert ", the last." in known["12c"]
+    assert "chosen" not in known["12c"]
+    assert "watched the training" in known["12a"]
+
+
+def test_several_runs_have_no_checklist(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    status, _, errors = call(["report", "--tripod", "--runs", str(run), str(tmp_path / "other")])
+    assert status == 2
+    assert "tripod: received 2 runs; allowed: one with --tripod" in errors
