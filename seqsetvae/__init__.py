@@ -1,6 +1,6 @@
 """Fine-tuning SeqSetVAE: fast, exact, honest. docs/architecture.md shows how this package is organized.
 
-From Python: `from seqsetvae import compile_cohort, load, predict` (docs/python.md).
+From Python: `from seqsetvae import compile_cohort, evaluate, finetune, load, predict, pretrain` (docs/python.md).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from seqsetvae.system.environment import usable_matplotlib
 usable_matplotlib()
 
 __version__ = "0.2.0"  # pyproject.toml reads it from here
-__all__ = ["compile_cohort", "load", "predict"]
+__all__ = ["compile_cohort", "evaluate", "finetune", "load", "predict", "pretrain"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `predict` import torch, which takes seconds, so they are imported when they are used."""
+    """All but `compile_cohort` import torch, which takes seconds, so they are imported when they are used."""
     if name == "compile_cohort":
         from seqsetvae.cohort.sources import compile_cohort
 

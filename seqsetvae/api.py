@@ -1,23 +1,73 @@
-"""The package from Python: `from seqsetvae import load, predict`. docs/python.md has an example."""
+"""The commands from Python: `from seqsetvae import finetune, evaluate, load, predict`. docs/python.md has examples.
+
+A setting is a keyword argument with the name of its flag, checked by the same rules as on the command line.
+"""
 
 from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.finetuned import load_finetuned
-from seqsetvae.evaluation.calibration import read_calibration
-from seqsetvae.runs.predict import rows
-from seqsetvae.runs.scoring import open_scorer
-from seqsetvae.settings.groups import DataSettings, LoaderSettings, RunSettings
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import Call, processes_of, resolve
+from seqsetvae.cli.config_file import load as load_config
+from seqsetvae.runs.predict import predicted
+from seqsetvae.settings.resume import RESUME
+from seqsetvae.system.console import recorded_output, silent
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SHIPPED = Path(__file__).resolve().parents[1] / "finetune_config_optimized.py"
+
+
+def pretrain(*, config: str | Path | None = None, **settings: Any) -> Path:
+    """Pretrain a backbone, as the command `pretrain`, and return its run folder; see `finetune`."""
+    return _train("pretrain", config, settings)
+
+
+def finetune(*, config: str | Path | None = None, **settings: Any) -> Path:
+    """Fine-tune, as the command `finetune`, whose output it prints.
+
+    Args:
+        config: a config file; by default the one that came with the program (in a checkout the one that you edit).
+        settings: flags by name, such as data_dir="DATA", architecture="variable_summaries", from_random_weights=True,
+            lr=1e-5; or resume=RUN_FOLDER alone, to resume an interrupted run.
+
+    Returns:
+        The run folder, which `load`, `evaluate(ckpt=...)` and the commands take.
+
+    Raises:
+        InputError: every problem with the settings, or the first one with data or checkpoint.
+    """
+    return _train("finetune", config, settings)
+
+
+def evaluate(*, config: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+    """Evaluate fine-tuned checkpoints, as the command `evaluate`, which prints nothing here.
+
+    Args:
+        config: as of `finetune`.
+        settings: flags by name, such as ckpt=RUN_FOLDER, split="test", data_dir="OTHER_DATA", baselines="none".
+
+    Returns:
+        The content of evaluation.json, which is written too (docs/evaluation.md). What a reader must know first is in
+        ["findings"].
+
+    Raises:
+        InputError: as `finetune`.
+    """
+    call = _resolved("evaluate", config, settings)
+    with silent():
+        content: dict[str, Any] = call.run()
+    return content
 
 
 def load(checkpoint: str | Path) -> Loaded:
@@ -43,8 +93,10 @@ def predict(
     batch_size: int = 8,
     accelerator: str = "cpu",
     cache_dir: str | Path = "outputs",
+    config: str | Path | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
-    """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as --mode predict writes them.
+    """Predictions for the stays of a data folder or a compiled cohort, labelled or not, as the command writes them.
 
     Args:
         model: from `load`; its checkpoint is read again, so changes of its weights have no effect.
@@ -53,10 +105,12 @@ def predict(
         batch_size: stays per batch.
         accelerator: cpu, gpu or auto.
         cache_dir: where compiled data folders are kept.
+        config: as of `finetune`.
+        settings: other flags of the command, such as reasons=3, every_set=True or explain=[7, 9].
 
     Returns:
-        A row for each stay with the columns stay_id, split, logit (log-odds of class 1), probability,
-        calibrated_probability, label and reason.
+        The rows that the command writes: without other flags one for each stay, with the columns stay_id, split, logit
+        (log-odds of class 1), probability, calibrated_probability, label and reason.
 
     Warns:
         UserWarning: for each way in which the data differ from the training data, so that predictions may mean nothing.
@@ -66,30 +120,40 @@ def predict(
     """
     if find_spec("pandas") is None:  # only this needs it: commands write Arrow tables
         raise InputError("predict returns a pandas table; install it with: pip install pandas")
-    data = DataSettings(
-        data_dir=Path(data_dir),
-        params_map_path=None,
-        label_path=None,
-        embeddings_path=None,
-        label_name=None,
-        skip_bad=False,
-        max_sets=None,
-    )
-    loader = LoaderSettings(batch_size=batch_size)
-    run = RunSettings(
-        output_root_dir=Path(cache_dir),
-        seed=0,
-        accelerator=accelerator,
-        devices=1,
-        strategy="auto",
-        precision="32-true",
-        deterministic=False,
-        compile_model=False,
-    )
-    asked = [] if split is None else [split]
-    scorer = open_scorer(model.path, data, loader, run, asked, labelled=False)
-    calibration, _ = read_calibration(model.path, scorer.spec.task)
-    splits = asked or list(scorer.cohort.splits)
-    for difference in scorer.drift(splits):
+    if "output" in settings:
+        raise InputError(f"output: received {str(settings['output'])!r}; leave it out: predict returns the table")
+    own = {"ckpt": model.path, "data_dir": data_dir, "split": split, "batch_size": batch_size}
+    own |= {"accelerator": accelerator, "output_root_dir": cache_dir}
+    call = _resolved("predict", config, own | settings)
+    with silent():
+        found = predicted(call.settings)
+    for difference in found.drift:
         warnings.warn(difference, UserWarning, stacklevel=2)
-    return rows(scorer, splits, calibration, all_splits=split is None).to_pandas()
+    return found.table.to_pandas()
+
+
+def _train(mode: str, config: str | Path | None, settings: dict[str, Any]) -> Path:
+    """Raises InputError."""
+    call = _resolved(mode, config, settings)
+    with recorded_output():  # for train.log
+        summary = call.run()
+    return Path(settings[RESUME] if summary is None else summary.run)  # None: the run was finished before
+
+
+def _resolved(mode: str, config: str | Path | None, settings: dict[str, Any]) -> Call:
+    """The command with these settings. Raises InputError, also for several processes, which only the command starts."""
+    words = [mode]
+    for name, value in settings.items():
+        words += _words(name, value)
+    modes = MODES | {"predict": SimpleNamespace(**vars(MODES["predict"]) | {"NEEDS": ("ckpt",)})}  # a table, no file
+    call = resolve(load_config(SHIPPED if config is None else Path(config)), words, modes)
+    if processes_of(call.settings) != (1, 1):
+        raise InputError("devices, num_nodes: allowed from Python: 1; use the command with several processes")
+    return call
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """A setting as words of the command line, where None is none and a list is several values."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [str(each).lower() if each is None or isinstance(each, bool) else str(each) for each in values]
+    return [f"--{name}={text}" for text in texts] or [f"--{name}"]

@@ -1,6 +1,7 @@
 """The package from Python: the example of docs/python.md runs, and its numbers are those of --mode predict."""
 
 import ast
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +13,11 @@ import pyarrow.csv
 import pytest
 
 import seqsetvae
-from seqsetvae import compile_cohort, load, predict
+from seqsetvae import compile_cohort, evaluate, finetune, load, predict
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main as data_command
 from seqsetvae.system.errors import InputError
-from tests.command import command
+from tests.command import command, rows_of, succeeded
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -103,11 +104,11 @@ def test_a_fault_in_a_table_in_memory_names_the_table_and_its_row(tmp_path):
     assert not any(".parquet" in text.replace("samples.parquet", "") for text in (str(error.value), *written))
 
 
-def test_the_second_example_runs():
+def test_the_example_of_statistics_runs():
     rng = np.random.default_rng(0)
     label = (rng.random(300) < 0.3).astype(int)
     names = {"label": label, "logit": rng.normal(size=300) + label, "other": rng.normal(size=300)}
-    exec(compile(EXAMPLES[1], str(DOC), "exec"), names)
+    exec(compile(EXAMPLES[2], str(DOC), "exec"), names)
 
 
 def test_the_numbers_are_those_of_the_command(finished, compiled, tmp_path):
@@ -118,6 +119,54 @@ def test_the_numbers_are_those_of_the_command(finished, compiled, tmp_path):
     written = pyarrow.csv.read_csv(file)
     assert table["stay_id"].tolist() == written["stay_id"].to_pylist()
     assert table["logit"].tolist() == written["logit"].to_pylist()
+
+
+def test_a_run_from_python_is_that_of_the_command(finished, old_layout, pretrained, tmp_path, capsys):
+    """Settings of `finished`; the run has its log, and what follows takes it."""
+    rates = {"cls_head_lr": 3e-3, "lr": 1e-3, "warmup_steps": 5, "unfreeze_after": 2, "max_epochs": 3, "batch_size": 6}
+    where = {"pretrained_ckpt": pretrained, "data_dir": old_layout, "output_root_dir": tmp_path, "accelerator": "cpu"}
+    run = finetune(**where, **rates, seed=3)
+    assert rows_of(run) == rows_of(finished[0])
+    assert "Best val_auc" in capsys.readouterr().out
+    assert "Best val_auc" in (run / "train.log").read_text(encoding="utf-8")
+    assert finetune(resume=run) == run  # which is finished
+    assert "Nothing to do" in capsys.readouterr().out
+    content = evaluate(ckpt=run, split="test", baselines="none", landmarks=[6, 12], accelerator="cpu")
+    assert capsys.readouterr().out == ""
+    succeeded(command("evaluate", ckpt=run, split="test", output=tmp_path / "command", landmarks=6))
+    command_content = json.loads((tmp_path / "command" / "evaluation.json").read_text())
+    assert content["figures"] == command_content["figures"]
+    assert [landmark["hours"] for landmark in content["landmarks"]] == [6, 12]
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(content))
+
+
+def test_flags_of_predict_are_arguments(finished, compiled, tmp_path, capsys):
+    file = tmp_path / "risks.parquet"
+    flags = {"ckpt": finished[0], "data_dir": compiled.path, "split": "test", "output": file, "batch_size": 8}
+    assert command("predict", every_set=True, **flags)[0] in (0, 3)
+    capsys.readouterr()
+    table = predict(load(finished[0]), compiled.path, split="test", every_set=True)
+    assert capsys.readouterr() == ("", "")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(file))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda run: finetune(learning_rate=1, data_dir=run), r"--learning_rate=1: no such flag"),
+        (lambda run: finetune(data_dir=run, lr="high"), r"lr: received 'high'"),
+        (lambda run: finetune(data_dir=run, from_random_weights=True), r"unfreeze_after: received 1"),
+        (lambda run: finetune(resume=run, mode="pretrain"), r"mode: "),
+        (lambda run: evaluate(ckpt=run), "split: not given"),
+        (lambda run: evaluate(ckpt=run, split="test", devices=2, accelerator="cpu"), "devices, num_nodes: allowed fro"),
+        (lambda run: evaluate(ckpt=run, split="test", config="none.py"), "none.py: no such file"),
+        (lambda run: predict(load(run), run, output="x.csv"), r"output: received 'x.csv'; leave it out"),
+        (lambda run: predict(load(run), run, every_set=True, reasons=2), r"reasons: received together with"),
+    ],
+)
+def test_wrong_arguments_are_the_errors_of_the_command(finished, call, said):
+    with pytest.raises(InputError, match=said):
+        call(finished[0])
 
 
 def test_data_that_differ_from_the_training_data_are_a_warning(finished, old_layout, tmp_path):
@@ -133,7 +182,7 @@ def test_data_that_differ_from_the_training_data_are_a_warning(finished, old_lay
 def test_bad_input_is_one_clear_error(finished, tmp_path):
     with pytest.raises(InputError, match=r"checkpoint: received '.*missing', which does not exist"):
         load(tmp_path / "missing")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"data_dir: received .*missing., which does not exist"):
         predict(load(finished[0]), tmp_path / "missing")
     with pytest.raises(AttributeError, match="has no attribute 'train'"):
         seqsetvae.train  # noqa: B018

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +32,14 @@ from seqsetvae.tasks.spec import Calibration
 DRIFTED = 3  # exit status: the predictions are written, but the data differ from the training data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was written, and in which ways the data differ from the training data."""
+    """The predictions of some splits, and in which ways the data differ from the training data."""
 
-    output: Path
-    rows: int
-    drift: tuple[str, ...]
+    table: pa.Table
+    splits: Sequence[str]
+    drift: Sequence[str]
+    not_compared: Sequence[str]
 
     @property
     def exit_status(self) -> int:
@@ -48,9 +48,24 @@ class Prediction:
 
 def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
-    output, ckpt, split = settings.output.output, settings.finetuned.ckpt, settings.split.split
-    assert ckpt is not None, "settings are checked before a mode runs"
+    output = settings.output.output
     assert output is not None, "settings are checked before a mode runs"
+    found = predicted(settings)
+    write_table(output, found.table)
+    print(f"Wrote {output}: {found.table.num_rows:,} rows, of the splits {', '.join(found.splits)}")
+    for line in found.not_compared:
+        print(line)
+    for warning in found.drift:
+        print(f"⚠️  {warning}")
+    if found.drift:
+        print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
+    return found
+
+
+def predicted(settings: Settings) -> Prediction:
+    """What `run` writes. Raises InputError for a checkpoint, data or flags that do not go together."""
+    ckpt, split = settings.finetuned.ckpt, settings.split.split
+    assert ckpt is not None, "settings are checked before a mode runs"
     asked = [] if split is None else [split]
     scorer = open_scorer(ckpt[0], settings.data, settings.loader, settings.run, asked, labelled=False)
     splits = asked or list(scorer.cohort.splits)
@@ -71,16 +86,7 @@ def run(settings: Settings) -> Prediction:
     leave()
     if settings.reasons:
         table = with_reasons(table, reasons_of(scorer, splits, settings.reasons), settings.reasons)
-    write_table(output, table)
-    print(f"Wrote {output}: {table.num_rows:,} rows, of the splits {', '.join(splits)}")
-    for line in scorer.not_compared(splits):
-        print(line)
-    warnings = scorer.drift(splits)
-    for warning in warnings:
-        print(f"⚠️  {warning}")
-    if warnings:
-        print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
-    return Prediction(output, table.num_rows, tuple(warnings))
+    return Prediction(table, splits, scorer.drift(splits), scorer.not_compared(splits))
 
 
 def refuse_for_task(scorer: Scorer, **given: bool) -> None:
