@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
+    CalibrationSettings,
     DataSettings,
     ExplainSettings,
     FinetunedSettings,
@@ -27,6 +28,7 @@ class Settings:
     """What prediction reads."""
 
     finetuned: FinetunedSettings
+    calibration: CalibrationSettings
     split: SplitSettings
     output: OutputSettings
     schema: str = argument(
@@ -71,6 +73,11 @@ def problems(settings: Settings) -> list[str]:
             "reasons: received together with --every_set, --schema meds or --explain; allowed: one of them",
         ),
         (explain == (), "explain: received no stay; allowed: ids of stays"),
+        (
+            explain is not None and settings.calibration.calibration is not None,
+            "calibration: received together with --explain, whose contributions are to the score before calibration; "
+            "allowed: one of them",
+        ),
     ]
     found = settings.finetuned.problems_of_one("predict") + [problem for wrong, problem in rules if wrong]
     return found + settings.output.problems_of_new_file(*((".parquet",) if is_meds else SUFFIXES))

@@ -245,16 +245,16 @@ def _row_hashes(split: Split) -> NDArray[np.uint64]:
     """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
     result = np.zeros(split.n_stays, dtype=np.uint64)
     for stays, events in stay_blocks(split):
-        row = _scrambled(events.variable.astype(np.uint64))
+        row = scrambled(events.variable.astype(np.uint64))
         for column in (events.minute, events.value):
-            row = _scrambled(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero
+            row = scrambled(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero
         n_rows = np.bincount(events.stay, minlength=stays.stop - stays.start)
         total = np.add.reduceat(row, np.cumsum(n_rows) - n_rows)
         result[stays] = np.where(n_rows >= FEWEST_EQUAL_ROWS, total, 0)
     return result
 
 
-def _scrambled(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scrambled(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A one-to-one scrambling of 64 bits (the finalizer of SplitMix64)."""
     bits = bits + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,7 @@
 """The calibration of a checkpoint, fitted on the validation split by its task, as a file.
 
 It is calibration.json in the run folder, with the checksum of the checkpoint that it belongs to: it means nothing for
-the outputs of another one.
+the outputs of another one. Beside it is a file for each calibration that was fitted anew, under its name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.files import file_sha256, write_text
+from seqsetvae.system.files import file_sha256, new_file
 from seqsetvae.system.schema import fault_of
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.spec import BINARY, Calibration
+from seqsetvae.tasks.spec import BINARY, Calibration, Recalibrated
 
 if TYPE_CHECKING:  # it imports torch, and results are read without it
     from seqsetvae.evaluation.predictions import Predictions
@@ -35,10 +35,19 @@ def calibrate(checkpoint: Path, validation: Predictions) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, checkpoint: Path) -> dict[str, Any]:
-    """Write calibration.json for a checkpoint; returns its content. Raises CannotWriteError."""
+    """Write calibration.json for a checkpoint, or the file of a name; returns its content.
+
+    Raises:
+        CannotWriteError: the file cannot be written.
+        AlreadyThereError: there is one of this name.
+    """
     content = {"checkpoint": checkpoint.name, **calibration.ABOUT, **asdict(calibration)}
-    content["threshold"] = calibration.threshold
-    write_text(calibration_file(checkpoint), json.dumps(content, indent=2) + "\n")
+    content["threshold"], anew = calibration.threshold, calibration.recalibrated
+    if anew is None:
+        del content["recalibrated"]
+    file = calibration_file(checkpoint, None if anew is None else anew.name)
+    with new_file(file, replace=anew is None) as stream:
+        stream.write(f"{json.dumps(content, indent=2)}\n".encode())
     return content
 
 
@@ -50,27 +59,46 @@ def fit_calibration(checkpoint: Path, validation: Predictions) -> Calibration:
     return task.Calibration(**of, **fitted)
 
 
-def calibration_file(checkpoint: Path) -> Path:
-    """Where the calibration of a checkpoint is: in its run folder, or beside a checkpoint without one."""
+def calibration_file(checkpoint: Path, name: str | None = None) -> Path:
+    """Where the calibration of a checkpoint, or that of a name, is: in its run folder, or beside it without one."""
     folder = checkpoint.resolve().parent
-    return (folder.parent if folder.name == "checkpoints" else folder) / CALIBRATION
+    file = (folder.parent if folder.name == "checkpoints" else folder) / CALIBRATION
+    return file if name is None else file.with_stem(f"{file.stem}_{name}")
 
 
-def read_calibration(checkpoint: Path, task: str = BINARY) -> tuple[Calibration | None, str]:
+def calibration_names(checkpoint: Path) -> list[str]:
+    """The names under which calibrations were saved beside that of a checkpoint."""
+    of_any = calibration_file(checkpoint, "*")
+    return sorted(file.stem.removeprefix(of_any.stem[:-1]) for file in of_any.parent.glob(of_any.name))
+
+
+def read_calibration(checkpoint: Path, task: str = BINARY, name: str | None = None) -> tuple[Calibration | None, str]:
     """(the calibration of a checkpoint, or None; one line that says what was found).
 
+    With a `name` it is the one that was saved under it, which has to be there.
+
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or there is none of this name for this checkpoint.
     """
     if TASKS[task].Calibration is None:
+        _refuse(name, f"predictions of --task {task} are not calibrated")
         return None, f"Predictions of --task {task} are not calibrated"
-    file = calibration_file(checkpoint)
+    file = calibration_file(checkpoint, name)
     if not file.is_file():
+        there = ", ".join(calibration_names(checkpoint)) or "none; evaluate --external DIR --save_calibration saves one"
+        _refuse(name, f"names beside {checkpoint}: {there}")
         return None, f"No calibration: there is no {file}"
     calibration = _read(file, TASKS[task].Calibration)
     if calibration.checkpoint_sha256 != file_sha256(checkpoint):
+        _refuse(name, f"{file} belongs to another checkpoint than {checkpoint.name}")
         return None, f"No calibration: {file} belongs to another checkpoint than {checkpoint.name}"
     return calibration, str(calibration)
+
+
+def _refuse(name: str | None, reason: str) -> None:
+    """Raises InputError if a calibration was asked for by a name."""
+    if name is not None:
+        raise InputError(f"calibration: received {name!r}; {reason}. Leave out --calibration for that of the training.")
 
 
 def _read(file: Path, kind: type[Calibration]) -> Calibration:
@@ -78,12 +106,15 @@ def _read(file: Path, kind: type[Calibration]) -> Calibration:
         content = json.loads(file.read_text(encoding="utf-8"))
         if fault := fault_of(content, kind):
             raise ValueError(fault)
+        anew = content.setdefault("recalibrated", None)
         plain: dict[str, Any] = {each.name: content[each.name] for each in fields(kind)}
+        plain["recalibrated"] = None if anew is None else Recalibrated(**anew)
         plain |= {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
         found = kind(**plain)
         found.require_agreement(content.get("threshold", found.threshold))
         return found
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again."
+            f"{file}: damaged ({type(error).__name__}: {error}). Delete it; --mode evaluate then fits it again"
+            f"{'.' if file.name == CALIBRATION else ', with --external and --save_calibration.'}"
         ) from None

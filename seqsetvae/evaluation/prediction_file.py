@@ -93,6 +93,11 @@ def explanation_table(explanation: Explanation) -> pa.Table:
     return pa.table({name: pa.array([base, *rest], from_pandas=True) for name, (base, rest) in rows.items()})
 
 
+def with_calibration(rows: pa.Table, name: str) -> pa.Table:
+    """The rows with a column that names the calibration, where it is not that of the training."""
+    return rows.append_column("calibration", pa.array([name] * len(rows), pa.string()))
+
+
 def with_reasons(rows: pa.Table, reasons: Mapping[int, Sequence[str]], number: int) -> pa.Table:
     """The rows with columns contribution_1 to contribution_NUMBER, texts by stay; empty for stays without any."""
     of_rows = [reasons.get(stay, ()) for stay in rows["stay_id"].to_pylist()]

@@ -18,6 +18,7 @@ from seqsetvae.evaluation.prediction_file import (
     has_dates,
     meds_table,
     prediction_table,
+    with_calibration,
     with_ids,
     with_reasons,
     without_prediction,
@@ -72,7 +73,8 @@ def predicted(settings: Settings) -> Prediction:
     refuse_for_task(scorer, schema=settings.schema == "meds")
     if settings.explained.explain is not None or settings.reasons:
         scorer.explainer(splits[0])  # what cannot be explained is said before any work
-    calibration, line = read_calibration(scorer.path, scorer.spec.task)
+    named = settings.calibration.calibration
+    calibration, line = read_calibration(scorer.path, scorer.spec.task, named)
     print(line)
     if settings.explained.explain is not None:
         leave()  # a few stays are no work for several processes
@@ -84,6 +86,8 @@ def predicted(settings: Settings) -> Prediction:
         if settings.schema == "meds":
             table = as_meds(table, scorer, splits, calibration)
     leave()
+    if named is not None and settings.schema != "meds":
+        table = with_calibration(table, named)
     if settings.reasons:
         table = with_reasons(table, reasons_of(scorer, splits, settings.reasons), settings.reasons)
     return Prediction(table, splits, scorer.drift(splits), scorer.not_compared(splits))

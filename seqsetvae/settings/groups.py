@@ -19,6 +19,7 @@ from seqsetvae.settings.kinds import (
     existing_path,
     exists,
     integer,
+    name,
     number,
     optional,
     path,
@@ -111,6 +112,16 @@ class SplitSettings:
     split: str | None = argument(
         optional(choice("train", "valid", "test")),
         {"": "split of the data to use", "predict": "split of the data to use; all splits if not given"},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings:
+    """Which calibration is applied."""
+
+    calibration: str | None = argument(
+        optional(name()),
+        "the calibration that was fitted on other stays and saved under this name, instead of that of the training",
     )
 
 

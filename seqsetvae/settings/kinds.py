@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,17 @@ def existing_path() -> Kind:
 
 def text() -> Kind:
     return Values("a non-empty string", _text, "TEXT")
+
+
+def name() -> Kind:
+    """A name that can be part of the name of a file."""
+
+    def convert(received: Any) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(received)):
+            raise ValueError
+        return str(received)
+
+    return Values("a name of up to 64 letters, digits, - and _", convert, "NAME")
 
 
 def _path(received: Any) -> Path:

@@ -263,10 +263,14 @@ class Calibration(Fitted):
             )
 
     def __str__(self) -> str:
-        source = f"{self.split} split ({self.stays:,} stays, {self.positives:,} positive)"
+        anew, counts = self.recalibrated, f"({self.stays:,} stays, {self.positives:,} positive)"
+        source = f"on the {self.split} split {counts}"
+        if anew is not None:
+            source = f"anew ({anew.kind}) on {self.split} {counts}"
         scaling = f"Platt scaling, slope {self.slope:.3f}, intercept {self.intercept:.3f}" if self.is_fitted else "none"
         threshold = "none" if self.threshold is None else f"{self.threshold:.3f} (highest Youden index)"
-        return f"Calibration fitted on the {source}: {scaling}; decision threshold {threshold}"
+        name = "" if anew is None else f" {anew.name!r}"
+        return f"Calibration{name} fitted {source}: {scaling}; decision threshold {threshold}"
 
 
 def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqsetvae.cohort.names import is_empty
+from seqsetvae.cohort.profile import scrambled
 from seqsetvae.system.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -65,6 +66,25 @@ def columns_of(label_name: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (label_name or "").split(",") if name.strip())
 
 
+@dataclass(frozen=True)
+class Recalibrated:
+    """That a calibration was fitted anew on some subjects of another cohort, under a name, and on which.
+
+    Whether a subject is among them follows from its number alone, so that they can be left out wherever it is used.
+    """
+
+    name: str
+    kind: str  # what was fitted: "intercept", or "intercept and slope"
+    data: str  # the hash of the cohort
+    fraction: float  # of its subjects
+    seed: int
+
+    def fitted_on(self, subject: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these subjects [n] of the cohort it was fitted on."""
+        drawn = scrambled(subject.astype(np.int64).view(np.uint64) ^ scrambled(np.array([self.seed], np.uint64)))
+        return drawn < np.float64(self.fraction) * 2.0**64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What a task has fitted to the validation outputs of one checkpoint; each task adds its own numbers."""
@@ -74,8 +94,9 @@ class Calibration:
     SAME_STAYS: ClassVar[str] = ""  # or it was fitted on the evaluated stays
 
     checkpoint_sha256: str
-    split: str  # on which it was fitted
+    split: str  # on which it was fitted; of a recalibration in words
     stays: int
+    recalibrated: Recalibrated | None = None  # None: it is that of the training data
 
     @property
     def threshold(self) -> float | None:

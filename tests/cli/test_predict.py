@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,10 @@ from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort, open_cohort
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
 from seqsetvae.evaluation import explain
-from tests.command import argv, call, command, finetune, run_of
+from seqsetvae.evaluation.calibration import read_calibration, write_calibration
+from seqsetvae.tasks.binary import Calibration
+from seqsetvae.tasks.spec import Recalibrated
+from tests.command import argv, call, command, finetune, refused, run_of, succeeded
 from tests.prefixes import cut_after
 
 COLUMNS = ["stay_id", "split", "logit", "probability", "calibrated_probability", "label", "reason"]
@@ -507,3 +511,27 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(
     assert message in errors
     assert (tmp_path / "there.csv").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
+
+
+def test_a_named_calibration_is_applied_and_said(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+    """`--calibration NAME`: other calibrated probabilities, the name in the file; another name lists these."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    best = run / "checkpoints" / "best.ckpt"
+    original = read_calibration(best)[0]
+    anew = Recalibrated("ours", "intercept", "data", 0.3, 0)
+    assert isinstance(original, Calibration)
+    write_calibration(replace(original, slope=0.5, intercept=1.0, recalibrated=anew), best)
+    flags = {"ckpt": run, "data_dir": compiled.path}
+    said = succeeded(command("predict", **flags, output=tmp_path / "ours.csv", calibration="ours"))
+    succeeded(command("predict", **flags, output=tmp_path / "theirs.csv"))
+    assert "Calibration 'ours' fitted anew (intercept)" in said
+    ours, theirs = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("ours", "theirs"))
+    assert set(ours["calibration"]) == {"ours"}
+    assert "calibration" not in theirs
+    assert np.allclose(ours["calibrated_probability"], expit(0.5 * ours["logit"] + 1.0))
+    assert np.array_equal(ours["logit"], theirs["logit"])
+    errors = refused(command("predict", **flags, output=tmp_path / "x.csv", calibration="our"))
+    assert "calibration: received 'our'; names beside" in errors
+    assert "best.ckpt: ours." in errors
+    assert not (tmp_path / "x.csv").exists()

@@ -1,19 +1,29 @@
 """Calibration and threshold of a checkpoint: fitted, kept with its checksum, and applied only to it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from seqsetvae.evaluation.calibration import CALIBRATION, calibrate, calibration_file, fit_calibration, read_calibration
+from seqsetvae.evaluation.calibration import (
+    CALIBRATION,
+    calibrate,
+    calibration_file,
+    calibration_names,
+    fit_calibration,
+    read_calibration,
+    write_calibration,
+)
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.files import file_sha256
+from seqsetvae.system.files import AlreadyThereError, file_sha256
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import platt_scaling, youden_threshold
-from seqsetvae.tasks.spec import one_label
+from seqsetvae.tasks.spec import Recalibrated, one_label
 
 
 def _predictions(reverse: bool = False) -> Predictions:
@@ -124,3 +134,80 @@ def test_a_calibration_without_the_threshold_of_the_reader_is_read(checkpoint):
     del content["threshold"]
     file.write_text(json.dumps(content))
     assert read_calibration(checkpoint)[0] == calibration
+
+
+# ------------------------------------------------------------------ calibrations under a name
+
+ANEW = Recalibrated("ours", "intercept", "abc", 0.3, 7)
+
+
+def _named(checkpoint: Path, name: str, **other: Any) -> Calibration:
+    numbers = {"slope": 0.9, "intercept": 0.5, "threshold_logit": -1.0, "positives": 30, "stays": 200}
+    numbers |= {"checkpoint_sha256": file_sha256(checkpoint), **other}
+    return Calibration(split="30% of the patients of here", recalibrated=replace(ANEW, name=name), **numbers)  # type: ignore[arg-type]
+
+
+def test_a_calibration_under_a_name_is_beside_that_of_the_training(checkpoint):
+    original = calibrate(checkpoint, _predictions())
+    for name in ("ours", "ward-2"):
+        write_calibration(_named(checkpoint, name), checkpoint)
+    assert calibration_names(checkpoint) == ["ours", "ward-2"]
+    found, line = read_calibration(checkpoint, name="ours")
+    assert found == _named(checkpoint, "ours")
+    assert line.startswith(
+        "Calibration 'ours' fitted anew (intercept) on 30% of the patients of here (200 stays, 30 po"
+    )
+    assert read_calibration(checkpoint)[0] == original
+
+
+def test_a_calibration_is_never_overwritten_by_another_of_its_name(checkpoint):
+    write_calibration(_named(checkpoint, "ours"), checkpoint)
+    with pytest.raises(AlreadyThereError, match=r"calibration_ours\.json"):
+        write_calibration(_named(checkpoint, "ours", slope=2.0), checkpoint)
+    assert read_calibration(checkpoint, name="ours")[0] == _named(checkpoint, "ours")
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "reason"),
+    [
+        ("binary", None, "names beside .*best.ckpt: ours, theirs"),
+        ("binary", lambda file: file.unlink(), "names beside .*best.ckpt: theirs"),
+        ("regression", None, "predictions of --task regression are not calibrated"),
+    ],
+)
+def test_a_name_that_is_not_there_is_an_error_that_lists_the_names(checkpoint, task, change, reason):
+    for name in ("ours", "theirs"):
+        write_calibration(_named(checkpoint, name), checkpoint)
+    if change is not None:
+        change(calibration_file(checkpoint, "ours"))
+    with pytest.raises(InputError, match=f"calibration: received 'our'; {reason}"):
+        read_calibration(checkpoint, task, name="our")
+
+
+def test_a_named_calibration_of_another_checkpoint_is_an_error(checkpoint):
+    write_calibration(_named(checkpoint, "ours"), checkpoint)
+    checkpoint.write_bytes(b"other weights")
+    with pytest.raises(InputError, match=r"calibration_ours\.json belongs to another checkpoint"):
+        read_calibration(checkpoint, name="ours")
+
+
+@pytest.mark.parametrize("damage", [{"seed": "x"}, {"data": None}, {"other": 1}, {"fraction": 1e40}])
+def test_a_damaged_record_of_a_named_calibration_is_one_error(checkpoint, damage):
+    write_calibration(_named(checkpoint, "ours"), checkpoint)
+    file = calibration_file(checkpoint, "ours")
+    content = json.loads(file.read_text())
+    content["recalibrated"] |= damage
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"damaged .* Delete it; .*--save_calibration"):
+        read_calibration(checkpoint, name="ours")
+
+
+def test_the_subjects_of_a_recalibration_follow_from_their_numbers_alone():
+    subject = np.arange(100_000)
+    drawn = ANEW.fitted_on(subject)
+    assert drawn.mean() == pytest.approx(0.3, abs=0.01)
+    assert np.array_equal(ANEW.fitted_on(subject[::-2]), drawn[::-2])
+    assert np.array_equal(ANEW.fitted_on(np.repeat(subject, 2)), np.repeat(drawn, 2))
+    other = replace(ANEW, seed=8).fitted_on(subject)
+    assert (drawn & other).mean() == pytest.approx(0.09, abs=0.01)  # another seed draws others
+    assert replace(ANEW, fraction=0.0).fitted_on(subject).sum() == 0
