@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seqsetvae.evaluation.findings import IN_WORDS, not_worse, said_first, worse_than
+from seqsetvae.evaluation.findings import IN_WORDS, not_worse, of_small_data, said_first, worse_than
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import Interval, bootstrap
 from seqsetvae.tasks import TASKS
@@ -107,8 +107,9 @@ def results(folds: Sequence[Columns], first: str | None = None, specs: Sequence[
     counts = {"folds": len(folds), "predictions": len(table.strata)}
     if table.is_binary:
         counts["positives"] = int(table.strata.sum())
+    verdict = _verdict(entries, _baselines(table), table)
     about = counts | resampled_unit(table.subject, len(table.strata)) | {"first": first, "primary": table.metrics}
-    return {IN_WORDS: _verdict(entries, _baselines(table)), **about, "models": entries}
+    return {IN_WORDS: verdict, **about, "models": entries}
 
 
 def _baselines(table: _Table) -> dict[str, str]:
@@ -117,15 +118,24 @@ def _baselines(table: _Table) -> dict[str, str]:
     return {"difference" + (f"_to_{name.replace(' ', '_')}" * (name != REFERENCE)): name for name in names}
 
 
-def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
-    """A sentence for each model that a baseline is better than."""
+def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str], table: _Table) -> str:
+    """A sentence for each model that a baseline is better than; of few stays, what is said of them first."""
     there = {kind: name for kind, name in baselines.items() if name in entries}
-    found = []
-    for model, entry in entries.items():
-        if model not in baselines.values() and not model.endswith(PART):
-            others = {name: {"figures": entries[name], "difference": entry[kind]} for kind, name in there.items()}
-            found.append(worse_than(model, entry, others))
-    return " ".join(filter(None, found)) or not_worse(there.values())
+    models = [name for name in entries if name not in baselines.values() and not name.endswith(PART)]
+    others = {
+        model: {name: {"figures": entries[name], "difference": entries[model][kind]} for kind, name in there.items()}
+        for model in models
+    }
+    worse = filter(None, (worse_than(model, entries[model], others[model]) for model in models))
+    compared = " ".join(worse) or not_worse(there.values())
+    if not models:
+        return compared
+    _, first = np.unique(table.stay_id, return_index=True)
+    stays, positives = len(first), int(table.strata[first].sum())
+    figures = {name: entries[models[0]][name] for name in table.metrics}
+    smallest = min(positives, stays - positives) if table.is_binary else None
+    text = of_small_data(stays, smallest, figures, others[models[0]], compared)
+    return f"{models[0]}: {text}" if len(models) > 1 and text != compared else text
 
 
 class _Table:
@@ -137,6 +147,7 @@ class _Table:
         pairs = list(zip(folds, specs, strict=True))
         targets = [np.stack([fold[name] for name in _labels(spec)], axis=1).astype(np.float64) for fold, spec in pairs]
         self.strata = np.concatenate([self.task.strata(target) for target in targets])
+        self.stay_id = np.concatenate([fold["stay_id"] for fold in folds])
         self.subject = np.concatenate([fold.get(SUBJECT, fold["stay_id"]) for fold in folds])
         self.models = list(dict.fromkeys(model_of(name) for name in folds[0] if is_output(name)))
         ends = np.cumsum([len(target) for target in targets]).tolist()

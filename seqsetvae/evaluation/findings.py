@@ -16,6 +16,9 @@ from seqsetvae.system.findings import NOTE, WARNING, Finding
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import FIGURES, title_of
 
+SMALL_STAYS, SMALL_CLASS = 200, 30  # labelled stays and stays of a class below which the interval is said first
+NO_BASIS = 50  # labelled stays below which nothing can be decided
+FEW_OF_CLASS = 50  # below this the metrics are too uncertain for a conclusion, and so are the intervals themselves
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
 LIST_OF_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+?)\n\s*\]")  # as JSON with an indent; no text in it has a new line
 
@@ -29,10 +32,35 @@ def as_text(content: Mapping[str, Any]) -> str:
 
 
 def findings_of(content: Mapping[str, Any]) -> list[Finding]:
-    """What follows from the metrics of evaluation.json, whatever the task; and the cautions that older ones have."""
+    """What follows from evaluation.json, whatever the task, the size of the data first; `cautions` are taken over."""
     metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
     found = [Finding(WARNING, text) for text in content.get("cautions") or ()]
-    return [*found, *_of_intervals(metrics), *_of_subgroups(content, metrics)]
+    return [*_of_size(content), *found, *_of_intervals(metrics), *_of_subgroups(content, metrics)]
+
+
+def sizes(content: Mapping[str, Any]) -> tuple[int, int | None]:
+    """(labelled stays, of the label that has fewest; stays of the smallest class, None where there are no classes)."""
+    stays, labels = content["stays"], content.get("labels") or {}
+    if "positives" in content:
+        return stays, min(content["positives"], stays - content["positives"])
+    outcomes = {each["outcome"]: each for each in content.get("curves") or () if "outcome" in each}
+    rare = [min(each["positives"], each["stays"] - each["positives"]) for each in outcomes.values()]
+    if content.get("task") == "multilabel":  # a label of which all stays have one class has no curve
+        rare += [0 for name in labels if name not in outcomes]
+    return min([stays, *labels.values()]), min(rare, default=None)
+
+
+def _of_size(content: Mapping[str, Any]) -> Iterator[Finding]:
+    stays, smallest = sizes(content)
+    if stays < SMALL_STAYS or (smallest is not None and smallest < FEW_OF_CLASS):
+        of_class = "" if smallest is None else f", or {FEW_OF_CLASS} of a class,"
+        text = f"Few data: {_counts(stays, smallest)}. With fewer than {SMALL_STAYS} stays{of_class} metrics are "
+        action = "Evaluate more stays, or use --mode crossvalidate, which tests every stay once."
+        yield Finding(WARNING, text + "uncertain and their intervals themselves unreliable.", action)
+
+
+def _counts(stays: int, smallest: int | None) -> str:
+    return f"{counted(stays, 'labelled stay')}{'' if smallest is None else f', {smallest:,} of the smallest class'}"
 
 
 def _of_intervals(metrics: Mapping[str, Metric]) -> Iterator[Finding]:
@@ -45,6 +73,9 @@ def _of_intervals(metrics: Mapping[str, Metric]) -> Iterator[Finding]:
                 "differences cannot be seen on these stays.",
                 "Evaluate more stays, or use --mode crossvalidate, which tests every stay once.",
             )
+    if "auroc" in metrics and metrics["auroc"]["low"] <= 0.5:
+        text = "The 95 % interval of the AUROC includes 0.5: on these stays the model is not clearly better than "
+        yield Finding(WARNING, f"{text}chance.")
     slope = metrics.get("calibration_slope")
     if slope is not None and not slope["low"] <= 1 <= slope["high"]:
         extreme = "too extreme (far from the mean)" if slope["value"] < 1 else "too close to the mean"
@@ -83,6 +114,7 @@ def _with_interval(metric: Metric, digits: int = 3) -> str:
 
 
 NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
+SIMPLEST_FIRST = (*NO_MODELS, "logistic regression", "ridge regression", "boosted trees")
 LESS_IS_BETTER = tuple(name for task in TASKS.values() for name in getattr(task, "LESS_IS_BETTER", ()))
 NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
 NOT_WORSE = "No baseline is better than this model"
@@ -94,8 +126,42 @@ Plain = Mapping[str, Any]
 
 def verdict(content: Plain) -> str:
     """One paragraph about an evaluation."""
-    others = content.get("baselines") or {}
-    return worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(content["figures"], others))
+    others, figures = content.get("baselines") or {}, content["figures"]
+    compared = worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(figures, others))
+    primary = content.get("primary") or list(figures)[:1]
+    return of_small_data(*sizes(content), {name: figures[name] for name in primary}, others, compared)
+
+
+def of_small_data(stays: int, smallest: int | None, figures: Plain, others: Plain, compared: str) -> str:
+    """What is said of a comparison; of few data, first the intervals and the simplest model that is not worse.
+
+    Args:
+        stays, smallest: as from `sizes`.
+        figures: the main ones of the model, by name.
+        others: what the model was compared with, as in `worse_than`.
+        compared: what is said of many data.
+    """
+    if stays >= SMALL_STAYS and (smallest is None or smallest >= SMALL_CLASS):
+        return compared
+    basis = "No basis for a decision" if stays < NO_BASIS else "Small data"
+    with_ends = [f"{title_of(name)} {_with_interval(each)}" for name, each in figures.items() if _has_ends(each)]
+    intervals = f" 95 % intervals: {', '.join(with_ends)}." if with_ends else " There are no intervals."
+    simplest = next((name for name in SIMPLEST_FIRST if name in others and _is_not_worse(others[name])), None)
+    text = f"{basis}: {_counts(stays, smallest)}.{intervals}"
+    if simplest is None or TRAINED_ON in compared or not compared.startswith((NOT_COMPARED, NOT_WORSE)):
+        return f"{text} {compared}"
+    values = _compared(figures, others[simplest], _differences(others[simplest]), any_sign=True)
+    return f"{text} The simplest model that is not worse by a paired 95 % interval: {_called(simplest)} ({values})."
+
+
+def _has_ends(metric: Plain) -> bool:
+    return None not in (metric.get("low"), metric.get("high"))
+
+
+def _is_not_worse(other: Plain) -> bool:
+    """In no metric by a paired interval, where there is one."""
+    signs = [_sign(*item) for item in _differences(other) if _has_ends(item[1])]
+    return bool(signs) and max(signs) <= 0
 
 
 def worse_of(content: Plain) -> str | None:
@@ -180,7 +246,7 @@ def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]
     parts = []
     for name, difference in compared:
         sign = _sign(name, difference)
-        if sign or (any_sign and None not in (difference.get("low"), difference.get("high"))):
+        if sign or (any_sign and _has_ends(difference)):
             ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
             values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
             text = f"{title_of(name)}{values} difference {difference['value']:+.3f} "

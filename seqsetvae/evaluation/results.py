@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seqsetvae.evaluation.findings import IN_WORDS, findings_of, said_first, verdict
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
-from seqsetvae.system.findings import LEVELS, WARNING, Finding
+from seqsetvae.system.findings import LEVELS
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.scores import FIGURES, title_of
 
@@ -116,7 +116,6 @@ def evaluation(
     baselines = {name: compared(other) for name, other in (others or {}).items()}
     known = (~np.isnan(evaluated.target)).sum(axis=0).tolist()
     content: Plain = {
-        IN_WORDS: verdict({"figures": found, "baselines": baselines, "split": evaluated.split}),
         "task": spec.task,
         "checkpoint": checkpoint,
         "split": evaluated.split,
@@ -134,10 +133,10 @@ def evaluation(
         ],
         "landmarks": [{"hours": hours, **group(early)} for hours, early in (landmarks or {}).items()],
     }
-    texts = [*cautions, *task.cautions(evaluated.target, found), *_cautions(evaluated, is_selected)]
-    findings = [*(Finding(WARNING, text) for text in texts), *findings_of(content)]
-    curves = task.curves(spec, evaluated.output, evaluated.target, evaluated.calibration)
-    return content | {"findings": [each.as_plain() for each in findings], "curves": curves}
+    curves = {"curves": task.curves(spec, evaluated.output, evaluated.target, evaluated.calibration)}
+    texts = [*cautions, *_cautions(evaluated, is_selected)]
+    findings = [each.as_plain() for each in findings_of(content | curves | {"cautions": texts})]
+    return {IN_WORDS: verdict(content | curves), **content, "findings": findings, **curves}
 
 
 def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:

@@ -15,7 +15,7 @@ import seqsetvae.report.predictions as drawn
 import seqsetvae.report.result as results
 import seqsetvae.report.training as training
 from seqsetvae import __version__
-from seqsetvae.evaluation.findings import findings_of, verdict, worse_of
+from seqsetvae.evaluation.findings import FEW_OF_CLASS, findings_of, verdict, worse_of
 from seqsetvae.report.explanation import explanation_section
 from seqsetvae.report.parts import Picture, Section
 from seqsetvae.report.run_files import Run, Runs
@@ -25,7 +25,6 @@ from seqsetvae.system.errors import InputError, counted, named
 from seqsetvae.system.files import cannot_write, write_text
 from seqsetvae.system.findings import LEVELS, NOTE, WARNING, Finding
 from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
-from seqsetvae.tasks.binary import FEW_POSITIVES
 
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = program("train_optimized.py")
@@ -186,10 +185,10 @@ def _of_training(run: Run) -> Iterator[Finding]:
 
 def _of_data(run: Run) -> Iterator[Finding]:
     if run.task == "binary" and run.evaluation is None and run.cohort is not None:  # it counts its one binary label
-        positives = run.cohort.manifest["splits"].get("valid", {}).get("positives", FEW_POSITIVES)
-        if positives < FEW_POSITIVES:
+        positives = run.cohort.manifest["splits"].get("valid", {}).get("positives", FEW_OF_CLASS)
+        if positives < FEW_OF_CLASS:
             text = f"Few positives: {counted(positives, 'positive stay')} in the validation split (fewer than "
-            yield Finding(WARNING, f"{text}{FEW_POSITIVES}), so its metrics are uncertain.")
+            yield Finding(WARNING, f"{text}{FEW_OF_CLASS}), so its metrics are uncertain.")
     if run.not_used:
         listing = named([repr(name) for name in run.not_used], NAMED)
         text = f"The model does not use, or not wholly: {counted(len(run.not_used), 'variable')}, {listing}"

@@ -29,7 +29,6 @@ WATCHED = "auc"
 LABEL_IN_COHORT = True
 OFFERS = ("loss", "trees", "schema")
 NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
-FEW_POSITIVES = 50  # below this the metrics are too uncertain for a conclusion, and so are the intervals themselves
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 
 Floats = NDArray[np.float64]
@@ -157,27 +156,6 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration 
     if calibration is None:
         return label_curves(spec.names, output, target)
     return label_curves(spec.names, output, target, calibration.calibrated(output), calibration.threshold_logit)
-
-
-def cautions(target: Floats, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before believing the metrics of these stays."""
-    stays, positives = len(target), counts(target)["positives"]
-    fewer, of_class = min((positives, "positive"), (stays - positives, "negative"))
-    low = figures["auroc"]["low"]
-    rules = [
-        (
-            fewer < FEW_POSITIVES,
-            f"Only {fewer:,} of {stays:,} stays are {of_class}: with fewer than {FEW_POSITIVES} stays of a class the "
-            "metrics are uncertain and their intervals themselves unreliable. --mode crossvalidate tests every "
-            "stay once.",
-        ),
-        (
-            low is not None and low <= 0.5,
-            f"The 95 % interval of the AUROC includes 0.5: on these {stays:,} stays the model is not clearly better "
-            "than chance.",
-        ),
-    ]
-    return [text for applies, text in rules if applies]
 
 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:

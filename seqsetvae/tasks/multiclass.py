@@ -27,7 +27,7 @@ WATCHED = "auc"
 LABEL_IN_COHORT = False
 LESS_IS_BETTER = ("log loss",)
 OFFERS: tuple[str, ...] = ()
-labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+labels, counts, strata = common.labels, common.counts, common.strata
 predicted, weight = common.predicted, common.weight
 
 TEMPERATURES = (0.05, 20.0)  # between which one is sought

@@ -26,7 +26,7 @@ METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
 LABEL_IN_COHORT = False
 OFFERS: tuple[str, ...] = ()
-labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+labels, counts, strata = common.labels, common.counts, common.strata
 predicted, weight = common.predicted, common.weight
 
 Floats = NDArray[np.float64]

@@ -27,7 +27,7 @@ WATCHED = "r2"
 LABEL_IN_COHORT = False
 LESS_IS_BETTER = ("RMSE", "MAE")
 OFFERS: tuple[str, ...] = ()
-labels, counts, strata, cautions = common.labels, common.counts, common.strata, common.cautions
+labels, counts, strata = common.labels, common.counts, common.strata
 predicted, weight = common.predicted, common.weight
 Calibration = None
 

@@ -7,7 +7,7 @@ Legend: n stays, K columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -122,9 +122,6 @@ class Calibration:
 # ------------------------------------------------------------------ what tasks with labels of their own share
 
 
-FEW_STAYS = 100  # below this the metrics are too uncertain for a conclusion
-
-
 def numbers(
     names: tuple[str, ...],
     cells: NDArray[np.str_],
@@ -168,12 +165,6 @@ def counts(target: NDArray[np.float64]) -> dict[str, Any]:
 def strata(target: NDArray[np.float64]) -> NDArray[np.int64]:
     """Every resample draws from all stays alike."""
     return np.zeros(len(target), dtype=np.int64)
-
-
-def cautions(target: NDArray[np.float64], figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before believing the metrics of these stays: targets [n, K]."""
-    text = f"Only {len(target):,} stays have a label: below {FEW_STAYS} the metrics are uncertain."
-    return [text] * (len(target) < FEW_STAYS)
 
 
 def predicted(output: torch.Tensor) -> torch.Tensor:

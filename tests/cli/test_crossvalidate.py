@@ -70,6 +70,18 @@ def test_a_baseline_that_is_better_is_said_first():
     assert next(iter(result)) == "verdict"
 
 
+@pytest.mark.parametrize(("stays", "is_small"), [(99, True), (100, False)])
+def test_of_few_stays_over_all_folds_the_interval_is_said_first(stays, is_small):
+    folds = [_columns(seed, stays) | {"stay_id": np.arange(stays) + stays * seed} for seed in (0, 1)]
+    label = np.arange(stays) % 2
+    folds = [fold | {"label": label, "network": fold["network"] + label} for fold in folds]
+    text = results([*folds, *folds])["verdict"]  # two partitions of the same stays
+    assert text.startswith(f"Small data: {2 * stays} labelled stays, 98 of the smallest class.") == is_small
+    assert ("95 % intervals: AUROC 0." in text) == is_small
+    several = results([fold | {"other": fold["network"]} for fold in folds])["verdict"]
+    assert several.startswith("network: Small data") == is_small
+
+
 def test_seeds_are_averaged_and_their_spread_is_that_of_the_mean_over_folds():
     folds = [_columns(seed) for seed in (0, 1, 2)]
     two = [fold | {"network": np.stack([fold["network"], fold["boosted trees"]])} for fold in folds]

@@ -186,8 +186,9 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
     }  # a resample may be separated
     assert all(each["low"] <= each["value"] <= each["high"] for each in known.values())
     assert (content["baselines"], content["subgroups"], content["landmarks"]) == ({}, [], [])
-    assert f"Only {label.sum()} of {len(label)} stays are positive: with fewer than 50" in " ".join(
-        each["text"] for each in content["findings"]
+    assert (
+        f"Few data: {len(label)} labelled stays, {label.sum()} of the smallest class. With fewer than 200"
+        in " ".join(each["text"] for each in content["findings"])
     )
     assert all(each["text"] in said for each in content["findings"] if each["level"] == "warning")
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae.evaluation.findings import NOT_COMPARED, NOT_WORSE, TRAINED_ON, worse_than
+from seqsetvae.evaluation.findings import NOT_COMPARED, NOT_WORSE, TRAINED_ON, sizes, verdict, worse_than
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.results import Subgroup, evaluation, table
 from seqsetvae.tasks.binary import Calibration
@@ -28,6 +28,11 @@ def predictions(label: np.ndarray, logit: np.ndarray, split: str = "test", **opt
 
 def _evaluated(n: int = 400, split: str = "test", calibration: Calibration | None = CALIBRATION) -> Predictions:
     return predictions(*sample(n), split, calibration=calibration)
+
+
+def _sized(stays: int, positives: int) -> Predictions:
+    label = (np.arange(stays) < positives).astype(np.int64)
+    return predictions(label, np.random.default_rng(0).normal(size=stays) + 1.5 * label)
 
 
 def _content(evaluated: Predictions, baselines: dict[str, np.ndarray] | None = None, **options: Any) -> dict[str, Any]:
@@ -63,6 +68,65 @@ def test_a_baseline_that_is_better_is_said_first_and_what_to_use():
     assert text.endswith(" on the same stays. Use logistic regression instead, until a model is better.")
     assert "prevalence" not in text
     assert table(content).startswith(f"⚠️  {text}\n")
+
+
+@pytest.mark.parametrize(
+    ("stays", "positives", "first"),
+    [
+        (49, 24, "No basis for a decision: 49 labelled stays, 24 of the smallest class."),
+        (50, 25, "Small data: 50 labelled stays, 25 of the smallest class."),
+        (199, 99, "Small data: 199 labelled stays, 99 of the smallest class."),
+        (200, 100, NOT_WORSE),
+        (400, 29, "Small data: 400 labelled stays, 29 of the smallest class."),
+        (400, 371, "Small data: 400 labelled stays, 29 of the smallest class."),
+        (400, 30, NOT_WORSE),
+    ],
+)
+def test_of_few_data_the_interval_and_the_simplest_model_that_is_not_worse_come_first(stays, positives, first):
+    evaluated = _sized(stays, positives)
+    near = evaluated.output[:, 0] + 0.01 * np.random.default_rng(1).normal(size=stays)
+    baselines = {"prevalence": np.zeros(stays), "boosted trees": near, "logistic regression": near}
+    content = _content(evaluated, baselines=baselines)
+    text, auroc = content["verdict"], content["figures"]["auroc"]
+    assert text.startswith(first)
+    assert table(content).startswith("⚠️  " * (first != NOT_WORSE) + text)
+    if first != NOT_WORSE:
+        interval = f"95 % intervals: AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}), AUPRC"
+        assert text.index(interval) < text.index("The simplest model that is not worse by a paired 95 % interval: log")
+        assert content["findings"][0]["text"].startswith("Few data")
+
+
+def test_of_few_data_a_constant_may_be_the_simplest_and_a_better_baseline_is_to_be_used():
+    evaluated = _sized(60, 30)
+    noise = replace(evaluated, output=np.random.default_rng(3).normal(size=(60, 1)))
+    constant = {"prevalence": np.zeros(60)}
+    assert "interval: the prevalence, which looks at no stay (AUROC" in _content(noise, constant)["verdict"]
+    text = _content(noise, constant | {"boosted trees": evaluated.output})["verdict"]
+    assert text.startswith("Small data")
+    assert text.endswith("Use boosted trees instead, until a model is better.")
+    assert _content(noise)["verdict"].endswith(NOT_COMPARED)
+    assert _content(replace(noise, split="train"), {"boosted trees": noise.output})["verdict"].endswith(TRAINED_ON)
+
+
+def _stated(task: str, stays: int, curves: list[tuple[str, int]], **more: Any) -> dict[str, Any]:
+    found = [{"outcome": name, "stays": stays, "positives": positives} for name, positives in curves]
+    return {"task": task, "stays": stays, "figures": {}, "curves": found, **more}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (_stated("regression", 300, [], labels={"days": 199}), (199, None)),
+        (_stated("regression", 200, []), (200, None)),
+        (_stated("multilabel", 300, [("a", 150), ("b", 29)], labels={"a": 300, "b": 250}), (250, 29)),
+        (_stated("multilabel", 300, [("a", 150)], labels={"a": 300, "b": 300}), (300, 0)),
+        (_stated("multiclass", 300, [("a", 150), ("b", 120), ("c", 30)], labels={"kind": 300}), (300, 30)),
+    ],
+)
+def test_the_size_of_an_evaluation_is_that_of_its_smallest_label_and_class(content, expected):
+    assert sizes(content) == expected
+    is_small = expected[0] < 200 or (expected[1] is not None and expected[1] < 30)
+    assert verdict(content).startswith("Small data: ") == is_small
 
 
 def test_a_model_that_ranks_worse_than_chance_is_not_to_be_used():
@@ -180,12 +244,13 @@ def test_a_landmark_has_its_own_stays():
 @pytest.mark.parametrize(
     ("evaluated", "caution"),
     [
-        (_evaluated(100), "stays are positive: with fewer than 50 stays of a class"),
+        (_evaluated(100), "Few data: 100 labelled stays, "),
+        (_sized(400, 49), "Few data: 400 labelled stays, 49 of the smallest class"),
         (_evaluated(split="train"), "These stays were trained on"),
         (_evaluated(split="valid"), "The validation split chose the checkpoint"),
         (_evaluated(calibration=None), "There is no calibration and no threshold"),
     ],
-    ids=["few positives", "train", "valid", "not calibrated"],
+    ids=["few stays", "few positives", "train", "valid", "not calibrated"],
 )
 def test_what_to_distrust_is_said(evaluated, caution):
     assert any(caution in text for text in [each["text"] for each in _content(evaluated)["findings"]])
