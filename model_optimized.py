@@ -1,7 +1,7 @@
 """The LightningModules: the fine-tuner (a backbone, frozen or not, and a two-layer head) and the pretrainer.
 
 Legend: N stays of a batch, S sets, P pooled width, V variables, I embedding width.
-A fine-tuner lives through both stages; `freeze_backbone` or `unfreeze_backbone` is called before a fit, never in one.
+A fine-tuner is used in both stages; `freeze_backbone` or `unfreeze_backbone` is called before a fit, never in one.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
             checkpoint |= {"state_dict": merged_state(state, self.tuning.lora_alpha), LORA: adapters(state)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The reverse, so that Lightning can resume."""
+        """Undo `on_save_checkpoint`, so that Lightning can resume."""
         if LORA in checkpoint:
             checkpoint["state_dict"] = with_adapters(checkpoint["state_dict"], checkpoint[LORA])
 
@@ -243,7 +243,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
         return self.weighted(loss, batch.n_sets)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """The same random numbers, where the objective draws any, in every validation."""
+        """Validation terms of a batch; an objective that draws random numbers draws the same in every validation."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_index)
             terms = self.objective.validation_terms(self.model, batch, self.embeddings)
@@ -273,7 +273,7 @@ class SeqSetVAEPretrainer(LargeBatchGradient):
             checkpoint[PROFILE] = self.profile.as_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The reverse, so that Lightning can resume."""
+        """Undo `on_save_checkpoint`, so that Lightning can resume."""
         own = {f"objective.{name}" for name in self.objective.state_dict()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name if name in own else f"model.{name}": value for name, value in state.items()}

@@ -138,7 +138,7 @@ def _stays_per_second(data: CohortDataModule) -> float:
 
 
 def workers(cohort: Path) -> list[Figure]:
-    """The same loader in this process and with two worker processes."""
+    """Compare the loader in this process with two worker processes."""
     data = _data(cohort)
     alone = _stays_per_second(data)
     data.num_workers = 2

@@ -60,7 +60,7 @@ def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[
 
 
 def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Figure]:
-    """The same run without cached features: one epoch, multiplied."""
+    """Time of a run without cached features: one epoch, multiplied."""
     run, _ = _run(data_dir, scratch, 1)
     start = time.perf_counter()
     run.fit(1, 1, warm_up=False)

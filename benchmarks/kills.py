@@ -175,7 +175,7 @@ def process(words: Sequence[str], output: Path, moment: Moment | None = None) ->
 
 
 def _run(words: Sequence[str], output: Path, moment: Moment | None) -> None:
-    """In a process of its own: train_optimized.py with these arguments, printing to a file."""
+    """Run train_optimized.py with these arguments in another process, printing to a file."""
     import train_optimized
 
     with output.open("a") as file:

@@ -1,4 +1,4 @@
-"""An import points down the house, never up, and the two rooms at the bottom do not know each other."""
+"""Modules import only from lower layers."""
 
 from __future__ import annotations
 

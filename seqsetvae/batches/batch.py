@@ -23,12 +23,12 @@ NO_LABEL = -1
 
 
 def map_tensors(item: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """The same with every tensor changed, in dataclasses too."""
+    """Apply `change` to every tensor of a value, in dataclasses too."""
     return _map(item, torch.Tensor, change)
 
 
 def _map(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """The same with everything of this kind changed, in dataclasses too."""
+    """Apply `change` to everything of type `kind` in a value, in dataclasses too."""
     if isinstance(item, kind):
         return change(item)
     if is_dataclass(item) and not isinstance(item, type):
@@ -47,7 +47,7 @@ class _OfStays:
         return len(self.label)
 
     def without_labels(self) -> Self:
-        """The same stays as if none had a label."""
+        """A copy of the batch in which no stay has a label."""
         target = None if self.target is None else torch.full_like(self.target, torch.nan)
         return replace(self, label=torch.full_like(self.label, NO_LABEL), target=target)  # type: ignore[type-var]
 

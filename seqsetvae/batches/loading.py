@@ -221,7 +221,7 @@ class CohortDataModule(pl.LightningDataModule):
     def with_prepare(
         self, prepare: Prepare | None, *splits: str, transform: ValueTransform | None = None
     ) -> CohortDataModule:
-        """The same loaders, whose batches (of these splits; of none: of all) hold what `prepare` makes of them.
+        """A copy of the loaders whose batches hold what `prepare` makes of them, in these splits (none: all).
 
         With a `transform` it gets them with the values of that one.
         """
@@ -232,7 +232,7 @@ class CohortDataModule(pl.LightningDataModule):
         return changed
 
     def with_transform(self, transform: ValueTransform) -> CohortDataModule:
-        """The same loaders, whose values are those of another transform."""
+        """A copy of the loaders that reads values with another transform."""
         changed = copy.copy(self)
         changed.transform, changed._change = transform, transform.change(self.cohort)
         return changed

@@ -34,7 +34,7 @@ class Groups:
         return Groups(self.order, self.start[batches], self.end[batches])
 
     def halved(self, count: int) -> Groups:
-        """The same stays in `count` more batches, or fewer where fewer batches have several stays and can be halved."""
+        """Halve the `count` largest batches, or as many as have several stays."""
         size = self.end - self.start
         largest = np.argsort(-size, kind="stable")[: min(count, np.count_nonzero(size > 1))]
         middle = self.start[largest] + size[largest] // 2
@@ -48,7 +48,7 @@ class Groups:
         return Groups(np.append(self.order, stays), np.append(self.start, start), np.append(self.end, start + 1))
 
     def balanced(self, n_events: np.ndarray, world_size: int, max_events: int) -> Groups:
-        """The same stays in every step of `world_size` batches, with about equal numbers of events in each batch.
+        """Exchange stays within every step of `world_size` batches, so that each batch has about as many events.
 
         The stays of a step, from most events to fewest, go to the first process to the last and back, again and again.
         A step in which a batch would then exceed `max_events` remains as it is. `world_size` divides the batches.

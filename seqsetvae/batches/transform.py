@@ -45,13 +45,13 @@ class ValueTransform(Protocol):
         """The transform that as_plain() wrote. Raises TypeError, KeyError or ValueError for other content."""
 
     def as_plain(self) -> dict[str, Any]:
-        """For JSON and checkpoints, with its "name" in VALUE_TRANSFORMS."""
+        """A dictionary for JSON and checkpoints, with its "name" in VALUE_TRANSFORMS."""
 
     def options(self) -> dict[str, Any]:
         """The settings that it was fitted with, which a flag must not contradict."""
 
     def with_unknown(self, vocabulary: Collection[str], known: Collection[str]) -> ValueTransform:
-        """The same for a vocabulary with variables that the training data did not have."""
+        """A copy for a vocabulary with variables that the training data did not have."""
 
     def values_read(self, name: str) -> bool:
         """Whether a model reads the values of a variable, and not only that it occurred."""
@@ -105,7 +105,7 @@ class ZScore:
         return replace(self, rare=tuple(sorted({*self.rare, *(name for name in vocabulary if name not in known)})))
 
     def values_read(self, name: str) -> bool:
-        """Those of rare variables are not."""
+        """Whether values of each variable are read [V]; those of rare variables are not."""
         return name not in self.rare
 
     def change(self, cohort: Cohort) -> ValueChange:
@@ -188,7 +188,7 @@ class Quantiles:
         return self
 
     def values_read(self, name: str) -> bool:
-        """Those of rare variables, which have no quantiles, are not."""
+        """Whether values of each variable are read [V]; those of rare variables, which have no quantiles, are not."""
         return name in self.quantiles
 
     def change(self, cohort: Cohort) -> ValueChange:

@@ -29,7 +29,7 @@ def variable_table(backbone: Any, cohort: Cohort, run: RunSettings) -> torch.Ten
 def with_host_work(
     data: CohortDataModule, backbone: Any, variables: torch.Tensor, again: bool = False
 ) -> CohortDataModule:
-    """The same loaders, whose batches hold what the backbone computes of them on the host, if anything.
+    """A copy of the loaders whose batches hold what the backbone computes on the host, if anything.
 
     With `again` the same stays are read many times, so what was computed of them is kept, if it all fits in memory.
     """

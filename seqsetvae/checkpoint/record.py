@@ -114,7 +114,7 @@ def architecture_of(content: dict[str, Any], path: Path) -> str:
 
 
 def read_median_hours(recorded: Any, path: Path) -> float | None:
-    """Of the training stays. Raises InputError for what no stay can last."""
+    """Median length of the training stays in hours. Raises InputError for what no stay can last."""
     if recorded is None:
         return None
     if not isinstance(recorded, int | float) or isinstance(recorded, bool) or not 0 < recorded < math.inf:

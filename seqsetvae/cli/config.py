@@ -12,7 +12,7 @@ NEEDS = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """It reads no settings."""
+    """No settings."""
 
 
 def problems(settings: Settings) -> list[str]:

@@ -108,7 +108,7 @@ def _is_timed(cohort: Cohort) -> bool:
 
 
 def _window(cohort: Cohort) -> Iterator[Finding]:
-    """That whole stays are used; for a label that is known to be an event at their end, that a window is needed.
+    """Say that whole stays are used, and for a label that is an event at their end that a window is needed.
 
     A note for data that have no prediction times by their nature; a warning for an import, which can have a window.
     """
@@ -130,7 +130,7 @@ def _window(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _ended(cohort: Cohort) -> Iterator[Finding]:
-    """That stays may have ended before their prediction time, where an import does not know when stays end."""
+    """Say that stays may have ended before their prediction time, where an import does not know when they end."""
     counts, times = cohort.manifest["splits"].values(), cohort.manifest["report"].get(TIMES)
     if times is None or not _is_timed(cohort) or cohort.manifest.get(IMPORT, {END: True}).get(END):
         return
@@ -220,7 +220,7 @@ def _lengths(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _equal_stays(cohort: Cohort) -> Iterator[Finding]:
-    """The same rows under two stay numbers: an error if they are in two splits."""
+    """Find equal rows under two stay numbers, which are an error if they are in two splits."""
     groups = equal_stays(cohort)
     for level, where, is_leak in ((ERROR, "different splits", True), (WARNING, "one split", False)):
         chosen = [group for group in groups if (len({split for split, _ in group}) > 1) == is_leak]

@@ -70,7 +70,7 @@ def in_no_fold(cohort: Cohort) -> list[str]:
 def folds(
     cohort: Cohort, n_folds: int, seed: int, train_fraction: float = 1.0, *, has_classes: bool = True
 ) -> Iterator[Cohort]:
-    """For each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
+    """Yield for each fold a cohort whose valid split is the fold and whose train split is all other labelled stays.
 
     With one fold, these are the labelled stays of the cohort's own valid and train splits.
 

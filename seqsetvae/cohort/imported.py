@@ -48,7 +48,7 @@ class Imported:
     samples: pa.Table | None = None
 
     def as_plain(self) -> dict[str, Any]:
-        """For the manifest."""
+        """A dictionary for the manifest."""
         return {IMPORT: {**{name: list(getattr(self, name)) for name in SAID}, **self.record}}
 
 

@@ -76,7 +76,7 @@ class Window:
 
     @classmethod
     def of(cls, splits: Sequence[Split]) -> Window:
-        """That of the stays of these splits."""
+        """The profile of the stays of these splits."""
         time = np.concatenate([split.prediction_minute for split in splits]) / 60
         timed = time[np.isfinite(time)]
         low, middle, high = np.quantile(timed, (0.05, 0.5, 0.95)).tolist() if len(timed) else (0.0, 0.0, 0.0)
@@ -123,21 +123,21 @@ class Profile:
 
     @classmethod
     def of(cls, cohort: Cohort) -> Profile:
-        """That of the training split."""
+        """The profile of the training split."""
         split, sums = cohort.split("train"), VariableSums(len(cohort.vocabulary))
         sums.add(split)
         counts = zip(cohort.vocabulary, sums.events.tolist(), sums.stays.tolist(), strict=True)
         return cls(Window.of([split]), {name: (int(n), int(stays)) for name, n, stays in counts if n})
 
     def as_plain(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """A dictionary for a checkpoint."""
         at = None if self.window.at is None else list(self.window.at)
         variables = {name: list(counts) for name, counts in self.variables.items()}
         return {**vars(self.window), "at": at, "variables": variables}
 
     @classmethod
     def from_plain(cls, content: Any) -> Profile:
-        """The reverse. Raises TypeError, KeyError, AttributeError or ValueError for other content."""
+        """Inverse of `as_plain`. Raises TypeError, KeyError, AttributeError or ValueError for other content."""
         variables = {name: (int(n), int(stays)) for name, (n, stays) in content["variables"].items()}
         at = None if content["at"] is None else tuple(map(float, content["at"]))
         cut = None if content["cut"] is None else float(content["cut"])
@@ -154,7 +154,7 @@ class Profile:
 
 
 def last_seen(cohort: Cohort) -> list[dict[str, Floats]]:
-    """By split, and by group of the source where it has groups (the sets of PhysioNet).
+    """Last seen times by split, and by group of the source where it has groups (the sets of PhysioNet).
 
     [3, V] each, over the stays that have a variable: their number, the sum of the times at which they have it last (0 =
     at their start, 1 = at their end), and the sum of the squares.
@@ -197,7 +197,7 @@ def shifts(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _shift(vocabulary: Sequence[str], names: tuple[str, str], sums: list[Floats]) -> Iterator[Finding]:
-    """That variables are last seen at different times in two groups with these names and sums, if they are."""
+    """Say that variables are last seen at different times in two groups with these names and sums, if they are."""
     count, total, squares = np.stack(sums, axis=1)  # [2, V] each
     enough = (count >= FEWEST_STAYS).all(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

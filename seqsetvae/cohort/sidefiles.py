@@ -33,7 +33,7 @@ class LabelTable(Labels):
 
     @classmethod
     def made_of(cls, labels: Labels) -> "LabelTable":
-        """The same labels as arrays."""
+        """These labels as arrays."""
         if isinstance(labels, LabelTable):
             return labels
         stays = sorted(labels)
@@ -97,7 +97,7 @@ def _numbers(path: Path, name: str, column: pa.Array, *, filled: bool = False) -
 
 
 def unusable_stats(stats: Stats, variables: Iterable[str]) -> dict[str, str]:
-    """Those of these variables whose statistics cannot make a z-score, with their mean and std in words."""
+    """The variables among these whose statistics cannot make a z-score, with their mean and std in words."""
     bad = {}
     for name in variables:
         mean, std = stats.get(name, (0.0, 1.0))
@@ -216,7 +216,7 @@ class VariableMap:
         return [f"{len(absent)} of {len(self.entries)} names of {self.file} do not occur: {listing}"] if absent else []
 
     def as_plain(self) -> list[dict[str, Any]]:
-        """For the manifest."""
+        """A dictionary for the manifest."""
         rows = self.entries.items()
         return [{"name": name, "target": to, "factor": by, "offset": plus} for name, (to, by, plus) in rows]
 

@@ -32,7 +32,7 @@ DATES = {"YYYYMMDD": "%Y%m%d", "YYYYMMDDHHMM": "%Y%m%d%H%M", "YYYYMMDDHHMMSS": "
 
 
 class StaySpans(NamedTuple):
-    """Of the stays of a chunk that have events with a time."""
+    """First and last times of the stays of a chunk that have events with a time."""
 
     stays: Stays  # N
     first: Floats  # [N] minute of the first event
@@ -57,7 +57,7 @@ def spans_of(before: Rows, used: Rows) -> StaySpans:
 
 @dataclass
 class Spans:
-    """Of all stays of a compilation."""
+    """First and last times of all stays of a compilation."""
 
     first: list[Floats] = field(default_factory=list)
     last: list[Floats] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Spans:
             del most[EXAMPLES:]
 
     def as_plain(self) -> dict[str, Any]:
-        """For the manifest. Where most stays last for years, one is long that is far longer than these."""
+        """A dictionary for the manifest. Where most stays last for years, one is long that is far longer than these."""
         first, last = np.concatenate(self.first), np.concatenate(self.last)
         median = float(np.median(last - first))
         limit = max(YEAR, MANY_TIMES * median) if YEAR / 4 < median < LIFE else YEAR

@@ -56,7 +56,7 @@ class Stays(Sequence[Stay]):
         group: NDArray[np.str_] | None = None,
         n_rows: NDArray[np.int64] | None = None,
     ) -> None:
-        """Those of a source, or some of them.
+        """The stays of a source, or some of them.
 
         Args:
             stay_id: [N].
@@ -77,7 +77,7 @@ class Stays(Sequence[Stay]):
 
     @classmethod
     def of(cls, stays: Sequence[Stay]) -> "Stays":
-        """The same stays as arrays. Raises ValueError for a prediction time that is not a number."""
+        """These stays as arrays. Raises ValueError for a prediction time that is not a number."""
         if isinstance(stays, Stays):
             return stays
         for stay in stays:
@@ -260,7 +260,7 @@ class Source(Protocol):
 
     @property
     def stays(self) -> Mapping[str, Sequence[Stay]]:
-        """By split; only the splits that exist. All stays of a subject are in one split."""
+        """Stays by split, of the splits that exist. All stays of a subject are in one split."""
         ...
 
     def read(self, stays: Stays) -> Rows:

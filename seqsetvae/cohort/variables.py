@@ -24,7 +24,7 @@ Block = tuple[NDArray[np.int32], Floats]  # variable and raw value, [E] each
 
 @dataclass
 class Sums:
-    """Of the raw values of a split: all [V]."""
+    """Counts, means and squares of the raw values of a split: all [V]."""
 
     count: Floats
     total: Floats
@@ -47,7 +47,7 @@ class Sums:
         return np.stack(astuple(self))
 
     def take(self, variables: NDArray[np.int64]) -> Sums:
-        """Those of some of the variables."""
+        """The sums of some of the variables."""
         return Sums(*self.as_array()[:, variables])
 
     def _add(self, variable: NDArray[np.int32], value: Floats) -> None:

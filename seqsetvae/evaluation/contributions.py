@@ -98,7 +98,7 @@ def of_variables(found: Sequence[Explanation]) -> list[Plain]:
 def deletion_test(
     explainer: Explainer, found: Sequence[Explanation], stays: np.ndarray, rng: np.random.Generator
 ) -> Plain | None:
-    """By how much scores fall without the measured variables that raise them most, and without as many random ones.
+    """Measure how much scores fall without the variables that raise them most, and without as many random ones.
 
     The contributions are faithful if they fall more without the former. None if no stay has enough variables.
     """

@@ -224,7 +224,7 @@ def _cell(entry: Mapping[str, Any]) -> str:
 
 
 def _differences(difference: Mapping[str, Any]) -> str:
-    """Of the metrics; without an interval where there is none."""
+    """Differences of the metrics, without an interval where there is none."""
     cells = [
         f"{each['value']:+.4f}" + ("" if each["low"] is None else f" [{each['low']:+.4f}, {each['high']:+.4f}]")
         for each in difference.values()

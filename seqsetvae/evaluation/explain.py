@@ -107,7 +107,7 @@ class Explanation:
 
     @property
     def gap(self) -> float:
-        """By how much base and contributions miss the score, because the path has few points."""
+        """Score minus base and contributions, which is not 0 because the path has few points."""
         return abs(self.score - self.base - float(self.contribution.sum()))
 
     @cached_property
@@ -136,7 +136,7 @@ class Explanation:
         return of_values if len(values) > 1 and np.allclose(values, values[0], rtol=1e-5) else of_values[:0]
 
     def strongest(self, number: int) -> list[Reason]:
-        """Of so many variables."""
+        """The `number` variables with the largest absolute contributions."""
         return [self.reason(int(each)) for each in np.argsort(-np.abs(self.totals), kind="stable")[:number]]
 
 
@@ -158,7 +158,7 @@ class OfSummaries:
         )
 
     def explain(self, stay: Ints, n_sets: Ints) -> Iterator[Explanation]:
-        """Of these stays of the split, by position, each cut off after so many sets."""
+        """Explain stays of the split, by position, each cut off after so many sets."""
         for start in range(0, len(stay), STAYS):
             chosen = slice(start, start + STAYS)
             batch = self.batches.batch(stay[chosen], n_sets[chosen]).to(self.variables.device)
@@ -195,7 +195,7 @@ class OfEvents:
         self._is_fact = np.asarray(facts)
 
     def explain(self, stay: Ints, n_sets: Ints) -> Iterator[Explanation]:
-        """Of these stays of the split, by position, each cut off after so many sets."""
+        """Explain stays of the split, by position, each cut off after so many sets."""
         for each, sets in zip(stay.tolist(), n_sets.tolist(), strict=True):
             function = StayScore(self.model, self.embeddings, self.batches, each, sets)
             values = function.values[None]
@@ -266,6 +266,6 @@ Explainer = OfSummaries | OfEvents
 
 
 def explainer(model: FinetunedModel, known: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> Explainer:
-    """That of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
+    """The explainer of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
     kind: Any = OfSummaries if hasattr(model.backbone, "inputs") else OfEvents
     return kind(model, known, batches, cohort)

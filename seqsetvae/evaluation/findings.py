@@ -113,9 +113,7 @@ def _with_interval(metric: Metric, digits: int = 3) -> str:
 # ------------------------------------------------------------------ what is said first
 
 
-NO_MODELS = ("prevalence", "training mean", "shares of the classes")  # predictions that look at no stay
-SIMPLEST_FIRST = (*NO_MODELS, "logistic regression", "ridge regression", "boosted trees")
-LESS_IS_BETTER = tuple(name for task in TASKS.values() for name in getattr(task, "LESS_IS_BETTER", ()))
+SIMPLEST_FIRST = ("logistic regression", "ridge regression", "boosted trees")  # after the constant
 NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
 NOT_WORSE = "No baseline is better than this model"
 TRAINED_ON = "On these stays the models were trained: which one is better for new stays, another split shows."
@@ -146,7 +144,8 @@ def of_small_data(stays: int, smallest: int | None, figures: Plain, others: Plai
     basis = "No basis for a decision" if stays < NO_BASIS else "Small data"
     with_ends = [f"{title_of(name)} {_with_interval(each)}" for name, each in figures.items() if _has_ends(each)]
     intervals = f" 95 % intervals: {', '.join(with_ends)}." if with_ends else " There are no intervals."
-    simplest = next((name for name in SIMPLEST_FIRST if name in others and _is_not_worse(others[name])), None)
+    in_order = [*filter(is_constant, others), *(name for name in SIMPLEST_FIRST if name in others)]
+    simplest = next((name for name in in_order if _is_not_worse(others[name])), None)
     text = f"{basis}: {_counts(stays, smallest)}.{intervals}"
     if simplest is None or TRAINED_ON in compared or not compared.startswith((NOT_COMPARED, NOT_WORSE)):
         return f"{text} {compared}"
@@ -170,8 +169,8 @@ def worse_of(content: Plain) -> str | None:
 
 
 def not_worse(others: Iterable[str], split: str | None = None, beside: str = "") -> str:
-    """With which models, by name, a model was compared of which none is better; `beside` is said of the best."""
-    names = [name for name in others if name not in NO_MODELS]
+    """A sentence that none of these models is better, with their names; `beside` is about the best of them."""
+    names = [name for name in others if not is_constant(name)]
     if not names:
         return NOT_COMPARED
     text = f"{NOT_WORSE} by a paired 95 % interval that excludes 0 (compared: {', '.join(names)}).{beside}"
@@ -180,7 +179,7 @@ def not_worse(others: Iterable[str], split: str | None = None, beside: str = "")
 
 def _beside_the_best(figures: Plain, others: Plain) -> str:
     """The first metric that is compared, beside that of the best of the models."""
-    models = {name: other for name, other in others.items() if name not in NO_MODELS and other.get("difference")}
+    models = {name: other for name, other in others.items() if not is_constant(name) and other.get("difference")}
     if not models:
         return ""
     best = min(models, key=lambda name: _rank(models[name]))
@@ -210,7 +209,7 @@ def worse_than(model: str, figures: Plain, others: Plain, split: str | None = No
         f"{_called(name)} ({_compared(figures, other, _differences(other))})" for name, other in better.items()
     )
     best = min(better, key=lambda name: _rank(better[name]))
-    instead = "no model rather than this one" if best in NO_MODELS else f"{best} instead, until a model is better"
+    instead = "no model rather than this one" if is_constant(best) else f"{best} instead, until a model is better"
     advice = TRAINED_ON if split == "train" else f"Use {instead}."
     return f"{model[:1].upper()}{model[1:]} is worse than {listed} on the same stays. {advice}"
 
@@ -227,9 +226,15 @@ def _sign(name: str, difference: Plain) -> int:
     return -1 if (low > 0) == less_is_better(name) else 1
 
 
+def is_constant(name: str) -> bool:
+    """Whether a baseline is a prediction that looks at no stay."""
+    return any(name == task.CONSTANT for task in TASKS.values())
+
+
 def less_is_better(name: str) -> bool:
+    """Whether a smaller value of a metric is better, also of that of one label (`Brier score of death`)."""
     family = name.removeprefix("mean ").split(" of ")[0]  # of the metric of one column
-    return family in LESS_IS_BETTER or any(
+    return any(family in getattr(task, "LESS_IS_BETTER", ()) for task in TASKS.values()) or any(
         each.less_is_better for key, each in FIGURES.items() if family in (key, each.title)
     )
 
@@ -256,4 +261,4 @@ def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]
 
 
 def _called(name: str) -> str:
-    return f"the {name}, which looks at no stay" if name in NO_MODELS else name
+    return f"the {name}, which looks at no stay" if is_constant(name) else name

@@ -99,7 +99,7 @@ def _save_without_traces(model: Any, file: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's messages about packages that are not needed."""
+    """Hide the exporter's messages about packages that are not needed."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -63,7 +63,7 @@ class Predictions:
         return self.rows(~np.isnan(self.target).all(axis=1))
 
     def other(self, output: Floats) -> Predictions:
-        """Those of another model, without a calibration, for the same stays."""
+        """Predictions of another model for the same stays, without a calibration."""
         return replace(self, output=output, calibration=None)
 
 
@@ -112,7 +112,7 @@ class Prefixes:
     n_sets: Ints  # [R] how many of its first sets are kept, at least 1
 
     def rows(self, chosen: NDArray[np.bool_]) -> Prefixes:
-        """Those that a mask [R] marks."""
+        """The prefixes that a mask [R] marks."""
         return Prefixes(self.stay[chosen], self.n_sets[chosen])
 
     def last_set(self, split: Split) -> Ints:

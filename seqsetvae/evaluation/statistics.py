@@ -31,7 +31,7 @@ class Interval:
     high: float | None = None
 
     def as_plain(self) -> dict[str, float | None]:
-        """For JSON."""
+        """A dictionary for JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 

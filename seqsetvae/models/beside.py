@@ -35,7 +35,7 @@ class BesideSummaries(nn.Module):
 
     @property
     def n_inputs(self) -> int:
-        """Of the network, as for `fit`, `start_small`, `after_step` and `table`."""
+        """Number of inputs of the network, whose `fit`, `start_small`, `after_step` and `table` these are too."""
         return self.summaries.n_inputs
 
     def fit(self, cohort: Cohort, batches: Iterable[Batch]) -> None:

@@ -74,7 +74,7 @@ class LinearModel:
         return np.where(np.isnan(table), self.missing, self.slope * np.clip(table, self.low, self.high))
 
     def as_plain(self) -> dict[str, list[float]]:
-        """For a checkpoint."""
+        """A dictionary for a checkpoint."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
     @classmethod
@@ -110,7 +110,7 @@ class _Inputs:
         return cls(mean, np.where(std > 0, std, 1.0), absent.any(axis=0))
 
     def models(self, table: np.ndarray, label: np.ndarray, strengths: Sequence[float]) -> list[LinearModel]:
-        """From the strongest penalty to the weakest, each from the one before."""
+        """Yield models from the strongest penalty to the weakest, each started from the one before."""
         from sklearn.linear_model import LogisticRegression
 
         absent = np.isnan(table)
@@ -128,7 +128,7 @@ class _Inputs:
         return found
 
     def _model(self, weight: Floats, intercept: float, absent: np.ndarray, number: np.ndarray) -> LinearModel:
-        """In the units of the table: a number is slope * value + offset, and `offset` is part of the intercept."""
+        """The model in the units of the table: a number is slope * value + offset; `offset` is in the intercept."""
         c = len(self.mean)
         slope = weight[:c] / self.std
         offset = -slope * self.mean

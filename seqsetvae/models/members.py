@@ -40,7 +40,7 @@ class Fitted(Protocol):
         ...
 
     def contributions(self, table: np.ndarray) -> Contributions:
-        """Of the columns, [n, c]; with the base they add up to the log-odds."""
+        """Contributions of the columns [n, c]; with the base they add up to the log-odds."""
         ...
 
 
@@ -84,7 +84,7 @@ class Members:
     def contributions(
         self, of_network: Contributions, table: np.ndarray, of_table: Callable[[np.ndarray], np.ndarray]
     ) -> Contributions:
-        """Those to the weighted mean, of all inputs: `of_table` makes them of those of the columns of the table."""
+        """Contributions of all inputs to the weighted mean; `of_table` makes them from those of the table's columns."""
         found, base = np.zeros_like(of_network[0]), 0.0
         for member in self.of:
             own, own_base = of_network
@@ -95,7 +95,7 @@ class Members:
         return found, base
 
     def as_plain(self) -> dict[str, Any]:
-        """For the hyper_parameters of a checkpoint: texts apart, which are long."""
+        """A dictionary for the hyper_parameters of a checkpoint, with long texts apart."""
         texts: list[str] = []
         plain = []
         for member in self.of:
@@ -117,12 +117,12 @@ class Members:
         return ", ".join(f"{member.name} {member.weight:.2f}" for member in self.of)
 
     def __deepcopy__(self, memo: Any) -> Members:
-        """They never change, and averaging of weights copies the module that holds them."""
+        """Itself: members never change, and averaging of weights copies the module that holds them."""
         return self
 
 
 def read_members(saved: Mapping[str, Any]) -> Members | None:
-    """Those of a checkpoint; None: it has the network alone. Raises InputError if they are damaged."""
+    """The members of a checkpoint; None: it has the network alone. Raises InputError if they are damaged."""
     if TREES not in saved:
         return None
     if MEMBERS not in saved:

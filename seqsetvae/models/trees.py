@@ -121,7 +121,7 @@ class BoostedTrees:
         return np.mean([booster.predict(table, **what) for booster in self._boosters], axis=0)
 
     def as_plain(self) -> list[str]:
-        """For a checkpoint."""
+        """A dictionary for a checkpoint."""
         return self.models
 
 

@@ -106,7 +106,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, drop: f
 
 
 def _attend_block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, drop: float) -> torch.Tensor:
-    """The same for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
+    """Causal attention for the QUERY_BLOCK positions from `start` on: [N, h, at most QUERY_BLOCK, d]."""
     end = min(start + QUERY_BLOCK, query.shape[2])
     hidden = torch.full((end - start, end), -torch.inf, dtype=query.dtype, device=query.device).triu(start + 1)
     scores = query[:, :, start:end] * query.shape[3] ** -0.5 @ key[:, :, :end].mT + hidden

@@ -31,7 +31,7 @@ def grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups)
 
 
 def plain_grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
-    """The same by autograd."""
+    """Grouped products by autograd, the plain reference."""
     each = matrices.unbind(0)  # its gradient is then written once, not once for each group
     return torch.cat([rows[place] @ each[matrix] for matrix, place in _places(groups)])
 
@@ -103,7 +103,7 @@ class _Block:
         torch.bmm(self._padded(rows).mT, self._padded(gradient), out=out[self.matrices])
 
     def _padded(self, rows: torch.Tensor) -> torch.Tensor:
-        """Its rows among zeros: [R, width] → [B, M, width]."""
+        """Put rows into blocks with zeros between them: [R, width] → [B, M, width]."""
         n_matrices = self.matrices.stop - self.matrices.start
         padded = rows.new_zeros(n_matrices * self.most, rows.shape[1])
         padded[self.slots] = rows[self.rows]

@@ -21,7 +21,7 @@ class LowRank(nn.Module):
     """A trained matrix of low rank that is added to a weight; zero at first."""
 
     def __init__(self, weight: torch.Tensor, rank: int, alpha: float) -> None:
-        """For a weight [out, in]."""
+        """Adapters for a weight [out, in]."""
         super().__init__()
         self.scale = alpha / rank
         self.A = nn.Parameter(weight.detach().new_empty(rank, weight.shape[1]))

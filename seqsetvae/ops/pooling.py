@@ -1,4 +1,4 @@
-"""From the history states of a stay to one row.
+"""Pooling: from the history states of a stay to one row.
 
 Legend: S sets (stay by stay), N stays, D width of a state, P pooled width.
 """

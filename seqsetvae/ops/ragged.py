@@ -42,11 +42,11 @@ class SetSizes:
         return x
 
     def unpad(self, x: torch.Tensor) -> torch.Tensor:
-        """The reverse: [P, C] → [E, C]."""
+        """Inverse of `pad`: [P, C] → [E, C]."""
         return x
 
     def event_masks(self) -> Sequence[torch.Tensor | None]:
-        """For each run which positions hold an event, [count, size]; None where all do."""
+        """Masks of the positions that hold an event, [count, size] for each run; None where all do."""
         return (None,) * len(self.runs)
 
     def events_per_set(self, device: torch.device) -> torch.Tensor:

@@ -104,7 +104,7 @@ def content_of(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _sections(runs: Runs) -> list[Section]:
-    """Those that the files of the runs allow; some are of a single run only, some of several."""
+    """The sections that the files of the runs allow; some are of a single run only, some of several."""
     first, is_one = next(iter(runs.values())), len(runs) == 1
     before = [training.data_section] if is_one else []
     groups = [results.subgroup_section, results.landmark_section, drawn.one_stay_section]
@@ -163,7 +163,7 @@ def findings_of_run(run: Run) -> list[Finding]:
 
 
 def _of_evaluation(run: Run) -> list[Finding]:
-    """Those that the evaluation wrote; of one of an earlier version, what follows from its metrics."""
+    """The findings that the evaluation wrote; for one of an earlier version, what follows from its metrics."""
     if run.evaluation is None:
         return []
     if "findings" not in run.evaluation:

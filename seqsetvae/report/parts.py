@@ -62,7 +62,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With a real minus sign; a dash for no value.
+    """A number with a real minus sign; a dash for no value.
 
     >>> number(-0.01234), number(None)
     ('−0.012', '–')

@@ -53,7 +53,7 @@ def _panels(runs: Runs, *, each_outcome: bool = True) -> Iterator[tuple[str, str
 
 
 def _threshold(runs: Runs) -> float | None:
-    """That of a single run."""
+    """The threshold of a single run."""
     (run, *others) = runs.values()
     return None if others or run.evaluation is None else run.evaluation.get("threshold")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from seqsetvae.evaluation.findings import NO_MODELS, less_is_better
+from seqsetvae.evaluation.findings import is_constant, less_is_better
 from seqsetvae.report import plots
 from seqsetvae.report.parts import (
     MODEL,
@@ -109,7 +109,7 @@ def _baselines_table(evaluation: Plain, over: str) -> Table:
 
 def _baseline_pictures(evaluation: Plain) -> Iterator[Picture]:
     """Each main metric that is compared, of this model and of the baselines that look at the stay, and chance."""
-    rivals = {name: each for name, each in evaluation["baselines"].items() if name not in NO_MODELS}
+    rivals = {name: each for name, each in evaluation["baselines"].items() if not is_constant(name)}
     for name in main_metrics(evaluation) if rivals else ():
         own = [plots.Row(MODEL, evaluation["figures"][name])]
         others = [(model_name(model), each["figures"].get(name)) for model, each in rivals.items()]
@@ -236,5 +236,5 @@ def _groups_table(caption: str, heading: str, names: list[str], groups: list[Pla
 
 
 def _heading(groups: list[Plain]) -> str:
-    """Of their counts."""
+    """The heading of a column of counts."""
     return "positive stays" if "positives" in groups[0] else "stays"

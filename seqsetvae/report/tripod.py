@@ -283,7 +283,7 @@ def _counts(run: Run, split: str) -> dict[str, int]:
 
 
 def flow_table(run: Run) -> Table:
-    """From the source to the splits, with the outcome and why stays were left out."""
+    """Counts of stays from the source to the splits, with the outcome and why stays were left out."""
     assert run.cohort is not None, "the caller asks"
     manifest = run.cohort.manifest
     report, splits = manifest.get("report") or {}, manifest["splits"]
@@ -343,7 +343,7 @@ def riley_table(run: Run) -> Table | None:
 
 
 def characteristics(run: Run) -> Table:
-    """Of each variable, by split and outcome: share of the stays that have it, and the mean of the means of stays."""
+    """Each variable by split and outcome: share of the stays that have it, and the mean of the means of stays."""
     assert run.cohort is not None, "the caller asks"
     groups = list(_groups_of_stays(run))
     columns = []

@@ -171,7 +171,7 @@ def _inner_folds(cohort: Cohort, seed: int) -> list[Cohort]:
 
 
 def _pretrained(settings: Settings, finetuning: Finetuning, whole: Cohort) -> Finetuning:
-    """The same settings of fine-tuning, from a checkpoint that was pretrained on a fold's training stays alone."""
+    """Settings of fine-tuning from a checkpoint that was pretrained on a fold's training stays alone."""
     if not settings.pretrain_epochs:
         return finetuning
     train = whole.split("train")

@@ -157,7 +157,7 @@ def open_on(
     load: Load | None = None,
     new: New | None = None,
 ) -> Opened:
-    """The same for a cohort that is open already, such as a fold of one."""
+    """Open a model on a cohort that is open already, such as a fold of one."""
     loaded = None
     if load is not None:
         loaded = load(cohort.variables.width)

@@ -68,7 +68,7 @@ class Setting:
     only_with: str | None = None  # the flag that selects the module that declares it
 
     def help_in(self, mode: str) -> str:
-        """Its text in the --help of a mode."""
+        """The text of the setting in the --help of a mode."""
         text = self.help or ""
         return text.removeprefix(f"{mode}: ") if isinstance(text, str) else text.get(mode, text.get("", ""))
 

@@ -100,7 +100,7 @@ class FinetunedSettings:
     )
 
     def problems_of_one(self, mode: str) -> list[str]:
-        """Of a mode that reads one checkpoint."""
+        """Problems of a mode that reads one checkpoint."""
         count = len(self.ckpt or ())
         return [f"ckpt: received {count} checkpoints; allowed: one with --mode {mode}"] if count > 1 else []
 

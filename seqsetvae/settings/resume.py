@@ -100,7 +100,7 @@ def _recorded(received: str) -> tuple[Path, dict[str, Any]]:
 
 
 def settings_checksum(settings: Mapping[str, Any]) -> str:
-    """Of settings as config.json holds them."""
+    """Checksum of settings as config.json holds them."""
     text = json.dumps(json.loads(json.dumps(settings)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

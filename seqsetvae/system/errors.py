@@ -1,4 +1,4 @@
-"""The one way to report a problem that the user can mend, and the words of messages."""
+"""The one way to report a problem that the user can correct, and the words of messages."""
 
 from collections.abc import Sequence
 

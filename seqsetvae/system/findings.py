@@ -20,7 +20,7 @@ class Finding:
     items: tuple[str, ...] = ()  # the stays, variables or files that it is about, those that are shown
 
     def as_plain(self) -> dict[str, str]:
-        """For the JSON of results, without the items."""
+        """A dictionary for the JSON of results, without the items."""
         return {"level": self.level, "text": self.text, "action": self.action}
 
     def line(self) -> str:

@@ -38,7 +38,7 @@ class StopRequest:
         raise Terminated(f"stopped by {self._name}")
 
     def install(self) -> None:
-        """From now on this handles the signals; only the main thread can set a handler. What nohup ignores stays so."""
+        """Handle the signals from now on; only the main thread can set a handler. What nohup ignores stays ignored."""
         if threading.current_thread() is threading.main_thread():
             for each in STOPPING:
                 if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN:

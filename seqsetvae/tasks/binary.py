@@ -26,6 +26,7 @@ HELP = "one column of 0 and 1 (default)"
 RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")
 WATCHED = "auc"
+CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = True
 OFFERS = ("loss", "trees", "schema")
 NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
@@ -36,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Settings:
-    """None of its own."""
+    """No settings of its own."""
 
 
 def predicted(output: torch.Tensor) -> torch.Tensor:
@@ -150,7 +151,7 @@ def figures(
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None) -> list[dict[str, Any]]:
-    """Those of the label, also of calibrated probabilities, and the counts at the threshold."""
+    """Curves of the label, also of calibrated probabilities, and the counts at the threshold."""
     from seqsetvae.tasks.curves import label_curves
 
     if calibration is None:
@@ -161,11 +162,11 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
     """The log-odds of the evaluated stays' share of positives: no constant probability has a lower Brier score."""
     share = target[:, 0].mean()
-    return {"prevalence": np.full((len(target), 1), np.log(share / (1 - share)))}
+    return {CONSTANT: np.full((len(target), 1), np.log(share / (1 - share)))}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:
-    """Those of several labels."""
+    """Baselines, those of several labels."""
     from seqsetvae.tasks.multilabel import baselines as of_each_label
 
     return of_each_label(spec)
@@ -252,7 +253,7 @@ class Calibration(Fitted):
 
 
 def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
-    """Its numbers, from outputs [n, 1] and labels [n, 1] of both classes."""
+    """Fit a calibration on outputs [n, 1] and labels [n, 1] of both classes."""
     from seqsetvae.tasks.scores import platt_scaling, youden_threshold
 
     label, logit = target[:, 0].astype(np.int64), output[:, 0]

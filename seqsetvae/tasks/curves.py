@@ -149,7 +149,7 @@ def net_benefit(label: Labels, risk: Floats, thresholds: Floats) -> Floats:
 
 
 def decision_thresholds(prevalence: float) -> Floats:
-    """From 1 % to well above the prevalence, where a decision could depend on the risk."""
+    """Thresholds from 1 % to well above the prevalence, where a decision could depend on the risk."""
     return np.arange(1, round(100 * min(0.95, max(0.5, 2 * prevalence))) + 1) / 100
 
 

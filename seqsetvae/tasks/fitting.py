@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Table = tuple[np.ndarray, Floats]  # [n, c] with NaN for missing, targets [n] or [n, K]
 Predict = Callable[[np.ndarray], Floats]
 
-# Chosen on PhysioNet 2012 (docs/quality.md), to be no straw man.
+# Chosen on PhysioNet 2012 (docs/quality.md), so that the baseline is strong.
 TREES: dict[str, Any] = {
     "learning_rate": 0.02,
     "num_leaves": 15,
@@ -51,18 +51,18 @@ def boosted_trees(
 
 
 def regression_trees(train: Table, valid: Table) -> Predict:
-    """The same for numbers."""
+    """Boosted trees for numbers."""
     return boosted_trees(train, valid, objective=REGRESSION_TREES)
 
 
 def multiclass_trees(train: Table, valid: Table, classes: int) -> Predict:
-    """The same for classes: outputs [n, C]."""
+    """Boosted trees for classes: outputs [n, C]."""
     objective = {"objective": "multiclass", "metric": "multi_logloss", "num_class": classes}
     return boosted_trees(_known(train, 0), _known(valid, 0), objective=objective)
 
 
 def logistic_regression(train: Table, valid: Table) -> Predict:
-    """Of standardized summaries, the median for missing ones, and flags for them; C is chosen on validation."""
+    """Logistic regression on standardized summaries, with medians and flags for missing ones; C by validation."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import average_precision_score
 
@@ -72,7 +72,7 @@ def logistic_regression(train: Table, valid: Table) -> Predict:
 
 
 def multinomial_regression(train: Table, valid: Table) -> Predict:
-    """The same for classes: logarithms of probabilities [n, C]; C is chosen by the log loss on validation."""
+    """Logistic regression for classes: log-probabilities [n, C]; C is chosen by the log loss on validation."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -84,7 +84,7 @@ def multinomial_regression(train: Table, valid: Table) -> Predict:
 
 
 def ridge_regression(train: Table, valid: Table) -> Predict:
-    """The same for numbers; the penalty is chosen by the squared error on validation."""
+    """Ridge regression for numbers; the penalty is chosen by the squared error on validation."""
     from sklearn.linear_model import Ridge
 
     models = [_fitted(Ridge(alpha=strength), train) for strength in RIDGE]

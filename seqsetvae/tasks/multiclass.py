@@ -24,6 +24,7 @@ HELP = "one column of classes, as numbers or text"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
 WATCHED = "auc"
+CONSTANT = "shares of the classes"  # the baseline that looks at no stay
 LABEL_IN_COHORT = False
 LESS_IS_BETTER = ("log loss",)
 OFFERS: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Settings:
-    """None of its own."""
+    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
@@ -75,7 +76,7 @@ def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
 
 
 def encode(spec: Spec, target: Floats) -> Floats:
-    """As they are."""
+    """Targets as they are."""
     return target
 
 
@@ -159,7 +160,7 @@ def figures(
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
-    """Those of each class against the others."""
+    """Curves of each class against the others."""
     from seqsetvae.tasks.curves import label_curves
 
     calibrated = None if calibration is None else _log_odds(calibration.calibrated(output))
@@ -173,7 +174,7 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
         return {}
     known = train[~np.isnan(train[:, 0]), 0].astype(np.int64)
     share = np.bincount(known, minlength=spec.width) / len(known)
-    return {"shares of the classes": np.tile(np.log(share), (len(target), 1))}
+    return {CONSTANT: np.tile(np.log(share), (len(target), 1))}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

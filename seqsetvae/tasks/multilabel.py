@@ -24,6 +24,7 @@ HELP = "several columns of 0 and 1"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
+CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = False
 OFFERS: tuple[str, ...] = ()
 labels, counts, strata = common.labels, common.counts, common.strata
@@ -34,7 +35,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Settings:
-    """None of its own."""
+    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
@@ -54,7 +55,7 @@ def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
 
 
 def encode(spec: Spec, target: Floats) -> Floats:
-    """As they are."""
+    """Targets as they are."""
     return target
 
 
@@ -106,7 +107,7 @@ def figures(
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:
-    """Those of each label."""
+    """Curves of each label."""
     from seqsetvae.tasks.curves import label_curves
 
     return label_curves(spec.names, output, target, None if calibration is None else calibration.calibrated(output))
@@ -117,7 +118,7 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
     if train is None:
         return {}
     share = np.nanmean(train, axis=0)
-    return {"prevalence": np.tile(np.log(share / (1 - share)), (len(target), 1))}
+    return {CONSTANT: np.tile(np.log(share / (1 - share)), (len(target), 1))}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

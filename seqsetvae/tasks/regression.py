@@ -24,6 +24,7 @@ HELP = "one column of numbers or several (predicted in their unit)"
 RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
 METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
+CONSTANT = "training mean"  # the baseline that looks at no stay
 LABEL_IN_COHORT = False
 LESS_IS_BETTER = ("RMSE", "MAE")
 OFFERS: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ FURTHEST = 1e6  # standard deviations
 
 @dataclass(frozen=True)
 class Settings:
-    """None of its own."""
+    """No settings of its own."""
 
 
 def fit(names: tuple[str, ...], cells: NDArray[np.str_], file: str) -> Spec:
@@ -60,7 +61,7 @@ def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
 
 
 def encode(spec: Spec, target: Floats) -> Floats:
-    """In standard deviations from the training mean. Raises InputError for one that no loss can hold."""
+    """Targets in standard deviations from the training mean. Raises InputError for one that no loss can hold."""
     found = (target - np.array(spec.mean)) / np.array(spec.std)
     wrong = np.argwhere(np.abs(found) > FURTHEST)
     if len(wrong):
@@ -74,7 +75,7 @@ def encode(spec: Spec, target: Floats) -> Floats:
 
 
 def decode(spec: Spec, output: Floats) -> Floats:
-    """In the unit of each column."""
+    """Outputs in the unit of each column."""
     return output * np.array(spec.std) + np.array(spec.mean)
 
 
@@ -145,7 +146,7 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) 
 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
     """The training mean, for which the output is 0."""
-    return {} if train is None else {"training mean": np.zeros_like(target)}
+    return {} if train is None else {CONSTANT: np.zeros_like(target)}
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

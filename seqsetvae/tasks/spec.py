@@ -46,12 +46,12 @@ class Spec:
         return self.outputs or 1
 
     def as_plain(self) -> dict[str, Any]:
-        """For JSON and checkpoints."""
+        """A dictionary for JSON and checkpoints."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, content: dict[str, Any]) -> Spec:
-        """The reverse. Raises TypeError for other content."""
+        """Inverse of `as_plain`. Raises TypeError for other content."""
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
         return cls(**plain)
 
@@ -68,7 +68,7 @@ def columns_of(label_name: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """That a calibration was fitted anew on some subjects of another cohort, under a name, and on which.
+    """A calibration was fitted anew on some subjects of another cohort, under a name, and on which.
 
     Whether a subject is among them follows from its number alone, so that they can be left out wherever it is used.
     """

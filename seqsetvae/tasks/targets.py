@@ -173,7 +173,7 @@ class TaskLabels:
         return self.file.path
 
     def of(self, cohort: Cohort) -> dict[str, NDArray[np.str_]]:
-        """By split [n, K]: the cells of its stays, empty for those that are not in the file.
+        """Cells of the stays by split [n, K], empty for those that are not in the file.
 
         Raises:
             InputError: no column of ids, an id that is missing or no number where it must be one, two rows for one

@@ -97,7 +97,7 @@ def best_checkpoint(folder: RunFolder, watched: Watched, score_so_far: float | N
 
 
 def _as_tensor(score: float) -> torch.Tensor:
-    """In single precision, like the scores that Lightning logs, unless that would round it (a run in 64-true)."""
+    """A tensor in single precision, as Lightning logs scores, unless that would round it (a run in 64-true)."""
     single = torch.tensor(score, dtype=torch.float32)
     return single if float(single) == score else torch.tensor(score, dtype=torch.float64)
 

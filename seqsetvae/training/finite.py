@@ -50,7 +50,7 @@ class _Seen:
 class FiniteWatch(pl.Callback):
     """Looks at every training loss on the device and reads it every EVERY batches without waiting for the device.
 
-    Before each validation it is read for certain, so that no checkpoint is made of weights after such a loss.
+    Before each validation it is read synchronously, so that no checkpoint is made of weights after such a loss.
     """
 
     EVERY = 50

@@ -101,7 +101,7 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def as_plain(self) -> dict[str, str | bool | None]:
-        """For the manifest; with threads and processor, because the order of sums changes the last bits."""
+        """A dictionary for the manifest, with threads and processor: the order of sums changes the last bits."""
         cpu = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
         return {
             "device": self.device.type,

@@ -263,6 +263,6 @@ STATE = "LastCheckpoint"  # key of the callback's state in a checkpoint
 
 
 def _random_numbers(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of this process, among what a checkpoint holds of each; a process that is new has those of its own seed."""
+    """Random state of this process from a checkpoint; a process that it does not have starts from its own seed."""
     rank = this_process().rank
     return ranks[rank]["random_numbers"] if rank < len(ranks) else None

@@ -127,7 +127,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has written all that it owes: a process that was killed before leaves its lock."""
+        """Whether the run has written all final files: a process that was killed before leaves its lock."""
         return (self.path / SUMMARY).is_file() and not (self.path / LOCK).exists()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class RunState:
         return replace(self, rows=tuple(row for row in self.rows if row.stage < stage))
 
     def as_plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dictionary for JSON."""
         return {"epochs": self.epochs, "steps": self.steps, **asdict(self)}
 
     @classmethod

@@ -1,6 +1,7 @@
 """The content of evaluation.json: its schema, baselines, subgroups, landmarks and findings."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,19 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from seqsetvae.evaluation.findings import NOT_COMPARED, NOT_WORSE, TRAINED_ON, sizes, verdict, worse_than
+from seqsetvae.evaluation.findings import (
+    NOT_COMPARED,
+    NOT_WORSE,
+    TRAINED_ON,
+    is_constant,
+    less_is_better,
+    sizes,
+    verdict,
+    worse_than,
+)
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.results import Subgroup, evaluation, table
+from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import FIGURES, Figure
 from seqsetvae.tasks.spec import one_label
@@ -285,3 +296,12 @@ def test_calibration_is_measured_on_calibrated_probabilities():
     assert calibrated["figures"]["calibration_slope"]["value"] == pytest.approx(slope / 0.8)
     assert calibrated["figures"]["auroc"] == plain["figures"]["auroc"]
     assert (calibrated["threshold"], plain["threshold"]) == (CALIBRATION.threshold, None)
+
+
+def test_a_task_that_is_registered_later_has_its_directions_and_its_constant(monkeypatch):
+    """Not those of the tasks that were there when this was imported."""
+    assert not less_is_better("pinball loss of days")
+    monkeypatch.setitem(TASKS, "quantile", SimpleNamespace(LESS_IS_BETTER=("pinball loss",), CONSTANT="median"))
+    assert less_is_better("pinball loss of days")
+    assert is_constant("median")
+    assert not is_constant("boosted trees")

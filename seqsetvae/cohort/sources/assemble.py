@@ -109,7 +109,7 @@ def with_window(samples: Samples, until_hour: float | None) -> Samples:
 
 
 def _without_ended(found: Found) -> Found:
-    """Without the samples whose stay ended before their prediction time, which are listed and counted."""
+    """Leave out samples whose stay ended before their prediction time, and list and count them."""
     end, samples = found.end, found.samples
     if end is None:
         return found

@@ -174,7 +174,7 @@ def split_folder(src: Path, file: Path) -> str | None:
 
 
 def split_notes(arguments: Namespace, files: Sequence[Path]) -> list[str]:
-    """That the splits are those of folders, in words."""
+    """A sentence that says that the splits are those of folders."""
     if (arguments.src / SUBJECT_SPLITS).is_file() or arguments.fractions or arguments.fold:
         return []
     names = sorted({name for file in files if (name := split_folder(arguments.src, file))})

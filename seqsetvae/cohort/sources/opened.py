@@ -180,7 +180,7 @@ def refuse_shared_subjects(where: str, subject: Ints, group: Ints, patients: pa.
 
 
 def _shuffled_classes(subject: Ints, label: NDArray[np.int8], seed: int) -> Iterator[Ints]:
-    """For subjects with a negative label at most, with a positive one, with none: their positions, shuffled.
+    """Shuffled positions of subjects with negative labels alone, with a positive one, and with none.
 
     A position is that among the sorted subjects; before shuffling they are in the order of their first stays.
     """

@@ -194,7 +194,7 @@ def _read_outcomes(src: Path, name: str, stay_over_days: float | None) -> Labels
         return read_labels(file, "In-hospital_death", stay_column="RecordID")
 
     def label(cell: str) -> str:
-        """That of a stay from its length in days; a length of -1 is unknown. What is no number is no label."""
+        """The label of a stay from its length in days; a length of -1 is unknown. What is no number is no label."""
         try:
             days = float(cell)
         except ValueError:

@@ -38,7 +38,7 @@ class SideFiles:
     embeddings: Path | None = None
 
     def by_flag(self) -> dict[str, tuple[str, Path | None]]:
-        """By flag: the usual name of the file, and the one that was named."""
+        """A dictionary from each flag to the usual name of its file and the one that was named."""
         return {
             "--params_map_path": ("stats.csv", self.stats),
             "--label_path": ("oc.csv", self.labels),

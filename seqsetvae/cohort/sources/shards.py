@@ -125,7 +125,7 @@ class Joined:
             self.stays = {name: some[np.argsort(some.stay_id)] for name, some in self.stays.items()}
 
     def labels(self) -> LabelTable:
-        """Those of all stays that have one."""
+        """The labels of all stays that have one."""
         splits = [split for cohort in self.cohorts for split in cohort.splits.values()]
         stay, label = (np.concatenate([getattr(split, name) for split in splits]) for name in ("stay_id", "label"))
         order = np.argsort(stay[label >= 0], kind="stable")

@@ -178,7 +178,7 @@ def add_label_rule_flags(parser: ArgumentParser) -> None:
 
 
 def add_code_rule_flags(parser: ArgumentParser) -> None:
-    """The same of events that have codes: no row has a label, and no stay a column."""
+    """Flags of label rules for events that have codes, where no row has a label and no stay a column."""
     _add_event_flags(parser, "an event with this code, such as MEDS_DEATH or 'ICU_ADMISSION*',", "CODE")
     present = "the label is 1 if the subject has an event with this code, at any time; it is no input"
     parser.add_argument("--label_present", metavar="CODE", help=present)

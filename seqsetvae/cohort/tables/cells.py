@@ -235,7 +235,7 @@ class WrittenNumbers(NamedTuple):
 
 
 def written_numbers(levels: Collection[str], decimal: str = ".") -> WrittenNumbers:
-    """Those of these levels, of one variable, that are numbers in a form that is not read with this `decimal`."""
+    """The levels of one variable that are numbers in a form that is not read with this `decimal`."""
     texts = {level: _plain(level) for level in levels}
     form = {level: _form(level, text, decimal) for level, text in texts.items()}
     if _are_bands(texts, form):

@@ -107,7 +107,7 @@ class Events:
 
     @property
     def is_timed(self) -> str:
-        """In SQL, whether a row has a time."""
+        """SQL that says whether a row has a time."""
         return f"time > {BAD_TIME + 1}" if self.time.is_timestamp else "NOT isnan(time)"
 
     def occurrences(self, codes: Collection[int], opening: Collection[int] = ()) -> Occurrences:

@@ -136,7 +136,7 @@ class Derive:
     _above: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # the last cell of each column, and its id
 
     def columns(self, cells: dict[str, pa.Array], wanted: Sequence[str], n_rows: int) -> dict[str, pa.Array]:
-        """Those `wanted` of a part [R], from the cells that were read."""
+        """The `wanted` columns of a part [R], from the cells that were read."""
         form, cells = self.form, dict(cells)
         for name in sorted(form.fill_down, key=lambda name: name != form.id_column):
             if name in cells:

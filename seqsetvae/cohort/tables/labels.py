@@ -35,7 +35,7 @@ class LabelFile:
 
     @property
     def columns(self) -> list[str]:
-        """Those that every file has."""
+        """The columns that every file has."""
         return [name for name in self._parts[0].columns if all(name in part.columns for part in self._parts)]
 
     def is_filled(self, name: str) -> bool:
@@ -52,7 +52,7 @@ class LabelFile:
         return self._parts[at], row - int(self._first_row[at])
 
     def first_cell(self, name: str) -> object:
-        """For messages; None without rows."""
+        """The first cell, for messages; None without rows."""
         return next((part.columns[name][0].as_py() for part in self._parts if len(part)), None)
 
     def ids(self, name: str, known: pa.Array | None = None) -> pa.Array:

@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         return PaddedHistory(self.transformer, self.post_transformer_norm, self.rel_time_bucket_embed, self.time_edges)
 
     def layers(self) -> Mapping[str, Sequence[nn.Module]]:
-        """Its modules by layer, from input to output; what is added to a history's input belongs to its first layer."""
+        """Modules by layer, from input to output; what is added to a history's input belongs to its first layer."""
         encoder, last = self.set_encoder, len(self.transformer.layers)
         projection = [part for part in (encoder.dim_reducer, encoder.embed) if part is not None]
         history: dict[str, list[nn.Module]] = {

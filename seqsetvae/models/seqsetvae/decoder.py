@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
         return self._output(self.pma.mab(attend_within_sets(self.pma.mab.multihead, seeds, keys, sizes)), seeds)
 
     def from_one_row(self, c: torch.Tensor, seeds: torch.Tensor, sizes: SetSizes) -> torch.Tensor:
-        """The same from one row per set [S, D] and seeds [E, D]: → [E, D]."""
+        """Decode from one row per set [S, D] and seeds [E, D]: → [E, D]."""
         keys = self.pma.keys(self.isab(c, ExactSizes(((1, len(c)),))))
         attention = self.pma.mab.multihead
         value_weight, value_bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
@@ -115,6 +115,6 @@ class PretrainingModel(Backbone):
         self.set_encoder.out = nn.Sequential(unused.out)
 
     def compile_dense_parts(self) -> None:
-        """Those of the backbone, and of the decoder."""
+        """torch.compile the dense parts of backbone and decoder, in place."""
         super().compile_dense_parts()
         compile_blocks(self.decoder)

@@ -43,7 +43,7 @@ class MAB(nn.Module):
 
 
 def _full_precision(x: torch.Tensor) -> torch.autocast:
-    """Without autocast: products of weights are cheap, and their rounding errors would affect every event."""
+    """Turn autocast off: products of weights are cheap, and their rounding errors would affect every event."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -104,7 +104,7 @@ class Backbone(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def start_small(self, n_stays: int, batches: Iterable[Batch], variables: torch.Tensor) -> None:
-        """Of few labelled training stays: let the weights begin small, and shrink in each step (`shrinkage_for`).
+        """Where few training stays have labels, let the weights begin small and shrink in each step (`shrinkage_for`).
 
         Those of a summary that alone explains the label begin large, and it is not dropped: else the network would mix
         it with those that resemble it, such as a last value with the means of the last hours.
@@ -210,7 +210,7 @@ class Backbone(nn.Module):
         )
 
     def kept_summarizer(self, variables: torch.Tensor) -> KeptSummaries:
-        """The same for whole stays that are read again and again."""
+        """A summarizer for whole stays that are read in every epoch."""
         return KeptSummaries(self.summarizer(variables))
 
     def _placer(self) -> Placer:
@@ -221,7 +221,7 @@ class Backbone(nn.Module):
         return Placer((edges, center, used), tuple(of_combinations))
 
     def summaries(self, batch: Batch, variables: torch.Tensor) -> Summaries:
-        """Those that the data loader has made, or else new ones."""
+        """The summaries that the data loader has made, or else new ones."""
         if isinstance(batch.prepared, Summaries):
             return batch.prepared
         device = self.bias.device
@@ -268,7 +268,7 @@ class Backbone(nn.Module):
         return encoded.flatten(1) @ weight
 
     def _dropped(self, encoded: torch.Tensor, drops: bool, kept: torch.Tensor | None) -> torch.Tensor:
-        """In training single summaries are dropped with all their numbers, and the others are scaled: [R, F, W].
+        """Drop single summaries with all their numbers in training, and scale the others: [R, F, W].
 
         `kept` is the probability that each is not, [F, 1] or [R, F, 1].
         """
@@ -287,7 +287,7 @@ class Backbone(nn.Module):
             self.sizes = replace(self.sizes, forecasts=len(self.forecast_bias))
 
     def drop_pretrained(self) -> None:
-        """Without trees nothing reads what `keep_pretrained` kept, which is as large as the network."""
+        """Drop what `keep_pretrained` kept, which is as large as the network and which only trees read."""
         if self.sizes.forecasts:
             for name in LEARNED:
                 delattr(self, name)
@@ -335,7 +335,7 @@ class Backbone(nn.Module):
         return [torch.hstack([hidden, forecasts[:, self.forecasts_in_table()]]).cpu().numpy()]
 
     def _in_double_precision(self, summaries: Summaries) -> Summaries:
-        """With places that are computed in float64 from the same values."""
+        """Replace places by those that are computed in float64 from the same values."""
         values, combinations = (tensor.cpu().double() for tensor in (summaries.values, summaries.combinations))
         placer, device = self._placer(), summaries.values.device
         return replace(

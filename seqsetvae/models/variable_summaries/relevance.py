@@ -60,7 +60,7 @@ def explained(values: torch.Tensor, label: torch.Tensor, n_stays: int, n_positiv
 
 
 def _information(n: torch.Tensor, positive: torch.Tensor, n_stays: int, n_positive: float) -> torch.Tensor:
-    """What it tells about the label whether a stay is among these n, some of which are positive."""
+    """Information about the label in whether a stay is among these n, some of which are positive."""
     others = n_stays - n
     within = n * _entropy(positive / n.clamp_min(1)) + others * _entropy((n_positive - positive) / others.clamp_min(1))
     return _entropy(torch.tensor(n_positive / n_stays, dtype=n.dtype)) - within / n_stays

@@ -61,7 +61,7 @@ def recipe_for(n_stays: int) -> dict[str, Any]:
 
 
 def shrinkage_for(n_stays: int) -> float:
-    """By how much the weights of a summary shrink in a step, as a share of the learning rate; 0: not at all.
+    """Shrinkage of the weights of a summary in a step, as a share of the learning rate; 0: none.
 
     A few hundred stays cannot tell which of as many summaries matter unless most are taken not to (group lasso).
 

@@ -50,7 +50,7 @@ class _Forecasting(nn.Module):
         return terms(*self.forecast(model, batch, variables))
 
     def validation_terms(self, model: Any, batch: Batch, variables: torch.Tensor) -> Terms:
-        """The same, and the loss of 0 in place of a forecast: each variable's median (summaries) or mean (z-scores)."""
+        """Loss terms, and the loss of the forecast 0: each variable's median (summaries) or mean (z-scores)."""
         logits, values, target = self.forecast(model, batch, variables)
         return terms(logits, values, target) | {"value_of_zero": value_loss(torch.zeros_like(values), target.value)}
 
@@ -64,7 +64,7 @@ class _Forecasting(nn.Module):
 
 
 class Forecasting(_Forecasting):
-    """From the pooled summaries up to an hour of each stay, by a linear map."""
+    """Forecast by a linear map of the pooled summaries up to an hour of each stay."""
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__(settings)
@@ -86,7 +86,7 @@ class Forecasting(_Forecasting):
 
 
 class StateForecasting(_Forecasting):
-    """From the history state of some sets of each stay, for variables that are known by their embeddings alone.
+    """Forecast from the history state of some sets of each stay, for variables known by their embeddings alone.
 
     A variable has a vector and a number for each output, linear in its embedding; an output is the product of the
     vector and the state, plus the number.

@@ -55,7 +55,7 @@ class Reconstruction(nn.Module):
         return {"loss": recon + self.beta(step) * kl, "recon": recon, "kl": kl}
 
     def validation_terms(self, model: PretrainingModel, batch: Batch, embeddings: torch.Tensor) -> Terms:
-        """The same with beta at its maximum."""
+        """Loss terms with beta at its maximum."""
         recon, kl, mu, logvar = self.parts(model, batch, embeddings)
         self.posterior.update(mu, logvar)
         return {"loss": recon + self.settings.max_beta * kl, "recon": recon, "kl": kl}
