@@ -62,6 +62,7 @@ EVALUATION = {
     "figures": _METRICS,
     "findings?": [{"level": LEVELS, "text": str, "action?": str}],
     "baselines?": {"*": {"figures": _METRICS, "difference?": _METRICS}},
+    "members?": {"*": {"weight": float, "figures": _METRICS, "difference": _METRICS}},
     "subgroups?": [{"column": str, "group": object, **_GROUP}],
     "landmarks?": [{"hours": float, **_GROUP}],
     "explanation?": _EXPLANATION,
@@ -83,6 +84,8 @@ def evaluation(
     checkpoint: str,
     *,
     others: Mapping[str, Predictions] | None = None,
+    members: Mapping[str, Predictions] | None = None,
+    weights: Mapping[str, float] | None = None,
     subgroups: Sequence[Subgroup] = (),
     landmarks: Mapping[float, Predictions] | None = None,
     cautions: Sequence[str] = (),
@@ -96,6 +99,7 @@ def evaluation(
         evaluated: predictions of the checkpoint for the labelled stays of a split.
         checkpoint: its name.
         others: predictions of baselines and other checkpoints for the same stays, by name.
+        members, weights: of an average, the predictions of each member for the same stays, and its weight.
         subgroups: of the same stays.
         landmarks: predictions of the checkpoint from the first hours, by hour, for the stays that have any.
         cautions: what else a reader must know.
@@ -114,6 +118,7 @@ def evaluation(
         return {"figures": _figures(other, resamples, seed), "difference": difference}
 
     baselines = {name: compared(other) for name, other in (others or {}).items()}
+    averaged = {name: {"weight": (weights or {})[name], **compared(each)} for name, each in (members or {}).items()}
     known = (~np.isnan(evaluated.target)).sum(axis=0).tolist()
     content: Plain = {
         "task": spec.task,
@@ -128,6 +133,7 @@ def evaluation(
         "primary": list(task.primary(spec)),
         "figures": found,
         "baselines": baselines,
+        "members": averaged,
         "subgroups": [
             {"column": each.column, "group": each.group, **group(evaluated.rows(each.stays))} for each in subgroups
         ],
@@ -205,8 +211,11 @@ def table(content: Plain) -> str:
         lines.append(
             f"  The last four are at the threshold {content['threshold']:.3f}, chosen on the validation split."
         )
-    for name, other in content["baselines"].items():
-        lines += ["", f"  compared with {name}"]
+    members = content["members"].items()
+    others = {f"compared with {name}": other for name, other in content["baselines"].items()}
+    others |= {f"compared with its member {name}, weight {other['weight']:.2f}": other for name, other in members}
+    for title, other in others.items():
+        lines += ["", f"  {title}"]
         for figure in [*primary, *(["brier"] * ("brier" in other["figures"]))]:
             lines.append(_line(figure, other["figures"][figure], width))
             if figure in other["difference"]:

@@ -89,22 +89,25 @@ def result_section(run: Run) -> Section | None:
         "do not contain what another random seed or another split would change."
     )
     every = _all_metrics(evaluation, over)
+    members = evaluation.get("members") or {}
+    of_members = {f"{name}, weight {number(each['weight'], 2)}": each for name, each in members.items()}
+    tables = [_compared_table(evaluation, over, "members of the average", of_members)] if members else []
     if not evaluation.get("baselines"):
-        return Section("metrics", "Metrics", [text], tables=[every])
-    tables = [_baselines_table(evaluation, over)]
+        return Section("metrics", "Metrics", [text], tables=[*tables, every])
+    tables.insert(0, _compared_table(evaluation, over, "baselines", evaluation["baselines"]))
     return Section("metrics", "Metrics", [text], list(_baseline_pictures(evaluation)), tables, [every])
 
 
-def _baselines_table(evaluation: Plain, over: str) -> Table:
-    """This model and the baselines, a row each: the main metrics, and the differences to this model."""
-    main, others = main_metrics(evaluation), evaluation["baselines"]
+def _compared_table(evaluation: Plain, over: str, kind: str, others: Plain) -> Table:
+    """This model and others, a row each: the main metrics, and the differences to this model."""
+    main = main_metrics(evaluation)
     compared = [name for name in main if any(name in (each.get("difference") or {}) for each in others.values())]
-    head = ["model", *map(metric_name, main), *(f"{metric_name(name)} minus the baseline's" for name in compared)]
+    head = ["model", *map(metric_name, main), *(f"{metric_name(name)} of this model minus theirs" for name in compared)]
     rows = [[MODEL, *(stacked(evaluation["figures"].get(name)) for name in main), *("–" for _ in compared)]]
     for model, each in others.items():
         own = [stacked(each["figures"].get(name)) for name in main]
         rows.append([model_name(model), *own, *(stacked((each.get("difference") or {}).get(n)) for n in compared)])
-    return Table(f"This model and the baselines on the same stays, with 95 % intervals over {over}", head, rows)
+    return Table(f"This model and the {kind} on the same stays, with 95 % intervals over {over}", head, rows)
 
 
 def _baseline_pictures(evaluation: Plain) -> Iterator[Picture]:

@@ -203,12 +203,9 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     opened = _opened(settings, cohort, {"load": lambda _: load_finetuned(path, weight_type(settings.run))})
     opened.ready()
     scorer = Scorer(path=path, folder=RunFolder(run), **vars(opened))
-    found, model = scorer.predict("valid"), scorer.model
+    found = scorer.predict("valid")
     outputs = {settings.architecture.architecture: found.output}
-    if (members := model.members) is not None:
-        for member in members.of:
-            model.members = members.alone(member.name)
-            outputs[f"{member.name}{PART}"] = scorer.predict("valid").output
+    outputs |= {f"{name}{PART}": member.output for name, member in scorer.predict_members("valid").items()}
     return as_columns(scorer.spec, found.stay_id, found.target, outputs), RunFolder(run)
 
 

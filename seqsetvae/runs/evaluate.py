@@ -62,6 +62,7 @@ def run(settings: Settings) -> dict[str, Any]:
     evaluated = [_evaluated(*each) for each in zip(scorers, every, strict=True)]
     _require_same_stays(scorers, evaluated)
     landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
+    members = {name: _of_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
     leave()
     names = checkpoint_names([scorer.path for scorer in scorers])
     others, about_baselines = _baselines(settings.baselines.baselines, first, evaluated[0])
@@ -69,6 +70,8 @@ def run(settings: Settings) -> dict[str, Any]:
         evaluated[0],
         names[0],
         others=others | dict(zip(names[1:], evaluated[1:], strict=True)),
+        members=members,
+        weights={each.name: each.weight for each in first.model.members.of} if members else {},
         subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
         landmarks=landmarks,
         cautions=[*_left_out(every[0], evaluated[0]), *_drift(first, split), *about_baselines],
@@ -137,6 +140,12 @@ def _evaluated(scorer: Scorer, predictions: Predictions) -> Predictions:
     labelled = labelled.rows(labelled.stay_id.argsort())
     found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
     return replace(found, calibration=calibration_of(scorer, found))
+
+
+def _of_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
+    """The predictions for the evaluated stays, without a calibration."""
+    order = predictions.stay_id.argsort()
+    return evaluated.other(predictions.output[order[np.searchsorted(predictions.stay_id[order], evaluated.stay_id)]])
 
 
 def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:

@@ -73,6 +73,17 @@ class Scorer(Opened):
         found = predict(self.spec, self.model, self.variables, loader, split, self.precision.context())
         return predictions_of(self.spec, self.cohort, split, *found)
 
+    def predict_members(self, split: str) -> dict[str, Predictions]:
+        """Those of each member of an average alone, by its name; none of a model that is no average."""
+        average, found = self.model.members, {}
+        try:
+            for member in () if average is None else average.of:
+                self.model.members = average.alone(member.name)
+                found[member.name] = self.predict(split)
+        finally:
+            self.model.members = average
+        return found
+
     def predict_every_set(self, split: str) -> np.ndarray:
         """Outputs after every set of all stays of a split, in the order of the cohort: [S, O]."""
         return predict_every_set(self.model, self.variables, self.loaders, split, self.precision.context())

@@ -79,6 +79,8 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert status == 0, errors
     assert f"{float(last['val_auc']):.4f}" in said
     assert f"{float(last['val_auprc']):.4f}" in said
+    for name in ("network", "trees", "random trees", "linear model"):
+        assert f"compared with its member {name}, weight 0." in said
     members = load_finetuned(checkpoint).model.members
     assert members is not None
     assert [member.name for member in members.of] == ["network", "trees", "random trees", "linear model"]

@@ -66,6 +66,20 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals():
     assert "compared with boosted trees" in table(content)
 
 
+def test_members_of_an_average_have_their_weights_and_paired_differences():
+    evaluated = _evaluated()
+    member = evaluated.other(evaluated.output + np.random.default_rng(1).normal(size=(400, 1)))
+    content = _content(evaluated, members={"trees": member}, weights={"trees": 0.75})
+    found = content["members"]["trees"]
+    assert found["weight"] == 0.75
+    assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(evaluated.target, member.output))
+    difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
+    assert found["difference"]["auroc"]["value"] == pytest.approx(difference)
+    assert found["difference"]["auroc"]["low"] < difference < found["difference"]["auroc"]["high"]
+    assert "compared with its member trees, weight 0.75" in table(content)
+    assert content["verdict"] == NOT_COMPARED  # members are no baselines
+
+
 def test_a_baseline_that_is_better_is_said_first_and_what_to_use():
     label, logit = sample(2000)
     rng = np.random.default_rng(0)

@@ -81,6 +81,7 @@ def evaluation_content(label: np.ndarray, logit: np.ndarray, risk: np.ndarray) -
             "boosted_trees": {"figures": better, "difference": {"auroc": estimate(-0.06, 0.02)}},
             f"other {NASTY}": {"figures": {"auroc": estimate(0.5)}, "difference": {}},
         },
+        "members": {NASTY: {"weight": 0.5, "figures": better, "difference": {"auroc": estimate(-0.06, 0.02)}}},
         "subgroups": [
             {"column": "age", "group": NASTY, **group},
             {"column": NASTY, "group": 1, "stays": 4, "positives": 0, "figures": {"auroc": {"value": None}}},

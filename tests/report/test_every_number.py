@@ -53,6 +53,8 @@ def content() -> dict[str, Any]:
         evaluated,
         "best.ckpt",
         others={name: evaluated.other(logit[:, None]) for name, logit in OTHERS.items()},
+        members={"network": evaluated.other(LOGIT[:, None] / 2 + 1), "trees": evaluated.other(-LOGIT[:, None])},
+        weights={"network": 0.25, "trees": 0.75},
         subgroups=[Subgroup("sex", name, stays) for name, stays in GROUPS.items()],
         landmarks={6.0: predictions(LABEL, EARLY, calibration=CALIBRATION)},
         resamples=RESAMPLES,
@@ -128,14 +130,19 @@ def _group_rows(names: list[str], groups: list[dict[str, Any]]) -> list[list[str
     return [[name, three[0], count, *three[1:]] for name, three, count in zip(names, shown, counts, strict=True)]
 
 
+def _compared_rows(figures: dict[str, Any], others: dict[str, Any]) -> list[list[str]]:
+    rows = [["This model", *(_stacked(figures[name]) for name in ("auroc", "auprc", "brier")), "–", "–"]]
+    for name, each in others.items():
+        own = [_stacked(each["figures"][key]) for key in ("auroc", "auprc", "brier")]
+        rows.append([name.capitalize(), *own, *(_stacked(each["difference"][key]) for key in ("auroc", "auprc"))])
+    return rows
+
+
 def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[str]]]:
     """The rows of every table with numbers that are computed, by the beginning of its caption."""
     figures, others = content["figures"], content["baselines"]
     tn, fp, fn, tp = confusion_matrix(LABEL, CALIBRATION.threshold_logit <= LOGIT).ravel().tolist()
-    models = [["This model", *(_stacked(figures[name]) for name in ("auroc", "auprc", "brier")), "–", "–"]]
-    for name, each in others.items():
-        own = [_stacked(each["figures"][key]) for key in ("auroc", "auprc", "brier")]
-        models.append([name.capitalize(), *own, *(_stacked(each["difference"][key]) for key in ("auroc", "auprc"))])
+    members = {f"{name}, weight {each['weight']:.2f}": each for name, each in content["members"].items()}
     assert run.cohort is not None
     splits = []
     for name, split in run.cohort.splits.items():
@@ -152,7 +159,8 @@ def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[s
     shown = ("train_loss", "val_loss", "val_auc", "val_auprc")
     validations = [[row["epoch"], row["stage"], *(f"{float(row[name]):.4f}" for name in shown)] for row in metrics]
     return {
-        "This model and the baselines": models,
+        "This model and the baselines": _compared_rows(figures, others),
+        "This model and the members": _compared_rows(figures, members),
         "All metrics": [
             [_text(figures[name]["value"]), _interval(figures[name]), BEST.get(name, "1")]
             + [_text(each["figures"][name]["value"]) for each in others.values()]
