@@ -164,7 +164,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("verdict", "task", "checkpoint", "split", "stays", "labels", "positives", "prevalence", "label_name"),
-        *("threshold", "primary", "figures", "baselines", "subgroups", "landmarks"),
+        *("threshold", "primary", "figures", "baselines", "members", "subgroups", "landmarks"),
         *("resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
@@ -185,7 +185,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
         "calibration_intercept",
     }  # a resample may be separated
     assert all(each["low"] <= each["value"] <= each["high"] for each in known.values())
-    assert (content["baselines"], content["subgroups"], content["landmarks"]) == ({}, [], [])
+    assert [content[key] for key in ("baselines", "members", "subgroups", "landmarks")] == [{}, {}, [], []]
     assert (
         f"Few data: {len(label)} labelled stays, {label.sum()} of the smallest class. With fewer than 200"
         in " ".join(each["text"] for each in content["findings"])
