@@ -35,7 +35,7 @@ from seqsetvae.training.optimizer import (
     unfreeze,
 )
 
-LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added matrices, from which it can go on
+LORA = "lora"  # in checkpoints of a run with LoRA: frozen weights and added matrices, from which it can be resumed
 
 
 class SeqSetVAEFineTuner(LargeBatchGradient):

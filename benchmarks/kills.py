@@ -203,9 +203,9 @@ def killed_run(words: Sequence[str], mode: str, root: Path, moments: Sequence[Mo
 
 
 def _call(words: Sequence[str], mode: str, root: Path) -> list[str]:
-    """The arguments that begin the run in `root`, or go on with it."""
+    """The arguments that begin the run in `root`, or resume it."""
     run = the_run(root, mode)
-    if mode == "crossvalidate":  # the same command goes on
+    if mode == "crossvalidate":  # the same command resumes
         return [*words, "--output_root_dir", str(root), "--output", str(root / f"{mode}-sweep")]
     return [*words, "--output_root_dir", str(root)] if run is None else ["--resume", str(run)]
 

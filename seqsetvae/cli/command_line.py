@@ -41,7 +41,7 @@ class Mode(Protocol):
     """What the file of a mode declares, without importing torch.
 
     It does it with `run(settings)`, which stands in the module that BODY names, or else in the same file. A mode that
-    can go on with a run has a second argument, `resume`: the folder of the run.
+    can resume a run has a second argument, `resume`: the folder of the run.
     """
 
     HELP: str  # what it does, for --help

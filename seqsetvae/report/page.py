@@ -176,7 +176,7 @@ def _of_training(run: Run) -> Iterator[Finding]:
         yield from (Finding(WARNING, line) for line in run.summary.get("advice") or ())
     else:
         text = "The run has not finished: there is no summary.json."
-        yield Finding(WARNING, text, "train.log says why; go on with --resume.")
+        yield Finding(WARNING, text, "train.log says why; resume it with --resume.")
     if run.mode == "finetune" and run.evaluation is None:
         text = "Only the validation split was scored, by the same values that chose the checkpoint, so "
         text += f"{run.watched} is optimistic, and there is no interval and no baseline."

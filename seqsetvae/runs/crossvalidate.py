@@ -46,7 +46,7 @@ def run(settings: Settings) -> dict[str, Any]:
         return _results(settings, folder, _all_folds(settings, cohort, add_labels, folder, plain), not_used)
     except (KeyboardInterrupt, Terminated) as stop:
         again = f"the same command with --output {shlex.quote(str(folder))}"
-        raise type(stop)(f"stopped; to go on: {again}") from None
+        raise type(stop)(f"stopped; to resume: {again}") from None
 
 
 def _all_folds(

@@ -73,7 +73,7 @@ def _as_if_nothing_had_happened() -> Iterator[None]:
 
 
 def members_of_run(run: Path | None) -> Members | None:
-    """The members of a run to go on with, from its last checkpoint; None where there is none yet that can be read."""
+    """The members of a run to resume, from its last checkpoint; None where there is none yet that can be read."""
     last = [] if run is None else [RunFolder(run).last, RunFolder(run).previous]
     for path in last:
         try:

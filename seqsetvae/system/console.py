@@ -96,7 +96,7 @@ def open_streams() -> None:
 class SteadyStream:
     """A stream that may become unusable, as for `| head`, a closed terminal or a full disk.
 
-    A run of days goes on, and only what it prints is lost.
+    A run of days continues, and only what it prints is lost.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -60,7 +60,7 @@ def running_and_waiting() -> tuple[float, float] | None:
 
 @contextmanager
 def watched_cores(threads: int, seconds: float = SECONDS) -> Iterator[None]:
-    """Warn once, while the work inside goes on, if other programs keep its threads from running."""
+    """Warn once, during the work inside, if other programs keep its threads from running."""
     before = running_and_waiting() if threads > 1 else None
     if before is None:
         yield

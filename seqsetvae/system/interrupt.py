@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: it ends soon, with its state saved, and says how to go on."""
+"""Signals that ask a process to end: it ends soon, with its state saved, and says how to resume."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def handled(stop: StopRequest) -> Iterator[None]:
 
 @contextmanager
 def stoppable(run_folder: Path, stop: StopRequest) -> Iterator[None]:
-    """These signals and Ctrl-C inside end in an exception whose text is the command that goes on with the run."""
+    """These signals and Ctrl-C inside end in an exception whose text is the command that resumes the run."""
     command = f"{program('train_optimized.py')} --resume {shlex.quote(str(run_folder))}"
     with handled(stop):
         try:
             yield
         except Terminated as stopped:
-            raise Terminated(f"{stopped}; to go on: {command}") from None
+            raise Terminated(f"{stopped}; to resume: {command}") from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
+            raise KeyboardInterrupt(f"interrupted; to resume: {command}") from None

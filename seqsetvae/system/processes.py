@@ -221,7 +221,7 @@ def lost_another(error: RuntimeError) -> bool:
 
 
 def leave() -> None:
-    """The end of what the processes do together: the first one goes on alone, the others end with status 0."""
+    """End of what the processes do together: the first one continues alone, the others end with status 0."""
     here = this_process()
     if here.world_size == 1:
         return

@@ -32,7 +32,7 @@ class Clock(pl.Callback):
         self.stays, self.working, self.waiting = 0, 0.0, 0.0
 
     def on_train_start(self, *_: Any) -> None:
-        self._mark = time.perf_counter()  # where a run goes on inside an epoch, no epoch starts
+        self._mark = time.perf_counter()  # where a run resumes inside an epoch, no epoch starts
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.stays, self.working, self.waiting = 0, 0.0, 0.0

@@ -157,7 +157,7 @@ class LastCheckpoint(Checkpoint):
         return STATE
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty in best.ckpt, which nothing goes on from."""
+        """Empty in best.ckpt, which nothing resumes from."""
         return self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

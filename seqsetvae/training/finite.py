@@ -60,7 +60,7 @@ class FiniteWatch(pl.Callback):
         self.training, self.validation = _Seen([]), _Seen([])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Where a run goes on inside an epoch, no epoch starts."""
+        """Where a run resumes inside an epoch, no epoch starts."""
         self.on_train_epoch_start(trainer, module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

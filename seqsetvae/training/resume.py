@@ -1,6 +1,6 @@
-"""Exact resume: where a run goes on, and whether it can: the checkpoint is of this run, and agrees with itself.
+"""Exact resume: where a run resumes, and whether it can: the checkpoint is of this run, and agrees with itself.
 
-A run goes on from one file. Everything else in its folder (metrics.csv, curves, run_state.json) is written anew from
+A run resumes from one file. Everything else in its folder (metrics.csv, curves, run_state.json) is written anew from
 what that file holds, so a process may be killed at any moment: what it did after the file was written is done again,
 and gives the same bits, because order of batches, random numbers and sums are those of the process before.
 """
@@ -28,7 +28,7 @@ from seqsetvae.training.run_folder import CONFIG, RunFolder, RunState
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on."""
+    """Where a run resumes."""
 
     path: Path  # of the checkpoint
     run: RunState
@@ -54,7 +54,7 @@ class ResumePoint:
 
 
 def read_resume_point(folder: RunFolder) -> ResumePoint | None:
-    """Where a run goes on: its last.ckpt, or the one before if that is damaged, which is said; None: at its start.
+    """Where a run resumes: its last.ckpt, or the one before if that is damaged, and says so; None: at its start.
 
     Raises:
         InputError: both are damaged, or the run was written by a version that could not resume.
@@ -75,8 +75,8 @@ def read_resume_point(folder: RunFolder) -> ResumePoint | None:
         return point
     if damaged:
         raise InputError(
-            f"{folder.checkpoints}: {' and '.join(damaged)} cannot be read, so the run cannot go on. best.ckpt may "
-            "still be whole (--mode evaluate); or start a new run."
+            f"{folder.checkpoints}: {' and '.join(damaged)} cannot be read, so the run cannot be resumed. best.ckpt "
+            "may still be whole (--mode evaluate); or start a new run."
         )
     return None
 
@@ -99,7 +99,7 @@ def _read(path: Path) -> ResumePoint:
         check_position(content, point.run, point.batches)
         weights = {name: value for name, value in content["state_dict"].items() if isinstance(value, torch.Tensor)}
     except (KeyError, TypeError, IndexError, AttributeError):
-        raise InputError(f"{path}: holds no state to go on from; its version could not resume runs.") from None
+        raise InputError(f"{path}: holds no state to resume from; its version could not resume runs.") from None
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: damaged, {error}.") from None
     check_kinds(weights, path)
@@ -118,17 +118,17 @@ def check_same_inputs(recorded: Mapping[str, Any], now: Mapping[str, Any], folde
         raise InputError(f"{folder / CONFIG}: damaged, it does not say which data the run is of. Start a new run.")
     if cohort["content"] != now["cohort"]["content"]:
         raise InputError(
-            f"{folder}: the data in {now['cohort']['path']} have changed since the run began, so it cannot go on. "
+            f"{folder}: the data in {now['cohort']['path']} have changed since the run began, so it cannot be resumed. "
             "Restore the data, or start a new run."
         )
     if recorded.get("pretrained_checksum") != now["pretrained_checksum"]:
         raise InputError(
-            f"{folder}: the pretrained checkpoint has changed since the run began, so it cannot go on. "
+            f"{folder}: the pretrained checkpoint has changed since the run began, so it cannot be resumed. "
             "Restore the file, or start a new run."
         )
     if recorded["versions"] != now["versions"]:
         before, after = recorded["versions"], now["versions"]
-        warn(f"The run began with {before} and goes on with {after}, so the last digits may differ.")
+        warn(f"The run began with {before} and is resumed with {after}, so the last digits may differ.")
     if recorded.get("threads", now["threads"]) != now["threads"]:  # not in runs of earlier versions
         warn(
             f"Threads: {recorded['threads']} before, {now['threads']} from now on, so the last digits may differ "
@@ -163,7 +163,7 @@ def earlier_run(mode: str, settings: Any, data_hash: str) -> tuple[Path | None, 
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What stays the same while a run goes on, from its config.json: settings that cannot change, and its inputs."""
+    """What stays the same when a run is resumed, from its config.json: settings that cannot change, and its inputs."""
     settings = {name: value for name, value in config["settings"].items() if name not in CAN_CHANGE}
     inputs = {"data": config["cohort"]["content"], "pretrained checkpoint": config["pretrained_checksum"]}
     return json.loads(json.dumps(settings | {"sizes": config["sizes"]} | inputs))

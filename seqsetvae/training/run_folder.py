@@ -37,7 +37,7 @@ class RunFolder:
     <root>/<mode>-<date>-<time>/
         config.json               every setting as resolved, what was loaded, which data
         checkpoints/best.ckpt     highest val_auc over both stages
-        checkpoints/last.ckpt     the newest state, from which --resume goes on
+        checkpoints/last.ckpt     the newest state, from which --resume continues
         checkpoints/previous.ckpt the one before, until the run is finished
         calibration.json          calibrated probabilities and decision threshold of best.ckpt
         metrics.csv               one row per validation

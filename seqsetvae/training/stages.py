@@ -71,8 +71,8 @@ class Run:
     state: RunState = field(default_factory=RunState)
     save_every_minutes: float = 10.0
     stop: StopRequest = field(default_factory=StopRequest)
-    identity: Mapping[str, Any] = field(default_factory=dict)  # what stays the same while the run goes on
-    resumed: ResumePoint | None = None  # where this process goes on with the run; None: it has begun it, or gone on
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what stays the same when the run is resumed
+    resumed: ResumePoint | None = None  # where this process resumes the run; None: it began it, or has resumed
 
     def __post_init__(self) -> None:
         self._start, self._seconds_before = perf_counter(), self.state.seconds
@@ -128,12 +128,12 @@ class Run:
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
-                f"{path}: cannot be restored ({reason:.200}). It is damaged or of another run. Delete it to go on "
+                f"{path}: cannot be restored ({reason:.200}). It is damaged or of another run. Delete it to resume "
                 "from the checkpoint before it, or start a new run."
             ) from error
 
     def has_finished(self, stage: int, max_epochs: int) -> bool:
-        """Whether a process before this one has finished the stage; then random numbers go on from its end."""
+        """Whether a process before this one has finished the stage; then random numbers continue from its end."""
         if self.resumed is None or not self.resumed.has_finished(stage, max_epochs):
             return False
         if self.resumed.is_in(stage):
@@ -236,7 +236,7 @@ def finetune_in_stages(
         if stage == 1:
             module.freeze_backbone()
         else:
-            if run.state.best_score is not None:  # stage 2 goes on from the best of stage 1, not from its end
+            if run.state.best_score is not None:  # stage 2 starts from the best of stage 1, not from its end
                 _load_best(module, run.folder.best)
             module.unfreeze_backbone()
         if compile_model:
@@ -275,7 +275,7 @@ def quiet_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # measured: none is fastest
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen backbone
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 goes on in stage 1's folder
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # stage 2 writes into stage 1's folder
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is over all processes already
     warnings.filterwarnings("ignore", message=".*ended before the epoch ended.*")  # the sampler knows where
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6 against newer torch

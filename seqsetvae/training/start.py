@@ -1,4 +1,4 @@
-"""Start a training run in a new folder, or go on with one, and write its summary at the end."""
+"""Start a training run in a new folder, or resume one, and write its summary at the end."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def start_run(
 ) -> Run:
     """Create the run folder, write its config.json, and return the run; nothing is written before this.
 
-    `settings` are those of the mode. With `resume` the folder is that of a run which this process goes on with.
+    `settings` are those of the mode. With `resume` the folder is that of a run which this process resumes.
 
     Raises:
-        InputError: the run to go on with had other data or another pretrained checkpoint, or cannot be read.
+        InputError: the resumed run had other data or another pretrained checkpoint, or cannot be read.
     """
     run: RunSettings = settings.run
     if resume is None:
@@ -108,7 +108,7 @@ def start_run(
 
 
 def _resume_point(folder: RunFolder, config: dict[str, Any], metrics: Sequence[str]) -> ResumePoint | None:
-    """Where a run goes on; None: at its start. Raises InputError if it cannot go on with this config."""
+    """Where a run resumes; None: at its start. Raises InputError if it cannot be resumed with this config."""
     try:
         check_same_inputs(folder.read_json(CONFIG), config, folder.path)
         with first_process_first():
@@ -135,7 +135,7 @@ def _say_start(folder: RunFolder, config: dict[str, Any], data: CohortDataModule
 
 
 def _restore(run: Run) -> None:
-    """Write what was so far, without what came after the point where the run goes on."""
+    """Write what was so far, without what came after the point where the run resumes."""
     run.table.restore(run.state.rows)
     run.folder.write_json(RUN_STATE, run.state.as_plain())
     print(f"Resumed {run.resumed or 'at the start'}", flush=True)
@@ -215,7 +215,7 @@ def train_and_summarize(
     advice: Callable[[list[Row]], list[str]],
     finish: Callable[[Path], None] | None = None,
 ) -> Summary:
-    """Train, write and print the summary, and do what else a run owes at its end: `finish` with its folder.
+    """Train, write and print the summary, and do what else belongs to the end of a run: `finish` with its folder.
 
     Until all of that is done the folder is locked; a run whose lock is left is not finished.
     """

@@ -1,6 +1,6 @@
 """Experiment trackers beside metrics.csv: TensorBoard, and Weights & Biases and MLflow, where they are installed.
 
-One that fails costs a warning, and the run goes on without it. Weights & Biases and MLflow get the name of the run
+One that fails costs a warning, and the run continues without it. Weights & Biases and MLflow get the name of the run
 folder, the settings without paths, and the rows of metrics.csv: no stay, and no path of this machine. Weights & Biases
 stays offline unless WANDB_MODE says otherwise, and MLflow writes to MLFLOW_TRACKING_URI.
 """
@@ -60,7 +60,7 @@ class Guarded:
         except Exception as error:  # of whatever kind: it is another program's, and the run does not depend on it
             self._tracker = None
             reason = " ".join(str(error).split()) or type(error).__name__
-            warn(f"{self._name} fails ({reason:.200}); the run goes on without it")
+            warn(f"{self._name} fails ({reason:.200}); the run continues without it")
 
 
 class TensorBoard:

@@ -147,7 +147,7 @@ def test_finished_folds_are_not_computed_again(pretrained, compiled, tmp_path, m
     monkeypatch.setattr(crossvalidate, "results", lambda *_: signal.raise_signal(signal.SIGTERM))
     status, _, errors = command("crossvalidate", **flags)
     assert status == 75
-    assert errors.endswith(f"stopped; to go on: the same command with --output {tmp_path / 'cv'}\n")
+    assert errors.endswith(f"stopped; to resume: the same command with --output {tmp_path / 'cv'}\n")
     errors = refused(command("crossvalidate", **{**flags, "max_epochs": 3}))
     assert "holds folds of other settings" in errors
     assert errors.splitlines()[1:] == ["  max_epochs: 2 there, 3 now"]

@@ -144,7 +144,7 @@ def test_curves_that_cannot_be_written_are_one_warning(tmp_path, capsys):
     table.close()
     said = capsys.readouterr()
     assert said.err == ""
-    assert [line.endswith("; the run goes on without it") for line in said.out.splitlines()] == [True, True]
+    assert [line.endswith("; the run continues without it") for line in said.out.splitlines()] == [True, True]
 
 
 @pytest.mark.parametrize("unfreeze_after", [0, 2])

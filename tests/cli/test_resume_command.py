@@ -161,7 +161,7 @@ def test_ctrl_c_names_the_command_that_goes_on(pretrained, compiled, tmp_path, m
         signal.signal(signal.SIGINT, before)
     assert status == 130
     run = run_of(tmp_path)
-    assert errors.splitlines()[-1] == f"interrupted; to go on: python train_optimized.py --resume {run}"
+    assert errors.splitlines()[-1] == f"interrupted; to resume: python train_optimized.py --resume {run}"
     resume(run)
 
 
@@ -174,7 +174,7 @@ def test_sigterm_saves_the_step_and_exits_with_its_own_status(pretrained, compil
     assert status == train_optimized.STOPPED == 75
     assert signal.getsignal(signal.SIGTERM) is before
     run = run_of(tmp_path)
-    assert errors.splitlines()[-1] == f"stopped by SIGTERM; to go on: python train_optimized.py --resume {run}"
+    assert errors.splitlines()[-1] == f"stopped by SIGTERM; to resume: python train_optimized.py --resume {run}"
     assert load(run / "checkpoints" / "last.ckpt")["callbacks"]["LastCheckpoint"]["batches"] == 6
     assert len(calls) == STEPS + 6
     assert "Resumed in epoch 2, after 6 batches" in resume(run)
@@ -186,7 +186,7 @@ def test_sigterm_in_a_validation_ends_at_once(pretrained, compiled, tmp_path, mo
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **FLAGS)
     assert status == train_optimized.STOPPED
     assert len(calls) == 5
-    assert "stopped by SIGTERM; to go on: python train_optimized.py --resume" in errors
+    assert "stopped by SIGTERM; to resume: python train_optimized.py --resume" in errors
     resume(run_of(tmp_path))
     assert [row["epoch"] for row in rows_of(run_of(tmp_path))] == ["1", "2", "3"]
 
@@ -201,7 +201,7 @@ def test_what_a_run_owes_at_its_end_is_made_when_it_is_resumed(killed, monkeypat
             patch.setattr(owner, name, lambda *_: signal.raise_signal(signal.SIGTERM))
             status, _, errors = call(words)
         assert status == 75, errors
-        assert errors.splitlines()[-1] == f"stopped by SIGTERM; to go on: python train_optimized.py --resume {killed}"
+        assert errors.splitlines()[-1] == f"stopped by SIGTERM; to resume: python train_optimized.py --resume {killed}"
     assert not (killed / "report.html").exists()
     resume(killed)
     for file in ("calibration.json", "summary.json", "summary.txt", "run_state.json", "report.html"):

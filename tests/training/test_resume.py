@@ -243,7 +243,7 @@ def test_two_damaged_checkpoints_are_one_clear_error(killed):
         (killed / "checkpoints" / f"{name}.ckpt").write_bytes(b"PK\x03\x04 torn")
     errors = refusal(killed)
     assert errors.count("\n") == 1
-    assert "last.ckpt and previous.ckpt cannot be read, so the run cannot go on" in errors
+    assert "last.ckpt and previous.ckpt cannot be read, so the run cannot be resumed" in errors
 
 
 def test_rows_are_neither_lost_nor_doubled_in_any_table(whole, killed):

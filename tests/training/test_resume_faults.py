@@ -30,7 +30,7 @@ def killed_once(pretrained: Path, old_layout: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def killed(killed_once: Path, tmp_path: Path) -> Path:
-    """A copy of it, with one checkpoint alone to go on from."""
+    """A copy of it, with one checkpoint alone to resume from."""
     run = Path(shutil.copytree(killed_once, tmp_path / killed_once.name))
     (run / "checkpoints" / "previous.ckpt").unlink()
     return run
@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         lambda content: _callback(content, "LastCheckpoint")["ranks"][0].update(random_numbers={"torch": 3}),
         "cannot be restored (TypeError",
     ),
-    "no loops": (lambda content: content.pop("loops"), "last.ckpt cannot be read, so the run cannot go on"),
+    "no loops": (lambda content: content.pop("loops"), "last.ckpt cannot be read, so the run cannot be resumed"),
 }
 
 

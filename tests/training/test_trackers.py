@@ -72,7 +72,7 @@ def test_a_server_that_is_down_costs_one_warning(pretrained, compiled, tmp_path,
         said = resume(run_of(tmp_path))
         server.shutdown()
     assert said.count("⚠️  mlflow fails (") == 1
-    assert "the run goes on without it" in said
+    assert "the run continues without it" in said
     assert len(rows_of(run_of(tmp_path))) == 1
 
 
@@ -93,7 +93,7 @@ def test_a_tracker_gets_nothing_more_after_its_first_failure(capsys):
         tracker.add({}, step)
     tracker.close()
     assert failing.calls == 1
-    assert capsys.readouterr().out == "⚠️  wandb fails (no route); the run goes on without it\n"
+    assert capsys.readouterr().out == "⚠️  wandb fails (no route); the run continues without it\n"
 
 
 def test_wandb_without_a_key_is_one_warning(tmp_path, monkeypatch, capsys):

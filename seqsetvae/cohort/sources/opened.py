@@ -130,7 +130,7 @@ def assign_fold(subject: Ints, label: NDArray[np.int8], fold: tuple[int, int], s
     """
     number, n_folds = fold
     fold_of = np.zeros(len(np.unique(subject)), dtype=np.int64)
-    n_before = 0  # classes go on where the one before ended, so that folds are of equal size
+    n_before = 0  # each class starts where the one before ended, so that folds are of equal size
     for shuffled in _shuffled_classes(subject, label, seed):
         fold_of[shuffled] = (n_before + np.arange(len(shuffled))) % n_folds
         n_before += len(shuffled)

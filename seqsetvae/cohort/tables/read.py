@@ -143,7 +143,7 @@ def _separator(file: Path, header: str) -> str:
 
 
 def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
-    """The lines of a file, as far as a header may go. Raises InputError if it goes on: packed, it might never end."""
+    """The lines of a file, as far as a header may go. Raises InputError if it is longer: packed, it might never end."""
     left = HEADER_CHARACTERS
     while line := text.readline(left):
         left -= len(line)
