@@ -131,7 +131,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; `check SRC` has the flags of the origin that SRC is of."""
-    name = recognise(Path(argv[1])) if len(argv) > 1 and argv[0] == "check" else None
+    names_data = len(argv) > 1 and argv[0] == "check" and not argv[1].startswith("-")
+    name = recognise(Path(argv[1])) if names_data else None
     if name is None:
         return _parser().parse_args(argv)
     origin = SOURCES[name]

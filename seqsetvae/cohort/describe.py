@@ -23,6 +23,7 @@ WILD_Z = 1000.0  # no patient is so sick: the value or its statistics are wrong,
 MANY = 0.1  # share of the variables, or of the events, that may keep raw values beyond EXTREME_Z
 SHORT_STAY, LONG_STAY = 3.0, 30 * 24.0  # hours; a median outside means that `minute` may be in another unit
 FEWEST_STAYS = 5  # for a median of their length
+MISSING_CODES = tuple(float(sign + "9" * digits) for digits in (3, 4, 5, 6) for sign in ("-", ""))
 SHOWN = 5  # items of any one finding
 # What the name of a label says that is decided when the stay ends.
 END_OF_STAY = re.compile(
@@ -56,6 +57,7 @@ def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding
     )
     if cohort.variables.statistics != NONE:
         yield from _values(cohort, reported)
+    yield from _codes_of_missing(cohort)
     yield from _lengths(cohort)
     yield from shifts(cohort)
     yield from _equal_stays(cohort)
@@ -199,6 +201,23 @@ def _furthest(cohort: Cohort) -> tuple[NDArray[np.int64], NDArray[np.float64], N
     z_low, z_high = (cohort.variables.z_scores(of_each, values) for values in (low, high))
     is_high = z_high >= -z_low
     return beyond, np.where(is_high, high, low), np.where(beyond > 0, np.where(is_high, z_high, z_low), 0.0)
+
+
+def _codes_of_missing(cohort: Cohort) -> Iterator[Finding]:
+    """Variables whose smallest or largest value is a number such as -9999, and occurs again."""
+    sums = [cohort.sums(name) for name in cohort.splits]
+    low, high = np.min([each.low for each in sums], axis=0), np.max([each.high for each in sums], axis=0)
+    extreme = np.where(np.isin(low, MISSING_CODES), low, np.where(np.isin(high, MISSING_CODES), high, np.nan))
+    n_events = np.zeros(len(extreme), dtype=np.int64)
+    for split in cohort.splits.values() if np.isfinite(extreme).any() else ():
+        for variable, value in event_blocks(split.variable, split.value):
+            n_events += np.bincount(variable[value == extreme[variable]], minlength=len(extreme))
+    items = [
+        f"{cohort.vocabulary[v]!r}: {extreme[v]:g} ({counted(n_events[v], 'event')})"
+        for v in np.flatnonzero(n_events > 1).tolist()
+    ]
+    what = "whose smallest or largest value often stands for a missing one"
+    yield from about(WARNING, items, "variable", what, "Where it does, leave these cells empty")
 
 
 def _lengths(cohort: Cohort) -> Iterator[Finding]:

@@ -360,4 +360,4 @@ def test_check_reports_a_damaged_cohort(folder, capsys):
 
 def test_check_of_a_folder_without_data(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nothing")]) == 1
-    assert "no such folder" in capsys.readouterr().out
+    assert "no such file or folder" in capsys.readouterr().out

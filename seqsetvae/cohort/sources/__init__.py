@@ -46,10 +46,10 @@ SOURCES: dict[str, Origin] = {
 
 
 def recognise(path: Path) -> str | None:
-    """The name of the source that reads the data at `path`; None for a compiled cohort, the old layout and others."""
-    if path.is_file() and is_table(path):
+    """The name of the source that reads `path`, or says why not; None for a compiled cohort and the old layout."""
+    if not path.is_dir():
         return "table"
-    if not path.is_dir() or is_compiled(path):
+    if is_compiled(path):
         return None
     if is_meds(path):
         return "meds"

@@ -4,6 +4,7 @@ What was found and decided is said in a sentence each. Stays that ended before t
 by then, are left out. Letters: D ids, N samples.
 """
 
+import shlex
 from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +24,7 @@ from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
 from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
 from seqsetvae.cohort.tidy import SPLITS, Bools, left_out
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted, shown
 
 
 def _end_notes(end: StayEnd, found: Found, gone: Bools) -> list[str]:
@@ -74,6 +75,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *codes.mapping.notes(codes.seen),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
+        *([] if arguments.label_event else _label_inputs(found, decision)),
         *found.events.notes,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
@@ -179,13 +181,24 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
     return pa.table(columns)
 
 
+def _label_inputs(found: Found, decision: Decision) -> list[str]:
+    """That a variable, or a level of it, is called like the label, in words."""
+    used = np.flatnonzero((found.events.codes.counts > 0) & (decision.action == KEEP)).tolist()
+    names = {decision.names[code].partition("=")[0] for code in used}
+    same = sorted(name for name in names if name.casefold() == (found.label_name or "").casefold())
+    if not same:
+        return []
+    said = "is called like the label, and an input. If it tells the outcome, leave it out"
+    return [f"the variable {shown(same[0])} {said}: --leave_out {shlex.quote(same[0])}"]
+
+
 def _found_in(found: Found, decision: Decision) -> list[str]:
     """Rows, ids, the span of the times, and the variables by kind: with numbers, with categories, with neither."""
     events, of_code = found.events, found.events.codes.counts
     rows = [
         f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {found.events.columns.id}"
     ]
-    start = found.samples.start[~is_bad(found.samples.start)]
+    start = found.samples.start[~is_bad(found.samples.start) & ~is_bad(events.first_time[found.samples.id])]
     if not events.time.is_timestamp:
         rows.append(f"times: each is {events.time.described} since the start of its stay")
     elif len(start):

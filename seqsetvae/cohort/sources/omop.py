@@ -70,6 +70,8 @@ def open_source(arguments: Namespace) -> Opened:
             f"{arguments.src}: has no table {' and no table '.join(missing) or ', '.join(DOMAINS)}. Tables are files "
             f"such as {missing[0] if missing else 'measurement'}.csv, or folders of that name, in upper or lower case."
         )
+    if arguments.label_present == DEATH and not found[DEATH]:
+        raise InputError(f"{arguments.src}: has no table {DEATH}, so that nobody would have died (--label_present).")
     names = _concepts(found["concept"])
     with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments.out)) as temporary:
         folder = Path(temporary)

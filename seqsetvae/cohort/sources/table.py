@@ -1,5 +1,6 @@
 """One long table of events, or a folder of them: a row has an id, a time, a variable and a value."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,12 @@ from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.forms import COLUMN, Form, refuse_shared_ids, table_files, unread_notes
 from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
-from seqsetvae.cohort.tables.read import column_names, refuse_absent
+from seqsetvae.cohort.tables.read import column_names, refuse_absent, value_columns
 from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Samples, make_samples, per_id
 from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
-from seqsetvae.system.errors import InputError, counted
+from seqsetvae.system.errors import InputError, counted, named, shown
 
 HELP = "Compile a table of events (CSV, Parquet, Excel), or a folder of tables: an event, or with --wide a time, a row."
 NO_VALUES = "none"  # of --value_column
@@ -73,8 +74,13 @@ def _add_stay_flags(parser: ArgumentParser) -> None:
 def open_source(arguments: Namespace) -> opened.Opened:
     """The tables that these flags name. Raises InputError."""
     files = table_files(arguments.src)
+    notes = unread_notes(arguments.src, set(files))
+    others = [path for path in (arguments.labels, arguments.stays) if path is not None and path.exists()]
+    files = [
+        file for file in files if not any(file.name == path.name and file.samefile(path) for path in others)
+    ] or files
     refuse_shared_ids(arguments.src, files, arguments.id_from)
-    return open_tables(arguments, files, notes=unread_notes(arguments.src, set(files)))
+    return open_tables(arguments, files, notes=notes)
 
 
 def open_tables(
@@ -106,7 +112,10 @@ def _open(
     _refuse_other_columns(files[0], columns, form)
     refuse_absent(files, "--value_columns", form.value_columns, form)
     refuse_absent(files, "--fill_down", form.fill_down, form)
+    unread, odd_columns = _column_notes(files[0], columns, form)
     events = read_events(files, columns, codes, flags, database, form=form)
+    if columns.value and not columns.text and not codes.has_values:
+        notes = [*notes, f"{arguments.src}: {columns.value} is empty in all rows, so that each event has the value 1"]
     if form.id_place != COLUMN and (n_empty := len(files) - events.n_files):
         notes = [*notes, f"{arguments.src}: {counted(n_empty, 'file')} without a row, so without a stay in the cohort"]
     facts = _Facts(arguments, files, events)
@@ -132,9 +141,9 @@ def _open(
             static=[facts.static(name, codes, started) for name in dict.fromkeys(arguments.static_columns)],
             skips=skips,
             end=facts.end(started),
-            read=read,
+            read=[*read, *unread],
             rules=[] if labels is None else labels.notes,
-            notes=[*odd, *facts.notes(), *notes],
+            notes=[*odd_columns, *odd, *facts.notes(), *notes],
         ),
     )
 
@@ -154,6 +163,32 @@ def _refuse_other_columns(file: Path, columns: Columns, form: Form) -> None:
         )
 
 
+_UNIT = re.compile(r"(^|[_ .-])units?($|[_ .-])|uom", re.IGNORECASE)
+_ID = re.compile(
+    r"(^|[_ .-])id$|(patient|person|subject|stay|visit|admission|encounter|case)(id|_?no|_?nr|_?number)$", re.IGNORECASE
+)
+
+
+def _column_notes(file: Path, columns: Columns, form: Form) -> tuple[list[str], list[str]]:
+    """(which columns are not read; what is odd about that, or about those that are variables), in words."""
+    variables = value_columns(file, form) if form.is_wide else []
+    unread = [name for name in column_names(file, form) if name not in form.taken | {*columns, *variables}]
+    units = [name for name in unread if _UNIT.search(name)]
+    ids = [name for name in variables if name not in form.value_columns and _ID.search(name)]
+    odd = []
+    if units and not form.is_wide:
+        odd.append(
+            f"{file}: {quoted(units)} is not read, so that values of a variable in two units would be mixed: where "
+            "there are several, write the unit into the name of the variable"
+        )
+    if ids:
+        odd.append(
+            f"{file}: {quoted(ids)} would be a variable: an id is no measurement. --subject_column names that of the "
+            "patient, --leave_out leaves others out, --value_columns names the variables"
+        )
+    return [f"columns that are not read: {named([*map(shown, unread)])}"] if unread else [], odd
+
+
 def _check_flags(arguments: Namespace) -> None:
     stays = arguments.stays
     if stays is not None and not stays.is_file():
@@ -161,7 +196,7 @@ def _check_flags(arguments: Namespace) -> None:
     if arguments.label_name and not arguments.labels:
         raise InputError(f"--label_name {arguments.label_name} names a column of --labels, which is not given.")
     table_flags.check_label_flags(arguments)
-    of_label = {arguments.label_column, arguments.label_present} & {*arguments.static_columns}
+    of_label = {arguments.label_name, arguments.label_column, arguments.label_present} & {*arguments.static_columns}
     if of_label:
         raise InputError(f"--static_columns {quoted(of_label)}: the label would be known from the start; leave it out.")
     if arguments.split_column and (arguments.fractions or arguments.fold):

@@ -143,6 +143,7 @@ def form_of(arguments: Namespace) -> Form:
     flags = ("id", "time", "clock", "set", "start", "end", "subject", "split", "label")
     taken = {getattr(arguments, f"{flag}_column", None) for flag in flags}
     taken |= {arguments.label_present, arguments.split_by, *arguments.static_columns}
+    taken |= {arguments.label_name} - {*arguments.value_columns}
     if twice := [name for name in arguments.value_columns if name in taken]:
         raise InputError(f"--value_columns {quoted(twice)}: another flag gives this column another meaning. Keep one.")
     return Form(

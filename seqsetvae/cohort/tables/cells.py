@@ -208,6 +208,7 @@ _FORMS = {  # how a number is written, in the order of asking
     "bound": rf"{_BOUND} ?{_CORE}(?: ?(?:{_UNIT}))?",
     "fraction": r"\d{1,3} ?/ ?\d{1,3}",
     "unit": rf"[$€£]? ?{_CORE} ?(?:{_UNIT})|[$€£] ?{_CORE}",
+    "date": r"(?:\d{4}([-/])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4})(?:[ t]\d{1,2}:\d{2}.*)?",
 }
 _ADVICE = {
     "number": "a number in the column of texts; write it in the column of values",
@@ -217,6 +218,7 @@ _ADVICE = {
     "bound": "a bound; write the number alone, or leave the variable out",
     "fraction": "two numbers in one cell; write each as a variable, or their quotient",
     "unit": "a unit beside the number; write the number alone",
+    "date": "a date or a time; leave the variable out, or write how long before or after something it is",
     "signs": "unusual digits, signs or marks; write it with the digits 0 to 9 and a point",
     "point": "a decimal point, where --decimal asks for a comma; leave out --decimal",
     "ambiguous": "separated thousands or a decimal comma: write it without the comma, or pass --decimal ,",

@@ -167,7 +167,7 @@ class EventCodes:
         if refused:
             more = [f"and {len(refused) - SHOWN:,} more"] if len(refused) > SHOWN else []
             raise InputError(
-                f"{counted(len(refused), 'variable')} with numbers in a form that is not read, not categories:"
+                f"{counted(len(refused), 'variable')} with numbers or dates in a form that is not read, not categories:"
                 + "".join(f"\n  {line}" for line in [*refused[:SHOWN], *more])
                 + "\nIf they are categories, say so: --categorical NAME ..."
             )
@@ -237,6 +237,11 @@ class EventCodes:
         """What the patterns left out, in words; empty if it was nothing."""
         n = counted(len(self.left_out), "variable")
         return [f"{n} left out by name: {most_events(self.left_out)}"] if self.left_out else []
+
+    @property
+    def has_values(self) -> bool:
+        """Whether an event has a number or a level."""
+        return any(self.counts[code] for (_, level), code in self._code.items() if level != "")
 
     @property
     def has_numbers(self) -> bool:

@@ -20,7 +20,7 @@ TEXTS, PACKED = (".csv", ".tsv", ".psv", ".txt"), ("", ".gz", ".bz2", ".zst")
 PARQUET, EXCEL = (".parquet", ".pq"), ".xlsx"
 SUFFIXES = (*(text + packed for text in TEXTS for packed in PACKED), *PARQUET, EXCEL)
 ENDINGS = f"{', '.join(TEXTS)} (also packed: {', '.join(PACKED[1:])}), {', '.join(PARQUET)}, {EXCEL}"
-_OWN = (".", "_")  # first characters of names that are no data
+_OWN = (".", "_", "~$")  # first characters of names that are no data; ~$ is that of files open in Office
 _VERSIONS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 NAMED = 3  # files or endings that a note names
 
@@ -33,7 +33,7 @@ def is_table(path: Path) -> bool:
 def table_files(src: Path) -> list[Path]:
     """SRC itself, or all tables in this folder and those below it, by name.
 
-    Names that begin with a point or an underscore do not count: hidden files, and those that Spark keeps for itself.
+    Names that begin with a point, an underscore or ~$ do not count: hidden files, those of Spark, open ones of Office.
 
     Raises:
         InputError: there is no such file or folder, no table in it, or tables of several versions.

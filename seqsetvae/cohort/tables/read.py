@@ -112,6 +112,8 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
             first = next(csv.reader(chain(lines, _first_lines(text, file)), delimiter=separator), [])
         if form.names and len(first) != len(form.names):
             raise InputError(f"{file}: its first line has {len(first)} cells, --columns names {len(form.names)}.")
+        if not first:
+            raise InputError(f"{file}: is empty, or its first line is: it has the names of the columns.")
         return list(form.names or first), separator
     except (pa.ArrowException, OSError, csv.Error, UnicodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
@@ -266,7 +268,8 @@ def _no_columns(file: Path, missing: Sequence[str], there: Sequence[str], advice
     """The error, to be raised."""
     if any(mark in name for name in there for mark in "\ufffd\0"):
         return InputError(
-            f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding. {ENCODING}"
+            f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding, unless it is no text, "
+            f"or packed, which the ending of its name would say. {ENCODING}"
         )
     return InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)} {advice}".strip())
 
