@@ -131,11 +131,15 @@ def train(
 def say_recipe(settings: Settings) -> None:
     """Print which settings have the values that the architecture recommends, and what else it could be."""
     name, used = settings.architecture.architecture, as_plain(settings)
-    recipe = getattr(settings.beside.recipe(name), "RECIPE", {})
-    listed = ", ".join(f"{each} {value}" for each, value in recipe.items() if used.get(each) == value)
-    if listed:
-        print(f"Settings from the recipe of {'--summaries' if settings.beside.summaries else name}: {listed}")
-    elif "table" not in ARCHITECTURES[name].OFFERS and not settings.beside.summaries:
+    recipes = {name: getattr(ARCHITECTURES[name], "RECIPE", {})}
+    recipes |= {f"--{each}": it for each, it in getattr(ARCHITECTURES[name], "RECIPES", {}).items() if used[each]}
+    if settings.beside.summaries:
+        recipes["--summaries"] = settings.beside.recipe(name).RECIPE
+    for of, recipe in recipes.items():
+        listed = ", ".join(f"{each} {value}" for each, value in recipe.items() if used.get(each) == value)
+        if listed:
+            print(f"Settings from the recipe of {of}: {listed}")
+    if "table" not in ARCHITECTURES[name].OFFERS and not settings.beside.summaries:
         print(
             "Summaries beside the backbone: none (--summaries false), so the numbers are those of earlier versions; "
             "--summaries predicts far better (docs/variable-summaries.md)"

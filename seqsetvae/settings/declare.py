@@ -134,12 +134,17 @@ def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, st
 
 
 def recipe(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the modules that `values` select recommend for settings of other groups: their RECIPE."""
+    """What the modules that `values` select recommend for settings of other groups.
+
+    That is their RECIPE, and of their RECIPES, which have the name of a setting, those whose setting is true.
+    """
     found: dict[str, Any] = {}
     for item, inner in _parts(group):
         if "registry" in item.metadata:
             module = item.metadata["registry"].get(values.get(item.metadata["by"]))
             found |= getattr(module, "RECIPE", {})
+            for name, added in getattr(module, "RECIPES", {}).items():
+                found |= added if values.get(name) else {}
         elif inner is not None:
             found |= recipe(inner, values)
     return found

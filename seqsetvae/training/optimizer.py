@@ -6,6 +6,7 @@ layer, in the order from input to output.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import accumulate, repeat
 from operator import mul
 from typing import Any
@@ -15,16 +16,25 @@ import torch
 from torch import nn
 
 from seqsetvae.models.beside import SUMMARIES, BesideSummaries, main_part
+from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
 from seqsetvae.models.variable_summaries import RECIPE
 from seqsetvae.ops.lora import add_lora, merge_lora
 from seqsetvae.settings.groups import FinetuningRates
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
 
+RUNNING = "running_statistics"  # the name of that part of a backbone
 
-def parameter_groups(name: str, part: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of one part: matrices decay, biases, norms and scalars do not (Loshchilov & Hutter, 2019)."""
-    trainable = [value for value in part.parameters() if value.requires_grad]
+
+def parameter_groups(
+    name: str, part: nn.Module, lr: float, weight_decay: float, others: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Parameter groups of one part: matrices decay, biases, norms and scalars do not (Loshchilov & Hutter, 2019).
+
+    Parameters among `others` belong to another part.
+    """
+    apart = {id(value) for value in others}
+    trainable = [value for value in part.parameters() if value.requires_grad and id(value) not in apart]
     groups = [
         {"name": name, "params": [value for value in trainable if value.ndim >= 2], "weight_decay": weight_decay},
         {"name": f"{name}_no_decay", "params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
@@ -81,7 +91,8 @@ class LargeBatchGradient(pl.LightningModule):
 
 
 # ------------------------------------------------------------------ what is fine-tuned of a backbone
-# Summaries beside a backbone always train, at the rate of their own recipe.
+# Summaries beside a backbone always train, at the rate of their own recipe. Running statistics train with the backbone,
+# at a rate of their own: their map starts at zero, however well the backbone is pretrained.
 
 
 def layers_of(backbone: Any) -> dict[str, nn.ModuleList]:
@@ -127,6 +138,8 @@ def set_training_mode(backbone: Any, mode: bool, tuning: TuningSettings) -> None
 def rates_of_parts(backbone: Any, tuning: TuningSettings, rates: FinetuningRates) -> dict[str, float]:
     """The learning rate of each part of a backbone that has one of its own, by name."""
     beside = {SUMMARIES: RECIPE["lr"]} if isinstance(backbone, BesideSummaries) else {}
+    if _running(backbone, tuning) is not None:
+        beside[RUNNING] = RUNNING_LR
     if tuning.tuning == "layer_decay":
         names = reversed(list(layers_of(backbone)))
         falling = accumulate(repeat(tuning.layer_lr_factor), mul, initial=rates.lr)
@@ -139,7 +152,19 @@ def backbone_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups of what trains in a backbone."""
     parts = layers_of(backbone) if tuning.tuning == "layer_decay" else {"backbone": main_part(backbone)}
+    running, apart = _running(backbone, tuning), []
+    if running is not None:
+        parts, apart = {RUNNING: running, **parts}, list(running.parameters())
     if isinstance(backbone, BesideSummaries):
         parts = {SUMMARIES: backbone.summaries, **parts}
     of_parts = rates_of_parts(backbone, tuning, rates)
-    return [group for name in parts for group in parameter_groups(name, parts[name], of_parts[name], weight_decay)]
+    return [
+        group
+        for name, part in parts.items()
+        for group in parameter_groups(name, part, of_parts[name], weight_decay, () if name == RUNNING else apart)
+    ]
+
+
+def _running(backbone: Any, tuning: TuningSettings) -> nn.Module | None:
+    """Running statistics with a learning rate of their own; LoRA adds to their map as to any other matrix."""
+    return None if tuning.tuning == "lora" else getattr(main_part(backbone), "running", None)

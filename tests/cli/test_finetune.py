@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqsetvae.checkpoint.backbone import read_checkpoint
-from seqsetvae.models.seqsetvae.sizes import PRESETS
+from seqsetvae.models.seqsetvae.sizes import PRESETS, RECIPES
 from tests import tiny
 from tests.command import command, finetune, refused, rows_of, run_of, succeeded
 from tests.figures import printed_figure
@@ -190,3 +190,13 @@ def test_a_head_learning_rate_not_above_the_backbones_is_a_warning_and_another_s
 def test_running_statistics_may_be_named_for_a_checkpoint_that_has_none(pretrained, compiled, tmp_path, value):
     said = succeeded(finetune(pretrained, compiled.path, tmp_path, max_epochs=1, running_statistics=value))
     assert ("running_statistics True" in said) is (value == "true")
+
+
+def test_the_recipe_of_running_statistics_holds_where_the_user_sets_nothing(compiled, tmp_path):
+    flags = {"from_random_weights": True, "preset": "small", "max_epochs": 1, "head_members": 2}
+    flags |= {"data_dir": compiled.path, "output_root_dir": tmp_path, "running_statistics": True}
+    said = succeeded(command("finetune", **flags))
+    used = json.loads((run_of(tmp_path) / "config.json").read_text(encoding="utf-8"))["settings"]
+    recipe = RECIPES["running_statistics"]
+    assert {name: used[name] for name in recipe} == recipe | {"max_epochs": 1, "head_members": 2}
+    assert "Settings from the recipe of --running_statistics: value_transform quantiles, cls_head_lr 0.001" in said

@@ -165,6 +165,13 @@ def test_a_model_without_running_statistics_is_the_same_with_them_until_they_are
         torch.testing.assert_close(_fast(trained, [stays[2][:n_sets]])[1], whole[:n_sets], rtol=0, atol=1e-12)
 
 
+def test_running_statistics_do_not_depend_on_the_length_of_embeddings():
+    """Else their learning rate would."""
+    running = tiny.tiny_backbone(dtype=torch.float64, running_statistics=True).running
+    batch, table = tiny.batch_of(tiny.ragged_stays()), tiny.embeddings()
+    torch.testing.assert_close(running(batch, 28 * table), running(batch, table), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("sizes", SHAPES[:2] + SHAPES[5:6] + SHAPES[-1:], ids=_name)
 def test_training_mode_is_evaluation_mode_with_dropout(sizes, monkeypatch):
     """With every dropout probability at 0, the training path gives the same values and gradients."""

@@ -32,10 +32,11 @@ def fine_tuner(
     kind: type[SeqSetVAEFineTuner] = SeqSetVAEFineTuner,
     dropout: float = 0.1,
     tuning: TuningSettings = TuningSettings(),  # noqa: B008  (frozen)
+    **sizes: Any,
 ) -> Any:
     """A module around a tiny backbone."""
     return kind(
-        tiny.tiny_backbone(),
+        tiny.tiny_backbone(**sizes),
         HeadSettings(head_pooling="last_mean", head_hidden=8, head_dropout=dropout),
         Loss(LOSS),
         FinetuningRates(cls_head_lr=HEAD_LR, lr=BACKBONE_LR),

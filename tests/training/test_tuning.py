@@ -9,6 +9,7 @@ import torch
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.models import ARCHITECTURES
+from seqsetvae.models.seqsetvae.sizes import RUNNING_LR
 from seqsetvae.settings.tuning import TuningSettings
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.optimizer import check_layers, layers_of
@@ -83,6 +84,20 @@ def test_each_layer_has_its_own_learning_rate(compiled, tmp_path):
     for name, layer in layers_of(module.backbone).items():
         (rate,) = {by_parameter[id(value)] for value in layer.parameters()}
         assert rate == pytest.approx(rates[f"lr_{name}"])
+
+
+@pytest.mark.parametrize("tuning", ["two_stage", "full", "layer_decay", "lora"])
+def test_running_statistics_train_at_a_rate_of_their_own(compiled, tuning):
+    """LoRA alone adds to their map as to any other matrix."""
+    module = fine_tuner(compiled, tuning=TuningSettings(tuning=tuning), running_statistics=True)
+    assert [group["part"] for group in module.configure_optimizers().param_groups] == ["head", "head"]  # frozen
+    module.unfreeze_backbone()
+    groups = module.configure_optimizers().param_groups
+    placed = [id(value) for group in groups for value in group["params"]]
+    assert sorted(placed) == sorted(id(value) for value in module.parameters() if value.requires_grad)
+    own = [group for group in groups if group["part"] == "running_statistics"]
+    assert [(len(group["params"]), group["lr"]) for group in own] == ([] if tuning == "lora" else [(1, RUNNING_LR)])
+    assert {group["part"] for group in groups} == set(module.parts)
 
 
 def test_without_decay_all_layers_train_as_in_two_stages(compiled, tmp_path):

@@ -13,7 +13,7 @@ from seqsetvae.models.seqsetvae.layout import (
     infer_sizes,
     random_in_file,
 )
-from seqsetvae.models.seqsetvae.sizes import PRESETS, Sizes, problems
+from seqsetvae.models.seqsetvae.sizes import PRESETS, RECIPES, Sizes, problems
 
 if TYPE_CHECKING:
     from seqsetvae.models.seqsetvae.backbone import Backbone
@@ -23,6 +23,7 @@ __all__ = [
     "NOT_IN_SHAPES",
     "OFFERS",
     "PRESETS",
+    "RECIPES",
     "SKIPPED",
     "VALUE_TRANSFORM",
     "Sizes",

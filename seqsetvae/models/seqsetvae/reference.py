@@ -82,7 +82,7 @@ class PlainRunning(nn.Module):
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
-        self.of_variable = nn.Linear(sizes.input_dim, 8 * sizes.latent_dim, bias=False)
+        self.of_variable = nn.Linear(sizes.input_dim, 9 * sizes.latent_dim, bias=False)
 
     def forward(self, sets: Sequence[PlainSet], embeddings: torch.Tensor) -> torch.Tensor:
         measured: dict[int, list[tuple[float, torch.Tensor]]] = {}
@@ -91,21 +91,23 @@ class PlainRunning(nn.Module):
                 values = torch.tensor([value for each, value in events if each == variable], dtype=torch.float64)
                 measured.setdefault(variable, []).append((minute / 60, values.clamp(-10, 10).mean()))
         now = sets[-1][0] / 60
-        total = self.of_variable.weight.new_zeros(self.of_variable.out_features // 8)
+        total = self.of_variable.weight.new_zeros(self.of_variable.out_features // 9)
         for variable, pairs in measured.items():
             values = torch.stack([value for _, value in pairs])
             fade = torch.tensor([0.5 ** ((now - hour) / 6) for hour, _ in pairs], dtype=values.dtype)
             statistics = [
-                torch.tensor(math.log1p(len(pairs)), dtype=torch.float64),
+                torch.tensor((math.log1p(len(pairs)) - 1.5) / 0.5, dtype=torch.float64),
                 values[-1],
                 values.mean(),
                 values.min(),
                 values.max(),
                 (values * fade).sum() / fade.sum(),
                 values[-1] - values[0],
-                torch.tensor(math.log1p(now - pairs[-1][0]), dtype=torch.float64),
+                torch.tensor(math.log1p(now - pairs[-1][0]) - 1.5, dtype=torch.float64),
+                torch.tensor(1.0, dtype=torch.float64),
             ]
-            matrix = self.of_variable(embeddings[variable]).view(8, -1)
+            vector = embeddings[variable] / embeddings[variable].norm() / math.sqrt(len(embeddings[variable]))
+            matrix = self.of_variable(vector).view(9, -1)
             total = total + torch.stack([each.to(matrix) for each in statistics]) @ matrix
         return total
 

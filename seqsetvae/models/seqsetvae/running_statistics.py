@@ -4,7 +4,7 @@ The set encoder describes one set; that a value has risen for hours has to be re
 few thousand stays do not teach. Here it is an input. The map starts at zero, so that a model which was trained without
 it stays what it was until this part has been trained.
 
-Legend: E events, S sets, V variables, I embedding width, D width of a state, K = 8 statistics; M measurements: the
+Legend: E events, S sets, V variables, I embedding width, D width of a state, K = 9 statistics; M measurements: the
 events of one variable in one set, which count as one with their mean; C cells: a set, and a variable that has been
 measured in its stay up to it.
 """
@@ -12,13 +12,25 @@ measured in its stay up to it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from seqsetvae.batches.batch import Batch
 from seqsetvae.ops.grouped import grouped_products
 from seqsetvae.ops.rowwise import dropout
 
-STATISTICS = ("log count", "last", "mean", "min", "max", "decayed mean", "last minus first", "log hours since the last")
+STATISTICS = (
+    "log count",
+    "last",
+    "mean",
+    "min",
+    "max",
+    "decayed mean",
+    "last minus first",
+    "log hours since the last",
+    "1: has been measured",
+)
+LOG_COUNT, LOG_HOURS = (1.5, 0.5), (1.5, 1.0)  # usual mean and spread, which put these two on the scale of the values
 LIMIT = 10.0  # values beyond are set to this: a typing error must not fill all that follows
 HALF_LIFE = 6.0  # hours in which the weight of a value in the decayed mean halves
 DROPOUT = 0.5  # of single statistics, in training
@@ -27,7 +39,9 @@ DROPOUT = 0.5  # of single statistics, in training
 class RunningStatistics(nn.Module):
     """The statistics of a set's variables → what is added to its input of the history encoder.
 
-    A variable has a matrix [K, D], linear in its embedding, and a set gets the sum over its cells.
+    A variable has a matrix [K, D], linear in its embedding, and a set gets the sum over its cells. Embeddings are
+    brought to the length I ** -0.5: a step of Adam changes each weight by the learning rate, and so a matrix by this
+    rate times the sum of its embedding's absolute entries, which is then near 1 however long the embeddings are.
     """
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
@@ -39,7 +53,8 @@ class RunningStatistics(nn.Module):
         """[S, D]; the row of a set depends on no later set."""
         variables, groups, of_set, statistics = cells(batch)
         statistics = dropout(statistics.to(embeddings.dtype), DROPOUT, self.training)
-        matrices = self.of_variable(embeddings[variables]).unflatten(1, (len(STATISTICS), -1))
+        vectors = F.normalize(embeddings[variables]) * embeddings.shape[1] ** -0.5
+        matrices = self.of_variable(vectors).unflatten(1, (len(STATISTICS), -1))
         rows = grouped_products(statistics, matrices.to(statistics.dtype), groups)
         return rows.new_zeros(batch.n_sets, rows.shape[1]).index_add(0, of_set, rows)
 
@@ -68,10 +83,16 @@ def cells(batch: Batch) -> tuple[torch.Tensor, list[tuple[int, int]], torch.Tens
     cell = torch.arange(len(of_cell), device=device)
     of_set = of_measurement[start][of_cell] + cell - first_cell[of_cell]
     newest = torch.searchsorted(key, pairs[of_cell] * n_sets + of_set, right=True) - 1  # measurement up to the set
-    since = (batch.minute[of_set] / 60 - hour[newest]).clamp_min(0).log1p().to(value.dtype)
+    since = _scaled((batch.minute[of_set] / 60 - hour[newest]).clamp_min(0).log1p().to(value.dtype), LOG_HOURS)
     variables, group = torch.unique_consecutive(pairs // n_stays, return_inverse=True)
     counts = torch.bincount(group, weights=n_cells.double()).long()
-    return variables, list(enumerate(counts.tolist())), of_set, torch.cat([up_to[newest], since[:, None]], dim=1)
+    statistics = torch.cat([up_to[newest], torch.stack([since, torch.ones_like(since)], dim=1)], dim=1)
+    return variables, list(enumerate(counts.tolist())), of_set, statistics
+
+
+def _scaled(value: torch.Tensor, usual: tuple[float, float]) -> torch.Tensor:
+    mean, spread = usual
+    return (value - mean) / spread
 
 
 def _mean_of_each(value: torch.Tensor, group: torch.Tensor, n_groups: int) -> torch.Tensor:
@@ -80,7 +101,7 @@ def _mean_of_each(value: torch.Tensor, group: torch.Tensor, n_groups: int) -> to
 
 
 def _up_to_each(value: torch.Tensor, hour: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """The first K - 1 statistics of each measurement and those before it of its pair: [M, K - 1].
+    """The first K - 2 statistics of each measurement and those before it of its pair: [M, K - 2].
 
     By doubling: after a step of 2^i each row holds what its 2^(i+1) newest measurements add up to. So the number of
     steps grows with the logarithm of the longest pair, and nothing overflows or cancels.
@@ -103,7 +124,7 @@ def _up_to_each(value: torch.Tensor, hour: torch.Tensor, place: torch.Tensor) ->
     count = (place + 1).to(value.dtype)
     first = value[torch.arange(len(value), device=value.device) - place]
     columns = (
-        count.log1p(),
+        _scaled(count.log1p(), LOG_COUNT),
         value,
         sums[:, 0] / count,
         -extremes[:, 0],

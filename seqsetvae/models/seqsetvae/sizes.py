@@ -56,6 +56,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# With running_statistics: their learning rate in fine-tuning, and the settings of fine-tuning that they were developed
+# with (docs/experiments.md), where the user sets no others.
+RUNNING_LR = 1e-3
+RECIPES: dict[str, dict[str, Any]] = {
+    "running_statistics": {
+        "value_transform": "quantiles",  # of a new model
+        "cls_head_lr": 1e-3,
+        "lr": 4e-4,
+        "max_epochs": 4,
+        "unfreeze_after": 0,  # their map is zero: frozen, it would add nothing
+        "lr_schedule": "cosine",
+        "keep": "last",
+        "ema_decay": 0.99,
+        "head_pooling": "last_mean",
+        "head_members": 16,
+        "head_dropout": 0.3,
+    }
+}
 MOST_WEIGHTS = 1_000_000_000  # 16 GB in 32 bits, with gradients and the two moments of AdamW
 
 
