@@ -32,7 +32,7 @@ def _map(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     if isinstance(item, kind):
         return change(item)
     if is_dataclass(item) and not isinstance(item, type):
-        return replace(item, **{each.name: _map(getattr(item, each.name), kind, change) for each in fields(item)})
+        return replace(item, **{field.name: _map(getattr(item, field.name), kind, change) for field in fields(item)})
     return item
 
 
@@ -108,7 +108,7 @@ def _as_arrays(batch: Batch) -> tuple[Any, ...]:
     PyTorch would put each tensor into shared memory of its own, which is an open file until the tensor is freed. Ids of
     a whole epoch are kept, so a thousand batches would exceed the usual limit of open files.
     """
-    parts = [getattr(batch, each.name) for each in fields(batch)]
+    parts = [getattr(batch, field.name) for field in fields(batch)]
     return _of_arrays, ([map_tensors(part, lambda tensor: _Sent(tensor.numpy())) for part in parts],)
 
 

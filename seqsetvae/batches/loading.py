@@ -78,7 +78,7 @@ def collate(
     )
 
 
-def until(batches: Iterable[Batch], n_stays: int) -> Iterator[Batch]:
+def take_stays(batches: Iterable[Batch], n_stays: int) -> Iterator[Batch]:
     """Batches until they hold so many stays."""
     seen = 0
     for batch in batches:
@@ -133,8 +133,9 @@ class SplitBatches(Dataset[Batch]):
         """The batch of the stays at these positions [N], or of only so many of their first sets [N]."""
         batch = self._collate(stays, self.change, first_sets)
         if self.prepare is not None:
-            own = self.prepared_change
-            batch.prepared = self._prepared(stays, batch if own is None else self._collate(stays, own, first_sets))
+            change = self.prepared_change
+            changed = batch if change is None else self._collate(stays, change, first_sets)
+            batch.prepared = self._prepared(stays, changed)
         return batch
 
     def prepared(self, stays: np.ndarray) -> Any:
@@ -272,8 +273,8 @@ class CohortDataModule(pl.LightningDataModule):
         )
         if rows is None:
             key = (self.seed, position.get("stage", 1), position.get("epoch", 0))
-            own = self._change, self._prepare.get(split), key, self._prepared_change
-            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, *own)
+            options = self._change, self._prepare.get(split), key, self._prepared_change
+            batches = SplitBatches(stays, self.max_sets, self.dtype, self.padded_classes, *options)
         return BatchLoader(
             batches if rows is None else rows,
             sampler,

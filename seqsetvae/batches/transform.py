@@ -216,14 +216,14 @@ def _positions(
 ) -> Floats:
     """The position of each value [E] on the curve of its variable, linear between its points: [E]."""
     z = z_scores(shift, scale, variable, value)
-    found = np.full(len(z), PRESENT)
+    positions = np.full(len(z), PRESENT)
     order = np.argsort(variable, kind="stable")
     present, start = np.unique(variable[order], return_index=True)
     for row, events in zip(present.tolist(), np.split(order, start[1:]), strict=True):
         curve = curves[row]
         if curve is not None:
-            found[events] = np.interp(z[events], *curve)
-    return found
+            positions[events] = np.interp(z[events], *curve)
+    return positions
 
 
 VALUE_TRANSFORMS: dict[str, type[ValueTransform]] = {Z_SCORE: ZScore, QUANTILES: Quantiles}

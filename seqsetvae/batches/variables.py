@@ -44,16 +44,16 @@ def with_host_work(
 def not_used(backbone: Any, cohort: Cohort, transform: ValueTransform) -> dict[str, str]:
     """Variables of a cohort that a model does not use, or not wholly, and why; the backbone is fitted or loaded."""
     left_out = cohort.manifest["report"].get("unknown_variables", {}).values()
-    found = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
+    reasons = {name: "has no embedding, so its events were left out" for of_split in left_out for name in of_split}
     rare = "has too few training values (min_count): that it occurred is used, its values are not"
-    found |= {name: rare for name in _numbers(cohort) if not transform.values_read(name)}
+    reasons |= {name: rare for name in _numbers(cohort) if not transform.values_read(name)}
     unused: dict[str, str] = getattr(backbone, "unused_variables", dict)()
-    found |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
+    reasons |= {name: why for name, why in unused.items() if name in cohort.vocabulary}
     known = getattr(backbone.sizes, "vocabulary", None)
     if known is not None:
         unknown = set(cohort.vocabulary) - set(known)
-        found |= dict.fromkeys(unknown, "is unknown to the pretrained checkpoint")
-    return dict(sorted(found.items()))
+        reasons |= dict.fromkeys(unknown, "is unknown to the pretrained checkpoint")
+    return dict(sorted(reasons.items()))
 
 
 def reads_no_value(cohort: Cohort, transform: ValueTransform) -> bool:

@@ -139,8 +139,8 @@ def write_safetensors(
             tensors[f"{TEXTS}{name} {number}"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     plain: dict[str, Any] = {}
     for table, values in content.items():
-        apart = {name: each for name, each in _items(values) if isinstance(each, torch.Tensor)}
-        tensors |= {f"{TENSOR}{table}/{name}": each.contiguous() for name, each in apart.items()}
+        apart = {name: item for name, item in _items(values) if isinstance(item, torch.Tensor)}
+        tensors |= {f"{TENSOR}{table}/{name}": item.contiguous() for name, item in apart.items()}
         plain[table] = {**values, **dict.fromkeys(apart)} if apart else values
     metadata = {"format": "pt", CONTENT: json.dumps(plain), CHECKSUM: _checksum(tensors)}
     file.write_bytes(library.torch.save(tensors, metadata))  # save_file gives rights to the owner alone

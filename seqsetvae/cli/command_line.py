@@ -94,8 +94,8 @@ def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> a
     if name is None:
         command.add_argument("--version", action="version", version=f"SeqSetVAE fine-tuning {__version__}")
         listed = command.add_argument_group("commands")
-        for each, mode in modes.items():
-            listed.add_argument(each, help=mode.HELP.replace("%", "%%"))
+        for mode_name, mode in modes.items():
+            listed.add_argument(mode_name, help=mode.HELP.replace("%", "%%"))
     order = {flag: place for place, flag in enumerate(comments)}  # flags without a line come first, switches last
     sections: dict[str, Any] = {}
     for flag in sorted(known, key=lambda flag: (order.get(flag, -1), known[flag].is_switch)) if name else known:
@@ -119,12 +119,13 @@ def parser(config: ModuleType, modes: Mapping[str, Mode], name: str | None) -> a
 
 def settings_of(modes: Mapping[str, Mode]) -> dict[str, Setting]:
     """Every setting of every mode, by name."""
-    found = {"mode": Setting(OneOf(lambda: modes), None, in_config=False, default=MISSING)}
-    found[config_file.FLAG] = Setting(existing_path(), None, in_config=False, default=MISSING)  # read before all others
-    found |= FLAGS
+    all_settings = {"mode": Setting(OneOf(lambda: modes), None, in_config=False, default=MISSING)}
+    # --config is read before all others.
+    all_settings[config_file.FLAG] = Setting(existing_path(), None, in_config=False, default=MISSING)
+    all_settings |= FLAGS
     for mode in modes.values():
-        found |= {name: item for name, item in declared(mode.Settings).items() if name not in found}
-    return found
+        all_settings |= {name: item for name, item in declared(mode.Settings).items() if name not in all_settings}
+    return all_settings
 
 
 @dataclass(frozen=True)
@@ -173,18 +174,18 @@ def resolve(config: ModuleType, argv: Sequence[str], modes: Mapping[str, Mode]) 
     chosen = dict.fromkeys(changed, f"{config.__name__}.py") | {name: f"--{name}" for name in given}
     if mode is None:
         problems.add_consequences([f"mode: not given; allowed: {known['mode'].kind.allowed}"])
-        for each in modes.values():
-            problems.add_consequences(problems_of_groups(_build(each, usable, chosen)))
+        for other in modes.values():
+            problems.add_consequences(problems_of_groups(_build(other, usable, chosen)))
         raise problems.error()
     problems.add_consequences(unused(given, received, mode, modes, given["mode"]))
     settings = _build(mode, usable, chosen)
     if settings is not None:
-        found = [
+        broken_rules = [
             *problems_of_groups(settings),
             *_one_process(given["mode"], settings),
             *_needed(given["mode"], mode, usable, known),
         ]
-        problems.add_consequences(found + mode.problems(settings))
+        problems.add_consequences(broken_rules + mode.problems(settings))
     if problems.lines:
         raise problems.error()
     return Call(mode, settings)
@@ -269,8 +270,8 @@ def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> 
 
 def processes_of(settings: Any) -> tuple[int, int]:
     """(devices, num_nodes) of the settings of a mode."""
-    found = [(group.devices, group.num_nodes) for group in groups_in(settings) if isinstance(group, RunSettings)]
-    return found[0] if found else (1, 1)
+    counts = [(group.devices, group.num_nodes) for group in groups_in(settings) if isinstance(group, RunSettings)]
+    return counts[0] if counts else (1, 1)
 
 
 def _one_process(name: str, settings: Any) -> list[str]:

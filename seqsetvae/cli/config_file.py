@@ -66,7 +66,7 @@ def load(file: Path) -> ModuleType:
 
 def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
     """The section and the comment of each assignment of a config module: {name: (section, comment)}."""
-    found: dict[str, tuple[str, str]] = {}
+    texts: dict[str, tuple[str, str]] = {}
     name, section = "", ""
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(inspect.getsource(config)).readline))
@@ -78,8 +78,8 @@ def comments(config: ModuleType) -> dict[str, tuple[str, str]]:
         elif token.type == tokenize.COMMENT and token.start[1] == 0:
             section = token.string.strip("#- ")
         elif token.type == tokenize.COMMENT:
-            found[name] = (section, token.string.lstrip("# "))
-    return found
+            texts[name] = (section, token.string.lstrip("# "))
+    return texts
 
 
 def repeated(config: ModuleType) -> dict[str, list[int]]:
@@ -93,7 +93,7 @@ def repeated(config: ModuleType) -> dict[str, list[int]]:
         for target in statement.targets if isinstance(statement, ast.Assign) else ():
             if isinstance(target, ast.Name):
                 lines.setdefault(target.id, []).append(statement.lineno)
-    return {name: found for name, found in lines.items() if len(found) > 1}
+    return {name: numbers for name, numbers in lines.items() if len(numbers) > 1}
 
 
 def import_error(file: Path, error: BaseException) -> InputError:

@@ -86,22 +86,22 @@ def problems(settings: Settings) -> list[str]:
     finetuning = settings.finetuning
     if len(set(settings.tunings or ())) < len(settings.tunings or ()):
         return [f"tunings: received {' '.join(settings.tunings or ())}; name each way of tuning once"]
-    found = list(_problems_of_sweep(settings))
-    if found:
-        return found
+    broken_rules = list(_problems_of_sweep(settings))
+    if broken_rules:
+        return broken_rules
     own_checkpoint = finetuning.from_random_weights or finetuning.pretrained.pretrained_ckpt is not None
     if settings.pretrain_epochs and own_checkpoint:
         return [
             f"pretrain_epochs: received {settings.pretrain_epochs} together with from_random_weights or "
             "pretrained_ckpt; leave these out, because each fold is then fine-tuned from a checkpoint of its own"
         ]
-    for each in combinations(settings).values():
-        found += problems_of_groups(each)
+    for combination in combinations(settings).values():
+        broken_rules += problems_of_groups(combination)
         if settings.pretrain_epochs:
-            found += problems_of_pretraining(pretraining(settings, each))
-            each = changed(each, pretrained_ckpt=Path())
-        found += problems_of_finetuning(each)
-    return list(dict.fromkeys(found))
+            broken_rules += problems_of_pretraining(pretraining(settings, combination))
+            combination = changed(combination, pretrained_ckpt=Path())
+        broken_rules += problems_of_finetuning(combination)
+    return list(dict.fromkeys(broken_rules))
 
 
 def _problems_of_sweep(settings: Settings) -> Iterator[str]:
@@ -134,21 +134,21 @@ def _can_vary(settings: Settings) -> dict[str, Any]:
 
 def varied(settings: Settings) -> dict[str, tuple[Any, ...]]:
     """The values of each setting that is varied; of tuning its one value where nothing is."""
-    found: dict[str, tuple[Any, ...]] = {} if settings.tunings is None else {"tuning": settings.tunings}
+    values_of: dict[str, tuple[Any, ...]] = {} if settings.tunings is None else {"tuning": settings.tunings}
     for name, _, listed in (item.partition("=") for item in settings.sweep or ()):
-        found[name] = tuple(_can_vary(settings)[name].convert(value) for value in listed.split(","))
-    return found or {"tuning": (settings.finetuning.tuning.tuning,)}
+        values_of[name] = tuple(_can_vary(settings)[name].convert(value) for value in listed.split(","))
+    return values_of or {"tuning": (settings.finetuning.tuning.tuning,)}
 
 
 def combinations(settings: Settings) -> dict[str, Finetuning]:
     """The settings of fine-tuning for each combination of varied values, by a name such as "probe, lr=1e-05"."""
-    names, found = varied(settings), {}
+    names, settings_of = varied(settings), {}
     by = "--sweep" if settings.sweep else None
     for values in product(*names.values()):
         pairs = dict(zip(names, values, strict=True))
         label = ", ".join(value if name == "tuning" else f"{name}={value}" for name, value in pairs.items())
-        found[label] = changed(settings.finetuning, by, **pairs)
-    return found
+        settings_of[label] = changed(settings.finetuning, by, **pairs)
+    return settings_of
 
 
 def is_sweep(settings: Settings) -> bool:

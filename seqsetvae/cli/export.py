@@ -35,7 +35,7 @@ class Settings:
 
 def problems(settings: Settings) -> list[str]:
     """One checkpoint, and a new folder."""
-    output, found = settings.output.output, settings.finetuned.problems_of_one("export")
+    output, broken_rules = settings.output.output, settings.finetuned.problems_of_one("export")
     if output is not None and exists(output):
-        found.append(f"output: received {str(output)!r}, which already exists; allowed: a new folder")
-    return found
+        broken_rules.append(f"output: received {str(output)!r}, which already exists; allowed: a new folder")
+    return broken_rules

@@ -92,9 +92,11 @@ def problems(settings: Settings) -> list[str]:
             "positive stay (max_events_per_batch limits memory)",
         ),
     ]
-    found = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
-    found += settings.beside.problems_with(name)
+    broken_rules = [problem for wrong, problem in rules if wrong] + min_lr_problems(settings.schedule, settings.rates)
+    broken_rules += settings.beside.problems_with(name)
     has_layers = "layers" in ARCHITECTURES[name].OFFERS
-    found += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
-    found += settings.task.problems_with(settings.data, settings.loss)
-    return found + (settings.architecture.problems_of_new_model(settings.values.value_transform) if random else [])
+    broken_rules += settings.tuning.problems_with(settings.schedule, name, has_layers=has_layers, is_new=random)
+    broken_rules += settings.task.problems_with(settings.data, settings.loss)
+    return broken_rules + (
+        settings.architecture.problems_of_new_model(settings.values.value_transform) if random else []
+    )

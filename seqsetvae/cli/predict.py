@@ -79,5 +79,5 @@ def problems(settings: Settings) -> list[str]:
             "allowed: one of them",
         ),
     ]
-    found = settings.finetuned.problems_of_one("predict") + [problem for wrong, problem in rules if wrong]
-    return found + settings.output.problems_of_new_file(*((".parquet",) if is_meds else SUFFIXES))
+    broken_rules = settings.finetuned.problems_of_one("predict") + [problem for wrong, problem in rules if wrong]
+    return broken_rules + settings.output.problems_of_new_file(*((".parquet",) if is_meds else SUFFIXES))

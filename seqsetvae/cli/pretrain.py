@@ -34,8 +34,12 @@ class Settings:
 def problems(settings: Settings) -> list[str]:
     """Rules of pretraining."""
     is_new, chosen = settings.pretrained.pretrained_ckpt is None, settings.architecture
-    found = chosen.problems_of_new_model(settings.values.value_transform) if is_new else []
-    return found + min_lr_problems(settings.schedule, settings.rate) + objective_problems(settings.objective, chosen)
+    broken_rules = chosen.problems_of_new_model(settings.values.value_transform) if is_new else []
+    return (
+        broken_rules
+        + min_lr_problems(settings.schedule, settings.rate)
+        + objective_problems(settings.objective, chosen)
+    )
 
 
 def objective_problems(objective: ObjectiveSettings, architecture: ArchitectureSettings) -> list[str]:

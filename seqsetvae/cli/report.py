@@ -40,9 +40,9 @@ def not_folders(runs: Sequence[Path]) -> list[str]:
 def problems(settings: Settings) -> list[str]:
     """Every run is a folder, and none is named twice."""
     runs = settings.runs or ()
-    found = not_folders(runs)
+    broken_rules = not_folders(runs)
     if len({run.resolve() for run in runs}) < len(runs):
-        found.append("runs: received a folder twice; allowed: each run once")
+        broken_rules.append("runs: received a folder twice; allowed: each run once")
     if settings.tripod and len(runs) > 1:
-        found.append(f"tripod: received {len(runs)} runs; allowed: one with --tripod")
-    return found
+        broken_rules.append(f"tripod: received {len(runs)} runs; allowed: one with --tripod")
+    return broken_rules

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seqsetvae.batches.batch import Batch
-from seqsetvae.batches.loading import CohortDataModule, until
+from seqsetvae.batches.loading import CohortDataModule, take_stays
 from seqsetvae.models.trees import MAX_STAYS
 from seqsetvae.models.variable_summaries.summaries import SUMMARIES, common_length, stay_hours, summarize
 from seqsetvae.tasks import TASKS
@@ -47,7 +47,7 @@ def _batches(data: CohortDataModule, split: str) -> Iterable[Batch]:
     """All stays of a split; of the training split at most MAX_STAYS."""
     is_cut = split == "train" and data.n_selected(split) > MAX_STAYS
     batches = data.with_prepare(None).loader(split, shuffle=is_cut)
-    return until(batches, MAX_STAYS) if is_cut else batches
+    return take_stays(batches, MAX_STAYS) if is_cut else batches
 
 
 def without_library() -> dict[str, str]:

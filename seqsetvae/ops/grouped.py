@@ -32,8 +32,8 @@ def grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups)
 
 def plain_grouped_products(rows: torch.Tensor, matrices: torch.Tensor, groups: Groups) -> torch.Tensor:
     """Grouped products by autograd, the plain reference."""
-    each = matrices.unbind(0)  # its gradient is then written once, not once for each group
-    return torch.cat([rows[place] @ each[matrix] for matrix, place in _places(groups)])
+    matrix_list = matrices.unbind(0)  # its gradient is then written once, not once for each group
+    return torch.cat([rows[place] @ matrix_list[matrix] for matrix, place in _places(groups)])
 
 
 def _places(groups: Groups) -> Iterator[tuple[int, slice]]:

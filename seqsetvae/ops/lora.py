@@ -67,14 +67,14 @@ def merge_lora(module: nn.Module) -> None:
 
 def merged_state(state: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
     """The state dict that a module would have after `merge_lora`, from that which it has before."""
-    found = {name: value for name, value in state.items() if _PART not in name}
+    merged = {name: value for name, value in state.items() if _PART not in name}
     for name, original in state.items():
         if _PART in name and name.endswith(_ORIGINAL):
             start = name.removesuffix(_ORIGINAL)
             a, b = state[start + _A], state[start + _B]
             with torch.no_grad():
-                found[start.rstrip(".").replace(_PART, ".")] = _added(original, a, b, alpha / len(a))
-    return found
+                merged[start.rstrip(".").replace(_PART, ".")] = _added(original, a, b, alpha / len(a))
+    return merged
 
 
 def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -82,7 +82,9 @@ def adapters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if _PART in name}
 
 
-def with_adapters(state: dict[str, torch.Tensor], taken: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_adapters(state: dict[str, torch.Tensor], adapter_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict that `merged_state` was made from; `taken` is what `adapters` returned."""
-    merged = {name.removesuffix("." + _ORIGINAL).replace(_PART, ".") for name in taken if name.endswith(_ORIGINAL)}
-    return {name: value for name, value in state.items() if name not in merged} | taken
+    merged = {
+        name.removesuffix("." + _ORIGINAL).replace(_PART, ".") for name in adapter_state if name.endswith(_ORIGINAL)
+    }
+    return {name: value for name, value in state.items() if name not in merged} | adapter_state

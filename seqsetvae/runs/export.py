@@ -163,16 +163,16 @@ def _write_onnx(model: Exported, folder: Path) -> tuple[dict[str, Any], list[str
     if missing:
         return {}, [f"No ONNX files: {', '.join(missing)} not installed (pip install {' '.join(PACKAGES)})"]
     written = {}
-    for name, each in parts.items():
-        difference = write_onnx(each, folder / name)
+    for name, part in parts.items():
+        difference = write_onnx(part, folder / name)
         print(f"{name}: onnxruntime differs from torch by at most {difference:.1e} on {model.batch.n_stays} stays")
-        written[name] = {**as_card(each), "largest_difference": difference}
+        written[name] = {**as_card(part), "largest_difference": difference}
     return written, _not_in_onnx(model)
 
 
 def _parts(model: Exported) -> dict[str, Part]:
     """The parts of the model that ONNX can compute exactly, by file."""
-    found = {}
+    parts = {}
     batch, backbone = model.batch, model.backbone
     with torch.no_grad():
         if hasattr(backbone, "padded_history"):
@@ -181,14 +181,14 @@ def _parts(model: Exported) -> dict[str, Part]:
             read = backbone.history_input(mu, batch, model.embeddings)
             mask, padded = _padded(batch, mu=read, minute=batch.minute, history=history)
             inputs, axes = {name: padded[name] for name in ("mu", "minute")}, ("stays", "sets")
-            found["history_encoder.onnx"] = Part(
+            parts["history_encoder.onnx"] = Part(
                 backbone.padded_history(), inputs, dict.fromkeys(inputs, axes), "history", padded["history"], mask
             )
         if model.head is not None:
             pooled = backbone.pooled(batch, model.embeddings, model.content["hyper_parameters"]["head"]["pooling"])
             logits = model.head(pooled)
-            found["head.onnx"] = Part(model.head, {"pooled": pooled}, {"pooled": ("stays",)}, "logits", logits)
-    return found
+            parts["head.onnx"] = Part(model.head, {"pooled": pooled}, {"pooled": ("stays",)}, "logits", logits)
+    return parts
 
 
 def _padded(batch: Batch, **flat: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -134,11 +134,13 @@ def open_run(
     width = check_data(data, *splits, labelled=labelled)
     loaded = None if load is None else load(width)
     with first_process_first():
-        own, root = None if loaded is None else loaded.trained_on.variables, run.output_root_dir
+        checkpoint_variables, root = None if loaded is None else loaded.trained_on.variables, run.output_root_dir
         # A table says which variables have an embedding. Of an incomplete cached.csv only a fine-tuned model, whose
         # training needed all of them, tells that the others were not in its training data.
-        leave_out = leave_out_unknown and loaded is not None and (own is not None or loaded.report is None)
-        cohort = open_data(data, root, own=own, needs_labels=labelled, leave_out_unknown=leave_out)
+        leave_out = (
+            leave_out_unknown and loaded is not None and (checkpoint_variables is not None or loaded.report is None)
+        )
+        cohort = open_data(data, root, own=checkpoint_variables, needs_labels=labelled, leave_out_unknown=leave_out)
     for name in splits:
         cohort.split(name)
     if with_targets is not None:
@@ -171,9 +173,10 @@ def _paired(cohort: Cohort, loaded: Loaded | None, new: New | None, **settings: 
         transform, model = new(cohort)
         return Opened(cohort=cohort, model=model, transform=transform, **settings)
     check_variables(cohort, loaded)
-    of = loaded.trained_on
-    known = cohort.vocabulary if of.known is None else of.known
-    transform = of.transform.with_unknown(cohort.vocabulary, known)  # the data may have others than its training
+    trained_on = loaded.trained_on
+    known = cohort.vocabulary if trained_on.known is None else trained_on.known
+    # The data may have variables that the training did not have.
+    transform = trained_on.transform.with_unknown(cohort.vocabulary, known)
     return Opened(cohort=cohort, model=loaded.model, transform=transform, loaded=loaded, **settings)
 
 

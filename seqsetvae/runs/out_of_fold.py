@@ -36,7 +36,7 @@ def out_of_fold(settings: Settings, cohort: Cohort) -> list[OutOfFold]:
     found = []
     try:
         for fold in folds(replace(cohort, splits={"train": train}), FOLDS, settings.run.seed, share):
-            with _as_if_nothing_had_happened():
+            with _isolated():
                 found.append(_part(settings, fold))
     except CannotWriteError:  # a full disk must not decide how a model is averaged
         raise
@@ -61,7 +61,7 @@ def _part(settings: Settings, fold: Cohort) -> OutOfFold:
 
 
 @contextmanager
-def _as_if_nothing_had_happened() -> Iterator[None]:
+def _isolated() -> Iterator[None]:
     """What is inside prints nothing and changes no random number of what follows."""
     states = rng_states()
     try:

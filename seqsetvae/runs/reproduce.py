@@ -59,10 +59,10 @@ def _require_same_data(settings: Any, recorded: dict[str, Any], folder: Path) ->
     """Raises InputError unless the events are those that the run was trained on; labels are compared afterwards."""
     task = getattr(settings, "task", None)  # pretraining has none
     data = settings.data if task is None or task.label_in_cohort else without_label(settings.data)
-    found = open_data(data, settings.run.output_root_dir, needs_labels=False).data_hash
-    if found != recorded["cohort"].get("data"):
+    data_hash = open_data(data, settings.run.output_root_dir, needs_labels=False).data_hash
+    if data_hash != recorded["cohort"].get("data"):
         raise InputError(
-            f"{settings.data.data_dir}: holds other data than {folder} was trained on (hash {found:.12}, recorded "
+            f"{settings.data.data_dir}: holds other data than {folder} was trained on (hash {data_hash:.12}, recorded "
             f"{recorded['cohort'].get('data')!s:.12}). Put back the data of that run."
         )
 
@@ -70,12 +70,14 @@ def _require_same_data(settings: Any, recorded: dict[str, Any], folder: Path) ->
 def differing(folder: Path, again: Path) -> dict[str, str]:
     """Metrics whose texts in metrics.csv differ, each with where and how; the two hold numbers to the last bit."""
     old, new = _rows(folder), _rows(again)
-    found = {} if len(old) == len(new) else {"epochs": f"{len(old)} were {len(new)} now"}
-    for one, other in zip(old, new, strict=False):
-        for name in one.keys() | other.keys():
-            if one.get(name) != other.get(name):
-                found.setdefault(name, f"first in epoch {one['epoch']}: was {one.get(name)}, now {other.get(name)}")
-    return dict(sorted(found.items()))
+    differences = {} if len(old) == len(new) else {"epochs": f"{len(old)} were {len(new)} now"}
+    for before, now in zip(old, new, strict=False):
+        for name in before.keys() | now.keys():
+            if before.get(name) != now.get(name):
+                differences.setdefault(
+                    name, f"first in epoch {before['epoch']}: was {before.get(name)}, now {now.get(name)}"
+                )
+    return dict(sorted(differences.items()))
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -93,7 +95,7 @@ def _say(result: Reproduced, before: dict[str, Any], now: dict[str, Any]) -> Non
     for name, how in result.differ.items():
         print(f"  {name} differs, {how}")
     if result.differ:
-        one, other = (identity(each) | each["versions"] | {"values": each["values"]} for each in (before, now))
+        one, other = (identity(run) | run["versions"] | {"values": run["values"]} for run in (before, now))
         inputs = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
         print(
             f"  other inputs, settings or versions: {', '.join(sorted(inputs)) or 'none; another computer or threads?'}"

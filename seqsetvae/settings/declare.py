@@ -89,22 +89,27 @@ def declared(group: type, chosen: Mapping[str, Any] | None = None) -> dict[str, 
     `chosen` are the values of the settings that select a module of a registry; without one, every registered module
     counts.
     """
-    found: dict[str, Setting] = {}
+    all_settings: dict[str, Setting] = {}
     for item, inner in _parts(group):
         of_part: dict[str, Setting] = {}
         if "kind" in item.metadata:
             of_part = {item.name: Setting(**item.metadata, default=item.default)}
         elif "registry" in item.metadata:
             registry, by = item.metadata["registry"], item.metadata["by"]
-            one = None if chosen is None else chosen.get(by)
-            for name in [one] if isinstance(one, str) and one in registry else registry:
+            selected_name = None if chosen is None else chosen.get(by)
+            for name in [selected_name] if isinstance(selected_name, str) and selected_name in registry else registry:
                 of_module = declared(getattr(registry[name], item.metadata["attribute"]))
-                of_part = {each: replace(of_module[each], only_with=f"--{by} {name}") for each in of_module} | of_part
+                only_with = f"--{by} {name}"
+                of_part = {key: replace(of_module[key], only_with=only_with) for key in of_module} | of_part
         elif inner is not None:
             of_part = declared(inner, chosen)
         set_by_mode = item.metadata.get("except_for", ())
-        found |= {name: each for name, each in of_part.items() if name not in found and name not in set_by_mode}
-    return found
+        all_settings |= {
+            name: declaration
+            for name, declaration in of_part.items()
+            if name not in all_settings and name not in set_by_mode
+        }
+    return all_settings
 
 
 def _parts(group: type) -> Iterator[tuple[Field[Any], type | None]]:
@@ -138,16 +143,16 @@ def recipe(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
     That is their RECIPE, and of their RECIPES, which have the name of a setting, those whose setting is true.
     """
-    found: dict[str, Any] = {}
+    recommended: dict[str, Any] = {}
     for item, inner in _parts(group):
         if "registry" in item.metadata:
             module = item.metadata["registry"].get(values.get(item.metadata["by"]))
-            found |= getattr(module, "RECIPE", {})
+            recommended |= getattr(module, "RECIPE", {})
             for name, added in getattr(module, "RECIPES", {}).items():
-                found |= added if values.get(name) else {}
+                recommended |= added if values.get(name) else {}
         elif inner is not None:
-            found |= recipe(inner, values)
-    return found
+            recommended |= recipe(inner, values)
+    return recommended
 
 
 def groups_in(settings: Any) -> Iterator[Any]:
@@ -173,7 +178,7 @@ def as_plain(settings: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """As JSON brings it back."""
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -122,8 +122,8 @@ _FAMILIES = {"early_stopping_": _PATIENCE, "scheduler_": _SCHEDULER, "focal_": _
 
 def old_name(name: str) -> Now | None:
     """What stands for a name of the old scripts; None: it is not known as one."""
-    found = OLD_NAMES.get(name)
-    return found or next((now for start, now in _FAMILIES.items() if name.startswith(start)), None)
+    replacement = OLD_NAMES.get(name)
+    return replacement or next((now for start, now in _FAMILIES.items() if name.startswith(start)), None)
 
 
 def current(recorded: Mapping[str, Any], file: str | Path) -> dict[str, Any]:

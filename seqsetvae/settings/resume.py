@@ -135,7 +135,7 @@ def unused(
     read, read_with_others = declared(mode.Settings, received), declared(mode.Settings)
     problems = []
     for name in [name for name in given if name not in {"mode", RESUME, OVERRIDE, *read}]:
-        readers = ", ".join(each for each in modes if name in declared(modes[each].Settings))
+        readers = ", ".join(mode_name for mode_name in modes if name in declared(modes[mode_name].Settings))
         where = f"--mode {name_of_mode} does not use it (used by {readers})"
         if name in read_with_others:
             where = f"it is used only with {read_with_others[name].only_with}"

@@ -51,11 +51,11 @@ def fitting_threads(threads: int, allowed: float | None) -> int:
 
 def running_and_waiting() -> tuple[float, float] | None:
     """Seconds in which the threads of this process have run, and in which they waited for a core; None: not known."""
-    found = []
+    times = []
     for thread in THREADS.glob("*"):
         with suppress(OSError, ValueError):  # it has ended
-            found.append([int(number) / 1e9 for number in (thread / "schedstat").read_text().split()[:2]])
-    return (sum(ran for ran, _ in found), sum(waited for _, waited in found)) if found else None
+            times.append([int(number) / 1e9 for number in (thread / "schedstat").read_text().split()[:2]])
+    return (sum(ran for ran, _ in times), sum(waited for _, waited in times)) if times else None
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def refuse_existing(out: Path) -> None:
 
 def not_writable(path: Path) -> Path | None:
     """The folder that `path` would be written to, or the folder that it is, if this user may not write there."""
-    place = next((each for each in (path.absolute(), *path.absolute().parents) if os.path.isdir(each)), None)  # noqa: PTH112
+    place = next((parent for parent in (path.absolute(), *path.absolute().parents) if os.path.isdir(parent)), None)  # noqa: PTH112
     return place if place is not None and not os.access(place, os.W_OK | os.X_OK) else None
 
 

@@ -40,23 +40,23 @@ class StopRequest:
     def install(self) -> None:
         """Handle the signals from now on; only the main thread can set a handler. What nohup ignores stays ignored."""
         if threading.current_thread() is threading.main_thread():
-            for each in STOPPING:
-                if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN:
-                    signal.signal(each, self.handle)
+            for number in STOPPING:
+                if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self.handle)
 
 
 @contextmanager
 def handled(stop: StopRequest) -> Iterator[None]:
     """Inside, `stop` handles the signals."""
-    before = {each: signal.getsignal(each) for each in STOPPING}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     stop.install()
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            for each, handler in before.items():
+            for number, handler in before.items():
                 if handler is not None:  # None: set by something that is not Python
-                    signal.signal(each, handler)
+                    signal.signal(number, handler)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def launch(words: Sequence[str], devices: int) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         local_addr="localhost",
-        signals_to_handle=",".join(signal.Signals(each).name for each in (*STOPPING, signal.SIGINT)),
+        signals_to_handle=",".join(signal.Signals(number).name for number in (*STOPPING, signal.SIGINT)),
     )
     try:
         with _without_name_of_this_computer():
@@ -159,12 +159,12 @@ def launch(words: Sequence[str], devices: int) -> int:
 @contextmanager
 def _without_name_of_this_computer() -> Iterator[None]:
     """torchrun's launcher asks for it again and again, and in many containers it takes seconds until nobody answers."""
-    found = socket.getfqdn
+    original = socket.getfqdn
     socket.getfqdn = lambda name="": "localhost"
     try:
         yield
     finally:
-        socket.getfqdn = found
+        socket.getfqdn = original
 
 
 @contextmanager
@@ -302,9 +302,9 @@ def to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
 
     values = iter(own)
     for _ in range(from_first(lambda: count)):  # the first process has the most
-        found: list[Any] | None = [None] * here.world_size if here.is_first else None
-        distributed.gather_object(next(values, None), found)
-        yield from (value for value in found or () if value is not None)
+        gathered: list[Any] | None = [None] * here.world_size if here.is_first else None
+        distributed.gather_object(next(values, None), gathered)
+        yield from (value for value in gathered or () if value is not None)
 
 
 def any_of(*flags: bool) -> list[bool]:
@@ -314,6 +314,6 @@ def any_of(*flags: bool) -> list[bool]:
     import torch
     from torch import distributed
 
-    found = torch.tensor(flags, dtype=torch.int32)
-    distributed.all_reduce(found, distributed.ReduceOp.MAX)
-    return found.bool().tolist()
+    is_set = torch.tensor(flags, dtype=torch.int32)
+    distributed.all_reduce(is_set, distributed.ReduceOp.MAX)
+    return is_set.bool().tolist()

@@ -36,14 +36,14 @@ def fault_of(value: Any, schema: Any, at: str = "") -> str | None:
     if callable(schema) and not isinstance(schema, type):
         return fault_of(value, schema(value) if isinstance(value, dict) else {}, at)
     if isinstance(schema, list) and isinstance(value, list | tuple):
-        parts = [(each, schema[0], f"{at}[{place}]") for place, each in enumerate(value)]
+        parts = [(item, schema[0], f"{at}[{place}]") for place, item in enumerate(value)]
     elif isinstance(schema, dict) and isinstance(value, dict):
-        for key, each in schema.items():
+        for key, item_schema in schema.items():
             name = key.removesuffix("?")
             if key == "*":
-                parts += [(item, each, f"{at}/{other}".lstrip("/")) for other, item in value.items()]
+                parts += [(item, item_schema, f"{at}/{other}".lstrip("/")) for other, item in value.items()]
             elif value.get(name) is not None:
-                parts.append((value[name], each, f"{at}/{name}".lstrip("/")))
+                parts.append((value[name], item_schema, f"{at}/{name}".lstrip("/")))
             elif name == key:
                 return f"{name!r} is missing" + f" in {at}" * bool(at)
     elif not _is_of(value, schema):
@@ -63,9 +63,9 @@ def _is_of(value: Any, kind: Any) -> bool:
 def schema_of(kind: Any) -> Any:
     """The schema of values with this annotation: a dataclass, str, int, float, tuple, dict, or one of them or None."""
     if is_dataclass(kind):
-        hints = [(each.name, get_type_hints(kind)[each.name]) for each in fields(kind)]
+        hints = [(field.name, get_type_hints(kind)[field.name]) for field in fields(kind)]
         return {name + "?" * (NoneType in get_args(hint)): schema_of(hint) for name, hint in hints}
-    inner = [each for each in get_args(kind) if each not in (NoneType, Ellipsis)]
+    inner = [argument for argument in get_args(kind) if argument not in (NoneType, Ellipsis)]
     if get_origin(kind) is tuple:
         return [schema_of(inner[0])]
     if get_origin(kind) is dict:

@@ -27,5 +27,7 @@ def calibrate_best(run: Run, module: Any, compute_features: Callable[[], CachedF
     rows = compute_features().rows["valid"] if is_frozen else None
     loader = run.data.loader("valid", rows=rows)
     context = precision.context()
-    found = predict(module.spec, lambda batch, _: module.predicted(batch), module.embeddings, loader, "valid", context)
-    print(calibrate(run.folder.best, predictions_of(module.spec, run.data.cohort, "valid", *found)))
+    predictions = predict(
+        module.spec, lambda batch, _: module.predicted(batch), module.embeddings, loader, "valid", context
+    )
+    print(calibrate(run.folder.best, predictions_of(module.spec, run.data.cohort, "valid", *predictions)))

@@ -188,7 +188,7 @@ class LastCheckpoint(Checkpoint):
         for name, metric in _running_means(module).items():
             sums = [rank["sums"][name] for rank in self._restored["ranks"]]
             if len(sums) != trainer.world_size:  # the first process has the sums of all
-                sums = [(sum(each[0] for each in sums), sum(each[1] for each in sums))]
+                sums = [(sum(partial[0] for partial in sums), sum(partial[1] for partial in sums))]
                 sums += [(0.0, 0.0)] * trainer.world_size
             metric.restore(sums[trainer.global_rank], module.device)
         wanted: Any = module.configure_optimizers()

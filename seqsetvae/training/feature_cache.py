@@ -237,10 +237,10 @@ def _find_or_compute(
 ) -> tuple[np.ndarray, FeaturePass | None]:
     """Features of a split [n, P], and the pass over the data if there was one."""
     folder = FeatureFolder.of(root, module, data, split, precision)
-    found = folder.find() if this_process().is_first else None
-    if any_of(found is not None)[0]:
+    cached = folder.find() if this_process().is_first else None
+    if any_of(cached is not None)[0]:
         print(f"Cached features of the frozen backbone: {data.n_selected(split):,} {split} stays, from {folder.path}")
-        return folder.open() if found is None else found, None
+        return folder.open() if cached is None else cached, None
     computed = _compute(module, data, split, precision, folder)
     return folder.open(), computed
 

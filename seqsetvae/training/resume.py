@@ -241,7 +241,7 @@ def _kind(value: Any) -> str:
 def check_optimizer(restored: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:
     """Raises ValueError unless groups and moments of a restored optimizer have the form of those of a new one."""
     for group, new in zip(restored.param_groups, fresh.param_groups, strict=True):
-        own, other = ({name: each[name] for name in each if name != "params"} for each in (group, new))
+        own, other = ({name: options[name] for name in options if name != "params"} for options in (group, new))
         check_form(own, other, "the optimizer")
         for parameter in group["params"]:
             for name, moment in restored.state.get(parameter, {}).items():
@@ -253,8 +253,8 @@ def check_optimizer(restored: torch.optim.Optimizer, fresh: torch.optim.Optimize
 def _require_counts(counts: Any) -> None:
     """Raises ValueError unless these are counts, or dictionaries of them."""
     if isinstance(counts, Mapping):
-        for each in counts.values():
-            _require_counts(each)
+        for count in counts.values():
+            _require_counts(count)
     elif not isinstance(counts, int) or counts < 0:  # a bool is a count, too
         raise ValueError(f"a count is {counts!r:.40}")
 

@@ -270,7 +270,7 @@ class RunState:
             | {
                 "rows": tuple(Row(**row) for row in values["rows"]),
                 "trained": {int(stage): parts for stage, parts in values["trained"].items()},
-                "passes": tuple(FeaturePass(**one) for one in values["passes"]),
+                "passes": tuple(FeaturePass(**fields_of_pass) for fields_of_pass in values["passes"]),
                 "gpu_busy": tuple(values["gpu_busy"]),
             }
         )

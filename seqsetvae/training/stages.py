@@ -122,7 +122,7 @@ class Run:
         except Exception as error:
             if isinstance(error.__context__, InputError):  # Lightning's clean-up fails where loaders cannot be started
                 raise error.__context__ from None
-            last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
+            last = next(callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]
             is_lost = isinstance(error, RuntimeError) and lost_another(error)
             if path is None or last.has_begun or is_lost or isinstance(error, InputError | FloatingPointError):
                 raise
@@ -153,12 +153,12 @@ class Run:
     def _stopping(self) -> list[pl.Callback]:
         """Early stopping, unless the run keeps its last epoch; averaged weights, if the settings ask for them."""
         watched, schedule = self.watched, self.schedule
-        found: list[pl.Callback] = []
+        callbacks: list[pl.Callback] = []
         if not watched.keep_last:
-            found.append(Stopping(watched, schedule.es_patience))
+            callbacks.append(Stopping(watched, schedule.es_patience))
         if isinstance(schedule, FinetuningSchedule) and schedule.ema_decay is not None:
-            found.append(AveragedWeights(schedule.ema_decay))
-        return found
+            callbacks.append(AveragedWeights(schedule.ema_decay))
+        return callbacks
 
     def _trainer(self, stage: int, max_epochs: int, rates: list[pl.Callback], reads_data: bool) -> pl.Trainer:
         before, schedule, watched = self.state.before(stage), self.schedule, self.watched

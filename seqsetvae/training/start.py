@@ -84,7 +84,7 @@ def start_run(
     _say_start(folder, config, data)
     say_precision(run, device)
     tracked = trackers(settings.loggers.loggers, folder.path, settings) if folder.writes else ()
-    found = Run(
+    training_run = Run(
         module=module,
         data=data,
         folder=folder,
@@ -101,10 +101,10 @@ def start_run(
         resumed=point,
     )
     if resume is not None:
-        _restore(found)
+        _restore(training_run)
     if this_process().rank >= (1 if point is None else point.world_size):
         torch.manual_seed(run.seed + this_process().rank)  # dropout of its own; a resumed process has its own state
-    return found
+    return training_run
 
 
 def _resume_point(folder: RunFolder, config: dict[str, Any], metrics: Sequence[str]) -> ResumePoint | None:
@@ -180,10 +180,10 @@ def _config(
 
 def _of_model(module: pl.LightningModule, data: CohortDataModule) -> dict[str, Any]:
     """What a model was trained on and what of it it does not use, for the report."""
-    found: Any = module
-    backbone = getattr(found, "backbone", None)
+    model: Any = module
+    backbone = getattr(model, "backbone", None)
     unused = {} if backbone is None else not_used(backbone, data.cohort, data.transform)
-    members = getattr(found, "members", None)
+    members = getattr(model, "members", None)
     averaged = {} if members is None else {MEMBERS: members.said()}
     return {WINDOW: str(Window.of([data.cohort.split("train")])), NOT_USED: unused, **averaged}
 

@@ -124,7 +124,7 @@ def _stays_per_second(rows: list[Row]) -> float:
 def waiting_share(rows: list[Row], passes: Sequence[FeaturePass]) -> float | None:
     """Share of the time spent waiting for data, over the epochs and the passes that read any; None if none did."""
     waits = [(row.waiting * row.seconds, row.seconds) for row in rows if row.waiting is not None]
-    waits += [(one.waiting, one.seconds) for one in passes]
+    waits += [(feature_pass.waiting, feature_pass.seconds) for feature_pass in passes]
     return sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits) if waits else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seqsetvae.batches.loading import CohortDataModule, until
+from seqsetvae.batches.loading import CohortDataModule, take_stays
 from seqsetvae.models.linear import LinearModel, log_loss
 from seqsetvae.models.members import (
     KINDS_OF_TREES,
@@ -33,7 +33,7 @@ FIT_STAYS = 20_000  # that quantiles are computed from, which bounds memory
 def fit_to_training_stays(backbone: Any, data: CohortDataModule) -> None:
     """Call the backbone's `fit`, if it has one, with at most FIT_STAYS training stays in random order."""
     if hasattr(backbone, "fit"):
-        backbone.fit(data.cohort, until(data.loader("train", shuffle=True), FIT_STAYS))
+        backbone.fit(data.cohort, take_stays(data.loader("train", shuffle=True), FIT_STAYS))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def table_of_split(
     """
     position = {stay: row for row, stay in enumerate(data.cohort.split(split).stay_id.tolist())}
     found, rows = [], []
-    for batch in until(data.loader(split, shuffle=data.n_selected(split) > MAX_STAYS), MAX_STAYS):
+    for batch in take_stays(data.loader(split, shuffle=data.n_selected(split) > MAX_STAYS), MAX_STAYS):
         rows.append(backbone.table(batch, variables))
         found += [position[stay] for stay in batch.stay_id.tolist()]
     order = np.argsort(found)
