@@ -16,7 +16,8 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import Several, choice, existing_path, exists, number, optional
+from seqsetvae.settings.kinds import Several, Values, choice, existing_path, exists, number, optional
+from seqsetvae.tasks.decisions import ALLOWED, Need, need_of
 
 HELP = "metrics of fine-tuned checkpoints on one split, with 95 % intervals"
 NEEDS = ("ckpt", "split")
@@ -39,6 +40,48 @@ class DetailSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecisionSettings:
+    """How stays are called positive, chosen on the validation stays and kept with the run."""
+
+    threshold_for: str | None = argument(
+        optional(Values(ALLOWED, lambda received: str(need_of(received)), "NEED=X")),
+        "evaluate: choose the threshold anew, on the validation split, and keep it in calibration.json, for evaluate "
+        "and predict: youden (highest Youden index, as after training), sensitivity=0.8, specificity=0.9, ppv=0.3, "
+        "alarms_per_day=3, or net_benefit=0.1 (a probability p: a true alarm is worth (1 - p) / p false ones)",
+    )
+    admissions_per_day: float | None = argument(
+        optional(number(0, above=True)),
+        "evaluate: admissions a day where the model is to be used (of a cohort with prediction times: predictions), so "
+        "that --threshold_for can count alarms a day",
+    )
+    abstain: float | None = argument(
+        optional(number(0, 0.5)),
+        "evaluate: decide no stay that would have more than this share of a class, such as 0.1, called the other class "
+        "(split conformal prediction on the validation split; kept in calibration.json, 0: decide every stay)",
+    )
+
+    @property
+    def need(self) -> Need | None:
+        """None: the threshold that the run has."""
+        return None if self.threshold_for is None else need_of(self.threshold_for, self.admissions_per_day)
+
+    def problems(self) -> list[str]:
+        """Alarms a day need both."""
+        of_alarms, per_day = (self.threshold_for or "").startswith("alarms_per_day"), self.admissions_per_day
+        rules = [
+            (
+                of_alarms and per_day is None,
+                f"threshold_for: received {self.threshold_for!r}; needs --admissions_per_day",
+            ),
+            (
+                per_day is not None and self.threshold_for is None,
+                f"admissions_per_day: received {per_day}; needs --threshold_for",
+            ),
+        ]
+        return [problem for wrong, problem in rules if wrong]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What evaluation reads."""
 
@@ -46,6 +89,7 @@ class Settings:
     split: SplitSettings
     output: OutputSettings
     details: DetailSettings
+    decisions: DecisionSettings
     explained: ExplainSettings
     format: str = argument(choice("csv", "parquet"), "evaluate: file type of the predictions", default="csv")
     baselines: BaselineSettings

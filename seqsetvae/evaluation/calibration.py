@@ -41,14 +41,20 @@ def write_calibration(calibration: Calibration, checkpoint: Path) -> dict[str, A
         CannotWriteError: the file cannot be written.
         AlreadyThereError: there is one of this name.
     """
-    content = {"checkpoint": checkpoint.name, **calibration.ABOUT, **asdict(calibration)}
-    content["threshold"], anew = calibration.threshold, calibration.recalibrated
-    if anew is None:
-        del content["recalibrated"]
+    text, anew = calibration_text(calibration, checkpoint), calibration.recalibrated
     file = calibration_file(checkpoint, None if anew is None else anew.name)
     with new_file(file, replace=anew is None) as stream:
-        stream.write(f"{json.dumps(content, indent=2)}\n".encode())
-    return content
+        stream.write(text.encode())
+    return dict(json.loads(text))
+
+
+def calibration_text(calibration: Calibration, checkpoint: Path) -> str:
+    """What the file of a calibration holds."""
+    content = {"checkpoint": checkpoint.name, **calibration.about(), **asdict(calibration)}
+    content["threshold"] = calibration.threshold
+    if calibration.recalibrated is None:
+        del content["recalibrated"]
+    return f"{json.dumps(content, indent=2)}\n"
 
 
 def fit_calibration(checkpoint: Path, validation: Predictions) -> Calibration:
@@ -106,9 +112,9 @@ def _read(file: Path, kind: type[Calibration]) -> Calibration:
         content = json.loads(file.read_text(encoding="utf-8"))
         if fault := fault_of(content, kind):
             raise ValueError(fault)
-        anew = content.setdefault("recalibrated", None)
-        plain: dict[str, Any] = {each.name: content[each.name] for each in fields(kind)}
-        plain["recalibrated"] = None if anew is None else Recalibrated(**anew)
+        plain: dict[str, Any] = {each.name: content.get(each.name) for each in fields(kind)}
+        if plain["recalibrated"] is not None:
+            plain["recalibrated"] = Recalibrated(**plain["recalibrated"])
         plain |= {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
         found = kind(**plain)
         found.require_agreement(content.get("threshold", found.threshold))

@@ -16,7 +16,7 @@ from seqsetvae.evaluation.findings import IN_WORDS, findings_of, said_first, ver
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
 from seqsetvae.system.findings import LEVELS
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.scores import FIGURES, title_of
+from seqsetvae.tasks.scores import AT_THRESHOLD, FIGURES, title_of
 
 if TYPE_CHECKING:  # it imports torch, and results of cross-validation are read without it
     from seqsetvae.evaluation.predictions import Predictions
@@ -66,6 +66,8 @@ EVALUATION = {
     "subgroups?": [{"column": str, "group": object, **_GROUP}],
     "landmarks?": [{"hours": float, **_GROUP}],
     "explanation?": _EXPLANATION,
+    "decision?": {"threshold_for": str, "words": str, "admissions_per_day?": float, "figures": _METRICS},
+    "abstention?": {"counts": {"*": float}, "figures": _METRICS},
     "curves?": [lambda curve: _OUTCOME if "outcome" in curve else _NUMBER],
 }
 
@@ -132,6 +134,7 @@ def evaluation(
         "threshold": None if evaluated.calibration is None else evaluated.calibration.threshold,
         "primary": list(task.primary(spec)),
         "figures": found,
+        **_decisions(evaluated, resamples, seed),
         "baselines": baselines,
         "members": averaged,
         "subgroups": [
@@ -158,6 +161,16 @@ def _figures(of: Predictions, resamples: int, seed: int) -> Plain:
     figures = task.figures(of.spec, of.output, of.target, of.calibration)
     found = bootstrap(task.strata(of.target), figures, resamples, seed, of.subject)
     return {name: interval.as_plain() for name, interval in found.items()}
+
+
+def _decisions(of: Predictions, resamples: int, seed: int) -> Plain:
+    """What the task decides by the threshold, and where it abstains; nothing for a task that decides nothing."""
+    task, found = TASKS[of.spec.task], {}
+    decisions = task.decisions(of.spec, of.output, of.target, of.calibration) if hasattr(task, "decisions") else {}
+    for name, (facts, figures) in decisions.items():
+        intervals = bootstrap(task.strata(of.target), figures, resamples, seed, of.subject)
+        found[name] = facts | {"figures": {key: interval.as_plain() for key, interval in intervals.items()}}
+    return found
 
 
 def _differences(one: Predictions, other: Predictions, resamples: int, seed: int) -> Plain:
@@ -208,9 +221,13 @@ def table(content: Plain) -> str:
         *(_line(name, figure, width) for name, figure in content["figures"].items()),
     ]
     if content["threshold"] is not None:
+        words = content["decision"]["words"]
         lines.append(
-            f"  The last four are at the threshold {content['threshold']:.3f}, chosen on the validation split."
+            f"  The last {len(AT_THRESHOLD)} are at the threshold {content['threshold']:.3f}, chosen on the validation "
+            f"split: {words}."
         )
+    for name in ("decision", "abstention"):
+        lines += [_line(key, figure, width) for key, figure in content.get(name, {}).get("figures", {}).items()]
     members = content["members"].items()
     others = {f"compared with {name}": other for name, other in content["baselines"].items()}
     others |= {f"compared with its member {name}, weight {other['weight']:.2f}": other for name, other in members}

@@ -10,10 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from seqsetvae import report as report_page
-from seqsetvae.cli.evaluate import Settings
+from seqsetvae.cli.evaluate import DecisionSettings, Settings
 from seqsetvae.cohort.imported import read_samples
 from seqsetvae.evaluation.baselines import baseline_outputs, without_library
-from seqsetvae.evaluation.calibration import calibrate, calibration_file, fit_calibration, read_calibration
+from seqsetvae.evaluation.calibration import (
+    calibrate,
+    calibration_file,
+    calibration_text,
+    fit_calibration,
+    read_calibration,
+)
 from seqsetvae.evaluation.contributions import contributions, highest
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.prediction_file import (
@@ -27,6 +33,7 @@ from seqsetvae.evaluation.prediction_file import (
 from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
+from seqsetvae.runs.predict import refuse_for_task
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import cannot_write, not_writable
@@ -55,11 +62,12 @@ def run(settings: Settings) -> dict[str, Any]:
     ]
     first = scorers[0]
     require_writable_results(settings, first)
+    require_decisions(settings.decisions, scorers)
     if settings.explained.explain is not None:  # what cannot be explained is said before any work
         first.explainer(split)
         first.positions(settings.explained.explain, [split])
     every = [scorer.predict(split) for scorer in scorers]
-    evaluated = [_evaluated(*each) for each in zip(scorers, every, strict=True)]
+    evaluated = [_evaluated(*each, settings.decisions) for each in zip(scorers, every, strict=True)]
     _require_same_stays(scorers, evaluated)
     landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
     members = {name: _of_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
@@ -134,12 +142,12 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     return {name: evaluated.other(output) for name, output in outputs.items()}, notes
 
 
-def _evaluated(scorer: Scorer, predictions: Predictions) -> Predictions:
+def _evaluated(scorer: Scorer, predictions: Predictions, asked: DecisionSettings) -> Predictions:
     """The rows that are evaluated, by stay: those with a label and at least one known variable; and the calibration."""
     labelled = predictions.labelled()
     labelled = labelled.rows(labelled.stay_id.argsort())
     found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
-    return replace(found, calibration=calibration_of(scorer, found))
+    return replace(found, calibration=calibration_of(scorer, found, asked))
 
 
 def _of_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
@@ -161,22 +169,55 @@ def _drift(scorer: Scorer, split: str) -> list[str]:
     return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
-def calibration_of(scorer: Scorer, predictions: Predictions) -> Calibration | None:
+def calibration_of(scorer: Scorer, predictions: Predictions, asked: DecisionSettings) -> Calibration | None:
     """The calibration of a checkpoint; one of an older run, which has no file, is fitted on its validation split now.
 
-    It is kept in the run folder unless that holds the calibration of another checkpoint.
+    With another threshold or band if they were asked for, chosen on that split. It is kept in the run folder, an older
+    one under another name, unless that holds the calibration of another checkpoint.
     """
-    task = TASKS[scorer.spec.task]
+    task, file = TASKS[scorer.spec.task], calibration_file(scorer.path)
     calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task))
-    can_be_fitted = task.Calibration is not None and scorer.is_data_of_run and "valid" in scorer.cohort.splits
-    if calibration is None and can_be_fitted:
+    is_asked = asked.threshold_for is not None or asked.abstain is not None
+    if (calibration is None or is_asked) and task.Calibration is not None and _has_validation(scorer):
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
         if len(set(validation.target[:, 0])) > 1:
-            keep = this_process().is_first and not calibration_file(scorer.path).exists()
-            calibration = (calibrate if keep else fit_calibration)(scorer.path, validation)
+            keep = this_process().is_first and (calibration is not None or not file.exists())
+            calibration = calibration or (calibrate if keep else fit_calibration)(scorer.path, validation)
+            if is_asked:
+                output, target = validation.output, validation.target
+                calibration = task.decide(calibration, output, target, asked.need, asked.abstain)
+                if keep and (older := write_result(file, calibration_text(calibration, scorer.path).encode())):
+                    print(f"Wrote {file}; the older one is now {older.name}")
             line = str(calibration)
+        elif is_asked:
+            raise InputError(
+                f"--threshold_for, --abstain: the {len(validation):,} labelled validation stays of {scorer.path} are "
+                "of one class, so nothing can be chosen on them. Leave them out."
+            )
     print(line)
     return calibration
+
+
+def _has_validation(scorer: Scorer) -> bool:
+    """Whether the validation stays of the checkpoint's run are there."""
+    return scorer.is_data_of_run and "valid" in scorer.cohort.splits
+
+
+def require_decisions(asked: DecisionSettings, scorers: Sequence[Scorer]) -> None:
+    """Raises InputError if a threshold or band was asked for that cannot be chosen, or not be kept."""
+    if asked.threshold_for is None and asked.abstain is None:
+        return
+    for scorer in scorers:
+        given = {"threshold_for": asked.threshold_for is not None, "abstain": asked.abstain is not None}
+        refuse_for_task(scorer, **{name: True for name, is_given in given.items() if is_given})
+        if not _has_validation(scorer):
+            raise InputError(
+                f"--threshold_for, --abstain: chosen on the validation stays of the run of {scorer.path}, which these "
+                "data are not. Evaluate once with them on the data of the run, without --data_dir; what was chosen is "
+                "kept there."
+            )
+        if not_writable(calibration_file(scorer.path)):
+            raise InputError(f"{calibration_file(scorer.path)}: you may not write there, so nothing can be kept.")
 
 
 def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]) -> None:

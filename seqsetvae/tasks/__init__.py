@@ -28,6 +28,9 @@ Predictions and their evaluation
     counts(target) → what evaluation.json says of the labels of some stays besides their number
     strata(target) → [n] 1 for the stays of which every resample has as many as there are, 0 for the others
     curves(spec, output, target, calibration) → what a report draws (curves.py)
+    decisions(spec, output, target, calibration) → sections of evaluation.json about what is decided: facts, and a
+        function as figures gives one; decide(calibration, output, target, need, abstain) → another (decisions.py). Both
+        may be missing
     constant(spec, targets of training or None, target) → {CONSTANT: output}, of the best prediction that looks at no
         stay, which is no model
     baselines(spec) → {name: fit}, where fit(table and targets of training, of validation) → function of a table

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqsetvae.tasks import decisions as deciding
 from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
 
@@ -28,7 +29,7 @@ METRICS = ("auc", "auprc")
 WATCHED = "auc"
 CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = True
-OFFERS = ("loss", "trees", "schema")
+OFFERS = ("loss", "trees", "schema", "threshold_for", "abstain")
 NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 
@@ -102,15 +103,18 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
 
 
 def columns(spec: Spec, output: Floats, calibration: Calibration | None) -> dict[str, np.ndarray | None]:
-    """Log-odds and probability of class 1, as the model gives it and calibrated."""
+    """Log-odds and probability of class 1, as the model gives it and calibrated; and the decision, with --abstain."""
     from scipy.special import expit
 
     calibrated = None if calibration is None else calibration.calibrated(output)
-    return {
+    found: dict[str, np.ndarray | None] = {
         "logit": output[:, 0],
         "probability": expit(output[:, 0]),
         "calibrated_probability": None if calibrated is None else expit(calibrated[:, 0]),
     }
+    if calibration is not None and calibration.threshold_logit is not None and calibration.bounds is not None:
+        found["decision"] = deciding.decision(output[:, 0], calibration.threshold_logit, calibration.bounds)
+    return found
 
 
 def labels(spec: Spec, target: Floats) -> dict[str, np.ndarray]:
@@ -159,6 +163,14 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration 
     return label_curves(spec.names, output, target, calibration.calibrated(output), calibration.threshold_logit)
 
 
+def decisions(spec: Spec, output: Floats, target: Floats, calibration: Calibration | None) -> deciding.Decided:
+    """Metrics of what the threshold and abstaining do to these stays."""
+    if calibration is None:
+        return {}
+    label, logit = target[:, 0].astype(np.int64), output[:, 0]
+    return deciding.decision_figures(calibration.need, label, logit, calibration.threshold_logit, calibration.bounds)
+
+
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
     """The log-odds of the evaluated stays' share of positives: no constant probability has a lower Brier score."""
     share = target[:, 0].mean()
@@ -181,9 +193,7 @@ class Calibration(Fitted):
 
     ABOUT: ClassVar[dict[str, str]] = {
         "method": "Platt scaling: calibrated log-odds = slope * logit + intercept",
-        "threshold_rule": (
-            "highest Youden index (sensitivity + specificity - 1); a stay is positive if its logit is at least this"
-        ),
+        "abstain_rule": "no decision from conformal_low to conformal_high, widened to threshold_logit",
     }
     MISSING: ClassVar[str] = (
         "There is no calibration and no threshold for this checkpoint: Brier score, ECE, calibration slope and "
@@ -198,6 +208,33 @@ class Calibration(Fitted):
     slope: float | None  # None: on that split higher logits do not mean more positives, so there is no calibration
     intercept: float | None
     threshold_logit: float | None  # None: no threshold separates the classes better than chance
+    threshold_for: str | None = None  # --threshold_for; None: the highest Youden index
+    admissions_per_day: float | None = None
+    abstain: float | None = None  # --abstain; None: every stay is decided
+    conformal_low: float | None = None  # logits, of tasks/decisions.py
+    conformal_high: float | None = None
+
+    def __post_init__(self) -> None:
+        """A threshold that is a probability is that of another scaling too. Raises ValueError for a wrong need."""
+        if self.need.name == "net_benefit" and self.slope is not None and self.intercept is not None:
+            logit = deciding.probability_logit(self.need.value, self.slope, self.intercept)
+            object.__setattr__(self, "threshold_logit", logit)
+
+    def about(self) -> dict[str, str]:
+        """What the numbers mean; the threshold by what it was chosen for."""
+        return self.ABOUT | {"threshold_rule": f"{self.need.words}; a stay is positive if its logit is at least this"}
+
+    @property
+    def need(self) -> deciding.Need:
+        """What the threshold was chosen for."""
+        return deciding.need_of(self.threshold_for or deciding.YOUDEN, self.admissions_per_day)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """What no decision is made between; None: every stay is decided."""
+        if self.conformal_low is None or self.conformal_high is None:
+            return None
+        return self.conformal_low, self.conformal_high
 
     @property
     def is_fitted(self) -> bool:
@@ -233,6 +270,8 @@ class Calibration(Fitted):
             raise ValueError("its counts, or slope and intercept, contradict each other")
         if self.slope is not None and self.slope <= 0:
             raise ValueError(f"its slope is {self.slope:g}, and no calibration turns the order of risks around")
+        if len({each is None for each in (self.abstain, self.conformal_low, self.conformal_high)}) > 1:
+            raise ValueError("abstain, conformal_low and conformal_high contradict each other")
         ours = self.threshold
         is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and math.isfinite(threshold)
         if (threshold is not None) if ours is None else not (is_number and abs(threshold - ours) <= SAME):
@@ -247,16 +286,39 @@ class Calibration(Fitted):
         if anew is not None:
             source = f"anew ({anew.kind}) on {self.split} {counts}"
         scaling = f"Platt scaling, slope {self.slope:.3f}, intercept {self.intercept:.3f}" if self.is_fitted else "none"
-        threshold = "none" if self.threshold is None else f"{self.threshold:.3f} (highest Youden index)"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.3f} ({self.need.words})"
         name = "" if anew is None else f" {anew.name!r}"
-        return f"Calibration{name} fitted {source}: {scaling}; decision threshold {threshold}"
+        text = f"Calibration{name} fitted {source}: {scaling}; decision threshold {threshold}"
+        if self.abstain is None:
+            return text
+        return f"{text}; undecided where more than {self.abstain:.1%} of a class would be called the other class"
 
 
 def fit_calibration(output: Floats, target: Floats) -> dict[str, Any]:
     """Fit a calibration on outputs [n, 1] and labels [n, 1] of both classes."""
-    from seqsetvae.tasks.scores import platt_scaling, youden_threshold
+    from seqsetvae.tasks.scores import platt_scaling
 
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
     slope, intercept = platt_scaling(label, logit) or (None, None)
-    threshold = youden_threshold(label, logit)
+    threshold = deciding.threshold_logit(deciding.Need(), label, logit, None)
     return {"positives": int(label.sum()), "slope": slope, "intercept": intercept, "threshold_logit": threshold}
+
+
+def decide(
+    fitted: Calibration, output: Floats, target: Floats, need: deciding.Need | None, abstain: float | None
+) -> Calibration:
+    """The calibration with another threshold or band, of the same stays; None: as it is, abstain 0: no band.
+
+    Raises:
+        InputError: these stays have no such threshold, or are too few for the band.
+    """
+    label, logit = target[:, 0].astype(np.int64), output[:, 0]
+    if need is not None:
+        scaling = None if fitted.slope is None or fitted.intercept is None else (fitted.slope, fitted.intercept)
+        threshold = deciding.threshold_logit(need, label, logit, scaling)
+        per_day, name = need.admissions_per_day, None if need.name == deciding.YOUDEN else str(need)
+        fitted = replace(fitted, threshold_logit=threshold, threshold_for=name, admissions_per_day=per_day)
+    if abstain is not None:
+        low, high = deciding.conformal_bounds(label, logit, abstain) if abstain else (None, None)
+        fitted = replace(fitted, abstain=abstain or None, conformal_low=low, conformal_high=high)
+    return fitted

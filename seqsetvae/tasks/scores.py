@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import roc_curve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Figures = dict[str, Floats]  # metric -> its value in each resample, [R]; NaN where it is not defined
 
 RANKING = ("auroc", "auprc")
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "nne", "alarms")
 ECE_BINS = 10  # of equal width
 NEWTON_STEPS = 50
 SEPARATED = 1e-8  # mean of p · (1 - p) below which all probabilities go to 0 or 1: the classes are separated
@@ -100,17 +100,23 @@ class Drawn:
 
     @cached_property
     def at_threshold(self) -> Figures:
-        """Sensitivity, specificity, PPV and NPV."""
+        """Each of AT_THRESHOLD."""
         scores, weights = self.scores, self.weights
-        names = ("sensitivity", "specificity", "ppv", "npv")
         if scores.threshold is None:
-            return {name: np.full(len(weights), np.nan) for name in names}
+            return {name: np.full(len(weights), np.nan) for name in AT_THRESHOLD}
         is_positive, is_flagged = scores.label == 1, scores.logit >= scores.threshold
         tp, fn = weights @ (is_positive & is_flagged), weights @ (is_positive & ~is_flagged)
         fp, tn = weights @ (~is_positive & is_flagged), weights @ (~is_positive & ~is_flagged)
-        pairs = ((tp, fn), (tn, fp), (tp, fp), (tn, fn))
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not defined
-            return {name: right / (right + wrong) for name, (right, wrong) in zip(names, pairs, strict=True)}
+        pairs = (
+            (tp, tp + fn),
+            (tn, tn + fp),
+            (tp, tp + fp),
+            (tn, tn + fn),
+            (tp + fp, tp),
+            (100 * (tp + fp), self.total),
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):  # not finite: not defined
+            return {name: part / whole for name, (part, whole) in zip(AT_THRESHOLD, pairs, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,8 @@ FIGURES = {
     "specificity": Figure("specificity", lambda drawn: drawn.at_threshold["specificity"]),
     "ppv": Figure("PPV", lambda drawn: drawn.at_threshold["ppv"], in_full="positive predictive value"),
     "npv": Figure("NPV", lambda drawn: drawn.at_threshold["npv"], in_full="negative predictive value"),
+    "nne": Figure("NNE", lambda drawn: drawn.at_threshold["nne"], in_full="number needed to evaluate (1 / PPV)"),
+    "alarms": Figure("alarms per 100 stays", lambda drawn: drawn.at_threshold["alarms"]),
 }
 
 
@@ -219,16 +227,6 @@ def platt_scaling(label: Ints, logit: Floats) -> tuple[float, float] | None:
     if not slope > 0:
         return None
     return float(slope / scale), float(intercept - slope * center / scale)
-
-
-def youden_threshold(label: Ints, logit: Floats) -> float | None:
-    """The logit of highest sensitivity + specificity - 1 (Youden's index), the highest such; None if none is above 0.
-
-    A stay is classified as positive if its logit is at least the threshold.
-    """
-    false_positive_rate, true_positive_rate, thresholds = roc_curve(label, logit)
-    best = int(np.argmax(true_positive_rate - false_positive_rate))
-    return float(thresholds[best]) if true_positive_rate[best] > false_positive_rate[best] else None
 
 
 OF_EACH = (*RANKING, "brier")  # metrics of each label

@@ -89,7 +89,7 @@ class Recalibrated:
 class Calibration:
     """What a task has fitted to the validation outputs of one checkpoint; each task adds its own numbers."""
 
-    ABOUT: ClassVar[dict[str, str]] = {}  # what the numbers mean, for the file
+    ABOUT: ClassVar[dict[str, str]] = {}
     MISSING: ClassVar[str] = ""  # cautions of an evaluation: there is none,
     SAME_STAYS: ClassVar[str] = ""  # or it was fitted on the evaluated stays
 
@@ -97,6 +97,10 @@ class Calibration:
     split: str  # on which it was fitted; of a recalibration in words
     stays: int
     recalibrated: Recalibrated | None = None  # None: it is that of the training data
+
+    def about(self) -> dict[str, str]:
+        """What the numbers mean, for the file."""
+        return self.ABOUT
 
     @property
     def threshold(self) -> float | None:

@@ -14,7 +14,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Split
-from seqsetvae.tasks.scores import FIGURES, platt_scaling, youden_threshold
+from seqsetvae.tasks.decisions import Need, conformal_bounds, threshold_logit
+from seqsetvae.tasks.scores import FIGURES, platt_scaling
 from tests.cli.labels import changed_labels
 from tests.command import call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.figures import printed_figure
@@ -164,7 +165,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("verdict", "task", "checkpoint", "split", "stays", "labels", "positives", "prevalence", "label_name"),
-        *("threshold", "primary", "figures", "baselines", "members", "subgroups", "landmarks"),
+        *("threshold", "primary", "figures", "decision", "baselines", "members", "subgroups", "landmarks"),
         *("resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
@@ -297,7 +298,7 @@ def test_fine_tuning_calibrates_best_ckpt_on_its_own_validation_predictions(
     label, logit = (np.array([float(row[name]) for row in rows]) for name in ("label", "logit"))
     written = json.loads((run_of(tmp_path) / "calibration.json").read_text(encoding="utf-8"))
     assert (written["slope"], written["intercept"]) == pytest.approx(platt_scaling(label, logit), rel=1e-3)
-    assert written["threshold_logit"] == pytest.approx(youden_threshold(label, logit), abs=1e-5)
+    assert written["threshold_logit"] == pytest.approx(threshold_logit(Need(), label, logit, None), abs=1e-5)
     best = max(float(row["val_auc"]) for row in rows_of(run_of(tmp_path)))
     assert content["figures"]["auroc"]["value"] == pytest.approx(best, abs=1e-6)
 
@@ -319,6 +320,68 @@ def test_figures_on_the_stays_that_fitted_the_calibration_carry_a_caution(finish
         "The validation split chose the checkpoint" in caution
         for caution in [each["text"] for each in content["findings"]]
     )
+
+
+# ------------------------------------------------------------------ decisions
+
+
+def test_a_threshold_and_a_band_are_chosen_on_validation_and_kept_for_predict(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    before = (run / "calibration.json").read_bytes()
+    flags = {"threshold_for": "sensitivity=0.75", "admissions_per_day": 12, "abstain": 0.25}
+    content, rows, said = _evaluate(run, tmp_path / "test", **flags)
+    valid, of_valid, _ = _evaluate(run, tmp_path / "valid", split="valid")  # without the flags: from calibration.json
+    label, logit = (np.array([float(row[name]) for row in of_valid]) for name in ("label", "logit"))
+    written = json.loads((run / "calibration.json").read_text(encoding="utf-8"))
+    threshold = threshold_logit(Need("sensitivity", 0.75), label, logit, None)
+    assert written["threshold_logit"] == pytest.approx(threshold, abs=1e-5)
+    bounds = conformal_bounds(label, logit, 0.25)
+    assert (written["conformal_low"], written["conformal_high"]) == pytest.approx(bounds, abs=1e-5)
+    assert valid["figures"]["sensitivity"]["value"] >= 0.75
+    assert [each.read_bytes() for each in run.glob("calibration-*.json")] == [before]
+    assert content["threshold"] == valid["threshold"] == written["threshold"]
+    assert content["decision"]["words"] == "highest threshold with a sensitivity of at least 0.75"
+    alarms = 12 * content["figures"]["alarms"]["value"] / 100
+    assert content["decision"]["figures"]["alarms a day"]["value"] == pytest.approx(alarms)
+    found = [row["decision"] for row in rows]
+    assert content["abstention"]["counts"] == {name: found.count(name) for name in ("0", "1", "undecided")}
+    assert "chosen on the validation split: highest threshold with a sensitivity of at least 0.75." in said
+    figures = content["abstention"]["figures"]
+    assert figures["abstained"]["value"] == pytest.approx(found.count("undecided") / len(found))
+    assert printed_figure(said, "coverage of label 0") == f"{figures['coverage of label 0']['value']:.4f}"
+    succeeded(command("predict", ckpt=run, split="test", output=tmp_path / "risks.csv"))
+    assert (tmp_path / "risks.csv").read_bytes() == (tmp_path / "test" / "predictions.csv").read_bytes()
+
+
+def test_without_a_band_predictions_have_no_decision(finished, tmp_path):
+    content, rows, _ = _evaluate(finished[0], tmp_path)
+    assert "abstention" not in content
+    assert "decision" not in rows[0]
+    assert content["decision"]["threshold_for"] == "youden"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"abstain": 0.01}, "needs 99 validation stays of each class, and there are"),
+        ({"threshold_for": "auroc=0.9"}, "allowed: youden, or one of sensitivity, specificity, ppv"),
+        ({"threshold_for": "alarms_per_day=3"}, "needs --admissions_per_day"),
+        ({"admissions_per_day": 3}, "needs --threshold_for"),
+        ({"threshold_for": "alarms_per_day=3", "admissions_per_day": 2}, "there are never more alarms"),
+        ({"threshold_for": "sensitivity=0.8", "label_path": "another"}, "which these data are not"),
+    ],
+)
+def test_decisions_that_cannot_be_chosen_are_refused_and_nothing_changes(
+    finished, old_layout, tmp_path, flags, message
+):
+    before = (finished[0] / "calibration.json").read_bytes()
+    if "label_path" in flags:
+        gone = changed_labels(old_layout, tmp_path / "oc.csv", lambda stay, label: label if stay % 7 else None)
+        flags = flags | {"label_path": gone, "data_dir": old_layout}
+    flags = {"split": "test", "output": tmp_path / "out", "output_root_dir": tmp_path, **flags}
+    assert message in refused(command("evaluate", ckpt=finished[0], **flags))
+    assert (finished[0] / "calibration.json").read_bytes() == before
 
 
 # ------------------------------------------------------------------ comparisons, subgroups, landmarks

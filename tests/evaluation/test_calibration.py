@@ -21,8 +21,9 @@ from seqsetvae.evaluation.calibration import (
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import AlreadyThereError, file_sha256
-from seqsetvae.tasks.binary import Calibration
-from seqsetvae.tasks.scores import platt_scaling, youden_threshold
+from seqsetvae.tasks.binary import Calibration, decide
+from seqsetvae.tasks.decisions import Need, need_of, threshold_logit
+from seqsetvae.tasks.scores import platt_scaling
 from seqsetvae.tasks.spec import Recalibrated, one_label
 
 
@@ -61,7 +62,7 @@ def test_scaling_and_threshold_are_fitted_on_the_labelled_stays(checkpoint):
     calibration = fit_calibration(checkpoint, predictions)
     label, logit = predictions.target[:100, 0].astype(int), predictions.output[:100, 0]
     assert (calibration.slope, calibration.intercept) == platt_scaling(label, logit)
-    assert calibration.threshold_logit == youden_threshold(label, logit)
+    assert calibration.threshold_logit == threshold_logit(Need(), label, logit, None)
     assert isinstance(calibration, Calibration)
     calibrated = calibration.calibrated(logit)
     assert calibrated is not None
@@ -92,6 +93,18 @@ def test_without_a_calibration_the_threshold_is_a_plain_probability():
     assert Calibration(**values, threshold_logit=None).threshold is None  # type: ignore[arg-type]
 
 
+def test_a_threshold_probability_stays_when_probabilities_are_calibrated_anew(checkpoint):
+    predictions = _predictions().labelled()
+    fitted = decide(
+        calibrate(checkpoint, predictions), predictions.output, predictions.target, need_of("net_benefit=0.2"), 0.2
+    )
+    anew = replace(fitted, slope=0.5, intercept=1.0, recalibrated=Recalibrated("other", "intercept", "", 0.5, 0))
+    assert (fitted.threshold, anew.threshold) == pytest.approx((0.2, 0.2))
+    assert anew.threshold_logit == pytest.approx((np.log(0.25) - 1) / 0.5)
+    write_calibration(anew, checkpoint)
+    assert read_calibration(checkpoint, name="other")[0] == anew
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"slope": "1"}', '{"slope": NaN}'])
 def test_a_damaged_file_is_one_error(checkpoint, text):
     calibrate(checkpoint, _predictions())
@@ -115,6 +128,8 @@ def test_a_damaged_file_is_one_error(checkpoint, text):
         ("threshold_logit", lambda value: value + 0.5),
         ("threshold_logit", lambda value: None),
         ("positives", lambda value: value + 1000),
+        ("threshold_for", lambda value: "auroc=0.5"),
+        ("abstain", lambda value: 0.1),
     ],
 )
 def test_numbers_that_contradict_each_other_are_one_error(checkpoint, name, change):

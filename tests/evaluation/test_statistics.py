@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, confusion
 
 from seqsetvae.evaluation.statistics import bootstrap, difference, resamples
 from seqsetvae.tasks.binary import constant
-from seqsetvae.tasks.scores import ECE_BINS, FIGURES, Scores, platt_scaling, youden_threshold
+from seqsetvae.tasks.decisions import Need, threshold_logit
+from seqsetvae.tasks.scores import ECE_BINS, FIGURES, Scores, platt_scaling
 from seqsetvae.tasks.spec import one_label
 
 
@@ -44,6 +45,8 @@ def plain_figures(label: np.ndarray, logit: np.ndarray, threshold: float) -> dic
         "specificity": tn / (tn + fp),
         "ppv": tp / max(tp + fp, 1),
         "npv": tn / max(tn + fn, 1),
+        "nne": (tp + fp) / tp,
+        "alarms": 100 * (tp + fp) / len(label),
     }
 
 
@@ -233,7 +236,7 @@ def test_platt_scaling_is_finite_for_separated_classes_and_none_for_reversed_one
 
 def test_the_threshold_has_the_highest_youden_index():
     label, logit = sample(200, ties=True)
-    threshold = youden_threshold(label, logit)
+    threshold = threshold_logit(Need(), label, logit, None)
 
     def youden(candidate: float) -> float:
         flagged = logit >= candidate
@@ -247,5 +250,5 @@ def test_the_threshold_has_the_highest_youden_index():
 
 def test_there_is_no_threshold_if_none_is_better_than_chance():
     label = np.array([0, 0, 1, 1])
-    assert youden_threshold(label, np.zeros(4)) is None
-    assert youden_threshold(label, np.array([2.0, 1.0, -1.0, -2.0])) is None
+    assert threshold_logit(Need(), label, np.zeros(4), None) is None
+    assert threshold_logit(Need(), label, np.array([2.0, 1.0, -1.0, -2.0]), None) is None

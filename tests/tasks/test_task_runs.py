@@ -235,6 +235,10 @@ def test_what_is_not_available_for_a_task_is_one_clear_error(
         ("predict", {"output": tmp_path / "x.csv", "explain": "1"}, SEVERAL),
         ("predict", {"output": tmp_path / "x.csv", "reasons": "1"}, SEVERAL),
         ("evaluate", {"output": tmp_path / "x", "split": "test", "explain": "1"}, SEVERAL),
+        *(
+            ("evaluate", {"output": tmp_path / "x", "split": "test", flag: value}, f"--{flag}: not available for")
+            for flag, value in (("threshold_for", "sensitivity=0.8"), ("abstain", 0.1))
+        ),
     ]
     for mode, flags, said in wrong:
         status, _, errors = command(mode, ckpt=folder, **flags)
