@@ -75,14 +75,7 @@ def vectors_of(path: Path | None) -> sidefiles.Embeddings | None:
     if path is None:
         return None
     file = tables_in(path)[1] if is_compiled(path) else path
-    if file is not None:
-        return sidefiles.read_embeddings(file)
-    found = open_cohort(path).variables
-    return (
-        None
-        if found.given is None
-        else sidefiles.Embeddings({n: row for row, n in enumerate(found.names)}, found.given)
-    )
+    return None if file is None else sidefiles.read_embeddings(file)
 
 
 def bind(

@@ -22,7 +22,7 @@ from seqsetvae.cohort.variables import N_SUMS, NONE, TRAIN_SPLIT, Floats, Sums, 
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 
-EMBEDDINGS = "embeddings.npy"  # of format 1
+NO_STATISTICS = {"mean": None, "std": None}
 SUMS = "sums.npy"  # in each split folder: float64 [7, V], the fields of Sums in their order
 SAMPLES = "samples.parquet"  # ids and times of the samples, where a table was imported (imported.py)
 ARRAYS: dict[str, np.dtype[Any]] = {  # every array of a split folder and its dtype
@@ -182,8 +182,8 @@ class Cohort:
     @cached_property
     def data_hash(self) -> str:
         """SHA-256 over all arrays and the vocabulary: equal hashes mean the same data, whatever reads them."""
-        # mean and std: of format 1
-        parts = {key: self.manifest.get(key) for key in ("checksums", "vocabulary", "mean", "std", "label_name")}
+        # null: keys of earlier versions, of which the hash stays what it was
+        parts = {key: self.manifest[key] for key in ("checksums", "vocabulary", "label_name")} | NO_STATISTICS
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -222,48 +222,15 @@ def open_cohort(path: str | Path, verify: bool = True) -> Cohort:
     if verify:
         files = (*(f"{array}.npy" for array in (*ARRAYS, *OPTIONAL_ARRAYS)), SUMS)
         there = [f"{split}/{file}" for split in splits for file in files if (path / split / file).is_file()]
-        for name in [*there, *(name for name in (SAMPLES, EMBEDDINGS) if name in manifest["checksums"])]:
+        for name in [*there, *([SAMPLES] if SAMPLES in manifest["checksums"] else [])]:
             if file_sha256(path / name) != manifest["checksums"].get(name):
                 raise damaged(path / name, "its bytes are not those that were written")
     for name, split in splits.items():
         _check_split(split, manifest["splits"][name], len(manifest["vocabulary"]))
     vocabulary = tuple(manifest["vocabulary"])
-    if manifest["version"] == 1:
-        variables = variables_of_format_1(path, manifest)
-        splits = {name: TurnedBack(split.folder, variables) for name, split in splits.items()}
-        return Cohort(path, manifest, vocabulary, variables, manifest["label_name"], splits)
     unknown = np.full(len(vocabulary), np.nan)
     cohort = Cohort(path, manifest, vocabulary, Variables(vocabulary, unknown, unknown), manifest["label_name"], splits)
     return cohort.with_own_statistics()
-
-
-def variables_of_format_1(path: Path, manifest: dict[str, Any]) -> Variables:
-    """Mean, std and vectors that the cohorts of earlier versions hold, by which their values were normalised."""
-    mean, std = (np.array([np.nan if x is None else x for x in manifest[key]], np.float64) for key in ("mean", "std"))
-    given, width = None, manifest["embeddings"]["width"]
-    if manifest["embeddings"]["source"] == "file":
-        given = _map(path / EMBEDDINGS, np.dtype("<f8"), n_dim=2)
-        if given.shape != (len(mean), width):
-            raise damaged(path / EMBEDDINGS, f"shape {given.shape} disagrees with the manifest")
-    return Variables(tuple(manifest["vocabulary"]), mean, std, given, width, manifest["statistics"])
-
-
-class TurnedBack(Split):
-    """A split of format 1, whose z-scores are turned back into values when they are first read."""
-
-    def __init__(self, folder: Path, variables: Variables) -> None:
-        super().__init__(folder)
-        self._variables, self._stored = variables, vars(self).pop("value")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TurnedBack, (self.folder, self._variables)
-
-    @cached_property
-    def value(self) -> NDArray[np.float64]:  # type: ignore[override]
-        """[E] In memory."""
-        shift, scale = self._variables.shift, self._variables.scale
-        blocks = event_blocks(self.variable, self._stored)
-        return np.concatenate([z * scale[variable] + shift[variable] for variable, z in blocks])
 
 
 def _map(file: Path, dtype: np.dtype[Any], n_dim: int) -> NDArray[Any]:

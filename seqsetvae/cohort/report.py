@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from seqsetvae.cohort.format import Cohort
 from seqsetvae.cohort.imported import END, IMPORT, SKIPPED, FaultyFiles
-from seqsetvae.cohort.manifest import EARLIER_VERSION
 from seqsetvae.cohort.names import alike
 from seqsetvae.cohort.spans import TIMES, span_findings
 from seqsetvae.cohort.variables import FILE, NONE, TRAIN_SPLIT, Sums
@@ -104,12 +103,6 @@ def unusual(cohort: Cohort, examples: int) -> Iterator[Finding]:
     yield from (Finding(WARNING, note) for note in said.get("notes", ()))
     if TIMES in report:
         yield from span_findings(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
-    if cohort.manifest["version"] == EARLIER_VERSION:
-        yield Finding(
-            WARNING,
-            "compiled by an earlier version, with z-scores, which were turned back into values",
-            "Compile the data again before the next version, which will not read it",
-        )
     unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")

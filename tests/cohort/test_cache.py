@@ -315,6 +315,8 @@ def test_a_damaged_skipped_csv_is_an_error(folder, text, message, capsys):
         ("{", "damaged .not JSON"),
         ('{"format": "other"}', "not the manifest of a compiled cohort"),
         ('{"format": "seqsetvae-cohort", "version": 99}', "format version 99, while this program reads version 2"),
+        ('{"format": "seqsetvae-cohort", "version": 1}', "version 1 of this format was last read by version 0.2.0"),
+        ('{"format": "seqsetvae-cohort"}', "format version None, while"),
         ('{"format": "seqsetvae-cohort", "version": 2}', "damaged .manifest_checksum is missing"),
     ],
 )

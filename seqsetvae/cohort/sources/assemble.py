@@ -182,7 +182,7 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
 
 
 def _label_inputs(found: Found, decision: Decision) -> list[str]:
-    """That a variable, or a level of it, is called like the label, in words."""
+    """Says which variable is called like the label, so that it may tell the outcome; empty if none is."""
     used = np.flatnonzero((found.events.codes.counts > 0) & (decision.action == KEEP)).tolist()
     names = {decision.names[code].partition("=")[0] for code in used}
     same = sorted(name for name in names if name.casefold() == (found.label_name or "").casefold())
