@@ -107,7 +107,7 @@ def _sections(runs: Runs) -> list[Section]:
     """The sections that the files of the runs allow; some are of a single run only, some of several."""
     first, is_one = next(iter(runs.values())), len(runs) == 1
     before = [training.data_section] if is_one else []
-    groups = [results.subgroup_section, results.landmark_section, drawn.one_stay_section]
+    groups = [results.subgroup_section, results.landmark_section]
     after = [explanation_section, *groups, training.speed_section, training.configuration_section] if is_one else []
     several = [] if is_one else [drawn.differences_section, training.settings_section]
     curves = [drawn.discrimination_section, drawn.calibration_section, drawn.numbers_section, drawn.decision_section]
@@ -138,14 +138,13 @@ def missing_parts(run: Run) -> dict[str, str]:
     split = evaluation.get("split") or ("test" if has_test else "valid")
     evaluate = f"{COMMAND} --mode evaluate --ckpt {folder} --split {split}"
     details = {"subgroups": evaluation.get("subgroups"), "early predictions": evaluation.get("landmarks")}
+    has_score = run.task in ("binary", "regression") and "," not in run.label_name  # else there is no one score
     lacking = " and ".join(name for name, found in details.items() if not found)
-    every_set = f"{COMMAND} --mode predict --ckpt {folder} --every_set --output {folder}/every_set.csv"
-    no_stay = run.task == "binary" and run.every_set is None
     parts = {
         "The result with intervals, beside baselines": evaluate * (not evaluation),
         "Curves, calibration and decisions, from the evaluation": evaluate * ("curves" not in evaluation),
         lacking[:1].upper() + lacking[1:]: f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48" * bool(lacking),
-        "The risk of one stay over time, from every_set.csv": every_set * no_stay,
+        "Why, and some stays over time": f"{evaluate} --explain" * (has_score and "explanation" not in evaluation),
     }
     return {what: command for what, command in parts.items() if command}
 

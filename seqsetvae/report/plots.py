@@ -273,44 +273,9 @@ def landmarks(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figu
     return figure
 
 
-@style.styled
-def risk_over_time(
-    hours: Floats, risk: Floats, events: tuple[Floats, NDArray[np.int64], Floats, Sequence[str]] | None
-) -> Figure:
-    """The risk of one stay after each set, over its events: (hours, index of the variable, z-score, names)."""
-    if events is None:
-        figure, axes = style.empty()
-        axes.set_xlabel("hours since admission")
-    else:
-        rows = len(events[3])
-        figure = Figure(figsize=(style.WIDTH, style.HEIGHT + 0.8 + 0.21 * rows), layout="constrained")
-        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 0.6 + 0.21 * rows])
-        _event_raster(figure, below, *events)
-    axes.plot(hours, risk, color=style.BLUE, drawstyle="steps-post")
-    axes.plot(hours[-1:], risk[-1:], "o", color=style.BLUE)
-    axes.set_ylim(0, max(0.05, min(1.0, 1.15 * float(risk.max()))))
-    axes.set_ylabel("predicted risk")
-    return figure
-
-
-def _event_raster(
-    figure: Figure, axes: Axes, hours: Floats, row: NDArray[np.int64], value: Floats, names: Sequence[str]
-) -> None:
-    look: dict[str, Any] = {
-        "cmap": "PuOr_r",
-        "vmin": -3,
-        "vmax": 3,
-        "s": 16,
-        "linewidths": 0.4,
-        "edgecolors": style.MUTED,
-    }
-    shown = axes.scatter(hours, row, c=np.clip(value, -3, 3), rasterized=len(hours) > 2000, **look)
-    axes.set_yticks(range(len(names)), list(names), fontsize=8.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("hours since admission")
-    bar = figure.colorbar(shown, ax=axes, orientation="horizontal", aspect=40, shrink=0.8)
-    bar.set_label("value: standard deviations from the mean", fontsize=9)
-    bar.set_ticks([-3, 0, 3], labels=["−3 or less", "0", "3 or more"])
+def _label(of: str) -> str:
+    """An axis of contributions, below axes that are narrower than the figure."""
+    return "\n".join(textwrap.wrap(f"contribution to the {of}", 36))
 
 
 LEVEL_LOOK: dict[str, dict[str, Any]] = {
@@ -335,8 +300,9 @@ def contributions(rows: Mapping[str, Mapping[str, Any]], of: str) -> Figure:
     axes.axvline(0, color=style.MUTED, linewidth=1)
     axes.set_yticks(range(len(rows)), [_wrapped(name) for name in rows], fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"contribution to the {of}", fontsize=9)
-    axes.legend(loc="lower right", fontsize=8.5)
+    axes.set_xlabel(_label(of), fontsize=9)
+    if any(each["levels"] for each in rows.values()):  # of few stays no level has enough
+        axes.legend(loc="lower right", fontsize=8.5)
     return figure
 
 
@@ -362,5 +328,5 @@ def course(hours: Sequence[float], risk: Sequence[float], variables: Mapping[str
     below.set_xlabel("hours since admission")
     below.grid(visible=False)
     bar = figure.colorbar(shown, ax=below, orientation="horizontal", aspect=40, shrink=0.8)
-    bar.set_label(f"contribution to the {of}", fontsize=9)
+    bar.set_label(_label(of), fontsize=9)
     return figure

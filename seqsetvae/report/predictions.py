@@ -1,4 +1,4 @@
-"""Sections that draw predictions, of one run or of several: curves, calibration, decisions, differences, one stay."""
+"""Sections that draw predictions, of one run or of several: curves, calibration, decisions, differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from seqsetvae.cohort.format import Cohort
 from seqsetvae.evaluation.statistics import Scores, difference, shares_subjects
 from seqsetvae.report import plots
 from seqsetvae.report.parts import (
@@ -23,10 +22,9 @@ from seqsetvae.report.parts import (
     value_of,
     with_interval,
 )
-from seqsetvae.report.run_files import Floats, Plain, Run, Runs, ScoredStays
+from seqsetvae.report.run_files import Plain, Run, Runs, ScoredStays
 
 MOST_OUTCOMES = 8  # of a task that pictures show
-VARIABLES_SHOWN = 12  # of one stay: those with most events
 THRESHOLDS_LISTED = (0.05, 0.1, 0.2, 0.3, 0.5)
 RANKING = ("auroc", "auprc")
 
@@ -227,60 +225,3 @@ def _differences(first: str, found: Mapping[str, Mapping[str, Metric]], name: st
     title, caption = f"Difference in {metric_name(name)}", f"{first} minus each run, with 95 % intervals; dotted: none."
     drawn = plots.intervals(rows, f"difference of {metric_name(name)}", dotted=0)
     return Picture(f"difference_{name}", title, caption, f"{title}: {first} minus {alt}.", drawn)
-
-
-# ------------------------------------------------------------------ one stay
-
-
-def one_stay_section(run: Run) -> Section | None:
-    """The risk of one stay after each of its sets, over its events."""
-    if run.every_set is None or run.stays is None:
-        return None
-    stay = typical_stay(run.stays, np.unique(run.every_set.stay_id))
-    if stay is None:
-        return None
-    own = run.every_set.stay_id == stay
-    order = np.argsort(run.every_set.minute[own], kind="stable")
-    hours, risk = run.every_set.minute[own][order] / 60, run.every_set.probability[own][order]
-    events = None if run.cohort is None else events_of(run.cohort, run.stays.split, stay)
-    picture = Picture(
-        "one_stay",
-        "One stay",
-        f"The positive stay of median final risk in the {run.stays.split} split. Each step is the prediction from all "
-        "events so far, before calibration; the head was trained on whole stays only."
-        + (f" Below, the {len(events[3])} variables with most events." if events is not None else ""),
-        f"Predicted risk of one stay: {number(risk[0])} after the first set, {number(risk[-1])} after the last one "
-        f"at hour {hours[-1]:.1f}, between {number(risk.min())} and {number(risk.max())}.",
-        plots.risk_over_time(hours, risk, events),
-        wide=True,
-    )
-    return Section("one-stay", "One stay over time", pictures=[picture])
-
-
-def typical_stay(stays: ScoredStays, among: np.ndarray) -> int | None:
-    """The positive stay of median risk among those of `among`, so that the example is not a chosen success."""
-    candidates = np.flatnonzero((stays.label == 1) & np.isin(stays.stay_id, among))
-    if not len(candidates):
-        return None
-    by_risk = candidates[np.lexsort((stays.stay_id[candidates], stays.risk[candidates]))]
-    return int(stays.stay_id[by_risk[(len(by_risk) - 1) // 2]])
-
-
-def events_of(cohort: Cohort, split_name: str, stay: int) -> tuple[Floats, np.ndarray, Floats, list[str]] | None:
-    """(hours, row, z-score, names of the rows) of the most frequent variables of a stay."""
-    split = cohort.splits.get(split_name)
-    if split is None or stay not in split.stay_id:
-        return None
-    at = int(np.flatnonzero(split.stay_id == stay)[0])
-    first, last = split.stay_offset[at], split.stay_offset[at + 1]
-    sets_of_events = np.repeat(np.arange(first, last), np.diff(split.set_offset[first : last + 1]))
-    events = slice(split.set_offset[first], split.set_offset[last])
-    variable = np.asarray(split.variable[events])
-    counts = np.bincount(variable, minlength=len(cohort.vocabulary))
-    shown = [int(each) for each in np.argsort(-counts, kind="stable")[:VARIABLES_SHOWN] if counts[each]]
-    row_of = np.full(len(cohort.vocabulary), -1)
-    row_of[shown] = np.arange(len(shown))
-    kept = row_of[variable] >= 0
-    hours = split.minute[sets_of_events][kept] / 60
-    z_scores = cohort.variables.z_scores(variable, split.value[events])
-    return hours, row_of[variable[kept]], z_scores[kept], [cohort.vocabulary[i] for i in shown]

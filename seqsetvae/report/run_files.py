@@ -24,7 +24,7 @@ from seqsetvae.system.console import WARNINGS
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.schema import read_checked
 
-CONFIG, PREDICTIONS, EVERY_SET, METRICS = "config.json", "predictions", "every_set", "metrics.csv"
+CONFIG, PREDICTIONS, METRICS = "config.json", "predictions", "metrics.csv"
 SCHEMAS: dict[str, Any] = {  # what a report uses of each .json file (system/schema.py)
     "config": {"settings?": {}, "cohort?": {"notices?": [str]}, "window?": str, "variables_not_used?": {"*": str}},
     "summary": {
@@ -58,15 +58,6 @@ class ScoredStays:
 
 
 @dataclass(frozen=True, eq=False)
-class RiskAfterSets:
-    """The predicted risk after each set of some stays."""
-
-    stay_id: NDArray[np.int64]  # [r]
-    minute: Floats  # [r]
-    probability: Floats  # [r]
-
-
-@dataclass(frozen=True, eq=False)
 class Run:
     """What is known of a run."""
 
@@ -77,7 +68,6 @@ class Run:
     state: Plain = field(default_factory=dict)
     evaluation: Plain | None = None  # evaluation.json
     stays: ScoredStays | None = None
-    every_set: RiskAfterSets | None = None
     cohort: Cohort | None = None  # None: it has been moved or changed since
     warnings: list[str] = field(default_factory=list)  # that the run printed, each once
 
@@ -152,11 +142,11 @@ def read_run(folder: Path) -> Run:
     if (folder / METRICS).is_file():
         found["rows"] = read_metrics(folder / METRICS)
     run = Run(folder, **found)
-    predictions, every_set = _find_table(folder, PREDICTIONS), _find_table(folder, EVERY_SET)
+    predictions = _find_table(folder, PREDICTIONS)
     if run.task == "binary":  # other tables hold no single risk
         split = None if run.evaluation is None else run.evaluation["split"]
         stays = None if predictions is None else read_predictions(predictions, split)
-        run = replace(run, stays=stays, every_set=None if every_set is None else read_risk_after_sets(every_set))
+        run = replace(run, stays=stays)
     warnings = folder / WARNINGS
     lines = warnings.read_text(encoding="utf-8", errors="replace").splitlines() if warnings.is_file() else []
     return replace(run, cohort=_cohort(run), warnings=list(dict.fromkeys(lines)))
@@ -236,14 +226,6 @@ def read_predictions(file: Path, split: str | None) -> ScoredStays:
     )
 
 
-def read_risk_after_sets(file: Path) -> RiskAfterSets:
-    """The risk after every set, in the order of the file. Raises InputError as `read_predictions` does."""
-    table = _read(file, {"stay_id": pa.int64()})
-    minute = _numbers(table, "minute", file, np.isfinite, "a number", may_be_empty=False)
-    probability = _numbers(table, "probability", file, *SHARE, may_be_empty=False)
-    return RiskAfterSets(table["stay_id"].to_numpy(), minute, probability)
-
-
 def _read(file: Path, types: dict[str, Any]) -> pa.Table:
     """A table with these types of columns; the other columns are as pyarrow finds them."""
     empty_is_null = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=["", "nan", "NaN"])
@@ -278,8 +260,6 @@ def _numbers(
     file: Path,
     allowed: Callable[[Floats], NDArray[np.bool_]],
     what: str,
-    *,
-    may_be_empty: bool = True,
 ) -> Floats:
     """A column as float64, NaN where it is empty. Raises InputError unless all others are `allowed`."""
     _require_once(table.column_names, [name], file)
@@ -287,7 +267,7 @@ def _numbers(
         values = np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
     except pa.ArrowException as error:
         raise InputError(f"{file}, column {name}: not a column of numbers ({error})") from None
-    wrong = values[~allowed(values) & ~(np.isnan(values) & may_be_empty)]
+    wrong = values[~allowed(values) & ~np.isnan(values)]
     if len(wrong):
         raise InputError(f"{file}, column {name}: {len(wrong):,} values are not {what}, for example {wrong[0]:g}")
     return values

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from seqsetvae.report import plots
+from seqsetvae.report.flow import flow_of, flow_picture
 from seqsetvae.report.parts import Picture, Section, Table, duration, number, percent
 from seqsetvae.report.run_files import Run, Runs
 
@@ -36,7 +37,9 @@ def data_section(run: Run) -> Section:
         head, *rows = [[*row[:2], *row[5:]] for row in (head, *rows)]
     variables = Table("Variables", ("variable", "mean", "std"), _variables(run), numeric=True)
     folded = [not_used, variables] if run.not_used else [variables]
-    return Section("data", "Data", text + notices, tables=[Table("Stays by split", head, rows)], folded=folded)
+    flow = flow_of(run)
+    pictures = [] if flow is None else [flow_picture(flow)]
+    return Section("data", "Data", text + notices, pictures, [Table("Stays by split", head, rows)], folded)
 
 
 def _split_row(name: str, counts: dict[str, int]) -> list[str]:

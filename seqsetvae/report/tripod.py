@@ -14,9 +14,11 @@ import numpy as np
 
 from seqsetvae.cohort.profile import VariableSums
 from seqsetvae.evaluation.statistics import RESAMPLES
-from seqsetvae.report.page import write_html
+from seqsetvae.report.flow import flow_of, flow_picture, flow_table
+from seqsetvae.report.page import FIGURES, write_html
 from seqsetvae.report.parts import Table, metric_name, number, percent, with_interval
 from seqsetvae.report.run_files import Run
+from seqsetvae.report.style import as_svg, write_files
 
 TRIPOD = "tripod.html"
 NOT_RECORDED = "The run does not know: it was not evaluated, or its data are no longer there."
@@ -263,9 +265,15 @@ def checklist(run: Run) -> list[tuple[str, str, str, str]]:
 
 def write_tripod(run: Run) -> Path:
     """Write tripod.html into the run folder. Raises CannotWriteError."""
-    tables = [] if run.cohort is None else [flow_table(run), riley_table(run), characteristics(run)]
+    flow = flow_of(run)
+    tables = [] if flow is None else [flow_table(flow), riley_table(run), characteristics(run)]
+    picture = None if flow is None else flow_picture(flow)
+    if picture is not None:
+        (run.folder / FIGURES).mkdir(exist_ok=True)
+        write_files(picture.figure, as_svg(picture.figure, picture.name), run.folder / FIGURES, picture.name)
     content = {
         "items": checklist(run),
+        "flow": picture,
         "tables": [each for each in tables if each is not None],
         "name": run.folder.name,
     }
@@ -280,25 +288,6 @@ def _counts(run: Run, split: str) -> dict[str, int]:
     """Counts of a split, where the cohort's label is the one of the run."""
     splits: dict[str, Any] = {} if run.cohort is None or run.task != "binary" else run.cohort.manifest["splits"]
     return splits.get(split) or {}
-
-
-def flow_table(run: Run) -> Table:
-    """Counts of stays from the source to the splits, with the outcome and why stays were left out."""
-    assert run.cohort is not None, "the caller asks"
-    manifest = run.cohort.manifest
-    report, splits = manifest.get("report") or {}, manifest["splits"]
-    faults = report.get("faults") or {}
-    rows = [[f"left out: {kind}", f"{count:,}", "–", ""] for kind, count in (faults.get("kinds") or {}).items()]
-    rows += [["left out otherwise", f"{report['left_out']:,}", "–", ""]] if report.get("left_out") else []
-    rows += (
-        [["without a label", f"{report['stays_without_label']:,}", "–", ""]]
-        if report.get("stays_without_label")
-        else []
-    )
-    for name, each in splits.items():
-        share = percent(each["positives"] / each["labelled"]) if each["labelled"] else "–"
-        rows.append([f"split {name}", f"{each['stays']:,}", f"{each['positives']:,}", share])
-    return Table("Flow of stays", ("step", "stays", "with the outcome", "share of the labelled"), rows)
 
 
 def riley(share: float, parameters: int, r2: float | None = None) -> dict[str, int]:

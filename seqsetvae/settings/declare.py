@@ -182,6 +182,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def chosen_in(settings: Any) -> list[str]:
+    """Names of the settings that the user chose, of the groups that ask for it (`given`)."""
+    groups = [group for group in groups_in(settings) if "given" in {item.name for item in fields(group)}]
+    return sorted({name for group in groups for name in group.given})
+
+
 def paths_in(settings: Any) -> set[str]:
     """The names of the settings of a built group that hold a path."""
     return {

@@ -20,6 +20,7 @@ from seqsetvae.system.files import read_json
 
 CONFIG = "config.json"
 CHECKSUM = "settings_checksum"  # in config.json: of its settings, so that a change by hand is noticed
+CHOSEN = "chosen_settings"  # there: names of those that the user chose, which a default for few stays does not replace
 RESUME, OVERRIDE = "resume", "override"
 FLAGS = {
     RESUME: Setting(
@@ -54,7 +55,7 @@ def resumed(given: dict[str, Any], modes: Mapping[str, Any], problems: Problems)
     Raises:
         InputError: lists every problem.
     """
-    folder, recorded = _recorded(given.pop(RESUME))
+    folder, recorded, chosen = _recorded(given.pop(RESUME))
     override, name = given.pop(OVERRIDE, []), recorded.pop("mode")
     if name not in RESUMABLE:
         raise InputError(f"resume: {folder} is of mode {name!r}; only runs of {' and '.join(RESUMABLE)} can be resumed")
@@ -70,15 +71,16 @@ def resumed(given: dict[str, Any], modes: Mapping[str, Any], problems: Problems)
     problems.add_consequences(_changes(before, flags, override, folder))
     if not problems.lines:
         shipped = {flag: item.default for flag, item in known.items() if item.default is not MISSING}
-        settings = build(mode.Settings, shipped | values | flags, {})
+        by_user = dict.fromkeys(chosen, str(folder / CONFIG)) | {flag: f"--{flag}" for flag in flags}
+        settings = build(mode.Settings, shipped | values | flags, by_user)
         problems.add_consequences([*problems_of_groups(settings), *mode.problems(settings)])
     if problems.lines:
         raise problems.error()
     return mode, settings, folder
 
 
-def _recorded(received: str) -> tuple[Path, dict[str, Any]]:
-    """The run folder of --resume, and the settings in its config.json, with the mode.
+def _recorded(received: str) -> tuple[Path, dict[str, Any], list[str]]:
+    """The run folder of --resume; the settings in its config.json, with the mode; and those that the user chose.
 
     Raises:
         InputError: it is not the folder of a training run.
@@ -96,7 +98,10 @@ def _recorded(received: str) -> tuple[Path, dict[str, Any]]:
             "back what was there; a setting is changed on purpose with its flag and --override, for example "
             "--max_epochs 30 --override max_epochs"
         )
-    return folder, current(recorded, folder / CONFIG)
+    chosen = config.get(CHOSEN, [])  # earlier versions did not record it
+    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+        raise InputError(f"resume: {folder / CONFIG} is damaged: {CHOSEN!r} is no list of names")
+    return folder, current(recorded, folder / CONFIG), chosen
 
 
 def settings_checksum(settings: Mapping[str, Any]) -> str:

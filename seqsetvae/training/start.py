@@ -18,9 +18,9 @@ from seqsetvae.checkpoint.record import record_of
 from seqsetvae.cohort import notices
 from seqsetvae.cohort.profile import Window
 from seqsetvae.models.members import MEMBERS
-from seqsetvae.settings.declare import as_plain
+from seqsetvae.settings.declare import as_plain, chosen_in
 from seqsetvae.settings.groups import OptimizerSettings, PretrainedSettings, RunSettings
-from seqsetvae.settings.resume import CHECKSUM, settings_checksum
+from seqsetvae.settings.resume import CHECKSUM, CHOSEN, settings_checksum
 from seqsetvae.system.console import end_log, start_log, warn
 from seqsetvae.system.cores import watched_cores
 from seqsetvae.system.errors import InputError
@@ -156,6 +156,7 @@ def _config(
     return {
         "settings": recorded,
         CHECKSUM: settings_checksum(recorded),
+        CHOSEN: chosen_in(settings),
         "precision": precision,  # as it is on this device; the setting may be another
         "sizes": sizes.as_dict(),
         "pretrained": None if report is None else report.as_plain(),

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import call, placeholder_reports
+from seqsetvae.cli import MODES
+from seqsetvae.cohort import Cohort
+from seqsetvae.settings.declare import Problems
+from seqsetvae.settings.resume import resumed
+from tests.command import call, command, placeholder_reports, refused, run_of, succeeded
 
 
 def _reproduce(run: Path, root: Path) -> tuple[int, str, str]:
@@ -56,3 +60,28 @@ def test_other_data_and_other_runs_are_refused_before_training(
     status, _, errors = _reproduce(tmp_path / "run", tmp_path)
     assert (status, expected in errors) == (2, True), errors
     assert not list(tmp_path.glob("finetune-*"))
+
+
+def test_a_setting_that_was_given_with_its_shipped_value_is_still_the_choice_of_the_user(
+    compiled: Cohort, tmp_path: Path
+) -> None:
+    """Of so few stays `min_count` would be 1, unless it is given; --resume takes the same way."""
+    words = {"from_random_weights": True, "preset": "small", "unfreeze_after": 0, "max_epochs": 1, "batch_size": 8}
+    for name, given, min_count in (("given", {"min_count": 20}, 20), ("left", {}, 1)):
+        root = tmp_path / name
+        succeeded(command("finetune", data_dir=compiled.path, output_root_dir=root, **words, **given))
+        run = run_of(root)
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        assert config["settings"]["min_count"] == 20
+        assert config["values"]["min_count"] == min_count
+        assert ("min_count" in config["chosen_settings"]) == bool(given)
+        _, settings, _ = resumed({"resume": str(run)}, MODES, Problems())
+        assert ("min_count" in settings.values.given) == bool(given)
+        assert settings.loader.given["batch_size"] == str(run / "config.json")
+    status, said, _ = _reproduce(run_of(tmp_path / "given"), tmp_path / "again")
+    assert status == 0, said
+    again = json.loads((run_of(tmp_path / "again") / "config.json").read_text(encoding="utf-8"))
+    assert again["values"]["min_count"] == 20
+    config["chosen_settings"] = [20]
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert "'chosen_settings' is no list of names" in refused(call(["--resume", str(run)]))

@@ -38,7 +38,7 @@ def resume(files: Files, rng: random.Random, folder: Path) -> None:
 def report(files: Files, rng: random.Random, folder: Path) -> None:
     """The files of a run that was evaluated, in a report."""
     run = _copy(files.evaluated, folder)
-    names = ["evaluation.json", "predictions.csv", "metrics.csv", "every_set.csv", "summary.json", "run_state.json"]
+    names = ["evaluation.json", "predictions.csv", "metrics.csv", "summary.json", "run_state.json"]
     _damage(run / rng.choice([*names, "evaluation.json", "config.json", "train.log", "calibration.json"]), rng)
     _call(["--mode", "report", "--runs", str(run)])
 

@@ -24,7 +24,7 @@ def scores(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def example_run(finished: Path, cohort: Cohort, folder: Path) -> Path:
-    """A copy of a finished run with an evaluation of its train split, predictions and the risk after every set."""
+    """A copy of a finished run with an evaluation of its train split, and predictions."""
     shutil.copytree(finished, folder)
     split = cohort.split("train")
     label, logit, probability = scores(split.n_stays)
@@ -34,12 +34,6 @@ def example_run(finished: Path, cohort: Cohort, folder: Path) -> Path:
     risks = {"as predicted": probability, "calibrated": calibrated}
     content["curves"] = outcome_curves("in_hospital_mortality", label, logit, risks, float(np.sort(logit)[-15]))
     (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
-    with (folder / "every_set.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["stay_id", "set_index", "minute", "logit", "probability"])
-        for stay, first, last in zip(split.stay_id, split.stay_offset, split.stay_offset[1:], strict=False):
-            for index, minute in enumerate(split.minute[first:last]):
-                rows.writerow([stay, index, minute, -2 + 0.1 * index, 1 / (1 + np.exp(2 - 0.1 * index))])
     return folder
 
 

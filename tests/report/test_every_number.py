@@ -67,7 +67,7 @@ def content() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(content: dict[str, Any], finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run with this evaluation, its predictions, and the risk after every set of one stay."""
+    """A finished run with this evaluation and its predictions."""
     folder = tmp_path_factory.mktemp("numbers") / "run"
     shutil.copytree(finished[0], folder)
     (folder / "evaluation.json").write_text(json.dumps(content))
@@ -76,10 +76,6 @@ def run(content: dict[str, Any], finished: tuple[Path, str], tmp_path_factory: p
     lines = [f"{stay},test,{logit},{risk},{own},{label}," for stay, logit, risk, own, label in columns]
     head = "stay_id,split,logit,probability,calibrated_probability,label,reason"
     (folder / "predictions.csv").write_text("\n".join([head, *lines]) + "\n")
-    positive = int(np.flatnonzero(LABEL)[0])
-    (folder / "every_set.csv").write_text(
-        f"stay_id,set_index,minute,logit,probability\n{positive},0,30,0,0.25\n{positive},1,90,0,0.75\n"
-    )
     return read_run(folder)
 
 
@@ -262,7 +258,7 @@ def test_the_numbers_that_describe_figures_are_computed_again(run, content):
         "decision_curve": "above that of acting on every stay and on none between",
         "subgroups": f"sex female {told(content['subgroups'][0]['figures']['auroc'])}",
         "landmarks": f"6 h: AUROC {told(content['landmarks'][0]['figures']['auroc'])}.",
-        "one_stay": "0.250 after the first set, 0.750 after the last one at hour 1.5, between 0.250 and 0.750.",
+        "flow": f"evaluated, test split: {STAYS} stays, outcome {LABEL.sum()} (",
     }
     training = {"loss", "val_auc", "val_auprc", "learning_rates"}
     assert alt.keys() == expected.keys() | training

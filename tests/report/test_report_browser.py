@@ -64,7 +64,7 @@ def test_the_page_renders_without_an_error_in_the_console(reported, tmp_path):
     shutil.copy(reported / "report.html", page)
     dom, log = _browse(page)
     assert "CONSOLE" not in log
-    assert dom.count("<figure") == 14
+    assert dom.count("<figure") == 16
     assert dom.rstrip().endswith("</html>")
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_wider_than_the_window(reported, tmp_path, width):
     assert measured["scrolled"] == measured["width"]
     assert measured["wide"] == []
     assert measured["cut"] == []
-    assert measured["figures"] == 14
+    assert measured["figures"] == 16
 
 
 def test_text_in_figures_is_light_in_dark_mode(reported, tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -18,7 +17,7 @@ from seqsetvae.report import write_comparison, write_report
 from seqsetvae.report.page import write_page
 from seqsetvae.report.parts import interval
 from seqsetvae.report.parts import number as number_text
-from seqsetvae.report.predictions import paired_difference, typical_stay
+from seqsetvae.report.predictions import paired_difference
 from seqsetvae.report.run_files import Run, read_run
 from seqsetvae.report.style import INK, PAPER, as_svg, empty, line_style, styled
 from tests.report.example import NASTY
@@ -88,7 +87,7 @@ def test_all_parts_are_there_in_the_order_of_their_importance(reported):
     keys = [attributes["id"] for attributes in page.all("section")]
     assert keys == [
         *("result", "distrust", "data", "training", "discrimination", "calibration", "decisions", "explanation"),
-        *("subgroups", "landmarks", "one-stay", "speed", "configuration"),
+        *("subgroups", "landmarks", "speed", "configuration"),
     ]
     assert "This model is worse than boosted_trees" in page.text.partition("What to distrust")[0]
     assert len(page.all("figure")) == 2 + 4 + 2 + 2 + 1 + 2 + 1 + 1 + 1
@@ -202,7 +201,7 @@ def test_every_figure_is_also_a_file(reported):
     names = {file.name for file in (reported / "figures").iterdir()}
     stems = {file.partition(".")[0] for file in names}
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
-    assert {"roc", "calibration", "decision_curve", "subgroups", "one_stay", "loss", "baselines_auroc"} <= stems
+    assert {"roc", "calibration", "decision_curve", "subgroups", "flow", "loss", "baselines_auroc"} <= stems
     for stem in stems:
         assert (reported / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert ElementTree.parse(reported / "figures" / f"{stem}.svg").getroot().tag.endswith("svg")
@@ -220,9 +219,9 @@ def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(finish
     shutil.copytree(finished[0], run)
     page = Page(write_report(run))
     assert f"--mode evaluate --ckpt '{run.name}' --split test" in page.text
-    assert f"--mode predict --ckpt '{run.name}' --every_set --output '{run.name}'/every_set.csv" in page.text
+    assert f"--mode evaluate --ckpt '{run.name}' --split test --explain" in page.text
     assert f"--mode report --runs '{run.name}'" in page.text
-    assert {"discrimination", "subgroups", "one-stay"}.isdisjoint(page.ids)
+    assert {"discrimination", "subgroups", "explanation"}.isdisjoint(page.ids)
     assert json.loads((run / "summary.json").read_text())["against_chance"][0].split("(")[1][:-1] in page.text
 
 
@@ -284,24 +283,6 @@ def test_the_explanation_is_that_of_the_evaluation(reported):
         assert cell in text, cell
     drawn = {element.text for element in ElementTree.parse(reported / "figures" / "course_True_alarm_1.svg").iter()}
     assert "Lactate" in drawn
-
-
-def test_the_stay_over_time_shows_its_own_events(reported):
-    run = read_run(reported)
-    assert run.cohort is not None
-    text = Page(reported / "report.html").text
-    assert run.stays is not None
-    assert run.every_set is not None
-    there = np.unique(run.every_set.stay_id).tolist()
-    stay = typical_stay(run.stays, np.array(there))  # which the page does not name
-    split = run.cohort.split("train")
-    (at,) = (split.stay_id == stay).nonzero()[0]
-    events = slice(split.set_offset[split.stay_offset[at]], split.set_offset[split.stay_offset[at + 1]])
-    names = {run.cohort.vocabulary[index] for index in split.variable[events]}
-    drawn = {element.text for element in ElementTree.parse(reported / "figures" / "one_stay.svg").iter()}
-    assert len(names) <= 12 or len(names & drawn) == 12
-    assert len(names) > 12 or names <= drawn
-    assert "Predicted risk of one stay: 0.119 after the first set" in text
 
 
 def test_a_comparison_overlays_the_runs_and_lists_what_differs(reported, example, tmp_path):
@@ -369,13 +350,3 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(finished, tmp_pat
 def test_the_lines_of_many_runs_differ():
     styles = {(each["color"], each["linestyle"]) for each in map(line_style, range(36))}
     assert len(styles) == 36
-
-
-def test_the_stay_that_is_shown_is_the_positive_one_of_median_risk(reported):
-    run = read_run(reported)
-    assert run.stays is not None
-    label, risk = np.array([1, 0, 1, 1, 1]), np.array([0.9, 0.99, 0.2, 0.4, 0.3])
-    stays = replace(run.stays, stay_id=np.array([7, 3, 9, 1, 5]), label=label, risk=risk)
-    assert typical_stay(stays, np.array([7, 3, 9, 1])) == 1
-    assert typical_stay(stays, np.array([7, 9, 1, 5])) == 5  # the lower of the middle two
-    assert typical_stay(stays, np.array([3])) is None

@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from seqsetvae.report.run_files import read_metrics, read_predictions, read_risk_after_sets, read_run
+from seqsetvae.report.run_files import read_metrics, read_predictions, read_run
 from seqsetvae.system.errors import InputError
 from tests.command import rows_of
 
@@ -26,7 +26,7 @@ def test_a_finished_run_is_read_whole(finished):
     assert [row["val_loss"] for row in run.rows] == [float(row["val_loss"]) for row in rows_of(finished[0])]
     assert run.metrics == ["train_loss", "val_loss", "val_auc", "val_auprc"]
     assert run.cohort is not None
-    assert (run.evaluation, run.stays, run.every_set) == (None, None, None)
+    assert (run.evaluation, run.stays) == (None, None)
 
 
 def test_the_best_epoch_is_that_of_the_summary_and_before_the_end_the_first_of_the_best(finished, tmp_path):
@@ -67,17 +67,14 @@ def test_predictions_of_the_split_without_unlabelled_and_unpredicted_stays(tmp_p
 
 
 def test_predictions_as_parquet_are_read_like_those_as_csv(example):
-    for name in ("predictions", "every_set"):
-        file = example / f"{name}.csv"
-        pyarrow.parquet.write_table(pyarrow.csv.read_csv(file), file.with_suffix(".parquet"))
+    file = example / "predictions.csv"
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(file), file.with_suffix(".parquet"))
     before = read_predictions(example / "predictions.csv", "train")
     with pytest.raises(InputError, match=r"has predictions\.csv and predictions\.parquet, and a report reads one"):
         read_run(example)
-    for name in ("predictions", "every_set"):
-        (example / f"{name}.csv").unlink()
+    file.unlink()
     run = read_run(example)
     assert run.stays is not None
-    assert run.every_set is not None
     assert np.array_equal(run.stays.stay_id, before.stay_id)
     assert np.array_equal(run.stays.risk, before.risk)
 
@@ -112,13 +109,6 @@ def test_predictions_that_cannot_be_used_are_one_error(tmp_path, text, message):
     with pytest.raises(InputError, match=r"predictions\.csv") as error:
         read_predictions(file, "valid")
     assert message in str(error.value)
-
-
-def test_a_risk_outside_of_0_to_1_after_a_set_is_an_error(tmp_path):
-    file = tmp_path / "every_set.csv"
-    file.write_text("stay_id,set_index,minute,logit,probability\n1,0,5,0.1,0.5\n1,1,9,0.1,-0.5\n")
-    with pytest.raises(InputError, match=r"column probability: 1 values are not between 0 and 1, for example -0\.5"):
-        read_risk_after_sets(file)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,17 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seqsetvae.cohort import Cohort
-from seqsetvae.report.run_files import read_run
-from seqsetvae.report.tripod import ITEMS, checklist, flow_table, riley
+from seqsetvae.report.flow import flow_of, flow_picture, flow_table
+from seqsetvae.report.run_files import Run, read_run
+from seqsetvae.report.tripod import ITEMS, checklist, riley
 from tests.command import call, command
 
 
@@ -60,9 +63,17 @@ def test_the_page_has_every_item_with_the_numbers_of_the_run(page: str, run: Pat
 
 def test_the_tables_count_the_stays(page: str, run: Path, compiled: Cohort) -> None:
     read = read_run(run)
-    rows = {row[0]: row[1:3] for row in flow_table(read).rows}
+    flow = flow_of(read)
+    assert flow is not None
+    rows = {row[0]: row[1:] for row in flow_table(flow).rows}
     for name, counts in compiled.manifest["splits"].items():
-        assert rows[f"split {name}"] == [f"{counts['stays']:,}", f"{counts['positives']:,}"]
+        outcome = f"{counts['positives']:,} ({100 * counts['positives'] / counts['labelled']:.1f} %)"
+        assert rows[f"{name} split"] == [f"{counts['stays']:,}", outcome]
+        assert f"{name} split" in page
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert rows["evaluated, test split"][0] == str(evaluation["stays"])
+    assert '<img src="figures/flow.png"' in page
+    assert (run / "figures" / "flow.png").read_bytes().startswith(b"\x89PNG")
     split = compiled.split("test")
     events = np.repeat(split.label, np.diff(split.set_offset[split.stay_offset]))
     stays = np.repeat(np.arange(split.n_stays), np.diff(split.set_offset[split.stay_offset]))
@@ -114,3 +125,75 @@ def test_several_runs_have_no_checklist(run: Path, tmp_path: Path) -> None:
     status, _, errors = call(["report", "--tripod", "--runs", str(run), str(tmp_path / "other")])
     assert status == 2
     assert "tripod: received 2 runs; allowed: one with --tripod" in errors
+
+
+def _changed(run: Path, **report: Any) -> Run:
+    """A run whose data folder records these counts; None stands for one that an earlier version did not record."""
+    read = read_run(run)
+    assert read.cohort is not None
+    known = read.cohort.manifest["report"] | report
+    manifest = read.cohort.manifest | {"report": {name: each for name, each in known.items() if each is not None}}
+    return replace(read, cohort=replace(read.cohort, manifest=manifest))
+
+
+def _rows(run: Run) -> dict[str, list[str]]:
+    flow = flow_of(run)
+    assert flow is not None
+    drawn, table = flow_picture(flow), flow_table(flow)
+    assert drawn.alt.count(" stays, outcome ") == len(table.rows)
+    return {row[0]: list(row[1:]) for row in table.rows}
+
+
+def test_the_flow_says_why_stays_were_left_out_and_with_which_outcome(run: Path) -> None:
+    faults = {"files": 7, "labelled": 5, "positives": 2, "kinds": {"a time that is no number": 6, "no stay number": 1}}
+    kept = sum(each["stays"] for each in _changed(run).cohort.manifest["splits"].values())
+    rows = _rows(_changed(run, faulty_files=7, left_out=0, faults=faults))
+    assert rows["left out"] == ["7", "2 (40.0 %)"]
+    assert rows["left out: a time that is no number"] == ["6", "–"]
+    assert rows["left out: no stay number"] == ["1", "–"]
+    assert next(iter(rows.values()))[0] == f"{kept + 7:,}"
+
+
+def test_of_data_that_recorded_less_the_flow_says_that_it_does_not_know(run: Path) -> None:
+    rows = _rows(_changed(run, faults=None, left_out=None))
+    assert rows["left out"] == ["not recorded", "–"]
+    assert next(iter(rows.values())) == ["not recorded", "–"]
+    rows = _rows(_changed(run, faults=None, left_out=4, faulty_files=0))  # and no skipped.csv says why
+    assert rows["left out"] == ["4", "–"]
+    assert rows["left out: why: not recorded"] == ["not recorded", "–"]
+
+
+def test_reasons_are_those_of_skipped_csv_the_most_frequent_first(run: Path, tmp_path: Path) -> None:
+    lines = [f's/{at}.csv,,,"{rows} rows, fewer than 6",left out' for at, rows in enumerate((5, 5, 4, 3, 2, 1, 0, 5))]
+    read = _changed(run, left_out=8)
+    assert read.cohort is not None
+    (tmp_path / "skipped.csv").write_text("\n".join(["file,row,variable,reason,kind", *lines]) + "\n", encoding="utf-8")
+    rows = _rows(replace(read, cohort=replace(read.cohort, path=tmp_path)))
+    reasons = [name for name in rows if name.startswith("left out: ")]
+    assert (reasons[0], rows[reasons[0]][0]) == ("left out: 5 rows, fewer than 6", "3")
+    assert (reasons[-1], rows[reasons[-1]][0]) == ("left out: other reasons", "1")
+    (tmp_path / "skipped.csv").write_text("damaged", encoding="utf-8")
+    rows = _rows(replace(read, cohort=replace(read.cohort, path=tmp_path)))
+    assert rows["left out: why: skipped.csv cannot be read"] == ["not recorded", "–"]
+
+
+def test_of_another_task_the_outcome_of_the_cohort_is_not_counted(run: Path) -> None:
+    read = read_run(run)
+    settings = {**read.settings, "task": "regression"}
+    rows = _rows(replace(read, config={**read.config, "settings": settings}, evaluation=None))
+    assert {outcome for _, outcome in rows.values()} == {"–"}
+
+
+def test_the_page_is_plain_enough_for_word(page: str) -> None:
+    """Word shows tables, and pictures that are files; scripts, SVG and frames it shows not, or as text."""
+    tags = {tag.lower() for tag in re.findall(r"<\s*([a-zA-Z0-9]+)", page)}
+    assert tags <= {
+        *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "img"),
+        *("table", "caption", "thead", "tbody", "tr", "th", "td"),
+    } | {"!doctype"}
+    widths = [
+        {len(re.findall(r"<t[hd][ >]", row)) for row in re.findall(r"<tr>.*?</tr>", table, re.S)}
+        for table in re.findall(r"<table>.*?</table>", page, re.S)
+    ]
+    assert len(widths) >= 3
+    assert all(len(each) == 1 for each in widths)
