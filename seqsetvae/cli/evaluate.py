@@ -8,6 +8,7 @@ from pathlib import Path
 from seqsetvae.settings.declare import argument
 from seqsetvae.settings.groups import (
     BaselineSettings,
+    CalibrationSettings,
     DataSettings,
     ExplainSettings,
     FinetunedSettings,
@@ -16,11 +17,11 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import Several, Values, choice, existing_path, exists, number, optional
+from seqsetvae.settings.kinds import Several, Values, choice, existing_path, exists, name, number, optional, text
 from seqsetvae.tasks.decisions import ALLOWED, Need, need_of
 
-HELP = "metrics of fine-tuned checkpoints on one split, with 95 % intervals"
-NEEDS = ("ckpt", "split")
+HELP = "metrics of fine-tuned checkpoints on one split, or on other cohorts (--external), with 95 % intervals"
+NEEDS = ("ckpt",)
 BODY = "seqsetvae.runs.evaluate"
 
 
@@ -82,11 +83,50 @@ class DecisionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExternalSettings:
+    """Cohorts from elsewhere, and what is fitted anew on them."""
+
+    external: tuple[Path, ...] | None = argument(
+        Several(existing_path()),
+        "evaluate: data of other hospitals or years, all of whose stays are evaluated: coverage of the model's "
+        "variables, drift, metrics, calibration before and after it is fitted anew; with --split beside that split of "
+        "the model's own data, without it alone",
+    )
+    recalibrate_fraction: float = argument(
+        number(0, 0.9),
+        "evaluate: share of the patients of --external, drawn by --seed, that calibration is fitted anew on; it is "
+        "reported on the others (0: not fitted)",
+        default=0.3,
+    )
+    save_calibration: str | None = argument(
+        optional(name()),
+        "evaluate: keep the calibration that was fitted anew on the one cohort of --external, beside the checkpoint, "
+        "under this name, for --calibration",
+    )
+    by: str | None = argument(
+        optional(text()),
+        "evaluate: column of the sites of --external, such as hospital, in --subgroups (by stay_id) or in "
+        "samples.parquet of the cohort; each site is evaluated, and how much they differ",
+    )
+
+    def problems(self) -> list[str]:
+        """The others need --external."""
+        given = {"save_calibration": self.save_calibration, "by": self.by}
+        return [
+            f"{flag}: received {value!r}; needs --external"
+            for flag, value in given.items()
+            if value is not None and not self.external
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What evaluation reads."""
 
     finetuned: FinetunedSettings
+    calibration: CalibrationSettings
     split: SplitSettings
+    external: ExternalSettings
     output: OutputSettings
     details: DetailSettings
     decisions: DecisionSettings
@@ -99,8 +139,56 @@ class Settings:
 
 
 def problems(settings: Settings) -> list[str]:
-    """The output must be a folder, new or existing."""
-    output = settings.output.output
-    if output is None or not exists(output) or output.is_dir():
-        return []
-    return [f"output: received {str(output)!r}, which is a file; allowed: an existing or new folder"]
+    """The output must be a folder, new or existing; what is evaluated must be told apart."""
+    output, split, details = settings.output.output, settings.split.split, settings.details
+    cohorts, named = settings.external.external or (), settings.calibration.calibration
+    decides = settings.decisions.threshold_for is not None or settings.decisions.abstain is not None
+    several_ckpts = len(settings.finetuned.ckpt or ()) > 1
+    rules = [
+        (
+            output is not None and exists(output) and not output.is_dir(),
+            f"output: received {str(output)!r}, which is a file; allowed: an existing or new folder",
+        ),
+        (
+            split is None and not cohorts,
+            "split: not given; --mode evaluate needs --split (or --external, other data)",
+        ),
+        (
+            split is None and bool(cohorts) and output is None,
+            "output: not given; --external without --split needs a folder for its results, so that those of the run on "
+            "its own data stay",
+        ),
+        (
+            split is None
+            and bool(cohorts)
+            and (details.landmarks is not None or settings.explained.explain is not None),
+            "landmarks, explain: they are of one split; allowed: with --split (of other data: with --data_dir)",
+        ),
+        (
+            bool(cohorts) and several_ckpts,
+            "ckpt: received several checkpoints; allowed: one with --external",
+        ),
+        (named is not None and several_ckpts, "calibration: it is of one checkpoint; allowed: one --ckpt with it"),
+        (
+            decides and (named is not None or split is None),
+            "threshold_for, abstain: chosen on the validation stays for the calibration of the training; allowed: with "
+            "--split, without --calibration",
+        ),
+        (
+            bool(cohorts) and details.subgroups is not None and (split is not None or len(cohorts) > 1),
+            "subgroups: its stays are those of one cohort; allowed: one --external without --split, or no --external",
+        ),
+        (
+            bool(cohorts) and details.subgroups is not None and settings.external.by is None,
+            "subgroups: received without --by, which names its column of the sites",
+        ),
+        (
+            settings.external.save_calibration is not None and len(cohorts) > 1,
+            "save_calibration: it is fitted on one cohort; allowed: one --external",
+        ),
+        (
+            settings.external.save_calibration is not None and settings.external.recalibrate_fraction == 0,
+            "save_calibration: received together with --recalibrate_fraction 0, which fits nothing",
+        ),
+    ]
+    return [problem for wrong, problem in rules if wrong]

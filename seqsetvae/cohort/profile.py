@@ -7,6 +7,7 @@ Letters: V variables, E events of a block, N stays.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -227,10 +228,12 @@ def _shift(vocabulary: Sequence[str], names: tuple[str, str], sums: list[Floats]
 
 def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
     """Stays (split, stay number) of different subjects with the same rows (minute, variable, value), in any order."""
-    splits = cohort.splits.values()
+    splits, code = cohort.splits.values(), np.arange(len(cohort.vocabulary), dtype=np.uint64)
     hashes, subject, number = (
         np.concatenate(columns)
-        for columns in zip(*((_row_hashes(split), split.subject_id, split.stay_id) for split in splits), strict=True)
+        for columns in zip(
+            *((row_hashes(split, code), split.subject_id, split.stay_id) for split in splits), strict=True
+        )
     )
     split_of = np.repeat(list(cohort.splits), [split.n_stays for split in splits]).tolist()
     value, count = np.unique(hashes[hashes != 0], return_counts=True)
@@ -241,11 +244,27 @@ def equal_stays(cohort: Cohort) -> list[list[tuple[str, int]]]:
     return [[(split_of[at], int(number[at])) for at in group] for group in groups]
 
 
-def _row_hashes(split: Split) -> NDArray[np.uint64]:
-    """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows."""
+def seen_before(cohort: Cohort, other: Cohort, splits: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Which stays of each split have the rows of a stay of these splits of the other cohort, by variable name."""
+    of_other = np.concatenate([row_hashes(other.split(name), _codes(other)) for name in splits])
+    hashes = {name: row_hashes(split, _codes(cohort)) for name, split in cohort.splits.items()}
+    return {name: (of_stay != 0) & np.isin(of_stay, of_other) for name, of_stay in hashes.items()}
+
+
+def _codes(cohort: Cohort) -> NDArray[np.uint64]:
+    """[V] A number for each variable that is the same in every cohort."""
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in cohort.vocabulary)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def row_hashes(split: Split, code: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[N] A hash of the rows of each stay that does not depend on their order; 0 for stays of few rows.
+
+    `code` [V] is the number that stands for each variable.
+    """
     result = np.zeros(split.n_stays, dtype=np.uint64)
     for stays, events in stay_blocks(split):
-        row = scrambled(events.variable.astype(np.uint64))
+        row = scrambled(code[events.variable])
         for column in (events.minute, events.value):
             row = scrambled(row ^ (column + 0.0).view(np.uint64))  # + 0.0: minus zero equals zero
         n_rows = np.bincount(events.stay, minlength=stays.stop - stays.start)

@@ -93,10 +93,10 @@ def _missing_variables(stays_with: dict[str, float], n_stays: int, profile: Prof
     """`stays_with` are the stays with each variable, of `n_stays`. Levels of a category count as one variable."""
     here, events, usual = Counter[str](), Counter[str](), Counter[str]()
     for name, n in stays_with.items():
-        here[_without_level(name)] += int(n)
+        here[without_level(name)] += int(n)
     for name, (n_events, n_with) in profile.variables.items():
-        events[_without_level(name)] += n_events
-        usual[_without_level(name)] += n_with
+        events[without_level(name)] += n_events
+        usual[without_level(name)] += n_with
     share = {name: min(n / (profile.window.stays + 1), 1.0) for name, n in usual.items()}  # of the training stays
     absent, total = _absent(here, events, share, n_stays), max(events.total(), 1)
     lost = sum(events[name] for name in absent) / total
@@ -127,7 +127,7 @@ def _absent(here: Counter[str], events: Counter[str], share: dict[str, float], n
     return [name for name in fewer if chance[name] < CHANCE]
 
 
-def _without_level(name: str) -> str:
+def without_level(name: str) -> str:
     """The variable of a level NAME=level: a level may be absent from a ward, as men are from a maternity ward."""
     return name.partition("=")[0]
 

@@ -29,13 +29,14 @@ _METRICS = {"*": {"value?": float, "low?": float, "high?": float}}
 _GROUP = {"stays": float, "positives?": float, "figures": _METRICS}
 _LINE = {"x": [float], "y": [float]}
 _MEANS = dict.fromkeys(("stays", "predicted", "observed", "low", "high"), float)
+_BENEFIT = {"threshold": [float], "model": [float], "every_stay": [float]}
 _OUTCOME = {  # of a label that is 0 or 1
     "outcome": str,
     **dict.fromkeys(("stays", "positives", "auroc", "auprc"), float),
     **dict.fromkeys(("roc", "precision_recall"), _LINE),
     "calibration": {"*": [{**_MEANS, "positives": float}]},
     "risk": {"of_label_0": [float], "of_label_1": [float], "medians": [float]},
-    "net_benefit": {"threshold": [float], "model": [float], "every_stay": [float]},
+    "net_benefit": _BENEFIT,
     "at_threshold?": dict.fromkeys(("true_positive", "false_positive", "true_negative", "false_negative"), float),
 }
 _NUMBER = {"column": str, "stays": float, "groups": [_MEANS]}  # of a column of numbers
@@ -54,7 +55,44 @@ _EXPLANATION = {
         }
     ],
 }
-EVALUATION = {
+_OF_LABELS = {"stays": float, "positives?": float, "prevalence?": float}
+_POOLED = {
+    "*": dict.fromkeys(("value", "low", "high", "tau", "prediction_low", "prediction_high", "sites"), float),
+}
+_EXTERNAL = {  # of a cohort that is not that of the training
+    "name": str,
+    **_OF_LABELS,
+    "primary": [str],
+    "resampled": str,
+    "coverage": {
+        **dict.fromkeys(("variables", "of_variables", "events", "events_read", "share_of_training_events?"), float),
+        "missing": [str],
+    },
+    "drift": [str],
+    "calibration?": str,
+    "figures": _METRICS,
+    "curves": [lambda curve: _OUTCOME if "outcome" in curve else _NUMBER],
+    "recalibration": {
+        **dict.fromkeys(("reason?", "part?", "chosen?", "saved?"), str),
+        **dict.fromkeys(("seed?", "p_slope?"), float),
+        "fitted?": _OF_LABELS,
+        "reported?": _OF_LABELS,
+        "kinds?": [
+            {
+                **{"kind": str, "slope?": float, "intercept?": float, "figures": _METRICS},
+                **{"calibration": [{**_MEANS, "positives": float}], "net_benefit": _BENEFIT},
+            }
+        ],
+    },
+    "sites?": {
+        **{"by": str, "rows": [{"name": str, **_OF_LABELS, "figures": _METRICS}]},
+        **{"left_out": [str], "pooled": _POOLED},
+    },
+    "findings": [{"level": LEVELS, "text": str, "action?": str}],
+}
+_OTHERS = {"external?": [_EXTERNAL], "external_pooled?": _POOLED}
+_ALONE = {"checkpoint": str, "label_name": str, **_OTHERS}  # of other cohorts alone
+_OF_SPLIT = {
     **dict.fromkeys(("checkpoint", "split", "label_name", "resampled?", "verdict?"), str),
     **dict.fromkeys(("stays", "positives?", "prevalence?", "threshold?"), float),
     "cautions?": [str],  # of earlier versions
@@ -69,7 +107,16 @@ EVALUATION = {
     "decision?": {"threshold_for": str, "words": str, "admissions_per_day?": float, "figures": _METRICS},
     "abstention?": {"counts": {"*": float}, "figures": _METRICS},
     "curves?": [lambda curve: _OUTCOME if "outcome" in curve else _NUMBER],
+    **_OTHERS,
 }
+
+
+def _of_evaluation(content: Plain) -> Plain:
+    """Schema of an evaluation of a split, perhaps with other cohorts, or of other cohorts alone."""
+    return _ALONE if "external" in content and "figures" not in content else _OF_SPLIT
+
+
+EVALUATION = _of_evaluation
 
 
 @dataclass(frozen=True, eq=False)

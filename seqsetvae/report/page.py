@@ -17,6 +17,7 @@ import seqsetvae.report.training as training
 from seqsetvae import __version__
 from seqsetvae.evaluation.findings import FEW_OF_CLASS, findings_of, verdict, worse_of
 from seqsetvae.report.explanation import explanation_section
+from seqsetvae.report.external import external_cards, external_findings, external_section
 from seqsetvae.report.parts import Picture, Section
 from seqsetvae.report.run_files import Run, Runs
 from seqsetvae.report.style import as_svg, for_page, write_files
@@ -29,6 +30,7 @@ from seqsetvae.system.privacy import absolute_paths, as_cell, without_folders
 REPORT, FIGURES = "report.html", "figures"
 COMMAND = program("train_optimized.py")
 TEMPLATES = Path(__file__).with_name("templates")
+TITLES = {"finetune": "Fine-tuned model: ", "evaluate": "Evaluation: "}
 NAMED = 8  # variables that one line names
 
 
@@ -91,10 +93,10 @@ def content_of(runs: Sequence[Run]) -> dict[str, Any]:
     (run,) = runs
     kind = f" ({run.task})" * (run.task != "binary")
     return {
-        "title": f"Fine-tuned model: {run.label_name}{kind}" if run.mode == "finetune" else f"Run of --mode {run.mode}",
+        "title": f"{TITLES[run.mode]}{run.label_name}{kind}" if run.mode in TITLES else f"Run of --mode {run.mode}",
         "name": run.folder.resolve().name,
         "verdict": None if run.evaluation is None else verdict(run.evaluation),
-        "cards": results.cards_of(run),
+        "cards": results.cards_of(run) if run.evaluation is not None or not run.external else external_cards(run),
         "result": results.result_section(run),
         "findings": findings_of_run(run),
         "sections": _sections({"": run}),
@@ -106,9 +108,10 @@ def content_of(runs: Sequence[Run]) -> dict[str, Any]:
 def _sections(runs: Runs) -> list[Section]:
     """The sections that the files of the runs allow; some are of a single run only, some of several."""
     first, is_one = next(iter(runs.values())), len(runs) == 1
-    before = [training.data_section] if is_one else []
+    before = [training.data_section] if is_one and first.mode != "evaluate" else []
     groups = [results.subgroup_section, results.landmark_section]
-    after = [explanation_section, *groups, training.speed_section, training.configuration_section] if is_one else []
+    of_run = [training.speed_section, training.configuration_section] if first.mode != "evaluate" else []
+    after = [external_section, explanation_section, *groups, *of_run] if is_one else []
     several = [] if is_one else [drawn.differences_section, training.settings_section]
     curves = [drawn.discrimination_section, drawn.calibration_section, drawn.numbers_section, drawn.decision_section]
     made: list[Section | None] = [make(first) for make in before]
@@ -154,7 +157,8 @@ def missing_parts(run: Run) -> dict[str, str]:
 
 def findings_of_run(run: Run) -> list[Finding]:
     """What to distrust, the most serious first, each text once."""
-    found = [*_of_evaluation(run), *_of_training(run), *_of_data(run)]
+    found = [*_of_evaluation(run), *external_findings(run)]
+    found += [*_of_training(run), *_of_data(run)] if run.mode != "evaluate" else []
     said = {each.text.lower().partition(":")[0] for each in found}  # advice says again what began as a warning
     found += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
     unique = {each.text: each for each in found}

@@ -141,7 +141,11 @@ def _all_metrics(evaluation: Plain, over: str) -> Table:
 
 
 def _best_value(name: str) -> str:
-    if less_is_better(name) or name.startswith(("Brier", "mean error")) or name in ("ece", "calibration_intercept"):
+    if (
+        less_is_better(name)
+        or name.startswith(("Brier", "mean error"))
+        or name in ("ece", "calibration_intercept", "mean_difference")
+    ):
         return "0"
     return {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}.get(name, "1")
 

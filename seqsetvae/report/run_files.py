@@ -66,7 +66,9 @@ class Run:
     rows: list[dict[str, float]] = field(default_factory=list)  # one for each validation
     summary: Plain | None = None  # None: the run has not finished
     state: Plain = field(default_factory=dict)
-    evaluation: Plain | None = None  # evaluation.json
+    evaluation: Plain | None = None  # evaluation.json, of a split
+    external: list[Plain] = field(default_factory=list)  # what it says of other cohorts, alone or beside the split
+    external_pooled: Plain = field(default_factory=dict)
     stays: ScoredStays | None = None
     cohort: Cohort | None = None  # None: it has been moved or changed since
     warnings: list[str] = field(default_factory=list)  # that the run printed, each once
@@ -132,15 +134,22 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: it is not a run folder, or one of its files is damaged.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() and not (folder / "evaluation.json").is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
     found: dict[str, Any] = {
         name.removeprefix("run_"): read_checked(file, schema, AGAIN * (name == "evaluation"))
         for name, schema in SCHEMAS.items()
         if (file := folder / f"{name}.json").is_file()
     }
+    evaluated = found.get("evaluation", {})
+    found |= {name: evaluated[name] for name in ("external", "external_pooled") if name in evaluated}
+    if "figures" not in evaluated:
+        found["evaluation"] = None
     if (folder / METRICS).is_file():
         found["rows"] = read_metrics(folder / METRICS)
+    if "config" not in found:  # what evaluate wrote elsewhere than in the run folder
+        found["config"] = {"settings": {"mode": "evaluate", "task": evaluated.get("task", "binary")}}
+        found["config"]["cohort"] = {"label_name": evaluated["label_name"]}
     run = Run(folder, **found)
     predictions = _find_table(folder, PREDICTIONS)
     if run.task == "binary":  # other tables hold no single risk

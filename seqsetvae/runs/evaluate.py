@@ -21,18 +21,21 @@ from seqsetvae.evaluation.calibration import (
     read_calibration,
 )
 from seqsetvae.evaluation.contributions import contributions, highest
+from seqsetvae.evaluation.external import Elsewhere
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.prediction_file import (
     SUFFIXES,
     prediction_table,
     set_aside,
     table_bytes,
+    with_calibration,
     with_ids,
     write_result,
 )
 from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
+from seqsetvae.runs.external import calibrated_on, external_results, open_external, predict_external
 from seqsetvae.runs.predict import refuse_for_task
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
@@ -50,12 +53,17 @@ EVALUATION, PREDICTIONS = "evaluation.json", "predictions"
 def run(settings: Settings) -> dict[str, Any]:
     """Evaluate the first --ckpt on --split, on the data of its run unless --data_dir is given, and compare the others.
 
+    With --external all stays of other cohorts too, or alone.
+
     Returns:
         The content of evaluation.json.
     """
     split, data, loader = settings.split.split, settings.data, settings.loader
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
-    assert split is not None, "settings are checked before a mode runs"
+    opened = open_external(settings)
+    elsewhere = [predict_external(each, settings.external.by) for each in opened]
+    if split is None:
+        return _external_alone(settings, opened[0].scorer, elsewhere)
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)
     scorers = [
         open_scorer(ckpt, data, loader, settings.run, [split], labelled=True) for ckpt in settings.finetuned.ckpt
@@ -67,7 +75,8 @@ def run(settings: Settings) -> dict[str, Any]:
         first.explainer(split)
         first.positions(settings.explained.explain, [split])
     every = [scorer.predict(split) for scorer in scorers]
-    evaluated = [_evaluated(*each, settings.decisions) for each in zip(scorers, every, strict=True)]
+    named = settings.calibration.calibration
+    evaluated = [_evaluated(*each, settings.decisions, named) for each in zip(scorers, every, strict=True)]
     _require_same_stays(scorers, evaluated)
     landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
     members = {name: _of_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
@@ -82,21 +91,34 @@ def run(settings: Settings) -> dict[str, Any]:
         weights={each.name: each.weight for each in first.model.members.of} if members else {},
         subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
         landmarks=landmarks,
-        cautions=[*_left_out(every[0], evaluated[0]), *_drift(first, split), *about_baselines],
+        cautions=[*_left_out(first, every[0], evaluated[0]), *_drift(first, split), *about_baselines],
         is_selected=first.is_selected,
         seed=settings.run.seed,
     )
     if settings.explained.explain is not None:
         content["explanation"] = _explanation(settings, first, evaluated[0])
     print(f"\n{table(content)}")
+    content |= external_results(elsewhere, settings) if elsewhere else {}
     for each in (Finding(**each) for each in content["findings"]):
         if each.level == WARNING:
             print(f"⚠️  {each.line()}")
     whole = replace(every[0], calibration=evaluated[0].calibration)
     rows = prediction_table(whole, first.cohort.split(split).stay_id, first.without_known_variable(split))
+    rows = rows if named is None else with_calibration(rows, named)
     write_evaluation(settings, first, content, rows)
     if first.folder is not None and settings.output.output is None:
         report_page.report_finished_run(first.folder.path)
+    return content
+
+
+def _external_alone(settings: Settings, scorer: Scorer, elsewhere: Sequence[Elsewhere]) -> dict[str, Any]:
+    """The evaluation of a checkpoint on other cohorts alone, in a folder of its own."""
+    leave()
+    (name,) = checkpoint_names([scorer.path])
+    content = {"checkpoint": name, "label_name": scorer.spec.title, **external_results(elsewhere, settings)}
+    write_evaluation(settings, scorer, content, None)
+    assert settings.output.output is not None, "settings are checked before a mode runs"
+    report_page.report_finished_run(settings.output.output)
     return content
 
 
@@ -142,12 +164,16 @@ def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict
     return {name: evaluated.other(output) for name, output in outputs.items()}, notes
 
 
-def _evaluated(scorer: Scorer, predictions: Predictions, asked: DecisionSettings) -> Predictions:
-    """The rows that are evaluated, by stay: those with a label and at least one known variable; and the calibration."""
+def _evaluated(scorer: Scorer, predictions: Predictions, asked: DecisionSettings, named: str | None) -> Predictions:
+    """The rows that are evaluated, by stay: those with a label and at least one known variable; and the calibration.
+
+    Stays that a `named` calibration was fitted on are no measure of it.
+    """
     labelled = predictions.labelled()
     labelled = labelled.rows(labelled.stay_id.argsort())
     found = labelled.rows(~np.isin(labelled.stay_id, list(scorer.without_known_variable(predictions.split))))
-    return replace(found, calibration=calibration_of(scorer, found, asked))
+    calibration = calibration_of(scorer, found, asked, named)
+    return replace(found.rows(~calibrated_on(calibration, scorer, found)), calibration=calibration)
 
 
 def _of_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
@@ -156,11 +182,15 @@ def _of_stays(predictions: Predictions, evaluated: Predictions) -> Predictions:
     return evaluated.other(predictions.output[order[np.searchsorted(predictions.stay_id[order], evaluated.stay_id)]])
 
 
-def _left_out(predictions: Predictions, evaluated: Predictions) -> list[str]:
+def _left_out(scorer: Scorer, predictions: Predictions, evaluated: Predictions) -> list[str]:
     """A caution about stays that are not evaluated."""
-    unlabelled, unknown = len(predictions) - len(predictions.labelled()), len(predictions.labelled()) - len(evaluated)
+    labelled = predictions.labelled()
+    unlabelled, unread = len(predictions) - len(labelled), list(scorer.without_known_variable(predictions.split))
+    unknown = int(np.isin(labelled.stay_id, unread).sum())
+    fitted = len(labelled) - unknown - len(evaluated)
     left_out = [f"{unlabelled:,} have no label"] * bool(unlabelled)
     left_out += [f"{unknown:,} have only variables that the checkpoint's training data did not have"] * bool(unknown)
+    left_out += [f"the calibration was fitted on {fitted:,}"] * bool(fitted)
     return [f"Of {len(predictions):,} stays, {' and '.join(left_out)}; they are left out."] * bool(left_out)
 
 
@@ -169,14 +199,16 @@ def _drift(scorer: Scorer, split: str) -> list[str]:
     return [] if scorer.is_data_of_run else [*scorer.drift([split]), *scorer.not_compared([split])]
 
 
-def calibration_of(scorer: Scorer, predictions: Predictions, asked: DecisionSettings) -> Calibration | None:
+def calibration_of(
+    scorer: Scorer, predictions: Predictions, asked: DecisionSettings, named: str | None
+) -> Calibration | None:
     """The calibration of a checkpoint; one of an older run, which has no file, is fitted on its validation split now.
 
     With another threshold or band if they were asked for, chosen on that split. It is kept in the run folder, an older
     one under another name, unless that holds the calibration of another checkpoint.
     """
     task, file = TASKS[scorer.spec.task], calibration_file(scorer.path)
-    calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task))
+    calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task, named))
     is_asked = asked.threshold_for is not None or asked.abstain is not None
     if (calibration is None or is_asked) and task.Calibration is not None and _has_validation(scorer):
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()
@@ -254,8 +286,8 @@ def require_writable_results(settings: Settings, scorer: Scorer) -> None:
         raise InputError(f"{scorer.folder.path}: you may not write there. Pass --output FOLDER for the results.")
 
 
-def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table) -> None:
-    """evaluation.json and the predictions, in --output or the run folder; older ones get another name."""
+def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any], rows: pa.Table | None) -> None:
+    """evaluation.json and perhaps predictions, in --output or the run folder; older ones get another name."""
     run_folder = None if scorer.folder is None else scorer.folder.path
     folder = settings.output.output or run_folder
     if folder is None:
@@ -265,8 +297,10 @@ def write_evaluation(settings: Settings, scorer: Scorer, content: dict[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
-    text, suffix, rows = as_text(content), f".{settings.format}", with_ids(rows, read_samples(scorer.cohort))
-    for name, data in ((EVALUATION, text.encode()), (PREDICTIONS + suffix, table_bytes(rows, suffix))):
+    suffix, results = f".{settings.format}", {EVALUATION: as_text(content).encode()}
+    if rows is not None:
+        results[PREDICTIONS + suffix] = table_bytes(with_ids(rows, read_samples(scorer.cohort)), suffix)
+    for name, data in results.items():
         older = write_result(folder / name, data)
         print(f"Wrote {folder / name}" + (f"; the older one is now {older.name}" if older else ""))
     for other in (folder / f"{PREDICTIONS}{each}" for each in SUFFIXES if each != suffix):

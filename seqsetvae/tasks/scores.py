@@ -138,6 +138,11 @@ FIGURES = {
     ),
     "calibration_slope": Figure("calibration slope", lambda drawn: drawn.calibration[0], perfect=1.0),
     "calibration_intercept": Figure("calibration intercept", lambda drawn: drawn.calibration[1], perfect=0.0),
+    "mean_difference": Figure(
+        "observed minus predicted",
+        lambda drawn: drawn.weights @ (drawn.scores.label - expit(drawn.scores.risk_logit)) / drawn.total,
+        perfect=0.0,
+    ),
     "ece": Figure(
         "ECE",
         lambda drawn: np.abs(drawn.weights @ drawn.scores.bins[0]).sum(axis=1) / drawn.total,

@@ -40,6 +40,7 @@ def plain_figures(label: np.ndarray, logit: np.ndarray, threshold: float) -> dic
         "brier": brier_score_loss(label, probability),
         "calibration_slope": regression.coef_[0, 0],
         "calibration_intercept": minimize(negative_log_likelihood, [0.0], tol=1e-10).x[0],
+        "mean_difference": label.mean() - probability.mean(),
         "ece": (np.abs(observed - predicted) * counts[counts > 0]).sum() / len(label),
         "sensitivity": tp / (tp + fn),
         "specificity": tn / (tn + fp),

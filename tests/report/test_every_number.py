@@ -32,7 +32,7 @@ RESAMPLES, SEED, STAYS = 20, 5, 390
 CALIBRATION = Calibration(
     checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
 )
-BEST = dict.fromkeys(("brier", "calibration_intercept", "ece"), "0")
+BEST = dict.fromkeys(("brier", "calibration_intercept", "mean_difference", "ece"), "0")
 BEST |= {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 LABEL, LOGIT = sample(STAYS)

@@ -1,0 +1,353 @@
+"""Whether a model holds on a cohort that is not that of its training: an entry of `external` in evaluation.json.
+
+All stays of the cohort are evaluated, whatever their split: coverage of the model's variables, drift, metrics. Of one
+binary label also calibration before and after it is fitted anew on some patients, decision curves, and each site.
+
+Resamples here are not stratified: how many stays have the outcome is a part of what calibration in the large measures.
+
+Legend: n stays, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqsetvae.cohort import Cohort
+from seqsetvae.cohort.profile import Profile
+from seqsetvae.cohort.report import event_counts
+from seqsetvae.evaluation.drift import without_level
+from seqsetvae.evaluation.findings import findings_of
+from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
+from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
+from seqsetvae.evaluation.results import Subgroup, resampled_unit
+from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, bootstrap
+from seqsetvae.system.errors import counted, named
+from seqsetvae.system.findings import NOTE, WARNING, Finding
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.scores import Scores, title_of
+from seqsetvae.tasks.spec import BINARY, Recalibrated
+
+if TYPE_CHECKING:  # it imports torch
+    from seqsetvae.evaluation.predictions import Predictions
+
+Plain = dict[str, Any]
+
+DELIVERED = "as delivered"
+PARTS = ("fitted", "reported")
+CALIBRATION = ("mean_difference", "calibration_intercept", "calibration_slope", "brier", "ece")
+OF_SITES = {"auroc": LOGIT, "mean_difference": AS_IS, "calibration_intercept": AS_IS, "calibration_slope": AS_IS}
+FEWEST_OF_SITE = 10  # stays of each class that a site needs
+COVERED = (
+    0.9  # share of the model's variables, of its training events or of the events here below which a warning says so
+)
+NAMED = 12  # variables or sites that a line names
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Elsewhere:
+    """Predictions of a model for a cohort that is not that of its training, and what is known of the cohort."""
+
+    name: str
+    data: str  # the hash of the cohort
+    predictions: Predictions  # labelled stays of all splits, with the calibration that is delivered
+    checkpoint_sha256: str
+    coverage: Plain
+    drift: Sequence[str]
+    notes: Sequence[str]  # what could not be compared, which stays were left out
+    by: str | None = None  # the column of the sites
+    sites: Sequence[Subgroup] = ()
+
+
+# ------------------------------------------------------------------ coverage
+
+
+def coverage(cohort: Cohort, known: Sequence[str] | None, profile: Profile | None) -> Plain:
+    """Which of the variables of a model occur in a cohort, and what share of its events the model can read.
+
+    Args:
+        cohort: as the model reads it.
+        known: the variables that the model was trained on; None: its checkpoint does not say.
+        profile: of the training stays; None: its checkpoint does not say.
+    """
+    here = Counter(dict(zip(cohort.vocabulary, event_counts(cohort).tolist(), strict=True)))
+    for left_out in cohort.manifest["report"].get("unknown_variables", {}).values():
+        here.update(left_out)
+    names = here.keys() if known is None else set(known)
+    training = Counter[str]()
+    for name in names if profile is None else profile.variables:
+        training[without_level(name)] += 0 if profile is None else profile.variables[name][0]
+    there = {without_level(name) for name, events in here.items() if events and name in names}
+    missing = [name for name, _ in training.most_common() if name not in there]
+    found = {
+        "variables": len(training) - len(missing),
+        "of_variables": len(training),
+        "missing": missing,
+        "events": here.total(),
+        "events_read": sum(events for name, events in here.items() if name in names),
+    }
+    if profile is not None:
+        lost = sum(training[name] for name in missing)
+        found["share_of_training_events"] = 1 - lost / max(training.total(), 1)
+    return found
+
+
+def coverage_text(found: Plain) -> str:
+    """One sentence or two."""
+    share, missing = found.get("share_of_training_events"), found["missing"]
+    of_training = "" if share is None else f", which had {share:.1%} of its training events"
+    read = f"{found['events_read'] / max(found['events'], 1):.1%} of the {found['events']:,} events here"
+    of_model = f"{found['variables']:,} of the {counted(found['of_variables'], 'variable')} of the model"
+    text = f"{of_model} occur here{of_training}; it can read {read}."
+    return f"{text} Not here: {named(missing, NAMED)}." if missing else text
+
+
+def _coverage_findings(found: Plain) -> list[Finding]:
+    shares = (
+        found["variables"] / max(found["of_variables"], 1),
+        found["events_read"] / max(found["events"], 1),
+        found.get("share_of_training_events", 1.0),
+    )
+    action = "Map other names and units with --variable_map of data.py, or train a model on the variables there are."
+    return [Finding(WARNING, f"Low coverage: {coverage_text(found)}", action)] * (min(shares) < COVERED)
+
+
+# ------------------------------------------------------------------ one cohort
+
+
+def external(
+    of: Elsewhere, *, fraction: float, name: str, seed: int, resamples: int = RESAMPLES
+) -> tuple[Plain, Fitted | None]:
+    """(the entry of a cohort in `external` of evaluation.json, what was fitted anew on it).
+
+    Args:
+        of: the cohort and its predictions.
+        fraction: of the patients that calibration is fitted anew on; 0: it is not.
+        name: of that calibration.
+        seed: of the patients, and of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    found, task = of.predictions, TASKS[of.predictions.spec.task]
+    figures = _intervals(
+        found, task.figures(found.spec, found.output, found.target, found.calibration), resamples, seed
+    )
+    content: Plain = {
+        "name": of.name,
+        "stays": len(found),
+        **task.counts(found.target),
+        **resampled_unit(found.subject, len(found)),
+        "primary": list(task.primary(found.spec)),
+        "coverage": of.coverage,
+        "drift": list(of.drift),
+        "figures": figures,
+        "curves": task.curves(found.spec, found.output, found.target, found.calibration),
+    }
+    if found.calibration is not None:
+        content["calibration"] = str(found.calibration)
+    fitted = None
+    if found.spec.task == BINARY:
+        recalibration, fitted = _recalibration(of, fraction, name, seed, resamples)
+        content |= {"recalibration": recalibration}
+        if of.by is not None:
+            content["sites"] = _sites(of, resamples, seed)
+    else:
+        reason = f"Not for --task {found.spec.task}: recalibration, decision curves and sites are of one binary label."
+        content["recalibration"] = {"reason": reason}
+    content["findings"] = [each.as_plain() for each in _findings(of, content)]
+    return content, fitted
+
+
+def _intervals(of: Predictions, figures: Any, resamples: int, seed: int) -> Plain:
+    every_stay_alike = np.zeros(len(of), np.int64)
+    found = bootstrap(every_stay_alike, figures, resamples, seed, of.subject)
+    return {name: interval.as_plain() for name, interval in found.items()}
+
+
+def _scores(of: Predictions, calibration: Any) -> Scores:
+    logit = of.output[:, 0]
+    risk = None if calibration is None else calibration.calibrated(logit)
+    return Scores(of.target[:, 0].astype(np.int64), logit, calibrated_logit=risk)
+
+
+# ------------------------------------------------------------------ calibration fitted anew
+
+
+def _recalibration(of: Elsewhere, fraction: float, name: str, seed: int, resamples: int) -> tuple[Plain, Fitted | None]:
+    """Calibration of the stays that it was not fitted on, before and after; or why there is none."""
+    found, before = of.predictions, of.predictions.calibration
+    if not fraction:
+        return {"reason": "Not asked for (--recalibrate_fraction 0)."}, None
+    if before is not None and before.recalibrated is not None and before.recalibrated.data == of.data:
+        return {"reason": f"The calibration {before.recalibrated.name!r} was fitted on patients of this cohort."}, None
+    anew = Recalibrated(name, "", of.data, fraction, seed)
+    chosen = anew.fitted_on(found.stay_id if found.subject is None else found.subject)
+    part, rest = found.rows(chosen), found.rows(~chosen)
+    words = f"{fraction:.0%} of the patients of {of.name}"
+    for stays, what in ((part, "to fit it on"), (rest, "to report it on")):
+        if reason := too_few(stays.target, what):
+            return {"reason": f"With {words} (seed {seed}), {reason}."}, None
+    fitted = recalibrate(part, of.checkpoint_sha256, words, anew)
+    if isinstance(fitted, str):
+        return {"reason": f"Fitted on {words}: {fitted}."}, None
+    counts = TASKS[BINARY].counts
+    entry = {
+        "part": words,
+        "seed": seed,
+        "fitted": {"stays": len(part), **counts(part.target)},
+        "reported": {"stays": len(rest), **counts(rest.target)},
+        "chosen": fitted.chosen,
+        "p_slope": fitted.p_slope,
+        "kinds": [
+            _kind(rest, kind, each, resamples, seed) for kind, each in ({DELIVERED: before} | fitted.kinds).items()
+        ],
+    }
+    return entry, fitted
+
+
+def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: int) -> Plain:
+    """Figures and curves of one calibration, and the difference of its Brier score to the delivered one, paired."""
+    scores, delivered = _scores(rest, calibration), _scores(rest, rest.calibration)
+
+    def figures(weights: Floats) -> Figures:
+        found = scores.figures(weights, CALIBRATION)
+        before = found["brier"] if kind == DELIVERED else delivered.figures(weights, ["brier"])["brier"]
+        return found | {"brier_difference": found["brier"] - before}
+
+    (curve,) = TASKS[BINARY].curves(rest.spec, rest.output, rest.target, calibration)
+    formula = {} if calibration is None else {name: getattr(calibration, name) for name in ("slope", "intercept")}
+    return {
+        "kind": kind,
+        **formula,
+        "figures": _intervals(rest, figures, resamples, seed),
+        "calibration": list(curve["calibration"].values())[-1],
+        "net_benefit": curve["net_benefit"],
+    }
+
+
+# ------------------------------------------------------------------ sites
+
+
+def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
+    """Each site that has stays enough of both classes, and what they have in common."""
+    rows, left_out = [], []
+    for site in of.sites:
+        stays = of.predictions.rows(site.stays)
+        positives = int((stays.target[:, 0] == 1).sum())
+        if min(positives, len(stays) - positives) < FEWEST_OF_SITE:
+            left_out.append(site.group)
+            continue
+        scores = _scores(stays, stays.calibration)
+
+        def figures(weights: Floats, scores: Scores = scores) -> Figures:
+            return scores.figures(weights, OF_SITES)
+
+        counts = {"stays": len(stays), **TASKS[BINARY].counts(stays.target)}
+        rows.append({"name": site.group, **counts, "figures": _intervals(stays, figures, resamples, seed)})
+    return {"by": of.by, "rows": rows, "left_out": left_out, "pooled": heterogeneity(rows)}
+
+
+def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
+    """Each figure pooled over the sites, or cohorts, that have an interval of it, where there are enough of them."""
+    found = {}
+    for name, scale in OF_SITES.items():
+        known = [row["figures"][name] for row in rows if row["figures"].get(name, {}).get("low") is not None]
+        value, low, high = (np.array([each[key] for each in known], float) for key in ("value", "low", "high"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error, at = errors(scale.to(low), scale.to(high)), scale.to(value)
+        usable = np.isfinite(error) & (error > 0) & np.isfinite(at)
+        if usable.sum() >= FEWEST_SITES:
+            of_sites = pooled(at[usable], error[usable])
+            plain = {key: scale.back(each) for key, each in vars(of_sites).items() if key != "tau"}
+            found[name] = plain | {"tau": of_sites.tau, "sites": int(usable.sum())}
+    return found
+
+
+# ------------------------------------------------------------------ what a reader must know
+
+
+def _findings(of: Elsewhere, content: Plain) -> list[Finding]:
+    found = [*_coverage_findings(of.coverage), *(Finding(WARNING, text) for text in of.drift)]
+    found += [Finding(NOTE, text) for text in of.notes]
+    if "positives" in content:
+        fewer = min(content["positives"], content["stays"] - content["positives"])
+        text = (
+            f"Only {fewer:,} of {content['stays']:,} stays are of one class: with fewer than {ENOUGH} the calibration "
+        )
+        found += [Finding(WARNING, f"{text}of a model is uncertain.", "Evaluate more stays.")] * (fewer < ENOUGH)
+    found += [*_in_the_large(content["figures"]), *findings_of(content)]
+    sites = content.get("sites")
+    if sites is not None and sites["left_out"]:
+        left_out = counted(len(sites["left_out"]), "site")
+        text = f"{left_out} of {sites['by']} left out, with fewer than {FEWEST_OF_SITE} stays of a class: "
+        found.append(Finding(NOTE, f"{text}{named(sites['left_out'], NAMED)}."))
+    if sites is not None and not sites["pooled"]:
+        text = f"Sites of {sites['by']} are not pooled: {len(sites['rows'])} have stays enough, and {FEWEST_SITES} are "
+        found.append(Finding(NOTE, f"{text}needed."))
+    if "reason" in content["recalibration"]:
+        found.append(Finding(NOTE, f"Calibration was not fitted anew: {content['recalibration']['reason']}"))
+    return found
+
+
+def _in_the_large(figures: Plain) -> list[Finding]:
+    """Risks that are too low or too high on the whole."""
+    intercept, difference = figures.get("calibration_intercept", {}), figures.get("mean_difference", {})
+    if intercept.get("low") is None or intercept["low"] <= 0 <= intercept["high"]:
+        return []
+    way = "low" if intercept["value"] > 0 else "high"
+    return [
+        Finding(
+            WARNING,
+            f"Predicted risks are too {way} here: observed minus predicted {difference['value']:+.3f}, intercept "
+            f"{intercept['value']:+.2f} ({intercept['low']:.2f} to {intercept['high']:.2f}).",
+            "Fit the calibration anew (--save_calibration NAME) before probabilities are used here.",
+        )
+    ]
+
+
+# ------------------------------------------------------------------ what is printed
+
+
+def external_text(content: Plain) -> str:
+    """A block about one cohort."""
+    positives = (
+        "" if "positives" not in content else f", {content['positives']:,} positive ({content['prevalence']:.1%})"
+    )
+    lines = [f"External evaluation: {content['name']}", f"  {content['stays']:,} stays{positives}"]
+    lines += [f"  Coverage: {coverage_text(content['coverage'])}"]
+    lines += [f"  {_row(name, figure)}" for name, figure in content["figures"].items()]
+    anew = content["recalibration"]
+    if "kinds" in anew:
+        fitted, reported = (f"{anew[key]['stays']:,} stays ({anew[key]['positives']:,} positive)" for key in PARTS)
+        lines += [
+            f"  Calibration fitted anew on {anew['part']}, drawn with seed {anew['seed']}: {fitted}",
+            f"  and reported on the others: {reported}; preferred: {anew['chosen']}",
+        ]
+        for each in anew["kinds"]:
+            lines += [f"    {each['kind']}", *(f"      {_row(name, each['figures'][name])}" for name in CALIBRATION)]
+    for sites in [content["sites"]] if "sites" in content else []:
+        lines += sites_text(f"by {sites['by']}", sites["rows"], sites["pooled"])
+    return "\n".join(lines)
+
+
+def sites_text(title: str, rows: Sequence[Mapping[str, Any]], of_all: Plain) -> list[str]:
+    """Each site, or cohort, and what they have in common."""
+    lines = [f"  {title}: value (95 % interval)"]
+    for row in rows:
+        lines.append(f"    {row['name']}: {row['stays']:,} stays, {row['positives']:,} positive")
+        lines += [f"      {_row(name, row['figures'][name])}" for name in OF_SITES]
+    for name, each in of_all.items():
+        ends = f"{each['prediction_low']:.3f} to {each['prediction_high']:.3f}"
+        lines.append(
+            f"    {_row(name, each)}   over {each['sites']} sites; tau {each['tau']:.3f}; one more site: {ends}"
+        )
+    return lines
+
+
+def _row(name: str, figure: Mapping[str, Any]) -> str:
+    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    ends = "" if low is None or high is None else f"   {low:.3f} to {high:.3f}"
+    return f"{title_of(name):<26}{'-' if value is None else f'{value:.4f}':>9}{ends}"

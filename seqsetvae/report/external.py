@@ -1,0 +1,238 @@
+"""The section about other cohorts: what `evaluate --external` wrote into evaluation.json; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from seqsetvae.report import plots
+from seqsetvae.report.parts import (
+    Card,
+    Picture,
+    Section,
+    Table,
+    as_name,
+    interval,
+    metric_name,
+    number,
+    percent,
+    stacked,
+    value_of,
+    with_interval,
+)
+from seqsetvae.report.run_files import Plain, Run
+from seqsetvae.report.style import VERMILLION
+from seqsetvae.system.findings import Finding
+
+MAIN = ("auroc", "auprc", "brier", "mean_difference", "calibration_intercept", "calibration_slope")
+CALIBRATION = ("mean_difference", "calibration_intercept", "calibration_slope", "brier", "ece")
+IDEAL = {"mean_difference": 0.0, "calibration_intercept": 0.0, "calibration_slope": 1.0}
+MISSING_SHOWN = 12
+
+
+def external_section(run: Run) -> Section | None:
+    """Each cohort beside the split of the model's own data, if that was evaluated."""
+    if not run.external:
+        return None
+    several = len(run.external) > 1
+    pictures, tables, folded = [], [_beside(run)], []
+    for at, each in enumerate(run.external):
+        end, of = f"_{at + 1}" * several, f" ({each['name']})" * several
+        pictures += [*_roc(run, each, end, of), *_before_and_after(each, end, of), *_forests(each, end, of)]
+        tables += [_kinds(each, of)] if "kinds" in each["recalibration"] else []
+        tables += [_pooled(each["sites"]["pooled"], f"Sites of {each['sites']['by']}{of}")] if _has_pooled(each) else []
+        folded += [_sites(each, of)] if "sites" in each else []
+    if run.external_pooled:
+        tables.append(_pooled(run.external_pooled, "The cohorts"))
+    return Section("external", "External evaluation", _text(run.external), pictures, tables, folded)
+
+
+def external_cards(run: Run) -> list[Card]:
+    """The metrics of the first cohort that a reader sees first, where the model's own data were not evaluated."""
+    first = run.external[0]
+    names = [name for name in (*first["primary"], *IDEAL) if value_of(first["figures"].get(name)) is not None]
+    cards = [
+        Card(metric_name(name), number(value_of(first["figures"][name])), _ends(first["figures"][name]))
+        for name in names
+    ]
+    return [*cards, Card(f"Stays, {first['name']}", f"{first['stays']:,}", _positives(first))]
+
+
+def external_findings(run: Run) -> Iterator[Finding]:
+    """Findings of each cohort, with its name."""
+    for each in run.external:
+        for found in each["findings"]:
+            yield Finding(found["level"], f"{each['name']}: {found['text']}", found.get("action") or "")
+
+
+def _ends(metric: Plain) -> str:
+    return f"95 % interval {interval(metric)}"
+
+
+def _positives(each: Plain) -> str:
+    if "positives" not in each:
+        return ""
+    return f"{each['positives']:,.0f} positive ({percent(each['positives'] / each['stays'])})"
+
+
+def _stays(each: Plain) -> str:
+    return f"{each['stays']:,.0f} stays, {_positives(each)}"
+
+
+def _text(cohorts: list[Plain]) -> list[str]:
+    text = [
+        "All stays of data that are not those of the training. Observed minus predicted and the calibration intercept "
+        "(with the slope fixed at 1) say whether risks are too low (above 0) or too high; a slope below 1 says that "
+        "they are too far from the mean."
+    ]
+    for each in cohorts:
+        found = each["coverage"]
+        share = found.get("share_of_training_events")
+        of_training = "" if share is None else f", which had {percent(share)} of its training events"
+        missing = found["missing"][:MISSING_SHOWN]
+        more = f" and {len(found['missing']) - len(missing)} more" * (len(found["missing"]) > len(missing))
+        line = (
+            f"{each['name']}: {found['variables']:.0f} of the {found['of_variables']:.0f} variables of the model occur"
+            f"{of_training}; the model reads {percent(found['events_read'] / max(found['events'], 1))} of the "
+            f"{found['events']:,.0f} events."
+        )
+        text.append(line + f" Not there: {', '.join(missing)}{more}." * bool(missing))
+        anew = each["recalibration"]
+        if "kinds" in anew:
+            saved = "" if anew.get("saved") is None else f" It was saved as {anew['saved']}."
+            text.append(
+                f"Calibration was fitted anew on {anew['part']} (drawn with seed {anew['seed']:.0f}; "
+                f"{_stays(anew['fitted'])}), and is shown on the others ({_stays(anew['reported'])}). Preferred on the "
+                f"fitted stays: {anew['chosen']}.{saved}"
+            )
+        else:
+            text.append(f"{each['name']}: calibration was not fitted anew. {anew['reason']}")
+        sites = each.get("sites") or {}
+        if sites.get("pooled"):
+            text.append(
+                "Sites are pooled with random effects (REML, Knapp and Hartung). In the prediction interval the value "
+                "of one more such site is expected; of few sites that differ little it is too narrow. Tau is the "
+                "standard deviation between sites, of the AUROC that of its log-odds."
+            )
+        if sites.get("left_out"):
+            text.append(f"Sites with too few stays of a class are left out: {', '.join(sites['left_out'])}.")
+    return text
+
+
+def _beside(run: Run) -> Table:
+    """The metrics of each cohort, and of the model's own split."""
+    columns = {each["name"]: each for each in run.external}
+    if run.evaluation is not None:
+        columns = {f"own data, {run.evaluation['split']} split": run.evaluation} | columns
+    first = next(iter(columns.values()))
+    names = [name for name in MAIN if name in first["figures"]] or list(first["figures"])
+    rows = [[metric_name(name), *(stacked(each["figures"].get(name)) for each in columns.values())] for name in names]
+    rows.append(["stays", *(f"{each['stays']:,.0f}\n{_positives(each)}".rstrip() for each in columns.values())])
+    return Table("As delivered, with 95 % intervals", ("metric", *columns), rows)
+
+
+def _roc(run: Run, each: Plain, end: str, of: str) -> list[Picture]:
+    """ROC curves of the cohort and of the model's own split, of one outcome."""
+    own = [] if run.evaluation is None else [c for c in run.evaluation.get("curves") or () if "outcome" in c][:1]
+    curves = {each["name"]: next((c for c in each["curves"] if "outcome" in c), None)}
+    if curves[each["name"]] is None:
+        return []
+    if own and run.evaluation is not None:
+        curves = {f"{run.evaluation['split']} split": own[0]} | curves
+    told = "; ".join(f"{name} AUROC {number(curve['auroc'])}" for name, curve in curves.items() if curve)
+    drawn = plots.roc({name if len(curves) > 1 else "": curve for name, curve in curves.items() if curve})
+    return [Picture(f"external_roc{end}", f"ROC{of}", "", f"ROC curve: {told}.", drawn)]
+
+
+def _before_and_after(each: Plain, end: str, of: str) -> list[Picture]:
+    """Calibration and net benefit of the risks as delivered and fitted anew."""
+    kinds = each["recalibration"].get("kinds") or []
+    if not kinds:
+        return []
+    told = "; ".join(
+        f"{kind['kind']}: slope {number(value_of(kind['figures']['calibration_slope']), 2)}, observed minus predicted "
+        f"{number(value_of(kind['figures']['mean_difference']))}"
+        for kind in kinds
+    )
+    caption = "Groups of about equally many of the stays that it was not fitted on."
+    drawn = plots.number_groups({kind["kind"]: kind["calibration"] for kind in kinds})
+    benefit = plots.decision_curve({kind["kind"]: kind["net_benefit"] for kind in kinds})
+    treated = "Net benefit for each stay (Vickers and Elkin, 2006), of the same stays."
+    return [
+        Picture(f"external_calibration{end}", f"Calibration before and after{of}", caption, f"{told}.", drawn),
+        Picture(f"external_benefit{end}", f"Decision curves before and after{of}", treated, _best(kinds), benefit),
+    ]
+
+
+def _best(kinds: list[Plain]) -> str:
+    """At how many thresholds each kind has the highest net benefit, in words."""
+    every = [kind["net_benefit"]["model"] for kind in kinds]
+    wins = [sum(own == max(at) for own, at in zip(each, zip(*every, strict=True), strict=True)) for each in every]
+    told = (f"{kind['kind']} at {won} of {len(every[0])} thresholds" for kind, won in zip(kinds, wins, strict=True))
+    return f"Highest net benefit: {', '.join(told)}."
+
+
+def _kinds(each: Plain, of: str) -> Table:
+    """Figures of calibration as delivered and fitted anew."""
+    kinds = each["recalibration"]["kinds"]
+    rows = []
+    for kind in kinds:
+        formula = "–" if kind.get("slope") is None else f"{number(kind['slope'])} × logit + {number(kind['intercept'])}"
+        change = "–" if kind is kinds[0] else stacked(kind["figures"]["brier_difference"])
+        rows.append([kind["kind"], formula, *(stacked(kind["figures"][name]) for name in CALIBRATION), change])
+    head = ("calibration", "log-odds", *map(metric_name, CALIBRATION), "Brier score minus as delivered")
+    return Table(f"Calibration before and after{of}, with 95 % intervals", head, rows)
+
+
+def _has_pooled(each: Plain) -> bool:
+    return bool((each.get("sites") or {}).get("pooled"))
+
+
+def _forests(each: Plain, end: str, of: str) -> list[Picture]:
+    """A row for each site and one for their mean, of each figure."""
+    sites = each.get("sites") or {}
+    pictures = []
+    for name in ("auroc", *IDEAL) if sites.get("rows") else ():
+        rows = [
+            plots.Row(row["name"], row["figures"][name], f"{row['positives']:,.0f} of {row['stays']:,.0f}")
+            for row in sites["rows"]
+            if value_of(row["figures"].get(name)) is not None
+        ]
+        mean = sites["pooled"].get(name)
+        if mean is not None:
+            whole = {"value": mean["value"], "low": mean["prediction_low"], "high": mean["prediction_high"]}
+            rows += [plots.Row("pooled", mean, colour=VERMILLION, marker="D")]
+            rows += [plots.Row("one more site", whole, "prediction interval", VERMILLION, "D", hollow=True)]
+        told = "; ".join(f"{row.label} {with_interval(row.metric)}" for row in rows)
+        title = f"{metric_name(name)} by {sites['by']}{of}"
+        drawn = plots.intervals(rows, metric_name(name), dotted=IDEAL.get(name, 0.5))
+        caption = "With 95 % intervals and positive stays; dotted: " + ("ideal." if name in IDEAL else "chance.")
+        pictures.append(Picture(f"sites_{as_name(name)}{end}", title, caption, f"{title}: {told}.", drawn))
+    return pictures
+
+
+def _sites(each: Plain, of: str) -> Table:
+    names = ("auroc", *IDEAL)
+    rows = [
+        [
+            row["name"],
+            f"{row['positives']:,.0f} of {row['stays']:,.0f}",
+            *(stacked(row["figures"].get(n)) for n in names),
+        ]
+        for row in each["sites"]["rows"]
+    ]
+    return Table(f"Sites of {each['sites']['by']}{of}", ("site", "positive stays", *map(metric_name, names)), rows)
+
+
+def _pooled(pooled: Plain, what: str) -> Table:
+    rows = [
+        [
+            metric_name(name),
+            stacked(each),
+            number(each["tau"]),
+            interval({"low": each["prediction_low"], "high": each["prediction_high"]}),
+            f"{each['sites']:.0f}",
+        ]
+        for name, each in pooled.items()
+    ]
+    head = ("metric", "mean, with 95 % interval", "tau", "95 % prediction interval", "number")
+    return Table(f"{what}, pooled", head, rows)
