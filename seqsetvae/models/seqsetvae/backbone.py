@@ -25,6 +25,8 @@ from seqsetvae.models.seqsetvae.set_encoder import MAB, SetEncoder
 from seqsetvae.models.seqsetvae.sizes import Sizes
 from seqsetvae.ops.pooling import POOLINGS, pool
 
+TIME_SCALE = 0.1  # of the initial time embedding of a new model with running statistics
+
 
 class Backbone(nn.Module):
     """The sets of each stay → history states."""
@@ -40,6 +42,9 @@ class Backbone(nn.Module):
         self.post_transformer_norm = nn.LayerNorm(sizes.latent_dim, eps=1e-6)
         self.rel_time_bucket_embed = nn.Embedding(TIME_BUCKETS, sizes.latent_dim)
         self.running = RunningStatistics(sizes.input_dim, sizes.latent_dim) if sizes.running_statistics else None
+        if sizes.running_statistics:  # as it is drawn, with variance 1, it is noise that hides what is added to it
+            with torch.no_grad():
+                self.rel_time_bucket_embed.weight.mul_(TIME_SCALE)
         # The time bias has no effect; kept so that checkpoints round-trip, as buffers so that it is not trained.
         self.register_buffer("alibi_slope", torch.tensor(1.0))
         self.register_buffer("time_tau", torch.tensor(60.0))

@@ -61,7 +61,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 RUNNING_LR = 1e-3
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
-        "value_transform": "quantiles",  # of a new model
         "cls_head_lr": 1e-3,
         "lr": 4e-4,
         "max_epochs": 4,
