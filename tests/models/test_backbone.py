@@ -165,6 +165,17 @@ def test_a_model_without_running_statistics_is_the_same_with_them_until_they_are
         torch.testing.assert_close(_fast(trained, [stays[2][:n_sets]])[1], whole[:n_sets], rtol=0, atol=1e-12)
 
 
+def test_a_new_model_with_running_statistics_starts_with_a_small_time_embedding():
+    """One without starts as ever: the same random numbers."""
+    drawn = []
+    for running in (False, True):
+        torch.manual_seed(0)
+        backbone = Backbone(replace(tiny.SIZES, running_statistics=running))
+        drawn.append(backbone.rel_time_bucket_embed.weight.detach())
+    torch.testing.assert_close(drawn[1], 0.1 * drawn[0])
+    assert drawn[0].std() == pytest.approx(1, abs=0.1)
+
+
 def test_running_statistics_do_not_depend_on_the_length_of_embeddings():
     """Else their learning rate would."""
     running = tiny.tiny_backbone(dtype=torch.float64, running_statistics=True).running

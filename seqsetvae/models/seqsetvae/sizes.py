@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # With running_statistics: their learning rate in fine-tuning, and the settings of fine-tuning that they were developed
 # with (docs/experiments.md), where the user sets no others.
-RUNNING_LR = 1e-3
+RUNNING_LR = 3e-3
 RECIPES: dict[str, dict[str, Any]] = {
     "running_statistics": {
         "cls_head_lr": 1e-3,
