@@ -11,7 +11,7 @@ from seqsetvae.system.environment import usable_matplotlib
 
 usable_matplotlib()
 
-__version__ = "0.2.0"  # pyproject.toml reads it from here
+__version__ = "1.0.0"  # pyproject.toml reads it from here
 __all__ = ["compile_cohort", "evaluate", "finetune", "load", "predict", "pretrain"]
 
 

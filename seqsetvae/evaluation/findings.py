@@ -113,7 +113,10 @@ def _with_interval(metric: Metric, digits: int = 3) -> str:
 # ------------------------------------------------------------------ what is said first
 
 
-SIMPLEST_FIRST = ("logistic regression", "ridge regression", "boosted trees")  # after the constant
+SIMPLEST_FIRST = (  # of baselines and of members of an average, after the constant
+    *("logistic regression", "ridge regression", "linear model"),
+    *("boosted trees", "trees", "random trees", "network"),
+)
 NOT_COMPARED = "Not compared with another model on the same stays, so this does not show whether the model is good."
 NOT_WORSE = "No baseline is better than this model"
 TRAINED_ON = "On these stays the models were trained: which one is better for new stays, another split shows."
@@ -127,7 +130,8 @@ def verdict(content: Plain) -> str:
     others, figures = content.get("baselines") or {}, content["figures"]
     compared = worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(figures, others))
     primary = content.get("primary") or list(figures)[:1]
-    return of_small_data(*sizes(content), {name: figures[name] for name in primary}, others, compared)
+    simpler = {**(content.get("members") or {}), **others}
+    return of_small_data(*sizes(content), {name: figures[name] for name in primary}, simpler, compared)
 
 
 def of_small_data(stays: int, smallest: int | None, figures: Plain, others: Plain, compared: str) -> str:
@@ -136,7 +140,7 @@ def of_small_data(stays: int, smallest: int | None, figures: Plain, others: Plai
     Args:
         stays, smallest: as from `sizes`.
         figures: the main ones of the model, by name.
-        others: what the model was compared with, as in `worse_than`.
+        others: what the model was compared with, as in `worse_than`, and its members.
         compared: what is said of many data.
     """
     if stays >= SMALL_STAYS and (smallest is None or smallest >= SMALL_CLASS):

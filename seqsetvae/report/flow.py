@@ -25,9 +25,9 @@ from seqsetvae.system.privacy import absolute_paths, without_folders
 UNKNOWN = "not recorded"
 REASONS = 5  # that are named; the others are counted together
 NAME = "flow"  # of the picture's files
-WIDTH = 5.2  # inches; so are the next
-LINE, EDGE, GAP, TRUNK = 0.165, 0.09, 0.3, 0.45  # of text, around it, between boxes, from the left to the way down
-CHARACTERS = 14.5  # of an inch of text
+WIDTH = 4.45  # inches; so are the next
+LINE, EDGE, GAP, TRUNK = 0.175, 0.08, 0.28, 0.35  # of text, around it, between boxes, from the left to the way down
+CHARACTERS = 13.5  # of an inch of text
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def flow_of(run: Run) -> Flow | None:
         None
         if evaluation is None
         else Step(
-            f"evaluated, {evaluation['split']} split",
+            f"evaluated: {evaluation['split']}",
             evaluation["stays"],
             *((evaluation["stays"], evaluation["positives"]) if "positives" in evaluation else ()),
         ),
@@ -143,7 +143,7 @@ def _drawn(flow: Flow) -> Figure:
     rows = [[_Box(0, WIDTH - TRUNK, _text(flow.source))], [_Box(2 * TRUNK, WIDTH, _text(flow.left_out, why))]]
     rows.append([_Box(column * at, column * (at + 1), _text(step)) for at, step in enumerate(flow.splits)])
     if flow.evaluated is not None:
-        ends = [step.name in flow.evaluated.name for step in flow.splits]
+        ends = [step.name == f"{flow.evaluated.name.removeprefix('evaluated: ')} split" for step in flow.splits]
         own = rows[-1][ends.index(True) if True in ends else 0]
         rows.append([_Box(own.left, own.right, _text(flow.evaluated))])
     heights = [max(box.height for box in row) for row in rows]
@@ -176,9 +176,12 @@ class _Box:
         return (self.left + self.right) / 2
 
     @property
-    def lines(self) -> list[str]:
+    def lines(self) -> list[tuple[str, str]]:
+        """Each with its weight: the name, which comes first, is bold."""
         width = int(CHARACTERS * (self.right - self.left - 2 * EDGE))
-        return [part for line in self.text.split("\n") for part in textwrap.wrap(line, width) or [""]]
+        weights = ["bold", *("normal" for _ in self.text.split("\n"))]
+        parts = zip(self.text.split("\n"), weights, strict=False)
+        return [(part, weight) for line, weight in parts for part in textwrap.wrap(line, width)]
 
     @property
     def height(self) -> float:
@@ -187,16 +190,18 @@ class _Box:
     def draw(self, axes: Axes, top: float, height: float) -> None:
         corner, size = (self.left + EDGE / 2, top), (self.right - self.left - EDGE, height)
         axes.add_patch(Rectangle(corner, *size, facecolor=style.PAPER, edgecolor=style.MUTED))
-        for at, line in enumerate(self.lines):
+        for at, (line, weight) in enumerate(self.lines):
             place = self.left + EDGE * 1.5, top + EDGE + LINE * (at + 0.5)
-            axes.text(*place, line, fontsize=8.5, va="center", weight="bold" if at == 0 else "normal")
+            axes.text(*place, line, fontsize=9, va="center", weight=weight)
 
 
 def _text(step: Step, more: Sequence[str] = ()) -> str:
     without = [] if None in (step.labelled, step.stays) else [(step.stays or 0) - (step.labelled or 0)]
     lines = [step.name, f"{step.count} stays" if step.stays is not None else f"stays: {UNKNOWN}"]
     lines += [f"{n:,} without a label" for n in without if n]
-    lines += [f"outcome: {step.outcome}"] * (step.positives is not None)
+    if step.positives is not None:  # the share stays whole where the line ends before it
+        share = step.outcome.replace(" %", "\N{NO-BREAK SPACE}%")
+        lines.append(f"outcome: {share}")
     return "\n".join([*lines, *more])
 
 

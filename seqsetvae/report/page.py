@@ -141,13 +141,14 @@ def missing_parts(run: Run) -> dict[str, str]:
     split = evaluation.get("split") or ("test" if has_test else "valid")
     evaluate = f"{COMMAND} --mode evaluate --ckpt {folder} --split {split}"
     details = {"subgroups": evaluation.get("subgroups"), "early predictions": evaluation.get("landmarks")}
-    has_score = run.task in ("binary", "regression") and "," not in run.label_name  # else there is no one score
+    has_score = run.task in ("binary", "regression") and "," not in run.label_name  # else none can be explained
+    details |= {"why, with some stays over time": evaluation.get("explanation")} if has_score else {}
+    again = f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48" + " --explain" * has_score
     lacking = " and ".join(name for name, found in details.items() if not found)
     parts = {
         "The result with intervals, beside baselines": evaluate * (not evaluation),
         "Curves, calibration and decisions, from the evaluation": evaluate * ("curves" not in evaluation),
-        lacking[:1].upper() + lacking[1:]: f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48" * bool(lacking),
-        "Why, and some stays over time": f"{evaluate} --explain" * (has_score and "explanation" not in evaluation),
+        lacking[:1].upper() + lacking[1:]: again * bool(lacking),
     }
     return {what: command for what, command in parts.items() if command}
 

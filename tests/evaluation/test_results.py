@@ -129,6 +129,10 @@ def test_of_few_data_a_constant_may_be_the_simplest_and_a_better_baseline_is_to_
     text = _content(noise, constant | {"boosted trees": evaluated.output})["verdict"]
     assert text.startswith("Small data")
     assert text.endswith("Use boosted trees instead, until a model is better.")
+    members = {"trees": noise.output[:, 0], "linear model": noise.output[:, 0]}
+    options = {"members": {name: noise.other(each[:, None]) for name, each in members.items()}}
+    average = _content(noise, {"boosted trees": noise.output}, **options, weights=dict.fromkeys(members, 0.5))
+    assert "interval: linear model (AUROC" in average["verdict"]
     assert _content(noise)["verdict"].endswith(NOT_COMPARED)
     assert _content(replace(noise, split="train"), {"boosted trees": noise.output})["verdict"].endswith(TRAINED_ON)
 

@@ -258,7 +258,7 @@ def test_the_numbers_that_describe_figures_are_computed_again(run, content):
         "decision_curve": "above that of acting on every stay and on none between",
         "subgroups": f"sex female {told(content['subgroups'][0]['figures']['auroc'])}",
         "landmarks": f"6 h: AUROC {told(content['landmarks'][0]['figures']['auroc'])}.",
-        "flow": f"evaluated, test split: {STAYS} stays, outcome {LABEL.sum()} (",
+        "flow": f"evaluated: test: {STAYS} stays, outcome {LABEL.sum()} (",
     }
     training = {"loss", "val_auc", "val_auprc", "learning_rates"}
     assert alt.keys() == expected.keys() | training

@@ -71,7 +71,7 @@ def test_the_tables_count_the_stays(page: str, run: Path, compiled: Cohort) -> N
         assert rows[f"{name} split"] == [f"{counts['stays']:,}", outcome]
         assert f"{name} split" in page
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    assert rows["evaluated, test split"][0] == str(evaluation["stays"])
+    assert rows["evaluated: test"][0] == str(evaluation["stays"])
     assert '<img src="figures/flow.png"' in page
     assert (run / "figures" / "flow.png").read_bytes().startswith(b"\x89PNG")
     split = compiled.split("test")
