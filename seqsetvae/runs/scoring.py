@@ -74,7 +74,7 @@ class Scorer(Opened):
         return predictions_of(self.spec, self.cohort, split, *found)
 
     def predict_members(self, split: str) -> dict[str, Predictions]:
-        """Those of each member of an average alone, by its name; none of a model that is no average."""
+        """Predictions of each member of an average alone, by its name; none of a model that is no average."""
         average, found = self.model.members, {}
         try:
             for member in () if average is None else average.of:
