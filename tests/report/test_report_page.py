@@ -218,8 +218,9 @@ def test_a_run_without_evaluation_says_which_commands_add_what_is_missing(finish
     run = tmp_path / "run with space"
     shutil.copytree(finished[0], run)
     page = Page(write_report(run))
-    assert f"--mode evaluate --ckpt '{run.name}' --split test" in page.text
-    assert f"--mode evaluate --ckpt '{run.name}' --split test --subgroups STAYS.csv --landmarks 6 12 24 48 --explain" in page.text
+    evaluate = f"--mode evaluate --ckpt '{run.name}' --split test"
+    assert evaluate in page.text
+    assert f"{evaluate} --subgroups STAYS.csv --landmarks 6 12 24 48 --explain" in page.text
     assert f"--mode report --runs '{run.name}'" in page.text
     assert {"discrimination", "subgroups", "explanation"}.isdisjoint(page.ids)
     assert json.loads((run / "summary.json").read_text())["against_chance"][0].split("(")[1][:-1] in page.text
