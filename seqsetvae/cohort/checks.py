@@ -256,7 +256,7 @@ def _repeated_stays(source: layout.SeqSetVAELayout) -> list[Finding]:
 def _skipped(cohort: Cohort, level: str, called: str) -> Iterator[Finding]:
     """What the compilation left out; `level` is that of faulty files, which may have been left out on purpose."""
     skips, report = read_skipped(cohort.path), cohort.manifest["report"]
-    faulty = FaultyFiles(**report.get("faults", {}))  # cohorts compiled before these were counted have no such entry
+    faulty = FaultyFiles(**report["faults"])
     if len(skips) != report["faulty_files"] + report["left_out"] + faulty.without_stay:
         raise damaged(cohort.path / SKIPPED, f"it lists {len(skips)} files, and the manifest counts others")
     if faulty.kinds:

@@ -133,10 +133,9 @@ def _window(cohort: Cohort) -> Iterator[Finding]:
 
 def _ended(cohort: Cohort) -> Iterator[Finding]:
     """Say that stays may have ended before their prediction time, where an import does not know when they end."""
-    counts, times = cohort.manifest["splits"].values(), cohort.manifest["report"].get(TIMES)
-    if times is None or not _is_timed(cohort) or cohort.manifest.get(IMPORT, {END: True}).get(END):
+    counts, over = cohort.manifest["splits"].values(), cohort.manifest["report"][TIMES]["over"]
+    if not _is_timed(cohort) or cohort.manifest.get(IMPORT, {END: True}).get(END):
         return
-    over = times["over"]
     stays, labelled, positives = (sum(n[key] for n in counts) for key in ("stays", "labelled", "positives"))
     others = rate(positives - over["positives"], labelled - over["labelled"])
     yield Finding(

@@ -18,8 +18,7 @@ from seqsetvae.system.errors import counted, cut, shown
 from seqsetvae.system.privacy import as_cell, from_cell
 
 IMPORT = "import"  # the key in manifest.json
-TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers
-SAMPLE_TIMES = "sample_times"  # the unit of numbers in samples.parquet; cohorts without the key have minutes
+TIMESTAMPS = "timestamps"  # its `times`, where they are not numbers of a unit
 ID_COLUMN, TIME_COLUMN = "id_column", "prediction_time_column"  # its names of columns in the source
 END = "end"  # its column or code of the end of stays; None: not known
 SAID = ("notes", "found", "decided")  # its sentences

@@ -79,9 +79,8 @@ def notices(cohort: Cohort, examples: bool = False) -> list[str]:
     if cohort.variables.statistics == TRAIN_SPLIT:
         lines.append("mean and std of each variable are those of the train split")
     if report["faulty_files"]:
-        unit = report.get("faults", {}).get("unit", "file")  # older cohorts were compiled from files
-        lines.append(f"{counted(report['faulty_files'], f'faulty {unit}')} {see}")
-    if report.get("skip_bad"):  # not given, or the cohort was compiled before this was recorded
+        lines.append(f"{counted(report['faulty_files'], 'faulty ' + report['faults']['unit'])} {see}")
+    if report["skip_bad"]:
         faulty = FaultyFiles(**report["faults"])
         lines += faulty.lines(examples)
         if faulty.files or not faulty.kinds:
@@ -101,9 +100,8 @@ def unusual(cohort: Cohort, examples: int) -> Iterator[Finding]:
     report, said = cohort.manifest["report"], cohort.manifest.get(IMPORT, {})
     yield from leaks(cohort)
     yield from (Finding(WARNING, note) for note in said.get("notes", ()))
-    if TIMES in report:
-        yield from span_findings(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
-    unnamed = report.get("unnamed_rows", {"rows": 0})  # cohorts compiled before these were counted have no such entry
+    yield from span_findings(report[TIMES], sum(n["events"] for n in cohort.manifest["splits"].values()), examples)
+    unnamed = report["unnamed_rows"]
     if unnamed["rows"]:
         where = counted(unnamed["files"], "file")
         yield Finding(WARNING, f"{counted(unnamed['rows'], 'row')} without a variable name in {where}, left out")

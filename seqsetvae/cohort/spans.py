@@ -17,7 +17,7 @@ from seqsetvae.cohort.tidy import Bools, Floats, Rows, Stays
 from seqsetvae.system.errors import InputError, counted
 from seqsetvae.system.findings import ERROR, WARNING, Finding
 
-TIMES = "times"  # in the report of a manifest; cohorts compiled before it existed have no such entry
+TIMES = "times"  # in the report of a manifest
 DAY = 1440.0
 YEAR = 365 * DAY
 LIFE = 130 * YEAR  # no record of a person is longer

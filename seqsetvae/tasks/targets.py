@@ -25,7 +25,6 @@ from seqsetvae.cohort.imported import (
     ID_COLUMN,
     IMPORT,
     PREDICTION_TIME,
-    SAMPLE_TIMES,
     TIME_COLUMN,
     TIMESTAMPS,
     read_samples,
@@ -270,7 +269,7 @@ def _plain_times(column: pa.ChunkedArray, of_import: Mapping[str, Any]) -> list[
     """Microseconds, or minutes; None = none."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.int64()).to_pylist()
-    factor = MINUTES[of_import.get(SAMPLE_TIMES, "minutes")]
+    factor = MINUTES[of_import["times"]]
     return [None if number is None else number * factor for number in column.to_pylist()]
 
 

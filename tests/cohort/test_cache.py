@@ -97,7 +97,7 @@ def test_what_cannot_be_read_again_never_becomes_the_cohort(folder, monkeypatch)
     """Whatever else the reader of a manifest refuses: it is asked before the folder gets its name."""
     written = compiling.write_manifest
     monkeypatch.setattr(compiling, "write_manifest", lambda path, head: written(path, head | {"source": 5}))
-    with pytest.raises(InputError, match="source is not a text"):
+    with pytest.raises(InputError, match="source is 5"):
         compiled(folder)
     assert not (folder.root.parent / "out").exists()
 

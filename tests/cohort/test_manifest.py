@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.command import main
+from seqsetvae.cohort.imported import FaultyFiles
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum, read_manifest
 from seqsetvae.system.errors import InputError
 
@@ -59,25 +61,28 @@ def test_flipped_bits_are_noticed(folder):
     assert refused > 200
 
 
+SPLIT = {"positives": 1, "labelled": 2, "stays": 2, "sets": 3, "events": 4}
+NO_FAULTS = asdict(FaultyFiles())
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"label_name": None}, "label_name is not a name"),
+    ({"label_name": None}, "'label_name' is missing"),
     ({"label_name": " "}, "label_name is not a name"),
     ({"vocabulary": ["lactate", "heart rate"]}, "vocabulary is not a sorted list of different names"),
     ({"vocabulary": ["lactate", "lactate"]}, "vocabulary is not"),
     ({"vocabulary": ["", "lactate"]}, "vocabulary is not"),
-    ({"vocabulary": [1, 2]}, "vocabulary is not"),
-    ({"vocabulary": "ab"}, "vocabulary is not"),
-    ({"splits": {}}, "splits is not counts of events, sets, stays, labelled, positives for some of train, valid"),
-    ({"splits": {"validation": {}}}, "splits is not"),
-    ({"splits": {"train": {"stays": 2}}}, "splits is not"),
-    ({"splits": {"train": {"stays": 2, "sets": 3, "events": 4, "positives": 1}}}, "splits is not"),  # no labelled
-    ({"splits": {"train": {"stays": 2, "sets": 3, "events": 4, "labelled": 2, "positives": 3}}}, "splits is not"),
-    ({"splits": {"train": {"stays": 2.0, "sets": 3, "events": 4, "labelled": 2, "positives": 1}}}, "splits is not"),
-    ({"splits": [1]}, "splits is not"),
-    ({"checksums": {"train/value.npy": 7}}, "checksums is not a SHA-256 for each array"),
-    ({"checksums": []}, "checksums is not"),
-    ({"report": {"faulty_files": -1}}, "report is not counts of what was left out"),
-    ({"report": None}, "report is not"),
+    ({"vocabulary": [1, 2]}, r"vocabulary\[0\] is 1, which has the wrong type"),
+    ({"vocabulary": "ab"}, "vocabulary is 'ab'"),
+    ({"splits": {}}, "splits is not some of train, valid, test, with rising counts of positives, labelled, stays"),
+    ({"splits": {"validation": SPLIT}}, "splits is not some of"),
+    ({"splits": {"train": {"stays": 2}}}, "'positives' is missing in splits/train"),
+    ({"splits": {"train": {"stays": 2, "sets": 3, "events": 4, "positives": 1}}}, "'labelled' is missing in splits"),
+    ({"splits": {"train": SPLIT | {"positives": 3}}}, "splits is not some of"),
+    ({"splits": {"train": SPLIT | {"stays": 2.0}}}, "splits/train/stays is 2.0, which has the wrong type"),
+    ({"splits": [1]}, r"splits is \[1\]"),
+    ({"checksums": {"train/value.npy": 7}}, "checksums/train/value.npy is 7"),
+    ({"checksums": {"train/value.npy": "7"}}, "checksums is not a SHA-256 for each array"),
+    ({"checksums": []}, r"checksums is \[\]"),
+    ({"report": {"faulty_files": -1}}, "report/faulty_files is -1|'left_out' is missing in report"),
+    ({"report": None}, "'report' is missing"),
 ]
 
 
@@ -89,23 +94,25 @@ def test_a_value_of_the_wrong_type_or_range_is_one_error(folder, change, message
         open_cohort(path)
 
 
-COUNTS = ("faulty_files", "left_out", "stays_out_of_order", "stays_without_label")
-REPORT: dict[str, Any] = dict.fromkeys(COUNTS, 0)
 OPTIONAL: list[tuple[dict[str, Any], str]] = [
-    ({"import": 5}, "import is not what an import records"),
-    ({"import": {"notes": "left out"}}, "import is not"),
-    ({"import": {"notes": [5]}}, "import is not"),
-    ({"import": {"id_column": None}}, "import is not"),
-    ({"import": {"time_zone": 5}}, "import is not"),
+    ({"import": 5}, "import is 5, which has the wrong type"),
+    ({"import": {"notes": "left out", "id_column": "id"}}, "import/notes is 'left out'"),
+    ({"import": {"notes": [5], "id_column": ""}}, r"import/notes\[0\] is 5"),
+    ({"import": {"notes": [], "id_column": None}}, "'id_column' is missing in import"),
+    ({"import": {"notes": [], "id_column": "id", "time_zone": 5}}, "import/time_zone is 5"),
     ({"groups": {"train": [["a", 1]]}}, "groups do not add up to the stays of their split"),
-    ({"groups": {"train": [5]}}, "groups is not groups of stays and their sizes, by split"),
-    ({"source": 5}, "source is not a text"),
-    ({"targets": {}}, "targets is not a key of a file"),
-    ({"report": REPORT | {"unnamed_rows": 5}}, "report is not counts of what was left out"),
-    ({"report": REPORT | {"unnamed_rows": {"rows": 5}}}, "report is not"),
-    ({"report": REPORT | {"unknown_variables": {"test": 5}}}, "report is not"),
-    ({"report": REPORT | {"faults": {"kinds": {"x": 1}}}}, "report is not"),
-    ({"report": REPORT | {"faults": {"other": 1}}}, "report is not"),
+    ({"groups": {"train": [["a", "b"]]}}, "groups do not add up"),
+    ({"groups": {"train": [5]}}, r"groups/train\[0\] is 5"),
+    ({"source": 5}, "source is 5"),
+    ({"targets": {}}, "targets is no key of a file"),
+]
+OF_REPORT: list[tuple[dict[str, Any], str]] = [
+    ({"unnamed_rows": 5}, "report/unnamed_rows is 5"),
+    ({"unnamed_rows": {"rows": 5}}, "'files' is missing in report/unnamed_rows"),
+    ({"unknown_variables": {"test": 5}}, "report/unknown_variables/test is 5"),
+    ({"faults": {"kinds": {"x": 1}}}, "is missing in report/faults"),
+    ({"faults": NO_FAULTS | {"kinds": {"x": 1}}}, "report/faults is not counts of known faults, with examples"),
+    ({"faults": NO_FAULTS | {"other": 1}}, "report/faults is not"),
 ]
 
 
@@ -114,4 +121,12 @@ def test_what_only_some_cohorts_record_is_checked_too(folder, change, message):
     path = compiled(folder).path
     _change(path, **change)
     with pytest.raises(InputError, match=rf"manifest\.json: damaged \({message}"):
+        open_cohort(path)
+
+
+@pytest.mark.parametrize(("change", "message"), OF_REPORT, ids=str)
+def test_the_report_of_a_compilation_is_checked(folder, change, message):
+    path = compiled(folder).path
+    _change(path, report=read_manifest(path)["report"] | change)
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged \(.*{message}"):
         open_cohort(path)

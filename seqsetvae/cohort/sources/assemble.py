@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, SAMPLE_TIMES, TIME_COLUMN, TIMESTAMPS, Imported, rate
+from seqsetvae.cohort.imported import END, ID_COLUMN, NO_LABEL, TIME_COLUMN, TIMESTAMPS, Imported, rate
 from seqsetvae.cohort.report import most_events
 from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened, assign_by_fractions, assign_fold, choose_fractions, read_fold
@@ -79,7 +79,7 @@ def assemble(arguments: Namespace, found: Found) -> Opened:
         *found.events.notes,
     ]
     times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
-    record = {"times": times, SAMPLE_TIMES: times, "splits": how, "until_hour": arguments.until_hour}
+    record = {"times": times, "splits": how, "until_hour": arguments.until_hour}
     record |= {"leave_out": list(codes.patterns), END: None if found.end is None else found.end.name}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
     record |= {ID_COLUMN: found.events.columns.id, TIME_COLUMN: arguments.prediction_time_column}
