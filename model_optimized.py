@@ -125,7 +125,7 @@ class SeqSetVAEFineTuner(LargeBatchGradient):
         return self.head(batch.pooled if isinstance(batch, PooledBatch) else self.pooled(batch))
 
     def predicted(self, batch: Batch | PooledBatch) -> torch.Tensor:
-        """Logits [N, 2] as predictions have them: of the average of all members."""
+        """Outputs of the head as predictions have them: of the average of all members."""
         if self.members is None or (isinstance(batch, PooledBatch) and batch.prepared is None):
             return self(batch)
         return self.members.average(self(batch), lambda: self.backbone.table(batch, self.embeddings))

@@ -80,7 +80,8 @@ class FinetunedModel(nn.Module):
         found, base = inputs.of_network(summaries, batch.n_stays, lambda units: self.score(self.head(units)))
         if self.members is not None:
             table = self.backbone.table(batch, variables)
-            found, base = self.members.contributions((found, base), table, inputs.of_table)
+            unit = (self.spec.std[0], self.spec.mean[0]) if self.spec.std else (1.0, 0.0)
+            found, base = self.members.contributions((found, base), table, inputs.of_table, unit)
         return found, base
 
 

@@ -73,11 +73,6 @@ def problems(settings: Settings) -> list[str]:
             "--architecture variable_summaries, or --summaries beside this one",
         ),
         (
-            uses_trees and not settings.task.offers("trees"),
-            f"tree_models: allowed: 0 with --task {settings.task.task}; trees take part in training with "
-            "one binary label only (--mode evaluate has them as a baseline)",
-        ),
-        (
             uses_trees and after != 0 and not settings.beside.summaries,
             f"unfreeze_after: received {after}; allowed: 0 with --tree_models",
         ),

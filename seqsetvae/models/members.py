@@ -1,9 +1,11 @@
-"""What a fine-tuned model predicts: a weighted mean of the log-odds of its members, the network and others beside it.
+"""What a fine-tuned model predicts: a weighted mean of the outputs of its members, the network and others beside it.
+
+Outputs are the log-odds of labels, logits of classes, or numbers in standard deviations, as the task has them.
 
 The others read the backbone's table of summaries. Weights are not negative and add up to 1; they are chosen on
 predictions for training stays by members that were trained without these stays.
 
-Legend: N stays of a batch, n stays, c columns of the table, M members.
+Legend: N stays of a batch, n stays, c columns of the table, O outputs, o of them, K columns of targets, M members.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from seqsetvae.models.linear import LinearModel, log_loss
+from seqsetvae.models.linear import LinearModel, outputs_of
 from seqsetvae.models.trees import LARGE, RANDOM, BoostedTrees
 from seqsetvae.system.errors import InputError
 
@@ -33,14 +35,14 @@ Contributions = tuple[np.ndarray, float]  # of each input, and a base
 
 
 class Fitted(Protocol):
-    """A member beside the network."""
+    """What a member beside the network has for some of the outputs."""
 
-    def log_odds(self, table: np.ndarray) -> np.ndarray:
-        """[n, c] → [n]."""
+    def outputs(self, table: np.ndarray) -> np.ndarray:
+        """Outputs of a table: [n, c] → [n, o]."""
         ...
 
     def contributions(self, table: np.ndarray) -> Contributions:
-        """Contributions of the columns [n, c]; with the base they add up to the log-odds."""
+        """Contributions of the columns [n, c]; with the base they add up to the one output."""
         ...
 
 
@@ -50,8 +52,8 @@ class Member:
 
     name: str
     weight: float
-    model: Fitted | None  # None: the network
-    log_loss: float | None = None  # of the predictions that the weights were chosen on
+    models: tuple[Fitted, ...] = ()  # for the outputs one after the other; none: the network
+    log_loss: float | None = None  # or what else the loss of the task is, of what the weights were chosen by
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,36 +63,55 @@ class Members:
     of: tuple[Member, ...]
 
     @classmethod
-    def fixed(cls, trees: BoostedTrees) -> Members:
+    def fixed(cls, trees: tuple[BoostedTrees, ...]) -> Members:
         """Network and trees with the fixed weights, as in checkpoints that record no weights."""
-        return cls((Member(NETWORK, NETWORK_WEIGHT, None), Member(TREES, 1 - NETWORK_WEIGHT, trees)))
+        return cls((Member(NETWORK, NETWORK_WEIGHT), Member(TREES, 1 - NETWORK_WEIGHT, trees)))
 
     def alone(self, name: str) -> Members:
         """One member in place of the average."""
         return Members(tuple(replace(member, weight=float(member.name == name)) for member in self.of))
 
     def average(self, logits: torch.Tensor, table: Callable[[], np.ndarray]) -> torch.Tensor:
-        """Logits [N, 2] of the weighted mean log-odds; `logits` [N, 2] are the network's, `table` makes [N, c]."""
+        """The weighted mean of the outputs; those of the network are logits [N, 2] or [N, O], `table` makes [N, c].
+
+        Two logits where the others have one output are those of a binary label, and so are the two of the mean.
+        """
         network, *others = self.of
-        mean = network.weight * (logits[:, 1] - logits[:, 0])
         others = [member for member in others if member.weight]
-        if others:
-            rows = table()
-            for member in others:
-                assert member.model is not None, "only the network, which is the first, reads no table"
-                mean = mean + member.weight * torch.from_numpy(member.model.log_odds(rows)).to(logits)
-        return torch.stack([-mean / 2, mean / 2], dim=1)
+        if not others and network.weight == 1:
+            return logits
+        rows = table()
+        of_others = [torch.from_numpy(outputs_of(member.models, rows)).to(logits) for member in others]
+        one_label = logits.shape[1] == 2 and of_others[0].shape[1] == 1
+        own = logits[:, 1:] - logits[:, :1] if one_label else logits
+        mean = network.weight * own
+        for member, outputs in zip(others, of_others, strict=True):
+            if outputs.shape != own.shape:
+                raise InputError(
+                    f"the members of the checkpoint are damaged ({member.name} has {outputs.shape[1]} outputs, the "
+                    f"network {own.shape[1]}). Use another copy."
+                )
+            mean = mean + member.weight * outputs
+        return torch.cat([-mean / 2, mean / 2], dim=1) if one_label else mean
 
     def contributions(
-        self, of_network: Contributions, table: np.ndarray, of_table: Callable[[np.ndarray], np.ndarray]
+        self,
+        of_network: Contributions,
+        table: np.ndarray,
+        of_table: Callable[[np.ndarray], np.ndarray],
+        unit: tuple[float, float] = (1.0, 0.0),
     ) -> Contributions:
-        """Contributions of all inputs to the weighted mean; `of_table` makes them from those of the table's columns."""
+        """Contributions of all inputs to the weighted mean; `of_table` makes them from those of the table's columns.
+
+        `unit`: what outputs are multiplied by, and what is added, as in `of_network`.
+        """
         found, base = np.zeros_like(of_network[0]), 0.0
         for member in self.of:
             own, own_base = of_network
-            if member.model is not None:
-                of_columns, own_base = member.model.contributions(table)
-                own = of_table(of_columns)
+            if member.models:
+                (model,) = member.models
+                of_columns, own_base = model.contributions(table)
+                own, own_base = of_table(of_columns) * unit[0], own_base * unit[0] + unit[1]
             found, base = found + member.weight * own, base + member.weight * own_base
         return found, base
 
@@ -100,13 +121,16 @@ class Members:
         plain = []
         for member in self.of:
             own: dict[str, Any] = {"name": member.name, "weight": member.weight, "log_loss": member.log_loss}
-            if isinstance(member.model, BoostedTrees):
-                own["texts"] = len(member.model.models)
-                texts += member.model.models
-            elif isinstance(member.model, LinearModel):
-                own["linear"] = member.model.as_plain()
-            plain.append(own)
-        is_fixed = [member.log_loss for member in self.of] == [None, None]
+            of_trees = [model.models for model in member.models if isinstance(model, BoostedTrees)]
+            linear = [model.as_plain() for model in member.models if isinstance(model, LinearModel)]
+            if of_trees:
+                own["texts"] = [len(models) for models in of_trees]
+                texts += [text for models in of_trees for text in models]
+            own |= {"linear": linear} if linear else {}
+            plain.append(
+                {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in own.items()}
+            )
+        is_fixed = all(member.log_loss is None and len(member.models) < 2 for member in self.of)
         return {TREES: texts} | ({} if is_fixed else {MEMBERS: plain})
 
     def said(self) -> dict[str, dict[str, float | None]]:
@@ -126,7 +150,7 @@ def read_members(saved: Mapping[str, Any]) -> Members | None:
     if TREES not in saved:
         return None
     if MEMBERS not in saved:
-        return Members.fixed(BoostedTrees(saved[TREES]))
+        return Members.fixed((BoostedTrees(saved[TREES]),))
     try:
         return _read(saved[MEMBERS], saved[TREES])
     except (ValueError, TypeError, KeyError) as error:
@@ -142,31 +166,37 @@ def _read(plain: Any, texts: Any) -> Members:
         numbers = [weight] if loss is None else [weight, loss]
         if not isinstance(name, str) or not all(isinstance(each, float) and 0 <= each < math.inf for each in numbers):
             raise ValueError(f"{name!r:.40} has the weight {weight!r:.20} and the log loss {loss!r:.20}")
-        model: Fitted | None = None
-        if "texts" in own:
-            end = begin + own["texts"]
-            model, begin = BoostedTrees(texts[begin:end]), end
-        elif "linear" in own:
-            model = LinearModel.from_plain(own["linear"])
-        found.append(Member(name, weight, model, loss))
-    if [member.name for member in found if member.model is None] != [NETWORK] or found[0].model is not None:
+        models: list[Fitted] = [LinearModel.from_plain(each) for each in _listed(own.get("linear", []))]
+        for count in _listed(own.get("texts", [])):
+            models.append(BoostedTrees(texts[begin : begin + count]))
+            begin += count
+        found.append(Member(name, weight, tuple(models), loss))
+    if [member.name for member in found if not member.models] != [NETWORK] or found[0].models:
         raise ValueError("the first member, and no other, is the network")
     if begin != len(texts) or abs(sum(member.weight for member in found) - 1) > 1e-6:
         raise ValueError("their weights do not add up to 1, or texts of trees belong to none")
     return Members(tuple(found))
 
 
-def chosen_weights(log_odds: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Weights [M] of members, from their log-odds [M, n] for stays that they were not trained on.
+def _listed(plain: Any) -> list[Any]:
+    return plain if isinstance(plain, list) else [plain]  # of one output, without a list
 
-    Greedy selection (Caruana et al., 2004): again and again the member is added that lowers the log loss of the mean
+
+def chosen_weights(outputs: np.ndarray, loss: Callable[[np.ndarray], np.ndarray], informative: int) -> np.ndarray:
+    """Weights [M] of members, from their outputs [M, n, O] for stays that they were not trained on.
+
+    Greedy selection (Caruana et al., 2004): again and again the member is added that lowers the loss of the mean
     most. Few stays of a class cannot tell members apart, so what was selected is shrunk towards equal weights.
+
+    Args:
+        outputs: of each member.
+        loss: [M, n, O] → [M].
+        informative: how many stays tell members apart, such as those of the rarer class.
     """
-    counts, total = np.zeros(len(log_odds)), np.zeros(log_odds.shape[1])
+    counts, total = np.zeros(len(outputs)), np.zeros(outputs.shape[1:])
     for step in range(STEPS):
-        best = int(log_loss((total + log_odds) / (step + 1), label).argmin())
+        best = int(loss((total + outputs) / (step + 1)).argmin())
         counts[best] += 1
-        total += log_odds[best]
-    rarer = np.bincount(label.astype(np.int64), minlength=2).min()
-    trust = rarer / (rarer + FEW)
-    return trust * counts / STEPS + (1 - trust) / len(log_odds)
+        total += outputs[best]
+    trust = informative / (informative + FEW)
+    return trust * counts / STEPS + (1 - trust) / len(outputs)

@@ -3,7 +3,8 @@
 LightGBM's parser believes every count and index that it reads: a damaged text can end or hang the process. So all that
 a prediction depends on is checked first, and LightGBM gets a text that is written anew from it, without the rest.
 
-Legend: n stays, c columns, L leaves of a tree. Training is deterministic, also over numbers of CPU cores.
+Legend: n stays, c columns, o outputs (one for each class, else 1), L leaves of a tree. Training is deterministic, also
+over numbers of CPU cores.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from seqsetvae.models.linear import Loss, log_loss
 from seqsetvae.system.errors import InputError
 
 MAX_STAYS = 100_000  # training stays that trees are grown on; memory is n x c x 4 bytes, some 600 MB here
-PARAMETERS: dict[str, Any] = {"objective": "binary", "verbose": -1, "deterministic": True, "force_row_wise": True}
+BINARY: Mapping[str, Any] = {"objective": "binary"}
+PARAMETERS: dict[str, Any] = {"verbose": -1, "deterministic": True, "force_row_wise": True}
 LEAF, OF_STAYS = 20, 6000  # fewest stays in a leaf of trees of so many stays; fewer in proportion, see `of_size`
 LEAST_SHARE = 0.05  # of the columns, that a tree chooses from
 ROUNDS = 1600
-PATIENCE = 200  # rounds without a lower log loss after which `_best_length` looks no further
+STAGE, PATIENCE = 10, 200  # rounds between two losses; rounds without a lower one after which trees grow no further
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ LARGE = Kind(0.6, 200, {"learning_rate": 0.02, "num_leaves": 15, "lambda_l2": 5.
 FIXED = SMALL, RANDOM  # in turn, the models of the average with fixed weights
 Parts = Sequence[tuple[np.ndarray, np.ndarray]]  # rows of a table
 _END = "end of trees"
-_HEADER = {  # what its lines may hold: trees of one binary label
+_HEADER = {  # what its lines may hold
     "version": "v[0-9]",
-    "num_class": "1",
-    "num_tree_per_iteration": "1",
+    "num_class": "[1-9][0-9]{0,2}",
+    "num_tree_per_iteration": "[1-9][0-9]{0,2}",
     "label_index": "0",
     "max_feature_idx": "[0-9]{1,6}",
-    "objective": "binary sigmoid:1",
+    "objective": "binary sigmoid:1|regression|multiclass num_class:[1-9][0-9]{0,2}",
     "feature_names": ".*",
     "feature_infos": ".*",
     "tree_sizes": "[0-9 ]+",
@@ -68,7 +71,10 @@ _NUMERIC = range(0, 12, 2)
 
 
 class BoostedTrees:
-    """Gradient-boosted trees with several seeds, every other one with random thresholds; their mean log-odds counts."""
+    """Gradient-boosted trees with several seeds, every other one with random thresholds; their mean counts.
+
+    Outputs are log-odds, the logits of classes, or numbers, as the objective is.
+    """
 
     def __init__(self, models: list[str]) -> None:
         """Models as LightGBM writes them. Raises InputError if one is none."""
@@ -83,31 +89,40 @@ class BoostedTrees:
         self._columns = {columns for _, columns in checked}
 
     @classmethod
-    def fit(cls, table: np.ndarray, label: np.ndarray, models: int) -> BoostedTrees:
+    def fit(
+        cls, table: np.ndarray, label: np.ndarray, models: int, objective: Mapping[str, Any] = BINARY
+    ) -> BoostedTrees:
         """Trees on a table [n, c] with NaN for missing, and labels [n]; a fixed size, so that nothing is selected."""
         kinds = [(seed, FIXED[seed % len(FIXED)]) for seed in range(models)]
-        return cls([_train(table, label, seed, kind).model_to_string() for seed, kind in kinds])
+        return cls([_train(table, label, seed, kind, objective).model_to_string() for seed, kind in kinds])
 
     @classmethod
     def of_best_length(
-        cls, table: np.ndarray, label: np.ndarray, kind: Kind, models: int, parts: Parts
-    ) -> tuple[BoostedTrees, np.ndarray]:
-        """Trees with the number of rounds that has the lowest log loss on held-out stays, and log-odds for these [n].
+        cls,
+        table: np.ndarray,
+        label: np.ndarray,
+        parts: Parts,
+        kind: Kind,
+        models: int,
+        objective: Mapping[str, Any] = BINARY,
+        loss: Loss = log_loss,
+    ) -> tuple[tuple[BoostedTrees], np.ndarray]:
+        """Trees with the number of rounds that has the lowest loss on held-out stays, and outputs for these [n, o].
 
         Each of `parts` holds the rows of the table that trees are grown on, and those that they predict.
         """
-        rounds, log_odds = _best_length(table, label, kind, parts)
-        texts = [_train(table, label, seed, kind, rounds).model_to_string() for seed in range(models)]
-        return cls(texts), log_odds
+        rounds, outputs = _best_length(table, label, kind, parts, objective, loss)
+        texts = [_train(table, label, seed, kind, objective, rounds).model_to_string() for seed in range(models)]
+        return (cls(texts),), outputs
 
-    def log_odds(self, table: np.ndarray) -> np.ndarray:
-        """[n, c] → [n]. Raises InputError if the trees were grown on a table of another width."""
-        return self._mean(table, raw_score=True)
+    def outputs(self, table: np.ndarray) -> np.ndarray:
+        """[n, c] → [n, o]. Raises InputError if the trees were grown on a table of another width."""
+        return self._mean(table, raw_score=True).reshape(len(table), -1)
 
     def contributions(self, table: np.ndarray) -> tuple[np.ndarray, float]:
-        """(contribution of each column to the log-odds [n, c], their mean over the training stays).
+        """(contribution of each column to the one output [n, c], its mean over the training stays).
 
-        These add up to `log_odds`: they are Shapley values, exact for trees (TreeSHAP, Lundberg et al., 2020).
+        These add up to `outputs`: they are Shapley values, exact for trees (TreeSHAP, Lundberg et al., 2020).
         """
         found = self._mean(table, pred_contrib=True)
         return found[:, :-1], float(found[0, -1])
@@ -126,33 +141,68 @@ class BoostedTrees:
 
 
 def _train(
-    table: np.ndarray, label: np.ndarray, seed: int, kind: Kind, rounds: int | None = None, **options: Any
+    table: np.ndarray,
+    label: np.ndarray,
+    seed: int,
+    kind: Kind,
+    objective: Mapping[str, Any],
+    rounds: int | None = None,
+    **options: Any,
 ) -> Any:
-    parameters = {**PARAMETERS, **kind.parameters, "seed": seed, "num_threads": torch.get_num_threads()}
+    parameters = {**PARAMETERS, **objective, **kind.parameters, "seed": seed, "num_threads": torch.get_num_threads()}
     parameters |= of_size(len(table), table.shape[1], kind.columns)
     most = round(kind.rounds * ROUNDS)
     return lightgbm().train(parameters, lightgbm().Dataset(table, label), rounds or most, **options)
 
 
-def _best_length(table: np.ndarray, label: np.ndarray, kind: Kind, parts: Parts) -> tuple[int, np.ndarray]:
-    """Number of rounds, and log-odds [n], as `of_best_length` has them."""
-    library, boosters, losses = lightgbm(), [], []
-    for grown_on, held_out in parts:
-        of_round: dict[str, Any] = {}
-        options: dict[str, Any] = {
-            "valid_sets": [library.Dataset(table[held_out], label[held_out])],
-            "callbacks": [library.early_stopping(PATIENCE, verbose=False), library.record_evaluation(of_round)],
-        }
-        boosters.append(_train(table[grown_on], label[grown_on], 0, kind, **options))
-        losses.append(len(held_out) * np.array(of_round["valid_0"]["binary_logloss"]))
-    longest = max(map(len, losses))
-    total = np.sum([np.pad(each, (0, longest - len(each)), "edge") for each in losses], axis=0)
-    rounds = 1 + int(total.argmin())
-    found = np.zeros(len(label))
-    for booster, (_, held_out) in zip(boosters, parts, strict=True):
-        length = min(rounds, booster.current_iteration())
-        found[held_out] = booster.predict(table[held_out], raw_score=True, num_iteration=length)
-    return rounds, found
+def _best_length(
+    table: np.ndarray, label: np.ndarray, kind: Kind, parts: Parts, objective: Mapping[str, Any], loss: Loss
+) -> tuple[int, np.ndarray]:
+    """Number of rounds, and outputs [n, o], as `of_best_length` has them."""
+    stages = [
+        _stages(table, label, kind, grown_on, held_out, objective=objective, loss=loss) for grown_on, held_out in parts
+    ]
+    longest = max((rounds for rounds, _, _ in stages), key=len)
+    total = np.zeros(len(longest))
+    for (_, losses, _), (_, held_out) in zip(stages, parts, strict=True):
+        total += len(held_out) * np.pad(losses, (0, len(longest) - len(losses)), "edge")
+    best = int(total.argmin())
+    found = np.zeros((len(label), stages[0][2][0].shape[1]))
+    for (_, _, outputs), (_, held_out) in zip(stages, parts, strict=True):
+        found[held_out] = outputs[min(best, len(outputs) - 1)]
+    return longest[best], found
+
+
+def _stages(
+    table: np.ndarray,
+    label: np.ndarray,
+    kind: Kind,
+    grown_on: np.ndarray,
+    held_out: np.ndarray,
+    *,
+    objective: Mapping[str, Any],
+    loss: Loss,
+) -> tuple[list[int], list[float], list[np.ndarray]]:
+    """Rounds, losses and outputs of held-out stays after each STAGE rounds, until the lowest loss is long past."""
+    rounds: list[int] = []
+    losses: list[float] = []
+    outputs: list[np.ndarray] = []
+
+    def measure(state: Any) -> None:
+        done, before = state.iteration + 1, rounds[-1] if rounds else 0
+        if done % STAGE and done < state.end_iteration:
+            return
+        added = state.model.predict(
+            table[held_out], raw_score=True, start_iteration=before, num_iteration=done - before
+        ).reshape(len(held_out), -1)
+        outputs.append(added + outputs[-1] if outputs else added)
+        rounds.append(done)
+        losses.append(float(loss(outputs[-1][None], label[held_out])[0]))
+        if done - rounds[int(np.argmin(losses))] >= PATIENCE:
+            raise lightgbm().callback.EarlyStopException(state.iteration, [])
+
+    _train(table[grown_on], label[grown_on], 0, kind, objective, callbacks=[measure])
+    return rounds, losses, outputs
 
 
 def of_size(n_stays: int, n_columns: int, of_tree: int) -> dict[str, Any]:
@@ -192,7 +242,10 @@ def checked_text(text: str) -> tuple[str, int]:
     for name, allowed in _HEADER.items():
         if not re.fullmatch(allowed, header[name]):
             raise ValueError(f"{name} is {header[name]!r:.60}")
-    if not end or not trees or len(trees) != len(header["tree_sizes"].split()):
+    classes = {header[name] for name in ("num_class", "num_tree_per_iteration")}
+    if classes != {(re.findall("num_class:([0-9]+)", header["objective"]) or ["1"])[0]}:
+        raise ValueError(f"objective is {header['objective']!r:.60} and num_class {header['num_class']!r:.60}")
+    if not end or not trees or len(trees) != len(header["tree_sizes"].split()) or len(trees) % int(*classes):
         raise ValueError("trees are missing")
     columns = int(header["max_feature_idx"]) + 1
     blocks = [f"Tree={number}\n{_checked_tree(tree, number, columns)}\n\n\n" for number, tree in enumerate(trees)]

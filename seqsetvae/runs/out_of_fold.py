@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from seqsetvae.checkpoint.file import read_file
 from seqsetvae.cli.finetune import Settings
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.folds import folds
+from seqsetvae.evaluation.crossvalidation import model_of
 from seqsetvae.models.members import Members, read_members
 from seqsetvae.settings.declare import changed
 from seqsetvae.system.console import print_line, silent
 from seqsetvae.system.errors import InputError, Terminated
 from seqsetvae.system.files import CannotWriteError
 from seqsetvae.system.memory import release
+from seqsetvae.tasks.targets import spec_of, with_targets_of
 from seqsetvae.training.checkpoints import rng_states, set_rng_states
 from seqsetvae.training.run_folder import RunFolder
 from seqsetvae.training.table import OutOfFold
@@ -31,13 +35,14 @@ MOST_STAYS = 20_000  # labelled training stays of which two thirds train each ne
 
 def out_of_fold(settings: Settings, cohort: Cohort) -> list[OutOfFold]:
     """Parts of the training stays and what a network that has not seen them predicts; none if the stays are too few."""
-    train = cohort.split("train")
+    train, has_classes = cohort.split("train"), spec_of(cohort).outputs is None
     share = min(1.0, MOST_STAYS / max(1, int((train.label >= 0).sum())))
     found = []
     try:
-        for fold in folds(replace(cohort, splits={"train": train}), FOLDS, settings.run.seed, share):
+        parts = replace(cohort, splits={"train": train}), FOLDS, settings.run.seed, share
+        for fold in folds(*parts, has_classes=has_classes):
             with _isolated():
-                found.append(_part(settings, fold))
+                found.append(_part(settings, with_targets_of(fold, cohort)))
     except CannotWriteError:  # a full disk must not decide how a model is averaged
         raise
     except InputError as error:
@@ -57,7 +62,8 @@ def _part(settings: Settings, fold: Cohort) -> OutOfFold:
     with tempfile.TemporaryDirectory() as folder:
         alone = changed(settings, average="network", output_root_dir=Path(folder), loggers=None)
         columns, _ = train_and_predict(alone, fold)
-    return OutOfFold(ids[0], columns["stay_id"], columns[settings.architecture.architecture])
+    outputs = [values for name, values in columns.items() if model_of(name) == settings.architecture.architecture]
+    return OutOfFold(ids[0], columns["stay_id"], np.stack(outputs, axis=1))
 
 
 @contextmanager

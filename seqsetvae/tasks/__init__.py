@@ -6,15 +6,16 @@ what the head gave; `target` [n, K] is in the unit of each column, NaN where a s
 
 The task itself
     HELP, Settings (a dataclass of settings of its own), RECIPE (values of other settings, where the user sets none)
-    OFFERS: what only some tasks have: settings of the loss, trees in training, flags of predict
+    OFFERS: what only some tasks have: settings of the loss, flags of predict
     LABEL_IN_COHORT: labels are those of the cohort. Else they are cells of a file of labels, text [n, K], and there are
         fit(names, cells, file) → Spec: what the task is on the labelled training stays
-        parse(spec, cells, file) → target, and encode(spec, target) → [n, K] as the loss reads them
+        parse(spec, cells, file) → target
     These raise InputError naming what the task cannot have.
 
 Training
     METRICS of a validation beside the losses, and WATCHED, the one that chooses the checkpoint; higher is better
     loss(spec, output of the head [N, O], targets of the batch, LossSettings, class weights [2]) → mean over its labels
+    encode(spec, target) → [n, K] as the loss reads them, NaN where there is none
     weight(targets of the batch, class weights [2]) → what that mean divides by
     metrics(spec, output, targets as the loss reads them) → METRICS over a split
     predicted(output of the head) → output in float64, such as the log-odds of two logits
@@ -33,6 +34,7 @@ Predictions and their evaluation
         may be missing
     constant(spec, targets of training or None, target) → {CONSTANT: output}, of the best prediction that looks at no
         stay, which is no model
+    objective(spec) → fitting.Objective: how members of an average are fitted to a column of targets
     baselines(spec) → {name: fit}, where fit(table and targets of training, of validation) → function of a table
     Calibration: what is fitted on validation outputs (spec.Calibration), or None; fit_calibration(output, target) → its
         numbers

@@ -29,7 +29,7 @@ METRICS = ("auc", "auprc")
 WATCHED = "auc"
 CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = True
-OFFERS = ("loss", "trees", "schema", "threshold_for", "abstain")
+OFFERS = ("loss", "schema", "threshold_for", "abstain")
 NO_LABEL = -1  # as in seqsetvae.batches.batch, which imports torch
 SAME = 1e-9  # difference between two computations of one threshold that rounding explains
 
@@ -39,6 +39,11 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Settings:
     """No settings of its own."""
+
+
+def encode(spec: Spec, target: Floats) -> Floats:
+    """Targets unchanged."""
+    return target
 
 
 def predicted(output: torch.Tensor) -> torch.Tensor:
@@ -175,6 +180,13 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
     """The log-odds of the evaluated stays' share of positives: no constant probability has a lower Brier score."""
     share = target[:, 0].mean()
     return {CONSTANT: np.full((len(target), 1), np.log(share / (1 - share)))}
+
+
+def objective(spec: Spec) -> Any:
+    """How members of an average are fitted: an Objective of labels."""
+    import seqsetvae.tasks.fitting as fitting
+
+    return fitting.LABELS
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

@@ -1,18 +1,21 @@
-"""Fits of the baselines: boosted trees and linear models on tables of summaries.
+"""Fits of boosted trees and linear models on tables of summaries: the baselines, and the members of an average.
 
-Legend: n stays, c columns, K columns of labels, O outputs.
+Legend: n stays, c columns, K columns of labels, O outputs, o of one column, M members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqsetvae.models.trees import lightgbm
+from seqsetvae.models.linear import Loss, Solve, log_loss, logistic
+from seqsetvae.models.trees import BINARY, Parts, lightgbm
 
 Floats = NDArray[np.float64]
 Table = tuple[np.ndarray, Floats]  # [n, c] with NaN for missing, targets [n] or [n, K]
@@ -111,3 +114,95 @@ def _fitted(model: Any, train: Table) -> Any:
 
     impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     return make_pipeline(impute, StandardScaler(), model).fit(*train)
+
+
+# ------------------------------------------------------------------ members of an average
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How members are fitted to a column of targets, and compared."""
+
+    trees: Mapping[str, Any]  # parameters of LightGBM
+    solve: Solve  # a linear model
+    loss: Loss
+    informative: Callable[[np.ndarray], int]  # of targets [n], how many of them tell members apart
+
+
+def _squared_error(outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return ((outputs[..., 0] - target) ** 2).mean(axis=-1)
+
+
+def _ridge(inputs: np.ndarray, target: np.ndarray, strengths: Sequence[float]) -> Iterator[tuple[Floats, Floats]]:
+    from sklearn.linear_model import Ridge
+
+    for strength in strengths:
+        model = Ridge(alpha=1 / strength).fit(inputs, target)
+        yield model.coef_[None], np.array([model.intercept_])
+
+
+def _rarer(label: np.ndarray) -> int:
+    """Number of stays that are not of the most frequent class."""
+    return len(label) - int(np.bincount(label.astype(np.int64)).max())
+
+
+LABELS = Objective(BINARY, logistic, log_loss, _rarer)
+NUMBERS = Objective({"objective": "regression"}, _ridge, _squared_error, len)
+
+
+def classes(number: int) -> Objective:
+    """The objective of one of so many classes, a logit for each."""
+
+    def multinomial(inputs: np.ndarray, place: np.ndarray, strengths: Sequence[float]) -> Iterator[Any]:
+        present = np.unique(place).astype(np.int64)
+        for weights, intercepts in logistic(inputs, np.searchsorted(present, place), strengths):
+            if len(present) < 3:  # log-odds of the second, if there is one
+                weights, intercepts = (np.stack([-each[0] / 2, each[0] / 2]) for each in (weights, intercepts))
+                weights, intercepts = weights[-len(present) :], intercepts[-len(present) :]
+            of_all = np.zeros((number, inputs.shape[1]))
+            absent = np.full(number, intercepts.min() - math.log(1 + len(place)))  # as rare as can be told
+            of_all[present], absent[present] = weights, intercepts
+            yield of_all, absent
+
+    def loss(outputs: np.ndarray, place: np.ndarray) -> np.ndarray:
+        own = np.take_along_axis(
+            outputs, np.broadcast_to(place.astype(np.int64)[:, None], (*outputs.shape[:-1], 1)), -1
+        )
+        return (np.logaddexp.reduce(outputs, axis=-1) - own[..., 0]).mean(axis=-1)
+
+    return Objective({"objective": "multiclass", "num_class": number}, multinomial, loss, _rarer)
+
+
+def fit_each_target(
+    fit: Callable[[np.ndarray, np.ndarray, Parts], tuple[tuple[Any, ...], Floats]],
+    table: np.ndarray,
+    targets: np.ndarray,
+    parts: Parts,
+) -> tuple[list[Any], Floats]:
+    """What `fit` makes of each column of targets [n, K] on the stays that have it, and outputs out of fold [n, O].
+
+    `fit` gets the rows of a table, targets and parts, and returns the models and outputs [n, o] for held-out rows.
+    """
+    fitted: list[Any] = []
+    outputs: list[Floats] = []
+    for target in targets.T:
+        known = ~np.isnan(target)
+        place = np.cumsum(known) - 1
+        inside = [tuple(place[side[known[side]]] for side in part) for part in parts]
+        usable = [(grown_on, held_out) for grown_on, held_out in inside if len(grown_on) and len(held_out)]
+        models, found = fit(table if known.all() else table[known], target[known], usable)
+        fitted += models
+        outputs.append(np.full((len(target), found.shape[1]), np.nan))
+        outputs[-1][known] = found
+    return fitted, np.concatenate(outputs, axis=1)
+
+
+def mean_loss(objective: Objective, targets: np.ndarray, outputs: Floats) -> Floats:
+    """Over all labels that there are: targets [n, K] and outputs [M, n, O] → [M]."""
+    of_column = np.split(outputs, targets.shape[1], axis=-1)
+    known = ~np.isnan(targets)
+    losses = [
+        objective.loss(each[:, has], target[has])
+        for each, target, has in zip(of_column, targets.T, known.T, strict=True)
+    ]
+    return np.average(losses, axis=0, weights=known.sum(axis=0))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of classes, as numbers or text"
-RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "accuracy")  # mean over the classes of one class against the others; share of right classes
 WATCHED = "auc"
 CONSTANT = "shares of the classes"  # the baseline that looks at no stay
@@ -175,6 +175,13 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
     known = train[~np.isnan(train[:, 0]), 0].astype(np.int64)
     share = np.bincount(known, minlength=spec.width) / len(known)
     return {CONSTANT: np.tile(np.log(share), (len(target), 1))}
+
+
+def objective(spec: Spec) -> Any:
+    """How members of an average are fitted: an Objective of classes."""
+    import seqsetvae.tasks.fitting as fitting
+
+    return fitting.classes(spec.width)
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

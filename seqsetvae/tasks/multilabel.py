@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "several columns of 0 and 1"
-RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")  # means over the labels
 WATCHED = "auc"
 CONSTANT = "prevalence"  # the baseline that looks at no stay
@@ -119,6 +119,13 @@ def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floa
         return {}
     share = np.nanmean(train, axis=0)
     return {CONSTANT: np.tile(np.log(share / (1 - share)), (len(target), 1))}
+
+
+def objective(spec: Spec) -> Any:
+    """How members of an average are fitted: an Objective of labels."""
+    import seqsetvae.tasks.fitting as fitting
+
+    return fitting.LABELS
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 HELP = "one column of numbers or several (predicted in their unit)"
-RECIPE: dict[str, Any] = {"tree_models": 0}  # their targets are those of one binary label
+RECIPE: dict[str, Any] = {}
 METRICS = ("r2",)  # a mean over the columns
 WATCHED = "r2"
 CONSTANT = "training mean"  # the baseline that looks at no stay
@@ -147,6 +147,13 @@ def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:
     """The training mean, for which the output is 0."""
     return {} if train is None else {CONSTANT: np.zeros_like(target)}
+
+
+def objective(spec: Spec) -> Any:
+    """How members of an average are fitted: an Objective of numbers."""
+    import seqsetvae.tasks.fitting as fitting
+
+    return fitting.NUMBERS
 
 
 def baselines(spec: Spec) -> Mapping[str, Any]:

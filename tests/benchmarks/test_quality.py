@@ -10,10 +10,10 @@ import pytest
 
 import finetune_config_optimized as config
 import train_optimized
-from benchmarks import quality
+from benchmarks import public_sets, quality
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import resolve
-from seqsetvae.evaluation.crossvalidation import as_csv, read_columns
+from seqsetvae.evaluation.crossvalidation import as_csv, read_columns, results
 from seqsetvae.system.errors import InputError
 
 
@@ -74,3 +74,38 @@ def test_every_row_is_a_call_without_mistakes(row: str, tmp_path: Path) -> None:
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     words = ["--mode", "crossvalidate", *quality.ROWS[row].split(), "--data_dir", str(tmp_path)]
     assert resolve(config, words, MODES).mode is MODES["crossvalidate"]
+
+
+def test_the_table_of_sets_says_what_the_average_is_below() -> None:
+    rng = np.random.default_rng(0)
+    label = (np.arange(300) % 4 == 0).astype(int)
+    columns = {"stay_id": np.arange(300), "label": label}
+    noises = {"variable_summaries": 1.0, "network alone": 3.0, "trees alone": 1.0, "boosted trees": 0.2}
+    columns |= {name: label + noise * rng.normal(size=300) for name, noise in noises.items()}
+    columns["trees alone"] = columns["variable_summaries"]
+    lines, below = public_sets.of_set("a set", results([columns], "variable_summaries"))
+    names = [line.split(" | ")[0] for line in lines]
+    assert names[0] == "| **a set** (300 predictions, 75 positive, 1 folds): average"
+    assert names[1:] == ["| its network", "| its trees", "| baseline: boosted trees"]
+    assert lines[2].count("0.0000") == 6
+    assert lines[3].count("**") == 4
+    assert [each.split(" (")[0] for each in below] == ["a set, baseline: boosted trees"] * 2
+
+
+@pytest.mark.parametrize("name", public_sets.SETS)
+def test_every_set_is_imported_by_a_command_of_the_docs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src, of_set, others = public_sets.SETS[name]
+    calls: list[list[str]] = []
+    monkeypatch.setattr(public_sets, "import_data", lambda words: calls.append(words) or 0)
+    files = [src, *others.values()]
+    for file in files:
+        (tmp_path / of_set).mkdir(exist_ok=True)
+        (tmp_path / of_set / file).touch()
+    out = tmp_path / "out"
+    assert public_sets.imported(name, tmp_path, out) == out
+    ((verb, source, target, *flags),) = calls
+    assert (verb, source, target) == ("table", str(tmp_path / of_set / src), str(out))
+    assert flags[-4:] == ["--fractions", "0.8", "0.2", "0"]
+    assert all(other in {*flags, *(Path(word).name for word in flags)} for other in others.values())

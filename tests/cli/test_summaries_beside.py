@@ -142,7 +142,6 @@ def test_without_the_flag_everything_is_as_before_and_says_so(finished):
     [
         ({"architecture": "variable_summaries"}, "summaries: received True; allowed: false with --architecture"),
         ({"from_random_weights": True}, "unfreeze_after: received None; allowed: 0 with --from_random_weights"),
-        ({"unfreeze_after": 0, "task": "multilabel", "tree_models": 2}, "tree_models: allowed: 0 with --task"),
     ],
 )
 def test_settings_that_do_not_go_together(compiled, tmp_path, flags, problem):

@@ -39,10 +39,10 @@ def test_models_read_back_predict_the_same(monkeypatch):
     table, label = _noise()
     table[::3, 5] = np.nan
     grown = BoostedTrees.fit(table, label, models=2)
-    assert np.array_equal(BoostedTrees(grown.as_plain()).log_odds(table), grown.log_odds(table))
-    one, two = (BoostedTrees([model]).log_odds(table) for model in grown.models)
+    assert np.array_equal(BoostedTrees(grown.as_plain()).outputs(table)[:, 0], grown.outputs(table)[:, 0])
+    one, two = (BoostedTrees([model]).outputs(table)[:, 0] for model in grown.models)
     assert not np.array_equal(one, two)  # another seed
-    np.testing.assert_allclose(grown.log_odds(table), (one + two) / 2)
+    np.testing.assert_allclose(grown.outputs(table)[:, 0], (one + two) / 2)
 
 
 def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lightgbm_wrote(text):
@@ -53,7 +53,7 @@ def test_contributions_add_up_to_the_log_odds_and_are_those_of_the_text_that_lig
     table[::2, 3] = np.nan
     grown = BoostedTrees([text])
     contributions, base = grown.contributions(table)
-    np.testing.assert_allclose(contributions.sum(axis=1) + base, grown.log_odds(table), atol=1e-12)
+    np.testing.assert_allclose(contributions.sum(axis=1) + base, grown.outputs(table)[:, 0], atol=1e-12)
     expected = lightgbm.Booster(model_str=text).predict(table, pred_contrib=True)
     assert np.array_equal(np.column_stack([contributions, np.full(len(table), base)]), expected)
     assert base != 0
@@ -141,7 +141,7 @@ def test_no_list_of_texts_is_one_clear_error(models):
 
 def test_trees_of_another_table_are_one_clear_error(text):
     with pytest.raises(InputError, match=r"they split \[30\] columns, and its table has 29"):
-        BoostedTrees([text]).log_odds(np.zeros((3, 29)))
+        BoostedTrees([text]).outputs(np.zeros((3, 29)))
 
 
 def test_a_library_that_cannot_be_imported_is_no_fault_of_a_checkpoint(tmp_path, monkeypatch):
@@ -167,5 +167,5 @@ def test_trees_find_a_fact_of_seven_stays():
     table[:, 0] = np.where(label, 1, np.nan)
     fresh = rng.normal(size=(50, 100)).astype(np.float32)
     fresh[:, 0] = np.where(np.arange(50) % 10 == 0, 1, np.nan)
-    found = BoostedTrees.fit(table, label.astype(float), 2).log_odds(fresh)
+    found = BoostedTrees.fit(table, label.astype(float), 2).outputs(fresh)[:, 0]
     assert found[::10].min() > np.delete(found, np.s_[::10]).max()

@@ -19,6 +19,8 @@ from sklearn import metrics
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
+from seqsetvae.evaluation.crossvalidation import read_columns
+from seqsetvae.models import trees
 from seqsetvae.report import write_comparison
 from seqsetvae.tasks import TASKS, fitting, regression
 from seqsetvae.tasks.spec import Spec
@@ -272,6 +274,7 @@ def test_an_exported_task_predicts_the_same(
 
 def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labels: Path, tmp_path: Path) -> None:
     flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 2, "num_workers": 1}
+    flags |= {"average": "network"}
     status, said, errors = command(
         "finetune",
         architecture="variable_summaries",
@@ -282,9 +285,39 @@ def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labe
     )
     assert status == 0, errors
     assert "head_members 16" in said
-    assert "Boosted trees" not in said  # they are for one binary label
+    assert "Boosted trees" not in said
     status, _, errors = command("evaluate", ckpt=run_of(tmp_path), split="valid")
     assert status == 0, errors
+
+
+@pytest.mark.parametrize("average", ["folds", "fixed"])
+@pytest.mark.parametrize("task", LABELS)
+def test_every_task_predicts_an_average_of_members(
+    task: str, average: str, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The average of what each member alone predicts, from the checkpoint alone."""
+    pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
+    monkeypatch.setattr(trees, "ROUNDS", 15)
+    flags = {"architecture": "variable_summaries", "from_random_weights": "true", "max_epochs": 1, "average": average}
+    flags |= {"task": task, "label_name": LABELS[task][0], "label_path": labels, "tree_models": 2, "head_members": 2}
+    output = tmp_path / "cv"
+    folds = {"folds": 1, "baselines": "none", "output": output}
+    status, _, errors = command("crossvalidate", data_dir=compiled.path, **flags, **folds)
+    assert status == 0, errors
+    (run,) = (output / "runs").glob("finetune-*")
+    weights = {n: m["weight"] for n, m in json.loads((run / "config.json").read_text())["members"].items()}
+    assert len(weights) == (4 if average == "folds" else 2)
+    (file,) = output.glob("*fold0.csv")
+    columns = read_columns(file)
+    for name in (name for name in columns if name.startswith("variable_summaries")):
+        place = name.removeprefix("variable_summaries")
+        mean = sum(weight * columns[f"{member} alone{place}"] for member, weight in weights.items())
+        np.testing.assert_allclose(columns[name], mean, atol=1e-5)
+    status, _, errors = command("evaluate", ckpt=run, split="valid", data_dir=compiled.path, label_path=labels)
+    assert status == 0, errors
+    content = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert {name: each["weight"] for name, each in content["members"].items()} == weights
+    assert all(each["difference"].keys() == set(content["primary"]) for each in content["members"].values())
 
 
 @pytest.mark.parametrize(
