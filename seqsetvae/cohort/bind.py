@@ -199,7 +199,10 @@ def _without_variables(cohort: Cohort, gone: NDArray[np.bool_]) -> Cohort:
         found, is_empty = _with_events(split, ~gone)
         found.sums = sums.take(np.flatnonzero(~gone))
         if not found.n_stays:
-            raise InputError(f"{cohort.path}: the split {name} has no stay with a variable that has an embedding.")
+            raise InputError(
+                f"{cohort.path}: the split {name} has no stay with a variable that has an embedding. If they have "
+                "other names there, --variable_map of data.py maps them."
+            )
         if is_empty.any():
             emptied[name] = split.stay_id[is_empty].tolist()
         counts[name] = {

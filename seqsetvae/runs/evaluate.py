@@ -59,6 +59,8 @@ def run(settings: Settings) -> dict[str, Any]:
         The content of evaluation.json.
     """
     split, data, loader = settings.split.split, settings.data, settings.loader
+    if settings.external.external:  # whose label it then names
+        data = replace(data, label_name=None)
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
     opened = open_external(settings)
     elsewhere = [predict_external(each, settings.external.by) for each in opened]

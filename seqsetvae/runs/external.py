@@ -53,12 +53,19 @@ def open_external(settings: Settings) -> list[Opened]:
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
     # Side files of the settings are those of the model's own data; labels are of the one cohort that is evaluated.
     labels = settings.data.label_path if settings.split.split is None and len(paths) == 1 else None
-    data = replace(settings.data, params_map_path=None, label_path=labels, embeddings_path=None)
+    data = replace(settings.data, params_map_path=None, label_path=labels, embeddings_path=None, label_name=None)
     opened = []
     for path, name in zip(paths, _names(paths), strict=True):
         print(f"External data {name}:")
-        of_path = replace(data, data_dir=path)
-        scorer = open_scorer(settings.finetuned.ckpt[0], of_path, settings.loader, settings.run, [], labelled=True)
+        scorer = open_scorer(
+            settings.finetuned.ckpt[0],
+            replace(data, data_dir=path),
+            settings.loader,
+            settings.run,
+            [],
+            labelled=True,
+            called=settings.data.label_name,
+        )
         _require_own_folder(settings, scorer)
         calibration, line = read_calibration(scorer.path, scorer.spec.task, settings.calibration.calibration)
         print(line)
@@ -160,6 +167,9 @@ def predict_external(opened: Opened, by: str | None) -> Elsewhere:
         for reason, n in left_out.items()
         if n
     ]
+    recorded, spec = scorer.cohort.manifest["label_name"], scorer.spec
+    if spec.task == BINARY and recorded != spec.title:
+        notes.append(f"Its label {recorded!r} is taken for {spec.title!r}, as --label_name says.")
     _require_labels(joined, opened, notes)
     sites, without = ([], 0) if opened.sites is None else sites_of(opened.sites, by or "", joined.stay_id)
     notes += [f"{counted(without, 'stay')} without a {by} are in no site."] * bool(without)

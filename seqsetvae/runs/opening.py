@@ -263,7 +263,10 @@ def check_variables(cohort: Cohort, loaded: Loaded) -> None:
         _say_what_is_not_recorded(cohort)
         return
     if not set(cohort.vocabulary) & set(of.known):
-        raise InputError(f"{path}: was trained on other variables; the data {cohort.path} contain none of them")
+        raise InputError(
+            f"{path}: was trained on other variables; the data {cohort.path} contain none of them. "
+            "If they have other names there, --variable_map of data.py maps them."
+        )
     changed = [] if of.variables else _changed(cohort.variables, of.fingerprints or {})
     if changed:
         raise InputError(

@@ -164,10 +164,12 @@ def open_scorer(
     splits: Sequence[str],
     *,
     labelled: bool,
+    called: str | None = None,
 ) -> Scorer:
     """The model of --ckpt on its device with the data of --data_dir, by default those of its run.
 
-    `labelled`: the splits must have labels that can be evaluated, else labels are not needed.
+    `labelled`: the splits must have labels that can be evaluated, else labels are not needed. `called`: the name that
+    the data may have for the one binary label that the checkpoint predicts.
 
     Raises:
         InputError: the checkpoint, the data, or what they are together cannot be used.
@@ -177,7 +179,7 @@ def open_scorer(
     finetuned = load_finetuned(path, weight_type(run))
     spec, given = finetuned.model.spec, data
     in_cohort = TASKS[spec.task].LABEL_IN_COHORT
-    data = data_of_run(data, finetuned, folder, labelled=labelled)
+    data = data_of_run(data, finetuned, folder, labelled=labelled, called=called)
 
     def load(width: int) -> Loaded:
         if finetuned.trained_on.variables is None:
@@ -200,6 +202,8 @@ def open_scorer(
         with_targets=targets if labelled and not in_cohort else None,
     )
     opened.ready()
+    if called is not None and in_cohort and opened.cohort.label_name == called:
+        opened = replace(opened, cohort=replace(opened.cohort, label_name=spec.title))
     return Scorer(path=path, folder=folder, **vars(opened))
 
 
@@ -211,7 +215,9 @@ def is_data_of_run(folder: RunFolder | None, cohort: Cohort) -> bool:
     return cohort.data_hash in (recorded.get(key) for key in ("data", "events", "content"))
 
 
-def data_of_run(data: DataSettings, finetuned: Loaded, folder: RunFolder | None, *, labelled: bool) -> DataSettings:
+def data_of_run(
+    data: DataSettings, finetuned: Loaded, folder: RunFolder | None, *, labelled: bool, called: str | None = None
+) -> DataSettings:
     """The settings with the label and the number of sets that the checkpoint was trained on, and by default its data.
 
     Raises:
@@ -231,13 +237,14 @@ def data_of_run(data: DataSettings, finetuned: Loaded, folder: RunFolder | None,
     data_dir = data.data_dir or data_dir_of_run(folder, path)
     if not TASKS[finetuned.model.spec.task].LABEL_IN_COHORT:
         return replace(without_label(data), max_sets=trained_on.max_sets, data_dir=data_dir)
-    label_name = trained_on.label_name
+    label_name = trained_on.label_name if called is None else called
     if is_compiled(data_dir):
         found = open_cohort(data_dir, verify=False).label_name
-        if labelled and found != label_name:
+        if labelled and found not in (label_name, trained_on.label_name):
             raise InputError(
-                f"{path}: was trained to predict {label_name!r}; the labels of {data_dir} are {found!r}. Pass data "
-                f"with the label {label_name!r}."
+                f"{path}: was trained to predict {trained_on.label_name!r}; the labels of {data_dir} are {found!r}. "
+                f"Pass data with the label {label_name!r}. If it is the same outcome under another name, evaluate "
+                "--external takes it with --label_name."
             )
         label_name = found
     return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort.open import compile_layout
+from seqsetvae.cohort.sources.seqsetvae_layout import SideFiles, locate_layout
 from seqsetvae.cohort.sources.synthetic import write_synthetic
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.report.page import content_of
@@ -227,3 +229,30 @@ def test_the_page_shows_what_the_file_says(run, other, tmp_path):
     beside = content_of([read_run(run)])
     (section,) = (each for each in beside["sections"] if each.key == "external")
     assert section.tables[0].head == ("metric", "own data, test split", "there")
+
+
+def test_the_same_outcome_under_another_name_has_to_be_said_to_be_the_same(run, layout, tmp_path):
+    text = (layout.parent / "oc.csv").read_text(encoding="utf-8").replace("in_hospital_mortality", "died")
+    (tmp_path / "oc.csv").write_text(text, encoding="utf-8")
+    labels = {"label_path": tmp_path / "oc.csv"}
+    compile_layout(locate_layout(layout, SideFiles(labels=tmp_path / "oc.csv")), tmp_path / "there", label_name="died")
+    for data, flags in ((layout, labels), (tmp_path / "there", {})):
+        errors = refused(_external(run, tmp_path / "out", data, **flags))
+        assert "in_hospital_mortality" in errors
+        said = succeeded(_external(run, tmp_path / f"out {data.name}", data, **flags, label_name="died"))
+        assert "Its label 'died' is taken for 'in_hospital_mortality', as --label_name says" in said
+        assert _entry(tmp_path / f"out {data.name}")["stays"] == 300
+    beside = _external(run, tmp_path / "beside", tmp_path / "there", label_name="died", split="test")
+    assert "taken for" in succeeded(beside)
+
+
+def test_data_without_one_variable_of_the_model_are_refused_with_what_to_do(run, layout, tmp_path):
+    renamed = tmp_path / "renamed"
+    for file in layout.rglob("*.parquet"):
+        stay = pq.read_table(file)
+        names = pa.array([f"x {name}" for name in stay["variable"].to_pylist()])
+        (renamed / file.relative_to(layout.parent)).parent.mkdir(parents=True, exist_ok=True)
+        at = stay.column_names.index("variable")
+        pq.write_table(stay.set_column(at, "variable", names), renamed / file.relative_to(layout.parent))
+    shutil.copy(layout.parent / "oc.csv", renamed)
+    assert "--variable_map of data.py maps them" in refused(_external(run, tmp_path / "out", renamed))
