@@ -5,6 +5,7 @@ Legend: N stays, V variables, I embedding width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from seqsetvae.checkpoint.record import (
 )
 from seqsetvae.cohort.profile import PROFILE
 from seqsetvae.models import ARCHITECTURES, variable_summaries
-from seqsetvae.models.beside import SUMMARIES, BesideSummaries
+from seqsetvae.models.beside import SUMMARIES, BesideSummaries, summaries_part
 from seqsetvae.models.head import EnsembleHead, Head, build_head, head_settings
 from seqsetvae.models.members import TREES, Members, read_members
 from seqsetvae.settings.declare import check_recorded
@@ -71,18 +72,32 @@ class FinetunedModel(nn.Module):
         number = (output.diff(dim=1) if self.spec.outputs is None else output)[:, 0].double()
         return number * self.spec.std[0] + self.spec.mean[0] if self.spec.std else number
 
-    def contributions(self, batch: Batch, variables: torch.Tensor) -> tuple[np.ndarray, float]:
-        """(contribution of each of the backbone's `inputs` to the score [N, I], the score of a mean training stay).
+    def contributions(self, batch: Batch, variables: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Contribution of each of the `inputs` of summaries to the score [N, I], and a base [N].
 
-        They add up to the score. Raises InputError for a backbone that an earlier version fitted.
+        They add up to the score. The base is the score of a mean training stay; where summaries are beside a backbone,
+        this reads the values of the stay as if all were their training mean. Raises InputError for a backbone that an
+        earlier version fitted.
         """
-        inputs, summaries = self.backbone.inputs, self.backbone.summaries(batch, variables)
-        found, base = inputs.of_network(summaries, batch.n_stays, lambda units: self.score(self.head(units)))
+        part, start = summaries_part(self.backbone), batch.value.new_zeros(batch.n_stays, 0)
+        end = start
+        if part is not self.backbone:
+            with torch.no_grad():
+                start, end = (
+                    self.backbone.main.pooled(replace(batch, value=value), variables, self.pooling)
+                    for value in (torch.zeros_like(batch.value), batch.value)
+                )
+
+        def score(units: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+            known = start.repeat(len(units) // len(start), 1) + beside
+            return self.score(self.head(torch.cat([known, units], dim=1)))
+
+        found, base = part.inputs.of_network(part.summaries(batch, variables), end - start, score)
         if self.members is not None:
             table = self.backbone.table(batch, variables)
             unit = (self.spec.std[0], self.spec.mean[0]) if self.spec.std else (1.0, 0.0)
-            found, base = self.members.contributions((found, base), table, inputs.of_table, unit)
-        return found, base
+            found, base = self.members.contributions((found, base), table, part.inputs.of_table, unit)
+        return found, np.broadcast_to(base, batch.n_stays)
 
 
 def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Loaded:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ from seqsetvae.batches.loading import SplitBatches
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.format import ranges
+from seqsetvae.models.beside import summaries_part
 from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
 from seqsetvae.ops.gradients import mean_gradient
 
@@ -148,8 +150,9 @@ class OfSummaries:
     def __init__(self, model: FinetunedModel, variables: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> None:
         """`variables` as from the backbone's variable_table. Raises InputError where an earlier version fitted it."""
         self.model, self.variables, self.batches, self.cohort = model, variables, batches, cohort
-        self.inputs = model.backbone.inputs
-        self.used = np.flatnonzero(self.inputs.used)
+        self.part = summaries_part(model.backbone)
+        self.inputs, is_beside = self.part.inputs, self.part is not model.backbone
+        self.used = np.flatnonzero(np.append(self.inputs.used[:-1], self.inputs.used[-1] | is_beside))
         pairs = [self.inputs.names[each] for each in self.used]
         self.names, self.summaries = (list(dict.fromkeys(each)) for each in zip(*pairs, strict=True))
         self.variable, self.summary = (
@@ -162,11 +165,11 @@ class OfSummaries:
         for start in range(0, len(stay), STAYS):
             chosen = slice(start, start + STAYS)
             batch = self.batches.batch(stay[chosen], n_sets[chosen]).to(self.variables.device)
-            value, level = self.inputs.described(self.model.backbone.summaries(batch, self.variables), batch.n_stays)
-            contribution, base = self.model.contributions(batch, self.variables)
+            value, level = self.inputs.described(self.part.summaries(batch, self.variables), batch.n_stays)
+            contribution, bases = self.model.contributions(batch, self.variables)
             scores = self._scores(batch, self.variables)
             last = batch.minute[batch.sets_per_stay.cumsum(0) - 1].tolist()
-            for row, stay_id in enumerate(batch.stay_id.tolist()):
+            for row, (stay_id, base) in enumerate(zip(batch.stay_id.tolist(), bases.tolist(), strict=True)):
                 yield Explanation(
                     stay_id, last[row], scores[row], base, self.names, self.summaries, self.variable, self.summary,
                     np.full(len(self.used), last[row]), value[row, self.used], level[row, self.used],
@@ -178,10 +181,14 @@ class OfSummaries:
         return self.model.score(self.model(batch, variables)).tolist()
 
     def score_without(self, stay: int, names: Sequence[str]) -> float:
-        """The score of a stay if these variables had not been measured."""
-        batch = replace(self.batches[np.array([stay])], prepared=None).to(self.variables.device)
-        left_out = torch.from_numpy(np.isin(self.cohort.vocabulary, names)).to(self.variables.device)
-        return self._scores(batch, torch.where(left_out, -1, self.variables))[0]
+        """The score of a stay if these variables had not been measured; a backbone beside reads their mean."""
+        left_out = torch.from_numpy(np.isin(self.cohort.vocabulary, names))
+        batches = copy(self.batches)
+        batches.prepare = self.part.summarizer(torch.where(left_out, -1, self.part.variable_table(self.cohort)))
+        batch = batches[np.array([stay])]
+        if self.part is not self.model.backbone:
+            batch = replace(batch, value=batch.value.masked_fill(left_out[batch.variable], 0))
+        return self._scores(batch.to(self.variables.device), self.variables)[0]
 
 
 class OfEvents:
@@ -267,5 +274,5 @@ Explainer = OfSummaries | OfEvents
 
 def explainer(model: FinetunedModel, known: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> Explainer:
     """The explainer of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
-    kind: Any = OfSummaries if hasattr(model.backbone, "inputs") else OfEvents
+    kind: Any = OfSummaries if hasattr(summaries_part(model.backbone), "inputs") else OfEvents
     return kind(model, known, batches, cohort)

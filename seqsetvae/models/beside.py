@@ -71,6 +71,11 @@ def _prepared(batch: Any) -> Any:
     return batch
 
 
+def summaries_part(backbone: Any) -> Any:
+    """The network on summaries of a backbone, which may be all of it."""
+    return backbone.summaries if isinstance(backbone, BesideSummaries) else backbone
+
+
 def main_part(backbone: Any) -> Any:
     """What is frozen and tuned of a backbone: all of it, unless summaries are beside it."""
     return backbone.main if isinstance(backbone, BesideSummaries) else backbone

@@ -31,7 +31,7 @@ STEPS = 100  # of the selection; a weight is a multiple of 1 / STEPS before it i
 FEW = 25  # stays of the rarer class with which weights are half what was selected and half equal
 
 
-Contributions = tuple[np.ndarray, float]  # of each input, and a base
+Contributions = tuple[np.ndarray, np.ndarray | float]  # of each input, and a base, of all stays or of each
 
 
 class Fitted(Protocol):
@@ -105,7 +105,7 @@ class Members:
 
         `unit`: what outputs are multiplied by, and what is added, as in `of_network`.
         """
-        found, base = np.zeros_like(of_network[0]), 0.0
+        found, base = np.zeros_like(of_network[0]), np.zeros(len(of_network[0]))
         for member in self.of:
             own, own_base = of_network
             if member.models:

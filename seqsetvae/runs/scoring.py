@@ -111,12 +111,6 @@ class Scorer(Opened):
         Raises:
             InputError: the task has more than one score, or an earlier version fitted the model.
         """
-        backbone = self.model.backbone
-        if not (hasattr(backbone, "states") or hasattr(backbone, "inputs")):
-            raise InputError(
-                f"--explain, --reasons: {self.path} has summaries beside its backbone (--summaries); contributions are "
-                "computed for a backbone alone. Leave them out."
-            )
         if self.spec.width > 1:
             raise InputError(
                 f"--explain, --reasons: contributions are to one score, and {self.path} (--task {self.spec.task}) "

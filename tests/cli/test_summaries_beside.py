@@ -11,14 +11,20 @@ import torch
 
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
+from seqsetvae.cli import MODES
+from seqsetvae.cli.command_line import resolve
+from seqsetvae.cli.config_file import load as load_config
 from seqsetvae.cohort import Cohort
+from seqsetvae.evaluation.contributions import deletion_test
 from seqsetvae.models import trees
 from seqsetvae.models.beside import VALUES, BesideSummaries
+from seqsetvae.runs.scoring import open_scorer
 from seqsetvae.training.checkpoints import LastCheckpoint
 from tests.command import argv, call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.prefixes import cut_after
 from tests.training.helpers import load
 from tests.training.resuming import EVERY_STEP, FINETUNING, STEPS, assert_same_run, killed_at, resume
+from train_optimized import CONFIG_FILE
 
 pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
 
@@ -98,9 +104,38 @@ def _logit_of_cut_stay(run: Path, cohort: Cohort, stay: int, n_sets: int) -> flo
         return finetuned.model(alone, torch.from_numpy(cohort.embeddings.copy()).double()).diff(dim=1).item()
 
 
-def test_explanations_are_refused_with_the_reason(trained, compiled, tmp_path):
-    stay, flags = compiled.split("valid").stay_id[0], {"output": tmp_path / "out.csv", "split": "valid"}
-    assert "has summaries beside its backbone" in refused(command("predict", ckpt=trained[0], explain=stay, **flags))
+def test_contributions_of_summaries_and_of_the_backbone_beside_add_up_to_the_score(trained, compiled, tmp_path):
+    """What the backbone made of the values of a stay is one entry, and belongs to no variable."""
+    stay, flags = compiled.split("valid").stay_id[0], {"split": "valid", "precision": "64-true"}
+    succeeded(command("predict", ckpt=trained[0], explain=stay, output=tmp_path / "why.csv", **flags))
+    succeeded(command("predict", ckpt=trained[0], reasons=2, output=tmp_path / "risks.csv", **flags))
+    rows = list(csv.DictReader((tmp_path / "why.csv").open(encoding="utf-8")))
+    risks = {row["stay_id"]: row for row in csv.DictReader((tmp_path / "risks.csv").open(encoding="utf-8"))}
+    of_variable: dict[str, float] = {}
+    for row in rows:
+        of_variable[row["variable"]] = of_variable.get(row["variable"], 0.0) + float(row["contribution"])
+    assert sum(of_variable.values()) == pytest.approx(float(risks[str(stay)]["logit"]), abs=5e-3)
+    assert of_variable["pretrained network"] != 0
+    assert sum(name in compiled.vocabulary for name in of_variable) > 2
+    strongest = max(of_variable.keys() - {"(base)"}, key=lambda name: abs(of_variable[name]))
+    assert risks[str(stay)]["contribution_1"].startswith(strongest)
+    assert all(row["contribution_2"] for row in risks.values())
+
+
+def test_without_the_variables_that_raise_it_a_score_falls(trained, compiled):
+    """Their summaries are those of a stay that lacks them, and the backbone beside reads their training mean."""
+    words = argv(mode="predict", ckpt=trained[0], output="none.csv", split="valid")
+    settings = resolve(load_config(CONFIG_FILE), words, MODES).settings
+    groups = settings.data, settings.loader, settings.run
+    scorer = open_scorer(trained[0], *groups, ["valid"], labelled=False)
+    explainer = scorer.explainer("valid")
+    n_sets = np.diff(compiled.split("valid").stay_offset)[:8]
+    found = list(explainer.explain(np.arange(8), n_sets))
+    result = deletion_test(explainer, found, np.arange(8), np.random.default_rng(0))
+    assert result is None or result["largest"] > result["random"]
+    names = [name for name in compiled.vocabulary if name in found[0].names]
+    assert explainer.score_without(0, []) == pytest.approx(found[0].score, abs=1e-5)
+    assert explainer.score_without(0, names) != pytest.approx(found[0].score, abs=1e-5)
 
 
 def test_the_backbone_of_such_a_checkpoint_is_a_pretrained_one(trained, compiled, tmp_path):

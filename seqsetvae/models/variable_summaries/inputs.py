@@ -1,8 +1,8 @@
 """The inputs of a prediction from summaries: which there are, what they are of a stay, and what each contributes.
 
 Legend: N stays, V variables, F summaries, C combinations, W numbers of an encoded one, H units of the network, c
-columns of the table, I = V F + C + 1 inputs: the summaries, variable by variable, the combinations, and one for all
-columns that pretraining has learned, which belong to no single variable.
+columns of the table, P numbers of a backbone beside, I = V F + C + 1 inputs: the summaries, variable by variable, the
+combinations, and one for what pretraining has learned, or a backbone beside pools, which belongs to no single variable.
 """
 
 from __future__ import annotations
@@ -77,13 +77,18 @@ class Inputs:
         return np.hstack([units.numpy(), of_learned[0]]), np.hstack([level.numpy(), of_learned[1]])
 
     def of_network(
-        self, summaries: Summaries, n_stays: int, score: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[np.ndarray, float]:
-        """Contribution of each input [N, I] to the score, and the score of the mean training stay.
+        self,
+        summaries: Summaries,
+        beside: torch.Tensor,
+        score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Contribution of each input [N, I] to the score, and the score where they begin [N].
 
-        Integrated gradients from the mean of the encoded inputs over the training stays to those of each stay. `score`
-        maps units [R, H] to [R].
+        Integrated gradients from the mean of the encoded inputs over the training stays to those of each stay, and from
+        0 to `beside` [N, P], what else the score reads; P may be 0. `score` maps units [R, H] and numbers beside them
+        [R, P], stay by stay again and again, to [R].
         """
+        n_stays = len(beside)
         backbone = self.backbone
         weight = torch.cat([backbone.weight.flatten(0, 1), backbone.combination_weight]).detach()  # [(I - 1) W, H]
         places = self._dense(summaries.stay, summaries.variable, summaries.places, n_stays).flatten(1, 2)
@@ -93,11 +98,19 @@ class Inputs:
         difference = encoded - mean  # [N, I - 1, W]
         start = backbone.bias.detach() + mean.flatten() @ weight
         ends = start + difference.flatten(1) @ weight
-        gradient = mean_gradient(lambda units: score(units.relu()), start, ends, steps=STEPS, at_once=AT_ONCE)
-        found = (difference * (gradient @ weight.T).view_as(difference)).sum(2).double().cpu().numpy()
+        n_units = len(start)
+        gradient = mean_gradient(
+            lambda points: score(points[:, :n_units].relu(), points[:, n_units:]),
+            torch.cat([start, torch.zeros_like(beside[0])]),
+            torch.cat([ends, beside], dim=1),
+            steps=STEPS,
+            at_once=AT_ONCE,
+        )
+        of_units, of_beside = gradient[:, :n_units], (gradient[:, n_units:] * beside).sum(1, keepdim=True)
+        of_inputs = (difference * (of_units @ weight.T).view_as(difference)).sum(2)
         with torch.no_grad():
-            base = score(start[None].relu()).item()
-        return np.hstack([found, np.zeros((n_stays, 1))]), base
+            base = score(start.relu().expand(n_stays, -1), torch.zeros_like(beside))
+        return torch.cat([of_inputs, of_beside], dim=1).double().cpu().numpy(), base.double().cpu().numpy()
 
     def of_table(self, contributions: np.ndarray) -> np.ndarray:
         """Contributions of the columns of the table, as those of the inputs: [N, c] → [N, I]."""
