@@ -90,7 +90,7 @@ def test_contributions_to_the_average_are_those_of_its_members_with_their_weight
     assert len(backbone.inputs.of_column) == table.shape[1]
     label = table[:, -1] > np.median(table[:, -1]) if forecasts else np.arange(len(STAYS)) % 2
     grown = BoostedTrees.fit(table, label.astype(int), models=2)
-    model.members = Members.fixed(grown)
+    model.members = Members.fixed((grown,))
     found, of_average = model.contributions(batch, VARIABLES)
     np.testing.assert_allclose(found.sum(axis=1) + of_average, _scores(model, batch), atol=5e-3)
     of_trees, their_base = grown.contributions(table)
