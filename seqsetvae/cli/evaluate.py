@@ -17,7 +17,18 @@ from seqsetvae.settings.groups import (
     RunSettings,
     SplitSettings,
 )
-from seqsetvae.settings.kinds import Several, Values, choice, existing_path, exists, name, number, optional, text
+from seqsetvae.settings.kinds import (
+    Several,
+    Values,
+    choice,
+    existing_path,
+    exists,
+    integer,
+    name,
+    number,
+    optional,
+    text,
+)
 from seqsetvae.tasks.decisions import ALLOWED, Need, need_of
 
 HELP = "metrics of fine-tuned checkpoints on one split, or on other cohorts (--external), with 95 % intervals"
@@ -33,6 +44,12 @@ class DetailSettings:
         optional(existing_path()),
         "evaluate: .csv or .parquet file with a column stay_id and others (age, sex, unit, ...), whose groups are "
         "evaluated too; a numeric column of more than 10 different values is cut into quartiles",
+    )
+    smallest_group: int = argument(
+        integer(0),
+        "evaluate: subgroups of fewer stays, positives or negatives are not shown, nor others from which they would "
+        "follow (0: all are shown)",
+        default=10,
     )
     landmarks: tuple[float, ...] | None = argument(
         Several(number(0, above=True)),

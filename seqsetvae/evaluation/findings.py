@@ -20,6 +20,7 @@ SMALL_STAYS, SMALL_CLASS = 200, 30  # labelled stays and stays of a class below 
 NO_BASIS = 50  # labelled stays below which nothing can be decided
 FEW_OF_CLASS = 50  # below this the metrics are too uncertain for a conclusion, and so are the intervals themselves
 WIDE = 0.1  # width of an AUROC interval that hides any difference that models of one data set usually have
+ALPHA = 0.05  # below which a test of interaction is worth a finding
 LIST_OF_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+?)\n\s*\]")  # as JSON with an indent; no text in it has a new line
 
 Metric = Mapping[str, Any]  # value, low, high
@@ -35,7 +36,13 @@ def findings_of(content: Mapping[str, Any]) -> list[Finding]:
     """What follows from evaluation.json, whatever the task, the size of the data first; `cautions` are taken over."""
     metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
     found = [Finding(WARNING, text) for text in content.get("cautions") or ()]
-    return [*_of_size(content), *found, *_of_intervals(metrics), *_of_subgroups(content, metrics)]
+    return [
+        *_of_size(content),
+        *found,
+        *_of_intervals(metrics),
+        *_of_subgroups(content, metrics),
+        *_of_interactions(content),
+    ]
 
 
 def sizes(content: Mapping[str, Any]) -> tuple[int, int | None]:
@@ -104,6 +111,28 @@ def _of_subgroups(content: Mapping[str, Any], metrics: Mapping[str, Metric]) -> 
                 f"{_with_interval(metric)}, {count}.",
                 "Evaluate more stays of this group before the model is used for it.",
             )
+
+
+def hidden_words(column: Mapping[str, Any]) -> str:
+    """What is said of the hidden groups of a column."""
+    names, how = ", ".join(column["hidden"]), "are shown together" if column["shown"] else "are hidden"
+    few = f"fewer than {column['smallest_group']:.0f} stays, positives or negatives"
+    return f"{column['column']}: {names} {how}, because one has {few}, and would follow from the others"
+
+
+def _of_interactions(content: Mapping[str, Any]) -> Iterator[Finding]:
+    """Columns whose groups differ beyond chance."""
+    columns = content.get("subgroup_columns") or ()
+    tests = sum(p.get("p") is not None for each in columns for p in each["tests"].values())
+    for each in columns:
+        for name, p in each["tests"].items():
+            if p.get("holm") is not None and p["holm"] < ALPHA:
+                yield Finding(
+                    NOTE,
+                    f"Not the same in all groups of {each['column']}: {title_of(name)} (p = {p['holm']:.2g} after "
+                    f"Holm's correction for {counted(tests, 'test')}).",
+                    "Look at the differences between its groups before the model is used for all of them.",
+                )
 
 
 def _with_interval(metric: Metric, digits: int = 3) -> str:

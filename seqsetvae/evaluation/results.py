@@ -6,13 +6,13 @@ Legend: n labelled stays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.evaluation.findings import IN_WORDS, findings_of, said_first, verdict
+from seqsetvae.evaluation.findings import IN_WORDS, findings_of, hidden_words, said_first, verdict
+from seqsetvae.evaluation.groups import SMALLEST, Subgroup, by_group
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
 from seqsetvae.system.findings import LEVELS
 from seqsetvae.tasks import TASKS
@@ -101,7 +101,13 @@ _OF_SPLIT = {
     "findings?": [{"level": LEVELS, "text": str, "action?": str}],
     "baselines?": {"*": {"figures": _METRICS, "difference?": _METRICS}},
     "members?": {"*": {"weight": float, "figures": _METRICS, "difference": _METRICS}},
-    "subgroups?": [{"column": str, "group": object, **_GROUP}],
+    "subgroups?": [{"column": str, "group": object, **_GROUP, "difference?": _METRICS}],
+    "subgroup_columns?": [
+        {
+            **{"column": str, "smallest_group": float, "hidden": [str], "shown": bool, "reference?": str},
+            "tests": {"*": {"p?": float, "holm?": float}},
+        }
+    ],
     "landmarks?": [{"hours": float, **_GROUP}],
     "explanation?": _EXPLANATION,
     "decision?": {"threshold_for": str, "words": str, "admissions_per_day?": float, "figures": _METRICS},
@@ -119,15 +125,6 @@ def _of_evaluation(content: Plain) -> Plain:
 EVALUATION = _of_evaluation
 
 
-@dataclass(frozen=True, eq=False)
-class Subgroup:
-    """Stays that share a value, or a quartile, of a column."""
-
-    column: str
-    group: str
-    stays: NDArray[np.bool_]  # [n]
-
-
 def evaluation(
     evaluated: Predictions,
     checkpoint: str,
@@ -136,6 +133,7 @@ def evaluation(
     members: Mapping[str, Predictions] | None = None,
     weights: Mapping[str, float] | None = None,
     subgroups: Sequence[Subgroup] = (),
+    smallest_group: int = SMALLEST,
     landmarks: Mapping[float, Predictions] | None = None,
     cautions: Sequence[str] = (),
     is_selected: bool = True,
@@ -150,6 +148,7 @@ def evaluation(
         others: predictions of baselines and other checkpoints for the same stays, by name.
         members, weights: of an average, the predictions of each member for the same stays, and its weight.
         subgroups: of the same stays.
+        smallest_group: stays, positives and negatives of a subgroup that is shown, at least.
         landmarks: predictions of the checkpoint from the first hours, by hour, for the stays that have any.
         cautions: what else a reader must know.
         is_selected: the checkpoint was chosen by the validation split, not simply the last epoch.
@@ -184,9 +183,7 @@ def evaluation(
         **_decisions(evaluated, resamples, seed),
         "baselines": baselines,
         "members": averaged,
-        "subgroups": [
-            {"column": each.column, "group": each.group, **group(evaluated.rows(each.stays))} for each in subgroups
-        ],
+        **by_group(evaluated, subgroups, smallest_group, resamples, seed),
         "landmarks": [{"hours": hours, **group(early)} for hours, early in (landmarks or {}).items()],
     }
     curves = {"curves": task.curves(spec, evaluated.output, evaluated.target, evaluated.calibration)}
@@ -285,6 +282,7 @@ def table(content: Plain) -> str:
             if figure in other["difference"]:
                 lines.append(_line("  difference", other["difference"][figure], width))
     lines += _groups("subgroup", [(f"{row['column']} {row['group']}", row) for row in content["subgroups"]], primary)
+    lines += _interactions(content["subgroup_columns"])
     lines += _groups("first hours", [(f"{row['hours']:g} h", row) for row in content["landmarks"]], primary)
     return "\n".join(lines)
 
@@ -316,3 +314,13 @@ def _groups(title: str, rows: list[tuple[str, Plain]], primary: Sequence[str]) -
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)) for row in table]
     return ["", *(f"  {row}".rstrip() for row in padded)]
+
+
+def _interactions(columns: Sequence[Plain]) -> list[str]:
+    """What is hidden of the subgroups of each column, and the tests of whether they differ."""
+    lines = []
+    for each in columns:
+        tests = [f"{name} {_number(p['p'])} ({_number(p['holm'])})" for name, p in each["tests"].items()]
+        lines += [f"  {each['column']}: p of a difference between groups (Holm): {', '.join(tests)}"] * bool(tests)
+        lines += [f"  {hidden_words(each)}"] * bool(each["hidden"])
+    return ["", *lines] if lines else []

@@ -8,8 +8,9 @@ Legend: n stays, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,11 +74,11 @@ def shares_subjects(subject: Ints) -> bool:
 
 def bootstrap(
     label: Ints,
-    figures: Callable[[Floats], Figures],
+    figures: Callable[[Floats], Mapping[Any, Floats]],
     number: int = RESAMPLES,
     seed: int = 0,
     subject: Ints | None = None,
-) -> dict[str, Interval]:
+) -> dict[Any, Interval]:
     """Each figure of the whole sample, with its percentile interval over stratified resamples of the subjects.
 
     `figures` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so

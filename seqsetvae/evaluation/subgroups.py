@@ -18,13 +18,12 @@ from seqsetvae.cohort.names import columns_are, refuse_nameless
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.tables.cells import as_facts, as_ids, in_column
 from seqsetvae.cohort.tables.read import column_names, read_table
-from seqsetvae.evaluation.results import Subgroup
+from seqsetvae.evaluation.groups import MISSING, Subgroup
 from seqsetvae.system.errors import InputError, shown
 
 STAY = "stay_id"
 MOST_GROUPS = 10  # different values of a numeric column above which it is cut into quartiles
 MOST_NAMES = 50  # different values of a column of text: more are not groups but, for example, names or notes
-MISSING = "(missing)"
 
 
 def read_subgroup_table(path: Path) -> pa.Table:

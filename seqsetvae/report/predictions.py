@@ -23,6 +23,7 @@ from seqsetvae.report.parts import (
     with_interval,
 )
 from seqsetvae.report.run_files import Plain, Run, Runs, ScoredStays
+from seqsetvae.tasks.scores import AT_THRESHOLD
 
 MOST_OUTCOMES = 8  # of a task that pictures show
 THRESHOLDS_LISTED = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -154,19 +155,37 @@ def decision_section(runs: Runs) -> Section | None:
 
 
 def _confusion_tables(runs: Runs, curve: Plain) -> list[Table]:
-    """Counts at the threshold, and the shares that follow from them."""
+    """Counts at the threshold, what follows from them, and what follows from abstaining."""
     counts, (run,) = curve["at_threshold"], runs.values()
-    metrics = (run.evaluation or {})["figures"]
+    evaluation = run.evaluation or {}
+    decision, abstention = evaluation.get("decision") or {}, evaluation.get("abstention")
     kind = "calibrated probability" if "calibrated" in curve["calibration"] else "probability"
     rows = [
         ["label 1", f"{counts['true_positive']:,}\ntrue positive", f"{counts['false_negative']:,}\nfalse negative"],
         ["label 0", f"{counts['false_positive']:,}\nfalse positive", f"{counts['true_negative']:,}\ntrue negative"],
     ]
     caption = f"Calls at {kind} {number(_threshold(runs))} or more, the threshold chosen on the validation split"
-    names = [name for name in ("sensitivity", "specificity", "ppv", "npv") if value_of(metrics.get(name)) is not None]
-    shares = [[metric_name(name), stacked(metrics[name])] for name in names]
+    caption += f": {decision['words']}" * bool(decision)
+    metrics = {name: evaluation["figures"].get(name) for name in AT_THRESHOLD} | decision.get("figures", {})
+    shares = [[metric_name(name), stacked(each)] for name, each in metrics.items() if value_of(each) is not None]
     tables = [Table(caption, ("", "called positive", "called negative"), rows)]
-    return [*tables, Table("At this threshold", ("share", "with 95 % interval"), shares)] if shares else tables
+    tables += [Table("At this threshold", ("metric", "with 95 % interval"), shares)] * bool(shares)
+    return tables if abstention is None else [*tables, _abstention_table(abstention)]
+
+
+def _abstention_table(abstention: Plain) -> Table:
+    """What is left undecided, and how often the rest is right."""
+    names = ("abstained", "error among decided", "coverage")
+    rows = [
+        [stays, *(stacked(abstention["figures"].get(name + end)) for name in names)]
+        for stays, end in (("all stays", ""), ("label 0", " of label 0"), ("label 1", " of label 1"))
+    ]
+    counts = abstention["counts"]
+    caption = (
+        f"With abstention {counts['undecided']:,.0f} stays are undecided, {counts['1']:,.0f} called positive and "
+        f"{counts['0']:,.0f} negative. Coverage: not called the other class"
+    )
+    return Table(caption, ("", "undecided", "error among decided", "coverage"), rows)
 
 
 # ------------------------------------------------------------------ several runs on the same stays

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from seqsetvae.evaluation.findings import is_constant, less_is_better
+from seqsetvae.evaluation.findings import hidden_words, is_constant, less_is_better
 from seqsetvae.report import plots
 from seqsetvae.report.parts import (
     MODEL,
@@ -147,7 +147,7 @@ def _best_value(name: str) -> str:
         or name in ("ece", "calibration_intercept", "mean_difference")
     ):
         return "0"
-    return {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}.get(name, "1")
+    return {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence", "alarms": "–"}.get(name, "1")
 
 
 def overview(runs: Runs, findings: Mapping[str, int]) -> Table:
@@ -172,33 +172,22 @@ def overview(runs: Runs, findings: Mapping[str, int]) -> Table:
 # ------------------------------------------------------------------ groups of stays
 
 
+GROUP_PICTURES = ("calibration_intercept", "sensitivity", "specificity")  # besides the first main metric
+
+
 def subgroup_section(run: Run) -> Section | None:
-    """Metrics by subgroup; the first of them as a picture."""
+    """Metrics by subgroup, their differences, and whether these are beyond chance."""
     evaluation = run.evaluation or {}
-    groups = evaluation.get("subgroups") or []
-    if not groups:
+    groups, columns = evaluation.get("subgroups") or [], evaluation.get("subgroup_columns") or []
+    if not groups and not columns:
         return None
+    text = [
+        "Intervals are not adjusted for the number of subgroups: among 20, one is expected to exclude the truth."
+    ] * bool(groups)
+    text += [f"{hidden_words(each)}." for each in columns if each["hidden"]]
+    if not groups:
+        return Section("subgroups", "Subgroups", text)
     names = main_metrics(evaluation)
-    first = metric_name(names[0])
-    rows = [
-        plots.Row(
-            f"{each['column']}: {each['group']}",
-            each["figures"][names[0]],
-            _count(each),
-            hollow=each.get("positives", FEW) < FEW,
-        )
-        for each in groups
-        if value_of(each["figures"].get(names[0])) is not None
-    ]
-    alt = "; ".join(f"{row.label.replace(': ', ' ', 1)} {with_interval(row.metric)}" for row in rows)
-    picture = Picture(
-        "subgroups",
-        f"{first} by subgroup",
-        f"With 95 % intervals and the number of {_heading(groups)}; dashed: all stays."
-        + f" A hollow marker stands for fewer than {FEW} positives." * ("positives" in groups[0]),
-        f"{first} by subgroup: {alt}.",
-        plots.intervals(rows, first, dashed=value_of(evaluation["figures"].get(names[0]))),
-    )
     labels = [f"{each['column']}: {each['group']}" for each in groups]
     table = _groups_table("Subgroups", "subgroup", labels, groups, names)
     every = [
@@ -206,8 +195,64 @@ def subgroup_section(run: Run) -> Section | None:
         for label, each in zip(labels, groups, strict=True)
     ]
     folded = Table("All metrics by subgroup", ("subgroup", *map(metric_name, evaluation["figures"])), every)
-    text = ["Intervals are not adjusted for the number of subgroups: among 20, one is expected to exclude the truth."]
-    return Section("subgroups", "Subgroups", text, [picture] if rows else [], [table], [folded])
+    pictures = [_groups_picture(evaluation, groups, name) for name in (names[0], *GROUP_PICTURES)]
+    tables = [table, *_difference_tables(groups, columns)]
+    return Section("subgroups", "Subgroups", text, [each for each in pictures if each is not None], tables, [folded])
+
+
+def _groups_picture(evaluation: Plain, groups: list[Plain], name: str) -> Picture | None:
+    """A metric in each group; None where it is defined in none."""
+    metric = metric_name(name)
+    rows = [
+        plots.Row(
+            f"{each['column']}: {each['group']}",
+            each["figures"][name],
+            _count(each),
+            hollow=each.get("positives", FEW) < FEW,
+        )
+        for each in groups
+        if value_of(each["figures"].get(name)) is not None
+    ]
+    if not rows:
+        return None
+    alt = "; ".join(f"{row.label.replace(': ', ' ', 1)} {with_interval(row.metric)}" for row in rows)
+    return Picture(
+        "subgroups" if name == main_metrics(evaluation)[0] else f"subgroups_{as_name(name)}",
+        f"{metric} by subgroup",
+        f"With 95 % intervals and the number of {_heading(groups)}; dashed: all stays."
+        + f" A hollow marker stands for fewer than {FEW} positives." * ("positives" in groups[0]),
+        f"{metric} by subgroup: {alt}.",
+        plots.intervals(rows, metric, dashed=value_of(evaluation["figures"].get(name))),
+    )
+
+
+def _difference_tables(groups: list[Plain], columns: list[Plain]) -> list[Table]:
+    """Each group minus the largest of its column, and the tests of whether the groups of a column differ."""
+    largest = {each["column"]: each.get("reference") for each in columns}
+    compared = [each for each in groups if each.get("difference")]
+    metrics = list(dict.fromkeys(name for each in compared for name in each["difference"]))
+    rows = [
+        [
+            f"{each['column']}: {each['group']} minus {largest[each['column']]}",
+            *(stacked(each["difference"].get(name)) for name in metrics),
+        ]
+        for each in compared
+    ]
+    tests = list(dict.fromkeys(name for each in columns for name in each["tests"]))
+    results = [
+        [each["column"], *(_p_values(each["tests"].get(name)) for name in tests)] for each in columns if each["tests"]
+    ]
+    caption = "Whether the groups of a column differ: p, and p after Holm's correction for all these tests"
+    return [
+        *[Table("Differences to the largest group", ("subgroups", *map(metric_name, metrics)), rows)] * bool(rows),
+        *[Table(caption, ("column", *map(metric_name, tests)), results)] * bool(results),
+    ]
+
+
+def _p_values(test: Plain | None) -> str:
+    if test is None or test.get("p") is None:
+        return "–"
+    return f"{number(test['p'])}\n{number(test['holm'])}"
 
 
 def landmark_section(run: Run) -> Section | None:

@@ -92,6 +92,7 @@ def run(settings: Settings) -> dict[str, Any]:
         members=members,
         weights={each.name: each.weight for each in first.model.members.of} if members else {},
         subgroups=[] if columns is None else subgroups_of(columns, evaluated[0].stay_id),
+        smallest_group=settings.details.smallest_group,
         landmarks=landmarks,
         cautions=[*_left_out(first, every[0], evaluated[0]), *_drift(first, split), *about_baselines],
         is_selected=first.is_selected,

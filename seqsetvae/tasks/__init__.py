@@ -32,6 +32,8 @@ Predictions and their evaluation
     decisions(spec, output, target, calibration) → sections of evaluation.json about what is decided: facts, and a
         function as figures gives one; decide(calibration, output, target, need, abstain) → another (decisions.py). Both
         may be missing
+    interactions(output, target, calibration, group [n], seed) → {test: p-value or None} of groups of stays, and
+        BY_GROUP, the figures that they are compared by (both may be missing: no tests, and those of primary)
     constant(spec, targets of training or None, target) → {CONSTANT: output}, of the best prediction that looks at no
         stay, which is no model
     objective(spec) → fitting.Objective: how members of an average are fitted to a column of targets

@@ -27,6 +27,7 @@ HELP = "one column of 0 and 1 (default)"
 RECIPE: dict[str, Any] = {}
 METRICS = ("auc", "auprc")
 WATCHED = "auc"
+BY_GROUP = ("auroc", "calibration_intercept", "sensitivity", "specificity")  # metrics that groups are compared by
 CONSTANT = "prevalence"  # the baseline that looks at no stay
 LABEL_IN_COHORT = True
 OFFERS = ("loss", "schema", "threshold_for", "abstain")
@@ -174,6 +175,26 @@ def decisions(spec: Spec, output: Floats, target: Floats, calibration: Calibrati
         return {}
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
     return deciding.decision_figures(calibration.need, label, logit, calibration.threshold_logit, calibration.bounds)
+
+
+def interactions(
+    output: Floats, target: Floats, calibration: Calibration | None, group: NDArray[np.int64], seed: int
+) -> dict[str, float | None]:
+    """The p-value of each test that groups [n], numbered from 0, differ; None where it says nothing."""
+    from seqsetvae.tasks import interaction
+
+    label, logit = target[:, 0].astype(np.int64), output[:, 0]
+    calibrated = None if calibration is None else calibration.calibrated(logit)
+    found: dict[str, float | None] = {
+        "auroc": interaction.auroc_p(label, logit, group),
+        "calibration": interaction.calibration_p(label, logit if calibrated is None else calibrated, group),
+    }
+    threshold = None if calibration is None else calibration.threshold_logit
+    for name, value in (("sensitivity", 1), ("specificity", 0)) if threshold is not None else ():
+        own = label == value
+        everywhere = len(np.unique(group[own])) == group.max() + 1
+        found[name] = interaction.share_p(logit[own] >= threshold, group[own], seed) if everywhere else None
+    return found
 
 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:

@@ -165,7 +165,17 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
     assert np.array_equal(flagged, np.array(probability) >= calibration["threshold"])
     assert content.keys() == {
         *("verdict", "task", "checkpoint", "split", "stays", "labels", "positives", "prevalence", "label_name"),
-        *("threshold", "primary", "figures", "decision", "baselines", "members", "subgroups", "landmarks"),
+        *(
+            "threshold",
+            "primary",
+            "figures",
+            "decision",
+            "baselines",
+            "members",
+            "subgroups",
+            "subgroup_columns",
+            "landmarks",
+        ),
         *("resampled", "patients", "findings", "curves"),
     }
     assert content["checkpoint"] == f"{finished[0].name}/checkpoints/best.ckpt"
@@ -416,7 +426,13 @@ def test_subgroups_of_a_table_are_evaluated(finished, compiled, tmp_path):
     stays = compiled.split("test").stay_id
     lines = [f"{stay},{30 + 3 * i},{'female' if i % 2 else 'male'}" for i, stay in enumerate(stays)]
     (tmp_path / "groups.csv").write_text("\n".join(["stay_id,age,sex", *lines]) + "\n")
-    content, rows, said = _evaluate(finished[0], tmp_path / "out", subgroups=tmp_path / "groups.csv")
+    flags = {"subgroups": tmp_path / "groups.csv"}
+    content, rows, said = _evaluate(finished[0], tmp_path / "hidden", **flags)
+    assert content["subgroups"] == []
+    assert [len(each["hidden"]) for each in content["subgroup_columns"]] == [4, 2]
+    assert "sex: female, male are hidden, because one has fewer than 10 stays, positives or negatives" in said
+    content, rows, said = _evaluate(finished[0], tmp_path / "out", **flags, smallest_group=0)
+    assert "sex: p of a difference between groups (Holm): auroc " in said
     groups = {(each["column"], each["group"]): each for each in content["subgroups"]}
     assert [group for column, group in groups if column == "sex"] == ["female", "male"]
     assert sum(each["stays"] for (column, _), each in groups.items() if column == "age") == 20

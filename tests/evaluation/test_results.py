@@ -19,8 +19,9 @@ from seqsetvae.evaluation.findings import (
     verdict,
     worse_than,
 )
+from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.results import Subgroup, evaluation, table
+from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.scores import FIGURES, Figure
@@ -248,9 +249,8 @@ def test_a_subgroup_has_the_figures_of_its_stays_alone():
     evaluated = _evaluated()
     women = np.arange(400) % 2 == 0
     nobody_died = (evaluated.target[:, 0] == 0) & women
-    content = _content(
-        evaluated, subgroups=[Subgroup("sex", "female", women), Subgroup("outcome", "alive", nobody_died)]
-    )
+    groups = [Subgroup("sex", "female", women), Subgroup("outcome", "alive", nobody_died)]
+    content = _content(evaluated, subgroups=groups, smallest_group=0)
     first, second = content["subgroups"]
     assert (first["column"], first["group"], first["stays"]) == ("sex", "female", 200)
     assert first["positives"] == evaluated.target[women].sum()

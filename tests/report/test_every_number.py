@@ -8,6 +8,7 @@ tests/evaluation/test_statistics.py and test_results.py, what the figures draw i
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from seqsetvae.evaluation.results import Subgroup, evaluation
+from seqsetvae.evaluation.groups import Subgroup
+from seqsetvae.evaluation.results import evaluation
 from seqsetvae.report.page import content_of
 from seqsetvae.report.parts import Section, Table
 from seqsetvae.report.run_files import Run, read_run
@@ -33,8 +35,10 @@ CALIBRATION = Calibration(
     checkpoint_sha256="", split="valid", stays=90, positives=9, slope=0.8, intercept=-0.1, threshold_logit=-0.3
 )
 BEST = dict.fromkeys(("brier", "calibration_intercept", "mean_difference", "ece"), "0")
-BEST |= {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence"}
-AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
+BEST |= {"auroc": "1; chance 0.5", "auprc": "1; chance: the prevalence", "alarms": "–"}
+BY_GROUP = ("auroc", "calibration_intercept", "sensitivity", "specificity")
+BANDED = replace(CALIBRATION, abstain=0.1, conformal_low=-1.0, conformal_high=0.5, admissions_per_day=12.0)
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "nne", "alarms")
 LABEL, LOGIT = sample(STAYS)
 WOMEN = np.arange(STAYS) % 2 == 0
 EARLY = LOGIT * 0.5 + np.random.default_rng(2).normal(size=STAYS)
@@ -48,7 +52,7 @@ GROUPS = {"female": WOMEN, "male": ~WOMEN}
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """evaluation.json."""
-    evaluated = predictions(LABEL, LOGIT, calibration=CALIBRATION)
+    evaluated = predictions(LABEL, LOGIT, calibration=BANDED)
     return evaluation(
         evaluated,
         "best.ckpt",
@@ -134,9 +138,24 @@ def _compared_rows(figures: dict[str, Any], others: dict[str, Any]) -> list[list
     return rows
 
 
+BAND = (LOGIT >= -1.0) & (LOGIT <= 0.5)
+
+
+def _abstained(content: dict[str, Any]) -> list[list[str]]:
+    """Values by definition, intervals as in evaluation.json."""
+    figures, rows = content["abstention"]["figures"], []
+    wrong = np.where(LABEL == 1, LOGIT < -1, LOGIT > 0.5)
+    for end, own in (("", LABEL >= 0), (" of label 0", LABEL == 0), (" of label 1", LABEL == 1)):
+        values = (BAND[own].mean(), wrong[own & ~BAND].mean(), 1 - wrong[own].mean())
+        names = (f"{name}{end}" for name in ("abstained", "error among decided", "coverage"))
+        rows.append([_stacked(figures[n] | {"value": v}) for n, v in zip(names, values, strict=True)])
+    return rows
+
+
 def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[str]]]:
     """The rows of every table with numbers that are computed, by the beginning of its caption."""
     figures, others = content["figures"], content["baselines"]
+    (difference,) = [each["difference"] for each in content["subgroups"] if "difference" in each]
     tn, fp, fn, tp = confusion_matrix(LABEL, CALIBRATION.threshold_logit <= LOGIT).ravel().tolist()
     members = {f"{name}, weight {each['weight']:.2f}": each for name, each in content["members"].items()}
     assert run.cohort is not None
@@ -170,7 +189,15 @@ def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[s
             ["label 1", f"{tp}\ntrue positive", f"{fn}\nfalse negative"],
             ["label 0", f"{fp}\nfalse positive", f"{tn}\ntrue negative"],
         ],
-        "At this threshold": [[_stacked(figures[name])] for name in AT_THRESHOLD],
+        "At this threshold": [
+            *([_stacked(figures[name])] for name in AT_THRESHOLD),
+            [_stacked(content["decision"]["figures"]["alarms a day"])],
+        ],
+        f"With abstention {BAND.sum()} stays are undecided, {(LOGIT > 0.5).sum()} called": _abstained(content),
+        "Differences to the largest group": [[_stacked(difference[name]) for name in BY_GROUP]],
+        "Whether the groups of a column differ": [
+            [f"{_text(p['p'])}\n{_text(p['holm'])}" for p in content["subgroup_columns"][0]["tests"].values()]
+        ],
         "Net benefit": _net_benefits(),
         "Subgroups": _group_rows(["sex: female", "sex: male"], content["subgroups"]),
         "All metrics by subgroup": [
@@ -257,6 +284,9 @@ def test_the_numbers_that_describe_figures_are_computed_again(run, content):
         f"{_text(float(np.median(risk[LABEL == 1])))} among",
         "decision_curve": "above that of acting on every stay and on none between",
         "subgroups": f"sex female {told(content['subgroups'][0]['figures']['auroc'])}",
+        **{
+            f"subgroups_{name}": f"sex female {told(content['subgroups'][0]['figures'][name])}" for name in BY_GROUP[1:]
+        },
         "landmarks": f"6 h: AUROC {told(content['landmarks'][0]['figures']['auroc'])}.",
         "flow": f"evaluated: test: {STAYS} stays, outcome {LABEL.sum()} (",
     }
@@ -268,3 +298,20 @@ def test_the_numbers_that_describe_figures_are_computed_again(run, content):
     for name in ("val_auc", "val_auprc"):
         first, last = (float(row[name]) for row in (metrics[0], metrics[-1]))
         assert f"{name} from {first:.4g} to {last:.4g}" in alt[name]
+
+
+def test_hidden_groups_are_named_without_a_number(run, content):
+    sex = content["subgroup_columns"][0] | {
+        "hidden": ["female", "male"],
+        "shown": False,
+        "tests": {},
+        "reference": None,
+    }
+    hidden = replace(run, evaluation=content | {"subgroups": [], "subgroup_columns": [sex]})
+    (section,) = [each for each in _sections(hidden) if each.key == "subgroups"]
+    assert section.text == [
+        "sex: female, male are hidden, because one has fewer than 10 stays, positives or negatives, and would follow "
+        "from the others."
+    ]
+    assert not section.pictures
+    assert not section.tables

@@ -1,0 +1,206 @@
+"""Metrics of subgroups of the evaluated stays, their differences, and tests of interaction; small groups are hidden.
+
+All groups are evaluated in the same resamples of the split, so that a difference of two groups has an interval too
+where patients have stays in both. Tests are over one stay of each patient, drawn at random.
+
+Legend: n stays, G groups of all columns, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqsetvae.evaluation.statistics import Floats, bootstrap
+from seqsetvae.tasks import TASKS
+from seqsetvae.tasks.interaction import holm
+
+if TYPE_CHECKING:  # it imports torch
+    from seqsetvae.evaluation.predictions import Predictions
+
+Plain = dict[str, Any]
+SMALLEST = 10
+MISSING = "(missing)"
+DIGITS = 6  # of a solution of linear equations
+
+
+@dataclass(frozen=True, eq=False)
+class Subgroup:
+    """Stays that share a value, or a quartile, of a column."""
+
+    column: str
+    group: str
+    stays: NDArray[np.bool_]  # [n]
+
+
+def by_group(evaluated: Predictions, groups: Sequence[Subgroup], smallest: int, resamples: int, seed: int) -> Plain:
+    """`subgroups`, those that are shown, and `subgroup_columns` of evaluation.json."""
+    if not groups:
+        return {"subgroups": [], "subgroup_columns": []}
+    numbers = np.array([_numbers(_counts(evaluated, each)) for each in groups])
+    is_hidden = hidden(groups, numbers, smallest)
+    columns: dict[str, list[str]] = {each.column: [] for each in groups}  # the hidden groups of each
+    for at in np.flatnonzero(is_hidden).tolist():
+        columns[groups[at].column].append(groups[at].group)
+    shown = _shown(groups, is_hidden)
+    counts = [_counts(evaluated, each) for each in shown]
+    reference = {
+        column: _largest([at for at, each in enumerate(shown) if each.column == column], shown, counts)
+        for column in dict.fromkeys(each.column for each in shown)
+    }
+    rows = _rows(evaluated, shown, reference, resamples, seed)
+    tests = _tests(evaluated, shown, columns, seed)
+    return {
+        "subgroups": [
+            {"column": each.column, "group": each.group, **counts[at], **rows[at]} for at, each in enumerate(shown)
+        ],
+        "subgroup_columns": [
+            {
+                **{"column": column, "smallest_group": smallest, "hidden": names, "shown": column in reference},
+                "reference": shown[reference[column]].group if column in reference else None,
+                "tests": tests.get(column, {}),
+            }
+            for column, names in columns.items()
+        ],
+    }
+
+
+def _shown(groups: Sequence[Subgroup], is_hidden: NDArray[np.bool_]) -> list[Subgroup]:
+    """The groups that are not hidden, and those of a column that are as one, which is what all others leave."""
+    found = []
+    for column in dict.fromkeys(each.column for each in groups):
+        own = [(each, bool(no)) for each, no in zip(groups, is_hidden, strict=True) if each.column == column]
+        found += (kept := [each for each, no in own if not no])
+        if kept and (secret := [each for each, no in own if no]):
+            name = " or ".join(each.group for each in secret)
+            found.append(Subgroup(column, name, np.any([each.stays for each in secret], axis=0)))
+    return found
+
+
+def _counts(evaluated: Predictions, group: Subgroup) -> Plain:
+    counts = TASKS[evaluated.spec.task].counts(evaluated.target[group.stays])
+    return {"stays": int(group.stays.sum()), **counts}
+
+
+def _numbers(counts: Mapping[str, Any]) -> list[int]:
+    """What may identify patients: stays, and of one label positives and negatives."""
+    stays = counts["stays"]
+    return [stays, counts["positives"], stays - counts["positives"]] if "positives" in counts else [stays]
+
+
+def _largest(places: Sequence[int], groups: Sequence[Subgroup], counts: Sequence[Plain]) -> int:
+    """The group that others are compared with: the one of most stays, if possible not those without a value."""
+    return max(places, key=lambda at: (groups[at].group != MISSING, counts[at]["stays"]))
+
+
+# ------------------------------------------------------------------ metrics and tests
+
+
+def _rows(
+    evaluated: Predictions,
+    groups: Sequence[Subgroup],
+    reference: Mapping[str, int],
+    resamples: int,
+    seed: int,
+) -> list[Plain]:
+    """The metrics of each group, and their difference to those of the reference of its column."""
+    spec, task = evaluated.spec, TASKS[evaluated.spec.task]
+    compared = getattr(task, "BY_GROUP", task.primary(spec))
+    parts = [evaluated.rows(each.stays) for each in groups]
+    figures = [task.figures(spec, part.output, part.target, part.calibration) for part in parts]
+
+    def every(weights: Floats) -> dict[Any, Floats]:
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a stay of a group
+            of_group = [of(weights[:, each.stays]) for each, of in zip(groups, figures, strict=True)]
+        found: dict[Any, Floats] = {}
+        for at, own in enumerate(of_group):
+            found |= {("figures", at, name): value for name, value in own.items()}
+            to = reference[groups[at].column]
+            if at != to:
+                found |= {("difference", at, name): own[name] - of_group[to][name] for name in compared}
+        return found
+
+    rows: list[Plain] = [{"figures": {}} for _ in groups]
+    intervals = bootstrap(task.strata(evaluated.target), every, resamples, seed, evaluated.subject)
+    for (kind, at, name), interval in intervals.items():
+        rows[at].setdefault(kind, {})[name] = interval.as_plain()
+    return rows
+
+
+def _tests(evaluated: Predictions, groups: Sequence[Subgroup], columns: Iterable[str], seed: int) -> dict[str, Plain]:
+    """Of each column and metric, p and p after Holm's correction for all of them; nothing for tasks without tests."""
+    task = TASKS[evaluated.spec.task]
+    if not hasattr(task, "interactions"):
+        return {}
+    chosen = one_of_each(evaluated.subject, len(evaluated), seed)
+    found: dict[tuple[str, str], float | None] = {}
+    for column in columns:
+        group = np.full(len(evaluated), -1)
+        for at, each in enumerate(groups):
+            group[each.stays & (each.column == column)] = at
+        inside = chosen[group[chosen] >= 0]
+        different, place = np.unique(group[inside], return_inverse=True)
+        if len(different) > 1:
+            part = evaluated.rows(inside)
+            tests = task.interactions(part.output, part.target, part.calibration, place, seed)
+            found |= {(column, name): p for name, p in tests.items()}
+    known = [key for key, p in found.items() if p is not None]
+    adjusted = dict(zip(known, holm([p for p in found.values() if p is not None]), strict=True))
+    tests_of: dict[str, Plain] = {}
+    for (column, name), p in found.items():
+        tests_of.setdefault(column, {})[name] = {"p": p, "holm": adjusted.get((column, name))}
+    return tests_of
+
+
+def one_of_each(subject: NDArray[np.int64] | None, stays: int, seed: int) -> NDArray[np.int64]:
+    """Positions of one stay of each subject, drawn at random; all where each stay is of another."""
+    if subject is None:
+        return np.arange(stays)
+    order = np.random.default_rng(seed).permutation(stays)
+    return np.sort(order[np.unique(subject[order], return_index=True)[1]])
+
+
+# ------------------------------------------------------------------ privacy
+
+
+def hidden(groups: Sequence[Subgroup], counts: NDArray[np.int64], smallest: int) -> NDArray[np.bool_]:
+    """Whether each group is hidden: it is small, or what is shown would give away a small one. [G]
+
+    The numbers of a hidden group follow from others if its stays are a sum of theirs and of all stays: those of the
+    only hidden group of a column, or of one that another column has too; and those of all hidden groups of a column
+    together. Until nothing follows, the smallest group that gives something away is hidden as well.
+
+    Args:
+        groups: of all columns; those of a column have no stay in common.
+        counts: [G, C] stays, positives and negatives of each, none of which may be below `smallest`.
+        smallest: 0: nothing is hidden.
+    """
+    found: NDArray[np.bool_] = np.any(counts < smallest, axis=1)
+    stays = np.array([*(each.stays for each in groups), np.ones_like(groups[0].stays)])
+    patterns = np.unique(stays, axis=1).astype(np.float64)  # [G + 1, patterns]; the last row is all stays
+    while (more := _gives_away([each.column for each in groups], counts, smallest, found, patterns)) is not None:
+        found[more] = True
+    return found
+
+
+def _gives_away(
+    column: Sequence[str], counts: NDArray[np.int64], smallest: int, found: NDArray[np.bool_], patterns: Floats
+) -> int | None:
+    """The group to hide besides those that are hidden; None if they are safe, or nothing is left to hide."""
+    shown = np.flatnonzero(~found)
+    basis = patterns[[*shown, len(column)]].T
+    for at in np.flatnonzero(found).tolist():
+        inside = np.array([each == column[at] for each in column])
+        beside = np.flatnonzero(inside & ~found)
+        weight = np.linalg.lstsq(basis, patterns[at])[0]
+        follows = np.allclose(basis @ weight, patterns[at])
+        if follows and not len(beside):  # those of other columns that it is a sum of
+            share = np.abs(weight[:-1]).round(DIGITS)
+            beside = shown[(share > 0) & (share == share.max(initial=0))]
+        if len(beside) and (follows or (counts[inside & found].sum(axis=0) < smallest).any()):
+            return int(min(beside, key=lambda each: counts[each, 0]))
+    return None
