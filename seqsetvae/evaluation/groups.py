@@ -132,7 +132,7 @@ def _rows(
 
 
 def _tests(evaluated: Predictions, groups: Sequence[Subgroup], columns: Iterable[str], seed: int) -> dict[str, Plain]:
-    """Of each column and metric, p and p after Holm's correction for all of them; nothing for tasks without tests."""
+    """For each column and metric p, and p after Holm's correction for all of them; nothing for tasks without tests."""
     task = TASKS[evaluated.spec.task]
     if not hasattr(task, "interactions"):
         return {}

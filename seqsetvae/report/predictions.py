@@ -165,7 +165,7 @@ def _confusion_tables(runs: Runs, curve: Plain) -> list[Table]:
         ["label 0", f"{counts['false_positive']:,}\nfalse positive", f"{counts['true_negative']:,}\ntrue negative"],
     ]
     caption = f"Calls at {kind} {number(_threshold(runs))} or more, the threshold chosen on the validation split"
-    caption += f": {decision['words']}" * bool(decision)
+    caption += f": {decision['words']}" if decision else ""  # evaluations of earlier versions have none
     metrics = {name: evaluation["figures"].get(name) for name in AT_THRESHOLD} | decision.get("figures", {})
     shares = [[metric_name(name), stacked(each)] for name, each in metrics.items() if value_of(each) is not None]
     tables = [Table(caption, ("", "called positive", "called negative"), rows)]

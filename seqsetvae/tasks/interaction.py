@@ -76,7 +76,7 @@ def calibration_p(label: Ints, risk_logit: Floats, group: Ints) -> float | None:
 
 
 def _log_likelihood(label: Ints, logit: Floats) -> float:
-    """Of the logistic model of the label on the logit; NaN where it has no maximum."""
+    """The log-likelihood of the logistic model of the label on the logit; NaN where it has no maximum."""
     covariate = ((logit - logit.mean()) / (logit.std() or 1.0))[:, None]
     (fitted,) = logistic_regression(label, covariate, np.zeros(len(label)), np.ones((1, len(label))))
     return float(log_expit(np.where(label == 1, 1, -1) * (fitted[0] + fitted[1] * covariate[:, 0])).sum())

@@ -18,7 +18,8 @@ from seqsetvae.evaluation.external import DELIVERED, FEWEST_OF_SITE, Elsewhere, 
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.recalibration import BOTH, FEWEST, INTERCEPT, Fitted, recalibrate
-from seqsetvae.evaluation.results import EVALUATION, Subgroup
+from seqsetvae.evaluation.groups import Subgroup
+from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.system.schema import fault_of
 from seqsetvae.tasks.binary import Calibration
 from seqsetvae.tasks.curves import net_benefit
