@@ -161,7 +161,6 @@ def problems(settings: Settings) -> list[str]:
     cohorts, named = settings.external.external or (), settings.calibration.calibration
     decides = settings.decisions.threshold_for is not None or settings.decisions.abstain is not None
     several_ckpts = len(settings.finetuned.ckpt or ()) > 1
-    is_decided = settings.decisions.threshold_for is not None or settings.decisions.abstain is not None
     rules = [
         (
             output is not None and exists(output) and not output.is_dir(),
@@ -185,11 +184,6 @@ def problems(settings: Settings) -> list[str]:
         (
             bool(cohorts) and several_ckpts,
             "ckpt: received several checkpoints; allowed: one with --external",
-        ),
-        (
-            is_decided and (named is not None or split is None),
-            "threshold_for, abstain: chosen for the calibration of the training and reported on a split; allowed: with "
-            "--split, without --calibration",
         ),
         (named is not None and several_ckpts, "calibration: it is of one checkpoint; allowed: one --ckpt with it"),
         (

@@ -22,9 +22,9 @@ from seqsetvae.cohort.profile import Profile
 from seqsetvae.cohort.report import event_counts
 from seqsetvae.evaluation.drift import without_level
 from seqsetvae.evaluation.findings import findings_of
+from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
-from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, bootstrap
 from seqsetvae.system.errors import counted, named

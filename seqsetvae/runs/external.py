@@ -17,9 +17,9 @@ from seqsetvae.cohort.profile import seen_before
 from seqsetvae.cohort.tables.cells import as_facts
 from seqsetvae.evaluation.calibration import calibration_file, calibration_names, read_calibration, write_calibration
 from seqsetvae.evaluation.external import Elsewhere, coverage, external, external_text, heterogeneity, sites_text
+from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import FEWEST_SITES
 from seqsetvae.evaluation.predictions import Predictions
-from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.subgroups import STAY, read_subgroup_table
 from seqsetvae.runs.scoring import Scorer, is_data_of_run, open_scorer
 from seqsetvae.system.errors import InputError, counted

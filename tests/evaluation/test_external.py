@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 from seqsetvae.cohort.profile import Profile, Window
 from seqsetvae.evaluation.external import DELIVERED, FEWEST_OF_SITE, Elsewhere, coverage, external, external_text
 from seqsetvae.evaluation.findings import as_text
+from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.recalibration import BOTH, FEWEST, INTERCEPT, Fitted, recalibrate
-from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.results import EVALUATION
 from seqsetvae.system.schema import fault_of
 from seqsetvae.tasks.binary import Calibration
