@@ -221,6 +221,17 @@ def test_members_of_several_outputs_are_read_back_and_average_logits_as_they_are
     assert [model.models for model in again.of[1].models] == [model.models for model in two.of[1].models]
 
 
+def test_contributions_to_a_number_are_in_its_unit(monkeypatch):
+    monkeypatch.setattr(trees, "ROUNDS", 20)
+    table, label = _table()
+    grown = BoostedTrees.fit(table, label + np.nan_to_num(table[:, 1]), 2, fitting.NUMBERS.trees)
+    members, (std, mean) = Members((Member("network", 0.25), Member("trees", 0.75, (grown,)))), (3.0, 10.0)
+    of_network = np.zeros((len(table), table.shape[1])), 0.5 * std + mean
+    found, base = members.contributions(of_network, table, lambda columns: columns, (std, mean))
+    average = 0.25 * 0.5 + 0.75 * grown.outputs(table)[:, 0]
+    np.testing.assert_allclose(found.sum(axis=1) + base, average * std + mean)
+
+
 def _all_kinds(monkeypatch: pytest.MonkeyPatch) -> tuple[Members, np.ndarray]:
     monkeypatch.setattr(trees, "ROUNDS", 20)
     table, label = _table()
