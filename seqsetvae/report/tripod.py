@@ -6,7 +6,7 @@ What no file of the run says is a question for the authors; nothing is invented.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,28 @@ def _performance(run: Run) -> str:
 
 def _groups(run: Run) -> str:
     groups = (run.evaluation or {}).get("subgroups") or ()
-    return f"{len(groups)} subgroups were evaluated; report.html has their metrics." if groups else ""
+    said = [f"{len(groups)} subgroups were evaluated; report.html has their metrics."] if groups else []
+    for each in run.external:
+        figures = "; ".join(f"{metric_name(name)} {with_interval(each['figures'][name])}" for name in each["primary"])
+        said.append(f"{each['name']}, {each['stays']:,.0f} stays: {figures}.")
+        if "sites" in each:
+            said += _over(each["sites"]["pooled"], f"sites by {each['sites']['by']}")
+    return " ".join([*said, *_over(run.external_pooled, "cohorts")])
+
+
+def _over(pooled: Mapping[str, Mapping[str, float]], what: str) -> list[str]:
+    """What a meta-analysis found for each figure."""
+    return [
+        f"{metric_name(name)} over {each['sites']:.0f} {what}: {with_interval(each)}; expected in one more: "
+        f"{number(each['prediction_low'])} to {number(each['prediction_high'])}."
+        for name, each in pooled.items()
+    ]
+
+
+def _pooled_how(run: Run) -> str:
+    is_pooled = run.external_pooled or any(each.get("sites", {}).get("pooled") for each in run.external)
+    how = "Random-effects meta-analysis (REML; intervals of Knapp and Hartung) over sites or cohorts."
+    return how * bool(is_pooled)
 
 
 def _limits(run: Run) -> str:
@@ -212,7 +233,7 @@ ITEMS: list[tuple[str, str, Answer | None, str]] = [  # number, title, what a ru
     ("12a", "Analysis: use of the data", _partition, ""),
     ("12b", "Analysis: handling of predictors", _handled, ""),
     ("12c", "Analysis: model and its building", _model, ""),
-    ("12d", "Analysis: heterogeneity", None, "Are there several sites or periods, and how were they handled?"),
+    ("12d", "Analysis: heterogeneity", _pooled_how, "Are there several sites or periods, and how were they handled?"),
     ("12e", "Analysis: performance measures", _measures, "Run --mode evaluate."),
     ("12f", "Analysis: model updating", _updating, ""),
     ("12g", "Analysis: calculation of predictions", _calculated, ""),
@@ -243,7 +264,7 @@ ITEMS: list[tuple[str, str, Answer | None, str]] = [  # number, title, what a ru
         "23b",
         "Results: heterogeneity",
         _groups,
-        "Run --mode evaluate --subgroups FILE, with sites and groups of patients.",
+        "Run --mode evaluate with --subgroups FILE (groups of patients) or --external DIR --by COLUMN (sites).",
     ),
     ("24", "Results: model updating", _updating, ""),
     ("25", "Interpretation", None, "What do the results mean beside earlier models, and for fairness?"),

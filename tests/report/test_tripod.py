@@ -197,3 +197,26 @@ def test_the_page_is_plain_enough_for_word(page: str) -> None:
     ]
     assert len(widths) >= 3
     assert all(len(each) == 1 for each in widths)
+
+
+def test_heterogeneity_is_that_of_other_cohorts_and_their_sites(run: Path) -> None:
+    mean = {
+        "value": 0.8,
+        "low": 0.7,
+        "high": 0.9,
+        "tau": 0.1,
+        "prediction_low": 0.6,
+        "prediction_high": 1.0,
+        "sites": 4,
+    }
+    of_cohort = {"name": "north", "stays": 500, "primary": ["auroc"], "figures": {"auroc": {"value": 0.75}}}
+    read = read_run(run)
+    alone = replace(read, external=[of_cohort])
+    known = {number: (text, asks) for number, _, text, asks in checklist(alone)}
+    assert known["23b"][0] == "north, 500 stays: AUROC 0.750."
+    assert (known["12d"][0], bool(known["12d"][1])) == ("", True)
+    by_site = replace(read, external=[of_cohort | {"sites": {"by": "ward", "pooled": {"auroc": mean}}}])
+    known = {number: (text, asks) for number, _, text, asks in checklist(by_site)}
+    expected = "AUROC over 4 sites by ward: 0.800 (0.700 to 0.900); expected in one more: 0.600 to 1.000."
+    assert known["23b"][0].endswith(expected)
+    assert known["12d"][0].startswith("Random-effects meta-analysis")

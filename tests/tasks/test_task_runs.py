@@ -18,7 +18,7 @@ from sklearn import metrics
 
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Cohort
-from seqsetvae.evaluation import onnx_file
+from seqsetvae.evaluation import explain, onnx_file
 from seqsetvae.evaluation.crossvalidation import read_columns
 from seqsetvae.models import trees
 from seqsetvae.report import write_comparison
@@ -247,6 +247,24 @@ def test_what_is_not_available_for_a_task_is_one_clear_error(
         assert status == 2
         assert said.format(task=task) in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_contributions_to_a_number_add_up_to_it(
+    pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task with one column of numbers has one score, in the unit of the column."""
+    monkeypatch.setattr(explain, "STEPS", 64)
+    flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 1, "unfreeze_after": 1}
+    status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
+    assert status == 0, errors
+    stay = int(compiled.split("test").stay_id[0])
+    for name, more in (("risks.csv", {}), ("why.csv", {"explain": stay}), ("reasons.csv", {"reasons": 1})):
+        words = {"ckpt": run_of(tmp_path), "split": "test", "output": tmp_path / name}
+        assert command("predict", **words, **more)[0] == 0
+    rows = {name: list(csv.DictReader((tmp_path / name).open())) for name in ("risks.csv", "why.csv", "reasons.csv")}
+    (score,) = [float(row["predicted days"]) for row in rows["risks.csv"] if int(row["stay_id"]) == stay]
+    assert sum(float(row["contribution"]) for row in rows["why.csv"]) == pytest.approx(score, abs=1e-2)
+    assert all(row["contribution_1"] for row in rows["reasons.csv"])
 
 
 def test_an_exported_task_predicts_the_same(
