@@ -313,12 +313,9 @@ def _sort(events: Events, no_event: str | None) -> None:
     left_out = [*codes.left_out_codes(), *([] if no_event is None else codes.matching(no_event))]
     if left_out:
         events.is_event = f"code NOT IN ({_listed(left_out)})"
-    is_event = events.is_event
-    timed = f"FILTER ({is_event} AND {events.is_timed})"
-    found = database.ask(
-        f"SELECT id, count(*) AS n, count(*) FILTER ({is_event}) AS n_events, min(time) {timed} AS first, "
-        f"max(time) {timed} AS last FROM events GROUP BY id ORDER BY id"
-    ).combine_chunks()
+    # Counts alone: of many ids DuckDB keeps a group a row, which with the times is more than fits into memory.
+    n_events = f", count(*) FILTER ({events.is_event}) AS n_events" if left_out else ""
+    found = database.ask(f"SELECT id, count(*) AS n{n_events} FROM events GROUP BY id ORDER BY id").combine_chunks()
     if not len(found):
         raise InputError(f"{events.files[0][1]}, column {columns.id}: none of the {events.n_rows:,} rows has an id.")
     most = found["n"].to_numpy().argmax()
@@ -333,15 +330,28 @@ def _sort(events: Events, no_event: str | None) -> None:
         found, numbers = found.take(order), numbers[order]
     texts = found["id"].combine_chunks().cast(pa.string())
     events.ids = Ids(texts, np.arange(1, len(found) + 1) if numbers is None else numbers)
-    bad = BAD_TIME if events.time.is_timestamp else np.nan
-    events.first_time, events.last_time = (pc.fill_null(found[name], bad).to_numpy() for name in ("first", "last"))
     places = np.arange(len(found), dtype=np.int32)
     database.name("ids", pa.table({"id": found["id"], "text": texts, "place": places}))
     fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
     fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
-    events.records = Records(database.folder.parent, np.dtype(fields), found["n_events"].to_numpy())
+    events.records = Records(
+        database.folder.parent, np.dtype(fields), found["n_events" if left_out else "n"].to_numpy()
+    )
     n_columns = database.ask("SELECT max(place_in_row) + 1 AS n FROM events")["n"][0].as_py() if is_wide else 1
-    events.records.write(_records(events, np.dtype(fields), n_columns), n_columns)
+    events.records.write(_with_bounds(events, _records(events, np.dtype(fields), n_columns)), n_columns)
+
+
+def _with_bounds(events: Events, parts: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The events, of which the first and the last time of each id are found on their way."""
+    is_stamp = events.time.is_timestamp
+    bad, low, high = (BAD_TIME, BAD_TIME, np.iinfo(np.int64).max) if is_stamp else (np.nan, -np.inf, np.inf)
+    first, last = (np.full(len(events.ids), bound, events.time.dtype) for bound in (high, low))
+    for records in parts:
+        timed = records[~is_bad(records["time"])]
+        np.minimum.at(first, timed["id"], timed["time"])
+        np.maximum.at(last, timed["id"], timed["time"])
+        yield records
+    events.first_time, events.last_time = (np.where(first > last, bad, times) for times in (first, last))
 
 
 def _records(events: Events, kind: np.dtype[Any], n_columns: int) -> Iterator[NDArray[Any]]:
