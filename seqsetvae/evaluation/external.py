@@ -3,8 +3,6 @@
 All stays of the cohort are evaluated, whatever their split: coverage of the model's variables, drift, metrics. Of one
 binary label also calibration before and after it is fitted anew on some patients, decision curves, and each site.
 
-Resamples here are not stratified: how many stays have the outcome is a part of what calibration in the large measures.
-
 Legend: n stays, R resamples.
 """
 
@@ -25,8 +23,8 @@ from seqsetvae.evaluation.findings import findings_of
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
-from seqsetvae.evaluation.results import resampled_unit
-from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, bootstrap
+from seqsetvae.evaluation.results import intervals_of, resampled_unit
+from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats
 from seqsetvae.system.errors import counted, named
 from seqsetvae.system.findings import NOTE, WARNING, Finding
 from seqsetvae.tasks import TASKS
@@ -133,7 +131,7 @@ def external(
         resamples: of the bootstrap.
     """
     found, task = of.predictions, TASKS[of.predictions.spec.task]
-    figures = _intervals(
+    figures = intervals_of(
         found, task.figures(found.spec, found.output, found.target, found.calibration), resamples, seed
     )
     content: Plain = {
@@ -160,12 +158,6 @@ def external(
         content["recalibration"] = {"reason": reason}
     content["findings"] = [each.as_plain() for each in _findings(of, content)]
     return content, fitted
-
-
-def _intervals(of: Predictions, figures: Any, resamples: int, seed: int) -> Plain:
-    every_stay_alike = np.zeros(len(of), np.int64)
-    found = bootstrap(every_stay_alike, figures, resamples, seed, of.subject)
-    return {name: interval.as_plain() for name, interval in found.items()}
 
 
 def _scores(of: Predictions, calibration: Any) -> Scores:
@@ -223,7 +215,7 @@ def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: 
     return {
         "kind": kind,
         **formula,
-        "figures": _intervals(rest, figures, resamples, seed),
+        "figures": intervals_of(rest, figures, resamples, seed),
         "calibration": list(curve["calibration"].values())[-1],
         "net_benefit": curve["net_benefit"],
     }
@@ -247,7 +239,7 @@ def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
             return scores.figures(weights, OF_SITES)
 
         counts = {"stays": len(stays), **TASKS[BINARY].counts(stays.target)}
-        rows.append({"name": site.group, **counts, "figures": _intervals(stays, figures, resamples, seed)})
+        rows.append({"name": site.group, **counts, "figures": intervals_of(stays, figures, resamples, seed)})
     return {"by": of.by, "rows": rows, "left_out": left_out, "pooled": heterogeneity(rows)}
 
 

@@ -125,7 +125,7 @@ def _rows(
         return found
 
     rows: list[Plain] = [{"figures": {}} for _ in groups]
-    intervals = bootstrap(task.strata(evaluated.target), every, resamples, seed, evaluated.subject)
+    intervals = bootstrap(np.zeros(len(evaluated), np.int64), every, resamples, seed, evaluated.subject)
     for (kind, at, name), interval in intervals.items():
         rows[at].setdefault(kind, {})[name] = interval.as_plain()
     return rows

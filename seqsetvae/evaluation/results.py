@@ -5,7 +5,7 @@ Legend: n labelled stays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,8 +203,17 @@ def _figures(of: Predictions, resamples: int, seed: int) -> Plain:
     """All metrics with their intervals."""
     task = TASKS[of.spec.task]
     figures = task.figures(of.spec, of.output, of.target, of.calibration)
-    found = bootstrap(task.strata(of.target), figures, resamples, seed, of.subject)
-    return {name: interval.as_plain() for name, interval in found.items()}
+    return intervals_of(of, figures, resamples, seed)
+
+
+def intervals_of(of: Predictions, figures: Callable[[Floats], Figures], resamples: int, seed: int) -> Plain:
+    """Figures with their intervals, over resamples in which the number of stays with the outcome varies, as it would.
+
+    With a fixed number they are too narrow for what depends on the prevalence: of 800 stays, nominal 95 % intervals
+    held the calibration intercept in 63 % and the Brier score in 74 %. Differences in ranking are not affected.
+    """
+    alike = np.zeros(len(of), np.int64)
+    return {name: each.as_plain() for name, each in bootstrap(alike, figures, resamples, seed, of.subject).items()}
 
 
 def _decisions(of: Predictions, resamples: int, seed: int) -> Plain:
@@ -212,8 +221,7 @@ def _decisions(of: Predictions, resamples: int, seed: int) -> Plain:
     task, found = TASKS[of.spec.task], {}
     decisions = task.decisions(of.spec, of.output, of.target, of.calibration) if hasattr(task, "decisions") else {}
     for name, (facts, figures) in decisions.items():
-        intervals = bootstrap(task.strata(of.target), figures, resamples, seed, of.subject)
-        found[name] = facts | {"figures": {key: interval.as_plain() for key, interval in intervals.items()}}
+        found[name] = facts | {"figures": intervals_of(of, figures, resamples, seed)}
     return found
 
 
