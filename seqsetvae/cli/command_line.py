@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+import seqsetvae.cli.config_file as config_file
 from seqsetvae import __version__
-from seqsetvae.cli import config_file
 from seqsetvae.settings.declare import (
     Problems,
     Setting,

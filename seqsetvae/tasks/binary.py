@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.tasks import decisions as deciding
+import seqsetvae.tasks.decisions as deciding
 from seqsetvae.tasks.spec import Calibration as Fitted
 from seqsetvae.tasks.spec import Spec
 
@@ -181,7 +181,7 @@ def interactions(
     output: Floats, target: Floats, calibration: Calibration | None, group: NDArray[np.int64], seed: int
 ) -> dict[str, float | None]:
     """The p-value of each test that groups [n], numbered from 0, differ; None where it says nothing."""
-    from seqsetvae.tasks import interaction
+    import seqsetvae.tasks.interaction as interaction
 
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
     calibrated = None if calibration is None else calibration.calibrated(logit)
