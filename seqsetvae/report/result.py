@@ -252,7 +252,7 @@ def _difference_tables(groups: list[Plain], columns: list[Plain]) -> list[Table]
 def _p_values(test: Plain | None) -> str:
     if test is None or test.get("p") is None:
         return "–"
-    return f"{number(test['p'])}\n{number(test['holm'])}"
+    return "\n".join("< 0.001" if p < 0.001 else number(p) for p in (test["p"], test["holm"]))
 
 
 def landmark_section(run: Run) -> Section | None:

@@ -23,6 +23,7 @@ from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.results import evaluation
 from seqsetvae.report.page import content_of
 from seqsetvae.report.parts import Section, Table
+from seqsetvae.report.result import _p_values
 from seqsetvae.report.run_files import Run, read_run
 from seqsetvae.tasks.binary import Calibration, constant
 from seqsetvae.tasks.scores import FIGURES
@@ -298,6 +299,11 @@ def test_the_numbers_that_describe_figures_are_computed_again(run, content):
     for name in ("val_auc", "val_auprc"):
         first, last = (float(row[name]) for row in (metrics[0], metrics[-1]))
         assert f"{name} from {first:.4g} to {last:.4g}" in alt[name]
+
+
+def test_a_p_value_is_never_shown_as_zero():
+    assert _p_values({"p": 0.0001, "holm": 0.0016}) == "< 0.001\n0.002"
+    assert _p_values({"p": None, "holm": None}) == _p_values(None) == "–"
 
 
 def test_hidden_groups_are_named_without_a_number(run, content):
