@@ -83,8 +83,8 @@ def test_dates_are_no_categories(tables, cells):
 @pytest.mark.parametrize(
     ("name", "text", "flags", "said"),
     [
-        ("e.csv", "", (), "e.csv: is empty, or its first line is"),
-        ("e.csv", EVENTS, ("--labels", "empty.csv", "--label_name", "x"), "empty.csv: is empty, or its first line is"),
+        ("e.csv", "", (), "e.csv: its first line is empty"),
+        ("e.csv", EVENTS, ("--labels", "empty.csv", "--label_name", "x"), "empty.csv: its first line is empty"),
         ("e.csv", EVENTS, ("--static_columns", "age", "died", *LABELLED), "--static_columns died: the label would be"),
         ("e.json", "[]", (), "e.json: is not a table. Tables are files whose names end in .csv"),
         ("e.csv.zip", "", (), "is not a table"),

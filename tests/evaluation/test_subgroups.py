@@ -59,7 +59,7 @@ def test_stays_without_a_value_or_a_row_are_a_group_of_their_own():
         ("stay_id,age,age\n1,2,3\n", "column age occurs twice"),
         ("stay_id,age\n1,2\n1,3\n", "has empty cells or repeats"),
         ("stay_id,age\nx,2\n", "cannot be read"),
-        ("", "needs a column stay_id and at least one other. Its columns are: none"),
+        ("", "its first line is empty, which should hold the names of the columns"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_error(tmp_path, text, message):

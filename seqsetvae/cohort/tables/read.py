@@ -113,7 +113,7 @@ def _header(file: Path, form: Form) -> tuple[list[str], str]:
         if form.names and len(first) != len(form.names):
             raise InputError(f"{file}: its first line has {len(first)} cells, --columns names {len(form.names)}.")
         if not first:
-            raise InputError(f"{file}: is empty, or its first line is: it has the names of the columns.")
+            raise InputError(f"{file}: its first line is empty, which should hold the names of the columns.")
         return list(form.names or first), separator
     except (pa.ArrowException, OSError, csv.Error, UnicodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
