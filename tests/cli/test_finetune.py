@@ -15,7 +15,7 @@ from tests.command import command, finetune, refused, rows_of, run_of, succeeded
 from tests.figures import printed_figure
 from tests.training.helpers import load
 
-FIGURES = ("loss", "val_auc", "val_auprc", "learning_rates")  # of the report
+FIGURES = ("flow", "loss", "val_auc", "val_auprc", "learning_rates")  # of the report
 
 
 def test_a_run_folder_holds_exactly_this(finished):

@@ -66,8 +66,8 @@ def trees(files: Files, rng: random.Random, folder: Path) -> None:
         at = rng.randrange(len(texts))
         texts[at] = _damaged_text(texts[at], rng)
     columns = TREE_COLUMNS + (rng.random() < 0.05)
-    found = BoostedTrees(texts).log_odds(np.full((3, columns), rng.choice((0.5, -3.0, np.nan))))
-    assert found.shape == (3,)
+    found = BoostedTrees(texts).outputs(np.full((3, columns), rng.choice((0.5, -3.0, np.nan))))
+    assert len(found) == 3
 
 
 def _damaged_text(text: str, rng: random.Random) -> str:

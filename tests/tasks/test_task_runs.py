@@ -100,7 +100,9 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     groups = tmp_path / "groups.csv"
     stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
     pd.DataFrame({"stay_id": stays, "odd": stays % 2}).to_csv(groups, index=False)
-    status, said, errors = command("evaluate", ckpt=folder, split="valid", subgroups=groups, landmarks=12)
+    status, said, errors = command(
+        "evaluate", ckpt=folder, split="valid", subgroups=groups, landmarks=12, smallest_group=1
+    )
     assert status == 0, errors
     assert call(["--mode", "report", "--runs", str(folder)])[0] == 0
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
