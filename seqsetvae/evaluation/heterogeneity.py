@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ Floats = NDArray[np.float64]
 FEWEST_SITES = 3  # below which nothing can be said of their variance
 LEVEL = 0.95
 Z95 = 1.959964
-STARTS = 60  # intervals in which the likelihood is searched, since it can have two maxima
+STARTS = 60  # steps of the grid from which the likelihood is searched, since it can have two maxima
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ def between(value: Floats, variance: Floats) -> float:
         return float((np.log(total) + (value - mean) ** 2 / total).sum() + np.log((1 / total).sum()))
 
     edges = np.linspace(0, 2 * np.ptp(value) + 1e-12, STARTS + 1)
-    found = [
-        minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-10}).x for ends in pairwise(edges)
-    ]
-    return float(min([0.0, *found], key=loss)) ** 2
+    best = min(range(STARTS + 1), key=lambda at: loss(edges[at]))
+    ends = edges[max(best - 1, 0)], edges[min(best + 1, STARTS)]
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-10}).x
+    return float(min(0.0, found, key=loss)) ** 2
 
 
 @dataclass(frozen=True)

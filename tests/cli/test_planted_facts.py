@@ -35,8 +35,9 @@ def _results(cohort: Path, output: Path, **flags: Any) -> dict[str, Any]:
     return json.loads((output / "crossvalidation.json").read_text(encoding="utf-8"))["models"]
 
 
-def test_a_planted_fact_is_found(tmp_path):
-    """A level that 10 stays have; the slow test below has all kinds."""
+def test_a_planted_fact_is_found(tmp_path, monkeypatch):
+    """A level that 10 stays have, with fewer trees than usual; the slow test below has all kinds, and all trees."""
+    monkeypatch.setattr(trees, "ROUNDS", 100)
     cohort, _ = _import(tmp_path, RARE_LEVEL, "--fractions", "0.7", "0.3", "0", n_stays=300)
     found = _results(cohort, tmp_path / "cv", folds=1, baselines="none", tree_models=1)
     assert {name: found[name]["auroc"]["value"] for name in MODELS if found[name]["auroc"]["value"] < 0.9} == {}
@@ -47,7 +48,7 @@ def test_few_training_stays_have_inputs_too(tmp_path, monkeypatch, train):
     monkeypatch.setattr(trees, "ROUNDS", 50)
     share = f"{train / 100:g}"
     cohort, _ = _import(tmp_path, "category", "--fractions", share, f"{1 - train / 100:g}", "0", n_stays=100)
-    found = _results(cohort, tmp_path / "cv", folds=1, tree_models=1)
+    found = _results(cohort, tmp_path / "cv", folds=1, tree_models=1, average="fixed")
     assert {name for name in (*MODELS, *BASELINES) if found[name]["auroc"]["value"] == 0.5} == set()
     (config,) = tmp_path.glob("cv/runs/*/config.json")
     assert json.loads(config.read_text(encoding="utf-8"))["settings"]["batch_size"] == 16
