@@ -60,7 +60,7 @@ def between(value: Floats, variance: Floats) -> float:
         mean = np.average(value, weights=1 / total)
         return float((np.log(total) + (value - mean) ** 2 / total).sum() + np.log((1 / total).sum()))
 
-    edges = np.linspace(0, 2 * np.ptp(value) + 1e-12, STARTS + 1)
+    edges = np.linspace(0, 2 * np.ptp(value) + 1e-12, STARTS + 1).tolist()
     best = min(range(STARTS + 1), key=lambda at: loss(edges[at]))
     ends = edges[max(best - 1, 0)], edges[min(best + 1, STARTS)]
     found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-10}).x
