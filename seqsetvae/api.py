@@ -15,6 +15,7 @@ from seqsetvae.checkpoint.backbone import Loaded
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import Call, processes_of, resolve
+from seqsetvae.cli.config_file import SHIPPED
 from seqsetvae.cli.config_file import load as load_config
 from seqsetvae.runs.predict import predicted
 from seqsetvae.settings.resume import RESUME
@@ -24,8 +25,6 @@ from seqsetvae.training.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SHIPPED = Path(__file__).resolve().parents[1] / "finetune_config_optimized.py"
 
 
 def pretrain(*, config: str | Path | None = None, **settings: Any) -> Path:

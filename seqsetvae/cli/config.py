@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
+
+from seqsetvae.cli.config_file import SHIPPED
 
 HELP = "print the config file as it came, to save and edit"
 NEEDS = ()
@@ -20,7 +20,4 @@ def problems(settings: Settings) -> list[str]:
 
 
 def run(settings: Settings) -> None:
-    spec = find_spec("finetune_config_optimized")  # by name, since importing it would run it
-    assert spec is not None, "the command has read it"
-    assert spec.origin is not None, "it is a file"
-    print(Path(spec.origin).read_text(encoding="utf-8"), end="")
+    print(SHIPPED.read_text(encoding="utf-8"), end="")

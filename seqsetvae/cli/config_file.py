@@ -15,6 +15,7 @@ from seqsetvae.settings.kinds import exists
 from seqsetvae.system.errors import InputError
 
 FLAG = "config"
+SHIPPED = Path(__file__).parents[2] / "finetune_config_optimized.py"  # beside the package
 RESTORE = "The command config prints the file as it came with the program."
 
 

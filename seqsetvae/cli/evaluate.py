@@ -86,10 +86,17 @@ class DecisionSettings:
     def problems(self) -> list[str]:
         """Alarms a day need both."""
         of_alarms, per_day = (self.threshold_for or "").startswith("alarms_per_day"), self.admissions_per_day
+        received = f"threshold_for: received {self.threshold_for!r}"
         rules = [
             (
                 of_alarms and per_day is None,
-                f"threshold_for: received {self.threshold_for!r}; needs --admissions_per_day",
+                f"{received}; needs --admissions_per_day of the unit where the model is to be used, which the data do "
+                "not say",
+            ),
+            (
+                of_alarms and per_day is not None and need_of(self.threshold_for).value >= per_day,
+                f"{received}, with --admissions_per_day {per_day}: there are never more alarms, since each stay has "
+                "one prediction; allowed: fewer",
             ),
             (
                 per_day is not None and self.threshold_for is None,

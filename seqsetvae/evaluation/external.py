@@ -149,8 +149,9 @@ def external(
         content["calibration"] = str(found.calibration)
     fitted = None
     if found.spec.task == BINARY:
-        recalibration, fitted = _recalibration(of, fraction, name, seed, resamples)
-        content |= {"recalibration": recalibration}
+        anew = fit_anew(of, fraction, name, seed)
+        fitted = None if isinstance(anew, str) else anew.fitted
+        content["recalibration"] = _recalibration(anew, seed, resamples)
         if of.by is not None:
             content["sites"] = _sites(of, resamples, seed)
     else:
@@ -169,36 +170,49 @@ def _scores(of: Predictions, calibration: Any) -> Scores:
 # ------------------------------------------------------------------ calibration fitted anew
 
 
-def _recalibration(of: Elsewhere, fraction: float, name: str, seed: int, resamples: int) -> tuple[Plain, Fitted | None]:
-    """Calibration of the stays that it was not fitted on, before and after; or why there is none."""
+@dataclass(frozen=True, eq=False)
+class Anew:
+    """Calibrations that were fitted on a part of a cohort, to be reported on the rest."""
+
+    words: str  # what the part is
+    part: Predictions
+    rest: Predictions
+    fitted: Fitted
+
+
+def fit_anew(of: Elsewhere, fraction: float, name: str, seed: int) -> Anew | str:
+    """Fit calibration on some patients, drawn by the seed; or why it cannot be."""
     found, before = of.predictions, of.predictions.calibration
     if not fraction:
-        return {"reason": "Not asked for (--recalibrate_fraction 0)."}, None
+        return "Not asked for (--recalibrate_fraction 0)."
     if before is not None and before.recalibrated is not None and before.recalibrated.data == of.data:
-        return {"reason": f"The calibration {before.recalibrated.name!r} was fitted on patients of this cohort."}, None
+        return f"The calibration {before.recalibrated.name!r} was fitted on patients of this cohort."
     anew = Recalibrated(name, "", of.data, fraction, seed)
     chosen = anew.fitted_on(found.stay_id if found.subject is None else found.subject)
     part, rest = found.rows(chosen), found.rows(~chosen)
     words = f"{fraction:.0%} of the patients of {of.name}"
     for stays, what in ((part, "to fit it on"), (rest, "to report it on")):
         if reason := too_few(stays.target, what):
-            return {"reason": f"With {words} (seed {seed}), {reason}."}, None
+            return f"With {words} (seed {seed}), {reason}."
     fitted = recalibrate(part, of.checkpoint_sha256, words, anew)
-    if isinstance(fitted, str):
-        return {"reason": f"Fitted on {words}: {fitted}."}, None
-    counts = TASKS[BINARY].counts
-    entry = {
-        "part": words,
+    return f"Fitted on {words}: {fitted}." if isinstance(fitted, str) else Anew(words, part, rest, fitted)
+
+
+def _recalibration(anew: Anew | str, seed: int, resamples: int) -> Plain:
+    """Calibration of the stays that it was not fitted on, before and after; or why there is none."""
+    if isinstance(anew, str):
+        return {"reason": anew}
+    counts, fitted = TASKS[BINARY].counts, anew.fitted
+    kinds = {DELIVERED: anew.rest.calibration} | fitted.kinds
+    return {
+        "part": anew.words,
         "seed": seed,
-        "fitted": {"stays": len(part), **counts(part.target)},
-        "reported": {"stays": len(rest), **counts(rest.target)},
+        "fitted": {"stays": len(anew.part), **counts(anew.part.target)},
+        "reported": {"stays": len(anew.rest), **counts(anew.rest.target)},
         "chosen": fitted.chosen,
         "p_slope": fitted.p_slope,
-        "kinds": [
-            _kind(rest, kind, each, resamples, seed) for kind, each in ({DELIVERED: before} | fitted.kinds).items()
-        ],
+        "kinds": [_kind(anew.rest, kind, each, resamples, seed) for kind, each in kinds.items()],
     }
-    return entry, fitted
 
 
 def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: int) -> Plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from seqsetvae.evaluation.external import CALIBRATION, coverage_text
 from seqsetvae.report import plots
 from seqsetvae.report.parts import (
     Card,
@@ -24,9 +25,7 @@ from seqsetvae.report.style import VERMILLION
 from seqsetvae.system.findings import Finding
 
 MAIN = ("auroc", "auprc", "brier", "mean_difference", "calibration_intercept", "calibration_slope")
-CALIBRATION = ("mean_difference", "calibration_intercept", "calibration_slope", "brier", "ece")
 IDEAL = {"mean_difference": 0.0, "calibration_intercept": 0.0, "calibration_slope": 1.0}
-MISSING_SHOWN = 12
 
 
 def external_section(run: Run) -> Section | None:
@@ -85,17 +84,7 @@ def _text(cohorts: list[Plain]) -> list[str]:
         "they are too far from the mean."
     ]
     for each in cohorts:
-        found = each["coverage"]
-        share = found.get("share_of_training_events")
-        of_training = "" if share is None else f", which had {percent(share)} of its training events"
-        missing = found["missing"][:MISSING_SHOWN]
-        more = f" and {len(found['missing']) - len(missing)} more" * (len(found["missing"]) > len(missing))
-        line = (
-            f"{each['name']}: {found['variables']:.0f} of the {found['of_variables']:.0f} variables of the model occur"
-            f"{of_training}; the model reads {percent(found['events_read'] / max(found['events'], 1))} of the "
-            f"{found['events']:,.0f} events."
-        )
-        text.append(line + f" Not there: {', '.join(missing)}{more}." * bool(missing))
+        text.append(f"{each['name']}: {coverage_text(each['coverage'])}")
         anew = each["recalibration"]
         if "kinds" in anew:
             saved = "" if anew.get("saved") is None else f" It was saved as {anew['saved']}."

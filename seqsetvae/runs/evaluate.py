@@ -35,7 +35,7 @@ from seqsetvae.evaluation.prediction_file import (
 from seqsetvae.evaluation.predictions import Predictions, until_hour
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.evaluation.subgroups import read_subgroup_table, subgroups_of
-from seqsetvae.runs.external import calibrated_on, external_results, open_external, predict_external
+from seqsetvae.runs.external import calibrated_on, external_results, open_external, predict_external, require_fitted
 from seqsetvae.runs.predict import refuse_for_task
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
@@ -64,6 +64,7 @@ def run(settings: Settings) -> dict[str, Any]:
     assert settings.finetuned.ckpt is not None, "settings are checked before a mode runs"
     opened = open_external(settings)
     elsewhere = [predict_external(each, settings.external.by) for each in opened]
+    require_fitted(elsewhere, settings)
     if split is None:
         return _external_alone(settings, opened[0].scorer, elsewhere)
     columns = None if settings.details.subgroups is None else read_subgroup_table(settings.details.subgroups)

@@ -16,7 +16,15 @@ from seqsetvae.cohort.imported import read_samples
 from seqsetvae.cohort.profile import seen_before
 from seqsetvae.cohort.tables.cells import as_facts
 from seqsetvae.evaluation.calibration import calibration_file, calibration_names, read_calibration, write_calibration
-from seqsetvae.evaluation.external import Elsewhere, coverage, external, external_text, heterogeneity, sites_text
+from seqsetvae.evaluation.external import (
+    Elsewhere,
+    coverage,
+    external,
+    external_text,
+    fit_anew,
+    heterogeneity,
+    sites_text,
+)
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import FEWEST_SITES
 from seqsetvae.evaluation.predictions import Predictions
@@ -259,6 +267,15 @@ def sites_of(table: pa.Table, by: str, stays: np.ndarray) -> tuple[list[Subgroup
 # ------------------------------------------------------------------ results
 
 
+def require_fitted(cohorts: Sequence[Elsewhere], settings: Settings) -> None:
+    """Raises InputError if the calibration that --save_calibration names cannot be fitted, before what takes longer."""
+    asked = settings.external
+    for each in cohorts if asked.save_calibration is not None else ():
+        anew = fit_anew(each, asked.recalibrate_fraction, asked.save_calibration or UNNAMED, settings.run.seed)
+        if isinstance(anew, str):
+            raise InputError(f"save_calibration: {each.name}: {anew} Leave it out.")
+
+
 def external_results(cohorts: Sequence[Elsewhere], settings: Settings) -> dict[str, Any]:
     """`external` and `external_pooled` (of three or more) of evaluation.json; prints them, and saves what was asked."""
     asked, entries = settings.external, []
@@ -269,8 +286,7 @@ def external_results(cohorts: Sequence[Elsewhere], settings: Settings) -> dict[s
         for finding in (Finding(**finding) for finding in entry["findings"]):
             print(f"{'⚠️  ' if finding.level == WARNING else '  '}{finding.line()}")
         if asked.save_calibration is not None:
-            if fitted is None:
-                raise InputError(f"save_calibration: {each.name}: {entry['recalibration']['reason']} Leave it out.")
+            assert fitted is not None, "require_fitted has seen to it"
             entry["recalibration"]["saved"] = asked.save_calibration
             _save(fitted.kinds[fitted.chosen], settings)
         entries.append(entry)

@@ -105,7 +105,8 @@ def threshold_logit(need: Need, label: Ints, logit: Floats, scaling: tuple[float
     elif need.name == "ppv":
         share, allowed = true / called, need.value
     else:
-        share, allowed = -called / len(label), -_share_of_admissions(need)
+        assert need.admissions_per_day is not None, "settings are checked before a mode runs"
+        share, allowed = -called / len(label), -need.value / need.admissions_per_day
     reached = np.flatnonzero(share >= allowed - ROUNDING)
     if not len(reached):
         highest = "" if need.name == "alarms_per_day" else f" The highest is {share.max():.3f}."
@@ -126,20 +127,6 @@ def _called(label: Ints, logit: Floats) -> tuple[Floats, Ints, Ints]:
     order = np.argsort(-logit, kind="stable")
     last = np.flatnonzero(np.append(np.diff(logit[order]) != 0, True))
     return logit[order][last], np.cumsum(label[order] == 1)[last], np.cumsum(label[order] == 0)[last]
-
-
-def _share_of_admissions(need: Need) -> float:
-    if need.admissions_per_day is None:
-        raise InputError(
-            f"--threshold_for {need}: the data say when events are after an admission, and not how many admissions "
-            "there are a day: pass --admissions_per_day of the unit where the model is to be used."
-        )
-    if need.value >= need.admissions_per_day:
-        raise InputError(
-            f"--threshold_for {need}: with {need.admissions_per_day:g} admissions a day there are never more alarms; "
-            "each stay has one prediction. Ask for fewer."
-        )
-    return need.value / need.admissions_per_day
 
 
 # ------------------------------------------------------------------ abstention

@@ -380,6 +380,7 @@ def test_without_a_band_predictions_have_no_decision(finished, tmp_path):
         ({"admissions_per_day": 3}, "needs --threshold_for"),
         ({"abstain": 0.1, "calibration": "ours"}, "allowed: with --split, without --calibration"),
         ({"threshold_for": "alarms_per_day=3", "admissions_per_day": 2}, "there are never more alarms"),
+        ({"threshold_for": "alarms_per_day=3", "admissions_per_day": 3}, "there are never more alarms"),
         ({"threshold_for": "sensitivity=0.8", "label_path": "another"}, "which these data are not"),
     ],
 )

@@ -1,6 +1,7 @@
 """evaluate --external: other cohorts, alone or beside a split, calibrations under names, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ def test_a_calibration_is_saved_under_a_name_and_used_by_it(run, other, tmp_path
     assert "save_calibration: received 'there'; there is" in errors
     assert (run / "calibration_there.json").read_bytes() == before
     assert "names beside" in refused(_external(run, tmp_path / "fourth", other.path, calibration="where"))
+
+
+def test_a_calibration_that_cannot_be_fitted_is_refused_before_anything_is_written(run, other, tmp_path):
+    flags = {"save_calibration": "few", "recalibrate_fraction": 0.05}
+    for own in ({}, {"split": "test"}):  # alone, and beside the model's own data
+        errors = refused(_external(run, tmp_path / "out", other.path, **flags, **own))
+        assert re.search(r"save_calibration: .*With 5% of the patients .* are needed. Leave it out", errors)
+    assert not (tmp_path / "out").exists()
+    assert not (run / "calibration_few.json").exists()
 
 
 def test_sites_are_those_of_a_table(run, other, tmp_path):
