@@ -82,7 +82,8 @@ def bootstrap(
     """Each figure of the whole sample, with its percentile interval over stratified resamples of the subjects.
 
     `figures` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so
-    differences of two models are paired. Label must hold both classes; without `subject` [n] stays are resampled.
+    differences of two models are paired. With zeros in place of the label [n] the number of stays with the outcome
+    varies too, as it would in other data; without `subject` [n] stays are resampled.
     """
     values = figures(np.ones((1, len(label))))
     blocks = [figures(weights) for weights in resamples(label, number, seed, subject)]
