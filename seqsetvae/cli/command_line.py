@@ -262,7 +262,7 @@ def _build(mode: Mode, values: Mapping[str, Any], chosen: Mapping[str, str]) -> 
     What the user left as shipped is replaced by what the selected modules, such as an architecture, recommend.
     """
     known = declared(mode.Settings, values).keys()
-    advised = recipe(mode.Settings, values)
+    advised = recipe(mode.Settings, values, known)
     left = known - chosen.keys()
     advised = {name: value for name, value in advised.items() if name in left}
     return build(mode.Settings, {**values, **advised}, chosen) if values.keys() >= known else None

@@ -138,10 +138,11 @@ def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, st
     return group(**arguments)
 
 
-def recipe(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(group: type, values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """What the modules that `values` select recommend for settings of other groups.
 
-    That is their RECIPE, and of their RECIPES, which have the name of a setting, those whose setting is true.
+    That is their RECIPE, and of their RECIPES, which have the name of a setting, those whose setting is true, where
+    all that it sets is `known`: a recipe of fine-tuning is none of pretraining.
     """
     recommended: dict[str, Any] = {}
     for item, inner in _parts(group):
@@ -149,9 +150,9 @@ def recipe(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
             module = item.metadata["registry"].get(values.get(item.metadata["by"]))
             recommended |= getattr(module, "RECIPE", {})
             for name, added in getattr(module, "RECIPES", {}).items():
-                recommended |= added if values.get(name) else {}
+                recommended |= added if values.get(name) and added.keys() <= set(known) else {}
         elif inner is not None:
-            recommended |= recipe(inner, values)
+            recommended |= recipe(inner, values, known)
     return recommended
 
 

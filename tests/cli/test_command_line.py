@@ -363,3 +363,10 @@ def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
     texts = "".join(path.read_text(encoding="utf-8") for path in files)
     flags |= {option for command in data_commands() for option in command._option_string_actions}
     assert set(re.findall(r"(?<![\w-])--[a-z_]+(?!-)\b", texts)) - flags <= {"--flag"}
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("finetune", 4), ("crossvalidate", 4), ("pretrain", config.max_epochs)])
+def test_a_recipe_of_fine_tuning_is_none_of_pretraining(tmp_path, mode, epochs):
+    words = argv(mode=mode, data_dir=tmp_path, running_statistics=True)
+    words += [] if mode == "pretrain" else argv(from_random_weights=True)
+    assert as_plain(resolve(config, words, MODES).settings)["max_epochs"] == epochs
