@@ -14,7 +14,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from seqsetvae.cohort import Cohort
 from tests.command import argv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +90,7 @@ def _python(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
+def test_only_the_base_install_can_be_imported(tmp_path):
     """Or the test below would show nothing."""
     base = ["torch", "pytorch_lightning", "torchmetrics", "numpy", "pyarrow", "duckdb", "scipy", "sklearn", "tqdm"]
     others = ["lightgbm", "jinja2", "matplotlib", "safetensors", "onnx", "pandas", "hypothesis"]
@@ -99,9 +98,7 @@ def test_only_the_base_install_can_be_imported(tmp_path: Path) -> None:
     assert _python(tmp_path, "-c", tried) == f"{base}\n"
 
 
-def test_commands_need_no_extra_or_say_which(
-    pretrained: Path, old_layout: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_commands_need_no_extra_or_say_which(pretrained, old_layout, compiled, tmp_path):
     usual = {"accelerator": "cpu", "data_dir": compiled.path, "output_root_dir": tmp_path / "runs"}
     short = {"max_epochs": 1, "batch_size": 16, **usual}
     applied = {"ckpt": "{run}", "split": "test", "accelerator": "cpu"}

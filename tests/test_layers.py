@@ -56,7 +56,7 @@ def _imports(tree: ast.Module) -> set[str]:
     return found
 
 
-def test_imports_point_down() -> None:
+def test_imports_point_down():
     wrong = []
     for module, tree in _modules().items():
         own = _room(module)
@@ -69,12 +69,12 @@ def test_imports_point_down() -> None:
     assert not wrong
 
 
-def test_every_module_has_a_room() -> None:
+def test_every_module_has_a_room():
     without = {module for module in _modules() if not _room(module)}
     assert without == {"finetune_config_optimized", "seqsetvae"}
 
 
-def test_patients_on_disk_need_no_torch_and_the_maths_no_files() -> None:
+def test_patients_on_disk_need_no_torch_and_the_maths_no_files():
     forbidden = {
         "seqsetvae.cohort": {"torch", "pytorch_lightning"},
         "seqsetvae.models": {"pytorch_lightning", "pathlib"},

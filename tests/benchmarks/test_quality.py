@@ -28,7 +28,7 @@ def _finish(folder: Path, fold: int, **models: float) -> None:
     (folder / f"partition0-fold{fold}.csv").write_bytes(as_csv(columns))
 
 
-def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
+def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path):
     first, other = quality.folder(tmp_path, "variable_summaries"), quality.folder(tmp_path, "SeqSetVAE, old")
     for fold in (0, 1):
         _finish(first, fold, **{"variable_summaries": 0.1, "network alone": 0.5, "boosted trees": 0.3})
@@ -39,7 +39,7 @@ def test_rows_are_joined_by_stay_and_keep_their_names(tmp_path: Path) -> None:
     assert table["SeqSetVAE, old"].tolist() == table["label"].tolist()
 
 
-def test_rows_of_other_stays_are_refused(tmp_path: Path) -> None:
+def test_rows_of_other_stays_are_refused(tmp_path):
     _finish(quality.folder(tmp_path, "variable_summaries"), 0, variable_summaries=0.1)
     _finish(quality.folder(tmp_path, "frozen"), 0, frozen=0.1)
     other = quality.folder(tmp_path, "frozen") / "partition0-fold0.csv"
@@ -49,9 +49,7 @@ def test_rows_of_other_stays_are_refused(tmp_path: Path) -> None:
         quality.joined(tmp_path)
 
 
-def test_chosen_rows_are_run_and_all_finished_ones_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_chosen_rows_are_run_and_all_finished_ones_are_shown(tmp_path, monkeypatch, capsys):
     calls = []
 
     def crossvalidate(words: list[str]) -> int:
@@ -70,13 +68,13 @@ def test_chosen_rows_are_run_and_all_finished_ones_are_shown(
 
 
 @pytest.mark.parametrize("row", quality.ROWS)
-def test_every_row_is_a_call_without_mistakes(row: str, tmp_path: Path) -> None:
+def test_every_row_is_a_call_without_mistakes(row, tmp_path):
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     words = ["--mode", "crossvalidate", *quality.ROWS[row].split(), "--data_dir", str(tmp_path)]
     assert resolve(config, words, MODES).mode is MODES["crossvalidate"]
 
 
-def test_the_table_of_sets_says_what_the_average_is_below() -> None:
+def test_the_table_of_sets_says_what_the_average_is_below():
     rng = np.random.default_rng(0)
     label = (np.arange(300) % 4 == 0).astype(int)
     columns = {"stay_id": np.arange(300), "label": label}
@@ -93,9 +91,7 @@ def test_the_table_of_sets_says_what_the_average_is_below() -> None:
 
 
 @pytest.mark.parametrize("name", public_sets.SETS)
-def test_every_set_is_imported_by_a_command_of_the_docs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_set_is_imported_by_a_command_of_the_docs(name, tmp_path, monkeypatch):
     src, of_set, others = public_sets.SETS[name]
     calls: list[list[str]] = []
     monkeypatch.setattr(public_sets, "import_data", lambda words: calls.append(words) or 0)

@@ -36,14 +36,14 @@ def _calls() -> list[tuple[str, str, dict[str, ast.expr]]]:
     return found
 
 
-def test_no_code_is_evaluated_and_nothing_is_unpickled_or_unpacked() -> None:
+def test_no_code_is_evaluated_and_nothing_is_unpickled_or_unpacked():
     names = [(file, name) for file, name, _ in _calls() if name not in ALLOWED and (file, name) not in CODE]
     assert not [each for each in names if each[1] in FORBIDDEN or each[1].split(".")[-1] in FORBIDDEN - {"eval"}]
     assert not [each for each in names if each[1].split(".")[0] in UNSAFE_MODULES]
     assert all(getattr(mode, "BODY", "seqsetvae.runs.").startswith("seqsetvae.runs.") for mode in MODES.values())
 
 
-def test_every_load_says_that_it_reads_no_objects() -> None:
+def test_every_load_says_that_it_reads_no_objects():
     loads = [(file, name, keywords) for file, name, keywords in _calls() if name in EXPLICIT]
     assert {name for _, name, _ in loads} >= {"torch.load", "np.load"}
     for file, name, keywords in loads:
@@ -56,7 +56,7 @@ STAY = "\n".join(["Time,Parameter,Value", "00:00,RecordID,1", *(f"0{hour}:00,HR,
 
 
 @pytest.mark.parametrize("form", ["zip", "tar"])
-def test_names_in_an_archive_lead_nowhere(tmp_path: Path, form: str) -> None:
+def test_names_in_an_archive_lead_nowhere(tmp_path, form):
     """Archives are read in memory; a name such as ../../1.txt is that of a stay, and no file."""
     src = tmp_path / "deep" / "src"
     src.mkdir(parents=True)

@@ -16,7 +16,6 @@ import pytest
 import finetune_config_optimized as config
 from seqsetvae.cli import MODES, config_file
 from seqsetvae.cli.command_line import parser, resolve, settings_of
-from seqsetvae.cohort import Cohort
 from seqsetvae.cohort.command import _parser as data_command
 from seqsetvae.settings.declare import as_plain, declared
 from seqsetvae.settings.resume import FLAGS
@@ -47,7 +46,7 @@ def _problems(*words: str, **flags: object) -> str:
 # ------------------------------------------------------------------------------------------------ values
 
 
-def test_flags_override_the_config(files: dict[str, object]) -> None:
+def test_flags_override_the_config(files):
     plain = _settings(**files)
     assert all(plain[name] == getattr(config, name) for name in plain if hasattr(config, name) and name != "data_dir")
     changed = _settings(
@@ -59,7 +58,7 @@ def test_flags_override_the_config(files: dict[str, object]) -> None:
     assert _settings(**files, class_weight="balanced")["class_weight"] == "balanced"
 
 
-def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path) -> None:
+def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path):
     files = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
     for file in files:
         file.touch()
@@ -75,13 +74,13 @@ def test_a_flag_may_take_several_values_side_by_side_or_repeated(tmp_path: Path)
     assert "ckpt: not given; --mode evaluate needs --ckpt" in _problems("--ckpt", "none", **given)
 
 
-def test_settings_cannot_be_changed_later(files: dict[str, object]) -> None:
+def test_settings_cannot_be_changed_later(files):
     settings = resolve(config, argv(**files), MODES).settings
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.rates.lr = 1.0
 
 
-def test_every_flag_of_the_old_command_lines_works(files: dict[str, object], tmp_path: Path) -> None:
+def test_every_flag_of_the_old_command_lines_works(files, tmp_path):
     """The main job and the other flags of the old scripts."""
     for name in ("stats.csv", "oc.csv"):
         (tmp_path / name).touch()
@@ -95,7 +94,7 @@ def test_every_flag_of_the_old_command_lines_works(files: dict[str, object], tmp
     assert found["deterministic"] is found["compile_model"] is True
 
 
-def test_old_spellings_and_values_of_switches(files: dict[str, object]) -> None:
+def test_old_spellings_and_values_of_switches(files):
     precisions = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true", "32-true": "32-true"}
     for old, new in precisions.items():
         assert _settings(**files, precision=old)["precision"] == new
@@ -107,7 +106,7 @@ def test_old_spellings_and_values_of_switches(files: dict[str, object]) -> None:
 # ------------------------------------------------------------------------------------------------ all problems at once
 
 
-def test_all_problems_come_at_once_with_name_received_and_allowed() -> None:
+def test_all_problems_come_at_once_with_name_received_and_allowed():
     wrong = {"batch_size": "eight", "lr": -1, "pooling": "last", "head_pooling": "max", "label_smoothing": 2}
     message = _problems("stray", mode="finetune", **wrong, max_epochs=0)
     assert message.startswith("9 problems with the settings, nothing was read or written:")
@@ -125,7 +124,7 @@ def test_all_problems_come_at_once_with_name_received_and_allowed() -> None:
         assert line in message
 
 
-def test_problems_of_settings_together_come_at_once_too(files: dict[str, object], tmp_path: Path) -> None:
+def test_problems_of_settings_together_come_at_once_too(files, tmp_path):
     files["data_dir"] = tmp_path / "nowhere"
     together = {"batch_size": 2, "es_patience": 4, "min_lr": 1, "loss": "focal", "class_weight": 2}
     message = _problems(**files, **together, label_smoothing=0.1)
@@ -160,7 +159,7 @@ def test_problems_of_settings_together_come_at_once_too(files: dict[str, object]
         (["--lr=-3e-4"], "lr: received '-3e-4'; allowed: a number above 0"),
     ],
 )
-def test_a_mistyped_flag_costs_one_error(words: list[str], expected: str, pretrained: Path, compiled: Cohort) -> None:
+def test_a_mistyped_flag_costs_one_error(words, expected, pretrained, compiled):
     given = argv(mode="finetune", pretrained_ckpt=pretrained, data_dir=compiled.path)
     for line in ([*given, *words], [*words, *given]):
         status, printed, errors = call(line)
@@ -168,7 +167,7 @@ def test_a_mistyped_flag_costs_one_error(words: list[str], expected: str, pretra
         assert errors == f"error: one problem with the settings, nothing was read or written:\n  {expected}\n"
 
 
-def test_a_flag_does_not_take_a_mistyped_flag_as_its_value(files: dict[str, object]) -> None:
+def test_a_flag_does_not_take_a_mistyped_flag_as_its_value(files):
     lines = _problems("--max_sets", "\N{EM DASH}seed", "8", **files).splitlines()[1:]
     assert lines == [
         "  max_sets: --max_sets was given without a value",
@@ -177,15 +176,13 @@ def test_a_flag_does_not_take_a_mistyped_flag_as_its_value(files: dict[str, obje
 
 
 @pytest.mark.parametrize(("mistyped", "meant"), [("pretrained_ckp", "pretrained_ckpt"), ("datadir", "data_dir")])
-def test_a_mistyped_flag_that_is_needed_costs_one_error_too(
-    mistyped: str, meant: str, files: dict[str, object]
-) -> None:
+def test_a_mistyped_flag_that_is_needed_costs_one_error_too(mistyped, meant, files):
     files[mistyped] = files.pop(meant)
     assert _problems(**files).splitlines()[1:] == [f"  --{mistyped}: no such flag; did you mean --{meant}?"]
 
 
 @pytest.mark.parametrize("flag", ["data_dir", "pretrained_ckpt"])
-def test_a_path_that_no_file_can_have_does_not_exist(flag: str) -> None:
+def test_a_path_that_no_file_can_have_does_not_exist(flag):
     message = _problems(mode="finetune", **{flag: "x" * 5000})
     assert "which does not exist; allowed: an existing path" in message
 
@@ -193,13 +190,13 @@ def test_a_path_that_no_file_can_have_does_not_exist(flag: str) -> None:
 # ------------------------------------------------------------------------------------------------ rules of the modes
 
 
-def test_fine_tuning_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+def test_fine_tuning_without_a_checkpoint_says_so(tmp_path):
     message = _problems(mode="finetune", data_dir=tmp_path)
     assert "pretrained_ckpt: not given; --mode finetune needs --pretrained_ckpt" in message
     assert "(or --from_random_weights, to train without a pretrained checkpoint as a baseline)" in message
 
 
-def test_the_old_training_settings_are_accepted_as_the_page_has_them(files: dict[str, object]) -> None:
+def test_the_old_training_settings_are_accepted_as_the_page_has_them(files):
     """The commands of docs/moving.md, with this data and checkpoint."""
     page = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8").replace("\\\n", "")
     commands = [shlex.split(line)[2:] for line in page.splitlines() if line.startswith("python train_optimized.py")]
@@ -213,7 +210,7 @@ def test_the_old_training_settings_are_accepted_as_the_page_has_them(files: dict
     assert (old["loss"], old["tuning"], old["precision"]) == ("focal", "probe", "16-mixed")
 
 
-def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) -> None:
+def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path):
     given = {"mode": "finetune", "data_dir": tmp_path, "from_random_weights": "true"}
     assert "unfreeze_after: received 1; allowed: 0 with --from_random_weights" in _problems(**given)
     assert _settings(**given, unfreeze_after=0)["from_random_weights"]
@@ -225,7 +222,7 @@ def test_random_weights_are_given_explicitly_and_never_frozen(tmp_path: Path) ->
         assert "one problem" in message
 
 
-def test_a_flag_that_the_mode_does_not_use_is_an_error() -> None:
+def test_a_flag_that_the_mode_does_not_use_is_an_error():
     unused: dict[str, dict[str, str]] = {
         "pretrain": {"lr": "1e-4", "unfreeze_after": "2", "head_pooling": "last"},
         "finetune": {"pretrain_lr": "1e-3", "max_beta": "0.1", "split": "test", "output": "x.npz"},
@@ -240,23 +237,23 @@ def test_a_flag_that_the_mode_does_not_use_is_an_error() -> None:
             assert f"{flag}: received '{value}'; --mode {mode} does not use it" in message
 
 
-def test_the_modes_that_use_a_flag_are_named(tmp_path: Path) -> None:
+def test_the_modes_that_use_a_flag_are_named(tmp_path):
     message = _problems(mode="pretrain", data_dir=tmp_path, lr_patience=2)
     assert "--mode pretrain does not use it (used by finetune, crossvalidate, demo); leave out --lr_patience" in message
 
 
-def test_pretraining_has_a_learning_rate_of_its_own_and_may_stop_before_a_plateau(tmp_path: Path) -> None:
+def test_pretraining_has_a_learning_rate_of_its_own_and_may_stop_before_a_plateau(tmp_path):
     given = {"mode": "pretrain", "data_dir": tmp_path}
     assert _settings(**given, min_lr=1e-4, es_patience=2)["min_lr"] == 1e-4  # above the fine-tuning's lr
     assert "min_lr: received 0.5; allowed: at most pretrain_lr (0.001)" in _problems(**given, min_lr=0.5)
 
 
-def test_stopping_waits_until_a_lower_rate_was_tried(files: dict[str, object]) -> None:
+def test_stopping_waits_until_a_lower_rate_was_tried(files):
     assert _settings(**files, lr_patience=4, es_patience=6)["es_patience"] == 6
     assert "es_patience: received 5" in _problems(**files, lr_patience=4, es_patience=5)
 
 
-def test_a_mode_is_needed_and_named() -> None:
+def test_a_mode_is_needed_and_named():
     assert "mode: not given; allowed: one of finetune" in _problems()
     problems = _problems(mode="test", data_dir="/nowhere", es_patience=1)
     assert "mode: received 'test'; allowed: one of finetune" in problems
@@ -273,18 +270,18 @@ def test_a_mode_is_needed_and_named() -> None:
         (f"--mode pretrain --output_root_dir {__file__}", "which is a file; allowed: an existing or new folder"),
     ],
 )
-def test_a_flag_without_effect_is_a_problem(words: str, problem: str) -> None:
+def test_a_flag_without_effect_is_a_problem(words, problem):
     assert problem in _problems(*words.split())
 
 
-def test_every_mode_names_all_that_it_needs() -> None:
+def test_every_mode_names_all_that_it_needs():
     for mode, needs in {"evaluate": "ckpt split", "predict": "ckpt output", "embed": "data_dir split output"}.items():
         message = _problems(mode=mode)
         assert all(f"{name}: not given; --mode {mode} needs --{name}" in message for name in needs.split())
         assert ("--data_dir (or data_dir in the config file)" in message) == ("data_dir" in needs)
 
 
-def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path: Path) -> None:
+def test_output_must_be_a_new_npz_in_a_folder_that_exists(tmp_path):
     (tmp_path / "there.npz").touch()
     wrong = {"there.npz": "already exists", "file.txt": "ends in .npz", "no/file.npz": "a file in an existing folder"}
     for name, complaint in wrong.items():
@@ -301,7 +298,7 @@ def _help(*words: str) -> str:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config(name: str) -> None:
+def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config(name):
     shown, comments = parser(config, MODES, name).format_help(), config_file.comments(config)
     flags = declared(MODES[name].Settings).keys() | (FLAGS.keys() if name in ("finetune", "pretrain") else set())
     assert set(re.findall(r"^  --(\w+)", shown, re.M)) == flags
@@ -311,14 +308,14 @@ def test_help_of_a_command_lists_its_flags_alone_with_the_comments_of_the_config
     assert all(item.help_in(name) for flag, item in declared(MODES[name].Settings).items() if flag not in comments)
 
 
-def test_help_is_one_screen_and_that_of_a_command_is_asked_for_in_two_ways() -> None:
+def test_help_is_one_screen_and_that_of_a_command_is_asked_for_in_two_ways():
     shown = _help("--help")
     assert len(shown.splitlines()) <= 50
     assert set(re.findall(r"^  (\w+) ", shown.partition("examples:")[0], re.M)) == MODES.keys()
     assert _help("embed", "--help") == _help("--mode", "embed", "-h") != shown
 
 
-def test_the_first_word_is_the_mode_and_another_mode_is_refused(files: dict[str, object]) -> None:
+def test_the_first_word_is_the_mode_and_another_mode_is_refused(files):
     words = argv(**{name: value for name, value in files.items() if name != "mode"})
     assert as_plain(resolve(config, ["finetune", *words], MODES).settings) == _settings(**files)
     with pytest.raises(InputError, match="mode: received 'pretrain' and the command 'finetune'; leave out --mode"):
@@ -327,7 +324,7 @@ def test_the_first_word_is_the_mode_and_another_mode_is_refused(files: dict[str,
         resolve(config, ["fintune", *words], MODES)
 
 
-def test_help_and_mistakes_do_not_wait_for_torch() -> None:
+def test_help_and_mistakes_do_not_wait_for_torch():
     code = "import sys, train_optimized as t; print(t.main(['--mode', 'x']), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
@@ -335,13 +332,13 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_bad_settings_end_with_status_2() -> None:
+def test_bad_settings_end_with_status_2():
     status, _, errors = command("finetune")
     assert status == 2
     assert errors.startswith("error: 2 problems with the settings")
 
 
-def test_an_output_that_cannot_show_a_character_does_not_end_the_run() -> None:
+def test_an_output_that_cannot_show_a_character_does_not_end_the_run():
     code = "import sys, train_optimized as t; sys.exit(t.main(['--mode', 'ü✅']))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={"PYTHONIOENCODING": "ascii"}, check=False
@@ -356,7 +353,7 @@ def data_commands() -> list[argparse.ArgumentParser]:
     return list(commands.choices.values())
 
 
-def test_no_help_text_or_error_names_a_flag_that_does_not_exist() -> None:
+def test_no_help_text_or_error_names_a_flag_that_does_not_exist():
     flags = {f"--{name}" for name in settings_of(MODES)} | {"--help", "--version"}
     rooms = [*(ROOT / "seqsetvae" / "cli").glob("*.py"), *(ROOT / "seqsetvae" / "settings").glob("*.py")]
     files = [*rooms, ROOT / "train_optimized.py", ROOT / "README.md", ROOT / "finetune_config_optimized.py"]

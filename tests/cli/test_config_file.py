@@ -27,7 +27,7 @@ TREE = ast.parse(SOURCE)
 LINES = [name for name, item in settings_of(MODES).items() if item.is_config_line]
 
 
-def test_the_config_is_a_docstring_and_plain_assignments_each_once() -> None:
+def test_the_config_is_a_docstring_and_plain_assignments_each_once():
     first, *rest = TREE.body
     assert isinstance(first, ast.Expr)
     assert ast.get_docstring(TREE)
@@ -42,7 +42,7 @@ def test_the_config_is_a_docstring_and_plain_assignments_each_once() -> None:
     assert sorted(names) == sorted(LINES)
 
 
-def test_every_setting_has_a_comment_on_its_line() -> None:
+def test_every_setting_has_a_comment_on_its_line():
     comments = config_file.comments(config)
     assert comments.keys() == set(LINES)
     lines = {line.split(" = ")[0]: line for line in SOURCE.splitlines() if " = " in line}
@@ -52,7 +52,7 @@ def test_every_setting_has_a_comment_on_its_line() -> None:
         assert section
 
 
-def test_defaults_in_the_code_are_the_values_of_the_config_file() -> None:
+def test_defaults_in_the_code_are_the_values_of_the_config_file():
     """A value counts as the user's choice if it is not as shipped, so the two must agree."""
     known = settings_of(MODES)
     shipped = {name: known[name].default for name in LINES if known[name].default is not MISSING}
@@ -60,7 +60,7 @@ def test_defaults_in_the_code_are_the_values_of_the_config_file() -> None:
     assert {name: getattr(config, name) for name in shipped} == shipped
 
 
-def test_every_setting_is_read() -> None:
+def test_every_setting_is_read():
     """Declaring a setting is not enough: some code outside the declarations must read it."""
     read = {
         node.attr
@@ -71,7 +71,7 @@ def test_every_setting_is_read() -> None:
     assert settings_of(MODES).keys() <= read | {"mode", "override"}  # these two are read by name
 
 
-def test_defaults_are_those_that_the_diagnosis_asks_for() -> None:
+def test_defaults_are_those_that_the_diagnosis_asks_for():
     assert config.cls_head_lr == 3e-4 > config.lr
     assert (config.lr_factor, config.lr_patience, config.min_lr, config.es_patience) == (0.8, 4, 1e-6, 8)
     assert config.batch_size >= 4
@@ -114,7 +114,7 @@ def _run_with_config(folder: Path, content: bytes | None, *words: str) -> subpro
         "an indentation error", "NUL", "Latin-1", "Latin-1 in a comment", "empty", "a comment alone", "no file",
     ],
 )  # fmt: skip
-def test_a_fault_in_the_config_file_is_one_error(tmp_path: Path, content: bytes | None, expected: str) -> None:
+def test_a_fault_in_the_config_file_is_one_error(tmp_path, content, expected):
     done = _run_with_config(tmp_path, content)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -136,15 +136,7 @@ def test_a_fault_in_the_config_file_is_one_error(tmp_path: Path, content: bytes 
         ("train_optimized.py", ["HERE", "--config", "own/my_config.py"], "Settings: own/my_config.py", 7),
     ],
 )
-def test_which_config_file_is_read_and_that_it_is_said(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    typed: str,
-    words: list[str],
-    said: str,
-    seed: int,
-) -> None:
+def test_which_config_file_is_read_and_that_it_is_said(tmp_path, monkeypatch, capsys, typed, words, said, seed):
     """HERE: the working directory has one. Nothing is said of the one beside the script that was typed."""
     (tmp_path / "own").mkdir()
     files = {"own/my_config.py": 7} | ({"finetune_config_optimized.py": 8} if "HERE" in words else {})
@@ -173,13 +165,13 @@ def test_which_config_file_is_read_and_that_it_is_said(
         (["--config", "gone.py"], "gone.py: no such file. The command config prints the file as it came with"),
     ],
 )
-def test_a_config_file_that_cannot_be_meant_is_one_error(words: list[str], expected: str) -> None:
+def test_a_config_file_that_cannot_be_meant_is_one_error(words, expected):
     status, said, errors = call(["pretrain", *words])
     assert (status, said) == (2, "")
     assert errors.startswith(f"error: {expected}")
 
 
-def test_the_command_config_prints_the_file_also_into_the_place_that_is_read(tmp_path: Path) -> None:
+def test_the_command_config_prints_the_file_also_into_the_place_that_is_read(tmp_path):
     """A shell makes the file, empty, before the command runs."""
     script, out = ROOT / "train_optimized.py", tmp_path / "finetune_config_optimized.py"
     with out.open("wb") as file:
@@ -190,14 +182,14 @@ def test_the_command_config_prints_the_file_also_into_the_place_that_is_read(tmp
 
 
 @pytest.mark.parametrize(("typed", "shown"), [("seqsetvae", "seqsetvae"), ("x.py", "python train_optimized.py")])
-def test_help_has_the_name_that_was_typed(monkeypatch: pytest.MonkeyPatch, typed: str, shown: str) -> None:
+def test_help_has_the_name_that_was_typed(monkeypatch, typed, shown):
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{typed}"])
     text = parser(config, MODES, None).format_help()
     assert text.startswith(f"usage: {shown} COMMAND")
     assert f"\n  {shown} --resume RUN_FOLDER\n" in text
 
 
-def test_help_and_version_end_with_status_0(tmp_path: Path) -> None:
+def test_help_and_version_end_with_status_0(tmp_path):
     for flag, expected in (("--help", "--pretrained_ckpt PATH"), ("--version", "SeqSetVAE fine-tuning ")):
         folder = tmp_path / flag
         folder.mkdir()
@@ -206,14 +198,14 @@ def test_help_and_version_end_with_status_0(tmp_path: Path) -> None:
         assert expected in done.stdout
 
 
-def test_a_misspelled_setting_costs_one_error(monkeypatch: pytest.MonkeyPatch, pretrained: Path) -> None:
+def test_a_misspelled_setting_costs_one_error(monkeypatch, pretrained):
     monkeypatch.delattr(change_config(monkeypatch, batch_sise=16), "batch_size")
     _, _, errors = command("finetune", pretrained_ckpt=pretrained, data_dir=pretrained.parent)
     expected = "batch_sise: no such setting (in finetune_config_optimized.py); did you mean batch_size?"
     assert errors.splitlines()[1:] == [f"  {expected}"]
 
 
-def test_values_that_no_type_can_hold_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_no_type_can_hold_are_problems(monkeypatch):
     change_config(monkeypatch, lr=10**400, output_root_dir="out\0put", max_sets=[3], seed=object)
     status, _, errors = command("finetune")
     assert status == 2
@@ -221,7 +213,7 @@ def test_values_that_no_type_can_hold_are_problems(monkeypatch: pytest.MonkeyPat
         assert f"\n  {name}: received " in errors
 
 
-def test_the_config_is_validated_like_flags(monkeypatch: pytest.MonkeyPatch, pretrained: Path) -> None:
+def test_the_config_is_validated_like_flags(monkeypatch, pretrained):
     module = change_config(
         monkeypatch,
         batch_size=8.5,
@@ -249,7 +241,7 @@ def test_the_config_is_validated_like_flags(monkeypatch: pytest.MonkeyPatch, pre
         assert line in errors
 
 
-def test_a_call_argument_is_no_line_of_the_config_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_argument_is_no_line_of_the_config_file(monkeypatch):
     change_config(monkeypatch, split="test", pretrained_ckpt="x.ckpt")
     _, _, errors = command("finetune")
     for name in ("split", "pretrained_ckpt"):
@@ -257,16 +249,14 @@ def test_a_call_argument_is_no_line_of_the_config_file(monkeypatch: pytest.Monke
         assert f"{name}: is a flag and no line of finetune_config_optimized.py; remove the line" in errors
 
 
-def test_a_setting_that_the_file_sets_twice_is_an_error(tmp_path: Path) -> None:
+def test_a_setting_that_the_file_sets_twice_is_an_error(tmp_path):
     """As the old config did with lr; Python would take the last line without a word."""
     done = _run_with_config(tmp_path, SOURCE.encode() + b"lr = 1e-4\n", "--mode", "finetune", "--data_dir", ".")
     line = SOURCE[: SOURCE.index("\nlr = ")].count("\n") + 2
     assert f"lr: set in lines {line}, {SOURCE.count(chr(10)) + 1} of finetune_config_optimized.py" in done.stderr
 
 
-def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(
-    monkeypatch: pytest.MonkeyPatch, pretrained: Path
-) -> None:
+def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(monkeypatch, pretrained):
     """One line for each."""
     given = {"pretrained_ckpt": pretrained, "data_dir": pretrained.parent}
     names = dict.fromkeys([*OLD_NAMES, "scheduler_gamma", "early_stopping_delta", "focal_weight"], 1)
@@ -282,7 +272,7 @@ def test_a_name_of_the_old_scripts_is_answered_in_the_config_and_as_a_flag(
     assert "--enable-torch-compile: no such flag; now compile_model" in call(["--enable-torch-compile"])[2]
 
 
-def test_old_names_lead_to_settings_that_exist_and_are_documented() -> None:
+def test_old_names_lead_to_settings_that_exist_and_are_documented():
     known = settings_of(MODES).keys()
     page = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
     for name, now in OLD_NAMES.items():
@@ -291,7 +281,7 @@ def test_old_names_lead_to_settings_that_exist_and_are_documented() -> None:
         assert f"`{name}`" in page
 
 
-def test_the_chinese_page_answers_old_names_and_says_what_changes_results() -> None:
+def test_the_chinese_page_answers_old_names_and_says_what_changes_results():
     section = (ROOT / "docs" / "moving.zh.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall("`-*(\\w+)`", row[0])}
@@ -302,7 +292,7 @@ def test_the_chinese_page_answers_old_names_and_says_what_changes_results() -> N
     assert "--batch_size 8 --max_epochs 20 --devices 1 --compile_model" in (ROOT / "README.zh.md").read_text("utf-8")
 
 
-def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch, tmp_path):
     change_config(monkeypatch, lr=0.5, loss="focal", label_smoothing=0.1)
     _, _, errors = command("pretrain", data_dir=tmp_path, es_patience=0)
     assert "lr" not in errors
@@ -310,12 +300,12 @@ def test_all_modes_ignore_lines_that_they_do_not_read(monkeypatch: pytest.Monkey
     assert "es_patience: received '0'" in errors
 
 
-def test_an_empty_config_module_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_config_module_is_one_error(monkeypatch):
     monkeypatch.setattr("train_optimized.load", lambda _: ModuleType("finetune_config_optimized"))
     assert command("finetune")[2].startswith("error: finetune_config_optimized.py: contains no settings")
 
 
-def test_the_presets_change_the_sizes() -> None:
+def test_the_presets_change_the_sizes():
     shipped = {name: getattr(config, name) for name in LINES}
     full, small = (
         ArchitectureSettings(architecture="seqsetvae", preset=name, values=shipped).sizes()

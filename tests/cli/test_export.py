@@ -19,7 +19,6 @@ import yaml
 from seqsetvae import load
 from seqsetvae.checkpoint.backbone import read_checkpoint
 from seqsetvae.checkpoint.finetuned import load_finetuned
-from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import onnx_file
 from seqsetvae.system.errors import InputError
 from seqsetvae.training.run_folder import EXPORTED
@@ -54,9 +53,7 @@ def predicted(ckpt: Path, data_dir: Path, output: Path) -> str:
     return output.read_text(encoding="utf-8")
 
 
-def test_the_exported_folder_predicts_the_same_to_the_last_digit(
-    finished: tuple[Path, str], exported: tuple[Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
-) -> None:
+def test_the_exported_folder_predicts_the_same_to_the_last_digit(finished, exported, compiled, old_layout, tmp_path):
     ours = predicted(finished[0], compiled.path, tmp_path / "run.csv")
     assert predicted(exported[0], compiled.path, tmp_path / "folder.csv") == ours  # with the calibration
     assert predicted(exported[0] / EXPORTED, old_layout, tmp_path / "file.csv") == ours
@@ -70,9 +67,7 @@ def test_the_exported_folder_predicts_the_same_to_the_last_digit(
         assert torch.equal(again.model.state_dict()[name], value), name
 
 
-def test_an_exported_folder_needs_events_alone(
-    exported: tuple[Path, str], old_layout: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_an_exported_folder_needs_events_alone(exported, old_layout, compiled, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "patient_ehr").symlink_to(old_layout)
     ours = predicted(exported[0], compiled.path, tmp_path / "with.csv").splitlines()
@@ -80,9 +75,7 @@ def test_an_exported_folder_needs_events_alone(
     assert [line.split(",")[:4] for line in new] == [line.split(",")[:4] for line in ours]
 
 
-def test_the_card_says_what_the_model_is(
-    exported: tuple[Path, str], finished: tuple[Path, str], compiled: Cohort
-) -> None:
+def test_the_card_says_what_the_model_is(exported, finished, compiled):
     card = json.loads((exported[0] / "card.json").read_text(encoding="utf-8"))
     assert (card["kind"], card["architecture"], card["label"]) == ("fine-tuned", "seqsetvae", "in_hospital_mortality")
     assert card["sizes"]["latent_dim"] == 32
@@ -96,7 +89,7 @@ def test_the_card_says_what_the_model_is(
     assert card["trained_on"]["best"] == summary["best"]
 
 
-def test_the_model_card_says_what_the_run_knows_and_asks_the_rest(exported: tuple[Path, str], compiled: Cohort) -> None:
+def test_the_model_card_says_what_the_run_knows_and_asks_the_rest(exported, compiled):
     text = (exported[0] / "model_card.md").read_text(encoding="utf-8")
     assert text.startswith("# seqsetvae: in_hospital_mortality\n\n## Model\n")
     counts = compiled.manifest["splits"]["train"]
@@ -106,9 +99,7 @@ def test_the_model_card_says_what_the_run_knows_and_asks_the_rest(exported: tupl
     assert text.count("To be answered by the authors: ") == 2
 
 
-def test_a_hub_folder_has_its_names_the_metrics_and_the_same_predictions(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path, no_onnx: None
-) -> None:
+def test_a_hub_folder_has_its_names_the_metrics_and_the_same_predictions(finished, compiled, tmp_path, no_onnx):
     run, hub = tmp_path / "run", tmp_path / "hub"
     shutil.copytree(finished[0], run)
     status, _, errors = command("evaluate", ckpt=run, split="test", data_dir=compiled.path)
@@ -129,9 +120,7 @@ def test_a_hub_folder_has_its_names_the_metrics_and_the_same_predictions(
     assert predicted(hub, compiled.path, tmp_path / "hub.csv") == ours
 
 
-def test_nothing_in_the_folder_names_a_path_a_user_or_a_stay(
-    exported: tuple[Path, str], finished: tuple[Path, str], compiled: Cohort
-) -> None:
+def test_nothing_in_the_folder_names_a_path_a_user_or_a_stay(exported, finished, compiled):
     secrets = {getpass.getuser(), str(Path.home()), str(Path.cwd()), "Läufe", "site-packages", str(finished[0].parent)}
     stays = {str(stay) for split in compiled.splits.values() for stay in split.stay_id}
     for file in exported[0].iterdir():
@@ -144,7 +133,7 @@ def test_nothing_in_the_folder_names_a_path_a_user_or_a_stay(
 
 
 @needs_onnx
-def test_onnx_files_give_what_torch_gives(exported: tuple[Path, str], finished: tuple[Path, str]) -> None:
+def test_onnx_files_give_what_torch_gives(exported, finished):
     ort = pytest.importorskip("onnxruntime")
     folder, said = exported
     assert "history_encoder.onnx: onnxruntime differs from torch by at most" in said
@@ -167,7 +156,7 @@ def test_onnx_files_give_what_torch_gives(exported: tuple[Path, str], finished: 
 
 
 @needs_onnx
-def test_a_file_that_differs_from_torch_is_not_written(tmp_path: Path) -> None:
+def test_a_file_that_differs_from_torch_is_not_written(tmp_path):
     inputs = {"x": torch.ones(2, 3)}
     part = onnx_file.Part(torch.nn.Linear(3, 1), inputs, {"x": ("rows",)}, "y", torch.full((2, 1), 7.0))
     with pytest.raises(FloatingPointError, match=r"y.onnx: onnxruntime differs from torch by .*nothing was written"):
@@ -175,9 +164,7 @@ def test_a_file_that_differs_from_torch_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_onnx_packages_the_rest_is_written_and_one_line_says_so(
-    finished: tuple[Path, str], tmp_path: Path, no_onnx: None
-) -> None:
+def test_without_the_onnx_packages_the_rest_is_written_and_one_line_says_so(finished, tmp_path, no_onnx):
     said = export(finished[0], tmp_path / "model")
     assert "No ONNX files: onnxscript not installed (pip install onnx onnxscript onnxruntime)\n" in said
     assert {file.name for file in (tmp_path / "model").iterdir()} == {
@@ -185,9 +172,7 @@ def test_without_the_onnx_packages_the_rest_is_written_and_one_line_says_so(
     }
 
 
-def test_without_safetensors_one_error_says_so(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_safetensors_one_error_says_so(finished, tmp_path, monkeypatch):
     real: Callable[..., Any] = builtins.__import__
 
     def without(name: str, *rest: Any, **named: Any) -> Any:
@@ -205,9 +190,7 @@ def test_without_safetensors_one_error_says_so(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_exported_pretrained_checkpoint_can_be_fine_tuned(
-    pretrained: Path, compiled: Cohort, tmp_path: Path, no_onnx: None
-) -> None:
+def test_an_exported_pretrained_checkpoint_can_be_fine_tuned(pretrained, compiled, tmp_path, no_onnx):
     said = export(pretrained, tmp_path / "backbone", data_dir=compiled.path)
     assert "The card does not say how many stays it was trained on" in said
     ours, theirs = read_checkpoint(pretrained), read_checkpoint(tmp_path / "backbone" / EXPORTED)
@@ -222,7 +205,7 @@ def test_an_exported_pretrained_checkpoint_can_be_fine_tuned(
     assert runs[0] == runs[1]
 
 
-def test_trees_and_an_ensemble_are_exported_too(compiled: Cohort, tmp_path: Path, no_onnx: None) -> None:
+def test_trees_and_an_ensemble_are_exported_too(compiled, tmp_path, no_onnx):
     flags = {"tree_models": 1, "head_members": 2, "summary_width": 8, "max_epochs": 1}
     status, _, errors = command(
         "finetune",
@@ -239,7 +222,7 @@ def test_trees_and_an_ensemble_are_exported_too(compiled: Cohort, tmp_path: Path
     assert predicted(tmp_path / "model", compiled.path, tmp_path / "model.csv") == ours
 
 
-def test_a_damaged_file_is_one_error(exported: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_error(exported, tmp_path):
     content = bytearray((exported[0] / EXPORTED).read_bytes())
     content[-5] ^= 1
     (tmp_path / "flipped.safetensors").write_bytes(content)
@@ -250,7 +233,7 @@ def test_a_damaged_file_is_one_error(exported: tuple[Path, str], tmp_path: Path)
         load_finetuned(tmp_path / "cut.safetensors")
 
 
-def test_an_existing_folder_is_left_alone(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(finished, tmp_path):
     status, _, errors = call(argv(mode="export", ckpt=finished[0], output=tmp_path))
     assert status == 2
     assert "output: received" in errors

@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
-from seqsetvae.cohort import Cohort, open_cohort
+from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.manifest import CHECKSUM, manifest_checksum
 from seqsetvae.evaluation import explain
 from seqsetvae.evaluation.calibration import read_calibration, write_calibration
@@ -63,7 +63,7 @@ def _change(folder: Path, change: object) -> None:
 # ------------------------------------------------------------------ the table
 
 
-def test_every_stay_of_every_split_has_a_row(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_every_stay_of_every_split_has_a_row(finished, compiled, tmp_path):
     status, rows, said, errors = _predict(finished[0], tmp_path / "all.csv")
     assert status == 0, errors
     assert list(rows[0]) == COLUMNS
@@ -77,7 +77,7 @@ def test_every_stay_of_every_split_has_a_row(finished: tuple[Path, str], compile
     assert f"Wrote {tmp_path / 'all.csv'}: 100 rows, of the splits train, valid, test" in said
 
 
-def test_the_logit_is_the_log_odds_of_class_1(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_the_logit_is_the_log_odds_of_class_1(finished, compiled, tmp_path):
     _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test", batch_size=1)
     model = load_finetuned(finished[0] / "checkpoints" / "best.ckpt").model
     table, split = torch.from_numpy(compiled.embeddings.copy()).float(), compiled.split("test")
@@ -89,14 +89,14 @@ def test_the_logit_is_the_log_odds_of_class_1(finished: tuple[Path, str], compil
             assert float(row["probability"]) == pytest.approx(probability, abs=1e-12)
 
 
-def test_predictions_equal_those_of_evaluate_bit_for_bit(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_predictions_equal_those_of_evaluate_bit_for_bit(finished, tmp_path):
     _predict(finished[0], tmp_path / "test.csv", split="test")
     status, _, errors = command("evaluate", ckpt=finished[0], split="test", output=tmp_path / "evaluated")
     assert status == 0, errors
     assert (tmp_path / "test.csv").read_bytes() == (tmp_path / "evaluated" / "predictions.csv").read_bytes()
 
 
-def test_calibrated_probabilities_follow_calibration_json(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_calibrated_probabilities_follow_calibration_json(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     _, rows, said, _ = _predict(run, tmp_path / "with.csv", split="test")
@@ -112,7 +112,7 @@ def test_calibrated_probabilities_follow_calibration_json(finished: tuple[Path, 
     assert not (run / "calibration.json").exists()
 
 
-def test_a_calibration_of_another_checkpoint_is_not_applied(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_calibration_of_another_checkpoint_is_not_applied(finished, tmp_path):
     _, rows, said, _ = _predict(finished[0] / "checkpoints" / "last.ckpt", tmp_path / "last.csv", split="test")
     assert {row["calibrated_probability"] for row in rows} == {""}
     assert "belongs to another checkpoint than last.ckpt" in said
@@ -121,9 +121,7 @@ def test_a_calibration_of_another_checkpoint_is_not_applied(finished: tuple[Path
 # ------------------------------------------------------------------ unlabelled data
 
 
-def test_an_unlabelled_folder_without_side_files_is_predicted(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_an_unlabelled_folder_without_side_files_is_predicted(finished, unlabelled, tmp_path):
     """Statistics and embeddings are those of the run's data; the numbers are those of the labelled stays."""
     _, labelled, _, _ = _predict(finished[0], tmp_path / "labelled.csv", split="test")
     status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
@@ -132,8 +130,8 @@ def test_an_unlabelled_folder_without_side_files_is_predicted(
 
 
 def test_a_checkpoint_of_an_earlier_version_is_bound_to_side_files_which_must_be_those_of_its_training(
-    finished: tuple[Path, str], old_layout: Path, unlabelled: Path, tmp_path: Path
-) -> None:
+    finished, old_layout, unlabelled, tmp_path
+):
     """It records a hash of the mean, std and vector of each variable, and no table of them."""
     content = torch.load(finished[0] / "checkpoints" / "best.ckpt", weights_only=True)
     table = content.pop("variables")
@@ -162,13 +160,13 @@ def test_a_checkpoint_of_an_earlier_version_is_bound_to_side_files_which_must_be
     assert "was trained with another mean, std or embedding of 1 variable: lactate" in errors
 
 
-def test_evaluating_unlabelled_stays_is_still_refused(finished: tuple[Path, str], unlabelled: Path) -> None:
+def test_evaluating_unlabelled_stays_is_still_refused(finished, unlabelled):
     status, _, errors = command("evaluate", ckpt=finished[0], split="test", data_dir=unlabelled)
     assert status == 2
     assert "no oc.csv beside it or in it, so its stays have no labels" in errors
 
 
-def test_a_file_of_other_labels_counts_as_none(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+def test_a_file_of_other_labels_counts_as_none(finished, unlabelled, tmp_path):
     (unlabelled / "oc.csv").write_text("ts_id,readmission\n900081,1\n")
     status, rows, _, errors = _predict(finished[0], tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 0, errors
@@ -178,9 +176,7 @@ def test_a_file_of_other_labels_counts_as_none(finished: tuple[Path, str], unlab
     assert "has no column in_hospital_mortality. Its columns are: ts_id, readmission" in errors
 
 
-def test_a_compiled_cohort_with_another_label_is_predicted_without_labels(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_compiled_cohort_with_another_label_is_predicted_without_labels(finished, compiled, tmp_path):
     """The labels there mean something else, so the column stays empty."""
     shutil.copytree(compiled.path, tmp_path / "other")
     manifest = open_cohort(compiled.path).manifest | {"label_name": "readmission"}
@@ -192,9 +188,7 @@ def test_a_compiled_cohort_with_another_label_is_predicted_without_labels(
     assert "label readmission" in said
 
 
-def test_stays_that_cannot_be_predicted_have_a_row_with_a_reason(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_stays_that_cannot_be_predicted_have_a_row_with_a_reason(finished, unlabelled, tmp_path):
     files = sorted((unlabelled / "patient_ehr" / "test").iterdir())
     pd.read_parquet(files[0]).iloc[:0].to_parquet(files[0])  # no events
     pd.read_parquet(files[1]).assign(value=math.nan).to_parquet(files[1])  # a fault
@@ -233,9 +227,7 @@ def either(request: pytest.FixtureRequest, finished: tuple[Path, str]) -> Path:
     return finished[0] if request.param == "given" else request.getfixturevalue("generated")
 
 
-def test_unknown_variables_are_a_warning_with_its_own_exit_status(
-    either: Path, unlabelled: Path, tmp_path: Path
-) -> None:
+def test_unknown_variables_are_a_warning_with_its_own_exit_status(either, unlabelled, tmp_path):
     _rename(unlabelled, {"heart rate": "HR"})
     status, rows, said, errors = _predict(either, tmp_path / "new.csv", data_dir=unlabelled)
     assert status == 3, errors
@@ -244,7 +236,7 @@ def test_unknown_variables_are_a_warning_with_its_own_exit_status(
     assert "(exit status 3)" in said
 
 
-def test_a_stay_of_unknown_variables_alone_has_no_prediction(either: Path, unlabelled: Path, tmp_path: Path) -> None:
+def test_a_stay_of_unknown_variables_alone_has_no_prediction(either, unlabelled, tmp_path):
     (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
     names = set(pd.read_parquet(first)["variable"])
     _rename(unlabelled, {name: f"{name} (new)" for name in names}, only=first)
@@ -256,7 +248,7 @@ def test_a_stay_of_unknown_variables_alone_has_no_prediction(either: Path, unlab
     assert row["logit"] == ""
 
 
-def test_a_variable_in_another_unit_is_named(finished: tuple[Path, str], unlabelled: Path, tmp_path: Path) -> None:
+def test_a_variable_in_another_unit_is_named(finished, unlabelled, tmp_path):
     def to_fahrenheit(rows: pd.DataFrame, _: Path) -> pd.DataFrame:
         is_temperature = rows["variable"] == "temperature"
         return rows.assign(value=rows["value"].where(~is_temperature, rows["value"] * 1.8 + 32))
@@ -267,9 +259,7 @@ def test_a_variable_in_another_unit_is_named(finished: tuple[Path, str], unlabel
     assert "The mean of 1 variable is far from that of training; another unit? 'temperature': mean" in said
 
 
-def test_training_variables_that_are_missing_are_named(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_training_variables_that_are_missing_are_named(finished, unlabelled, tmp_path):
     _change(unlabelled, lambda rows, _: rows[rows["variable"] != "heart rate"])
     status, rows, said, _ = _predict(finished[0], tmp_path / "one.csv", data_dir=unlabelled)
     assert (status, len(rows)) == (3, 20)
@@ -283,9 +273,7 @@ def test_training_variables_that_are_missing_are_named(
     assert "11 variables of 12 of the training data" in said
 
 
-def test_an_older_checkpoint_says_what_it_cannot_compare(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_an_older_checkpoint_says_what_it_cannot_compare(finished, unlabelled, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
@@ -296,9 +284,7 @@ def test_an_older_checkpoint_says_what_it_cannot_compare(
     assert "does not record how often each variable occurred in training" in said
 
 
-def test_variables_without_an_embedding_are_left_out_and_counted(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_variables_without_an_embedding_are_left_out_and_counted(finished, unlabelled, tmp_path):
     """The predictions are those of the data without these rows; a stay that has no others has none."""
     (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
     names = set(pd.read_parquet(first)["variable"])
@@ -318,9 +304,7 @@ def test_variables_without_an_embedding_are_left_out_and_counted(
     assert [row for row in rows if not row["reason"]] == cleaned
 
 
-def test_training_on_variables_without_an_embedding_is_still_an_error(
-    pretrained: Path, old_layout: Path, tmp_path: Path
-) -> None:
+def test_training_on_variables_without_an_embedding_is_still_an_error(pretrained, old_layout, tmp_path):
     shutil.copytree(old_layout.parent, tmp_path / "processed")
     lines = (tmp_path / "processed" / "cached.csv").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.startswith("heart rate,")]
@@ -345,9 +329,7 @@ def generated(old_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 # ------------------------------------------------------------------ MEDS, every set
 
 
-def test_the_meds_schema_is_that_of_meds_evaluation(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_meds_schema_is_that_of_meds_evaluation(finished, compiled, tmp_path):
     _, rows, _, _ = _predict(finished[0], tmp_path / "test.csv", split="test")
     status, _, said, errors = _predict(finished[0], tmp_path / "meds.parquet", split="test", schema="meds")
     assert status == 0, errors
@@ -372,9 +354,7 @@ def test_the_meds_schema_is_that_of_meds_evaluation(
     assert "the probability is calibrated" in said
 
 
-def test_the_meds_schema_leaves_out_stays_without_a_prediction(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_the_meds_schema_leaves_out_stays_without_a_prediction(finished, unlabelled, tmp_path):
     (first, *_) = sorted((unlabelled / "patient_ehr" / "test").iterdir())
     pd.read_parquet(first).iloc[:0].to_parquet(first)
     _predict(finished[0], tmp_path / "meds.parquet", data_dir=unlabelled, schema="meds")
@@ -383,9 +363,7 @@ def test_the_meds_schema_leaves_out_stays_without_a_prediction(
     assert table["boolean_value"].null_count == 19
 
 
-def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
-    finished: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(finished, compiled, tmp_path):
     flags = {"split": "test", "precision": "64-true", "batch_size": 7}
     status, rows, said, errors = _predict(finished[0], tmp_path / "sets.csv", every_set="true", **flags)
     assert status == 0, errors
@@ -410,9 +388,7 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
             assert float(row["calibrated_probability"]) == pytest.approx(1 / (1 + np.exp(-calibrated)), abs=1e-12)
 
 
-def test_too_few_stays_for_means_and_lengths_are_said(
-    finished: tuple[Path, str], unlabelled: Path, tmp_path: Path
-) -> None:
+def test_too_few_stays_for_means_and_lengths_are_said(finished, unlabelled, tmp_path):
     status, rows, said, _ = _predict(finished[0], tmp_path / "many.csv", data_dir=unlabelled)
     assert status == 0
     assert "Too few stays" not in said
@@ -423,9 +399,7 @@ def test_too_few_stays_for_means_and_lengths_are_said(
     assert "Too few stays to compare their means and lengths with training (9; 10 are needed)" in said
 
 
-def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_before_it(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_before_it(pretrained, compiled, tmp_path):
     assert finetune(pretrained, compiled.path, tmp_path, max_sets=3, max_epochs=1)[0] == 0
     flags = {"split": "test", "precision": "64-true", "every_set": "true"}
     status, rows, _, errors = _predict(run_of(tmp_path), tmp_path / "sets.csv", **flags)
@@ -441,9 +415,7 @@ def test_the_risk_after_a_set_of_a_shortened_stay_is_that_of_the_last_sets_befor
                 assert float(row["logit"]) == pytest.approx(model(alone, table).diff(dim=1).item(), abs=1e-12)
 
 
-def test_explained_stays_have_a_row_for_every_event_with_its_own_value(
-    finished: tuple[Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
-) -> None:
+def test_explained_stays_have_a_row_for_every_event_with_its_own_value(finished, compiled, old_layout, tmp_path):
     stay = int(compiled.split("test").stay_id[2])
     status, rows, said, errors = _predict(finished[0], tmp_path / "why.csv", explain=stay)
     assert status == 0, errors
@@ -462,9 +434,7 @@ def test_explained_stays_have_a_row_for_every_event_with_its_own_value(
     assert gap < 0.02
 
 
-def test_reasons_are_columns_in_words_beside_the_same_predictions(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reasons_are_columns_in_words_beside_the_same_predictions(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(explain, "STEPS", 16)
     _, without, _, _ = _predict(finished[0], tmp_path / "without.csv", split="test")
     status, rows, said, errors = _predict(finished[0], tmp_path / "with.csv", split="test", reasons=2)
@@ -477,7 +447,7 @@ def test_reasons_are_columns_in_words_beside_the_same_predictions(
         assert abs(first) >= abs(second) > 0
 
 
-def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_stay_that_is_not_there_cannot_be_explained(finished, tmp_path):
     status, _, errors = call([*argv(mode="predict", ckpt=finished[0], output=tmp_path / "why.csv"), "--explain"])
     assert (status, "explain: received no stay; allowed: ids of stays" in errors) == (2, True)
     status, _, _, errors = _predict(finished[0], tmp_path / "why.csv", explain=5)
@@ -502,9 +472,7 @@ def test_a_stay_that_is_not_there_cannot_be_explained(finished: tuple[Path, str]
         ("new.csv", {"split": "all"}, "split: received 'all'; allowed: one of train, valid, test"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_read(
-    finished: tuple[Path, str], tmp_path: Path, name: str, flags: dict[str, str], message: str
-) -> None:
+def test_what_cannot_be_written_is_refused_before_anything_is_read(finished, tmp_path, name, flags, message):
     (tmp_path / "there.csv").write_text("mine")
     status, _, errors = command("predict", ckpt=finished[0], output=tmp_path / name, **flags)
     assert status == 2
@@ -513,7 +481,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
 
 
-def test_a_named_calibration_is_applied_and_said(finished: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_a_named_calibration_is_applied_and_said(finished, compiled, tmp_path):
     """`--calibration NAME`: other calibrated probabilities, the name in the file; another name lists these."""
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)

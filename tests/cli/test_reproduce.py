@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from seqsetvae.cli import MODES
-from seqsetvae.cohort import Cohort
 from seqsetvae.settings.declare import Problems
 from seqsetvae.settings.resume import resumed
 from tests.command import call, command, placeholder_reports, refused, run_of, succeeded
@@ -20,7 +19,7 @@ def _reproduce(run: Path, root: Path) -> tuple[int, str, str]:
         return call(["reproduce", "--runs", str(run), "--output_root_dir", str(root)])
 
 
-def test_a_run_gives_the_same_metrics_and_what_differs_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_run_gives_the_same_metrics_and_what_differs_is_named(finished, tmp_path):
     """Of two metrics one was changed afterwards."""
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
@@ -47,9 +46,7 @@ def test_a_run_gives_the_same_metrics_and_what_differs_is_named(finished: tuple[
         ("checkpoint", None, "is of mode 'evaluate'; only runs of finetune"),
     ],
 )
-def test_other_data_and_other_runs_are_refused_before_training(
-    finished: tuple[Path, str], tmp_path: Path, key: str, value: str | None, expected: str
-) -> None:
+def test_other_data_and_other_runs_are_refused_before_training(finished, tmp_path, key, value, expected):
     config = json.loads((finished[0] / "config.json").read_text(encoding="utf-8"))
     if value is not None:
         config["cohort"][key] = value
@@ -62,9 +59,7 @@ def test_other_data_and_other_runs_are_refused_before_training(
     assert not list(tmp_path.glob("finetune-*"))
 
 
-def test_a_setting_that_was_given_with_its_shipped_value_is_still_the_choice_of_the_user(
-    compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_setting_that_was_given_with_its_shipped_value_is_still_the_choice_of_the_user(compiled, tmp_path):
     """Of so few stays `min_count` would be 1, unless it is given; --resume takes the same way."""
     words = {"from_random_weights": True, "preset": "small", "unfreeze_after": 0, "max_epochs": 1, "batch_size": 8}
     for name, given, min_count in (("given", {"min_count": 20}, 20), ("left", {}, 1)):

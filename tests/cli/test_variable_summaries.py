@@ -54,7 +54,7 @@ def _settings(run: Path) -> dict[str, Any]:
     return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
 
 
-def test_the_recipe_holds_where_the_user_sets_nothing(trained: tuple[Path, str]) -> None:
+def test_the_recipe_holds_where_the_user_sets_nothing(trained):
     run, printed = trained
     assert "Settings from the recipe of variable_summaries: cls_head_lr 0.002, lr 0.0003, weight_decay 0.01" in printed
     used = _settings(run)
@@ -62,14 +62,12 @@ def test_the_recipe_holds_where_the_user_sets_nothing(trained: tuple[Path, str])
     assert {name: used[name] for name in variable_summaries.RECIPE} == variable_summaries.RECIPE | own
 
 
-def test_seqsetvae_is_trained_as_the_config_file_says(finished: tuple[Path, str]) -> None:
+def test_seqsetvae_is_trained_as_the_config_file_says(finished):
     used = _settings(finished[0])
     assert (used["keep"], used["lr_schedule"], used["ema_decay"], used["tree_models"]) == ("best", "plateau", None, 0)
 
 
-def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(trained, compiled, tmp_path):
     """Trees, quantiles and averaged weights are in best.ckpt, which holds the last epoch."""
     run, printed = trained
     last = rows_of(run)[-1]
@@ -90,9 +88,7 @@ def test_evaluate_gives_the_metrics_of_the_last_epoch_from_the_checkpoint_alone(
     assert len(members.as_plain()["trees"]) == 2
 
 
-def test_a_checkpoint_of_another_encoding_is_one_error_for_evaluation_and_training(
-    compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_encoding_is_one_error_for_evaluation_and_training(compiled, tmp_path):
     run, printed = _train(compiled, tmp_path, tree_models=0, max_epochs=1)
     assert "Boosted trees" not in printed
     assert load_finetuned(run / "checkpoints" / "best.ckpt").model.members is None
@@ -107,7 +103,7 @@ def test_a_checkpoint_of_another_encoding_is_one_error_for_evaluation_and_traini
         assert "the last version with it is 0.1.0" in errors
 
 
-def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> None:
+def test_checkpoints_hold_averaged_weights(compiled, tmp_path):
     run, _ = _train(compiled, tmp_path, ema_decay=0.9)
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)
     averaged, current = content["state_dict"], content["current_model_state"]
@@ -119,9 +115,7 @@ def test_checkpoints_hold_averaged_weights(compiled: Cohort, tmp_path: Path) -> 
     ("average", "weights"),
     [("fixed", {"network": 0.3, "trees": 0.7}), ("network", None), ("trees", {"network": 0.0})],
 )
-def test_the_average_may_be_fixed_or_of_one_kind(
-    compiled: Cohort, tmp_path: Path, average: str, weights: dict[str, float] | None
-) -> None:
+def test_the_average_may_be_fixed_or_of_one_kind(compiled, tmp_path, average, weights):
     flags = {"max_epochs": None} if average == "trees" else {}
     run, _ = _train(compiled, tmp_path, tree_models=2, average=average, **flags)
     members = load_finetuned(run / "checkpoints" / "best.ckpt").model.members
@@ -135,14 +129,14 @@ def test_the_average_may_be_fixed_or_of_one_kind(
     assert [path.name for path in tmp_path.iterdir()] == [run.name]  # nothing is left of what weights are chosen by
 
 
-def test_the_network_does_not_depend_on_how_weights_are_chosen(compiled: Cohort, tmp_path: Path) -> None:
+def test_the_network_does_not_depend_on_how_weights_are_chosen(compiled, tmp_path):
     """The network is the same to the last bit whether others were trained out of fold before it."""
     runs = {each: _train(compiled, tmp_path / each, tree_models=1, average=each)[0] for each in ("fixed", "folds")}
     states = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)["state_dict"] for run in runs.values()]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_weights_chosen_out_of_fold_need_one_process(compiled: Cohort, tmp_path: Path) -> None:
+def test_weights_chosen_out_of_fold_need_one_process(compiled, tmp_path):
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, "devices": 2}
     status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
     assert status == 2
@@ -160,18 +154,14 @@ def test_weights_chosen_out_of_fold_need_one_process(compiled: Cohort, tmp_path:
         ({"unfreeze_after": 2}, "unfreeze_after: received 2; allowed: 0 with --from_random_weights"),
     ],
 )
-def test_settings_that_do_not_go_together(
-    compiled: Cohort, tmp_path: Path, flags: dict[str, Any], problem: str
-) -> None:
+def test_settings_that_do_not_go_together(compiled, tmp_path, flags, problem):
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path, **flags}
     status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
     assert status == 2
     assert problem in errors
 
 
-def test_a_missing_library_is_found_before_training(
-    compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_found_before_training(compiled, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     words = {"architecture": "variable_summaries", "from_random_weights": True, "data_dir": compiled.path}
     status, _, errors = command("finetune", output_root_dir=tmp_path, **words)
@@ -180,9 +170,7 @@ def test_a_missing_library_is_found_before_training(
     assert not list(tmp_path.glob("finetune-*"))
 
 
-def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(
-    pretrained: Path, compiled: Cohort, tmp_path: Path
-) -> None:
+def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(pretrained, compiled, tmp_path):
     flags = {"head_members": 4, "ema_decay": 0.9, "lr_schedule": "cosine", "keep": "last"}
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **flags)
     assert status == 0, errors
@@ -194,19 +182,17 @@ def test_an_ensemble_head_and_averaged_weights_serve_seqsetvae_too(
     assert np.isfinite(float(last["val_loss"]))
 
 
-def test_other_precisions_train_and_evaluate(compiled: Cohort, tmp_path: Path) -> None:
+def test_other_precisions_train_and_evaluate(compiled, tmp_path):
     run, _ = _train(compiled, tmp_path, precision="bf16-mixed")
     _, said, _ = command("evaluate", ckpt=run, split="valid", precision="bf16-mixed")
     assert f"{float(rows_of(run)[-1]['val_auc']):.4f}" in said
 
 
-def test_a_run_is_repeatable_and_worker_processes_prepare_the_same_batches(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_a_run_is_repeatable_and_worker_processes_prepare_the_same_batches(trained, compiled, tmp_path):
     assert rows_of(_train(compiled, tmp_path, num_workers=2, average=None)[0]) == rows_of(trained[0])
 
 
-def test_predict_gives_the_numbers_of_evaluate(trained: tuple[Path, str], compiled: Cohort, tmp_path: Path) -> None:
+def test_predict_gives_the_numbers_of_evaluate(trained, compiled, tmp_path):
     run, _ = trained
     command("evaluate", ckpt=run, split="test", output=tmp_path)
     file = tmp_path / "risks.csv"
@@ -214,9 +200,7 @@ def test_predict_gives_the_numbers_of_evaluate(trained: tuple[Path, str], compil
     assert file.read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
-def test_contributions_add_up_to_the_logit_and_the_report_has_them(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_contributions_add_up_to_the_logit_and_the_report_has_them(trained, compiled, tmp_path):
     run, _ = trained
     flags: dict[str, Any] = {"ckpt": run, "split": "test"}
     stay = int(compiled.split("test").stay_id[3])
@@ -258,9 +242,7 @@ def test_contributions_add_up_to_the_logit_and_the_report_has_them(
     assert str(stay) not in (tmp_path / "one" / "evaluation.json").read_text(encoding="utf-8")
 
 
-def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(trained, compiled, tmp_path):
     run, _ = trained
     output = tmp_path / "sets.csv"
     flags = {"split": "test", "precision": "64-true", "batch_size": 50}
@@ -278,9 +260,7 @@ def test_the_risk_after_a_set_is_that_of_the_stay_cut_off_after_it(
         assert [float(row["logit"]) for row in of_stay] == pytest.approx(expected, abs=1e-9)
 
 
-def test_landmarks_use_only_the_events_of_the_first_hours(
-    trained: tuple[Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_landmarks_use_only_the_events_of_the_first_hours(trained, compiled, tmp_path):
     run, _ = trained
     flags = {"split": "test", "precision": "64-true", "landmarks": 12}
     status, _, errors = command("evaluate", ckpt=run, output=tmp_path, **flags)

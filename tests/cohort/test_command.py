@@ -19,11 +19,10 @@ from seqsetvae.cohort.report import no_statistics
 from seqsetvae.cohort.sidefiles import stay_number
 from seqsetvae.cohort.sources.seqsetvae_layout import DEFAULT_LABEL
 
-from .conftest import Folder
 from .test_compile import compiled
 
 
-def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_prints_a_summary(folder, capsys):
     folder.stay("train", "9", [])
     folder.stay("valid", "4", [("ferritin", 5, 7), ("ferritin", 4, 3)])
     folder.csv("cached.csv", "Key,0\nheart rate,1\nlactate,2\nferritin,3\n")
@@ -36,7 +35,7 @@ def test_compile_prints_a_summary(folder: Folder, capsys: pytest.CaptureFixture[
     assert (out / "cached.csv").read_bytes() == (folder.root / "cached.csv").read_bytes()
 
 
-def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
+def test_notices_list_what_is_unusual_one_per_line(folder):
     assert notices(compiled(folder)) == []
     bad = folder.stay("train", "7", [("lactate", float("nan"), 0)])
     folder.stay("train", "8", [])
@@ -57,9 +56,7 @@ def test_notices_list_what_is_unusual_one_per_line(folder: Folder) -> None:
     ]
 
 
-def test_check_of_a_cohort_without_its_faulty_files_is_ready(
-    folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_of_a_cohort_without_its_faulty_files_is_ready(folder, capsys):
     for number, split in enumerate(("train", "valid"), start=20):
         folder.stay(split, f"{number}", [("lactate", 1, 0)])
     folder.csv("oc.csv", f"ts_id,{DEFAULT_LABEL}\n1,1\n2,0\n3,1\n20,0\n21,0\n")
@@ -76,9 +73,7 @@ def test_check_of_a_cohort_without_its_faulty_files_is_ready(
 
 
 @pytest.mark.parametrize("flag", ["--stats", "--embeddings_path", "--embedding_dim", "--leave_out_unknown"])
-def test_flags_of_earlier_versions_say_where_they_went(
-    folder: Folder, flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_of_earlier_versions_say_where_they_went(folder, flag, capsys):
     src = folder.csv("events.csv", "id,time,variable,value\n")
     for words in (["compile", str(folder.ehr), "out"], ["table", str(src), "out"], ["check", str(src)]):
         with pytest.raises(SystemExit) as stop:
@@ -87,7 +82,7 @@ def test_flags_of_earlier_versions_say_where_they_went(
         assert f"{flag}: a cohort holds values in their units" in capsys.readouterr().err
 
 
-def test_errors_are_one_line_on_stderr_with_status_2(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line_on_stderr_with_status_2(folder, capsys):
     for arguments, message in (
         (["compile", str(folder.ehr), str(folder.root)], "exists already"),
         (["compile", str(folder.ehr / "train"), "out"], "holds neither a compiled cohort"),
@@ -99,7 +94,7 @@ def test_errors_are_one_line_on_stderr_with_status_2(folder: Folder, capsys: pyt
         assert captured.out == ""
 
 
-def test_an_abbreviated_flag_is_refused(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_abbreviated_flag_is_refused(folder, capsys):
     ehr, out = str(folder.ehr), str(folder.root.parent / "out")
     for arguments, flag in (
         (["compile", ehr, out, "--skip"], "--skip"),
@@ -123,14 +118,14 @@ def test_an_abbreviated_flag_is_refused(folder: Folder, capsys: pytest.CaptureFi
         ("check --leave_out HR SRC", "come after such data: check SRC --flag"),
     ],
 )
-def test_a_flag_that_took_the_paths_is_named(words: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_that_took_the_paths_is_named(words, expected, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words.split())
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
 
 
-def test_a_flag_of_several_values_may_be_repeated() -> None:
+def test_a_flag_of_several_values_may_be_repeated():
     words = "--leave_out HR --leave_out Temp pH --categorical a --categorical b --static_columns c --static_columns d"
     arguments = _parse(["table", "SRC", "OUT", *words.split()])
     assert arguments.leave_out == ["HR", "Temp", "pH"]
@@ -140,7 +135,7 @@ def test_a_flag_of_several_values_may_be_repeated() -> None:
     assert _parse(["table", "SRC", "OUT"]).leave_out == []
 
 
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
@@ -150,9 +145,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "seqsetvae.__version__"}
 
 
-def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_ends_with_one_line_and_leaves_nothing(folder, monkeypatch, capsys):
     def pressed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)  # the signal arrives before this ends
@@ -172,7 +165,7 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_skip_bad_always_says_how_many_stays_it_left_out(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skip_bad_always_says_how_many_stays_it_left_out(folder, capsys):
     folder.csv("oc.csv", "ts_id,in_hospital_mortality\n1,0\n2.0,1\n3,1\n8,1\n")
     rest = "in_hospital_mortality: {} of those left out, 66.7% (of 3 with a label) of those kept\n"
     for bad, line in (
@@ -187,7 +180,7 @@ def test_skip_bad_always_says_how_many_stays_it_left_out(folder: Folder, capsys:
 
 
 @pytest.mark.parametrize("command", [[], ["physionet2012"], ["compile"], ["check"]])
-def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
@@ -208,10 +201,10 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         ("9" * 30, None),
     ],
 )
-def test_stay_numbers(text: str, number: int | None) -> None:
+def test_stay_numbers(text, number):
     assert stay_number(text) == number
 
 
-def test_no_torch_is_imported() -> None:
+def test_no_torch_is_imported():
     code = "import sys, seqsetvae.cohort.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

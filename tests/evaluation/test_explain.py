@@ -49,7 +49,7 @@ def found(events: OfEvents, whole: int) -> list[Explanation]:
     return list(events.explain(np.array([STAY, STAY]), np.array([whole, SETS])))
 
 
-def test_values_are_those_of_the_stay_in_time_order(function: StayScore, compiled: Cohort) -> None:
+def test_values_are_those_of_the_stay_in_time_order(function, compiled):
     split = compiled.split("valid")
     sets = slice(*split.stay_offset[STAY : STAY + 2])
     events = slice(*split.set_offset[split.stay_offset[STAY : STAY + 2]])
@@ -61,7 +61,7 @@ def test_values_are_those_of_the_stay_in_time_order(function: StayScore, compile
     assert function.set_of_event.tolist() == np.repeat(np.arange(len(n_events)), n_events).tolist()
 
 
-def test_each_copy_has_its_own_values(function: StayScore, compiled: Cohort) -> None:
+def test_each_copy_has_its_own_values(function, compiled):
     values = function.values * torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
     batch = collate(compiled.split("valid"), np.array([STAY]), dtype=np.float64, change=compiled.variables.z_scores)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_each_copy_has_its_own_values(function: StayScore, compiled: Cohort) -> 
     torch.testing.assert_close(together[:1], logits.diff(dim=1).squeeze(1), rtol=0, atol=1e-12)
 
 
-def test_contributions_and_the_base_add_up_to_the_score(found: list[Explanation], compiled: Cohort) -> None:
+def test_contributions_and_the_base_add_up_to_the_score(found, compiled):
     split, whole = compiled.split("valid"), found[0]
     assert whole.stay_id == split.stay_id[STAY]
     for each, end in zip(found, (split.stay_offset[STAY + 1], split.stay_offset[STAY] + SETS), strict=True):
@@ -85,9 +85,7 @@ def test_contributions_and_the_base_add_up_to_the_score(found: list[Explanation]
         assert each.totals.sum() == pytest.approx(each.contribution.sum())
 
 
-def test_contributions_of_a_linear_model_are_weight_times_value(
-    events: OfEvents, function: StayScore, whole: int, compiled: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contributions_of_a_linear_model_are_weight_times_value(events, function, whole, compiled, monkeypatch):
     weights = torch.linspace(-1, 1, len(compiled.vocabulary), dtype=torch.float64)
 
     def linear(batch: Any, embeddings: torch.Tensor) -> torch.Tensor:
@@ -103,9 +101,7 @@ def test_contributions_of_a_linear_model_are_weight_times_value(
     )
 
 
-def test_scores_fall_more_without_the_variables_that_raise_them_than_without_random_ones(
-    events: OfEvents, compiled: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_fall_more_without_the_variables_that_raise_them_than_without_random_ones(events, compiled, monkeypatch):
     monkeypatch.setattr(explain, "STEPS", 32)
     stays = np.arange(6)
     found = list(events.explain(stays, np.diff(compiled.split("valid").stay_offset)[stays]))
@@ -131,13 +127,13 @@ def test_scores_fall_more_without_the_variables_that_raise_them_than_without_ran
         ("", np.nan, USUAL, "Lactate"),
     ],
 )
-def test_a_reason_is_said_in_words(summary: str, value: float, level: int, expected: str) -> None:
+def test_a_reason_is_said_in_words(summary, value, level, expected):
     assert str(Reason("Lactate", 0.81, summary, value, level)) == f"{expected}: +0.81"
     if level == MISSING:
         assert Reason("Lactate", -0.2, summary, value, level, is_known=False).words == "Lactate not measured"
 
 
-def test_reasons_are_variables_with_their_strongest_summary_of_the_same_sign() -> None:
+def test_reasons_are_variables_with_their_strongest_summary_of_the_same_sign():
     rows = {"variable": [0, 0, 1, 1, 1], "summary": [0, 1, 0, 1, 2], "contribution": [0.5, -0.4, 0.9, -0.8, -0.6]}
     columns = {name: np.array(values) for name, values in rows.items()}
     others = {
@@ -156,7 +152,7 @@ def test_reasons_are_variables_with_their_strongest_summary_of_the_same_sign() -
     ("values", "expected"),
     [([83, 83, 83], "Age 83: +1"), ([83, 83, 84], "Age highest 84: +1"), ([83, np.nan, 83], "Age highest 83: +1")],
 )
-def test_a_variable_with_one_value_needs_no_name_of_a_summary(values: list[float], expected: str) -> None:
+def test_a_variable_with_one_value_needs_no_name_of_a_summary(values, expected):
     rows = {"variable": np.zeros(4, int), "summary": np.arange(4), "contribution": np.array([0.2, 0.1, 0.6, 0.1])}
     others = {"at": np.zeros(4), "value": np.array([*values, 5]), "level": np.full(4, USUAL)}
     each = Explanation(7, 60.0, 1.0, 0.0, ("Age",), ("last", "min", "max", "count"), **rows, **others)

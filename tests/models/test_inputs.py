@@ -40,7 +40,7 @@ def _scores(model: FinetunedModel, batch: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("head", [Head(6, 5, 0.1), EnsembleHead(6, 5, 0.1, members=3)])
-def test_contributions_to_the_network_add_up_to_its_score(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contributions_to_the_network_add_up_to_its_score(head, monkeypatch):
     model, batch = _model(head)
     scores = _scores(model, batch)
     gaps = []
@@ -53,7 +53,7 @@ def test_contributions_to_the_network_add_up_to_its_score(head: Any, monkeypatch
     assert not found[:, ~model.backbone.inputs.used].any()
 
 
-def test_contributions_of_a_linear_network_are_weight_times_difference_from_the_training_mean() -> None:
+def test_contributions_of_a_linear_network_are_weight_times_difference_from_the_training_mean():
     class Linear(torch.nn.Module):
         def forward(self, units: torch.Tensor) -> torch.Tensor:
             return torch.stack([units.sum(1) * 0, units.sum(1)], dim=1)
@@ -76,9 +76,7 @@ def test_contributions_of_a_linear_network_are_weight_times_difference_from_the_
 
 
 @pytest.mark.parametrize("forecasts", [0, 2 * tiny.VARIABLES])
-def test_contributions_to_the_average_are_those_of_its_members_with_their_weights(
-    forecasts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contributions_to_the_average_are_those_of_its_members_with_their_weights(forecasts, monkeypatch):
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 10)
     model, batch = _model(Head(6, 5, 0.1), forecasts=forecasts)
@@ -105,7 +103,7 @@ def test_contributions_to_the_average_are_those_of_its_members_with_their_weight
     assert by_input[:, -1].any() == (forecasts > 0)
 
 
-def test_values_are_in_their_units_and_low_or_high_among_the_training_stays() -> None:
+def test_values_are_in_their_units_and_low_or_high_among_the_training_stays():
     model, batch = _model(Head(6, 5, 0.1))
     backbone = model.backbone
     backbone.mean[3], backbone.std[3] = 100.0, 10.0
@@ -134,7 +132,7 @@ def test_values_are_in_their_units_and_low_or_high_among_the_training_stays() ->
     assert of_fact.tolist() == np.where(there, PRESENT, ABSENT).tolist()
 
 
-def test_a_backbone_of_an_earlier_version_predicts_and_says_why_it_cannot_be_explained() -> None:
+def test_a_backbone_of_an_earlier_version_predicts_and_says_why_it_cannot_be_explained():
     model, batch = _model(Head(6, 5, 0.1))
     old = {name: value for name, value in model.state_dict().items() if "presence" not in name}
     other, _ = _model(Head(6, 5, 0.1))

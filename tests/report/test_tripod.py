@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqsetvae.cohort import Cohort
 from seqsetvae.report.flow import flow_of, flow_picture, flow_table
 from seqsetvae.report.run_files import Run, read_run
 from seqsetvae.report.tripod import ITEMS, checklist, riley
@@ -38,14 +37,14 @@ def page(run: Path) -> str:
     return html.unescape((run / "tripod.html").read_text(encoding="utf-8"))
 
 
-def test_there_are_27_items_in_52_parts_and_each_is_known_or_asked() -> None:
+def test_there_are_27_items_in_52_parts_and_each_is_known_or_asked():
     numbers = [number for number, *_ in ITEMS]
     assert len(set(numbers)) == len(numbers) == 52
     assert list(dict.fromkeys(int(re.match(r"\d+", number)[0]) for number in numbers)) == list(range(1, 28))
     assert all(knows is not None or asks for _, _, knows, asks in ITEMS)
 
 
-def test_the_page_has_every_item_with_the_numbers_of_the_run(page: str, run: Path) -> None:
+def test_the_page_has_every_item_with_the_numbers_of_the_run(page, run):
     cells = re.findall(r"<tr><td>(\d+[a-g]?)</td><td>(.*?)</td><td>(.*?)</td><td.*?>(.*?)</td></tr>", page)
     known = {number: text for number, _, text, _ in cells}
     assert [number for number, *_ in cells] == [number for number, *_ in ITEMS]
@@ -61,7 +60,7 @@ def test_the_page_has_every_item_with_the_numbers_of_the_run(page: str, run: Pat
     assert "/tmp" not in page
 
 
-def test_the_tables_count_the_stays(page: str, run: Path, compiled: Cohort) -> None:
+def test_the_tables_count_the_stays(page, run, compiled):
     read = read_run(run)
     flow = flow_of(read)
     assert flow is not None
@@ -84,14 +83,14 @@ def test_the_tables_count_the_stays(page: str, run: Path, compiled: Cohort) -> N
     assert f"{share:.1%}".replace("%", " %") in last
 
 
-def test_sample_sizes_are_those_of_pmsampsize() -> None:
+def test_sample_sizes_are_those_of_pmsampsize():
     """Its example for a binary outcome, 24 parameters, R² 0.288, prevalence 0.174; it has no mean error."""
     rate, mean_error, shrinkage, optimism = riley(0.174, 24, 0.288).values()
     assert (rate, shrinkage, optimism) == (221, 623, 662)
     assert mean_error == 801  # exp((-0.508 + 0.259 ln 0.174 + 0.504 ln 24 - ln 0.05) / 0.544) is 800.3
 
 
-def test_without_evaluation_and_data_the_items_are_questions(run: Path, tmp_path: Path) -> None:
+def test_without_evaluation_and_data_the_items_are_questions(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for file in (tmp_path / "run").glob("*.json"):
         if file.name not in ("config.json", "summary.json"):
@@ -106,7 +105,7 @@ def test_without_evaluation_and_data_the_items_are_questions(run: Path, tmp_path
     assert (status, errors) == (0, "")
 
 
-def test_the_model_is_described_as_it_was_made(run: Path, tmp_path: Path) -> None:
+def test_the_model_is_described_as_it_was_made(run, tmp_path):
     """The last epoch was not chosen, and an average has its members."""
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
@@ -120,7 +119,7 @@ def test_the_model_is_described_as_it_was_made(run: Path, tmp_path: Path) -> Non
     assert "watched the training" in known["12a"]
 
 
-def test_several_runs_have_no_checklist(run: Path, tmp_path: Path) -> None:
+def test_several_runs_have_no_checklist(run, tmp_path):
     shutil.copytree(run, tmp_path / "other")
     status, _, errors = call(["report", "--tripod", "--runs", str(run), str(tmp_path / "other")])
     assert status == 2
@@ -144,7 +143,7 @@ def _rows(run: Run) -> dict[str, list[str]]:
     return {row[0]: list(row[1:]) for row in table.rows}
 
 
-def test_the_flow_says_why_stays_were_left_out_and_with_which_outcome(run: Path) -> None:
+def test_the_flow_says_why_stays_were_left_out_and_with_which_outcome(run):
     faults = {"files": 7, "labelled": 5, "positives": 2, "kinds": {"a time that is no number": 6, "no stay number": 1}}
     kept = sum(each["stays"] for each in _changed(run).cohort.manifest["splits"].values())
     rows = _rows(_changed(run, faulty_files=7, left_out=0, faults=faults))
@@ -154,7 +153,7 @@ def test_the_flow_says_why_stays_were_left_out_and_with_which_outcome(run: Path)
     assert next(iter(rows.values()))[0] == f"{kept + 7:,}"
 
 
-def test_of_data_that_recorded_less_the_flow_says_that_it_does_not_know(run: Path) -> None:
+def test_of_data_that_recorded_less_the_flow_says_that_it_does_not_know(run):
     rows = _rows(_changed(run, faults=None, left_out=None))
     assert rows["left out"] == ["not recorded", "–"]
     assert next(iter(rows.values())) == ["not recorded", "–"]
@@ -163,7 +162,7 @@ def test_of_data_that_recorded_less_the_flow_says_that_it_does_not_know(run: Pat
     assert rows["left out: why: not recorded"] == ["not recorded", "–"]
 
 
-def test_reasons_are_those_of_skipped_csv_the_most_frequent_first(run: Path, tmp_path: Path) -> None:
+def test_reasons_are_those_of_skipped_csv_the_most_frequent_first(run, tmp_path):
     lines = [f's/{at}.csv,,,"{rows} rows, fewer than 6",left out' for at, rows in enumerate((5, 5, 4, 3, 2, 1, 0, 5))]
     read = _changed(run, left_out=8)
     assert read.cohort is not None
@@ -177,14 +176,14 @@ def test_reasons_are_those_of_skipped_csv_the_most_frequent_first(run: Path, tmp
     assert rows["left out: why: skipped.csv cannot be read"] == ["not recorded", "–"]
 
 
-def test_of_another_task_the_outcome_of_the_cohort_is_not_counted(run: Path) -> None:
+def test_of_another_task_the_outcome_of_the_cohort_is_not_counted(run):
     read = read_run(run)
     settings = {**read.settings, "task": "regression"}
     rows = _rows(replace(read, config={**read.config, "settings": settings}, evaluation=None))
     assert {outcome for _, outcome in rows.values()} == {"–"}
 
 
-def test_the_page_is_plain_enough_for_word(page: str) -> None:
+def test_the_page_is_plain_enough_for_word(page):
     """Word shows tables, and pictures that are files; scripts, SVG and frames it shows not, or as text."""
     tags = {tag.lower() for tag in re.findall(r"<\s*([a-zA-Z0-9]+)", page)}
     assert tags <= {
@@ -199,7 +198,7 @@ def test_the_page_is_plain_enough_for_word(page: str) -> None:
     assert all(len(each) == 1 for each in widths)
 
 
-def test_heterogeneity_is_that_of_other_cohorts_and_their_sites(run: Path) -> None:
+def test_heterogeneity_is_that_of_other_cohorts_and_their_sites(run):
     mean = {
         "value": 0.8,
         "low": 0.7,

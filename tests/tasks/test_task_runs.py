@@ -75,7 +75,7 @@ def run(
     return request.param, run_of(root), said
 
 
-def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]) -> None:
+def test_a_run_trains_the_task_and_watches_its_metric(run):
     task, folder, said = run
     watched = LABELS[task][1]
     rows = rows_of(folder)
@@ -95,7 +95,7 @@ def test_a_run_trains_the_task_and_watches_its_metric(run: tuple[str, Path, str]
     assert recorded.model.spec.title == LABELS[task][0]
 
 
-def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, Path, str], tmp_path: Path) -> None:
+def test_evaluate_gives_the_figures_of_the_table_of_predictions(run, tmp_path):
     task, folder, _ = run
     groups = tmp_path / "groups.csv"
     stays = pd.read_csv(json.loads((folder / "config.json").read_text())["cohort"]["label_file"])["ts_id"]
@@ -145,9 +145,7 @@ def test_evaluate_gives_the_figures_of_the_table_of_predictions(run: tuple[str, 
     assert ("Predicted and observed numbers" if task == "regression" else "Calibration and predicted risk") in page
 
 
-def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(
-    run: tuple[str, Path, str], compiled: Cohort, old_layout: Path, tmp_path: Path
-) -> None:
+def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(run, compiled, old_layout, tmp_path):
     task, folder, _ = run
     tables = []
     for name, data in (("cohort", compiled.path), ("layout", old_layout)):
@@ -181,9 +179,7 @@ def test_predict_needs_no_labels_and_gives_the_evaluated_numbers(
     pd.testing.assert_frame_equal(last[["stay_id", *columns]], valid[["stay_id", *columns]], rtol=1e-4)
 
 
-def test_baselines_are_trained_on_the_same_stays(
-    run: tuple[str, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_baselines_are_trained_on_the_same_stays(run, tmp_path, monkeypatch):
     pytest.importorskip("lightgbm")
     monkeypatch.setattr(fitting, "MOST_ROUNDS", 20)
     _, folder, _ = run
@@ -201,9 +197,7 @@ def test_baselines_are_trained_on_the_same_stays(
                 assert difference["value"] == pytest.approx(expected)
 
 
-def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_one_error(
-    run: tuple[str, Path, str], tmp_path: Path
-) -> None:
+def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_one_error(run, tmp_path):
     _, folder, _ = run
     copy, other = (shutil.copytree(folder, tmp_path / name) for name in ("copy", "other"))
     (other / "evaluation.json").unlink(missing_ok=True)
@@ -230,9 +224,7 @@ def test_a_comparison_says_which_baseline_is_better_and_a_damaged_evaluation_is_
 SEVERAL = "contributions are to one score"
 
 
-def test_what_is_not_available_for_a_task_is_one_clear_error(
-    run: tuple[str, Path, str], compiled: Cohort, tmp_path: Path
-) -> None:
+def test_what_is_not_available_for_a_task_is_one_clear_error(run, compiled, tmp_path):
     task, folder, _ = run
     wrong = [
         ("predict", {"output": tmp_path / "x.parquet", "schema": "meds"}, "--schema: not available for --task {task}"),
@@ -251,9 +243,7 @@ def test_what_is_not_available_for_a_task_is_one_clear_error(
     assert not list(tmp_path.iterdir())
 
 
-def test_contributions_to_a_number_add_up_to_it(
-    pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contributions_to_a_number_add_up_to_it(pretrained, compiled, labels, tmp_path, monkeypatch):
     """A task with one column of numbers has one score, in the unit of the column."""
     monkeypatch.setattr(explain, "STEPS", 64)
     flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 1, "unfreeze_after": 1}
@@ -269,9 +259,7 @@ def test_contributions_to_a_number_add_up_to_it(
     assert all(row["contribution_1"] for row in rows["reasons.csv"])
 
 
-def test_an_exported_task_predicts_the_same(
-    run: tuple[str, Path, str], compiled: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exported_task_predicts_the_same(run, compiled, tmp_path, monkeypatch):
     pytest.importorskip("safetensors")
     monkeypatch.setattr(onnx_file, "missing_packages", lambda: ["onnx"])  # its import takes seconds
     task, folder, _ = run
@@ -292,7 +280,7 @@ def test_an_exported_task_predicts_the_same(
     assert files[0] == files[1]
 
 
-def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labels: Path, tmp_path: Path) -> None:
+def test_an_ensemble_and_several_workers_train_a_task_too(compiled, labels, tmp_path):
     flags = {"task": "regression", "label_name": "days", "label_path": labels, "max_epochs": 2, "num_workers": 1}
     flags |= {"average": "network"}
     status, said, errors = command(
@@ -312,9 +300,7 @@ def test_an_ensemble_and_several_workers_train_a_task_too(compiled: Cohort, labe
 
 @pytest.mark.parametrize("average", ["folds", "fixed"])
 @pytest.mark.parametrize("task", LABELS)
-def test_every_task_predicts_an_average_of_members(
-    task: str, average: str, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_task_predicts_an_average_of_members(task, average, compiled, labels, tmp_path, monkeypatch):
     """The average of what each member alone predicts, from the checkpoint alone."""
     pytest.importorskip("lightgbm", reason="boosted trees need lightgbm")
     monkeypatch.setattr(trees, "ROUNDS", 15)
@@ -359,8 +345,8 @@ def test_every_task_predicts_an_average_of_members(
     ],
 )
 def test_settings_and_labels_that_do_not_go_together_are_found_first(
-    flags: dict[str, str], message: str, pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path
-) -> None:
+    flags, message, pretrained, compiled, labels, tmp_path
+):
     given = {name: labels if value == "FILE" else value for name, value in flags.items()}
     status, _, errors = finetune(pretrained, compiled.path, tmp_path, **given)
     assert status == 2
@@ -368,9 +354,7 @@ def test_settings_and_labels_that_do_not_go_together_are_found_first(
     assert not list(tmp_path.glob("finetune-*"))
 
 
-def test_a_task_is_added_without_a_change_to_the_package(
-    pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_added_without_a_change_to_the_package(pretrained, compiled, labels, tmp_path, monkeypatch):
     def fit(*arguments: Any) -> Spec:
         return replace(regression.fit(*arguments), task="absolute")
 
@@ -388,9 +372,7 @@ def test_a_task_is_added_without_a_change_to_the_package(
 
 
 @pytest.mark.parametrize("task", LABELS)
-def test_cross_validation_has_the_metrics_of_the_held_out_predictions(
-    task: str, pretrained: Path, compiled: Cohort, labels: Path, tmp_path: Path
-) -> None:
+def test_cross_validation_has_the_metrics_of_the_held_out_predictions(task, pretrained, compiled, labels, tmp_path):
     has_baselines = task == "regression"  # they take seconds
     flags = {"task": task, "label_name": LABELS[task][0], "label_path": labels, "data_dir": compiled.path}
     flags |= {"pretrained_ckpt": pretrained, "folds": 2, "max_epochs": 1, "batch_size": 8, "output": tmp_path / "cv"}
@@ -423,9 +405,7 @@ def test_cross_validation_has_the_metrics_of_the_held_out_predictions(
         assert "difference_to_ridge_regression" in result["models"]["seqsetvae"]
 
 
-def test_labels_beside_an_old_layout_are_found(
-    pretrained: Path, old_layout: Path, labels: Path, tmp_path: Path
-) -> None:
+def test_labels_beside_an_old_layout_are_found(pretrained, old_layout, labels, tmp_path):
     (tmp_path / "data").mkdir()
     for file in old_layout.parent.iterdir():
         if file.name != "oc.csv":
