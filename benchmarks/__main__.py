@@ -1,7 +1,7 @@
 """All benchmarks: `python -m benchmarks --data_dir COHORT --output FOLDER` prints tables and keeps them in the folder.
 
-figures.json has every figure, tables.md the tables. A section measured again (--only) replaces its own figures alone.
-Without --data_dir the stays are synthetic.
+figures.json has every measurement, tables.md the tables. A section measured again (--only) replaces only its own
+measurements. Without --data_dir the stays are synthetic.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from benchmarks import data, floor, frozen, gpu, loop, summaries
-from benchmarks.measure import Figure, table
+from benchmarks.measure import Measurement, table
 from seqsetvae.batches.loading import require_both_classes
 from seqsetvae.cohort import open_cohort
 from seqsetvae.system.errors import InputError
 
-# name -> (what it measures, function of (compiled cohort, scratch folder) that returns figures)
-SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
+# name -> (what it measures, function of (compiled cohort, scratch folder) that returns measurements)
+SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Measurement]]]] = {
     "loop": ("Against one stay, one set at a time", loop.section),
     "floor": ("Against plain matrix products", floor.section),
     "frozen": ("Frozen backbone: cached features, or the backbone in every step", frozen.section),
@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Path | None, Path], list[Figure]]]] = {
 
 
 def hardware() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """What the measurements were measured on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -71,10 +71,10 @@ def main() -> int:
     for name in arguments.only:
         title, section = SECTIONS[name]
         with tempfile.TemporaryDirectory() as scratch:
-            figures = section(arguments.data_dir, Path(scratch))
-        if figures:  # else the section has printed why there are none
-            print(table(title, figures), end="\n\n", flush=True)
-            keep(name, figures, data, arguments.output)
+            measurements = section(arguments.data_dir, Path(scratch))
+        if measurements:  # else the section has printed why there are none
+            print(table(title, measurements), end="\n\n", flush=True)
+            keep(name, measurements, data, arguments.output)
     return 0
 
 
@@ -89,29 +89,31 @@ def earlier_results(folder: Path, data: str) -> dict[str, Any]:
     """The results in the folder, to which others are added: none, or those of this machine and the same data.
 
     Raises:
-        InputError: the folder holds figures of another machine or other data.
+        InputError: the folder holds measurements of another machine or other data.
     """
     file, machine = folder / "figures.json", hardware()
     if not file.exists():
         return {"hardware": machine, "data": data, "dates": {}, "sections": {}}
     results: dict[str, Any] = json.loads(file.read_text())
     if (results["hardware"], results["data"]) != (machine, data):
-        raise InputError(f"{file}: holds figures of {results['hardware']} on {results['data']}; use another --output")
+        raise InputError(
+            f"{file}: holds measurements of {results['hardware']} on {results['data']}; use another --output"
+        )
     return results
 
 
-def keep(section: str, figures: list[Figure], data: str, folder: Path) -> None:
-    """Add a section's figures to those in the folder, in place of older ones of the same section.
+def keep(section: str, measurements: list[Measurement], data: str, folder: Path) -> None:
+    """Add a section's measurements to those in the folder, in place of older ones of the same section.
 
     Raises:
-        InputError: the folder holds figures of another machine or other data.
+        InputError: the folder holds measurements of another machine or other data.
     """
     results = earlier_results(folder, data)
-    results["sections"][section] = [asdict(figure) for figure in figures]
+    results["sections"][section] = [asdict(measurement) for measurement in measurements]
     results["dates"][section] = date.today().isoformat()
     (folder / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
     tables = [
-        table(f"{title} ({results['dates'][name]})", [Figure(**one) for one in results["sections"][name]])
+        table(f"{title} ({results['dates'][name]})", [Measurement(**one) for one in results["sections"][name]])
         for name, (title, _) in SECTIONS.items()
         if results["sections"].get(name)
     ]

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import Figure, isolated, once, seconds, with_note
+from benchmarks.measure import Measurement, isolated, once, seconds, with_note
 from benchmarks.workloads import fine_tuner, first
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule
@@ -38,16 +38,16 @@ WANTED = 50.0  # times as many stays a second from the compiled cohort as from p
 OldSet = tuple[torch.Tensor, torch.Tensor, float]  # variables, z-scores, minute
 
 
-def section(data_dir: Path | None, scratch: Path, n_stays: int = N_STAYS, n_read: int = N_READ) -> list[Figure]:
-    """All figures, over the first `n_stays` training stays of a compiled cohort, or over synthetic stays."""
+def section(data_dir: Path | None, scratch: Path, n_stays: int = N_STAYS, n_read: int = N_READ) -> list[Measurement]:
+    """All measurements, over the first `n_stays` training stays of a compiled cohort, or over synthetic stays."""
     layout = _old_layout(data_dir, scratch / "old layout", n_stays)
     cohort = compile_layout(locate_layout(layout), scratch / "compiled", progress=False).path
-    figures = isolated(compiling, layout, scratch)
+    measurements = isolated(compiling, layout, scratch)
     for batch_size in BATCH_SIZES:
-        figures += isolated(loading, cohort, layout, batch_size, n_read)
-    figures += isolated(workers, cohort) + isolated(training, cohort, n_read)
+        measurements += isolated(loading, cohort, layout, batch_size, n_read)
+    measurements += isolated(workers, cohort) + isolated(training, cohort, n_read)
     source = open_cohort(data_dir or cohort, verify=False).manifest["source"]
-    return with_note("synthetic stays" if "synthetic" in source else "real stays", figures)
+    return with_note("synthetic stays" if "synthetic" in source else "real stays", measurements)
 
 
 def _old_layout(data_dir: Path | None, out: Path, n_stays: int) -> Path:
@@ -63,7 +63,7 @@ def _data(cohort: Path) -> CohortDataModule:
     return CohortDataModule(open_cohort(cohort), batch_size=BATCH_SIZES[0], max_events=MAX_EVENTS)
 
 
-def compiling(layout: Path, scratch: Path) -> list[Figure]:
+def compiling(layout: Path, scratch: Path) -> list[Measurement]:
     """Files compiled per second, against files that pandas only reads."""
     files = sorted(layout.glob("*/*.parquet"))
     for file in files:
@@ -80,7 +80,7 @@ def compiling(layout: Path, scratch: Path) -> list[Figure]:
         "first start on an old layout (hash, compile, hash, verify)": start,
         "later start on an old layout (hash, verify)": start,
     }
-    speeds = [Figure(what, len(files) / once(run), "files/s") for what, run in work.items()]
+    speeds = [Measurement(what, len(files) / once(run), "files/s") for what, run in work.items()]
     return [speed.against(pandas, "pandas.read_parquet, one by one") for speed in speeds]
 
 
@@ -115,7 +115,7 @@ class OldStays(Dataset[list[OldSet]]):
         ]
 
 
-def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Figure]:
+def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Measurement]:
     """Stays/s of an epoch of shuffled batches, against a loader that reads a file for each stay."""
     opened = open_cohort(cohort)
     few = first(opened.split("train"), n_read)
@@ -127,8 +127,8 @@ def loading(cohort: Path, layout: Path, batch_size: int, n_read: int) -> list[Fi
     read_only = len(files) / once(lambda: [pd.read_parquet(file) for file in files])
     baseline = len(files) / seconds(lambda: list(old), repeats=1)
     note = f"{ours / read_only:,.0f} times pandas.read_parquet alone; median of {REPEATS}, the baseline once"
-    figure = Figure(f"loader, batches of {batch_size}", ours, "stays/s", note=note)
-    return [figure.against(baseline, "a parquet file a stay, grouped into sets", WANTED)]
+    measurement = Measurement(f"loader, batches of {batch_size}", ours, "stays/s", note=note)
+    return [measurement.against(baseline, "a parquet file a stay, grouped into sets", WANTED)]
 
 
 def _stays_per_second(data: CohortDataModule) -> float:
@@ -137,16 +137,16 @@ def _stays_per_second(data: CohortDataModule) -> float:
     return n_stays / seconds(lambda: list(data.loader("train", shuffle=True)), REPEATS)
 
 
-def workers(cohort: Path) -> list[Figure]:
+def workers(cohort: Path) -> list[Measurement]:
     """Compare the loader in this process with two worker processes."""
     data = _data(cohort)
     alone = _stays_per_second(data)
     data.num_workers = 2
-    figure = Figure(f"loader with 2 workers, batches of {BATCH_SIZES[0]}", _stays_per_second(data), "stays/s")
-    return [figure.against(alone, "num_workers 0")]
+    measurement = Measurement(f"loader with 2 workers, batches of {BATCH_SIZES[0]}", _stays_per_second(data), "stays/s")
+    return [measurement.against(alone, "num_workers 0")]
 
 
-def training(cohort: Path, n_read: int) -> list[Figure]:
+def training(cohort: Path, n_read: int) -> list[Measurement]:
     """How long an epoch of fine-tuning a small unfrozen model waits for data, and what two workers change."""
     quiet_lightning()
     data = _data(cohort)
@@ -157,12 +157,12 @@ def training(cohort: Path, n_read: int) -> list[Figure]:
     alone, alone_waits = _epoch(module, data, n_read)
     data.num_workers = 2
     ours, ours_wait = _epoch(module, data, n_read)
-    figures = [
-        Figure("waiting for data, num_workers 0", 100 * alone_waits, "% of an epoch"),
-        Figure("waiting for data, num_workers 2", 100 * ours_wait, "% of an epoch"),
-        Figure("fine-tuning with num_workers 2", ours, "stays/s").against(alone, "num_workers 0"),
+    measurements = [
+        Measurement("waiting for data, num_workers 0", 100 * alone_waits, "% of an epoch"),
+        Measurement("waiting for data, num_workers 2", 100 * ours_wait, "% of an epoch"),
+        Measurement("fine-tuning with num_workers 2", ours, "stays/s").against(alone, "num_workers 0"),
     ]
-    return with_note(f"small model, all of it trained, batches of {BATCH_SIZES[0]}", figures)
+    return with_note(f"small model, all of it trained, batches of {BATCH_SIZES[0]}", measurements)
 
 
 def _epoch(module: SeqSetVAEFineTuner, data: CohortDataModule, n_stays: int) -> tuple[float, float]:

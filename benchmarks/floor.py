@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import Figure, isolated, seconds_in_turn
+from benchmarks.measure import Measurement, isolated, seconds_in_turn
 from benchmarks.workloads import PRACTICE, STEPS, Stays, Workload, open_stays
 from seqsetvae.models.seqsetvae.sizes import Sizes
 
@@ -22,14 +22,16 @@ WANTED = {"frozen forward": 0.8, "unfrozen training step": 0.7, "pretraining ste
 BATCH_SIZE, BATCHES, REPEATS = 8, 3, 7
 
 
-def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Share of the machine's rate for each workload on the CPU, each in a process of its own."""
     cohort = open_stays(data_dir, scratch)
-    return [figure for what in STEPS for figure in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)]
+    return [
+        measurement for what in STEPS for measurement in isolated(share_of_rate, what, cohort.path, PRACTICE, BATCHES)
+    ]
 
 
-def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> list[Figure]:
-    """One figure: GFLOP/s of the workload, against plain products in the same process."""
+def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> list[Measurement]:
+    """One measurement: GFLOP/s of the workload, against plain products in the same process."""
     workload = Workload(what, Stays(cohort_path, sizes, BATCH_SIZE, n_batches))
     n_batches, n_stays = len(workload.batches), workload.n_stays
     n_sets = sum(batch.n_sets for batch in workload.batches)
@@ -41,7 +43,9 @@ def share_of_rate(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) ->
         f"{flop / n_sets / 1e6:.1f} MFLOP a set, {n_stays / took:,.1f} stays/s; "
         f"all at the rate of plain products: {n_stays * rate / flop:,.1f} stays/s"
     )
-    return [Figure(what, flop / took / 1e9, "GFLOP/s", note=note).against(rate / 1e9, "plain products", WANTED[what])]
+    return [
+        Measurement(what, flop / took / 1e9, "GFLOP/s", note=note).against(rate / 1e9, "plain products", WANTED[what])
+    ]
 
 
 def plain_products(sizes: Sizes, rows: int, *, training: bool) -> tuple[Callable[[], None], int]:

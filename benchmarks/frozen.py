@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Figure, isolated, with_note
+from benchmarks.measure import Measurement, isolated, with_note
 from benchmarks.workloads import PRACTICE, fine_tuner, open_stays, random_embeddings
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.loading import CohortDataModule
@@ -30,8 +30,8 @@ WANTED = 15.0  # times as fast as the backbone in every step
 SYNTHETIC_STAYS = 400
 
 
-def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
-    """Figures of all stays of a cohort, or of synthetic ones."""
+def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
+    """Measurements of all stays of a cohort, or of synthetic ones."""
     path = open_stays(data_dir, scratch, SYNTHETIC_STAYS).path
     (plain,) = isolated(backbone_in_every_step, path, scratch)
     computed, found = (isolated(with_cached_features, path, scratch, is_found) for is_found in (False, True))
@@ -40,7 +40,7 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
     return with_note("" if data_dir else "synthetic", [*runs, *found[1:], plain])
 
 
-def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[Figure]:
+def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[Measurement]:
     """A whole run, and one epoch of it: the first call computes the features, the next one finds them in the cache."""
     run, module = _run(data_dir, scratch, EPOCHS)
     start = time.perf_counter()
@@ -54,12 +54,12 @@ def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[
     what, note = f"frozen run, {EPOCHS} epochs, features {how}", f"{stays}; {before:.1f} s before the first epoch"
     epoch, batches = 1000 * (seconds - before) / EPOCHS, f"{stays}, batches of {run.data.batch_size}"
     return [
-        Figure(what, seconds, "s", note=note),
-        Figure("epoch of the head, validation included", epoch, "ms", note=batches),
+        Measurement(what, seconds, "s", note=note),
+        Measurement("epoch of the head, validation included", epoch, "ms", note=batches),
     ]
 
 
-def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Figure]:
+def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Measurement]:
     """Time of a run without cached features: one epoch, multiplied."""
     run, _ = _run(data_dir, scratch, 1)
     start = time.perf_counter()
@@ -67,7 +67,7 @@ def backbone_in_every_step(data_dir: Path, scratch: Path) -> list[Figure]:
     seconds = EPOCHS * (time.perf_counter() - start)
     (epoch,) = run.state.rows
     note = f"one epoch measured, × {EPOCHS}; {epoch.seconds:,.1f} s of the one in training steps"
-    return [Figure("frozen run, backbone in every step", seconds, "s", note=note)]
+    return [Measurement("frozen run, backbone in every step", seconds, "s", note=note)]
 
 
 def _run(data_dir: Path, scratch: Path, epochs: int) -> tuple[Run, SeqSetVAEFineTuner]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Figure, once, seconds
+from benchmarks.measure import Measurement, once, seconds
 from benchmarks.workloads import EXACT, MAX_EVENTS, PRACTICE, STEPS, Stays, Variant, Workload, open_stays
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import Cohort
@@ -32,8 +32,8 @@ VARIANTS = (
 )
 
 
-def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
-    """Figures of the GPU; none where there is no GPU."""
+def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
+    """Measurements of the GPU; none where there is no GPU."""
     if not torch.cuda.is_available():
         print("GPU: skipped, torch sees none")
         return []
@@ -42,31 +42,33 @@ def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
 
 def measure(
     cohort: Cohort, sizes: Sizes, device: torch.device, batch_sizes: Sequence[int], n_batches: int
-) -> list[Figure]:
+) -> list[Measurement]:
     """All variants of all steps over batches of these sizes."""
-    figures: list[Figure] = []
+    measurements: list[Measurement] = []
     for batch_size in batch_sizes:
         stays = Stays(cohort.path, sizes, batch_size, n_batches)
         for what in STEPS:
-            speeds: dict[str, Figure] = {}
+            speeds: dict[str, Measurement] = {}
             for variant in VARIANTS:
                 name = f"{variant.name}, batches of {batch_size}"
                 try:
                     workload = Workload(what, stays, variant, device)
                     speeds[variant.name] = _speed(f"{what}, {name}", workload, sizes)
                     if what == "unfrozen training step":
-                        figures.append(_epoch(f"epoch of unfrozen training, {name}", workload, cohort, batch_size))
+                        measurements.append(_epoch(f"epoch of unfrozen training, {name}", workload, cohort, batch_size))
                 except RuntimeError as error:  # out of memory, or no compiler: the others still count
                     print(f"{what}, {name}: failed, {error}", flush=True)
-            figures += against_exact(speeds)
-    return figures
+            measurements += against_exact(speeds)
+    return measurements
 
 
-def against_exact(speeds: dict[str, Figure]) -> list[Figure]:
+def against_exact(speeds: dict[str, Measurement]) -> list[Measurement]:
     """Speeds by variant, the others against that of exact sizes; against nothing where that failed."""
     exact = speeds.get(EXACT.name)
-    others = [figure for figure in speeds.values() if figure is not exact]
-    return others if exact is None else [exact, *(figure.against(exact.value, EXACT.name) for figure in others)]
+    others = [measurement for measurement in speeds.values() if measurement is not exact]
+    return (
+        others if exact is None else [exact, *(measurement.against(exact.value, EXACT.name) for measurement in others)]
+    )
 
 
 def _to_the_end(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
@@ -88,7 +90,7 @@ def matmul_rate(device: torch.device, sizes: Sizes, dtype: torch.dtype) -> float
     return PRODUCTS * 2 * rows.numel() * sizes.ff_dim / took
 
 
-def _speed(what: str, workload: Workload, sizes: Sizes) -> Figure:
+def _speed(what: str, workload: Workload, sizes: Sizes) -> Measurement:
     """Stays/s of a workload, and the most memory that it allocates on the device."""
     device, variant = workload.device, workload.variant
     run = _to_the_end(workload, device)
@@ -102,7 +104,7 @@ def _speed(what: str, workload: Workload, sizes: Sizes) -> Figure:
         rate = matmul_rate(device, sizes, torch.bfloat16 if variant.mixed else torch.float32)
         share = workload.needed_flop() / took / rate
         note += f"; {share:.0%} of the {rate / 1e12:,.3g} TFLOP/s of plain products"
-    return Figure(what, workload.n_stays / took, "stays/s", peak_mib=peak, note=note)
+    return Measurement(what, workload.n_stays / took, "stays/s", peak_mib=peak, note=note)
 
 
 def _busy(workload: Workload) -> str:
@@ -114,7 +116,7 @@ def _busy(workload: Workload) -> str:
         return "unknown"
 
 
-def _epoch(what: str, workload: Workload, cohort: Cohort, batch_size: int) -> Figure:
+def _epoch(what: str, workload: Workload, cohort: Cohort, batch_size: int) -> Measurement:
     """An epoch of training as in a run: batches are made, copied to the device and used."""
     device = workload.device
     data = CohortDataModule(
@@ -127,4 +129,4 @@ def _epoch(what: str, workload: Workload, cohort: Cohort, batch_size: int) -> Fi
     loader = data.loader("train", shuffle=True)
     took = once(_to_the_end(lambda: [workload.step(batch.to(device)) for batch in loader], device))
     note = f"{len(data.loader('train')):,} steps over {cohort.split('train').n_stays:,} stays"
-    return Figure(what, took, "s", note=note)
+    return Measurement(what, took, "s", note=note)

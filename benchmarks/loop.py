@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Figure, apart
+from benchmarks.measure import Measurement, apart
 from benchmarks.workloads import PRACTICE, STEPS, Stays, Step, Workload, open_stays, optimizer_step
 from seqsetvae.batches.loading import collate
 from seqsetvae.cohort import Split
@@ -96,13 +96,13 @@ def plain_stay(split: Split, stay: int) -> list[PlainSet]:
     ]
 
 
-def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Ours against the loop: frozen forward, unfrozen step, pretraining step."""
     cohort = open_stays(data_dir, scratch)
     return [against_loop(what, cohort.path, PRACTICE, BATCHES) for what in STEPS]
 
 
-def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> Figure:
+def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> Measurement:
     """Stays/s of a workload on both sides, over the same stays."""
     stays = Stays(cohort_path, sizes, BATCH_SIZE, n_batches)
     loop, ours = apart([partial(_loop, what, stays), partial(_ours, what, stays)], TURNS)
@@ -110,8 +110,10 @@ def against_loop(what: str, cohort_path: Path, sizes: Sizes, n_batches: int) -> 
     n_stays = sum(map(len, chosen))
     n_sets = np.diff(split.stay_offset)[np.concatenate(chosen)].sum()
     note = f"batches of {BATCH_SIZE}, {n_sets / n_stays:.0f} sets a stay; the loop's peak {loop.peak_mib:,.0f} MiB"
-    figure = Figure(what, n_stays * OURS_IN_A_TURN / ours.seconds, "stays/s", peak_mib=ours.peak_mib, note=note)
-    return figure.against(n_stays / loop.seconds, "one set at a time", WANTED[what])
+    measurement = Measurement(
+        what, n_stays * OURS_IN_A_TURN / ours.seconds, "stays/s", peak_mib=ours.peak_mib, note=note
+    )
+    return measurement.against(n_stays / loop.seconds, "one set at a time", WANTED[what])
 
 
 def _ours(what: str, stays: Stays) -> Callable[[], object]:

@@ -1,7 +1,7 @@
 """How every benchmark measures: in a process of its own, so that its peak memory is its own, against a baseline.
 
-A benchmark is a function that returns `Figure`s; `isolated` runs it in a fresh process and adds the peak memory. Where
-the two sides of a ratio would disturb each other's memory, `apart` gives each a process, and they still run in turn.
+A benchmark is a function that returns `Measurement`s; `isolated` runs it in a fresh process and adds the peak memory.
+Where the two sides of a ratio would disturb each other's memory, `apart` gives each a process, and they run in turn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from seqsetvae.system.memory import keep_freed_memory, peak_mib
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One measured figure, perhaps compared with a baseline of the same run."""
+class Measurement:
+    """One measured measurement, perhaps compared with a baseline of the same run."""
 
     what: str
     value: float
@@ -32,32 +32,36 @@ class Figure:
     peak_mib: float | None = None  # most resident memory of the process that measured
     note: str = ""
 
-    def against(self, baseline: float, baseline_is: str, wanted: float | None = None) -> Figure:
+    def against(self, baseline: float, baseline_is: str, wanted: float | None = None) -> Measurement:
         """Compared with a baseline; a time in seconds is better when it is lower, everything else when it is higher."""
         ratio = baseline / self.value if self.unit == "s" else self.value / baseline
         return replace(self, baseline=baseline, baseline_is=baseline_is, ratio=ratio, wanted=wanted)
 
 
-def with_note(note: str, figures: list[Figure]) -> list[Figure]:
-    """The figures with a note before their own."""
-    return [replace(figure, note="; ".join(filter(None, (note, figure.note)))) for figure in figures]
+def with_note(note: str, measurements: list[Measurement]) -> list[Measurement]:
+    """The measurements with a note before their own."""
+    return [
+        replace(measurement, note="; ".join(filter(None, (note, measurement.note)))) for measurement in measurements
+    ]
 
 
-def table(title: str, figures: list[Figure]) -> str:
-    """Figures as a Markdown table."""
+def table(title: str, measurements: list[Measurement]) -> str:
+    """Measurements as a Markdown table."""
     lines = [
         f"### {title}",
         "",
         "| what | measured | baseline | ratio | wanted | peak memory | |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for figure in figures:
-        baseline = "" if figure.baseline is None else f"{figure.baseline:,.4g} ({figure.baseline_is})"
-        ratio = "" if figure.ratio is None else f"{figure.ratio:,.3g}"
-        wanted = "" if figure.wanted is None else f"≥ {figure.wanted:g}"
-        peak = "" if figure.peak_mib is None else f"{figure.peak_mib:,.0f} MiB"
-        value = f"{figure.value:,.4g} {figure.unit}"
-        lines.append(f"| {figure.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {figure.note} |")
+    for measurement in measurements:
+        baseline = "" if measurement.baseline is None else f"{measurement.baseline:,.4g} ({measurement.baseline_is})"
+        ratio = "" if measurement.ratio is None else f"{measurement.ratio:,.3g}"
+        wanted = "" if measurement.wanted is None else f"≥ {measurement.wanted:g}"
+        peak = "" if measurement.peak_mib is None else f"{measurement.peak_mib:,.0f} MiB"
+        value = f"{measurement.value:,.4g} {measurement.unit}"
+        lines.append(
+            f"| {measurement.what} | {value} | {baseline} | {ratio} | {wanted} | {peak} | {measurement.note} |"
+        )
     return "\n".join(lines)
 
 
@@ -117,12 +121,12 @@ def _run_built() -> None:
     _built()  # its result is not sent to the process that waits
 
 
-def isolated(benchmark: Callable[..., list[Figure]], *arguments: Any) -> list[Figure]:
-    """The figures of a benchmark, run in a fresh process, with that process's peak memory."""
+def isolated(benchmark: Callable[..., list[Measurement]], *arguments: Any) -> list[Measurement]:
+    """The measurements of a benchmark, run in a fresh process, with that process's peak memory."""
     with _fresh_process() as process:
-        figures = process.submit(benchmark, *arguments).result()
+        measurements = process.submit(benchmark, *arguments).result()
         peak = process.submit(peak_mib).result()
-    return [replace(figure, peak_mib=figure.peak_mib or peak) for figure in figures]
+    return [replace(measurement, peak_mib=measurement.peak_mib or peak) for measurement in measurements]
 
 
 def _fresh_process() -> ProcessPoolExecutor:

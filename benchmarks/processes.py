@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Figure, table
+from benchmarks.measure import Measurement, table
 from seqsetvae.batches.loading import stay_sizes
 from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.cohort import Split, open_cohort
@@ -49,7 +49,7 @@ def busiest_over_mean(steps: Iterable[np.ndarray]) -> float:
     return float(taken.max(axis=1).sum() / taken.mean(axis=1).sum())
 
 
-def imbalance(split: Split, world_size: int, batch_size: int) -> Figure:
+def imbalance(split: Split, world_size: int, batch_size: int) -> Measurement:
     """Events of the busiest process over the mean, against that of whole batches."""
     n_sets, n_events = stay_sizes(split)
     usual = (np.flatnonzero(split.label >= 0), n_sets, n_events)
@@ -63,7 +63,7 @@ def imbalance(split: Split, world_size: int, batch_size: int) -> Figure:
     alone = events(0, 1)
     whole = busiest_over_mean(alone[: len(alone) // world_size * world_size].reshape(-1, world_size))
     what = f"{world_size} processes, batches of {batch_size}"
-    return Figure(what, dealt, "busiest / mean", baseline=whole, baseline_is="whole batches")
+    return Measurement(what, dealt, "busiest / mean", baseline=whole, baseline_is="whole batches")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def scaling(cohort: Path, batch_size: int, turns: int) -> list[Figure]:
+def scaling(cohort: Path, batch_size: int, turns: int) -> list[Measurement]:
     """Training stays/s and CPU time of two processes, against one."""
     n_stays = int((open_cohort(cohort).split("train").label >= 0).sum())
     speeds: dict[int, list[float]] = {1: [], 2: []}
@@ -110,8 +110,8 @@ def scaling(cohort: Path, batch_size: int, turns: int) -> list[Figure]:
     (one, two), (cost, cost_of_two) = (map(statistics.median, found.values()) for found in (speeds, costs))
     note = f"{turns} turns, steps of {batch_size} stays, one thread for each process"
     return [
-        Figure("training, two processes", two, "stays/s", note=note).against(one, "one process"),
-        Figure("CPU time of 1,000 stays, two processes", cost_of_two, "s", note=note).against(cost, "one process"),
+        Measurement("training, two processes", two, "stays/s", note=note).against(one, "one process"),
+        Measurement("CPU time of 1,000 stays, two processes", cost_of_two, "s", note=note).against(cost, "one process"),
     ]
 
 
@@ -125,8 +125,8 @@ def main() -> None:
     split = open_cohort(arguments.cohort).split("train")
     print(table("Work of a process", [imbalance(split, *case) for case in CASES]), flush=True)
     if arguments.turns:
-        figures = scaling(arguments.cohort, arguments.batch_size, arguments.turns)
-        print(table("One process and two", figures))
+        measurements = scaling(arguments.cohort, arguments.batch_size, arguments.turns)
+        print(table("One process and two", measurements))
 
 
 if __name__ == "__main__":

@@ -111,10 +111,10 @@ def of_set(name: str, result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     models, metrics, first = result["models"], result["primary"], result["first"]
     lines, below = [], []
     for model, entry in models.items():
-        figures = " / ".join(f"{entry[metric]['value']:.4f}" for metric in metrics)
+        values = " / ".join(f"{entry[metric]['value']:.4f}" for metric in metrics)
         if model == first:
             about = f"{result['predictions']:,} predictions, {result['positives']:,} positive, {result['folds']} folds"
-            lines.append(f"| **{name}** ({about}): average | **{figures}** | |")
+            lines.append(f"| **{name}** ({about}): average | **{values}** | |")
             continue
         title = f"its {model.removesuffix(PART)}" if model.endswith(PART) else f"baseline: {model}"
         cells = []
@@ -124,7 +124,7 @@ def of_set(name: str, result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             text = f"{value:+.4f} [{low:.4f}, {high:.4f}]"
             cells.append(f"**{text}**" if high < 0 else text)
             below += [f"{name}, {title} ({metric} {text})"] * (high < 0)
-        lines.append(f"| {title} | {figures} | {'; '.join(cells)} |")
+        lines.append(f"| {title} | {values} | {'; '.join(cells)} |")
     return lines, below
 
 

@@ -52,8 +52,8 @@ def one_training(number: int, data_dir: Path, flags: Sequence[str]) -> str:
     tensors = sum(type(each) is torch.Tensor for each in gc.get_objects())
     files, threads = (len(list(Path(f"/proc/self/{name}").iterdir())) for name in ("fd", "task"))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    figures = (f"{seconds:,.0f}", f"{peak:,.0f}", f"{before:,.0f}", f"{status_mib('RssAnon'):,.0f}")
-    return "| " + " | ".join([str(number), *figures, *map(str, (tensors, files, threads, len(children)))]) + " |"
+    measurements = (f"{seconds:,.0f}", f"{peak:,.0f}", f"{before:,.0f}", f"{status_mib('RssAnon'):,.0f}")
+    return "| " + " | ".join([str(number), *measurements, *map(str, (tensors, files, threads, len(children)))]) + " |"
 
 
 if __name__ == "__main__":

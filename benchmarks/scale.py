@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import Figure, isolated, table
+from benchmarks.measure import Measurement, isolated, table
 from seqsetvae.batches.loading import CohortDataModule
 from seqsetvae.cohort import open_cohort
 from seqsetvae.cohort.compile import compile_cohort
@@ -141,7 +141,7 @@ def _command(*words: object) -> None:
         raise AssertionError(f"exit status {status}")
 
 
-def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Figure]:
+def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Measurement]:
     """Most memory of its own (RssAnon) that this process has during the work, read every 5 ms."""
     done = threading.Event()
     readings = [status_mib("RssAnon")]
@@ -158,36 +158,38 @@ def own_memory(stage: str, n_stays: int, work: Callable[[], object]) -> list[Fig
         done.set()
         thread.join()
     what, note = f"own memory to {stage} {n_stays:,} stays", f"beyond {readings[0]:,.0f} MiB before"
-    return [Figure(what, max(readings) - readings[0], "MiB", note=note)]
+    return [Measurement(what, max(readings) - readings[0], "MiB", note=note)]
 
 
-def measured(what: str, n_stays: int, work: Callable[..., object], *arguments: object) -> list[Figure]:
+def measured(what: str, n_stays: int, work: Callable[..., object], *arguments: object) -> list[Measurement]:
     """Processor time and memory of one step in this process, which runs nothing else."""
     start, cpu = time.perf_counter(), time.process_time()
     memory = own_memory(what, n_stays, lambda: work(*arguments))
     note = f"of the processor; {time.perf_counter() - start:,.0f} s on the clock"
-    took = Figure(f"{what} {n_stays:,} stays", time.process_time() - cpu, "s", note=note, peak_mib=peak_mib())
-    figures = [took, *memory]
-    print(table(what, figures), flush=True)
-    return figures
+    took = Measurement(f"{what} {n_stays:,} stays", time.process_time() - cpu, "s", note=note, peak_mib=peak_mib())
+    measurements = [took, *memory]
+    print(table(what, measurements), flush=True)
+    return measurements
 
 
-def section(n_stays: int, n_shards: int, n_predicted: int, folder: Path) -> list[Figure]:
-    """Figures of all steps."""
-    figures = isolated(measured, "compile", n_stays, compile_whole, n_stays, folder)
+def section(n_stays: int, n_shards: int, n_predicted: int, folder: Path) -> list[Measurement]:
+    """Measurements of all steps."""
+    measurements = isolated(measured, "compile", n_stays, compile_whole, n_stays, folder)
     for number in range(1, n_shards + 1):
         part = Part(number, n_shards)
-        figures += isolated(measured, f"shard {number}/{n_shards} of", n_stays, compile_shard, n_stays, part, folder)
-    figures += isolated(measured, "join", n_stays, join, folder)
+        measurements += isolated(
+            measured, f"shard {number}/{n_shards} of", n_stays, compile_shard, n_stays, part, folder
+        )
+    measurements += isolated(measured, "join", n_stays, join, folder)
     for name in ("whole", "shards"):
         size = sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())
-        figures.append(Figure(f"{name} on disk", size / 2**20, "MiB"))
-    figures += isolated(measured, "load an epoch of", n_stays, load, folder)
+        measurements.append(Measurement(f"{name} on disk", size / 2**20, "MiB"))
+    measurements += isolated(measured, "load an epoch of", n_stays, load, folder)
     isolated(measured, "train", FEW, train_few, folder)
     if n_predicted != n_stays:
         _compile(opened(n_predicted), folder / "predicted")
     name = "whole" if n_predicted == n_stays else "predicted"
-    return figures + isolated(measured, "predict", n_predicted, predict, folder, name)
+    return measurements + isolated(measured, "predict", n_predicted, predict, folder, name)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Figure, isolated, seconds_in_turn
+from benchmarks.measure import Measurement, isolated, seconds_in_turn
 from benchmarks.workloads import LOSS, PRACTICE, Stays, open_stays, optimizer_step
 from model_optimized import SeqSetVAEFineTuner
 from seqsetvae.batches.batch import Batch
@@ -45,14 +45,17 @@ PASSES = 12
 VARIABLES_PER_STAY, SETS_PER_STAY, EVENTS_PER_SET = 40, 60, 7
 
 
-def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Speed of the summaries on stays of a cohort, and of a training step for each size of the vocabulary."""
     path = open_stays(data_dir, scratch).path
     steps = [isolated(training_step, n_variables, BATCH_SIZE) for n_variables in VOCABULARIES]
-    return [*isolated(against_reference, path, BATCH_SIZE), *(figure for of_size in steps for figure in of_size)]
+    return [
+        *isolated(against_reference, path, BATCH_SIZE),
+        *(measurement for of_size in steps for measurement in of_size),
+    ]
 
 
-def against_reference(cohort_path: Path, batch_size: int) -> list[Figure]:
+def against_reference(cohort_path: Path, batch_size: int) -> list[Measurement]:
     """Summaries of one batch, against those of one variable of one stay at a time."""
     split, _, (stays, *_) = Stays(cohort_path, PRACTICE, batch_size, 1).read()
     batch = collate(split, stays)
@@ -65,8 +68,8 @@ def against_reference(cohort_path: Path, batch_size: int) -> list[Figure]:
 
     took, plain_took = seconds_in_turn([lambda: summarize(batch, batch.variable, batch.value), plain], REPEATS)
     note = f"{len(split.variable) / split.n_stays:.0f} events a stay"
-    figure = Figure("summaries", len(stays) / took, "stays/s", note=note)
-    return [figure.against(len(stays) / plain_took, "one variable of one stay at a time", WANTED)]
+    measurement = Measurement("summaries", len(stays) / took, "stays/s", note=note)
+    return [measurement.against(len(stays) / plain_took, "one variable of one stay at a time", WANTED)]
 
 
 def _events_by_variable(split: Any, stay: int) -> tuple[float, dict[int, list[tuple[float, float]]]]:
@@ -80,7 +83,7 @@ def _events_by_variable(split: Any, stay: int) -> tuple[float, dict[int, list[tu
     return float(split.minute[end - 1] - split.minute[first]) / 60, found
 
 
-def training_step(n_variables: int, batch_size: int) -> list[Figure]:
+def training_step(n_variables: int, batch_size: int) -> list[Measurement]:
     """One training step for a vocabulary of this size, that makes its summaries; one that has them; its products."""
     torch.manual_seed(0)
     batch = synthetic_batch(n_variables, batch_size)
@@ -99,10 +102,10 @@ def training_step(n_variables: int, batch_size: int) -> list[Figure]:
     what = f"training step, {n_variables:,} variables"
     note = f"synthetic; {VARIABLES_PER_STAY} variables a stay; {values / 1e6:.1f} million values train"
     of_floor = f"{flop / batch_size / 1e6:.1f} MFLOP a stay, {PASSES} passes over {4 * values / 1e6:,.0f} MB of weights"
-    rate = Figure(f"{what}, its products", flop / seconds_in_products(step, prepared) / 1e9, "GFLOP/s")
+    rate = Measurement(f"{what}, its products", flop / seconds_in_products(step, prepared) / 1e9, "GFLOP/s")
     return [
-        Figure(what, batch_size / took, "stays/s", note=note),
-        Figure(f"{what}, summaries kept", batch_size / took_prepared, "stays/s", note=of_floor).against(
+        Measurement(what, batch_size / took, "stays/s", note=note),
+        Measurement(f"{what}, summaries kept", batch_size / took_prepared, "stays/s", note=of_floor).against(
             batch_size / floor, "its floor"
         ),
         rate.against(plain_rate / 1e9, "one product of the pairs"),

@@ -16,7 +16,7 @@ from seqsetvae.evaluation.findings import IN_WORDS, not_worse, of_small_data, sa
 from seqsetvae.evaluation.results import resampled_unit
 from seqsetvae.evaluation.statistics import Interval, bootstrap
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.scores import Figures, Floats, Ints, title_of
+from seqsetvae.tasks.scores import Floats, Ints, MetricValues, title_of
 from seqsetvae.tasks.spec import Spec, one_label
 
 REFERENCE = "boosted trees"  # the baseline that differences are taken to
@@ -88,7 +88,7 @@ def results(folds: Sequence[Columns], first: str | None = None, specs: Sequence[
         for kind, other in others.items()
     }
 
-    def figures(weights: Floats) -> Figures:
+    def metrics(weights: Floats) -> MetricValues:
         own = {model: table.means(model, weights) for model in table.models}
         found = {f"{name} of {model}": own[model][name] for model in own for name in table.metrics}
         for kind, models in pairs.items():
@@ -97,7 +97,7 @@ def results(folds: Sequence[Columns], first: str | None = None, specs: Sequence[
                 found |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in table.metrics}
         return found
 
-    intervals = bootstrap(table.strata, figures, subject=table.subject)
+    intervals = bootstrap(table.strata, metrics, subject=table.subject)
     entries: dict[str, Any] = {}
     for model in table.models:
         runs = table.by_run(model, np.ones((1, len(table.strata))))
@@ -132,9 +132,9 @@ def _verdict(entries: Mapping[str, Any], baselines: Mapping[str, str], table: _T
         return compared
     _, first = np.unique(table.stay_id, return_index=True)
     stays, positives = len(first), int(table.strata[first].sum())
-    figures = {name: entries[models[0]][name] for name in table.metrics}
+    metrics = {name: entries[models[0]][name] for name in table.metrics}
     smallest = min(positives, stays - positives) if table.is_binary else None
-    text = of_small_data(stays, smallest, figures, others[models[0]], compared)
+    text = of_small_data(stays, smallest, metrics, others[models[0]], compared)
     return f"{models[0]}: {text}" if len(models) > 1 and text != compared else text
 
 
@@ -152,10 +152,10 @@ class _Table:
         self.models = list(dict.fromkeys(model_of(name) for name in folds[0] if is_output(name)))
         ends = np.cumsum([len(target) for target in targets]).tolist()
         self._places = [slice(end - len(target), end) for end, target in zip(ends, targets, strict=True)]
-        self._figures = {
+        self._metrics = {
             model: [
                 [
-                    self.task.figures(spec, output, target, None, only_primary=True)
+                    self.task.weighted_metrics(spec, output, target, None, only_primary=True)
                     for output in np.stack([np.atleast_2d(fold[name]) for name in _of(model, spec)], axis=-1)
                 ]
                 for (fold, spec), target in zip(pairs, targets, strict=True)
@@ -163,15 +163,15 @@ class _Table:
             for model in self.models
         }
 
-    def by_run(self, model: str, weights: Floats) -> Figures:
+    def by_run(self, model: str, weights: Floats) -> MetricValues:
         """Metrics of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
         found = [
             [each(weights[:, place]) for each in of_fold]
-            for of_fold, place in zip(self._figures[model], self._places, strict=True)
+            for of_fold, place in zip(self._metrics[model], self._places, strict=True)
         ]
         return {name: np.array([[run[name] for run in of_fold] for of_fold in found]) for name in self.metrics}
 
-    def means(self, model: str, weights: Floats) -> Figures:
+    def means(self, model: str, weights: Floats) -> MetricValues:
         """Their means over folds and seeds: [R]."""
         return {name: values.mean(axis=1).mean(axis=0) for name, values in self.by_run(model, weights).items()}
 

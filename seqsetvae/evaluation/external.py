@@ -24,7 +24,7 @@ from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
 from seqsetvae.evaluation.results import intervals_of, resampled_unit
-from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats
+from seqsetvae.evaluation.statistics import RESAMPLES, Floats, MetricValues
 from seqsetvae.system.errors import counted, named
 from seqsetvae.system.findings import NOTE, WARNING, Finding
 from seqsetvae.tasks import TASKS
@@ -131,8 +131,8 @@ def external(
         resamples: of the bootstrap.
     """
     found, task = of.predictions, TASKS[of.predictions.spec.task]
-    figures = intervals_of(
-        found, task.figures(found.spec, found.output, found.target, found.calibration), resamples, seed
+    metrics = intervals_of(
+        found, task.weighted_metrics(found.spec, found.output, found.target, found.calibration), resamples, seed
     )
     content: Plain = {
         "name": of.name,
@@ -142,7 +142,7 @@ def external(
         "primary": list(task.primary(found.spec)),
         "coverage": of.coverage,
         "drift": list(of.drift),
-        "figures": figures,
+        "figures": metrics,
         "curves": task.curves(found.spec, found.output, found.target, found.calibration),
     }
     if found.calibration is not None:
@@ -216,12 +216,12 @@ def _recalibration(anew: Anew | str, seed: int, resamples: int) -> Plain:
 
 
 def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: int) -> Plain:
-    """Figures and curves of one calibration, and the difference of its Brier score to the delivered one, paired."""
+    """Metrics and curves of one calibration, and the difference of its Brier score to the delivered one, paired."""
     scores, delivered = _scores(rest, calibration), _scores(rest, rest.calibration)
 
-    def figures(weights: Floats) -> Figures:
-        found = scores.figures(weights, CALIBRATION)
-        before = found["brier"] if kind == DELIVERED else delivered.figures(weights, ["brier"])["brier"]
+    def metrics(weights: Floats) -> MetricValues:
+        found = scores.metrics(weights, CALIBRATION)
+        before = found["brier"] if kind == DELIVERED else delivered.metrics(weights, ["brier"])["brier"]
         return found | {"brier_difference": found["brier"] - before}
 
     (curve,) = TASKS[BINARY].curves(rest.spec, rest.output, rest.target, calibration)
@@ -229,7 +229,7 @@ def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: 
     return {
         "kind": kind,
         **formula,
-        "figures": intervals_of(rest, figures, resamples, seed),
+        "figures": intervals_of(rest, metrics, resamples, seed),
         "calibration": list(curve["calibration"].values())[-1],
         "net_benefit": curve["net_benefit"],
     }
@@ -249,16 +249,16 @@ def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
             continue
         scores = _scores(stays, stays.calibration)
 
-        def figures(weights: Floats, scores: Scores = scores) -> Figures:
-            return scores.figures(weights, OF_SITES)
+        def metrics(weights: Floats, scores: Scores = scores) -> MetricValues:
+            return scores.metrics(weights, OF_SITES)
 
         counts = {"stays": len(stays), **TASKS[BINARY].counts(stays.target)}
-        rows.append({"name": site.group, **counts, "figures": intervals_of(stays, figures, resamples, seed)})
+        rows.append({"name": site.group, **counts, "figures": intervals_of(stays, metrics, resamples, seed)})
     return {"by": of.by, "rows": rows, "left_out": left_out, "pooled": heterogeneity(rows)}
 
 
 def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
-    """Each figure pooled over the sites, or cohorts, that have an interval of it, where there are enough of them."""
+    """Each metric pooled over the sites, or cohorts, that have an interval of it, where there are enough of them."""
     found = {}
     for name, scale in OF_SITES.items():
         known = [row["figures"][name] for row in rows if row["figures"].get(name, {}).get("low") is not None]
@@ -299,9 +299,9 @@ def _findings(of: Elsewhere, content: Plain) -> list[Finding]:
     return found
 
 
-def _in_the_large(figures: Plain) -> list[Finding]:
+def _in_the_large(metrics: Plain) -> list[Finding]:
     """Risks that are too low or too high on the whole."""
-    intercept, difference = figures.get("calibration_intercept", {}), figures.get("mean_difference", {})
+    intercept, difference = metrics.get("calibration_intercept", {}), metrics.get("mean_difference", {})
     if intercept.get("low") is None or intercept["low"] <= 0 <= intercept["high"]:
         return []
     way = "low" if intercept["value"] > 0 else "high"
@@ -325,7 +325,7 @@ def external_text(content: Plain) -> str:
     )
     lines = [f"External evaluation: {content['name']}", f"  {content['stays']:,} stays{positives}"]
     lines += [f"  Coverage: {coverage_text(content['coverage'])}"]
-    lines += [f"  {_row(name, figure)}" for name, figure in content["figures"].items()]
+    lines += [f"  {_row(name, metric)}" for name, metric in content["figures"].items()]
     anew = content["recalibration"]
     if "kinds" in anew:
         fitted, reported = (f"{anew[key]['stays']:,} stays ({anew[key]['positives']:,} positive)" for key in PARTS)
@@ -354,7 +354,7 @@ def sites_text(title: str, rows: Sequence[Mapping[str, Any]], of_all: Plain) -> 
     return lines
 
 
-def _row(name: str, figure: Mapping[str, Any]) -> str:
-    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+def _row(name: str, metric: Mapping[str, Any]) -> str:
+    value, low, high = (metric.get(key) for key in ("value", "low", "high"))
     ends = "" if low is None or high is None else f"   {low:.3f} to {high:.3f}"
     return f"{title_of(name):<26}{'-' if value is None else f'{value:.4f}':>9}{ends}"

@@ -14,7 +14,7 @@ from typing import Any
 from seqsetvae.system.errors import counted
 from seqsetvae.system.findings import NOTE, WARNING, Finding
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.scores import FIGURES, title_of
+from seqsetvae.tasks.scores import BINARY_METRICS, title_of
 
 SMALL_STAYS, SMALL_CLASS = 200, 30  # labelled stays and stays of a class below which the interval is said first
 NO_BASIS = 50  # labelled stays below which nothing can be decided
@@ -156,33 +156,33 @@ Plain = Mapping[str, Any]
 
 def verdict(content: Plain) -> str:
     """One paragraph about an evaluation."""
-    others, figures = content.get("baselines") or {}, content["figures"]
-    compared = worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(figures, others))
-    primary = content.get("primary") or list(figures)[:1]
+    others, metrics = content.get("baselines") or {}, content["figures"]
+    compared = worse_of(content) or not_worse(others, content.get("split"), _beside_the_best(metrics, others))
+    primary = content.get("primary") or list(metrics)[:1]
     simpler = {**(content.get("members") or {}), **others}
-    return of_small_data(*sizes(content), {name: figures[name] for name in primary}, simpler, compared)
+    return of_small_data(*sizes(content), {name: metrics[name] for name in primary}, simpler, compared)
 
 
-def of_small_data(stays: int, smallest: int | None, figures: Plain, others: Plain, compared: str) -> str:
+def of_small_data(stays: int, smallest: int | None, metrics: Plain, others: Plain, compared: str) -> str:
     """What is said of a comparison; of few data, first the intervals and the simplest model that is not worse.
 
     Args:
         stays, smallest: as from `sizes`.
-        figures: the main ones of the model, by name.
+        metrics: the main ones of the model, by name.
         others: what the model was compared with, as in `worse_than`, and its members.
         compared: what is said of many data.
     """
     if stays >= SMALL_STAYS and (smallest is None or smallest >= SMALL_CLASS):
         return compared
     basis = "No basis for a decision" if stays < NO_BASIS else "Small data"
-    with_ends = [f"{title_of(name)} {_with_interval(each)}" for name, each in figures.items() if _has_ends(each)]
+    with_ends = [f"{title_of(name)} {_with_interval(each)}" for name, each in metrics.items() if _has_ends(each)]
     intervals = f" 95 % intervals: {', '.join(with_ends)}." if with_ends else " There are no intervals."
     in_order = [*filter(is_constant, others), *(name for name in SIMPLEST_FIRST if name in others)]
     simplest = next((name for name in in_order if _is_not_worse(others[name])), None)
     text = f"{basis}: {_counts(stays, smallest)}.{intervals}"
     if simplest is None or TRAINED_ON in compared or not compared.startswith((NOT_COMPARED, NOT_WORSE)):
         return f"{text} {compared}"
-    values = _compared(figures, others[simplest], _differences(others[simplest]), any_sign=True)
+    values = _compared(metrics, others[simplest], _differences(others[simplest]), any_sign=True)
     return f"{text} The simplest model that is not worse by a paired 95 % interval: {_called(simplest)} ({values})."
 
 
@@ -210,13 +210,13 @@ def not_worse(others: Iterable[str], split: str | None = None, beside: str = "")
     return f"{text} {TRAINED_ON}" if split == "train" else text
 
 
-def _beside_the_best(figures: Plain, others: Plain) -> str:
+def _beside_the_best(metrics: Plain, others: Plain) -> str:
     """The first metric that is compared, beside that of the best of the models."""
     models = {name: other for name, other in others.items() if not is_constant(name) and other.get("difference")}
     if not models:
         return ""
     best = min(models, key=lambda name: _rank(models[name]))
-    text = _compared(figures, models[best], list(_differences(models[best]))[:1], any_sign=True)
+    text = _compared(metrics, models[best], list(_differences(models[best]))[:1], any_sign=True)
     return f" The best of them, {best}: {text}." * bool(text)
 
 
@@ -226,12 +226,12 @@ def said_first(content: Plain) -> list[str]:
     return ["⚠️  " * (not text.startswith((NOT_COMPARED, NOT_WORSE))) + text, ""]
 
 
-def worse_than(model: str, figures: Plain, others: Plain, split: str | None = None) -> str | None:
+def worse_than(model: str, metrics: Plain, others: Plain, split: str | None = None) -> str | None:
     """Which of the others are better than the model on the same stays, and what to use; None if none is.
 
     Args:
         model: what the model is called.
-        figures: of the model, by name.
+        metrics: of the model, by name.
         others: by name: `figures`, and the `difference` of the model minus the other, with paired intervals.
         split: of the stays; what is better on those that were trained on is no advice.
     """
@@ -239,7 +239,7 @@ def worse_than(model: str, figures: Plain, others: Plain, split: str | None = No
     if not better:
         return None
     listed = " and ".join(
-        f"{_called(name)} ({_compared(figures, other, _differences(other))})" for name, other in better.items()
+        f"{_called(name)} ({_compared(metrics, other, _differences(other))})" for name, other in better.items()
     )
     best = min(better, key=lambda name: _rank(better[name]))
     instead = "no model rather than this one" if is_constant(best) else f"{best} instead, until a model is better"
@@ -268,7 +268,7 @@ def less_is_better(name: str) -> bool:
     """Whether a smaller value of a metric is better, also of that of one label (`Brier score of death`)."""
     family = name.removeprefix("mean ").split(" of ")[0]  # of the metric of one column
     return any(family in getattr(task, "LESS_IS_BETTER", ()) for task in TASKS.values()) or any(
-        each.less_is_better for key, each in FIGURES.items() if family in (key, each.title)
+        each.less_is_better for key, each in BINARY_METRICS.items() if family in (key, each.title)
     )
 
 
@@ -279,13 +279,13 @@ def _rank(other: Plain) -> float:
     return -value if less_is_better(name) else value
 
 
-def _compared(figures: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
+def _compared(metrics: Plain, other: Plain, compared: Iterable[tuple[str, Plain]], *, any_sign: bool = False) -> str:
     """The metrics of both and their difference, of those that are not the same; the model's advantages too."""
     parts = []
     for name, difference in compared:
         sign = _sign(name, difference)
         if sign or (any_sign and _has_ends(difference)):
-            ours, theirs = ((each.get(name) or {}).get("value") for each in (figures, other["figures"]))
+            ours, theirs = ((each.get(name) or {}).get("value") for each in (metrics, other["figures"]))
             values = "" if ours is None or theirs is None else f" {ours:.3f} against {theirs:.3f},"
             text = f"{title_of(name)}{values} difference {difference['value']:+.3f} "
             text += f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"

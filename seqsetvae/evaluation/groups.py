@@ -111,11 +111,11 @@ def _rows(
     spec, task = evaluated.spec, TASKS[evaluated.spec.task]
     compared = getattr(task, "BY_GROUP", task.primary(spec))
     parts = [evaluated.rows(each.stays) for each in groups]
-    figures = [task.figures(spec, part.output, part.target, part.calibration) for part in parts]
+    metrics = [task.weighted_metrics(spec, part.output, part.target, part.calibration) for part in parts]
 
     def every(weights: Floats) -> dict[Any, Floats]:
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a stay of a group
-            of_group = [of(weights[:, each.stays]) for each, of in zip(groups, figures, strict=True)]
+            of_group = [of(weights[:, each.stays]) for each, of in zip(groups, metrics, strict=True)]
         found: dict[Any, Floats] = {}
         for at, own in enumerate(of_group):
             found |= {("figures", at, name): value for name, value in own.items()}

@@ -1,7 +1,7 @@
-"""A figure of several sites pooled: random-effects meta-analysis of their values. Imports no torch.
+"""A metric of several sites pooled: random-effects meta-analysis of their values. Imports no torch.
 
 The variance between sites is that of restricted maximum likelihood (REML), the interval of the mean that of Knapp
-and Hartung (2003, never narrower than without it), the prediction interval, in which the figure of one more such site
+and Hartung (2003, never narrower than without it), the prediction interval, in which the metric of one more such site
 is expected, that of Higgins et al. (2009).
 
 Legend: k sites.
@@ -27,7 +27,7 @@ STARTS = 60  # steps of the grid from which the likelihood is searched, since it
 
 @dataclass(frozen=True)
 class Pooled:
-    """The mean of a figure over sites, and how much it differs between them."""
+    """The mean of a metric over sites, and how much it differs between them."""
 
     value: float
     low: float
@@ -69,7 +69,7 @@ def between(value: Floats, variance: Floats) -> float:
 
 @dataclass(frozen=True)
 class Scale:
-    """On which values of a figure are pooled: that on which they are about normal; and back."""
+    """On which values of a metric are pooled: that on which they are about normal; and back."""
 
     to: Callable[[Floats], Floats]
     back: Callable[[float], float]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from seqsetvae.evaluation.findings import IN_WORDS, findings_of, hidden_words, said_first, verdict
 from seqsetvae.evaluation.groups import SMALLEST, Subgroup, by_group
-from seqsetvae.evaluation.statistics import RESAMPLES, Figures, Floats, Interval, bootstrap, shares_subjects
+from seqsetvae.evaluation.statistics import RESAMPLES, Floats, Interval, MetricValues, bootstrap, shares_subjects
 from seqsetvae.system.findings import LEVELS
 from seqsetvae.tasks import TASKS
-from seqsetvae.tasks.scores import AT_THRESHOLD, FIGURES, title_of
+from seqsetvae.tasks.scores import AT_THRESHOLD, BINARY_METRICS, title_of
 
 if TYPE_CHECKING:  # it imports torch, and results of cross-validation are read without it
     from seqsetvae.evaluation.predictions import Predictions
@@ -155,15 +155,15 @@ def evaluation(
         resamples, seed: of the bootstrap.
     """
     task, spec = TASKS[evaluated.spec.task], evaluated.spec
-    found = _figures(evaluated, resamples, seed)
+    found = _metrics(evaluated, resamples, seed)
 
     def group(stays: Predictions) -> Plain:
-        figures = _figures(stays, resamples, seed) if len(stays) else dict.fromkeys(found, Interval(None).as_plain())
-        return {"stays": len(stays), **task.counts(stays.target), "figures": figures}
+        metrics = _metrics(stays, resamples, seed) if len(stays) else dict.fromkeys(found, Interval(None).as_plain())
+        return {"stays": len(stays), **task.counts(stays.target), "figures": metrics}
 
     def compared(other: Predictions) -> Plain:
         difference = _differences(evaluated, other, resamples, seed)
-        return {"figures": _figures(other, resamples, seed), "difference": difference}
+        return {"figures": _metrics(other, resamples, seed), "difference": difference}
 
     baselines = {name: compared(other) for name, other in (others or {}).items()}
     averaged = {name: {"weight": (weights or {})[name], **compared(each)} for name, each in (members or {}).items()}
@@ -199,29 +199,29 @@ def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:
     return {"resampled": "patients", "patients": len(np.unique(subject))}
 
 
-def _figures(of: Predictions, resamples: int, seed: int) -> Plain:
+def _metrics(of: Predictions, resamples: int, seed: int) -> Plain:
     """All metrics with their intervals."""
     task = TASKS[of.spec.task]
-    figures = task.figures(of.spec, of.output, of.target, of.calibration)
-    return intervals_of(of, figures, resamples, seed)
+    metrics = task.weighted_metrics(of.spec, of.output, of.target, of.calibration)
+    return intervals_of(of, metrics, resamples, seed)
 
 
-def intervals_of(of: Predictions, figures: Callable[[Floats], Figures], resamples: int, seed: int) -> Plain:
-    """Figures with their intervals, over resamples in which the number of stays with the outcome varies, as it would.
+def intervals_of(of: Predictions, metrics: Callable[[Floats], MetricValues], resamples: int, seed: int) -> Plain:
+    """Metrics with their intervals, over resamples in which the number of stays with the outcome varies, as it would.
 
     With a fixed number they are too narrow for what depends on the prevalence: of 800 stays, nominal 95 % intervals
     held the calibration intercept in 63 % and the Brier score in 74 %. Differences in ranking are not affected.
     """
     alike = np.zeros(len(of), np.int64)
-    return {name: each.as_plain() for name, each in bootstrap(alike, figures, resamples, seed, of.subject).items()}
+    return {name: each.as_plain() for name, each in bootstrap(alike, metrics, resamples, seed, of.subject).items()}
 
 
 def _decisions(of: Predictions, resamples: int, seed: int) -> Plain:
     """What the task decides by the threshold, and where it abstains; nothing for a task that decides nothing."""
     task, found = TASKS[of.spec.task], {}
     decisions = task.decisions(of.spec, of.output, of.target, of.calibration) if hasattr(task, "decisions") else {}
-    for name, (facts, figures) in decisions.items():
-        found[name] = facts | {"figures": intervals_of(of, figures, resamples, seed)}
+    for name, (facts, metrics) in decisions.items():
+        found[name] = facts | {"figures": intervals_of(of, metrics, resamples, seed)}
     return found
 
 
@@ -229,10 +229,11 @@ def _differences(one: Predictions, other: Predictions, resamples: int, seed: int
     """`one` minus `other` in the primary metrics, with paired intervals."""
     task = TASKS[one.spec.task]
     ours, theirs = (
-        task.figures(each.spec, each.output, one.target, each.calibration, only_primary=True) for each in (one, other)
+        task.weighted_metrics(each.spec, each.output, one.target, each.calibration, only_primary=True)
+        for each in (one, other)
     )
 
-    def difference(weights: Floats) -> Figures:
+    def difference(weights: Floats) -> MetricValues:
         first, second = ours(weights), theirs(weights)
         return {name: first[name] - second[name] for name in task.primary(one.spec)}
 
@@ -270,7 +271,7 @@ def table(content: Plain) -> str:
         f"{content['label_name']}",
         "",
         f"  {'metric':<{width}}{'value':>8}   95 % interval (over {content['resampled']})",
-        *(_line(name, figure, width) for name, figure in content["figures"].items()),
+        *(_line(name, metric, width) for name, metric in content["figures"].items()),
     ]
     if content["threshold"] is not None:
         words = content["decision"]["words"]
@@ -279,34 +280,34 @@ def table(content: Plain) -> str:
             f"split: {words}."
         )
     for name in ("decision", "abstention"):
-        lines += [_line(key, figure, width) for key, figure in content.get(name, {}).get("figures", {}).items()]
+        lines += [_line(key, metric, width) for key, metric in content.get(name, {}).get("figures", {}).items()]
     members = content["members"].items()
     others = {f"compared with {name}": other for name, other in content["baselines"].items()}
     others |= {f"compared with its member {name}, weight {other['weight']:.2f}": other for name, other in members}
     for title, other in others.items():
         lines += ["", f"  {title}"]
-        for figure in [*primary, *(["brier"] * ("brier" in other["figures"]))]:
-            lines.append(_line(figure, other["figures"][figure], width))
-            if figure in other["difference"]:
-                lines.append(_line("  difference", other["difference"][figure], width))
+        for metric in [*primary, *(["brier"] * ("brier" in other["figures"]))]:
+            lines.append(_line(metric, other["figures"][metric], width))
+            if metric in other["difference"]:
+                lines.append(_line("  difference", other["difference"][metric], width))
     lines += _groups("subgroup", [(f"{row['column']} {row['group']}", row) for row in content["subgroups"]], primary)
     lines += _interactions(content["subgroup_columns"])
     lines += _groups("first hours", [(f"{row['hours']:g} h", row) for row in content["landmarks"]], primary)
     return "\n".join(lines)
 
 
-def _line(name: str, figure: dict[str, float | None], width: int) -> str:
-    perfect = FIGURES[name].perfect if name in FIGURES else None
+def _line(name: str, metric: dict[str, float | None], width: int) -> str:
+    perfect = BINARY_METRICS[name].perfect if name in BINARY_METRICS else None
     note = "" if perfect is None else f"   (perfect: {perfect:g})"
-    return f"  {title_of(name):<{width}}{_number(figure['value']):>8}   {_interval(figure)}{note}"
+    return f"  {title_of(name):<{width}}{_number(metric['value']):>8}   {_interval(metric)}{note}"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _interval(figure: dict[str, float | None]) -> str:
-    low, high = figure["low"], figure["high"]
+def _interval(metric: dict[str, float | None]) -> str:
+    low, high = metric["low"], metric["high"]
     return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
@@ -317,8 +318,8 @@ def _groups(title: str, rows: list[tuple[str, Plain]], primary: Sequence[str]) -
     columns = ["stays", *(["positives"] if "positives" in rows[0][1] else [])]
     table = [[title, *columns, *(title_of(key) for key in primary)]]
     for name, row in rows:
-        figures = [f"{_number(row['figures'][key]['value'])} ({_interval(row['figures'][key])})" for key in primary]
-        table.append([name, *(f"{row[column]:,}" for column in columns), *figures])
+        metrics = [f"{_number(row['figures'][key]['value'])} ({_interval(row['figures'][key])})" for key in primary]
+        table.append([name, *(f"{row[column]:,}" for column in columns), *metrics])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)) for row in table]
     return ["", *(f"  {row}".rstrip() for row in padded)]

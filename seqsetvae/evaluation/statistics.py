@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqsetvae.tasks.scores import Figures, Floats, Ints, Scores
+from seqsetvae.tasks.scores import Floats, Ints, MetricValues, Scores
 
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
@@ -74,19 +74,19 @@ def shares_subjects(subject: Ints) -> bool:
 
 def bootstrap(
     label: Ints,
-    figures: Callable[[Floats], Mapping[Any, Floats]],
+    metrics: Callable[[Floats], Mapping[Any, Floats]],
     number: int = RESAMPLES,
     seed: int = 0,
     subject: Ints | None = None,
 ) -> dict[Any, Interval]:
-    """Each figure of the whole sample, with its percentile interval over stratified resamples of the subjects.
+    """Each metric of the whole sample, with its percentile interval over stratified resamples of the subjects.
 
     `figures` maps weights [R, n] to values [R]. The same label, subject, number and seed give the same resamples, so
     differences of two models are paired. With zeros in place of the label [n] the number of stays with the outcome
     varies too, as it would in other data; without `subject` [n] stays are resampled.
     """
-    values = figures(np.ones((1, len(label))))
-    blocks = [figures(weights) for weights in resamples(label, number, seed, subject)]
+    values = metrics(np.ones((1, len(label))))
+    blocks = [metrics(weights) for weights in resamples(label, number, seed, subject)]
     return {name: _interval(float(values[name][0]), [block[name] for block in blocks]) for name in values}
 
 
@@ -104,8 +104,8 @@ def _interval(value: float, blocks: list[Floats]) -> Interval:
 def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
     """`one` minus `other` on the same stays: AUROC and AUPRC with paired intervals, over the subjects of `one`."""
 
-    def figures(weights: Floats) -> Figures:
+    def metrics(weights: Floats) -> MetricValues:
         ours, theirs = one.ranking(weights), other.ranking(weights)
         return {name: ours[name] - theirs[name] for name in ours}
 
-    return bootstrap(one.label, figures, number, seed, one.subject)
+    return bootstrap(one.label, metrics, number, seed, one.subject)

@@ -161,7 +161,7 @@ def _best(kinds: list[Plain]) -> str:
 
 
 def _kinds(each: Plain, of: str) -> Table:
-    """Figures of calibration as delivered and fitted anew."""
+    """Metrics of calibration as delivered and fitted anew."""
     kinds = each["recalibration"]["kinds"]
     rows = []
     for kind in kinds:
@@ -177,7 +177,7 @@ def _has_pooled(each: Plain) -> bool:
 
 
 def _forests(each: Plain, end: str, of: str) -> list[Picture]:
-    """A row for each site and one for their mean, of each figure."""
+    """A row for each site and one for their mean, of each metric."""
     sites = each.get("sites") or {}
     pictures = []
     for name in ("auroc", *IDEAL) if sites.get("rows") else ():

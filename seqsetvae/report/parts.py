@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from seqsetvae.tasks.scores import FIGURES
+from seqsetvae.tasks.scores import BINARY_METRICS
 
 Metric = Mapping[str, Any]  # value, low, high, as in evaluation.json; low and high are the ends of its 95 % interval
 MODEL = "This model"
@@ -125,9 +125,9 @@ def metric_name(name: str) -> str:
     >>> metric_name("ppv"), metric_name("MAE of days")
     ('Positive predictive value', 'MAE of days')
     """
-    if name not in FIGURES:
+    if name not in BINARY_METRICS:
         return name
-    words = FIGURES[name].in_full or FIGURES[name].title
+    words = BINARY_METRICS[name].in_full or BINARY_METRICS[name].title
     return words[:1].upper() + words[1:]
 
 

@@ -169,15 +169,15 @@ def _groups(run: Run) -> str:
     groups = (run.evaluation or {}).get("subgroups") or ()
     said = [f"{len(groups)} subgroups were evaluated; report.html has their metrics."] if groups else []
     for each in run.external:
-        figures = "; ".join(f"{metric_name(name)} {with_interval(each['figures'][name])}" for name in each["primary"])
-        said.append(f"{each['name']}, {each['stays']:,.0f} stays: {figures}.")
+        metrics = "; ".join(f"{metric_name(name)} {with_interval(each['figures'][name])}" for name in each["primary"])
+        said.append(f"{each['name']}, {each['stays']:,.0f} stays: {metrics}.")
         if "sites" in each:
             said += _over(each["sites"]["pooled"], f"sites by {each['sites']['by']}")
     return " ".join([*said, *_over(run.external_pooled, "cohorts")])
 
 
 def _over(pooled: Mapping[str, Mapping[str, float]], what: str) -> list[str]:
-    """What a meta-analysis found for each figure."""
+    """What a meta-analysis found for each metric."""
     return [
         f"{metric_name(name)} over {each['sites']:.0f} {what}: {with_interval(each)}; expected in one more: "
         f"{number(each['prediction_low'])} to {number(each['prediction_high'])}."

@@ -17,23 +17,24 @@ Training
     loss(spec, output of the head [N, O], targets of the batch, LossSettings, class weights [2]) → mean over its labels
     encode(spec, target) → [n, K] as the loss reads them, NaN where there is none
     weight(targets of the batch, class weights [2]) → what that mean divides by
-    metrics(spec, output, targets as the loss reads them) → METRICS over a split
+    metrics(spec, output, targets as the loss reads them) → METRICS over a split, in torch
     predicted(output of the head) → output in float64, such as the log-odds of two logits
 
 Predictions and their evaluation
     columns(spec, output, calibration) → {name: [n], or None where it needs a calibration that there is not}
     labels(spec, target) → {name: [n]} for the K columns; of stays without a label, anything
-    figures(spec, output, target, calibration, only_primary=False) → function of weights [R, n] → {name: [R]}; those of
-        primary(spec), whose difference to a baseline is shown, are enough for `only_primary` if they are cheaper
-    LESS_IS_BETTER: those whose smaller values are better, without the name of a column (may be missing)
+    weighted_metrics(spec, output, target, calibration, only_primary=False) → function of weights [R, n] → {name: [R]},
+        the metrics of evaluation.json. primary(spec) names those whose difference to a baseline is shown; with
+        `only_primary` these are enough, if they are cheaper
+    LESS_IS_BETTER: metrics whose smaller values are better, without the name of a column (may be missing)
     counts(target) → what evaluation.json says of the labels of some stays besides their number
     strata(target) → [n] 1 for the stays of which every resample has as many as there are, 0 for the others
     curves(spec, output, target, calibration) → what a report draws (curves.py)
-    decisions(spec, output, target, calibration) → sections of evaluation.json about what is decided: facts, and a
-        function as figures gives one; decide(calibration, output, target, need, abstain) → another (decisions.py). Both
-        may be missing
+    decisions(spec, output, target, calibration) → sections of evaluation.json about what is decided: (facts, a function
+        like that of weighted_metrics); decide(calibration, output, target, need, abstain) → another calibration
+        (decisions.py). Both may be missing
     interactions(output, target, calibration, group [n], seed) → {test: p-value or None} of groups of stays, and
-        BY_GROUP, the figures that they are compared by (both may be missing: no tests, and those of primary)
+        BY_GROUP, the metrics that they are compared by (both may be missing: no tests, and those of primary)
     constant(spec, targets of training or None, target) → {CONSTANT: output}, of the best prediction that looks at no
         stay, which is no model
     objective(spec) → fitting.Objective: how members of an average are fitted to a column of targets

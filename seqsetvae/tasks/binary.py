@@ -144,20 +144,20 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return ("auroc", "auprc")
 
 
-def figures(
+def weighted_metrics(
     spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
-    """FIGURES of tasks/scores.py; none is defined where there are not stays of both classes."""
-    from seqsetvae.tasks.scores import FIGURES, Scores
+    """BINARY_METRICS of tasks/scores.py; not defined (NaN) where all stays are of one class."""
+    from seqsetvae.tasks.scores import BINARY_METRICS, Scores
 
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
     if not 0 < label.sum() < len(label):
-        return lambda weights: {name: np.full(len(weights), np.nan) for name in FIGURES}
+        return lambda weights: {name: np.full(len(weights), np.nan) for name in BINARY_METRICS}
     if calibration is None:
         scores = Scores(label, logit)
     else:
         scores = Scores(label, logit, calibration.threshold_logit, calibration.calibrated(logit))
-    return scores.ranking if only_primary else scores.figures
+    return scores.ranking if only_primary else scores.metrics
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Calibration | None = None) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def decisions(spec: Spec, output: Floats, target: Floats, calibration: Calibrati
     if calibration is None:
         return {}
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
-    return deciding.decision_figures(calibration.need, label, logit, calibration.threshold_logit, calibration.bounds)
+    return deciding.decision_metrics(calibration.need, label, logit, calibration.threshold_logit, calibration.bounds)
 
 
 def interactions(

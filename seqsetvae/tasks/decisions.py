@@ -172,7 +172,7 @@ def decision(logit: Floats, threshold: float, bounds: tuple[float, float]) -> ND
 # ------------------------------------------------------------------ how often decisions are right
 
 
-def decision_figures(
+def decision_metrics(
     need: Need, label: Ints, logit: Floats, threshold: float | None, bounds: tuple[float, float] | None
 ) -> Decided:
     """`decision` and `abstention` of evaluation.json: facts, and a function of weights [R, n] for each metric."""

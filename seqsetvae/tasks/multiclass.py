@@ -135,7 +135,7 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return ("mean AUROC", "accuracy")
 
 
-def figures(
+def weighted_metrics(
     spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
     """Accuracy, log loss, and for each class against the others AUROC, AUPRC and Brier score, with their means.
@@ -144,13 +144,13 @@ def figures(
     """
     from scipy.special import log_softmax
 
-    from seqsetvae.tasks.scores import binary_figures
+    from seqsetvae.tasks.scores import binary_metrics
 
     place = target[:, 0].astype(np.int64)
     right = (output.argmax(axis=1) == place).astype(np.float64)
     risk = output if calibration is None else calibration.calibrated(output)
     log_loss = -log_softmax(risk, axis=1)[np.arange(len(place)), place]
-    of_classes = binary_figures(spec.classes, _log_odds(output), np.eye(spec.width)[place], _log_odds(risk))
+    of_classes = binary_metrics(spec.classes, _log_odds(output), np.eye(spec.width)[place], _log_odds(risk))
 
     def of(weights: Floats) -> dict[str, Floats]:
         total = weights.sum(axis=1)

@@ -94,16 +94,16 @@ def primary(spec: Spec) -> tuple[str, ...]:
     return ("mean AUROC", "mean AUPRC")
 
 
-def figures(
+def weighted_metrics(
     spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
     """AUROC, AUPRC and Brier score of each label, and the means of the first two.
 
     The Brier score is that of calibrated probabilities, where there are any.
     """
-    from seqsetvae.tasks.scores import binary_figures
+    from seqsetvae.tasks.scores import binary_metrics
 
-    return binary_figures(spec.names, output, target, None if calibration is None else calibration.calibrated(output))
+    return binary_metrics(spec.names, output, target, None if calibration is None else calibration.calibrated(output))
 
 
 def curves(spec: Spec, output: Floats, target: Floats, calibration: Any = None) -> list[dict[str, Any]]:

@@ -106,10 +106,10 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
 
 def primary(spec: Spec) -> tuple[str, ...]:
     """The metrics whose difference to a baseline is shown."""
-    return tuple(f"{figure} of {name}" for name in spec.names for figure in ("R²", "MAE"))
+    return tuple(f"{metric} of {name}" for name in spec.names for metric in ("R²", "MAE"))
 
 
-def figures(
+def weighted_metrics(
     spec: Spec, output: Floats, target: Floats, calibration: Any = None, *, only_primary: bool = False
 ) -> Callable[[Floats], dict[str, Floats]]:
     """R², RMSE, MAE and mean error (predicted minus true) of each column, in its unit."""

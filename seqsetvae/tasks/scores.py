@@ -18,7 +18,7 @@ from scipy.special import expit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Figures = dict[str, Floats]  # metric -> its value in each resample, [R]; NaN where it is not defined
+MetricValues = dict[str, Floats]  # metric -> its value in each resample, [R]; NaN where it is not defined
 
 RANKING = ("auroc", "auprc")
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "nne", "alarms")
@@ -60,12 +60,12 @@ class Scores:
         excess[np.arange(len(self.label)), column] = self.label - probability
         return excess, (self.label - probability) ** 2
 
-    def figures(self, weights: Floats, names: Iterable[str] | None = None) -> Figures:
-        """Each of FIGURES, or those of these names, in every resample: weights [R, n]."""
+    def metrics(self, weights: Floats, names: Iterable[str] | None = None) -> MetricValues:
+        """Each of BINARY_METRICS, or those of these names, in every resample: weights [R, n]."""
         drawn = Drawn(self, weights)
-        return {name: FIGURES[name].of(drawn) for name in names or FIGURES}
+        return {name: BINARY_METRICS[name].of(drawn) for name in names or BINARY_METRICS}
 
-    def ranking(self, weights: Floats) -> Figures:
+    def ranking(self, weights: Floats) -> MetricValues:
         """AUROC and average precision (AUPRC), with ties as scikit-learn counts them."""
         order, starts = self._ranks
         drawn, label = weights[:, order], self.label[order]
@@ -89,7 +89,7 @@ class Drawn:
         self.scores, self.weights, self.total = scores, weights, weights.sum(axis=1)
 
     @cached_property
-    def ranking(self) -> Figures:
+    def ranking(self) -> MetricValues:
         """AUROC and AUPRC."""
         return self.scores.ranking(self.weights)
 
@@ -99,7 +99,7 @@ class Drawn:
         return logistic_calibration(self.scores.label, self.scores.risk_logit, self.weights)
 
     @cached_property
-    def at_threshold(self) -> Figures:
+    def at_threshold(self) -> MetricValues:
         """Each of AT_THRESHOLD."""
         scores, weights = self.scores, self.weights
         if scores.threshold is None:
@@ -120,7 +120,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Figure:
+class BinaryMetric:
     """One metric: all that is known of it."""
 
     title: str  # in tables
@@ -130,37 +130,37 @@ class Figure:
     in_full: str = ""  # of a title that is an abbreviation few readers know
 
 
-FIGURES = {
-    "auroc": Figure("AUROC", lambda drawn: drawn.ranking["auroc"]),
-    "auprc": Figure("AUPRC", lambda drawn: drawn.ranking["auprc"]),
-    "brier": Figure(
+BINARY_METRICS = {
+    "auroc": BinaryMetric("AUROC", lambda drawn: drawn.ranking["auroc"]),
+    "auprc": BinaryMetric("AUPRC", lambda drawn: drawn.ranking["auprc"]),
+    "brier": BinaryMetric(
         "Brier score", lambda drawn: drawn.weights @ drawn.scores.bins[1] / drawn.total, less_is_better=True
     ),
-    "calibration_slope": Figure("calibration slope", lambda drawn: drawn.calibration[0], perfect=1.0),
-    "calibration_intercept": Figure("calibration intercept", lambda drawn: drawn.calibration[1], perfect=0.0),
-    "mean_difference": Figure(
+    "calibration_slope": BinaryMetric("calibration slope", lambda drawn: drawn.calibration[0], perfect=1.0),
+    "calibration_intercept": BinaryMetric("calibration intercept", lambda drawn: drawn.calibration[1], perfect=0.0),
+    "mean_difference": BinaryMetric(
         "observed minus predicted",
         lambda drawn: drawn.weights @ (drawn.scores.label - expit(drawn.scores.risk_logit)) / drawn.total,
         perfect=0.0,
     ),
-    "ece": Figure(
+    "ece": BinaryMetric(
         "ECE",
         lambda drawn: np.abs(drawn.weights @ drawn.scores.bins[0]).sum(axis=1) / drawn.total,
         less_is_better=True,
         in_full="expected calibration error",
     ),
-    "sensitivity": Figure("sensitivity", lambda drawn: drawn.at_threshold["sensitivity"]),
-    "specificity": Figure("specificity", lambda drawn: drawn.at_threshold["specificity"]),
-    "ppv": Figure("PPV", lambda drawn: drawn.at_threshold["ppv"], in_full="positive predictive value"),
-    "npv": Figure("NPV", lambda drawn: drawn.at_threshold["npv"], in_full="negative predictive value"),
-    "nne": Figure("NNE", lambda drawn: drawn.at_threshold["nne"], in_full="number needed to evaluate (1 / PPV)"),
-    "alarms": Figure("alarms per 100 stays", lambda drawn: drawn.at_threshold["alarms"]),
+    "sensitivity": BinaryMetric("sensitivity", lambda drawn: drawn.at_threshold["sensitivity"]),
+    "specificity": BinaryMetric("specificity", lambda drawn: drawn.at_threshold["specificity"]),
+    "ppv": BinaryMetric("PPV", lambda drawn: drawn.at_threshold["ppv"], in_full="positive predictive value"),
+    "npv": BinaryMetric("NPV", lambda drawn: drawn.at_threshold["npv"], in_full="negative predictive value"),
+    "nne": BinaryMetric("NNE", lambda drawn: drawn.at_threshold["nne"], in_full="number needed to evaluate (1 / PPV)"),
+    "alarms": BinaryMetric("alarms per 100 stays", lambda drawn: drawn.at_threshold["alarms"]),
 }
 
 
 def title_of(name: str) -> str:
     """What a metric is called in tables: those of other tasks than one binary label by their names."""
-    return FIGURES[name].title if name in FIGURES else name
+    return BINARY_METRICS[name].title if name in BINARY_METRICS else name
 
 
 # ------------------------------------------------------------------ calibration and threshold
@@ -237,7 +237,7 @@ def platt_scaling(label: Ints, logit: Floats) -> tuple[float, float] | None:
 OF_EACH = (*RANKING, "brier")  # metrics of each label
 
 
-def binary_figures(
+def binary_metrics(
     names: Sequence[str], logit: Floats, target: Floats, calibrated: Floats | None = None
 ) -> Callable[[Floats], dict[str, Floats]]:
     """AUROC, AUPRC and Brier score of each label, and means over the labels: log-odds and 0/1/NaN [n, K].
@@ -252,7 +252,7 @@ def binary_figures(
     ]
 
     def of(weights: Floats) -> dict[str, Floats]:
-        each = [one.figures(weights[:, rows], OF_EACH) for one, rows in zip(scores, known.T, strict=True)]
+        each = [one.metrics(weights[:, rows], OF_EACH) for one, rows in zip(scores, known.T, strict=True)]
         found = {f"mean {title_of(key)}": np.mean([one[key] for one in each], axis=0) for key in RANKING}
         pairs = ((key, name, one) for name, one in zip(names, each, strict=True) for key in OF_EACH)
         return found | {f"{title_of(key)} of {name}": one[key] for key, name, one in pairs}

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import data, floor, frozen, gpu, loop, processes, scale, summaries
 from benchmarks.__main__ import SECTIONS, keep, main, table
-from benchmarks.measure import Build, Figure, Timed, seconds_in_turn
+from benchmarks.measure import Build, Measurement, Timed, seconds_in_turn
 from benchmarks.repeat import HEADER, one_training
 from benchmarks.workloads import STEPS, Stays, Workload, open_stays
 from seqsetvae.batches.loading import collate
@@ -168,7 +168,7 @@ def test_summaries_are_compared_with_the_plain_reference_and_every_vocabulary_is
 
 def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path):
     for section, value in (("loop", 1.0), ("floor", 2.0), ("loop", 3.0)):
-        keep(section, [Figure(what="a step", value=value, unit="s")], "synthetic", tmp_path)
+        keep(section, [Measurement(what="a step", value=value, unit="s")], "synthetic", tmp_path)
     kept = json.loads((tmp_path / "figures.json").read_text())["sections"]
     assert {name: figures[0]["value"] for name, figures in kept.items()} == {"loop": 3.0, "floor": 2.0}
     assert "| a step | 3 s |" in (tmp_path / "tables.md").read_text()
@@ -177,9 +177,9 @@ def test_a_section_measured_again_replaces_its_own_figures_alone(tmp_path):
 
 
 def test_each_section_has_a_folder_of_its_own(tmp_path, monkeypatch):
-    def section(data_dir: Path | None, scratch: Path) -> list[Figure]:
+    def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
         cohort = open_stays(data_dir, scratch, n_synthetic=60)
-        return [Figure(what="stays", value=cohort.split("train").n_stays, unit="stays")]
+        return [Measurement(what="stays", value=cohort.split("train").n_stays, unit="stays")]
 
     for name in ("loop", "floor"):
         monkeypatch.setitem(SECTIONS, name, (name, section))
@@ -189,7 +189,7 @@ def test_each_section_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["no such cohort", "figures of other data"])
 def test_what_does_not_fit_is_said_before_anything_is_measured(wrong, compiled, tmp_path, monkeypatch, capsys):
-    keep("loop", [Figure(what="a step", value=1.0, unit="s")], "synthetic", tmp_path)
+    keep("loop", [Measurement(what="a step", value=1.0, unit="s")], "synthetic", tmp_path)
     data_dir = tmp_path / "nothing" if wrong == "no such cohort" else compiled.path
     arguments = ["--data_dir", str(data_dir), "--output", str(tmp_path), "--only", "loop"]
     monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])

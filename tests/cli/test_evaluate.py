@@ -15,7 +15,7 @@ from seqsetvae.batches.loading import collate
 from seqsetvae.checkpoint.finetuned import load_finetuned
 from seqsetvae.cohort import Split
 from seqsetvae.tasks.decisions import Need, conformal_bounds, threshold_logit
-from seqsetvae.tasks.scores import FIGURES, platt_scaling
+from seqsetvae.tasks.scores import BINARY_METRICS, platt_scaling
 from tests.cli.labels import changed_labels
 from tests.command import call, command, finetune, refused, rows_of, run_of, succeeded
 from tests.figures import printed_figure
@@ -184,7 +184,7 @@ def test_evaluation_json_has_its_schema_and_agrees_with_predictions_csv(finished
     assert content["prevalence"] == label.mean()
     assert content["threshold"] == calibration["threshold"]
     figures = content["figures"]
-    assert list(figures) == list(FIGURES)
+    assert list(figures) == list(BINARY_METRICS)
     assert figures["auroc"]["value"] == pytest.approx(roc_auc_score(label, logit))
     assert figures["auprc"]["value"] == pytest.approx(average_precision_score(label, logit))
     assert figures["brier"]["value"] == pytest.approx(brier_score_loss(label, probability))

@@ -24,7 +24,7 @@ from seqsetvae.evaluation.predictions import Predictions
 from seqsetvae.evaluation.results import evaluation, table
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.binary import Calibration
-from seqsetvae.tasks.scores import FIGURES, Figure
+from seqsetvae.tasks.scores import BINARY_METRICS, BinaryMetric
 from seqsetvae.tasks.spec import one_label
 from tests.evaluation.test_statistics import sample
 
@@ -58,7 +58,7 @@ def test_baselines_are_compared_on_the_same_stays_with_paired_intervals():
     content = _content(evaluated, baselines={"boosted trees": trees})
     found = content["baselines"]["boosted trees"]
     assert found.keys() == {"figures", "difference"}
-    assert found["figures"].keys() == FIGURES.keys()
+    assert found["figures"].keys() == BINARY_METRICS.keys()
     assert found["figures"]["auroc"]["value"] == pytest.approx(roc_auc_score(evaluated.target, trees))
     assert found["figures"]["sensitivity"] == {"value": None, "low": None, "high": None}  # it has no threshold
     difference = content["figures"]["auroc"]["value"] - found["figures"]["auroc"]["value"]
@@ -296,8 +296,10 @@ def test_an_auroc_that_may_be_chance_carries_a_caution():
 
 def test_a_figure_is_one_entry(monkeypatch):
     """Its name, function of weights, direction and perfect value are in one place."""
-    errors = Figure("errors", lambda drawn: drawn.weights @ drawn.scores.bins[1], less_is_better=True, perfect=0.0)
-    monkeypatch.setitem(FIGURES, "errors", errors)
+    errors = BinaryMetric(
+        "errors", lambda drawn: drawn.weights @ drawn.scores.bins[1], less_is_better=True, perfect=0.0
+    )
+    monkeypatch.setitem(BINARY_METRICS, "errors", errors)
     evaluated = _evaluated(calibration=None)
     content = _content(evaluated)
     probability = expit(evaluated.output)

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, confusion
 from seqsetvae.evaluation.statistics import bootstrap, difference, resamples
 from seqsetvae.tasks.binary import constant
 from seqsetvae.tasks.decisions import Need, threshold_logit
-from seqsetvae.tasks.scores import ECE_BINS, FIGURES, Scores, platt_scaling
+from seqsetvae.tasks.scores import BINARY_METRICS, ECE_BINS, Scores, platt_scaling
 from seqsetvae.tasks.spec import one_label
 
 
@@ -55,9 +55,9 @@ def plain_figures(label: np.ndarray, logit: np.ndarray, threshold: float) -> dic
 @pytest.mark.parametrize("seed", range(4))
 def test_figures_equal_those_of_sklearn_and_their_definitions(seed, ties):
     label, logit = sample(seed=seed, ties=ties)
-    found = bootstrap(label, Scores(label, logit, threshold=-0.3).figures, number=0)
+    found = bootstrap(label, Scores(label, logit, threshold=-0.3).metrics, number=0)
     expected = plain_figures(label, logit, -0.3)
-    assert found.keys() == FIGURES.keys()
+    assert found.keys() == BINARY_METRICS.keys()
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-5 if "calibration" in name else 1e-12), name
 
@@ -65,14 +65,14 @@ def test_figures_equal_those_of_sklearn_and_their_definitions(seed, ties):
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_bootstrap_equals_a_plain_loop_over_resampled_stays(ties):
     label, logit = sample(120, ties=ties)
-    found = bootstrap(label, Scores(label, logit, threshold=-0.3).figures, number=60, seed=7)
+    found = bootstrap(label, Scores(label, logit, threshold=-0.3).metrics, number=60, seed=7)
     drawn = [
         plain_figures(label[stays], logit[stays], -0.3)
         for block in resamples(label, 60, 7)
         for stays in (np.repeat(np.arange(len(label)), weights.astype(int)) for weights in block)
     ]
     assert len(drawn) == 60
-    for name in FIGURES:
+    for name in BINARY_METRICS:
         low, high = np.quantile([each[name] for each in drawn], [0.025, 0.975])
         assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=1e-5), name
 
@@ -177,7 +177,7 @@ def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_varianc
     label, _ = sample(500)
     share = label.mean()
     found = bootstrap(
-        label, Scores(label, constant(one_label(), None, label[:, None])["prevalence"][:, 0]).figures, number=20
+        label, Scores(label, constant(one_label(), None, label[:, None])["prevalence"][:, 0]).metrics, number=20
     )
     assert (found["auroc"].value, found["auprc"].value) == (0.5, pytest.approx(share))
     assert found["brier"].value == pytest.approx(brier_score_loss(label, np.full(500, share)))
@@ -189,18 +189,18 @@ def test_the_prevalence_as_a_model_is_chance_with_the_brier_score_of_its_varianc
 def test_figures_that_are_not_defined_have_no_value():
     label = np.array([0, 0, 1, 1])
     separated = np.array([-2.0, -1.0, 1.0, 2.0])
-    found = bootstrap(label, Scores(label, separated, threshold=9.0).figures, number=20)
+    found = bootstrap(label, Scores(label, separated, threshold=9.0).metrics, number=20)
     assert found["calibration_slope"].value is None  # infinite
     assert found["ppv"].value is None  # no stay is classified as positive
     assert found["sensitivity"].value == 0
-    assert bootstrap(label, Scores(label, separated).figures, number=20)["npv"].value is None  # no threshold
+    assert bootstrap(label, Scores(label, separated).metrics, number=20)["npv"].value is None  # no threshold
     assert found["auroc"].as_plain() == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_a_figure_that_many_resamples_do_not_define_has_no_interval():
     label = np.array([0] * 30 + [1] * 3)
     logit = np.concatenate([np.linspace(-2, 1, 30), [1.5, 0.5, -1.0]])
-    ppv = bootstrap(label, Scores(label, logit, threshold=1.2).figures, number=200)["ppv"]
+    ppv = bootstrap(label, Scores(label, logit, threshold=1.2).metrics, number=200)["ppv"]
     assert ppv.value == 1.0
     assert (ppv.low, ppv.high) == (None, None)
 
@@ -208,8 +208,8 @@ def test_a_figure_that_many_resamples_do_not_define_has_no_interval():
 def test_calibration_is_that_of_the_calibrated_probabilities():
     label, logit = sample(500)
     slope, intercept = platt_scaling(label, logit) or (0, 0)
-    found = bootstrap(label, Scores(label, logit, -0.3, slope * logit + intercept).figures, number=0)
-    plain = bootstrap(label, Scores(label, logit, -0.3).figures, number=0)
+    found = bootstrap(label, Scores(label, logit, -0.3, slope * logit + intercept).metrics, number=0)
+    plain = bootstrap(label, Scores(label, logit, -0.3).metrics, number=0)
     assert found["calibration_slope"].value == pytest.approx(1, abs=0.02)
     assert found["calibration_intercept"].value == pytest.approx(0, abs=0.02)
     for name in ("auroc", "auprc", "sensitivity", "ppv"):  # these follow the logit itself

@@ -26,7 +26,7 @@ from seqsetvae.report.parts import Section, Table
 from seqsetvae.report.result import _p_values
 from seqsetvae.report.run_files import Run, read_run
 from seqsetvae.tasks.binary import Calibration, constant
-from seqsetvae.tasks.scores import FIGURES
+from seqsetvae.tasks.scores import BINARY_METRICS
 from seqsetvae.tasks.spec import one_label
 from tests.evaluation.test_results import predictions
 from tests.evaluation.test_statistics import sample
@@ -180,7 +180,7 @@ def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[s
         "All metrics": [
             [_text(figures[name]["value"]), _interval(figures[name]), BEST.get(name, "1")]
             + [_text(each["figures"][name]["value"]) for each in others.values()]
-            for name in FIGURES
+            for name in BINARY_METRICS
         ],
         "Stays by split": splits,
         "Variables": variables,
@@ -202,7 +202,7 @@ def _expected_tables(run: Run, content: dict[str, Any]) -> dict[str, list[list[s
         "Net benefit": _net_benefits(),
         "Subgroups": _group_rows(["sex: female", "sex: male"], content["subgroups"]),
         "All metrics by subgroup": [
-            [f"sex: {name}", *(_text(each["figures"][key]["value"]) for key in FIGURES)]
+            [f"sex: {name}", *(_text(each["figures"][key]["value"]) for key in BINARY_METRICS)]
             for name, each in zip(GROUPS, content["subgroups"], strict=True)
         ],
         "Landmarks": _group_rows(["6"], content["landmarks"]),

@@ -1,4 +1,4 @@
-"""Figures of the tasks compared with scikit-learn, and losses with torch."""
+"""Metrics of the tasks compared with scikit-learn, and losses with torch."""
 
 from typing import Any
 
@@ -22,8 +22,10 @@ def ones(n: int = N) -> np.ndarray:
 
 
 def values(task: Any, spec: Spec, output: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Figures of the whole sample."""
-    return {name: float(value[0]) for name, value in task.figures(spec, output, target)(ones(len(output))).items()}
+    """Metrics of the whole sample."""
+    return {
+        name: float(value[0]) for name, value in task.weighted_metrics(spec, output, target)(ones(len(output))).items()
+    }
 
 
 def holes(target: np.ndarray, seed: int = 9) -> np.ndarray:
@@ -107,7 +109,7 @@ def test_a_weighted_resample_is_the_sample_with_stays_repeated(name):
     target = rng.integers(0, 3 if name == "multiclass" else 2, (N, columns)).astype(float)
     output, weights = rng.normal(size=(N, spec.outputs)), rng.integers(0, 4, (1, N)).astype(float)
     drawn = np.repeat(np.arange(N), weights[0].astype(int))
-    weighted = TASKS[name].figures(spec, output, target)(weights)
+    weighted = TASKS[name].weighted_metrics(spec, output, target)(weights)
     repeated = values(TASKS[name], spec, output[drawn], target[drawn])
     assert {key: float(value[0]) for key, value in weighted.items()} == pytest.approx(repeated)
 
@@ -121,7 +123,7 @@ def test_the_temperature_is_that_of_the_lowest_log_loss():
     assert found == pytest.approx(2, abs=0.1)
     fitted = multiclass.Calibration(checkpoint_sha256="", split="valid", stays=len(place), temperature=found)
     spec = Spec("multiclass", ("a",), 3, ("x", "y", "z"))
-    figures = [multiclass.figures(spec, 2 * logits, place, each)(ones(len(place))) for each in (None, fitted)]
+    figures = [multiclass.weighted_metrics(spec, 2 * logits, place, each)(ones(len(place))) for each in (None, fitted)]
     assert figures[1]["log loss"] < figures[0]["log loss"]
     assert figures[1]["Brier score of x"] < figures[0]["Brier score of x"]
     assert figures[1]["mean AUROC"] == figures[0]["mean AUROC"]  # no class is ranked anew
