@@ -34,10 +34,10 @@ def section(data_dir: Path | None, scratch: Path) -> list[Measurement]:
     """Measurements of all stays of a cohort, or of synthetic ones."""
     path = open_stays(data_dir, scratch, SYNTHETIC_STAYS).path
     (plain,) = isolated(backbone_in_every_step, path, scratch)
-    computed, found = (isolated(with_cached_features, path, scratch, is_found) for is_found in (False, True))
+    computed, cached = (isolated(with_cached_features, path, scratch, is_found) for is_found in (False, True))
     baseline = f"{EPOCHS} × one epoch with the backbone read in every step"
-    runs = [run.against(plain.value, baseline, WANTED) for run in (computed[0], found[0])]
-    return with_note("" if data_dir else "synthetic", [*runs, *found[1:], plain])
+    runs = [run.against(plain.value, baseline, WANTED) for run in (computed[0], cached[0])]
+    return with_note("" if data_dir else "synthetic", [*runs, *cached[1:], plain])
 
 
 def with_cached_features(data_dir: Path, scratch: Path, is_found: bool) -> list[Measurement]:

@@ -112,13 +112,13 @@ def the_run(root: Path, mode: str) -> Path | None:
 
 def differences(one: Path, other: Path) -> list[str]:
     """Where two finished runs differ in more than times: rows of metrics.csv, and values of their checkpoints."""
-    found = [] if _rows(one) == _rows(other) else ["metrics.csv"]
+    places = [] if _rows(one) == _rows(other) else ["metrics.csv"]
     for name in ("best.ckpt", "last.ckpt"):
         contents = [
             torch.load(run / "checkpoints" / name, weights_only=True, map_location="cpu") for run in (one, other)
         ]
-        found += _different(contents[0], contents[1], where=name)
-    return found
+        places += _different(contents[0], contents[1], where=name)
+    return places
 
 
 def differences_of_sweeps(one: Path, other: Path) -> list[str]:

@@ -79,10 +79,10 @@ def main() -> int:
         if status:
             return status
     try:
-        found = joined(root)
+        columns = joined(root)
     except InputError as error:
         parser.error(str(error))
-    print("\n".join(lines(results(found))) if found else f"{root}: no finished folds")
+    print("\n".join(lines(results(columns))) if columns else f"{root}: no finished folds")
     return 0
 
 
@@ -100,7 +100,7 @@ def joined(root: Path) -> list[Columns]:
     files = {row: sorted(folder(root, row).glob("*.csv")) for row in ROWS}
     finished = {row: [file for file in files[row] if FOLD.fullmatch(file.name)] for row in ROWS}
     names = [{file.name for file in files} for files in finished.values() if files]
-    found = []
+    tables = []
     for name in sorted(set.intersection(*names)) if names else []:
         table: Columns = {}
         for row in (row for row in ROWS if finished[row]):
@@ -111,8 +111,8 @@ def joined(root: Path) -> list[Columns]:
                     "Use another --output for other folds or data."
                 )
             table |= columns
-        found.append(table)
-    return found
+        tables.append(table)
+    return tables
 
 
 def _named(columns: Columns, row: str) -> Columns:

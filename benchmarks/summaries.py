@@ -75,12 +75,12 @@ def against_reference(cohort_path: Path, batch_size: int) -> list[Measurement]:
 def _events_by_variable(split: Any, stay: int) -> tuple[float, dict[int, list[tuple[float, float]]]]:
     """(hours from the first to the last set, events of each variable)."""
     first, end = split.stay_offset[stay : stay + 2]
-    found: dict[int, list[tuple[float, float]]] = {}
+    events: dict[int, list[tuple[float, float]]] = {}
     for row in range(first, end):
         hour = float(split.minute[row] - split.minute[first]) / 60
         for event in range(split.set_offset[row], split.set_offset[row + 1]):
-            found.setdefault(int(split.variable[event]), []).append((hour, float(split.value[event])))
-    return float(split.minute[end - 1] - split.minute[first]) / 60, found
+            events.setdefault(int(split.variable[event]), []).append((hour, float(split.value[event])))
+    return float(split.minute[end - 1] - split.minute[first]) / 60, events
 
 
 def training_step(n_variables: int, batch_size: int) -> list[Measurement]:

@@ -125,10 +125,10 @@ def predict(
     own |= {"accelerator": accelerator, "output_root_dir": cache_dir}
     call = _resolved("predict", config, own | settings)
     with silent():
-        found = predicted(call.settings)
-    for difference in found.drift:
+        prediction = predicted(call.settings)
+    for difference in prediction.drift:
         warnings.warn(difference, UserWarning, stacklevel=2)
-    return found.table.to_pandas()
+    return prediction.table.to_pandas()
 
 
 def _train(mode: str, config: str | Path | None, settings: dict[str, Any]) -> Path:

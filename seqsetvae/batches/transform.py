@@ -171,10 +171,10 @@ class Quantiles:
 
     @classmethod
     def from_plain(cls, content: dict[str, Any]) -> Quantiles:
-        found = {name: tuple(map(float, values)) for name, values in content["quantiles"].items()}
-        if any(len(values) != N_QUANTILES or list(values) != sorted(values) for values in found.values()):
+        quantiles = {name: tuple(map(float, values)) for name, values in content["quantiles"].items()}
+        if any(len(values) != N_QUANTILES or list(values) != sorted(values) for values in quantiles.values()):
             raise ValueError
-        return cls(found, int(content["min_count"]))
+        return cls(quantiles, int(content["min_count"]))
 
     def as_plain(self) -> dict[str, Any]:
         quantiles = {name: list(values) for name, values in self.quantiles.items()}

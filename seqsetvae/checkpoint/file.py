@@ -185,12 +185,12 @@ def _items(values: Any) -> Iterable[tuple[str, Any]]:
 
 def _texts(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
     """The lists of long texts, by name. Raises an error of some kind where they are damaged."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     names = [name for name in tensors if name.startswith(TEXTS)]
     for name in sorted(names, key=lambda name: int(name.rpartition(" ")[2])):
-        texts = found.setdefault(name.removeprefix(TEXTS).rpartition(" ")[0], [])
+        texts = by_name.setdefault(name.removeprefix(TEXTS).rpartition(" ")[0], [])
         texts.append(tensors[name].numpy().tobytes().decode())
-    return found
+    return by_name
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -92,12 +92,12 @@ class FinetunedModel(nn.Module):
             known = start.repeat(len(units) // len(start), 1) + beside
             return self.score(self.head(torch.cat([known, units], dim=1)))
 
-        found, base = part.inputs.of_network(part.summaries(batch, variables), end - start, score)
+        values, base = part.inputs.of_network(part.summaries(batch, variables), end - start, score)
         if self.members is not None:
             table = self.backbone.table(batch, variables)
             unit = (self.spec.std[0], self.spec.mean[0]) if self.spec.std else (1.0, 0.0)
-            found, base = self.members.contributions((found, base), table, part.inputs.of_table, unit)
-        return found, np.broadcast_to(base, batch.n_stays)
+            values, base = self.members.contributions((values, base), table, part.inputs.of_table, unit)
+        return values, np.broadcast_to(base, batch.n_stays)
 
 
 def load_finetuned(path: Path, dtype: torch.dtype = torch.float32) -> Loaded:

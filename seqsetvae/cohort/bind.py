@@ -196,9 +196,9 @@ def _without_variables(cohort: Cohort, gone: NDArray[np.bool_]) -> Cohort:
         lost = np.flatnonzero(gone & (sums.count > 0)).tolist()
         if lost:
             unknown[name] = {cohort.vocabulary[v]: int(sums.count[v]) for v in lost}
-        found, is_empty = _with_events(split, ~gone)
-        found.sums = sums.take(np.flatnonzero(~gone))
-        if not found.n_stays:
+        reduced, is_empty = _with_events(split, ~gone)
+        reduced.sums = sums.take(np.flatnonzero(~gone))
+        if not reduced.n_stays:
             raise InputError(
                 f"{cohort.path}: the split {name} has no stay with a variable that has an embedding. If they have "
                 "other names there, --variable_map of data.py maps them."
@@ -206,13 +206,13 @@ def _without_variables(cohort: Cohort, gone: NDArray[np.bool_]) -> Cohort:
         if is_empty.any():
             emptied[name] = split.stay_id[is_empty].tolist()
         counts[name] = {
-            "stays": found.n_stays,
-            "sets": found.n_sets,
-            "events": found.n_events,
-            "labelled": int((found.label >= 0).sum()),
-            "positives": int((found.label == 1).sum()),
+            "stays": reduced.n_stays,
+            "sets": reduced.n_sets,
+            "events": reduced.n_events,
+            "labelled": int((reduced.label >= 0).sum()),
+            "positives": int((reduced.label == 1).sum()),
         }
-        splits[name] = found
+        splits[name] = reduced
     report = cohort.manifest["report"] | {"unknown_variables": unknown, "without_known_variable": emptied}
     variables = cohort.variables.take(np.flatnonzero(~gone))
     manifest = cohort.manifest | {"report": report, "splits": counts}

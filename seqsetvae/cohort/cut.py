@@ -63,10 +63,10 @@ def cut(rows: tidy.Rows) -> CutRows:
     return CutRows(rows.stays, n_sets, n_events, *columns, n_reordered, [*rows.skips, *skips], spans)
 
 
-def _leave_out(rows: tidy.Rows, found: dict[int, tidy.Skip], skips: list[tidy.Skip]) -> tidy.Rows:
+def _leave_out(rows: tidy.Rows, skipped: dict[int, tidy.Skip], skips: list[tidy.Skip]) -> tidy.Rows:
     """The rows without the stays at the positions that were found; why is added to `skips`."""
-    skips += found.values()
-    return rows.without(list(found))
+    skips += skipped.values()
+    return rows.without(list(skipped))
 
 
 def _bad_rows(rows: tidy.Rows) -> dict[int, tidy.Skip]:
@@ -109,26 +109,26 @@ def _two_minute_sets(rows: tidy.Rows) -> dict[int, tidy.Skip]:
         order = np.lexsort((rows.set_index, stay_of))
     stay, index, minute = stay_of[order], rows.set_index[order], rows.minute[order]
     same_set = (stay[1:] == stay[:-1]) & (index[1:] == index[:-1]) & rows.has_set_index[stay[1:]]
-    found: dict[int, tidy.Skip] = {}
+    skipped: dict[int, tidy.Skip] = {}
     for i in np.flatnonzero(same_set & (minute[1:] != minute[:-1])):
         at, row = int(stay[i + 1]), int(order[i + 1])
         reason = f"set_index {index[i]:g} has two minutes, {minute[i]:g} and {minute[i + 1]:g}"
         row_in_stay, name = int(row - rows.n_rows[:at].sum()), rows.names[int(rows.variable[row])]
-        found.setdefault(at, tidy.fault(rows.stays[at], "a set_index with two minutes", reason, row_in_stay, name))
-    return found
+        skipped.setdefault(at, tidy.fault(rows.stays[at], "a set_index with two minutes", reason, row_in_stay, name))
+    return skipped
 
 
 def _empty_stays(rows: tidy.Rows) -> dict[int, tidy.Skip]:
     """Stays without an event; facts alone are none, so that the same stays are used with facts and without."""
-    found = {}
+    skipped = {}
     n_timed = rows.n_rows if rows.is_fact is None else rows.take(np.flatnonzero(~rows.is_fact)).n_rows
     for position in np.flatnonzero(n_timed == 0).tolist():
         stay = rows.stays[position]
         end = stay.prediction_minute
         before = "" if end is None else f" before its prediction time, minute {end:g}"
         besides = " but facts" if rows.n_rows[position] else ""
-        found[position] = tidy.left_out(stay, f"the stay has no rows{besides}{before}")
-    return found
+        skipped[position] = tidy.left_out(stay, f"the stay has no rows{besides}{before}")
+    return skipped
 
 
 def _descents(stay: tidy.Ints, key: tidy.Floats) -> tidy.Bools:

@@ -136,12 +136,12 @@ def repeated(numbers: NDArray[Any]) -> NDArray[Any]:
 
 def _places(again: Ints, numbers: Mapping[str, Ints], where: Callable[[str, int], str]) -> str:
     """Where the first of some numbers are among those of the stays of each split [N], a line for each."""
-    found: dict[int, dict[str, None]] = {number: {} for number in again[:10].tolist()}
+    places_of: dict[int, dict[str, None]] = {number: {} for number in again[:10].tolist()}
     for split, of_split in numbers.items():
         for at in np.flatnonzero(np.isin(of_split, again[:10])).tolist():
-            found[int(of_split[at])][where(split, at)] = None
+            places_of[int(of_split[at])][where(split, at)] = None
     more = f"\n  and {len(again) - 10:,} more" if len(again) > 10 else ""
-    return "".join(f"\n  {number}: {', '.join(places)}" for number, places in found.items()) + more
+    return "".join(f"\n  {number}: {', '.join(places)}" for number, places in places_of.items()) + more
 
 
 # ------------------------------------------------------------------ faults, and rows
@@ -288,10 +288,10 @@ def faults(
     for at, n in zip(chosen.tolist(), counts.tolist(), strict=True):
         of_stay, cell = cells.setdefault(int(stay[at]), {}), describe(int(rows[at]))[0]
         of_stay[cell] = of_stay.get(cell, 0) + n
-    found = {}
+    skipped = {}
     for at, first in zip(*np.unique(stay, return_index=True), strict=True):
         row = int(rows[first])
         cell, reason = describe(row)
         skip = fault(stays[int(at)], cell.category, reason, row - int(start[at]), cell.variable)
-        found[int(at)] = replace(skip, cells=cells[int(at)])
-    return found
+        skipped[int(at)] = replace(skip, cells=cells[int(at)])
+    return skipped

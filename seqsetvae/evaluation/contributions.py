@@ -38,14 +38,14 @@ def contributions(
     stays = np.flatnonzero(np.isin(split.stay_id, evaluated.stay_id))
     if len(stays) > explainer.most_stays:
         stays = np.sort(rng.choice(stays, explainer.most_stays, replace=False))
-    found = list(explainer.explain(stays, n_sets[stays]))
+    explanations = list(explainer.explain(stays, n_sets[stays]))
     return {
         "of": f"log-odds of {evaluated.spec.title}" if not evaluated.spec.std else evaluated.spec.title,
-        "stays": len(found),
-        "base": float(np.mean([each.base for each in found])),
-        "gap": max(each.gap for each in found),
-        "variables": of_variables(found),
-        "deletion": deletion_test(explainer, found, stays, rng),
+        "stays": len(explanations),
+        "base": float(np.mean([each.base for each in explanations])),
+        "gap": max(each.gap for each in explanations),
+        "variables": of_variables(explanations),
+        "deletion": deletion_test(explainer, explanations, stays, rng),
         "courses": [course(explainer, split, stay, name, evaluated) for name, stay in chosen.items()],
     }
 
@@ -69,23 +69,23 @@ def highest(split: Split, evaluated: Predictions) -> dict[str, int]:
     return {name: position[int(evaluated.stay_id[row])] for name, row in names.items()}
 
 
-def of_variables(found: Sequence[Explanation]) -> list[Plain]:
+def of_variables(explanations: Sequence[Explanation]) -> list[Plain]:
     """The variables of largest mean absolute contribution, and their mean contribution by the level of a summary.
 
     The summary is the one of the variable that contributes most. Groups of fewer than FEWEST stays are left out.
     """
-    first = found[0]
-    totals = np.stack([each.totals for each in found])
+    first = explanations[0]
+    totals = np.stack([each.totals for each in explanations])
     shape = len(first.names), len(first.summaries)
     of_pairs = np.zeros(shape)
-    for each in found:
+    for each in explanations:
         of_pairs += np.bincount(
             np.ravel_multi_index((each.variable, each.summary), shape), np.abs(each.contribution), of_pairs.size
         ).reshape(shape)
     strength, rows = np.abs(totals).mean(axis=0), []
     for variable in np.argsort(-strength, kind="stable")[:SHOWN]:
         summary = int(of_pairs[variable].argmax())
-        level = np.array([each.reason(variable, summary).level for each in found])
+        level = np.array([each.reason(variable, summary).level for each in explanations])
         groups = {LEVELS[key]: totals[level == key, variable] for key in np.unique(level).tolist()}
         levels = {
             name: {"stays": len(of), "mean": float(of.mean())} for name, of in groups.items() if len(of) >= FEWEST
@@ -96,15 +96,15 @@ def of_variables(found: Sequence[Explanation]) -> list[Plain]:
 
 
 def deletion_test(
-    explainer: Explainer, found: Sequence[Explanation], stays: np.ndarray, rng: np.random.Generator
+    explainer: Explainer, explanations: Sequence[Explanation], stays: np.ndarray, rng: np.random.Generator
 ) -> Plain | None:
     """Measure how much scores fall without the variables that raise them most, and without as many random ones.
 
     The contributions are faithful if they fall more without the former. None if no stay has enough variables.
     """
     falls = []
-    for row in rng.permutation(len(found))[:TESTED]:
-        each = found[row]
+    for row in rng.permutation(len(explanations))[:TESTED]:
+        each = explanations[row]
         is_there = np.isin(np.arange(len(each.names)), each.variable[~np.isin(each.level, (MISSING, ABSENT))])
         (known,) = np.nonzero(is_there & np.isin(each.names, explainer.cohort.vocabulary))
         raising = known[np.argsort(-each.totals[known], kind="stable")][:REMOVED]
@@ -135,11 +135,11 @@ def course(explainer: Explainer, split: Split, stay: int, name: str, evaluated: 
     hours = split.minute[sets] / 60
     wanted = np.linspace(hours[0], hours[-1], TIMES)
     n_sets = np.unique(np.searchsorted(hours, wanted, side="right"))
-    found = list(explainer.explain(np.full(len(n_sets), stay), n_sets))
-    spec, score = evaluated.spec, np.array([each.score for each in found])
+    explanations = list(explainer.explain(np.full(len(n_sets), stay), n_sets))
+    spec, score = evaluated.spec, np.array([each.score for each in explanations])
     columns = {} if spec.std else TASKS[spec.task].columns(spec, score[:, None], evaluated.calibration)
     risk = next((values for values in reversed(columns.values()) if values is not None), score)
-    totals = np.stack([each.totals for each in found])  # [T, K]
+    totals = np.stack([each.totals for each in explanations])  # [T, K]
     largest = np.argsort(-np.abs(totals).max(axis=0), kind="stable")[:COURSE_SHOWN]
     of_stay = evaluated.target[evaluated.stay_id == split.stay_id[stay], 0]
     return {
@@ -148,10 +148,10 @@ def course(explainer: Explainer, split: Split, stay: int, name: str, evaluated: 
         "hours": hours[n_sets - 1].tolist(),
         "score": score.tolist(),
         "risk": np.asarray(risk).tolist(),
-        "base": [each.base for each in found],
-        "variables": {str(found[0].names[k]): totals[:, k].tolist() for k in largest},
-        "moved": [[], *(_moved(*pair) for pair in pairwise(found))],
-        "reasons": [_plain(each, each.contribution) for each in found[-1].strongest(COURSE_SHOWN)],
+        "base": [each.base for each in explanations],
+        "variables": {str(explanations[0].names[k]): totals[:, k].tolist() for k in largest},
+        "moved": [[], *(_moved(*pair) for pair in pairwise(explanations))],
+        "reasons": [_plain(each, each.contribution) for each in explanations[-1].strongest(COURSE_SHOWN)],
     }
 
 

@@ -90,12 +90,12 @@ def results(folds: Sequence[Columns], first: str | None = None, specs: Sequence[
 
     def metrics(weights: Floats) -> MetricValues:
         own = {model: table.means(model, weights) for model in table.models}
-        found = {f"{name} of {model}": own[model][name] for model in own for name in table.metrics}
+        values = {f"{name} of {model}": own[model][name] for model in own for name in table.metrics}
         for kind, models in pairs.items():
             other = own.get(others[kind] or "", {})
             for model in models:
-                found |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in table.metrics}
-        return found
+                values |= {f"{kind}: {name} of {model}": own[model][name] - other[name] for name in table.metrics}
+        return values
 
     intervals = bootstrap(table.strata, metrics, subject=table.subject)
     entries: dict[str, Any] = {}
@@ -165,11 +165,11 @@ class _Table:
 
     def by_run(self, model: str, weights: Floats) -> MetricValues:
         """Metrics of a model with these weights [R, stays of all folds], by fold and seed: [folds, K, R]."""
-        found = [
+        runs = [
             [each(weights[:, place]) for each in of_fold]
             for of_fold, place in zip(self._metrics[model], self._places, strict=True)
         ]
-        return {name: np.array([[run[name] for run in of_fold] for of_fold in found]) for name in self.metrics}
+        return {name: np.array([[run[name] for run in of_fold] for of_fold in runs]) for name in self.metrics}
 
     def means(self, model: str, weights: Floats) -> MetricValues:
         """Their means over folds and seeds: [R]."""
@@ -198,7 +198,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     cell = max(len(text) for entry in models.values() for text in (*titles, *(_cell(entry[each]) for each in metrics)))
     about = " and ".join(titles)
     positives = f", {result['positives']:,} positive" if "positives" in result else ""
-    found = [
+    rows = [
         *said_first(result),
         f"{result['folds']} folds, {result['predictions']:,} predictions{positives}; "
         f"{'mean (SD) ' if spread else 'one training'}{' and '.join(spread)}; "
@@ -207,12 +207,12 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     ]
     for model, entry in models.items():
         cells = "  ".join(f"{_cell(entry[metric]):{cell}}" for metric in metrics)
-        found.append(f"{model:{name}}  {cells}  {_differences(entry.get('difference', {}))}")
+        rows.append(f"{model:{name}}  {cells}  {_differences(entry.get('difference', {}))}")
     if first is not None:
-        found.append(f"\nDifference to {first}, {about}")
+        rows.append(f"\nDifference to {first}, {about}")
         compared = {model: entry.get("difference_to_first", {}) for model, entry in models.items() if model != first}
-        found += [f"{model:{name}}  {_differences(difference)}" for model, difference in compared.items()]
-    return found + [f"⚠️  {each['text']}" for each in result.get("findings", ())]
+        rows += [f"{model:{name}}  {_differences(difference)}" for model, difference in compared.items()]
+    return rows + [f"⚠️  {each['text']}" for each in result.get("findings", ())]
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -58,14 +58,14 @@ def drift(
         unread.update(cohort.manifest["report"].get("unknown_variables", {}).get(name, {}))
     unread.update({cohort.vocabulary[v]: int(sums.events[v]) for v in np.flatnonzero(~known & (sums.events > 0))})
     read = known & ~np.isin(cohort.vocabulary, rare) & np.isfinite(cohort.std)
-    found = [*_unknown_variables(unread, float(sums.events[known].sum())), *_shifted_means(cohort, sums, read)]
+    differences = [*_unknown_variables(unread, float(sums.events[known].sum())), *_shifted_means(cohort, sums, read)]
     if not has_dates(cohort):
-        found += _lengths(lengths, training_hours, cohort.manifest.get(IMPORT, {}).get("times"))
+        differences += _lengths(lengths, training_hours, cohort.manifest.get(IMPORT, {}).get("times"))
     if profile is None:
-        return found
+        return differences
     window = Window.of([cohort.split(name) for name in splits])
     missing = _missing_variables(dict(zip(cohort.vocabulary, sums.stays.tolist(), strict=True)), len(lengths), profile)
-    return [*found, *missing, *_other_window(profile.window, window, lengths, training_hours)]
+    return [*differences, *missing, *_other_window(profile.window, window, lengths, training_hours)]
 
 
 def not_compared(cohort: Cohort, splits: Sequence[str], training: Sequence[str], profile: Profile | None) -> list[str]:

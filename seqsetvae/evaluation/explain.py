@@ -81,10 +81,10 @@ def in_words(summary: str) -> tuple[str, str]:
     >>> in_words("last"), in_words("last_12_24h_min"), in_words("first_6h_mean")
     (('last', ''), ('lowest', '12 to 24 h before the end'), ('mean', 'in the first 6 h'))
     """
-    found = re.fullmatch(r"(?:last_(\d+)_(\d+)h|first_(\d+)h)_(.*)", summary)
+    match = re.fullmatch(r"(?:last_(\d+)_(\d+)h|first_(\d+)h)_(.*)", summary)
     when = ""
-    if found:
-        start, end, first, summary = found.groups()
+    if match:
+        start, end, first, summary = match.groups()
         last = f"in the last {end} h" if start == "0" else f"{start} to {end} h before the end"
         when = f"in the first {first} h" if first else last
     return SUMMARY_WORDS.get(summary, summary.replace("_", " ")), when

@@ -23,7 +23,7 @@ from seqsetvae.evaluation.findings import findings_of
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.heterogeneity import AS_IS, FEWEST_SITES, LOGIT, errors, pooled
 from seqsetvae.evaluation.recalibration import ENOUGH, Fitted, recalibrate, too_few
-from seqsetvae.evaluation.results import intervals_of, resampled_unit
+from seqsetvae.evaluation.results import intervals_of, metrics_with_intervals, resampled_unit
 from seqsetvae.evaluation.statistics import RESAMPLES, Floats, MetricValues
 from seqsetvae.system.errors import counted, named
 from seqsetvae.system.findings import NOTE, WARNING, Finding
@@ -82,7 +82,7 @@ def coverage(cohort: Cohort, known: Sequence[str] | None, profile: Profile | Non
         training[without_level(name)] += 0 if profile is None else profile.variables[name][0]
     there = {without_level(name) for name, events in here.items() if events and name in names}
     missing = [name for name, _ in training.most_common() if name not in there]
-    found = {
+    counts = {
         "variables": len(training) - len(missing),
         "of_variables": len(training),
         "missing": missing,
@@ -91,28 +91,28 @@ def coverage(cohort: Cohort, known: Sequence[str] | None, profile: Profile | Non
     }
     if profile is not None:
         lost = sum(training[name] for name in missing)
-        found["share_of_training_events"] = 1 - lost / max(training.total(), 1)
-    return found
+        counts["share_of_training_events"] = 1 - lost / max(training.total(), 1)
+    return counts
 
 
-def coverage_text(found: Plain) -> str:
+def coverage_text(counts: Plain) -> str:
     """One sentence or two."""
-    share, missing = found.get("share_of_training_events"), found["missing"]
+    share, missing = counts.get("share_of_training_events"), counts["missing"]
     of_training = "" if share is None else f", which had {share:.1%} of its training events"
-    read = f"{found['events_read'] / max(found['events'], 1):.1%} of the {found['events']:,} events here"
-    of_model = f"{found['variables']:,} of the {counted(found['of_variables'], 'variable')} of the model"
+    read = f"{counts['events_read'] / max(counts['events'], 1):.1%} of the {counts['events']:,} events here"
+    of_model = f"{counts['variables']:,} of the {counted(counts['of_variables'], 'variable')} of the model"
     text = f"{of_model} occur here{of_training}; it can read {read}."
     return f"{text} Not here: {named(missing, NAMED)}." if missing else text
 
 
-def _coverage_findings(found: Plain) -> list[Finding]:
+def _coverage_findings(counts: Plain) -> list[Finding]:
     shares = (
-        found["variables"] / max(found["of_variables"], 1),
-        found["events_read"] / max(found["events"], 1),
-        found.get("share_of_training_events", 1.0),
+        counts["variables"] / max(counts["of_variables"], 1),
+        counts["events_read"] / max(counts["events"], 1),
+        counts.get("share_of_training_events", 1.0),
     )
     action = "Map other names and units with --variable_map of data.py, or train a model on the variables there are."
-    return [Finding(WARNING, f"Low coverage: {coverage_text(found)}", action)] * (min(shares) < COVERED)
+    return [Finding(WARNING, f"Low coverage: {coverage_text(counts)}", action)] * (min(shares) < COVERED)
 
 
 # ------------------------------------------------------------------ one cohort
@@ -130,32 +130,30 @@ def external(
         seed: of the patients, and of the bootstrap.
         resamples: of the bootstrap.
     """
-    found, task = of.predictions, TASKS[of.predictions.spec.task]
-    metrics = intervals_of(
-        found, task.weighted_metrics(found.spec, found.output, found.target, found.calibration), resamples, seed
-    )
+    predictions, spec = of.predictions, of.predictions.spec
+    task = TASKS[spec.task]
     content: Plain = {
         "name": of.name,
-        "stays": len(found),
-        **task.counts(found.target),
-        **resampled_unit(found.subject, len(found)),
-        "primary": list(task.primary(found.spec)),
+        "stays": len(predictions),
+        **task.counts(predictions.target),
+        **resampled_unit(predictions.subject, len(predictions)),
+        "primary": list(task.primary(spec)),
         "coverage": of.coverage,
         "drift": list(of.drift),
-        "figures": metrics,
-        "curves": task.curves(found.spec, found.output, found.target, found.calibration),
+        "figures": metrics_with_intervals(predictions, resamples, seed),
+        "curves": task.curves(spec, predictions.output, predictions.target, predictions.calibration),
     }
-    if found.calibration is not None:
-        content["calibration"] = str(found.calibration)
+    if predictions.calibration is not None:
+        content["calibration"] = str(predictions.calibration)
     fitted = None
-    if found.spec.task == BINARY:
+    if spec.task == BINARY:
         anew = fit_anew(of, fraction, name, seed)
         fitted = None if isinstance(anew, str) else anew.fitted
         content["recalibration"] = _recalibration(anew, seed, resamples)
         if of.by is not None:
             content["sites"] = _sites(of, resamples, seed)
     else:
-        reason = f"Not for --task {found.spec.task}: recalibration, decision curves and sites are of one binary label."
+        reason = f"Not for --task {spec.task}: recalibration, decision curves and sites are of one binary label."
         content["recalibration"] = {"reason": reason}
     content["findings"] = [each.as_plain() for each in _findings(of, content)]
     return content, fitted
@@ -182,14 +180,14 @@ class Anew:
 
 def fit_anew(of: Elsewhere, fraction: float, name: str, seed: int) -> Anew | str:
     """Fit calibration on some patients, drawn by the seed; or why it cannot be."""
-    found, before = of.predictions, of.predictions.calibration
+    predictions, before = of.predictions, of.predictions.calibration
     if not fraction:
         return "Not asked for (--recalibrate_fraction 0)."
     if before is not None and before.recalibrated is not None and before.recalibrated.data == of.data:
         return f"The calibration {before.recalibrated.name!r} was fitted on patients of this cohort."
     anew = Recalibrated(name, "", of.data, fraction, seed)
-    chosen = anew.fitted_on(found.stay_id if found.subject is None else found.subject)
-    part, rest = found.rows(chosen), found.rows(~chosen)
+    chosen = anew.fitted_on(predictions.stay_id if predictions.subject is None else predictions.subject)
+    part, rest = predictions.rows(chosen), predictions.rows(~chosen)
     words = f"{fraction:.0%} of the patients of {of.name}"
     for stays, what in ((part, "to fit it on"), (rest, "to report it on")):
         if reason := too_few(stays.target, what):
@@ -259,7 +257,7 @@ def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
 
 def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
     """Each metric pooled over the sites, or cohorts, that have an interval of it, where there are enough of them."""
-    found = {}
+    by_metric = {}
     for name, scale in OF_SITES.items():
         known = [row["figures"][name] for row in rows if row["figures"].get(name, {}).get("low") is not None]
         value, low, high = (np.array([each[key] for each in known], float) for key in ("value", "low", "high"))
@@ -269,34 +267,34 @@ def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
         if usable.sum() >= FEWEST_SITES:
             of_sites = pooled(at[usable], error[usable])
             plain = {key: scale.back(each) for key, each in vars(of_sites).items() if key != "tau"}
-            found[name] = plain | {"tau": of_sites.tau, "sites": int(usable.sum())}
-    return found
+            by_metric[name] = plain | {"tau": of_sites.tau, "sites": int(usable.sum())}
+    return by_metric
 
 
 # ------------------------------------------------------------------ what a reader must know
 
 
 def _findings(of: Elsewhere, content: Plain) -> list[Finding]:
-    found = [*_coverage_findings(of.coverage), *(Finding(WARNING, text) for text in of.drift)]
-    found += [Finding(NOTE, text) for text in of.notes]
+    findings = [*_coverage_findings(of.coverage), *(Finding(WARNING, text) for text in of.drift)]
+    findings += [Finding(NOTE, text) for text in of.notes]
     if "positives" in content:
         fewer = min(content["positives"], content["stays"] - content["positives"])
         text = (
             f"Only {fewer:,} of {content['stays']:,} stays are of one class: with fewer than {ENOUGH} the calibration "
         )
-        found += [Finding(WARNING, f"{text}of a model is uncertain.", "Evaluate more stays.")] * (fewer < ENOUGH)
-    found += [*_in_the_large(content["figures"]), *findings_of(content)]
+        findings += [Finding(WARNING, f"{text}of a model is uncertain.", "Evaluate more stays.")] * (fewer < ENOUGH)
+    findings += [*_in_the_large(content["figures"]), *findings_of(content)]
     sites = content.get("sites")
     if sites is not None and sites["left_out"]:
         left_out = counted(len(sites["left_out"]), "site")
         text = f"{left_out} of {sites['by']} left out, with fewer than {FEWEST_OF_SITE} stays of a class: "
-        found.append(Finding(NOTE, f"{text}{named(sites['left_out'], NAMED)}."))
+        findings.append(Finding(NOTE, f"{text}{named(sites['left_out'], NAMED)}."))
     if sites is not None and not sites["pooled"]:
         text = f"Sites of {sites['by']} are not pooled: {len(sites['rows'])} have stays enough, and {FEWEST_SITES} are "
-        found.append(Finding(NOTE, f"{text}needed."))
+        findings.append(Finding(NOTE, f"{text}needed."))
     if "reason" in content["recalibration"]:
-        found.append(Finding(NOTE, f"Calibration was not fitted anew: {content['recalibration']['reason']}"))
-    return found
+        findings.append(Finding(NOTE, f"Calibration was not fitted anew: {content['recalibration']['reason']}"))
+    return findings
 
 
 def _in_the_large(metrics: Plain) -> list[Finding]:

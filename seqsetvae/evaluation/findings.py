@@ -35,10 +35,10 @@ def as_text(content: Mapping[str, Any]) -> str:
 def findings_of(content: Mapping[str, Any]) -> list[Finding]:
     """What follows from evaluation.json, whatever the task, the size of the data first; `cautions` are taken over."""
     metrics = {name: each for name, each in content["figures"].items() if each.get("low") is not None}
-    found = [Finding(WARNING, text) for text in content.get("cautions") or ()]
+    cautions = [Finding(WARNING, text) for text in content.get("cautions") or ()]
     return [
         *_of_size(content),
-        *found,
+        *cautions,
         *_of_intervals(metrics),
         *_of_subgroups(content, metrics),
         *_of_interactions(content),

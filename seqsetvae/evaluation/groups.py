@@ -71,14 +71,14 @@ def by_group(evaluated: Predictions, groups: Sequence[Subgroup], smallest: int, 
 
 def _shown(groups: Sequence[Subgroup], is_hidden: NDArray[np.bool_]) -> list[Subgroup]:
     """The groups that are not hidden, and those of a column that are as one, which is what all others leave."""
-    found = []
+    shown = []
     for column in dict.fromkeys(each.column for each in groups):
         own = [(each, bool(no)) for each, no in zip(groups, is_hidden, strict=True) if each.column == column]
-        found += (kept := [each for each, no in own if not no])
+        shown += (kept := [each for each, no in own if not no])
         if kept and (secret := [each for each, no in own if no]):
             name = " or ".join(each.group for each in secret)
-            found.append(Subgroup(column, name, np.any([each.stays for each in secret], axis=0)))
-    return found
+            shown.append(Subgroup(column, name, np.any([each.stays for each in secret], axis=0)))
+    return shown
 
 
 def _counts(evaluated: Predictions, group: Subgroup) -> Plain:
@@ -116,13 +116,13 @@ def _rows(
     def every(weights: Floats) -> dict[Any, Floats]:
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a stay of a group
             of_group = [of(weights[:, each.stays]) for each, of in zip(groups, metrics, strict=True)]
-        found: dict[Any, Floats] = {}
+        values: dict[Any, Floats] = {}
         for at, own in enumerate(of_group):
-            found |= {("figures", at, name): value for name, value in own.items()}
+            values |= {("figures", at, name): value for name, value in own.items()}
             to = reference[groups[at].column]
             if at != to:
-                found |= {("difference", at, name): own[name] - of_group[to][name] for name in compared}
-        return found
+                values |= {("difference", at, name): own[name] - of_group[to][name] for name in compared}
+        return values
 
     rows: list[Plain] = [{"figures": {}} for _ in groups]
     intervals = bootstrap(np.zeros(len(evaluated), np.int64), every, resamples, seed, evaluated.subject)
@@ -137,7 +137,7 @@ def _tests(evaluated: Predictions, groups: Sequence[Subgroup], columns: Iterable
     if not hasattr(task, "interactions"):
         return {}
     chosen = one_of_each(evaluated.subject, len(evaluated), seed)
-    found: dict[tuple[str, str], float | None] = {}
+    p_values: dict[tuple[str, str], float | None] = {}
     for column in columns:
         group = np.full(len(evaluated), -1)
         for at, each in enumerate(groups):
@@ -147,11 +147,11 @@ def _tests(evaluated: Predictions, groups: Sequence[Subgroup], columns: Iterable
         if len(different) > 1:
             part = evaluated.rows(inside)
             tests = task.interactions(part.output, part.target, part.calibration, place, seed)
-            found |= {(column, name): p for name, p in tests.items()}
-    known = [key for key, p in found.items() if p is not None]
-    adjusted = dict(zip(known, holm([p for p in found.values() if p is not None]), strict=True))
+            p_values |= {(column, name): p for name, p in tests.items()}
+    known = [key for key, p in p_values.items() if p is not None]
+    adjusted = dict(zip(known, holm([p for p in p_values.values() if p is not None]), strict=True))
     tests_of: dict[str, Plain] = {}
-    for (column, name), p in found.items():
+    for (column, name), p in p_values.items():
         tests_of.setdefault(column, {})[name] = {"p": p, "holm": adjusted.get((column, name))}
     return tests_of
 
@@ -179,28 +179,28 @@ def hidden(groups: Sequence[Subgroup], counts: NDArray[np.int64], smallest: int)
         counts: [G, C] stays, positives and negatives of each, none of which may be below `smallest`.
         smallest: 0: nothing is hidden.
     """
-    found: NDArray[np.bool_] = np.any(counts < smallest, axis=1)
+    is_hidden: NDArray[np.bool_] = np.any(counts < smallest, axis=1)
     stays = np.array([*(each.stays for each in groups), np.ones_like(groups[0].stays)])
     patterns = np.unique(stays, axis=1).astype(np.float64)  # [G + 1, patterns]; the last row is all stays
-    while (more := _gives_away([each.column for each in groups], counts, smallest, found, patterns)) is not None:
-        found[more] = True
-    return found
+    while (more := _gives_away([each.column for each in groups], counts, smallest, is_hidden, patterns)) is not None:
+        is_hidden[more] = True
+    return is_hidden
 
 
 def _gives_away(
-    column: Sequence[str], counts: NDArray[np.int64], smallest: int, found: NDArray[np.bool_], patterns: Floats
+    column: Sequence[str], counts: NDArray[np.int64], smallest: int, is_hidden: NDArray[np.bool_], patterns: Floats
 ) -> int | None:
     """The group to hide besides those that are hidden; None if they are safe, or nothing is left to hide."""
-    shown = np.flatnonzero(~found)
+    shown = np.flatnonzero(~is_hidden)
     basis = patterns[[*shown, len(column)]].T
-    for at in np.flatnonzero(found).tolist():
+    for at in np.flatnonzero(is_hidden).tolist():
         inside = np.array([each == column[at] for each in column])
-        beside = np.flatnonzero(inside & ~found)
+        beside = np.flatnonzero(inside & ~is_hidden)
         weight = np.linalg.lstsq(basis, patterns[at])[0]
         follows = np.allclose(basis @ weight, patterns[at])
         if follows and not len(beside):  # those of other columns that it is a sum of
             share = np.abs(weight[:-1]).round(DIGITS)
             beside = shown[(share > 0) & (share == share.max(initial=0))]
-        if len(beside) and (follows or (counts[inside & found].sum(axis=0) < smallest).any()):
+        if len(beside) and (follows or (counts[inside & is_hidden].sum(axis=0) < smallest).any()):
             return int(min(beside, key=lambda each: counts[each, 0]))
     return None

@@ -53,10 +53,10 @@ def task_columns(
     spec: Spec, output: NDArray[np.float64], calibration: Calibration | None, mask: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """The columns of a task for outputs [n, O]; rows of the mask are empty, and all that need a calibration."""
-    found = TASKS[spec.task].columns(spec, output, calibration)
+    columns = TASKS[spec.task].columns(spec, output, calibration)
     return {
         name: pa.nulls(len(mask), pa.float64()) if values is None else pa.array(values, mask=mask)
-        for name, values in found.items()
+        for name, values in columns.items()
     }
 
 

@@ -78,9 +78,9 @@ def recalibrate(part: Predictions, checkpoint_sha256: str, words: str, anew: Rec
     start, stretch = logistic_regression(label, (risk / scale)[:, None], np.zeros(len(label)), every)[0] / [1, scale]
     if not np.isfinite(shift):
         return "no intercept has the highest likelihood: the risks are 0 or 1"
-    found = {INTERCEPT: (1.0, float(shift))}
+    fitted = {INTERCEPT: (1.0, float(shift))}
     if np.isfinite(stretch) and stretch > 0:
-        found[BOTH] = (float(stretch), float(start))
+        fitted[BOTH] = (float(stretch), float(start))
     kinds = {
         kind: replace(
             original,
@@ -89,10 +89,10 @@ def recalibrate(part: Predictions, checkpoint_sha256: str, words: str, anew: Rec
             intercept=of_kind * intercept + added,
             recalibrated=replace(anew, kind=kind),
         )
-        for kind, (of_kind, added) in found.items()
+        for kind, (of_kind, added) in fitted.items()
     }
-    likelihood = [_log_likelihood(label, of_kind * risk + added) for of_kind, added in found.values()]
-    p_slope = float(chi2.sf(2 * (likelihood[1] - likelihood[0]), 1)) if BOTH in found else None
+    likelihood = [_log_likelihood(label, of_kind * risk + added) for of_kind, added in fitted.values()]
+    p_slope = float(chi2.sf(2 * (likelihood[1] - likelihood[0]), 1)) if BOTH in fitted else None
     return Fitted(kinds, BOTH if p_slope is not None and p_slope < SIGNIFICANT else INTERCEPT, p_slope)
 
 

@@ -155,15 +155,16 @@ def evaluation(
         resamples, seed: of the bootstrap.
     """
     task, spec = TASKS[evaluated.spec.task], evaluated.spec
-    found = _metrics(evaluated, resamples, seed)
+    metrics = metrics_with_intervals(evaluated, resamples, seed)
 
     def group(stays: Predictions) -> Plain:
-        metrics = _metrics(stays, resamples, seed) if len(stays) else dict.fromkeys(found, Interval(None).as_plain())
-        return {"stays": len(stays), **task.counts(stays.target), "figures": metrics}
+        undefined = dict.fromkeys(metrics, Interval(None).as_plain())
+        own = metrics_with_intervals(stays, resamples, seed) if len(stays) else undefined
+        return {"stays": len(stays), **task.counts(stays.target), "figures": own}
 
     def compared(other: Predictions) -> Plain:
         difference = _differences(evaluated, other, resamples, seed)
-        return {"figures": _metrics(other, resamples, seed), "difference": difference}
+        return {"figures": metrics_with_intervals(other, resamples, seed), "difference": difference}
 
     baselines = {name: compared(other) for name, other in (others or {}).items()}
     averaged = {name: {"weight": (weights or {})[name], **compared(each)} for name, each in (members or {}).items()}
@@ -179,7 +180,7 @@ def evaluation(
         "label_name": spec.title,
         "threshold": None if evaluated.calibration is None else evaluated.calibration.threshold,
         "primary": list(task.primary(spec)),
-        "figures": found,
+        "figures": metrics,
         **_decisions(evaluated, resamples, seed),
         "baselines": baselines,
         "members": averaged,
@@ -199,11 +200,11 @@ def resampled_unit(subject: NDArray[np.int64] | None, stays: int) -> Plain:
     return {"resampled": "patients", "patients": len(np.unique(subject))}
 
 
-def _metrics(of: Predictions, resamples: int, seed: int) -> Plain:
-    """All metrics with their intervals."""
-    task = TASKS[of.spec.task]
-    metrics = task.weighted_metrics(of.spec, of.output, of.target, of.calibration)
-    return intervals_of(of, metrics, resamples, seed)
+def metrics_with_intervals(predictions: Predictions, resamples: int, seed: int) -> Plain:
+    """All metrics of the task, by name."""
+    spec, output = predictions.spec, predictions.output
+    metrics = TASKS[spec.task].weighted_metrics(spec, output, predictions.target, predictions.calibration)
+    return intervals_of(predictions, metrics, resamples, seed)
 
 
 def intervals_of(of: Predictions, metrics: Callable[[Floats], MetricValues], resamples: int, seed: int) -> Plain:
@@ -218,11 +219,11 @@ def intervals_of(of: Predictions, metrics: Callable[[Floats], MetricValues], res
 
 def _decisions(of: Predictions, resamples: int, seed: int) -> Plain:
     """What the task decides by the threshold, and where it abstains; nothing for a task that decides nothing."""
-    task, found = TASKS[of.spec.task], {}
+    task, sections = TASKS[of.spec.task], {}
     decisions = task.decisions(of.spec, of.output, of.target, of.calibration) if hasattr(task, "decisions") else {}
     for name, (facts, metrics) in decisions.items():
-        found[name] = facts | {"figures": intervals_of(of, metrics, resamples, seed)}
-    return found
+        sections[name] = facts | {"figures": intervals_of(of, metrics, resamples, seed)}
+    return sections
 
 
 def _differences(one: Predictions, other: Predictions, resamples: int, seed: int) -> Plain:
@@ -243,15 +244,15 @@ def _differences(one: Predictions, other: Predictions, resamples: int, seed: int
 
 def _cautions(evaluated: Predictions, is_selected: bool) -> list[str]:
     """What a reader must know of the split and the calibration before believing the metrics."""
-    found = []
+    cautions = []
     if evaluated.split == "train":
-        found.append("These stays were trained on: on new stays all metrics will be worse.")
+        cautions.append("These stays were trained on: on new stays all metrics will be worse.")
     if evaluated.split == "valid" and is_selected:
-        found.append("The validation split chose the checkpoint: on new stays the metrics will be somewhat worse.")
+        cautions.append("The validation split chose the checkpoint: on new stays the metrics will be somewhat worse.")
     if evaluated.calibration is not None:
-        return found + evaluated.calibration.cautions(evaluated.split, evaluated.target)
+        return cautions + evaluated.calibration.cautions(evaluated.split, evaluated.target)
     kind = TASKS[evaluated.spec.task].Calibration
-    return found if kind is None else [*found, kind.MISSING]
+    return cautions if kind is None else [*cautions, kind.MISSING]
 
 
 # ------------------------------------------------------------------ the table

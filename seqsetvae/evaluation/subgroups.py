@@ -58,12 +58,12 @@ def subgroups_of(table: pa.Table, stays: NDArray[np.int64]) -> list[Subgroup]:
     row = np.array([row_of.get(stay, -1) for stay in stays.tolist()], dtype=np.int64)
     if not (row >= 0).any():
         raise InputError(f"--subgroups: none of the {len(stays):,} stays is in the table; check its column {STAY}.")
-    found = []
+    subgroups = []
     for column in table.column_names:
         if column != STAY:
             values = table[column].combine_chunks().take(pa.array(row, mask=row < 0))
-            found += _groups(column, values)
-    return found
+            subgroups += _groups(column, values)
+    return subgroups
 
 
 def _groups(column: str, values: pa.Array) -> list[Subgroup]:

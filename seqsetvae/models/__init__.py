@@ -138,13 +138,13 @@ class ArchitectureSettings:
     def problems_of_new_model(self, value_transform: str | None) -> list[str]:
         """What is wrong with these sizes and this way to read values; a checkpoint has its own."""
         chosen = ARCHITECTURES[self.architecture]
-        found = chosen.problems(self.sizes())
+        problems = chosen.problems(self.sizes())
         if value_transform not in (None, chosen.VALUE_TRANSFORM, *getattr(chosen, "OTHER_VALUE_TRANSFORMS", ())):
-            found.append(
+            problems.append(
                 f"value_transform: received {value_transform}; allowed: {chosen.VALUE_TRANSFORM} with architecture "
                 f"{self.architecture}, which needs it"
             )
-        return found
+        return problems
 
     def require(self, actual: Mapping[str, Any], file: str) -> None:
         """Sizes that the user chose must be those of the checkpoint, which would silently replace them.

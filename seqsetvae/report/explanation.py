@@ -11,25 +11,24 @@ LEVELS = ("low", "usual", "high", "missing", "present", "absent")
 
 def explanation_section(run: Run) -> Section | None:
     """What `evaluate --explain` wrote into evaluation.json; nothing is computed here."""
-    found: Plain | None = (run.evaluation or {}).get("explanation")
-    if found is None:
+    explanation: Plain | None = (run.evaluation or {}).get("explanation")
+    if explanation is None:
         return None
-    pictures = [_variables(found), *(_course(each, found["of"]) for each in found["courses"])]
-    tables = [_moved(each) for each in found["courses"]]
-    return Section(
-        "explanation", "Why: contributions to the risk", _text(found), pictures, [], [_levels(found), *tables]
-    )
+    pictures = [_variables(explanation), *(_course(each, explanation["of"]) for each in explanation["courses"])]
+    tables = [_moved(each) for each in explanation["courses"]]
+    title, text = "Why: contributions to the risk", _text(explanation)
+    return Section("explanation", title, text, pictures, [], [_levels(explanation), *tables])
 
 
-def _text(found: Plain) -> list[str]:
+def _text(explanation: Plain) -> list[str]:
     text = (
-        f"Contributions to the {found['of']} of {found['stays']:,.0f} stays. Those of a stay and a base of "
-        f"{number(found['base'], 2)} add up to its score (largest gap {number(found['gap'])}). They say what the model "
-        "made of the values, and nothing about causes: treating a value need not change the outcome. Variables that "
-        "measure the same share their contribution. Low and high are the lowest and highest quarter of the training "
-        "stays."
+        f"Contributions to the {explanation['of']} of {explanation['stays']:,.0f} stays. Those of a stay and a base of "
+        f"{number(explanation['base'], 2)} add up to its score (largest gap {number(explanation['gap'])}). They say "
+        "what the model made of the values, and nothing about causes: treating a value need not change the outcome. "
+        "Variables that measure the same share their contribution. Low and high are the lowest and highest quarter of "
+        "the training stays."
     )
-    test = found.get("deletion")
+    test = explanation.get("deletion")
     if test is None:
         return [text]
     return [
@@ -46,23 +45,23 @@ def _shown(each: Plain) -> str:
     return f"{each['variable']} ({each['summary'].strip()})" if each["summary"].strip() else each["variable"]
 
 
-def _variables(found: Plain) -> Picture:
-    rows = {each["variable"]: each for each in found["variables"]}
+def _variables(explanation: Plain) -> Picture:
+    rows = {each["variable"]: each for each in explanation["variables"]}
     told = "; ".join(f"{name} {number(each['mean_absolute'], 2)}" for name, each in rows.items())
     caption = (
         "Bars: mean absolute contribution. Marks: mean contribution of the stays whose value is low, usual, high, ..."
     )
-    drawn = plots.contributions(rows, found["of"])
+    drawn = plots.contributions(rows, explanation["of"])
     return Picture("contributions", "Variables that matter", caption, f"Mean absolute contributions: {told}.", drawn)
 
 
-def _levels(found: Plain) -> Table:
+def _levels(explanation: Plain) -> Table:
     def cell(level: Plain | None) -> str:
         return "–" if level is None else f"{number(level['mean'], 2)}\n{level['stays']:,.0f} stays"
 
     rows = [
         [_shown(each), number(each["mean_absolute"]), *(cell(each["levels"].get(name)) for name in LEVELS)]
-        for each in found["variables"]
+        for each in explanation["variables"]
     ]
     return Table("Mean contribution by value", ("variable", "mean absolute", *LEVELS), rows)
 

@@ -100,15 +100,15 @@ def _reasons(run: Run, report: dict[str, Any]) -> list[tuple[str, int | None]]:
     """Kinds of faults, reasons why others were left out, and what the run itself found."""
     assert run.cohort is not None, "the caller asks"
     kinds = (report.get("faults") or {}).get("kinds") or {}
-    found: Counter[str] = Counter({kind: stays for kind, stays in kinds.items() if stays})
+    counts: Counter[str] = Counter({kind: stays for kind, stays in kinds.items() if stays})
     unknown: list[tuple[str, int | None]] = []
     try:
         skips = read_skipped(run.cohort.path)
     except InputError:
         skips, unknown = [], [("why: skipped.csv cannot be read", None)]
-    found.update(skip.reason for skip in skips if not (skip.is_fault and kinds))
-    listed: list[tuple[str, int | None]] = list(found.most_common(REASONS))
-    if others := found.total() - sum(stays or 0 for _, stays in listed):
+    counts.update(skip.reason for skip in skips if not (skip.is_fault and kinds))
+    listed: list[tuple[str, int | None]] = list(counts.most_common(REASONS))
+    if others := counts.total() - sum(stays or 0 for _, stays in listed):
         listed.append(("other reasons", others))
     if not listed and (report.get("left_out") or report.get("faulty_files")):
         unknown = unknown or [(f"why: {UNKNOWN}", None)]

@@ -158,11 +158,11 @@ def missing_parts(run: Run) -> dict[str, str]:
 
 def findings_of_run(run: Run) -> list[Finding]:
     """What to distrust, the most serious first, each text once."""
-    found = [*_of_evaluation(run), *external_findings(run)]
-    found += [*_of_training(run), *_of_data(run)] if run.mode != "evaluate" else []
-    said = {each.text.lower().partition(":")[0] for each in found}  # advice says again what began as a warning
-    found += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
-    unique = {each.text: each for each in found}
+    findings = [*_of_evaluation(run), *external_findings(run)]
+    findings += [*_of_training(run), *_of_data(run)] if run.mode != "evaluate" else []
+    said = {each.text.lower().partition(":")[0] for each in findings}  # advice says again what began as a warning
+    findings += [Finding(WARNING, line) for line in run.warnings if line.lower().partition(":")[0] not in said]
+    unique = {each.text: each for each in findings}
     return sorted(unique.values(), key=lambda each: LEVELS.index(each.level))
 
 
@@ -203,7 +203,7 @@ def _of_data(run: Run) -> Iterator[Finding]:
 def findings_of_runs(runs: Runs) -> list[Finding]:
     """Why metrics of these runs may not be comparable."""
     evaluations = {name: run.evaluation for name, run in runs.items() if run.evaluation is not None}
-    found = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := worse_of(each)) is not None]
+    warnings = [f"{name}: {worse}" for name, each in evaluations.items() if (worse := worse_of(each)) is not None]
     differing: dict[str, set[str]] = {
         "data": {run.events for run in runs.values()},
         "task": {run.task for run in runs.values()},
@@ -212,11 +212,11 @@ def findings_of_runs(runs: Runs) -> list[Finding]:
     }
     for what, values in differing.items():
         if len(values) > 1:
-            found.append(f"The runs differ in their {what}, so their metrics are not comparable.")
+            warnings.append(f"The runs differ in their {what}, so their metrics are not comparable.")
     of_runs = {name: [each.line() for each in _of_evaluation(run) if each.level != NOTE] for name, run in runs.items()}
     for text in dict.fromkeys(text for texts in of_runs.values() for text in texts):
         names = [name for name, texts in of_runs.items() if text in texts]
-        found.append(f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}")
+        warnings.append(f"{'All runs' if len(names) == len(runs) else ', '.join(names)}: {text}")
     without = [name for name in runs if name not in evaluations]
     watched = " or ".join(dict.fromkeys(runs[name].watched for name in without))
     optimistic = f"{watched} chose the checkpoint and is optimistic."
@@ -227,9 +227,9 @@ def findings_of_runs(runs: Runs) -> list[Finding]:
         ],
         "Not finished: {}.": [name for name, run in runs.items() if run.summary is None],
     }
-    found += [text.format(", ".join(names)) for text, names in lists.items() if names]
+    warnings += [text.format(", ".join(names)) for text, names in lists.items() if names]
     text = "Intervals that overlap do not show that two runs are equal: on the same stays the paired difference counts."
     if len({run.settings.get("seed") for run in runs.values()}) == 1:
         text += " All runs have the same seed, so the metrics do not show how much a seed changes."
     action = "" if all(run.task == "binary" for run in runs.values()) else "--mode evaluate --ckpt A B computes it."
-    return [*(Finding(WARNING, each) for each in found), Finding(NOTE, text, action)]
+    return [*(Finding(WARNING, each) for each in warnings), Finding(NOTE, text, action)]

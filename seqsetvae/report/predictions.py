@@ -201,15 +201,15 @@ def differences_section(runs: Runs) -> Section | None:
     (first, one), *others = scored.items()
     subject = _subjects(runs[first], one)
     pairs = {name: paired_difference(one, other, subject) for name, other in others}
-    found = {name: pair for name, pair in pairs.items() if pair is not None}
-    apart = ", ".join(name for name in pairs if name not in found)
-    text = [f"On the {one.split} split, {first} minus each other run; 0 is no difference."] * bool(found)
+    compared = {name: pair for name, pair in pairs.items() if pair is not None}
+    apart = ", ".join(name for name in pairs if name not in compared)
+    text = [f"On the {one.split} split, {first} minus each other run; 0 is no difference."] * bool(compared)
     text += [f"Not paired with {first}, because the stays or labels are not the same: {apart}."] * bool(apart)
     head = (f"{first} minus", "AUROC", "AUPRC", "stays")
-    rows = [[name, *(stacked(each[key]) for key in RANKING), f"{len(one.label):,}"] for name, each in found.items()]
+    rows = [[name, *(stacked(each[key]) for key in RANKING), f"{len(one.label):,}"] for name, each in compared.items()]
     unit = "stays" if subject is None else "patients"
-    tables = [Table(f"Paired differences, with 95 % intervals over {unit}", head, rows)] * bool(found)
-    pictures = [_differences(first, found, key) for key in RANKING] if found else []
+    tables = [Table(f"Paired differences, with 95 % intervals over {unit}", head, rows)] * bool(compared)
+    pictures = [_differences(first, compared, key) for key in RANKING] if compared else []
     return Section("differences", "Paired differences", text, pictures, tables)
 
 
@@ -238,8 +238,8 @@ def paired_difference(
     return {name: each.as_plain() for name, each in found.items()}
 
 
-def _differences(first: str, found: Mapping[str, Mapping[str, Metric]], name: str) -> Picture:
-    rows = [plots.Row(run, of_run[name]) for run, of_run in found.items()]
+def _differences(first: str, compared: Mapping[str, Mapping[str, Metric]], name: str) -> Picture:
+    rows = [plots.Row(run, of_run[name]) for run, of_run in compared.items()]
     alt = "; ".join(f"{row.label} {with_interval(row.metric)}" for row in rows)
     title, caption = f"Difference in {metric_name(name)}", f"{first} minus each run, with 95 % intervals; dotted: none."
     drawn = plots.intervals(rows, f"difference of {metric_name(name)}", dotted=0)

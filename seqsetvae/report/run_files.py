@@ -136,21 +136,21 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / CONFIG).is_file() and not (folder / "evaluation.json").is_file():
         raise InputError(f"{folder}: is not a run folder (it has no {CONFIG}); pass the folder that a run has written")
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         name.removeprefix("run_"): read_checked(file, schema, AGAIN * (name == "evaluation"))
         for name, schema in SCHEMAS.items()
         if (file := folder / f"{name}.json").is_file()
     }
-    evaluated = found.get("evaluation", {})
-    found |= {name: evaluated[name] for name in ("external", "external_pooled") if name in evaluated}
+    evaluated = content.get("evaluation", {})
+    content |= {name: evaluated[name] for name in ("external", "external_pooled") if name in evaluated}
     if "figures" not in evaluated:
-        found["evaluation"] = None
+        content["evaluation"] = None
     if (folder / METRICS).is_file():
-        found["rows"] = read_metrics(folder / METRICS)
-    if "config" not in found:  # what evaluate wrote elsewhere than in the run folder
-        found["config"] = {"settings": {"mode": "evaluate", "task": evaluated.get("task", "binary")}}
-        found["config"]["cohort"] = {"label_name": evaluated["label_name"]}
-    run = Run(folder, **found)
+        content["rows"] = read_metrics(folder / METRICS)
+    if "config" not in content:  # what evaluate wrote elsewhere than in the run folder
+        content["config"] = {"settings": {"mode": "evaluate", "task": evaluated.get("task", "binary")}}
+        content["config"]["cohort"] = {"label_name": evaluated["label_name"]}
+    run = Run(folder, **content)
     predictions = _find_table(folder, PREDICTIONS)
     if run.task == "binary":  # other tables hold no single risk
         split = None if run.evaluation is None else run.evaluation["split"]
@@ -188,25 +188,25 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
             reader = csv.DictReader(stream, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
         _require_once(header, [*ROW_NAMES, *filter(None, header)], file)
-        found = [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
+        validations = [{name: float(cell) for name, cell in row.items() if cell} for row in rows]
     except InputError:
         raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as a table of numbers ({error})") from None
-    for at, row in enumerate(found):
+    for at, row in enumerate(validations):
         if not all(math.isfinite(row.get(name, math.nan)) for name in ROW_NAMES):
             raise InputError(f"{file}, row {at} (counted from 0): {' or '.join(ROW_NAMES)} is not a number")
-    return found
+    return validations
 
 
 def _find_table(folder: Path, name: str) -> Path | None:
     """The .csv or .parquet file of this name, if there is one. Raises InputError if there are both."""
-    found = [file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
-    if len(found) > 1:
+    files = [file for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").is_file()]
+    if len(files) > 1:
         raise InputError(
-            f"{folder}: has {found[0].name} and {found[1].name}, and a report reads one of them. Remove the other."
+            f"{folder}: has {files[0].name} and {files[1].name}, and a report reads one of them. Remove the other."
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def read_predictions(file: Path, split: str | None) -> ScoredStays:

@@ -327,13 +327,13 @@ def riley(share: float, parameters: int, r2: float | None = None) -> dict[str, i
     def shrunk(by: float) -> float:
         return parameters / ((by - 1) * math.log(1 - r2 / by))
 
-    found = {
+    sizes = {
         "outcome rate within 0.05": (1.96 / ERROR) ** 2 * share * (1 - share),
         "mean error of at most 0.05 (formula fitted for up to 30 parameters)": math.exp(mean_error),
         "shrinkage of at most 10 %": shrunk(SHRINKAGE),
         "optimism in R² of at most 0.05": shrunk(r2 / (r2 + ERROR * largest)),
     }
-    return {name: math.ceil(size) for name, size in found.items()}
+    return {name: math.ceil(size) for name, size in sizes.items()}
 
 
 def riley_table(run: Run) -> Table | None:

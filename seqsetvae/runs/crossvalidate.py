@@ -61,7 +61,7 @@ def _all_folds(
     What a task learns of its labels, such as classes or a mean, it learns of a fold's training stays. `plain` is from
     `_folder`.
     """
-    found: list[tuple[Spec, Columns]] = []
+    predictions: list[tuple[Spec, Columns]] = []
     for repeat in range(settings.repeats):
         seed = settings.partition_seed + repeat
         parts, has_classes = (cohort, settings.folds, seed), add_labels is None
@@ -71,8 +71,8 @@ def _all_folds(
             print(f"\nPartition {seed}, fold {number_of_fold + 1} of {settings.folds}", flush=True)
             place, fold = f"partition{seed}-fold{number_of_fold}", fold if add_labels is None else add_labels(fold)
             columns = predictions_of_fold(settings, Fold(folder, place, fold, whole, repeat, plain))
-            found.append((spec_of(fold), columns))
-    return found
+            predictions.append((spec_of(fold), columns))
+    return predictions
 
 
 def _results(
@@ -94,25 +94,25 @@ def _results(
 def cautions(settings: Settings) -> list[str]:
     """What a reader must know about the metrics."""
     schedules = [each.schedule for each in combinations(settings).values()]
-    found = []
+    texts = []
     if any(schedule.keep == "best" or schedule.lr_schedule == "plateau" for schedule in schedules):
-        found.append(
+        texts.append(
             "The held-out fold chose the epoch or the learning rates, so the metrics of the fine-tuned model are "
             "optimistic. --keep last --lr_schedule cosine leaves it out of all choices."
         )
     if len(schedules) > 1:
-        found.append(
+        texts.append(
             f"The held-out folds compare {len(schedules)} settings: choosing the best of them by this table makes its "
             "metrics optimistic."
         )
     if settings.finetuning.pretrained.pretrained_ckpt is not None:
-        found.append(
+        texts.append(
             "If the checkpoint was trained on stays of a held-out fold, above all with their labels, the metrics are "
             "optimistic."
         )
     if settings.baselines.baselines == "all" and settings.finetuning.task.task != BINARY:
-        found.append("The baselines were stopped or chosen on the held-out fold, so their metrics are optimistic.")
-    return found
+        texts.append("The baselines were stopped or chosen on the held-out fold, so their metrics are optimistic.")
+    return texts
 
 
 def _folder(settings: Settings, cohort: Cohort) -> tuple[Path, dict[str, Any]]:

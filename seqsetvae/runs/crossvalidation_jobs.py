@@ -87,30 +87,30 @@ def predictions_of_fold(settings: Settings, fold: Fold) -> Columns:
         return _kept(fold, type(settings), name, compute)
 
     if not is_sweep(settings):
-        found = kept("", training_and_baselines)
+        predictions = kept("", training_and_baselines)
     else:
-        found = {}
+        predictions = {}
         for name, finetuning in combinations(settings).items():
             file = name.replace(", ", "-")
             seeds = range(first, first + settings.seeds)
             runs = [kept(f"-{file}-seed{seed}", partial(training, finetuning, seed)) for seed in seeds]
-            found |= _by_seed(runs, name, finetuning.architecture.architecture)
+            predictions |= _by_seed(runs, name, finetuning.architecture.architecture)
         if has_baselines:
-            found |= kept("-baselines", lambda: (_baselines(settings, fold), {}))
-    return found | {SUBJECT: fold.labelled.split("valid").subjects_of(found["stay_id"])}
+            predictions |= kept("-baselines", lambda: (_baselines(settings, fold), {}))
+    return predictions | {SUBJECT: fold.labelled.split("valid").subjects_of(predictions["stay_id"])}
 
 
 def _kept(fold: Fold, group: type, name: str, compute: Callable[[], Done]) -> Columns:
     """What the file of a job holds; it is computed first unless an earlier call has finished it."""
     job = Job(fold.folder / f"{fold.place}{name}.csv", fold.settings, group, fold.labelled.content_hash)
-    found = job.finished()
-    if found is None:
-        found, about = compute()
+    columns = job.finished()
+    if columns is None:
+        columns, about = compute()
         held_out = np.sort(fold.labelled.split("valid").stay_id)
-        assert np.array_equal(np.sort(found["stay_id"]), held_out), "each held-out stay has a prediction"
-        job.write(found, about)
+        assert np.array_equal(np.sort(columns["stay_id"]), held_out), "each held-out stay has a prediction"
+        job.write(columns, about)
         release()
-    return found
+    return columns
 
 
 def _in_order_of(columns: Columns, others: Columns) -> Columns:
@@ -129,11 +129,11 @@ def _by_stay(columns: Columns) -> Columns:
 def _by_seed(runs: list[Columns], combination: str, architecture: str) -> Columns:
     """The trainings of one combination of settings as one table, whose models are named by it: [seeds, n] each."""
     runs = [_by_stay(run) for run in runs]
-    found: Columns = {name: values for name, values in runs[0].items() if not is_output(name)}
+    columns: Columns = {name: values for name, values in runs[0].items() if not is_output(name)}
     for name in (name for name in runs[0] if is_output(name)):
         other = combination + ("" if model_of(name) == architecture else f", {model_of(name)}")
-        found[other + name.removeprefix(model_of(name))] = np.stack([run[name] for run in runs])
-    return found
+        columns[other + name.removeprefix(model_of(name))] = np.stack([run[name] for run in runs])
+    return columns
 
 
 def _baselines(settings: Settings, fold: Fold) -> Columns:
@@ -147,14 +147,14 @@ def _baselines(settings: Settings, fold: Fold) -> Columns:
     transform, device = new_transform(of_run.architecture, of_run.values, cohort), prepare_device(of_run.run)
     spec, held_out = spec_of(cohort), cohort.split("valid")
     parts = _inner_folds(cohort, of_run.run.seed) if spec.outputs is None else [cohort]
-    found = []
+    of_seeds = []
     for part in parts:
         part = replace(part, splits={**part.splits, "test": held_out})
         loaders = data_module(part, transform, of_run.data, of_run.loader, of_run.run, device)
         ids, outputs = baseline_outputs(spec, loaders, "test")
         assert np.array_equal(np.sort(held_out.stay_id), ids), "every held-out stay has a label"
-        found.append(outputs)
-    mean = {name: np.mean([outputs[name] for outputs in found], axis=0) for name in found[0]}
+        of_seeds.append(outputs)
+    mean = {name: np.mean([outputs[name] for outputs in of_seeds], axis=0) for name in of_seeds[0]}
     return as_columns(spec, ids, truth(cohort, "valid", spec, ids), mean)
 
 
@@ -203,10 +203,10 @@ def train_and_predict(settings: Finetuning, cohort: Cohort) -> tuple[Columns, Ru
     opened = _opened(settings, cohort, {"load": lambda _: load_finetuned(path, weight_type(settings.run))})
     opened.ready()
     scorer = Scorer(path=path, folder=RunFolder(run), **vars(opened))
-    found = scorer.predict("valid")
-    outputs = {settings.architecture.architecture: found.output}
+    predictions = scorer.predict("valid")
+    outputs = {settings.architecture.architecture: predictions.output}
     outputs |= {f"{name}{PART}": member.output for name, member in scorer.predict_members("valid").items()}
-    return as_columns(scorer.spec, found.stay_id, found.target, outputs), RunFolder(run)
+    return as_columns(scorer.spec, predictions.stay_id, predictions.target, outputs), RunFolder(run)
 
 
 def _opened(settings: Any, cohort: Cohort, source: dict[str, Any]) -> Opened:

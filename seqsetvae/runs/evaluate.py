@@ -276,12 +276,12 @@ def _require_same_stays(scorers: Sequence[Scorer], tables: Sequence[Predictions]
 def _landmarks(scorer: Scorer, evaluated: Predictions, hours: Sequence[float]) -> dict[float, Predictions]:
     """The predictions from the first hours for the evaluated stays, by hour."""
     stays = scorer.cohort.split(evaluated.split)
-    is_evaluated, found = np.isin(stays.stay_id, evaluated.stay_id), {}
+    is_evaluated, landmarks = np.isin(stays.stay_id, evaluated.stay_id), {}
     for hour in sorted(set(hours)):
         early = until_hour(stays, hour)
         predictions = scorer.predict_prefixes(evaluated.split, early.rows(is_evaluated[early.stay]))
-        found[hour] = replace(predictions, calibration=evaluated.calibration)
-    return found
+        landmarks[hour] = replace(predictions, calibration=evaluated.calibration)
+    return landmarks
 
 
 def require_writable_results(settings: Settings, scorer: Scorer) -> None:

@@ -125,17 +125,17 @@ def _require_possible(settings: Settings, scorer: Scorer) -> None:
 
 def _site_table(by: str, cohort: Cohort, table: Path | None) -> pa.Table:
     """stay_id and the column of the sites. Raises InputError if there is no such column."""
-    found = read_samples(cohort) if table is None else read_subgroup_table(table)
+    samples = read_samples(cohort) if table is None else read_subgroup_table(table)
     where = table or f"samples.parquet of {cohort.path}"
-    if found is None:
+    if samples is None:
         raise InputError(
             f"by: received {by!r}; {cohort.path} was not imported from tables and has no samples.parquet. Pass "
             f"--subgroups FILE with the columns stay_id and {by}."
         )
-    if by not in found.column_names or by == STAY:
-        there = ", ".join(name for name in found.column_names if name != STAY)
+    if by not in samples.column_names or by == STAY:
+        there = ", ".join(name for name in samples.column_names if name != STAY)
         raise InputError(f"by: received {by!r}; {where} has the columns {there}. --subgroups FILE names another table.")
-    return found.select([STAY, by])
+    return samples.select([STAY, by])
 
 
 # ------------------------------------------------------------------ predictions
@@ -231,12 +231,12 @@ def _trained_on(scorer: Scorer) -> tuple[dict[str, np.ndarray], list[str]]:
             "Whether stays of the training are among these cannot be checked: the data of the run are not here."
         ]
     splits = [name for name in ("train", "valid") if name in own.splits]
-    found = seen_before(scorer.cohort, own, splits)
-    number = sum(int(each.sum()) for each in found.values())
+    seen = seen_before(scorer.cohort, own, splits)
+    number = sum(int(each.sum()) for each in seen.values())
     text = (
         f"{counted(number, 'stay')} have the rows of a stay that the model was trained or chosen on: the data overlap."
     )
-    return found, [text] * bool(number)
+    return seen, [text] * bool(number)
 
 
 def _cohort_of_run(scorer: Scorer) -> Cohort | None:
@@ -290,11 +290,11 @@ def external_results(cohorts: Sequence[Elsewhere], settings: Settings) -> dict[s
             entry["recalibration"]["saved"] = asked.save_calibration
             _save(fitted.kinds[fitted.chosen], settings)
         entries.append(entry)
-    found: dict[str, Any] = {"external": entries}
+    content: dict[str, Any] = {"external": entries}
     if len(entries) >= FEWEST_SITES and cohorts[0].predictions.spec.task == BINARY:
-        found["external_pooled"] = heterogeneity(entries)
-        print("\n".join(sites_text("all cohorts", [], found["external_pooled"])))
-    return found
+        content["external_pooled"] = heterogeneity(entries)
+        print("\n".join(sites_text("all cohorts", [], content["external_pooled"])))
+    return content
 
 
 def _save(calibration: Calibration, settings: Settings) -> None:

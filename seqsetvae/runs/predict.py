@@ -51,16 +51,16 @@ def run(settings: Settings) -> Prediction:
     """Write the predictions of --ckpt for the stays of --data_dir, or of its run, and warn of data that differ."""
     output = settings.output.output
     assert output is not None, "settings are checked before a mode runs"
-    found = predicted(settings)
-    write_table(output, found.table)
-    print(f"Wrote {output}: {found.table.num_rows:,} rows, of the splits {', '.join(found.splits)}")
-    for line in found.not_compared:
+    prediction = predicted(settings)
+    write_table(output, prediction.table)
+    print(f"Wrote {output}: {prediction.table.num_rows:,} rows, of the splits {', '.join(prediction.splits)}")
+    for line in prediction.not_compared:
         print(line)
-    for warning in found.drift:
+    for warning in prediction.drift:
         print(f"⚠️  {warning}")
-    if found.drift:
+    if prediction.drift:
         print(f"The data differ from the training data, so the predictions may mean nothing (exit status {DRIFTED})")
-    return found
+    return prediction
 
 
 def predicted(settings: Settings) -> Prediction:
@@ -133,13 +133,13 @@ def every_set_rows(scorer: Scorer, splits: Sequence[str], calibration: Calibrati
 
 def explained_rows(scorer: Scorer, splits: Sequence[str], stays: Sequence[int]) -> pa.Table:
     """The rows of these stays; prints how well the contributions add up."""
-    found = [next(explained(scorer, split, np.array([at]))) for split, at in scorer.positions(stays, splits)]
+    explanations = [next(explained(scorer, split, np.array([at]))) for split, at in scorer.positions(stays, splits)]
     print("Contributions to the score of each stay, and a base; they add up to the score but for the gap:")
     print(f"  {'stay':>12}{'score':>10}{'base':>10}{'gap':>10}   strongest")
-    for each in found:
+    for each in explanations:
         strongest = "; ".join(map(str, each.strongest(3)))
         print(f"  {each.stay_id:>12}{each.score:>10.3f}{each.base:>10.3f}{each.gap:>10.4f}   {strongest}")
-    return pa.concat_tables([explanation_table(each) for each in found])
+    return pa.concat_tables([explanation_table(each) for each in explanations])
 
 
 def reasons_of(scorer: Scorer, splits: Sequence[str], number: int) -> dict[int, list[str]]:

@@ -75,14 +75,14 @@ class Scorer(Opened):
 
     def predict_members(self, split: str) -> dict[str, Predictions]:
         """Predictions of each member of an average alone, by its name; none of a model that is no average."""
-        average, found = self.model.members, {}
+        average, predictions = self.model.members, {}
         try:
             for member in () if average is None else average.of:
                 self.model.members = average.alone(member.name)
-                found[member.name] = self.predict(split)
+                predictions[member.name] = self.predict(split)
         finally:
             self.model.members = average
-        return found
+        return predictions
 
     def predict_every_set(self, split: str) -> np.ndarray:
         """Outputs after every set of all stays of a split, in the order of the cohort: [S, O]."""
@@ -122,14 +122,14 @@ class Scorer(Opened):
 
     def positions(self, stays: Sequence[int], splits: Sequence[str]) -> list[tuple[str, int]]:
         """(split, position in it) of each of these stays. Raises InputError if one is in none of these splits."""
-        found = {
+        position_of = {
             stay: (name, at) for name in splits for at, stay in enumerate(self.cohort.split(name).stay_id.tolist())
         }
-        unknown = [stay for stay in stays if stay not in found]
+        unknown = [stay for stay in stays if stay not in position_of]
         if unknown:
             where = ", ".join(splits)
             raise InputError(f"explain: received {unknown[0]}; {self.cohort.path} has no such stay in {where}")
-        return [found[stay] for stay in stays]
+        return [position_of[stay] for stay in stays]
 
     def left_out(self) -> list[tuple[int, str | None, str]]:
         """(stay, split or None where its file does not show it, reason) of the stays that are not in the cohort."""
@@ -141,13 +141,13 @@ class Scorer(Opened):
         if samples is not None:
             missing = samples.filter(samples["reason"].is_valid()).select(["stay_id", "split", "reason"])
             return [(row["stay_id"], row["split"], row["reason"]) for row in missing.to_pylist()]
-        found: dict[int, tuple[int, str | None, str]] = {}
+        stays: dict[int, tuple[int, str | None, str]] = {}
         for skip in read_skipped(self.cohort.path):
             file = Path(skip.file)
             stay = stay_number(file.name.removesuffix(file.suffix))
             if stay is not None:
-                found.setdefault(stay, (stay, file.parent.name if file.parent.name in SPLITS else None, skip.reason))
-        return list(found.values())
+                stays.setdefault(stay, (stay, file.parent.name if file.parent.name in SPLITS else None, skip.reason))
+        return list(stays.values())
 
 
 def open_scorer(
@@ -233,14 +233,14 @@ def data_of_run(
         return replace(without_label(data), max_sets=trained_on.max_sets, data_dir=data_dir)
     label_name = trained_on.label_name if called is None else called
     if is_compiled(data_dir):
-        found = open_cohort(data_dir, verify=False).label_name
-        if labelled and found not in (label_name, trained_on.label_name):
+        there = open_cohort(data_dir, verify=False).label_name
+        if labelled and there not in (label_name, trained_on.label_name):
             raise InputError(
-                f"{path}: was trained to predict {trained_on.label_name!r}; the labels of {data_dir} are {found!r}. "
+                f"{path}: was trained to predict {trained_on.label_name!r}; the labels of {data_dir} are {there!r}. "
                 f"Pass data with the label {label_name!r}. If it is the same outcome under another name, evaluate "
                 "--external takes it with --label_name."
             )
-        label_name = found
+        label_name = there
     return replace(data, label_name=label_name, max_sets=trained_on.max_sets, data_dir=data_dir)
 
 

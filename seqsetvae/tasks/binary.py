@@ -113,14 +113,14 @@ def columns(spec: Spec, output: Floats, calibration: Calibration | None) -> dict
     from scipy.special import expit
 
     calibrated = None if calibration is None else calibration.calibrated(output)
-    found: dict[str, np.ndarray | None] = {
+    named: dict[str, np.ndarray | None] = {
         "logit": output[:, 0],
         "probability": expit(output[:, 0]),
         "calibrated_probability": None if calibrated is None else expit(calibrated[:, 0]),
     }
     if calibration is not None and calibration.threshold_logit is not None and calibration.bounds is not None:
-        found["decision"] = deciding.decision(output[:, 0], calibration.threshold_logit, calibration.bounds)
-    return found
+        named["decision"] = deciding.decision(output[:, 0], calibration.threshold_logit, calibration.bounds)
+    return named
 
 
 def labels(spec: Spec, target: Floats) -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ def interactions(
 
     label, logit = target[:, 0].astype(np.int64), output[:, 0]
     calibrated = None if calibration is None else calibration.calibrated(logit)
-    found: dict[str, float | None] = {
+    p_values: dict[str, float | None] = {
         "auroc": interaction.auroc_p(label, logit, group),
         "calibration": interaction.calibration_p(label, logit if calibrated is None else calibrated, group),
     }
@@ -193,8 +193,8 @@ def interactions(
     for name, value in (("sensitivity", 1), ("specificity", 0)) if threshold is not None else ():
         own = label == value
         everywhere = len(np.unique(group[own])) == group.max() + 1
-        found[name] = interaction.share_p(logit[own] >= threshold, group[own], seed) if everywhere else None
-    return found
+        p_values[name] = interaction.share_p(logit[own] >= threshold, group[own], seed) if everywhere else None
+    return p_values
 
 
 def constant(spec: Spec, train: Floats | None, target: Floats) -> dict[str, Floats]:

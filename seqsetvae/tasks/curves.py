@@ -42,7 +42,7 @@ def outcome_curves(
         return []
     risk = list(risks.values())[-1]
     thresholds = decision_thresholds(positives / stays)
-    found = {
+    curves = {
         "outcome": name,
         "stays": stays,
         "positives": positives,
@@ -63,8 +63,8 @@ def outcome_curves(
         },
     }
     if threshold is not None:
-        found["at_threshold"] = confusion(label, score >= threshold)
-    return [found]
+        curves["at_threshold"] = confusion(label, score >= threshold)
+    return [curves]
 
 
 def number_curves(name: str, predicted: Floats, observed: Floats) -> list[Plain]:
@@ -171,10 +171,10 @@ def label_curves(
     threshold: float | None = None,
 ) -> list[dict[str, Any]]:
     """Curves of each label of which both classes occur: log-odds, perhaps calibrated ones, and 0/1/NaN [n, K]."""
-    found = []
+    curves = []
     for k, name in enumerate(names):
         known = ~np.isnan(target[:, k])
         kinds = {"as predicted": logit, "calibrated": calibrated}
         risks = {kind: expit(each[known, k]) for kind, each in kinds.items() if each is not None}
-        found += outcome_curves(name, target[known, k].astype(np.int64), logit[known, k], risks, threshold)
-    return found
+        curves += outcome_curves(name, target[known, k].astype(np.int64), logit[known, k], risks, threshold)
+    return curves

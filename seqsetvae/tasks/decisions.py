@@ -142,7 +142,7 @@ def conformal_bounds(label: Ints, logit: Floats, alpha: float) -> tuple[float, f
         InputError: a class has too few stays for this alpha.
     """
     needed = math.ceil((1 - alpha) / alpha - ROUNDING)
-    found = []
+    bounds = []
     for value, distance in ((1, -logit), (0, logit)):
         own = np.sort(distance[label == value])
         if len(own) < needed:
@@ -150,8 +150,8 @@ def conformal_bounds(label: Ints, logit: Floats, alpha: float) -> tuple[float, f
                 f"--abstain {alpha:g}: needs {needed:,} validation stays of each class, and there are {len(own):,} "
                 f"with label {value}. Use a larger share than {alpha:g}, or more validation stays."
             )
-        found.append(float(own[math.ceil((len(own) + 1) * (1 - alpha) - ROUNDING) - 1]))
-    return -found[0], found[1]
+        bounds.append(float(own[math.ceil((len(own) + 1) * (1 - alpha) - ROUNDING) - 1]))
+    return -bounds[0], bounds[1]
 
 
 def labels_left(logit: Floats, threshold: float, bounds: tuple[float, float]) -> tuple[Mask, Mask]:
@@ -176,10 +176,10 @@ def decision_metrics(
     need: Need, label: Ints, logit: Floats, threshold: float | None, bounds: tuple[float, float] | None
 ) -> Decided:
     """`decision` and `abstention` of evaluation.json: facts, and a function of weights [R, n] for each metric."""
-    found: dict[str, tuple[dict[str, Any], Callable[[Floats], dict[str, Floats]]]] = {}
+    sections: dict[str, tuple[dict[str, Any], Callable[[Floats], dict[str, Floats]]]] = {}
     if threshold is not None:
         facts = {"threshold_for": str(need), "words": need.words, ADMISSIONS: need.admissions_per_day}
-        found["decision"] = facts, lambda weights: _of_need(need, label, logit >= threshold, weights)
+        sections["decision"] = facts, lambda weights: _of_need(need, label, logit >= threshold, weights)
     if threshold is not None and bounds is not None:
         zero, one = labels_left(logit, threshold, bounds)
         undecided: Mask = zero & one
@@ -191,29 +191,29 @@ def decision_metrics(
             "error among decided": (~covered, ~undecided),
             "coverage": (covered, every),
         }
-        found["abstention"] = {"counts": counts}, lambda weights: _shares(shares, label, weights)
-    return found
+        sections["abstention"] = {"counts": counts}, lambda weights: _shares(shares, label, weights)
+    return sections
 
 
 def _of_need(need: Need, label: Ints, called: Mask, weights: Floats) -> dict[str, Floats]:
     """What the need is about, besides the shares at the threshold."""
-    total, found = weights.sum(axis=1), {}
+    total, metrics = weights.sum(axis=1), {}
     if need.admissions_per_day is not None:
-        found["alarms a day"] = need.admissions_per_day * (weights @ called) / total
+        metrics["alarms a day"] = need.admissions_per_day * (weights @ called) / total
     if need.name == "net_benefit":
         worth = np.where(label == 1, 1.0, -need.value / (1 - need.value))
-        found |= {
+        metrics |= {
             "net benefit": weights @ (worth * called) / total,
             "net benefit of an alarm for every stay": weights @ worth / total,
         }
-    return found
+    return metrics
 
 
 def _shares(shares: Mapping[str, tuple[Mask, Mask]], label: Ints, weights: Floats) -> dict[str, Floats]:
     """Each share of its stays: of all, and of each class."""
-    found = {}
+    metrics = {}
     for name, (inside, of) in shares.items():
         for end, own in (("", of), (" of label 0", of & (label == 0)), (" of label 1", of & (label == 1))):
             with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not defined
-                found[name + end] = weights @ (inside & own) / (weights @ own)
-    return found
+                metrics[name + end] = weights @ (inside & own) / (weights @ own)
+    return metrics

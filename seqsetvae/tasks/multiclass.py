@@ -123,11 +123,11 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
     from scipy.special import softmax
 
     calibrated = None if calibration is None else calibration.calibrated(output)
-    found: dict[str, np.ndarray | None] = {"predicted": np.array(spec.classes)[output.argmax(axis=1)]}
+    named: dict[str, np.ndarray | None] = {"predicted": np.array(spec.classes)[output.argmax(axis=1)]}
     for kind, logits in (("probability", output), ("calibrated_probability", calibrated)):
         columns = [None] * spec.width if logits is None else softmax(logits, axis=1).T
-        found |= {f"{kind} of {name}": column for name, column in zip(spec.classes, columns, strict=True)}
-    return found
+        named |= {f"{kind} of {name}": column for name, column in zip(spec.classes, columns, strict=True)}
+    return named
 
 
 def primary(spec: Spec) -> tuple[str, ...]:

@@ -82,11 +82,11 @@ def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np
     from scipy.special import expit
 
     calibrated = None if calibration is None else calibration.calibrated(output)
-    found: dict[str, np.ndarray | None] = {}
+    named: dict[str, np.ndarray | None] = {}
     for kind, logits in (("probability", output), ("calibrated_probability", calibrated)):
         columns = [None] * spec.width if logits is None else expit(logits).T
-        found |= {f"{kind} of {name}": column for name, column in zip(spec.names, columns, strict=True)}
-    return found
+        named |= {f"{kind} of {name}": column for name, column in zip(spec.names, columns, strict=True)}
+    return named
 
 
 def primary(spec: Spec) -> tuple[str, ...]:

@@ -62,16 +62,16 @@ def parse(spec: Spec, cells: NDArray[np.str_], file: str) -> Floats:
 
 def encode(spec: Spec, target: Floats) -> Floats:
     """Targets in standard deviations from the training mean. Raises InputError for one that no loss can hold."""
-    found = (target - np.array(spec.mean)) / np.array(spec.std)
-    wrong = np.argwhere(np.abs(found) > FURTHEST)
+    standardized = (target - np.array(spec.mean)) / np.array(spec.std)
+    wrong = np.argwhere(np.abs(standardized) > FURTHEST)
     if len(wrong):
         row, column = wrong[0]
         raise InputError(
             f"the column {spec.names[column]!r} of the labels has the value {target[row, column]:g}, which is "
-            f"{found[row, column]:.2g} standard deviations from the mean of the training stays "
+            f"{standardized[row, column]:.2g} standard deviations from the mean of the training stays "
             f"({spec.mean[column]:g}). Correct it, or leave it empty."
         )
-    return found
+    return standardized
 
 
 def decode(spec: Spec, output: Floats) -> Floats:
@@ -91,12 +91,12 @@ def metrics(spec: Spec, output: torch.Tensor, target: torch.Tensor) -> dict[str,
     """The coefficient of determination, a mean over the columns."""
     import torch
 
-    found = []
+    r2 = []
     for column, prediction in zip(target.double().T, output.double().T, strict=True):
         known = ~column.isnan()
         residual = (column[known] - prediction[known]).square().sum()
-        found.append(1 - residual / (column[known] - column[known].mean()).square().sum())
-    return {"r2": torch.stack(found).mean()}
+        r2.append(1 - residual / (column[known] - column[known].mean()).square().sum())
+    return {"r2": torch.stack(r2).mean()}
 
 
 def columns(spec: Spec, output: Floats, calibration: Any = None) -> dict[str, np.ndarray | None]:
@@ -122,13 +122,13 @@ def weighted_metrics(
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0: not defined where all drawn stays are equal
             squared = weights @ error**2 / total
             variance = weights @ true**2 / total - (weights @ true / total) ** 2
-            found = {
+            metrics = {
                 "R²": 1 - squared / variance,
                 "RMSE": np.sqrt(squared),
                 "MAE": weights @ np.abs(error) / total,
                 "mean error": weights @ error / total,
             }
-        return {f"{name} of {spec.names[k]}": values for name, values in found.items()}
+        return {f"{name} of {spec.names[k]}": values for name, values in metrics.items()}
 
     def of(weights: Floats) -> dict[str, Floats]:
         return {name: values for k in range(len(spec.names)) for name, values in of_column(k, weights).items()}

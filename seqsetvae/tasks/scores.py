@@ -187,7 +187,7 @@ def logistic_regression(label: Floats | Ints, covariates: Floats, offset: Floats
     design = np.column_stack([np.ones(len(label)), covariates])  # [n, 1 + C]
     products = (design[:, :, None] * design[:, None, :]).reshape(len(label), -1)  # [n, (1 + C)²]
     width = design.shape[1]
-    found = np.full((len(weights), width), np.nan)
+    coefficients = np.full((len(weights), width), np.nan)
     left, now = np.arange(len(weights)), np.zeros((len(weights), width))
     if len(weights) > 1:  # the coefficients of the whole sample are close to those of its resamples
         now += np.nan_to_num(logistic_regression(label, covariates, offset, np.ones((1, len(label)))))
@@ -201,13 +201,13 @@ def logistic_regression(label: Floats | Ints, covariates: Floats, offset: Floats
         solved &= expected.sum(axis=1) > SEPARATED * weights.sum(axis=1)
         now = now + step
         converged = solved & (np.abs(step).max(axis=1) < SMALLEST_STEP)
-        found[left[converged]] = now[converged]
+        coefficients[left[converged]] = now[converged]
         go_on = solved & ~converged
         if not go_on.all():
             left, now, weights, observed = left[go_on], now[go_on], weights[go_on], observed[go_on]
         if not len(left):
             break
-    return found
+    return coefficients
 
 
 def _solve(curvature: Floats, gradient: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -253,8 +253,8 @@ def binary_metrics(
 
     def of(weights: Floats) -> dict[str, Floats]:
         each = [one.metrics(weights[:, rows], OF_EACH) for one, rows in zip(scores, known.T, strict=True)]
-        found = {f"mean {title_of(key)}": np.mean([one[key] for one in each], axis=0) for key in RANKING}
+        means = {f"mean {title_of(key)}": np.mean([one[key] for one in each], axis=0) for key in RANKING}
         pairs = ((key, name, one) for name, one in zip(names, each, strict=True) for key in OF_EACH)
-        return found | {f"{title_of(key)} of {name}": one[key] for key, name, one in pairs}
+        return means | {f"{title_of(key)} of {name}": one[key] for key, name, one in pairs}
 
     return of

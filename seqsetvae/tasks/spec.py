@@ -134,7 +134,7 @@ def numbers(
     allowed: str,
 ) -> NDArray[np.float64]:
     """Text [n, K] → numbers [n, K], NaN for empty cells. Raises InputError naming the first that is not allowed."""
-    found = np.full(cells.shape, np.nan)
+    target = np.full(cells.shape, np.nan)
     for k, name in enumerate(names):
         filled = np.flatnonzero([not is_empty(cell) for cell in cells[:, k].tolist()])
         values = np.array([_number(cell) for cell in cells[filled, k].tolist()], dtype=np.float64)
@@ -142,8 +142,8 @@ def numbers(
         if len(wrong):
             cell = cells[filled[wrong[0]], k]
             raise InputError(f"{file}: the column {name!r} has the value {shown(cell)}; allowed: {allowed}")
-        found[filled, k] = values
-    return found
+        target[filled, k] = values
+    return target
 
 
 def _number(cell: str) -> float:

@@ -67,15 +67,15 @@ def label_file(data: DataSettings) -> Path:
     assert data.data_dir is not None, "settings are checked before a mode runs"
     if data.label_path is not None:
         return data.label_path
-    found = None
+    file = None
     if not is_compiled(data.data_dir):
-        found = locate_layout(data.data_dir, SideFiles(data.params_map_path, None, data.embeddings_path)).labels
-    if found is None:
+        file = locate_layout(data.data_dir, SideFiles(data.params_map_path, None, data.embeddings_path)).labels
+    if file is None:
         raise InputError(
             f"{data.data_dir}: has no file of labels; pass --label_path, a .csv or .parquet file with the "
             "ids of the stays (ts_id) and the columns of --label_name. A compiled cohort holds one binary label alone."
         )
-    return found
+    return file
 
 
 def without_label(data: DataSettings) -> DataSettings:
@@ -151,15 +151,15 @@ def truth(cohort: Cohort, split: str, spec: Spec, stay_id: NDArray[np.int64] | N
     """The targets [n, K] of these stays of a split, by default of all, in their own unit; NaN where it has none."""
     stays = cohort.split(split)
     if isinstance(stays, TargetSplit):
-        found = stays.truth
+        target = stays.truth
     elif spec == one_label(cohort.label_name):
-        found = np.where(stays.label < 0, np.nan, stays.label)[:, None]
+        target = np.where(stays.label < 0, np.nan, stays.label)[:, None]
     else:  # labels of something else, or none
-        found = np.full((stays.n_stays, len(spec.names)), np.nan)
+        target = np.full((stays.n_stays, len(spec.names)), np.nan)
     if stay_id is None:
-        return found
+        return target
     order = np.argsort(stays.stay_id)
-    return found[order[np.searchsorted(stays.stay_id, stay_id, sorter=order)]]
+    return target[order[np.searchsorted(stays.stay_id, stay_id, sorter=order)]]
 
 
 # ------------------------------------------------------------------ a file of labels
@@ -198,11 +198,11 @@ class TaskLabels:
                 f"that of the data is {shown(_source_id(cohort, int(stays[0])))}. Write ids (and prediction times) in "
                 "the same way in both."
             )
-        found = {}
+        cells = {}
         for name, split in cohort.splits.items():
             rows = np.array([row_of.get(stay, -1) for stay in split.stay_id.tolist()], dtype=np.int64)
-            found[name] = np.where(rows[:, None] >= 0, self.cells[rows], "")
-        return found
+            cells[name] = np.where(rows[:, None] >= 0, self.cells[rows], "")
+        return cells
 
     def _rows(self, cohort: Cohort) -> dict[int, int]:
         """stay_id → row of the file."""

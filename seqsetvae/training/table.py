@@ -110,13 +110,13 @@ def _weighted(
 def _of_networks(stay_id: np.ndarray, parts: Sequence[OutOfFold]) -> np.ndarray:
     """Their outputs for these stays [n, O], each by the network that was trained without it; else NaN."""
     assert parts[0].network is not None, "all parts have a network, or none has"
-    found = np.full((len(stay_id), parts[0].network.shape[1]), np.nan)
+    outputs = np.full((len(stay_id), parts[0].network.shape[1]), np.nan)
     for part in parts:
         assert part.network is not None, "all parts have a network, or none has"
         order = part.stay_id.argsort()
         inside = np.flatnonzero(np.isin(stay_id, part.stay_id))
-        found[inside] = part.network[order[np.searchsorted(part.stay_id, stay_id[inside], sorter=order)]]
-    return found
+        outputs[inside] = part.network[order[np.searchsorted(part.stay_id, stay_id[inside], sorter=order)]]
+    return outputs
 
 
 def table_of_split(
@@ -127,9 +127,9 @@ def table_of_split(
     At most MAX_STAYS of them.
     """
     position = {stay: row for row, stay in enumerate(data.cohort.split(split).stay_id.tolist())}
-    found, rows = [], []
+    places, rows = [], []
     for batch in take_stays(data.loader(split, shuffle=data.n_selected(split) > MAX_STAYS), MAX_STAYS):
         rows.append(backbone.table(batch, variables))
-        found += [position[stay] for stay in batch.stay_id.tolist()]
-    order = np.argsort(found)
-    return np.array(found)[order], np.concatenate(rows)[order]
+        places += [position[stay] for stay in batch.stay_id.tolist()]
+    order = np.argsort(places)
+    return np.array(places)[order], np.concatenate(rows)[order]

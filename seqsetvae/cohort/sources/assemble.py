@@ -20,16 +20,16 @@ from seqsetvae.cohort.sidefiles import LabelTable
 from seqsetvae.cohort.sources.opened import Opened, assign_by_fractions, assign_fold, choose_fractions, read_fold
 from seqsetvae.cohort.tables.codes import KEEP, Decision
 from seqsetvae.cohort.tables.events import Events
-from seqsetvae.cohort.tables.source import EventSource, Found, StayEnd
+from seqsetvae.cohort.tables.source import EventSource, SourceTables, StayEnd
 from seqsetvae.cohort.tables.stays import Samples
 from seqsetvae.cohort.tables.times import MICROSECONDS, in_unit, is_bad
 from seqsetvae.cohort.tidy import SPLITS, Bools, left_out
 from seqsetvae.system.errors import InputError, counted, shown
 
 
-def _end_notes(end: StayEnd, found: Found, gone: Bools) -> list[str]:
+def _end_notes(end: StayEnd, tables: SourceTables, gone: Bools) -> list[str]:
     """What the end of stays shows, a line each; `gone` [N] had ended."""
-    notes, samples, label_name = list[str](), found.samples, found.label_name
+    notes, samples, label_name = list[str](), tables.samples, tables.label_name
     known, labels = ~is_bad(end.time), (samples.label[gone], samples.label[~gone])
     if gone.any():
         rates = [rate(int((label == 1).sum()), int((label >= 0).sum())) for label in labels]
@@ -46,7 +46,7 @@ def _end_notes(end: StayEnd, found: Found, gone: Bools) -> list[str]:
         notes.append(f"{end.name}: {counted(int(reverse.sum()), 'stay')} of {len(reverse):,} end before they start")
     whole = known & is_bad(samples.end)
     if whole.any():
-        late = int((whole & (found.events.last_time[samples.id] > end.time)).sum())
+        late = int((whole & (tables.events.last_time[samples.id] > end.time)).sum())
         has = f"{late:,} of {counted(int(whole.sum()), 'stay')}"
         what = "have events after their end, which are used: there are no prediction times"
         notes += [f"{end.name}: {has} {what}"] if late else []
@@ -57,45 +57,45 @@ SPLIT_NAMES = {**{name: name for name in SPLITS}, "training": "train", "validati
 SPLIT_NAMES |= {"tuning": "valid", "held_out": "test"}
 
 
-def assemble(arguments: Namespace, found: Found) -> Opened:
+def assemble(arguments: Namespace, tables: SourceTables) -> Opened:
     """Window, splits and variables by the flags. Raises InputError."""
-    found = _without_ended(replace(found, samples=with_window(found.samples, arguments.until_hour)))
-    codes, samples = found.events.codes, found.samples
-    every_sample = with_window(found.every_sample, arguments.until_hour)
+    tables = _without_ended(replace(tables, samples=with_window(tables.samples, arguments.until_hour)))
+    codes, samples = tables.events.codes, tables.samples
+    every_sample = with_window(tables.every_sample, arguments.until_hour)
     if not len(samples):
-        first = f" The first that was left out: {found.skips[0]}" if found.skips else f" {'; '.join(found.rules)}"
-        raise InputError(f"{found.description}: no stay is left.{first}")
+        first = f" The first that was left out: {tables.skips[0]}" if tables.skips else f" {'; '.join(tables.rules)}"
+        raise InputError(f"{tables.description}: no stay is left.{first}")
     decision = codes.decide(arguments.non_numeric)
-    split, how = assign_splits(arguments, samples, found.own_split, found.how_split)
-    source = EventSource(found, decision, split)
-    n_other = len(found.events.ids) - len(np.unique(found.every_sample.id))
+    split, how = assign_splits(arguments, samples, tables.own_split, tables.how_split)
+    source = EventSource(tables, decision, split)
+    n_other = len(tables.events.ids) - len(np.unique(tables.every_sample.id))
     notes = [
-        *found.notes,
+        *tables.notes,
         *([f"{counted(n_other, 'id')} without a prediction time, left out"] if n_other else []),
         *codes.mapping.notes(codes.seen),
         *codes.unmatched_notes(arguments.leave_out, arguments.categorical),
         *decision.notes,
-        *([] if arguments.label_event else _label_inputs(found, decision)),
-        *found.events.notes,
+        *([] if arguments.label_event else _label_inputs(tables, decision)),
+        *tables.events.notes,
     ]
-    times = TIMESTAMPS if found.events.time.is_timestamp else found.events.time.unit
+    times = TIMESTAMPS if tables.events.time.is_timestamp else tables.events.time.unit
     record = {"times": times, "splits": how, "until_hour": arguments.until_hour}
-    record |= {"leave_out": list(codes.patterns), END: None if found.end is None else found.end.name}
+    record |= {"leave_out": list(codes.patterns), END: None if tables.end is None else tables.end.name}
     record |= {"categorical": list(arguments.categorical), "variable_map": codes.mapping.as_plain()}
-    record |= {ID_COLUMN: found.events.columns.id, TIME_COLUMN: arguments.prediction_time_column}
+    record |= {ID_COLUMN: tables.events.columns.id, TIME_COLUMN: arguments.prediction_time_column}
     record |= {name: getattr(arguments, name, None) for name in ("time_format", "time_zone", "decimal")}
     has_label = samples.label >= 0
-    read, decided = [*found.read, *_found_in(found, decision)], _decided_for(arguments, found, how)
+    read, decided = [*tables.read, *_lines_read(tables, decision)], _lines_decided(arguments, tables, how)
     return Opened(
         source=source,
-        label_name=found.label_name or NO_LABEL,
+        label_name=tables.label_name or NO_LABEL,
         labels=LabelTable(samples.stay_id[has_label], samples.label[has_label]),
         imported=Imported(
             notes,
             read,
             decided + codes.left_out_notes(),
             record,
-            sample_table(every_sample, samples.stay_id, split, found.events),
+            sample_table(every_sample, samples.stay_id, split, tables.events),
         ),
     )
 
@@ -110,21 +110,21 @@ def with_window(samples: Samples, until_hour: float | None) -> Samples:
     return replace(samples, end=np.where(is_bad(samples.start), samples.start, samples.start + length))
 
 
-def _without_ended(found: Found) -> Found:
+def _without_ended(tables: SourceTables) -> SourceTables:
     """Leave out samples whose stay ended before their prediction time, and list and count them."""
-    end, samples = found.end, found.samples
+    end, samples = tables.end, tables.samples
     if end is None:
-        return found
+        return tables
     gone = ~is_bad(end.time) & ~is_bad(samples.end) & (end.time < samples.end)
     reason = f"the stay ended before its prediction time ({end.name})"
-    static = [replace(column, code=column.code[~gone], value=column.value[~gone]) for column in found.static]
+    static = [replace(column, code=column.code[~gone], value=column.value[~gone]) for column in tables.static]
     return replace(
-        found,
+        tables,
         samples=samples.take(~gone),
-        own_split=None if found.own_split is None else found.own_split[~gone],
+        own_split=None if tables.own_split is None else tables.own_split[~gone],
         static=static,
-        skips=[*found.skips, *(left_out(stay, reason) for stay in samples.stays()[gone])],
-        notes=[*found.notes, *_end_notes(end, found, gone)],
+        skips=[*tables.skips, *(left_out(stay, reason) for stay in samples.stays()[gone])],
+        notes=[*tables.notes, *_end_notes(end, tables, gone)],
     )
 
 
@@ -181,24 +181,22 @@ def sample_table(samples: Samples, compiled: NDArray[np.int64], split: NDArray[n
     return pa.table(columns)
 
 
-def _label_inputs(found: Found, decision: Decision) -> list[str]:
+def _label_inputs(tables: SourceTables, decision: Decision) -> list[str]:
     """Says which variable is called like the label, so that it may tell the outcome; empty if none is."""
-    used = np.flatnonzero((found.events.codes.counts > 0) & (decision.action == KEEP)).tolist()
+    used = np.flatnonzero((tables.events.codes.counts > 0) & (decision.action == KEEP)).tolist()
     names = {decision.names[code].partition("=")[0] for code in used}
-    same = sorted(name for name in names if name.casefold() == (found.label_name or "").casefold())
+    same = sorted(name for name in names if name.casefold() == (tables.label_name or "").casefold())
     if not same:
         return []
     said = "is called like the label, and an input. If it tells the outcome, leave it out"
     return [f"the variable {shown(same[0])} {said}: --leave_out {shlex.quote(same[0])}"]
 
 
-def _found_in(found: Found, decision: Decision) -> list[str]:
+def _lines_read(tables: SourceTables, decision: Decision) -> list[str]:
     """Rows, ids, the span of the times, and the variables by kind: with numbers, with categories, with neither."""
-    events, of_code = found.events, found.events.codes.counts
-    rows = [
-        f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {found.events.columns.id}"
-    ]
-    start = found.samples.start[~is_bad(found.samples.start) & ~is_bad(events.first_time[found.samples.id])]
+    events, of_code = tables.events, tables.events.codes.counts
+    rows = [f"{counted(events.n_rows, 'row')} with {counted(len(events.ids), 'id')} in the column {events.columns.id}"]
+    start = tables.samples.start[~is_bad(tables.samples.start) & ~is_bad(events.first_time[tables.samples.id])]
     if not events.time.is_timestamp:
         rows.append(f"times: each is {events.time.described} since the start of its stay")
     elif len(start):
@@ -218,9 +216,9 @@ def _found_in(found: Found, decision: Decision) -> list[str]:
     return rows
 
 
-def _decided_for(arguments: Namespace, found: Found, split: str) -> list[str]:
+def _lines_decided(arguments: Namespace, tables: SourceTables, split: str) -> list[str]:
     """The label, what a sample may see, minute 0, facts and splits."""
-    samples, label, name, rules = found.samples, found.samples.label, found.label_name, list(found.rules)
+    samples, label, name, rules = tables.samples, tables.samples.label, tables.label_name, list(tables.rules)
     balance = f"1 for {(label == 1).sum():,}, 0 for {(label == 0).sum():,}, unknown for {(label < 0).sum():,}"
     n_timed, n_stays = int((~is_bad(samples.end)).sum()), len(np.unique(samples.id))
     if name is None:
@@ -240,6 +238,6 @@ def _decided_for(arguments: Namespace, found: Found, split: str) -> list[str]:
     start = f"the time in {column}" if column else f"the last event {code} before the prediction time" if code else ""
     if start or samples.start.dtype == np.int64:
         lines.append(f"minute 0 of a stay is {start or 'its first event'}")
-    if found.static:
-        lines.append(f"facts, known from the start of a stay: {', '.join(fact.name for fact in found.static)}")
+    if tables.static:
+        lines.append(f"facts, known from the start of a stay: {', '.join(fact.name for fact in tables.static)}")
     return [*lines, f"splits: {split}"]

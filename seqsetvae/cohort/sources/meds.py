@@ -18,7 +18,7 @@ from seqsetvae.cohort.tables.database import Database
 from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.forms import table_files, unread_notes
 from seqsetvae.cohort.tables.label_rules import LabelRows, read_label_rows
-from seqsetvae.cohort.tables.source import Found
+from seqsetvae.cohort.tables.source import SourceTables
 from seqsetvae.cohort.tables.stays import make_samples, per_id
 from seqsetvae.cohort.tables.times import MICROSECONDS, TimeFlags, is_bad
 from seqsetvae.system.errors import InputError
@@ -88,7 +88,7 @@ def _open(arguments: Namespace, database: Database) -> Opened:
     started, skips = marks.with_starts(samples)
     return assemble(
         arguments,
-        Found(
+        SourceTables(
             description=data.described(src),
             events=events,
             samples=started,
@@ -159,7 +159,7 @@ def _open_export(arguments: Namespace, database: Database) -> Opened:
     samples = make_samples(str(src), events, np.zeros(len(events.ids)), patient, labels)
     return assemble(
         arguments,
-        Found(
+        SourceTables(
             description=data.described(src),
             events=events,
             samples=samples,

@@ -157,13 +157,13 @@ def own_split(arguments: Namespace, files: Sequence[Path], events: Events, sampl
         )
     of_row = {first: SPLITS.index(SPLIT_NAMES[str(named[file])]) for first, file in events.files}
     events.database.name("files", pa.table({"first": list(of_row), "split": list(of_row.values())}))
-    found = events.database.ask(
+    splits = events.database.ask(
         "SELECT place, min(split) AS split, max(split) AS other FROM events JOIN ids USING (id) ASOF JOIN files ON "
         "row >= first GROUP BY place ORDER BY place"
     )
-    if pc.any(pc.not_equal(found["split"], found["other"])).as_py():
+    if pc.any(pc.not_equal(splits["split"], splits["other"])).as_py():
         raise InputError(f"{src / 'data'}: has events of subjects that are in the folder of another split too.")
-    return found["split"].to_numpy().astype(np.int8)[samples.id]
+    return splits["split"].to_numpy().astype(np.int8)[samples.id]
 
 
 def split_folder(src: Path, file: Path) -> str | None:
@@ -207,7 +207,7 @@ def fact_notes(src: Path, events: Events) -> list[str]:
     database, time = events.database, events.time
     database.name("names", events.codes.table())
     untimed = f"time = {BAD_TIME}" if time.is_timestamp else "isnan(time)"
-    found = database.ask(
+    facts = database.ask(
         f"SELECT name, bool_or(NOT ({untimed})) AS timed, min(row) FILTER ({untimed} AND NOT left_out) AS first, "
         f"count(*) FILTER ({untimed} AND NOT left_out AND numeric) AS n FROM events JOIN names USING (code) "
         "GROUP BY name ORDER BY name"
@@ -216,8 +216,8 @@ def fact_notes(src: Path, events: Events) -> list[str]:
         f"SELECT DISTINCT name FROM (SELECT id, name FROM events JOIN names USING (code) WHERE {untimed} AND NOT "
         "left_out GROUP BY id, name HAVING count(*) > 1) ORDER BY name"
     )
-    first = {row["name"]: row["first"] for row in found if row["first"] is not None}  # code -> its first row
-    timed = {row["name"] for row in found if row["timed"]}
+    first = {row["name"]: row["first"] for row in facts if row["first"] is not None}  # code -> its first row
+    timed = {row["name"] for row in facts if row["timed"]}
     if first and not timed - {BIRTH}:
         raise InputError(f"{src / 'data'}: no event has a time. {_WHY}")
     if not time.is_timestamp:
@@ -235,7 +235,7 @@ def fact_notes(src: Path, events: Events) -> list[str]:
                 f"{file}, row {row} (counted from 0), code {shown(codes[0])}: {what}. {_WHY}{others * (len(codes) > 1)}"
                 f" Write the times, or leave these codes out: --leave_out {shown(codes[0])}"
             )
-    numbers = Counter({row["name"]: row["n"] for row in found if row["n"]})
+    numbers = Counter({row["name"]: row["n"] for row in facts if row["n"]})
     said = "numbers without a time count as known from the start of each sample"
     return [f"{said}: {most_events(numbers)}"] if numbers else []
 
@@ -255,10 +255,10 @@ class Marks:
         self._codes = {flag: [] if name is None else events.codes.matching(name) for flag, name in patterns.items()}
 
     def _label_marks(self, flag: str) -> Occurrences:
-        found = self._events.occurrences(self._codes[flag], self._codes[START])
-        if not len(found.id):
+        marks = self._events.occurrences(self._codes[flag], self._codes[START])
+        if not len(marks.id):
             raise InputError(f"--{flag} {getattr(self._arguments, flag)}: no event with a time has this code.")
-        return found
+        return marks
 
     def labels(self, rows: LabelRows | None) -> LabelRows | None:
         """Labels and prediction times by the rules of the flags; `rows` are those of --labels.
@@ -292,12 +292,12 @@ class Marks:
             ids, start = np.arange(len(events.ids)), events.first_time
             end = self._ends_after(ids, start)
             return ids, start, np.where(is_bad(end), events.last_time, end)
-        found = events.occurrences(self._codes[START])
-        last = events.last_times_since(found)
-        again = np.append(found.id[1:] == found.id[:-1], False)
-        until = np.where(again, np.append(found.time[1:], 0) - 1, _LATEST)
-        end = self._ends_after(found.id, found.time)
-        return found.id, found.time, np.where(is_bad(end) | (end > until), last, end)
+        starts = events.occurrences(self._codes[START])
+        last = events.last_times_since(starts)
+        again = np.append(starts.id[1:] == starts.id[:-1], False)
+        until = np.where(again, np.append(starts.time[1:], 0) - 1, _LATEST)
+        end = self._ends_after(starts.id, starts.time)
+        return starts.id, starts.time, np.where(is_bad(end) | (end > until), last, end)
 
     def _ends_after(self, ids: NDArray[Any], time: NDArray[Any]) -> NDArray[Any]:
         """[M] The first end after each time of a subject; BAD_TIME where there is none."""

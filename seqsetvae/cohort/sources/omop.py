@@ -63,27 +63,28 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def open_source(arguments: Namespace) -> Opened:
     """The tables of this folder. Raises InputError."""
-    found = {name: _files(arguments.src, name) for name in (*DOMAINS, VISIT, PERSON, DEATH, "concept")}
-    missing = [name for name in (VISIT, PERSON) if not found[name]]
-    if missing or not any(found[name] for name in DOMAINS):
+    files_of = {name: _files(arguments.src, name) for name in (*DOMAINS, VISIT, PERSON, DEATH, "concept")}
+    missing = [name for name in (VISIT, PERSON) if not files_of[name]]
+    domains = [name for name in DOMAINS if files_of[name]]
+    if missing or not domains:
         raise InputError(
             f"{arguments.src}: has no table {' and no table '.join(missing) or ', '.join(DOMAINS)}. Tables are files "
             f"such as {missing[0] if missing else 'measurement'}.csv, or folders of that name, in upper or lower case."
         )
-    if arguments.label_present == DEATH and not found[DEATH]:
+    if arguments.label_present == DEATH and not files_of[DEATH]:
         raise InputError(f"{arguments.src}: has no table {DEATH}, so that nobody would have died (--label_present).")
-    names = _concepts(found["concept"])
+    names = _concepts(files_of["concept"])
     with tempfile.TemporaryDirectory(prefix=".seqsetvae-omop-", dir=spool_folder(arguments.out)) as temporary:
         folder = Path(temporary)
-        visits, n_unknown = _stays(found, names, arguments.visit_concepts)
+        visits, n_unknown = _stays(files_of, names, arguments.visit_concepts)
         pq.write_table(visits, folder / "stays.parquet")
         (folder / "events").mkdir()
         read, lost, seen = list[str](), list[str](), set[str]()  # seen: visits with events
         if n_unknown:
-            lost.append(f"{_shown(found[PERSON])}: lacks the persons of {counted(n_unknown, 'visit')}")
+            lost.append(f"{_shown(files_of[PERSON])}: lacks the persons of {counted(n_unknown, 'visit')}")
         for name in DOMAINS:
-            if found[name]:
-                n_rows, n_used = _write_events(name, found[name], names, visits[ID], folder / "events", seen)
+            if files_of[name]:
+                n_rows, n_used = _write_events(name, files_of[name], names, visits[ID], folder / "events", seen)
                 read.append(f"{name}: {counted(n_rows, 'row')}")
                 if n_used < n_rows:
                     others = f"of which {n_rows - n_used:,} are of no visit that is read, and not used"
@@ -91,15 +92,15 @@ def open_source(arguments: Namespace) -> Opened:
         if not seen:
             raise InputError(f"{arguments.src}: no event is of a visit that is read ({ID}). {'; '.join(lost)}.")
         if n_silent := visits.num_rows - len(seen):
-            lost.append(f"{_shown(found[VISIT])}: {counted(n_silent, 'visit')} without an event, not in the cohort")
+            lost.append(f"{_shown(files_of[VISIT])}: {counted(n_silent, 'visit')} without an event, not in the cohort")
         parser = ArgumentParser(add_help=False)
         table.add_flags(parser)
         of_table = vars(parser.parse_args(["SRC"])) | vars(arguments)  # flags that are not given have their defaults
         of_table |= {"stays": folder / "stays.parquet", "start_column": "start", "end_column": "end"}
         of_table |= {"subject_column": "subject", "static_columns": list(FACTS), "text_column": "text"}
         of_table |= {"non_numeric": "level", "id_column": ID}
-        made = {str(folder / "events" / f"{name}.parquet"): _shown(found[name]) for name in DOMAINS if found[name]}
-        made |= {str(folder / "stays.parquet"): _shown(found[VISIT])}
+        made = {str(folder / "events" / f"{name}.parquet"): _shown(files_of[name]) for name in domains}
+        made |= {str(folder / "stays.parquet"): _shown(files_of[VISIT])}
         files, called = sorted((folder / "events").iterdir()), MadeFiles(made, has_rows=False)
         with called.errors():
             opened = table.open_tables(Namespace(**of_table), files, read=read, notes=lost)
@@ -115,15 +116,15 @@ def _files(folder: Path, name: str) -> list[Path]:
     """The files of a table; none if there is no such table."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
-    found = []
+    paths = []
     for path in sorted(folder.iterdir()):
         stem = path.name.lower()
         if (path.is_dir() and stem == name) or (path.is_file() and stem.removeprefix(name) in SUFFIXES):
-            found.append(path)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+            paths.append(path)
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
         raise InputError(f"{folder}: has the table {name} more than once: {names}. Keep one.")
-    return table_files(found[0]) if found else []
+    return table_files(paths[0]) if paths else []
 
 
 def _shown(files: Sequence[Path]) -> str:
@@ -194,31 +195,31 @@ def _one_row_each(files: list[Path], key: str, rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _stays(found: dict[str, list[Path]], names: dict[str, str], concepts: Sequence[str]) -> tuple[pa.Table, int]:
+def _stays(files: dict[str, list[Path]], names: dict[str, str], concepts: Sequence[str]) -> tuple[pa.Table, int]:
     """(a row a visit: its id, subject, start, end, death (within the visit) and FACTS; visits of unknown persons)."""
     time = ["visit_start_datetime", "visit_start_date", "visit_end_datetime", "visit_end_date"]
-    visits = _whole(found[VISIT], [ID, "person_id", "visit_concept_id"], time)
+    visits = _whole(files[VISIT], [ID, "person_id", "visit_concept_id"], time)
     for name in (ID, "person_id"):
         if visits[name].null_count:
-            raise InputError(f"{_shown(found[VISIT])}: {counted(visits[name].null_count, 'visit')} without {name}.")
+            raise InputError(f"{_shown(files[VISIT])}: {counted(visits[name].null_count, 'visit')} without {name}.")
     if concepts:
         visits = visits.filter(pc.is_in(visits["visit_concept_id"], pa.array(list(concepts))))
         if not visits.num_rows:
             raise InputError(f"--visit_concepts {' '.join(concepts)}: no visit is of these concepts.")
     birth = ["birth_datetime", "year_of_birth", "gender_concept_id", "race_concept_id", "ethnicity_concept_id"]
-    persons = _whole(found[PERSON], ["person_id"], birth)
-    deaths = _whole(found[DEATH], ["person_id"], ["death_datetime", "death_date"])
+    persons = _whole(files[PERSON], ["person_id"], birth)
+    deaths = _whole(files[DEATH], ["person_id"], ["death_datetime", "death_date"])
     died = pc.coalesce(deaths["death_datetime"], deaths["death_date"])
     dead = pa.table({"person_id": deaths["person_id"], "death": died})
-    visits = _one_row_each(found[VISIT], ID, visits)
-    persons = _one_row_each(found[PERSON], "person_id", persons.filter(persons["person_id"].is_valid()))
-    dead = _one_row_each(found[DEATH], "person_id", dead.filter(dead["person_id"].is_valid()))
+    visits = _one_row_each(files[VISIT], ID, visits)
+    persons = _one_row_each(files[PERSON], "person_id", persons.filter(persons["person_id"].is_valid()))
+    dead = _one_row_each(files[DEATH], "person_id", dead.filter(dead["person_id"].is_valid()))
     n_unknown = visits.num_rows - pc.sum(pc.is_in(visits["person_id"], persons["person_id"])).as_py()
     rows = visits.join(persons, "person_id").join(dead, "person_id").combine_chunks()
     cells = {name: rows[name].combine_chunks() for name in rows.column_names}
     start = _time(cells, "visit_start_datetime", "00:00")
     end = _time(cells, "visit_end_datetime", "23:59")
-    where = found[VISIT][0].parent
+    where = files[VISIT][0].parent
     times = {"start of a visit": start, "death": cells["death"], "end of a visit": end}
     day = [_day(where, what, column) for what, column in times.items()]
     within = pc.and_(pc.greater_equal(day[1], day[0]), pc.less_equal(day[1], pc.coalesce(day[2], day[1])))

@@ -163,15 +163,15 @@ class PhysioNet2012:
 
 def _find_sets(src: Path) -> dict[str, Path]:
     """The folder or archive of each set that SRC has, by its letter."""
-    found = {}
+    sets = {}
     for name in "abc":
         paths = (src / f"set-{name}{suffix}" for suffix in ("", *ARCHIVES))
         path = next((path for path in paths if path.exists()), None)
         if path is not None:
-            found[name] = path
-    if not found:
+            sets[name] = path
+    if not sets:
         raise InputError(f"{src}: holds no set of the challenge: set-a, set-b or set-c as a folder, .tar.gz or .zip.")
-    return found
+    return sets
 
 
 def _check_assigned(src: Path, sets: Iterable[str], assigned: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -80,11 +80,11 @@ def locate_layout(data_dir: Path, named: SideFiles = NOT_NAMED) -> LayoutFiles:
     """The files of a SeqSetVAE layout. Raises InputError if there is no patient_ehr, or not a file that was named."""
     patient_ehr = find_patient_ehr(data_dir)
     named.require()
-    found = []
+    side_files = []
     for name, path in named.by_flag().values():
         usual = (patient_ehr.absolute().parent / name, patient_ehr / name)
-        found.append(path or next((file for file in usual if file.is_file()), None))
-    return LayoutFiles(patient_ehr, *found)
+        side_files.append(path or next((file for file in usual if file.is_file()), None))
+    return LayoutFiles(patient_ehr, *side_files)
 
 
 def find_patient_ehr(data_dir: Path) -> Path:
@@ -98,10 +98,10 @@ def find_patient_ehr(data_dir: Path) -> Path:
             return folder
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Pass a patient_ehr folder or a compiled cohort.")
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in data_dir.iterdir())
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in data_dir.iterdir())
     raise InputError(
         f"{data_dir}: holds neither a compiled cohort (manifest.json) nor parquet files in train/, valid/ or test/. "
-        f"Found: {', '.join(found[:20]) or 'nothing'}{', ...' if len(found) > 20 else ''}."
+        f"Found: {', '.join(names[:20]) or 'nothing'}{', ...' if len(names) > 20 else ''}."
     )
 
 
@@ -195,12 +195,12 @@ class SeqSetVAELayout:
         skips: list[Skip] = []
         checked: list[pa.Schema] = []
         for at, stay in enumerate(stays):
-            found = _read_parquet(stay.file, checked)
-            if isinstance(found, pa.Table):
-                tables.append(found)
+            table = _read_parquet(stay.file, checked)
+            if isinstance(table, pa.Table):
+                tables.append(table)
                 good.append(at)
             else:
-                skips.append(fault(stay, *found))
+                skips.append(fault(stay, *table))
         return _as_rows(stays[np.array(good, np.int64)], tables, skips)
 
 

@@ -39,10 +39,10 @@ class Part(NamedTuple):
 def part(text: str) -> Part:
     """The part that a flag such as 3/10 names. Raises ArgumentTypeError."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    found = Part(*map(int, match.groups())) if match else Part(0, 0)
-    if not 1 <= found.number <= found.of:
+    part_of = Part(*map(int, match.groups())) if match else Part(0, 0)
+    if not 1 <= part_of.number <= part_of.of:
         raise ArgumentTypeError(f"{text!r} is not a part such as 3/10, from 1/N to N/N")
-    return found
+    return part_of
 
 
 class PartOf:
@@ -86,9 +86,9 @@ class Joined:
 
     def __init__(self, folder: Path) -> None:
         """Open the cohorts below `folder`, and check that they are parts of one whole."""
-        found = sorted(path for path in folder.iterdir() if is_compiled(path)) if folder.is_dir() else []
-        self.cohorts = [open_cohort(path) for path in found]
-        if not found:
+        folders = sorted(path for path in folder.iterdir() if is_compiled(path)) if folder.is_dir() else []
+        self.cohorts = [open_cohort(path) for path in folders]
+        if not folders:
             raise InputError(f"{folder}: holds no shards, and no other folders of compiled cohorts.")
         _require_one("labels", self.cohorts, [each.label_name for each in self.cohorts])
         are_shards = any(_DESCRIPTION.fullmatch(cohort.manifest["source"]) for cohort in self.cohorts)
@@ -104,7 +104,7 @@ class Joined:
                 _require_one(name, self.cohorts, [each.get(name) for each in decisions])
             _refuse_splits_of_all(self.cohorts[0])
             _require_whole_subjects(self.cohorts)
-            self.description = f"{len(found)} cohorts, the first of {self.cohorts[0].manifest['source']}"
+            self.description = f"{len(folders)} cohorts, the first of {self.cohorts[0].manifest['source']}"
         self.skips: list[Skip] = [skip for cohort in self.cohorts for skip in read_skipped(cohort.path)]
         self.unnamed_rows = UnnamedRows()
         self._pieces = [

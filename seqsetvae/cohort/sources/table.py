@@ -21,7 +21,7 @@ from seqsetvae.cohort.tables.events import Columns, Events, read_events
 from seqsetvae.cohort.tables.forms import COLUMN, Form, refuse_shared_ids, table_files, unread_notes
 from seqsetvae.cohort.tables.label_rules import find_labels, prediction_grid
 from seqsetvae.cohort.tables.read import column_names, refuse_absent, value_columns
-from seqsetvae.cohort.tables.source import Found, StaticColumn, StayEnd
+from seqsetvae.cohort.tables.source import SourceTables, StaticColumn, StayEnd
 from seqsetvae.cohort.tables.stays import Samples, make_samples, per_id
 from seqsetvae.cohort.tables.times import TimeColumn, comparable, is_bad
 from seqsetvae.cohort.tidy import Skip, fault
@@ -130,7 +130,7 @@ def _open(
     split, how_split = facts.split(started)
     return assemble(
         arguments,
-        Found(
+        SourceTables(
             description=f"table {arguments.src.resolve()}",
             events=events,
             samples=started,

@@ -243,13 +243,13 @@ def written_numbers(levels: Collection[str], decimal: str = ".") -> WrittenNumbe
     if _are_bands(texts, form):
         form = {level: "" if name == "bound" else name for level, name in form.items()}
     form |= dict.fromkeys(_with_shared_text({level: text for level, text in texts.items() if not form[level]}), "unit")
-    found = sorted((level for level in levels if form[level]), key=lambda level: form[level] != "comma")
-    if not found:
+    numbers = sorted((level for level in levels if form[level]), key=lambda level: form[level] != "comma")
+    if not numbers:
         return WrittenNumbers([], "")
-    name = form[found[0]]
-    if name == "comma" and all(re.fullmatch(r".*\d,\d{3}", texts[level]) for level in found if form[level] == name):
+    name = form[numbers[0]]
+    if name == "comma" and all(re.fullmatch(r".*\d,\d{3}", texts[level]) for level in numbers if form[level] == name):
         name = "thousands" if "thousands" in form.values() else "ambiguous"
-    return WrittenNumbers(found, _ADVICE[name])
+    return WrittenNumbers(numbers, _ADVICE[name])
 
 
 def _form(level: str, text: str, decimal: str) -> str:

@@ -95,11 +95,11 @@ class EventCodes:
         code = np.where(np.isnan(number) | is_out[local], bare[local], numeric[local]).astype(np.int32)
         chosen = np.flatnonzero(~np.asarray(level.is_null()) & (code >= 0) & ~is_out[local])
         levels = level.take(chosen)
-        found = first_fault(levels)
-        if found:
-            at = int(chosen[found[0]])
+        fault = first_fault(levels)
+        if fault:
+            at = int(chosen[fault[0]])
             row = "" if rows is None else f"row {rows[at]} (counted from 0), "
-            raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {found[1]}")
+            raise InputError(f"{row}variable {shown(names[local[at]])}: the cell {fault[1]}")
         code[chosen] = self._level_codes(names, local[chosen], levels)
         counts = np.bincount(code[code >= 0], minlength=len(self._code))
         counts[: len(self._count)] += self._count
@@ -213,12 +213,12 @@ class EventCodes:
     def named(self, name: str) -> NDArray[np.bool_]:
         """[C] Which codes are of this variable, or this level NAME=level: by its name in the cohort, or else here."""
         variable, mark, level = (name := trimmed(name)).partition("=")
-        found = np.zeros(len(self._code), dtype=bool)
+        matches = np.zeros(len(self._code), dtype=bool)
         for each in dict.fromkeys((name, self.mapping.target(name), f"{self.mapping.target(variable)}{mark}{level}")):
-            found = np.array([each in self._names_of(*pair) for pair in self._code], dtype=bool)
-            if self.counts[found].any():
+            matches = np.array([each in self._names_of(*pair) for pair in self._code], dtype=bool)
+            if self.counts[matches].any():
                 break
-        return found
+        return matches
 
     def _names_of(self, variable: str, level: str | None) -> tuple[str, ...]:
         """The names of a code: its variable, and that of its level in the table and in the cohort; none if left out."""

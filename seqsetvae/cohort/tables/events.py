@@ -112,11 +112,11 @@ class Events:
 
     def occurrences(self, codes: Collection[int], opening: Collection[int] = ()) -> Occurrences:
         """The rows of these codes that have a time; those of `opening` open a stay."""
-        found = self.database.ask(
+        rows = self.database.ask(
             f"SELECT place, time, code IN ({_listed(opening)}) IS TRUE AS opens FROM events JOIN ids USING (id) "
             f"WHERE code IN ({_listed(codes)}) AND {self.is_timed} ORDER BY place, time"
         )
-        return Occurrences(*(found[name].to_numpy() for name in ("place", "time", "opens")))
+        return Occurrences(*(rows[name].to_numpy() for name in ("place", "time", "opens")))
 
     def nearest(
         self, codes: Collection[int], ids: NDArray[np.integer], time: NDArray[Any], *, later: bool
@@ -137,13 +137,13 @@ class Events:
     def last_times_since(self, starts: Occurrences) -> NDArray[np.int64]:
         """The time of the last event from each start until the next one of its id; the start without any."""
         self.database.name("starts", pa.table({"place": starts.id, "start": starts.time}))
-        found = self.database.ask(
+        rows = self.database.ask(
             f"WITH timed AS (SELECT place, time FROM events JOIN ids USING (id) WHERE {self.is_event} AND "
             f"{self.is_timed}), last AS (SELECT starts.place, start, max(time) AS time FROM timed ASOF JOIN starts ON "
             "timed.place = starts.place AND time >= start GROUP BY ALL) SELECT coalesce(last.time, start) AS time FROM "
             "starts LEFT JOIN last USING (place, start) ORDER BY place, start"
         )
-        return found["time"].to_numpy()
+        return rows["time"].to_numpy()
 
     @property
     def n_files(self) -> int:
@@ -315,28 +315,26 @@ def _sort(events: Events, no_event: str | None) -> None:
         events.is_event = f"code NOT IN ({_listed(left_out)})"
     # Counts alone: of many ids DuckDB keeps a group a row, which with the times is more than fits into memory.
     n_events = f", count(*) FILTER ({events.is_event}) AS n_events" if left_out else ""
-    found = database.ask(f"SELECT id, count(*) AS n{n_events} FROM events GROUP BY id ORDER BY id").combine_chunks()
-    if not len(found):
+    ids = database.ask(f"SELECT id, count(*) AS n{n_events} FROM events GROUP BY id ORDER BY id").combine_chunks()
+    if not len(ids):
         raise InputError(f"{events.files[0][1]}, column {columns.id}: none of the {events.n_rows:,} rows has an id.")
-    most = found["n"].to_numpy().argmax()
-    if (n := found["n"][most].as_py()) > MOST_ROWS:
+    most = ids["n"].to_numpy().argmax()
+    if (n := ids["n"][most].as_py()) > MOST_ROWS:
         raise InputError(
-            f"{events.files[0][1]}: the id {shown(str(found['id'][most]))} has {n:,} rows, more than {MOST_ROWS:,}. "
+            f"{events.files[0][1]}: the id {shown(str(ids['id'][most]))} has {n:,} rows, more than {MOST_ROWS:,}. "
             f"Is {columns.id} the column of the stays (--id_column)?"
         )
-    numbers = id_numbers(found["id"].chunk(0)) if events.has_texts else found["id"].to_numpy()
+    numbers = id_numbers(ids["id"].chunk(0)) if events.has_texts else ids["id"].to_numpy()
     if numbers is not None:
         order = np.argsort(numbers)
-        found, numbers = found.take(order), numbers[order]
-    texts = found["id"].combine_chunks().cast(pa.string())
-    events.ids = Ids(texts, np.arange(1, len(found) + 1) if numbers is None else numbers)
-    places = np.arange(len(found), dtype=np.int32)
-    database.name("ids", pa.table({"id": found["id"], "text": texts, "place": places}))
+        ids, numbers = ids.take(order), numbers[order]
+    texts = ids["id"].combine_chunks().cast(pa.string())
+    events.ids = Ids(texts, np.arange(1, len(ids) + 1) if numbers is None else numbers)
+    places = np.arange(len(ids), dtype=np.int32)
+    database.name("ids", pa.table({"id": ids["id"], "text": texts, "place": places}))
     fields = [("id", "<i4"), ("code", "<i4"), ("value", "<f8"), ("time", np.dtype(events.time.dtype).str)]
     fields += [("row", "<i8"), *([("set", "<f8")] if columns.set is not None else [])]
-    events.records = Records(
-        database.folder.parent, np.dtype(fields), found["n_events" if left_out else "n"].to_numpy()
-    )
+    events.records = Records(database.folder.parent, np.dtype(fields), ids["n_events" if left_out else "n"].to_numpy())
     n_columns = database.ask("SELECT max(place_in_row) + 1 AS n FROM events")["n"][0].as_py() if is_wide else 1
     events.records.write(_with_bounds(events, _records(events, np.dtype(fields), n_columns)), n_columns)
 

@@ -55,22 +55,22 @@ def table_files(src: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     """All files of a folder and those below it, and links to folders, which are not followed; sorted."""
-    found: list[Path] = []
+    visible: list[Path] = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(_OWN)]
         names = files + [name for name in folders if (Path(where) / name).is_symlink()]
-        found += [Path(where) / name for name in names if not name.startswith(_OWN)]
-    return sorted(found)
+        visible += [Path(where) / name for name in names if not name.startswith(_OWN)]
+    return sorted(visible)
 
 
 def refuse_versions(folder: Path) -> None:
     """Raises InputError for a table of Delta, Hudi or Iceberg, whose folder also holds rows that were deleted."""
     for where, folders, _ in os.walk(folder):
-        found = [what for name, what in _VERSIONS.items() if name in folders]
-        found += ["Iceberg"] * ("metadata" in folders and any((Path(where) / "metadata").glob("*.metadata.json")))
-        if found:
+        kinds = [what for name, what in _VERSIONS.items() if name in folders]
+        kinds += ["Iceberg"] * ("metadata" in folders and any((Path(where) / "metadata").glob("*.metadata.json")))
+        if kinds:
             raise InputError(
-                f"{where}: is a table of {found[0]}, whose folder also holds files of earlier versions. Write its "
+                f"{where}: is a table of {kinds[0]}, whose folder also holds files of earlier versions. Write its "
                 "current rows to Parquet or CSV files in a folder of their own."
             )
 

@@ -136,15 +136,15 @@ def row_labels(
     if rule == EACH_ROW:
         return LabelRows(ids, time, label, [*meaning, f"each row with a {column} is a prediction at its time"])
     if rule == "any":
-        found, start = np.unique(ids, return_index=True)
-        chosen = np.maximum.reduceat(label, start) if len(found) else label
+        places, start = np.unique(ids, return_index=True)
+        chosen = np.maximum.reduceat(label, start) if len(places) else label
     else:
         at = ids if rule == "first" else ids[::-1]
-        found, first = np.unique(at, return_index=True)
+        places, first = np.unique(at, return_index=True)
         chosen = (label if rule == "first" else label[::-1])[first]
     what = {"any": "1 if any row of the stay has 1", "first": "that of its first row", "last": "that of its last row"}
     note = f"the label of a stay is {what[rule]} of {column}: {_balance(chosen)}"
-    return LabelRows(found.astype(np.int32), None, chosen, [*meaning, note])
+    return LabelRows(places.astype(np.int32), None, chosen, [*meaning, note])
 
 
 def _refuse_ties(
@@ -204,7 +204,7 @@ def prediction_grid(start: NDArray[Any], last: NDArray[Any], hours: Sequence[flo
 
 
 def event_labels(
-    rows: LabelRows, name: str, horizon: float | None, found: Occurrences, since: NDArray[Any] | None = None
+    rows: LabelRows, name: str, horizon: float | None, events: Occurrences, since: NDArray[Any] | None = None
 ) -> LabelRows:
     """1 for the samples after whose prediction time the event occurs, within `horizon` hours if that is given.
 
@@ -214,18 +214,18 @@ def event_labels(
         rows: samples with prediction times.
         name: of the event, for messages.
         horizon: in hours; None: until the end of the records.
-        found: when it occurred.
+        events: when it occurred.
         since: [M] when the stay of each sample starts; None: each id is one stay.
     """
     assert rows.time is not None, "the flags were checked"
-    ids, time = found.id, found.time
+    ids, time = events.id, events.time
     unit = 60 * MICROSECONDS if time.dtype == np.int64 else 60.0
     first, end = np.searchsorted(ids, rows.id), np.searchsorted(ids, rows.id, side="right")
     latest = np.full(len(rows.id), np.inf) if horizon is None else rows.time + horizon * unit
     label, had = np.zeros(len(rows.id), np.int8), np.zeros(len(rows.id), bool)
     for at in np.flatnonzero(end > first).tolist():
         times = time[first[at] : end[at]]
-        before = (times < rows.time[at]) & ~found.opens[first[at] : end[at]]
+        before = (times < rows.time[at]) & ~events.opens[first[at] : end[at]]
         had[at] = (before if since is None else before & (times >= since[at])).any()
         label[at] = ((times >= rows.time[at]) & (times <= latest[at])).any()
     within = "at any later time" if horizon is None else f"within {horizon:g} hours"

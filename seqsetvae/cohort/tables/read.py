@@ -138,10 +138,10 @@ def _separator(file: Path, header: str) -> str:
     known = [mark for suffix, mark in _OF_SUFFIX.items() if suffix in file.name.lower()]
     if known or "," in header:
         return known[0] if known else ","
-    found = [mark for mark in SEPARATORS.values() if mark in header.strip() and mark != " "]
-    if len(found) > 1:
-        raise InputError(f"{file}: {' or '.join(map(repr, found))} may separate its cells. Say which with --separator.")
-    return found[0] if found else ","
+    marks = [mark for mark in SEPARATORS.values() if mark in header.strip() and mark != " "]
+    if len(marks) > 1:
+        raise InputError(f"{file}: {' or '.join(map(repr, marks))} may separate its cells. Say which with --separator.")
+    return marks[0] if marks else ","
 
 
 def _first_lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:

@@ -63,8 +63,8 @@ class StayEnd:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a source found in its tables."""
+class SourceTables:
+    """What a source read from its tables: events, samples and how they came about."""
 
     description: str
     events: Events
@@ -86,18 +86,18 @@ class Found:
 class EventSource:
     """The samples of event tables, divided into splits."""
 
-    def __init__(self, found: Found, decision: Decision, split: NDArray[np.int8]) -> None:
+    def __init__(self, tables: SourceTables, decision: Decision, split: NDArray[np.int8]) -> None:
         """`decision` is what becomes of each code, and `split` [samples] the position of each sample's in SPLITS."""
-        self.description, self.unnamed_rows = found.description, tidy.UnnamedRows()
-        self.skips = [*found.events.skips(), *found.skips]
+        self.description, self.unnamed_rows = tables.description, tidy.UnnamedRows()
+        self.skips = [*tables.events.skips(), *tables.skips]
         self.decision, self.events, self.columns, self.samples = (
             decision,
-            found.events,
-            found.events.columns,
-            found.samples,
+            tables.events,
+            tables.events.columns,
+            tables.samples,
         )
-        self.static, self.static_rows, self.from_start = found.static, found.static_rows, found.from_start
-        stays = found.samples.stays(found.events.records.n_of_id)
+        self.static, self.static_rows, self.from_start = tables.static, tables.static_rows, tables.from_start
+        stays = tables.samples.stays(tables.events.records.n_of_id)
         of_split = {name: stays[split == at] for at, name in enumerate(tidy.SPLITS)}
         self.stays: Mapping[str, Sequence[tidy.Stay]] = {name: some for name, some in of_split.items() if len(some)}
 
@@ -183,16 +183,16 @@ class EventSource:
             file = rows.stays[int(rows.stay_of_row[row])].file
             return cell, f"id {file.rpartition(', id ')[2]}, column {column}: {reason}"
 
-        found = tidy.faults(rows.stays, bad, rows.n_rows, keys, describe)
-        for at, skip in found.items():
+        faults = tidy.faults(rows.stays, bad, rows.n_rows, keys, describe)
+        for at, skip in faults.items():
             assert skip.row is not None
             number, sample = int(records["row"][start[at] + skip.row]), rows.stays.place[at]
             file, in_file = self.events.place(number) if number != _STATIC_ROW else (skip.file, None)
             again = sample > 0 and self.samples.id[sample] == self.samples.id[sample - 1]
             # The rows of an id that has several samples are counted once.
             cells = dict.fromkeys(skip.cells, 0) if again else skip.cells
-            found[at] = replace(skip, file=file, row=in_file, cells=cells)
-        return found
+            faults[at] = replace(skip, file=file, row=in_file, cells=cells)
+        return faults
 
     def _describe(self, record: NDArray[Any], value: float, action: int) -> tuple[tidy.FaultyCell, str, str | None]:
         """(what is wrong with a row, the same in words, the name of the column)."""

@@ -93,17 +93,17 @@ def per_id(
     if not n_rows:
         n_ids = len(events.ids)
         return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
-    found = _grouped(events, columns, facts if dated else ())
-    n_of_id = pc.fill_null(found["n"], 0).to_numpy()
+    grouped = _grouped(events, columns, facts if dated else ())
+    n_of_id = pc.fill_null(grouped["n"], 0).to_numpy()
     events.notes += match_notes(f"{where}, column {id_column}", events, n_rows, n_of_id, example, most=True)
     for at, name in enumerate(columns):
-        if pc.any(pc.not_equal(found[f"low{at}"], found[f"high{at}"])).as_py():
+        if pc.any(pc.not_equal(grouped[f"low{at}"], grouped[f"high{at}"])).as_py():
             raise _contradiction(places, id_column, name, f"c{at}", events)
         if name in facts and not dated:
-            _refuse_partial(where, name, events, found["n"], found[f"n{at}"])
-    later = {name: _later(events, found[f"first{columns.index(name)}"]) for name in facts} if dated else {}
+            _refuse_partial(where, name, events, grouped["n"], grouped[f"n{at}"])
+    later = {name: _later(events, grouped[f"first{columns.index(name)}"]) for name in facts} if dated else {}
     database.drop("facts")
-    return OfIds({name: found[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
+    return OfIds({name: grouped[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
 
 
 def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> pa.Table:
@@ -123,13 +123,13 @@ def _contradiction(
 ) -> InputError:
     """The error, to be raised, for the first cell that differs from an earlier one of its id."""
     first = f"SELECT id, arg_min({column}, row) AS first FROM facts WHERE {column} IS NOT NULL GROUP BY id"
-    found = events.database.ask(
+    other = events.database.ask(
         f"SELECT row, {column} AS cell FROM facts JOIN ({first}) USING (id) JOIN ids ON facts.id = ids.text "
         f"WHERE {column} <> first ORDER BY row LIMIT 1"
     )
-    file, row = place_of(places, found["row"][0].as_py())
+    file, row = place_of(places, other["row"][0].as_py())
     return InputError(
-        f"{file}, row {row} (counted from 0), column {name}: {shown(found['cell'][0].as_py())}, but another row of the "
+        f"{file}, row {row} (counted from 0), column {name}: {shown(other['cell'][0].as_py())}, but another row of the "
         f"same {id_column} has another value. A stay has one value in this column."
     )
 

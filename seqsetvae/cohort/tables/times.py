@@ -248,10 +248,10 @@ def in_unit(minutes: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
     """
     factor = MINUTES[unit]
     number = minutes / factor
-    found = number.copy()
+    shortest = number.copy()
     for candidate in (np.nextafter(number, -np.inf), np.nextafter(number, np.inf), number, np.round(number, 9)):
-        found = np.where(candidate * factor == minutes, candidate, found)
-    return found
+        shortest = np.where(candidate * factor == minutes, candidate, shortest)
+    return shortest
 
 
 def comparable(
@@ -308,16 +308,16 @@ def _durations(column: pa.Array) -> NDArray[np.float64]:
 def _checked_form(form: str) -> str:
     """A format without the flags of numbers (%-d is read as %d). Raises InputError if it may misread a time."""
     form = re.sub(r"%[-_0](?=[a-zA-Z])", "%", form)
-    found = re.findall("%(.?)", form)
-    unknown = [f"%{letter}" for letter in found if not letter or letter not in _DIRECTIVES]
-    has_day = {"j", "D", "F"} & set(found) or ({"d", "e"} & set(found) and {"m", "b", "B", "h"} & set(found))
+    letters = re.findall("%(.?)", form)
+    unknown = [f"%{letter}" for letter in letters if not letter or letter not in _DIRECTIVES]
+    has_day = {"j", "D", "F"} & set(letters) or ({"d", "e"} & set(letters) and {"m", "b", "B", "h"} & set(letters))
     wrong = {
         f"{', '.join(unknown)} cannot be read; allowed: {', '.join(f'%{letter}' for letter in _DIRECTIVES)}": unknown,
-        "it lacks the year": not {"Y", "y", "D", "F"} & set(found),
+        "it lacks the year": not {"Y", "y", "D", "F"} & set(letters),
         "it lacks the day or the month": not has_day,
-        "%I is the hour of 12 and needs %p": "I" in found and "p" not in found,
-        "%p belongs to %I; with %H it changes nothing": "p" in found and "I" not in found,
-        "%z must be at its end": "z" in found[:-1] or ("z" in found and not form.endswith("%z")),
+        "%I is the hour of 12 and needs %p": "I" in letters and "p" not in letters,
+        "%p belongs to %I; with %H it changes nothing": "p" in letters and "I" not in letters,
+        "%z must be at its end": "z" in letters[:-1] or ("z" in letters and not form.endswith("%z")),
     }
     for why, is_wrong in wrong.items():
         if is_wrong:

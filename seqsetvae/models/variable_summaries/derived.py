@@ -40,10 +40,10 @@ def combinations(summaries: torch.Tensor, counts: torch.Tensor) -> Columns:
     def get(variable: str, summary: str) -> torch.Tensor:
         return summaries[:, NAMES.index(variable), SUMMARIES.index(summary)]
 
-    found = _ratios(get) | _changes(get) | _totals(get)
-    found |= dict(zip(("variables", "events", "labs.last_12h"), counts.unbind(1), strict=True))
-    found |= _severity(get, found)
-    return {name: torch.where(torch.isfinite(column), column, torch.nan) for name, column in found.items()}
+    columns = _ratios(get) | _changes(get) | _totals(get)
+    columns |= dict(zip(("variables", "events", "labs.last_12h"), counts.unbind(1), strict=True))
+    columns |= _severity(get, columns)
+    return {name: torch.where(torch.isfinite(column), column, torch.nan) for name, column in columns.items()}
 
 
 def _either(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -52,42 +52,43 @@ def _either(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _ratios(get: Get) -> Columns:
-    found: Columns = {}
+    columns: Columns = {}
     for stage in STAGES:
         systolic = _either(get("SysABP", stage), get("NISysABP", stage))
-        found[f"systolic.{stage}"] = systolic
-        found[f"pulse_pressure.{stage}"] = systolic - _either(get("DiasABP", stage), get("NIDiasABP", stage))
-        found[f"mean_pressure.{stage}"] = _either(get("MAP", stage), get("NIMAP", stage))
+        columns[f"systolic.{stage}"] = systolic
+        columns[f"pulse_pressure.{stage}"] = systolic - _either(get("DiasABP", stage), get("NIDiasABP", stage))
+        columns[f"mean_pressure.{stage}"] = _either(get("MAP", stage), get("NIMAP", stage))
         for first, second in (("BUN", "Creatinine"), ("PaO2", "FiO2"), ("AST", "ALT")):
-            found[f"{first}/{second}.{stage}"] = get(first, stage) / get(second, stage)
-        found[f"Na-HCO3.{stage}"] = get("Na", stage) - get("HCO3", stage)
+            columns[f"{first}/{second}.{stage}"] = get(first, stage) / get(second, stage)
+        columns[f"Na-HCO3.{stage}"] = get("Na", stage) - get("HCO3", stage)
         if stage not in ("min", "max"):
-            found[f"shock_index.{stage}"] = get("HR", stage) / systolic
-            found[f"GCS/Age.{stage}"] = get("GCS", stage) / get("Age", "mean")
-    found["bmi"] = get("Weight", "mean") / (get("Height", "mean") / 100) ** 2
-    return found
+            columns[f"shock_index.{stage}"] = get("HR", stage) / systolic
+            columns[f"GCS/Age.{stage}"] = get("GCS", stage) / get("Age", "mean")
+    columns["bmi"] = get("Weight", "mean") / (get("Height", "mean") / 100) ** 2
+    return columns
 
 
 def _changes(get: Get) -> Columns:
-    found: Columns = {}
+    columns: Columns = {}
     for name in CHANGING:
-        found[f"{name}.change"] = get(name, "last") - get(name, "first")
-        found[f"{name}.last/mean"] = get(name, "last") / get(name, "mean")
-        found[f"{name}.range"] = get(name, "max") - get(name, "min")
-    return found
+        columns[f"{name}.change"] = get(name, "last") - get(name, "first")
+        columns[f"{name}.last/mean"] = get(name, "last") / get(name, "mean")
+        columns[f"{name}.range"] = get(name, "max") - get(name, "min")
+    return columns
 
 
 def _totals(get: Get) -> Columns:
     windows = (FIRST_WINDOW, "last_24_36h_", "last_12_24h_", "last_0_12h_")
-    found = {f"urine.{window}": (get("Urine", f"{window}mean") * get("Urine", f"{window}count")) for window in windows}
-    found = {name: column.nan_to_num() for name, column in found.items()}
-    found["urine"] = get("Urine", "mean") * get("Urine", "count")
-    found["urine/kg"] = found["urine"] / get("Weight", "mean")
-    found["urine/kg.last_24h"] = (found["urine.last_12_24h_"] + found["urine.last_0_12h_"]) / get("Weight", "mean")
-    found["ventilated"] = (get("MechVent", "count") > 0).double()
-    found["ventilated.last_12h"] = (get("MechVent", "last_0_12h_count") > 0).double()
-    found["ventilated.hours"] = (get("MechVent", "hour_last") - get("MechVent", "hour_first")).nan_to_num()
-    return found
+    urine = {window: get("Urine", f"{window}mean") * get("Urine", f"{window}count") for window in windows}
+    columns = {f"urine.{window}": column.nan_to_num() for window, column in urine.items()}
+    columns["urine"] = get("Urine", "mean") * get("Urine", "count")
+    columns["urine/kg"] = columns["urine"] / get("Weight", "mean")
+    last_day = columns["urine.last_12_24h_"] + columns["urine.last_0_12h_"]
+    columns["urine/kg.last_24h"] = last_day / get("Weight", "mean")
+    columns["ventilated"] = (get("MechVent", "count") > 0).double()
+    columns["ventilated.last_12h"] = (get("MechVent", "last_0_12h_count") > 0).double()
+    columns["ventilated.hours"] = (get("MechVent", "hour_last") - get("MechVent", "hour_first")).nan_to_num()
+    return columns
 
 
 def _points(value: torch.Tensor, edges: Sequence[float], points: Sequence[float]) -> torch.Tensor:
@@ -97,7 +98,7 @@ def _points(value: torch.Tensor, edges: Sequence[float], points: Sequence[float]
     return torch.where(torch.isfinite(value), table[place.clamp_max(len(points) - 1)], 0.0)
 
 
-def _severity(get: Get, found: Mapping[str, torch.Tensor]) -> Columns:
+def _severity(get: Get, columns: Mapping[str, torch.Tensor]) -> Columns:
     """Points for the worst values of the stay, the same without age, and points for the last values."""
 
     def common(worst_low: str, worst_high: str, systolic: torch.Tensor) -> torch.Tensor:
@@ -109,7 +110,7 @@ def _severity(get: Get, found: Mapping[str, torch.Tensor]) -> Columns:
         )
 
     age = _points(get("Age", "mean"), [40, 60, 70, 75, 80], [0, 7, 12, 15, 16, 18])
-    low, high = _points(found["systolic.min"], [70, 100], [13, 5, 0]), _points(found["systolic.max"], [200], [0, 2])
+    low, high = _points(columns["systolic.min"], [70, 100], [13, 5, 0]), _points(columns["systolic.max"], [200], [0, 2])
     slow, fast = _points(get("HR", "min"), [40, 70], [11, 2, 0]), _points(get("HR", "max"), [120, 160], [0, 4, 7])
     few, many = _points(get("WBC", "min"), [1], [12, 0]), _points(get("WBC", "max"), [20], [0, 3])
     total = (
@@ -118,10 +119,10 @@ def _severity(get: Get, found: Mapping[str, torch.Tensor]) -> Columns:
         + torch.maximum(few, many)
         + _points(get("Bilirubin", "max"), [4, 6], [0, 4, 9])
         + _points(get("Temp", "max"), [39], [0, 3])
-        + _points(found["urine"] / 2, [500, 1000], [11, 4, 0])
-        + found["ventilated"] * _points(found["PaO2/FiO2.min"], [100, 200], [11, 9, 6])
+        + _points(columns["urine"] / 2, [500, 1000], [11, 4, 0])
+        + columns["ventilated"] * _points(columns["PaO2/FiO2.min"], [100, 200], [11, 9, 6])
     )
-    late = common("last", "last", _points(found["systolic.last"], [70, 100], [13, 5, 0]))
+    late = common("last", "last", _points(columns["systolic.last"], [70, 100], [13, 5, 0]))
     return {"severity": total + age, "severity.without_age": total, "severity.last": late + age}
 
 

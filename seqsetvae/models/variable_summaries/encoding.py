@@ -53,10 +53,10 @@ def places(values: torch.Tensor, fitted: Fitted, variable: torch.Tensor) -> torc
     where = present.flatten().nonzero()[:, 0]  # [n]
     row = (variable[:, None] * values.shape[1] + torch.arange(values.shape[1])).take(where)
     edges = edges.to(values.dtype).flatten(0, 1)
-    found = place(values.take(where), edges, row) - center.to(values.dtype).flatten(0, 1)[row]
+    centered = place(values.take(where), edges, row) - center.to(values.dtype).flatten(0, 1)[row]
     constant = edges[row, 0] == edges[row, -1]  # only that it is there was learned from
     placed = values.new_full((values.numel(), PLACES), torch.nan)
-    placed[where] = found.masked_fill(constant[:, None], 0.0)
+    placed[where] = centered.masked_fill(constant[:, None], 0.0)
     return placed.reshape(*values.shape, PLACES)
 
 
@@ -134,11 +134,11 @@ def repeated(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     column is of no use.
     """
     present, known = torch.isfinite(values), set[bytes]()
-    found = torch.zeros(len(edges), dtype=torch.bool)
+    is_repeated = torch.zeros(len(edges), dtype=torch.bool)
     for place in (edges[:, 0] == edges[:, -1]).nonzero()[:, 0]:
-        found[place] = presence(present, place) in known
+        is_repeated[place] = presence(present, place) in known
         known.add(presence(present, place))
-    return found
+    return is_repeated
 
 
 def count_below(number: torch.Tensor, edges: torch.Tensor, row: torch.Tensor) -> torch.Tensor:

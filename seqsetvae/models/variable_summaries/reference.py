@@ -17,17 +17,17 @@ Event = tuple[float, float]  # (hour since the stay's first set, value), in time
 
 def plain_summaries(events: Sequence[Event], end: float) -> list[float]:
     """The 35 summaries of one variable in one stay that ends `end` hours after its first set."""
-    found = _whole_stay(events, end)
+    summaries = _whole_stay(events, end)
     for start, stop in ((12.0, 0.0), (24.0, 12.0), (36.0, 24.0), (48.0, 36.0)):
         values = [value for hour, value in events if end - hour < start and (stop == 0 or end - hour >= stop)]
-        found += [float(np.mean(values)), min(values), max(values)] if values else [np.nan] * 3
-        found.append(len(values))
+        summaries += [float(np.mean(values)), min(values), max(values)] if values else [np.nan] * 3
+        summaries.append(len(values))
     last_hours = [(hour, value) for hour, value in events if end - hour < 6]
     values = [value for _, value in last_hours]
-    found += [float(np.mean(values)), float(np.std(values)), _slope(last_hours)] if values else [np.nan] * 3
+    summaries += [float(np.mean(values)), float(np.std(values)), _slope(last_hours)] if values else [np.nan] * 3
     first = [value for hour, value in events if hour < 6]
-    found += [first[0], float(np.mean(first))] if first else [np.nan] * 2
-    return found
+    summaries += [first[0], float(np.mean(first))] if first else [np.nan] * 2
+    return summaries
 
 
 def _whole_stay(events: Sequence[Event], end: float) -> list[float]:
