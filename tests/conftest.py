@@ -1,5 +1,6 @@
 """Fixtures for all rooms. Expensive ones live for the whole session; nothing in here needs ../shared."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def _placeholder_reports() -> Iterator[None]:
     """Only tests of reports draw one (`real_reports`)."""
     with placeholder_reports():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_no_garbage() -> None:
+    """A search for garbage, which commands make after each training, takes a second with all imported modules in it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -114,9 +115,14 @@ def declared(group: type, chosen: Mapping[str, Any] | None = None) -> dict[str, 
 
 def _parts(group: type) -> Iterator[tuple[Field[Any], type | None]]:
     """Each field of a dataclass, and the dataclass that it holds if it is a group."""
-    hints = get_type_hints(group)
+    hints = _hints(group)
     for item in fields(group):
         yield item, hints[item.name] if is_dataclass(hints[item.name]) else None
+
+
+@cache  # annotations are texts, which take milliseconds to evaluate
+def _hints(group: type) -> dict[str, Any]:
+    return get_type_hints(group)
 
 
 def build(group: type[Group], values: Mapping[str, Any], chosen: Mapping[str, str]) -> Group:
