@@ -3,7 +3,9 @@
 They are logistic regression of one binary label (an output) or of classes (an output each), or ridge regression.
 
 Each column is one number (0 where it is missing) and one flag for missing; numbers are cut off at CLIPPED standard
-deviations, so that a typing error does not decide. Legend: n stays, c columns, o outputs.
+deviations, so that a typing error does not decide. A fact has one column that is constant where it is there, while a
+variable with values has dozens, each with a flag: the penalty on a fact is therefore divided by a weight.
+Legend: n stays, c columns, o outputs.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from seqsetvae.system.errors import InputError
 Floats = NDArray[np.float64]
 Parts = Sequence[tuple[np.ndarray, np.ndarray]]  # rows of a table
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C of scikit-learn, from the strongest penalty to the weakest
+FACT_WEIGHTS = (1.0, 4.0)  # a fact then counts as four of its columns would; docs/quality-experiments.md, 9
 CLIPPED = 3.0
 ITERATIONS = 300
 NEWTON_STEPS, PRIOR = 8, 1e-2  # of `log_loss`; added to a curvature, which may be 0
@@ -111,10 +114,14 @@ def logistic(inputs: np.ndarray, label: np.ndarray, strengths: Sequence[float]) 
 
 
 def fit(
-    table: np.ndarray, target: np.ndarray, strengths: Sequence[float] = STRENGTHS, solve: Solve = logistic
+    table: np.ndarray,
+    target: np.ndarray,
+    strengths: Sequence[float] = STRENGTHS,
+    solve: Solve = logistic,
+    fact_weight: float = 1.0,
 ) -> list[Models]:
     """Models of each strength, from the strongest penalty on: a table [n, c] with NaN for missing, targets [n]."""
-    return _Inputs.of(table).models(table, target, strengths, solve)
+    return _Inputs.of(table).models(table, target, strengths, solve, fact_weight)
 
 
 def outputs_of(models: Sequence[Any], table: np.ndarray) -> Floats:
@@ -125,29 +132,38 @@ def outputs_of(models: Sequence[Any], table: np.ndarray) -> Floats:
 def fit_best(
     table: np.ndarray, target: np.ndarray, parts: Parts, solve: Solve = logistic, loss: Loss = log_loss
 ) -> tuple[Models, Floats]:
-    """The models of the strength with the lowest loss on held-out stays, and their outputs for these [n, o].
+    """The models of the penalty with the lowest loss on held-out stays, and their outputs for these [n, o].
 
-    Each of `parts` holds the rows that models are fitted to, and those that they predict.
+    Each of `parts` holds the rows that models are fitted to, and those that they predict. Penalties are the strengths
+    with each weight of facts.
     """
-    of_parts = []
+    fact_weights = FACT_WEIGHTS if _Inputs.of(table).is_fact.any() else FACT_WEIGHTS[:1]
+    penalties = [(fact_weight, strength) for fact_weight in fact_weights for strength in STRENGTHS]
+    outputs_of_parts = []
     for fitted_to, held_out in parts:
-        models = fit(table[fitted_to], target[fitted_to], STRENGTHS, solve)
-        of_parts.append(np.stack([outputs_of(each, table[held_out]) for each in models]))
-    found = np.zeros((len(STRENGTHS), len(target), of_parts[0].shape[-1]))
-    for (_, held_out), outputs in zip(parts, of_parts, strict=True):
-        found[:, held_out] = outputs
+        rows, labels = table[fitted_to], target[fitted_to]
+        models = [model for weight in fact_weights for model in fit(rows, labels, STRENGTHS, solve, weight)]
+        outputs_of_parts.append(np.stack([outputs_of(model, table[held_out]) for model in models]))
+    outputs = np.zeros((len(penalties), len(target), outputs_of_parts[0].shape[-1]))
+    for (_, held_out), of_part in zip(parts, outputs_of_parts, strict=True):
+        outputs[:, held_out] = of_part
     known = np.concatenate([held_out for _, held_out in parts])
-    best = int(loss(found[:, known], target[known]).argmin())
-    return fit(table, target, STRENGTHS[best : best + 1], solve)[0], found[best]
+    best = int(loss(outputs[:, known], target[known]).argmin())
+    fact_weight, strength = penalties[best]
+    return fit(table, target, [strength], solve, fact_weight)[0], outputs[best]
 
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """Mean and standard deviation of each column [c], and which columns are missing in some training stays [c]."""
+    """What the training stays have of each column [c]: mean and standard deviation, and whether some lack it.
+
+    A fact is missing in some stays and the same number in all others.
+    """
 
     mean: Floats
     std: Floats
     lacks: NDArray[np.bool_]
+    is_fact: NDArray[np.bool_]
 
     @classmethod
     def of(cls, table: np.ndarray) -> _Inputs:
@@ -156,15 +172,20 @@ class _Inputs:
         mean = np.where(absent, 0.0, table).sum(axis=0, dtype=np.float64) / n_present
         square = np.where(absent, 0.0, table - mean) ** 2
         std = np.sqrt(square.sum(axis=0) / n_present)
-        return cls(mean, np.where(std > 0, std, 1.0), absent.any(axis=0))
+        varies = np.fmax.reduce(table) > np.fmin.reduce(table)  # std of equal numbers may not be 0
+        lacks = absent.any(axis=0)
+        return cls(mean, np.where(varies, std, 1.0), lacks, lacks & ~varies)
 
-    def models(self, table: np.ndarray, target: np.ndarray, strengths: Sequence[float], solve: Solve) -> list[Models]:
+    def models(
+        self, table: np.ndarray, target: np.ndarray, strengths: Sequence[float], solve: Solve, fact_weight: float
+    ) -> list[Models]:
         """Models from the strongest penalty to the weakest, each started from the one before."""
         absent = np.isnan(table)
         number = np.clip(np.where(absent, 0.0, (table - self.mean) / self.std), -CLIPPED, CLIPPED)
         read = np.hstack([number, absent[:, self.lacks]])
         center, scale = read.mean(axis=0), read.std(axis=0)
         scale[scale == 0] = 1.0
+        scale[len(self.mean) :][self.is_fact[self.lacks]] /= math.sqrt(fact_weight)
         read = (read - center) / scale
         found = []
         for weights, intercepts in solve(read, target, strengths):

@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from seqsetvae.models import trees
+from seqsetvae.models import linear, trees
 from seqsetvae.models.linear import fit, fit_best, outputs_of
 from seqsetvae.models.linear import log_loss as calibrated
 from seqsetvae.models.members import Member, Members, chosen_weights, read_members
@@ -129,6 +129,22 @@ def test_a_linear_model_is_logistic_regression_on_clipped_numbers_and_flags():
     contributions, base = found.contributions(table)
     np.testing.assert_allclose(contributions.sum(axis=1) + base, found.outputs(table)[:, 0])
     np.testing.assert_allclose(contributions.mean(axis=0), 0, atol=1e-6)
+
+
+def test_the_weight_of_a_fact_is_that_of_so_many_copies_of_its_column():
+    table, label = _table()
+    fact = np.where((np.arange(len(label)) % 5 == 0)[:, None], np.float32(0.1), np.nan)
+    copies = np.hstack([table, fact.repeat(4, axis=1)])
+    ((of_copies,),) = fit(copies, label, [1e-4])
+    for weight, equal in ((4.0, True), (1.0, False)):
+        once = np.hstack([table, fact])
+        ((weighted,),) = fit(once, label, [1e-4], fact_weight=weight)
+        assert np.allclose(weighted.outputs(once), of_copies.outputs(copies), atol=1e-4) == equal
+    label = (np.nan_to_num(fact[:, 0]) > 0).astype(int)
+    parts = [(np.arange(400) % 2 == k, np.arange(400) % 2 != k) for k in range(2)]
+    ((chosen,), _) = fit_best(once, label, [tuple(np.flatnonzero(side) for side in part) for part in parts])
+    ((heavy,),) = fit(once, label, linear.STRENGTHS[-1:], fact_weight=4.0)
+    np.testing.assert_array_equal(chosen.missing, heavy.missing)
 
 
 def test_what_is_chosen_out_of_fold_never_sees_the_stays_that_it_predicts(monkeypatch):
