@@ -110,24 +110,24 @@ def the_run(root: Path, mode: str) -> Path | None:
     return found[0] if found else None
 
 
-def differences(one: Path, other: Path) -> list[str]:
+def differences(first: Path, other: Path) -> list[str]:
     """Where two finished runs differ in more than times: rows of metrics.csv, and values of their checkpoints."""
-    places = [] if _rows(one) == _rows(other) else ["metrics.csv"]
+    places = [] if _rows(first) == _rows(other) else ["metrics.csv"]
     for name in ("best.ckpt", "last.ckpt"):
         contents = [
-            torch.load(run / "checkpoints" / name, weights_only=True, map_location="cpu") for run in (one, other)
+            torch.load(run / "checkpoints" / name, weights_only=True, map_location="cpu") for run in (first, other)
         ]
         places += _different(contents[0], contents[1], where=name)
     return places
 
 
-def differences_of_sweeps(one: Path, other: Path) -> list[str]:
+def differences_of_sweeps(first: Path, other: Path) -> list[str]:
     """Where two finished cross-validations differ: predictions, results, and all of their runs."""
-    files = [sorted(path.name for path in [*folder.glob("*.csv"), folder / RESULT]) for folder in (one, other)]
-    runs = [sorted((folder / "runs").glob("finetune-*")) for folder in (one, other)]
+    files = [sorted(path.name for path in [*folder.glob("*.csv"), folder / RESULT]) for folder in (first, other)]
+    runs = [sorted((folder / "runs").glob("finetune-*")) for folder in (first, other)]
     if files[0] != files[1] or len(runs[0]) != len(runs[1]):
         return ["number of files or runs"]
-    found = [name for name in files[0] if (one / name).read_bytes() != (other / name).read_bytes()]
+    found = [name for name in files[0] if (first / name).read_bytes() != (other / name).read_bytes()]
     return found + [
         f"{each.name}/{where}" for each, same in zip(*runs, strict=True) for where in differences(each, same)
     ]
@@ -138,18 +138,18 @@ def _rows(run: Path) -> list[dict[str, str]]:
         return [{name: cell for name, cell in row.items() if name not in TIMES} for row in csv.DictReader(file)]
 
 
-def _different(one: Any, other: Any, where: str) -> Iterator[str]:
+def _different(first: Any, other: Any, where: str) -> Iterator[str]:
     """Places below `where` at which two values of a checkpoint are not equal to the last bit."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        for name in one.keys() - TIMES - LOOPS:
-            yield from _different(one[name], other[name], f"{where}/{name}")
-    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        for place, pair in enumerate(zip(one, other, strict=True)):
+    if isinstance(first, dict) and isinstance(other, dict) and first.keys() == other.keys():
+        for name in first.keys() - TIMES - LOOPS:
+            yield from _different(first[name], other[name], f"{where}/{name}")
+    elif isinstance(first, list | tuple) and isinstance(other, list | tuple) and len(first) == len(other):
+        for place, pair in enumerate(zip(first, other, strict=True)):
             yield from _different(pair[0], pair[1], where=f"{where}/{place}")
-    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        if one.dtype != other.dtype or not torch.equal(one, other):
+    elif isinstance(first, torch.Tensor) and isinstance(other, torch.Tensor):
+        if first.dtype != other.dtype or not torch.equal(first, other):
             yield where
-    elif type(one) is not type(other) or one != other:
+    elif type(first) is not type(other) or first != other:
         yield where
 
 

@@ -36,7 +36,7 @@ def _map(item: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return item
 
 
-class _OfStays:
+class _StayTensors:
     """Tensors and host values that move as one: Lightning calls `to`, the DataLoader `pin_memory`."""
 
     label: torch.Tensor
@@ -61,7 +61,7 @@ class _OfStays:
 
 
 @dataclass(eq=False)
-class Batch(_OfStays):
+class Batch(_StayTensors):
     """N stays with S sets and E events in all."""
 
     variable: torch.Tensor  # [E] int64, index into the vocabulary; sets in ascending order of size
@@ -120,7 +120,7 @@ ForkingPickler.register(Batch, _as_arrays)
 
 
 @dataclass(eq=False)
-class PooledBatch(_OfStays):
+class PooledBatch(_StayTensors):
     """Cached features of a frozen backbone for N stays; only the head remains to be computed."""
 
     pooled: torch.Tensor  # [N, P], pooled history

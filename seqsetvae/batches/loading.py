@@ -66,10 +66,10 @@ def collate(
     return Batch(
         variable=torch.from_numpy(variable.astype(np.int64)),
         value=torch.from_numpy(value.astype(dtype)),
-        sizes=layout.of(sizes[by_size]),
+        sizes=layout.from_counts(sizes[by_size]),
         set_row=torch.from_numpy(set_row),
         set_index=torch.from_numpy(ranges(np.zeros_like(sets_per_stay), sets_per_stay)),
-        grids=Grids.of(sets_per_stay),
+        grids=Grids.from_counts(sets_per_stay),
         minute=torch.from_numpy(split.minute[sets]),
         sets_per_stay=torch.from_numpy(sets_per_stay),
         label=torch.from_numpy(split.label[stays].astype(np.int64)),

@@ -71,11 +71,11 @@ def compile_cohort(
     out = Path(out)
     if not label_name.strip():
         raise InputError(f"The name of the label is {label_name!r}: it must not be blank (--label_name).")
-    stays = {split: Stays.of(some) for split, some in source.stays.items()}
+    stays = {split: Stays.from_list(some) for split, some in source.stays.items()}
     require_separate_splits(stays)
     with new_folder(out) as partial:
         unit = "file" if imported is None else "stay"
-        tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit), LabelTable.made_of(labels or {}))
+        tally = _Tally(source.unnamed_rows, FaultyFiles(unit=unit), LabelTable.from_dict(labels or {}))
         tally.write_stays(source, stays, partial, jobs or os.cpu_count() or 1, progress)
         if not skip_bad:
             _refuse_faults(tally, label_name)
@@ -218,7 +218,7 @@ def _number_variables(tally: _Tally, folder: Path, progress: bool) -> list[str]:
     disable = None if progress else True
     with tqdm(total=total, desc="Adding up values", unit="event", unit_scale=True, disable=disable) as bar:
         for split in tally.splits:
-            np.save(folder / split / SUMS, Sums.of(numbered(split), len(vocabulary)).as_array())
+            np.save(folder / split / SUMS, Sums.from_blocks(numbered(split), len(vocabulary)).as_array())
     return vocabulary
 
 

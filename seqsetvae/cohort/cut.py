@@ -215,7 +215,7 @@ class SplitWriter:
 
     def append(self, part: CutRows, codes: NDArray[np.int32], labels: LabelTable) -> None:
         """Add the stays of a chunk: codes [E] of its events, labels by stay number."""
-        stays, label = part.stays, labels.of(part.stays.stay_id)
+        stays, label = part.stays, labels.lookup(part.stays.stay_id)
         pieces: dict[str, NDArray[Any]] = {
             "variable": codes,
             "value": part.value,

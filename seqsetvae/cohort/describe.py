@@ -35,10 +35,10 @@ LIMITED = (
 )
 
 
-def about(level: str, items: Iterable[str], noun: str, what: str, action: str = "") -> list[Finding]:
+def about(level: str, items: Iterable[str], noun: str, text: str, action: str = "") -> list[Finding]:
     """A finding about so many of something, such as `12 variables without an embedding`; none about none."""
     items = tuple(items)
-    return [Finding(level, f"{counted(len(items), noun)} {what}", action, items)] if items else []
+    return [Finding(level, f"{counted(len(items), noun)} {text}", action, items)] if items else []
 
 
 def describe(cohort: Cohort, reported: Collection[str] = ()) -> Iterator[Finding]:
@@ -153,14 +153,14 @@ def _values(cohort: Cohort, reported: Collection[str]) -> Iterator[Finding]:
     n_training = cohort.sums("train").count if "train" in cohort.splits else np.zeros(len(beyond))
     has_stats, is_new = np.isfinite(cohort.std), ~np.isin(cohort.vocabulary, list(reported))
 
-    def variables(level: str, chosen: NDArray[np.bool_], what: str, action: str = "") -> list[Finding]:
+    def variables(level: str, chosen: NDArray[np.bool_], text: str, action: str = "") -> list[Finding]:
         items = [
             f"{cohort.vocabulary[v]!r}: {counted(beyond[v], 'event')}, the furthest {value[v]:g} "
             + (f"(z = {furthest[v]:+.1f})" if has_stats[v] else "(no statistics)")
             for v in np.argsort(-beyond, kind="stable").tolist()
             if chosen[v] and beyond[v]
         ]
-        return about(level, items, "variable", what, action)
+        return about(level, items, "variable", text, action)
 
     far = f"values more than {EXTREME_Z:g} standard deviations from the mean"
     misfit = has_stats & (beyond > n_events / 2)

@@ -169,7 +169,7 @@ class Cohort:
     def sums(self, split: str) -> Sums:
         """Sums over the values of a split, by variable."""
         found = self.split(split)
-        return found.sums or Sums.of(event_blocks(found.variable, found.value), len(self.vocabulary))
+        return found.sums or Sums.from_blocks(event_blocks(found.variable, found.value), len(self.vocabulary))
 
     def with_own_statistics(self) -> "Cohort":
         """The cohort with mean and std of the values of its train split, all NaN where it has none."""

@@ -18,9 +18,9 @@ CHECKSUM = "manifest_checksum"
 _COUNTS = ("positives", "labelled", "stays", "sets", "events")  # of a split; none is larger than the next
 
 
-def damaged(file: Path, what: str) -> InputError:
+def damaged(file: Path, problem: str) -> InputError:
     """The error, to be raised, for a file of a cohort that is not as the compiler wrote it."""
-    return InputError(f"{file}: damaged ({what}). Delete the folder {file.parent} and compile the data again.")
+    return InputError(f"{file}: damaged ({problem}). Delete the folder {file.parent} and compile the data again.")
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

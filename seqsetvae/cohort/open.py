@@ -114,7 +114,7 @@ def _check_layout(files: layout.LayoutFiles, label_name: str, splits: Sequence[s
         )
     for name in splits if labelled else ():
         assert labels is not None
-        label = LabelTable.made_of(labels).of(Stays.of(source.stays[name]).stay_id)
+        label = LabelTable.from_dict(labels).lookup(Stays.from_list(source.stays[name]).stay_id)
         require_classes(f"{files.patient_ehr}", name, label_name, label)
 
 

@@ -76,7 +76,7 @@ class Window:
     cut: float | None  # hours after which stays without prediction times seem to have been cut; None: they do not
 
     @classmethod
-    def of(cls, splits: Sequence[Split]) -> Window:
+    def from_splits(cls, splits: Sequence[Split]) -> Window:
         """The profile of the stays of these splits."""
         time = np.concatenate([split.prediction_minute for split in splits]) / 60
         timed = time[np.isfinite(time)]
@@ -123,12 +123,12 @@ class Profile:
     variables: dict[str, tuple[int, int]]  # those that occur: (events, stays in which it occurs)
 
     @classmethod
-    def of(cls, cohort: Cohort) -> Profile:
+    def from_cohort(cls, cohort: Cohort) -> Profile:
         """The profile of the training split."""
         split, sums = cohort.split("train"), VariableSums(len(cohort.vocabulary))
         sums.add(split)
         counts = zip(cohort.vocabulary, sums.events.tolist(), sums.stays.tolist(), strict=True)
-        return cls(Window.of([split]), {name: (int(n), int(stays)) for name, n, stays in counts if n})
+        return cls(Window.from_splits([split]), {name: (int(n), int(stays)) for name, n, stays in counts if n})
 
     def as_plain(self) -> dict[str, Any]:
         """A dictionary for a checkpoint."""

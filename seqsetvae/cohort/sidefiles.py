@@ -32,14 +32,14 @@ class LabelTable(Labels):
         self._stay, self._label = stay, label
 
     @classmethod
-    def made_of(cls, labels: Labels) -> "LabelTable":
+    def from_dict(cls, labels: Labels) -> "LabelTable":
         """These labels as arrays."""
         if isinstance(labels, LabelTable):
             return labels
         stays = sorted(labels)
         return cls(np.array(stays, np.int64), np.array([labels[stay] for stay in stays], np.int8))
 
-    def of(self, stays: NDArray[np.int64]) -> NDArray[np.int8]:
+    def lookup(self, stays: NDArray[np.int64]) -> NDArray[np.int8]:
         """[N] The label of each of these stays, -1 where it has none."""
         if not len(self):
             return np.full(len(stays), -1, dtype=np.int8)

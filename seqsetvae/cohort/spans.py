@@ -71,7 +71,7 @@ class Spans:
         self.first.append(part.first)
         self.last.append(part.last)
         self.early += (part.n_early.sum(), (part.n_early > 0).sum())
-        label = labels.of(part.stays.stay_id[part.is_over])
+        label = labels.lookup(part.stays.stay_id[part.is_over])
         self.over += (len(label), (label >= 0).sum(), (label == 1).sum())
         far = ((self.longest, part.last - part.first, YEAR), (self.furthest, np.abs(part.first), FAR))
         for most, minutes, above in far:

@@ -76,7 +76,7 @@ class Stays(Sequence[Stay]):
         self.n_rows = np.broadcast_to(np.int64(USUAL_ROWS), n) if n_rows is None else n_rows
 
     @classmethod
-    def of(cls, stays: Sequence[Stay]) -> "Stays":
+    def from_list(cls, stays: Sequence[Stay]) -> "Stays":
         """These stays as arrays. Raises ValueError for a prediction time that is not a number."""
         if isinstance(stays, Stays):
             return stays

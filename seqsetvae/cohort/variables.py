@@ -35,7 +35,7 @@ class Sums:
     high: Floats
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], n_variables: int) -> Sums:
+    def from_blocks(cls, blocks: Iterable[Block], n_variables: int) -> Sums:
         starts = (0.0, 0.0, np.nan, 0.0, 0.0, np.inf, -np.inf)
         sums = cls(*(np.full(n_variables, start) for start in starts))
         for variable, value in blocks:

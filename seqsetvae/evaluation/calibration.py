@@ -41,9 +41,9 @@ def write_calibration(calibration: Calibration, checkpoint: Path) -> dict[str, A
         CannotWriteError: the file cannot be written.
         AlreadyThereError: there is one of this name.
     """
-    text, anew = calibration_text(calibration, checkpoint), calibration.recalibrated
-    file = calibration_file(checkpoint, None if anew is None else anew.name)
-    with new_file(file, replace=anew is None) as stream:
+    text, recalibrated = calibration_text(calibration, checkpoint), calibration.recalibrated
+    file = calibration_file(checkpoint, None if recalibrated is None else recalibrated.name)
+    with new_file(file, replace=recalibrated is None) as stream:
         stream.write(text.encode())
     return dict(json.loads(text))
 

@@ -63,7 +63,7 @@ def drift(
         differences += _lengths(lengths, training_hours, cohort.manifest.get(IMPORT, {}).get("times"))
     if profile is None:
         return differences
-    window = Window.of([cohort.split(name) for name in splits])
+    window = Window.from_splits([cohort.split(name) for name in splits])
     missing = _missing_variables(dict(zip(cohort.vocabulary, sums.stays.tolist(), strict=True)), len(lengths), profile)
     return [*differences, *missing, *_other_window(profile.window, window, lengths, training_hours)]
 
@@ -80,7 +80,7 @@ def not_compared(cohort: Cohort, splits: Sequence[str], training: Sequence[str],
         )
     if profile is None:
         there = {cohort.vocabulary[v] for name in splits for v in np.unique(cohort.split(name).variable)}
-        absent, window = len(set(training) - there), Window.of([cohort.split(name) for name in splits])
+        absent, window = len(set(training) - there), Window.from_splits([cohort.split(name) for name in splits])
         lines.append(
             "The checkpoint is of an earlier version and does not record how often each variable occurred in training, "
             f"nor up to which hour events were used, so neither can be compared. {absent:,} of its "
@@ -113,13 +113,13 @@ def _missing_variables(stays_with: dict[str, float], n_stays: int, profile: Prof
     ]
 
 
-def _absent(here: Counter[str], events: Counter[str], share: dict[str, float], n_stays: int) -> list[str]:
+def _absent(events_here: Counter[str], events: Counter[str], share: dict[str, float], n_stays: int) -> list[str]:
     """Training variables that too few of the stays have to be chance.
 
-    `here` counts these stays by variable, `events` the training events; `share` is that of the training stays.
+    `events_here` counts these stays by variable, `events` the training events; `share` is that of the training stays.
     """
     chance = {name: (1 - share[name]) ** n_stays for name in events}  # that none of the stays has it
-    fewer = [name for name in events if here[name] < FEWER * share[name] * n_stays]
+    fewer = [name for name in events if events_here[name] < FEWER * share[name] * n_stays]
     expected = sum(n * (1 - chance[name]) for name, n in events.items())
     found = events.total() - sum(events[name] for name in fewer)
     if found < (1 - MOST_MISSING_OF_FEW) * expected:

@@ -142,7 +142,7 @@ class Explanation:
         return [self.reason(int(each)) for each in np.argsort(-np.abs(self.totals), kind="stable")[:number]]
 
 
-class OfSummaries:
+class SummaryExplainer:
     """Explains a model of variable summaries."""
 
     most_stays = 500  # of a split
@@ -191,7 +191,7 @@ class OfSummaries:
         return self._scores(batch.to(self.variables.device), self.variables)[0]
 
 
-class OfEvents:
+class EventExplainer:
     """Explains SeqSetVAE, by the values of events."""
 
     most_stays = 50  # of a split: hundreds of passes for each
@@ -269,10 +269,10 @@ class StayScore:
         return np.repeat(np.arange(len(self.minute)), sizes[batch.set_row.numpy()])
 
 
-Explainer = OfSummaries | OfEvents
+Explainer = SummaryExplainer | EventExplainer
 
 
 def explainer(model: FinetunedModel, known: torch.Tensor, batches: SplitBatches, cohort: Cohort) -> Explainer:
     """The explainer of a model; `known` is how it knows the cohort's variables (`variables.variable_table`)."""
-    kind: Any = OfSummaries if hasattr(summaries_part(model.backbone), "inputs") else OfEvents
+    kind: Any = SummaryExplainer if hasattr(summaries_part(model.backbone), "inputs") else EventExplainer
     return kind(model, known, batches, cohort)

@@ -48,7 +48,7 @@ NAMED = 12  # variables or sites that a line names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Elsewhere:
+class ExternalCohort:
     """Predictions of a model for a cohort that is not that of its training, and what is known of the cohort."""
 
     name: str
@@ -119,27 +119,27 @@ def _coverage_findings(counts: Plain) -> list[Finding]:
 
 
 def external(
-    of: Elsewhere, *, fraction: float, name: str, seed: int, resamples: int = RESAMPLES
+    cohort: ExternalCohort, *, fraction: float, name: str, seed: int, resamples: int = RESAMPLES
 ) -> tuple[Plain, Fitted | None]:
     """(the entry of a cohort in `external` of evaluation.json, what was fitted anew on it).
 
     Args:
-        of: the cohort and its predictions.
+        cohort: the cohort and its predictions.
         fraction: of the patients that calibration is fitted anew on; 0: it is not.
         name: of that calibration.
         seed: of the patients, and of the bootstrap.
         resamples: of the bootstrap.
     """
-    predictions, spec = of.predictions, of.predictions.spec
+    predictions, spec = cohort.predictions, cohort.predictions.spec
     task = TASKS[spec.task]
     content: Plain = {
-        "name": of.name,
+        "name": cohort.name,
         "stays": len(predictions),
         **task.counts(predictions.target),
         **resampled_unit(predictions.subject, len(predictions)),
         "primary": list(task.primary(spec)),
-        "coverage": of.coverage,
-        "drift": list(of.drift),
+        "coverage": cohort.coverage,
+        "drift": list(cohort.drift),
         "figures": metrics_with_intervals(predictions, resamples, seed),
         "curves": task.curves(spec, predictions.output, predictions.target, predictions.calibration),
     }
@@ -147,29 +147,29 @@ def external(
         content["calibration"] = str(predictions.calibration)
     fitted = None
     if spec.task == BINARY:
-        anew = fit_anew(of, fraction, name, seed)
-        fitted = None if isinstance(anew, str) else anew.fitted
-        content["recalibration"] = _recalibration(anew, seed, resamples)
-        if of.by is not None:
-            content["sites"] = _sites(of, resamples, seed)
+        refitted = refit_calibration(cohort, fraction, name, seed)
+        fitted = None if isinstance(refitted, str) else refitted.fitted
+        content["recalibration"] = _recalibration(refitted, seed, resamples)
+        if cohort.by is not None:
+            content["sites"] = _sites(cohort, resamples, seed)
     else:
         reason = f"Not for --task {spec.task}: recalibration, decision curves and sites are of one binary label."
         content["recalibration"] = {"reason": reason}
-    content["findings"] = [each.as_plain() for each in _findings(of, content)]
+    content["findings"] = [each.as_plain() for each in _findings(cohort, content)]
     return content, fitted
 
 
-def _scores(of: Predictions, calibration: Any) -> Scores:
-    logit = of.output[:, 0]
+def _scores(predictions: Predictions, calibration: Any) -> Scores:
+    logit = predictions.output[:, 0]
     risk = None if calibration is None else calibration.calibrated(logit)
-    return Scores(of.target[:, 0].astype(np.int64), logit, calibrated_logit=risk)
+    return Scores(predictions.target[:, 0].astype(np.int64), logit, calibrated_logit=risk)
 
 
 # ------------------------------------------------------------------ calibration fitted anew
 
 
 @dataclass(frozen=True, eq=False)
-class Anew:
+class Refitted:
     """Calibrations that were fitted on a part of a cohort, to be reported on the rest."""
 
     words: str  # what the part is
@@ -178,38 +178,38 @@ class Anew:
     fitted: Fitted
 
 
-def fit_anew(of: Elsewhere, fraction: float, name: str, seed: int) -> Anew | str:
+def refit_calibration(cohort: ExternalCohort, fraction: float, name: str, seed: int) -> Refitted | str:
     """Fit calibration on some patients, drawn by the seed; or why it cannot be."""
-    predictions, before = of.predictions, of.predictions.calibration
+    predictions, before = cohort.predictions, cohort.predictions.calibration
     if not fraction:
         return "Not asked for (--recalibrate_fraction 0)."
-    if before is not None and before.recalibrated is not None and before.recalibrated.data == of.data:
+    if before is not None and before.recalibrated is not None and before.recalibrated.data == cohort.data:
         return f"The calibration {before.recalibrated.name!r} was fitted on patients of this cohort."
-    anew = Recalibrated(name, "", of.data, fraction, seed)
-    chosen = anew.fitted_on(predictions.stay_id if predictions.subject is None else predictions.subject)
+    recalibrated = Recalibrated(name, "", cohort.data, fraction, seed)
+    chosen = recalibrated.fitted_on(predictions.stay_id if predictions.subject is None else predictions.subject)
     part, rest = predictions.rows(chosen), predictions.rows(~chosen)
-    words = f"{fraction:.0%} of the patients of {of.name}"
+    words = f"{fraction:.0%} of the patients of {cohort.name}"
     for stays, what in ((part, "to fit it on"), (rest, "to report it on")):
         if reason := too_few(stays.target, what):
             return f"With {words} (seed {seed}), {reason}."
-    fitted = recalibrate(part, of.checkpoint_sha256, words, anew)
-    return f"Fitted on {words}: {fitted}." if isinstance(fitted, str) else Anew(words, part, rest, fitted)
+    fitted = recalibrate(part, cohort.checkpoint_sha256, words, recalibrated)
+    return f"Fitted on {words}: {fitted}." if isinstance(fitted, str) else Refitted(words, part, rest, fitted)
 
 
-def _recalibration(anew: Anew | str, seed: int, resamples: int) -> Plain:
+def _recalibration(refitted: Refitted | str, seed: int, resamples: int) -> Plain:
     """Calibration of the stays that it was not fitted on, before and after; or why there is none."""
-    if isinstance(anew, str):
-        return {"reason": anew}
-    counts, fitted = TASKS[BINARY].counts, anew.fitted
-    kinds = {DELIVERED: anew.rest.calibration} | fitted.kinds
+    if isinstance(refitted, str):
+        return {"reason": refitted}
+    counts, fitted = TASKS[BINARY].counts, refitted.fitted
+    kinds = {DELIVERED: refitted.rest.calibration} | fitted.kinds
     return {
-        "part": anew.words,
+        "part": refitted.words,
         "seed": seed,
-        "fitted": {"stays": len(anew.part), **counts(anew.part.target)},
-        "reported": {"stays": len(anew.rest), **counts(anew.rest.target)},
+        "fitted": {"stays": len(refitted.part), **counts(refitted.part.target)},
+        "reported": {"stays": len(refitted.rest), **counts(refitted.rest.target)},
         "chosen": fitted.chosen,
         "p_slope": fitted.p_slope,
-        "kinds": [_kind(anew.rest, kind, each, resamples, seed) for kind, each in kinds.items()],
+        "kinds": [_kind(refitted.rest, kind, each, resamples, seed) for kind, each in kinds.items()],
     }
 
 
@@ -218,9 +218,9 @@ def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: 
     scores, delivered = _scores(rest, calibration), _scores(rest, rest.calibration)
 
     def metrics(weights: Floats) -> MetricValues:
-        found = scores.metrics(weights, CALIBRATION)
-        before = found["brier"] if kind == DELIVERED else delivered.metrics(weights, ["brier"])["brier"]
-        return found | {"brier_difference": found["brier"] - before}
+        values = scores.metrics(weights, CALIBRATION)
+        before = values["brier"] if kind == DELIVERED else delivered.metrics(weights, ["brier"])["brier"]
+        return values | {"brier_difference": values["brier"] - before}
 
     (curve,) = TASKS[BINARY].curves(rest.spec, rest.output, rest.target, calibration)
     formula = {} if calibration is None else {name: getattr(calibration, name) for name in ("slope", "intercept")}
@@ -236,11 +236,11 @@ def _kind(rest: Predictions, kind: str, calibration: Any, resamples: int, seed: 
 # ------------------------------------------------------------------ sites
 
 
-def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
+def _sites(cohort: ExternalCohort, resamples: int, seed: int) -> Plain:
     """Each site that has stays enough of both classes, and what they have in common."""
     rows, left_out = [], []
-    for site in of.sites:
-        stays = of.predictions.rows(site.stays)
+    for site in cohort.sites:
+        stays = cohort.predictions.rows(site.stays)
         positives = int((stays.target[:, 0] == 1).sum())
         if min(positives, len(stays) - positives) < FEWEST_OF_SITE:
             left_out.append(site.group)
@@ -252,7 +252,7 @@ def _sites(of: Elsewhere, resamples: int, seed: int) -> Plain:
 
         counts = {"stays": len(stays), **TASKS[BINARY].counts(stays.target)}
         rows.append({"name": site.group, **counts, "figures": intervals_of(stays, metrics, resamples, seed)})
-    return {"by": of.by, "rows": rows, "left_out": left_out, "pooled": heterogeneity(rows)}
+    return {"by": cohort.by, "rows": rows, "left_out": left_out, "pooled": heterogeneity(rows)}
 
 
 def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
@@ -274,9 +274,9 @@ def heterogeneity(rows: Sequence[Mapping[str, Any]]) -> Plain:
 # ------------------------------------------------------------------ what a reader must know
 
 
-def _findings(of: Elsewhere, content: Plain) -> list[Finding]:
-    findings = [*_coverage_findings(of.coverage), *(Finding(WARNING, text) for text in of.drift)]
-    findings += [Finding(NOTE, text) for text in of.notes]
+def _findings(cohort: ExternalCohort, content: Plain) -> list[Finding]:
+    findings = [*_coverage_findings(cohort.coverage), *(Finding(WARNING, text) for text in cohort.drift)]
+    findings += [Finding(NOTE, text) for text in cohort.notes]
     if "positives" in content:
         fewer = min(content["positives"], content["stays"] - content["positives"])
         text = (
@@ -324,14 +324,15 @@ def external_text(content: Plain) -> str:
     lines = [f"External evaluation: {content['name']}", f"  {content['stays']:,} stays{positives}"]
     lines += [f"  Coverage: {coverage_text(content['coverage'])}"]
     lines += [f"  {_row(name, metric)}" for name, metric in content["figures"].items()]
-    anew = content["recalibration"]
-    if "kinds" in anew:
-        fitted, reported = (f"{anew[key]['stays']:,} stays ({anew[key]['positives']:,} positive)" for key in PARTS)
+    recalibration = content["recalibration"]
+    if "kinds" in recalibration:
+        parts = (recalibration[key] for key in PARTS)
+        fitted, reported = (f"{part['stays']:,} stays ({part['positives']:,} positive)" for part in parts)
         lines += [
-            f"  Calibration fitted anew on {anew['part']}, drawn with seed {anew['seed']}: {fitted}",
-            f"  and reported on the others: {reported}; preferred: {anew['chosen']}",
+            f"  Calibration fitted anew on {recalibration['part']}, drawn with seed {recalibration['seed']}: {fitted}",
+            f"  and reported on the others: {reported}; preferred: {recalibration['chosen']}",
         ]
-        for each in anew["kinds"]:
+        for each in recalibration["kinds"]:
             lines += [f"    {each['kind']}", *(f"      {_row(name, each['figures'][name])}" for name in CALIBRATION)]
     for sites in [content["sites"]] if "sites" in content else []:
         lines += sites_text(f"by {sites['by']}", sites["rows"], sites["pooled"])

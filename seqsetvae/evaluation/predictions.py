@@ -27,7 +27,7 @@ from seqsetvae.batches.sampler import LengthBucketSampler
 from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort, Split
 from seqsetvae.cohort.format import ranges
-from seqsetvae.system.processes import columns_of_all, own_share
+from seqsetvae.system.processes import all_gather_rows, own_share
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration, Spec
 from seqsetvae.tasks.targets import truth
@@ -97,7 +97,7 @@ def predict(
             output = model(batch, embeddings)
         require_finite(output, cpu_batch.stay_id, split)
         parts.append((batch.stay_id, TASKS[spec.task].predicted(output)))
-    stay_id, outputs = columns_of_all(parts)
+    stay_id, outputs = all_gather_rows(parts)
     return stay_id.cpu().numpy(), outputs.cpu().numpy()
 
 
@@ -239,7 +239,7 @@ def states_of_every_set(
         require_finite(output, stay_id, split)
         predicted = TASKS[model.spec.task].predicted(output).cpu()
         parts.append((stay_id, predicted))
-    stay_of_set, outputs = columns_of_all(parts)
+    stay_of_set, outputs = all_gather_rows(parts)
     return stay_of_set.numpy(), outputs.numpy()
 
 

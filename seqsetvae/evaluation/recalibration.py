@@ -42,23 +42,23 @@ class Fitted:
     p_slope: float | None  # of the test of the slope beside the intercept; None: there is no slope to test
 
 
-def too_few(target: Floats, what: str) -> str | None:
-    """Why stays with these labels [n, 1] cannot be used, if they cannot: too few of a class. `what` they are for."""
+def too_few(target: Floats, purpose: str) -> str | None:
+    """Why stays with these labels [n, 1] cannot be used, if they cannot: too few of a class. `purpose` they are for."""
     positives = int((target[:, 0] == 1).sum())
     fewer, of_class = min((positives, 1), (len(target) - positives, 0))
     if fewer >= FEWEST:
         return None
-    return f"{fewer:,} of the {len(target):,} stays {what} are of class {of_class}; {FEWEST} are needed"
+    return f"{fewer:,} of the {len(target):,} stays {purpose} are of class {of_class}; {FEWEST} are needed"
 
 
-def recalibrate(part: Predictions, checkpoint_sha256: str, words: str, anew: Recalibrated) -> Fitted | str:
+def recalibrate(part: Predictions, checkpoint_sha256: str, words: str, recalibrated: Recalibrated) -> Fitted | str:
     """Fit both kinds on the labelled stays of a part, whose risks are those of its calibration, if it has one.
 
     Args:
         part: predictions for stays of both classes.
         checkpoint_sha256: of their checkpoint.
         words: what the part is.
-        anew: its name and which subjects it holds; the kind is filled in.
+        recalibrated: its name and which subjects it holds; the kind is filled in.
 
     Returns:
         What was fitted, or why nothing could be.
@@ -87,7 +87,7 @@ def recalibrate(part: Predictions, checkpoint_sha256: str, words: str, anew: Rec
             **of_part,
             slope=of_kind * slope,
             intercept=of_kind * intercept + added,
-            recalibrated=replace(anew, kind=kind),
+            recalibrated=replace(recalibrated, kind=kind),
         )
         for kind, (of_kind, added) in fitted.items()
     }

@@ -101,11 +101,11 @@ def _interval(value: float, blocks: list[Floats]) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def difference(one: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """`one` minus `other` on the same stays: AUROC and AUPRC with paired intervals, over the subjects of `one`."""
+def difference(model: Scores, other: Scores, number: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """`model` minus `other` on the same stays: AUROC and AUPRC with paired intervals, over the subjects of `model`."""
 
     def metrics(weights: Floats) -> MetricValues:
-        ours, theirs = one.ranking(weights), other.ranking(weights)
+        ours, theirs = model.ranking(weights), other.ranking(weights)
         return {name: ours[name] - theirs[name] for name in ours}
 
-    return bootstrap(one.label, metrics, number, seed, one.subject)
+    return bootstrap(model.label, metrics, number, seed, model.subject)

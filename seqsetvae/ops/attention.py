@@ -30,14 +30,14 @@ class Grids:
     shapes: tuple[tuple[int, int], ...]  # on the host: (N, T) of each grid, longest first
 
     @classmethod
-    def of(cls, sets_per_stay: np.ndarray) -> Grids:
+    def from_counts(cls, sets_per_stay: np.ndarray) -> Grids:
         """The grids of stays of these lengths: [number of stays].
 
         A grid takes the next shorter stay as long as it has at most MOST_PADDING positions for each of its sets. So
         stays of similar length, as the sampler brings them together, are one grid, and a stay of thousands of sets
         beside short ones costs its own attention and no more.
 
-        >>> grids = Grids.of(np.array([3, 1000, 2, 3]))
+        >>> grids = Grids.from_counts(np.array([3, 1000, 2, 3]))
         >>> grids.shapes
         ((1, 1000), (3, 3))
         >>> grids.position[[0, 3, 1003, 1005]].tolist()  # where each stay starts

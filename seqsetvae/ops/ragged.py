@@ -101,7 +101,7 @@ class ExactSizes(SetSizes):
     runs: Runs
 
     @classmethod
-    def of(cls, sizes: np.ndarray) -> ExactSizes:
+    def from_counts(cls, sizes: np.ndarray) -> ExactSizes:
         """The layout of sets of these sizes, in ascending order: [S]."""
         return cls(_runs(sizes))
 
@@ -116,10 +116,10 @@ class PaddedSizes(SetSizes):
     padding_factor: torch.Tensor  # [S] float64, padded size / size of each set
 
     @classmethod
-    def of(cls, sizes: np.ndarray) -> PaddedSizes:
+    def from_counts(cls, sizes: np.ndarray) -> PaddedSizes:
         """The layout of sets of these sizes, in ascending order: [S].
 
-        >>> padded = PaddedSizes.of(np.array([1, 1, 2, 8, 9, 100]))
+        >>> padded = PaddedSizes.from_counts(np.array([1, 1, 2, 8, 9, 100]))
         >>> padded.runs
         ((1, 2), (8, 2), (16, 1), (192, 1))
         >>> padded.event_position[:6].tolist(), len(padded.is_event), int(padded.is_event.sum())

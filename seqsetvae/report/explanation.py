@@ -40,9 +40,9 @@ def _text(explanation: Plain) -> list[str]:
     ]
 
 
-def _shown(each: Plain) -> str:
+def _shown(entry: Plain) -> str:
     """A variable, and which of its summaries the levels are of."""
-    return f"{each['variable']} ({each['summary'].strip()})" if each["summary"].strip() else each["variable"]
+    return f"{entry['variable']} ({entry['summary'].strip()})" if entry["summary"].strip() else entry["variable"]
 
 
 def _variables(explanation: Plain) -> Picture:
@@ -66,18 +66,18 @@ def _levels(explanation: Plain) -> Table:
     return Table("Mean contribution by value", ("variable", "mean absolute", *LEVELS), rows)
 
 
-def _course(each: Plain, of: str) -> Picture:
-    reasons = "; ".join(f"{row['words']} {number(row['contribution'], 2)}" for row in each["reasons"][:3])
-    label = "" if each.get("label") is None else f", label {each['label']:g}"
+def _course(course: Plain, score: str) -> Picture:
+    reasons = "; ".join(f"{row['words']} {number(row['contribution'], 2)}" for row in course["reasons"][:3])
+    label = "" if course.get("label") is None else f", label {course['label']:g}"
     caption = f"The risk from all events so far, and what each variable contributes. At the end: {reasons}."
-    drawn = plots.course(each["hours"], each["risk"], each["variables"], of)
-    ends = f"from {number(each['risk'][0])} to {number(each['risk'][-1])} at hour {each['hours'][-1]:.1f}"
+    drawn = plots.course(course["hours"], course["risk"], course["variables"], score)
+    ends = f"from {number(course['risk'][0])} to {number(course['risk'][-1])} at hour {course['hours'][-1]:.1f}"
     return Picture(
-        f"course_{as_name(each['name'])}", f"{each['name']}{label}", caption, f"Risk {ends}.", drawn, wide=True
+        f"course_{as_name(course['name'])}", f"{course['name']}{label}", caption, f"Risk {ends}.", drawn, wide=True
     )
 
 
-def _moved(each: Plain) -> Table:
+def _moved(course: Plain) -> Table:
     """What changed the score since the row above."""
     rows = [
         [
@@ -85,8 +85,8 @@ def _moved(each: Plain) -> Table:
             number(risk),
             "; ".join(f"{one['words']} {number(one['contribution'], 2)}" for one in moved) or "–",
         ]
-        for hour, risk, moved in zip(each["hours"], each["risk"], each["moved"], strict=True)
+        for hour, risk, moved in zip(course["hours"], course["risk"], course["moved"], strict=True)
     ]
     return Table(
-        f"{each['name']}: what moved the risk", ("hour", "risk", "change of contributions"), rows, numeric=False
+        f"{course['name']}: what moved the risk", ("hour", "risk", "change of contributions"), rows, numeric=False
     )

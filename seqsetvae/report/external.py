@@ -67,14 +67,14 @@ def _ends(metric: Plain) -> str:
     return f"95 % interval {interval(metric)}"
 
 
-def _positives(each: Plain) -> str:
-    if "positives" not in each:
+def _positives(cohort: Plain) -> str:
+    if "positives" not in cohort:
         return ""
-    return f"{each['positives']:,.0f} positive ({percent(each['positives'] / each['stays'])})"
+    return f"{cohort['positives']:,.0f} positive ({percent(cohort['positives'] / cohort['stays'])})"
 
 
-def _stays(each: Plain) -> str:
-    return f"{each['stays']:,.0f} stays, {_positives(each)}"
+def _stays(cohort: Plain) -> str:
+    return f"{cohort['stays']:,.0f} stays, {_positives(cohort)}"
 
 
 def _text(cohorts: list[Plain]) -> list[str]:
@@ -85,16 +85,16 @@ def _text(cohorts: list[Plain]) -> list[str]:
     ]
     for each in cohorts:
         text.append(f"{each['name']}: {coverage_text(each['coverage'])}")
-        anew = each["recalibration"]
-        if "kinds" in anew:
-            saved = "" if anew.get("saved") is None else f" It was saved as {anew['saved']}."
+        recalibration = each["recalibration"]
+        if "kinds" in recalibration:
+            saved = "" if recalibration.get("saved") is None else f" It was saved as {recalibration['saved']}."
             text.append(
-                f"Calibration was fitted anew on {anew['part']} (drawn with seed {anew['seed']:.0f}; "
-                f"{_stays(anew['fitted'])}), and is shown on the others ({_stays(anew['reported'])}). Preferred on the "
-                f"fitted stays: {anew['chosen']}.{saved}"
+                f"Calibration was fitted anew on {recalibration['part']} (drawn with seed {recalibration['seed']:.0f}; "
+                f"{_stays(recalibration['fitted'])}), and is shown on the others ({_stays(recalibration['reported'])})."
+                f" Preferred on the fitted stays: {recalibration['chosen']}.{saved}"
             )
         else:
-            text.append(f"{each['name']}: calibration was not fitted anew. {anew['reason']}")
+            text.append(f"{each['name']}: calibration was not fitted anew. {recalibration['reason']}")
         sites = each.get("sites") or {}
         if sites.get("pooled"):
             text.append(
@@ -119,22 +119,22 @@ def _beside(run: Run) -> Table:
     return Table("As delivered, with 95 % intervals", ("metric", *columns), rows)
 
 
-def _roc(run: Run, each: Plain, end: str, of: str) -> list[Picture]:
+def _roc(run: Run, cohort: Plain, end: str, outcome: str) -> list[Picture]:
     """ROC curves of the cohort and of the model's own split, of one outcome."""
     own = [] if run.evaluation is None else [c for c in run.evaluation.get("curves") or () if "outcome" in c][:1]
-    curves = {each["name"]: next((c for c in each["curves"] if "outcome" in c), None)}
-    if curves[each["name"]] is None:
+    curves = {cohort["name"]: next((c for c in cohort["curves"] if "outcome" in c), None)}
+    if curves[cohort["name"]] is None:
         return []
     if own and run.evaluation is not None:
         curves = {f"{run.evaluation['split']} split": own[0]} | curves
     told = "; ".join(f"{name} AUROC {number(curve['auroc'])}" for name, curve in curves.items() if curve)
     drawn = plots.roc({name if len(curves) > 1 else "": curve for name, curve in curves.items() if curve})
-    return [Picture(f"external_roc{end}", f"ROC{of}", "", f"ROC curve: {told}.", drawn)]
+    return [Picture(f"external_roc{end}", f"ROC{outcome}", "", f"ROC curve: {told}.", drawn)]
 
 
-def _before_and_after(each: Plain, end: str, of: str) -> list[Picture]:
+def _before_and_after(cohort: Plain, end: str, outcome: str) -> list[Picture]:
     """Calibration and net benefit of the risks as delivered and fitted anew."""
-    kinds = each["recalibration"].get("kinds") or []
+    kinds = cohort["recalibration"].get("kinds") or []
     if not kinds:
         return []
     told = "; ".join(
@@ -147,8 +147,8 @@ def _before_and_after(each: Plain, end: str, of: str) -> list[Picture]:
     benefit = plots.decision_curve({kind["kind"]: kind["net_benefit"] for kind in kinds})
     treated = "Net benefit for each stay (Vickers and Elkin, 2006), of the same stays."
     return [
-        Picture(f"external_calibration{end}", f"Calibration before and after{of}", caption, f"{told}.", drawn),
-        Picture(f"external_benefit{end}", f"Decision curves before and after{of}", treated, _best(kinds), benefit),
+        Picture(f"external_calibration{end}", f"Calibration before and after{outcome}", caption, f"{told}.", drawn),
+        Picture(f"external_benefit{end}", f"Decision curves before and after{outcome}", treated, _best(kinds), benefit),
     ]
 
 
@@ -160,25 +160,25 @@ def _best(kinds: list[Plain]) -> str:
     return f"Highest net benefit: {', '.join(told)}."
 
 
-def _kinds(each: Plain, of: str) -> Table:
+def _kinds(cohort: Plain, outcome: str) -> Table:
     """Metrics of calibration as delivered and fitted anew."""
-    kinds = each["recalibration"]["kinds"]
+    kinds = cohort["recalibration"]["kinds"]
     rows = []
     for kind in kinds:
         formula = "–" if kind.get("slope") is None else f"{number(kind['slope'])} × logit + {number(kind['intercept'])}"
         change = "–" if kind is kinds[0] else stacked(kind["figures"]["brier_difference"])
         rows.append([kind["kind"], formula, *(stacked(kind["figures"][name]) for name in CALIBRATION), change])
     head = ("calibration", "log-odds", *map(metric_name, CALIBRATION), "Brier score minus as delivered")
-    return Table(f"Calibration before and after{of}, with 95 % intervals", head, rows)
+    return Table(f"Calibration before and after{outcome}, with 95 % intervals", head, rows)
 
 
-def _has_pooled(each: Plain) -> bool:
-    return bool((each.get("sites") or {}).get("pooled"))
+def _has_pooled(cohort: Plain) -> bool:
+    return bool((cohort.get("sites") or {}).get("pooled"))
 
 
-def _forests(each: Plain, end: str, of: str) -> list[Picture]:
+def _forests(cohort: Plain, end: str, outcome: str) -> list[Picture]:
     """A row for each site and one for their mean, of each metric."""
-    sites = each.get("sites") or {}
+    sites = cohort.get("sites") or {}
     pictures = []
     for name in ("auroc", *IDEAL) if sites.get("rows") else ():
         rows = [
@@ -192,14 +192,14 @@ def _forests(each: Plain, end: str, of: str) -> list[Picture]:
             rows += [plots.Row("pooled", mean, colour=VERMILLION, marker="D")]
             rows += [plots.Row("one more site", whole, "prediction interval", VERMILLION, "D", hollow=True)]
         told = "; ".join(f"{row.label} {with_interval(row.metric)}" for row in rows)
-        title = f"{metric_name(name)} by {sites['by']}{of}"
+        title = f"{metric_name(name)} by {sites['by']}{outcome}"
         drawn = plots.intervals(rows, metric_name(name), dotted=IDEAL.get(name, 0.5))
         caption = "With 95 % intervals and positive stays; dotted: " + ("ideal." if name in IDEAL else "chance.")
         pictures.append(Picture(f"sites_{as_name(name)}{end}", title, caption, f"{title}: {told}.", drawn))
     return pictures
 
 
-def _sites(each: Plain, of: str) -> Table:
+def _sites(cohort: Plain, outcome: str) -> Table:
     names = ("auroc", *IDEAL)
     rows = [
         [
@@ -207,12 +207,13 @@ def _sites(each: Plain, of: str) -> Table:
             f"{row['positives']:,.0f} of {row['stays']:,.0f}",
             *(stacked(row["figures"].get(n)) for n in names),
         ]
-        for row in each["sites"]["rows"]
+        for row in cohort["sites"]["rows"]
     ]
-    return Table(f"Sites of {each['sites']['by']}{of}", ("site", "positive stays", *map(metric_name, names)), rows)
+    head = ("site", "positive stays", *map(metric_name, names))
+    return Table(f"Sites of {cohort['sites']['by']}{outcome}", head, rows)
 
 
-def _pooled(pooled: Plain, what: str) -> Table:
+def _pooled(pooled: Plain, unit: str) -> Table:
     rows = [
         [
             metric_name(name),
@@ -224,4 +225,4 @@ def _pooled(pooled: Plain, what: str) -> Table:
         for name, each in pooled.items()
     ]
     head = ("metric", "mean, with 95 % interval", "tau", "95 % prediction interval", "number")
-    return Table(f"{what}, pooled", head, rows)
+    return Table(f"{unit}, pooled", head, rows)

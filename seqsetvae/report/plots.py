@@ -11,14 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 
 from seqsetvae.report import style
 from seqsetvae.report.parts import Metric, has_interval, metric_name, number, value_of
 
 LEGEND_LINE = 0.24  # inches
 RISK_BARS = 25  # of a histogram of risks
-Floats = NDArray[np.float64]
 Curve = Mapping[str, Any]  # an entry of `curves` in evaluation.json
 
 
@@ -273,9 +271,9 @@ def landmarks(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figu
     return figure
 
 
-def _label(of: str) -> str:
+def _label(score: str) -> str:
     """An axis of contributions, below axes that are narrower than the figure."""
-    return "\n".join(textwrap.wrap(f"contribution to the {of}", 36))
+    return "\n".join(textwrap.wrap(f"contribution to the {score}", 36))
 
 
 LEVEL_LOOK: dict[str, dict[str, Any]] = {
@@ -289,7 +287,7 @@ LEVEL_LOOK: dict[str, dict[str, Any]] = {
 
 
 @style.styled
-def contributions(rows: Mapping[str, Mapping[str, Any]], of: str) -> Figure:
+def contributions(rows: Mapping[str, Mapping[str, Any]], score: str) -> Figure:
     """The mean absolute contribution of each variable, and the mean by the level of its value."""
     figure, axes = style.empty(1.3 + 0.27 * len(rows), long_labels=True)
     axes.barh(range(len(rows)), [each["mean_absolute"] for each in rows.values()], color=style.GRID, height=0.7)
@@ -300,14 +298,16 @@ def contributions(rows: Mapping[str, Mapping[str, Any]], of: str) -> Figure:
     axes.axvline(0, color=style.MUTED, linewidth=1)
     axes.set_yticks(range(len(rows)), [_wrapped(name) for name in rows], fontsize=8.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(_label(of), fontsize=9)
+    axes.set_xlabel(_label(score), fontsize=9)
     if any(each["levels"] for each in rows.values()):  # of few stays no level has enough
         axes.legend(loc="lower right", fontsize=8.5)
     return figure
 
 
 @style.styled
-def course(hours: Sequence[float], risk: Sequence[float], variables: Mapping[str, Sequence[float]], of: str) -> Figure:
+def course(
+    hours: Sequence[float], risk: Sequence[float], variables: Mapping[str, Sequence[float]], score: str
+) -> Figure:
     """The risk of a stay over time, over what each variable contributes to it at each time."""
     figure = Figure(figsize=(style.WIDTH, 2.6 + 0.24 * len(variables)), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 0.5 + 0.24 * len(variables)])
@@ -328,5 +328,5 @@ def course(hours: Sequence[float], risk: Sequence[float], variables: Mapping[str
     below.set_xlabel("hours since admission")
     below.grid(visible=False)
     bar = figure.colorbar(shown, ax=below, orientation="horizontal", aspect=40, shrink=0.8)
-    bar.set_label(_label(of), fontsize=9)
+    bar.set_label(_label(score), fontsize=9)
     return figure

@@ -223,18 +223,18 @@ def _subjects(run: Run, stays: ScoredStays) -> np.ndarray | None:
 
 
 def paired_difference(
-    one: ScoredStays, other: ScoredStays, subject: np.ndarray | None = None
+    run: ScoredStays, other: ScoredStays, subject: np.ndarray | None = None
 ) -> dict[str, Metric] | None:
-    """AUROC and AUPRC of `one` minus those of `other`; None unless both have the same stays, of both classes.
+    """AUROC and AUPRC of `run` minus those of `other`; None unless both have the same stays, of both classes.
 
-    `subject` [n] is the patient of each stay of `one`, over whom the intervals are; None: over stays.
+    `subject` [n] is the patient of each stay of `run`, over whom the intervals are; None: over stays.
     """
-    ours, theirs = np.argsort(one.stay_id), np.argsort(other.stay_id)
-    label, by_stay = one.label[ours], None if subject is None else subject[ours]
-    same = np.array_equal(one.stay_id[ours], other.stay_id[theirs]) and np.array_equal(label, other.label[theirs])
+    ours, theirs = np.argsort(run.stay_id), np.argsort(other.stay_id)
+    label, by_stay = run.label[ours], None if subject is None else subject[ours]
+    same = np.array_equal(run.stay_id[ours], other.stay_id[theirs]) and np.array_equal(label, other.label[theirs])
     if not same or not 0 < label.sum() < len(label):
         return None
-    found = difference(Scores(label, one.logit[ours], subject=by_stay), Scores(label, other.logit[theirs]))
+    found = difference(Scores(label, run.logit[ours], subject=by_stay), Scores(label, other.logit[theirs]))
     return {name: each.as_plain() for name, each in found.items()}
 
 

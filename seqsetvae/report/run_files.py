@@ -253,12 +253,12 @@ def _read(file: Path, types: dict[str, Any]) -> pa.Table:
     return table
 
 
-def _require_once(there: Sequence[str], names: Sequence[str], file: Path) -> None:
+def _require_once(columns: Sequence[str], names: Sequence[str], file: Path) -> None:
     """Raises InputError unless each of these columns is there, once."""
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if name not in columns]
     if missing:
-        raise InputError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(there)}")
-    twice = [name for name in names if there.count(name) > 1]
+        raise InputError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(columns)}")
+    twice = [name for name in names if columns.count(name) > 1]
     if twice:
         raise InputError(f"{file}: column {twice[0]} occurs twice; keep one of the two")
 
@@ -268,7 +268,7 @@ def _numbers(
     name: str,
     file: Path,
     allowed: Callable[[Floats], NDArray[np.bool_]],
-    what: str,
+    kind: str,
 ) -> Floats:
     """A column as float64, NaN where it is empty. Raises InputError unless all others are `allowed`."""
     _require_once(table.column_names, [name], file)
@@ -278,5 +278,5 @@ def _numbers(
         raise InputError(f"{file}, column {name}: not a column of numbers ({error})") from None
     wrong = values[~allowed(values) & ~np.isnan(values)]
     if len(wrong):
-        raise InputError(f"{file}, column {name}: {len(wrong):,} values are not {what}, for example {wrong[0]:g}")
+        raise InputError(f"{file}, column {name}: {len(wrong):,} values are not {kind}, for example {wrong[0]:g}")
     return values

@@ -176,10 +176,10 @@ def _groups(run: Run) -> str:
     return " ".join([*said, *_over(run.external_pooled, "cohorts")])
 
 
-def _over(pooled: Mapping[str, Mapping[str, float]], what: str) -> list[str]:
+def _over(pooled: Mapping[str, Mapping[str, float]], unit: str) -> list[str]:
     """What a meta-analysis found for each metric."""
     return [
-        f"{metric_name(name)} over {each['sites']:.0f} {what}: {with_interval(each)}; expected in one more: "
+        f"{metric_name(name)} over {each['sites']:.0f} {unit}: {with_interval(each)}; expected in one more: "
         f"{number(each['prediction_low'])} to {number(each['prediction_high'])}."
         for name, each in pooled.items()
     ]

@@ -17,7 +17,7 @@ from seqsetvae.cli.embed import Settings
 from seqsetvae.models.seqsetvae.backbone import Backbone
 from seqsetvae.runs.opening import load_pretrained, open_run
 from seqsetvae.system.files import new_file
-from seqsetvae.system.processes import leave, own_share, this_process, to_first
+from seqsetvae.system.processes import finish_distributed, gather_to_first, own_share, this_process
 from seqsetvae.training.metrics import require_finite
 from seqsetvae.training.precision import Precision, prepare_device, say_precision
 
@@ -37,13 +37,13 @@ def run(settings: Settings) -> Path:
     opened.ready()
     backbone, table, precision = opened.model, opened.variables, opened.precision
     split, loader = opened.cohort.split(split_name), opened.loaders.loader(split_name, **own_share())
-    parts = to_first((encoded(backbone, batch, table, precision, split_name) for batch in loader), len(loader))
+    parts = gather_to_first((encoded(backbone, batch, table, precision, split_name) for batch in loader), len(loader))
     if this_process().is_first:
         n_sets = _write(output, parts, split.n_stays)  # fewer than the split's where --max_sets cuts stays
         print(f"Wrote {output}: {split.n_stays:,} stays, {n_sets:,} sets of the {split_name} split")
     else:
         list(parts)  # sends them
-    leave()
+    finish_distributed()
     for warning in opened.drift([split_name]):
         print(f"⚠️  {warning}")
     return output

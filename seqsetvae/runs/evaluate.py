@@ -21,7 +21,7 @@ from seqsetvae.evaluation.calibration import (
     read_calibration,
 )
 from seqsetvae.evaluation.contributions import contributions, highest
-from seqsetvae.evaluation.external import Elsewhere
+from seqsetvae.evaluation.external import ExternalCohort
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.prediction_file import (
     SUFFIXES,
@@ -42,7 +42,7 @@ from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import cannot_write, not_writable
 from seqsetvae.system.findings import WARNING, Finding
 from seqsetvae.system.privacy import checkpoint_names
-from seqsetvae.system.processes import from_first, leave, this_process
+from seqsetvae.system.processes import broadcast_from_first, finish_distributed, this_process
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration
 from seqsetvae.tasks.targets import truth
@@ -83,7 +83,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _require_same_stays(scorers, evaluated)
     landmarks = _landmarks(first, evaluated[0], settings.details.landmarks or ())
     members = {name: _of_stays(each, evaluated[0]) for name, each in first.predict_members(split).items()}
-    leave()
+    finish_distributed()
     names = checkpoint_names([scorer.path for scorer in scorers])
     others, about_baselines = _baselines(settings.baselines.baselines, first, evaluated[0])
     content = evaluation(
@@ -115,9 +115,9 @@ def run(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _external_alone(settings: Settings, scorer: Scorer, elsewhere: Sequence[Elsewhere]) -> dict[str, Any]:
+def _external_alone(settings: Settings, scorer: Scorer, elsewhere: Sequence[ExternalCohort]) -> dict[str, Any]:
     """The evaluation of a checkpoint on other cohorts alone, in a folder of its own."""
-    leave()
+    finish_distributed()
     (name,) = checkpoint_names([scorer.path])
     content = {"checkpoint": name, "label_name": scorer.spec.title, **external_results(elsewhere, settings)}
     write_evaluation(settings, scorer, content, None)
@@ -135,11 +135,11 @@ def _explanation(settings: Settings, scorer: Scorer, evaluated: Predictions) -> 
     return contributions(explainer, split, evaluated, chosen or highest(split, evaluated), settings.run.seed)
 
 
-def _baselines(which: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:
+def _baselines(names: str, scorer: Scorer, evaluated: Predictions) -> tuple[dict[str, Predictions], list[str]]:
     """Predictions of each baseline for the evaluated stays, and what a reader must know about them."""
     spec = evaluated.spec
     task, cohort = TASKS[spec.task], scorer.cohort
-    if which == "none":
+    if names == "none":
         return {}, []
     targets = {name: truth(cohort, name, spec) for name in ("train", "valid") if name in cohort.splits}
     can_be_trained = {"train", "valid"} <= targets.keys() and all(
@@ -212,7 +212,7 @@ def calibration_of(
     one under another name, unless that holds the calibration of another checkpoint.
     """
     task, file = TASKS[scorer.spec.task], calibration_file(scorer.path)
-    calibration, line = from_first(lambda: read_calibration(scorer.path, scorer.spec.task, named))
+    calibration, line = broadcast_from_first(lambda: read_calibration(scorer.path, scorer.spec.task, named))
     is_asked = asked.threshold_for is not None or asked.abstain is not None
     if (calibration is None or is_asked) and task.Calibration is not None and _has_validation(scorer):
         validation = predictions if predictions.split == "valid" else scorer.predict("valid").labelled()

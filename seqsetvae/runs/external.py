@@ -17,12 +17,12 @@ from seqsetvae.cohort.profile import seen_before
 from seqsetvae.cohort.tables.cells import as_facts
 from seqsetvae.evaluation.calibration import calibration_file, calibration_names, read_calibration, write_calibration
 from seqsetvae.evaluation.external import (
-    Elsewhere,
+    ExternalCohort,
     coverage,
     external,
     external_text,
-    fit_anew,
     heterogeneity,
+    refit_calibration,
     sites_text,
 )
 from seqsetvae.evaluation.groups import Subgroup
@@ -141,7 +141,7 @@ def _site_table(by: str, cohort: Cohort, table: Path | None) -> pa.Table:
 # ------------------------------------------------------------------ predictions
 
 
-def predict_external(opened: Opened, by: str | None) -> Elsewhere:
+def predict_external(opened: Opened, by: str | None) -> ExternalCohort:
     """Predictions for all stays of a cohort that can be judged, and what is known of it.
 
     Raises:
@@ -181,7 +181,7 @@ def predict_external(opened: Opened, by: str | None) -> Elsewhere:
     _require_labels(joined, opened, notes)
     sites, without = ([], 0) if opened.sites is None else sites_of(opened.sites, by or "", joined.stay_id)
     notes += [f"{counted(without, 'stay')} without a {by} are in no site."] * bool(without)
-    return Elsewhere(
+    return ExternalCohort(
         name=name,
         data=scorer.cohort.data_hash,
         predictions=joined,
@@ -267,16 +267,17 @@ def sites_of(table: pa.Table, by: str, stays: np.ndarray) -> tuple[list[Subgroup
 # ------------------------------------------------------------------ results
 
 
-def require_fitted(cohorts: Sequence[Elsewhere], settings: Settings) -> None:
+def require_fitted(cohorts: Sequence[ExternalCohort], settings: Settings) -> None:
     """Raises InputError if the calibration that --save_calibration names cannot be fitted, before what takes longer."""
     asked = settings.external
     for each in cohorts if asked.save_calibration is not None else ():
-        anew = fit_anew(each, asked.recalibrate_fraction, asked.save_calibration or UNNAMED, settings.run.seed)
-        if isinstance(anew, str):
-            raise InputError(f"save_calibration: {each.name}: {anew} Leave it out.")
+        name = asked.save_calibration or UNNAMED
+        refitted = refit_calibration(each, asked.recalibrate_fraction, name, settings.run.seed)
+        if isinstance(refitted, str):
+            raise InputError(f"save_calibration: {each.name}: {refitted} Leave it out.")
 
 
-def external_results(cohorts: Sequence[Elsewhere], settings: Settings) -> dict[str, Any]:
+def external_results(cohorts: Sequence[ExternalCohort], settings: Settings) -> dict[str, Any]:
     """`external` and `external_pooled` (of three or more) of evaluation.json; prints them, and saves what was asked."""
     asked, entries = settings.external, []
     for each in cohorts:

@@ -31,7 +31,7 @@ from seqsetvae.settings.groups import DataSettings
 from seqsetvae.settings.tuning import resolved
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.processes import leave
+from seqsetvae.system.processes import finish_distributed
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.model import Loss
 from seqsetvae.tasks.spec import BINARY, columns_of
@@ -100,7 +100,7 @@ def train(
         parts=module.parts,
         resume=resume,
     )
-    precision = Precision.of(settings.run, device)
+    precision = Precision.from_settings(settings.run, device)
 
     @cache  # the calibration reads them once more
     def compute_features() -> CachedFeatures:
@@ -109,7 +109,7 @@ def train(
     def train_and_calibrate() -> None:
         with stays_in_a_file(run.folder):
             finetune_in_stages(run, module, compute_features, settings.run.compile_model)
-        leave()
+        finish_distributed()
         if TASKS[task].Calibration is not None:
             with stays_in_a_file(run.folder):
                 calibrate_best(run, module, compute_features, precision)
@@ -275,7 +275,7 @@ def build(
             max_sets=settings.data.max_sets,
             transform=transform,
             median_hours=median_hours(cohort.split("train")),
-            profile=Profile.of(cohort),
+            profile=Profile.from_cohort(cohort),
         ),
         members,
         settings.tuning,

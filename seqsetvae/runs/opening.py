@@ -68,7 +68,7 @@ class Opened:
 
     @cached_property
     def precision(self) -> Precision:
-        return Precision.of(self.run, self.device)
+        return Precision.from_settings(self.run, self.device)
 
     @property
     def _backbone(self) -> Any:

@@ -26,7 +26,7 @@ from seqsetvae.evaluation.prediction_file import (
 )
 from seqsetvae.runs.scoring import Scorer, open_scorer
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.processes import leave
+from seqsetvae.system.processes import finish_distributed
 from seqsetvae.tasks import TASKS
 from seqsetvae.tasks.spec import Calibration
 
@@ -77,7 +77,7 @@ def predicted(settings: Settings) -> Prediction:
     calibration, line = read_calibration(scorer.path, scorer.spec.task, named)
     print(line)
     if settings.explained.explain is not None:
-        leave()  # a few stays are no work for several processes
+        finish_distributed()  # a few stays are no work for several processes
         table = explained_rows(scorer, splits, settings.explained.explain)
     elif settings.every_set:
         table = every_set_rows(scorer, splits, calibration)
@@ -85,7 +85,7 @@ def predicted(settings: Settings) -> Prediction:
         table = rows(scorer, splits, calibration, all_splits=split is None)
         if settings.schema == "meds":
             table = as_meds(table, scorer, splits, calibration)
-    leave()
+    finish_distributed()
     if named is not None and settings.schema != "meds":
         table = with_calibration(table, named)
     if settings.reasons:

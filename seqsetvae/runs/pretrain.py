@@ -18,7 +18,7 @@ from seqsetvae.cohort.profile import Profile
 from seqsetvae.objectives import OBJECTIVES
 from seqsetvae.runs.opening import Opened, load_pretrained, new_transform, open_run
 from seqsetvae.settings.declare import as_plain
-from seqsetvae.system.processes import leave
+from seqsetvae.system.processes import finish_distributed
 from seqsetvae.training.resume import is_finished
 from seqsetvae.training.run_folder import Row
 from seqsetvae.training.schedule import Watched
@@ -64,7 +64,7 @@ def train(settings: Settings, opened: Opened, resume: Path | None = None) -> Sum
     def pretrain() -> None:
         if not run.has_finished(1, settings.schedule.max_epochs):
             run.fit(1, settings.schedule.max_epochs, warm_up=True)
-        leave()
+        finish_distributed()
 
     return train_and_summarize(
         run,
@@ -94,7 +94,7 @@ def module_and_data(settings: Settings, opened: Opened) -> tuple[SeqSetVAEPretra
         variables,
         cohort.variables,
         opened.transform,
-        Profile.of(cohort),
+        Profile.from_cohort(cohort),
     )
     return module, data
 

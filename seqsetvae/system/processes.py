@@ -181,8 +181,8 @@ def other_output() -> Iterator[None]:
         print(errors.getvalue(), end="", file=sys.stderr, flush=True)
 
 
-def join(use_gpu: bool) -> None:
-    """Begin to talk to the other processes of this run; no effect in a run of one process.
+def init_distributed(use_gpu: bool) -> None:
+    """Create the process group of torch.distributed; no effect in a run of one process.
 
     Raises:
         InputError: another program uses the port, or not all processes are there after `LONGEST_START`.
@@ -211,7 +211,7 @@ def join(use_gpu: bool) -> None:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether an error only says that another process of this run has gone."""
+    """Whether an error only says that another process of this run has ended."""
     if this_process().world_size == 1:
         return False
     from torch import distributed
@@ -220,14 +220,14 @@ def lost_another(error: RuntimeError) -> bool:
     return is_closed or isinstance(error, distributed.DistError)
 
 
-def leave() -> None:
-    """End of what the processes do together: the first one continues alone, the others end with status 0."""
+def finish_distributed() -> None:
+    """Destroy the process group: the first process continues alone, the others exit with status 0."""
     here = this_process()
     if here.world_size == 1:
         return
     from torch import distributed
 
-    any_of(False)
+    barrier()
     distributed.destroy_process_group()
     if not here.is_first:
         sys.exit(0)
@@ -240,14 +240,14 @@ def first_process_first() -> Iterator[None]:
     """The others wait until the first process has left the block: what it has cached they then find."""
     is_first = this_process().is_first
     if not is_first:
-        any_of(False)
+        barrier()
     yield
     if is_first:
-        any_of(False)
+        barrier()
 
 
-def from_first(make: Callable[[], Value]) -> Value:
-    """What `make` returns in the first process, in all of them; only that one calls it."""
+def broadcast_from_first(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the first process, which alone calls it."""
     here = this_process()
     if here.world_size == 1:
         return make()
@@ -258,8 +258,8 @@ def from_first(make: Callable[[], Value]) -> Value:
     return values[0]
 
 
-def of_all(value: Value) -> list[Value]:
-    """The values of all processes, by rank."""
+def all_gather(value: Value) -> list[Value]:
+    """The values of all processes, by rank, in all of them."""
     here = this_process()
     if here.world_size == 1:
         return [value]
@@ -276,23 +276,23 @@ def own_share() -> dict[str, Any]:
     return {"rank": here.rank, "world_size": here.world_size, "equal_steps": False}
 
 
-def columns_of_all(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
-    """Join the rows that the processes have computed from their shares, in the order of one process, in all of them.
+def all_gather_rows(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+    """Join the rows that the processes computed from their shares, in the order of one process; all get all of them.
 
     `parts` has the columns of each batch of this process.
     """
     import torch
 
     if this_process().world_size > 1:
-        every = of_all([tuple(column.cpu() for column in part) for part in parts])
+        every = all_gather([tuple(column.cpu() for column in part) for part in parts])
         parts = [part for turn in zip_longest(*every) for part in turn if part is not None]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
-    """Values that the processes make of their shares: in the first process all, in the order of one; else none.
+def gather_to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
+    """Yield the values of all processes in the first one, in the order of a single process; in the others nothing.
 
-    They are exchanged one by one, so no process holds more than one of each. `count` is how many this process makes.
+    They are sent one by one, so no process holds more than one of each. `count` is how many `own` has.
     """
     here = this_process()
     if here.world_size == 1:
@@ -301,14 +301,19 @@ def to_first(own: Iterable[Value], count: int) -> Iterator[Value]:
     from torch import distributed
 
     values = iter(own)
-    for _ in range(from_first(lambda: count)):  # the first process has the most
+    for _ in range(broadcast_from_first(lambda: count)):  # the first process has the most
         gathered: list[Any] | None = [None] * here.world_size if here.is_first else None
         distributed.gather_object(next(values, None), gathered)
         yield from (value for value in gathered or () if value is not None)
 
 
-def any_of(*flags: bool) -> list[bool]:
-    """Each flag, whether it is set in any process. The host waits for the other hosts, but for no device."""
+def barrier() -> None:
+    """Wait for all processes."""
+    any_process(False)
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Whether each flag is set in any process. The host waits for the other hosts, but for no device."""
     if this_process().world_size == 1:
         return list(flags)
     import torch

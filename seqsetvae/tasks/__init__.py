@@ -99,9 +99,9 @@ class TaskSettings:
         """Whether the labels are those of the cohort; else they are read from a file."""
         return bool(TASKS[self.task].LABEL_IN_COHORT)
 
-    def offers(self, what: str) -> bool:
+    def offers(self, name: str) -> bool:
         """Whether the task has what only some have."""
-        return what in TASKS[self.task].OFFERS
+        return name in TASKS[self.task].OFFERS
 
     def problems_with(self, data: DataSettings, loss: LossSettings) -> list[str]:
         """What other settings do not go with the task."""

@@ -314,13 +314,13 @@ class Calibration(Fitted):
             )
 
     def __str__(self) -> str:
-        anew, counts = self.recalibrated, f"({self.stays:,} stays, {self.positives:,} positive)"
+        recalibrated, counts = self.recalibrated, f"({self.stays:,} stays, {self.positives:,} positive)"
         source = f"on the {self.split} split {counts}"
-        if anew is not None:
-            source = f"anew ({anew.kind}) on {self.split} {counts}"
+        if recalibrated is not None:
+            source = f"anew ({recalibrated.kind}) on {self.split} {counts}"
         scaling = f"Platt scaling, slope {self.slope:.3f}, intercept {self.intercept:.3f}" if self.is_fitted else "none"
         threshold = "none" if self.threshold is None else f"{self.threshold:.3f} ({self.need.words})"
-        name = "" if anew is None else f" {anew.name!r}"
+        name = "" if recalibrated is None else f" {recalibrated.name!r}"
         text = f"Calibration{name} fitted {source}: {scaling}; decision threshold {threshold}"
         if self.abstain is None:
             return text

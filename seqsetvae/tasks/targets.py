@@ -48,10 +48,10 @@ class TargetSplit(Split):
 
     target: NDArray[np.float32]  # [n, K] as the loss reads them, NaN = none
 
-    def __init__(self, of: Split, truth: NDArray[np.float64], target: NDArray[np.float32]) -> None:
+    def __init__(self, split: Split, truth: NDArray[np.float64], target: NDArray[np.float32]) -> None:
         """`truth` are the targets in their own unit."""
-        vars(self).update(vars(of) | {"value": of.value})
-        self.of, self.truth, self.target = of, truth, target
+        vars(self).update(vars(split) | {"value": split.value})
+        self.of, self.truth, self.target = split, truth, target
         self.label = np.where(np.isnan(truth).all(axis=1), -1, 0).astype(np.int8)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,7 +90,7 @@ def fit_targets(cohort: Cohort, file: TaskLabels, task: str) -> Cohort:
         InputError: labels that the task cannot have, or a split without any.
     """
     cohort.split("train")
-    cells = file.of(cohort)["train"]
+    cells = file.cells_by_split(cohort)["train"]
     spec = TASKS[task].fit(file.names, cells[(cells != "").any(axis=1)], str(file.path))
     return with_targets(cohort, file, spec)
 
@@ -99,7 +99,7 @@ def with_targets(cohort: Cohort, file: TaskLabels, spec: Spec) -> Cohort:
     """The cohort with the targets of a Spec; its content hash covers them. Raises InputError as `fit_targets`."""
     splits: dict[str, Split] = {}
     total = hashlib.sha256(repr(spec).encode())
-    cells = file.of(cohort)
+    cells = file.cells_by_split(cohort)
     for name, split in cohort.splits.items():
         truth = TASKS[spec.task].parse(spec, cells[name], str(file.path))
         encoded = TASKS[spec.task].encode(spec, truth).astype(np.float32)
@@ -182,7 +182,7 @@ class TaskLabels:
         """The file, or the folder."""
         return self.file.path
 
-    def of(self, cohort: Cohort) -> dict[str, NDArray[np.str_]]:
+    def cells_by_split(self, cohort: Cohort) -> dict[str, NDArray[np.str_]]:
         """Cells of the stays by split [n, K], empty for those that are not in the file.
 
         Raises:

@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from seqsetvae.checkpoint.file import check_types
 from seqsetvae.system.files import keep_as, new_file
 from seqsetvae.system.interrupt import StopRequest
-from seqsetvae.system.processes import any_of, of_all
+from seqsetvae.system.processes import all_gather, any_process
 from seqsetvae.training.metrics import RunningMean
 from seqsetvae.training.resume import STATE, _random_numbers, check_form, check_optimizer
 from seqsetvae.training.run_folder import RunFolder, RunState
@@ -178,7 +178,7 @@ class LastCheckpoint(Checkpoint):
             progress.update(dict.fromkeys(progress, done), completed=done - 1)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:  # in each step it would wait for the device (its issue 21487); `any_of` does not
+        if trainer.world_size > 1:  # it would wait for the device in each step (its issue 21487), unlike `any_process`
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self.stop.install()  # Lightning has put its own handler in place, which ends in the middle of gradient groups
         self._saved_at, self.stop.in_steps = time.monotonic(), True
@@ -207,7 +207,7 @@ class LastCheckpoint(Checkpoint):
         if (batch_index + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return
         is_due = trainer.is_global_zero and time.monotonic() - self._saved_at >= self.seconds
-        self.stop.received, save = any_of(self.stop.received, self.stop.received or is_due)  # all do the same
+        self.stop.received, save = any_process(self.stop.received, self.stop.received or is_due)  # all do the same
         if save:
             self._save(trainer, batches=batch_index + 1)
             self._end_if_asked()
@@ -240,7 +240,7 @@ class LastCheckpoint(Checkpoint):
             "stopped": trainer.should_stop,
             "batches": batches,
             "identity": dict(self.identity),
-            "ranks": of_all({"random_numbers": rng_states(), "sums": sums}),
+            "ranks": all_gather({"random_numbers": rng_states(), "sums": sums}),
         }
         if self.folder.writes and self.folder.last.exists():
             keep_as(self.folder.last, self.folder.previous)

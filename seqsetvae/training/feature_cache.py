@@ -33,7 +33,7 @@ from seqsetvae.models.beside import main_part
 from seqsetvae.system.console import warn
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import AlreadyThereError, CannotWriteError, file_sha256, new_folder, scratch_folder
-from seqsetvae.system.processes import any_of, own_share, this_process, to_first
+from seqsetvae.system.processes import any_process, barrier, gather_to_first, own_share, this_process
 from seqsetvae.training.feature_pass import FeaturePass, FrozenModel, fill, pooled_batches
 from seqsetvae.training.precision import Precision
 
@@ -106,7 +106,7 @@ class FeatureFolder:
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(
+    def locate(
         cls, root: Path, module: FrozenModel, data: CohortDataModule, split: str, precision: Precision
     ) -> FeatureFolder:
         """The folder for the features of a split with this module's backbone."""
@@ -236,9 +236,9 @@ def _find_or_compute(
     module: FrozenModel, data: CohortDataModule, split: str, precision: Precision, root: Path
 ) -> tuple[np.ndarray, FeaturePass | None]:
     """Features of a split [n, P], and the pass over the data if there was one."""
-    folder = FeatureFolder.of(root, module, data, split, precision)
+    folder = FeatureFolder.locate(root, module, data, split, precision)
     cached = folder.find() if this_process().is_first else None
-    if any_of(cached is not None)[0]:
+    if any_process(cached is not None)[0]:
         print(f"Cached features of the frozen backbone: {data.n_selected(split):,} {split} stays, from {folder.path}")
         return folder.open() if cached is None else cached, None
     computed = _compute(module, data, split, precision, folder)
@@ -254,7 +254,7 @@ def _compute(
         The pass over the data; None in the other processes, and where another run was faster.
     """
     computed, loader = None, data.loader(split, **own_share())
-    parts = to_first(pooled_batches(module, loader, split, precision), len(loader))
+    parts = gather_to_first(pooled_batches(module, loader, split, precision), len(loader))
     try:
         if this_process().is_first:
             with folder.new() as rows:
@@ -268,5 +268,5 @@ def _compute(
         print(f"Another run has computed the same features: {folder.path} is used", flush=True)
     for _ in parts:  # what is left: the other processes send theirs
         pass
-    any_of(False)  # now the folder is there for all
+    barrier()  # now the folder is there for all
     return computed

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from seqsetvae.system.files import write_text
-from seqsetvae.system.processes import of_all
+from seqsetvae.system.processes import all_gather
 from seqsetvae.training.callbacks import DelayedNumber
 from seqsetvae.training.metrics import FiniteCheck, NotFiniteError, NotFiniteOutputError
 from seqsetvae.training.run_folder import RunFolder
@@ -101,7 +101,7 @@ class FiniteWatch(pl.Callback):
         if not isinstance(exception, NotFiniteError) or exception.batch is None:
             return
         seen = self.training if exception.in_training else self.validation
-        stays, before = ([*chain(*of_all(seen.rows(exception.batch - back)))] for back in (0, 1))
+        stays, before = ([*chain(*all_gather(seen.rows(exception.batch - back)))] for back in (0, 1))
         content = {
             "error": str(exception),
             "stage": self.stage,
@@ -119,7 +119,7 @@ class FiniteWatch(pl.Callback):
 
     def _require_finite(self, first: float | None) -> None:
         """Raises NotFiniteError, in all processes, if a loss up to here was not finite in one of them."""
-        if first is not None and (first := min(of_all(first))) < FiniteCheck.NONE:
+        if first is not None and (first := min(all_gather(first))) < FiniteCheck.NONE:
             raise NotFiniteError(
                 f"train_loss is not finite: that of batch {first:.0f} of the epoch is NaN or infinite. Lower the "
                 "learning rates, or use --precision 32-true, or check the values of its stays (python data.py check). "

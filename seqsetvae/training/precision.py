@@ -14,7 +14,7 @@ from seqsetvae.settings.groups import RunSettings
 from seqsetvae.system.console import warn
 from seqsetvae.system.cores import allowed_cores, fitting_threads
 from seqsetvae.system.errors import InputError
-from seqsetvae.system.processes import join
+from seqsetvae.system.processes import init_distributed
 
 
 def prepare_device(run: RunSettings) -> torch.device:
@@ -35,7 +35,7 @@ def prepare_device(run: RunSettings) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.use_deterministic_algorithms(run.deterministic)
     _fit_threads()
-    join(use_gpu)
+    init_distributed(use_gpu)
     device = torch.device("cuda" if use_gpu else "cpu")
     if run.compile_model:
         _require_compiler(device)
@@ -91,7 +91,7 @@ class Precision:
     compiled: bool = False  # its dense parts, by torch.compile
 
     @classmethod
-    def of(cls, run: RunSettings, device: torch.device) -> Precision:
+    def from_settings(cls, run: RunSettings, device: torch.device) -> Precision:
         """As the settings say, on this device."""
         mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(effective_precision(run, device))
         return cls(device=device, autocast=mixed, compiled=run.compile_model)

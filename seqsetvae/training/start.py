@@ -26,7 +26,7 @@ from seqsetvae.system.cores import watched_cores
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.files import file_sha256
 from seqsetvae.system.interrupt import stoppable
-from seqsetvae.system.processes import first_process_first, from_first, this_process
+from seqsetvae.system.processes import broadcast_from_first, first_process_first, this_process
 from seqsetvae.training.callbacks import MetricsTable, device_use, header_line
 from seqsetvae.training.precision import effective_precision, say_precision
 from seqsetvae.training.resume import ResumePoint, check_same_inputs, identity, read_resume_point, require_same_run
@@ -71,7 +71,7 @@ def start_run(
     """
     run: RunSettings = settings.run
     if resume is None:
-        folder = RunFolder(from_first(lambda: RunFolder.create(run.output_root_dir, mode).path))
+        folder = RunFolder(broadcast_from_first(lambda: RunFolder.create(run.output_root_dir, mode).path))
     else:
         folder = RunFolder(resume)
     folder.lock()
@@ -186,7 +186,7 @@ def _of_model(module: pl.LightningModule, data: CohortDataModule) -> dict[str, A
     unused = {} if backbone is None else not_used(backbone, data.cohort, data.transform)
     members = getattr(model, "members", None)
     averaged = {} if members is None else {MEMBERS: members.said()}
-    return {WINDOW: str(Window.of([data.cohort.split("train")])), NOT_USED: unused, **averaged}
+    return {WINDOW: str(Window.from_splits([data.cohort.split("train")])), NOT_USED: unused, **averaged}
 
 
 def _pretrained_checksum(pretrained: PretrainedSettings) -> str | None:

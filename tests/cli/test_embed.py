@@ -123,7 +123,7 @@ def test_training_variables_that_are_missing_are_said(pretrained, old_layout, co
         rows = pd.read_parquet(file)
         rows[rows["variable"] != "heart rate"].to_parquet(file)
     content = torch.load(pretrained, weights_only=True)
-    torch.save(content | {"training_data": Profile.of(compiled).as_plain()}, tmp_path / "new.ckpt")
+    torch.save(content | {"training_data": Profile.from_cohort(compiled).as_plain()}, tmp_path / "new.ckpt")
     said = succeeded(_embed(tmp_path / "new.ckpt", tmp_path / "data", tmp_path / "states.npz", split="test"))
     assert "are missing here, or nearly: 'heart rate'" in said
 

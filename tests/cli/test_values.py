@@ -197,5 +197,5 @@ def test_features_of_other_values_are_other_features(compiled, tmp_path):
     paths = set()
     for change in (ZScore(), ZScore(10.0), ZScore(5.0), ZScore(5.0, 20, ("age",))):
         data = CohortDataModule(compiled, batch_size=16, max_events=10**6, transform=change)
-        paths.add(FeatureFolder.of(tmp_path, fine_tuner(compiled), data, "train", CPU).path)
+        paths.add(FeatureFolder.locate(tmp_path, fine_tuner(compiled), data, "train", CPU).path)
     assert len(paths) == 4

@@ -52,7 +52,7 @@ def test_such_a_word_is_an_empty_label_in_every_file_of_labels(tables, tmp_path)
     (tmp_path / "oc.csv").write_text("ts_id,died\n1,1\n2,NaN\n3,<NA>\n")
     assert dict(read_labels(tmp_path / "oc.csv", "died")) == {1: 1}
     several = tables.csv("several.csv", "id,a,b\n1,1,0.5\n2,n/a,NaT\n")
-    cells = read_label_file(several, ("a", "b")).of(cohort)["train"]
+    cells = read_label_file(several, ("a", "b")).cells_by_split(cohort)["train"]
     found = numbers(("a", "b"), cells, "several.csv", np.isfinite, "a number")
     np.testing.assert_array_equal(found, [[1, 0.5], [np.nan, np.nan], [np.nan, np.nan]])
 
@@ -161,7 +161,7 @@ def test_labels_of_no_stay_are_an_error_that_shows_an_id_of_each_side(tables):
     assert "none of its 2 rows is of an id of the events" in error
     cohort = tables.compile(src)
     with pytest.raises(InputError, match=r"no row is of a stay of .*Its first id is '0001', that of the data is '1'"):
-        read_label_file(labels, ("died",)).of(cohort)
+        read_label_file(labels, ("died",)).cells_by_split(cohort)
 
 
 def test_few_labels_of_the_stays_are_said_with_counts_and_without_ids(tables):

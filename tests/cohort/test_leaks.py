@@ -68,7 +68,10 @@ def test_statistics_from_elsewhere_are_no_leak(layout):
 
 
 def test_two_variables_do_not_tell_whose_statistics_they_are():
-    sums = {"train": Sums.of([(np.arange(2), np.zeros(2))], 2), "valid": Sums.of([(np.arange(2), np.ones(2))], 2)}
+    sums = {
+        "train": Sums.from_blocks([(np.arange(2), np.zeros(2))], 2),
+        "valid": Sums.from_blocks([(np.arange(2), np.ones(2))], 2),
+    }
     assert splits_of_statistics(np.full(2, 0.5), sums) == []
 
 

@@ -21,7 +21,7 @@ def blocks(n_blocks: int = 9, size: int = 500) -> list[Block]:
 def test_one_read_by_blocks_gives_the_mean_and_std_of_all_values_together():
     parts = blocks()
     variable, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    mean, std = Sums.of(iter(parts), 5).mean_and_std()
+    mean, std = Sums.from_blocks(iter(parts), 5).mean_and_std()
     for v in range(4):
         np.testing.assert_allclose(mean[v], value[variable == v].mean(), rtol=1e-14)
         np.testing.assert_allclose(std[v], value[variable == v].std(ddof=1), rtol=1e-12)

@@ -151,7 +151,7 @@ def _window(here: Any, training: Any, stays: int = 30, span: float = 48 * 60) ->
     for cohort, hours in zip(cohorts, (here, training), strict=True):
         split = cohort.split("test")
         split.prediction_minute[:] = 60 * np.resize(np.asarray(hours, dtype=float), split.n_stays)
-    profile = Profile.of(cohorts[1])
+    profile = Profile.from_cohort(cohorts[1])
     return drift(cohorts[0], ["test"], KNOWN, (), 48.0, profile)
 
 

@@ -14,7 +14,7 @@ from seqsetvae.checkpoint.finetuned import FinetunedModel
 from seqsetvae.cohort import Cohort
 from seqsetvae.evaluation import explain
 from seqsetvae.evaluation.contributions import deletion_test
-from seqsetvae.evaluation.explain import Explanation, OfEvents, Reason, StayScore
+from seqsetvae.evaluation.explain import EventExplainer, Explanation, Reason, StayScore
 from seqsetvae.models.head import Head
 from seqsetvae.models.variable_summaries.inputs import ABSENT, IS_HIGH, IS_LOW, MISSING, PRESENT, USUAL
 from tests import tiny
@@ -23,13 +23,13 @@ STAY, SETS = 4, 3
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["", "running statistics"])
-def events(compiled: Cohort, request: pytest.FixtureRequest) -> OfEvents:
+def events(compiled: Cohort, request: pytest.FixtureRequest) -> EventExplainer:
     """Validation stays under a tiny random model in double precision."""
     torch.manual_seed(1)
     backbone = tiny.tiny_backbone(dtype=torch.float64, running_statistics=request.param)
     model = FinetunedModel(backbone, Head(32, 8, 0.0).double(), "mean").eval()
     batches = SplitBatches(compiled.split("valid"), None, np.float64, change=compiled.variables.z_scores)
-    return OfEvents(model, torch.from_numpy(compiled.embeddings.copy()), batches, compiled)
+    return EventExplainer(model, torch.from_numpy(compiled.embeddings.copy()), batches, compiled)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def whole(compiled: Cohort) -> int:
 
 
 @pytest.fixture(scope="module")
-def function(events: OfEvents, whole: int) -> StayScore:
+def function(events: EventExplainer, whole: int) -> StayScore:
     return StayScore(events.model, events.embeddings, events.batches, STAY, whole)
 
 
 @pytest.fixture(scope="module")
-def found(events: OfEvents, whole: int) -> list[Explanation]:
+def found(events: EventExplainer, whole: int) -> list[Explanation]:
     """Of the whole stay, and of its beginning."""
     return list(events.explain(np.array([STAY, STAY]), np.array([whole, SETS])))
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from seqsetvae.cohort.profile import Profile, Window
-from seqsetvae.evaluation.external import DELIVERED, FEWEST_OF_SITE, Elsewhere, coverage, external, external_text
+from seqsetvae.evaluation.external import DELIVERED, FEWEST_OF_SITE, ExternalCohort, coverage, external, external_text
 from seqsetvae.evaluation.findings import as_text
 from seqsetvae.evaluation.groups import Subgroup
 from seqsetvae.evaluation.predictions import Predictions
@@ -44,12 +44,12 @@ def predictions(n: int = 1200, *, slope: float = 0.7, intercept: float = 0.6, pe
     return Predictions(spec=one_label(), split="there", calibration=DELIVERED_BY, **of)  # type: ignore[arg-type]
 
 
-def elsewhere(found: Predictions, **other: Any) -> Elsewhere:
+def elsewhere(found: Predictions, **other: Any) -> ExternalCohort:
     about = {"name": "there", "data": "data", "checkpoint_sha256": "c", "coverage": COVERAGE, "drift": [], "notes": []}
-    return Elsewhere(predictions=found, **{**about, **other})
+    return ExternalCohort(predictions=found, **{**about, **other})
 
 
-def evaluated(of: Elsewhere, **other: Any) -> tuple[dict[str, Any], Fitted | None]:
+def evaluated(of: ExternalCohort, **other: Any) -> tuple[dict[str, Any], Fitted | None]:
     return external(of, **{"fraction": 0.5, "name": "ours", "seed": 3, "resamples": 50, **other})
 
 
@@ -210,7 +210,7 @@ def test_low_coverage_is_the_first_thing_said(change):
 # ------------------------------------------------------------------ sites
 
 
-def _with_sites(sizes: dict[str, int]) -> tuple[Elsewhere, np.ndarray]:
+def _with_sites(sizes: dict[str, int]) -> tuple[ExternalCohort, np.ndarray]:
     found = predictions(sum(sizes.values()))
     site = np.repeat(list(sizes), list(sizes.values()))
     groups = [Subgroup("hospital", name, site == name) for name in sizes]

@@ -17,7 +17,7 @@ NAMES = ("HR", "Lactate", "Temp")
 
 def _values(z: list[float], variable: list[int]) -> Any:
     """A cohort whose training values are 100 + 10 z."""
-    sums = Sums.of([(np.array(variable, np.int32), 100 + 10 * np.array(z))], len(NAMES))
+    sums = Sums.from_blocks([(np.array(variable, np.int32), 100 + 10 * np.array(z))], len(NAMES))
     variables = Variables(NAMES, np.full(3, 100.0), np.full(3, 10.0))
     return SimpleNamespace(vocabulary=NAMES, variables=variables, sums={"train": sums}.get)
 

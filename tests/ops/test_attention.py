@@ -13,7 +13,7 @@ HEADS, WIDTH = 2, 6
 @pytest.mark.parametrize("lengths", [[1], [4, 4], [3, 5, 4], [2, 60, 1, 3]])
 def test_values_and_gradients_equal_the_plain_form(lengths):
     projected = torch.randn(sum(lengths), 3 * WIDTH, dtype=torch.float64, requires_grad=True)
-    ours = causal_attention(projected, Grids.of(np.array(lengths)), HEADS)
+    ours = causal_attention(projected, Grids.from_counts(np.array(lengths)), HEADS)
     stays = [stay.chunk(3, dim=1) for stay in projected.split(lengths)]
     plain = torch.cat([reference.attend(*stay, HEADS, causal=True) for stay in stays])
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)

@@ -78,7 +78,7 @@ def test_values_and_gradients_equal_the_plain_form(operation, sizes, layout):
     sizes = sorted(sizes)
     of_sets = [[torch.randn(rows(n), columns, dtype=torch.float64) for rows, columns in shapes] for n in sizes]
     inputs = [torch.cat(parts).requires_grad_() for parts in zip(*of_sets, strict=True)]
-    ours = getattr(layout.of(np.array(sizes)), operation)(*inputs, *arguments)
+    ours = getattr(layout.from_counts(np.array(sizes)), operation)(*inputs, *arguments)
     parts = zip(*(x.split([rows(n) for n in sizes]) for x, (rows, _) in zip(inputs, shapes, strict=True)), strict=True)
     theirs = torch.cat([plain(n, *part) for n, part in zip(sizes, parts, strict=True)])
     _equal(ours, theirs)

@@ -12,7 +12,7 @@ import pytest
 from seqsetvae.system import processes
 from seqsetvae.system.errors import InputError
 from seqsetvae.system.interrupt import STOPPING
-from seqsetvae.system.processes import check_processes, join, launch, this_process
+from seqsetvae.system.processes import check_processes, init_distributed, launch, this_process
 
 SCRIPT = """
 import os, sys, time
@@ -86,7 +86,7 @@ def test_a_port_in_use_is_one_error(monkeypatch):
         port = other.getsockname()[1]
         _second_of_two(monkeypatch, port)
         with pytest.raises(InputError, match=rf"127.0.0.1:{port}: the 2 processes .* MASTER_PORT to a free one"):
-            join(use_gpu=False)
+            init_distributed(use_gpu=False)
 
 
 def test_a_process_that_never_comes_is_one_error(monkeypatch):
@@ -95,7 +95,7 @@ def test_a_process_that_never_comes_is_one_error(monkeypatch):
     _second_of_two(monkeypatch, port)
     monkeypatch.setattr(processes, "LONGEST_START", timedelta(seconds=1))
     with pytest.raises(InputError, match="if processes are missing, look for their errors"):
-        join(use_gpu=False)
+        init_distributed(use_gpu=False)
 
 
 @pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (3, 1), (2, 2)])

@@ -32,7 +32,8 @@ TIMED = "id,prediction_time,died,los\n" + "".join(
 def cells(tables: Tables, cohort_flags: tuple[object, ...], text: str, events: str = TEXT_IDS) -> list[str]:
     """The cells of `los` in the order of the stays."""
     cohort = tables.compile(tables.csv("events.csv", events), *cohort_flags)
-    found: list[str] = read_label_file(tables.csv("los.csv", text), ("los",)).of(cohort)["train"][:, 0].tolist()
+    labels = read_label_file(tables.csv("los.csv", text), ("los",))
+    found: list[str] = labels.cells_by_split(cohort)["train"][:, 0].tolist()
     return found
 
 
@@ -82,7 +83,7 @@ def test_times_of_samples_are_the_numbers_of_the_source(tables, unit):
     cohort = tables.compile(tables.csv("events.csv", TEXT_IDS), *flags)
     samples = pq.read_table(cohort.path / "samples.parquet").to_pylist()
     assert [(row["id"], row["prediction_time"]) for row in samples] == [("p10", 1.7), ("p2", 0.1), ("p2", 7.3)]
-    found = read_label_file(tables.csv("los.csv", text), ("los",)).of(cohort)["train"][:, 0].tolist()
+    found = read_label_file(tables.csv("los.csv", text), ("los",)).cells_by_split(cohort)["train"][:, 0].tolist()
     assert found == [["7", "6", "5"][stay - 1] for stay in cohort.split("train").stay_id.tolist()]
 
 
@@ -104,7 +105,7 @@ def test_labels_that_cannot_be_joined_are_one_clear_error(tables, text, message)
 def test_a_stay_of_the_old_layout_is_a_number(compiled, tmp_path):
     (tmp_path / "oc.csv").write_text("ts_id,los\nx7,5\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"row 0 \(counted from 0\), column ts_id: 'x7' is not a whole number"):
-        read_label_file(tmp_path / "oc.csv", ("los",)).of(compiled)  # type: ignore[arg-type]
+        read_label_file(tmp_path / "oc.csv", ("los",)).cells_by_split(compiled)  # type: ignore[arg-type]
 
 
 def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path):
@@ -124,7 +125,7 @@ def test_a_regression_on_labels_of_meds_needs_no_binary_label(tmp_path):
     assert main(["meds", *map(str, [tmp_path / "set", out, *words, "--fractions", 0.5, 0.5, 0])]) == 0
     cohort = open_cohort(out)
     assert cohort.label_name == "none"
-    found = read_label_file(tmp_path / "los.parquet", ("float_value",)).of(cohort)
+    found = read_label_file(tmp_path / "los.parquet", ("float_value",)).cells_by_split(cohort)
     for name, split in cohort.splits.items():
         assert [float(cell) // 1 for cell in found[name][:, 0]] == split.subject_id.tolist()
         assert [float(cell) * 10 % 10 for cell in found[name][:, 0]] == pytest.approx([1, 2, 3] * (split.n_stays // 3))

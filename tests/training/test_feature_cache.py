@@ -48,7 +48,7 @@ def _cached_folders(folder: Path) -> set[Path]:
 
 def _train_folder(cohort: Cohort, folder: Path) -> Path:
     data = CohortDataModule(cohort, batch_size=16, max_events=10**6)
-    return FeatureFolder.of(folder / "features", fine_tuner(cohort), data, "train", CPU).path
+    return FeatureFolder.locate(folder / "features", fine_tuner(cohort), data, "train", CPU).path
 
 
 # ------------------------------------------------------------------------------------------------ the same metrics
@@ -175,7 +175,7 @@ CHANGES: dict[str, Callable[[SeqSetVAEFineTuner, CohortDataModule], object]] = {
 def _path(cohort: Cohort, change: Callable[[Any, Any], object], split: str = "train", **arithmetic: Any) -> Path:
     module, data = fine_tuner(cohort), CohortDataModule(cohort, batch_size=16, max_events=10**6)
     change(module, data)
-    return FeatureFolder.of(Path("root"), module, data, split, replace(CPU, **arithmetic)).path
+    return FeatureFolder.locate(Path("root"), module, data, split, replace(CPU, **arithmetic)).path
 
 
 def _nothing(module: SeqSetVAEFineTuner, data: CohortDataModule) -> None: ...

@@ -109,17 +109,17 @@ def _has_cells(file: Path, column: str) -> bool:
     return any(part.columns[column].null_count < len(part) for part in read_parts(file, [column]))
 
 
-def _refuse_older(file: Path, there: Sequence[str]) -> None:
+def _refuse_older(file: Path, columns: Sequence[str]) -> None:
     """Raises InputError for a file of MEDS before 0.3.3."""
-    missing = [name for name in (SUBJECT, TIME, CODE) if name not in there]
+    missing = [name for name in (SUBJECT, TIME, CODE) if name not in columns]
     if not missing:
         return
     renamed = {SUBJECT: OLDER_SUBJECT, TIME: "timestamp"}
-    old = [f"{renamed[name]} to {name}" for name in missing if renamed.get(name) in there]
+    old = [f"{renamed[name]} to {name}" for name in missing if renamed.get(name) in columns]
     advice = f" Data of another MEDS version? Rename {' and '.join(old)}." if old else ""
-    if "events" in there:
+    if "events" in columns:
         advice = " It has the events of a patient in one row, as MEDS before 0.3 had: write one row for each event."
-    raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)}{advice}")
+    raise InputError(f"{file}: has no column {quoted(missing)}. {columns_are(columns)}{advice}")
 
 
 def description(src: Path) -> dict[str, object]:

@@ -230,13 +230,13 @@ def _stays(files: dict[str, list[Path]], names: dict[str, str], concepts: Sequen
     return pa.table(columns), n_unknown
 
 
-def _day(where: Path, what: str, time: pa.Array) -> pa.Array:
+def _day(where: Path, column: str, time: pa.Array) -> pa.Array:
     """[R] The dates of times. Raises InputError for a cell that is none."""
     day = cast_cells(pc.utf8_slice_codeunits(time, 0, 10), pa.date32())
     wrong = pc.and_(day.is_null(), time.is_valid())
     if pc.any(wrong).as_py():
         cell, n = shown(time.filter(wrong)[0].as_py()), pc.sum(wrong).as_py()
-        raise InputError(f"{where}: the {what} {cell} is no date such as 2150-01-31 ({counted(n, 'such visit')}).")
+        raise InputError(f"{where}: the {column} {cell} is no date such as 2150-01-31 ({counted(n, 'such visit')}).")
     return day
 
 

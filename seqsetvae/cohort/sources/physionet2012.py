@@ -146,7 +146,7 @@ class PhysioNet2012:
         loose = order[split[order] < 0]
         if len(loose):
             chosen = choose_fractions(fractions, set(split_of_set.values()))
-            label = LabelTable.made_of(self.labels).of(number[loose])
+            label = LabelTable.from_dict(self.labels).lookup(number[loose])
             split[loose] = assign_by_fractions(number[loose], label, chosen, seed)
         elif fractions is not None:
             raise InputError("--fractions divides sets that are in no split yet, but all are assigned. Leave it out.")
@@ -374,9 +374,8 @@ def _faults(bodies: Mapping[Stay, bytes], bad: Bools) -> dict[int, Skip]:
     text, ends = _joined(bodies)
     starts = np.append(0, ends + 1)
     rows = np.arange(len(bad))  # each is described for itself
-    return tidy.faults(
-        Stays.of(list(bodies)), bad, _n_rows(bodies), [rows], lambda row: _describe(text[starts[row] : ends[row]])
-    )
+    stays = Stays.from_list(list(bodies))
+    return tidy.faults(stays, bad, _n_rows(bodies), [rows], lambda row: _describe(text[starts[row] : ends[row]]))
 
 
 def _describe(line: bytes) -> tuple[tidy.FaultyCell, str]:
@@ -420,7 +419,7 @@ def _parse(bodies: dict[Stay, bytes], names: dict[str, int]) -> tuple[Rows, Bool
     decoded = [trimmed(cell.decode(errors="replace")) for cell in parameters]
     code = np.array([names.setdefault(name, len(names)) for name in decoded], dtype=np.int32)
     rows = Rows(
-        stays=Stays.of(list(bodies)),
+        stays=Stays.from_list(list(bodies)),
         n_rows=n_rows,
         names=list(names),
         variable=code[parameter],

@@ -45,25 +45,25 @@ def part(text: str) -> Part:
     return part_of
 
 
-class PartOf:
+class SourcePart:
     """Some of the stays of a source, those of one part; see the Source protocol."""
 
-    def __init__(self, source: Source, of: Part) -> None:
+    def __init__(self, source: Source, part: Part) -> None:
         """Parts are runs of stays in the order of the source, about equally many of each split."""
         self.read = source.read
-        self.description = f"shard {of.number} of {of.of} of {source.description}"
+        self.description = f"shard {part.number} of {part.of} of {source.description}"
         own = {
-            split: stays[len(stays) * (of.number - 1) // of.of : len(stays) * of.number // of.of]
+            split: stays[len(stays) * (part.number - 1) // part.of : len(stays) * part.number // part.of]
             for split, stays in source.stays.items()
         }
         self.stays: Mapping[str, Sequence[Stay]] = {split: stays for split, stays in own.items() if len(stays)}
-        self.skips = source.skips if of.number == 1 else []  # of the listing, which every part sees
+        self.skips = source.skips if part.number == 1 else []  # of the listing, which every part sees
         self.unnamed_rows = source.unnamed_rows
 
 
-def as_shard(opened: Opened, of: Part) -> Opened:
+def as_shard(opened: Opened, part: Part) -> Opened:
     """One part of what a source hands over."""
-    return replace(opened, source=PartOf(opened.source, of), beside={})
+    return replace(opened, source=SourcePart(opened.source, part), beside={})
 
 
 # ------------------------------------------------------------------ joining
@@ -184,12 +184,12 @@ def _decisions(cohort: Cohort) -> dict[str, Any]:
     return {name: value for name, value in cohort.manifest.get(IMPORT, {}).items() if name not in SAID}
 
 
-def _require_one(what: str, cohorts: Sequence[Cohort], values: Sequence[Any]) -> None:
+def _require_one(name: str, cohorts: Sequence[Cohort], values: Sequence[Any]) -> None:
     """Raises InputError unless the values of all cohorts are equal."""
     others = [at for at, value in enumerate(values) if value != values[0]]
     if others:
         raise InputError(
-            f"{cohorts[0].path.parent}: cohorts of different {what}: {cohorts[0].path.name} of {values[0]}, "
+            f"{cohorts[0].path.parent}: cohorts of different {name}: {cohorts[0].path.name} of {values[0]}, "
             f"{cohorts[others[0]].path.name} of {values[others[0]]}."
         )
 

@@ -252,26 +252,26 @@ def read_side_table(
     return {name: cells[own] for name, own in names.items()}, [own for own in header if own not in names.values()]
 
 
-def _find_columns(file: Path, there: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
-    missing = [name for name in dict.fromkeys(columns) if name not in there]
+def _find_columns(file: Path, present: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+    missing = [name for name in dict.fromkeys(columns) if name not in present]
     if missing:
-        are_joined = len(there) == 1 or any(mark in name for name in there for mark in (";", "\t", "|"))
-        raise _no_columns(file, missing, there, "Say with --separator what separates them." if are_joined else "")
-    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in there]
-    twice = [name for name in wanted if there.count(name) > 1]
+        are_joined = len(present) == 1 or any(mark in name for name in present for mark in (";", "\t", "|"))
+        raise _no_columns(file, missing, present, "Say with --separator what separates them." if are_joined else "")
+    wanted = [name for name in dict.fromkeys([*columns, *optional]) if name in present]
+    twice = [name for name in wanted if present.count(name) > 1]
     if twice:
-        raise InputError(f"{file}: column {quoted(twice[:1])} occurs twice. {columns_are(there)}")
+        raise InputError(f"{file}: column {quoted(twice[:1])} occurs twice. {columns_are(present)}")
     return wanted
 
 
-def _no_columns(file: Path, missing: Sequence[str], there: Sequence[str], advice: str) -> InputError:
+def _no_columns(file: Path, missing: Sequence[str], present: Sequence[str], advice: str) -> InputError:
     """The error, to be raised."""
-    if any(mark in name for name in there for mark in "\ufffd\0"):
+    if any(mark in name for name in present for mark in "\ufffd\0"):
         return InputError(
             f"{file}: cannot be read as a CSV file in UTF-8: its header is in another encoding, unless it is no text, "
             f"or packed, which the ending of its name would say. {ENCODING}"
         )
-    return InputError(f"{file}: has no column {quoted(missing)}. {columns_are(there)} {advice}".strip())
+    return InputError(f"{file}: has no column {quoted(missing)}. {columns_are(present)} {advice}".strip())
 
 
 def _batches(file: Path, columns: list[str], names: list[str], separator: str, form: Form) -> Iterator[pa.RecordBatch]:

@@ -32,7 +32,7 @@ class Later(NamedTuple):
     set: NDArray[np.float64]  # [K] its number of a set; 0 without a column of such numbers
 
 
-class OfIds(NamedTuple):
+class IdColumns(NamedTuple):
     """Columns of a table with one value for each id."""
 
     cells: dict[str, pa.Array]  # by column [D] texts; null where an id has none
@@ -50,7 +50,7 @@ def per_id(
     facts: Sequence[str] = (),
     dated: bool = False,
     form: Form = USUAL,
-) -> OfIds:
+) -> IdColumns:
     """The columns of a table that has one row an id, or repeats their values on several rows of it.
 
     Rows of other ids do not count, nor do empty cells. `patients` are columns of ids. One of `facts` that is filled in
@@ -92,7 +92,7 @@ def per_id(
             n_rows += len(one)
     if not n_rows:
         n_ids = len(events.ids)
-        return OfIds({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
+        return IdColumns({name: pa.nulls(n_ids, pa.string()) for name in columns}, np.zeros(n_ids, dtype=bool), {})
     grouped = _grouped(events, columns, facts if dated else ())
     n_of_id = pc.fill_null(grouped["n"], 0).to_numpy()
     events.notes += match_notes(f"{where}, column {id_column}", events, n_rows, n_of_id, example, most=True)
@@ -103,7 +103,7 @@ def per_id(
             _refuse_partial(where, name, events, grouped["n"], grouped[f"n{at}"])
     later = {name: _later(events, grouped[f"first{columns.index(name)}"]) for name in facts} if dated else {}
     database.drop("facts")
-    return OfIds({name: grouped[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
+    return IdColumns({name: grouped[f"low{at}"].chunk(0) for at, name in enumerate(columns)}, n_of_id > 0, later)
 
 
 def _grouped(events: Events, columns: Sequence[str], dated: Collection[str]) -> pa.Table:
