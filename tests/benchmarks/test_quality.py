@@ -10,7 +10,7 @@ import pytest
 
 import finetune_config_optimized as config
 import train_optimized
-from benchmarks import public_sets, quality
+from benchmarks import quality
 from seqsetvae.cli import MODES
 from seqsetvae.cli.command_line import resolve
 from seqsetvae.evaluation.crossvalidation import as_csv, read_columns, results
@@ -81,7 +81,7 @@ def test_the_table_of_sets_says_what_the_average_is_below():
     noises = {"variable_summaries": 1.0, "network alone": 3.0, "trees alone": 1.0, "boosted trees": 0.2}
     columns |= {name: label + noise * rng.normal(size=300) for name, noise in noises.items()}
     columns["trees alone"] = columns["variable_summaries"]
-    lines, below = public_sets.of_set("a set", results([columns], "variable_summaries"))
+    lines, below = quality.of_set("a set", results([columns], "variable_summaries"))
     names = [line.split(" | ")[0] for line in lines]
     assert names[0] == "| **a set** (300 predictions, 75 positive, 1 folds): average"
     assert names[1:] == ["| its network", "| its trees", "| baseline: boosted trees"]
@@ -90,18 +90,25 @@ def test_the_table_of_sets_says_what_the_average_is_below():
     assert [each.split(" (")[0] for each in below] == ["a set, baseline: boosted trees"] * 2
 
 
-@pytest.mark.parametrize("name", public_sets.SETS)
+@pytest.mark.parametrize("name", quality.SETS)
 def test_every_set_is_imported_by_a_command_of_the_docs(name, tmp_path, monkeypatch):
-    src, of_set, others = public_sets.SETS[name]
+    src, of_set, others = quality.SETS[name]
     calls: list[list[str]] = []
-    monkeypatch.setattr(public_sets, "import_data", lambda words: calls.append(words) or 0)
+    monkeypatch.setattr(quality, "import_data", lambda words: calls.append(words) or 0)
     files = [src, *others.values()]
     for file in files:
         (tmp_path / of_set).mkdir(exist_ok=True)
         (tmp_path / of_set / file).touch()
     out = tmp_path / "out"
-    assert public_sets.imported(name, tmp_path, out) == out
+    assert quality.imported(name, tmp_path, out) == out
     ((verb, source, target, *flags),) = calls
     assert (verb, source, target) == ("table", str(tmp_path / of_set / src), str(out))
     assert flags[-4:] == ["--fractions", "0.8", "0.2", "0"]
     assert all(other in {*flags, *(Path(word).name for word in flags)} for other in others.values())
+
+
+def test_a_set_without_its_folder_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["quality", "--output", str(tmp_path), "--only", "eICU demo, death"])
+    with pytest.raises(SystemExit):
+        quality.main()
+    assert "sets need --foreign" in capsys.readouterr().err
